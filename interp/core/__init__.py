@@ -1,0 +1,1 @@
+"""Foundations every stage stands on: errors, config, files, hashes, linear algebra, progress, display."""

@@ -1,0 +1,105 @@
+"""Frozen, strict configuration: unknown keys are refused with the nearest known key, values are not coerced."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from interp.core.errors import InterpError, nearest
+
+Parsed = TypeVar("Parsed", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration. Subclasses are final: variation is data, not inheritance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def parse(cls: type[Parsed], values: object, source: str = "config") -> Parsed:
+        """Validate plain values; every problem is reported at once, each with its key. `source` names the origin."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as problem:
+            lines = [_explain(cls, error) for error in problem.errors()]
+            raise InterpError(f"{source}: " + "; ".join(lines)) from None
+
+    @classmethod
+    def of(cls: type[Parsed], overrides: list[str], source: str = "settings") -> Parsed:
+        """Defaults, changed by `key.sub=value` texts whose values are YAML."""
+        values: dict[str, Any] = {}
+        for override in overrides:
+            _set(values, override)
+        return cls.parse(values, source)
+
+    @classmethod
+    def read(cls: type[Parsed], path: str | Path, overrides: list[str] | None = None) -> Parsed:
+        """Read YAML and apply `key.sub=value` overrides, whose values are YAML too."""
+        file = Path(path)
+        try:
+            values = _yaml(file.read_text(encoding="utf-8"))
+        except OSError as problem:
+            raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+            raise InterpError(f"{file}: not valid YAML: {problem}") from None
+        if not isinstance(values, dict):
+            raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
+        for override in overrides or []:
+            _set(values, override)
+        return cls.parse(values, source=str(file))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a text: it wants a point and a signed exponent. Everyone else takes it for a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise InterpError(f"override {override!r}: expected key=value, for instance audit.items=50")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise InterpError(f"override {override!r}: {parent!r} is a value, not a group of keys")
+    try:
+        values[last] = _yaml(text)
+    except yaml.YAMLError as problem:
+        raise InterpError(f"override {override!r}: the value is not valid YAML: {problem}") from None
+
+
+def _explain(config: type[BaseModel], error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    where = ".".join(path) or "top level"
+    if error["type"] == "missing":
+        return f"{where}: {error['msg']}"
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']} (got {error['input']!r})"
+    return f"unknown key {where!r}; {nearest(path[-1], _keys_at(config, path[:-1]))}"
+
+
+def _keys_at(config: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys known under a path of keys, following nested configs (also inside lists and unions)."""
+    for part in path:
+        field = config.model_fields.get(part)
+        nested = _nested(field.annotation) if field else None
+        config = nested or config
+    return list(config.model_fields)
+
+
+def _nested(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_nested(part) for part in getattr(annotation, "__args__", ()))
+    return next((part for part in found if part), None)

@@ -1,0 +1,26 @@
+"""The one error users are meant to read.
+
+The command line turns an `InterpError` into its message and exit code 2; anything else is a bug and keeps its
+traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InterpError(ValueError):
+    """Bad input or an unmet condition. The message names the value, what was expected and what to do next."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known ones, or all of them when none is close and they are few.
+
+    >>> nearest("resid_pots.3", ["resid_post.3", "mlp_out.3"])
+    'did you mean resid_post.3?'
+    """
+    options = sorted(set(known))
+    close = get_close_matches(name, options, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+    return f"known: {shown}" if options else "nothing is known here"

@@ -1,0 +1,121 @@
+"""Writing that is all or nothing, and digests of what was written.
+
+A result folder is built in a temporary sibling, flushed to disk and renamed into place, so that a reader sees the
+finished folder or none. An exception (or Ctrl-C) inside removes what was half-written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from interp.core.errors import InterpError
+
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder which becomes `out` on success. Raises if `out` exists or cannot be written."""
+    target = Path(out)
+    require_free(target)
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as problem:
+        raise InterpError(
+            f"{target}: cannot be written ({problem.strerror}); choose a folder you may write to"
+        ) from None
+    try:
+        yield staging
+        _settle(staging)
+        os.rename(staging, target)
+        _fsync(target.parent)
+    except (OSError, SafetensorError) as problem:
+        raise InterpError(f"{target}: writing failed ({problem})") from problem
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):
+            # Parents made for nothing; one that holds something is not removed, and ends the walk.
+            for parent in missing if not target.exists() else ():
+                parent.rmdir()
+
+
+def require_free(out: str | Path) -> None:
+    """Refuse an output that exists, or whose place can't be written, before any work is done for it."""
+    target = Path(out)
+    if target.exists() or target.is_symlink():
+        raise InterpError(f"{target} exists already; choose a new one or remove it first")
+    place = next(parent for parent in target.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InterpError(f"{target}: cannot be written ({place} is no folder you may write to); choose another place")
+
+
+def _settle(folder: Path) -> None:
+    """Give files the permissions of the umask (mkdtemp and safetensors make them private) and flush them."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in a stable layout: sorted keys, two-space indent, NaN refused, renamed into place."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by renaming a finished sibling over it."""
+    sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        sibling.write_text(text, encoding="utf-8")
+        os.replace(sibling, path)
+    except OSError as problem:
+        raise InterpError(f"{path}: cannot be written ({problem.strerror})") from None
+    finally:
+        with suppress(OSError):
+            sibling.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or broken one is an error that names it."""
+    file = Path(path)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise InterpError(f"{file}: cannot be read ({problem.strerror})") from None
+    except (ValueError, RecursionError) as problem:
+        raise InterpError(f"{file}: not valid JSON ({problem})") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Projections and streaming moments, the small algebra that directions and edits share.
+
+Rows span a subspace; they are orthonormalised once by QR (projecting non-orthogonal directions one after another is
+not a projection onto their complement).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import InterpError
+
+
+def orthonormal_rows(rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
+    """An orthonormal basis of the rows' span, computed in float64 and returned as float32 on the CPU.
+
+    A single row keeps its sign. Raises if a row is zero, not finite, or in the span of the others.
+    """
+    wide = rows.detach().cpu().double()
+    if len(wide) == 0:
+        raise InterpError("a direction needs at least one row; got none")
+    if not torch.isfinite(wide).all():
+        raise InterpError("direction has NaN or infinite entries; check the activations it was fitted on")
+    norms = wide.norm(dim=1)
+    if (norms == 0).any():
+        raise InterpError("direction is zero; a contrast whose two sides have equal means gives no direction")
+    if (wide @ wide.T - torch.eye(len(wide), dtype=wide.dtype)).abs().max() < 1e-6:
+        return rows.detach().cpu().float().contiguous()  # orthonormal already: saving and loading must not change a bit
+    basis, triangle = torch.linalg.qr((wide / norms[:, None]).T)
+    diagonal = triangle.diagonal()
+    if len(diagonal) < len(rows) or (diagonal.abs() < 1e-6).any():
+        raise InterpError(f"the {len(rows)} directions are linearly dependent; drop those in the span of the others")
+    return (basis * diagonal.sign()).T.float().contiguous()
+
+
+def project_out(
+    x: Float[Tensor, "*batch d_model"], rows: Float[Tensor, "k d_model"], strength: float = 1.0
+) -> Float[Tensor, "*batch d_model"]:
+    """x minus `strength` times its component in the span of the orthonormal rows.
+
+    Narrower types are computed in float32: in bfloat16 the product would leave a share of 1e-3 of a large component.
+    """
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return project_out(x.float(), rows, strength).to(x.dtype)
+    rows = rows.to(x)
+    return x - strength * (x @ rows.T) @ rows
+
+
+@dataclass
+class StreamingMoments:
+    """Count, mean and sum of squared deviations per coordinate, updated batch by batch in float64.
+
+    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    """
+
+    count: int = 0
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def update(self, x: Float[Tensor, "batch d_model"]) -> None:
+        """Take in a batch of rows."""
+        wide = x.detach().double()
+        n, mean = len(wide), wide.mean(0)
+        delta, total = mean - self.mean, self.count + n
+        self.squares = self.squares + (wide - mean).square().sum(0) + delta.square() * (self.count * n / total)
+        self.mean = self.mean + delta * (n / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Float[Tensor, "d_model"]:
+        """Unbiased variance per coordinate."""
+        return self.squares / (self.count - 1)
