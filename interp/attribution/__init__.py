@@ -1,0 +1,1 @@
+"""Attribution: which parts of the network a prediction comes from."""

@@ -1,0 +1,86 @@
+"""Direct logit attribution: what each writer of the residual stream adds to a logit, other paths left out.
+
+With the final norm's scale held at the value it had, logits are linear in the residual stream, so the difference of
+two tokens' logits is a sum of terms, one for each writer (embeddings, attention and MLP of each layer) and one
+constant. Elhage et al. 2021, "A mathematical framework for transformer circuits".
+
+What it does not know: a writer's effect through later layers. Ablate it to find out.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.core.display import table
+from interp.core.errors import InterpError
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.models.tokens import Prompts
+from interp.models.unembedding import final_norm, gain
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Terms of logit(token) - logit(other) at each prompt's last token; with `constant`, they sum to `difference`."""
+
+    terms: dict[Site, Float[Tensor, "batch"]]
+    constant: Float[Tensor, "batch"]
+    difference: Float[Tensor, "batch"]
+
+    def top(self, count: int = 10) -> list[tuple[Site, float]]:
+        """The writers whose mean term is largest in size."""
+        means = [(site, float(term.mean())) for site, term in self.terms.items()]
+        return sorted(means, key=lambda item: -abs(item[1]))[:count]
+
+    def _repr_html_(self) -> str:
+        rows = [[site, f"{value:+.3f}"] for site, value in self.top()]
+        return table(f"Direct attribution of {self.difference.mean():+.3f} nats", ["writer", "nats"], list(rows))
+
+
+@torch.no_grad()
+def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: int) -> Attribution:
+    """Split logit(token) - logit(other) at the last position of each prompt into the writers' direct terms.
+
+    Raises where what the writers write does not sum to the residual stream (scaled residuals, say) or logits are
+    capped.
+    """
+    norm, unembed = final_norm(model), model.hf.get_output_embeddings()
+    last = f"resid_post.{model.n_layers - 1}"
+    acts = model.capture(prompts, ["writers", last], positions=-1)
+    stream = acts[last][:, 0]
+    written = {site: x[:, 0] for site, x in acts.tensors.items() if str(site) != last}
+    if not torch.allclose(sum(written.values(), torch.zeros_like(stream)), stream, atol=1e-3, rtol=1e-3):
+        raise InterpError(
+            f"{model.config.model_type}: its residual stream is not the plain sum of what is written into it"
+        )
+    reader = unembed.weight[token] - unembed.weight[other]
+    logits = model.logits(prompts, last=1)[:, 0]
+    difference = logits[:, token] - logits[:, other]
+    reader = gain(norm, model) * reader / _scale(norm, model, stream)[:, None]
+    terms = {site: (_centred(norm, x) * reader).sum(1) for site, x in written.items()}
+    constant = _constant(norm, unembed, stream, token, other)
+    total = sum(terms.values(), constant)
+    if not torch.allclose(total, difference, atol=1e-3, rtol=1e-3):
+        raise InterpError(f"{model.config.model_type} caps or scales its logits, so they are not a sum of direct terms")
+    return Attribution(terms, constant, difference)
+
+
+def _constant(
+    norm: nn.Module, unembed: Any, stream: Float[Tensor, "batch d_model"], token: int, other: int
+) -> Float[Tensor, "batch"]:
+    """What the biases of the norm and of the unembedding add, the same for every prompt."""
+    by_norm = norm(torch.zeros_like(stream)) @ (unembed.weight[token] - unembed.weight[other])
+    return by_norm if unembed.bias is None else by_norm + unembed.bias[token] - unembed.bias[other]
+
+
+def _centred(norm: nn.Module, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+    return x - x.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else x
+
+
+def _scale(norm: nn.Module, model: HookedModel, stream: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch"]:
+    """What the norm divides the stream by."""
+    undivided = _centred(norm, stream) * gain(norm, model)
+    return undivided.norm(dim=1) / (norm(stream) - norm(torch.zeros_like(stream))).norm(dim=1)

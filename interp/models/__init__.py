@@ -1,0 +1,1 @@
+"""Models under TransformerLens' site names, and the bundled model organism."""

@@ -1,0 +1,67 @@
+"""Activations: what a model computed at some sites on a batch of prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.display import table
+from interp.core.errors import InterpError, nearest
+from interp.models.sites import Site
+from interp.models.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Captured tensors, indexed by site: `acts["resid_post.3"]` is (batch, pos, d_model).
+
+    `q`, `k`, `v` and `z` have a head axis: (batch, pos, head, d_head). Rows are left-padded as in `tokens`; where
+    positions were chosen, the pos axis runs over those.
+    """
+
+    tensors: dict[Site, Float[Tensor, "batch pos *features"]]
+    tokens: Tokens
+    positions: tuple[int, ...] | None = None
+
+    def __getitem__(self, site: str | Site) -> Float[Tensor, "batch pos *features"]:
+        wanted = site if isinstance(site, Site) else Site.parse(site)
+        if wanted not in self.tensors:
+            raise InterpError(f"site {str(wanted)!r} was not captured; {nearest(str(wanted), map(str, self.tensors))}")
+        return self.tensors[wanted]
+
+    @property
+    def sites(self) -> list[Site]:
+        """The captured sites in the order of the forward pass."""
+        return list(self.tensors)
+
+    def at_tokens(self, site: str | Site) -> Float[Tensor, "token *features"]:
+        """The site's activations at real tokens only, padding dropped, prompts one after another."""
+        x = self[site]
+        return x[self.tokens.mask] if self.positions is None else x.flatten(0, 1)
+
+    def _repr_html_(self) -> str:
+        rows = [[site, tuple(x.shape), f"{x.float().norm(dim=-1).mean():.3g}"] for site, x in self.tensors.items()]
+        return table(f"Activations of {len(self.tokens)} prompts", ["site", "shape", "mean norm"], list(rows))
+
+
+def columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:
+    """Columns of the batch at which each prompt has the chosen positions; None for all.
+
+    A position counts from the prompt's own first token, or from its end if negative, whatever the padding.
+    """
+    if positions is None:
+        return None
+    chosen = torch.tensor([positions] if isinstance(positions, int) else list(positions))
+    if not len(chosen):
+        raise InterpError("no positions given; expected at least one, for instance -1, or none at all for every token")
+    lengths, width = tokens.lengths[:, None], tokens.ids.shape[1]
+    index = torch.where(chosen < 0, width + chosen, width - lengths + chosen)
+    outside = (index >= width) | (index < width - lengths)
+    if outside.any():
+        row = int(outside.any(1).nonzero()[0])
+        raise InterpError(
+            f"positions {chosen.tolist()} reach outside prompt {row}, which has {int(tokens.lengths[row])} tokens"
+        )
+    return index

@@ -1,0 +1,344 @@
+"""HookedModel: a plain Hugging Face model under TransformerLens' site names.
+
+The Hugging Face model is the source of truth: its own attention, its own weights, its own basis. Nothing is folded or
+centred, so a direction found here is in the checkpoint's coordinates and can be written back into it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig
+
+from interp.core.display import card
+from interp.core.errors import InterpError
+from interp.core.progress import track
+from interp.core.records import tensors_digest
+from interp.models import architectures, tokens
+from interp.models.capture import Activations, columns
+from interp.models.hooks import Transform, attached
+from interp.models.reference import ModelReference
+from interp.models.sites import Site, resolve
+from interp.models.tokens import Prompts, Tokens
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """What `hooked` needs of a recipe: its functions, each at one site of this model."""
+
+    def bind(self, model: "HookedModel") -> Iterable[tuple[Site, Transform]]:
+        """Pairs of site and function; raises if the recipe does not fit the model."""
+        ...
+
+
+class HookedModel:
+    """See the module. Make one with `interp.load`."""
+
+    def __init__(self, hf: Any, tokenizer: Any = None, name: str = "model in memory", source: str | None = None):
+        self._taps = architectures.sites(hf.config)
+        if hf.get_output_embeddings() is None:
+            raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.source = source
+        self._digest: tuple[list[Any], str] | None = None
+        self._hooked = 0
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face config."""
+        return self.hf.config
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.config.num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.hf.dtype
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every site, in the order of the forward pass."""
+        return list(self._taps)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that identifies the weights, whatever type they were loaded in; see `tensors_digest`."""
+        state = self.hf.state_dict()
+        if self.config.tie_word_embeddings:
+            state.pop("lm_head.weight", None)
+        # Taken again only after a change: in-place edits raise a tensor's version, those through `.data` move the
+        # sample.
+        stamp = [(name, x.data_ptr(), x._version, _sample(x)) for name, x in state.items()]
+        if self._digest is None or self._digest[0] != stamp:
+            self._digest = (stamp, tensors_digest(state.items()))
+        return self._digest[1]
+
+    @property
+    def reference(self) -> ModelReference:
+        """Name, digest and shape, for records made with this model."""
+        return ModelReference(
+            name=self.name,
+            digest=self.digest,
+            model_type=self.config.model_type,
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+        )
+
+    def resolve(self, patterns: str | Site | Iterable[str | Site]) -> list[Site]:
+        """The sites that patterns such as `resid_post.*` or `writers` name here; raises for one that names none."""
+        return resolve(patterns, self.sites)
+
+    def tokens(self, prompts: Prompts, cut: int | None = None) -> Tokens:
+        """A left-padded batch of token ids; `cut` keeps the first so many of each prompt."""
+        return tokens.tokenise(prompts, self.tokenizer, self.config.max_position_embeddings, cut)
+
+    def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
+        """A conversation (or one user message) rendered with the chat template, ready for the model's reply."""
+        return tokens.chat(messages, self.tokenizer)
+
+    def render(self, prompt: str) -> str:
+        """A prompt as the model expects it: a user's message where there is a chat template, else as it is."""
+        return self.chat(prompt) if self.tokenizer is not None and self.tokenizer.chat_template else prompt
+
+    @contextmanager
+    def hooked(self, recipe: Edits | Iterable[tuple[str | Site, Transform]]) -> Iterator["HookedModel"]:
+        """Run with a recipe, or with pairs of (site pattern, function), applied; removed whatever happens inside.
+
+        >>> with model.hooked([("mlp_out.3", lambda x: 0 * x)]):  # doctest: +SKIP
+        ...     model.logits("The river of")
+        """
+        bound = recipe.bind(self) if isinstance(recipe, Edits) else self._bind(recipe)
+        with attached(self.hf, [(self._taps[site], transform) for site, transform in bound]):
+            self._hooked += 1
+            try:
+                yield self
+            finally:
+                self._hooked -= 1
+
+    def _bind(self, pairs: Iterable[tuple[str | Site, Transform]]) -> list[tuple[Site, Transform]]:
+        return [(site, function) for patterns, function in pairs for site in self.resolve(patterns)]
+
+    @torch.no_grad()
+    def capture(
+        self,
+        prompts: Prompts,
+        sites: str | Site | Iterable[str | Site],
+        positions: int | Sequence[int] | None = None,
+        batch_size: int = 32,
+    ) -> Activations:
+        """Copies of the activations at sites, stopping each forward pass at the last of them.
+
+        `positions` chooses tokens of each prompt: from its first token, or from its end if negative. All by default.
+        """
+        wanted, batch = self.resolve(sites), self.tokens(prompts)
+        chosen = columns(batch, positions)
+        width = batch.ids.shape[1]
+        parts: list[dict[Site, Tensor]] = []
+        for start in range(0, len(batch), batch_size):
+            rows = batch.rows(start, start + batch_size)
+            column = None if chosen is None else chosen[start : start + batch_size] - (width - rows.ids.shape[1])
+            part = self.forward_to(wanted, rows.model_inputs(self.device), column)
+            parts.append(part if chosen is not None else {site: _pad_left(x, width) for site, x in part.items()})
+        picked = None if positions is None else ((positions,) if isinstance(positions, int) else tuple(positions))
+        return Activations({site: torch.cat([part[site] for part in parts]) for site in wanted}, batch, picked)
+
+    @torch.no_grad()
+    def forward_to(
+        self, wanted: list[Site], inputs: dict[str, Tensor], column: Int[Tensor, "batch chosen"] | None = None
+    ) -> dict[Site, Tensor]:
+        """Copies of the activations at sites for a Hugging Face forward's inputs; stops at the last site reached.
+
+        `column` chooses columns of each row; only they are copied.
+        """
+        found: dict[Site, Tensor] = {}
+
+        def keep(site: Site) -> Transform:
+            def record(x: Tensor) -> None:
+                found[site] = x.clone() if column is None else x[torch.arange(len(column))[:, None], column]
+                if len(found) == len(wanted):
+                    raise _Reached
+
+            return record
+
+        with attached(self.hf, [(self._taps[site], keep(site)) for site in wanted]):
+            try:
+                self.hf.base_model(**inputs, use_cache=False)
+            except _Reached:
+                return found
+        missing = ", ".join(str(site) for site in wanted if site not in found)
+        raise InterpError(f"sites never computed in the forward pass: {missing}")
+
+    @torch.no_grad()
+    def logits(self, prompts: Prompts, last: int = 0) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits at every position of the left-padded batch; padding columns hold no meaning.
+
+        `last`, if not 0, computes them at so many last positions only, which spares most of the unembedding.
+        """
+        batch = self.tokens(prompts)
+        return self.hf(**batch.model_inputs(self.device), use_cache=False, logits_to_keep=last).logits
+
+    def loss(self, prompts: Prompts, batch_size: int = 16) -> float:
+        """Mean next-token cross-entropy in nats over all tokens of all texts, each token counted once."""
+        batch = self.tokens(prompts)
+        total, count = 0.0, 0
+        for start in range(0, len(batch), batch_size):
+            rows = batch.rows(start, start + batch_size)
+            losses = self._token_losses(rows)
+            total, count = total + float(losses.double().sum()), count + len(losses)
+        if not count:
+            raise InterpError("loss needs a text of at least two tokens: the first token is not predicted")
+        return total / count
+
+    def _token_losses(self, batch: Tokens) -> Float[Tensor, "token"]:
+        predicted = batch.mask[:, :-1] & batch.mask[:, 1:]
+        logits = self.logits(batch)[:, :-1][predicted.to(self.device)]
+        targets = batch.ids[:, 1:][predicted].to(self.device)
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+    def generate(
+        self,
+        prompts: Prompts,
+        recipe: Edits | Iterable[tuple[str | Site, Transform]] = (),
+        max_new_tokens: int = 64,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[str]:
+        """The model's continuations as text, special tokens dropped; greedy unless `options` (Hugging Face's) say not.
+
+        `recipe` is applied to prompt and generated tokens alike.
+        """
+        batch = self.tokens(prompts)
+        self._require_room(batch, max_new_tokens)
+        starts = range(0, len(batch), batch_size)
+        replies: list[str] = []
+        with self.hooked(recipe), torch.no_grad():
+            for start in track(starts, "generate", total=len(starts)) if len(starts) > 4 else starts:
+                rows = batch.rows(start, start + batch_size)
+                inputs = {name: x for name, x in rows.model_inputs(self.device).items() if name != "position_ids"}
+                out = self.hf.generate(**inputs, generation_config=self._greedy(max_new_tokens), **options)
+                replies += self.tokenizer.batch_decode(out[:, rows.ids.shape[1] :], skip_special_tokens=True)
+        return replies
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        """Greedy whatever the checkpoint's own settings say (a repetition penalty, say): only its end token is kept."""
+        if self.tokenizer is None:
+            raise InterpError("this model has no tokenizer, so it can't write text; load it with load(..., tokenizer=)")
+        pad, own = self.tokenizer.pad_token_id, self.hf.generation_config
+        ends = own.eos_token_id if own is not None else self.config.eos_token_id
+        return GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=ends,
+            pad_token_id=0 if pad is None else pad,
+        )
+
+    def _require_room(self, batch: Tokens, new: int) -> None:
+        context, longest = self.config.max_position_embeddings, int(batch.lengths.max())
+        if longest + new > context:
+            raise InterpError(
+                f"prompt {int(batch.lengths.argmax())} has {longest} tokens, and {new} new ones would pass the model's "
+                f"context of {context}; lower max_new_tokens or shorten the prompt"
+            )
+
+    @cached_property
+    def bridge(self) -> Any:
+        """A TransformerLens TransformerBridge that shares this model's weights, for analyses written for it.
+
+        It has hooks of its own: a recipe applied with `hooked` does not reach it.
+        """
+        from interp.models.bridge import build
+
+        return build(self.hf, self.tokenizer)
+
+    def run_with_cache(self, prompts: Prompts, names_filter: Any = None) -> tuple[Tensor, Any]:
+        """TransformerLens' `run_with_cache` (its ActivationCache, every hook it knows), on the bridge.
+
+        Raises for prompts of different lengths, which the bridge does not mask, and inside `hooked`.
+        """
+        if self._hooked:
+            raise InterpError(
+                "run_with_cache runs on the bridge, which a recipe does not reach; use capture inside hooked"
+            )
+        batch = self.tokens(prompts)
+        if not batch.mask.all():
+            raise InterpError(
+                "run_with_cache needs prompts of one length: the bridge does not mask padding; use capture"
+            )
+        return self.bridge.run_with_cache(batch.ids.to(self.device), names_filter=names_filter)
+
+    def run_with_hooks(
+        self, prompts: Prompts, fwd_hooks: Iterable[tuple[str, Callable[..., Tensor | None]]]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits under TransformerLens-style hooks `(name, f(tensor, hook))`, on the plain model.
+
+        `hook.name` and `hook.layer()` are TransformerLens'. Unlike there, an unknown name raises.
+        """
+        with self.hooked([(site, _named(f, site)) for name, f in fwd_hooks for site in self.resolve(name)]):
+            return self.logits(prompts)
+
+    def _repr_html_(self) -> str:
+        parameters = sum(p.numel() for p in self.hf.parameters())
+        size = [("parameters", f"{parameters:,}"), ("layers", self.n_layers), ("d_model", self.d_model)]
+        return card(
+            f"HookedModel {self.name}", [("architecture", self.config.model_type), *size, ("dtype", self.dtype)]
+        )
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """What a TransformerLens-style hook function is told of where it is."""
+
+    site: Site
+
+    @property
+    def name(self) -> str:
+        """TransformerLens' name of the site."""
+        return self.site.hook_name
+
+    def layer(self) -> int:
+        """The layer; raises at a site that has none."""
+        if self.site.layer is None:
+            raise InterpError(f"{self.name} is in no layer")
+        return self.site.layer
+
+
+class _Reached(Exception):
+    """Every wanted site has been seen: the rest of the forward pass is not needed."""
+
+
+def _named(function: Callable[..., Tensor | None], site: Site) -> Transform:
+    return lambda x: function(x, hook=HookPoint(site))
+
+
+def _sample(x: Tensor) -> int:
+    """A hash of up to 256 evenly spaced values."""
+    flat = x.detach().flatten()
+    return hash(tuple(flat[:: max(1, len(flat) // 256)].tolist()))
+
+
+def _pad_left(x: Tensor, width: int) -> Tensor:
+    missing = width - x.shape[1]
+    return x if not missing else torch.cat([x.new_zeros(x.shape[0], missing, *x.shape[2:]), x], dim=1)

@@ -1,0 +1,72 @@
+"""Functions on activations, attached to modules for as long as a `with` block lasts.
+
+A function receives the activations at a site and returns new ones, or None to leave them. Removal is unconditional: an
+exception or Ctrl-C inside the block leaves no hook behind.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from interp.core.errors import InterpError
+from interp.models.architectures import Tap
+
+Transform = Callable[[Tensor], Tensor | None]
+
+
+@contextmanager
+def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterator[None]:
+    """Attach each transform at its tap, in the order given, and remove all of them on the way out."""
+    handles: list[Any] = []
+    try:
+        for tap, transform in taps:
+            module = model.get_submodule(tap.path)
+            split = _on_heads(transform, tap.heads) if tap.heads else transform
+            if tap.end == "in":
+                handles.append(module.register_forward_pre_hook(_input_hook(split), with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(_output_hook(split)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_heads(transform: Transform, heads: int) -> Transform:
+    def call(x: Tensor) -> Tensor | None:
+        changed = transform(x.unflatten(-1, (heads, -1)))
+        return None if changed is None else changed.flatten(-2)
+
+    return call
+
+
+def _input_hook(transform: Transform) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            changed = _same_shape(transform(args[0]), args[0])
+            return None if changed is None else ((changed, *args[1:]), kwargs)
+        changed = _same_shape(transform(kwargs["hidden_states"]), kwargs["hidden_states"])
+        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
+
+    return hook
+
+
+def _output_hook(transform: Transform) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            changed = _same_shape(transform(output[0]), output[0])
+            return None if changed is None else (changed, *output[1:])
+        return _same_shape(transform(output), output)
+
+    return hook
+
+
+def _same_shape(changed: Tensor | None, original: Tensor) -> Tensor | None:
+    if changed is not None and changed.shape != original.shape:
+        raise InterpError(
+            f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(original.shape)}; "
+            "return a tensor of the same shape, or None to leave it as it is"
+        )
+    return changed

@@ -1,0 +1,136 @@
+"""`interp.load`: one door for a hub id, a local folder, a model object in memory, or the bundled organism.
+
+Whatever it is named by, a checkpoint is a folder on disk before anything of it is loaded (a hub id is downloaded first,
+safetensors only), and is checked there.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.core.dtypes import dtype_of
+from interp.core.errors import InterpError, nearest
+from interp.models import organism
+from interp.models.checkpoint import Checkpoint
+from interp.models.hooked import HookedModel
+
+ORGANISM = "organism"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+def load(
+    model: Any,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> HookedModel:
+    """A HookedModel from a hub id, a local folder, a Hugging Face model object, or "organism".
+
+    `dtype` is float32 unless told otherwise, so that measurements are exact; "auto" keeps the checkpoint's own. A model
+    object is hooked in place, not copied: it keeps its type, and `dtype` is refused. `device` is the CPU unless given;
+    `revision` pins a hub id. Code and pickled weights that come with a checkpoint are refused unless let in.
+    Raises InterpError for a name that is neither a folder nor on the hub, and for checkpoints that can't be trusted.
+    """
+    if not isinstance(model, str | Path):
+        return _in_memory(model, dtype, device, tokenizer)
+    folder = locate(model, revision)
+    Checkpoint.open(folder, trust_remote_code, allow_pickle)
+    options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
+    hf, found = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
+    # Saved records name where a model came from: a folder by its whole path, so that it is found from anywhere.
+    local = Path(model).expanduser().is_dir()
+    source, name = (str(folder.resolve()), folder.resolve().name) if local else (str(model), str(model))
+    return _on(HookedModel(hf, found, name, source), device)
+
+
+def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedModel:
+    if dtype is not None:
+        raise InterpError(f"dtype={dtype!r} was given with a model in memory, which keeps its own; convert it before")
+    if isinstance(model, HookedModel):
+        if tokenizer is not None:
+            raise InterpError(
+                "a tokenizer was given with a HookedModel, which has its own; set model.tokenizer instead"
+            )
+        return _on(model, device)
+    return _on(HookedModel(model, tokenizer, model.config.name_or_path or "model in memory"), device)
+
+
+def locate(model: str | Path, revision: str | None = None) -> Path:
+    """The folder that a name means; a hub id is downloaded, or found in the cache. Raises where there is none."""
+    folder = Path(model).expanduser()
+    if str(model) == ORGANISM:
+        return organism.path()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InterpError(f"model {str(model)!r} is a file; expected a Hugging Face model folder or a hub id")
+    if isinstance(model, Path) or str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
+        raise InterpError(f"model {str(model)!r}: no such folder; {nearest(folder.name, _beside(folder))}")
+    return _from_hub(str(model), revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns="*/*"))
+    except (OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise InterpError(
+            f"model {name!r} is neither a folder here nor to be had from the hub; "
+            f"{nearest(name, _beside(Path(name)))}. "
+            f"Reason: {reason}"
+        ) from None
+
+
+def _beside(folder: Path) -> list[str]:
+    others = folder.parent.glob("*/config.json") if folder.parent.is_dir() else ()
+    return [other.parent.name for other in others] + [ORGANISM]
+
+
+def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    # transformers draws its own bars wherever standard error goes; ours are for terminals only.
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options
+        )
+        hf, report = loaded
+        if tokenizer is None and any((folder / name).exists() for name in _TOKENIZERS):
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=options["trust_remote_code"]
+            )
+    except Exception as problem:  # a malformed folder makes transformers raise whatever its parts raise
+        reason = str(problem).strip().partition("\n")[0]
+        raise InterpError(f"{folder}: transformers can't load it ({type(problem).__name__}: {reason})") from problem
+    incomplete = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if incomplete:
+        raise InterpError(
+            f"{folder}: {len(incomplete)} tensors are missing or of another shape than its config says "
+            f"({incomplete[0]}), "
+            "and would be random; download the checkpoint again"
+        )
+    return hf, tokenizer
+
+
+def _dtype(dtype: str | torch.dtype | None) -> Any:
+    if dtype is None:
+        return torch.float32
+    return dtype if isinstance(dtype, torch.dtype) or dtype == "auto" else dtype_of(dtype)
+
+
+def _on(model: HookedModel, device: str | torch.device | None) -> HookedModel:
+    if device is not None:
+        model.hf.to(device)
+    return model

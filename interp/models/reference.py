@@ -1,0 +1,28 @@
+"""Which model a saved record was made with."""
+
+from interp.core.config import Config
+from interp.core.errors import InterpError
+
+
+class ModelReference(Config):
+    """A model's name, the digest of its weights, and its shape."""
+
+    name: str
+    digest: str
+    model_type: str
+    d_model: int
+    n_layers: int
+
+    def check(self, other: "ModelReference", what: str) -> None:
+        """Raise if `what`, made with this model, is used on another one."""
+        if (self.d_model, self.n_layers) != (other.d_model, other.n_layers):
+            raise InterpError(
+                f"{what} was made for {self.name} (d_model {self.d_model}, {self.n_layers} layers), but {other.name} "
+                "has "
+                f"d_model {other.d_model} and {other.n_layers} layers; make one for this model"
+            )
+        if self.digest != other.digest:
+            raise InterpError(
+                f"{what} was made for {self.name} with weights {self.digest[:12]}, but {other.name} has weights "
+                f"{other.digest[:12]}; make one for this model"
+            )

@@ -1,0 +1,111 @@
+"""Prompts to token ids: left-padded batches whose position ids come from the mask, never from the column.
+
+A prompt is text, taken as it is; a conversation is rendered with the tokenizer's chat template first (`chat`). A text
+that already begins with the BOS token, as rendered conversations do, gets no second one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A left-padded batch. `mask` is true on real tokens; `position_ids` count them from 0 in each row."""
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """Position of each token in its own prompt; 0 on padding."""
+        return (self.mask.long().cumsum(1) - 1).clamp(min=0)
+
+    @property
+    def lengths(self) -> Int[Tensor, "batch"]:
+        """Number of real tokens in each row."""
+        return self.mask.sum(1)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, start: int, stop: int) -> "Tokens":
+        """A part of the batch, without the padding columns that this part does not need."""
+        mask = self.mask[start:stop]
+        first = int(mask.any(0).int().argmax())
+        return Tokens(self.ids[start:stop, first:], mask[:, first:])
+
+    def model_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """Keyword arguments for a Hugging Face model's forward."""
+        return {
+            "input_ids": self.ids.to(device),
+            "attention_mask": self.mask.long().to(device),
+            "position_ids": self.position_ids.to(device),
+        }
+
+
+Prompts = str | Sequence[str] | Tensor | Tokens
+
+
+def tokenise(prompts: Prompts, tokenizer: Any, context: int, cut: int | None = None) -> Tokens:
+    """Token ids of prompts. Raises for no prompts, an empty one, and one past the context length, by its number.
+
+    `cut` keeps the first so many tokens of each.
+    """
+    if isinstance(prompts, Tokens):
+        return prompts
+    if isinstance(prompts, Tensor):
+        ids = prompts[None] if prompts.ndim == 1 else prompts
+        rows = [row.tolist() for row in ids]
+    else:
+        rows = [_encode(text, tokenizer) for text in ([prompts] if isinstance(prompts, str) else prompts)]
+    rows = [row[:cut] for row in rows]
+    if not rows:
+        raise InterpError("no prompts given; expected a text, a list of texts, or a tensor of token ids")
+    for number, row in enumerate(rows):
+        if not row:
+            raise InterpError(f"prompt {number} is empty; expected at least one token")
+        if len(row) > context:
+            raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
+    return _pad(rows, pad=_pad_id(tokenizer))
+
+
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    if tokenizer is None:
+        raise InterpError(
+            "this model has no tokenizer, so it can't read text; pass token ids, or load(..., tokenizer=)"
+        )
+    if not isinstance(text, str):
+        raise InterpError(f"prompt {text!r} is not a text; render conversations with model.chat(messages)")
+    if not text:
+        return []
+    rendered = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return tokenizer(text, add_special_tokens=not rendered)["input_ids"]
+
+
+def _pad_id(tokenizer: Any) -> int:
+    # Any id will do where the tokenizer has none: the mask hides it.
+    return 0 if tokenizer is None or tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _pad(rows: list[list[int]], pad: int) -> Tokens:
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
+
+
+def chat(messages: str | Sequence[dict[str, str]], tokenizer: Any) -> str:
+    """A conversation rendered with the chat template, ready for the reply. A text is one message of the user."""
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise InterpError("this model's tokenizer has no chat template; pass plain text prompts instead")
+    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    if not turns or not all(turn.get("content") for turn in turns):
+        raise InterpError("an empty message has nothing to reply to; expected text in each turn")
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

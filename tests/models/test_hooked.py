@@ -1,0 +1,218 @@
+"""Capture, hooks, losses and generation of HookedModel, against the plain model and against TransformerLens."""
+
+import pytest
+import torch
+
+from interp import InterpError
+from interp.models.sites import Site
+
+ARCHITECTURES = [
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "granite", "phi3", "gpt2", "gpt_neox",
+    "mixtral", "qwen3_moe",
+]  # fmt: skip
+WORDS = ["w5 w9 w77", "w8", "w12 w99 w101 w4 w66 w31 w7", "w100 w50"]
+
+
+def ids(batch=2, pos=9, seed=1):
+    return torch.randint(4, 128, (batch, pos), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_residual_stream_is_the_sum_of_what_is_written(tiny, name):
+    model = tiny(name)
+    acts = model.capture(ids(), model.sites)
+    scale = getattr(model.config, "residual_multiplier", 1.0)  # sites are what modules compute: Granite scales it after
+    for layer in range(model.n_layers):
+        written = scale * (acts[f"attn_out.{layer}"] + acts[f"mlp_out.{layer}"])
+        assert written.norm() > 0.1
+        torch.testing.assert_close(
+            acts[f"resid_pre.{layer}"] + written, acts[f"resid_post.{layer}"], atol=1e-5, rtol=1e-5
+        )
+    if Site("resid_mid", 1) in model.sites:
+        middle = acts["resid_pre.1"] + scale * acts["attn_out.1"]
+        torch.testing.assert_close(middle, acts["resid_mid.1"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hidden_states_are_the_residual_sites(tiny, name):
+    model = tiny(name)
+    hidden = model.hf(ids(), output_hidden_states=True).hidden_states
+    acts = model.capture(ids(), "resid_pre.*")
+    for layer in range(model.n_layers):
+        torch.testing.assert_close(acts[f"resid_pre.{layer}"], hidden[layer], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "gemma2"])
+def test_every_site_and_intervention_equals_transformerlens(tiny, name):
+    model = tiny(name)
+    model.hf.set_attn_implementation("eager")
+    _, cache = model.run_with_cache(ids(), names_filter=[site.hook_name for site in model.sites])
+    acts = model.capture(ids(), model.sites)
+    push = torch.Generator().manual_seed(3)
+    plain = model.logits(ids())
+    for site in model.sites:
+        theirs = cache[site.hook_name].reshape(-1, *acts[site].shape[1:])
+        torch.testing.assert_close(acts[site], theirs.expand_as(acts[site]), atol=1e-5, rtol=1e-5)
+        shift = torch.randn(acts[site].shape[-1], generator=push)
+        ours = model.run_with_hooks(ids(), [(site.hook_name, lambda x, hook, shift=shift: x + shift)])
+        with torch.no_grad():
+            reference = model.bridge.run_with_hooks(
+                ids(), fwd_hooks=[(site.hook_name, lambda x, hook, shift=shift: x + shift)]
+            )
+        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+        assert (ours - plain).abs().max() > 1e-3, f"the hook at {site} did nothing"
+
+
+def test_the_bridge_does_not_answer_for_what_it_does_not_see(tiny):
+    """It has no padding mask and no recipe; built inside a hooked block, it must not keep that block's hooks."""
+    model = tiny("qwen2", seed=5)
+    plain = model.logits(ids())
+    with model.hooked([("mlp_out.*", lambda x: 0 * x)]):
+        with pytest.raises(InterpError, match="a recipe does not reach"):
+            model.run_with_cache(ids())
+        assert model.bridge is not None
+    torch.testing.assert_close(model.run_with_cache(ids())[0], plain, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InterpError, match="prompts of one length"):
+        model.run_with_cache(WORDS)
+
+
+def test_hook_functions_are_told_where_they_are(tiny):
+    seen = []
+    hooks = [("mlp_out.1", lambda x, hook: seen.append((hook.name, hook.layer())))]
+    tiny("llama").run_with_hooks(ids(), hooks)
+    assert seen == [("blocks.1.hook_mlp_out", 1)]
+
+
+def test_the_bridge_leaves_the_plain_model_able_to_save(tiny, tmp_path):
+    model = tiny("llama", seed=3)
+    before = model.logits(ids())
+    assert model.bridge is model.bridge
+    model.hf.save_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(model.logits(ids()), before)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_padded_batch_equals_one_by_one(tiny, name):
+    model = tiny(name)
+    batch, together = model.tokens(WORDS), model.logits(WORDS)
+    acts = model.capture(WORDS, "resid_post.2")
+    for row, words in enumerate(WORDS):
+        real = batch.mask[row]
+        torch.testing.assert_close(together[row][real], model.logits(words)[0], atol=1e-5, rtol=1e-4)
+        alone = model.capture(words, "resid_post.2")["resid_post.2"][0]
+        torch.testing.assert_close(acts["resid_post.2"][row][real], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_batches_of_a_capture_do_not_change_it(tiny):
+    model = tiny("gpt2")
+    whole, cut = (model.capture(WORDS, "mlp_out.1", batch_size=size) for size in (4, 1))
+    torch.testing.assert_close(whole.at_tokens("mlp_out.1"), cut.at_tokens("mlp_out.1"), atol=1e-5, rtol=1e-4)
+
+
+def test_positions_count_from_each_prompts_own_ends(tiny):
+    model = tiny("llama")
+    everything = model.capture(WORDS, "resid_post.1")["resid_post.1"]
+    ends = model.capture(WORDS, "resid_post.1", positions=[0, -1], batch_size=2)["resid_post.1"]
+    lengths = model.tokens(WORDS).lengths
+    for row, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(ends[row], everything[row, [-length, -1]], atol=1e-5, rtol=1e-4)
+    with pytest.raises(InterpError, match=r"positions \[-3\] reach outside prompt 1, which has 1 tokens"):
+        model.capture(WORDS, "resid_post.1", positions=-3)
+
+
+def test_captured_tensors_are_copies(tiny):
+    model = tiny("llama")
+    acts = model.capture(ids(), "resid_post.0")
+    before = model.logits(ids())
+    acts["resid_post.0"].zero_()
+    torch.testing.assert_close(model.logits(ids()), before)
+
+
+@pytest.mark.parametrize("problem", [RuntimeError, KeyboardInterrupt])
+def test_hooks_are_removed_whatever_happens_inside(tiny, problem):
+    model = tiny("llama")
+    before = model.logits(ids())
+    with pytest.raises(problem), model.hooked([("mlp_out.*", lambda x: 0 * x)]):
+        assert not torch.allclose(model.logits(ids()), before), "control: the hook acts inside"
+        raise problem
+    assert torch.equal(model.logits(ids()), before)
+
+
+def test_hooks_are_removed_when_one_of_them_fails(tiny):
+    model = tiny("llama")
+    before = model.logits(ids())
+    with model.hooked([("mlp_out.0", lambda x: x[:, :1])]), pytest.raises(InterpError, match="returned shape"):
+        model.logits(ids())
+    assert torch.equal(model.logits(ids()), before)
+
+
+def test_loss_is_the_mean_over_real_tokens(tiny):
+    model = tiny("qwen3")
+    total, count = 0.0, 0
+    for words in WORDS:
+        tokens = model.tokens(words).ids
+        if tokens.shape[1] > 1:
+            out = model.hf(tokens, labels=tokens).loss.item()
+            total, count = total + out * (tokens.shape[1] - 1), count + tokens.shape[1] - 1
+    assert model.loss(WORDS) == pytest.approx(total / count, rel=1e-5)
+    with pytest.raises(InterpError, match="at least two tokens"):
+        model.loss("w8")
+
+
+def test_generation_is_the_plain_models_own_and_obeys_a_recipe(tiny):
+    model = tiny("llama")
+    prompt = model.tokens("w12 w99 w101").ids
+    plain = model.hf.generate(prompt, max_new_tokens=6, do_sample=False)[:, 3:]
+    expected = model.tokenizer.decode(plain[0], skip_special_tokens=True)
+    assert model.generate(["w12 w99 w101", "w8"], max_new_tokens=6)[0] == expected
+    pushed = model.generate("w12 w99 w101", recipe=[("resid_post.2", lambda x: -x)], max_new_tokens=6)
+    assert pushed[0] != expected
+    model.hf.generation_config.repetition_penalty = 5.0
+    assert model.generate("w12 w99 w101", max_new_tokens=6)[0] == expected, "greedy is greedy"
+    model.hf.generation_config.repetition_penalty = None
+
+
+def test_unknown_sites_name_the_nearest(tiny):
+    model = tiny("llama")
+    for wrong, right in [
+        ("resid_pots.1", "resid_post.1"),
+        ("blocks.1.hook_mlp_uot", "mlp_out.1"),
+        ("mlp_out.9", "mlp_out.0"),
+    ]:
+        with pytest.raises(InterpError, match=right):
+            model.capture(ids(), wrong)
+    with pytest.raises(InterpError, match="unknown site"), model.hooked([("pos_embed", lambda x: x)]):
+        pass
+    with pytest.raises(InterpError, match="was not captured"):
+        model.capture(ids(), "mlp_out.1")["mlp_out.2"]
+
+
+def test_bad_prompts_are_named(tiny):
+    model = tiny("llama")
+    with pytest.raises(InterpError, match="no prompts"):
+        model.capture([], "mlp_out.1")
+    with pytest.raises(InterpError, match="prompt 1 is empty"):
+        model.logits(["w5", ""])
+    with pytest.raises(InterpError, match="prompt 1 has 65 tokens but the model's context is 64"):
+        model.generate(["w5", "w5 " * 65])
+    with pytest.raises(
+        InterpError, match="prompt 1 has 60 tokens, and 5 new ones would pass the model's context of 64"
+    ):
+        model.generate(["w5", "w5 " * 60], max_new_tokens=5)
+    with pytest.raises(InterpError, match="no chat template"):
+        model.chat("hello")
+
+
+def test_a_digest_follows_the_weights_not_their_type(tiny):
+    model = tiny("gpt2", seed=7)
+    digest = model.digest
+    weight = model.hf.get_parameter("transformer.h.1.mlp.c_proj.weight")
+    with torch.no_grad():
+        weight[0, 0] += 1
+        assert model.digest != digest
+        weight[0, 0] -= 1
+    assert model.digest == digest
+    weight.data.add_(1)
+    assert model.digest != digest, "an edit through .data raises no version, and must show all the same"
+    weight.data.sub_(1)
+    assert tiny("gpt2").digest != digest

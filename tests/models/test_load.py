@@ -1,0 +1,180 @@
+"""Loading: what can't be trusted or found is refused with the reason; everything else gives the same model."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import interp
+from interp import InterpError
+
+IDS = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    model = tiny("llama")
+    model.hf.save_pretrained(tmp_path / "model", max_shard_size="30KB")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_folder_object_and_organism_load(folder, tiny):
+    model = tiny("llama")
+    local = interp.load(folder)
+    torch.testing.assert_close(local.logits(IDS), model.logits(IDS))
+    assert local.digest == model.digest
+    assert (local.name, local.source) == ("model", str(folder))
+    assert interp.load(model) is model
+    with pytest.raises(InterpError, match="which keeps its own"):
+        interp.load(model, dtype="bfloat16")
+    with pytest.raises(InterpError, match="has no unembedding"):
+        interp.load(model.hf.model)
+    held = interp.load(model.hf)
+    assert held.tokenizer is None
+    torch.testing.assert_close(held.logits(IDS), model.logits(IDS))
+    with pytest.raises(InterpError, match="no tokenizer"):
+        held.logits("text")
+    assert interp.load("organism").config.model_type == "llama"
+
+
+def test_types_do_not_change_the_digest(folder):
+    assert interp.load(folder, dtype="bfloat16").digest == interp.load(folder).digest
+    assert interp.load(folder, dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(InterpError, match="dtype 'float23' is not known; did you mean float32"):
+        interp.load(folder, dtype="float23")
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_code_in_a_checkpoint_is_refused(folder):
+    edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    with pytest.raises(InterpError, match="auto_map"):
+        interp.load(folder)
+
+
+def test_pickled_weights_are_refused(folder):
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    with pytest.raises(InterpError, match=r"no weights in it"):
+        interp.load(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(InterpError, match=r"pickled \(pytorch_model.bin\)"):
+        interp.load(folder)
+
+
+def test_pickled_weights_are_let_in_on_request(folder, tiny):
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    torch.save(tiny("llama").hf.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InterpError, match="pickled"):
+        interp.load(folder)
+    assert interp.load(folder, allow_pickle=True).digest == tiny("llama").digest
+
+
+def test_the_single_file_is_read_where_an_index_stands_beside_it(folder, tiny):
+    """transformers reads the single file then; checking and streaming the shards instead would be another model."""
+    other = tiny("llama", seed=1).hf.state_dict()
+    save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
+    streamed = dict(interp.models.checkpoint.Checkpoint.open(folder).tensors())
+    assert torch.equal(streamed["model.norm.weight"], other["model.norm.weight"])
+    assert interp.load(folder).digest == tiny("llama", seed=1).digest
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hosts", "sub/../../outside.safetensors"])
+def test_an_index_that_leaves_the_folder_is_refused(folder, name):
+    index = folder / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    save_file({"x": torch.zeros(1)}, folder.parent / "outside.safetensors")
+    edit_json(index, weight_map=weight_map | {next(iter(weight_map)): name})
+    with pytest.raises(InterpError, match="not a safetensors file in the folder"):
+        interp.load(folder)
+
+
+def test_a_link_that_leaves_the_folder_is_refused(folder):
+    shard = next(folder.glob("model-00001*"))
+    shard.rename(folder.parent / "outside.safetensors")
+    shard.symlink_to(folder.parent / "outside.safetensors")
+    with pytest.raises(InterpError, match="not a safetensors file in the folder"):
+        interp.load(folder)
+
+
+def test_damaged_and_missing_shards_are_named(folder):
+    shard = next(folder.glob("model-00002*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InterpError, match=f"{shard.name}: not a valid safetensors"):
+        interp.load(folder)
+    shard.unlink()
+    with pytest.raises(InterpError, match=f"{shard.name}: missing"):
+        interp.load(folder)
+
+
+def test_a_hub_id_is_read_from_the_cache_through_its_links(folder, tiny, tmp_path, monkeypatch):
+    """The hub's cache keeps files as blobs and a snapshot of links to them: those links are no escape."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "hub" / "models--someone--small"
+    snapshot = repository / "snapshots" / "abc"
+    for part in (snapshot, repository / "blobs", repository / "refs"):
+        part.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    for file in folder.iterdir():
+        file.rename(repository / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(repository / "blobs" / file.name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = interp.load("someone/small")
+    assert (found.name, found.digest) == ("someone/small", tiny("llama").digest)
+
+
+def test_a_checkpoint_with_a_tensor_missing_is_refused_not_made_up(folder):
+    shard = next(folder.glob("model-00001*"))
+    tensors = load_file(shard)
+    name = next(iter(tensors))
+    del tensors[name]
+    save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(InterpError, match="1 tensors are missing"):
+        interp.load(folder)
+
+
+def test_malformed_folders_are_one_clear_error(folder):
+    whole = (folder / "config.json").read_text()
+    for change in ({"hidden_act": "zzz"}, {"hidden_size": "x"}, {"num_attention_heads": 7}, {"hidden_size": 64}):
+        edit_json(folder / "config.json", **change)
+        with pytest.raises(InterpError, match=r"transformers can't load it|missing or of another shape"):
+            interp.load(folder)
+        (folder / "config.json").write_text(whole)
+    (folder / "tokenizer.json").write_text("[]")
+    with pytest.raises(InterpError, match="transformers can't load it"):
+        interp.load(folder)
+
+
+def test_unknown_models_name_the_nearest(folder, tmp_path):
+    with pytest.raises(InterpError, match="no such folder; did you mean model"):
+        interp.load(tmp_path / "modle")
+    with pytest.raises(InterpError, match="did you mean organism"):
+        interp.load("organizm")
+    with pytest.raises(InterpError, match="is a file"):
+        interp.load(folder / "config.json")
+    with pytest.raises(InterpError, match=r"no config.json"):
+        interp.load(tmp_path)
+
+
+def test_unknown_architectures_are_refused_by_name():
+    import transformers
+
+    hf = transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=16, hidden_size=8, n_layer=1, n_head=1))
+    with pytest.raises(InterpError, match="architecture 'bloom' is not supported"):
+        interp.load(hf)
+
+
+def test_saved_tensors_of_a_digest_are_all_counted(folder):
+    digest = interp.load(folder).digest
+    shard = next(folder.glob("model-00001*"))
+    tensors = load_file(shard)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, shard, metadata={"format": "pt"})
+    assert interp.load(folder).digest != digest
