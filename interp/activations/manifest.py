@@ -1,0 +1,88 @@
+"""The manifest of an activation store: what it was made from, and the checksum of each shard.
+
+While a store grows, its manifest is called `manifest.partial.json`; the last step of a harvest renames it. So
+a reader tells a finished store from an unfinished one by a name.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from interp.core.config import Config
+from interp.core.errors import InterpError
+from interp.core.files import read_json, sha256_file
+from interp.models.reference import ModelReference
+
+FINISHED = "manifest.json"
+PARTIAL = "manifest.partial.json"
+_REMEDY = "restore it, or harvest again into a new folder"
+
+
+class HarvestConfig(Config):
+    """How to harvest. `tokens` is the most to read, all if None; a shard holds as many whole rows as fit."""
+
+    tokens: PositiveInt | None
+    context: int = Field(ge=2)
+    batch_size: PositiveInt
+    dtype: Literal["float32", "bfloat16", "float16"]
+    shard_tokens: PositiveInt
+
+
+class Settings(Config):
+    """Everything that determines the bytes of a store; a harvest continues one only with all of it."""
+
+    harvest: HarvestConfig
+    sites: dict[str, int]
+    model: ModelReference
+    model_dtype: str
+    device: str
+    tokenizer_digest: str
+    text_digest: str
+    documents: int
+    versions: dict[str, str]
+
+    def differences(self, other: "Settings") -> list[str]:
+        """Each setting that is another now, with this value and the other."""
+        there, now = _flat(self.model_dump()), _flat(other.model_dump())
+        names = [name for name in there | now if there.get(name) != now.get(name)]
+        return [f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names]
+
+
+class Shard(Config):
+    """One safetensors file: its name, how many tokens it holds, its SHA-256."""
+
+    name: str
+    tokens: int
+    sha256: str
+
+
+class Manifest(Config):
+    """The manifest: settings, and the shards in order."""
+
+    format: Literal[1] = 1
+    settings: Settings
+    shards: list[Shard]
+
+    @classmethod
+    def load(cls, file: Path) -> "Manifest":
+        """Read and validate; raises with the file's name and the key at fault."""
+        return cls.parse(read_json(file), source=str(file))
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Raise unless the shard's file is the one that was written."""
+    file = folder / shard.name
+    if not file.is_file():
+        raise InterpError(f"{file}: missing, though the manifest names it; {_REMEDY}")
+    if sha256_file(file) != shard.sha256:
+        raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {_REMEDY}")
+
+
+def _flat(values: dict[str, object]) -> dict[str, object]:
+    """Nested settings under dotted names; the harvest's own options under their plain names."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        nested = value if isinstance(value, dict) else {}
+        flat |= {key if name == "harvest" else f"{name}.{key}": part for key, part in nested.items()} or {name: value}
+    return flat

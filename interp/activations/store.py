@@ -1,0 +1,188 @@
+"""The activation store: shards of rows on disk, one row a token, read through a memory map.
+
+A shard holds, for its tokens, the activations at each site and beside them the token id, the document's
+number in the corpus and the position in the document. `batches` shuffles rows across shards in bounded
+memory: chunks of neighbouring rows are drawn from all shards at random into a pool, and the pool's rows are
+permuted. In a store that fits in one pool every order is as likely as any other; in a larger one, the rows of
+a chunk stay in one pool.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from interp.activations.manifest import FINISHED, PARTIAL, Manifest, check_shard
+from interp.core.display import card
+from interp.core.dtypes import DTYPES
+from interp.core.errors import InterpError, nearest
+from interp.models.sites import Site
+
+_CHUNK_ROWS = 256
+_POOL_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Store:
+    """See the module. `len` is the number of tokens."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = True) -> "Store":
+        """Open a finished store; `verify` reads every byte against its checksum.
+
+        Raises for a folder that is not a store, one whose harvest did not finish, and a damaged shard, by its
+        name.
+        """
+        folder = Path(path)
+        if (folder / PARTIAL).is_file():
+            raise InterpError(
+                f"{folder}: its harvest did not finish; run it again with the same settings to continue it"
+            )
+        if not (folder / FINISHED).is_file():
+            raise InterpError(f"{folder}: not an activation store (no {FINISHED}); make one with harvest")
+        manifest = Manifest.load(folder / FINISHED)
+        for shard in manifest.shards if verify else []:
+            check_shard(folder, shard)
+        return cls(folder, manifest)
+
+    @property
+    def sites(self) -> list[Site]:
+        """The stored sites, in the order of the forward pass."""
+        return [Site.parse(name) for name in self.manifest.settings.sites]
+
+    def __len__(self) -> int:
+        return sum(shard.tokens for shard in self.manifest.shards)
+
+    def width(self, site: str | Site) -> int:
+        """Number of features at a site. Raises for a site that is not stored."""
+        return self.manifest.settings.sites[self._name(site)]
+
+    def read(self, site: str | Site, start: int = 0, stop: int | None = None) -> Float[Tensor, "token d_in"]:
+        """Activations of the tokens from `start` up to `stop`, in the stored type."""
+        return self._rows(self._name(site), *slice(start, stop).indices(len(self))[:2])
+
+    @property
+    def ids(self) -> Int[Tensor, "token"]:
+        """Token ids."""
+        return self._rows("ids", 0, len(self))
+
+    @property
+    def document(self) -> Int[Tensor, "token"]:
+        """Number of each token's document in the corpus."""
+        return self._rows("document", 0, len(self))
+
+    @property
+    def position(self) -> Int[Tensor, "token"]:
+        """Position of each token in its document, or in its piece of one that was split."""
+        return self._rows("position", 0, len(self))
+
+    def batches(
+        self,
+        site: str | Site,
+        batch_size: int,
+        seed: int,
+        epochs: int | None = None,
+        first_tokens: bool = True,
+    ) -> Iterator[Float[Tensor, "batch d_in"]]:
+        """Shuffled rows, each once an epoch, endless if `epochs` is None; the same for the same seed.
+
+        Batches run on across epochs, so that only the very last can be short. `first_tokens=False` leaves out
+        the first token of each document.
+        """
+        name, generator = self._name(site), torch.Generator().manual_seed(seed)
+        if batch_size < 1:
+            raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
+        if not (first_tokens or (self.position > 0).any()):
+            raise InterpError(f"{self.folder} holds first tokens only; harvest longer documents")
+        rest: list[Tensor] = []
+        for _ in count() if epochs is None else range(epochs):
+            for pool in self._pools(name, max(batch_size, self._pool_rows(name)), generator, first_tokens):
+                rows = torch.cat([*rest, pool])
+                full = len(rows) // batch_size * batch_size
+                yield from (rows[start : start + batch_size] for start in range(0, full, batch_size))
+                rest = [rows[full:]]
+        if rest and len(rest[0]):
+            yield rest[0]
+
+    def first_not_finite(self, site: str | Site) -> str | None:
+        """Name of the first shard that holds a NaN or an infinity at the site."""
+        name = self._name(site)
+        for number, shard in enumerate(self.manifest.shards):
+            if not torch.isfinite(self._part(number, name, 0, shard.tokens)).all():
+                return shard.name
+        return None
+
+    def _pool_rows(self, name: str) -> int:
+        itemsize = DTYPES[self.manifest.settings.harvest.dtype].itemsize
+        return _POOL_BYTES // (self.manifest.settings.sites[name] * itemsize)
+
+    def _pools(self, name: str, rows: int, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
+        """One epoch: chunks of all shards in random order, gathered into pools of permuted rows."""
+        starts = [
+            (number, start)
+            for number, shard in enumerate(self.manifest.shards)
+            for start in range(0, shard.tokens, _CHUNK_ROWS)
+        ]
+        order = torch.randperm(len(starts), generator=generator)
+        for drawn in order.split(max(1, rows // _CHUNK_ROWS)):
+            places = (starts[index] for index in drawn.tolist())
+            pool = torch.cat([self._chunk(name, number, start, first_tokens) for number, start in places])
+            yield pool[torch.randperm(len(pool), generator=generator)]
+
+    def _chunk(self, name: str, number: int, start: int, first_tokens: bool) -> Tensor:
+        rows = self._part(number, name, start, start + _CHUNK_ROWS)
+        return rows if first_tokens else rows[self._part(number, "position", start, start + _CHUNK_ROWS) > 0]
+
+    def _rows(self, name: str, start: int, stop: int) -> Tensor:
+        parts, begin = [], 0
+        for number, shard in enumerate(self.manifest.shards):
+            low, high = max(start - begin, 0), min(stop - begin, shard.tokens)
+            if low < high:
+                parts.append(self._part(number, name, low, high))
+            begin += shard.tokens
+        return torch.cat(parts) if parts else self._part(0, name, 0, 0)
+
+    def _part(self, number: int, name: str, start: int, stop: int) -> Tensor:
+        return self._opened[number].get_slice(name)[start : min(stop, self.manifest.shards[number].tokens)]
+
+    @cached_property
+    def _opened(self) -> list[Any]:
+        return [_open(self.folder / shard.name) for shard in self.manifest.shards]
+
+    def _name(self, site: str | Site) -> str:
+        name, known = str(site if isinstance(site, Site) else Site.parse(site)), self.manifest.settings.sites
+        if name not in known:
+            raise InterpError(f"site {name!r} is not in {self.folder}; {nearest(name, known)}; harvest it first")
+        return name
+
+    def _repr_html_(self) -> str:
+        settings = self.manifest.settings
+        sites = ", ".join(f"{name} ({width})" for name, width in settings.sites.items())
+        size = [
+            ("tokens", f"{len(self):,}"),
+            ("documents", f"{settings.documents:,}"),
+            ("shards", len(self.manifest.shards)),
+        ]
+        return card(
+            f"Store {self.folder}",
+            [("model", settings.model.name), ("sites", sites), *size, ("dtype", settings.harvest.dtype)],
+        )
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as problem:
+        raise InterpError(
+            f"{file}: cannot be read ({problem}); restore it or harvest again into a new folder"
+        ) from None

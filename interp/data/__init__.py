@@ -1,0 +1,1 @@
+"""Text, contrasts, chat templates and packing."""

@@ -1,0 +1,125 @@
+"""Packing: documents laid end to end in rows of one length, so that no computation is spent on padding.
+
+1. `encode` turns texts into token lists, each beginning with BOS where the tokenizer has one.
+2. `pack` puts each document into the first open row with room for it; only one longer than a row is split.
+3. Position ids restart at 0 with every piece. Given `input_ids` and `position_ids` and no attention mask,
+   transformers reads the restarts as boundaries and attends within each piece alone: a packed document's
+   activations are those it has alone.
+
+A document that is split loses its earlier part from view, as it would at the model's context length.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError
+
+PADDING = -1
+# Rows kept open for a document that fits; the fullest is closed when there are more.
+_OPEN_ROWS = 32
+_ENCODED_TOGETHER = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Rows of documents. `document` is the number of each token's document, -1 on padding at a row's end."""
+
+    ids: Int[Tensor, "batch pos"]
+    position_ids: Int[Tensor, "batch pos"]
+    document: Int[Tensor, "batch pos"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch pos"]:
+        """True on real tokens."""
+        return self.document != PADDING
+
+    @property
+    def inner(self) -> Bool[Tensor, "batch pos"]:
+        """True on real tokens but the first of each piece, which models use as an attention sink."""
+        return self.position_ids > 0
+
+    @property
+    def predicted(self) -> Bool[Tensor, "batch pos_minus_1"]:
+        """Whether each token but the row's last has a successor in its piece, which it predicts."""
+        return self.inner[:, 1:]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, start: int, stop: int) -> "Packed":
+        """A part of the rows."""
+        return Packed(self.ids[start:stop], self.position_ids[start:stop], self.document[start:stop])
+
+    def batches(self, size: int) -> Iterator["Packed"]:
+        """The rows, `size` at a time."""
+        return (self.rows(start, start + size) for start in range(0, len(self), size))
+
+    def model_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """Keyword arguments for a Hugging Face model's forward; add `use_cache=False`, or documents leak."""
+        return {"input_ids": self.ids.to(device), "position_ids": self.position_ids.to(device)}
+
+
+def encode(documents: Iterable[str], tokenizer: Any, tokens: int | None = None) -> Iterator[list[int]]:
+    """Token ids of each document, BOS first where the tokenizer has one and the text does not begin with it.
+
+    `tokens` ends the stream after that many, cutting the last document short.
+    """
+    if tokenizer is None:
+        raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    left, stream = tokens, iter(documents)
+    while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
+        for ids in tokenizer(together, add_special_tokens=False, verbose=False)["input_ids"]:
+            if left == 0:
+                return
+            document = (ids if bos and ids[:1] == bos else bos + ids)[:left]
+            left = None if left is None else left - len(document)
+            yield document
+
+
+def pack(documents: Iterable[list[int]], context: int, pad: int = 0) -> Packed:
+    """Rows of `context` tokens. A document without tokens takes no room but keeps its number.
+
+    Raises for a context below 2 and for a corpus without a token.
+    """
+    if context < 2:
+        raise InterpError(f"context is {context}; expected at least 2 tokens a row")
+    rows = _placed(documents, context)
+    if not rows:
+        raise InterpError("the corpus has no tokens; expected at least one document with text")
+    shape = (len(rows), context)
+    ids, positions, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
+    for number, row in enumerate(rows):
+        start = 0
+        for index, piece in row:
+            stop = start + len(piece)
+            ids[number, start:stop] = torch.tensor(piece)
+            positions[number, start:stop] = torch.arange(len(piece))
+            document[number, start:stop] = index
+            start = stop
+    return Packed(ids, positions, document)
+
+
+def _placed(documents: Iterable[list[int]], context: int) -> list[list[tuple[int, list[int]]]]:
+    """For each row, its pieces with the number of their document, by first fit over the open rows."""
+    rows: list[list[tuple[int, list[int]]]] = []
+    room: dict[int, int] = {}
+    for index, document in enumerate(documents):
+        for start in range(0, len(document), context):
+            piece = document[start : start + context]
+            row = next((number for number, left in room.items() if left >= len(piece)), len(rows))
+            if row == len(rows):
+                rows.append([])
+            rows[row].append((index, piece))
+            room[row] = room.get(row, context) - len(piece)
+            if not room[row]:
+                del room[row]
+            elif len(room) > _OPEN_ROWS:
+                del room[min(room, key=room.__getitem__)]
+    return rows

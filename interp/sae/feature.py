@@ -1,0 +1,196 @@
+"""The page of a feature: when a latent fires, on what text, what it promotes, and which latents are like it.
+
+1. One pass over a corpus finds every token on which the latents fire (`firings`); first tokens of documents
+   are left out.
+2. Top snippets come from distinct documents, each around its document's largest activation.
+3. Promoted and suppressed tokens are the direct effect of the decoder row on the logits (`models.unembedding`).
+
+What it does not know: what a feature means. Top activations show its extremes, which can mislead about the
+rest; look at the histogram and test by intervention.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+
+import torch
+from torch import Tensor
+
+from interp.activations.rows import rows
+from interp.core.display import card
+from interp.core.errors import InterpError
+from interp.data.corpora import Source
+from interp.data.packing import Packed
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.models.unembedding import logit_effect, token_text
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.firings import Firings, firings
+
+_BEFORE, _AFTER = 24, 8
+_BINS, _WORDS, _NEAREST = 20, 10, 5
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Tokens of a document around the one at index `peak`, with the latent's activation on each."""
+
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    peak: int
+    document: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A latent's page. `density` is the share of tokens it fires on, `counts` and `edges` a histogram.
+
+    `promoted` and `suppressed` hold tokens with their logit effect, strongest first, and are empty at sites
+    that do not write to the residual stream. `nearest` holds latents with the cosine of their decoder rows.
+    """
+
+    latent: int
+    site: Site
+    density: float
+    counts: tuple[int, ...]
+    edges: tuple[float, ...]
+    snippets: tuple[Snippet, ...]
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+    nearest: tuple[tuple[int, float], ...]
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("fires on", f"{self.density:.3%} of tokens"),
+            ("largest", f"{self.edges[-1]:.3g}"),
+            ("promotes", ", ".join(repr(token) for token, _ in self.promoted)),
+            ("suppresses", ", ".join(repr(token) for token, _ in self.suppressed)),
+            ("nearest latents", ", ".join(f"{latent} ({cosine:.2f})" for latent, cosine in self.nearest)),
+        ]
+        top = self.edges[-1] or 1.0
+        lines = "".join(_snippet_html(snippet, top) for snippet in self.snippets)
+        return card(f"Latent {self.latent} at {self.site}", facts) + _histogram_html(self.counts) + lines
+
+
+def feature(
+    sae: SparseAutoencoder, model: HookedModel, texts: Source, latent: int, top: int = 12, **options: int
+) -> Feature:
+    """The page of one latent; see `features`."""
+    return features(sae, model, texts, [latent], top, **options)[0]
+
+
+def features(
+    sae: SparseAutoencoder,
+    model: HookedModel,
+    texts: Source,
+    latents: Sequence[int],
+    top: int = 12,
+    *,
+    tokens: int | None = None,
+    context: int = 128,
+    batch_size: int = 16,
+) -> list[Feature]:
+    """The pages of several latents, in one pass over the corpus, at most `tokens` of it.
+
+    Raises for a latent that the SAE does not have, and for another model than the SAE's.
+    """
+    sae.require(model)
+    for latent in latents:
+        if not 0 <= latent < sae.d_sae:
+            raise InterpError(f"latent {latent} does not exist; this SAE has latents 0 to {sae.d_sae - 1}")
+    packed = rows(model, texts, context, tokens).packed
+    read = cache(lambda token: token_text(model.tokenizer, token))
+    wanted = list(dict.fromkeys(latents))
+    found = dict(zip(wanted, firings(sae, model, packed, wanted, batch_size), strict=True))
+    return [_feature(sae, model, packed, latent, found[latent], top, read) for latent in latents]
+
+
+def _feature(
+    sae: SparseAutoencoder,
+    model: HookedModel,
+    packed: Packed,
+    latent: int,
+    fired: Firings,
+    top: int,
+    read: Callable[[int], str],
+) -> Feature:
+    largest = float(fired.values.max()) if len(fired.values) else 0.0
+    counts, edges = torch.histogram(fired.values, bins=_BINS, range=(0.0, largest or 1.0))
+    promoted, suppressed = _words(sae, model, latent, read)
+    return Feature(
+        latent=latent,
+        site=sae.site,
+        density=len(fired.values) / max(1, int(packed.inner.sum())),
+        counts=tuple(int(count) for count in counts),
+        edges=tuple(edges.tolist()) if largest else (0.0,) * (_BINS + 1),
+        snippets=_snippets(packed, fired, top, read),
+        promoted=promoted,
+        suppressed=suppressed,
+        nearest=_nearest(sae, latent),
+    )
+
+
+def _snippets(packed: Packed, fired: Firings, top: int, read: Callable[[int], str]) -> tuple[Snippet, ...]:
+    """Around the largest activation of each of the `top` documents where it is largest."""
+    documents = packed.document.flatten()[fired.places].tolist()
+    peaks: dict[int, int] = {}
+    for index in fired.values.argsort(descending=True, stable=True).tolist():
+        if len(peaks) == top:
+            break
+        peaks.setdefault(documents[index], int(fired.places[index]))
+    dense, context = fired.dense(packed), packed.ids.shape[1]
+    return tuple(_snippet(packed, dense, *divmod(place, context), read) for place in peaks.values())
+
+
+def _snippet(packed: Packed, dense: Tensor, row: int, peak: int, read: Callable[[int], str]) -> Snippet:
+    start = peak - min(_BEFORE, int(packed.position_ids[row, peak]))
+    ends = (packed.position_ids[row, peak + 1 :] == 0).nonzero()
+    stop = peak + 1 + min(_AFTER, int(ends[0]) if len(ends) else packed.ids.shape[1] - peak - 1)
+    return Snippet(
+        tokens=tuple(read(token) for token in packed.ids[row, start:stop].tolist()),
+        activations=tuple(dense[row, start:stop].tolist()),
+        peak=peak - start,
+        document=int(packed.document[row, peak]),
+    )
+
+
+Words = tuple[tuple[str, float], ...]
+
+
+def _words(sae: SparseAutoencoder, model: HookedModel, latent: int, read: Callable[[int], str]) -> tuple[Words, Words]:
+    if not sae.site.in_residual_basis:
+        return (), ()
+    effect = logit_effect(model, sae.W_dec[latent][None])[0]
+    most, least = effect.topk(min(_WORDS, len(effect))), (-effect).topk(min(_WORDS, len(effect)))
+    promoted = tuple((read(t), v) for t, v in zip(most.indices.tolist(), most.values.tolist(), strict=True))
+    return promoted, tuple((read(t), -v) for t, v in zip(least.indices.tolist(), least.values.tolist(), strict=True))
+
+
+def _nearest(sae: SparseAutoencoder, latent: int) -> tuple[tuple[int, float], ...]:
+    cosine = torch.nn.functional.cosine_similarity(sae.W_dec, sae.W_dec[latent][None], dim=1)
+    cosine[latent] = -torch.inf
+    best = cosine.topk(min(_NEAREST, sae.d_sae - 1))
+    return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def _snippet_html(snippet: Snippet, top: float) -> str:
+    """The tokens, the shade of each saying how strongly the latent fires on it; the peak is underlined."""
+    spans = []
+    for index, (token, value) in enumerate(zip(snippet.tokens, snippet.activations, strict=True)):
+        line = ";text-decoration:underline" if index == snippet.peak else ""
+        style = f"background:rgba(255,140,0,{value / top:.2f}){line}"
+        shown = escape(token.replace("\n", "↵"))
+        spans.append(f"<span title='{value:.3g}' style='{style}'>{shown}</span>")
+    return f"<div style='white-space:pre-wrap;font-family:monospace'>{''.join(spans)}</div>"
+
+
+def _histogram_html(counts: Sequence[int]) -> str:
+    """Bars of the histogram, zero on the left, on a logarithmic scale so that rare values show."""
+    heights = torch.tensor(counts).float().log1p()
+    heights = 40 * heights / max(1.0, float(heights.max()))
+    bars = "".join(
+        f"<rect x='{8 * index}' y='{40 - height:.1f}' width='7' height='{height:.1f}'/>"
+        for index, height in enumerate(heights.tolist())
+    )
+    return f"<svg width='{8 * len(counts)}' height='40' fill='currentColor'>{bars}</svg>"

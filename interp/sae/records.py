@@ -1,0 +1,67 @@
+"""What is recorded about a sparse autoencoder: how it was trained, how good it is, what it belongs to."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from interp.core.config import Config
+from interp.models.reference import ModelReference
+from interp.sae.nonlinearities import TopK
+
+
+class SaeConfig(Config):
+    """How to train. Shares are of the steps; `tokens` counts repeats, so a small store is read several times.
+
+    `lr` defaults to 1e-3 * sqrt(4096 / d_sae), `aux_k` to half the width of the site. A latent is dead when
+    it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the dead alone. `compute` is the type of
+    the products, the weights being float32 always.
+    """
+
+    d_sae: PositiveInt = 4096
+    k: int = 32
+    tokens: PositiveInt = 1_000_000
+    batch_size: PositiveInt = 4096
+    lr: PositiveFloat | None = None
+    warm_up: float = Field(default=0.05, ge=0, le=1)
+    decay: float = Field(default=0.2, ge=0, le=1)
+    aux_k: PositiveInt | None = None
+    aux_weight: float = Field(default=1 / 32, ge=0)
+    dead_after: PositiveInt = 100_000
+    compute: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class SaeMetrics(Config):
+    """How well an SAE stands in for its site, over `tokens` tokens that are not the first of their document.
+
+    `fvu` is the fraction of variance unexplained, `l0` the mean number of latents that fire on a token,
+    `dead_share` the share of latents that never fired. Losses are mean next-token cross-entropies in nats: of
+    the model, with the SAE's reconstruction at the site, with zeros there. `loss_recovered` is 1 where
+    reconstruction costs nothing, 0 where it costs what zeros cost.
+    """
+
+    tokens: int
+    fvu: float
+    l0: float
+    dead_share: float
+    loss_clean: float
+    loss_reconstructed: float
+    loss_zero: float
+
+    @property
+    def loss_recovered(self) -> float:
+        """Share of the loss that zeros would add and the reconstruction does not."""
+        return (self.loss_zero - self.loss_reconstructed) / (self.loss_zero - self.loss_clean)
+
+
+class SaeCard(Config):
+    """All of an SAE but its tensors; beside a weights' file, its checksum and the versions that made it too."""
+
+    format: Literal[1] = 1
+    site: str
+    model: ModelReference
+    nonlinearity: TopK
+    config: SaeConfig | None
+    metrics: SaeMetrics | None
+    sha256: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)

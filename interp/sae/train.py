@@ -1,0 +1,193 @@
+"""Train a TopK sparse autoencoder on a store of activations.
+
+1. Activations are standardised by one mean vector and one scale, so that learning rates carry over between
+   sites; both are folded into the result. First tokens of documents are left out (see `coder`).
+2. Each batch takes one Adam step on hand-made gradients (`step`): learning rate warmed up, held, and brought
+   to zero. Decoder gradients are made tangent to the unit sphere and rows renormalised, so that steps turn
+   rows and no more.
+3. Latents that have not fired for long get the auxiliary loss of Gao et al. (2024),
+   https://arxiv.org/abs/2406.04093.
+
+The same store and config give the same result on the same machine with the same number of threads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from interp.activations.store import Store
+from interp.core.display import card
+from interp.core.errors import InterpError
+from interp.core.linalg import StreamingMoments
+from interp.core.progress import track
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder, require_k
+from interp.sae.nonlinearities import TopK
+from interp.sae.records import SaeConfig
+from interp.sae.step import Auxiliary, Step, Weights, gradients
+
+_POINTS = 50
+_DENSITY_SHARE = 0.2
+_STANDARDISED_ON = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """Progress: tokens seen, mean fraction of variance unexplained since the point before, dead latents."""
+
+    tokens: int
+    fvu: float
+    dead: int
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedSae:
+    """An SAE and how training went. `density` is each latent's share of tokens, in the last fifth."""
+
+    sae: SparseAutoencoder
+    history: tuple[Point, ...]
+    density: Float[Tensor, "d_sae"]
+
+    def _repr_html_(self) -> str:
+        last = self.history[-1]
+        rows = [
+            ("tokens", f"{last.tokens:,}"),
+            ("variance unexplained", f"{last.fvu:.3f}"),
+            ("dead latents", last.dead),
+        ]
+        return card(f"Training of {self.sae.d_sae:,} latents at {self.sae.site}", rows)
+
+
+def train(store: Store, site: str | Site, config: SaeConfig | None = None) -> TrainedSae:
+    """Train on one site of a store.
+
+    Raises for a site that is not stored, a k that does not fit, a store of fewer tokens than a batch,
+    activations that are constant, NaN or infinite (naming the shard), and a training that diverges.
+    """
+    config = config or SaeConfig()
+    require_k(config.k, config.d_sae)
+    width, rows = store.width(site), int((store.position > 0).sum())
+    if rows < config.batch_size:
+        raise InterpError(
+            f"{store.folder} has {rows} tokens to train on; expected a batch of {config.batch_size} or more"
+        )
+    scaling = _standardisation(store, site, config)
+    fit = _Fit(config, width)
+    steps = max(1, config.tokens // config.batch_size)
+    for x in track(islice(_batches(store, site, config), steps), "train", total=steps):
+        if not fit.update(scaling.standardise(x.float()), steps):
+            bad = store.first_not_finite(site)
+            where = f"{store.folder / bad} holds NaN or infinite activations; harvest again" if bad else ""
+            raise InterpError(where or f"training diverged at step {fit.steps}; choose a lower lr than {fit.rate:.2g}")
+    return TrainedSae(_folded(fit.weights, scaling, store, site, config), tuple(fit.history), fit.density)
+
+
+def _batches(store: Store, site: str | Site, config: SaeConfig) -> Iterator[Tensor]:
+    return store.batches(site, config.batch_size, config.seed, first_tokens=False)
+
+
+@dataclass(frozen=True)
+class _Standardisation:
+    """u = scale * (x - mean), of unit variance a coordinate on average."""
+
+    mean: Float[Tensor, "d_in"]
+    scale: float
+
+    def standardise(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        return (x - self.mean).mul_(self.scale)
+
+
+def _standardisation(store: Store, site: str | Site, config: SaeConfig) -> _Standardisation:
+    moments = StreamingMoments()
+    for x in islice(_batches(store, site, config), _STANDARDISED_ON):
+        moments.update(x)
+    variance = float(moments.variance.mean())
+    if variance == 0:
+        raise InterpError(f"{site} is constant in {store.folder}; there is nothing to learn from it")
+    return _Standardisation(moments.mean.float(), variance**-0.5)
+
+
+class _Fit:
+    """The mutable side of training: weights, optimiser, how long each latent has been silent, progress."""
+
+    def __init__(self, config: SaeConfig, d_in: int):
+        self.config = config
+        self.weights = Weights.initial(config.d_sae, d_in, config.seed)
+        self.optimiser = torch.optim.Adam(self.weights.tensors, fused=True)
+        self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
+        self.aux_k = config.aux_k or max(1, d_in // 2)
+        self.silent = torch.zeros(config.d_sae, dtype=torch.long)
+        self.steps = 0
+        self.history: list[Point] = []
+        self._fvus: list[float] = []
+        self._fired, self._counted = torch.zeros(config.d_sae, dtype=torch.long), 0
+
+    @torch.no_grad()
+    def update(self, x: Float[Tensor, "batch d_in"], total: int) -> bool:
+        """One step of `total`. False, and nothing changed, if the loss is not finite."""
+        step = gradients(self.weights, x, self.config.k, self._auxiliary(), getattr(torch, self.config.compute))
+        if not torch.isfinite(step.loss):
+            return False
+        self._descend(step.gradients, self.rate * _schedule(self.steps, total, self.config))
+        self.steps += 1
+        self._note(step, len(x), total)
+        return True
+
+    @property
+    def density(self) -> Float[Tensor, "d_sae"]:
+        return self._fired / self._counted
+
+    def _auxiliary(self) -> Auxiliary | None:
+        dead = self._dead()
+        return Auxiliary(dead, self.aux_k, self.config.aux_weight) if len(dead) and self.config.aux_weight else None
+
+    def _dead(self) -> Tensor:
+        return (self.silent >= self.config.dead_after).nonzero().squeeze(1)
+
+    def _descend(self, found: Weights, rate: float) -> None:
+        rows = self.weights.W_dec
+        found.W_dec.addcmul_(rows, torch.linalg.vecdot(found.W_dec, rows)[:, None], value=-1)
+        for tensor, gradient in zip(self.weights.tensors, found.tensors, strict=True):
+            tensor.grad = gradient
+        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.step()
+        normalize(rows, dim=1, out=rows)
+
+    def _note(self, step: Step, tokens: int, total: int) -> None:
+        self.silent = torch.where(step.fired > 0, 0, self.silent + tokens)
+        self._fvus.append(float(step.fvu))
+        if self.steps > total * (1 - _DENSITY_SHARE):
+            self._fired, self._counted = self._fired + step.fired, self._counted + tokens
+        if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:
+            fvu = sum(self._fvus) / len(self._fvus)
+            self.history.append(Point(self.steps * self.config.batch_size, fvu, len(self._dead())))
+            self._fvus = []
+
+
+def _schedule(step: int, total: int, config: SaeConfig) -> float:
+    """Factor of the learning rate: linear warm-up, then level, then linear to zero."""
+    rise = (step + 1) / max(1, config.warm_up * total)
+    fall = (total - step) / max(1, config.decay * total)
+    return min(1.0, rise, fall)
+
+
+def _folded(
+    weights: Weights, scaling: _Standardisation, store: Store, site: str | Site, config: SaeConfig
+) -> SparseAutoencoder:
+    """The SAE on raw activations. TopK is positively homogeneous: the scale moves through it unchanged."""
+    settings = store.manifest.settings
+    return SparseAutoencoder(
+        W_enc=weights.W_enc,
+        b_enc=weights.b_enc / scaling.scale - weights.W_enc @ scaling.mean,
+        W_dec=weights.W_dec,
+        b_dec=weights.b_dec / scaling.scale + scaling.mean,
+        nonlinearity=TopK(k=config.k),
+        site=site if isinstance(site, Site) else Site.parse(site),
+        model=settings.model,
+        config=config,
+    )

@@ -1,0 +1,174 @@
+"""A harvest stores what the model computes, survives being killed, and never mixes two settings."""
+
+import random
+
+import pytest
+import torch
+
+from interp.activations.harvest import harvest
+from interp.activations.store import Store
+from interp.core.errors import InterpError
+
+SITES = ["resid_post.0", "z.1", "mlp_out.1"]
+SETTINGS = {"context": 16, "batch_size": 4, "shard_tokens": 64}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    draw = random.Random(0)
+    return [" ".join(f"w{draw.randint(4, 127)}" for _ in range(draw.randint(0, 14))) for _ in range(32)]
+
+
+class Killed(Exception):
+    pass
+
+
+def _killed_after(passes):
+    """A transform that lets a number of forward passes by and then raises."""
+    left = [passes]
+
+    def transform(x):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    return transform
+
+
+def _bytes(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_store_holds_what_capture_gives_document_by_document(tiny, corpus, tmp_path, architecture):
+    model = tiny(architecture)
+    store = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    assert len(store.manifest.shards) > 3
+    for number in (0, 7, 31):
+        ids = torch.tensor([1, *model.tokenizer(corpus[number], add_special_tokens=False)["input_ids"]])
+        mine = store.document == number
+        assert torch.equal(store.ids[mine], ids.int())
+        assert torch.equal(store.position[mine], torch.arange(len(ids)).int())
+        alone = model.capture(ids, SITES)
+        for site in SITES:
+            assert torch.allclose(store.read(site)[mine], alone[site][0].flatten(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0), ("bfloat16", 2**-8), ("float16", 2**-10)])
+def test_activations_are_rounded_to_the_type_asked_for(tiny, corpus, tmp_path, dtype, error):
+    exact = harvest(tiny("llama"), corpus, "resid_post.0", tmp_path / "exact", **SETTINGS).read("resid_post.0")
+    store = harvest(tiny("llama"), corpus, "resid_post.0", tmp_path / "store", dtype=dtype, **SETTINGS)
+    stored = store.read("resid_post.0")
+    assert stored.dtype == getattr(torch, dtype)
+    assert ((stored.float() - exact).abs() <= error * exact.abs() + 1e-7).all()
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_a_killed_harvest_continues_to_the_same_bytes(tiny, corpus, tmp_path, passes):
+    model = tiny("llama")
+    harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    cut = tmp_path / "cut"
+    with pytest.raises(Killed), model.hooked([("resid_post.0", _killed_after(passes))]):
+        harvest(model, corpus, SITES, cut, **SETTINGS)
+    with pytest.raises(InterpError, match="did not finish; run it again with the same settings"):
+        Store.open(cut)
+    kept = {file.name: file.stat().st_mtime_ns for file in cut.glob("*.safetensors")}
+    # What a killed writer leaves behind.
+    (cut / f".shard-{len(kept):05}.safetensors").write_bytes(b"half a shard")
+    (cut / ".manifest.partial.json.123").write_text("{")
+    harvest(model, corpus, SITES, cut, **SETTINGS)
+    assert _bytes(cut) == _bytes(tmp_path / "whole")
+    assert kept == {name: (cut / name).stat().st_mtime_ns for name in kept}
+
+
+def test_a_finished_harvest_is_opened_without_running_the_model(tiny, corpus, tmp_path):
+    model = tiny("llama")
+    harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    # One pass finds the widths of the sites; a second would be work done twice.
+    with model.hooked([("resid_post.0", _killed_after(1))]):
+        again = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    assert len(again) == len(Store.open(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": 8}, r"context: 16 there, 8 now"),
+        ({"dtype": "bfloat16"}, r"dtype: float32 there, bfloat16 now"),
+        ({"sites": ["resid_post.0"]}, r"sites\.z\.1: 32 there, None now"),
+        ({"texts": ["w4 w5 w6"]}, "text_digest"),
+        ({"tokens": 100}, "tokens: None there, 100 now"),
+        ({"seed": 1}, "model.digest"),
+    ],
+)
+def test_other_settings_are_refused_by_name(tiny, corpus, tmp_path, finished, change, message):
+    call = {"texts": corpus, "sites": SITES, "seed": 0} | SETTINGS
+
+    def run(texts, sites, seed, **settings):
+        return harvest(tiny("llama", seed), texts, sites, tmp_path / "store", **settings)
+
+    if finished:
+        run(**call)
+    else:
+        with pytest.raises(Killed), tiny("llama", 0).hooked([("resid_post.0", _killed_after(3))]):
+            run(**call)
+    before = _bytes(tmp_path / "store")
+    with pytest.raises(InterpError, match=message):
+        run(**call | change)
+    assert _bytes(tmp_path / "store") == before
+
+
+def test_a_shard_damaged_before_the_continuation_is_named(tiny, corpus, tmp_path):
+    model = tiny("llama")
+    with pytest.raises(Killed), model.hooked([("resid_post.0", _killed_after(4))]):
+        harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    shard = tmp_path / "store" / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(InterpError, match=r"shard-00000\.safetensors: damaged"):
+        harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+
+
+def test_an_endless_corpus_is_read_up_to_its_tokens(tiny, tmp_path):
+    endless = (f"w{4 + number % 100} w5" for number in iter(int, 1))
+    store = harvest(tiny("llama"), endless, "embed", tmp_path / "store", tokens=100, context=16)
+    assert len(store) == 100
+    assert store.manifest.settings.documents == 34
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "int8"}, "dtype"),
+        ({"tokens": 0}, "tokens"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"context": 65, "shard_tokens": 65}, "context is 65 but the model's is 64"),
+        ({"shard_tokens": 15}, "shard_tokens is 15; expected at least one row, 16 tokens"),
+        ({"sites": "resid_post.9"}, "unknown site"),
+        ({"texts": []}, "the corpus is empty"),
+        ({"texts": "nowhere.jsonl"}, "no such file"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(tiny, corpus, tmp_path, change, message):
+    call = {"texts": corpus, "sites": SITES} | SETTINGS | change
+    with pytest.raises(InterpError, match=message):
+        harvest(tiny("llama"), out=tmp_path / "store", **call)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tiny, corpus, tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(InterpError, match="is not an activation store"):
+        harvest(tiny("llama"), corpus, SITES, tmp_path, **SETTINGS)
+    assert _bytes(tmp_path) == {"thesis.txt": b"all of it"}
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e6, "float16")])
+def test_activations_that_a_type_cannot_hold_are_refused(tiny, corpus, tmp_path, value, dtype):
+    model = tiny("llama")
+    broken = [("resid_post.0", lambda x: torch.full_like(x, value))]
+    with (
+        model.hooked(broken),
+        pytest.raises(InterpError, match=rf"resid_post\.0 has NaN or infinite .* as {dtype}"),
+    ):
+        harvest(model, corpus, "resid_post.0", tmp_path / "store", dtype=dtype, **SETTINGS)

@@ -1,0 +1,93 @@
+"""Corpora: every kind gives the same documents, and what is wrong is named with its place."""
+
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from interp.core.errors import InterpError
+from interp.data.corpora import digest, texts
+
+DOCUMENTS = ["first", "second\nline", "drei – ü"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The documents as each kind, in a folder and one below it."""
+    lines = [json.dumps({"text": text, "other": text.upper()}) for text in DOCUMENTS]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    parquet.write_table(pyarrow.table({"text": DOCUMENTS}), tmp_path / "b.parquet")
+    (tmp_path / "deeper").mkdir()
+    for number, text in enumerate(DOCUMENTS):
+        (tmp_path / "deeper" / f"{number}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "notes.md").write_text("not a document")
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["a.jsonl", "b.parquet", "deeper", "deeper/*.txt", "dee*"])
+def test_every_kind_gives_the_documents(folder, source):
+    assert list(texts(folder / source)) == list(texts(str(folder / source))) == DOCUMENTS
+
+
+def test_a_folder_is_all_its_files_in_order(folder):
+    assert list(texts(folder)) == DOCUMENTS * 3
+
+
+def test_texts_in_memory_pass_through_lazily():
+    endless = (str(number) for number in iter(int, 1))
+    assert next(texts(endless)) == "0"
+    assert list(texts(DOCUMENTS)) == DOCUMENTS
+
+
+def test_another_field(folder):
+    assert list(texts(folder / "a.jsonl", field="other")) == [text.upper() for text in DOCUMENTS]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2: not valid JSON"),
+        ("x.jsonl", b'{"text": "a"}\n\n{"txt": "b"}\n', r"line 3: no field 'text'; did you mean txt"),
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}\n',
+            r"line 2: not UTF-8 \(invalid start byte at byte 10\)",
+        ),
+        ("x.jsonl", b'["a"]\n', "line 1: expected a JSON object"),
+        ("x.jsonl", b'{"text": 3}\n', "line 1: expected text, got int"),
+        ("x.jsonl", b'{"text": "a\\ud800"}\n', "line 1: half a surrogate pair at character 1"),
+        ("x.jsonl", b"\n\n", "is empty; expected at least one document"),
+        ("x.txt", b"\xffabc", "not UTF-8"),
+        ("x.parquet", b"no parquet", "not a parquet file"),
+        ("x.csv", b"text\na\n", "unknown kind '.csv'; expected .jsonl"),
+    ],
+)
+def test_broken_files_are_named_with_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InterpError, match=message) as caught:
+        list(texts(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_a_parquet_column_and_row_are_named(tmp_path):
+    parquet.write_table(pyarrow.table({"body": ["a", None]}), tmp_path / "x.parquet")
+    with pytest.raises(InterpError, match=r"no column 'text'; known: body"):
+        list(texts(tmp_path / "x.parquet"))
+    with pytest.raises(InterpError, match="row 2: expected text, got NoneType"):
+        list(texts(tmp_path / "x.parquet", field="body"))
+
+
+def test_missing_paths_raise_at_once_with_the_nearest(folder):
+    with pytest.raises(InterpError, match=r"no such file or folder; did you mean a\.jsonl"):
+        texts(folder / "aa.jsonl")
+    with pytest.raises(InterpError, match=r"no \.jsonl, \.parquet, \.txt files"):
+        texts(folder / "*.pdf")
+    with pytest.raises(InterpError, match="the corpus is empty"):
+        list(texts([]))
+
+
+def test_the_digest_sees_text_order_and_boundaries():
+    different = [["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], ["ab", "c", ""]]
+    assert len({digest(documents) for documents in different}) == len(different)
+    assert digest(iter(["ab", "c"])) == digest(["ab", "c"])

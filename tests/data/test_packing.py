@@ -1,0 +1,98 @@
+"""Packing loses and mixes nothing, and a packed document is to the model what it is alone."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.core.errors import InterpError
+from interp.data.packing import Packed, encode, pack
+
+documents = st.lists(st.lists(st.integers(4, 127), max_size=40), min_size=1, max_size=30).filter(any)
+
+
+def _pieces(packed: Packed) -> list[tuple[int, list[int]]]:
+    """Pieces in row order, found from the position ids alone, with their document."""
+    found = []
+    for row in range(len(packed)):
+        real = int(packed.mask[row].sum())
+        starts = [pos for pos in range(real) if packed.position_ids[row, pos] == 0]
+        for start, stop in zip(starts, [*starts[1:], real], strict=True):
+            assert packed.position_ids[row, start:stop].tolist() == list(range(stop - start))
+            assert len(set(packed.document[row, start:stop].tolist())) == 1
+            found.append((int(packed.document[row, start]), packed.ids[row, start:stop].tolist()))
+    return found
+
+
+@given(documents, st.integers(2, 17))
+def test_packing_keeps_every_document_and_splits_only_long_ones(documents, context):
+    packed = pack(documents, context)
+    pieces = _pieces(packed)
+    for number, document in enumerate(documents):
+        expected = [document[start : start + context] for start in range(0, len(document), context)]
+        found = [ids for index, ids in pieces if index == number]
+        assert sorted(found) == sorted(expected)
+    assert int(packed.mask.sum()) == sum(map(len, documents))
+    # Padding stands at the end of rows, under position 0, so that each is a piece of its own to the model.
+    assert not (packed.mask[:, 1:] & ~packed.mask[:, :-1]).any()
+    assert not packed.position_ids[~packed.mask].any()
+
+
+@given(documents, st.integers(2, 17))
+def test_each_token_but_the_first_of_a_piece_is_predicted_once(documents, context):
+    packed = pack(documents, context)
+    pieces = _pieces(packed)
+    assert int(packed.predicted.sum()) == int(packed.inner.sum()) == sum(len(ids) - 1 for _, ids in pieces)
+
+
+def test_short_documents_leave_little_unused():
+    lengths = torch.randint(5, 60, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    packed = pack(([4] * length for length in lengths), 128)
+    assert packed.mask.float().mean() > 0.97
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gpt_neox", "gemma2"])
+def test_a_packed_document_is_what_it_is_alone(tiny, architecture):
+    model = tiny(architecture)
+    generator = torch.Generator().manual_seed(1)
+    documents = [torch.randint(4, 127, (n,), generator=generator).tolist() for n in (9, 30, 1, 14, 21, 70)]
+    packed = pack(documents, 40)
+    assert len(_pieces(packed)) > len(packed)
+    with torch.no_grad():
+        logits = model.hf(**packed.model_inputs(model.device), use_cache=False).logits
+        leaking = model.hf(input_ids=packed.ids, use_cache=False).logits
+        alone = torch.cat([model.hf(torch.tensor([ids])).logits[0] for _, ids in _pieces(packed)])
+    assert (logits[packed.mask] - alone).abs().max() < 1e-5
+    assert (leaking[packed.mask] - alone).abs().max() > 1e-2
+
+
+def test_each_document_begins_with_one_bos(tiny):
+    tokenizer = tiny("llama").tokenizer
+    assert list(encode(["w4 w5", "<s> w6", ""], tokenizer)) == [[1, 4, 5], [1, 6], [1]]
+
+
+def test_a_tokenizer_without_bos_adds_none(tiny):
+    tokenizer = deepcopy(tiny("gpt2").tokenizer)
+    tokenizer.bos_token = None
+    assert list(encode(["w4 w5", "<s> w6"], tokenizer)) == [[4, 5], [1, 6]]
+
+
+@given(tokens=st.integers(1, 700))
+def test_a_limit_gives_exactly_the_first_tokens(tiny, tokens):
+    tokenizer = tiny("llama").tokenizer
+    texts = [f"w{4 + number} w5 w6" for number in range(100)]
+    everything = [token for document in encode(texts, tokenizer) for token in document]
+    limited = list(encode(iter(texts), tokenizer, tokens))
+    assert [token for document in limited for token in document] == everything[:tokens]
+    assert all(limited)
+
+
+def test_what_cannot_be_packed_is_refused(tiny):
+    with pytest.raises(InterpError, match="context is 1; expected at least 2"):
+        pack([[4]], 1)
+    with pytest.raises(InterpError, match="no tokens"):
+        pack([[], []], 8)
+    with pytest.raises(InterpError, match="has no tokenizer"):
+        next(encode(["w4"], None))

@@ -1,0 +1,37 @@
+"""Stores of given activations, written as a harvest writes them."""
+
+import safetensors.torch
+import torch
+
+from interp.activations.manifest import FINISHED, HarvestConfig, Manifest, Settings, Shard
+from interp.activations.store import Store
+from interp.core.files import sha256_file, write_json
+from interp.models.reference import ModelReference
+
+SITE = "resid_post.0"
+MADE_UP = ModelReference(name="made up", digest="0" * 64, model_type="none", d_model=8, n_layers=1)
+
+
+def write_store(folder, x, shard_tokens=4096):
+    """A store of given activations: documents of 64 tokens each."""
+    folder.mkdir()
+    shards = []
+    for number, part in enumerate(x.split(shard_tokens)):
+        place = number * shard_tokens + torch.arange(len(part))
+        columns = {"ids": place % 7, "document": place // 64, "position": place % 64}
+        file = folder / f"shard-{number:05}.safetensors"
+        safetensors.torch.save_file({name: c.int() for name, c in columns.items()} | {SITE: part.contiguous()}, file)
+        shards.append(Shard(name=file.name, tokens=len(part), sha256=sha256_file(file)))
+    settings = Settings(
+        harvest=HarvestConfig(tokens=None, context=64, batch_size=1, dtype="float32", shard_tokens=shard_tokens),
+        sites={SITE: x.shape[1]},
+        model=MADE_UP,
+        model_dtype="torch.float32",
+        device="cpu",
+        tokenizer_digest="",
+        text_digest="",
+        documents=len(x) // 64,
+        versions={},
+    )
+    write_json(folder / FINISHED, Manifest(settings=settings, shards=shards).model_dump())
+    return Store.open(folder)

@@ -1,0 +1,122 @@
+"""Training finds planted directions whatever their units, revives the dead, refuses what teaches nothing."""
+
+import pytest
+import torch
+from planted import MADE_UP, SITE, write_store
+from torch.nn.functional import normalize
+
+from interp.core.errors import InterpError
+from interp.sae.records import SaeConfig
+from interp.sae.train import train
+
+QUICK = {"d_sae": 64, "k": 3, "batch_size": 256}
+
+
+def _found(sae, dictionary):
+    """Share of the planted directions that a decoder row points along."""
+    return float(((dictionary @ sae.W_dec.T).amax(1) > 0.9).float().mean())
+
+
+@pytest.fixture(scope="module")
+def trained(planted):
+    return train(planted, SITE, SaeConfig(**QUICK, tokens=60_000, lr=1.5e-2))
+
+
+def test_it_finds_the_planted_directions(trained, planted, dictionary):
+    start = train(planted, SITE, SaeConfig(**QUICK, tokens=1)).sae
+    assert _found(start, dictionary) < 0.05
+    assert _found(trained.sae, dictionary) > 0.7
+    assert trained.history[-1].fvu < 0.15 < 0.3 < trained.history[0].fvu
+
+
+def test_the_result_is_what_it_says(trained, planted):
+    sae, history = trained.sae, trained.history
+    assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(64), atol=1e-5)
+    assert (str(sae.site), sae.model) == (SITE, MADE_UP)
+    assert [point.tokens for point in history] == sorted(point.tokens for point in history)
+    inner = planted.position > 0
+    fires = (sae.encode(planted.read(SITE)[inner]) > 0).float().mean(0)
+    assert torch.allclose(trained.density, fires, atol=0.01)
+    assert "64 latents" in trained._repr_html_()
+
+
+def test_the_same_seed_gives_the_same_weights(planted):
+    config = SaeConfig(**QUICK, tokens=20_000)
+    first, again = train(planted, SITE, config).sae, train(planted, SITE, config).sae
+    other = train(planted, SITE, SaeConfig(**QUICK, tokens=20_000, seed=1)).sae
+    assert torch.equal(first.W_dec, again.W_dec)
+    assert torch.equal(first.b_enc, again.b_enc)
+    assert not torch.equal(first.W_dec, other.W_dec)
+
+
+def test_units_and_origin_do_not_matter(planted, activations, tmp_path):
+    shift = 30 * torch.linspace(-1, 1, 32)
+    moved = write_store(tmp_path / "moved", 8 * activations + shift)
+    config = SaeConfig(**QUICK, tokens=40_000)
+    plain, scaled = train(planted, SITE, config).sae, train(moved, SITE, config).sae
+    assert torch.allclose(plain.W_dec, scaled.W_dec, atol=1e-2)
+    x = activations[:500]
+    assert (8 * plain(x) + shift - scaled(8 * x + shift)).norm() < 0.02 * (8 * x).norm()
+    # Without the standardisation folded in, the other's input is far from what either can read.
+    assert (plain(8 * x + shift) - scaled(8 * x + shift)).norm() > 0.5 * (8 * x).norm()
+
+
+def test_dead_latents_come_back_to_life(tmp_path):
+    # Rare directions and a rough learning rate: many latents fall silent while much is left to explain.
+    generator = torch.Generator().manual_seed(7)
+    directions = normalize(torch.randn(128, 32, generator=generator), dim=1)
+    chosen = torch.multinomial((torch.arange(128) + 1.0) ** -1, 16384, replacement=True, generator=generator)
+    lengths = 1 + torch.rand(8192, 2, generator=generator)
+    x = torch.zeros(8192, 128).scatter(1, chosen.view(8192, 2), lengths) @ directions
+    store = write_store(tmp_path / "store", x)
+    rough = {"d_sae": 128, "k": 2, "batch_size": 512, "tokens": 80_000, "dead_after": 3_000, "lr": 0.05}
+    left, aided = (train(store, SITE, SaeConfig(**rough, aux_weight=w)).history[-1] for w in (0.0, 1 / 32))
+    assert left.dead > 30
+    assert aided.dead < left.dead / 2
+    assert aided.fvu < left.fvu
+
+
+def test_bfloat16_products_learn_as_well(trained, planted, dictionary):
+    rough = train(planted, SITE, SaeConfig(**QUICK, tokens=60_000, lr=1.5e-2, compute="bfloat16"))
+    assert _found(rough.sae, dictionary) > 0.7
+    assert rough.history[-1].fvu < 1.2 * trained.history[-1].fvu
+
+
+@pytest.mark.parametrize("k", [0, 65])
+def test_a_k_that_does_not_fit_is_refused(planted, k):
+    with pytest.raises(InterpError, match=f"k is {k}; expected from 1 to the number of latents, 64"):
+        train(planted, SITE, SaeConfig(d_sae=64, k=k))
+
+
+def test_a_site_that_is_not_stored_is_refused(planted):
+    with pytest.raises(InterpError, match=r"site 'resid_post\.1' is not in"):
+        train(planted, "resid_post.1", SaeConfig(**QUICK))
+
+
+def test_a_store_smaller_than_a_batch_is_refused(planted, activations, tmp_path):
+    small = write_store(tmp_path / "small", activations[:512])
+    with pytest.raises(InterpError, match="has 504 tokens to train on; expected a batch of 512"):
+        train(small, SITE, SaeConfig(**QUICK | {"batch_size": 512}))
+
+
+def test_constant_activations_are_refused(tmp_path):
+    store = write_store(tmp_path / "store", torch.ones(1024, 32))
+    with pytest.raises(InterpError, match="is constant"):
+        train(store, SITE, SaeConfig(**QUICK))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_nan_is_traced_to_its_shard(activations, tmp_path, value):
+    broken = activations.clone()
+    broken[9000, 3] = value
+    store = write_store(tmp_path / "store", broken)
+    with pytest.raises(InterpError, match=r"shard-00002\.safetensors holds NaN or infinite"):
+        train(store, SITE, SaeConfig(**QUICK, tokens=40_000))
+
+
+def test_first_tokens_are_left_out(planted, activations, tmp_path):
+    outliers = activations.clone()
+    outliers[::64] *= 1000
+    store = write_store(tmp_path / "store", outliers)
+    config = SaeConfig(**QUICK, tokens=20_000)
+    assert torch.equal(train(store, SITE, config).sae.W_dec, train(planted, SITE, config).sae.W_dec)
