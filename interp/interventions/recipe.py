@@ -1,0 +1,180 @@
+"""Recipe: a saved list of (sites, op). The same object is run by hooks, folded into weights, verified and audited.
+
+A recipe is a folder: `recipe.json` (edits, model, note) and `recipe.safetensors` (their tensors). No pickle.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from interp.core.config import Config
+from interp.core.display import table
+from interp.core.errors import InterpError, nearest
+from interp.core.files import new_folder, read_json, sha256_json, write_json
+from interp.core.records import tensors_digest
+from interp.interventions.ops import OPS, Op
+from interp.models.hooked import HookedModel
+from interp.models.reference import ModelReference
+from interp.models.sites import Site
+
+FORMAT: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An op at every site that the patterns name."""
+
+    sites: tuple[str, ...]
+    op: Op
+
+
+@dataclass(frozen=True, init=False)
+class Recipe:
+    """Edits in order, the model they were made with, and a note of what they are for.
+
+    >>> recipe = Recipe([("writers", Project(direction))])  # doctest: +SKIP
+    >>> with model.hooked(recipe):  # doctest: +SKIP
+    ...     model.generate("Hello")
+
+    `writers` names every site that writes into the residual stream. A projection there removes the direction from the
+    whole model, and folds into its weights exactly.
+    """
+
+    edits: tuple[Edit, ...]
+    model: ModelReference | None
+    note: str
+
+    def __init__(
+        self,
+        edits: Iterable[Edit | tuple[str | Iterable[str], Op]],
+        model: ModelReference | None = None,
+        note: str = "",
+    ):
+        listed = tuple(_edit(edit) for edit in edits)
+        if not listed:
+            raise InterpError('a recipe needs at least one edit, for instance ("writers", Project(direction))')
+        made_with = {edit.op.model for edit in listed if edit.op.model is not None}
+        if len({reference.digest for reference in made_with}) > 1:
+            names = ", ".join(sorted(reference.name for reference in made_with))
+            raise InterpError(f"the recipe's directions come from different models ({names}); fit them all in one")
+        object.__setattr__(self, "edits", listed)
+        object.__setattr__(self, "model", model or next(iter(made_with), None))
+        object.__setattr__(self, "note", note)
+
+    def bind(self, model: HookedModel) -> list[tuple[Site, Op]]:
+        """The ops, each at one site of a model. Raises if the recipe was made for another model."""
+        self.check(model.reference)
+        bound = [(site, edit.op) for edit in self.edits for site in model.resolve(edit.sites)]
+        for site, op in bound:
+            if not site.in_residual_basis:
+                raise InterpError(
+                    f"{type(op).__name__} at {site}: ops act on vectors of the residual stream, and those at {site} "
+                    "have "
+                    "another basis; declare it at writers or at residual sites"
+                )
+        return bound
+
+    def check(self, model: ModelReference) -> None:
+        """Raise if the recipe does not fit a model: made with other weights, or of another width."""
+        if self.model is not None:
+            self.model.check(model, "the recipe")
+        for edit in self.edits:
+            if edit.op.width != model.d_model:
+                raise InterpError(
+                    f"the recipe's {type(edit.op).__name__} is of width {edit.op.width}, but {model.name} has d_model "
+                    f"{model.d_model}; make one for this model"
+                )
+
+    def retarget(self, model: HookedModel) -> "Recipe":
+        """The same edits, meant for another model of the same shape (a fine-tune, say)."""
+        return Recipe(self.edits, model.reference, self.note)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over settings and tensors."""
+        return sha256_json([_plain(self), tensors_digest(_tensors(self).items())])
+
+    def save(self, folder: str | Path) -> None:
+        """Write a new folder."""
+        with new_folder(folder) as staging:
+            self.write(staging)
+
+    def write(self, folder: Path) -> None:
+        """Write the recipe's two files into a folder that exists."""
+        save_file(_tensors(self), folder / "recipe.safetensors")
+        write_json(folder / "recipe.json", _plain(self))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Recipe":
+        """The inverse of `save`. Raises for another format, an unknown op, or broken tensors, by name."""
+        path = Path(folder)
+        plain = _RecipeFile.parse(read_json(path / "recipe.json"), str(path / "recipe.json"))
+        try:
+            tensors = load_file(path / "recipe.safetensors")
+        except (OSError, SafetensorError) as problem:
+            raise InterpError(f"{path / 'recipe.safetensors'}: cannot be read ({problem})") from None
+        edits = [_restore(number, values, tensors, path) for number, values in enumerate(plain.edits)]
+        return cls(edits, plain.model, plain.note)
+
+    def _repr_html_(self) -> str:
+        rows = [[", ".join(e.sites), type(e.op).__name__, _fitted(e.op)] for e in self.edits]
+        name = self.model.name if self.model else "any model"
+        return table(f"Recipe for {name}", ["sites", "op", "how"], [list(row) for row in rows])
+
+
+class _EditFile(Config):
+    sites: list[str]
+    op: str
+    settings: dict[str, Any]
+
+
+class _RecipeFile(Config):
+    """recipe.json."""
+
+    format: Literal[1] = FORMAT
+    edits: list[_EditFile]
+    model: ModelReference | None
+    note: str
+
+
+def _edit(edit: Edit | tuple[str | Iterable[str], Op]) -> Edit:
+    if isinstance(edit, Edit):
+        return edit
+    sites, op = edit
+    if not isinstance(op, Op):
+        raise InterpError(f"{op!r} is not an op; expected one of {', '.join(OPS)}")
+    return Edit((sites,) if isinstance(sites, str) else tuple(map(str, sites)), op)
+
+
+def _fitted(op: Op) -> str:
+    settings = op.settings()
+    direction = settings.get("direction")
+    return f"{direction['method']} at {direction['site']}" if direction else str(settings)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    edits = [_EditFile(sites=list(e.sites), op=type(e.op).__name__, settings=e.op.settings()) for e in recipe.edits]
+    return _RecipeFile(edits=edits, model=recipe.model, note=recipe.note).model_dump()
+
+
+def _tensors(recipe: Recipe) -> dict[str, Tensor]:
+    named = ((f"{number}.{name}", x) for number, e in enumerate(recipe.edits) for name, x in e.op.tensors().items())
+    return {name: x.contiguous() for name, x in named}
+
+
+def _restore(number: int, values: _EditFile, tensors: dict[str, Tensor], path: Path) -> Edit:
+    if values.op not in OPS:
+        raise InterpError(f"{path}: edit {number} is an unknown op {values.op!r}; {nearest(values.op, OPS)}")
+    prefix = f"{number}."
+    own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    try:
+        return Edit(tuple(values.sites), OPS[values.op].restore(values.settings, own))
+    except (KeyError, TypeError) as problem:
+        raise InterpError(
+            f"{path}: edit {number} ({values.op}) is incomplete: {problem}; save the recipe again"
+        ) from None

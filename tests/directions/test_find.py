@@ -1,0 +1,93 @@
+"""Find separates what differs, scores on pairs it was not fitted on, and finds nothing where there is nothing."""
+
+import random
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from interp import Contrast, InterpError, SparseAutoencoder, find
+from interp.directions.scores import auroc
+from interp.models.sites import Site
+from interp.sae.nonlinearities import TopK
+
+
+def sentences(last, n=60, seed=0):
+    rng = random.Random(seed)
+    return [" ".join(f"w{rng.randint(20, 127)}" for _ in range(4)) + f" {last}" for _ in range(n)]
+
+
+def contrast(positive="w5", negative="w9", n=60):
+    """Each pair is the same random words behind which one word differs."""
+    return Contrast.of(zip(sentences(positive, n), sentences(negative, n), strict=True))
+
+
+def test_it_finds_the_word_that_differs(tiny):
+    model = tiny("llama")
+    found = find(model, contrast(), positions=(-1, -2))
+    assert len(found) == 2 * model.n_layers, "nothing is fitted before the word that differs"
+    assert all(row.auroc == 1 and row.direction.position == -1 for row in found)
+    best = found.best()[0]
+    assert best.direction.scores == {"auroc": best.auroc, "cohens_d": best.cohens_d}
+    assert {row.direction.method for row in found.best(3, method="logistic")} == {"logistic"}
+
+
+def test_scores_are_of_held_out_pairs(tiny):
+    """Random labels: a probe separates the pairs it was fitted on, and must not be reported to."""
+    model, rng = tiny("llama"), random.Random(0)
+    words = [[" ".join(f"w{rng.randint(4, 127)}" for _ in range(5)) for _ in range(40)] for _ in range(2)]
+    noise = Contrast.of(zip(*words, strict=True))
+    found = find(model, noise, sites="resid_post.2", methods=("logistic",)).rows[0]
+    train, _ = noise.split(0.3, seed=0)
+    sides = [model.capture(list(side), "resid_post.2", positions=-1)["resid_post.2"][:, 0] for side in train.texts(str)]
+    fitted = auroc(*(found.direction.read(x)[:, 0] for x in sides))
+    assert fitted > 0.85, "control: it does separate what it was fitted on"
+    assert found.auroc < fitted - 0.15
+
+
+def test_the_difference_of_means_is_what_it_says(tiny):
+    model = tiny("gpt2")
+    pairs = contrast()
+    direction = find(model, pairs, sites="mlp_out.1", methods=("diff_means",), seed=3).rows[0].direction
+    train, _ = pairs.split(0.3, seed=3)
+    means = [
+        model.capture(list(side), "mlp_out.1", positions=-1)["mlp_out.1"].mean((0, 1)) for side in train.texts(str)
+    ]
+    torch.testing.assert_close(direction.rows[0], normalize(means[0] - means[1], dim=0), atol=1e-5, rtol=1e-4)
+
+
+def test_an_autoencoders_latent_is_found(tiny):
+    """One latent is made to read the difference of means; it is the one that is found."""
+    model = tiny("llama")
+    row = find(model, contrast(), sites="resid_post.1", methods=("diff_means",)).rows[0].direction.rows[0]
+    draw = torch.Generator().manual_seed(0)
+    rows = normalize(torch.randn(30, 32, generator=draw), dim=1)
+    rows[17] = row
+    site, bias = Site("resid_post", 1), torch.zeros(30)
+    sae = SparseAutoencoder(rows, bias, rows, torch.zeros(32), TopK(k=4), site, model.reference)
+    found = find(model, contrast(), sites="mlp_out.0", sae=sae)
+    latent = found.best(1, method="sae_latent")[0]
+    assert (latent.latent, latent.direction.site) == (17, site)
+    assert latent.auroc > 0.95
+    torch.testing.assert_close(latent.direction.rows[0], row)
+
+
+def test_another_models_autoencoder_is_refused(tiny):
+    rows = normalize(torch.randn(30, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    other = tiny("llama", seed=1).reference
+    sae = SparseAutoencoder(rows, torch.zeros(30), rows, torch.zeros(32), TopK(k=4), Site("resid_post", 1), other)
+    with pytest.raises(InterpError, match="this SAE was made for tiny llama 1"):
+        find(tiny("llama"), contrast(), sae=sae)
+
+
+def test_bad_requests_are_named(tiny):
+    model = tiny("llama")
+    with pytest.raises(InterpError, match=r"mlp_post\.1 is not in the residual stream's basis"):
+        find(model, contrast(), sites="mlp_post.1")
+    with pytest.raises(InterpError, match="did you mean diff_means"):
+        find(model, contrast(), methods=("dif_means",))
+    with pytest.raises(InterpError, match="reach outside prompt"):
+        find(model, contrast(), positions=(-9,))
+    same = Contrast.of([("w5 w6", "w5  w6"), ("w7 w8", "w7  w8")])
+    with pytest.raises(InterpError, match="both sides have the same activations at positions"):
+        find(model, same, methods=("diff_means",))

@@ -1,0 +1,85 @@
+"""Ops are what their algebra says, and their affine forms agree with them."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp import Add, InterpError, Project
+from interp.core.linalg import orthonormal_rows
+
+D = 8
+seeds = st.integers(0, 10**6)
+
+
+def rows(seed, k):
+    return torch.randn(k, D, generator=torch.Generator().manual_seed(seed))
+
+
+def acts(seed, n=5):
+    return torch.randn(2, n, D, generator=torch.Generator().manual_seed(seed + 1))
+
+
+@given(seeds, st.integers(1, 4))
+def test_projection_removes_the_span_and_nothing_else(seed, k):
+    op, x = Project(rows(seed, k)), acts(seed)
+    y = op(x)
+    assert (x @ rows(seed, k).T).abs().max() > 1e-3, "control: there was something to remove"
+    torch.testing.assert_close(y @ rows(seed, k).T, torch.zeros(2, 5, k), atol=1e-4, rtol=0)
+    torch.testing.assert_close(op(y), y, atol=1e-5, rtol=1e-5)
+    removed = (x - y).double()
+    inside = removed @ op.rows.double().T @ op.rows.double()
+    torch.testing.assert_close(inside, removed, atol=1e-5, rtol=1e-4)
+
+
+def test_projecting_rows_one_after_another_is_not_the_projection():
+    a, b = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0])
+    x = torch.ones(1, D)
+    together = Project(torch.stack([a, b]))(x)
+    one_by_one = Project(b)(Project(a)(x))
+    assert (together @ a).abs().max() < 1e-6
+    assert (one_by_one @ a).abs().max() > 0.1
+
+
+@given(seeds, st.floats(0, 2), st.integers(1, 3))
+def test_affine_forms_agree_with_the_ops(seed, strength, k):
+    x = acts(seed).double()
+    for op in (Project(rows(seed, k), strength=strength), Add(rows(seed, 1)[0], scale=strength)):
+        affine = op.affine()
+        by_form = x - (x @ affine.read.double().T) @ affine.write.double() + affine.bias.double()
+        torch.testing.assert_close(op(x), by_form, atol=1e-6, rtol=1e-6)
+
+
+@given(seeds)
+def test_ops_leave_their_argument_alone(seed):
+    x = acts(seed)
+    before = x.clone()
+    Project(rows(seed, 1))(x), Add(rows(seed, 1)[0])(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Project(torch.zeros(D)), "direction is zero"),
+        (lambda: Project(torch.full((D,), float("nan"))), "NaN or infinite"),
+        (lambda: Project(torch.ones(2, D)), "linearly dependent"),
+        (lambda: Project(torch.ones(2, 2, D)), r"shape \(2, 2, 8\)"),
+        (lambda: Project(torch.ones(D), strength=float("nan")), "strength is nan"),
+        (lambda: Project(torch.zeros(0, D)), "at least one row"),
+        (lambda: Add(torch.zeros(D)), "non-zero vector"),
+        (lambda: Add(torch.ones(2, D)), "one finite, non-zero vector"),
+    ],
+)
+def test_bad_directions_are_refused(make, message):
+    with pytest.raises(InterpError, match=message):
+        make()
+
+
+@given(seeds, st.integers(1, 5))
+def test_orthonormal_rows_span_the_same_space(seed, k):
+    basis = orthonormal_rows(rows(seed, k)).double()
+    torch.testing.assert_close(basis @ basis.T, torch.eye(k, dtype=torch.float64), atol=1e-6, rtol=0)
+    given_rows = rows(seed, k).double()
+    torch.testing.assert_close(given_rows @ basis.T @ basis, given_rows, atol=1e-5, rtol=1e-5)
+    assert (basis[0] @ given_rows[0]) > 0

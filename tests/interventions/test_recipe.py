@@ -1,0 +1,97 @@
+"""Recipes: saved and loaded whole, refused on another model, and the same object everywhere."""
+
+import json
+
+import pytest
+import torch
+
+from interp import Add, InterpError, Project, Recipe
+from interp.directions.direction import Direction
+from interp.models.sites import Site
+
+IDS = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
+
+
+def direction(model, seed=0, k=1):
+    rows = torch.randn(k, model.d_model, generator=torch.Generator().manual_seed(seed))
+    return Direction(rows, Site("resid_post", 1), -1, "diff_means", model.reference, "0" * 64, {"auroc": 0.9})
+
+
+def test_a_saved_recipe_does_what_it_did(tiny, tmp_path):
+    model = tiny("llama")
+    found = direction(model)
+    recipe = Recipe(
+        [("writers", Project(found)), (["mlp_out.*", "embed"], Add(found, 0.3)), ("mlp_out.1", Add(torch.ones(32)))]
+    )
+    recipe.save(tmp_path / "recipe")
+    again = Recipe.load(tmp_path / "recipe")
+    assert again.digest == recipe.digest
+    assert sorted(file.name for file in (tmp_path / "recipe").iterdir()) == ["recipe.json", "recipe.safetensors"]
+    plain = model.logits(IDS)
+    with model.hooked(recipe):
+        edited = model.logits(IDS)
+    with model.hooked(again):
+        torch.testing.assert_close(model.logits(IDS), edited, rtol=0, atol=0)
+    assert (edited - plain).abs().max() > 1e-2
+
+
+def test_a_direction_is_saved_whole(tiny, tmp_path):
+    found = direction(tiny("llama"), k=3)
+    found.save(tmp_path / "direction")
+    again = Direction.load(tmp_path / "direction")
+    assert torch.equal(again.rows, found.rows)
+    assert again.to_json() == found.to_json()
+
+
+def test_a_projection_at_every_writer_empties_the_residual_stream(tiny):
+    for name in ("llama", "gpt2", "gpt_neox"):
+        model = tiny(name)
+        found = direction(model)
+        plain = model.capture(IDS, "resid_post.*")
+        with model.hooked(Recipe([("writers", Project(found))])):
+            edited = model.capture(IDS, "resid_post.*")
+        for site in edited.sites:
+            assert found.read(plain[site]).abs().max() > 0.05
+            assert found.read(edited[site]).abs().max() < 1e-5
+
+
+def test_another_models_recipe_is_refused(tiny):
+    recipe = Recipe([("writers", Project(direction(tiny("llama"))))])
+    other = tiny("llama", seed=1)
+    with pytest.raises(InterpError, match="made for tiny llama 0 with weights"), other.hooked(recipe):
+        pass
+    with other.hooked(recipe.retarget(other)):
+        other.logits(IDS)
+    with pytest.raises(InterpError, match=r"Project at z\.1: ops act on vectors of the residual stream"):
+        Recipe([("z.1", Project(torch.ones(32)))]).bind(other)
+    narrow = Recipe([("writers", Project(torch.ones(16)))])
+    with pytest.raises(InterpError, match="of width 16, but tiny llama 1 has d_model 32"), other.hooked(narrow):
+        pass
+    with pytest.raises(InterpError, match="come from different models"):
+        Recipe([("writers", Project(direction(tiny("llama")))), ("writers", Project(direction(other)))])
+
+
+def test_broken_recipes_are_named(tiny, tmp_path):
+    with pytest.raises(InterpError, match="at least one edit"):
+        Recipe([])
+    recipe = Recipe([("writers", Project(direction(tiny("llama"))))])
+    recipe.save(tmp_path / "recipe")
+    with pytest.raises(InterpError, match="exists already"):
+        recipe.save(tmp_path / "recipe")
+    file = tmp_path / "recipe" / "recipe.json"
+    plain = json.loads(file.read_text())
+    edit = plain["edits"][0]
+    for change, message in [
+        ({"format": 9}, "format: Input should be 1"),
+        ({"edits": [edit | {"op": "Projekt"}]}, "did you mean Project"),
+        ({"edits": [edit | {"settings": {}}]}, "edit 0 .Project. is incomplete"),
+        ({"notes": ""}, "unknown key 'notes'; did you mean note"),
+    ]:
+        file.write_text(json.dumps(plain | change))
+        with pytest.raises(InterpError, match=message):
+            Recipe.load(tmp_path / "recipe")
+    file.write_text("{")
+    with pytest.raises(InterpError, match="not valid JSON"):
+        Recipe.load(tmp_path / "recipe")
+    with pytest.raises(InterpError, match="cannot be read"):
+        Recipe.load(tmp_path / "nowhere")
