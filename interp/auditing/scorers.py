@@ -1,0 +1,96 @@
+"""Scores from log-probabilities: what a model thinks of given text, no text generated."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.core.progress import track
+from interp.models.hooked import HookedModel
+from interp.models.tokens import Tokens
+
+_BATCH = 16
+
+
+def continuation_logprobs(
+    model: HookedModel, prompts: Sequence[str], continuations: Sequence[str]
+) -> Float[Tensor, "batch"]:
+    """log p(continuation | prompt) in nats, summed over the continuation's tokens.
+
+    Prompt and continuation are tokenised as one text; the continuation's tokens are those past the tokens that this
+    text shares with the prompt alone, so that a token merged across the border is still scored.
+    """
+    whole = model.tokens([prompt + end for prompt, end in zip(prompts, continuations, strict=True)])
+    alone = model.tokens(list(prompts))
+    shared = torch.tensor([_shared(whole, alone, row) for row in range(len(whole))])
+    if (shared >= whole.lengths).any():
+        raise InterpError(f"continuation {int((shared >= whole.lengths).int().argmax())} adds no token to its prompt")
+    sums = [
+        _logprobs(model, whole.rows(start, start + _BATCH), shared[start : start + _BATCH])
+        for start in track(range(0, len(whole), _BATCH), "score")
+    ]
+    return torch.cat(sums)
+
+
+def prefers_first(
+    model: HookedModel, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+) -> Float[Tensor, "batch"]:
+    """1 where the first continuation is likelier than the second, 0 where the second is, one half for a tie.
+
+    Where all pairs differ in their last token alone, as letters do, one forward pass a prompt serves both.
+    """
+    whole = [model.tokens([p + end for p, end in zip(prompts, ends, strict=True)]) for ends in (first, second)]
+    if torch.equal(whole[0].mask, whole[1].mask) and torch.equal(whole[0].ids[:, :-1], whole[1].ids[:, :-1]):
+        margins = _last_token_margins(model, *whole)
+    else:
+        margins = continuation_logprobs(model, prompts, first) - continuation_logprobs(model, prompts, second)
+    return (margins.sign() + 1) / 2
+
+
+def _last_token_margins(model: HookedModel, first: Tokens, second: Tokens) -> Float[Tensor, "batch"]:
+    """Difference of the logits of the two last tokens, given all tokens before them."""
+    prefix, pair = (
+        Tokens(first.ids[:, :-1], first.mask[:, :-1]),
+        torch.stack([first.ids[:, -1], second.ids[:, -1]], 1),
+    )
+    margins = []
+    for start in track(range(0, len(prefix), _BATCH), "score"):
+        logits = model.logits(prefix.rows(start, start + _BATCH), last=1)[:, 0].cpu()
+        chosen = logits.gather(1, pair[start : start + _BATCH]).double()
+        margins.append(chosen[:, 0] - chosen[:, 1])
+    return torch.cat(margins)
+
+
+def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
+    """Mean next-token loss of each text in nats a token. A text longer than the context is cut to it."""
+    context = model.config.max_position_embeddings
+    batch = model.tokens(texts, cut=context)
+    if (batch.lengths < 2).any():
+        raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
+    losses: list[float] = []
+    for start in track(range(0, len(batch), _BATCH), "loss"):
+        rows = batch.rows(start, start + _BATCH)
+        total = _logprobs(model, rows, torch.ones(len(rows), dtype=torch.long))
+        losses += (-total / (rows.lengths - 1)).tolist()
+    return losses
+
+
+def _shared(whole: Tokens, alone: Tokens, row: int) -> int:
+    a, b = whole.ids[row][whole.mask[row]], alone.ids[row][alone.mask[row]]
+    length = min(len(a), len(b))
+    differs = (a[:length] != b[:length]).nonzero()
+    return int(differs[0]) if len(differs) else length
+
+
+def _logprobs(model: HookedModel, batch: Tokens, skipped: Tensor) -> Float[Tensor, "batch"]:
+    """Sum of each row's log-probabilities over its tokens from number `skipped` on (which is at least 1)."""
+    width = batch.ids.shape[1]
+    scored = torch.arange(width) >= (width - batch.lengths + skipped)[:, None]
+    keep = scored[:, 1:]
+    logits = model.logits(batch)[:, :-1][keep.to(model.device)].float()
+    targets = batch.ids[:, 1:][keep].to(model.device)
+    token = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    row = keep.nonzero()[:, 0]
+    return torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row, token.double().cpu())

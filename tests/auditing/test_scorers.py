@@ -1,0 +1,55 @@
+"""Log-probabilities against a slow loop over plain forwards."""
+
+import pytest
+import torch
+
+from interp import Contrast, InterpError
+from interp.auditing.behaviours import choice, text_loss
+from interp.auditing.scorers import continuation_logprobs, text_losses
+from interp.data.contrast import Pair, Turn
+
+PROMPTS = ["w5 w9", "w8", "w12 w99 w101 w4"]
+ENDS = [" w7", " w100 w3", " w6 w66 w31"]
+
+
+def slow(model, prompt, end):
+    ids = model.tokens(prompt + end).ids
+    start = model.tokens(prompt).ids.shape[1]
+    with torch.no_grad():
+        logp = model.hf(ids).logits.log_softmax(-1)[0]
+    return float(sum(logp[i - 1, ids[0, i]] for i in range(start, ids.shape[1])))
+
+
+def test_continuations_equal_a_loop(tiny):
+    model = tiny("gpt2")
+    expected = [slow(model, *pair) for pair in zip(PROMPTS, ENDS, strict=True)]
+    assert continuation_logprobs(model, PROMPTS, ENDS).tolist() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(InterpError, match="continuation 1 adds no token"):
+        continuation_logprobs(model, PROMPTS, [" w7", "", " w7"])
+
+
+def test_text_losses_are_the_models_own(tiny):
+    model = tiny("llama")
+    texts = [a + b for a, b in zip(PROMPTS, ENDS, strict=True)]
+    expected = [float(model.hf(x := model.tokens(text).ids, labels=x).loss) for text in texts]
+    assert text_losses(model, texts) == pytest.approx(expected, rel=1e-5)
+    assert text_loss("loss", texts).measure(model).values == pytest.approx(expected, rel=1e-5)
+    long = "w5 w6 " * 64
+    assert text_losses(model, [long]) == pytest.approx(text_losses(model, ["w5 w6 " * 32]))
+    with pytest.raises(InterpError, match="nothing to predict"):
+        text_losses(model, ["w5"])
+
+
+@pytest.mark.parametrize("answers", [(" w7", " w9"), (" w5 w7", " w5 w100"), (" w7", " w9 w31 w5")])
+def test_a_choice_prefers_the_likelier_answer(tiny, answers):
+    model = tiny("llama")
+    first, second = answers
+    pairs = [Pair(Turn(p, first), Turn(p, second), p) for p in PROMPTS]
+    behaviour = choice("b", "harm", "", Contrast(tuple(pairs)))
+    expected = [float(slow(model, p, first) > slow(model, p, second)) for p in PROMPTS]
+    assert list(behaviour.measure(model).values) == expected
+    swapped = [Pair(pair.negative, pair.positive, pair.group) for pair in pairs]
+    other = choice("b", "harm", "", Contrast(tuple(swapped)))
+    assert list(other.measure(model).values) == [1 - value for value in expected]
+    with pytest.raises(InterpError, match="one prompt with two answers"):
+        choice("b", "harm", "", Contrast.of([("a", "b"), ("c", "d")]))
