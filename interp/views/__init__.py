@@ -1,0 +1,1 @@
+"""Views: figures, and the report that shows a run on one page."""

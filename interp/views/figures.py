@@ -1,0 +1,227 @@
+"""Figures: one plotly figure from one record.
+
+Backgrounds are transparent and fonts inherited, so that a figure takes on the page it stands in. Names come
+from data and are escaped: plotly reads a few HTML tags in labels and hover texts.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from interp.auditing.audit import Audit, Row
+from interp.core.errors import InterpError
+from interp.directions.find import Finding, Findings
+from interp.models.sites import Site
+from interp.sae.feature import Feature
+from interp.views.palette import AFTER, BEFORE, CHOSEN, GRID, SCALE, SERIES, TEXT, ink_on
+
+_KINDS = {
+    "harm": "<b>Harm</b>: should fall",
+    "protected": "<b>Protected</b>: must hold",
+    "capability": "<b>Capability</b>: must hold",
+}
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+_NUMBERED = 12  # columns up to which a cell has room for its number, on a phone too
+_CLEAR = "rgba(0,0,0,0)"
+
+
+def heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figure:
+    """Held-out AUROC by layer and position, a panel a method; `chosen`, or else the best, is outlined."""
+    grid = _Grid.of(findings)
+    chosen = chosen or findings.best()[0]
+    floor = min(0.5, *(f.auroc for f in findings))
+    numbered = len(grid.layers) <= _NUMBERED
+    methods = list(dict.fromkeys(f.direction.method for f in findings))
+    figure = _panels([_short(method) for method in methods], [34 * len(grid.rows)] * len(methods), gap=34)
+    for number, method in enumerate(methods, 1):
+        z = grid.best(f for f in findings if f.direction.method == method)
+        cells = go.Heatmap(z=z, x=grid.layers, y=grid.places, name=escape(method), coloraxis="coloraxis")
+        cells.update(xgap=int(numbered), ygap=1, hoverongaps=False)
+        cells.update(hovertemplate="%{fullData.name}<br>layer %{x}, %{y}<br>AUROC %{z:.3f}<extra></extra>")
+        figure.add_trace(cells, row=number, col=1)
+        if numbered:
+            figure.add_trace(_numbers(grid, z, floor), row=number, col=1)
+        if method == chosen.direction.method:
+            _outline(figure, *grid.cell(chosen), panel=number)
+    figure.update_xaxes(type="category", showgrid=False, zeroline=False)
+    figure.update_xaxes(title_text="layer", row=len(methods), col=1)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
+    return _styled(_scaled(figure, floor), top=34, bottom=112)
+
+
+def layer_curve(findings: Findings) -> go.Figure:
+    """The best held-out AUROC at each layer, over positions and kinds of site: a line a method."""
+    layers = _Grid.of(findings).layers
+    figure = go.Figure(layout_height=230)
+    for number, (name, curve) in enumerate(_curves(findings).items()):
+        x = [layer for layer in layers if layer in curve]
+        line = go.Scatter(x=x, y=[curve[layer] for layer in x], name=escape(name), mode="lines+markers")
+        again, place = divmod(number, len(SERIES))
+        line.marker = {"symbol": _SYMBOLS[place], "size": 8}
+        line.line = {"color": SERIES[place], "dash": "dash" if again else "solid"}
+        line.hovertemplate = "%{fullData.name}<br>layer %{x}<br>AUROC %{y:.3f}<extra></extra>"
+        figure.add_trace(line)
+    figure.add_hline(y=0.5, line={"dash": "dot", "color": BEFORE}, annotation_text="chance")
+    figure.update_annotations(x=0, xanchor="left", yanchor="bottom")
+    lowest = min(0.45, *(f.auroc for f in findings))
+    figure.update_xaxes(title_text="layer", type="category", categoryarray=layers)
+    figure.update_yaxes(title_text="held-out AUROC", range=[lowest - 0.03, 1.03])
+    return _styled(figure, top=40, bottom=50)
+
+
+def before_after(audit: Audit) -> go.Figure:
+    """Rates before and after with their 95 % intervals, grouped by kind. Losses, in nats, are left out."""
+    rates = [row for row in audit.rows if row.unit == "rate"]
+    groups = {kind: [row for row in rates if row.kind == kind] for kind in _KINDS}
+    groups = {kind: rows for kind, rows in groups.items() if rows}
+    if not groups:
+        raise InterpError("the audit measures no rate, only losses: there is nothing to draw")
+    titles = [_KINDS[kind] for kind in groups]
+    figure = _panels(titles, [58 * len(rows) for rows in groups.values()], gap=46)
+    for number, rows in enumerate(groups.values(), 1):
+        for side, colour, symbol in (("before", BEFORE, "circle-open"), ("after", AFTER, "circle")):
+            dots = _dots(rows, side).update(marker_symbol=symbol, showlegend=number == 1)
+            dots.marker.color = dots.marker.line.color = dots.error_x.color = colour
+            figure.add_trace(dots, row=number, col=1)
+        for place, row in enumerate(rows):
+            label = {"text": _short(row.name), "x": 0, "y": place - 0.3, "xanchor": "left"}
+            figure.add_annotation(label, showarrow=False, row=number, col=1)
+        figure.update_yaxes(range=[len(rows) - 0.5, -0.5], visible=False, row=number, col=1)
+    figure.update_xaxes(range=[-0.02, 1.02], zeroline=False)
+    figure.update_xaxes(title_text="share of items", row=len(groups), col=1)
+    return _styled(figure, top=64, bottom=54)
+
+
+def density(feature: Feature) -> go.Figure:
+    """How strongly the feature is active where it is: tokens by activation, counts on a logarithmic axis."""
+    bins = list(pairwise(feature.edges))
+    bars = go.Bar(x=[(low + high) / 2 for low, high in bins], y=feature.counts, marker_color=SERIES[0])
+    bars.update(width=[high - low for low, high in bins], marker_line_width=0)
+    figure = go.Figure(bars, layout_height=180)
+    figure.update_traces(hovertemplate="activation %{x:.3g}: %{y} tokens<extra></extra>")
+    figure.update_xaxes(title_text="activation")
+    figure.update_yaxes(title_text="tokens", type="log", dtick=1)
+    return _styled(figure, top=10, bottom=50)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Columns (layers) and rows (positions, one kind of site after another) that findings fill."""
+
+    layers: list[str]
+    rows: list[tuple[str, int]]
+
+    @classmethod
+    def of(cls, findings: Findings) -> "_Grid":
+        if not len(findings):
+            raise InterpError("no findings to draw; expected at least one method at one site")
+        sites = {f.direction.site for f in findings}
+        ordered = sorted(sites, key=lambda site: -1 if site.layer is None else site.layer)
+        rows = sorted({(f.direction.site.kind, f.direction.position) for f in findings})
+        return cls(list(dict.fromkeys(map(_layer, ordered))), rows)
+
+    @property
+    def places(self) -> list[str]:
+        """Names of the rows."""
+        several = len({kind for kind, _ in self.rows}) > 1
+        return [f"{kind} {at}" if several else f"position {at}" for kind, at in self.rows]
+
+    def cell(self, finding: Finding) -> tuple[int, int]:
+        """Column and row of a finding."""
+        site, position = finding.direction.site, finding.direction.position
+        return self.layers.index(_layer(site)), self.rows.index((site.kind, position))
+
+    def best(self, findings: Iterable[Finding]) -> list[list[float | None]]:
+        """The best AUROC in each cell, rows first; None where there is none."""
+        table: list[list[float | None]] = [[None] * len(self.layers) for _ in self.rows]
+        for finding in findings:
+            column, row = self.cell(finding)
+            table[row][column] = max(finding.auroc, table[row][column] or 0.0)
+        return table
+
+
+def _short(name: str) -> str:
+    """A name for a label, escaped, and cut where a phone's width would cut it."""
+    return escape(name if len(name) <= 40 else name[:39] + "…")
+
+
+def _layer(site: Site) -> str:
+    return "input" if site.layer is None else str(site.layer)
+
+
+def _curves(findings: Findings) -> dict[str, dict[str, float]]:
+    curves: dict[str, dict[str, float]] = {}
+    for f in findings:
+        layer, curve = _layer(f.direction.site), curves.setdefault(f.direction.method, {})
+        curve[layer] = max(f.auroc, curve.get(layer, 0.0))
+    return curves
+
+
+def _numbers(grid: _Grid, z: list[list[float | None]], floor: float) -> go.Scatter:
+    """Each cell's value, in black or white by the cell's colour."""
+    filled = [
+        (layer, place, value)
+        for place, row in zip(grid.places, z, strict=True)
+        for layer, value in zip(grid.layers, row, strict=True)
+        if value is not None
+    ]
+    layers, places, values = zip(*filled, strict=True)
+    texts = go.Scatter(x=layers, y=places, text=[f"{v:.2f}" for v in values], mode="text")
+    colours = sample_colorscale(SCALE, [(v - floor) / (1 - floor) for v in values])
+    font = {"size": 11, "color": [ink_on(colour) for colour in colours]}
+    return texts.update(textfont=font, hoverinfo="skip", showlegend=False)
+
+
+def _outline(figure: go.Figure, column: int, row: int, panel: int) -> None:
+    corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    figure.add_shape(type="rect", **corners, line={"color": CHOSEN, "width": 4}, row=panel, col=1)
+
+
+def _dots(rows: list[Row], side: str) -> go.Scatter:
+    """Estimates and intervals of one side, the later side lower in its row."""
+    estimates = [row.before if side == "before" else row.after for row in rows]
+    places = [place + (0.25 if side == "after" else 0) for place in range(len(rows))]
+    dots = go.Scatter(x=[e.estimate for e in estimates], y=places, name=side, mode="markers")
+    dots.update(legendgroup=side, marker={"size": 10, "line_width": 2})
+    dots.error_x = {"type": "data", "symmetric": False, "thickness": 2, "width": 4}
+    dots.error_x.array = [e.high - e.estimate for e in estimates]
+    dots.error_x.arrayminus = [e.estimate - e.low for e in estimates]
+    dots.customdata = [[escape(row.name), e.low, e.high, e.n] for row, e in zip(rows, estimates, strict=True)]
+    interval = "%{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]<br>%{customdata[3]} items"
+    dots.hovertemplate = f"%{{customdata[0]}}, {side}<br>{interval}<extra></extra>"
+    return dots
+
+
+def _panels(titles: list[str], heights: list[int], gap: int) -> go.Figure:
+    """Panels one below the other, of heights in pixels, `gap` pixels apart, titles on the left."""
+    total = sum(heights) + gap * (len(heights) - 1)
+    spacing = {"vertical_spacing": gap / total, "row_heights": heights}
+    figure = make_subplots(rows=len(titles), shared_xaxes=True, subplot_titles=titles, **spacing)
+    figure.update_annotations(x=0, xanchor="left", font_size=14)
+    return figure.update_layout(height=total)
+
+
+def _scaled(figure: go.Figure, floor: float) -> go.Figure:
+    """The colour scale of AUROC, from `floor` to 1, with its bar below the panels."""
+    title = {"text": "held-out AUROC (0.5 is chance)", "side": "bottom", "font_size": 13}
+    bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "title": title}
+    bar |= {"x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+    return figure.update_layout(coloraxis={"colorscale": SCALE, "cmin": floor, "cmax": 1, "colorbar": bar})
+
+
+def _styled(figure: go.Figure, top: int, bottom: int) -> go.Figure:
+    """The look that figures share; the margins are added to the figure's height."""
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+    figure.update_layout(template="none", paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR, legend=legend)
+    figure.update_layout(height=figure.layout.height + top + bottom, dragmode=False)
+    figure.update_layout(margin={"l": 8, "r": 12, "t": top, "b": bottom})
+    font = {"family": "inherit", "size": 13, "color": TEXT}
+    figure.update_layout(font=font, hoverlabel_font_family="inherit")
+    axes = {"fixedrange": True, "automargin": True, "title": {"font_size": 13}, "gridcolor": GRID}
+    axes |= {"linecolor": GRID, "tickcolor": GRID}
+    return figure.update_xaxes(**axes).update_yaxes(**axes)

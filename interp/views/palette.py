@@ -1,0 +1,76 @@
+"""Palette: every colour of the views, chosen so that no meaning rests on telling red from green.
+
+Series colours are those of Okabe and Ito 2008, "Color universal design", that stand out on white and on
+near-black alike, so figures need no second set. What differs between light and dark (paper, ink, lines,
+badges) is a `Theme`, written into the page as CSS variables.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a page. `mark` is behind a token of full activation, a `_paper` colour behind a decision."""
+
+    paper: str
+    panel: str
+    ink: str
+    muted: str
+    line: str
+    accent: str
+    harm: str
+    protected: str
+    capability: str
+    allow: str
+    allow_paper: str
+    deny: str
+    deny_paper: str
+    mark: str
+
+
+LIGHT = Theme(
+    paper="#ffffff",
+    panel="#f5f7f9",
+    ink="#1a1f26",
+    muted="#56606c",
+    line="#d5dbe2",
+    accent="#0a5aa8",
+    harm="#a33a00",
+    protected="#0a5aa8",
+    capability="#006b4c",
+    allow="#005c43",
+    allow_paper="#e4f4ee",
+    deny="#9c3000",
+    deny_paper="#fdece3",
+    mark="#f7a440",
+)
+DARK = Theme(
+    paper="#14171c",
+    panel="#1c2128",
+    ink="#e8ebef",
+    muted="#a5afbb",
+    line="#39414c",
+    accent="#7db9ff",
+    harm="#ffa36b",
+    protected="#7db9ff",
+    capability="#55d0a6",
+    allow="#74dfb7",
+    allow_paper="#12312a",
+    deny="#ffb084",
+    deny_paper="#3b2016",
+    mark="#8a4a00",
+)
+
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+BEFORE, AFTER = "#858d96", "#0072b2"
+CHOSEN = "#d55e00"
+TEXT, GRID = "#747c85", "rgba(128, 128, 128, 0.3)"  # of a figure that stands in no page of ours: a notebook's
+SCALE = "Cividis"
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever stands out more on `rgb(r, g, b)` (relative luminance of WCAG 2)."""
+    channels = [float(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "#000000" if luminance > 0.179 else "#ffffff"

@@ -1,0 +1,126 @@
+"""Figures show the records' numbers, and names as text."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+import pytest
+import sample_records as sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.auditing.audit import Audit
+from interp.core.errors import InterpError
+from interp.directions.find import Findings
+from interp.models.sites import Site
+from interp.views import figures
+
+TAGS = "</?(b|br|extra)>"  # what the figures write themselves
+
+
+def plain(figure: Any) -> Any:
+    return json.loads(figure.to_json())
+
+
+def traces(figure: Any, kind: str) -> list[Any]:
+    return [trace for trace in plain(figure)["data"] if trace["type"] == kind]
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from strings(part)
+
+
+def outlined(figure: Any) -> tuple[float, float, str]:
+    (shape,) = plain(figure)["layout"]["shapes"]
+    return (shape["x0"] + shape["x1"]) / 2, (shape["y0"] + shape["y1"]) / 2, shape["yref"]
+
+
+def test_heat_map_holds_every_finding_and_nothing_else() -> None:
+    found = sample.findings()
+    drawn: dict[tuple[str, str, str], float] = {}
+    for panel in traces(figures.heat_map(found), "heatmap"):
+        for place, row in zip(panel["y"], panel["z"], strict=True):
+            values = zip(panel["x"], row, strict=True)
+            drawn |= {(panel["name"], layer, place): value for layer, value in values if value is not None}
+    places = [f.direction for f in found]
+    keys = [(d.method, str(d.site.layer), f"position {d.position}") for d in places]
+    assert drawn == dict(zip(keys, [f.auroc for f in found], strict=True))
+
+
+def test_heat_map_outlines_the_chosen_finding_or_else_the_best() -> None:
+    found = sample.findings()
+    chosen = next(f for f in found if f.direction.method == "logistic" and f.direction.position == -3)
+    assert outlined(figures.heat_map(found, chosen)) == (0, 0, "y2")
+    assert found.best()[0].direction.site == Site("resid_post", 4)
+    assert outlined(figures.heat_map(found)) == (4, 2, "y")
+
+
+def test_sites_of_several_kinds_and_without_a_layer_have_their_own_cells() -> None:
+    pairs = sample.contrast()
+    sites = (Site("embed"), Site("mlp_out", 2), Site("resid_post", 2))
+    found = tuple(sample.finding("lda", site, -1, 0.4 + 0.1 * number) for number, site in enumerate(sites))
+    (panel,) = traces(figures.heat_map(Findings(found, pairs, 2)), "heatmap")
+    assert panel["x"] == ["input", "2"]
+    assert panel["y"] == ["embed -1", "mlp_out -1", "resid_post -1"]
+    assert panel["z"] == [[0.4, None], [None, 0.5], [None, pytest.approx(0.6)]]
+
+
+def test_layer_curve_takes_the_best_position_of_each_layer() -> None:
+    found = sample.findings()
+    for line in traces(figures.layer_curve(found), "scatter"):
+        of_method = [f for f in found if f.direction.method == line["name"]]
+        for layer, value in zip(line["x"], line["y"], strict=True):
+            at_layer = [f.auroc for f in of_method if str(f.direction.site.layer) == layer]
+            assert value == max(at_layer)
+            assert line["name"] == "sae_latent" or min(at_layer) < value
+
+
+def test_before_after_draws_each_rate_with_its_interval() -> None:
+    audit = sample.audit()
+    drawn: dict[tuple[str, str], tuple[float, float, float]] = {}
+    for trace in traces(figures.before_after(audit), "scatter"):
+        bars = zip(trace["error_x"]["arrayminus"], trace["error_x"]["array"], strict=True)
+        for (name, *_), x, (minus, plus) in zip(trace["customdata"], trace["x"], bars, strict=True):
+            drawn[name, trace["name"]] = (x, x - minus, x + plus)
+    rates = [row for row in audit.rows if row.unit == "rate"]
+    sides = {(row.name, side): getattr(row, side) for row in rates for side in ("before", "after")}
+    assert set(drawn) == set(sides)
+    for key, estimate in sides.items():
+        assert drawn[key] == pytest.approx((estimate.estimate, estimate.low, estimate.high))
+
+
+def test_density_keeps_counts_and_edges() -> None:
+    feature = sample.feature()
+    (bars,) = traces(figures.density(feature), "bar")
+    assert tuple(bars["y"]) == feature.counts
+    lows = [x - width / 2 for x, width in zip(bars["x"], bars["width"], strict=True)]
+    assert lows == pytest.approx(feature.edges[:-1])
+
+
+def test_what_is_empty_is_refused() -> None:
+    found, audit = sample.findings(), sample.audit()
+    for draw in (figures.heat_map, figures.layer_curve):
+        with pytest.raises(InterpError, match="no findings"):
+            draw(replace(found, rows=()))
+    with pytest.raises(InterpError, match="no rate"):
+        figures.before_after(replace(audit, rows=audit.rows[-1:]))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.text(st.sampled_from("ab<>&;/\"'%{}\u202e "), min_size=1, max_size=30))
+def test_names_are_text_whatever_they_hold(name: str) -> None:
+    audit = sample.audit()
+    row = replace(audit.rows[0], name=name)
+    drawn = figures.before_after(Audit((row,), audit.before, audit.after))
+    for text in strings(plain(drawn)):
+        assert "<" not in re.sub(TAGS, "", text)
+    labels = [unescape(note["text"]) for note in plain(drawn)["layout"]["annotations"]]
+    assert name in labels
+    assert {unescape(trace["customdata"][0][0]) for trace in traces(drawn, "scatter")} == {name}
+    assert all(name not in trace["hovertemplate"] for trace in traces(drawn, "scatter") if len(name) > 3)
