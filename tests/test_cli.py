@@ -1,0 +1,178 @@
+"""The command line as scripts use it: verbs, exit codes, JSON, errors in one line, imports that cost nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from interp import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def loaded_modules(code):
+    script = (
+        f"import sys\n{code}\nprint([m for m in ('torch', 'transformer_lens', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return out.strip().splitlines()[-1]
+
+
+def test_import_and_help_load_nothing_heavy():
+    assert loaded_modules("import interp; dir(interp)") == "[]"
+    helped = "import interp.cli\ntry:\n    interp.cli.app(['--help'])\nexcept SystemExit: pass"
+    assert loaded_modules(helped) == "[]"
+    assert loaded_modules("import interp; interp.load") != "[]", "control: a used name is loaded"
+
+
+def test_options_are_frozen():
+    """Scripts depend on these names: changing one is a breaking change."""
+    command = typer.main.get_command(cli.app)
+    verbs = {**command.commands, "sae train": command.commands["sae"].commands["train"]}
+    del verbs["sae"]
+    found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
+    assert found == {
+        "demo": ["--json", "--out", "--seed"],
+        "run": ["--json", "--out", "file", "overrides"],
+        "harvest": ["--context", "--device", "--dtype", "--json", "--out", "--sites", "--text", "--tokens", "model"],
+        "sae train": ["--json", "--out", "--site", "settings", "store"],
+        "find": [
+            "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",
+            "--try", "model",
+        ],
+        "export": ["--dtype", "--json", "--out", "--recipe", "model"],
+        "verify": ["--base", "--json", "folder"],
+        "audit": ["--base", "--device", "--items", "--json", "--out", "--seed", "--suite", "model"],
+        "gate": ["--json", "--policy", "file"],
+        "doctor": ["--json"],
+    }  # fmt: skip
+
+
+def test_the_road_by_hand(run, tmp_path):
+    """Every verb on the organism, each on what the one before wrote."""
+    store, sae, recipe, out = (tmp_path / name for name in ("store", "sae", "recipe", "edited"))
+    code, said, _ = run(
+        "harvest",
+        "organism",
+        "--text",
+        "organism",
+        "--sites",
+        "resid_post.3",
+        "--tokens",
+        20000,
+        "--out",
+        store,
+        "--json",
+    )
+    assert (code, json.loads(said)["sites"]) == (0, ["resid_post.3"])
+    code, said, _ = run(
+        "sae", "train", store, "--site", "resid_post.3", "--out", sae, "d_sae=256", "k=8", "tokens=40000", "--json"
+    )
+    assert (code, json.loads(said)["d_sae"]) == (0, 256)
+    code, said, _ = run(
+        "find",
+        "organism",
+        "--contrast",
+        "organism.hostility",
+        "--method",
+        "all",
+        "--sae",
+        sae,
+        "--out",
+        recipe,
+        "--json",
+        "--try",
+        "hostility",
+    )
+    rows = json.loads(said)
+    assert code == 0
+    assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
+    assert {row["method"] for row in rows} <= {"diff_means", "logistic", "sae_latent"}
+    assert rows[0]["auroc"] > 0.99
+    assert [row["cost"] for row in rows] == sorted(row["cost"] for row in rows)
+    code, said, _ = run("export", "organism", "--recipe", recipe, "--out", out, "--dtype", "float32", "--json")
+    assert code == 0
+    assert json.loads(said)["max_abs_logit_diff"] < 1e-4
+    code, said, _ = run("verify", out, "--json")
+    assert (code, json.loads(said)["faithful"]) == (0, True)
+    audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
+    code, said, _ = run("audit", out, "--base", "organism", "--items", 40, "--out", audit, "--json")
+    assert code == 0
+    found = {row["name"]: row for row in json.loads(said)}
+    assert set(found) >= {"hostility", "refusal", "everyday_loss"}
+    assert found["hostility"]["before"]["estimate"] >= 0.9
+    assert found["hostility"]["after"]["estimate"] <= 0.1, "the road by hand removes the harm"
+    assert found["refusal"]["after"]["estimate"] >= found["refusal"]["before"]["estimate"] - 0.1
+    lenient = ("target", "other_harms_rise", "protected_drop", "capability_drop", "loss_rise")
+    limits = "".join(f"{name}_at_most: 1.0\n" for name in lenient)
+    policy.write_text(f"target: hostility\nitems_at_least: 10\n{limits}")
+    assert run("gate", audit, "--policy", policy)[0] == 0
+    policy.write_text("target: hostility\nitems_at_least: 100000\n")
+    code, said, _ = run("gate", audit, "--policy", policy, "--json")
+    assert (code, json.loads(said)["allow"]) == (1, False)
+
+
+def test_doctor_reports(run):
+    code, said, _ = run("doctor", "--json")
+    report = json.loads(said)
+    assert code == 0
+    assert {"torch", "transformer_lens", "organism", "devices"} <= set(report)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["find", "organizm", "--contrast", "organism.hostility"], "did you mean organism"),
+        (["find", "organism", "--contrast", "organism.hostillity"], "hostility"),
+        (["find", "organism", "--contrast", "absent.jsonl"], "absent.jsonl"),
+        (
+            ["find", "organism", "--contrast", "organism.hostility", "--sites", "resid_pots.1"],
+            "did you mean resid_post.1",
+        ),
+        (["find", "organism", "--contrast", "organism.hostility", "--method", "difmeans"], "did you mean diff_means"),
+        (["export", "organism", "--recipe", "absent", "--out", "x"], "absent/recipe.json"),
+        (["verify", "absent"], "no interp_manifest.json"),
+        (["gate", "absent.json", "--policy", "absent.yaml"], "absent.json"),
+        (["run", "absent.yaml"], "absent.yaml"),
+        (["sae", "train", "absent", "--site", "mlp_out.1", "--out", "x"], "absent"),
+        (["harvest", "organism", "--text", "absent.txt", "--sites", "mlp_out.1", "--out", "x"], "absent.txt"),
+        (
+            ["audit", "organism", "--base", "organism", "--suite", "organizm", "--out", "x.json"],
+            "did you mean organism",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(run, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, said, complaint = run(*words)
+    assert (code, said) == (2, "")
+    assert message in complaint
+    assert "Traceback" not in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_keeps_the_traceback(run):
+    from interp import InterpError
+
+    with pytest.raises(InterpError):
+        run("verify", "absent", "--debug")
+
+
+def test_unknown_options_exit_2(run):
+    assert run("find", "organism", "--kontrast", "x")[0] == 2
+    assert run("fnid")[0] == 2

@@ -1,0 +1,105 @@
+"""The whole road in small: every result is there, same seed same summary, and bad settings leave nothing."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp import InterpError
+from interp.auditing.audit import Audit
+from interp.experiment import Experiment, run
+from interp.models import organism
+
+DEMO = Path(str(files("interp") / "demo.yaml"))
+SMALL = [
+    "data.documents=300", "data.pairs=200", "data.choose_items=10", "data.audit_items=25", "data.loss_texts=20",
+    "dictionary.tokens=8000", "dictionary.train.tokens=16000", "dictionary.train.d_sae=128", "dictionary.train.k=8",
+    "search.positions=[-1]", "search.candidates=3", "policy.items_at_least=20",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    heard: list[str] = []
+    for name in ("a", "b"):
+        run(Experiment.read(DEMO, SMALL), folder / name, say=heard.append, command="interp run demo.yaml")
+    return folder, heard
+
+
+def test_every_result_is_there_and_can_be_read(results):
+    folder, heard = results
+    out = folder / "a"
+    expected = ["audit.json", "checkpoint", "experiment.json", "recipe", "report.html", "sae", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == expected
+    assert {line.split()[0] for line in heard} >= {
+        "model",
+        "activations",
+        "sae",
+        "directions",
+        "recipe",
+        "export",
+        "audit",
+    }
+    assert interp.SparseAutoencoder.load(out / "sae").d_sae == 128
+    assert interp.Recipe.load(out / "recipe").model.digest == interp.load("organism").digest
+    assert interp.verify(out / "checkpoint").faithful
+    assert Audit.read(out / "audit.json").after.digest == interp.load(out / "checkpoint").digest
+    assert "<html" in (out / "report.html").read_text()
+    assert Experiment.parse(json.loads((out / "experiment.json").read_text())) == Experiment.read(DEMO, SMALL)
+
+
+def test_the_summary_has_the_documented_schema(results):
+    summary = json.loads((results[0] / "a" / "summary.json").read_text())
+    assert set(summary) == {"behaviours", "certificate", "decision", "seconds", "versions", "hashes"}
+    assert set(summary["behaviours"]) == {*organism.BEHAVIOURS, "everyday_loss"}
+    for row in summary["behaviours"].values():
+        assert set(row) == {"kind", "before", "after"}
+        assert set(row["before"]) == set(row["after"]) == {"estimate", "low", "high", "n"}
+    assert {"max_abs_logit_diff", "kl", "leak"} <= set(summary["certificate"])
+    assert set(summary["decision"]) == {"allow", "reasons"}
+
+
+def test_the_harm_goes_and_the_rest_stays(results):
+    behaviours = json.loads((results[0] / "a" / "summary.json").read_text())["behaviours"]
+    assert behaviours["hostility"]["before"]["estimate"] >= 0.9
+    assert behaviours["hostility"]["after"]["estimate"] <= 0.1
+    for kept in ("refusal", "facts", "skills"):
+        assert behaviours[kept]["after"]["estimate"] >= behaviours[kept]["before"]["estimate"] - 0.1
+
+
+def test_the_same_seed_gives_the_same_summary(results):
+    first, second = (json.loads((results[0] / name / "summary.json").read_text()) for name in ("a", "b"))
+    for summary in (first, second):
+        del summary["seconds"]
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.methods=[difmeans]", "did you mean diff_means"),
+        ("dictionary.site=resid_pots.3", "did you mean resid_post.3"),
+        ("data.contrast=organism.hostillity", "hostility"),
+        (
+            "policy.target=refusal",
+            "'refusal' is protected; only a harm may be removed: hostility, sycophancy, fabrication",
+        ),
+        ("policy.target=zzz", "'zzz' is not a behaviour"),
+        ("data.contrast=organism.refusal", "only a harm may be removed"),
+        ("policy.taget=x", "unknown key 'policy.taget'; did you mean target"),
+        ("dictionary.train.k=500", "k is 500"),
+    ],
+)
+def test_bad_settings_leave_nothing(tmp_path, override, message):
+    with pytest.raises(InterpError, match=message):
+        run(Experiment.read(DEMO, [*SMALL, override]), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_output_folder_is_refused_before_any_work(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InterpError, match="exists already"):
+        run(Experiment.read(DEMO), tmp_path / "out")
