@@ -18,8 +18,8 @@ from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.data.corpora import texts
 from interp.models import organism
+from interp.models.load import ORGANISM
 
-ORGANISM = "organism"
 TARGET_STATEMENT = "the answer that matches the contrast's positive side is preferred"
 
 

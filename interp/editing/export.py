@@ -79,10 +79,10 @@ def export(
 def _require_faithful(certificate: Certificate) -> None:
     if not certificate.faithful:
         raise InterpError(
-            f"the exported weights do not do what the recipe's hooks do (KL {certificate.kl:.1e} nats against the "
-            "edit's "
-            f"own {certificate.effect_kl:.1e}, writer gap {certificate.writer_gap:.1e}, leak {certificate.leak}), so "
-            "nothing was written; run the recipe with hooks, and please report the model's architecture"
+            f"the exported weights do not do what the recipe's hooks do (KL {certificate.kl:.1e} nats against "
+            f"the edit's own {certificate.effect_kl:.1e}, writer gap {certificate.writer_gap:.1e}, "
+            f"leak {certificate.leak}), so nothing was written; run the recipe with hooks, "
+            "and please report the model's architecture"
         )
 
 
@@ -223,6 +223,5 @@ def _card(recipe: Recipe, base: HookedModel, certificate: Certificate) -> str:
         "Measured between the hooked base model and this checkpoint, reloaded:\n\n| figure | value "
         f"|\n|---|---|\n{figures}\n\n"
         "These figures say that the weights do what the recipe does. They do not say what the recipe does to the "
-        "model's "
-        "behaviour: read the audit before use.\n"
+        "model's behaviour: read the audit before use.\n"
     )

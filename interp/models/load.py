@@ -85,8 +85,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         reason = str(problem).splitlines()[0]
         raise InterpError(
             f"model {name!r} is neither a folder here nor to be had from the hub; "
-            f"{nearest(name, _beside(Path(name)))}. "
-            f"Reason: {reason}"
+            f"{nearest(name, _beside(Path(name)))}. Reason: {reason}"
         ) from None
 
 
@@ -118,8 +117,7 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
     if incomplete:
         raise InterpError(
             f"{folder}: {len(incomplete)} tensors are missing or of another shape than its config says "
-            f"({incomplete[0]}), "
-            "and would be random; download the checkpoint again"
+            f"({incomplete[0]}), and would be random; download the checkpoint again"
         )
     return hf, tokenizer
 
