@@ -9,6 +9,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.hooked import HookedModel
+from interp.models.losses import next_token_losses
 from interp.models.tokens import Tokens
 
 _BATCH = 16
@@ -89,8 +90,6 @@ def _logprobs(model: HookedModel, batch: Tokens, skipped: Tensor) -> Float[Tenso
     width = batch.ids.shape[1]
     scored = torch.arange(width) >= (width - batch.lengths + skipped)[:, None]
     keep = scored[:, 1:]
-    logits = model.logits(batch)[:, :-1][keep.to(model.device)].float()
-    targets = batch.ids[:, 1:][keep].to(model.device)
-    token = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    token = -next_token_losses(model.logits(batch), batch.ids, keep)
     row = keep.nonzero()[:, 0]
     return torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row, token.double().cpu())

@@ -71,7 +71,12 @@ class Contrast:
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]], name: str = "contrast") -> "Contrast":
         """A contrast of (positive, negative) texts."""
-        return cls(tuple(Pair(Turn(positive), Turn(negative)) for positive, negative in pairs), name)
+        rows = tuple(tuple(pair) for pair in pairs)
+        for number, row in enumerate(rows, 1):
+            if len(row) != 2 or not all(isinstance(text, str) for text in row):
+                shown = ", ".join(type(value).__name__ for value in row)
+                raise InterpError(f"{name}, row {number}: got ({shown}); expected two texts, (positive, negative)")
+        return cls(tuple(Pair(Turn(positive), Turn(negative)) for positive, negative in rows), name)
 
     @classmethod
     def read(cls, path: str | Path) -> "Contrast":

@@ -5,10 +5,11 @@ into the tensors that write the site; what has none runs as a hook only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +21,9 @@ from interp.directions.direction import Direction
 from interp.models.reference import ModelReference
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.records import SaeCard
+
+# A fitted direction, or the numbers of one as a tensor, an array or lists: (d_model,) or (k, d_model).
+Vectors = Direction | Float[Tensor, "*k d_model"] | np.ndarray | Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,7 @@ class Project(Op):
     mediated by a single direction", use the same operation with strength 1.
     """
 
-    def __init__(self, direction: Direction | Float[Tensor, "*k d_model"], strength: float = 1.0):
+    def __init__(self, direction: Vectors, strength: float = 1.0):
         self.rows, self._direction = _rows(direction)
         self.strength = _finite(strength, "strength")
 
@@ -119,9 +123,9 @@ class Add(Op):
     v is a Direction's single row, of norm 1, or a bare vector with its own norm.
     """
 
-    def __init__(self, direction: Direction | Float[Tensor, "*k d_model"], scale: float = 1.0):
+    def __init__(self, direction: Vectors, scale: float = 1.0):
         self._direction = direction if isinstance(direction, Direction) else None
-        vector = direction.rows.squeeze(0) if isinstance(direction, Direction) else direction
+        vector = direction.rows.squeeze(0) if isinstance(direction, Direction) else _tensor(direction)
         if vector.ndim != 1 or not torch.isfinite(vector).all() or not vector.any():
             raise InterpError(f"Add needs one finite, non-zero vector (d_model,); got shape {tuple(vector.shape)}")
         self.vector = vector.detach().cpu().float().clone()
@@ -215,13 +219,24 @@ class Clamp(Op):
 OPS: dict[str, type[Op]] = {op.__name__: op for op in (Project, Add, Clamp)}
 
 
-def _rows(direction: Direction | Tensor) -> tuple[Tensor, Direction | None]:
+def _rows(direction: Vectors) -> tuple[Tensor, Direction | None]:
     if isinstance(direction, Direction):
         return direction.rows, direction
-    rows = direction[None] if direction.ndim == 1 else direction
+    rows = torch.atleast_2d(_tensor(direction))
     if rows.ndim != 2:
-        raise InterpError(f"direction has shape {tuple(direction.shape)}; expected (d_model,) or (k, d_model)")
+        raise InterpError(f"direction has shape {tuple(rows.shape)}; expected (d_model,) or (k, d_model)")
     return orthonormal_rows(rows), None
+
+
+def _tensor(value: Any) -> Tensor:
+    """A tensor of a tensor, an array or a list of numbers."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InterpError(
+            f"direction is a {type(value).__name__}; expected a Direction (a finding has one: finding.direction), "
+            "or the numbers of a vector"
+        ) from None
 
 
 def _restored(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Direction | Tensor:

@@ -22,6 +22,7 @@ from interp.core.records import tensors_digest
 from interp.models import architectures, tokens
 from interp.models.capture import Activations, columns
 from interp.models.hooks import Transform, attached
+from interp.models.losses import next_token_losses
 from interp.models.reference import ModelReference
 from interp.models.sites import Site, resolve
 from interp.models.tokens import Prompts, Tokens
@@ -110,7 +111,12 @@ class HookedModel:
 
     def tokens(self, prompts: Prompts, cut: int | None = None) -> Tokens:
         """A left-padded batch of token ids; `cut` keeps the first so many of each prompt."""
-        return tokens.tokenise(prompts, self.tokenizer, self.config.max_position_embeddings, cut)
+        batch = tokens.tokenise(prompts, self.tokenizer, self.config.max_position_embeddings, cut)
+        vocabulary = self.hf.get_input_embeddings().num_embeddings
+        outside = batch.ids[batch.mask & ((batch.ids < 0) | (batch.ids >= vocabulary))]
+        if len(outside):
+            raise InterpError(f"token id {int(outside[0])} is not in the model's vocabulary (0 to {vocabulary - 1})")
+        return batch
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """A conversation (or one user message) rendered with the chat template, ready for the model's reply."""
@@ -203,17 +209,11 @@ class HookedModel:
         total, count = 0.0, 0
         for start in range(0, len(batch), batch_size):
             rows = batch.rows(start, start + batch_size)
-            losses = self._token_losses(rows)
+            losses = next_token_losses(self.logits(rows), rows.ids, rows.mask[:, :-1] & rows.mask[:, 1:])
             total, count = total + float(losses.double().sum()), count + len(losses)
         if not count:
             raise InterpError("loss needs a text of at least two tokens: the first token is not predicted")
         return total / count
-
-    def _token_losses(self, batch: Tokens) -> Float[Tensor, "token"]:
-        predicted = batch.mask[:, :-1] & batch.mask[:, 1:]
-        logits = self.logits(batch)[:, :-1][predicted.to(self.device)]
-        targets = batch.ids[:, 1:][predicted].to(self.device)
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
     def generate(
         self,

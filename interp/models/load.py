@@ -130,5 +130,9 @@ def _dtype(dtype: str | torch.dtype | None) -> Any:
 
 def _on(model: HookedModel, device: str | torch.device | None) -> HookedModel:
     if device is not None:
-        model.hf.to(device)
+        try:
+            model.hf.to(device)
+        except (RuntimeError, AssertionError) as problem:  # torch's word for a device that is not there, or full
+            reason = str(problem).strip().partition("\n")[0]
+            raise InterpError(f"the model can't be moved to device {str(device)!r}: {reason}") from None
     return model

@@ -62,6 +62,10 @@ def tokenise(prompts: Prompts, tokenizer: Any, context: int, cut: int | None = N
         return prompts
     if isinstance(prompts, Tensor):
         ids = prompts[None] if prompts.ndim == 1 else prompts
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise InterpError(
+                f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; expected integers (batch, pos)"
+            )
         rows = [row.tolist() for row in ids]
     else:
         rows = [_encode(text, tokenizer) for text in ([prompts] if isinstance(prompts, str) else prompts)]

@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from interp.activations.rows import rows
 from interp.core.errors import InterpError
@@ -19,6 +18,7 @@ from interp.data.corpora import Source
 from interp.data.packing import Packed
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
+from interp.models.losses import next_token_losses
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.records import SaeMetrics
 
@@ -90,6 +90,4 @@ def _loss(model: HookedModel, batch: Packed, sae: SparseAutoencoder, transform: 
     """Summed cross-entropy of the batch's predicted tokens with a transform at the SAE's site."""
     with model.hooked([(sae.site, transform)]):
         logits = model.hf(**batch.model_inputs(model.device), use_cache=False).logits
-    predicted = batch.predicted
-    targets = batch.ids[:, 1:][predicted].to(model.device)
-    return float(cross_entropy(logits[:, :-1][predicted.to(model.device)].float(), targets, reduction="sum"))
+    return float(next_token_losses(logits, batch.ids, batch.predicted).sum())

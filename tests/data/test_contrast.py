@@ -51,6 +51,13 @@ def test_broken_rows_are_named(tmp_path, rows, message):
         Contrast.read(write(tmp_path, rows))
 
 
+def test_pairs_that_are_not_two_texts_are_named():
+    with pytest.raises(InterpError, match=r"row 2: got \(str, int\); expected two texts"):
+        Contrast.of(iter([("a", "b"), ("c", 3)]))
+    with pytest.raises(InterpError, match=r"row 1: got \(str\)"):
+        Contrast.of(iter([("a",)]))
+
+
 def test_line_separators_inside_a_text_and_a_byte_order_mark_are_read(tmp_path):
     file = tmp_path / "pairs.jsonl"
     rows = [{"positive": "a\u2028b", "negative": "c\u0085d"}, {"positive": "e", "negative": "f"}]

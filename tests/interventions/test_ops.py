@@ -69,11 +69,20 @@ def test_ops_leave_their_argument_alone(seed):
         (lambda: Project(torch.zeros(0, D)), "at least one row"),
         (lambda: Add(torch.zeros(D)), "non-zero vector"),
         (lambda: Add(torch.ones(2, D)), "one finite, non-zero vector"),
+        (lambda: Project("hostility"), "direction is a str; expected a Direction"),
+        (lambda: Add(["a", "b"]), "direction is a list; expected a Direction"),
     ],
 )
 def test_bad_directions_are_refused(make, message):
     with pytest.raises(InterpError, match=message):
         make()
+
+
+def test_arrays_and_lists_are_directions_too():
+    vector = rows(0, 1)[0]
+    for form in (vector.numpy(), vector.tolist()):
+        assert torch.allclose(Project(form).rows, Project(vector).rows)
+        assert torch.equal(Add(form).vector, Add(vector).vector)
 
 
 @given(seeds, st.integers(1, 5))

@@ -201,6 +201,10 @@ def test_bad_prompts_are_named(tiny):
         model.generate(["w5", "w5 " * 60], max_new_tokens=5)
     with pytest.raises(InterpError, match="no chat template"):
         model.chat("hello")
+    with pytest.raises(InterpError, match="token id 9999 is not in the model's vocabulary"):
+        model.logits(torch.tensor([[1, 9999]]))
+    with pytest.raises(InterpError, match=r"type torch\.float32; expected integers"):
+        model.logits(torch.ones(1, 2))
 
 
 def test_a_digest_follows_the_weights_not_their_type(tiny):

@@ -163,6 +163,11 @@ def test_unknown_models_name_the_nearest(folder, tmp_path):
         interp.load(tmp_path)
 
 
+def test_a_device_that_is_not_there_is_named(folder):
+    with pytest.raises(InterpError, match="can't be moved to device 'xpu:7'"):
+        interp.load(folder, device="xpu:7")
+
+
 def test_unknown_architectures_are_refused_by_name():
     import transformers
 
