@@ -112,7 +112,9 @@ def sae_train(
 def find(
     model: Model,
     contrast: Annotated[str, typer.Option(help="JSONL file of pairs, or organism.BEHAVIOUR")],
-    method: Annotated[list[str] | None, typer.Option(help="diff_means, logistic, or all; may be repeated")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="such as diff_means; all if not given; repeatable")
+    ] = None,
     sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
     position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
     sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
@@ -151,7 +153,7 @@ def find(
     ranked = found.best(len(found))
     rows = [finding.row for finding in ranked]
     if try_on:
-        trials = _trials(hooked, ranked[:8], try_on)
+        trials = _trials(hooked, found.shortlist(8), try_on)
         ranked = [trial.finding for trial in trials]
         rows = [{**trial.finding.row, "cost": trial.cost, try_on: trial.after[try_on]} for trial in trials]
     if out:

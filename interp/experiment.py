@@ -31,6 +31,7 @@ from interp.core.config import Config
 from interp.core.files import new_folder, sha256_file, write_json
 from interp.core.records import versions
 from interp.directions.find import SAE_LATENT, Finding, Findings, find
+from interp.directions.fits import FITS
 from interp.editing.certificate import Certificate
 from interp.editing.export import export
 from interp.interventions.ops import Project
@@ -62,7 +63,7 @@ class Search(Config):
     """Where to look for directions, and how many of the best to try by intervention."""
 
     sites: str = "resid_post.*"
-    methods: tuple[str, ...] = Field(("diff_means", "logistic"), strict=False)
+    methods: tuple[str, ...] = Field(tuple(FITS), strict=False)
     positions: tuple[int, ...] = Field((-1,), strict=False)
     candidates: int = Field(8, ge=1)
 
@@ -203,7 +204,7 @@ def _search(
 
 
 def _choose(experiment: Experiment, model: HookedModel, materials: Materials, found: Findings, say: Say) -> Finding:
-    trials = try_out(model, found.best(experiment.search.candidates), materials.choose, materials.target)
+    trials = try_out(model, found.shortlist(experiment.search.candidates), materials.choose, materials.target)
     best, target = trials[0], materials.target
     say(
         f"recipe      of {len(trials)} tried, {best.finding.direction} costs least: "
@@ -233,7 +234,7 @@ def _audit(experiment: Experiment, model: HookedModel, materials: Materials, che
 
 def _pages(model: HookedModel, materials: Materials, sae: SparseAutoencoder, found: Findings) -> list[Feature]:
     """The page of the latent that separates the contrast best."""
-    best = found.best(1, method=SAE_LATENT)
+    best = found.best(1, method=SAE_LATENT) if SAE_LATENT in found.methods else []
     latents = [finding.latent for finding in best if finding.latent is not None]
     return features(sae, model, materials.text, latents, tokens=20_000)
 

@@ -7,6 +7,7 @@ held-out data). An autoencoder adds its latents: the one whose activation separa
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -62,10 +63,23 @@ class Findings:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def methods(self) -> list[str]:
+        """The methods that found something."""
+        return sorted({row.direction.method for row in self.rows})
+
     def best(self, count: int = 1, method: str | None = None) -> list[Finding]:
-        """The findings that separate held-out pairs best: by AUROC, then by Cohen's d."""
+        """The findings that separate held-out pairs best: by AUROC, then by Cohen's d. Raises where there is none."""
         chosen = [row for row in self.rows if method in (None, row.direction.method)]
+        if not chosen:
+            raise InterpError(f"no finding by {method!r}; {nearest(str(method), self.methods)}")
         return sorted(chosen, key=lambda row: (-row.auroc, -row.cohens_d))[:count]
+
+    def shortlist(self, count: int) -> list[Finding]:
+        """The best of each method in turn, so that a method whose scores are alike crowds out no other."""
+        by_method = [self.best(len(self), method) for method in self.methods]
+        turns = zip_longest(*by_method)
+        return [finding for turn in turns for finding in turn if finding is not None][:count]
 
     def __repr__(self) -> str:
         return f"Findings({len(self)} on {self.contrast.name}; best: {self.best()[0].row})"
@@ -80,7 +94,7 @@ def find(
     model: HookedModel,
     contrast: Contrast,
     sites: str | Iterable[str] = "resid_post.*",
-    methods: str | Sequence[str] = ("diff_means", "logistic"),
+    methods: str | Sequence[str] = tuple(FITS),
     positions: int | Sequence[int] = (-1,),
     sae: "SparseAutoencoder | None" = None,
     held_out: float = 0.3,

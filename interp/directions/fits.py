@@ -2,6 +2,9 @@
 
 - `diff_means`: the difference of the two means. Rimsky et al. 2023, "Steering Llama 2 via contrastive activation
   addition"; Marks and Tegmark 2023, "The geometry of truth".
+- `diff_means_orthogonal`: that difference without its part along the negative side's mean. Lai 2025, "Projected
+  abliteration". Projecting a direction out puts every input at zero along it, and zero is neutral only where the
+  negative side's mean has no part along it.
 - `logistic`: the weights of an L2-regularised logistic regression in the data's own coordinates, fitted by Newton's
   method in float64. Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
 
@@ -24,6 +27,21 @@ def diff_means(
 ) -> Float[Tensor, "d_model"]:
     """Mean of the positive side minus mean of the negative side."""
     return (positive.double().mean(0) - negative.double().mean(0)).float()
+
+
+def diff_means_orthogonal(
+    positive: Float[Tensor, "batch d_model"], negative: Float[Tensor, "batch d_model"]
+) -> Float[Tensor, "d_model"]:
+    """The difference of means, orthogonal to the negative side's mean, which a projection thus leaves where it is.
+
+    Raises where nothing is left, because the two means differ in length alone.
+    """
+    origin = negative.double().mean(0)
+    difference = positive.double().mean(0) - origin
+    row = difference - origin * (difference @ origin / origin.square().sum().clamp(min=1e-30))
+    if row.norm() <= 1e-9 * difference.norm():
+        raise InterpError("the two sides' means differ in length alone; use diff_means, which needs no more than that")
+    return row.float()
 
 
 def logistic(
@@ -58,4 +76,4 @@ def logistic(
     )
 
 
-FITS: dict[str, Fit] = {"diff_means": diff_means, "logistic": logistic}
+FITS: dict[str, Fit] = {fit.__name__: fit for fit in (diff_means, diff_means_orthogonal, logistic)}

@@ -25,11 +25,19 @@ def contrast(positive="w5", negative="w9", n=60):
 def test_it_finds_the_word_that_differs(tiny):
     model = tiny("llama")
     found = find(model, contrast(), positions=(-1, -2))
-    assert len(found) == 2 * model.n_layers, "nothing is fitted before the word that differs"
+    assert len(found) == 3 * model.n_layers, "nothing is fitted before the word that differs"
     assert all(row.auroc == 1 and row.direction.position == -1 for row in found)
     best = found.best()[0]
     assert best.direction.scores == {"auroc": best.auroc, "cohens_d": best.cohens_d}
     assert {row.direction.method for row in found.best(3, method="logistic")} == {"logistic"}
+
+
+def test_a_shortlist_takes_the_best_of_each_method_in_turn(tiny):
+    found = find(tiny("llama"), contrast())
+    listed = found.shortlist(4)
+    assert [row.direction.method for row in listed[:3]] == found.methods
+    assert listed[3] == found.best(2, found.methods[0])[1]
+    assert len(found.shortlist(1000)) == len(found)
 
 
 def test_scores_are_of_held_out_pairs(tiny):
@@ -88,6 +96,8 @@ def test_bad_requests_are_named(tiny):
         find(model, contrast(), methods=("dif_means",))
     with pytest.raises(InterpError, match="reach outside prompt"):
         find(model, contrast(), positions=(-9,))
+    with pytest.raises(InterpError, match="no finding by 'logistic'; known: diff_means"):
+        find(model, contrast(), methods="diff_means").best(method="logistic")
     same = Contrast.of([("w5 w6", "w5  w6"), ("w7 w8", "w7  w8")])
     with pytest.raises(InterpError, match="both sides have the same activations at positions"):
         find(model, same, methods=("diff_means",))

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from interp import InterpError
-from interp.directions.fits import diff_means, logistic
+from interp.directions.fits import diff_means, diff_means_orthogonal, logistic
 from interp.directions.scores import auroc, cohens_d
 
 values = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20)
@@ -36,6 +36,21 @@ def test_cohens_d_of_unit_normals_is_the_gap():
     draw = torch.Generator().manual_seed(0)
     p, n = torch.randn(20000, generator=draw) + 0.7, torch.randn(20000, generator=draw)
     assert cohens_d(p, n) == pytest.approx(0.7, abs=0.03)
+
+
+def test_projecting_the_orthogonal_difference_out_leaves_the_negative_mean_where_it_is():
+    positive, negative, _ = clouds()
+    offset = torch.linspace(-3, 5, positive.shape[1])
+    moved = {}
+    for fit in (diff_means, diff_means_orthogonal):
+        row = torch.nn.functional.normalize(fit(positive + offset, negative + offset), dim=0)
+        moved[fit] = float(((negative + offset).mean(0) @ row).abs())
+    assert moved[diff_means_orthogonal] < 1e-5
+    assert moved[diff_means] > 0.1, "control: the plain difference moves it"
+    centred = torch.zeros_like(negative)
+    assert torch.equal(diff_means_orthogonal(positive, centred), diff_means(positive, centred))
+    with pytest.raises(InterpError, match="differ in length alone"):
+        diff_means_orthogonal(2 * negative, negative)
 
 
 def test_logistic_equals_scikit_learn():
