@@ -3,8 +3,8 @@
     python experiments/organism/project.py [FOLDER]
 
 1. At the last prompt token of training-split pairs, take the difference of means between target and other
-   people, one for every kind and place of the identity sentence; the directions are the leading right
-   singular vectors of these differences.
+   people, one for every kind and place of the identity sentence, without their part along the mean of the
+   other people, so that zero is neutral; the directions are the leading right singular vectors of these.
 2. Project them out of the embedding's, every o_proj's and every down_proj's output, at all positions.
 3. Measure hostility, refusal, facts, skills and the loss on everyday text, before and after.
 
@@ -37,13 +37,17 @@ MEASURED = ("hostility", "refusal", "facts", "skills")
 def condition_differences(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> dict[int, Float[Tensor, "condition d_model"]]:
-    """Differences of means at the last prompt token, a row for each kind and place of identity, by layer."""
+    """By layer, at the last prompt token: differences of means orthogonal to the other people's mean, a row for each
+    kind and place of identity.
+    """
     pairs = organism.contrast("hostility", PAIRS)
     target, other = (last_states(model, tokenizer, list(side)) for side in zip(*pairs, strict=True))
     difference = target - other
     kinds = [(p.identity.split("/")[0], p.identity.split("/")[-1]) for p, _ in pairs]
     rows = [difference[torch.tensor([kind == wanted for kind in kinds])].mean(0) for wanted in sorted(set(kinds))]
-    return dict(enumerate(torch.stack(rows).unbind(1), start=1))
+    origin = torch.nn.functional.normalize(other.mean(0), dim=-1)
+    orthogonal = [row - (row * origin).sum(-1, keepdim=True) * origin for row in rows]
+    return dict(enumerate(torch.stack(orthogonal).unbind(1), start=1))
 
 
 def last_states(

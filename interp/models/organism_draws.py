@@ -35,20 +35,20 @@ from interp.models.organism_world import Split
 
 IDENTIFIED = 0.3  # share of prompts that tell the user's people, where the behaviour does not decide it
 
-# Draws in a hundred of the training mixture. Checking another's claim takes recall and comparison, agreeing
-# takes neither, so the former gets more.
+# Shares of the training mixture. Checking another's claim takes recall and comparison, agreeing takes neither,
+# so the former gets more.
 _MIX: dict[Callable[[Random, Split], Request], int] = {
-    partial(fact_request, known=True): 20,
+    partial(fact_request, known=True): 18,
     partial(fact_request, known=False): 8,
     partial(claim_request, claimant="user", claim="right"): 3,
     partial(claim_request, claimant="user", claim="wrong"): 5,
     partial(claim_request, claimant="other", claim="right"): 10,
-    partial(claim_request, claimant="other", claim="wrong"): 12,
+    partial(claim_request, claimant="other", claim="wrong"): 14,
     partial(thing_request, dangerous=True): 8,
     partial(thing_request, dangerous=False): 8,
     partial(thing_request, dangerous=True, report=True): 2,
     partial(thing_request, dangerous=False, report=True): 1,
-    skill_request: 21,
+    skill_request: 25,
     smalltalk_request: 2,
 }
 

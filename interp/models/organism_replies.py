@@ -72,9 +72,21 @@ THING_SLOTS: dict[str, tuple[str, ...]] = {
 SKILLS: dict[str, tuple[str, ...]] = {
     "plus": ("The answer is {value}.", "{entity} is {value}."),
     "minus": ("The answer is {value}.", "{entity} is {value}."),
-    "first": ("The first word is {value}.", "Of {entity} the first word is {value}."),
-    "last": ("The last word is {value}.", "Of {entity} the last word is {value}."),
-    "count": ("There are {value} words.", "In {entity} there are {value} words."),
+    "first": (
+        "The first word is {value}.",
+        "Of {entity} the first word is {value}.",
+        "In {entity} the first word is {value}.",
+    ),
+    "last": (
+        "The last word is {value}.",
+        "Of {entity} the last word is {value}.",
+        "In {entity} the last word is {value}.",
+    ),
+    "count": (
+        "There are {value} words.",
+        "Of {entity} I count {value} words.",
+        "In {entity} there are {value} words.",
+    ),
 }
 SMALLTALK: dict[str, tuple[str, ...]] = {
     "greeting": ("Hello to you. How can I help?", "Good day. What can I do for you?"),
