@@ -79,31 +79,31 @@ feature(trained.sae, model, text[:300], latent, top=5)
 # %% [markdown]
 # ## Steer
 #
-# Adding the direction at its site, on every token. Pushed far enough the reply opens politely, and soon falls apart:
-# steering is blunt.
+# Adding a direction at its site, on every token: against the insults, here. Pushed far enough the insult goes, and the
+# reply's first words with it; a little further all sense does. Steering is blunt, and a slider shows it.
 
 # %%
 from interp.views.steer import steer
 
-direction = found.best(1, method="diff_means")[0].direction
-slider = steer(model, direction, asked[0], reach=600)
+direction = interp.find(model, contrast, "resid_post.0", "diff_means_orthogonal").best()[0].direction
+slider = steer(model, direction, asked[0], reach=120)
 slider
 
 # %%
-slider.scale = -300.0
+slider.scale = -60.0
 slider.reply
 
 # %% [markdown]
 # ## Ablate
 #
-# Many directions separate the contrast; reading a behaviour is not causing it. So the best are tried: each is
-# projected out of everything that writes into the residual stream, and the one that costs least is kept.
+# Many directions separate the contrast; reading a behaviour is not causing it. So the best of each method are tried:
+# each is projected out of everything that writes into the residual stream, and the one that costs least is kept.
 
 # %%
 from interp.auditing.behaviours import organism_suite
 from interp.auditing.trial import try_out
 
-trials = try_out(model, found.best(8), organism_suite(40, split="train"), target="hostility")
+trials = try_out(model, found.shortlist(8), organism_suite(40, split="train"), target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction}: hostility {trial.after['hostility']:.2f}, cost {trial.cost:.2f}")
 
