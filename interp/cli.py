@@ -112,9 +112,7 @@ def sae_train(
 def find(
     model: Model,
     contrast: Annotated[str, typer.Option(help="JSONL file of pairs, or organism.BEHAVIOUR")],
-    method: Annotated[
-        list[str] | None, typer.Option(help="such as diff_means; all if not given; repeatable")
-    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="such as diff_means; all if not given; repeatable")] = None,
     sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
     position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
     sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
