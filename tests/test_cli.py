@@ -102,7 +102,7 @@ def test_the_road_by_hand(run, tmp_path):
     rows = json.loads(said)
     assert code == 0
     assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
-    assert {row["method"] for row in rows} <= {"diff_means", "logistic", "sae_latent"}
+    assert {row["method"] for row in rows} == {"diff_means", "diff_means_orthogonal", "logistic", "sae_latent"}
     assert rows[0]["auroc"] > 0.99
     assert [row["cost"] for row in rows] == sorted(row["cost"] for row in rows)
     code, said, _ = run("export", "organism", "--recipe", recipe, "--out", out, "--dtype", "float32", "--json")
