@@ -23,8 +23,10 @@ def rows(model: HookedModel, texts: corpora.Source, context: int, tokens: int | 
 
     Only documents up to the last one used are read, so an endless corpus will do if `tokens` is given.
     """
-    if context > (most := model.config.max_position_embeddings):
-        raise InterpError(f"context is {context} but the model's is {most}; pass context={most} or less")
+    if model.context is not None and context > model.context:
+        raise InterpError(
+            f"context is {context} but the model's is {model.context}; pass context={model.context} or less"
+        )
     seen: list[str] = []
 
     def noted() -> Iterator[str]:
@@ -33,4 +35,4 @@ def rows(model: HookedModel, texts: corpora.Source, context: int, tokens: int | 
             yield text
 
     documents = list(encode(noted(), model.tokenizer, tokens))
-    return Rows(pack(documents, context), len(documents), corpora.digest(seen[: len(documents)]))
+    return Rows(pack(documents, context, together=model.packs), len(documents), corpora.digest(seen[: len(documents)]))

@@ -66,8 +66,7 @@ def _last_token_margins(model: HookedModel, first: Tokens, second: Tokens) -> Fl
 
 def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
     """Mean next-token loss of each text in nats a token. A text longer than the context is cut to it."""
-    context = model.config.max_position_embeddings
-    batch = model.tokens(texts, cut=context)
+    batch = model.tokens(texts, cut=model.context)
     if (batch.lengths < 2).any():
         raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
     losses: list[float] = []

@@ -6,6 +6,9 @@
    transformers reads the restarts as boundaries and attends within each piece alone: a packed document's
    activations are those it has alone.
 
+Some architectures do not read the restarts, and their documents would leak into each other. For these each
+piece gets a row of its own (`together=False`), padded on the right, where causal attention never looks.
+
 A document that is split loses its earlier part from view, as it would at the model's context length.
 """
 
@@ -53,8 +56,10 @@ class Packed:
         return len(self.ids)
 
     def rows(self, start: int, stop: int) -> "Packed":
-        """A part of the rows."""
-        return Packed(self.ids[start:stop], self.position_ids[start:stop], self.document[start:stop])
+        """A part of the rows, without the columns at their end that this part does not need."""
+        filled = (self.document[start:stop] != PADDING).any(0).nonzero()
+        part = (slice(start, stop), slice(0, int(filled[-1]) + 1 if len(filled) else 1))
+        return Packed(self.ids[part], self.position_ids[part], self.document[part])
 
     def batches(self, size: int) -> Iterator["Packed"]:
         """The rows, `size` at a time."""
@@ -83,14 +88,15 @@ def encode(documents: Iterable[str], tokenizer: Any, tokens: int | None = None) 
             yield document
 
 
-def pack(documents: Iterable[list[int]], context: int, pad: int = 0) -> Packed:
+def pack(documents: Iterable[list[int]], context: int, pad: int = 0, together: bool = True) -> Packed:
     """Rows of `context` tokens. A document without tokens takes no room but keeps its number.
 
+    `together=False` puts every piece in a row of its own, longest first, so that batches need little padding.
     Raises for a context below 2 and for a corpus without a token.
     """
     if context < 2:
         raise InterpError(f"context is {context}; expected at least 2 tokens a row")
-    rows = _placed(documents, context)
+    rows = _placed(documents, context, together)
     if not rows:
         raise InterpError("the corpus has no tokens; expected at least one document with text")
     shape = (len(rows), context)
@@ -106,8 +112,15 @@ def pack(documents: Iterable[list[int]], context: int, pad: int = 0) -> Packed:
     return Packed(ids, positions, document)
 
 
-def _placed(documents: Iterable[list[int]], context: int) -> list[list[tuple[int, list[int]]]]:
+def _placed(documents: Iterable[list[int]], context: int, together: bool) -> list[list[tuple[int, list[int]]]]:
     """For each row, its pieces with the number of their document, by first fit over the open rows."""
+    if not together:
+        alone = [
+            [(index, document[start : start + context])]
+            for index, document in enumerate(documents)
+            for start in range(0, len(document), context)
+        ]
+        return sorted(alone, key=lambda row: -len(row[0][1]))
     rows: list[list[tuple[int, list[int]]]] = []
     room: dict[int, int] = {}
     for index, document in enumerate(documents):

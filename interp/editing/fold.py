@@ -7,6 +7,8 @@ An op with an affine form x -> x - (x readᵀ) write + bias at a writer's site i
     a writer's bias b        b - (b readᵀ) write + bias
     a table (one row a token)  the bias too, in each row
 
+A model that multiplies what its writers compute before adding it (Granite) has the multiplier divided out of the bias.
+
 Hook and weights then agree for every prompt and position. A tied unembedding is untied first, since it reads the stream
 and must stay as it was. What is refused: ops without an affine form, sites that no single tensor writes (residual
 sites), norms behind a writer, and a constant where the writer has no bias to hold it.
@@ -78,7 +80,7 @@ def _mapped(wide: Tensor, writer: Writer, affine: Affine) -> Tensor:
     if writer.layout == "out_in":
         return wide - write.T @ (read @ wide)
     changed = wide - (wide @ read.T) @ write
-    return changed + bias if writer.layout == "rows" else changed
+    return changed + bias / writer.scale if writer.layout == "rows" else changed
 
 
 def _affine(op: Op) -> Affine:

@@ -71,7 +71,7 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
 
 def random_probes(model: HookedModel, prompts: list[str]) -> list[Tokens]:
     """Eight sequences of 32 random tokens, then the prompts; in small batches, since all logits are held at once."""
-    length = min(32, model.config.max_position_embeddings)
+    length = min(32, model.context or 32)
     ids = torch.randint(model.config.vocab_size, (8, length), generator=torch.Generator().manual_seed(0))
     batches = [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
     given = model.tokens(prompts) if prompts else None

@@ -17,68 +17,155 @@ from interp.models.sites import Site
 
 @dataclass(frozen=True)
 class Architecture:
-    """Paths of modules: of the model's parts from its root, of a layer's parts from the layer."""
+    """Paths of modules: of the model's parts from its root, of a layer's parts from the layer.
+
+    `qkv` is the path of separate query, key and value projections, `{}` standing for the letter. `parallel` says if
+    attention and MLP read the same input, or names the config flags any of which says so. `flat_mlp` marks layers that
+    run their MLP on (batch * pos, d_model). `packs` says whether position ids that restart within a row keep its
+    documents apart. `write_scale` names the config value by which what attention and MLP compute is multiplied before
+    it is added. `requires` are config values without which the sites would mean something else.
+    """
 
     layers: str = "model.layers"
     embed: str = "model.embed_tokens"
+    embed_norm: str | None = None
     pos_embed: str | None = None
     attn: str = "self_attn"
+    qkv: str | None = "self_attn.{}_proj"
     attn_write: str = "self_attn.o_proj"
     mlp: str = "mlp"
     mlp_write: str | None = "mlp.down_proj"
     mlp_norm: str = "post_attention_layernorm"
     attn_post_norm: str | None = None
     mlp_post_norm: str | None = None
-    separate_qkv: bool = True
+    parallel: bool | tuple[str, ...] = False
+    flat_mlp: bool = False
+    write_scale: str | None = None
     transposed: bool = False
     experts: bool = False
+    packs: bool = True
+    requires: tuple[tuple[str, Any], ...] = ()
+
+    def is_parallel(self, config: Any) -> bool:
+        """Whether a config's blocks add attention and MLP to the same input."""
+        return self.parallel if isinstance(self.parallel, bool) else any(getattr(config, x) for x in self.parallel)
 
 
 _LLAMA = Architecture()
+_EXPERTS = replace(_LLAMA, mlp_write=None, experts=True)
 _SANDWICH = replace(
     _LLAMA,
     mlp_norm="pre_feedforward_layernorm",
     attn_post_norm="post_attention_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
 )
+_POST = replace(_SANDWICH, mlp_norm="mlp")
+_GPT = Architecture(
+    layers="transformer.h",
+    embed="transformer.wte",
+    attn="attn",
+    qkv=None,
+    attn_write="attn.c_proj",
+    mlp_write="mlp.c_proj",
+    mlp_norm="ln_2",
+)
 _TABLE = {
+    "cohere": replace(_LLAMA, parallel=True),
+    "cohere2": replace(_LLAMA, parallel=True),
+    "gemma": _LLAMA,
+    "glm": _LLAMA,
+    "granite": replace(_LLAMA, write_scale="residual_multiplier"),
     "llama": _LLAMA,
+    "ministral": _LLAMA,
     "mistral": _LLAMA,
+    "nemotron": _LLAMA,
+    "olmo": _LLAMA,
+    "phi": replace(_LLAMA, attn_write="self_attn.dense", mlp_write="mlp.fc2", parallel=True),
+    "phi3": replace(_LLAMA, qkv=None),
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "seed_oss": _LLAMA,
     "smollm3": _LLAMA,
-    "granite": _LLAMA,
-    "phi3": replace(_LLAMA, separate_qkv=False),
+    "stablelm": replace(_LLAMA, parallel=("use_parallel_residual",)),
+    "starcoder2": replace(_LLAMA, mlp_write="mlp.c_proj"),
+    "exaone4": _POST,
     "gemma2": _SANDWICH,
     "gemma3_text": _SANDWICH,
-    "olmo2": replace(_SANDWICH, mlp_norm="mlp"),
-    "mixtral": replace(_LLAMA, mlp_write=None, experts=True),
-    "qwen3_moe": replace(_LLAMA, mlp_write=None, experts=True),
-    "gpt2": Architecture(
-        layers="transformer.h",
-        embed="transformer.wte",
-        pos_embed="transformer.wpe",
-        attn="attn",
-        attn_write="attn.c_proj",
-        mlp_write="mlp.c_proj",
-        mlp_norm="ln_2",
-        separate_qkv=False,
-        transposed=True,
+    "gemma4_text": replace(_SANDWICH, qkv=None),
+    "glm4": replace(_LLAMA, attn_post_norm="post_self_attn_layernorm", mlp_post_norm="post_mlp_layernorm"),
+    "olmo2": _POST,
+    "olmo3": _POST,
+    "deepseek_v2": replace(_EXPERTS, qkv=None),
+    "deepseek_v3": replace(_EXPERTS, qkv=None),
+    "gpt_oss": replace(_EXPERTS, packs=False),
+    "mixtral": _EXPERTS,
+    "olmoe": _EXPERTS,
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+    "bloom": replace(
+        _GPT,
+        embed="transformer.word_embeddings",
+        embed_norm="transformer.word_embeddings_layernorm",
+        # The residual is added inside these two modules: what is written is their last layer's output.
+        attn="self_attention.dense",
+        attn_write="self_attention.dense",
+        mlp="mlp.dense_4h_to_h",
+        mlp_write="mlp.dense_4h_to_h",
+        mlp_norm="post_attention_layernorm",
+        packs=False,
+        requires=(("apply_residual_connection_post_layernorm", False),),
     ),
-    "gpt_neox": Architecture(
+    "falcon": replace(
+        _GPT,
+        embed="transformer.word_embeddings",
+        attn="self_attention",
+        attn_write="self_attention.dense",
+        mlp_write="mlp.dense_4h_to_h",
+        mlp_norm="post_attention_layernorm",
+        parallel=("parallel_attn", "new_decoder_architecture"),
+        packs=False,
+    ),
+    "gpt2": replace(_GPT, pos_embed="transformer.wpe", transposed=True),
+    "gpt_neo": replace(
+        _GPT, pos_embed="transformer.wpe", qkv="attn.attention.{}_proj", attn_write="attn.attention.out_proj"
+    ),
+    "gpt_neox": replace(
+        _GPT,
         layers="gpt_neox.layers",
         embed="gpt_neox.embed_in",
         attn="attention",
         attn_write="attention.dense",
         mlp_write="mlp.dense_4h_to_h",
-        separate_qkv=False,
+        mlp_norm="post_attention_layernorm",
+        parallel=("use_parallel_residual",),
+    ),
+    "gptj": replace(_GPT, qkv="attn.{}_proj", attn_write="attn.out_proj", mlp_write="mlp.fc_out", parallel=True),
+    "opt": replace(
+        _LLAMA,
+        layers="model.decoder.layers",
+        embed="model.decoder.embed_tokens",
+        pos_embed="model.decoder.embed_positions",
+        attn_write="self_attn.out_proj",
+        mlp="fc2",
+        mlp_write="fc2",
+        mlp_norm="final_layer_norm",
+        flat_mlp=True,
+        packs=False,
+        requires=(("do_layer_norm_before", True),),
     ),
 }
 
 
 def architecture(config: Any) -> Architecture:
-    """The table's row for a Hugging Face config. Raises for a model type that is not in the table."""
-    return architecture_of_type(config.model_type)
+    """The table's row for a config. Raises for a model type that is not in the table, and for a variant of one."""
+    found = architecture_of_type(config.model_type)
+    for name, expected in found.requires:
+        if getattr(config, name) != expected:
+            raise InterpError(
+                f"{config.model_type} with {name}={getattr(config, name)!r} adds up its residual stream in another "
+                f"way and is not supported; expected {name}={expected!r}"
+            )
+    return found
 
 
 def architecture_of_type(model_type: str) -> Architecture:
@@ -93,47 +180,55 @@ def architecture_of_type(model_type: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in the module tree: a module's input or output, split into heads if `heads` is given."""
+    """A place in the module tree: a module's input or output, split into heads if `heads` is given.
+
+    The site is `scale` times what is there. `batch_of` is the path of a module whose input tells batch and pos, where
+    the place itself has them as one axis.
+    """
 
     path: str
     end: Literal["in", "out"]
     heads: int | None = None
+    scale: float = 1.0
+    batch_of: str | None = None
 
 
 def sites(config: Any) -> dict[Site, Tap]:
     """Every site of a model and its tap, in the order of the forward pass."""
     arch = architecture(config)
-    taps = {Site("embed"): Tap(arch.embed, "out")}
+    taps = {Site("embed"): Tap(arch.embed_norm or arch.embed, "out")}
     if arch.pos_embed:
         taps[Site("pos_embed")] = Tap(arch.pos_embed, "out")
     for layer in range(config.num_hidden_layers):
+        whole = f"{arch.layers}.{layer}"
         for kind, tap in _layer_taps(arch, config):
-            taps[Site(kind, layer)] = replace(tap, path=f"{arch.layers}.{layer}.{tap.path}".rstrip("."))
+            flat = whole if arch.flat_mlp and kind in ("resid_mid", "mlp_post", "mlp_out") else None
+            taps[Site(kind, layer)] = replace(tap, path=f"{whole}.{tap.path}".rstrip("."), batch_of=flat)
     return taps
 
 
 def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:
     heads = config.num_attention_heads
     yield "resid_pre", Tap("", "in")
-    if arch.separate_qkv:
+    if arch.qkv:
         shared = getattr(config, "num_key_value_heads", None) or heads
-        yield "q", Tap(f"{arch.attn}.q_proj", "out", heads)
-        yield "k", Tap(f"{arch.attn}.k_proj", "out", shared)
-        yield "v", Tap(f"{arch.attn}.v_proj", "out", shared)
+        for letter, count in (("q", heads), ("k", shared), ("v", shared)):
+            yield letter, Tap(arch.qkv.format(letter), "out", count)
     yield "z", Tap(arch.attn_write, "in", heads)
-    yield "attn_out", Tap(arch.attn_post_norm or arch.attn, "out")
+    scale = getattr(config, arch.write_scale) if arch.write_scale else 1.0
+    yield "attn_out", Tap(arch.attn_post_norm or arch.attn, "out", scale=scale)
     # Parallel blocks add attention and MLP to the same input: there is no residual stream between them.
-    if not getattr(config, "use_parallel_residual", False):
+    if not arch.is_parallel(config):
         yield "resid_mid", Tap(arch.mlp_norm, "in")
     if arch.mlp_write:
         yield "mlp_post", Tap(arch.mlp_write, "in")
-    yield "mlp_out", Tap(arch.mlp_post_norm or arch.mlp, "out")
+    yield "mlp_out", Tap(arch.mlp_post_norm or arch.mlp, "out", scale=scale)
     yield "resid_post", Tap("", "out")
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A tensor whose product is added to the residual stream.
+    """A tensor whose product, times `scale`, is added to the residual stream.
 
     `layout` says along which axis it is written: "rows" (a table, one vector a row; or a bias), "out_in" (nn.Linear) or
     "in_out" (GPT-2's Conv1D).
@@ -142,6 +237,7 @@ class Writer:
     tensor: str
     site: Site
     layout: Literal["rows", "out_in", "in_out"]
+    scale: float = 1.0
 
 
 def writers(config: Any) -> list[Writer]:
@@ -160,12 +256,18 @@ def writers(config: Any) -> list[Writer]:
         raise InterpError(
             f"{config.model_type} has fused expert tensors, which can't be folded; run the recipe with hooks"
         )
+    if arch.embed_norm:
+        raise InterpError(
+            f"{config.model_type} normalises its embeddings, so a projection can't be folded into its weights exactly; "
+            "run the recipe with hooks instead (model.hooked(recipe))"
+        )
     found = [Writer(f"{arch.embed}.weight", Site("embed"), "rows")]
     if arch.pos_embed:
         found.append(Writer(f"{arch.pos_embed}.weight", Site("pos_embed"), "rows"))
     layout: Literal["out_in", "in_out"] = "in_out" if arch.transposed else "out_in"
+    scale = getattr(config, arch.write_scale) if arch.write_scale else 1.0
     for layer in range(config.num_hidden_layers):
         for kind, path in (("attn_out", arch.attn_write), ("mlp_out", arch.mlp_write)):
             module, site = f"{arch.layers}.{layer}.{path}", Site(kind, layer)
-            found += [Writer(f"{module}.weight", site, layout), Writer(f"{module}.bias", site, "rows")]
+            found += [Writer(f"{module}.weight", site, layout, scale), Writer(f"{module}.bias", site, "rows", scale)]
     return found

@@ -67,6 +67,16 @@ class HookedModel:
         return self.config.hidden_size
 
     @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt; None where the architecture sets no limit (ALiBi)."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def packs(self) -> bool:
+        """Whether documents packed into one row, position ids restarting, stay apart in this architecture."""
+        return architectures.architecture(self.config).packs
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.hf.device
@@ -111,7 +121,7 @@ class HookedModel:
 
     def tokens(self, prompts: Prompts, cut: int | None = None) -> Tokens:
         """A left-padded batch of token ids; `cut` keeps the first so many of each prompt."""
-        batch = tokens.tokenise(prompts, self.tokenizer, self.config.max_position_embeddings, cut)
+        batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut)
         vocabulary = self.hf.get_input_embeddings().num_embeddings
         outside = batch.ids[batch.mask & ((batch.ids < 0) | (batch.ids >= vocabulary))]
         if len(outside):
@@ -256,11 +266,11 @@ class HookedModel:
         )
 
     def _require_room(self, batch: Tokens, new: int) -> None:
-        context, longest = self.config.max_position_embeddings, int(batch.lengths.max())
-        if longest + new > context:
+        longest = int(batch.lengths.max())
+        if self.context is not None and longest + new > self.context:
             raise InterpError(
                 f"prompt {int(batch.lengths.argmax())} has {longest} tokens, and {new} new ones would pass the model's "
-                f"context of {context}; lower max_new_tokens or shorten the prompt"
+                f"context of {self.context}; lower max_new_tokens or shorten the prompt"
             )
 
     @cached_property

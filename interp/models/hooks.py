@@ -24,6 +24,13 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
         for tap, transform in taps:
             module = model.get_submodule(tap.path)
             split = _on_heads(transform, tap.heads) if tap.heads else transform
+            split = split if tap.scale == 1 else _scaled(split, tap.scale)
+            if tap.batch_of:
+                shape: list[int] = []
+                handles.append(
+                    model.get_submodule(tap.batch_of).register_forward_pre_hook(_note(shape), with_kwargs=True)
+                )
+                split = _on_batch(split, shape)
             if tap.end == "in":
                 handles.append(module.register_forward_pre_hook(_input_hook(split), with_kwargs=True))
             else:
@@ -38,6 +45,31 @@ def _on_heads(transform: Transform, heads: int) -> Transform:
     def call(x: Tensor) -> Tensor | None:
         changed = transform(x.unflatten(-1, (heads, -1)))
         return None if changed is None else changed.flatten(-2)
+
+    return call
+
+
+def _scaled(transform: Transform, scale: float) -> Transform:
+    def call(x: Tensor) -> Tensor | None:
+        changed = transform(x * scale)
+        return None if changed is None else changed / scale
+
+    return call
+
+
+def _note(shape: list[int]) -> Callable[..., None]:
+    """A hook that keeps the batch and pos of a module's input."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shape[:] = (args[0] if args else kwargs["hidden_states"]).shape[:2]
+
+    return hook
+
+
+def _on_batch(transform: Transform, shape: list[int]) -> Transform:
+    def call(x: Tensor) -> Tensor | None:
+        changed = transform(x.unflatten(0, shape) if x.ndim == 2 else x)
+        return None if changed is None else changed.view_as(x)
 
     return call
 

@@ -2,8 +2,8 @@
 
 Both forms are read everywhere and name the same site. A pattern such as `resid_post.*` or `mlp_out.4-8` names many, and
 `writers` names every site that writes into the residual stream (token and position embeddings, attention and MLP
-outputs): the sites at which an edit can be folded into the weights. Sites are what modules compute: where a model
-scales that before adding it (Granite's multipliers), the site is unscaled.
+outputs): the sites at which an edit can be folded into the weights. Where a model multiplies what attention
+and MLP compute before adding it (Granite), the site is what is added.
 """
 
 import re

@@ -53,7 +53,7 @@ class Tokens:
 Prompts = str | Sequence[str] | Tensor | Tokens
 
 
-def tokenise(prompts: Prompts, tokenizer: Any, context: int, cut: int | None = None) -> Tokens:
+def tokenise(prompts: Prompts, tokenizer: Any, context: int | None, cut: int | None = None) -> Tokens:
     """Token ids of prompts. Raises for no prompts, an empty one, and one past the context length, by its number.
 
     `cut` keeps the first so many tokens of each.
@@ -75,7 +75,7 @@ def tokenise(prompts: Prompts, tokenizer: Any, context: int, cut: int | None = N
     for number, row in enumerate(rows):
         if not row:
             raise InterpError(f"prompt {number} is empty; expected at least one token")
-        if len(row) > context:
+        if context is not None and len(row) > context:
             raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
     return _pad(rows, pad=_pad_id(tokenizer))
 

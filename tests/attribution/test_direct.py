@@ -9,7 +9,7 @@ from interp.attribution.direct import direct_attribution
 WORDS = ["w5 w9 w77", "w12 w99 w101 w4"]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "gemma3", "olmo2"])
+@pytest.mark.parametrize("name", ["llama", "granite", "gpt2", "gpt_neox", "gemma3", "olmo2", "falcon"])
 def test_terms_sum_to_the_difference_up_to_a_constant_of_the_model(tiny, name):
     model = tiny(name)
     found = direct_attribution(model, WORDS, 7, 50)
@@ -19,7 +19,7 @@ def test_terms_sum_to_the_difference_up_to_a_constant_of_the_model(tiny, name):
     torch.testing.assert_close(total + found.constant, found.difference, atol=1e-5, rtol=1e-5)
     # The constant comes from biases: the same for every prompt, and none without them.
     torch.testing.assert_close(found.constant[0], found.constant[1])
-    assert bool(found.constant.any()) == (name in ("gpt2", "gpt_neox"))
+    assert bool(found.constant.any()) == (name in ("gpt2", "gpt_neox", "falcon"))
     assert total.abs().max() > 0.01
     assert len(found.top(3)) == 3
 
@@ -30,8 +30,8 @@ def test_scaled_writes_and_capped_logits_are_refused(tiny):
         with model.hooked([("embed", lambda x: 50 * x)]):
             model.config.final_logit_softcapping = 1.0
             direct_attribution(model, WORDS, 7, 50)
-    with pytest.raises(InterpError, match="granite: its residual stream is not the plain sum"):
-        direct_attribution(tiny("granite"), WORDS, 7, 50)
+    with pytest.raises(InterpError, match="gemma4_text: its residual stream is not the plain sum"):
+        direct_attribution(tiny("gemma4"), WORDS, 7, 50)
 
 
 def test_a_term_follows_its_writer(tiny):

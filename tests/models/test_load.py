@@ -171,9 +171,16 @@ def test_a_device_that_is_not_there_is_named(folder):
 def test_unknown_architectures_are_refused_by_name():
     import transformers
 
-    hf = transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=16, hidden_size=8, n_layer=1, n_head=1))
-    with pytest.raises(InterpError, match="architecture 'bloom' is not supported"):
+    hf = transformers.XGLMForCausalLM(
+        transformers.XGLMConfig(vocab_size=16, d_model=8, num_layers=1, attention_heads=1, ffn_dim=8)
+    )
+    with pytest.raises(InterpError, match="architecture 'xglm' is not supported"):
         interp.load(hf)
+    shape = {"vocab_size": 16, "hidden_size": 8, "ffn_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.OPTConfig(**shape, word_embed_proj_dim=8, do_layer_norm_before=False)
+    other = transformers.OPTForCausalLM(config)
+    with pytest.raises(InterpError, match="opt with do_layer_norm_before=False adds up its residual stream"):
+        interp.load(other)
 
 
 def test_saved_tensors_of_a_digest_are_all_counted(folder):
