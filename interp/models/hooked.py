@@ -4,10 +4,8 @@ The Hugging Face model is the source of truth: its own attention, its own weight
 centred, so a direction found here is in the checkpoint's coordinates and can be written back into it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,7 +17,7 @@ from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.core.records import tensors_digest
-from interp.models import architectures, tokens
+from interp.models import architectures, lens, tokens
 from interp.models.capture import Activations, columns
 from interp.models.hooks import Transform, attached
 from interp.models.losses import next_token_losses
@@ -49,6 +47,7 @@ class HookedModel:
         self.name = name
         self.source = source
         self._digest: tuple[list[Any], str] | None = None
+        self._bridge: tuple[Any, Any] | None = None
         self._hooked = 0
 
     @property
@@ -178,13 +177,16 @@ class HookedModel:
         picked = None if positions is None else ((positions,) if isinstance(positions, int) else tuple(positions))
         return Activations({site: torch.cat([part[site] for part in parts]) for site in wanted}, batch, picked)
 
-    @torch.no_grad()
     def forward_to(
-        self, wanted: list[Site], inputs: dict[str, Tensor], column: Int[Tensor, "batch chosen"] | None = None
+        self,
+        wanted: list[Site],
+        inputs: dict[str, Tensor],
+        column: Int[Tensor, "batch chosen"] | None = None,
+        keep_graph: bool = False,
     ) -> dict[Site, Tensor]:
         """Copies of the activations at sites for a Hugging Face forward's inputs; stops at the last site reached.
 
-        `column` chooses columns of each row; only they are copied.
+        `column` chooses columns of each row; only they are copied. `keep_graph` records what gradients need.
         """
         found: dict[Site, Tensor] = {}
 
@@ -196,7 +198,8 @@ class HookedModel:
 
             return record
 
-        with attached(self.hf, [(self._taps[site], keep(site)) for site in wanted]):
+        taps = [(self._taps[site], keep(site)) for site in wanted]
+        with attached(self.hf, taps), torch.set_grad_enabled(keep_graph):
             try:
                 self.hf.base_model(**inputs, use_cache=False)
             except _Reached:
@@ -210,8 +213,15 @@ class HookedModel:
 
         `last`, if not 0, computes them at so many last positions only, which spares most of the unembedding.
         """
-        batch = self.tokens(prompts)
+        return self.forward(self.tokens(prompts), last)
+
+    def forward(self, batch: Tokens, last: int = 0) -> Float[Tensor, "batch pos d_vocab"]:
+        """As `logits`, for a batch of tokens, with the graph that gradients need unless they are switched off."""
         return self.hf(**batch.model_inputs(self.device), use_cache=False, logits_to_keep=last).logits
+
+    def mean_loss(self, batch: Tokens) -> Float[Tensor, ""]:
+        """Mean next-token cross-entropy of a batch in nats, with the graph that gradients need."""
+        return next_token_losses(self.forward(batch), batch.ids, batch.mask[:, :-1] & batch.mask[:, 1:]).mean()
 
     def loss(self, prompts: Prompts, batch_size: int = 16) -> float:
         """Mean next-token cross-entropy in nats over all tokens of all texts, each token counted once."""
@@ -273,41 +283,99 @@ class HookedModel:
                 f"context of {self.context}; lower max_new_tokens or shorten the prompt"
             )
 
-    @cached_property
+    @property
     def bridge(self) -> Any:
         """A TransformerLens TransformerBridge that shares this model's weights, for analyses written for it.
 
-        It has hooks of its own: a recipe applied with `hooked` does not reach it.
+        It has hooks of its own: a recipe applied with `hooked` does not reach it. Built when first asked for, and anew
+        after the model moved, or was edited where the bridge holds copies (fused q, k and v).
         """
         from interp.models.bridge import build
 
-        return build(self.hf, self.tokenizer)
+        fused = () if architectures.architecture(self.config).qkv else self.hf.parameters()
+        stamp = (self.device, self.dtype, [(x.data_ptr(), x._version) for x in fused])
+        if self._bridge is None or self._bridge[0] != stamp:
+            self._bridge = (stamp, build(self.hf, self.tokenizer))
+        return self._bridge[1]
 
-    def run_with_cache(self, prompts: Prompts, names_filter: Any = None) -> tuple[Tensor, Any]:
-        """TransformerLens' `run_with_cache` (its ActivationCache, every hook it knows), on the bridge.
+    def compatibility_bridge(self, **options: Any) -> Any:
+        """A bridge in TransformerLens' compatibility mode (folded norms, centred weights) on a full copy of the model.
 
-        Raises for prompts of different lengths, which the bridge does not mask, and inside `hooked`.
+        `options` are those of `enable_compatibility_mode`. Its edits and this model's do not show in each other.
         """
-        if self._hooked:
-            raise InterpError(
-                "run_with_cache runs on the bridge, which a recipe does not reach; use capture inside hooked"
-            )
-        batch = self.tokens(prompts)
-        if not batch.mask.all():
-            raise InterpError(
-                "run_with_cache needs prompts of one length: the bridge does not mask padding; use capture"
-            )
-        return self.bridge.run_with_cache(batch.ids.to(self.device), names_filter=names_filter)
+        from interp.models.bridge import build
+
+        bridge = build(self.hf, self.tokenizer, share=False)
+        bridge.enable_compatibility_mode(**options)
+        return bridge
+
+    @property
+    def cfg(self) -> Any:
+        """TransformerLens' configuration of this model."""
+        return self.bridge.cfg
+
+    @property
+    def hook_dict(self) -> dict[str, lens.HookPoint]:
+        """The sites under TransformerLens' names; `bridge.hook_dict` has those that no module computes, too."""
+        return {site.hook_name: lens.HookPoint(site) for site in self.sites}
+
+    @property
+    def inside_hooked(self) -> bool:
+        """Whether a `hooked` block is open."""
+        return self._hooked > 0
+
+    def hooks(self, fwd_hooks: lens.Hooks = (), bwd_hooks: lens.Hooks = ()) -> AbstractContextManager["HookedModel"]:
+        """TransformerLens' `hooks`: functions `f(tensor, hook)` attached by name within a block; see `run_with_hooks`.
+
+        A backward function is given the gradient at its site, and may return another; it fires for graphs made inside
+        the block, even if the backward pass comes later.
+        """
+        return lens.hooks(self, fwd_hooks, bwd_hooks)
 
     def run_with_hooks(
-        self, prompts: Prompts, fwd_hooks: Iterable[tuple[str, Callable[..., Tensor | None]]]
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits under TransformerLens-style hooks `(name, f(tensor, hook))`, on the plain model.
+        self,
+        prompts: Prompts,
+        fwd_hooks: lens.Hooks = (),
+        bwd_hooks: lens.Hooks = (),
+        return_type: lens.Returned = "logits",
+        stop_at_layer: int | None = None,
+    ) -> Tensor:
+        """TransformerLens' `run_with_hooks` on the plain model: logits, the mean loss, or a residual stream.
 
-        `hook.name` and `hook.layer()` are TransformerLens'. Unlike there, an unknown name raises.
+        Hooks are `(name, f(tensor, hook))`; a name may be a filter on names, or a pattern such as `mlp_out.*`. Raises
+        for names that are no site here and for hooks that would never fire.
         """
-        with self.hooked([(site, _named(f, site)) for name, f in fwd_hooks for site in self.resolve(name)]):
-            return self.logits(prompts)
+        return lens.run_with_hooks(self, prompts, fwd_hooks, bwd_hooks, return_type, stop_at_layer)
+
+    def run_with_cache(
+        self,
+        prompts: Prompts,
+        names_filter: lens.Names = None,
+        *,
+        stop_at_layer: int | None = None,
+        pos_slice: lens.Positions = None,
+        remove_batch_dim: bool = False,
+        incl_bwd: bool = False,
+        return_type: lens.Returned = "logits",
+    ) -> tuple[Tensor, Any]:
+        """TransformerLens' `run_with_cache`: the output, and an ActivationCache of copies.
+
+        Names that modules compute come from the plain model, padding and recipes included; others, and all names at
+        once (no filter), from the bridge, for which prompts must have one length and no recipe be applied. `incl_bwd`
+        adds gradients of the loss as NAME_grad. Raises for unknown names and for those that never fire.
+        """
+        return lens.run_with_cache(
+            self, prompts, names_filter, stop_at_layer, pos_slice, remove_batch_dim, incl_bwd, return_type
+        )
+
+    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool | None = None) -> Int[Tensor, "batch pos"]:
+        """Token ids, left-padded. `prepend_bos` None is the tokenizer's own rule; True or False overrides it."""
+        return tokens.tokenise(text, self.tokenizer, self.context, prepend_bos=prepend_bos).ids
+
+    def to_str_tokens(self, text: str | Int[Tensor, "pos"], prepend_bos: bool | None = None) -> list[str]:
+        """The tokens of one text, or of ids, each as text."""
+        ids = text if isinstance(text, Tensor) else self.to_tokens(text, prepend_bos)[0]
+        return [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids.tolist()]
 
     def _repr_html_(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())
@@ -317,30 +385,8 @@ class HookedModel:
         )
 
 
-@dataclass(frozen=True)
-class HookPoint:
-    """What a TransformerLens-style hook function is told of where it is."""
-
-    site: Site
-
-    @property
-    def name(self) -> str:
-        """TransformerLens' name of the site."""
-        return self.site.hook_name
-
-    def layer(self) -> int:
-        """The layer; raises at a site that has none."""
-        if self.site.layer is None:
-            raise InterpError(f"{self.name} is in no layer")
-        return self.site.layer
-
-
 class _Reached(Exception):
     """Every wanted site has been seen: the rest of the forward pass is not needed."""
-
-
-def _named(function: Callable[..., Tensor | None], site: Site) -> Transform:
-    return lambda x: function(x, hook=HookPoint(site))
 
 
 def _sample(x: Tensor) -> int:

@@ -53,10 +53,12 @@ class Tokens:
 Prompts = str | Sequence[str] | Tensor | Tokens
 
 
-def tokenise(prompts: Prompts, tokenizer: Any, context: int | None, cut: int | None = None) -> Tokens:
+def tokenise(
+    prompts: Prompts, tokenizer: Any, context: int | None, cut: int | None = None, prepend_bos: bool | None = None
+) -> Tokens:
     """Token ids of prompts. Raises for no prompts, an empty one, and one past the context length, by its number.
 
-    `cut` keeps the first so many tokens of each.
+    `cut` keeps the first so many tokens of each. `prepend_bos` None leaves BOS to the tokenizer, a bool overrides it.
     """
     if isinstance(prompts, Tokens):
         return prompts
@@ -68,7 +70,7 @@ def tokenise(prompts: Prompts, tokenizer: Any, context: int | None, cut: int | N
             )
         rows = [row.tolist() for row in ids]
     else:
-        rows = [_encode(text, tokenizer) for text in ([prompts] if isinstance(prompts, str) else prompts)]
+        rows = [_encode(text, tokenizer, prepend_bos) for text in ([prompts] if isinstance(prompts, str) else prompts)]
     rows = [row[:cut] for row in rows]
     if not rows:
         raise InterpError("no prompts given; expected a text, a list of texts, or a tensor of token ids")
@@ -80,7 +82,7 @@ def tokenise(prompts: Prompts, tokenizer: Any, context: int | None, cut: int | N
     return _pad(rows, pad=_pad_id(tokenizer))
 
 
-def _encode(text: str, tokenizer: Any) -> list[int]:
+def _encode(text: str, tokenizer: Any, prepend_bos: bool | None) -> list[int]:
     if tokenizer is None:
         raise InterpError(
             "this model has no tokenizer, so it can't read text; pass token ids, or load(..., tokenizer=)"
@@ -90,7 +92,13 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
     if not text:
         return []
     rendered = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    return tokenizer(text, add_special_tokens=not rendered)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=not rendered)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if prepend_bos and bos is None:
+        raise InterpError("prepend_bos=True, but this tokenizer has no BOS token; pass None or False")
+    if prepend_bos and ids[:1] != [bos]:
+        return [bos, *ids]
+    return ids[1:] if prepend_bos is False and bos is not None and ids[:1] == [bos] else ids
 
 
 def _pad_id(tokenizer: Any) -> int:
