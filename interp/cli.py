@@ -72,7 +72,9 @@ def harvest(
     out: Annotated[Path, typer.Option(help="folder of the store; an interrupted harvest is continued")],
     tokens: Annotated[int | None, typer.Option(help="stop after so many tokens", min=1)] = None,
     context: Annotated[int, typer.Option(help="tokens a packed row")] = 128,
-    dtype: Annotated[str, typer.Option(help="type of the stored activations")] = "float32",
+    dtype: Annotated[str, typer.Option(help="of the stored activations: float32, bfloat16, float16, int8")] = "float32",
+    bos: Annotated[bool, typer.Option(help="put BOS before each document")] = True,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="pass over records that can't be read")] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +86,9 @@ def harvest(
     # A document has at least one token, so no more documents than tokens are needed.
     source = corpus(text, documents=tokens)
     model_at = load(model, device=device)
-    store = harvest_store(model_at, source, sites, out, tokens=tokens, context=context, dtype=dtype)
+    store = harvest_store(
+        model_at, source, sites, out, tokens=tokens, context=context, dtype=dtype, bos_first=bos, skip_bad=skip_bad
+    )
     _print(as_json, {"store": str(out), "tokens": len(store), "sites": [str(site) for site in store.sites]})
 
 

@@ -20,13 +20,19 @@ _REMEDY = "restore it, or harvest again into a new folder"
 
 
 class HarvestConfig(Config):
-    """How to harvest. `tokens` is the most to read, all if None; a shard holds as many whole rows as fit."""
+    """How to harvest. `tokens` is the most to read, all if None; a shard holds as many whole rows as fit.
+
+    `bos_first` puts BOS before each document. `skip_bad` passes over records that can't be read. "int8" stores each
+    token's activations as whole numbers with one scale.
+    """
 
     tokens: PositiveInt | None
     context: int = Field(ge=2)
     batch_size: PositiveInt
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Literal["float32", "bfloat16", "float16", "int8"]
     shard_tokens: PositiveInt
+    bos_first: bool
+    skip_bad: bool
 
 
 class Settings(Config):
@@ -38,8 +44,6 @@ class Settings(Config):
     model_dtype: str
     device: str
     tokenizer_digest: str
-    text_digest: str
-    documents: int
     versions: dict[str, str]
 
     def differences(self, other: "Settings") -> list[str]:
@@ -49,12 +53,29 @@ class Settings(Config):
         return [f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names]
 
 
+class Statistics(Config):
+    """Of a site's activations in one shard: mean norm, mean square of an entry, and what rounding cost.
+
+    `rounding` is the root mean square of what the stored type lost, relative to that of the activations.
+    """
+
+    mean_norm: float
+    mean_square: float
+    rounding: float
+
+
 class Shard(Config):
-    """One safetensors file: its name, how many tokens it holds, its SHA-256."""
+    """One safetensors file: its name, how many tokens it holds, its SHA-256, and statistics by site.
+
+    `documents` and `text_digest` are of all texts read up to its last row, so that a continuation knows its corpus.
+    """
 
     name: str
     tokens: int
     sha256: str
+    documents: int
+    text_digest: str
+    statistics: dict[str, Statistics]
 
 
 class Manifest(Config):
@@ -63,6 +84,11 @@ class Manifest(Config):
     format: Literal[1] = 1
     settings: Settings
     shards: list[Shard]
+
+    @property
+    def documents(self) -> int:
+        """Number of documents read."""
+        return self.shards[-1].documents if self.shards else 0
 
     @classmethod
     def load(cls, file: Path) -> "Manifest":

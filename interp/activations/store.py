@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.activations.manifest import FINISHED, PARTIAL, Manifest, check_shard
+from interp.activations.quantised import restored
 from interp.core.display import card
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError, nearest
@@ -68,7 +69,7 @@ class Store:
         return self.manifest.settings.sites[self._name(site)]
 
     def read(self, site: str | Site, start: int = 0, stop: int | None = None) -> Float[Tensor, "token d_in"]:
-        """Activations of the tokens from `start` up to `stop`, in the stored type."""
+        """Activations of the tokens from `start` up to `stop`, in the stored type; those stored as int8, in float32."""
         return self._rows(self._name(site), *slice(start, stop).indices(len(self))[:2])
 
     @property
@@ -114,6 +115,11 @@ class Store:
         if rest and len(rest[0]):
             yield rest[0]
 
+    def mean_norm(self, site: str | Site) -> float:
+        """Mean Euclidean norm of a site's activations."""
+        name = self._name(site)
+        return sum(shard.statistics[name].mean_norm * shard.tokens for shard in self.manifest.shards) / len(self)
+
     def first_not_finite(self, site: str | Site) -> str | None:
         """Name of the first shard that holds a NaN or an infinity at the site."""
         name = self._name(site)
@@ -123,7 +129,7 @@ class Store:
         return None
 
     def _pool_rows(self, name: str) -> int:
-        itemsize = DTYPES[self.manifest.settings.harvest.dtype].itemsize
+        itemsize = DTYPES.get(self.manifest.settings.harvest.dtype, torch.float32).itemsize
         return _POOL_BYTES // (self.manifest.settings.sites[name] * itemsize)
 
     def _pools(self, name: str, rows: int, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
@@ -153,7 +159,11 @@ class Store:
         return torch.cat(parts) if parts else self._part(0, name, 0, 0)
 
     def _part(self, number: int, name: str, start: int, stop: int) -> Tensor:
-        return self._opened[number].get_slice(name)[start : min(stop, self.manifest.shards[number].tokens)]
+        stop, file = min(stop, self.manifest.shards[number].tokens), self._opened[number]
+        part = file.get_slice(name)[start:stop]
+        if part.dtype != torch.int8:
+            return part
+        return restored({name: part, f"{name}.scale": file.get_slice(f"{name}.scale")[start:stop]}, name)
 
     @cached_property
     def _opened(self) -> list[Any]:
@@ -170,7 +180,7 @@ class Store:
         sites = ", ".join(f"{name} ({width})" for name, width in settings.sites.items())
         size = [
             ("tokens", f"{len(self):,}"),
-            ("documents", f"{settings.documents:,}"),
+            ("documents", f"{self.manifest.documents:,}"),
             ("shards", len(self.manifest.shards)),
         ]
         return card(

@@ -10,7 +10,9 @@ is the same corpus. Files are streamed; only a .txt is held whole.
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -18,26 +20,36 @@ from typing import Any
 from interp.core.errors import InterpError, nearest
 
 Source = str | Path | Iterable[str]
+Record = Callable[[], str]  # gives the document, or raises what is wrong with it
 
 
-def texts(source: Source, field: str = "text") -> Iterator[str]:
+def texts(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[str]:
     """The documents of a corpus: a file, a folder, a glob of either, or texts passed through.
 
     A single str is a path. A missing path raises here; an empty corpus, broken JSON, bytes that are not UTF-8
-    and a missing field raise when they are reached, with the file and the line.
+    and a missing field raise when they are reached, with the file and the line. `skip_bad` passes over such
+    records instead, and tells on the console how many there were.
     """
     if isinstance(source, str | Path):
-        return _nonempty(_read(_files(source), field), str(source))
-    return _nonempty(_passed(source), "the corpus")
+        return _nonempty(_good(_read(_files(source), field), skip_bad), str(source))
+    return _nonempty(_good(_passed(source), skip_bad), "the corpus")
 
 
-def digest(documents: Iterable[str]) -> str:
-    """Hex SHA-256 that identifies a sequence of documents, boundaries included."""
-    sha = hashlib.sha256()
-    for document in documents:
+class Digest:
+    """SHA-256 that identifies a sequence of documents, boundaries included, taken as they come."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def update(self, document: str) -> None:
+        """Count in the next document."""
         encoded = document.encode()
-        sha.update(len(encoded).to_bytes(8, "little") + encoded)
-    return sha.hexdigest()
+        self._sha.update(len(encoded).to_bytes(8, "little") + encoded)
+
+    @property
+    def hex(self) -> str:
+        """The digest of the documents so far."""
+        return self._sha.copy().hexdigest()
 
 
 def _files(source: str | Path) -> list[Path]:
@@ -62,31 +74,47 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in _READERS and file.is_file())
 
 
-def _read(files: list[Path], field: str) -> Iterator[str]:
+def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[str]:
+    """The documents; a bad record raises when it is read, or is counted."""
+    skipped = 0
+    for record in records:
+        try:
+            document = record()
+        except InterpError:
+            if not skip_bad:
+                raise
+            skipped += 1
+        else:
+            yield document
+    if skipped:
+        print(f"interp: passed over {skipped} bad records", file=sys.stderr)
+
+
+def _read(files: list[Path], field: str) -> Iterator[Record]:
     for file in files:
         yield from _READERS[file.suffix](file, field)
 
 
-def _jsonl(file: Path, field: str) -> Iterator[str]:
+def _jsonl(file: Path, field: str) -> Iterator[Record]:
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, start=1):
-            where = f"{file}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(_utf8(line, where))
-            except json.JSONDecodeError as problem:
-                raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
-            if not isinstance(record, dict):
-                raise InterpError(
-                    f"{where}: expected a JSON object with a field {field!r}, got {type(record).__name__}"
-                )
-            if field not in record:
-                raise InterpError(f"{where}: no field {field!r}; {nearest(field, record)}; choose it with field=")
-            yield _document(record[field], where)
+            if line.strip():
+                yield partial(_json_line, line, f"{file}, line {number}", field)
 
 
-def _parquet(file: Path, field: str) -> Iterator[str]:
+def _json_line(line: bytes, where: str, field: str) -> str:
+    try:
+        record = json.loads(_utf8(line, where))
+    except (json.JSONDecodeError, RecursionError) as problem:
+        raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
+    if not isinstance(record, dict):
+        raise InterpError(f"{where}: expected a JSON object with a field {field!r}, got {type(record).__name__}")
+    if field not in record:
+        raise InterpError(f"{where}: no field {field!r}; {nearest(field, record)}; choose it with field=")
+    return _document(record[field], where)
+
+
+def _parquet(file: Path, field: str) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
@@ -102,23 +130,23 @@ def _parquet(file: Path, field: str) -> Iterator[str]:
     for batch in table.iter_batches(columns=[field]):
         for value in batch.column(0).to_pylist():
             number += 1
-            yield _document(value, f"{file}, row {number}")
+            yield partial(_document, value, f"{file}, row {number}")
 
 
-def _txt(file: Path, field: str) -> Iterator[str]:
-    yield _utf8(file.read_bytes(), str(file))
+def _txt(file: Path, field: str) -> Iterator[Record]:
+    yield lambda: _utf8(file.read_bytes(), str(file))
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+_READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
     ".jsonl": _jsonl,
     ".parquet": _parquet,
     ".txt": _txt,
 }
 
 
-def _passed(documents: Iterable[str]) -> Iterator[str]:
+def _passed(documents: Iterable[str]) -> Iterator[Record]:
     for number, document in enumerate(documents):
-        yield _document(document, f"document {number}")
+        yield partial(_document, document, f"document {number}")
 
 
 def _utf8(content: bytes, where: str) -> str:

@@ -70,14 +70,16 @@ class Packed:
         return {"input_ids": self.ids.to(device), "position_ids": self.position_ids.to(device)}
 
 
-def encode(documents: Iterable[str], tokenizer: Any, tokens: int | None = None) -> Iterator[list[int]]:
+def encode(
+    documents: Iterable[str], tokenizer: Any, tokens: int | None = None, bos_first: bool = True
+) -> Iterator[list[int]]:
     """Token ids of each document, BOS first where the tokenizer has one and the text does not begin with it.
 
-    `tokens` ends the stream after that many, cutting the last document short.
+    `bos_first=False` adds none. `tokens` ends the stream after that many, cutting the last document short.
     """
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    bos = [tokenizer.bos_token_id] if bos_first and tokenizer.bos_token_id is not None else []
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
         for ids in tokenizer(together, add_special_tokens=False, verbose=False)["input_ids"]:
@@ -89,16 +91,48 @@ def encode(documents: Iterable[str], tokenizer: Any, tokens: int | None = None) 
 
 
 def pack(documents: Iterable[list[int]], context: int, pad: int = 0, together: bool = True) -> Packed:
-    """Rows of `context` tokens. A document without tokens takes no room but keeps its number.
+    """Rows of `context` tokens, all at once. A document without tokens takes no room but keeps its number.
 
-    `together=False` puts every piece in a row of its own, longest first, so that batches need little padding.
-    Raises for a context below 2 and for a corpus without a token.
+    `together=False` puts every piece in a row of its own. Raises for a context below 2 and a corpus without a token.
+    """
+    rows = list(placed(enumerate(documents), context, together))
+    if not rows:
+        raise InterpError("the corpus has no tokens; expected at least one document with text")
+    return laid_out(rows, context, pad)
+
+
+def placed(
+    documents: Iterable[tuple[int, list[int]]], context: int, together: bool = True
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Rows as pieces with the number of their document, each as soon as it is full or, among the open ones, fullest.
+
+    Memory is bounded by the open rows, however long the corpus.
     """
     if context < 2:
         raise InterpError(f"context is {context}; expected at least 2 tokens a row")
-    rows = _placed(documents, context, together)
-    if not rows:
-        raise InterpError("the corpus has no tokens; expected at least one document with text")
+    rows: dict[int, list[tuple[int, list[int]]]] = {}
+    room: dict[int, int] = {}
+    opened = 0
+    for index, document in documents:
+        for start in range(0, len(document), context):
+            piece = document[start : start + context]
+            if not together:
+                yield [(index, piece)]
+                continue
+            row = next((number for number, left in room.items() if left >= len(piece)), opened)
+            if row == opened:
+                opened, rows[row], room[row] = opened + 1, [], context
+            rows[row].append((index, piece))
+            room[row] -= len(piece)
+            done = row if not room[row] else min(room, key=room.__getitem__) if len(room) > _OPEN_ROWS else None
+            if done is not None:
+                del room[done]
+                yield rows.pop(done)
+    yield from rows.values()
+
+
+def laid_out(rows: list[list[tuple[int, list[int]]]], context: int, pad: int = 0) -> Packed:
+    """Placed rows as tensors."""
     shape = (len(rows), context)
     ids, positions, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
     for number, row in enumerate(rows):
@@ -110,29 +144,3 @@ def pack(documents: Iterable[list[int]], context: int, pad: int = 0, together: b
             document[number, start:stop] = index
             start = stop
     return Packed(ids, positions, document)
-
-
-def _placed(documents: Iterable[list[int]], context: int, together: bool) -> list[list[tuple[int, list[int]]]]:
-    """For each row, its pieces with the number of their document, by first fit over the open rows."""
-    if not together:
-        alone = [
-            [(index, document[start : start + context])]
-            for index, document in enumerate(documents)
-            for start in range(0, len(document), context)
-        ]
-        return sorted(alone, key=lambda row: -len(row[0][1]))
-    rows: list[list[tuple[int, list[int]]]] = []
-    room: dict[int, int] = {}
-    for index, document in enumerate(documents):
-        for start in range(0, len(document), context):
-            piece = document[start : start + context]
-            row = next((number for number, left in room.items() if left >= len(piece)), len(rows))
-            if row == len(rows):
-                rows.append([])
-            rows[row].append((index, piece))
-            room[row] = room.get(row, context) - len(piece)
-            if not room[row]:
-                del room[row]
-            elif len(room) > _OPEN_ROWS:
-                del room[min(room, key=room.__getitem__)]
-    return rows

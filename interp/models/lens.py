@@ -167,7 +167,7 @@ def _on_the_bridge(
         if name not in found:
             raise InterpError(f"{name} never fires in {model.config.model_type}, or not before the layer to stop at")
     if last:
-        output = model.forward_to([Site("resid_post", model.n_layers - 1)], batch.model_inputs(model.device)).popitem()[1]
+        output = _output(model, batch, returned, stop)
     return output.detach(), found
 
 

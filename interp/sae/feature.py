@@ -99,7 +99,7 @@ def features(
     for latent in latents:
         if not 0 <= latent < sae.d_sae:
             raise InterpError(f"latent {latent} does not exist; this SAE has latents 0 to {sae.d_sae - 1}")
-    packed = rows(model, texts, context, tokens).packed
+    packed = rows(model, texts, context, tokens)
     read = cache(lambda token: token_text(model.tokenizer, token))
     wanted = list(dict.fromkeys(latents))
     found = dict(zip(wanted, firings(sae, model, packed, wanted, batch_size), strict=True))

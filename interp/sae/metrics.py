@@ -37,7 +37,7 @@ def evaluate(
     Raises for another model than the SAE's, and for documents of one token, which predict nothing.
     """
     sae.require(model)
-    packed = rows(model, texts, context, tokens).packed
+    packed = rows(model, texts, context, tokens)
     if not packed.predicted.any():
         raise InterpError("the corpus has no document of two tokens or more, so there is nothing to predict")
     coder, tally, zeros = sae.to(model.device), _Tally(sae.d_sae), torch.zeros_like

@@ -63,6 +63,72 @@ def test_activations_are_rounded_to_the_type_asked_for(tiny, corpus, tmp_path, d
     assert ((stored.float() - exact).abs() <= error * exact.abs() + 1e-7).all()
 
 
+def test_whole_numbers_take_a_quarter_of_the_room_and_say_what_they_lost(tiny, corpus, tmp_path):
+    exact = harvest(tiny("llama"), corpus, SITES, tmp_path / "exact", **SETTINGS)
+    store = harvest(tiny("llama"), corpus, SITES, tmp_path / "store", dtype="int8", **SETTINGS)
+    for site in SITES:
+        x, stored = exact.read(site), store.read(site)
+        assert stored.dtype == torch.float32
+        assert ((stored - x).abs() <= x.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
+        for shard, plain in zip(store.manifest.shards, exact.manifest.shards, strict=True):
+            assert 0 < shard.statistics[site].rounding < 0.01
+            assert plain.statistics[site].rounding == 0
+        assert store.mean_norm(site) == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-5)
+        epoch = torch.cat(list(store.batches(site, 10, seed=0, epochs=1)))
+        assert float(epoch.sum()) == pytest.approx(float(stored.sum()), abs=1e-2)
+    sizes = {}
+    for name in ("store", "exact"):
+        sizes[name] = sum(file.stat().st_size for file in (tmp_path / name).glob("*.safetensors"))
+    assert sizes["store"] < 0.5 * sizes["exact"], "ids, documents and positions take their room too"
+
+
+def test_a_second_harvest_into_one_folder_is_refused(tiny, corpus, tmp_path):
+    model, out, refused = tiny("llama"), tmp_path / "store", []
+
+    def meanwhile(x):
+        if out.exists() and not refused:
+            refused.append(None)
+            with pytest.raises(InterpError, match="another process is harvesting into it"):
+                harvest(tiny("llama", 0), corpus, SITES, out, **SETTINGS)
+
+    with model.hooked([("resid_post.0", meanwhile)]):
+        store = harvest(model, corpus, SITES, out, **SETTINGS)
+    assert refused
+    assert len(store) == len(harvest(model, corpus, SITES, tmp_path / "alone", **SETTINGS))
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny, corpus, tmp_path, capsys):
+    model = tiny("llama")
+
+    def small_memory(x):
+        if len(x) > 1:
+            raise torch.OutOfMemoryError
+
+    with model.hooked([("resid_pre.0", small_memory)]):
+        store = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    plain = harvest(model, corpus, SITES, tmp_path / "plain", **SETTINGS)
+    for site in SITES:
+        torch.testing.assert_close(store.read(site), plain.read(site), atol=1e-5, rtol=1e-5)
+    assert "4 rows do not fit into memory; trying 2" in capsys.readouterr().err
+
+
+def test_bos_comes_first_or_not_at_all(tiny, corpus, tmp_path):
+    with_bos = harvest(tiny("llama"), corpus, "embed", tmp_path / "with", **SETTINGS)
+    without = harvest(tiny("llama"), corpus, "embed", tmp_path / "without", bos_first=False, **SETTINGS)
+    assert (with_bos.ids == 1).sum() == with_bos.manifest.documents == len(corpus)
+    assert not (without.ids == 1).any()
+    assert without.manifest.settings.harvest.bos_first is False
+
+
+def test_rows_of_their_own_hold_the_same_activations(tiny, corpus, tmp_path):
+    """BLOOM's documents would leak into each other in one row."""
+    model = tiny("bloom")
+    store = harvest(model, corpus, "resid_post.2", tmp_path / "store", **SETTINGS)
+    mine = store.document == 7
+    alone = model.capture(store.ids[mine].long(), "resid_post.2")["resid_post.2"][0]
+    torch.testing.assert_close(store.read("resid_post.2")[mine], alone, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("passes", [1, 2, 4])
 def test_a_killed_harvest_continues_to_the_same_bytes(tiny, corpus, tmp_path, passes):
     model = tiny("llama")
@@ -133,13 +199,13 @@ def test_an_endless_corpus_is_read_up_to_its_tokens(tiny, tmp_path):
     endless = (f"w{4 + number % 100} w5" for number in iter(int, 1))
     store = harvest(tiny("llama"), endless, "embed", tmp_path / "store", tokens=100, context=16)
     assert len(store) == 100
-    assert store.manifest.settings.documents == 34
+    assert store.manifest.documents == 34
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": "int8"}, "dtype"),
+        ({"dtype": "int4"}, "dtype"),
         ({"tokens": 0}, "tokens"),
         ({"batch_size": 0}, "batch_size"),
         ({"context": 65, "shard_tokens": 65}, "context is 65 but the model's is 64"),

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from interp.core.errors import InterpError
-from interp.data.corpora import digest, texts
+from interp.data.corpora import Digest, texts
 
 DOCUMENTS = ["first", "second\nline", "drei – ü"]
 
@@ -87,7 +87,23 @@ def test_missing_paths_raise_at_once_with_the_nearest(folder):
         list(texts([]))
 
 
+def digest(documents):
+    counted = Digest()
+    for document in documents:
+        counted.update(document)
+    return counted.hex
+
+
 def test_the_digest_sees_text_order_and_boundaries():
     different = [["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], ["ab", "c", ""]]
     assert len({digest(documents) for documents in different}) == len(different)
     assert digest(iter(["ab", "c"])) == digest(["ab", "c"])
+
+
+def test_bad_records_are_passed_over_and_counted_on_request(tmp_path, capsys):
+    file = tmp_path / "mixed.jsonl"
+    file.write_bytes(b'{"text": "one"}\n{broken\n{"txet": "two"}\n\xff\n{"text": 3}\n{"text": "four"}\n')
+    with pytest.raises(InterpError, match="line 2: not valid JSON"):
+        list(texts(file))
+    assert list(texts(file, skip_bad=True)) == ["one", "four"]
+    assert "passed over 4 bad records" in capsys.readouterr().err

@@ -21,16 +21,23 @@ def write_store(folder, x, shard_tokens=4096):
         columns = {"ids": place % 7, "document": place // 64, "position": place % 64}
         file = folder / f"shard-{number:05}.safetensors"
         safetensors.torch.save_file({name: c.int() for name, c in columns.items()} | {SITE: part.contiguous()}, file)
-        shards.append(Shard(name=file.name, tokens=len(part), sha256=sha256_file(file)))
+        read = {"documents": int(place[-1]) // 64 + 1, "text_digest": "", "statistics": {}}
+        shards.append(Shard(name=file.name, tokens=len(part), sha256=sha256_file(file), **read))
     settings = Settings(
-        harvest=HarvestConfig(tokens=None, context=64, batch_size=1, dtype="float32", shard_tokens=shard_tokens),
+        harvest=HarvestConfig(
+            tokens=None,
+            context=64,
+            batch_size=1,
+            dtype="float32",
+            shard_tokens=shard_tokens,
+            bos_first=True,
+            skip_bad=False,
+        ),
         sites={SITE: x.shape[1]},
         model=MADE_UP,
         model_dtype="torch.float32",
         device="cpu",
         tokenizer_digest="",
-        text_digest="",
-        documents=len(x) // 64,
         versions={},
     )
     write_json(folder / FINISHED, Manifest(settings=settings, shards=shards).model_dump())

@@ -1,0 +1,250 @@
+"""How fast capture, harvest, generation and store are, against peers and bounds, in one run.
+
+    python experiments/benchmarks/harvest.py [--model DIR] [--repeats 5] [--threads 1] [--json FILE]
+
+1. One layer's residual stream on SmolLM2-135M, in float32 and bfloat16, at three shapes: interp's capture,
+   TransformerBridge with and without `stop_at_layer`, nnsight (where installed), plain Hugging Face with
+   `output_hidden_states`, and the bound: the plain model cut behind that layer, no hook anywhere.
+2. A harvest, store written, against the bound on the same packed rows.
+3. Short documents packed against padded.
+4. Generation with a hook at every layer, and under a recipe that projects at every writer, against plain `generate`.
+5. The store read in shuffled order, from the page cache.
+
+Contenders take turns, so that noise of the machine falls on all; figures are medians over the turns. Each is warmed up
+once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import interp
+from interp.activations.rows import rows
+from interp.data.packing import pack
+from interp.models import organism
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.models.tokens import Tokens
+
+MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
+LAYER = 15
+SHAPES = ((16, 128), (2, 1024), (1, 2048))
+SHORT, LONGEST, DOCUMENTS = 50, 128, 160  # mean and largest length, and number, of the short documents
+NEW_TOKENS, PROMPTS = 48, 8
+STORE_TOKENS = 200_000
+
+Contenders = dict[str, Callable[[], Any]]
+
+
+def turns(contenders: Contenders, repeats: int) -> dict[str, float]:
+    """Median seconds of each contender, taking turns after one warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats + 1):
+        for name, work in contenders.items():
+            began = time.perf_counter()
+            work()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@contextmanager
+def cut(hf: Any, layers: int) -> Iterator[None]:
+    """The plain model with its first layers only."""
+    whole = hf.model.layers
+    hf.model.layers = whole[:layers]
+    try:
+        yield
+    finally:
+        hf.model.layers = whole
+
+
+def random_batch(model: HookedModel, rows: int, width: int) -> Tokens:
+    """Random tokens without padding."""
+    ids = torch.randint(10, 40_000, (rows, width), generator=torch.Generator().manual_seed(0))
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+@torch.no_grad()
+def bound(model: HookedModel, inputs: dict[str, torch.Tensor]) -> None:
+    """The plain model, cut behind the layer."""
+    with cut(model.hf, LAYER + 1):
+        model.hf.model(**inputs, use_cache=False)
+
+
+def capture_contenders(model: HookedModel, batch: Tokens) -> Contenders:
+    """Everybody who can give the residual stream behind the layer."""
+    site, name, ids = f"resid_post.{LAYER}", f"blocks.{LAYER}.hook_resid_post", batch.ids
+    plain = {"input_ids": ids}
+
+    @torch.no_grad()
+    def hidden_states() -> None:
+        model.hf.model(**plain, use_cache=False, output_hidden_states=True)
+
+    @torch.no_grad()
+    def bridge(**options: Any) -> None:
+        model.bridge.run_with_cache(ids, names_filter=name, **options)
+
+    contenders: Contenders = {
+        "bound": lambda: bound(model, plain),
+        "interp": lambda: model.capture(batch, site, batch_size=len(batch)),
+        "TransformerBridge, stop_at_layer": lambda: bridge(stop_at_layer=LAYER + 1),
+        "TransformerBridge": bridge,
+        "transformers, output_hidden_states": hidden_states,
+    }
+    if (traced := nnsight_contender(model, ids)) is not None:
+        contenders["nnsight, stop"] = traced
+    return contenders
+
+
+def nnsight_contender(model: HookedModel, ids: torch.Tensor) -> Callable[[], Any] | None:
+    """nnsight with an early stop, where it is installed."""
+    try:
+        from nnsight import NNsight
+    except ImportError:
+        return None
+    wrapped = NNsight(model.hf)
+
+    @torch.no_grad()
+    def traced() -> None:
+        with wrapped.trace(ids) as tracer:
+            wrapped.model.layers[LAYER].output.save()
+            tracer.stop()
+
+    return traced
+
+
+def documents(seed: int = 0) -> list[list[int]]:
+    """Short random documents of geometric lengths."""
+    rng = Random(seed)
+    lengths = [min(LONGEST, max(4, int(rng.expovariate(1 / SHORT)))) for _ in range(DOCUMENTS)]
+    return [[rng.randint(10, 40_000) for _ in range(length)] for length in lengths]
+
+
+def packing_contenders(model: HookedModel) -> Contenders:
+    """The same short documents, packed into rows and padded in batches of sixteen as they come."""
+    packed, short = pack(documents(), LONGEST), documents()
+    wanted = [Site("resid_post", LAYER)]
+
+    def as_packed() -> None:
+        for batch in packed.batches(16):
+            model.forward_to(wanted, batch.model_inputs(model.device))
+
+    def as_padded() -> None:
+        for start in range(0, len(short), 16):
+            some = short[start : start + 16]
+            width = max(map(len, some))
+            ids = torch.tensor([[0] * (width - len(row)) + row for row in some])
+            mask = torch.arange(width) >= width - torch.tensor([len(row) for row in some])[:, None]
+            model.forward_to(wanted, Tokens(ids, mask).model_inputs(model.device))
+
+    return {"packed": as_packed, "padded": as_padded}
+
+
+def harvest_contenders(model: HookedModel, scratch: Path, dtype: str) -> Contenders:
+    """A harvest with its store, and the bound on the rows it runs."""
+    texts = [model.tokenizer.decode(document) for document in documents() * 2]
+    packed, number = rows(model, texts, LONGEST), iter(range(1000))
+
+    def harvest() -> None:
+        interp.harvest(model, texts, f"resid_post.{LAYER}", scratch / f"{dtype}-{next(number)}", dtype=dtype)
+
+    def bare() -> None:
+        for batch in packed.batches(16):
+            bound(model, batch.model_inputs(model.device))
+
+    return {"bound": bare, "interp": harvest}
+
+
+def generation_contenders(model: HookedModel) -> Contenders:
+    """Greedy replies of one length: plain, with a hook a layer, and under a recipe at every writer."""
+    prompts = [model.render(f"Tell me about the number {number}.") for number in range(PROMPTS)]
+    batch = model.tokens(prompts)
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+    length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    row = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    recipe = interp.Recipe([("writers", interp.Project(row))])
+    hooks = [(f"resid_post.{layer}", lambda x: None) for layer in range(model.n_layers)]
+
+    @torch.no_grad()
+    def plain() -> None:
+        model.hf.generate(**inputs, do_sample=False, **length)
+
+    def replies(applied: Any) -> None:
+        model.generate(prompts, applied, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+
+    return {"transformers": plain, "30 hooks": lambda: replies(hooks), "projections": lambda: replies(recipe)}
+
+
+def store_gb_s(scratch: Path, repeats: int) -> float:
+    """Gigabytes a second of shuffled rows, from a store of the organism's activations that is in the page cache."""
+    model, site = interp.load("organism"), "resid_post.3"
+    text = list(organism.corpus(STORE_TOKENS // 20))
+    store = interp.harvest(model, text, site, scratch / "read", tokens=STORE_TOKENS, batch_size=64)
+    size = len(store) * store.width(site) * 4
+
+    def read() -> None:
+        for _ in store.batches(site, 4096, seed=0, epochs=1):
+            pass
+
+    return size / turns({"read": read}, repeats)["read"] / 1e9
+
+
+def main() -> None:
+    """Print the tables, and write the claims."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    console, claims = Console(), {}
+    speed = Table("dtype", "shape", "who", "tokens/s", "of bound", title=f"resid_post.{LAYER}, {args.threads} threads")
+    rest = Table("what", "who", "seconds", "ratio")
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in ("float32", "bfloat16"):
+            model = interp.load(args.model, dtype=dtype)
+            for rows, width in SHAPES:
+                found = turns(capture_contenders(model, random_batch(model, rows, width)), args.repeats)
+                for who, seconds in found.items():
+                    share = found["bound"] / seconds
+                    speed.add_row(dtype, f"{rows}x{width}", who, f"{rows * width / seconds:,.0f}", f"{share:.2f}")
+                if dtype == "bfloat16":
+                    theirs = found["TransformerBridge, stop_at_layer"]
+                    claims[f"vs_bridge_{rows}x{width}_bf16"] = theirs / found["interp"]
+            found = turns(harvest_contenders(model, Path(folder), dtype), args.repeats)
+            claims[f"of_bound_{'fp32' if dtype == 'float32' else 'bf16'}"] = found["bound"] / found["interp"]
+            for who, seconds in found.items():
+                rest.add_row(f"harvest, {dtype}", who, f"{seconds:.2f}", f"{found['bound'] / seconds:.2f}")
+            if dtype == "float32":
+                found = turns(packing_contenders(model), args.repeats)
+                claims["packing"] = found["padded"] / found["packed"]
+                for who, seconds in found.items():
+                    rest.add_row("short documents", who, f"{seconds:.2f}", f"{found['padded'] / seconds:.2f}")
+                found = turns(generation_contenders(model), args.repeats)
+                claims["generate_30_hooks"] = found["transformers"] / found["30 hooks"]
+                claims["generate_projections"] = found["transformers"] / found["projections"]
+                for who, seconds in found.items():
+                    rest.add_row("generate", who, f"{seconds:.2f}", f"{found['transformers'] / seconds:.2f}")
+        claims["store_read_gb_s"] = store_gb_s(Path(folder), args.repeats)
+    console.print(speed, rest, f"store read, shuffled: {claims['store_read_gb_s']:.2f} GB/s")
+    if args.json:
+        args.json.write_text(json.dumps({"claims": claims}, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
