@@ -98,6 +98,7 @@ def sae_train(
     site: Annotated[str, typer.Option(help="which of the store's sites")],
     out: Annotated[Path, typer.Option(help="new folder for the autoencoder")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, for instance d_sae=4096 k=32 seed=1")] = None,
+    verify: Annotated[bool, typer.Option(help="check every byte of the store first")] = True,
     as_json: Json = False,
 ) -> None:
     """Train a sparse autoencoder on a store."""
@@ -107,7 +108,7 @@ def sae_train(
 
     require_free(out)
     config = SaeConfig.of(settings or [], source="sae train")
-    sae = train(Store.open(store), site, config).sae
+    sae = train(Store.open(store, verify), site, config).sae
     sae.save(out)
     _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
 

@@ -1,0 +1,127 @@
+"""What a harvest survives, and what it holds in memory.
+
+    python experiments/benchmarks/durability.py [--kills 10] [--gigabytes 2] [--json FILE]
+
+1. A harvest of the organism's activations runs in a process of its own, which is killed (SIGKILL) at random moments and
+   started again until it finishes. Its files are compared, byte by byte, with those of a harvest left alone.
+2. A harvest that writes so many gigabytes; the process's resident memory is read after every shard. Flat means: the
+   second half needs no more than the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+from rich.table import Table
+
+from interp.core.files import sha256_file
+
+SITES = ["resid_post.*", "mlp_post.*"]
+TOKENS = 60_000
+
+
+def work(out: Path, tokens: int) -> None:
+    """Harvest in this process, printing resident memory (MiB) after each batch of documents read."""
+    import torch
+
+    import interp
+    from interp.models import organism
+
+    torch.set_num_threads(1)
+
+    def documents() -> Iterator[str]:
+        for number, document in enumerate(organism.corpus(10**9)):
+            if number % 2000 == 0:
+                print(resident_mib(), flush=True)
+            yield document
+
+    interp.harvest(
+        interp.load("organism"), documents(), SITES, out, tokens=tokens, shard_tokens=8192, context=128, batch_size=32
+    )
+
+
+def resident_mib() -> int:
+    """This process's resident memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 >> 20
+
+
+def started(out: Path, tokens: int) -> subprocess.Popen[str]:
+    """The harvest as a process."""
+    command = [sys.executable, __file__, "--work", str(out), "--tokens", str(tokens)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Digest of every file."""
+    return {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
+
+
+def killed(scratch: Path, kills: int) -> tuple[int, bool]:
+    """How many kills landed before the harvest finished, and whether its files equal an undisturbed one's."""
+    began = time.monotonic()
+    started(scratch / "whole", TOKENS).communicate()
+    span, rng, landed = time.monotonic() - began, Random(0), 0
+    while landed < kills:
+        process = started(scratch / "killed", TOKENS)
+        try:
+            # Loading takes the first seconds; kills are to land in the writing.
+            process.wait(timeout=rng.uniform(0.3, 0.9) * span)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            landed += 1
+            if (scratch / "killed" / "manifest.json").exists():
+                break
+        else:
+            break
+    started(scratch / "killed", TOKENS).communicate()
+    return landed, hashes(scratch / "whole") == hashes(scratch / "killed")
+
+
+def main() -> None:
+    """Print the table, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tokens", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        work(args.work, args.tokens)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        landed, equal = killed(Path(folder), args.kills)
+        row_bytes = 6 * (192 + 512) * 4
+        output, _ = started(Path(folder) / "long", int(args.gigabytes * 1e9 / row_bytes)).communicate()
+        written = sum(file.stat().st_size for file in (Path(folder) / "long").iterdir())
+    memory = [int(line) for line in output.split()]
+    half = len(memory) // 2
+    figures = {
+        "kills": landed,
+        "equal_after_kills": equal,
+        "gigabytes": written / 1e9,
+        "peak_mib_first_half": max(memory[:half]),
+        "peak_mib_second_half": max(memory[half:]),
+    }
+    table = Table("what", "figure")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
