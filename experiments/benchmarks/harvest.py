@@ -42,7 +42,7 @@ from interp.models.tokens import Tokens
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
 LAYER = 15
 SHAPES = ((16, 128), (2, 1024), (1, 2048))
-SHORT, LONGEST, DOCUMENTS = 50, 128, 160  # mean and largest length, and number, of the short documents
+SHORT, LONGEST, DOCUMENTS = 50, 128, 96  # mean and largest length, and number, of the short documents
 NEW_TOKENS, PROMPTS = 48, 8
 STORE_TOKENS = 200_000
 
@@ -156,7 +156,7 @@ def packing_contenders(model: HookedModel) -> Contenders:
 
 def harvest_contenders(model: HookedModel, scratch: Path, dtype: str) -> Contenders:
     """A harvest with its store, and the bound on the rows it runs."""
-    texts = [model.tokenizer.decode(document) for document in documents() * 2]
+    texts = [model.tokenizer.decode(document) for document in documents()]
     packed, number = rows(model, texts, LONGEST), iter(range(1000))
 
     def harvest() -> None:

@@ -105,15 +105,22 @@ class Store:
             raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
         if not (first_tokens or (self.position > 0).any()):
             raise InterpError(f"{self.folder} holds first tokens only; harvest longer documents")
-        rest: list[Tensor] = []
+        rest = torch.empty(0, self.width(site))
         for _ in count() if epochs is None else range(epochs):
             for pool in self._pools(name, max(batch_size, self._pool_rows(name)), generator, first_tokens):
-                rows = torch.cat([*rest, pool])
-                full = len(rows) // batch_size * batch_size
-                yield from (rows[start : start + batch_size] for start in range(0, full, batch_size))
-                rest = [rows[full:]]
-        if rest and len(rest[0]):
-            yield rest[0]
+                begin = 0
+                if len(rest):
+                    # Only the batch that spans two pools is copied; the others are views of one.
+                    begin = batch_size - len(rest)
+                    rest = torch.cat([rest, pool[:begin]])
+                    if len(rest) < batch_size:
+                        continue
+                    yield rest
+                end = begin + (len(pool) - begin) // batch_size * batch_size
+                yield from (pool[start : start + batch_size] for start in range(begin, end, batch_size))
+                rest = pool[end:]
+        if len(rest):
+            yield rest
 
     def mean_norm(self, site: str | Site) -> float:
         """Mean Euclidean norm of a site's activations."""
@@ -142,8 +149,14 @@ class Store:
         order = torch.randperm(len(starts), generator=generator)
         for drawn in order.split(max(1, rows // _CHUNK_ROWS)):
             places = (starts[index] for index in drawn.tolist())
-            pool = torch.cat([self._chunk(name, number, start, first_tokens) for number, start in places])
-            yield pool[torch.randperm(len(pool), generator=generator)]
+            chunks = [self._chunk(name, number, start, first_tokens) for number, start in places]
+            order_in_pool = torch.randperm(sum(map(len, chunks)), generator=generator)
+            pool = chunks[0].new_empty(len(order_in_pool), chunks[0].shape[1])
+            # Each chunk goes from the memory map to its rows' places at once: one copy, where gathering the chunks and
+            # permuting them would be two.
+            for chunk, rows_of_chunk in zip(chunks, order_in_pool.split([len(chunk) for chunk in chunks]), strict=True):
+                pool[rows_of_chunk] = chunk
+            yield pool
 
     def _chunk(self, name: str, number: int, start: int, first_tokens: bool) -> Tensor:
         rows = self._part(number, name, start, start + _CHUNK_ROWS)
