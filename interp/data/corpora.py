@@ -77,17 +77,19 @@ def _inside(folder: Path) -> list[Path]:
 def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[str]:
     """The documents; a bad record raises when it is read, or is counted."""
     skipped = 0
-    for record in records:
-        try:
-            document = record()
-        except InterpError:
-            if not skip_bad:
-                raise
-            skipped += 1
-        else:
-            yield document
-    if skipped:
-        print(f"interp: passed over {skipped} bad records", file=sys.stderr)
+    try:
+        for record in records:
+            try:
+                document = record()
+            except InterpError:
+                if not skip_bad:
+                    raise
+                skipped += 1
+            else:
+                yield document
+    finally:  # a reader that has enough tokens stops before the end
+        if skipped:
+            print(f"interp: passed over {skipped} bad records", file=sys.stderr)
 
 
 def _read(files: list[Path], field: str) -> Iterator[Record]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-_VOID = {"br", "hr", "img", "input", "link", "meta"}
+_VOID = {"br", "wbr", "hr", "img", "input", "link", "meta"}
 
 
 @dataclass
