@@ -49,8 +49,11 @@ def test_options_are_frozen():
     assert found == {
         "demo": ["--json", "--out", "--seed"],
         "run": ["--json", "--out", "file", "overrides"],
-        "harvest": ["--context", "--device", "--dtype", "--json", "--out", "--sites", "--text", "--tokens", "model"],
-        "sae train": ["--json", "--out", "--site", "settings", "store"],
+        "harvest": [
+            "--bos", "--context", "--device", "--dtype", "--json", "--out", "--sites", "--skip-bad",
+            "--text", "--tokens", "model",
+        ],
+        "sae train": ["--json", "--out", "--site", "--verify", "settings", "store"],
         "find": [
             "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",
             "--try", "model",

@@ -15,7 +15,7 @@ refused.
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from interp.activations.rows import Reading, groups
 from interp.activations.store import Store
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
-from interp.core.files import sha256_file, sha256_json, write_json
+from interp.core.files import sha256_file, sha256_json, share, write_json
 from interp.core.progress import track
 from interp.core.records import versions
 from interp.data import corpora
@@ -230,17 +230,17 @@ def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> Statistics
 
 
 def _activations(model: HookedModel, batch: Packed, wanted: list[Site]) -> dict[Site, Float[Tensor, "batch pos d_in"]]:
-    try:
+    with suppress(torch.OutOfMemoryError):
         found = model.forward_to(wanted, batch.model_inputs(model.device))
-    except torch.OutOfMemoryError:
-        half = len(batch) // 2
-        if not half:
-            raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype") from None
-        print(f"interp: {len(batch)} rows do not fit into memory; trying {half}", file=sys.stderr)
-        parts = [_activations(model, part, wanted) for part in (batch.rows(0, half), batch.rows(half, len(batch)))]
-        width = batch.ids.shape[1]
-        return {site: torch.cat([_widened(part[site], width) for part in parts]) for site in wanted}
-    return {site: x.flatten(2).cpu() for site, x in found.items()}
+        return {site: x.flatten(2).cpu() for site, x in found.items()}
+    # Behind the exception, which would keep the failed pass's tensors alive.
+    half = len(batch) // 2
+    if not half:
+        raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
+    print(f"interp: {len(batch)} rows do not fit into memory; trying {half}", file=sys.stderr)
+    parts = [_activations(model, part, wanted) for part in (batch.rows(0, half), batch.rows(half, len(batch)))]
+    width = batch.ids.shape[1]
+    return {site: torch.cat([_widened(part[site], width) for part in parts]) for site in wanted}
 
 
 def _widened(x: Float[Tensor, "batch pos d_in"], width: int) -> Float[Tensor, "batch width d_in"]:
@@ -252,6 +252,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     beside = path.with_name(f".{path.name}")
     try:
         safetensors.torch.save_file(tensors, beside)
+        share(beside)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)

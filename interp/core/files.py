@@ -60,12 +60,17 @@ def require_free(out: str | Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Give files the permissions of the umask (mkdtemp and safetensors make them private) and flush them."""
+    """Share files and flush them."""
+    for path in [*folder.rglob("*"), folder]:
+        share(path)
+        _fsync(path)
+
+
+def share(path: Path) -> None:
+    """Give a file or folder the permissions of the umask: mkdtemp and safetensors make them private."""
     umask = os.umask(0)
     os.umask(umask)
-    for path in [*folder.rglob("*"), folder]:
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-        _fsync(path)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _fsync(path: Path) -> None:

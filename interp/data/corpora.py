@@ -105,9 +105,10 @@ def _jsonl(file: Path, field: str) -> Iterator[Record]:
 
 
 def _json_line(line: bytes, where: str, field: str) -> str:
+    text = _utf8(line, where)
     try:
-        record = json.loads(_utf8(line, where))
-    except (json.JSONDecodeError, RecursionError) as problem:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as problem:  # broken, nested too deeply, or a number of too many digits
         raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
     if not isinstance(record, dict):
         raise InterpError(f"{where}: expected a JSON object with a field {field!r}, got {type(record).__name__}")
@@ -129,10 +130,13 @@ def _parquet(file: Path, field: str) -> Iterator[Record]:
             f"{file}: no column {field!r}; {nearest(field, table.schema_arrow.names)}; choose it with field="
         )
     number = 0
-    for batch in table.iter_batches(columns=[field]):
-        for value in batch.column(0).to_pylist():
-            number += 1
-            yield partial(_document, value, f"{file}, row {number}")
+    try:
+        for batch in table.iter_batches(columns=[field]):
+            for value in batch.column(0).to_pylist():
+                number += 1
+                yield partial(_document, value, f"{file}, row {number}")
+    except (OSError, pyarrow.ArrowInvalid) as problem:
+        raise InterpError(f"{file}: damaged behind row {number} ({problem}); restore it") from None
 
 
 def _txt(file: Path, field: str) -> Iterator[Record]:

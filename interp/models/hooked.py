@@ -221,7 +221,10 @@ class HookedModel:
 
     def mean_loss(self, batch: Tokens) -> Float[Tensor, ""]:
         """Mean next-token cross-entropy of a batch in nats, with the graph that gradients need."""
-        return next_token_losses(self.forward(batch), batch.ids, batch.mask[:, :-1] & batch.mask[:, 1:]).mean()
+        predicted = batch.mask[:, :-1] & batch.mask[:, 1:]
+        if not predicted.any():
+            raise InterpError("loss needs a text of at least two tokens: the first token is not predicted")
+        return next_token_losses(self.forward(batch), batch.ids, predicted).mean()
 
     def loss(self, prompts: Prompts, batch_size: int = 16) -> float:
         """Mean next-token cross-entropy in nats over all tokens of all texts, each token counted once."""
@@ -342,8 +345,9 @@ class HookedModel:
     ) -> Tensor:
         """TransformerLens' `run_with_hooks` on the plain model: logits, the mean loss, or a residual stream.
 
-        Hooks are `(name, f(tensor, hook))`; a name may be a filter on names, or a pattern such as `mlp_out.*`. Raises
-        for names that are no site here and for hooks that would never fire.
+        Hooks are `(name, f(tensor, hook))`; a name may be a filter on names, or a pattern such as `mlp_out.*`. A loss,
+        and whatever backward hooks see, comes with its graph. Raises for names that are no site here and for hooks that
+        would never fire.
         """
         return lens.run_with_hooks(self, prompts, fwd_hooks, bwd_hooks, return_type, stop_at_layer)
 
@@ -369,13 +373,26 @@ class HookedModel:
         )
 
     def to_tokens(self, text: str | Sequence[str], prepend_bos: bool | None = None) -> Int[Tensor, "batch pos"]:
-        """Token ids, left-padded. `prepend_bos` None is the tokenizer's own rule; True or False overrides it."""
-        return tokens.tokenise(text, self.tokenizer, self.context, prepend_bos=prepend_bos).ids
+        """Token ids, left-padded. `prepend_bos` None is the tokenizer's own rule; True or False overrides it.
 
-    def to_str_tokens(self, text: str | Int[Tensor, "pos"], prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text, or of ids, each as text."""
-        ids = text if isinstance(text, Tensor) else self.to_tokens(text, prepend_bos)[0]
-        return [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids.tolist()]
+        Given back to this model, leading pad tokens are padding again. Raises where prompts of different lengths meet a
+        tokenizer without a pad token: `tokens` keeps a mask.
+        """
+        batch = tokens.tokenise(text, self.tokenizer, self.context, prepend_bos=prepend_bos)
+        if self.tokenizer.pad_token_id is None and not batch.mask.all():
+            raise InterpError("prompts have different lengths and the tokenizer has no pad token; use model.tokens")
+        return batch.ids
+
+    def to_str_tokens(
+        self, text: str | Sequence[str] | Int[Tensor, "*batch pos"], prepend_bos: bool | None = None
+    ) -> list[str] | list[list[str]]:
+        """The tokens of a text, or of ids, each as text, without padding; of several prompts, a list for each."""
+        batch = tokens.tokenise(text, self.tokenizer, self.context, prepend_bos=prepend_bos)
+        each = [
+            [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids[real].tolist()]
+            for ids, real in zip(batch.ids, batch.mask, strict=True)
+        ]
+        return each[0] if isinstance(text, str) or (isinstance(text, Tensor) and text.ndim == 1) else each
 
     def _repr_html_(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())

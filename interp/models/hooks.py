@@ -43,7 +43,8 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
 
 def _on_heads(transform: Transform, heads: int) -> Transform:
     def call(x: Tensor) -> Tensor | None:
-        changed = transform(x.unflatten(-1, (heads, -1)))
+        split = x.unflatten(-1, (heads, -1))
+        changed = _same_shape(transform(split), split)
         return None if changed is None else changed.flatten(-2)
 
     return call

@@ -7,10 +7,11 @@ something else in this architecture; `stop_at_layer=n_layers` gives the last res
 are copies.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Names = str | Sequence[str] | Callable[[str], bool] | None
 HookFunction = Callable[..., Tensor | None]
 Hooks = Iterable[tuple[str | Callable[[str], bool], HookFunction]]
-Returned = Literal["logits", "loss"]
+Returned = str  # "logits" or "loss"; anything else is refused by name
 Positions = int | slice | Sequence[int] | None
 
 
@@ -69,8 +70,9 @@ def run_with_hooks(
     """See `HookedModel.run_with_hooks`."""
     fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
     stop = _stop(model, stop_at_layer)
-    _require_reached(model, [name for name, _ in (*fwd_hooks, *bwd_hooks) if isinstance(name, str)], stop)
-    with hooks(model, fwd_hooks, bwd_hooks), torch.set_grad_enabled(bool(bwd_hooks)):
+    _require_output(returned, stop)
+    _require_reached(model, [names for names, _ in (*fwd_hooks, *bwd_hooks)], stop)
+    with hooks(model, fwd_hooks, bwd_hooks), torch.set_grad_enabled(bool(bwd_hooks) or returned == "loss"):
         return _output(model, model.tokens(prompts), returned, stop)
 
 
@@ -88,10 +90,11 @@ def run_with_cache(
     from interp.models.bridge import activation_cache
 
     batch, stop = model.tokens(prompts), _stop(model, stop_at_layer)
+    _require_output(returned, stop)
     if remove_batch_dim and len(batch) > 1:
         raise InterpError(f"remove_batch_dim was asked for with {len(batch)} prompts; expected one")
-    if incl_bwd and (returned != "loss" or stop is not None):
-        raise InterpError("incl_bwd takes gradients of the loss; pass return_type='loss' and no stop_at_layer")
+    if incl_bwd and returned != "loss":
+        raise InterpError("incl_bwd takes gradients of the loss; pass return_type='loss'")
     sites = _own_sites(model, names, stop)
     if sites is None:
         output, found = _on_the_bridge(model, batch, names, stop, pos_slice, incl_bwd, returned)
@@ -158,10 +161,12 @@ def _on_the_bridge(
     ids, own = batch.ids.to(model.device), [(weight, weight.grad) for weight in model.hf.parameters()]
     for weight, _ in own:
         weight.grad = None
-    with torch.set_grad_enabled(incl_bwd):
-        output, cache = model.bridge.run_with_cache(ids, names_filter=wanted, return_type=returned, **options)
-    for weight, gradient in own:
-        weight.grad = gradient  # the bridge's backward pass adds to those of the weights that it shares
+    try:
+        with torch.set_grad_enabled(incl_bwd):
+            output, cache = model.bridge.run_with_cache(ids, names_filter=wanted, return_type=returned, **options)
+    finally:
+        for weight, gradient in own:
+            weight.grad = gradient  # the bridge's backward pass adds to those of the weights that it shares
     found = {name: x.detach().clone() for name, x in cache.cache_dict.items()}
     for name in wanted if isinstance(wanted, list) else ():
         if name not in found:
@@ -174,12 +179,13 @@ def _on_the_bridge(
 def _own_sites(model: "HookedModel", names: Names, stop: int | None) -> list[Site] | None:
     """The sites that the names are, if the plain model computes all of them; None if the bridge is needed."""
     if names is None or callable(names):
-        every = [site for site in model.sites if _reached(site, stop)]
         if names is None:
             return None
-        on_bridge = [name for name in model.bridge.hook_dict if names(name)]
-        chosen = [site for site in every if names(site.hook_name)]
-        return chosen if len(on_bridge) <= len(chosen) and chosen else None
+        chosen = {site.hook_name: site for site in model.sites if _reached(site, stop) and names(site.hook_name)}
+        elsewhere = [name for name in model.bridge.hook_dict if names(name) and _before(name, stop)]
+        if not chosen and not elsewhere:
+            raise InterpError("names_filter is true for no name that the model reaches, so nothing would be cached")
+        return list(chosen.values()) if set(elsewhere) <= set(chosen) else None
     wanted = [names] if isinstance(names, str) else list(names)
     if not wanted:
         raise InterpError("names_filter names no site; expected at least one, for instance blocks.3.hook_resid_post")
@@ -233,14 +239,28 @@ def _reached(site: Site, stop: int | None) -> bool:
     return stop is None or site.layer is None or site.layer < stop
 
 
-def _require_reached(model: "HookedModel", names: Iterable[str], stop: int | None) -> None:
+def _before(name: str, stop: int | None) -> bool:
+    layer = re.match(r"blocks\.(\d+)\.", name)
+    return stop is None or layer is None or int(layer[1]) < stop
+
+
+def _require_reached(model: "HookedModel", names: Iterable[str | Callable[[str], bool]], stop: int | None) -> None:
+    """Raise for a name, or a filter all of whose sites, the model does not get to."""
     for name in names if stop is not None else ():
         try:
-            late = [site for site in model.resolve(name) if not _reached(site, stop)]
+            sites = _sites(model, name)
         except InterpError:
-            continue
-        if late:
+            continue  # no site of the plain model: what it is, is found out later
+        late = [site for site in sites if not _reached(site, stop)]
+        if late and (not callable(name) or len(late) == len(sites)):
             raise InterpError(f"{late[0]} never fires: the model is stopped before layer {stop}")
+
+
+def _require_output(returned: Returned, stop: int | None) -> None:
+    if returned not in ("logits", "loss"):
+        raise InterpError(f"return_type is {returned!r}; expected 'logits' or 'loss'")
+    if returned == "loss" and stop is not None:
+        raise InterpError("return_type='loss' needs the whole model; leave stop_at_layer out")
 
 
 def _output(model: "HookedModel", batch: Tokens, returned: Returned, stop: int | None) -> Tensor:

@@ -68,7 +68,7 @@ def tokenise(
             raise InterpError(
                 f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; expected integers (batch, pos)"
             )
-        rows = [row.tolist() for row in ids]
+        rows = [_without_padding(row.tolist(), tokenizer) for row in ids]
     else:
         rows = [_encode(text, tokenizer, prepend_bos) for text in ([prompts] if isinstance(prompts, str) else prompts)]
     rows = [row[:cut] for row in rows]
@@ -80,6 +80,15 @@ def tokenise(
         if context is not None and len(row) > context:
             raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
     return _pad(rows, pad=_pad_id(tokenizer))
+
+
+def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
+    """A row of ids without the pad tokens that `to_tokens` puts before it; a BOS that is the pad token too stays."""
+    pad = None if tokenizer is None else tokenizer.pad_token_id
+    if pad is None or all(token == pad for token in ids):
+        return ids
+    leading = next(place for place, token in enumerate(ids) if token != pad)
+    return ids[max(0, leading - (pad == tokenizer.bos_token_id)) :]
 
 
 def _encode(text: str, tokenizer: Any, prepend_bos: bool | None) -> list[int]:

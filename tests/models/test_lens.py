@@ -65,6 +65,24 @@ def test_padding_and_recipes_reach_what_modules_compute(tiny):
         model.run_with_cache(words, "blocks.0.attn.hook_pattern")
 
 
+def test_a_filter_needs_the_bridge_only_for_what_is_reached(tiny):
+    """With padding, which the bridge refuses."""
+    _, cache = tiny("llama").run_with_cache(
+        ["w5 w9", "w8"], lambda name: name.endswith(("0.hook_mlp_out", "2.attn.hook_pattern")), stop_at_layer=1
+    )
+    assert list(cache) == ["blocks.0.hook_mlp_out"]
+
+
+def test_the_weights_gradients_survive_a_failure_on_the_bridge(tiny):
+    model = tiny("llama", seed=6)
+    weight = next(model.hf.parameters())
+    weight.grad = torch.ones_like(weight)
+    with pytest.raises(IndexError):
+        model.run_with_cache(IDS, "blocks.1.attn.hook_pattern", pos_slice=999)
+    assert weight.grad is not None
+    weight.grad = None
+
+
 def test_stopping_behind_the_last_layer_gives_the_residual_stream(tiny):
     model = tiny("gpt2")
     last = model.capture(IDS, "resid_post.2")["resid_post.2"]
@@ -132,6 +150,13 @@ def test_backward_hooks_see_and_change_gradients(tiny):
         ("llama", lambda m: m.run_with_cache(IDS, NAMES, stop_at_layer=4), "expected 0 to 3"),
         ("llama", lambda m: m.run_with_cache(IDS, NAMES, remove_batch_dim=True), "2 prompts; expected one"),
         ("llama", lambda m: m.run_with_cache(IDS, NAMES, incl_bwd=True), "pass return_type='loss'"),
+        ("llama", lambda m: m.run_with_cache(IDS, NAMES, return_type="lss"), "return_type is 'lss'; expected"),
+        ("llama", lambda m: m.run_with_cache(IDS, NAMES[0], return_type="loss", stop_at_layer=2), "whole model"),
+        ("llama", lambda m: m.run_with_cache(IDS[:, :1], NAMES, return_type="loss"), "at least two tokens"),
+        ("llama", lambda m: m.run_with_cache(IDS, lambda name: False), "true for no name"),
+        ("llama", lambda m: m.run_with_cache(m.to_tokens(["w5 w9", "w8"]), "blocks.0.attn.hook_pattern"), "padding"),
+        ("llama", lambda m: m.run_with_hooks(IDS, [(lambda n: n == NAMES[0], print)], stop_at_layer=1), "never fires"),
+        ("llama", lambda m: m.run_with_hooks(IDS, [("z.1", lambda x, hook: x.mT)]), "returned shape"),
         ("mixtral", lambda m: m.run_with_cache(IDS, "blocks.1.mlp.hook_post"), "would be the experts' output"),
         ("gpt_neox", lambda m: m.run_with_cache(IDS, "blocks.1.attn.hook_rot_q"), "never fires in gpt_neox"),
         ("llama", lambda m: m.run_with_hooks(IDS, [("blocks.1.hook_nothing", lambda x, hook: x)]), "unknown site"),
@@ -151,6 +176,10 @@ def test_tokens_follow_the_tokenizer_unless_told(tiny):
     assert model.to_tokens("<s> w5", prepend_bos=False).tolist() == [[5]]
     assert model.to_str_tokens("w5 w9", prepend_bos=True) == ["<s>", "w5", "w9"]
     assert model.to_str_tokens(torch.tensor([7])) == ["w7"]
+    assert model.to_str_tokens(["w5 w9", "w8"]) == [["w5", "w9"], ["w8"]]
+    assert model.to_str_tokens(model.to_tokens(["w5 w9", "w8"])) == [["w5", "w9"], ["w8"]]
+    torch.testing.assert_close(model.logits(model.to_tokens(["w5 w9 w7", "w8"])), model.logits(["w5 w9 w7", "w8"]))
+    assert model.loss(model.to_tokens(["w5 w9 w7", "w8 w6"])) == pytest.approx(model.loss(["w5 w9 w7", "w8 w6"]))
     assert set(model.hook_dict) == {site.hook_name for site in model.sites}
     assert model.cfg.n_layers == 3
 
