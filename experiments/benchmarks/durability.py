@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -27,11 +26,11 @@ from rich.table import Table
 from interp.core.files import sha256_file
 
 SITES = ["resid_post.*", "mlp_post.*"]
-TOKENS = 60_000
+TOKENS = 150_000
 
 
 def work(out: Path, tokens: int) -> None:
-    """Harvest in this process, printing resident memory (MiB) after each batch of documents read."""
+    """Harvest in this process, printing resident memory (MiB) as documents are read."""
     import torch
 
     import interp
@@ -41,7 +40,7 @@ def work(out: Path, tokens: int) -> None:
 
     def documents() -> Iterator[str]:
         for number, document in enumerate(organism.corpus(10**9)):
-            if number % 2000 == 0:
+            if number % 200 == 0:
                 print(resident_mib(), flush=True)
             yield document
 
@@ -69,20 +68,18 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def killed(scratch: Path, kills: int) -> tuple[int, bool]:
     """How many kills landed before the harvest finished, and whether its files equal an undisturbed one's."""
-    began = time.monotonic()
     started(scratch / "whole", TOKENS).communicate()
-    span, rng, landed = time.monotonic() - began, Random(0), 0
+    rng, landed = Random(0), 0
     while landed < kills:
         process = started(scratch / "killed", TOKENS)
+        assert process.stdout is not None
+        process.stdout.readline()  # it has loaded, and begins to read
         try:
-            # Loading takes the first seconds; kills are to land in the writing.
-            process.wait(timeout=rng.uniform(0.3, 0.9) * span)
+            process.wait(timeout=rng.uniform(0.1, 1.5))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
             landed += 1
-            if (scratch / "killed" / "manifest.json").exists():
-                break
         else:
             break
     started(scratch / "killed", TOKENS).communicate()
@@ -107,7 +104,7 @@ def main() -> None:
         output, _ = started(Path(folder) / "long", int(args.gigabytes * 1e9 / row_bytes)).communicate()
         written = sum(file.stat().st_size for file in (Path(folder) / "long").iterdir())
     memory = [int(line) for line in output.split()]
-    half = len(memory) // 2
+    half = len(memory) // 2  # the first half has the first shards, from which on it should not grow
     figures = {
         "kills": landed,
         "equal_after_kills": equal,

@@ -151,7 +151,7 @@ def _fill(
     folder: Path, settings: Settings, shards: list[Shard], model: HookedModel, rows: Iterable[Packed], reading: Reading
 ) -> None:
     """Check the corpus against the shards that are there, write those that are missing, rename the manifest."""
-    for stray in (*folder.glob(f".{PARTIAL}.*"), *folder.glob(".shard-*")):
+    for stray in folder.glob(".*"):  # what killed writers left: ours, write_json's and safetensors'
         stray.unlink()
     there, number = len(shards), -1
     for number, packed in enumerate(track(rows, "harvest")):

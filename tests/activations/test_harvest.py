@@ -142,6 +142,7 @@ def test_a_killed_harvest_continues_to_the_same_bytes(tiny, corpus, tmp_path, pa
     # What a killed writer leaves behind.
     (cut / f".shard-{len(kept):05}.safetensors").write_bytes(b"half a shard")
     (cut / ".manifest.partial.json.123").write_text("{")
+    (cut / ".tmpAb3d").write_bytes(b"safetensors' own")
     harvest(model, corpus, SITES, cut, **SETTINGS)
     assert _bytes(cut) == _bytes(tmp_path / "whole")
     assert kept == {name: (cut / name).stat().st_mtime_ns for name in kept}
