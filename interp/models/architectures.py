@@ -50,6 +50,10 @@ class Architecture:
         """Whether a config's blocks add attention and MLP to the same input."""
         return self.parallel if isinstance(self.parallel, bool) else any(getattr(config, x) for x in self.parallel)
 
+    def scale(self, config: Any) -> float:
+        """What a config multiplies the outputs of attention and MLP by before they are added."""
+        return getattr(config, self.write_scale) if self.write_scale else 1.0
+
 
 _LLAMA = Architecture()
 _EXPERTS = replace(_LLAMA, mlp_write=None, experts=True)
@@ -215,7 +219,7 @@ def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:
         for letter, count in (("q", heads), ("k", shared), ("v", shared)):
             yield letter, Tap(arch.qkv.format(letter), "out", count)
     yield "z", Tap(arch.attn_write, "in", heads)
-    scale = getattr(config, arch.write_scale) if arch.write_scale else 1.0
+    scale = arch.scale(config)
     yield "attn_out", Tap(arch.attn_post_norm or arch.attn, "out", scale=scale)
     # Parallel blocks add attention and MLP to the same input: there is no residual stream between them.
     if not arch.is_parallel(config):
@@ -265,7 +269,7 @@ def writers(config: Any) -> list[Writer]:
     if arch.pos_embed:
         found.append(Writer(f"{arch.pos_embed}.weight", Site("pos_embed"), "rows"))
     layout: Literal["out_in", "in_out"] = "in_out" if arch.transposed else "out_in"
-    scale = getattr(config, arch.write_scale) if arch.write_scale else 1.0
+    scale = arch.scale(config)
     for layer in range(config.num_hidden_layers):
         for kind, path in (("attn_out", arch.attn_write), ("mlp_out", arch.mlp_write)):
             module, site = f"{arch.layers}.{layer}.{path}", Site(kind, layer)

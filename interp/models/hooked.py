@@ -221,10 +221,9 @@ class HookedModel:
 
     def mean_loss(self, batch: Tokens) -> Float[Tensor, ""]:
         """Mean next-token cross-entropy of a batch in nats, with the graph that gradients need."""
-        predicted = batch.mask[:, :-1] & batch.mask[:, 1:]
-        if not predicted.any():
+        if not batch.predicted.any():
             raise InterpError("loss needs a text of at least two tokens: the first token is not predicted")
-        return next_token_losses(self.forward(batch), batch.ids, predicted).mean()
+        return next_token_losses(self.forward(batch), batch.ids, batch.predicted).mean()
 
     def loss(self, prompts: Prompts, batch_size: int = 16) -> float:
         """Mean next-token cross-entropy in nats over all tokens of all texts, each token counted once."""
@@ -232,7 +231,7 @@ class HookedModel:
         total, count = 0.0, 0
         for start in range(0, len(batch), batch_size):
             rows = batch.rows(start, start + batch_size)
-            losses = next_token_losses(self.logits(rows), rows.ids, rows.mask[:, :-1] & rows.mask[:, 1:])
+            losses = next_token_losses(self.logits(rows), rows.ids, rows.predicted)
             total, count = total + float(losses.double().sum()), count + len(losses)
         if not count:
             raise InterpError("loss needs a text of at least two tokens: the first token is not predicted")

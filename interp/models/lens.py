@@ -178,9 +178,9 @@ def _on_the_bridge(
 
 def _own_sites(model: "HookedModel", names: Names, stop: int | None) -> list[Site] | None:
     """The sites that the names are, if the plain model computes all of them; None if the bridge is needed."""
-    if names is None or callable(names):
-        if names is None:
-            return None
+    if names is None:
+        return None
+    if callable(names):
         chosen = {site.hook_name: site for site in model.sites if _reached(site, stop) and names(site.hook_name)}
         elsewhere = [name for name in model.bridge.hook_dict if names(name) and _before(name, stop)]
         if not chosen and not elsewhere:

@@ -32,6 +32,11 @@ class Tokens:
         """Number of real tokens in each row."""
         return self.mask.sum(1)
 
+    @property
+    def predicted(self) -> Bool[Tensor, "batch pos_minus_1"]:
+        """Whether each token but the row's first has a real token before it, which predicts it."""
+        return self.mask[:, :-1] & self.mask[:, 1:]
+
     def __len__(self) -> int:
         return len(self.ids)
 
