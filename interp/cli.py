@@ -67,27 +67,49 @@ def run(
 @app.command()
 def harvest(
     model: Model,
-    text: Annotated[str, typer.Option(help="a file, folder or glob of .jsonl, .txt or .parquet; or organism")],
+    text: Annotated[
+        str,
+        typer.Option(
+            help="a file, folder, glob or URL of .jsonl, .txt or .parquet; hf:DATASET[:CONFIG[:SPLIT]]; organism"
+        ),
+    ],
     sites: Annotated[list[str], typer.Option(help="a site or pattern, for instance resid_post.3; may be repeated")],
     out: Annotated[Path, typer.Option(help="folder of the store; an interrupted harvest is continued")],
     tokens: Annotated[int | None, typer.Option(help="stop after so many tokens", min=1)] = None,
     context: Annotated[int, typer.Option(help="tokens a packed row")] = 128,
+    batch_size: Annotated[int, typer.Option(help="rows run together")] = 16,
     dtype: Annotated[str, typer.Option(help="of the stored activations: float32, bfloat16, float16, int8")] = "float32",
+    keep: Annotated[
+        str, typer.Option(help="which tokens to store: all, inner (all but a document's first), assistant")
+    ] = "all",
+    field: Annotated[str, typer.Option(help="field of the text or conversation in a record")] = "text",
     bos: Annotated[bool, typer.Option(help="put BOS before each document")] = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="pass over records that can't be read")] = False,
+    append: Annotated[bool, typer.Option("--append", help="add this text to a finished store")] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Store a model's activations over a corpus."""
     from interp.activations.harvest import harvest as harvest_store
     from interp.materials import corpus
-    from interp.models.load import load
+    from interp.models.load import ORGANISM, load
 
     # A document has at least one token, so no more documents than tokens are needed.
-    source = corpus(text, documents=tokens)
-    model_at = load(model, device=device)
+    source = corpus(text, documents=tokens) if text == ORGANISM else text
     store = harvest_store(
-        model_at, source, sites, out, tokens=tokens, context=context, dtype=dtype, bos_first=bos, skip_bad=skip_bad
+        load(model, device=device),
+        source,
+        sites,
+        out,
+        tokens=tokens,
+        context=context,
+        batch_size=batch_size,
+        dtype=dtype,
+        keep=keep,
+        bos_first=bos,
+        skip_bad=skip_bad,
+        text_field=field,
+        append=append,
     )
     _print(as_json, {"store": str(out), "tokens": len(store), "sites": [str(site) for site in store.sites]})
 
@@ -99,16 +121,21 @@ def sae_train(
     out: Annotated[Path, typer.Option(help="new folder for the autoencoder")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, for instance d_sae=4096 k=32 seed=1")] = None,
     verify: Annotated[bool, typer.Option(help="check every byte of the store first")] = True,
+    model: Annotated[str | None, typer.Option(help="refuse a store that was not harvested from this model")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a sparse autoencoder on a store."""
     from interp.activations.store import Store
+    from interp.models.load import load
     from interp.sae.records import SaeConfig
     from interp.sae.train import train
 
     require_free(out)
     config = SaeConfig.of(settings or [], source="sae train")
-    sae = train(Store.open(store, verify), site, config).sae
+    activations = Store.open(store, verify)
+    if model:
+        activations.require(load(model))
+    sae = train(activations, site, config).sae
     sae.save(out)
     _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
 

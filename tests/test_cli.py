@@ -50,10 +50,10 @@ def test_options_are_frozen():
         "demo": ["--json", "--out", "--seed"],
         "run": ["--json", "--out", "file", "overrides"],
         "harvest": [
-            "--bos", "--context", "--device", "--dtype", "--json", "--out", "--sites", "--skip-bad",
-            "--text", "--tokens", "model",
+            "--append", "--batch-size", "--bos", "--context", "--device", "--dtype", "--field", "--json", "--keep",
+            "--out", "--sites", "--skip-bad", "--text", "--tokens", "model",
         ],
-        "sae train": ["--json", "--out", "--site", "--verify", "settings", "store"],
+        "sae train": ["--json", "--model", "--out", "--site", "--verify", "settings", "store"],
         "find": [
             "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",
             "--try", "model",

@@ -66,12 +66,12 @@ def hashes(folder: Path) -> dict[str, str]:
     return {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
 
 
-def killed(scratch: Path, kills: int) -> tuple[int, bool]:
+def killed(scratch: Path, kills: int, tokens: int) -> tuple[int, bool]:
     """How many kills landed before the harvest finished, and whether its files equal an undisturbed one's."""
-    started(scratch / "whole", TOKENS).communicate()
+    started(scratch / "whole", tokens).communicate()
     rng, landed = Random(0), 0
     while landed < kills:
-        process = started(scratch / "killed", TOKENS)
+        process = started(scratch / "killed", tokens)
         assert process.stdout is not None
         process.stdout.readline()  # it has loaded, and begins to read
         try:
@@ -82,36 +82,40 @@ def killed(scratch: Path, kills: int) -> tuple[int, bool]:
             landed += 1
         else:
             break
-    started(scratch / "killed", TOKENS).communicate()
+    started(scratch / "killed", tokens).communicate()
     return landed, hashes(scratch / "whole") == hashes(scratch / "killed")
+
+
+def memory(out: Path, gigabytes: float) -> dict[str, float]:
+    """Resident memory (MiB) over a harvest that writes so many gigabytes."""
+    row_bytes = 6 * (192 + 512) * 4
+    output, _ = started(out, int(gigabytes * 1e9 / row_bytes)).communicate()
+    seen = [int(line) for line in output.split()]
+    half = len(seen) // 2  # the first half has the first shards, from which on it should not grow
+    return {
+        "gigabytes": sum(file.stat().st_size for file in out.iterdir()) / 1e9,
+        "peak_mib_first_half": max(seen[:half]),
+        "peak_mib_second_half": max(seen[half:]),
+    }
 
 
 def main() -> None:
     """Print the table, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="0 leaves the second part out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--tokens", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the harvest that is killed")
     args = parser.parse_args()
     if args.work:
         work(args.work, args.tokens)
         return
     with tempfile.TemporaryDirectory() as folder:
-        landed, equal = killed(Path(folder), args.kills)
-        row_bytes = 6 * (192 + 512) * 4
-        output, _ = started(Path(folder) / "long", int(args.gigabytes * 1e9 / row_bytes)).communicate()
-        written = sum(file.stat().st_size for file in (Path(folder) / "long").iterdir())
-    memory = [int(line) for line in output.split()]
-    half = len(memory) // 2  # the first half has the first shards, from which on it should not grow
-    figures = {
-        "kills": landed,
-        "equal_after_kills": equal,
-        "gigabytes": written / 1e9,
-        "peak_mib_first_half": max(memory[:half]),
-        "peak_mib_second_half": max(memory[half:]),
-    }
+        landed, equal = killed(Path(folder), args.kills, args.tokens)
+        figures = {"kills": landed, "equal_after_kills": equal}
+        if args.gigabytes:
+            figures |= memory(Path(folder) / "long", args.gigabytes)
     table = Table("what", "figure")
     for name, value in figures.items():
         table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))

@@ -33,7 +33,7 @@ from rich.table import Table
 
 import interp
 from interp.activations.rows import rows
-from interp.data.packing import pack
+from interp.data.packing import Encoded, pack
 from interp.models import organism
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
@@ -43,6 +43,7 @@ MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
 LAYER = 15
 SHAPES = ((16, 128), (2, 1024), (1, 2048))
 SHORT, LONGEST, DOCUMENTS = 50, 128, 96  # mean and largest length, and number, of the short documents
+HARVESTED = 480  # short documents of the harvest, which has a fixed cost (digests, files) of some tenths of a second
 NEW_TOKENS, PROMPTS = 48, 8
 STORE_TOKENS = 200_000
 
@@ -127,16 +128,17 @@ def nnsight_contender(model: HookedModel, ids: torch.Tensor) -> Callable[[], Any
     return traced
 
 
-def documents(seed: int = 0) -> list[list[int]]:
+def documents(number: int, seed: int = 0) -> list[list[int]]:
     """Short random documents of geometric lengths."""
     rng = Random(seed)
-    lengths = [min(LONGEST, max(4, int(rng.expovariate(1 / SHORT)))) for _ in range(DOCUMENTS)]
+    lengths = [min(LONGEST, max(4, int(rng.expovariate(1 / SHORT)))) for _ in range(number)]
     return [[rng.randint(10, 40_000) for _ in range(length)] for length in lengths]
 
 
 def packing_contenders(model: HookedModel) -> Contenders:
     """The same short documents, packed into rows and padded in batches of sixteen as they come."""
-    packed, short = pack(documents(), LONGEST), documents()
+    short = documents(DOCUMENTS)
+    packed = pack(map(Encoded.of, short), LONGEST)
     wanted = [Site("resid_post", LAYER)]
 
     def as_packed() -> None:
@@ -156,7 +158,7 @@ def packing_contenders(model: HookedModel) -> Contenders:
 
 def harvest_contenders(model: HookedModel, scratch: Path, dtype: str) -> Contenders:
     """A harvest with its store, and the bound on the rows it runs."""
-    texts = [model.tokenizer.decode(document) for document in documents()]
+    texts = [model.tokenizer.decode(document) for document in documents(HARVESTED)]
     packed, number = rows(model, texts, LONGEST), iter(range(1000))
 
     def harvest() -> None:

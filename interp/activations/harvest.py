@@ -8,14 +8,15 @@
 Memory is that of a batch and a shard, however long the corpus. A harvest that was killed is continued by the
 same call: shards in the manifest are checked against their checksums and the corpus against the digest that
 each keeps, and the rest is computed. A shard depends on its own rows alone, so on the same machine the store
-is byte-identical to one that was never interrupted. A second process that harvests into the same folder is
-refused.
+is byte-identical to one that was never interrupted. An append is continued in the same way, and until it is done the
+store is what it was. A second process that harvests into the same folder is refused.
 """
 
+import hashlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ from interp.activations.manifest import (
     PARTIAL,
     HarvestConfig,
     Manifest,
+    Part,
     Settings,
     Shard,
     Statistics,
     check_shard,
 )
 from interp.activations.quantised import quantised, restored
-from interp.activations.rows import Reading, groups
+from interp.activations.rows import Reading, activations, groups, widths
 from interp.activations.store import Store
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
@@ -60,31 +62,48 @@ def harvest(
     batch_size: int = 16,
     dtype: str = "float32",
     shard_tokens: int = 65536,
+    keep: str = "all",
     bos_first: bool = True,
     skip_bad: bool = False,
+    text_field: str = "text",
+    append: bool = False,
 ) -> Store:
     """Write the activations at sites over a corpus into the folder `out`, and open it.
 
-    `texts` is what `corpora.texts` reads; at most `tokens` of it are used. A site with heads is stored with
-    them side by side. `bos_first` puts BOS before each document where the tokenizer has one. If `out` holds the
-    same harvest it is continued, or opened if finished; one with other settings is refused by their names.
+    `texts` is what `corpora.documents` reads, texts or conversations in `text_field`; at most `tokens` of it are run. A
+    site with heads is stored with them side by side. `keep` stores all tokens, "inner" those but the first of each
+    document, "assistant" those of an assistant's words. `bos_first` puts BOS before each document where the tokenizer
+    has one. If `out` holds the same harvest it is continued, or opened if finished; one with other settings is refused
+    by their names. `append` adds another corpus to a finished store; one that is there already is not added again.
     Raises for NaN or infinite activations, which includes those too large for `dtype`, for bad records unless
     `skip_bad`, and where another process harvests into `out`. A batch that does not fit into memory is halved.
     """
-    given = {"tokens": tokens, "context": context, "batch_size": batch_size, "dtype": dtype}
-    given |= {"shard_tokens": shard_tokens, "bos_first": bos_first, "skip_bad": skip_bad}
-    config = HarvestConfig.parse(given, source="harvest")
+    given = {"context": context, "batch_size": batch_size, "dtype": dtype, "shard_tokens": shard_tokens, "keep": keep}
+    config = HarvestConfig.parse(given | {"bos_first": bos_first, "skip_bad": skip_bad}, source="harvest")
+    part = Part.parse({"tokens": tokens, "shards": []}, source="harvest")
     wanted = model.resolve(sites)
     if config.shard_tokens < config.context:
         raise InterpError(f"shard_tokens is {shard_tokens}; expected at least one row, {context} tokens")
     reading = Reading()
-    size = config.shard_tokens // config.context
-    rows = groups(model, texts, size, reading, context=context, tokens=tokens, bos_first=bos_first, skip_bad=skip_bad)
+    rows = groups(
+        model,
+        texts,
+        config.shard_tokens // config.context,
+        context=context,
+        reading=reading,
+        tokens=tokens,
+        bos_first=bos_first,
+        skip_bad=skip_bad,
+        text_field=text_field,
+    )
     first = next(rows)
-    widths = {str(site): x.shape[-1] for site, x in _activations(model, first.rows(0, 1), wanted).items()}
+    if not first.kept(config.keep).any():
+        raise InterpError(
+            f"keep={keep!r} keeps no token of the first {len(first)} rows; give conversations, or keep all"
+        )
     settings = Settings(
         harvest=config,
-        sites=widths,
+        sites=widths(model, first, wanted),
         model=model.reference,
         model_dtype=str(model.dtype),
         device=model.device.type,
@@ -94,14 +113,18 @@ def harvest(
     folder = Path(out)
     _make(folder)
     with _alone(folder):
-        _fill(folder, settings, _begun(folder, settings), model, chain([first], rows), reading)
+        growing = _Growing.begun(folder, settings, part, reading, append)
+        growing.fill(model, chain([first], rows), reading)
     return Store.open(folder, verify=False)
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    # Not the serialised tokenizer: calls with padding or truncation change that, and no token.
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return sha256_json([tokenizer.get_vocab(), special])
+    if not tokenizer.is_fast:
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        return sha256_json([tokenizer.get_vocab(), special])
+    # Padding and truncation come first and are left out: calls change them, and no token.
+    whole = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(whole[whole.index('"added_tokens"') :].encode()).hexdigest()
 
 
 def _make(folder: Path) -> None:
@@ -113,23 +136,6 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another folder") from None
-
-
-def _begun(folder: Path, settings: Settings) -> list[Shard]:
-    """The intact shards of this harvest in the folder, with a manifest. Raises if they are another harvest's."""
-    for name in (FINISHED, PARTIAL):
-        if (folder / name).exists():
-            manifest = Manifest.load(folder / name)
-            if different := manifest.settings.differences(settings):
-                raise InterpError(
-                    f"{folder} holds a harvest with other settings ({'; '.join(different)}); "
-                    "use those settings to continue it, or choose a new folder"
-                )
-            for shard in manifest.shards:
-                check_shard(folder, shard)
-            return manifest.shards
-    write_json(folder / PARTIAL, Manifest(settings=settings, shards=[]).model_dump())
-    return []
 
 
 @contextmanager
@@ -147,40 +153,88 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _fill(
-    folder: Path, settings: Settings, shards: list[Shard], model: HookedModel, rows: Iterable[Packed], reading: Reading
-) -> None:
-    """Check the corpus against the shards that are there, write those that are missing, rename the manifest."""
-    for stray in folder.glob(".*"):  # what killed writers left: ours, write_json's and safetensors'
-        stray.unlink()
-    there, number = len(shards), -1
-    for number, packed in enumerate(track(rows, "harvest")):
-        if number < there:
-            _require_same_text(folder, shards[number], reading)
-            continue
-        if (folder / FINISHED).exists():
+@dataclass
+class _Growing:
+    """A store, and which of its parts a harvest is. That part is `whole`, to be checked, or grows."""
+
+    folder: Path
+    settings: Settings
+    parts: list[Part]
+    index: int
+    whole: bool = False
+
+    @classmethod
+    def begun(cls, folder: Path, settings: Settings, part: Part, reading: Reading, append: bool) -> "_Growing":
+        """What is in the folder, its shards intact. Raises for another harvest. `reading` is of the first rows."""
+        file = next((folder / name for name in (PARTIAL, FINISHED) if (folder / name).exists()), None)
+        if file is None:
+            growing = cls(folder, settings, [part], 0)
+            growing.save()
+            return growing
+        manifest = Manifest.load(file)
+        if different := manifest.settings.differences(settings):
+            raise InterpError(
+                f"{folder} holds a harvest with other settings ({'; '.join(different)}); "
+                "use those settings to continue it, or choose a new folder"
+            )
+        for shard in manifest.shards:
+            check_shard(folder, shard)
+        parts = manifest.parts
+        if not append and (tokens := parts[0].tokens) != part.tokens:
+            raise InterpError(
+                f"{folder} holds a harvest with other settings (tokens: {tokens} there, {part.tokens} now); "
+                "use those settings to continue it, or choose a new folder"
+            )
+        same = [
+            number
+            for number, other in enumerate(parts if append else parts[:1])
+            if other.tokens == part.tokens and (not other.shards or other.begins(reading.documents, reading.digest.hex))
+        ]
+        if same:
+            return cls(folder, settings, parts, same[0], whole=file.name == FINISHED or same[0] < len(parts) - 1)
+        if not append:
             raise _other_text(folder)
-        name = f"shard-{number:05}.safetensors"
-        tensors, statistics = _shard_tensors(model, packed, settings)
-        shard = Shard(
-            name=name,
-            tokens=len(tensors["ids"]),
-            sha256=_write(folder / name, tensors),
-            documents=reading.documents,
-            text_digest=reading.digest.hex,
-            statistics=statistics,
-        )
-        shards = [*shards, shard]
-        write_json(folder / PARTIAL, Manifest(settings=settings, shards=shards).model_dump())
-    if number + 1 < there:
-        raise _other_text(folder)
-    if not (folder / FINISHED).exists():
-        os.replace(folder / PARTIAL, folder / FINISHED)
+        if file.name == PARTIAL:
+            raise InterpError(
+                f"{folder} holds an unfinished harvest of another text; finish that first, or choose a new folder"
+            )
+        return cls(folder, settings, [*parts, part], len(parts))
 
+    def save(self) -> None:
+        write_json(self.folder / PARTIAL, Manifest(settings=self.settings, parts=self.parts).model_dump())
 
-def _require_same_text(folder: Path, shard: Shard, reading: Reading) -> None:
-    if (shard.documents, shard.text_digest) != (reading.documents, reading.digest.hex):
-        raise _other_text(folder)
+    def fill(self, model: HookedModel, rows: Iterable[Packed], reading: Reading) -> None:
+        """Check the corpus against the shards that are there, write those that are missing, rename the manifest."""
+        for stray in self.folder.glob(".*"):  # what killed writers left: ours, write_json's and safetensors'
+            stray.unlink()
+        before, shards = self.parts[: self.index], self.parts[self.index].shards
+        documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
+        there, number = len(shards), -1
+        for number, packed in enumerate(track(rows, "harvest")):
+            if number < there:
+                if (shards[number].documents, shards[number].text_digest) != (reading.documents, reading.digest.hex):
+                    raise _other_text(self.folder)
+                continue
+            if self.whole:
+                raise _other_text(self.folder)
+            tensors, statistics = _shard_tensors(model, packed, self.settings, documents)
+            name = f"shard-{files + number:05}.safetensors"
+            shards.append(
+                Shard(
+                    name=name,
+                    tokens=len(tensors["ids"]),
+                    sha256=_write(self.folder / name, tensors),
+                    documents=reading.documents,
+                    split=reading.split,
+                    text_digest=reading.digest.hex,
+                    statistics=statistics,
+                )
+            )
+            self.save()
+        if number + 1 < there:
+            raise _other_text(self.folder)
+        if not self.whole:
+            os.replace(self.folder / PARTIAL, self.folder / FINISHED)
 
 
 def _other_text(folder: Path) -> InterpError:
@@ -191,26 +245,36 @@ def _other_text(folder: Path) -> InterpError:
 
 
 def _shard_tensors(
-    model: HookedModel, packed: Packed, settings: Settings
+    model: HookedModel, packed: Packed, settings: Settings, documents: int
 ) -> tuple[dict[str, Tensor], dict[str, Statistics]]:
-    """The shard's tokens and, by site, their activations, padding left out."""
-    wanted, dtype = [Site.parse(name) for name in settings.sites], settings.harvest.dtype
+    """The shard's tokens, those that are kept, and by site their activations. `documents` came in the parts before."""
+    wanted, config = [Site.parse(name) for name in settings.sites], settings.harvest
     parts: dict[str, list[Tensor]] = {}
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in settings.sites}
-    for batch in packed.batches(settings.harvest.batch_size):
-        for site, x in _activations(model, batch, wanted).items():
-            exact = x[batch.mask]
-            stored = quantised(exact, str(site)) if dtype == "int8" else {str(site): exact.to(DTYPES[dtype])}
+    for batch in packed.batches(config.batch_size):
+        kept = batch.kept(config.keep)
+        for site, x in activations(model, batch, wanted).items():
+            exact = x[kept]
+            stored = (
+                quantised(exact, str(site)) if config.dtype == "int8" else {str(site): exact.to(DTYPES[config.dtype])}
+            )
             back = restored(stored, str(site))
             if not torch.isfinite(back).all():
                 raise InterpError(
-                    f"{site} has NaN or infinite activations as {dtype}; use float32 for it and the model"
+                    f"{site} has NaN or infinite activations as {config.dtype}; use float32 for it and the model"
                 )
             sums[str(site)] += _sums(exact, back)
             for name, part in stored.items():
                 parts.setdefault(name, []).append(part)
-    columns = {"ids": packed.ids, "document": packed.document, "position": packed.position_ids}
-    beside = {name: column[packed.mask].int() for name, column in columns.items()}
+    columns = {
+        "ids": packed.ids,
+        "document": packed.document + documents,
+        "position": packed.position_ids,
+        "begin": packed.begin,
+        "end": packed.end,
+    }
+    kept = packed.kept(config.keep)
+    beside = {name: column[kept].int() for name, column in columns.items()}
     count = len(beside["ids"])
     statistics = {name: _statistics(total, count, settings.sites[name]) for name, total in sums.items()}
     return beside | {name: torch.cat(part) for name, part in parts.items()}, statistics
@@ -226,25 +290,8 @@ def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"
 def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> Statistics:
     norms, squares, lost = sums.tolist()
     rounding = (lost / squares) ** 0.5 if squares else 0.0
+    tokens = max(1, tokens)  # a filter can leave a shard empty
     return Statistics(mean_norm=norms / tokens, mean_square=squares / (tokens * width), rounding=rounding)
-
-
-def _activations(model: HookedModel, batch: Packed, wanted: list[Site]) -> dict[Site, Float[Tensor, "batch pos d_in"]]:
-    with suppress(torch.OutOfMemoryError):
-        found = model.forward_to(wanted, batch.model_inputs(model.device))
-        return {site: x.flatten(2).cpu() for site, x in found.items()}
-    # Behind the exception, which would keep the failed pass's tensors alive.
-    half = len(batch) // 2
-    if not half:
-        raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
-    print(f"interp: {len(batch)} rows do not fit into memory; trying {half}", file=sys.stderr)
-    parts = [_activations(model, part, wanted) for part in (batch.rows(0, half), batch.rows(half, len(batch)))]
-    width = batch.ids.shape[1]
-    return {site: torch.cat([_widened(part[site], width) for part in parts]) for site in wanted}
-
-
-def _widened(x: Float[Tensor, "batch pos d_in"], width: int) -> Float[Tensor, "batch width d_in"]:
-    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[1]))
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:

@@ -1,7 +1,8 @@
 """The manifest of an activation store: what it was made from, and the checksum of each shard.
 
 While a store grows, its manifest is called `manifest.partial.json`; the last step of a harvest renames it. So
-a reader tells a finished store from an unfinished one by a name.
+a reader tells a finished store from an unfinished one by a name, and a store that is being appended to (it has both)
+is what it was until that is done.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field, PositiveInt
 from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
+from interp.data.packing import Keep
 from interp.models.reference import ModelReference
 
 FINISHED = "manifest.json"
@@ -20,17 +22,18 @@ _REMEDY = "restore it, or harvest again into a new folder"
 
 
 class HarvestConfig(Config):
-    """How to harvest. `tokens` is the most to read, all if None; a shard holds as many whole rows as fit.
+    """How to harvest. A shard holds as many whole rows of `context` tokens as fit.
 
-    `bos_first` puts BOS before each document. `skip_bad` passes over records that can't be read. "int8" stores each
-    token's activations as whole numbers with one scale.
+    `keep` stores all tokens, those after the first of each document ("inner"), or an assistant's words. `bos_first`
+    puts BOS before each document. `skip_bad` passes over records that can't be read. "int8" stores each token's
+    activations as whole numbers with one scale.
     """
 
-    tokens: PositiveInt | None
     context: int = Field(ge=2)
     batch_size: PositiveInt
     dtype: Literal["float32", "bfloat16", "float16", "int8"]
     shard_tokens: PositiveInt
+    keep: Keep
     bos_first: bool
     skip_bad: bool
 
@@ -67,28 +70,51 @@ class Statistics(Config):
 class Shard(Config):
     """One safetensors file: its name, how many tokens it holds, its SHA-256, and statistics by site.
 
-    `documents` and `text_digest` are of all texts read up to its last row, so that a continuation knows its corpus.
+    `documents` and `text_digest` are of all documents of its part read up to its last row, so that a continuation knows
+    its corpus; `split` is how many of them were longer than the context.
     """
 
     name: str
     tokens: int
     sha256: str
     documents: int
+    split: int
     text_digest: str
     statistics: dict[str, Statistics]
 
 
-class Manifest(Config):
-    """The manifest: settings, and the shards in order."""
+class Part(Config):
+    """What one corpus gave: the most tokens that were to be read of it, all if None, and the shards in order."""
 
-    format: Literal[1] = 1
-    settings: Settings
+    tokens: PositiveInt | None
     shards: list[Shard]
 
     @property
     def documents(self) -> int:
         """Number of documents read."""
         return self.shards[-1].documents if self.shards else 0
+
+    def begins(self, documents: int, text_digest: str) -> bool:
+        """Whether its first shard was made of these documents."""
+        return bool(self.shards) and (self.shards[0].documents, self.shards[0].text_digest) == (documents, text_digest)
+
+
+class Manifest(Config):
+    """The manifest: settings, and a part for the first corpus and each that was appended."""
+
+    format: Literal[2] = 2
+    settings: Settings
+    parts: list[Part]
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in order."""
+        return [shard for part in self.parts for shard in part.shards]
+
+    @property
+    def documents(self) -> int:
+        """Number of documents read."""
+        return sum(part.documents for part in self.parts)
 
     @classmethod
     def load(cls, file: Path) -> "Manifest":

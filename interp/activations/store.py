@@ -1,10 +1,10 @@
 """The activation store: shards of rows on disk, one row a token, read through a memory map.
 
 A shard holds, for its tokens, the activations at each site and beside them the token id, the document's
-number in the corpus and the position in the document. `batches` shuffles rows across shards in bounded
-memory: chunks of neighbouring rows are drawn from all shards at random into a pool, and the pool's rows are
-permuted. In a store that fits in one pool every order is as likely as any other; in a larger one, the rows of
-a chunk stay in one pool.
+number in the corpus, the position in the document, and which characters of the document it stands for.
+`batches` shuffles rows across shards in bounded memory: chunks of neighbouring rows are drawn from all shards
+at random into a pool, and the pool's rows are permuted. In a store that fits in one pool every order is as
+likely as any other; in a larger one, the rows of a chunk stay in one pool.
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,20 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.activations.manifest import FINISHED, PARTIAL, Manifest, check_shard
+from interp.activations.manifest import FINISHED, PARTIAL, Manifest, Shard, check_shard
 from interp.activations.quantised import restored
 from interp.core.display import card
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError, nearest
+from interp.models.hooked import HookedModel
+from interp.models.reference import ModelReference
 from interp.models.sites import Site
 
 _CHUNK_ROWS = 256
 _POOL_BYTES = 1 << 28
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Store:
     """See the module. `len` is the number of tokens."""
 
@@ -45,11 +47,11 @@ class Store:
         name.
         """
         folder = Path(path)
-        if (folder / PARTIAL).is_file():
-            raise InterpError(
-                f"{folder}: its harvest did not finish; run it again with the same settings to continue it"
-            )
         if not (folder / FINISHED).is_file():
+            if (folder / PARTIAL).is_file():
+                raise InterpError(
+                    f"{folder}: its harvest did not finish; run it again with the same settings to continue it"
+                )
             raise InterpError(f"{folder}: not an activation store (no {FINISHED}); make one with harvest")
         manifest = Manifest.load(folder / FINISHED)
         for shard in manifest.shards if verify else []:
@@ -61,8 +63,27 @@ class Store:
         """The stored sites, in the order of the forward pass."""
         return [Site.parse(name) for name in self.manifest.settings.sites]
 
+    @property
+    def model(self) -> ModelReference:
+        """The model whose activations these are."""
+        return self.manifest.settings.model
+
+    def require(self, model: HookedModel) -> None:
+        """Raise if these are the activations of another model."""
+        self.model.check(model.reference, f"store {self.folder}")
+
     def __len__(self) -> int:
-        return sum(shard.tokens for shard in self.manifest.shards)
+        return sum(shard.tokens for shard in self._shards)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r}: {len(self):,} tokens at {', '.join(self.manifest.settings.sites)})"
+
+    def trainable(self) -> int:
+        """Number of tokens that are not the first of their document."""
+        return int((self.position > 0).sum())
 
     def width(self, site: str | Site) -> int:
         """Number of features at a site. Raises for a site that is not stored."""
@@ -86,6 +107,11 @@ class Store:
     def position(self) -> Int[Tensor, "token"]:
         """Position of each token in its document, or in its piece of one that was split."""
         return self._rows("position", 0, len(self))
+
+    @property
+    def characters(self) -> Int[Tensor, "token 2"]:
+        """The characters [begin, end) of its document that each token stands for; see `data.packing.Encoded`."""
+        return torch.stack([self._rows(name, 0, len(self)) for name in ("begin", "end")], dim=1)
 
     def batches(
         self,
@@ -125,12 +151,12 @@ class Store:
     def mean_norm(self, site: str | Site) -> float:
         """Mean Euclidean norm of a site's activations."""
         name = self._name(site)
-        return sum(shard.statistics[name].mean_norm * shard.tokens for shard in self.manifest.shards) / len(self)
+        return sum(shard.statistics[name].mean_norm * shard.tokens for shard in self._shards) / len(self)
 
     def first_not_finite(self, site: str | Site) -> str | None:
         """Name of the first shard that holds a NaN or an infinity at the site."""
         name = self._name(site)
-        for number, shard in enumerate(self.manifest.shards):
+        for number, shard in enumerate(self._shards):
             if not torch.isfinite(self._part(number, name, 0, shard.tokens)).all():
                 return shard.name
         return None
@@ -143,7 +169,7 @@ class Store:
         """One epoch: chunks of all shards in random order, gathered into pools of permuted rows."""
         starts = [
             (number, start)
-            for number, shard in enumerate(self.manifest.shards)
+            for number, shard in enumerate(self._shards)
             for start in range(0, shard.tokens, _CHUNK_ROWS)
         ]
         order = torch.randperm(len(starts), generator=generator)
@@ -164,7 +190,7 @@ class Store:
 
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
         parts, begin = [], 0
-        for number, shard in enumerate(self.manifest.shards):
+        for number, shard in enumerate(self._shards):
             low, high = max(start - begin, 0), min(stop - begin, shard.tokens)
             if low < high:
                 parts.append(self._part(number, name, low, high))
@@ -172,15 +198,23 @@ class Store:
         return torch.cat(parts) if parts else self._part(0, name, 0, 0)
 
     def _part(self, number: int, name: str, start: int, stop: int) -> Tensor:
-        stop, file = min(stop, self.manifest.shards[number].tokens), self._opened[number]
+        stop, file = min(stop, self._shards[number].tokens), self._opened[number]
         part = file.get_slice(name)[start:stop]
         if part.dtype != torch.int8:
             return part
         return restored({name: part, f"{name}.scale": file.get_slice(f"{name}.scale")[start:stop]}, name)
 
     @cached_property
+    def _shards(self) -> list[Shard]:
+        return self.manifest.shards
+
+    @cached_property
     def _opened(self) -> list[Any]:
-        return [_open(self.folder / shard.name) for shard in self.manifest.shards]
+        return [_open(self.folder / shard.name) for shard in self._shards]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files stay here: a process that is sent a store opens its own.
+        return {"folder": self.folder, "manifest": self.manifest}
 
     def _name(self, site: str | Site) -> str:
         name, known = str(site if isinstance(site, Site) else Site.parse(site)), self.manifest.settings.sites
@@ -194,11 +228,11 @@ class Store:
         size = [
             ("tokens", f"{len(self):,}"),
             ("documents", f"{self.manifest.documents:,}"),
-            ("shards", len(self.manifest.shards)),
+            ("shards", len(self._shards)),
         ]
         return card(
             f"Store {self.folder}",
-            [("model", settings.model.name), ("sites", sites), *size, ("dtype", settings.harvest.dtype)],
+            [("model", self.model.name), ("sites", sites), *size, ("dtype", settings.harvest.dtype)],
         )
 
 

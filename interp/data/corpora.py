@@ -1,38 +1,65 @@
-"""Corpora: documents as text, one at a time, from files, folders, globs or memory.
+"""Corpora: documents one at a time, from files, folders, globs, URLs, Hugging Face datasets or memory.
 
     .jsonl     one JSON object a line, the document in its field `text` (or another); blank lines are skipped
     .parquet   one document a row, in the same field
     .txt       one document a file
 
-A folder means every such file in it, at any depth, in the order of their paths, so that a corpus read twice
-is the same corpus. Files are streamed; only a .txt is held whole.
+A document is a text, or a conversation: a list of `{"role": …, "content": …}`. A folder means every such file in it, at
+any depth, in the order of their paths, so that a corpus read twice is the same corpus. `.jsonl` and `.txt` may be
+compressed (`.gz`, `.xz`, `.bz2`; `.zst` where the package zstandard is installed). Paths may be URLs of any fsspec file
+system (`s3://…`, `hf://datasets/…`, `memory://…`). `hf:NAME[:CONFIG[:SPLIT]]` streams a Hugging Face dataset from the
+hub or reads one from a local folder. Files are streamed; only a .txt is held whole.
 """
 
 import hashlib
 import json
+import lzma
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from glob import glob, has_magic
-from pathlib import Path
+from glob import has_magic
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from interp.core.errors import InterpError, nearest
 
-Source = str | Path | Iterable[str]
-Record = Callable[[], str]  # gives the document, or raises what is wrong with it
+Conversation = list[dict[str, str]]
+Document = str | Conversation
+Source = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
+Record = Callable[[], Document]  # gives the document, or raises what is wrong with it
+
+_DATASET = "hf:"
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+def documents(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[Document]:
+    """The documents of a corpus: a file, a folder, a glob of either, a URL, a dataset, or an iterable passed through.
+
+    A single str is a path. What an iterable gives is a text, a conversation, or a record with one of these in `field`,
+    as the rows of a `datasets.Dataset` are. A missing path raises here; an empty corpus, broken JSON, bytes that are
+    not UTF-8 and a missing field raise when they are reached, with the file and the line. `skip_bad` passes over such
+    records instead, and tells on the console how many there were.
+    """
+    if not isinstance(source, str | Path):
+        return _nonempty(_good(_passed(source, field), skip_bad), "the corpus")
+    name = str(source)
+    named = name.startswith(_DATASET) and not name.startswith(f"{_DATASET}//")  # hf://… is a file system
+    records = _dataset(name, field) if named else _read(_files(name), field)
+    return _nonempty(_good(records, skip_bad), name)
 
 
 def texts(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[str]:
-    """The documents of a corpus: a file, a folder, a glob of either, or texts passed through.
+    """The documents of a corpus of texts; a conversation raises."""
+    return map(_only_text, documents(source, field, skip_bad))
 
-    A single str is a path. A missing path raises here; an empty corpus, broken JSON, bytes that are not UTF-8
-    and a missing field raise when they are reached, with the file and the line. `skip_bad` passes over such
-    records instead, and tells on the console how many there were.
-    """
-    if isinstance(source, str | Path):
-        return _nonempty(_good(_read(_files(source), field), skip_bad), str(source))
-    return _nonempty(_good(_passed(source), skip_bad), "the corpus")
+
+def _only_text(document: Document) -> str:
+    if not isinstance(document, str):
+        raise InterpError(f"a conversation where text is expected ({document[:1]} …); give documents of plain text")
+    return document
 
 
 class Digest:
@@ -41,9 +68,10 @@ class Digest:
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
 
-    def update(self, document: str) -> None:
+    def update(self, document: Document) -> None:
         """Count in the next document."""
-        encoded = document.encode()
+        text = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
+        encoded = text.encode()
         self._sha.update(len(encoded).to_bytes(8, "little") + encoded)
 
     @property
@@ -52,29 +80,106 @@ class Digest:
         return self._sha.copy().hexdigest()
 
 
-def _files(source: str | Path) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.exists():
-        found = [path]
-    elif has_magic(str(path)):
-        found = [Path(name) for name in sorted(glob(str(path), recursive=True))]
-    else:
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InterpError(f"corpus {str(source)!r}: no such file or folder; {nearest(path.name, beside)}")
-    files = [file for item in found for file in (_inside(item) if item.is_dir() else [item])]
+@dataclass(frozen=True)
+class _File:
+    """A file of some file system; `name` is how the user knows it."""
+
+    system: Any
+    path: str
+    name: str
+
+    @property
+    def compression(self) -> str | None:
+        from fsspec.utils import infer_compression
+
+        return infer_compression(self.path)
+
+    @property
+    def kind(self) -> str:
+        """The ending that says how to read it, that of a compression taken off."""
+        path = PurePosixPath(self.path)
+        return path.with_suffix("").suffix if self.compression else path.suffix
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Its bytes, decompressed. Raises with its name where the system, or the compression, gives up."""
+        try:
+            with self.system.open(self.path, "rb", compression=self.compression) as content:
+                yield content
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
+            raise InterpError(f"{self.name}: cannot be read ({problem}); restore the file") from None
+
+
+def _files(source: str) -> list[_File]:
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(str(Path(source).expanduser()) if "://" not in source else source)
+        if system.exists(path):
+            found = [path]
+        elif has_magic(source):
+            found = sorted(system.glob(path))
+        else:
+            parent = str(PurePosixPath(path).parent)
+            beside = [PurePosixPath(other).name for other in system.ls(parent, False)] if system.isdir(parent) else []
+            raise InterpError(
+                f"corpus {source!r}: no such file or folder; {nearest(PurePosixPath(path).name, beside)}; "
+                f"a Hugging Face dataset is {_DATASET}NAME"
+            )
+        files = [file for item in found for file in (_inside(system, item) if system.isdir(item) else [item])]
+    except (OSError, ValueError, ImportError) as problem:
+        raise InterpError(f"corpus {source!r}: cannot be listed ({problem}); give a path or URL that can") from None
     if not files:
-        raise InterpError(f"corpus {str(source)!r}: no {', '.join(_READERS)} files there; give a path that has some")
-    for file in files:
-        if file.suffix not in _READERS:
-            raise InterpError(f"corpus file {file}: unknown kind {file.suffix!r}; expected {', '.join(_READERS)}")
-    return files
+        raise InterpError(f"corpus {source!r}: no {', '.join(_READERS)} files there; give a path that has some")
+    return [_known(_File(system, file, system.unstrip_protocol(file) if "://" in source else file)) for file in files]
 
 
-def _inside(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix in _READERS and file.is_file())
+def _known(file: _File) -> _File:
+    if file.kind not in _READERS or (file.compression and file.kind == ".parquet"):
+        ending = PurePosixPath(file.path).suffix
+        hint = "; pip install zstandard to read it" if ending == ".zst" else ""
+        raise InterpError(f"corpus file {file.name}: unknown kind {ending!r}; expected {', '.join(_READERS)}{hint}")
+    return file
 
 
-def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[str]:
+def _inside(system: Any, folder: str) -> list[str]:
+    found = sorted(system.find(folder))
+    names = {PurePosixPath(file).name for file in found}
+    if names & {"state.json", "dataset_dict.json"}:
+        raise InterpError(f"corpus {folder!r} is a saved Hugging Face dataset; give it as {_DATASET}{folder}")
+    return [file for file in found if _File(system, file, file).kind in _READERS]
+
+
+def _dataset(spec: str, field: str) -> Iterator[Record]:
+    """Records of a dataset named on the hub (streamed), of a local folder of files, or of one saved to disk."""
+    import datasets
+
+    name, config, split = (*spec.removeprefix(_DATASET).split(":"), "", "", "")[:3]
+    folder = Path(name).expanduser()
+    try:
+        if any((folder / saved).is_file() for saved in ("state.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(str(folder))
+        else:
+            where = str(folder) if folder.is_dir() else name
+            loaded = datasets.load_dataset(where, config or None, split=split or "train", streaming=True)
+        if isinstance(loaded, dict):
+            known = ", ".join(loaded)
+            if (split or "train") not in loaded:
+                raise InterpError(f"dataset {spec!r}: no split {split or 'train'!r}; known: {known}")
+            loaded = loaded[split or "train"]
+        for number, row in enumerate(loaded):
+            yield partial(_document, row, f"{spec}, row {number}", field)
+    except InterpError:
+        raise
+    except Exception as problem:  # the loaders and the network raise whatever they like
+        reason = str(problem).strip().partition("\n")[0]
+        raise InterpError(
+            f"dataset {spec!r} can't be read ({type(problem).__name__}: {reason}); "
+            f"expected {_DATASET}NAME[:CONFIG[:SPLIT]], a name on the hub or a folder"
+        ) from None
+
+
+def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[Document]:
     """The documents; a bad record raises when it is read, or is counted."""
     skipped = 0
     try:
@@ -92,19 +197,19 @@ def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[str]:
             print(f"interp: passed over {skipped} bad records", file=sys.stderr)
 
 
-def _read(files: list[Path], field: str) -> Iterator[Record]:
+def _read(files: list[_File], field: str) -> Iterator[Record]:
     for file in files:
-        yield from _READERS[file.suffix](file, field)
+        yield from _READERS[file.kind](file, field)
 
 
-def _jsonl(file: Path, field: str) -> Iterator[Record]:
-    with open(file, "rb") as lines:
+def _jsonl(file: _File, field: str) -> Iterator[Record]:
+    with file.opened() as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield partial(_json_line, line, f"{file}, line {number}", field)
+                yield partial(_json_line, line, f"{file.name}, line {number}", field)
 
 
-def _json_line(line: bytes, where: str, field: str) -> str:
+def _json_line(line: bytes, where: str, field: str) -> Document:
     text = _utf8(line, where)
     try:
         record = json.loads(text)
@@ -112,47 +217,48 @@ def _json_line(line: bytes, where: str, field: str) -> str:
         raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
     if not isinstance(record, dict):
         raise InterpError(f"{where}: expected a JSON object with a field {field!r}, got {type(record).__name__}")
-    if field not in record:
-        raise InterpError(f"{where}: no field {field!r}; {nearest(field, record)}; choose it with field=")
-    return _document(record[field], where)
+    return _document(record, where, field)
 
 
-def _parquet(file: Path, field: str) -> Iterator[Record]:
+def _parquet(file: _File, field: str) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        table = parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as problem:
-        raise InterpError(f"{file}: not a parquet file ({problem})") from None
-    if field not in table.schema_arrow.names:
-        raise InterpError(
-            f"{file}: no column {field!r}; {nearest(field, table.schema_arrow.names)}; choose it with field="
-        )
     number = 0
-    try:
-        for batch in table.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                yield partial(_document, value, f"{file}, row {number}")
-    except (OSError, pyarrow.ArrowInvalid) as problem:
-        raise InterpError(f"{file}: damaged behind row {number} ({problem}); restore it") from None
+    with file.opened() as content:
+        try:
+            table = parquet.ParquetFile(content)
+        except pyarrow.ArrowInvalid as problem:
+            raise InterpError(f"{file.name}: not a parquet file ({problem})") from None
+        if field not in (names := table.schema_arrow.names):
+            raise InterpError(f"{file.name}: no column {field!r}; {nearest(field, names)}; choose it with field")
+        try:
+            for batch in table.iter_batches(columns=[field]):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield partial(_document, row, f"{file.name}, row {number}", field)
+        except (OSError, pyarrow.ArrowInvalid) as problem:
+            raise InterpError(f"{file.name}: damaged behind row {number} ({problem}); restore it") from None
 
 
-def _txt(file: Path, field: str) -> Iterator[Record]:
-    yield lambda: _utf8(file.read_bytes(), str(file))
+def _txt(file: _File, field: str) -> Iterator[Record]:
+    def read() -> str:
+        with file.opened() as content:
+            return _utf8(content.read(), file.name)
+
+    yield read
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
+_READERS: dict[str, Callable[[_File, str], Iterator[Record]]] = {
     ".jsonl": _jsonl,
     ".parquet": _parquet,
     ".txt": _txt,
 }
 
 
-def _passed(documents: Iterable[str]) -> Iterator[Record]:
-    for number, document in enumerate(documents):
-        yield partial(_document, document, f"document {number}")
+def _passed(records: Iterable[Any], field: str) -> Iterator[Record]:
+    for number, record in enumerate(records):
+        yield partial(_document, record, f"document {number}", field)
 
 
 def _utf8(content: bytes, where: str) -> str:
@@ -162,7 +268,22 @@ def _utf8(content: bytes, where: str) -> str:
         raise InterpError(f"{where}: not UTF-8 ({problem.reason} at byte {problem.start}); convert the file") from None
 
 
-def _document(value: Any, where: str) -> str:
+def _document(value: Any, where: str, field: str) -> Document:
+    """A text, a conversation, or the one in a record's field, checked."""
+    if isinstance(value, Mapping):
+        if field not in value:
+            raise InterpError(f"{where}: no field {field!r}; {nearest(field, value)}; choose it with field")
+        value = value[field]
+    return [_message(turn, where) for turn in value] if isinstance(value, list | tuple) else _text(value, where)
+
+
+def _message(turn: Any, where: str) -> dict[str, str]:
+    if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
+        raise InterpError(f"{where}: {turn!r} is no message; expected role ({', '.join(_ROLES)}) and content")
+    return {"role": turn["role"], "content": _text(turn.get("content"), f"{where}, {turn['role']}")}
+
+
+def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InterpError(f"{where}: expected text, got {type(value).__name__}")
     try:
@@ -173,9 +294,9 @@ def _document(value: Any, where: str) -> str:
     return value
 
 
-def _nonempty(documents: Iterator[str], name: str) -> Iterator[str]:
+def _nonempty(found: Iterator[Document], name: str) -> Iterator[Document]:
     count = 0
-    for count, document in enumerate(documents, start=1):  # noqa: B007 (read after the loop)
+    for count, document in enumerate(found, start=1):  # noqa: B007 (read after the loop)
         yield document
     if not count:
         raise InterpError(f"{name} is empty; expected at least one document")

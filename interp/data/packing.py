@@ -1,6 +1,7 @@
 """Packing: documents laid end to end in rows of one length, so that no computation is spent on padding.
 
-1. `encode` turns texts into token lists, each beginning with BOS where the tokenizer has one.
+1. `encode` turns documents into tokens, each beginning with BOS where the tokenizer has one, and keeps which characters
+   of the document each token stands for.
 2. `pack` puts each document into the first open row with room for it; only one longer than a row is split.
 3. Position ids restart at 0 with every piece. Given `input_ids` and `position_ids` and no attention mask,
    transformers reads the restarts as boundaries and attends within each piece alone: a packed document's
@@ -13,29 +14,65 @@ A document that is split loses its earlier part from view, as it would at the mo
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
+from interp.data.conversations import Span, rendered
+from interp.data.corpora import Document
 
 PADDING = -1
+Keep = Literal["all", "inner", "assistant"]
 # Rows kept open for a document that fits; the fullest is closed when there are more.
 _OPEN_ROWS = 32
 _ENCODED_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """A document's tokens, the characters [begin, end) that each stands for, and which are an assistant's words.
+
+    Characters are those of the document, of a conversation as it is rendered. A BOS that was added stands for none, and
+    so do all tokens of a tokenizer that can't tell (those written in Python): begin and end are 0.
+    """
+
+    ids: Int[Tensor, "token"]
+    begin: Int[Tensor, "token"]
+    end: Int[Tensor, "token"]
+    assistant: Bool[Tensor, "token"]
+
+    @classmethod
+    def of(cls, ids: list[int]) -> "Encoded":
+        """Bare ids, of which no character is known."""
+        none = torch.zeros(len(ids), dtype=torch.long)
+        return cls(torch.tensor(ids, dtype=torch.long), none, none, none.bool())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, start: int, stop: int | None) -> "Encoded":
+        """Some of the tokens."""
+        return Encoded(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
 class Packed:
-    """Rows of documents. `document` is the number of each token's document, -1 on padding at a row's end."""
+    """Rows of documents. `document` is the number of each token's document, -1 on padding at a row's end.
+
+    `begin`, `end` and `assistant` are those of `Encoded`.
+    """
 
     ids: Int[Tensor, "batch pos"]
     position_ids: Int[Tensor, "batch pos"]
     document: Int[Tensor, "batch pos"]
+    begin: Int[Tensor, "batch pos"]
+    end: Int[Tensor, "batch pos"]
+    assistant: Bool[Tensor, "batch pos"]
 
     @property
     def mask(self) -> Bool[Tensor, "batch pos"]:
@@ -52,14 +89,21 @@ class Packed:
         """Whether each token but the row's last has a successor in its piece, which it predicts."""
         return self.inner[:, 1:]
 
+    def kept(self, keep: Keep) -> Bool[Tensor, "batch pos"]:
+        """True on the tokens that a filter keeps: all real ones, those after a piece's first, an assistant's words."""
+        return {"all": self.mask, "inner": self.inner, "assistant": self.assistant}[keep]
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def rows(self, start: int, stop: int) -> "Packed":
         """A part of the rows, without the columns at their end that this part does not need."""
         filled = (self.document[start:stop] != PADDING).any(0).nonzero()
-        part = (slice(start, stop), slice(0, int(filled[-1]) + 1 if len(filled) else 1))
-        return Packed(self.ids[part], self.position_ids[part], self.document[part])
+        return self.part(slice(start, stop), slice(0, int(filled[-1]) + 1 if len(filled) else 1))
+
+    def part(self, rows: slice, columns: slice) -> "Packed":
+        """Some rows and columns."""
+        return Packed(*(getattr(self, field.name)[rows, columns] for field in fields(self)))
 
     def batches(self, size: int) -> Iterator["Packed"]:
         """The rows, `size` at a time."""
@@ -71,26 +115,50 @@ class Packed:
 
 
 def encode(
-    documents: Iterable[str], tokenizer: Any, tokens: int | None = None, bos_first: bool = True
-) -> Iterator[list[int]]:
-    """Token ids of each document, BOS first where the tokenizer has one and the text does not begin with it.
+    documents: Iterable[Document], tokenizer: Any, tokens: int | None = None, bos_first: bool = True
+) -> Iterator[Encoded]:
+    """The tokens of each document, BOS first where the tokenizer has one and the text does not begin with it.
 
-    `bos_first=False` adds none. `tokens` ends the stream after that many, cutting the last document short.
+    Conversations are rendered with the chat template. `bos_first=False` adds no BOS. `tokens` ends the stream after
+    that many, cutting the last document short.
     """
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
-    bos = [tokenizer.bos_token_id] if bos_first and tokenizer.bos_token_id is not None else []
+    bos = tokenizer.bos_token_id if bos_first else None
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
-        for ids in tokenizer(together, add_special_tokens=False, verbose=False)["input_ids"]:
+        texts = [(text, []) if isinstance(text, str) else rendered(text, tokenizer) for text in together]
+        found = tokenizer(
+            [text for text, _ in texts],
+            add_special_tokens=False,
+            return_offsets_mapping=tokenizer.is_fast,
+            verbose=False,
+        )
+        for index, (_, spans) in enumerate(texts):
             if left == 0:
                 return
-            document = (ids if bos and ids[:1] == bos else bos + ids)[:left]
+            characters = found["offset_mapping"][index] if tokenizer.is_fast else None
+            document = _encoded(found["input_ids"][index], characters, spans, bos).part(0, left)
             left = None if left is None else left - len(document)
             yield document
 
 
-def pack(documents: Iterable[list[int]], context: int, pad: int = 0, together: bool = True) -> Packed:
+def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], bos: int | None) -> Encoded:
+    if spans and characters is None:
+        raise InterpError("this tokenizer does not say which characters its tokens stand for; give plain text")
+    if bos is not None and ids[:1] != [bos]:
+        ids, characters = [bos, *ids], None if characters is None else [(0, 0), *characters]
+    if characters is None:
+        return Encoded.of(ids)
+    begin, end = torch.tensor(characters, dtype=torch.long).reshape(-1, 2).unbind(1)
+    assistant = torch.zeros(len(ids), dtype=torch.bool)
+    for first, last in spans:
+        # A token that reaches beyond the words, as those that join a space do, counts if any character is theirs.
+        assistant |= (end > first) & (begin < last)
+    return Encoded(torch.tensor(ids, dtype=torch.long), begin, end, assistant)
+
+
+def pack(documents: Iterable[Encoded], context: int, pad: int = 0, together: bool = True) -> Packed:
     """Rows of `context` tokens, all at once. A document without tokens takes no room but keeps its number.
 
     `together=False` puts every piece in a row of its own. Raises for a context below 2 and a corpus without a token.
@@ -101,21 +169,22 @@ def pack(documents: Iterable[list[int]], context: int, pad: int = 0, together: b
     return laid_out(rows, context, pad)
 
 
-def placed(
-    documents: Iterable[tuple[int, list[int]]], context: int, together: bool = True
-) -> Iterator[list[tuple[int, list[int]]]]:
+Piece = tuple[int, Encoded]
+
+
+def placed(documents: Iterable[Piece], context: int, together: bool = True) -> Iterator[list[Piece]]:
     """Rows as pieces with the number of their document, each as soon as it is full or, among the open ones, fullest.
 
     Memory is bounded by the open rows, however long the corpus.
     """
     if context < 2:
         raise InterpError(f"context is {context}; expected at least 2 tokens a row")
-    rows: dict[int, list[tuple[int, list[int]]]] = {}
+    rows: dict[int, list[Piece]] = {}
     room: dict[int, int] = {}
     opened = 0
     for index, document in documents:
         for start in range(0, len(document), context):
-            piece = document[start : start + context]
+            piece = document.part(start, start + context)
             if not together:
                 yield [(index, piece)]
                 continue
@@ -131,16 +200,16 @@ def placed(
     yield from rows.values()
 
 
-def laid_out(rows: list[list[tuple[int, list[int]]]], context: int, pad: int = 0) -> Packed:
+def laid_out(rows: list[list[Piece]], context: int, pad: int = 0) -> Packed:
     """Placed rows as tensors."""
     shape = (len(rows), context)
-    ids, positions, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
+    ids, position_ids, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
+    begin, end, assistant = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.zeros(shape).bool()
     for number, row in enumerate(rows):
         start = 0
         for index, piece in row:
-            stop = start + len(piece)
-            ids[number, start:stop] = torch.tensor(piece)
-            positions[number, start:stop] = torch.arange(len(piece))
-            document[number, start:stop] = index
-            start = stop
-    return Packed(ids, positions, document)
+            place = (number, slice(start, start + len(piece)))
+            ids[place], begin[place], end[place], assistant[place] = piece.ids, piece.begin, piece.end, piece.assistant
+            position_ids[place], document[place] = torch.arange(len(piece)), index
+            start += len(piece)
+    return Packed(ids, position_ids, document, begin, end, assistant)

@@ -28,7 +28,7 @@ from interp.interventions.recipe import Recipe
 from interp.models.architectures import architecture_of_type
 from interp.models.checkpoint import INDEX, SINGLE, Checkpoint
 from interp.models.hooked import HookedModel
-from interp.models.load import load, locate
+from interp.models.load import is_gguf, load, locate
 
 _COMPANIONS = (
     "generation_config.json",
@@ -51,16 +51,17 @@ def export(
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
-    `source` is "organism", a local folder or hub id (read tensor by tensor, its types kept) or a HookedModel (its
-    weights in memory, in the type they have there).
+    `source` is "organism", a local folder or hub id (read tensor by tensor, its types kept), or a GGUF file or
+    HookedModel (its weights in memory, in the type they have there; the language model alone of a multimodal one).
     `dtype` casts floating-point weights. `prompts` adds texts of yours to those on which hooks and export are compared.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
     cast = dtype_of(dtype) if dtype else None
-    origin = _Origin.of(source)
+    held = load(source) if is_gguf(source) else source
+    origin = _Origin.of(held)
     origin.refuse_overlap(Path(out))
-    base = source if isinstance(source, HookedModel) else load(source)
+    base = held if isinstance(held, HookedModel) else load(held)
     recipe.check(base.reference)
     plan = fold(recipe, base.config, origin.names, base.config.tie_word_embeddings)
     with new_folder(out) as staging:
@@ -97,7 +98,13 @@ class _Origin:
     def of(cls, source: str | Path | HookedModel) -> "_Origin":
         if isinstance(source, HookedModel):
             return cls(None, source)
-        return cls(Checkpoint.open(locate(source)), None)
+        checkpoint = Checkpoint.open(locate(source))
+        if "text_config" in checkpoint.config:
+            raise InterpError(
+                f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
+                "interp.load(…) of it to export its language model as a text-only checkpoint"
+            )
+        return cls(checkpoint, None)
 
     @property
     def names(self) -> list[str]:

@@ -38,7 +38,14 @@ class Edits(Protocol):
 class HookedModel:
     """See the module. Make one with `interp.load`."""
 
-    def __init__(self, hf: Any, tokenizer: Any = None, name: str = "model in memory", source: str | None = None):
+    def __init__(
+        self,
+        hf: Any,
+        tokenizer: Any = None,
+        name: str = "model in memory",
+        source: str | None = None,
+        revision: str | None = None,
+    ):
         self._taps = architectures.sites(hf.config)
         if hf.get_output_embeddings() is None:
             raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")
@@ -46,6 +53,7 @@ class HookedModel:
         self.tokenizer = tokenizer
         self.name = name
         self.source = source
+        self.revision = revision
         self._digest: tuple[list[Any], str] | None = None
         self._bridge: tuple[Any, Any] | None = None
         self._hooked = 0
@@ -109,6 +117,7 @@ class HookedModel:
         return ModelReference(
             name=self.name,
             digest=self.digest,
+            revision=self.revision,
             model_type=self.config.model_type,
             d_model=self.d_model,
             n_layers=self.n_layers,
@@ -160,10 +169,13 @@ class HookedModel:
         sites: str | Site | Iterable[str | Site],
         positions: int | Sequence[int] | None = None,
         batch_size: int = 32,
+        copy: bool = True,
     ) -> Activations:
         """Copies of the activations at sites, stopping each forward pass at the last of them.
 
         `positions` chooses tokens of each prompt: from its first token, or from its end if negative. All by default.
+        `copy=False` spares the copy where prompts fit into one batch: you may get the model's own tensors, to be read
+        at once and never written to.
         """
         wanted, batch = self.resolve(sites), self.tokens(prompts)
         chosen = columns(batch, positions)
@@ -172,10 +184,11 @@ class HookedModel:
         for start in range(0, len(batch), batch_size):
             rows = batch.rows(start, start + batch_size)
             column = None if chosen is None else chosen[start : start + batch_size] - (width - rows.ids.shape[1])
-            part = self.forward_to(wanted, rows.model_inputs(self.device), column)
+            part = self.forward_to(wanted, rows.model_inputs(self.device), column, copy=copy)
             parts.append(part if chosen is not None else {site: _pad_left(x, width) for site, x in part.items()})
         picked = None if positions is None else ((positions,) if isinstance(positions, int) else tuple(positions))
-        return Activations({site: torch.cat([part[site] for part in parts]) for site in wanted}, batch, picked)
+        joined = parts[0] if len(parts) == 1 else {site: torch.cat([part[site] for part in parts]) for site in wanted}
+        return Activations({site: joined[site] for site in wanted}, batch, picked)
 
     def forward_to(
         self,
@@ -183,16 +196,21 @@ class HookedModel:
         inputs: dict[str, Tensor],
         column: Int[Tensor, "batch chosen"] | None = None,
         keep_graph: bool = False,
+        copy: bool = True,
     ) -> dict[Site, Tensor]:
         """Copies of the activations at sites for a Hugging Face forward's inputs; stops at the last site reached.
 
-        `column` chooses columns of each row; only they are copied. `keep_graph` records what gradients need.
+        `column` chooses columns of each row; only they are copied. `keep_graph` records what gradients need. Without
+        `copy` the model's own tensors may be returned, which later steps of the pass could change in place.
         """
         found: dict[Site, Tensor] = {}
 
         def keep(site: Site) -> Transform:
             def record(x: Tensor) -> None:
-                found[site] = x.clone() if column is None else x[torch.arange(len(column))[:, None], column]
+                if column is not None:
+                    found[site] = x[torch.arange(len(column))[:, None], column]
+                else:
+                    found[site] = x.clone() if copy else x
                 if len(found) == len(wanted):
                     raise _Reached
 

@@ -1,10 +1,12 @@
-"""`interp.load`: one door for a hub id, a local folder, a model object in memory, or the bundled organism.
+"""`interp.load`: one door for a hub id, a local folder, a GGUF file, a model object in memory, or the bundled organism.
 
-Whatever it is named by, a checkpoint is a folder on disk before anything of it is loaded (a hub id is downloaded first,
-safetensors only), and is checked there.
+Whatever it is named by, a checkpoint is on disk before anything of it is loaded (a hub id is downloaded first,
+safetensors only), and is checked there. Of a multimodal model the language model is loaded.
 """
 
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from interp.core.errors import InterpError, nearest
 from interp.models import organism
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
+from interp.models.multimodal import reads_more_than_text, text_part
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -31,23 +34,42 @@ def load(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> HookedModel:
-    """A HookedModel from a hub id, a local folder, a Hugging Face model object, or "organism".
+    """A HookedModel from a hub id, a local folder, a GGUF file, a Hugging Face model object, or "organism".
 
     `dtype` is float32 unless told otherwise, so that measurements are exact; "auto" keeps the checkpoint's own. A model
     object is hooked in place, not copied: it keeps its type, and `dtype` is refused. `device` is the CPU unless given;
-    `revision` pins a hub id. Code and pickled weights that come with a checkpoint are refused unless let in.
+    `revision` pins a hub id. Code and pickled weights that come with a checkpoint are refused unless let in, and code
+    from the hub unless `revision` is a commit. GGUF is dequantised, and needs the extra `gguf`.
     Raises InterpError for a name that is neither a folder nor on the hub, and for checkpoints that can't be trusted.
     """
     if not isinstance(model, str | Path):
         return _in_memory(model, dtype, device, tokenizer)
+    place = Path(model).expanduser()
+    if is_gguf(model):
+        hf, found = _from_gguf(place, _dtype(dtype), tokenizer)
+        return _on(HookedModel(hf, found, place.stem, str(place.resolve())), device)
+    local = place.is_dir()
+    if trust_remote_code and not local and not _is_commit(revision):
+        raise InterpError(
+            f"trust_remote_code=True runs code of {model!r} that its owners can change at any time, and revision is "
+            f"{revision!r}; pin the commit whose code you have read (revision=, 40 hexadecimal digits)"
+        )
     folder = locate(model, revision)
     Checkpoint.open(folder, trust_remote_code, allow_pickle)
     options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
     hf, found = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
     # Saved records name where a model came from: a folder by its whole path, so that it is found from anywhere.
-    local = Path(model).expanduser().is_dir()
     source, name = (str(folder.resolve()), folder.resolve().name) if local else (str(model), str(model))
-    return _on(HookedModel(hf, found, name, source), device)
+    return _on(HookedModel(hf, found, name, source, folder.name if _is_commit(folder.name) else None), device)
+
+
+def is_gguf(model: Any) -> bool:
+    """Whether a model is named by a GGUF file."""
+    return isinstance(model, str | Path) and Path(model).suffix == ".gguf"
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedModel:
@@ -59,7 +81,7 @@ def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedMod
                 "a tokenizer was given with a HookedModel, which has its own; set model.tokenizer instead"
             )
         return _on(model, device)
-    return _on(HookedModel(model, tokenizer, model.config.name_or_path or "model in memory"), device)
+    return _on(HookedModel(text_part(model), tokenizer, model.config.name_or_path or "model in memory"), device)
 
 
 def locate(model: str | Path, revision: str | None = None) -> Path:
@@ -94,22 +116,36 @@ def _beside(folder: Path) -> list[str]:
     return [other.parent.name for other in others] + [ORGANISM]
 
 
+def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
+    if not file.is_file():
+        beside = [other.name for other in file.parent.glob("*.gguf")]
+        raise InterpError(f"model {str(file)!r}: no such file; {nearest(file.name, beside)}")
+    if find_spec("gguf") is None:
+        raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
+    hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name})
+    # The weights are plain tensors now; the mark of a quantised model would only keep transformers from saving them.
+    for owner, mark in ((hf.config, "quantization_config"), (hf, "hf_quantizer"), (hf, "is_quantized")):
+        if hasattr(owner, mark):
+            delattr(owner, mark)
+    return hf, tokenizer
+
+
 def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     # transformers draws its own bars wherever standard error goes; ours are for terminals only.
     if not sys.stderr.isatty():
         disable_progress_bar()
+    where = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        more = "gguf_file" not in where and reads_more_than_text(AutoConfig.from_pretrained(folder, **where))
+        loaded: Any = (AutoModelForImageTextToText if more else AutoModelForCausalLM).from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
         hf, report = loaded
-        if tokenizer is None and any((folder / name).exists() for name in _TOKENIZERS):
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=options["trust_remote_code"]
-            )
+        if tokenizer is None and ("gguf_file" in where or any((folder / name).exists() for name in _TOKENIZERS)):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **where)
     except Exception as problem:  # a malformed folder makes transformers raise whatever its parts raise
         reason = str(problem).strip().partition("\n")[0]
         raise InterpError(f"{folder}: transformers can't load it ({type(problem).__name__}: {reason})") from problem
@@ -119,7 +155,7 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
             f"{folder}: {len(incomplete)} tensors are missing or of another shape than its config says "
             f"({incomplete[0]}), and would be random; download the checkpoint again"
         )
-    return hf, tokenizer
+    return text_part(hf), tokenizer
 
 
 def _dtype(dtype: str | torch.dtype | None) -> Any:

@@ -5,13 +5,14 @@ from interp.core.errors import InterpError
 
 
 class ModelReference(Config):
-    """A model's name, the digest of its weights, and its shape."""
+    """A model's name, the digest of its weights, and its shape; `revision` is its commit on the hub, if it has one."""
 
     name: str
     digest: str
     model_type: str
     d_model: int
     n_layers: int
+    revision: str | None = None
 
     def check(self, other: "ModelReference", what: str) -> None:
         """Raise if `what`, made with this model, is used on another one."""

@@ -1,4 +1,4 @@
-"""Train a TopK sparse autoencoder on a store of activations.
+"""Train a TopK sparse autoencoder on activations, from a store or a stream.
 
 1. Activations are standardised by one mean vector and one scale, so that learning rates carry over between
    sites; both are folded into the result. First tokens of documents are left out (see `coder`).
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from interp.activations.store import Store
+from interp.activations.stream import ActivationSource
 from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.linalg import StreamingMoments
@@ -63,32 +63,30 @@ class TrainedSae:
         return card(f"Training of {self.sae.d_sae:,} latents at {self.sae.site}", rows)
 
 
-def train(store: Store, site: str | Site, config: SaeConfig | None = None) -> TrainedSae:
-    """Train on one site of a store.
+def train(source: ActivationSource, site: str | Site, config: SaeConfig | None = None) -> TrainedSae:
+    """Train on one site of a store or a stream.
 
-    Raises for a site that is not stored, a k that does not fit, a store of fewer tokens than a batch,
+    Raises for a site that is not there, a k that does not fit, a store of fewer tokens than a batch,
     activations that are constant, NaN or infinite (naming the shard), and a training that diverges.
     """
     config = config or SaeConfig()
     require_k(config.k, config.d_sae)
-    width, rows = store.width(site), int((store.position > 0).sum())
-    if rows < config.batch_size:
-        raise InterpError(
-            f"{store.folder} has {rows} tokens to train on; expected a batch of {config.batch_size} or more"
-        )
-    scaling = _standardisation(store, site, config)
+    width, rows = source.width(site), source.trainable()
+    if rows is not None and rows < config.batch_size:
+        raise InterpError(f"{source} has {rows} tokens to train on; expected a batch of {config.batch_size} or more")
+    scaling = _standardisation(source, site, config)
     fit = _Fit(config, width)
     steps = max(1, config.tokens // config.batch_size)
-    for x in track(islice(_batches(store, site, config), steps), "train", total=steps):
+    for x in track(islice(_batches(source, site, config), steps), "train", total=steps):
         if not fit.update(scaling.standardise(x.float()), steps):
-            bad = store.first_not_finite(site)
-            where = f"{store.folder / bad} holds NaN or infinite activations; harvest again" if bad else ""
+            bad = source.first_not_finite(site)
+            where = f"{source}: {bad} holds NaN or infinite activations; harvest again" if bad else ""
             raise InterpError(where or f"training diverged at step {fit.steps}; choose a lower lr than {fit.rate:.2g}")
-    return TrainedSae(_folded(fit.weights, scaling, store, site, config), tuple(fit.history), fit.density)
+    return TrainedSae(_folded(fit.weights, scaling, source, site, config), tuple(fit.history), fit.density)
 
 
-def _batches(store: Store, site: str | Site, config: SaeConfig) -> Iterator[Tensor]:
-    return store.batches(site, config.batch_size, config.seed, first_tokens=False)
+def _batches(source: ActivationSource, site: str | Site, config: SaeConfig) -> Iterator[Tensor]:
+    return source.batches(site, config.batch_size, config.seed, first_tokens=False)
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,13 @@ class _Standardisation:
         return (x - self.mean).mul_(self.scale)
 
 
-def _standardisation(store: Store, site: str | Site, config: SaeConfig) -> _Standardisation:
+def _standardisation(source: ActivationSource, site: str | Site, config: SaeConfig) -> _Standardisation:
     moments = StreamingMoments()
-    for x in islice(_batches(store, site, config), _STANDARDISED_ON):
+    for x in islice(_batches(source, site, config), _STANDARDISED_ON):
         moments.update(x)
     variance = float(moments.variance.mean())
     if variance == 0:
-        raise InterpError(f"{site} is constant in {store.folder}; there is nothing to learn from it")
+        raise InterpError(f"{site} is constant in {source}; there is nothing to learn from it")
     return _Standardisation(moments.mean.float(), variance**-0.5)
 
 
@@ -177,10 +175,9 @@ def _schedule(step: int, total: int, config: SaeConfig) -> float:
 
 
 def _folded(
-    weights: Weights, scaling: _Standardisation, store: Store, site: str | Site, config: SaeConfig
+    weights: Weights, scaling: _Standardisation, source: ActivationSource, site: str | Site, config: SaeConfig
 ) -> SparseAutoencoder:
     """The SAE on raw activations. TopK is positively homogeneous: the scale moves through it unchanged."""
-    settings = store.manifest.settings
     return SparseAutoencoder(
         W_enc=weights.W_enc,
         b_enc=weights.b_enc / scaling.scale - weights.W_enc @ scaling.mean,
@@ -188,6 +185,6 @@ def _folded(
         b_dec=weights.b_dec / scaling.scale + scaling.mean,
         nonlinearity=TopK(k=config.k),
         site=site if isinstance(site, Site) else Site.parse(site),
-        model=settings.model,
+        model=source.model,
         config=config,
     )

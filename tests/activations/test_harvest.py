@@ -1,6 +1,13 @@
 """A harvest stores what the model computes, survives being killed, and never mixes two settings."""
 
+import copy
+import json
 import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +15,7 @@ import torch
 from interp.activations.harvest import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
+from interp.models.hooked import HookedModel
 
 SITES = ["resid_post.0", "z.1", "mlp_out.1"]
 SETTINGS = {"context": 16, "batch_size": 4, "shard_tokens": 64}
@@ -223,6 +231,24 @@ def test_bad_settings_leave_nothing_behind(tiny, corpus, tmp_path, change, messa
     assert not (tmp_path / "store").exists()
 
 
+def test_a_full_disk_is_named_and_the_harvest_goes_on_when_there_is_room(tiny, corpus, tmp_path):
+    model, room = tiny("llama"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    cut = tmp_path / "cut"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # No file may grow beyond this: to a writer as if the disk were full.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, room[1]))
+        with pytest.raises(InterpError, match=r"shard-00000\.safetensors: writing failed .* run again to continue"):
+            harvest(model, corpus, SITES, cut, **SETTINGS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {file.name for file in cut.iterdir()} == {"manifest.partial.json"}
+    harvest(model, corpus, SITES, cut, **SETTINGS)
+    assert _bytes(cut) == _bytes(tmp_path / "whole")
+
+
 def test_a_folder_of_something_else_is_left_alone(tiny, corpus, tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(InterpError, match="is not an activation store"):
@@ -239,3 +265,100 @@ def test_activations_that_a_type_cannot_hold_are_refused(tiny, corpus, tmp_path,
         pytest.raises(InterpError, match=rf"resid_post\.0 has NaN or infinite .* as {dtype}"),
     ):
         harvest(model, corpus, "resid_post.0", tmp_path / "store", dtype=dtype, **SETTINGS)
+
+
+def test_each_token_leads_back_to_its_characters(tiny, corpus, tmp_path):
+    store = harvest(tiny("llama"), corpus, "embed", tmp_path / "store", **SETTINGS)
+    words = tiny("llama").tokenizer
+    for token, number, (begin, end) in zip(store.ids, store.document, store.characters.tolist(), strict=True):
+        expected = corpus[number][begin:end] if end else "<s>"
+        assert words.decode([int(token)]) == expected
+
+
+def test_long_documents_are_split_and_counted(tiny, tmp_path):
+    long = " ".join(f"w{4 + number % 100}" for number in range(40))
+    store = harvest(tiny("llama"), ["w4", long, "w5 w6", long], "embed", tmp_path / "store", **SETTINGS)
+    assert store.manifest.shards[-1].split == 2
+    mine = store.document == 1
+    assert store.position[mine].tolist() == [*range(16), *range(16), *range(9)]
+    begin, end = store.characters[mine][16].tolist()
+    assert long[begin:end] == long.split()[15]
+
+
+@pytest.mark.parametrize("keep", ["inner", "assistant"])
+def test_a_filter_keeps_its_tokens_and_their_activations(tiny, corpus, tmp_path, keep):
+    model = tiny("llama")
+    talking = HookedModel(model.hf, copy.deepcopy(model.tokenizer))
+    talking.tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}" + (
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    chats = [[{"role": "user", "content": "w9 w8"}, {"role": "assistant", "content": f"w7 {text}"}] for text in corpus]
+    everything = harvest(talking, chats, SITES, tmp_path / "all", **SETTINGS)
+    store = harvest(talking, chats, SITES, tmp_path / keep, keep=keep, **SETTINGS)
+    spoken = everything.characters[:, 0] >= len("user w9 w8 assistant ")
+    kept = everything.position > 0 if keep == "inner" else spoken
+    assert 0 < kept.sum() < len(everything)
+    assert torch.equal(store.ids, everything.ids[kept])
+    assert torch.equal(store.document, everything.document[kept])
+    for site in SITES:
+        assert torch.equal(store.read(site), everything.read(site)[kept])
+    with pytest.raises(InterpError, match="keep='assistant' keeps no token of the first"):
+        harvest(model, corpus, SITES, tmp_path / "none", keep="assistant", **SETTINGS)
+    assert not (tmp_path / "none").exists()
+
+
+def test_text_can_be_appended_once(tiny, corpus, tmp_path):
+    model, out = tiny("llama"), tmp_path / "store"
+    first, second = corpus[:20], corpus[20:]
+    harvest(model, first, SITES, out, **SETTINGS)
+    one, two = (harvest(model, part, SITES, tmp_path / part[0], **SETTINGS) for part in (first, second))
+    both = harvest(model, second, SITES, out, append=True, **SETTINGS)
+    assert len(both) == len(one) + len(two)
+    assert torch.equal(both.document, torch.cat([one.document, two.document + 20]))
+    for site in SITES:
+        assert torch.equal(both.read(site), torch.cat([one.read(site), two.read(site)]))
+    before = _bytes(out)
+    for text, append in ((second, True), (first, True), (first, False)):
+        assert len(harvest(model, text, SITES, out, append=append, **SETTINGS)) == len(both)
+    with pytest.raises(InterpError, match="a harvest of another text"):
+        harvest(model, second, SITES, out, **SETTINGS)
+    with pytest.raises(InterpError, match="dtype: float32 there, bfloat16 now"):
+        harvest(model, ["w4 w5"], SITES, out, append=True, dtype="bfloat16", **SETTINGS)
+    assert _bytes(out) == before
+    fresh = harvest(model, first, SITES, tmp_path / "fresh", append=True, **SETTINGS)
+    assert len(fresh) == len(one)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_an_interrupted_append_leaves_the_store_and_continues(tiny, corpus, tmp_path, passes):
+    model = tiny("llama")
+    for name in ("whole", "cut"):
+        harvest(model, corpus[:10], SITES, tmp_path / name, **SETTINGS)
+    harvest(model, corpus[10:], SITES, tmp_path / "whole", append=True, **SETTINGS)
+    cut = tmp_path / "cut"
+    before = Store.open(cut)
+    with pytest.raises(Killed), model.hooked([("resid_post.0", _killed_after(passes))]):
+        harvest(model, corpus[10:], SITES, cut, append=True, **SETTINGS)
+    after = Store.open(cut)
+    assert len(after) == len(before)
+    assert torch.equal(after.read(SITES[0]), before.read(SITES[0]))
+    if (cut / "manifest.partial.json").exists():
+        with pytest.raises(InterpError, match="an unfinished harvest of another text; finish that first"):
+            harvest(model, ["w4 w5"], SITES, cut, append=True, **SETTINGS)
+    harvest(model, corpus[10:], SITES, cut, append=True, **SETTINGS)
+    assert _bytes(cut) == _bytes(tmp_path / "whole")
+
+
+def test_a_process_killed_at_any_moment_leaves_what_can_be_continued(tmp_path):
+    """SIGKILL, which nothing can catch; `experiments/benchmarks/durability.py` does it ten times."""
+    script = Path(__file__).parents[2] / "experiments" / "benchmarks" / "durability.py"
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "2", "--tokens", "20000", "--gigabytes", "0", "--json", figures],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())
+    assert found["kills"] > 0
+    assert found["equal_after_kills"]

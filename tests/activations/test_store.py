@@ -1,5 +1,6 @@
 """The store gives every row once an epoch, in an order that depends on the seed alone; damage is refused."""
 
+import multiprocessing
 import random
 
 import pytest
@@ -115,7 +116,7 @@ def test_what_is_no_store_is_refused(tmp_path, copy):
         Store.open(tmp_path)
     manifest = copy / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"shards"', '"shard"'))
-    with pytest.raises(InterpError, match="unknown key 'shard'; did you mean shards"):
+    with pytest.raises(InterpError, match=r"unknown key 'parts\.0\.shard'; did you mean shards"):
         Store.open(copy)
 
 
@@ -123,3 +124,22 @@ def test_it_shows_itself(stored):
     shown = stored._repr_html_()
     assert "tiny llama 0" in shown
     assert f"{len(stored):,}" in shown
+
+
+def _first_batch(store):
+    return next(store.batches(SITE, 64, seed=0))
+
+
+def test_many_processes_read_one_store(stored):
+    first = _first_batch(stored)  # its files are open here; a copy elsewhere opens its own
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for batch in pool.map(_first_batch, [stored, stored]):
+            assert torch.equal(batch, first)
+
+
+def test_a_store_of_another_model_is_refused(tiny, stored):
+    stored.require(tiny("llama"))
+    with pytest.raises(InterpError, match=r"store .* was made for tiny llama 0 with weights"):
+        stored.require(tiny("llama", 1))
+    with pytest.raises(InterpError, match=r"has (weights|d_model)"):
+        stored.require(tiny("gpt2"))

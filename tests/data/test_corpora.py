@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from interp.core.errors import InterpError
-from interp.data.corpora import Digest, texts
+from interp.data.corpora import Digest, documents, texts
 
 DOCUMENTS = ["first", "second\nline", "drei – ü"]
 
@@ -107,3 +107,79 @@ def test_bad_records_are_passed_over_and_counted_on_request(tmp_path, capsys):
         list(texts(file))
     assert list(texts(file, skip_bad=True)) == ["one", "four"]
     assert "passed over 4 bad records" in capsys.readouterr().err
+
+
+CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])
+def test_compressed_files_are_read(folder, ending):
+    import fsspec
+
+    for name in ("a.jsonl", "deeper/2.txt"):
+        with fsspec.open(folder / f"{name}.{ending}", "wb", compression="infer") as file:
+            file.write((folder / name).read_bytes())
+    assert list(texts(folder / f"a.jsonl.{ending}")) == DOCUMENTS
+    assert list(texts(folder / f"deeper/*.{ending}")) == DOCUMENTS[2:]
+    cut = folder / f"a.jsonl.{ending}"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    with pytest.raises(InterpError, match=rf"a\.jsonl\.{ending}: cannot be read"):
+        list(texts(cut))
+
+
+def test_urls_of_any_file_system_are_read(folder):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name in ("a.jsonl", "b.parquet", "deeper/0.txt"):
+        memory.pipe(f"/corpus/{name}", (folder / name).read_bytes())
+    assert list(texts("memory://corpus/a.jsonl")) == DOCUMENTS
+    assert list(texts("memory://corpus/*.parquet")) == DOCUMENTS
+    assert list(texts("memory://corpus")) == [*DOCUMENTS * 2, DOCUMENTS[0]]
+    assert list(texts(f"file://{folder}/a.jsonl")) == DOCUMENTS
+    with pytest.raises(InterpError, match=r"no such file or folder; did you mean a\.jsonl"):
+        texts("memory://corpus/aa.jsonl")
+    with pytest.raises(InterpError, match="cannot be listed"):
+        texts("nonsense://corpus/a.jsonl")
+
+
+def test_hugging_face_datasets_are_read(folder, tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": DOCUMENTS, "chat": [CHAT] * 3})
+    assert list(texts(rows)) == list(texts(rows.to_iterable_dataset())) == DOCUMENTS
+    assert list(documents(rows, field="chat")) == [CHAT] * 3
+    rows.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(tmp_path / "splits")
+    assert list(texts(f"hf:{tmp_path}/saved")) == DOCUMENTS
+    assert list(texts(f"hf:{tmp_path}/splits")) == DOCUMENTS
+    assert list(texts(f"hf:{tmp_path}/splits::test")) == DOCUMENTS[:1]
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "train.jsonl").write_bytes((folder / "a.jsonl").read_bytes())
+    assert list(texts(f"hf:{tmp_path}/files")) == DOCUMENTS
+    with pytest.raises(InterpError, match="no split 'dev'; known: train, test"):
+        list(texts(f"hf:{tmp_path}/splits::dev"))
+    with pytest.raises(InterpError, match=r"give it as hf:"):
+        texts(tmp_path / "saved")
+    with pytest.raises(InterpError, match=r"dataset 'hf:nobody/nothing' can't be read"):
+        list(texts("hf:nobody/nothing"))
+
+
+def test_conversations_are_documents(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps({"messages": CHAT}) + "\n" + json.dumps({"messages": "plain"}) + "\n")
+    parquet.write_table(pyarrow.table({"messages": [CHAT]}), tmp_path / "chats.parquet")
+    assert list(documents(file, field="messages")) == [CHAT, "plain"]
+    assert list(documents(tmp_path / "chats.parquet", field="messages")) == [CHAT]
+    assert list(documents([CHAT, {"text": CHAT}, "plain"])) == [CHAT, CHAT, "plain"]
+    with pytest.raises(InterpError, match="a conversation where text is expected"):
+        list(texts(file, field="messages"))
+    with pytest.raises(InterpError, match=r"no field 'text'; .*messages"):
+        list(documents(file))
+    for turn in ({"role": "user"}, {"role": "robot", "content": "x"}, "hello", {"role": "user", "content": 3}):
+        with pytest.raises(InterpError, match=r"document 0.*(is no message|expected text)"):
+            list(documents(iter([[turn]])))
+
+
+def test_a_conversation_has_a_digest_of_its_own():
+    assert len({digest([CHAT]), digest(["good day"]), digest([CHAT[:1]]), digest([CHAT, CHAT])}) == 4

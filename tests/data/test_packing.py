@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import InterpError
-from interp.data.packing import Packed, encode, pack
+from interp.data.packing import Encoded, Packed, encode, pack
 
 documents = st.lists(st.lists(st.integers(4, 127), max_size=40), min_size=1, max_size=30).filter(any)
+
+
+def ids(encoded) -> list[list[int]]:
+    return [document.ids.tolist() for document in encoded]
 
 
 def _pieces(packed: Packed) -> list[tuple[int, list[int]]]:
@@ -29,7 +33,7 @@ def _pieces(packed: Packed) -> list[tuple[int, list[int]]]:
 
 @given(documents, st.integers(2, 17))
 def test_packing_keeps_every_document_and_splits_only_long_ones(documents, context):
-    packed = pack(documents, context)
+    packed = pack(map(Encoded.of, documents), context)
     pieces = _pieces(packed)
     for number, document in enumerate(documents):
         expected = [document[start : start + context] for start in range(0, len(document), context)]
@@ -43,14 +47,14 @@ def test_packing_keeps_every_document_and_splits_only_long_ones(documents, conte
 
 @given(documents, st.integers(2, 17))
 def test_each_token_but_the_first_of_a_piece_is_predicted_once(documents, context):
-    packed = pack(documents, context)
+    packed = pack(map(Encoded.of, documents), context)
     pieces = _pieces(packed)
     assert int(packed.predicted.sum()) == int(packed.inner.sum()) == sum(len(ids) - 1 for _, ids in pieces)
 
 
 def test_short_documents_leave_little_unused():
     lengths = torch.randint(5, 60, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
-    packed = pack(([4] * length for length in lengths), 128)
+    packed = pack((Encoded.of([4] * length) for length in lengths), 128)
     assert packed.mask.float().mean() > 0.97
 
 
@@ -62,7 +66,7 @@ def test_a_packed_document_is_what_it_is_alone(tiny, architecture):
     if not model.packs:
         _stays_apart_only_in_rows_of_its_own(model, documents)
         return
-    packed = pack(documents, 40)
+    packed = pack(map(Encoded.of, documents), 40)
     assert len(_pieces(packed)) > len(packed)
     with torch.no_grad():
         logits = model.hf(**packed.model_inputs(model.device), use_cache=False).logits
@@ -76,7 +80,7 @@ def _stays_apart_only_in_rows_of_its_own(model, documents):
     site = model.resolve("resid_post.2")
     worst = {}
     for together in (True, False):
-        packed = pack(documents, 40, together=together)
+        packed = pack(map(Encoded.of, documents), 40, together=together)
         found = model.forward_to(site, packed.model_inputs(model.device))[site[0]][packed.mask]
         pieces = [torch.tensor([ids]) for _, ids in _pieces(packed)]
         alone = torch.cat([model.forward_to(site, {"input_ids": ids})[site[0]][0] for ids in pieces])
@@ -87,29 +91,87 @@ def _stays_apart_only_in_rows_of_its_own(model, documents):
 
 def test_each_document_begins_with_one_bos(tiny):
     tokenizer = tiny("llama").tokenizer
-    assert list(encode(["w4 w5", "<s> w6", ""], tokenizer)) == [[1, 4, 5], [1, 6], [1]]
+    assert ids(encode(["w4 w5", "<s> w6", ""], tokenizer)) == [[1, 4, 5], [1, 6], [1]]
 
 
 def test_a_tokenizer_without_bos_adds_none(tiny):
     tokenizer = deepcopy(tiny("gpt2").tokenizer)
     tokenizer.bos_token = None
-    assert list(encode(["w4 w5", "<s> w6"], tokenizer)) == [[4, 5], [1, 6]]
+    assert ids(encode(["w4 w5", "<s> w6"], tokenizer)) == [[4, 5], [1, 6]]
 
 
 @given(tokens=st.integers(1, 700))
 def test_a_limit_gives_exactly_the_first_tokens(tiny, tokens):
     tokenizer = tiny("llama").tokenizer
     texts = [f"w{4 + number} w5 w6" for number in range(100)]
-    everything = [token for document in encode(texts, tokenizer) for token in document]
-    limited = list(encode(iter(texts), tokenizer, tokens))
+    everything = [token for document in ids(encode(texts, tokenizer)) for token in document]
+    limited = ids(encode(iter(texts), tokenizer, tokens))
     assert [token for document in limited for token in document] == everything[:tokens]
     assert all(limited)
 
 
 def test_what_cannot_be_packed_is_refused(tiny):
     with pytest.raises(InterpError, match="context is 1; expected at least 2"):
-        pack([[4]], 1)
+        pack([Encoded.of([4])], 1)
     with pytest.raises(InterpError, match="no tokens"):
-        pack([[], []], 8)
+        pack([Encoded.of([])] * 2, 8)
     with pytest.raises(InterpError, match="has no tokenizer"):
         next(encode(["w4"], None))
+
+
+LETTERS = "abcdefghij  .,éüß→日本\n🙂"
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    """A tokenizer of bytes and a few merges, with a chat template: characters and tokens do not go one to one."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(["ab abc the day, a good day\n"] * 20, vocab_size=300, special_tokens=["<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    return tokenizer
+
+
+@given(st.lists(st.text(LETTERS, max_size=60), min_size=1, max_size=8).filter(any), st.integers(2, 20))
+def test_each_token_stands_for_its_characters(byte_level, texts, context):
+    packed = pack(encode(texts, byte_level), context)
+    for number, text in enumerate(texts):
+        mine = packed.document == number
+        begin, end = packed.begin[mine].tolist(), packed.end[mine].tolist()
+        covered = sorted({place for first, last in zip(begin, end, strict=True) for place in range(first, last)})
+        assert covered == list(range(len(text)))
+        for token, first, last in zip(packed.ids[mine].tolist(), begin, end, strict=True):
+            shown = byte_level.decode([token])
+            # A character of several bytes can be several tokens, none of which is text alone.
+            assert "�" in shown or token == byte_level.bos_token_id or shown == text[first:last]
+
+
+@given(st.lists(st.text("abc \n", min_size=1, max_size=30), min_size=1, max_size=6))
+def test_the_assistants_words_are_found_under_the_template(byte_level, contents):
+    roles = ["user", "assistant"]
+    chat = [{"role": roles[turn % 2], "content": content} for turn, content in enumerate(contents)]
+    [document] = encode([chat], byte_level)
+    said = byte_level.decode(document.ids[document.assistant])
+    expected = [turn["content"].strip() for turn in chat if turn["role"] == "assistant"]
+    assert "".join(said.split()) == "".join("".join(expected).split())
+    assert document.ids.tolist().count(byte_level.bos_token_id) == 1
+
+
+def test_conversations_that_cannot_be_placed_are_refused(tiny, byte_level):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "good day"}]
+    with pytest.raises(InterpError, match="no chat template"):
+        list(encode([chat], tiny("llama").tokenizer))
+    for template, message in (
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "does not keep an assistant's words in place"),
+        ("{{ raise_exception('no such role') }}", "refuses a conversation.*no such role"),
+    ):
+        other = deepcopy(byte_level)
+        other.chat_template = template
+        with pytest.raises(InterpError, match=message):
+            list(encode([chat], other))

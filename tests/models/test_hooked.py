@@ -1,5 +1,7 @@
 """Capture, hooks, losses and generation of HookedModel, against the plain model and against TransformerLens."""
 
+from importlib.metadata import version
+
 import pytest
 import tiny_models
 import torch
@@ -43,6 +45,8 @@ def test_hidden_states_are_the_residual_sites(tiny, name):
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in tiny_models.NO_BRIDGE])
 def test_every_site_and_intervention_equals_transformerlens(tiny, name):
+    if version("transformer_lens") < "4" and name.startswith("cohere"):
+        pytest.skip("before 4, TransformerLens gives Cohere other logits than the model's")
     model = tiny(name)
     model.hf.set_attn_implementation("eager")
     _, cache = model.run_with_cache(ids(), names_filter=[site.hook_name for site in model.sites])
@@ -125,6 +129,16 @@ def test_captured_tensors_are_copies(tiny):
     before = model.logits(ids())
     acts["resid_post.0"].zero_()
     torch.testing.assert_close(model.logits(ids()), before)
+
+
+def test_a_copy_is_spared_on_request(tiny):
+    model, seen = tiny("llama"), []
+    with model.hooked([("resid_post.1", seen.append)]):
+        shared = model.capture(ids(), "resid_post.1", copy=False)["resid_post.1"]
+        copied = model.capture(ids(), "resid_post.1")["resid_post.1"]
+    assert shared.data_ptr() == seen[0].data_ptr()
+    assert copied.data_ptr() != seen[1].data_ptr()
+    assert torch.equal(shared, copied)
 
 
 @pytest.mark.parametrize("problem", [RuntimeError, KeyboardInterrupt])

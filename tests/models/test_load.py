@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -190,3 +191,96 @@ def test_saved_tensors_of_a_digest_are_all_counted(folder):
     name = next(iter(tensors))
     save_file(tensors | {name: tensors[name] + 1}, shard, metadata={"format": "pt"})
     assert interp.load(folder).digest != digest
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tiny, tmp_path_factory):
+    """A tiny Llama in GGUF's own names, float32, with a byte-level tokenizer."""
+    gguf = pytest.importorskip("gguf")
+    model, file = tiny("llama"), tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    config, writer = model.config, gguf.GGUFWriter(str(file), "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    single = [chr(33 + number) for number in range(94)]
+    writer.add_token_list(single + [f"a{letter}" for letter in single[: config.vocab_size - len(single)]])
+    writer.add_token_merges([f"a {letter}" for letter in single[: config.vocab_size - len(single)]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, x in model.hf.state_dict().items():
+        if "q_proj" in name or "k_proj" in name:  # GGUF keeps the halves of rotary pairs side by side
+            heads = x.shape[0] // config.head_dim
+            x = x.view(heads, 2, config.head_dim // 2, -1).transpose(1, 2).reshape(x.shape)
+        writer.add_tensor(names.get_name(name, (".weight",)), x.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_a_gguf_file_loads_and_exports(tiny, gguf_file, tmp_path):
+    model = interp.load(gguf_file)
+    assert (model.name, model.source) == ("tiny", str(gguf_file))
+    torch.testing.assert_close(model.logits(IDS), tiny("llama").logits(IDS), atol=1e-5, rtol=1e-5)
+    row = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    recipe = interp.Recipe([("writers", interp.Project(row))])
+    assert interp.export(recipe, gguf_file, tmp_path / "edited").faithful
+    assert interp.verify(tmp_path / "edited").faithful
+    with pytest.raises(InterpError, match=r"no such file; did you mean tiny\.gguf"):
+        interp.load(gguf_file.with_name("tinny.gguf"))
+
+
+MULTIMODAL = {
+    "llava": lambda t: t.LlavaConfig(
+        vision_config=t.CLIPVisionConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+        ),
+        text_config=tiny_models.CONFIGS["llama"](),
+        image_token_index=5,
+    ),
+    "gemma3": lambda t: t.Gemma3Config(
+        vision_config=t.SiglipVisionConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+        ),
+        text_config=tiny_models.CONFIGS["gemma3"](),
+        mm_tokens_per_image=4,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MULTIMODAL)
+def test_the_language_model_of_a_multimodal_one_is_hooked(kind, tmp_path):
+    import transformers
+
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForImageTextToText.from_config(MULTIMODAL[kind](transformers)).eval()
+    model = interp.load(hf)
+    assert model.config.model_type == hf.config.get_text_config().model_type
+    with torch.no_grad():
+        plain = hf(input_ids=IDS).logits
+    torch.testing.assert_close(model.logits(IDS), plain)
+    with model.hooked([("mlp_out.1", lambda x: 0 * x)]), torch.no_grad():
+        assert not torch.allclose(hf(input_ids=IDS).logits, plain), "the modules are shared"
+    hf.save_pretrained(tmp_path / "model")
+    local = interp.load(tmp_path / "model")
+    torch.testing.assert_close(local.logits(IDS), plain)
+    assert local.digest == model.digest
+    with pytest.raises(InterpError, match="is a multimodal checkpoint"):
+        interp.export(interp.Recipe([("writers", interp.Project(torch.ones(32)))]), tmp_path / "model", tmp_path / "x")
+
+
+def test_code_from_the_hub_needs_a_pinned_commit():
+    for revision in (None, "main", "v1.0"):
+        with pytest.raises(InterpError, match="pin the commit"):
+            interp.load("somebody/model", trust_remote_code=True, revision=revision)
+    with pytest.raises(InterpError, match="neither a folder here nor to be had"):
+        interp.load("somebody/model", trust_remote_code=True, revision="0" * 40)
