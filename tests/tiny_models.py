@@ -1,9 +1,13 @@
 """Small random models of every architecture that interp supports, and of its variants, made offline."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from interp.models.architectures import architecture
 from interp.models.hooked import HookedModel
 
 VOCABULARY = 128
@@ -119,3 +123,18 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     words_only.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), special, strict=True))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words_only, **names)
+
+
+@contextmanager
+def at_layer(model: HookedModel, layer: int, function: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    """A function on what a layer computes, by torch's own hook: for faults, where a `hooked` block would be refused."""
+    modules = model.hf.get_submodule(architecture(model.config).layers)
+
+    def hook(module, args, output):
+        return function(output)
+
+    handle = modules[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -15,7 +15,7 @@ store is what it was. A second process that harvests into the same folder is ref
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -38,7 +38,7 @@ from interp.activations.manifest import (
     check_shard,
 )
 from interp.activations.quantised import quantised, restored
-from interp.activations.rows import Reading, activations, groups, widths
+from interp.activations.rows import Passes, Reading, groups
 from interp.activations.store import Store
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
@@ -49,6 +49,8 @@ from interp.data import corpora
 from interp.data.packing import Packed
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
+
+_REMEDIES = ("use float32 for it and the model", "check the model's weights")
 
 
 def harvest(
@@ -78,8 +80,15 @@ def harvest(
     Raises for NaN or infinite activations, which includes those too large for `dtype`, for bad records unless
     `skip_bad`, and where another process harvests into `out`. A batch that does not fit into memory is halved.
     """
-    given = {"context": context, "batch_size": batch_size, "dtype": dtype, "shard_tokens": shard_tokens, "keep": keep}
-    config = HarvestConfig.parse(given | {"bos_first": bos_first, "skip_bad": skip_bad}, source="harvest")
+    given = {
+        "context": context,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "shard_tokens": shard_tokens,
+        "keep": keep,
+        "bos_first": bos_first,
+    }
+    config = HarvestConfig.parse(given, source="harvest")
     part = Part.parse({"tokens": tokens, "shards": []}, source="harvest")
     wanted = model.resolve(sites)
     if config.shard_tokens < config.context:
@@ -96,14 +105,10 @@ def harvest(
         skip_bad=skip_bad,
         text_field=text_field,
     )
-    first = next(rows)
-    if not first.kept(config.keep).any():
-        raise InterpError(
-            f"keep={keep!r} keeps no token of the first {len(first)} rows; give conversations, or keep all"
-        )
+    first, passes = next(rows), Passes(model, wanted, config.batch_size)
     settings = Settings(
         harvest=config,
-        sites=widths(model, first, wanted),
+        sites=passes.widths(first),
         model=model.reference,
         model_dtype=str(model.dtype),
         device=model.device.type,
@@ -111,10 +116,13 @@ def harvest(
         versions=versions(),
     )
     folder = Path(out)
-    _make(folder)
-    with _alone(folder):
-        growing = _Growing.begun(folder, settings, part, reading, append)
-        growing.fill(model, chain([first], rows), reading)
+    _make_folder(folder)
+    with _lock(folder):
+        try:
+            _Harvest.begun(folder, settings, part, reading, append).fill(passes, chain([first], rows), reading)
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing came of it: it is empty
     return Store.open(folder, verify=False)
 
 
@@ -127,7 +135,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(whole[whole.index('"added_tokens"') :].encode()).hexdigest()
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """Make the store's folder; raises if it holds anything else than a store."""
     stored = any((folder / name).exists() for name in (FINISHED, PARTIAL))
     if folder.exists() and not stored and (not folder.is_dir() or any(folder.iterdir())):
@@ -139,7 +147,7 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system lets go of however this process ends."""
     import fcntl
 
@@ -154,59 +162,48 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @dataclass
-class _Growing:
-    """A store, and which of its parts a harvest is. That part is `whole`, to be checked, or grows."""
+class _Harvest:
+    """A store, and which of its parts this harvest is: a `whole` one, to be checked, or the last, which grows."""
 
     folder: Path
     settings: Settings
     parts: list[Part]
     index: int
-    whole: bool = False
+    whole: bool
 
     @classmethod
-    def begun(cls, folder: Path, settings: Settings, part: Part, reading: Reading, append: bool) -> "_Growing":
+    def begun(cls, folder: Path, settings: Settings, part: Part, reading: Reading, append: bool) -> "_Harvest":
         """What is in the folder, its shards intact. Raises for another harvest. `reading` is of the first rows."""
         file = next((folder / name for name in (PARTIAL, FINISHED) if (folder / name).exists()), None)
-        if file is None:
-            growing = cls(folder, settings, [part], 0)
-            growing.save()
-            return growing
-        manifest = Manifest.load(file)
-        if different := manifest.settings.differences(settings):
+        manifest = Manifest.load(file) if file else None
+        if file is None or manifest is None or not manifest.shards:
+            return cls(folder, settings, [part], 0, whole=False)
+        parts = [there for there in manifest.parts if there.shards]
+        index = _index(parts, reading) if append else 0
+        there = parts[index] if index < len(parts) else part
+        different = manifest.settings.differences(settings)
+        if there.tokens != part.tokens:
+            different.append(f"tokens: {there.tokens} there, {part.tokens} now")
+        if different:
             raise InterpError(
                 f"{folder} holds a harvest with other settings ({'; '.join(different)}); "
                 "use those settings to continue it, or choose a new folder"
             )
         for shard in manifest.shards:
             check_shard(folder, shard)
-        parts = manifest.parts
-        if not append and (tokens := parts[0].tokens) != part.tokens:
-            raise InterpError(
-                f"{folder} holds a harvest with other settings (tokens: {tokens} there, {part.tokens} now); "
-                "use those settings to continue it, or choose a new folder"
-            )
-        same = [
-            number
-            for number, other in enumerate(parts if append else parts[:1])
-            if other.tokens == part.tokens and (not other.shards or other.begins(reading.documents, reading.digest.hex))
-        ]
-        if same:
-            return cls(folder, settings, parts, same[0], whole=file.name == FINISHED or same[0] < len(parts) - 1)
-        if not append:
+        unfinished = file.name == PARTIAL and bool(manifest.parts[-1].shards)
+        if index == len(parts):
+            if unfinished:
+                raise InterpError(
+                    f"{folder} holds an unfinished harvest of another text; finish that first, or choose a new folder"
+                )
+            return cls(folder, settings, [*parts, part], index, whole=False)
+        if not there.begins(reading.documents, reading.digest.hex):
             raise _other_text(folder)
-        if file.name == PARTIAL:
-            raise InterpError(
-                f"{folder} holds an unfinished harvest of another text; finish that first, or choose a new folder"
-            )
-        return cls(folder, settings, [*parts, part], len(parts))
+        return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
 
-    def save(self) -> None:
-        write_json(self.folder / PARTIAL, Manifest(settings=self.settings, parts=self.parts).model_dump())
-
-    def fill(self, model: HookedModel, rows: Iterable[Packed], reading: Reading) -> None:
+    def fill(self, passes: Passes, rows: Iterable[Packed], reading: Reading) -> None:
         """Check the corpus against the shards that are there, write those that are missing, rename the manifest."""
-        for stray in self.folder.glob(".*"):  # what killed writers left: ours, write_json's and safetensors'
-            stray.unlink()
         before, shards = self.parts[: self.index], self.parts[self.index].shards
         documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
         there, number = len(shards), -1
@@ -217,7 +214,8 @@ class _Growing:
                 continue
             if self.whole:
                 raise _other_text(self.folder)
-            tensors, statistics = _shard_tensors(model, packed, self.settings, documents)
+            tensors, statistics = _shard_tensors(passes, packed, self.settings, documents)
+            self._save()  # before the shard, so that the folder is known for a store however this ends
             name = f"shard-{files + number:05}.safetensors"
             shards.append(
                 Shard(
@@ -230,30 +228,55 @@ class _Growing:
                     statistics=statistics,
                 )
             )
-            self.save()
+            self._save()
         if number + 1 < there:
             raise _other_text(self.folder)
         if not self.whole:
-            os.replace(self.folder / PARTIAL, self.folder / FINISHED)
+            self._finish()
+
+    def _save(self) -> None:
+        write_json(self.folder / PARTIAL, Manifest(settings=self.settings, parts=self.parts).model_dump())
+
+    def _finish(self) -> None:
+        """Rename the manifest, and remove what killed writers left: ours, write_json's and safetensors' own."""
+        shards = self.parts[self.index].shards
+        known = {shard.name for part in self.parts for shard in part.shards}
+        if not sum(shard.tokens for shard in shards):
+            for name in [shard.name for shard in shards] + [PARTIAL]:
+                (self.folder / name).unlink()
+            raise InterpError(
+                f"keep={self.settings.harvest.keep!r} keeps no token of this corpus; give conversations, or keep all"
+            )
+        for pattern in ("shard-*.safetensors", ".shard-*", ".manifest*", ".tmp*"):
+            for stray in self.folder.glob(pattern):
+                if stray.name not in known:
+                    stray.unlink()
+        os.replace(self.folder / PARTIAL, self.folder / FINISHED)
+
+
+def _index(parts: list[Part], reading: Reading) -> int:
+    """Which part begins with these documents; the next one if none does."""
+    begin = (number for number, part in enumerate(parts) if part.begins(reading.documents, reading.digest.hex))
+    return next(begin, len(parts))
 
 
 def _other_text(folder: Path) -> InterpError:
     return InterpError(
-        f"{folder} holds a harvest of another text (its text_digest is not this corpus'); "
-        "give the same corpus to continue it, or choose a new folder"
+        f"{folder} holds a harvest of another text, if one with the same beginning (its text_digest is not this "
+        "corpus'); give the same corpus to continue it, only what is new to append, or choose a new folder"
     )
 
 
 def _shard_tensors(
-    model: HookedModel, packed: Packed, settings: Settings, documents: int
+    passes: Passes, packed: Packed, settings: Settings, documents: int
 ) -> tuple[dict[str, Tensor], dict[str, Statistics]]:
     """The shard's tokens, those that are kept, and by site their activations. `documents` came in the parts before."""
-    wanted, config = [Site.parse(name) for name in settings.sites], settings.harvest
+    config = settings.harvest
     parts: dict[str, list[Tensor]] = {}
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in settings.sites}
-    for batch in packed.batches(config.batch_size):
+    for batch, found in passes.over(packed):
         kept = batch.kept(config.keep)
-        for site, x in activations(model, batch, wanted).items():
+        for site, x in found.items():
             exact = x[kept]
             stored = (
                 quantised(exact, str(site)) if config.dtype == "int8" else {str(site): exact.to(DTYPES[config.dtype])}
@@ -261,7 +284,7 @@ def _shard_tensors(
             back = restored(stored, str(site))
             if not torch.isfinite(back).all():
                 raise InterpError(
-                    f"{site} has NaN or infinite activations as {config.dtype}; use float32 for it and the model"
+                    f"{site} has NaN or infinite activations as {config.dtype}; {_REMEDIES[config.dtype == 'float32']}"
                 )
             sums[str(site)] += _sums(exact, back)
             for name, part in stored.items():

@@ -8,7 +8,7 @@ is what it was until that is done.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from interp.core.config import Config
 from interp.core.errors import InterpError
@@ -24,9 +24,8 @@ _REMEDY = "restore it, or harvest again into a new folder"
 class HarvestConfig(Config):
     """How to harvest. A shard holds as many whole rows of `context` tokens as fit.
 
-    `keep` stores all tokens, those after the first of each document ("inner"), or an assistant's words. `bos_first`
-    puts BOS before each document. `skip_bad` passes over records that can't be read. "int8" stores each token's
-    activations as whole numbers with one scale.
+    `keep` stores all tokens, those after the first of each document or piece of one ("inner"), or an assistant's words.
+    `bos_first` puts BOS before each document. "int8" stores each token's activations as whole numbers with one scale.
     """
 
     context: int = Field(ge=2)
@@ -35,14 +34,13 @@ class HarvestConfig(Config):
     shard_tokens: PositiveInt
     keep: Keep
     bos_first: bool
-    skip_bad: bool
 
 
 class Settings(Config):
     """Everything that determines the bytes of a store; a harvest continues one only with all of it."""
 
     harvest: HarvestConfig
-    sites: dict[str, int]
+    sites: dict[str, PositiveInt]
     model: ModelReference
     model_dtype: str
     device: str
@@ -74,8 +72,8 @@ class Shard(Config):
     its corpus; `split` is how many of them were longer than the context.
     """
 
-    name: str
-    tokens: int
+    name: str = Field(pattern=r"^shard-\d{5,}\.safetensors$")
+    tokens: int = Field(ge=0)
     sha256: str
     documents: int
     split: int
@@ -105,6 +103,13 @@ class Manifest(Config):
     format: Literal[2] = 2
     settings: Settings
     parts: list[Part]
+
+    @model_validator(mode="after")
+    def _measured(self) -> "Manifest":
+        for shard in self.shards:
+            if shard.statistics.keys() != self.settings.sites.keys():
+                raise ValueError(f"{shard.name} has statistics of {sorted(shard.statistics)}, not of its sites")
+        return self
 
     @property
     def shards(self) -> list[Shard]:

@@ -1,9 +1,8 @@
-"""A corpus as rows of tokens for a model: what a harvest stores the activations of, and measures run on."""
+"""A corpus as rows of tokens for a model, and the model's activations on them."""
 
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.data import corpora
-from interp.data.packing import Packed, Piece, encode, laid_out, pack, placed
+from interp.data.conversations import rendered
+from interp.data.packing import Packed, Piece, encode, laid_out, placed
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
@@ -30,8 +30,7 @@ class Reading:
 
 def rows(model: HookedModel, texts: corpora.Source, context: int, tokens: int | None = None) -> Packed:
     """Read, tokenise and pack a corpus, at most `tokens` of it, into rows of `context` tokens, all held in memory."""
-    _require_room(model, context)
-    return pack(encode(corpora.documents(texts), model.tokenizer, tokens), context, together=model.packs)
+    return next(groups(model, texts, sys.maxsize, context=context, tokens=tokens))
 
 
 def groups(
@@ -51,12 +50,19 @@ def groups(
     Only documents up to the last one used count, so an endless corpus will do if `tokens` is given. A corpus without a
     token raises with the first group.
     """
-    _require_room(model, context)
+    if model.context is not None and context > model.context:
+        raise InterpError(
+            f"context is {context} but the model's is {model.context}; pass context={model.context} or less"
+        )
     reading = Reading() if reading is None else reading
     ahead: deque[corpora.Document] = deque()
 
+    def fits(document: corpora.Document) -> None:
+        if not isinstance(document, str):
+            rendered(document, model.tokenizer)
+
     def noted() -> Iterator[corpora.Document]:
-        for document in corpora.documents(texts, text_field, skip_bad):
+        for document in corpora.documents(texts, text_field, skip_bad, accept=fits):
             ahead.append(document)
             yield document
 
@@ -75,38 +81,49 @@ def groups(
         raise InterpError("the corpus has no tokens; expected at least one document with text")
 
 
-def activations(model: HookedModel, batch: Packed, wanted: list[Site]) -> dict[Site, Float[Tensor, "batch pos d_in"]]:
-    """The activations at sites, heads side by side, on the CPU. A batch that does not fit into memory is halved."""
-    with suppress(torch.OutOfMemoryError):
-        found = model.forward_to(wanted, batch.model_inputs(model.device))
-        return {site: x.flatten(2).cpu() for site, x in found.items()}
-    # Behind the exception, which would keep the failed pass's tensors alive.
-    half = len(batch) // 2
-    if not half:
-        raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
-    print(f"interp: {len(batch)} rows do not fit into memory; trying {half}", file=sys.stderr)
-    parts = [activations(model, part, wanted) for part in (batch.rows(0, half), batch.rows(half, len(batch)))]
-    width = batch.ids.shape[1]
-    return {site: torch.cat([_widened(part[site], width) for part in parts]) for site in wanted}
-
-
-def widths(model: HookedModel, sample: Packed, wanted: list[Site]) -> dict[str, int]:
-    """Number of features at each site, heads side by side, found by running two tokens of the sample."""
-    found = activations(model, sample.part(slice(0, 1), slice(0, 2)), wanted)
-    return {str(site): x.shape[-1] for site, x in found.items()}
-
-
-def _widened(x: Float[Tensor, "batch pos d_in"], width: int) -> Float[Tensor, "batch width d_in"]:
-    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[1]))
-
-
 def _batched(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while group := list(islice(rows, size)):
         yield group
 
 
-def _require_room(model: HookedModel, context: int) -> None:
-    if model.context is not None and context > model.context:
-        raise InterpError(
-            f"context is {context} but the model's is {model.context}; pass context={model.context} or less"
-        )
+class Passes:
+    """Forward passes over rows, so many at a time; fewer from then on if so many do not fit into memory."""
+
+    def __init__(self, model: HookedModel, sites: list[Site], batch_size: int):
+        # What a recipe leaves of the activations would be recorded as the plain model's.
+        if model.inside_hooked:
+            raise InterpError("activations are harvested from the plain model; leave the hooked block first")
+        self.model, self.sites, self.batch_size = model, sites, batch_size
+
+    def over(self, packed: Packed) -> Iterator[tuple[Packed, dict[Site, Float[Tensor, "batch pos d_in"]]]]:
+        """Batches of the rows with their activations at the sites, heads side by side, on the CPU."""
+        start = 0
+        while start < len(packed):
+            batch = packed.rows(start, start + self.batch_size)
+            if (found := self._tried(batch)) is not None:
+                yield batch, found
+                start += len(batch)
+            elif self.batch_size == 1:
+                raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
+            else:
+                print(f"interp: {len(batch)} rows do not fit into memory; trying {len(batch) // 2}", file=sys.stderr)
+                self.batch_size = max(1, len(batch) // 2)
+
+    def widths(self, sample: Packed) -> dict[str, int]:
+        """Number of features at each site, heads side by side, found by running two tokens."""
+        found = self._computed(sample.part(slice(0, 1), slice(0, 2)))
+        return {str(site): x.shape[-1] for site, x in found.items()}
+
+    def _tried(self, batch: Packed) -> dict[Site, Tensor] | None:
+        try:
+            return self._computed(batch)
+        except torch.OutOfMemoryError:
+            return None
+        except RuntimeError as problem:
+            if "can't allocate memory" in str(problem):  # the CPU's allocator has no error of its own
+                return None
+            raise
+
+    def _computed(self, batch: Packed) -> dict[Site, Tensor]:
+        found = self.model.forward_to(self.sites, batch.model_inputs(self.model.device))
+        return {site: x.flatten(2).cpu() for site, x in found.items()}

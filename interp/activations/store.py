@@ -10,7 +10,7 @@ likely as any other; in a larger one, the rows of a chunk stay in one pool.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp.activations.manifest import FINISHED, PARTIAL, Manifest, Shard, check_shard
 from interp.activations.quantised import restored
+from interp.activations.shuffled import batched, check_request
 from interp.core.display import card
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError, nearest
@@ -32,7 +33,7 @@ _CHUNK_ROWS = 256
 _POOL_BYTES = 1 << 28
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Store:
     """See the module. `len` is the number of tokens."""
 
@@ -54,14 +55,28 @@ class Store:
                 )
             raise InterpError(f"{folder}: not an activation store (no {FINISHED}); make one with harvest")
         manifest = Manifest.load(folder / FINISHED)
+        if not sum(shard.tokens for shard in manifest.shards):
+            raise InterpError(f"{folder / FINISHED}: no tokens in it; harvest again into a new folder")
         for shard in manifest.shards if verify else []:
             check_shard(folder, shard)
-        return cls(folder, manifest)
+        store = cls(folder, manifest)
+        for number, shard in enumerate(manifest.shards if verify else []):
+            store._check_shapes(number, shard)
+        return store
+
+    def _check_shapes(self, number: int, shard: Shard) -> None:
+        for name, width in self.manifest.settings.sites.items():
+            found = list(self._opened[number].get_slice(name).get_shape())
+            if found != [shard.tokens, width]:
+                raise InterpError(
+                    f"{self.folder / shard.name}: {name} has shape {found}, but the manifest says "
+                    f"{[shard.tokens, width]}; restore the manifest"
+                )
 
     @property
     def sites(self) -> list[Site]:
         """The stored sites, in the order of the forward pass."""
-        return [Site.parse(name) for name in self.manifest.settings.sites]
+        return sorted(map(Site.parse, self.manifest.settings.sites), key=lambda site: site.order)
 
     @property
     def model(self) -> ModelReference:
@@ -82,7 +97,7 @@ class Store:
         return f"Store({str(self.folder)!r}: {len(self):,} tokens at {', '.join(self.manifest.settings.sites)})"
 
     def trainable(self) -> int:
-        """Number of tokens that are not the first of their document."""
+        """Number of tokens that are not the first of their document, or of a piece of one."""
         return int((self.position > 0).sum())
 
     def width(self, site: str | Site) -> int:
@@ -124,29 +139,17 @@ class Store:
         """Shuffled rows, each once an epoch, endless if `epochs` is None; the same for the same seed.
 
         Batches run on across epochs, so that only the very last can be short. `first_tokens=False` leaves out
-        the first token of each document.
+        the first token of each document, and of each piece of one that was split.
         """
         name, generator = self._name(site), torch.Generator().manual_seed(seed)
-        if batch_size < 1:
-            raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
+        check_request(batch_size, epochs)
         if not (first_tokens or (self.position > 0).any()):
             raise InterpError(f"{self.folder} holds first tokens only; harvest longer documents")
-        rest = torch.empty(0, self.width(site))
-        for _ in count() if epochs is None else range(epochs):
-            for pool in self._pools(name, max(batch_size, self._pool_rows(name)), generator, first_tokens):
-                begin = 0
-                if len(rest):
-                    # Only the batch that spans two pools is copied; the others are views of one.
-                    begin = batch_size - len(rest)
-                    rest = torch.cat([rest, pool[:begin]])
-                    if len(rest) < batch_size:
-                        continue
-                    yield rest
-                end = begin + (len(pool) - begin) // batch_size * batch_size
-                yield from (pool[start : start + batch_size] for start in range(begin, end, batch_size))
-                rest = pool[end:]
-        if len(rest):
-            yield rest
+        rows = max(batch_size, self._pool_rows(name))
+        pools = (
+            self._pools(name, rows, generator, first_tokens) for _ in (count() if epochs is None else range(epochs))
+        )
+        return batched(chain.from_iterable(pools), batch_size)
 
     def mean_norm(self, site: str | Site) -> float:
         """Mean Euclidean norm of a site's activations."""
@@ -162,6 +165,7 @@ class Store:
         return None
 
     def _pool_rows(self, name: str) -> int:
+        # Those stored as int8 are read as float32.
         itemsize = DTYPES.get(self.manifest.settings.harvest.dtype, torch.float32).itemsize
         return _POOL_BYTES // (self.manifest.settings.sites[name] * itemsize)
 

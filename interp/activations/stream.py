@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.rows import activations, groups, widths
+from interp.activations.rows import Passes, groups
+from interp.activations.shuffled import batched, check_request
 from interp.core.display import card
 from interp.core.errors import InterpError, nearest
 from interp.data import corpora
+from interp.data.packing import Keep
 from interp.models.hooked import HookedModel
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
@@ -52,7 +54,10 @@ class ActivationSource(Protocol):
 
 
 class Stream:
-    """See the module. `texts` is read once an epoch, so an iterator that can be read but once is refused."""
+    """See the module. `texts` is read once an epoch, so an iterator that can be read but once is refused.
+
+    Options are those of `harvest`; `pool_tokens` is how many rows are held to be mixed.
+    """
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class Stream:
         tokens: int | None = None,
         context: int = 128,
         batch_size: int = 16,
+        keep: Keep = "all",
         bos_first: bool = True,
         skip_bad: bool = False,
         text_field: str = "text",
@@ -70,11 +76,13 @@ class Stream:
     ):
         if isinstance(texts, Iterator):
             raise InterpError("a stream reads its text once an epoch, and an iterator ends; pass a path or a list")
-        if batch_size < 1 or pool_tokens < 2:
-            raise InterpError(f"batch_size is {batch_size} and pool_tokens {pool_tokens}; expected at least 1 and 2")
+        if batch_size < 1 or pool_tokens < 2 or (tokens is not None and tokens < 1):
+            raise InterpError(
+                f"batch_size is {batch_size}, pool_tokens {pool_tokens}, tokens {tokens}; expected at least 1, 2 and 1"
+            )
         self.model = model.reference
         self.sites = model.resolve(sites)
-        self._hooked, self._pool = model, pool_tokens
+        self._hooked, self._pool, self._rows, self._keep = model, pool_tokens, batch_size, keep
         self._read = partial(
             groups,
             model,
@@ -86,7 +94,7 @@ class Stream:
             skip_bad=skip_bad,
             text_field=text_field,
         )
-        self._widths = widths(model, next(self._read()), self.sites)
+        self._widths = Passes(model, self.sites, batch_size).widths(next(self._read()))
 
     def __str__(self) -> str:
         return f"stream of {self.model.name}"
@@ -106,30 +114,23 @@ class Stream:
 
         Raises for NaN and infinite activations.
         """
-        if batch_size < 1:
-            raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
+        check_request(batch_size, epochs)
         wanted, generator = self._site(site), torch.Generator().manual_seed(seed)
-        rest = torch.empty(0, self.width(site))
-        for _ in count() if epochs is None else range(epochs):
-            for pool in self._mixed(wanted, generator, first_tokens):
-                rows = torch.cat([rest, pool]) if len(rest) else pool
-                whole = len(rows) // batch_size * batch_size
-                yield from rows[:whole].split(batch_size) if whole else ()
-                rest = rows[whole:]
-        if len(rest):
-            yield rest
+        pools = (self._pools(wanted, generator, first_tokens) for _ in (count() if epochs is None else range(epochs)))
+        return batched(chain.from_iterable(pools), batch_size)
 
     def first_not_finite(self, site: str | Site) -> None:
         """`batches` has raised before one is given out."""
         return
 
-    def _mixed(self, site: Site, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
+    def _pools(self, site: Site, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
+        """One epoch: rows are held until there are enough, permuted, and half of them given out."""
         held: list[Tensor] = []
-        room = self._pool
+        room, seen = self._pool, 0
         for rows in chain(self._activations(site, first_tokens), [None]):
             if rows is not None:
                 held.append(rows)
-                room -= len(rows)
+                room, seen = room - len(rows), seen + len(rows)
             if held and (rows is None or room <= 0):
                 pool = torch.cat(held)
                 pool = pool[torch.randperm(len(pool), generator=generator)]
@@ -137,13 +138,17 @@ class Stream:
                 yield pool[:given]
                 held = [pool[given:].clone()]
                 room = self._pool - len(held[0])
+        if not seen:
+            raise InterpError("the corpus has first tokens only, or none that are kept; give longer documents")
 
     def _activations(self, site: Site, first_tokens: bool) -> Iterator[Tensor]:
-        for batch in self._read():
-            x = activations(self._hooked, batch, [site])[site][batch.kept("all" if first_tokens else "inner")]
-            if not torch.isfinite(x).all():
-                raise InterpError(f"{site} of {self.model.name} has NaN or infinite activations; use float32")
-            yield x
+        passes = Passes(self._hooked, [site], self._rows)
+        for group in self._read():
+            for batch, found in passes.over(group):
+                x = found[site][batch.kept(self._keep) & (batch.inner | first_tokens)]
+                if not torch.isfinite(x).all():
+                    raise InterpError(f"{site} of {self.model.name} has NaN or infinite activations; check its weights")
+                yield x
 
     def _site(self, site: str | Site) -> Site:
         wanted = site if isinstance(site, Site) else Site.parse(site)

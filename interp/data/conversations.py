@@ -1,5 +1,6 @@
 """Conversations as text: rendered with a tokenizer's chat template, and where the assistant's words stand in it."""
 
+import re
 from typing import Any
 
 from interp.core.errors import InterpError
@@ -41,7 +42,8 @@ def rendered(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Span
 def _said(text: str, before: str, message: dict[str, str]) -> Span:
     words = message["content"].strip()  # templates strip, or don't
     begin = text.find(words, len(before)) if text.startswith(before) else -1
-    if begin < 0:
+    # Between a turn's opening and its words there is nothing, or a thought that the template left empty.
+    if begin < 0 or not re.fullmatch(r"\s*(<think>\s*</think>\s*)?", text[len(before) : begin]):
         raise InterpError(
             f"the chat template does not keep an assistant's words in place ({words[:40]!r}); give plain text instead"
         )

@@ -4,7 +4,8 @@
     .parquet   one document a row, in the same field
     .txt       one document a file
 
-A document is a text, or a conversation: a list of `{"role": …, "content": …}`. A folder means every such file in it, at
+A document is a text, or a conversation: a list of messages `{"role": …, "content": …}`, whose further keys are for the
+chat template. A folder means every such file in it, at
 any depth, in the order of their paths, so that a corpus read twice is the same corpus. `.jsonl` and `.txt` may be
 compressed (`.gz`, `.xz`, `.bz2`; `.zst` where the package zstandard is installed). Paths may be URLs of any fsspec file
 system (`s3://…`, `hf://datasets/…`, `memory://…`). `hf:NAME[:CONFIG[:SPLIT]]` streams a Hugging Face dataset from the
@@ -13,9 +14,7 @@ hub or reads one from a local folder. Files are streamed; only a .txt is held wh
 
 import hashlib
 import json
-import lzma
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,29 +25,41 @@ from typing import Any
 
 from interp.core.errors import InterpError, nearest
 
-Conversation = list[dict[str, str]]
+Conversation = list[dict[str, Any]]
 Document = str | Conversation
 Source = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
 Record = Callable[[], Document]  # gives the document, or raises what is wrong with it
 
 _DATASET = "hf:"
+_COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 _ROLES = ("system", "user", "assistant", "tool")
 
 
-def documents(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[Document]:
+def documents(
+    source: Source, field: str = "text", skip_bad: bool = False, accept: Callable[[Document], object] | None = None
+) -> Iterator[Document]:
     """The documents of a corpus: a file, a folder, a glob of either, a URL, a dataset, or an iterable passed through.
 
     A single str is a path. What an iterable gives is a text, a conversation, or a record with one of these in `field`,
     as the rows of a `datasets.Dataset` are. A missing path raises here; an empty corpus, broken JSON, bytes that are
-    not UTF-8 and a missing field raise when they are reached, with the file and the line. `skip_bad` passes over such
-    records instead, and tells on the console how many there were.
+    not UTF-8 and a missing field raise when they are reached, with the file and the line, and so does what `accept`
+    raises for. `skip_bad` passes over such records instead, and tells on the console how many there were.
     """
+    if isinstance(source, Mapping):
+        shown = ", ".join(map(str, source))
+        raise InterpError(
+            f"a corpus that maps {shown}; give one of its values (a split, say), or [it] if it is a record"
+        )
     if not isinstance(source, str | Path):
-        return _nonempty(_good(_passed(source, field), skip_bad), "the corpus")
+        if not isinstance(source, Iterable):
+            raise InterpError(f"a corpus of type {type(source).__name__}; expected a path, a URL or documents")
+        return _nonempty(_good(_passed(source, field), skip_bad, accept), "the corpus")
     name = str(source)
+    if not name.strip() or name == ".":
+        raise InterpError(f"corpus {name!r}: no path; give a file, a folder, a glob, a URL or hf:NAME")
     named = name.startswith(_DATASET) and not name.startswith(f"{_DATASET}//")  # hf://… is a file system
     records = _dataset(name, field) if named else _read(_files(name), field)
-    return _nonempty(_good(records, skip_bad), name)
+    return _nonempty(_good(records, skip_bad, accept), name)
 
 
 def texts(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[str]:
@@ -89,25 +100,34 @@ class _File:
     name: str
 
     @property
-    def compression(self) -> str | None:
-        from fsspec.utils import infer_compression
-
-        return infer_compression(self.path)
-
-    @property
     def kind(self) -> str:
         """The ending that says how to read it, that of a compression taken off."""
-        path = PurePosixPath(self.path)
-        return path.with_suffix("").suffix if self.compression else path.suffix
+        return _kind(self.path)
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """Its bytes, decompressed. Raises with its name where the system, or the compression, gives up."""
+        """Its bytes, decompressed. Raises with its name where the system, the compression or the format gives up."""
         try:
-            with self.system.open(self.path, "rb", compression=self.compression) as content:
+            with self.system.open(self.path, "rb", compression=_compression(self.path)) as content:
                 yield content
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
-            raise InterpError(f"{self.name}: cannot be read ({problem}); restore the file") from None
+        except InterpError:
+            raise
+        except Exception as problem:  # file systems and decoders raise whatever they like
+            raise InterpError(f"{self.name}: cannot be read ({_told(problem)}); restore the file") from None
+
+
+def _told(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"
+
+
+def _compression(path: str) -> str | None:
+    from fsspec.utils import infer_compression
+
+    return infer_compression(path) if PurePosixPath(path).suffix in _COMPRESSED else None
+
+
+def _kind(path: str) -> str:
+    return PurePosixPath(path).with_suffix("").suffix if _compression(path) else PurePosixPath(path).suffix
 
 
 def _files(source: str) -> list[_File]:
@@ -127,15 +147,19 @@ def _files(source: str) -> list[_File]:
                 f"a Hugging Face dataset is {_DATASET}NAME"
             )
         files = [file for item in found for file in (_inside(system, item) if system.isdir(item) else [item])]
-    except (OSError, ValueError, ImportError) as problem:
-        raise InterpError(f"corpus {source!r}: cannot be listed ({problem}); give a path or URL that can") from None
+    except InterpError:
+        raise
+    except Exception as problem:
+        raise InterpError(
+            f"corpus {source!r}: cannot be listed ({_told(problem)}); give a path or URL that can"
+        ) from None
     if not files:
         raise InterpError(f"corpus {source!r}: no {', '.join(_READERS)} files there; give a path that has some")
     return [_known(_File(system, file, system.unstrip_protocol(file) if "://" in source else file)) for file in files]
 
 
 def _known(file: _File) -> _File:
-    if file.kind not in _READERS or (file.compression and file.kind == ".parquet"):
+    if file.kind not in _READERS or (_compression(file.path) and file.kind == ".parquet"):
         ending = PurePosixPath(file.path).suffix
         hint = "; pip install zstandard to read it" if ending == ".zst" else ""
         raise InterpError(f"corpus file {file.name}: unknown kind {ending!r}; expected {', '.join(_READERS)}{hint}")
@@ -147,14 +171,18 @@ def _inside(system: Any, folder: str) -> list[str]:
     names = {PurePosixPath(file).name for file in found}
     if names & {"state.json", "dataset_dict.json"}:
         raise InterpError(f"corpus {folder!r} is a saved Hugging Face dataset; give it as {_DATASET}{folder}")
-    return [file for file in found if _File(system, file, file).kind in _READERS]
+    return [file for file in found if _kind(file) in _READERS]
 
 
 def _dataset(spec: str, field: str) -> Iterator[Record]:
     """Records of a dataset named on the hub (streamed), of a local folder of files, or of one saved to disk."""
     import datasets
 
-    name, config, split = (*spec.removeprefix(_DATASET).split(":"), "", "", "")[:3]
+    name, config, split, *more = (*spec.removeprefix(_DATASET).split(":"), "", "")
+    if any(more):
+        raise InterpError(
+            f"dataset {spec!r}: more than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object for parts of one"
+        )
     folder = Path(name).expanduser()
     try:
         if any((folder / saved).is_file() for saved in ("state.json", "dataset_dict.json")):
@@ -172,20 +200,21 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
     except InterpError:
         raise
     except Exception as problem:  # the loaders and the network raise whatever they like
-        reason = str(problem).strip().partition("\n")[0]
         raise InterpError(
-            f"dataset {spec!r} can't be read ({type(problem).__name__}: {reason}); "
-            f"expected {_DATASET}NAME[:CONFIG[:SPLIT]], a name on the hub or a folder"
+            f"dataset {spec!r} can't be read ({_told(problem)}); expected {_DATASET}NAME[:CONFIG[:SPLIT]], "
+            "a name on the hub or a folder"
         ) from None
 
 
-def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[Document]:
+def _good(records: Iterator[Record], skip_bad: bool, accept: Callable[[Document], object] | None) -> Iterator[Document]:
     """The documents; a bad record raises when it is read, or is counted."""
     skipped = 0
     try:
-        for record in records:
+        for number, record in enumerate(records):
             try:
                 document = record()
+                if accept is not None:
+                    _accepted(accept, document, number)
             except InterpError:
                 if not skip_bad:
                     raise
@@ -195,6 +224,13 @@ def _good(records: Iterator[Record], skip_bad: bool) -> Iterator[Document]:
     finally:  # a reader that has enough tokens stops before the end
         if skipped:
             print(f"interp: passed over {skipped} bad records", file=sys.stderr)
+
+
+def _accepted(accept: Callable[[Document], object], document: Document, number: int) -> None:
+    try:
+        accept(document)
+    except InterpError as problem:
+        raise InterpError(f"document {number}: {problem}") from None
 
 
 def _read(files: list[_File], field: str) -> Iterator[Record]:
@@ -214,7 +250,9 @@ def _json_line(line: bytes, where: str, field: str) -> Document:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as problem:  # broken, nested too deeply, or a number of too many digits
-        raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
+        raise InterpError(
+            f"{where}: not valid JSON ({problem}); expected one object a line (skip_bad passes over it)"
+        ) from None
     if not isinstance(record, dict):
         raise InterpError(f"{where}: expected a JSON object with a field {field!r}, got {type(record).__name__}")
     return _document(record, where, field)
@@ -263,7 +301,7 @@ def _passed(records: Iterable[Any], field: str) -> Iterator[Record]:
 
 def _utf8(content: bytes, where: str) -> str:
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise InterpError(f"{where}: not UTF-8 ({problem.reason} at byte {problem.start}); convert the file") from None
 
@@ -271,16 +309,23 @@ def _utf8(content: bytes, where: str) -> str:
 def _document(value: Any, where: str, field: str) -> Document:
     """A text, a conversation, or the one in a record's field, checked."""
     if isinstance(value, Mapping):
+        if field not in value and "role" in value:
+            raise InterpError(f"{where}: a message where a document is expected; a conversation is a list of messages")
         if field not in value:
             raise InterpError(f"{where}: no field {field!r}; {nearest(field, value)}; choose it with field")
         value = value[field]
-    return [_message(turn, where) for turn in value] if isinstance(value, list | tuple) else _text(value, where)
+    if not isinstance(value, list | tuple):
+        return _text(value, where)
+    if not value:
+        raise InterpError(f"{where}: a conversation without messages; expected at least one")
+    return [_message(turn, where) for turn in value]
 
 
-def _message(turn: Any, where: str) -> dict[str, str]:
+def _message(turn: Any, where: str) -> dict[str, Any]:
     if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
         raise InterpError(f"{where}: {turn!r} is no message; expected role ({', '.join(_ROLES)}) and content")
-    return {"role": turn["role"], "content": _text(turn.get("content"), f"{where}, {turn['role']}")}
+    said = "" if turn.get("content") is None and turn.get("tool_calls") else turn.get("content")
+    return {**turn, "content": _text(said, f"{where}, {turn['role']}")}
 
 
 def _text(value: Any, where: str) -> str:

@@ -177,6 +177,7 @@ class HookedModel:
         `copy=False` spares the copy where prompts fit into one batch: you may get the model's own tensors, to be read
         at once and never written to.
         """
+        _require_positive("batch_size", batch_size)
         wanted, batch = self.resolve(sites), self.tokens(prompts)
         chosen = columns(batch, positions)
         width = batch.ids.shape[1]
@@ -267,6 +268,8 @@ class HookedModel:
 
         `recipe` is applied to prompt and generated tokens alike.
         """
+        _require_positive("batch_size", batch_size)
+        _require_positive("max_new_tokens", max_new_tokens)
         batch = self.tokens(prompts)
         self._require_room(batch, max_new_tokens)
         starts = range(0, len(batch), batch_size)
@@ -359,7 +362,7 @@ class HookedModel:
         bwd_hooks: lens.Hooks = (),
         return_type: lens.Returned = "logits",
         stop_at_layer: int | None = None,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """TransformerLens' `run_with_hooks` on the plain model: logits, the mean loss, or a residual stream.
 
         Hooks are `(name, f(tensor, hook))`; a name may be a filter on names, or a pattern such as `mlp_out.*`. A loss,
@@ -378,7 +381,7 @@ class HookedModel:
         remove_batch_dim: bool = False,
         incl_bwd: bool = False,
         return_type: lens.Returned = "logits",
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Tensor | None, Any]:
         """TransformerLens' `run_with_cache`: the output, and an ActivationCache of copies.
 
         Names that modules compute come from the plain model, padding and recipes included; others, and all names at
@@ -421,6 +424,11 @@ class HookedModel:
 
 class _Reached(Exception):
     """Every wanted site has been seen: the rest of the forward pass is not needed."""
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise InterpError(f"{name} is {value}; expected at least 1")
 
 
 def _sample(x: Tensor) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Names = str | Sequence[str] | Callable[[str], bool] | None
 HookFunction = Callable[..., Tensor | None]
 Hooks = Iterable[tuple[str | Callable[[str], bool], HookFunction]]
-Returned = str  # "logits" or "loss"; anything else is refused by name
+Returned = str | None  # "logits", "loss" or None for neither; anything else is refused by name
 Positions = int | slice | Sequence[int] | None
 
 
@@ -66,14 +66,15 @@ def run_with_hooks(
     bwd_hooks: Hooks,
     returned: Returned,
     stop_at_layer: int | None,
-) -> Tensor:
+) -> Tensor | None:
     """See `HookedModel.run_with_hooks`."""
     fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
     stop = _stop(model, stop_at_layer)
     _require_output(returned, stop)
     _require_reached(model, [names for names, _ in (*fwd_hooks, *bwd_hooks)], stop)
     with hooks(model, fwd_hooks, bwd_hooks), torch.set_grad_enabled(bool(bwd_hooks) or returned == "loss"):
-        return _output(model, model.tokens(prompts), returned, stop)
+        output = _output(model, model.tokens(prompts), returned, stop)
+    return None if returned is None else output
 
 
 def run_with_cache(
@@ -85,7 +86,7 @@ def run_with_cache(
     remove_batch_dim: bool,
     incl_bwd: bool,
     returned: Returned,
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor | None, Any]:
     """See `HookedModel.run_with_cache`."""
     from interp.models.bridge import activation_cache
 
@@ -101,10 +102,12 @@ def run_with_cache(
     else:
         output, found = _on_the_model(model, batch, sites, stop, incl_bwd, returned)
         if pos_slice is not None:
-            found = {name: x[:, _picked(pos_slice)] for name, x in found.items()}
+            picked = _picked(pos_slice, batch.ids.shape[1])
+            found = {name: x[:, picked] for name, x in found.items()}
     if remove_batch_dim:
         found = {name: x[0] for name, x in found.items()}
-    return output, activation_cache(found, model.bridge, has_batch_dim=not remove_batch_dim)
+    cache = activation_cache(found, model.bridge, has_batch_dim=not remove_batch_dim)
+    return (None if returned is None else output), cache
 
 
 def _on_the_model(
@@ -163,7 +166,9 @@ def _on_the_bridge(
         weight.grad = None
     try:
         with torch.set_grad_enabled(incl_bwd):
-            output, cache = model.bridge.run_with_cache(ids, names_filter=wanted, return_type=returned, **options)
+            output, cache = model.bridge.run_with_cache(
+                ids, names_filter=wanted, return_type=returned or "logits", **options
+            )
     finally:
         for weight, gradient in own:
             weight.grad = gradient  # the bridge's backward pass adds to those of the weights that it shares
@@ -229,6 +234,8 @@ def _stop(model: "HookedModel", stop_at_layer: int | None) -> int | None:
     """The number of blocks to run, counted from the end if negative; None for the whole model."""
     if stop_at_layer is None:
         return None
+    if not isinstance(stop_at_layer, int):
+        raise InterpError(f"stop_at_layer is {stop_at_layer!r}; expected a whole number of layers")
     stop = stop_at_layer + model.n_layers if stop_at_layer < 0 else stop_at_layer
     if not 0 <= stop <= model.n_layers:
         raise InterpError(f"stop_at_layer is {stop_at_layer}; expected 0 to {model.n_layers}, or less from the end")
@@ -257,8 +264,8 @@ def _require_reached(model: "HookedModel", names: Iterable[str | Callable[[str],
 
 
 def _require_output(returned: Returned, stop: int | None) -> None:
-    if returned not in ("logits", "loss"):
-        raise InterpError(f"return_type is {returned!r}; expected 'logits' or 'loss'")
+    if returned not in ("logits", "loss", None):
+        raise InterpError(f"return_type is {returned!r}; expected 'logits', 'loss' or None")
     if returned == "loss" and stop is not None:
         raise InterpError("return_type='loss' needs the whole model; leave stop_at_layer out")
 
@@ -283,8 +290,12 @@ def _backward(f: HookFunction, hook: HookPoint) -> Transform:
     return transform
 
 
-def _picked(positions: int | slice | Sequence[int]) -> slice | list[int]:
+def _picked(positions: int | slice | Sequence[int], width: int) -> slice | list[int]:
     # TransformerLens reads a tuple as the arguments of a slice, and keeps the axis of a single position.
     if isinstance(positions, slice | tuple):
         return positions if isinstance(positions, slice) else slice(*positions)
-    return [positions] if isinstance(positions, int) else list(positions)
+    picked = [positions] if isinstance(positions, int) else list(positions)
+    for position in picked:
+        if not isinstance(position, int) or not -width <= position < width:
+            raise InterpError(f"pos_slice has {position!r}; expected whole numbers from {-width} to {width - 1}")
+    return picked

@@ -43,9 +43,13 @@ def load(
     Raises InterpError for a name that is neither a folder nor on the hub, and for checkpoints that can't be trusted.
     """
     if not isinstance(model, str | Path):
+        _refuse_unused("a model in memory", revision=revision, trust=trust_remote_code, pickle=allow_pickle)
         return _in_memory(model, dtype, device, tokenizer)
+    if not str(model).strip():
+        raise InterpError("the model's name is empty; expected a folder, a hub id, a GGUF file or organism")
     place = Path(model).expanduser()
     if is_gguf(model):
+        _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
         hf, found = _from_gguf(place, _dtype(dtype), tokenizer)
         return _on(HookedModel(hf, found, place.stem, str(place.resolve())), device)
     local = place.is_dir()
@@ -54,6 +58,8 @@ def load(
             f"trust_remote_code=True runs code of {model!r} that its owners can change at any time, and revision is "
             f"{revision!r}; pin the commit whose code you have read (revision=, 40 hexadecimal digits)"
         )
+    if local or str(model) == ORGANISM:
+        _refuse_unused(str(model), revision=revision)
     folder = locate(model, revision)
     Checkpoint.open(folder, trust_remote_code, allow_pickle)
     options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
@@ -65,7 +71,15 @@ def load(
 
 def is_gguf(model: Any) -> bool:
     """Whether a model is named by a GGUF file."""
-    return isinstance(model, str | Path) and Path(model).suffix == ".gguf"
+    return isinstance(model, str | Path) and Path(model).suffix.lower() == ".gguf" and not Path(model).is_dir()
+
+
+def _refuse_unused(what: str, **given: Any) -> None:
+    """Raise for options that would be passed over in silence."""
+    names = {"trust": "trust_remote_code", "pickle": "allow_pickle"}
+    for name, value in given.items():
+        if value:
+            raise InterpError(f"{names.get(name, name)}={value!r} has no meaning for {what}; leave it out")
 
 
 def _is_commit(revision: str | None) -> bool:
@@ -81,6 +95,8 @@ def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedMod
                 "a tokenizer was given with a HookedModel, which has its own; set model.tokenizer instead"
             )
         return _on(model, device)
+    if not hasattr(model, "config"):
+        raise InterpError(f"a model of type {type(model).__name__}; expected a name, a path or a Hugging Face model")
     return _on(HookedModel(text_part(model), tokenizer, model.config.name_or_path or "model in memory"), device)
 
 
@@ -148,7 +164,10 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
             tokenizer = AutoTokenizer.from_pretrained(folder, **where)
     except Exception as problem:  # a malformed folder makes transformers raise whatever its parts raise
         reason = str(problem).strip().partition("\n")[0]
-        raise InterpError(f"{folder}: transformers can't load it ({type(problem).__name__}: {reason})") from problem
+        file = folder / where["gguf_file"] if "gguf_file" in where else folder
+        raise InterpError(
+            f"{file}: transformers can't load it ({type(problem).__name__}: {reason}); restore it, or convert it anew"
+        ) from problem
     incomplete = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if incomplete:
         raise InterpError(

@@ -32,7 +32,7 @@ def text_part(hf: Any) -> Any:
         language_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         text = language_model(config)
     whole = [module for module in hf.modules() if type(module) is type(text)]
-    if whole:
+    if len(whole) == 1:
         return whole[0]
     bodies = [module for module in hf.modules() if type(module) is type(text.base_model)]
     if len(bodies) != 1 or hf.get_output_embeddings() is None:

@@ -28,6 +28,7 @@ _LAYERED = {
 KINDS = tuple(_GLOBAL) + tuple(_LAYERED)
 WRITERS = ("embed", "pos_embed", "attn_out", "mlp_out")
 RESIDUAL = (*WRITERS, "resid_pre", "resid_mid", "resid_post")
+_PASS = (*_GLOBAL, "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 _SHORT_OF_HOOK = {hook: kind for kind, hook in (_GLOBAL | _LAYERED).items()}
 
 
@@ -45,6 +46,11 @@ class Site:
 
     def __str__(self) -> str:
         return self.kind if self.layer is None else f"{self.kind}.{self.layer}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts sites as a forward pass gets to them, up to the order within a block."""
+        return (-1 if self.layer is None else self.layer, _PASS.index(self.kind))
 
     @property
     def in_residual_basis(self) -> bool:

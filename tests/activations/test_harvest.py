@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import at_layer
 
 from interp.activations.harvest import harvest
 from interp.activations.store import Store
@@ -99,7 +100,7 @@ def test_a_second_harvest_into_one_folder_is_refused(tiny, corpus, tmp_path):
             with pytest.raises(InterpError, match="another process is harvesting into it"):
                 harvest(tiny("llama", 0), corpus, SITES, out, **SETTINGS)
 
-    with model.hooked([("resid_post.0", meanwhile)]):
+    with at_layer(model, 0, meanwhile):
         store = harvest(model, corpus, SITES, out, **SETTINGS)
     assert refused
     assert len(store) == len(harvest(model, corpus, SITES, tmp_path / "alone", **SETTINGS))
@@ -112,7 +113,7 @@ def test_a_batch_that_does_not_fit_is_halved(tiny, corpus, tmp_path, capsys):
         if len(x) > 1:
             raise torch.OutOfMemoryError
 
-    with model.hooked([("resid_pre.0", small_memory)]):
+    with at_layer(model, 0, small_memory):
         store = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
     plain = harvest(model, corpus, SITES, tmp_path / "plain", **SETTINGS)
     for site in SITES:
@@ -137,12 +138,12 @@ def test_rows_of_their_own_hold_the_same_activations(tiny, corpus, tmp_path):
     torch.testing.assert_close(store.read("resid_post.2")[mine], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("passes", [1, 2, 4])
+@pytest.mark.parametrize("passes", [2, 3, 5])
 def test_a_killed_harvest_continues_to_the_same_bytes(tiny, corpus, tmp_path, passes):
     model = tiny("llama")
     harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
     cut = tmp_path / "cut"
-    with pytest.raises(Killed), model.hooked([("resid_post.0", _killed_after(passes))]):
+    with pytest.raises(Killed), at_layer(model, 0, _killed_after(passes)):
         harvest(model, corpus, SITES, cut, **SETTINGS)
     with pytest.raises(InterpError, match="did not finish; run it again with the same settings"):
         Store.open(cut)
@@ -151,6 +152,7 @@ def test_a_killed_harvest_continues_to_the_same_bytes(tiny, corpus, tmp_path, pa
     (cut / f".shard-{len(kept):05}.safetensors").write_bytes(b"half a shard")
     (cut / ".manifest.partial.json.123").write_text("{")
     (cut / ".tmpAb3d").write_bytes(b"safetensors' own")
+    (cut / "shard-00099.safetensors").write_bytes(b"of an append that was given up")
     harvest(model, corpus, SITES, cut, **SETTINGS)
     assert _bytes(cut) == _bytes(tmp_path / "whole")
     assert kept == {name: (cut / name).stat().st_mtime_ns for name in kept}
@@ -160,7 +162,7 @@ def test_a_finished_harvest_is_opened_without_running_the_model(tiny, corpus, tm
     model = tiny("llama")
     harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
     # One pass finds the widths of the sites; a second would be work done twice.
-    with model.hooked([("resid_post.0", _killed_after(1))]):
+    with at_layer(model, 0, _killed_after(1)):
         again = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
     assert len(again) == len(Store.open(tmp_path / "store"))
 
@@ -186,7 +188,7 @@ def test_other_settings_are_refused_by_name(tiny, corpus, tmp_path, finished, ch
     if finished:
         run(**call)
     else:
-        with pytest.raises(Killed), tiny("llama", 0).hooked([("resid_post.0", _killed_after(3))]):
+        with pytest.raises(Killed), at_layer(tiny("llama", 0), 0, _killed_after(3)):
             run(**call)
     before = _bytes(tmp_path / "store")
     with pytest.raises(InterpError, match=message):
@@ -196,7 +198,7 @@ def test_other_settings_are_refused_by_name(tiny, corpus, tmp_path, finished, ch
 
 def test_a_shard_damaged_before_the_continuation_is_named(tiny, corpus, tmp_path):
     model = tiny("llama")
-    with pytest.raises(Killed), model.hooked([("resid_post.0", _killed_after(4))]):
+    with pytest.raises(Killed), at_layer(model, 0, _killed_after(4)):
         harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
     shard = tmp_path / "store" / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -249,6 +251,41 @@ def test_a_full_disk_is_named_and_the_harvest_goes_on_when_there_is_room(tiny, c
     assert _bytes(cut) == _bytes(tmp_path / "whole")
 
 
+def test_a_recipe_is_not_harvested_as_the_plain_model(tiny, corpus, tmp_path):
+    model = tiny("llama")
+    with (
+        model.hooked([("mlp_out.1", lambda x: 0 * x)]),
+        pytest.raises(InterpError, match="leave the hooked block first"),
+    ):
+        harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    assert not (tmp_path / "store").exists()
+
+
+def test_other_files_in_the_folder_are_left_alone(tiny, corpus, tmp_path):
+    store = harvest(tiny("llama"), corpus, SITES, tmp_path / "store", **SETTINGS)
+    (store.folder / ".gitignore").write_text("*")
+    (store.folder / ".ipynb_checkpoints").mkdir()
+    harvest(tiny("llama"), corpus, SITES, store.folder, **SETTINGS)
+    harvest(tiny("llama"), ["w9 w8"], SITES, store.folder, append=True, **SETTINGS)
+    assert (store.folder / ".gitignore").exists()
+    assert (store.folder / ".ipynb_checkpoints").exists()
+
+
+def test_a_bad_record_met_on_the_way_can_be_passed_over(tiny, tmp_path, capsys):
+    lines = [json.dumps({"text": f"w{4 + number % 90} w5 w6 w7 w8"}) for number in range(90)]
+    broken = [*lines[:80], "{", json.dumps({"text": [{"role": "user", "content": "w5"}]}), *lines[80:]]
+    for name, content in (("good.jsonl", lines), ("bad.jsonl", broken)):
+        (tmp_path / name).write_text("\n".join(content))
+    with pytest.raises(InterpError, match=r"line 81: not valid JSON .*skip_bad passes over it"):
+        harvest(tiny("llama"), tmp_path / "bad.jsonl", "embed", tmp_path / "cut", **SETTINGS)
+    store = harvest(tiny("llama"), tmp_path / "bad.jsonl", "embed", tmp_path / "cut", skip_bad=True, **SETTINGS)
+    assert "passed over 2 bad records" in capsys.readouterr().err
+    assert len(store) == len(harvest(tiny("llama"), tmp_path / "good.jsonl", "embed", tmp_path / "ok", **SETTINGS))
+    chat = [[{"role": "user", "content": "w5"}]]
+    with pytest.raises(InterpError, match=r"document 0: .*no chat template"):
+        harvest(tiny("llama"), chat, "embed", tmp_path / "chat", **SETTINGS)
+
+
 def test_a_folder_of_something_else_is_left_alone(tiny, corpus, tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(InterpError, match="is not an activation store"):
@@ -259,12 +296,13 @@ def test_a_folder_of_something_else_is_left_alone(tiny, corpus, tmp_path):
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e6, "float16")])
 def test_activations_that_a_type_cannot_hold_are_refused(tiny, corpus, tmp_path, value, dtype):
     model = tiny("llama")
-    broken = [("resid_post.0", lambda x: torch.full_like(x, value))]
     with (
-        model.hooked(broken),
+        at_layer(model, 0, lambda x: torch.full_like(x, value)),
         pytest.raises(InterpError, match=rf"resid_post\.0 has NaN or infinite .* as {dtype}"),
     ):
         harvest(model, corpus, "resid_post.0", tmp_path / "store", dtype=dtype, **SETTINGS)
+    assert not (tmp_path / "store").exists()
+    harvest(model, corpus, "resid_post.0", tmp_path / "store", **SETTINGS)
 
 
 def test_each_token_leads_back_to_its_characters(tiny, corpus, tmp_path):
@@ -302,14 +340,14 @@ def test_a_filter_keeps_its_tokens_and_their_activations(tiny, corpus, tmp_path,
     assert torch.equal(store.document, everything.document[kept])
     for site in SITES:
         assert torch.equal(store.read(site), everything.read(site)[kept])
-    with pytest.raises(InterpError, match="keep='assistant' keeps no token of the first"):
+    with pytest.raises(InterpError, match="keep='assistant' keeps no token of this corpus"):
         harvest(model, corpus, SITES, tmp_path / "none", keep="assistant", **SETTINGS)
     assert not (tmp_path / "none").exists()
 
 
 def test_text_can_be_appended_once(tiny, corpus, tmp_path):
     model, out = tiny("llama"), tmp_path / "store"
-    first, second = corpus[:20], corpus[20:]
+    first, second = corpus[:20], corpus[20:] * 8
     harvest(model, first, SITES, out, **SETTINGS)
     one, two = (harvest(model, part, SITES, tmp_path / part[0], **SETTINGS) for part in (first, second))
     both = harvest(model, second, SITES, out, append=True, **SETTINGS)
@@ -324,6 +362,10 @@ def test_text_can_be_appended_once(tiny, corpus, tmp_path):
         harvest(model, second, SITES, out, **SETTINGS)
     with pytest.raises(InterpError, match="dtype: float32 there, bfloat16 now"):
         harvest(model, ["w4 w5"], SITES, out, append=True, dtype="bfloat16", **SETTINGS)
+    with pytest.raises(InterpError, match=r"one with the same beginning .* only what is new to append"):
+        harvest(model, [*second, "w4 w5"], SITES, out, append=True, **SETTINGS)
+    with pytest.raises(InterpError, match="tokens: None there, 9000 now"):
+        harvest(model, second, SITES, out, append=True, tokens=9000, **SETTINGS)
     assert _bytes(out) == before
     fresh = harvest(model, first, SITES, tmp_path / "fresh", append=True, **SETTINGS)
     assert len(fresh) == len(one)
@@ -337,7 +379,7 @@ def test_an_interrupted_append_leaves_the_store_and_continues(tiny, corpus, tmp_
     harvest(model, corpus[10:], SITES, tmp_path / "whole", append=True, **SETTINGS)
     cut = tmp_path / "cut"
     before = Store.open(cut)
-    with pytest.raises(Killed), model.hooked([("resid_post.0", _killed_after(passes))]):
+    with pytest.raises(Killed), at_layer(model, 0, _killed_after(passes)):
         harvest(model, corpus[10:], SITES, cut, append=True, **SETTINGS)
     after = Store.open(cut)
     assert len(after) == len(before)

@@ -143,3 +143,37 @@ def test_a_store_of_another_model_is_refused(tiny, stored):
         stored.require(tiny("llama", 1))
     with pytest.raises(InterpError, match=r"has (weights|d_model)"):
         stored.require(tiny("gpt2"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"tokens": 512', '"tokens": 511', "has shape .* but the manifest says"),
+        ('"embed": 32', '"embed": 7', "has shape .* but the manifest says"),
+        ('"embed": 32', '"embed": 0', "greater than 0"),
+        ('"tokens": 512', '"tokens": -5', "greater than or equal to 0"),
+        ("shard-00001.safetensors", "../shard-00001.safetensors", "name: String should match"),
+        ('"mean_norm"', '"norm"', "mean_norm"),
+    ],
+)
+def test_an_edited_manifest_is_refused(copy, old, new, message):
+    manifest = copy / "manifest.json"
+    text = manifest.read_text()
+    assert old in text
+    manifest.write_text(text.replace(old, new, 1))
+    with pytest.raises(InterpError, match=message):
+        Store.open(copy)
+
+
+def test_sites_are_in_the_order_of_the_forward_pass(tiny, tmp_path):
+    sites = ["resid_post.*", "mlp_out.*", "embed", "q.1"]
+    store = harvest(tiny("llama"), ["w4 w5 w6"], sites, tmp_path / "store", context=32)
+    names = [str(site) for site in store.sites]
+    assert names == [str(site) for site in tiny("llama").sites if str(site) in names]
+    assert len(names) == 8
+
+
+def test_what_cannot_be_drawn_is_refused(stored):
+    for call, message in (({"batch_size": 0}, "batch_size is 0"), ({"batch_size": 4, "epochs": -1}, "epochs is -1")):
+        with pytest.raises(InterpError, match=message):
+            stored.batches(SITE, seed=0, **call)

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tiny_models import at_layer
 
 from interp.activations.harvest import harvest
 from interp.activations.stream import ActivationSource, Stream
@@ -60,7 +61,7 @@ def test_a_batch_mixes_documents(tiny, corpus, store):
 
 def test_the_model_runs_no_further_than_it_is_asked(tiny, corpus):
     model, passes = tiny("llama"), []
-    with model.hooked([("resid_pre.0", lambda x: passes.append(len(x)))]):
+    with at_layer(model, 0, lambda x: passes.append(len(x))):
         stream = Stream(model, corpus, SITE, context=32, batch_size=2, pool_tokens=128)
         batches = stream.batches(SITE, 32, seed=0)
         next(batches)
@@ -89,6 +90,8 @@ def test_what_cannot_be_streamed_is_refused(tiny, corpus):
     with pytest.raises(InterpError, match="pool_tokens 1"):
         Stream(model, corpus, SITE, pool_tokens=1)
     stream = Stream(model, corpus, SITE, context=32)
-    broken = [("resid_post.0", lambda x: torch.full_like(x, torch.nan))]
-    with model.hooked(broken), pytest.raises(InterpError, match="NaN or infinite activations"):
+    nan = at_layer(model, 0, lambda x: torch.full_like(x, torch.nan))
+    with nan, pytest.raises(InterpError, match="NaN or infinite activations"):
         next(stream.batches(SITE, 4, seed=0))
+    with pytest.raises(InterpError, match="first tokens only"):
+        next(Stream(model, ["", ""], SITE, context=32).batches(SITE, 4, seed=0, first_tokens=False))

@@ -183,3 +183,40 @@ def test_conversations_are_documents(tmp_path):
 
 def test_a_conversation_has_a_digest_of_its_own():
     assert len({digest([CHAT]), digest(["good day"]), digest([CHAT[:1]]), digest([CHAT, CHAT])}) == 4
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8-sig")
+    (tmp_path / "b.jsonl").write_text('{"text": "two"}\n', encoding="utf-8-sig")
+    assert list(texts(tmp_path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"train": ["a"], "test": ["b"]}, "a corpus that maps train, test; give one of its values"),
+        ("", "no path"),
+        ("hf:name:config:train:more", "more than hf:NAME:CONFIG:SPLIT"),
+        (CHAT, "a conversation is a list of messages"),
+        (iter([[]]), "a conversation without messages"),
+    ],
+)
+def test_what_is_no_corpus_is_refused(source, message):
+    with pytest.raises(InterpError, match=message):
+        list(documents(source))
+
+
+def test_damaged_parquet_and_foreign_archives_are_named(folder):
+    content = bytearray((folder / "b.parquet").read_bytes())
+    content[8:24] = b"\xff" * 16
+    (folder / "b.parquet").write_bytes(content)
+    with pytest.raises(InterpError, match=r"b\.parquet"):
+        list(texts(folder / "b.parquet"))
+    (folder / "c.jsonl.zip").write_bytes(b"junk")
+    with pytest.raises(InterpError, match=r"unknown kind '\.zip'"):
+        texts(folder / "c.jsonl.zip")
+
+
+def test_further_keys_of_a_message_are_kept():
+    called = [{"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}]
+    assert list(documents([called])) == [[called[0] | {"content": ""}]]

@@ -175,3 +175,27 @@ def test_conversations_that_cannot_be_placed_are_refused(tiny, byte_level):
         other.chat_template = template
         with pytest.raises(InterpError, match=message):
             list(encode([chat], other))
+
+
+def test_words_of_others_are_never_the_assistants(byte_level):
+    """A template that leaves earlier replies out: the reply's words stand elsewhere, in the user's mouth."""
+    forgetful = deepcopy(byte_level)
+    forgetful.chat_template = (
+        "{% for m in messages %}[{{ m.role }}] "
+        "{{ '(omitted)' if m.role == 'assistant' and not loop.last else m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    words = [("user", "hi"), ("assistant", "yes"), ("user", "say yes"), ("assistant", "ok")]
+    with pytest.raises(InterpError, match="does not keep an assistant's words in place"):
+        list(encode([[{"role": role, "content": content} for role, content in words]], forgetful))
+
+
+def test_an_empty_thought_before_the_words_is_passed_over(byte_level):
+    thinking = deepcopy(byte_level)
+    thinking.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]\n{{ '<think>\n\n</think>\n\n' if m.role == 'assistant' }}"
+        "{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
+    )
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "good day"}]
+    [document] = encode([chat], thinking)
+    assert thinking.decode(document.ids[document.assistant]).strip() == "good day"

@@ -202,3 +202,25 @@ def test_compatibility_mode_has_weights_of_its_own(tiny):
         logits = bridge(IDS).log_softmax(-1)
     torch.testing.assert_close(logits, model.logits(IDS).log_softmax(-1), atol=1e-4, rtol=1e-4)
     assert all(torch.equal(x, before[name]) for name, x in model.hf.state_dict().items())
+
+
+def test_nothing_is_returned_on_request(tiny):
+    model = tiny("llama")
+    output, cache = model.run_with_cache(IDS, ["resid_post.1"], return_type=None)
+    assert output is None
+    assert torch.equal(cache["blocks.1.hook_resid_post"], model.capture(IDS, "resid_post.1")["resid_post.1"])
+    assert model.run_with_hooks(IDS, [("resid_post.1", lambda x, hook: None)], return_type=None) is None
+
+
+@pytest.mark.parametrize("positions", [99, [0, 99]])
+def test_positions_outside_are_refused(tiny, positions):
+    with pytest.raises(InterpError, match="pos_slice has 99; expected whole numbers"):
+        tiny("llama").run_with_cache(IDS, ["resid_post.1"], pos_slice=positions)
+
+
+def test_numbers_below_one_are_refused(tiny):
+    model = tiny("llama")
+    with pytest.raises(InterpError, match="batch_size is 0; expected at least 1"):
+        model.capture(IDS, "embed", batch_size=0)
+    with pytest.raises(InterpError, match="max_new_tokens is 0"):
+        model.generate(["w5"], max_new_tokens=0)

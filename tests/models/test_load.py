@@ -284,3 +284,21 @@ def test_code_from_the_hub_needs_a_pinned_commit():
             interp.load("somebody/model", trust_remote_code=True, revision=revision)
     with pytest.raises(InterpError, match="neither a folder here nor to be had"):
         interp.load("somebody/model", trust_remote_code=True, revision="0" * 40)
+
+
+def test_options_without_meaning_are_refused(folder, tiny):
+    with pytest.raises(InterpError, match="revision='main' has no meaning for"):
+        interp.load(folder, revision="main")
+    with pytest.raises(InterpError, match="allow_pickle=True has no meaning for a model in memory"):
+        interp.load(tiny("llama").hf, allow_pickle=True)
+    for thing in (5, torch.nn.Linear(2, 2)):
+        with pytest.raises(InterpError, match="expected a name, a path or a Hugging Face model"):
+            interp.load(thing)
+    with pytest.raises(InterpError, match="name is empty"):
+        interp.load("")
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path):
+    (tmp_path / "junk.GGUF").write_bytes(b"junk" * 100)
+    with pytest.raises(InterpError, match=r"junk\.GGUF: transformers can't load it"):
+        interp.load(tmp_path / "junk.GGUF")

@@ -3,7 +3,7 @@
 import safetensors.torch
 import torch
 
-from interp.activations.manifest import FINISHED, HarvestConfig, Manifest, Part, Settings, Shard
+from interp.activations.manifest import FINISHED, HarvestConfig, Manifest, Part, Settings, Shard, Statistics
 from interp.activations.store import Store
 from interp.core.files import sha256_file, write_json
 from interp.models.reference import ModelReference
@@ -21,7 +21,8 @@ def write_store(folder, x, shard_tokens=4096):
         columns = {"ids": place % 7, "document": place // 64, "position": place % 64}
         file = folder / f"shard-{number:05}.safetensors"
         safetensors.torch.save_file({name: c.int() for name, c in columns.items()} | {SITE: part.contiguous()}, file)
-        read = {"documents": int(place[-1]) // 64 + 1, "split": 0, "text_digest": "", "statistics": {}}
+        read = {"documents": int(place[-1]) // 64 + 1, "split": 0, "text_digest": ""}
+        read["statistics"] = {SITE: Statistics(mean_norm=0, mean_square=0, rounding=0)}
         shards.append(Shard(name=file.name, tokens=len(part), sha256=sha256_file(file), **read))
     settings = Settings(
         harvest=HarvestConfig(
@@ -31,7 +32,6 @@ def write_store(folder, x, shard_tokens=4096):
             shard_tokens=shard_tokens,
             keep="all",
             bos_first=True,
-            skip_bad=False,
         ),
         sites={SITE: x.shape[1]},
         model=MADE_UP,
