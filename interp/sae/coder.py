@@ -2,7 +2,8 @@
 
     latents = nonlinearity(W_enc x + b_enc)        x_hat = W_dec^T latents + b_dec
 
-It reads raw activations: whatever centring and scaling it was trained with is folded into its tensors.
+It reads raw activations: whatever centring and scaling it was trained with is folded into its tensors. So is the kind
+it was trained as: a saved autoencoder takes the largest k latents of a token, or those above their thresholds.
 Decoder rows have unit norm, so a latent's value is the length it adds to the reconstruction. The first token
 of a document is outside its knowledge: models park attention there, with norms far from all others, so
 training and measures leave it out.
@@ -11,14 +12,14 @@ training and measures leave it out.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import safetensors.torch
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import embedding_bag, linear
+from torch.nn.functional import linear
 
 from interp.core.display import card
 from interp.core.errors import InterpError
@@ -27,31 +28,43 @@ from interp.core.records import versions
 from interp.models.hooked import HookedModel
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
-from interp.sae.nonlinearities import TopK
+from interp.sae.code import Code
+from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.records import SaeCard, SaeConfig, SaeMetrics
 
 WEIGHTS = "sae.safetensors"
 CARD = "sae.json"
+_ROWS = 512
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+_THRESHOLD = "threshold"
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
-    """See the module. `model` is the one it was trained on."""
+    """See the module. `model` is the one it was trained on; `threshold` comes with JumpReLU alone."""
 
     W_enc: Float[Tensor, "d_sae d_in"]
     b_enc: Float[Tensor, "d_sae"]
     W_dec: Float[Tensor, "d_sae d_in"]
     b_dec: Float[Tensor, "d_in"]
-    nonlinearity: TopK
+    nonlinearity: TopK | JumpReLU
     site: Site
     model: ModelReference
     config: SaeConfig | None = None
     metrics: SaeMetrics | None = None
+    threshold: Float[Tensor, "d_sae"] | None = None
 
     def __post_init__(self) -> None:
-        require_k(self.nonlinearity.k, self.d_sae)
+        if isinstance(self.nonlinearity, TopK):
+            require_k(self.nonlinearity.k, self.d_sae)
+        if isinstance(self.nonlinearity, JumpReLU) != (self.threshold is not None):
+            raise InterpError(
+                f"a {self.nonlinearity.kind} autoencoder and threshold {self.threshold}; "
+                "expected a threshold for each latent of a jumprelu one, and none otherwise"
+            )
+        if self.threshold is not None and not (self.threshold >= 0).all():
+            raise InterpError(f"threshold {float(self.threshold.min()):.3g} is below zero; expected zero or more")
 
     @property
     def d_sae(self) -> int:
@@ -65,29 +78,26 @@ class SparseAutoencoder:
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """The latents of activations, zeros included, in float32."""
-        return self.nonlinearity(self._pre(x))
+        return self.encode_sparse(x).dense(self.d_sae).view(*x.shape[:-1], self.d_sae)
 
-    def encode_sparse(
-        self, x: Float[Tensor, "*batch d_in"]
-    ) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
-        """Values of the latents chosen for each token, in no order, and which they are; 0 did not fire."""
-        return self.nonlinearity.sparse(self._pre(x))
+    def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> Code:
+        """The latents that fire on each token, tokens counted through all leading axes."""
+        rows = x.reshape(-1, x.shape[-1])
+        # A few hundred tokens at a time: all pre-activations at once would be the largest tensor by far.
+        parts = [self.nonlinearity.code(self._pre(part), self.threshold) for part in rows.split(_ROWS)]
+        return Code.joined(parts)
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
         """Activations from all latents."""
         return features @ self.W_dec + self.b_dec
 
-    def decode_sparse(
-        self, values: Float[Tensor, "*batch k"], latents: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch d_in"]:
-        """Activations from chosen latents, as `encode_sparse` gives them."""
-        k = latents.shape[-1]
-        summed = embedding_bag(latents.reshape(-1, k), self.W_dec, per_sample_weights=values.reshape(-1, k), mode="sum")
-        return summed.view(*latents.shape[:-1], self.d_in) + self.b_dec
+    def decode_sparse(self, code: Code) -> Float[Tensor, "token d_in"]:
+        """Activations from a code, as `encode_sparse` gives it."""
+        return code.decode(self.W_dec) + self.b_dec
 
     def __call__(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction of activations, in their own type."""
-        return self.decode_sparse(*self.encode_sparse(x)).to(x.dtype)
+        return self.decode_sparse(self.encode_sparse(x)).view(x.shape).to(x.dtype)
 
     def _pre(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
@@ -96,7 +106,7 @@ class SparseAutoencoder:
 
     def to(self, device: torch.device) -> "SparseAutoencoder":
         """The same on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        return replace(self, **{name: x.to(device) for name, x in self._named().items()})
 
     def require(self, model: HookedModel) -> None:
         """Raise unless this is the model the SAE was trained on."""
@@ -120,7 +130,11 @@ class SparseAutoencoder:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, on the CPU."""
-        return {name: getattr(self, name).cpu().contiguous() for name in _TENSORS}
+        return {name: x.cpu().contiguous() for name, x in self._named().items()}
+
+    def _named(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in _TENSORS}
+        return own if self.threshold is None else own | {_THRESHOLD: self.threshold}
 
     def card(self) -> SaeCard:
         """All of it but the tensors."""
@@ -137,6 +151,7 @@ class SparseAutoencoder:
         """The inverse of `card` and `tensors`."""
         return cls(
             **{name: tensors[name] for name in _TENSORS},
+            threshold=tensors.get(_THRESHOLD),
             nonlinearity=card.nonlinearity,
             site=Site.parse(card.site),
             model=card.model,
@@ -145,7 +160,8 @@ class SparseAutoencoder:
         )
 
     def _repr_html_(self) -> str:
-        size = f"{self.d_sae:,} latents, {self.nonlinearity.k} a token, width {self.d_in}"
+        kind = f"{self.nonlinearity.k} a token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"
+        size = f"{self.d_sae:,} latents, {kind}, width {self.d_in}"
         measured = [] if self.metrics is None else [(n, f"{v:.4g}") for n, v in self.metrics.model_dump().items()]
         return card(f"SparseAutoencoder at {self.site}", [("model", self.model.name), ("size", size), *measured])
 
@@ -161,10 +177,11 @@ def _read(file: Path) -> dict[str, Tensor]:
         tensors = safetensors.torch.load_file(file)
     except SafetensorError as problem:
         raise InterpError(f"{file}: not a valid safetensors file ({problem})") from None
-    if set(tensors) != set(_TENSORS):
+    if set(tensors) - {_THRESHOLD} != set(_TENSORS):
         raise InterpError(f"{file}: holds {', '.join(sorted(tensors))}; expected {', '.join(_TENSORS)}")
     d_sae, d_in = tensors["W_dec"].shape
-    for name, shape in zip(_TENSORS, [(d_sae, d_in), (d_sae,), (d_sae, d_in), (d_in,)], strict=True):
-        if (found := tuple(tensors[name].shape)) != shape:
+    shapes = {"W_enc": (d_sae, d_in), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,), _THRESHOLD: (d_sae,)}
+    for name, shape in shapes.items():
+        if name in tensors and (found := tuple(tensors[name].shape)) != shape:
             raise InterpError(f"{file}: {name} has shape {found}; expected {shape}, to go with W_dec")
     return tensors

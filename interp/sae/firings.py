@@ -35,10 +35,11 @@ def firings(
     for start in track(range(0, len(packed), batch_size), "features"):
         batch = packed.rows(start, start + batch_size)
         x = model.forward_to([sae.site], batch.model_inputs(model.device))[sae.site]
-        values, chosen = (part.cpu() for part in coder.encode_sparse(x.flatten(2)))
-        slots = slot[chosen]
-        row, column, rank = ((slots >= 0) & (values > 0) & batch.inner[..., None]).nonzero(as_tuple=True)
-        parts.append((slots[row, column, rank], (start + row) * context + column, values[row, column, rank]))
+        code = coder.encode_sparse(x.flatten(2))
+        slots, tokens, values = slot[code.latents.cpu()], code.tokens.cpu(), code.values.cpu()
+        wanted = (slots >= 0) & (values > 0) & batch.inner.flatten()[tokens]
+        row, column = tokens.div(x.shape[1], rounding_mode="floor"), tokens % x.shape[1]
+        parts.append((slots[wanted], ((start + row) * context + column)[wanted], values[wanted]))
     slots, places, found = (torch.cat(part) for part in zip(*parts, strict=True))
     order = slots.argsort(stable=True)
     counts = torch.bincount(slots, minlength=len(latents)).tolist()

@@ -69,10 +69,10 @@ class _Tally:
 
     def update(self, sae: SparseAutoencoder, inner: Bool[Tensor, "batch pos"], captured: Tensor) -> None:
         x = captured.flatten(2)[inner].float()
-        values, latents = sae.encode_sparse(x)
+        code = sae.encode_sparse(x)
         self.moments.update(x.cpu())
-        self.error += float((sae.decode_sparse(values, latents) - x).double().square().sum())
-        self.fired += torch.bincount(latents[values > 0], minlength=len(self.fired)).cpu()
+        self.error += float((sae.decode_sparse(code) - x).double().square().sum())
+        self.fired += torch.bincount(code.latents[code.values > 0], minlength=len(self.fired)).cpu()
 
 
 def _at(inner: Bool[Tensor, "batch pos"], function: Callable[[Tensor], Tensor]) -> Transform:

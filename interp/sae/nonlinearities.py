@@ -1,17 +1,22 @@
 """Which latents fire: the nonlinearity between an encoder's pre-activations and its latents, as data.
 
-A kind is a small frozen record that is saved as it is. Each gives the code densely by a call, and sparsely.
+A trained autoencoder has one of two, whatever it was trained as (`kinds`): BatchTopK, gated and plain ReLU autoencoders
+are all thresholds of some height. Each is a small frozen record that is saved as it is.
 
 TopK: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), https://arxiv.org/abs/2406.04093.
+JumpReLU: Rajamanoharan et al., "Jumping ahead" (2024), https://arxiv.org/abs/2407.14435.
 """
 
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from interp.core.config import Config
+from interp.core.errors import InterpError
+from interp.sae.code import Code
 
 
 @final
@@ -21,12 +26,24 @@ class TopK(Config):
     kind: Literal["topk"] = "topk"
     k: int
 
-    def sparse(self, pre: Float[Tensor, "*batch d_sae"]) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
-        """Values of the k chosen latents, in no order, and which they are."""
+    def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
+        """The k chosen latents of each token; those with 0 did not fire."""
+        del threshold
         values, latents = pre.topk(self.k, dim=-1, sorted=False)
-        return values.relu(), latents
+        return Code.of_rows(values.relu(), latents)
 
-    def __call__(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """All latents, zeros included."""
-        values, latents = self.sparse(pre)
-        return torch.zeros_like(pre).scatter(-1, latents, values)
+
+@final
+class JumpReLU(Config):
+    """Pre-activations above the latent's threshold, which is at least zero; the others are zero."""
+
+    kind: Literal["jumprelu"] = "jumprelu"
+
+    def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
+        """The latents that fire."""
+        if threshold is None:
+            raise InterpError("a jumprelu code needs the thresholds of its latents; expected one for each")
+        return Code.of_dense(torch.where(pre > threshold, pre, 0))
+
+
+Nonlinearity = Annotated[TopK | JumpReLU, Field(discriminator="kind")]

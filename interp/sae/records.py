@@ -2,33 +2,52 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from interp.core.config import Config
 from interp.models.reference import ModelReference
-from interp.sae.nonlinearities import TopK
+from interp.sae.kinds import RANKED, KindName
+from interp.sae.nonlinearities import Nonlinearity
 
 
 class SaeConfig(Config):
     """How to train. Shares are of the steps; `tokens` counts repeats, so a small store is read several times.
 
-    `lr` defaults to 1e-3 * sqrt(4096 / d_sae), `aux_k` to half the width of the site. A latent is dead when
-    it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the dead alone. `compute` is the type of
-    the products, the weights being float32 always.
+    `kind` is one of `kinds`. `k` is how many latents fire on a token: always (topk), on average (batchtopk), or as the
+    target that the weight of the sparsity penalty is steered to, unless `sparsity` fixes that weight (standard,
+    jumprelu, gated). `prefixes` makes a ranked kind Matryoshka: the first so many latents have to reconstruct by
+    themselves, for each of the numbers; the last is d_sae. `lr` defaults to 1e-3 * sqrt(4096 / d_sae), `aux_k` to half
+    the width of the site. A latent is dead when it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the
+    dead alone. `clip` is the largest norm of a step's gradient. `compute` is the type of the products, the weights
+    being float32 always.
     """
 
+    kind: KindName = "topk"
     d_sae: PositiveInt = 4096
     k: int = 32
+    sparsity: PositiveFloat | None = None
+    prefixes: tuple[PositiveInt, ...] = Field(default=(), strict=False)
     tokens: PositiveInt = 1_000_000
     batch_size: PositiveInt = 4096
     lr: PositiveFloat | None = None
     warm_up: float = Field(default=0.05, ge=0, le=1)
     decay: float = Field(default=0.2, ge=0, le=1)
+    clip: PositiveFloat | None = None
     aux_k: PositiveInt | None = None
     aux_weight: float = Field(default=1 / 32, ge=0)
     dead_after: PositiveInt = 100_000
     compute: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SaeConfig":
+        if self.prefixes and self.kind not in RANKED:
+            raise ValueError(f"prefixes go with {' and '.join(RANKED)}, and kind is {self.kind}")
+        if self.prefixes and (list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != self.d_sae):
+            raise ValueError(f"prefixes are {self.prefixes}; expected to rise up to d_sae, {self.d_sae}")
+        if self.sparsity and self.kind in RANKED:
+            raise ValueError(f"sparsity goes with penalties, and {self.kind} has none: k fixes how many fire")
+        return self
 
 
 class SaeMetrics(Config):
@@ -60,7 +79,7 @@ class SaeCard(Config):
     format: Literal[1] = 1
     site: str
     model: ModelReference
-    nonlinearity: TopK
+    nonlinearity: Nonlinearity
     config: SaeConfig | None
     metrics: SaeMetrics | None
     sha256: str | None = None

@@ -1,47 +1,78 @@
-"""One gradient of the TopK objective, by hand, at the cost of the encoder's product and little else.
+"""One gradient of an autoencoder's objective, by hand, at the cost of the encoder's product and little else.
 
-    loss = |x - x_hat|^2 / |x - mean(x)|^2 + aux_weight |e - e_hat|^2 / |e|^2,   e = x - x_hat held constant
+    loss = mean over prefixes of |x - x_hat|^2 / |x - mean(x)|^2  +  sparsity * penalty a token  +  auxiliary
 
-where e_hat is decoded from the `aux_k` largest dead latents alone (Gao et al. 2024, section 2.2), so that
-dead latents learn what the living leave unexplained. Sums run over the batch.
+x_hat of a prefix is decoded from the latents below it; there is one prefix, all latents, unless the objective is
+Matryoshka (Bussmann et al. 2025, https://arxiv.org/abs/2503.17547). The auxiliary loss is aux_weight |e - e_hat|^2 /
+|e|^2 with e = x - x_hat held constant and e_hat decoded from the `aux_k` largest dead latents alone (Gao et al. 2024,
+section 2.2), so that dead latents learn what the living leave unexplained. Sums run over the batch.
 
-1. Pre-activations are dense and are made a few hundred rows at a time; only the chosen values outlive their
-   rows.
-2. Decoding and every gradient touch chosen latents alone. A weight's gradient is a bag of tokens for each
-   latent, the transposed incidence, so each latent's row is written once.
-3. `compute` may be bfloat16 for the products; errors and the weights themselves stay float32.
+1. Pre-activations are dense and are made a few hundred rows at a time; only entries that can have a value or a slope
+   outlive their rows.
+2. Decoding and every gradient touch those entries alone. A weight's gradient is a bag of tokens for each latent, the
+   transposed incidence, so each latent's row is written once. Latents of different prefixes decode into bags of their
+   own, which are added up.
+3. Where too many entries matter (thresholds at their start), dense products take over, a few hundred rows at a time.
+4. `compute` may be bfloat16 for the products; errors and the weights themselves stay float32.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear, normalize
 
+from interp.sae.kinds import KINDS, RANKED, Kind, KindName, Own
+
 _ROWS = 512
+# Beyond this share of entries, products of dense matrices are faster than bags.
+_CROWDED = 0.03
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained tensors, or their gradients. Inputs are standardised, so the encoder subtracts nothing."""
+    """The trained tensors, or their gradients; `own` are the kind's. The encoder reads x - b_dec."""
 
     W_enc: Float[Tensor, "d_sae d_in"]
     b_enc: Float[Tensor, "d_sae"]
     W_dec: Float[Tensor, "d_sae d_in"]
     b_dec: Float[Tensor, "d_in"]
+    own: Own = field(default_factory=dict)
 
     @classmethod
-    def initial(cls, d_sae: int, d_in: int, seed: int) -> "Weights":
-        """Random unit rows, the same in encoder and decoder; no biases."""
+    def initial(cls, d_sae: int, d_in: int, seed: int, kind: KindName = "topk") -> "Weights":
+        """Random unit rows, the same in encoder and decoder; no biases.
+
+        Where nothing limits how many latents fire, half of them do at first: the encoder's rows are shortened so that
+        together they reconstruct an input once, not many times over.
+        """
         rows = normalize(torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed)), dim=1)
-        return cls(rows.clone(), torch.zeros(d_sae), rows, torch.zeros(d_in))
+        own = {name: torch.full((d_sae,), start) for name, start in KINDS[kind].own.items()}
+        length = 1.0 if kind in RANKED else min(1.0, 2 * d_in / d_sae)
+        return cls(rows * length, torch.zeros(d_sae), rows, torch.zeros(d_in), own)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The four tensors."""
-        return [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
+        """All tensors."""
+        return [self.W_enc, self.b_enc, self.W_dec, self.b_dec, *self.own.values()]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
+        """The same with each tensor changed."""
+        own = {name: change(x) for name, x in self.own.items()}
+        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised. `k` is for ranked kinds, `sparsity` the penalty's weight for the others."""
+
+    kind: KindName = "topk"
+    k: int = 32
+    sparsity: float = 0.0
+    prefixes: tuple[int, ...] = ()
+    compute: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -55,86 +86,225 @@ class Auxiliary:
 
 @dataclass(frozen=True)
 class Step:
-    """A batch's fraction of variance unexplained, loss, gradients, and tokens that each latent fired on."""
+    """A batch's fraction of variance unexplained, loss, gradients, and tokens that each latent fired on.
+
+    `lowest` is the smallest value that BatchTopK chose, which the next batch may be told as a guess.
+    """
 
     fvu: Float[Tensor, ""]
     loss: Float[Tensor, ""]
     gradients: Weights
     fired: Int[Tensor, "d_sae"]
+    lowest: float = 0.0
 
 
 @dataclass(frozen=True)
-class _Code:
-    values: Float[Tensor, "batch k"]
-    latents: Int[Tensor, "batch k"]
+class _Entries:
+    """Pre-activations that matter, in the order of their tokens."""
+
+    u: Float[Tensor, "entry"]
+    latents: Int[Tensor, "entry"]
+    tokens: Int[Tensor, "entry"]
 
 
 @torch.no_grad()
 def gradients(
     weights: Weights,
     x: Float[Tensor, "batch d_in"],
-    k: int,
+    objective: Objective,
     aux: Auxiliary | None = None,
-    compute: torch.dtype = torch.float32,
+    guess: float | None = None,
 ) -> Step:
-    """Loss and gradients for a batch of standardised activations."""
-    low = Weights(*(tensor.to(compute) for tensor in weights.tensors))
-    inputs = x.to(compute)
-    main, dead = _encode(low, inputs, k, aux)
-    scale = 1 / (x - x.mean(0)).square().sum()
-    error, found = _branch(low, inputs, main, x - weights.b_dec, float(scale))
-    fvu = loss = scale * error.square().sum()
-    if aux is not None and dead is not None:
-        scale = aux.weight / error.square().sum()
-        missed, extra = _branch(low, inputs, dead, -error, float(scale))
-        loss = fvu + scale * missed.square().sum()
-        found = Weights(found.W_enc + extra.W_enc, found.b_enc + extra.b_enc, found.W_dec + extra.W_dec, found.b_dec)
-    fired = torch.bincount(main.latents[main.values > 0], minlength=len(weights.b_enc))
-    return Step(fvu, loss, found, fired)
-
-
-def _encode(low: Weights, x: Tensor, k: int, aux: Auxiliary | None) -> tuple[_Code, _Code | None]:
-    """The k largest latents of each row, and the largest dead ones if they are asked for."""
-    main, dead = [], []
-    for rows in x.split(_ROWS):
-        pre = linear(rows, low.W_enc, low.b_enc)
-        main.append(pre.topk(k, sorted=False))
-        if aux is not None:
-            values, index = pre[:, aux.dead].topk(min(aux.k, len(aux.dead)), sorted=False)
-            dead.append((values, aux.dead[index]))
-    return _code(main), _code(dead) if dead else None
-
-
-def _code(parts: Sequence[tuple[Tensor, Tensor]]) -> _Code:
-    values, latents = zip(*parts, strict=True)
-    return _Code(torch.cat(values).relu_(), torch.cat(latents))
-
-
-def _branch(low: Weights, x: Tensor, code: _Code, target: Tensor, scale: float) -> tuple[Tensor, Weights]:
-    """The error of decoding a code towards a target, and the gradients of scale * |error|^2."""
-    with torch.enable_grad():
-        values = code.values.requires_grad_()
-        decoded = embedding_bag(code.latents, low.W_dec, per_sample_weights=values, mode="sum")
-    error = decoded.detach().float() - target
-    pull = 2 * scale * error
-    (d_values,) = torch.autograd.grad(decoded, values, pull.to(low.W_dec.dtype))
-    d_values *= values > 0
-    return error, _weight_gradients(code, d_values, x, pull, len(low.b_enc))
-
-
-def _weight_gradients(code: _Code, d_values: Tensor, x: Tensor, pull: Tensor, d_sae: int) -> Weights:
-    latents, k = code.latents.flatten(), code.latents.shape[1]
-    order = latents.argsort(stable=True)
-    tokens = order.div(k, rounding_mode="floor")
-    counts = torch.bincount(latents, minlength=d_sae)
-    bags = counts.cumsum(0) - counts
-
-    def bag(rows: Tensor, per_code: Tensor) -> Tensor:
-        return embedding_bag(tokens, rows, bags, per_sample_weights=per_code.flatten()[order], mode="sum").float()
-
-    return Weights(
-        W_enc=bag(x, d_values),
-        b_enc=torch.zeros(d_sae).index_add_(0, latents, d_values.flatten().float()),
-        W_dec=bag(pull.to(x.dtype), code.values.detach()),
-        b_dec=pull.sum(0),
+    """Loss and gradients for a batch of standardised activations. `guess` speeds BatchTopK up and changes nothing."""
+    low = weights.map(lambda x: x.to(objective.compute))
+    scale = float(1 / (x - x.mean(0)).square().sum())
+    batch = _Batch(weights, low, x, (x - weights.b_dec).to(objective.compute), objective, scale)
+    main, dead = _chosen(batch, aux, guess)
+    error, step = batch.dense() if main is None else batch.sparse(main)
+    if aux is None or dead is None:
+        step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)
+        return step
+    scale = aux.weight / float(error.square().sum())
+    rest = _Batch(weights, low, -error + weights.b_dec, batch.inputs, Objective(compute=objective.compute), scale)
+    _, extra = rest.sparse(dead)
+    found, more = step.gradients, extra.gradients
+    # The residual is held constant, and so is the bias in it.
+    found = Weights(
+        found.W_enc + more.W_enc, found.b_enc + more.b_enc, found.W_dec + more.W_dec, found.b_dec, found.own
     )
+    found.b_dec.sub_(found.b_enc @ weights.W_enc)
+    return Step(step.fvu, step.loss + extra.loss, found, step.fired, step.lowest)
+
+
+def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[_Entries | None, _Entries | None]:
+    """The entries of the objective, None if they are too many to be listed, and those of the auxiliary loss."""
+    objective, kind = batch.objective, KINDS[batch.objective.kind]
+    wanted = objective.k * len(batch.x)
+    floor = guess
+    main: list[_Entries] | None = []
+    dead: list[_Entries] = []
+    for start, u in batch.pre_activations():
+        if main is not None and objective.kind == "topk":
+            main.append(_largest(u, objective.k, start))
+        elif main is not None and objective.kind == "batchtopk":
+            if floor is None:
+                floor = float(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min())
+            main.append(_where(u, u > floor, start))
+        elif main is not None:
+            near = kind.near(u.float(), batch.weights.own)
+            main = None if int(near.sum()) > _CROWDED * u.numel() else [*main, _where(u, near, start)]
+        if aux is not None:
+            found = _largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
+            dead.append(_Entries(found.u, aux.dead[found.latents], found.tokens))
+    entries = None if main is None else _joined(main)
+    if objective.kind == "batchtopk" and entries is not None:
+        if len(entries.u) < wanted and floor is not None and floor > 0:
+            # The guess was too high: without one, or lower, all are seen.
+            return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
+        if len(entries.u) > wanted:
+            best = entries.u.topk(wanted, sorted=False).indices.sort().values
+            entries = _Entries(entries.u[best], entries.latents[best], entries.tokens[best])
+    return entries, _joined(dead) if dead else None
+
+
+def _largest(u: Tensor, k: int, start: int) -> _Entries:
+    values, latents = u.topk(k, sorted=False)
+    tokens = torch.arange(start, start + len(u), device=u.device).repeat_interleave(k)
+    return _Entries(values.flatten(), latents.flatten(), tokens)
+
+
+def _where(u: Tensor, mask: Tensor, start: int) -> _Entries:
+    tokens, latents = mask.nonzero(as_tuple=True)
+    return _Entries(u[tokens, latents], latents, tokens + start)
+
+
+def _joined(parts: Sequence[_Entries]) -> _Entries:
+    return _Entries(*(torch.cat([getattr(part, name) for part in parts]) for name in ("u", "latents", "tokens")))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch, and what its error is multiplied by in the loss. `low` and `inputs` have the type of the products."""
+
+    weights: Weights
+    low: Weights
+    x: Float[Tensor, "batch d_in"]
+    inputs: Float[Tensor, "batch d_in"]
+    objective: Objective
+    scale: float
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.objective.kind]
+
+    @property
+    def penalty_weight(self) -> float:
+        return 0.0 if self.objective.kind in RANKED else self.objective.sparsity / len(self.x)
+
+    def pre_activations(self) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(self.x), _ROWS):
+            yield start, linear(self.inputs[start : start + _ROWS], self.low.W_enc, self.low.b_enc)
+
+    def sparse(self, entries: _Entries) -> tuple[Tensor, Step]:
+        """Error, and the step, from entries alone."""
+        n, prefixes = len(self.x), self.objective.prefixes or (len(self.low.b_enc),)
+        bags = entries.tokens
+        if len(prefixes) > 1:
+            bounds = torch.tensor(prefixes, device=bags.device)
+            bags = torch.bucketize(entries.latents, bounds, right=True) * n + bags
+            order = bags.argsort(stable=True)
+            entries = _Entries(entries.u[order], entries.latents[order], entries.tokens[order])
+            bags = bags[order]
+        u = entries.u.float()
+        own = {name: values[entries.latents] for name, values in self.weights.own.items()}
+        values = self.kind.value(u, own)
+        error, pull, d_values = self._decoded(values, entries, bags, len(prefixes))
+        losses = self.scale * error.square().sum((1, 2))
+        loss, weight = losses.mean(), torch.full_like(u, self.penalty_weight)
+        if self.objective.kind == "gated":
+            gate_error, _, d_gate = self._decoded(self.kind.penalty(u, own), entries, bags, len(prefixes))
+            loss, weight = loss + self.scale * gate_error.square().sum((1, 2)).mean(), weight + d_gate
+        loss = loss + self.penalty_weight * self.kind.penalty(u, own).sum()
+        d_u, d_own = self.kind.slopes(u, own, d_values, weight)
+        found = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
+        fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
+        lowest = float(entries.u.min()) if len(entries.u) else 0.0
+        return error[-1], Step(losses[-1], loss, found, fired, lowest)
+
+    def _decoded(
+        self, values: Tensor, entries: _Entries, bags: Tensor, groups: int
+    ) -> tuple[Float[Tensor, "group batch d_in"], Float[Tensor, "group_batch d_in"], Float[Tensor, "entry"]]:
+        """Errors of each prefix, the loss's slope by what each group of latents adds, and by each value."""
+        n, width = self.x.shape
+        with torch.enable_grad():
+            low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
+            sums = _bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
+        decoded = sums.detach().float().view(groups, n, width)
+        error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.x)
+        pull = (2 * self.scale / groups) * error
+        if groups > 1:  # what a group adds is in every later prefix, too
+            pull = pull.flip(0).cumsum(0).flip(0)
+        pull = pull.view(groups * n, width)
+        (d_values,) = torch.autograd.grad(sums, low_values, pull.to(sums.dtype))
+        return error, pull, d_values.float()
+
+    def _weight_gradients(
+        self, entries: _Entries, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
+    ) -> Weights:
+        d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
+        order = entries.latents.argsort(stable=True)
+        latents = entries.latents[order]
+
+        def bag(rows: Tensor, index: Tensor, per_entry: Tensor) -> Tensor:
+            return _bag_sums(rows, index[order], per_entry[order].to(low), latents, d_sae).float()
+
+        def added(per_entry: Tensor) -> Tensor:
+            return torch.zeros(d_sae, device=per_entry.device).index_add_(0, entries.latents, per_entry)
+
+        return Weights(
+            W_enc=bag(self.inputs, entries.tokens, d_u),
+            b_enc=added(d_u),
+            W_dec=bag(pull.to(low), bags, values),
+            b_dec=pull[: len(self.x)].sum(0),
+            own={name: added(slope) for name, slope in d_own.items()},
+        )
+
+    def dense(self) -> tuple[Tensor, Step]:
+        """The same from all entries, by products of dense matrices."""
+        low, kind, own, weight = self.low, self.kind, self.weights.own, self.penalty_weight
+        found = self.weights.map(torch.zeros_like)
+        fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.x.device)
+        errors, loss = [], torch.zeros((), device=self.x.device)
+        for start, pre in self.pre_activations():
+            u, rows = pre.float(), self.inputs[start : start + _ROWS]
+            target = self.x[start : start + _ROWS] - self.weights.b_dec
+            values, penalty = kind.value(u, own), kind.penalty(u, own)
+            error, pull, d_values = self._decoded_densely(values, target)
+            weights: Tensor = torch.full((), weight, device=u.device)
+            if self.objective.kind == "gated":
+                gate_error, _, d_gate = self._decoded_densely(penalty, target)
+                loss, weights = loss + self.scale * gate_error.square().sum(), weights + d_gate
+            d_u, d_own = kind.slopes(u, own, d_values, weights)
+            found.W_enc.add_(d_u.to(low.W_enc.dtype).T @ rows)
+            found.W_dec.add_(values.to(low.W_dec.dtype).T @ pull)
+            found.b_enc.add_(d_u.sum(0))
+            found.b_dec.add_(pull.float().sum(0))
+            for name, slope in d_own.items():
+                found.own[name].add_(slope.sum(0))
+            fired += (values > 0).sum(0)
+            loss = loss + weight * penalty.sum()
+            errors.append(error)
+        error = torch.cat(errors)
+        fvu = self.scale * error.square().sum()
+        return error, Step(fvu, loss + fvu, found, fired)
+
+    def _decoded_densely(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        error = (values.to(self.low.W_dec.dtype) @ self.low.W_dec).float() - target
+        pull = (2 * self.scale * error).to(self.low.W_dec.dtype)
+        return error, pull, linear(pull, self.low.W_dec).float()
+
+
+def _bag_sums(rows: Tensor, index: Tensor, per_entry: Tensor, bags: Tensor, number: int) -> Tensor:
+    """Sums of weighted rows over runs of entries of one bag; entries come in the order of their bags."""
+    counts = torch.bincount(bags, minlength=number)
+    return embedding_bag(index, rows, counts.cumsum(0) - counts, per_sample_weights=per_entry, mode="sum")

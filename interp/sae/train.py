@@ -1,4 +1,4 @@
-"""Train a TopK sparse autoencoder on activations, from a store or a stream.
+"""Train a sparse autoencoder of any kind on activations, from a store or a stream.
 
 1. Activations are standardised by one mean vector and one scale, so that learning rates carry over between
    sites; both are folded into the result. First tokens of documents are left out (see `coder`).
@@ -14,6 +14,7 @@ The same store and config give the same result on the same machine with the same
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,21 +28,28 @@ from interp.core.linalg import StreamingMoments
 from interp.core.progress import track
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder, require_k
-from interp.sae.nonlinearities import TopK
+from interp.sae.kinds import KINDS
+from interp.sae.nonlinearities import JumpReLU, TopK
+from interp.sae.penalty import SteeredPenalty
 from interp.sae.records import SaeConfig
-from interp.sae.step import Auxiliary, Step, Weights, gradients
+from interp.sae.step import Auxiliary, Objective, Step, Weights, gradients
 
 _POINTS = 50
 _DENSITY_SHARE = 0.2
 _STANDARDISED_ON = 16
+_MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
+_GUESS = 0.9  # of that threshold, below which BatchTopK need not look
 
 
 @dataclass(frozen=True)
 class Point:
-    """Progress: tokens seen, mean fraction of variance unexplained since the point before, dead latents."""
+    """Progress: tokens seen; since the point before, mean fraction of variance unexplained and mean number of latents
+    that fire on a token; dead latents now.
+    """
 
     tokens: int
     fvu: float
+    l0: float
     dead: int
 
 
@@ -58,6 +66,7 @@ class TrainedSae:
         rows = [
             ("tokens", f"{last.tokens:,}"),
             ("variance unexplained", f"{last.fvu:.3f}"),
+            ("latents a token", f"{last.l0:.1f}"),
             ("dead latents", last.dead),
         ]
         return card(f"Training of {self.sae.d_sae:,} latents at {self.sae.site}", rows)
@@ -75,14 +84,17 @@ def train(source: ActivationSource, site: str | Site, config: SaeConfig | None =
     if rows is not None and rows < config.batch_size:
         raise InterpError(f"{source} has {rows} tokens to train on; expected a batch of {config.batch_size} or more")
     scaling = _standardisation(source, site, config)
-    fit = _Fit(config, width)
+    fit = Fit(config, width)
     steps = max(1, config.tokens // config.batch_size)
     for x in track(islice(_batches(source, site, config), steps), "train", total=steps):
         if not fit.update(scaling.standardise(x.float()), steps):
             bad = source.first_not_finite(site)
             where = f"{source}: {bad} holds NaN or infinite activations; harvest again" if bad else ""
             raise InterpError(where or f"training diverged at step {fit.steps}; choose a lower lr than {fit.rate:.2g}")
-    return TrainedSae(_folded(fit.weights, scaling, source, site, config), tuple(fit.history), fit.density)
+    tensors, nonlinearity = fit.folded(scaling)
+    at = site if isinstance(site, Site) else Site.parse(site)
+    sae = SparseAutoencoder(**tensors, nonlinearity=nonlinearity, site=at, model=source.model, config=config)
+    return TrainedSae(sae, tuple(fit.history), fit.density)
 
 
 def _batches(source: ActivationSource, site: str | Site, config: SaeConfig) -> Iterator[Tensor]:
@@ -110,34 +122,57 @@ def _standardisation(source: ActivationSource, site: str | Site, config: SaeConf
     return _Standardisation(moments.mean.float(), variance**-0.5)
 
 
-class _Fit:
+class Fit:
     """The mutable side of training: weights, optimiser, how long each latent has been silent, progress."""
 
     def __init__(self, config: SaeConfig, d_in: int):
         self.config = config
-        self.weights = Weights.initial(config.d_sae, d_in, config.seed)
+        self.weights = Weights.initial(config.d_sae, d_in, config.seed, config.kind)
         self.optimiser = torch.optim.Adam(self.weights.tensors, fused=True)
         self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
         self.aux_k = config.aux_k or max(1, d_in // 2)
         self.silent = torch.zeros(config.d_sae, dtype=torch.long)
+        self.penalty = SteeredPenalty(config.k, d_in, per_latent=config.kind == "jumprelu")
+        self.threshold = 0.0  # of BatchTopK: running mean of the smallest value that a batch chose
         self.steps = 0
         self.history: list[Point] = []
-        self._fvus: list[float] = []
+        self._recent: list[tuple[float, float]] = []
         self._fired, self._counted = torch.zeros(config.d_sae, dtype=torch.long), 0
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "batch d_in"], total: int) -> bool:
         """One step of `total`. False, and nothing changed, if the loss is not finite."""
-        step = gradients(self.weights, x, self.config.k, self._auxiliary(), getattr(torch, self.config.compute))
+        config = self.config
+        compute = getattr(torch, config.compute)
+        sparsity = config.sparsity or self.penalty.weight
+        objective = Objective(config.kind, config.k, sparsity, config.prefixes, compute)
+        step = gradients(self.weights, x, objective, self._auxiliary(), self.threshold * _GUESS or None)
         if not torch.isfinite(step.loss):
             return False
-        self._descend(step.gradients, self.rate * _schedule(self.steps, total, self.config))
+        self._descend(step.gradients, self.rate * _schedule(self.steps, total, config))
         self.steps += 1
         self._note(step, len(x), total)
         return True
 
+    def folded(self, scaling: _Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
+        """The tensors on raw activations: all kinds are positively homogeneous, so the scale moves through them."""
+        weights, kind = self.weights, KINDS[self.config.kind]
+        W_enc, b_enc, threshold = kind.folded(weights.W_enc, weights.b_enc - weights.W_enc @ weights.b_dec, weights.own)
+        if self.config.kind == "batchtopk":
+            threshold = threshold + self.threshold
+        tensors = {
+            "W_enc": W_enc,
+            "b_enc": b_enc / scaling.scale - W_enc @ scaling.mean,
+            "W_dec": weights.W_dec,
+            "b_dec": weights.b_dec / scaling.scale + scaling.mean,
+        }
+        if self.config.kind == "topk":
+            return tensors, TopK(k=self.config.k)
+        return tensors | {"threshold": threshold / scaling.scale}, JumpReLU()
+
     @property
     def density(self) -> Float[Tensor, "d_sae"]:
+        """Each latent's share of tokens in the last fifth of the steps."""
         return self._fired / self._counted
 
     def _auxiliary(self) -> Auxiliary | None:
@@ -152,19 +187,25 @@ class _Fit:
         found.W_dec.addcmul_(rows, torch.linalg.vecdot(found.W_dec, rows)[:, None], value=-1)
         for tensor, gradient in zip(self.weights.tensors, found.tensors, strict=True):
             tensor.grad = gradient
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights.tensors, self.config.clip)
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
         normalize(rows, dim=1, out=rows)
 
     def _note(self, step: Step, tokens: int, total: int) -> None:
         self.silent = torch.where(step.fired > 0, 0, self.silent + tokens)
-        self._fvus.append(float(step.fvu))
+        l0 = int(step.fired.sum()) / tokens
+        self._recent.append((float(step.fvu), l0))
+        if self.config.kind == "batchtopk":
+            self.threshold += (1 if self.steps == 1 else _MEMORY) * (max(0.0, step.lowest) - self.threshold)
+        self.penalty.update(l0, self.steps / total)
         if self.steps > total * (1 - _DENSITY_SHARE):
             self._fired, self._counted = self._fired + step.fired, self._counted + tokens
         if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:
-            fvu = sum(self._fvus) / len(self._fvus)
-            self.history.append(Point(self.steps * self.config.batch_size, fvu, len(self._dead())))
-            self._fvus = []
+            fvu, l0 = (sum(column) / len(self._recent) for column in zip(*self._recent, strict=True))
+            self.history.append(Point(self.steps * self.config.batch_size, fvu, l0, len(self._dead())))
+            self._recent = []
 
 
 def _schedule(step: int, total: int, config: SaeConfig) -> float:
@@ -172,19 +213,3 @@ def _schedule(step: int, total: int, config: SaeConfig) -> float:
     rise = (step + 1) / max(1, config.warm_up * total)
     fall = (total - step) / max(1, config.decay * total)
     return min(1.0, rise, fall)
-
-
-def _folded(
-    weights: Weights, scaling: _Standardisation, source: ActivationSource, site: str | Site, config: SaeConfig
-) -> SparseAutoencoder:
-    """The SAE on raw activations. TopK is positively homogeneous: the scale moves through it unchanged."""
-    return SparseAutoencoder(
-        W_enc=weights.W_enc,
-        b_enc=weights.b_enc / scaling.scale - weights.W_enc @ scaling.mean,
-        W_dec=weights.W_dec,
-        b_dec=weights.b_dec / scaling.scale + scaling.mean,
-        nonlinearity=TopK(k=config.k),
-        site=site if isinstance(site, Site) else Site.parse(site),
-        model=source.model,
-        config=config,
-    )

@@ -13,7 +13,7 @@ from interp.core.errors import InterpError
 from interp.core.files import sha256_file
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.nonlinearities import TopK
+from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.records import SaeConfig, SaeMetrics
 
 
@@ -35,9 +35,9 @@ def sae():
 def test_sparse_and_dense_agree(sae, shape):
     x = torch.randn(shape)
     dense = sae.encode(x)
-    values, latents = sae.encode_sparse(x)
-    assert torch.equal(torch.zeros_like(dense).scatter(-1, latents, values), dense)
-    assert torch.allclose(sae.decode(dense), sae.decode_sparse(values, latents), atol=1e-5)
+    code = sae.encode_sparse(x)
+    assert torch.equal(code.dense(50).view(dense.shape), dense)
+    assert torch.allclose(sae.decode(dense), sae.decode_sparse(code).view(x.shape), atol=1e-5)
     assert torch.allclose(sae(x), sae.decode(dense), atol=1e-5)
 
 
@@ -88,7 +88,7 @@ def _rewrite_weights(folder, change):
     ("damage", "message"),
     [
         (lambda f: _edit_card(f, sit="embed"), "unknown key 'sit'; did you mean site"),
-        (lambda f: _edit_card(f, nonlinearity={"kind": "jumprelu", "k": 4}), r"nonlinearity\.kind"),
+        (lambda f: _edit_card(f, nonlinearity={"kind": "gated", "k": 4}), "nonlinearity: .*gated"),
         (
             lambda f: _edit_card(f, nonlinearity={"kind": "topk", "k": 51}),
             "k is 51; expected from 1 to .* 50",
@@ -128,3 +128,35 @@ def test_another_model_is_refused(sae, tiny):
 
 def test_it_shows_itself(sae):
     assert "50 latents, 4 a token" in sae._repr_html_()
+
+
+@pytest.fixture
+def jumping(sae):
+    threshold = 3 * torch.rand(50, generator=torch.Generator().manual_seed(1))
+    return replace(sae, nonlinearity=JumpReLU(), threshold=threshold)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 3, 8), (0, 8), (1100, 8)])
+def test_latents_above_their_thresholds_fire(jumping, shape):
+    x = 3 * torch.randn(shape)
+    pre = x @ jumping.W_enc.T + jumping.b_enc
+    expected = torch.where(pre > jumping.threshold, pre, 0)
+    torch.testing.assert_close(jumping.encode(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(jumping(x), expected @ jumping.W_dec + jumping.b_dec, atol=1e-4, rtol=1e-5)
+
+
+def test_thresholds_are_saved(jumping, tmp_path):
+    jumping.save(tmp_path / "sae")
+    again = SparseAutoencoder.load(tmp_path / "sae")
+    assert torch.equal(again.threshold, jumping.threshold)
+    assert again.nonlinearity == JumpReLU()
+    _rewrite_weights(tmp_path / "sae", lambda t: {name: x for name, x in t.items() if name != "threshold"})
+    with pytest.raises(InterpError, match="expected a threshold for each latent of a jumprelu one"):
+        SparseAutoencoder.load(tmp_path / "sae")
+
+
+def test_thresholds_go_with_jumprelu_alone(sae, jumping):
+    with pytest.raises(InterpError, match="a topk autoencoder and threshold"):
+        replace(sae, threshold=torch.zeros(50))
+    with pytest.raises(InterpError, match="threshold -1 is below zero"):
+        replace(jumping, threshold=torch.full((50,), -1.0))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from interp.sae.step import Auxiliary, Weights, gradients
+from interp.sae.kinds import BANDWIDTH, KINDS
+from interp.sae.step import Auxiliary, Objective, Weights, gradients
 
 
 @pytest.fixture(params=[(40, 6, 3), (1100, 20, 5)], ids=["one chunk", "several chunks"])
@@ -12,14 +13,14 @@ def problem(request):
     rows, d_sae, k = request.param
     torch.manual_seed(rows)
     start = Weights.initial(d_sae, 8, seed=0)
-    weights = Weights(*(tensor + 0.3 * torch.randn_like(tensor) for tensor in start.tensors))
+    weights = start.map(lambda x: x + 0.3 * torch.randn_like(x))
     return weights, torch.randn(rows, 8) + 0.5, k
 
 
 def _slow(weights, x, k, aux):
     """The objective written densely, and autograd's gradients."""
     W_enc, b_enc, W_dec, b_dec = leaves = [tensor.clone().requires_grad_() for tensor in weights.tensors]
-    pre = x @ W_enc.T + b_enc
+    pre = (x - b_dec) @ W_enc.T + b_enc
 
     def decoded(scores, number):
         chosen = scores.topk(number, dim=1)
@@ -41,7 +42,7 @@ def _slow(weights, x, k, aux):
 )
 def test_gradients_are_those_of_autograd(problem, aux):
     weights, x, k = problem
-    step = gradients(weights, x, k, aux)
+    step = gradients(weights, x, Objective(k=k), aux)
     loss, expected = _slow(weights, x, k, aux)
     assert torch.allclose(step.loss, loss, rtol=1e-5)
     for found, right in zip(step.gradients.tensors, expected, strict=True):
@@ -51,7 +52,7 @@ def test_gradients_are_those_of_autograd(problem, aux):
 def test_the_auxiliary_loss_moves_dead_latents_alone(problem):
     weights, x, k = problem
     dead = torch.tensor([1, 4])
-    plain, aided = gradients(weights, x, k), gradients(weights, x, k, Auxiliary(dead, 2, 1.0))
+    plain, aided = gradients(weights, x, Objective(k=k)), gradients(weights, x, Objective(k=k), Auxiliary(dead, 2, 1.0))
     living = torch.ones(len(weights.b_enc)).index_fill(0, dead, 0).bool()
     for name in ("W_enc", "b_enc", "W_dec"):
         difference = getattr(aided.gradients, name) - getattr(plain.gradients, name)
@@ -63,14 +64,96 @@ def test_the_auxiliary_loss_moves_dead_latents_alone(problem):
 
 def test_firings_are_counted(problem):
     weights, x, k = problem
-    pre = x @ weights.W_enc.T + weights.b_enc
+    pre = (x - weights.b_dec) @ weights.W_enc.T + weights.b_enc
     kth = pre.topk(k).values[:, -1:]
-    assert torch.equal(gradients(weights, x, k).fired, ((pre >= kth) & (pre > 0)).sum(0))
+    assert torch.equal(gradients(weights, x, Objective(k=k)).fired, ((pre >= kth) & (pre > 0)).sum(0))
 
 
 def test_bfloat16_products_keep_the_direction(problem):
     weights, x, k = problem
-    exact, rough = gradients(weights, x, k), gradients(weights, x, k, compute=torch.bfloat16)
+    exact, rough = (gradients(weights, x, Objective(k=k, compute=kind)) for kind in (torch.float32, torch.bfloat16))
     for right, found in zip(exact.gradients.tensors, rough.gradients.tensors, strict=True):
         assert found.dtype == torch.float32
         assert torch.cosine_similarity(right.flatten(), found.flatten(), dim=0) > 0.99
+
+
+class _Jump(torch.autograd.Function):
+    """Whether u is above the threshold; for the threshold's slope, a rectangle around it."""
+
+    @staticmethod
+    def forward(ctx, u, threshold):
+        ctx.save_for_backward(u, threshold)
+        return (u > threshold).float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        u, threshold = ctx.saved_tensors
+        return None, (-grad * ((u - threshold).abs() < BANDWIDTH / 2) / BANDWIDTH).sum(0)
+
+
+def _dense_objective(weights, x, objective):
+    """Each kind's objective as its paper writes it, densely, with autograd's gradients."""
+    leaf = weights.map(lambda tensor: tensor.clone().requires_grad_())
+    u = (x - leaf.b_dec) @ leaf.W_enc.T + leaf.b_enc
+    total = (x - x.mean(0)).square().sum()
+
+    def unexplained(values, W_dec, b_dec, prefix=None):
+        return (values[:, :prefix] @ W_dec[:prefix] + b_dec - x).square().sum() / total
+
+    penalty = torch.zeros(())
+    extra = torch.zeros(())
+    if objective.kind == "topk":
+        kth = u.topk(objective.k).values[:, -1:]
+        values = u.relu() * (u >= kth)
+    elif objective.kind == "batchtopk":
+        kth = u.flatten().topk(objective.k * len(x)).values[-1]
+        values = u.relu() * (u >= kth)
+    elif objective.kind == "standard":
+        values, penalty = u.relu(), u.relu().sum()
+    elif objective.kind == "jumprelu":
+        threshold = leaf.own["log_threshold"].exp()
+        fires = _Jump.apply(u, threshold)
+        # At its edge the step is as high as the threshold, whatever u is within the rectangle.
+        values = u * fires.detach() + threshold.detach() * (fires - fires.detach())
+        penalty = fires.sum()
+    else:
+        values = (leaf.own["r_mag"].exp() * u + leaf.own["b_mag"]).relu() * (u > 0)
+        penalty = u.relu().sum()
+        extra = unexplained(u.relu(), leaf.W_dec.detach(), leaf.b_dec.detach())
+    prefixes = objective.prefixes or (len(leaf.b_enc),)
+    losses = [unexplained(values, leaf.W_dec, leaf.b_dec, prefix) for prefix in prefixes]
+    loss = sum(losses) / len(losses) + objective.sparsity * penalty / len(x) + extra
+    loss.backward()
+    return loss.detach(), losses[-1].detach(), [tensor.grad for tensor in leaf.tensors], (values > 0).sum(0)
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.5], ids=["crowded", "sparse"])
+@pytest.mark.parametrize("prefixes", [(), (4, 9, 20)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kinds_gradients_are_those_of_its_objective(kind, prefixes, shift):
+    if prefixes and kind not in ("topk", "batchtopk"):
+        pytest.skip("prefixes go with ranked kinds")
+    torch.manual_seed(0)
+    start = Weights.initial(20, 8, seed=0, kind=kind)
+    weights = start.map(lambda x: x + 0.3 * torch.randn_like(x))
+    weights.b_enc.add_(shift)
+    x = torch.randn(1100, 8) + 0.5
+    objective = Objective(kind, 3, 0.0 if kind in ("topk", "batchtopk") else 0.07, prefixes)
+    step = gradients(weights, x, objective)
+    loss, fvu, expected, fired = _dense_objective(weights, x, objective)
+    torch.testing.assert_close(step.loss, loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(step.fvu, fvu, rtol=1e-5, atol=0)
+    assert torch.equal(step.fired, fired)
+    for found, right in zip(step.gradients.tensors, expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=2e-6 * float(right.abs().max()))
+
+
+@pytest.mark.parametrize("guess", [None, 0.0, 0.3, 50.0])
+def test_a_guess_changes_nothing(guess):
+    torch.manual_seed(0)
+    weights = Weights.initial(30, 8, seed=0)
+    x, objective = torch.randn(700, 8), Objective("batchtopk", 2)
+    plain, guessed = gradients(weights, x, objective), gradients(weights, x, objective, guess=guess)
+    assert guessed.lowest == plain.lowest
+    for found, right in zip(guessed.gradients.tensors, plain.gradients.tensors, strict=True):
+        assert torch.equal(found, right)

@@ -6,6 +6,7 @@ from planted import MADE_UP, SITE, write_store
 from torch.nn.functional import normalize
 
 from interp.core.errors import InterpError
+from interp.sae.nonlinearities import JumpReLU
 from interp.sae.records import SaeConfig
 from interp.sae.train import train
 
@@ -80,6 +81,55 @@ def test_bfloat16_products_learn_as_well(trained, planted, dictionary):
     rough = train(planted, SITE, SaeConfig(**QUICK, tokens=60_000, lr=1.5e-2, compute="bfloat16"))
     assert _found(rough.sae, dictionary) > 0.7
     assert rough.history[-1].fvu < 1.2 * trained.history[-1].fvu
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "share"),
+    [
+        ("batchtopk", {}, 0.7),
+        ("batchtopk", {"prefixes": [16, 32, 64]}, 0.7),
+        ("standard", {}, 0.5),
+        ("jumprelu", {}, 0.7),
+        ("gated", {}, 0.7),
+    ],
+    ids=["batchtopk", "matryoshka", "standard", "jumprelu", "gated"],
+)
+def test_every_kind_finds_the_planted_directions(planted, dictionary, kind, options, share):
+    trained = train(planted, SITE, SaeConfig(**QUICK, kind=kind, tokens=150_000, lr=6e-3, dead_after=5_000, **options))
+    assert _found(trained.sae, dictionary) > share
+    assert trained.sae.nonlinearity == JumpReLU()
+    # What is saved does on raw activations what training did on standardised ones, its number of latents included.
+    x = planted.read(SITE)[planted.position > 0]
+    fires = (trained.sae.encode(x) > 0).sum(1).float().mean()
+    assert float(fires) == pytest.approx(trained.history[-1].l0, rel=0.15)
+    fvu = (trained.sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert float(fvu) == pytest.approx(trained.history[-1].fvu, abs=0.04)
+
+
+def test_a_penalty_is_steered_to_its_number_of_latents(planted):
+    counts = {}
+    for k in (2, 5):
+        config = SaeConfig(d_sae=64, k=k, batch_size=256, kind="gated", tokens=150_000, lr=1e-2)
+        counts[k] = train(planted, SITE, config).history[-1].l0
+    assert counts[2] == pytest.approx(2, rel=0.15)
+    assert counts[5] == pytest.approx(5, rel=0.15)
+    fixed = [train(planted, SITE, SaeConfig(**QUICK, kind="standard", tokens=40_000, sparsity=x)) for x in (0.001, 0.1)]
+    assert fixed[0].history[-1].l0 > 2 * fixed[1].history[-1].l0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "tanh"}, "kind: Input should be 'topk'"),
+        ({"prefixes": [16, 32]}, "expected to rise up to d_sae, 64"),
+        ({"prefixes": [32, 16, 64]}, "expected to rise up to d_sae, 64"),
+        ({"kind": "gated", "prefixes": [32, 64]}, "prefixes go with topk and batchtopk"),
+        ({"kind": "batchtopk", "sparsity": 0.1}, "sparsity goes with penalties, and batchtopk has none"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(InterpError, match=message):
+        SaeConfig.parse({"d_sae": 64} | options)
 
 
 @pytest.mark.parametrize("k", [0, 65])
