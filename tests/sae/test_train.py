@@ -87,7 +87,7 @@ def test_bfloat16_products_learn_as_well(trained, planted, dictionary):
     ("kind", "options", "share"),
     [
         ("batchtopk", {}, 0.7),
-        ("batchtopk", {"prefixes": [16, 32, 64]}, 0.7),
+        ("batchtopk", {"prefixes": [16, 32, 64]}, 0.6),
         ("standard", {}, 0.5),
         ("jumprelu", {}, 0.7),
         ("gated", {}, 0.7),
