@@ -140,6 +140,33 @@ def sae_train(
     _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
 
 
+@sae_app.command("convert")
+def sae_convert(
+    source: Annotated[
+        Path, typer.Argument(help="of interp, SAELens, sparsify, dictionary_learning, or Gemma Scope's npz")
+    ],
+    out: Annotated[Path, typer.Option(help="new folder")],
+    to: Annotated[str, typer.Option(help="interp, saelens or sparsify")] = "interp",
+    model: Annotated[str | None, typer.Option(help="the model it belongs to; not needed for interp's own")] = None,
+    site: Annotated[str | None, typer.Option(help="where it reads, if its files do not say")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read a sparse autoencoder of another tool, or write one for it."""
+    from interp.models.load import load
+    from interp.sae import interop
+    from interp.sae.coder import CARD, SparseAutoencoder
+
+    require_free(out)
+    if (source / CARD).is_file():
+        sae = SparseAutoencoder.load(source)
+    elif model is None:
+        raise InterpError(f"{source} does not say which weights it was trained on; give the model (--model)")
+    else:
+        sae = interop.read(source, load(model).reference, site)
+    interop.write(sae, out, to)
+    _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
+
+
 @app.command()
 def find(
     model: Model,

@@ -43,7 +43,7 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(cli.app)
-    verbs = {**command.commands, "sae train": command.commands["sae"].commands["train"]}
+    verbs = {**command.commands, **{f"sae {name}": verb for name, verb in command.commands["sae"].commands.items()}}
     del verbs["sae"]
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
     assert found == {
@@ -54,6 +54,7 @@ def test_options_are_frozen():
             "--out", "--sites", "--skip-bad", "--text", "--tokens", "model",
         ],
         "sae train": ["--json", "--model", "--out", "--site", "--verify", "settings", "store"],
+        "sae convert": ["--json", "--model", "--out", "--site", "--to", "source"],
         "find": [
             "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",
             "--try", "model",

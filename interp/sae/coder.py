@@ -179,9 +179,14 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise InterpError(f"{file}: not a valid safetensors file ({problem})") from None
     if set(tensors) - {_THRESHOLD} != set(_TENSORS):
         raise InterpError(f"{file}: holds {', '.join(sorted(tensors))}; expected {', '.join(_TENSORS)}")
+    require_shapes(tensors, str(file))
+    return tensors
+
+
+def require_shapes(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise unless an autoencoder's tensors go together, by the name of the one that does not."""
     d_sae, d_in = tensors["W_dec"].shape
     shapes = {"W_enc": (d_sae, d_in), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,), _THRESHOLD: (d_sae,)}
     for name, shape in shapes.items():
         if name in tensors and (found := tuple(tensors[name].shape)) != shape:
-            raise InterpError(f"{file}: {name} has shape {found}; expected {shape}, to go with W_dec")
-    return tensors
+            raise InterpError(f"{where}: {name} has shape {found}; expected {shape}, to go with W_dec")
