@@ -135,9 +135,11 @@ def sae_train(
     activations = Store.open(store, verify)
     if model:
         activations.require(load(model))
-    sae = train(activations, site, config).sae
+    trained = train(activations, site, config)
+    sae, last = trained.sae, trained.history[-1]
     sae.save(out)
-    _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
+    size = {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in}
+    _print(as_json, size | {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead})
 
 
 @sae_app.command("convert")

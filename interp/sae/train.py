@@ -11,7 +11,7 @@
 The same store and config give the same result on the same machine with the same number of threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -83,7 +83,7 @@ def train(source: ActivationSource, site: str | Site, config: SaeConfig | None =
     width, rows = source.width(site), source.trainable()
     if rows is not None and rows < config.batch_size:
         raise InterpError(f"{source} has {rows} tokens to train on; expected a batch of {config.batch_size} or more")
-    scaling = _standardisation(source, site, config)
+    scaling = Standardisation.of(islice(_batches(source, site, config), _STANDARDISED_ON))
     fit = Fit(config, width)
     steps = max(1, config.tokens // config.batch_size)
     for x in track(islice(_batches(source, site, config), steps), "train", total=steps):
@@ -102,24 +102,26 @@ def _batches(source: ActivationSource, site: str | Site, config: SaeConfig) -> I
 
 
 @dataclass(frozen=True)
-class _Standardisation:
+class Standardisation:
     """u = scale * (x - mean), of unit variance a coordinate on average."""
 
     mean: Float[Tensor, "d_in"]
     scale: float
 
+    @classmethod
+    def of(cls, batches: Iterable[Float[Tensor, "_ d_in"]]) -> "Standardisation":
+        """What makes these activations standard. Raises if they are constant."""
+        moments = StreamingMoments()
+        for x in batches:
+            moments.update(x)
+        variance = float(moments.variance.mean())
+        if variance == 0:
+            raise InterpError("these activations are constant; there is nothing to learn from them")
+        return cls(moments.mean.float(), variance**-0.5)
+
     def standardise(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        """Activations as training sees them."""
         return (x - self.mean).mul_(self.scale)
-
-
-def _standardisation(source: ActivationSource, site: str | Site, config: SaeConfig) -> _Standardisation:
-    moments = StreamingMoments()
-    for x in islice(_batches(source, site, config), _STANDARDISED_ON):
-        moments.update(x)
-    variance = float(moments.variance.mean())
-    if variance == 0:
-        raise InterpError(f"{site} is constant in {source}; there is nothing to learn from it")
-    return _Standardisation(moments.mean.float(), variance**-0.5)
 
 
 class Fit:
@@ -154,7 +156,7 @@ class Fit:
         self._note(step, len(x), total)
         return True
 
-    def folded(self, scaling: _Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
+    def folded(self, scaling: Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
         """The tensors on raw activations: all kinds are positively homogeneous, so the scale moves through them."""
         weights, kind = self.weights, KINDS[self.config.kind]
         W_enc, b_enc, threshold = kind.folded(weights.W_enc, weights.b_enc - weights.W_enc @ weights.b_dec, weights.own)

@@ -151,7 +151,7 @@ def test_a_store_smaller_than_a_batch_is_refused(planted, activations, tmp_path)
 
 def test_constant_activations_are_refused(tmp_path):
     store = write_store(tmp_path / "store", torch.ones(1024, 32))
-    with pytest.raises(InterpError, match="is constant"):
+    with pytest.raises(InterpError, match="are constant"):
         train(store, SITE, SaeConfig(**QUICK))
 
 
