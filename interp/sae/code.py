@@ -42,12 +42,22 @@ class Code:
 
     def decode(self, rows: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "token d_out"]:
         """The sum of each token's rows, weighted by its values."""
-        ends = torch.bincount(self.tokens, minlength=self.count).cumsum(0)
-        starts = torch.cat([ends.new_zeros(1), ends[:-1]])[: self.count]
-        if not self.count:
-            return rows.new_zeros(0, rows.shape[1])
-        return embedding_bag(self.latents, rows, starts, per_sample_weights=self.values.to(rows.dtype), mode="sum")
+        return bag_sums(rows, self.latents, self.values.to(rows.dtype), self.tokens, self.count)
 
     def dense(self, d_sae: int) -> Float[Tensor, "token d_sae"]:
         """Every latent of every token, zeros included."""
         return self.values.new_zeros(self.count, d_sae).index_put((self.tokens, self.latents), self.values)
+
+
+def bag_sums(
+    rows: Float[Tensor, "row d_out"],
+    index: Int[Tensor, "entry"],
+    per_entry: Float[Tensor, "entry"],
+    bags: Int[Tensor, "entry"],
+    number: int,
+) -> Float[Tensor, "bag d_out"]:
+    """Sums of weighted rows over the entries of each bag; entries come in the order of their bags."""
+    if not number:
+        return rows.new_zeros(0, rows.shape[1])
+    counts = torch.bincount(bags, minlength=number)
+    return embedding_bag(index, rows, counts.cumsum(0) - counts, per_sample_weights=per_entry, mode="sum")

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag, linear, normalize
+from torch.nn.functional import linear, normalize
 
+from interp.sae.code import bag_sums
 from interp.sae.kinds import KINDS, RANKED, Kind, KindName, Own
 
 _ROWS = 512
@@ -121,18 +122,21 @@ def gradients(
     batch = _Batch(weights, low, x, (x - weights.b_dec).to(objective.compute), objective, scale)
     main, dead = _chosen(batch, aux, guess)
     error, step = batch.dense() if main is None else batch.sparse(main)
-    if aux is None or dead is None:
-        step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)
-        return step
+    if aux is not None and dead is not None:
+        step = _aided(batch, step, error, dead, aux)
+    step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)  # the encoder reads x - b_dec
+    return step
+
+
+def _aided(batch: "_Batch", step: Step, error: Tensor, dead: _Entries, aux: Auxiliary) -> Step:
+    """A step with the auxiliary loss added. The residual is held constant, and so is the bias in it."""
     scale = aux.weight / float(error.square().sum())
-    rest = _Batch(weights, low, -error + weights.b_dec, batch.inputs, Objective(compute=objective.compute), scale)
-    _, extra = rest.sparse(dead)
+    objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - error
+    _, extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
     found, more = step.gradients, extra.gradients
-    # The residual is held constant, and so is the bias in it.
     found = Weights(
         found.W_enc + more.W_enc, found.b_enc + more.b_enc, found.W_dec + more.W_dec, found.b_dec, found.own
     )
-    found.b_dec.sub_(found.b_enc @ weights.W_enc)
     return Step(step.fvu, step.loss + extra.loss, found, step.fired, step.lowest)
 
 
@@ -153,6 +157,8 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
         elif main is not None:
             near = kind.near(u.float(), batch.weights.own)
             main = None if int(near.sum()) > _CROWDED * u.numel() else [*main, _where(u, near, start)]
+        if main is None and aux is None:
+            return None, None  # dense products make all pre-activations themselves
         if aux is not None:
             found = _largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
             dead.append(_Entries(found.u, aux.dead[found.latents], found.tokens))
@@ -238,7 +244,7 @@ class _Batch:
         n, width = self.x.shape
         with torch.enable_grad():
             low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
-            sums = _bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
+            sums = bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
         decoded = sums.detach().float().view(groups, n, width)
         error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.x)
         pull = (2 * self.scale / groups) * error
@@ -256,7 +262,7 @@ class _Batch:
         latents = entries.latents[order]
 
         def bag(rows: Tensor, index: Tensor, per_entry: Tensor) -> Tensor:
-            return _bag_sums(rows, index[order], per_entry[order].to(low), latents, d_sae).float()
+            return bag_sums(rows, index[order], per_entry[order].to(low), latents, d_sae).float()
 
         def added(per_entry: Tensor) -> Tensor:
             return torch.zeros(d_sae, device=per_entry.device).index_add_(0, entries.latents, per_entry)
@@ -302,9 +308,3 @@ class _Batch:
         error = (values.to(self.low.W_dec.dtype) @ self.low.W_dec).float() - target
         pull = (2 * self.scale * error).to(self.low.W_dec.dtype)
         return error, pull, linear(pull, self.low.W_dec).float()
-
-
-def _bag_sums(rows: Tensor, index: Tensor, per_entry: Tensor, bags: Tensor, number: int) -> Tensor:
-    """Sums of weighted rows over runs of entries of one bag; entries come in the order of their bags."""
-    counts = torch.bincount(bags, minlength=number)
-    return embedding_bag(index, rows, counts.cumsum(0) - counts, per_sample_weights=per_entry, mode="sum")
