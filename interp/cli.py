@@ -117,14 +117,24 @@ def harvest(
 @sae_app.command("train")
 def sae_train(
     store: Annotated[Path, typer.Argument(help="a store written by interp harvest")],
-    site: Annotated[str, typer.Option(help="which of the store's sites")],
+    site: Annotated[list[str], typer.Option(help="which of the store's sites; several make a crosscoder")],
     out: Annotated[Path, typer.Option(help="new folder for the autoencoder")],
+    writes: Annotated[list[str] | None, typer.Option(help="sites to write, for a transcoder; may be repeated")] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="a second model's store of the same tokens, for a crosscoder of both")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="folder for metrics and checkpoints; a run that was stopped is continued")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints of a run")] = 500,
+    device: Device = None,
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, for instance d_sae=4096 k=32 seed=1")] = None,
     verify: Annotated[bool, typer.Option(help="check every byte of the store first")] = True,
     model: Annotated[str | None, typer.Option(help="refuse a store that was not harvested from this model")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a sparse autoencoder on a store."""
+    from interp.activations.pair import Pair
     from interp.activations.store import Store
     from interp.models.load import load
     from interp.sae.records import SaeConfig
@@ -135,11 +145,18 @@ def sae_train(
     activations = Store.open(store, verify)
     if model:
         activations.require(load(model))
-    trained = train(activations, site, config)
+    trained = train(
+        Pair(activations, Store.open(beside, verify)) if beside else activations,
+        site,
+        config,
+        writes=writes or None,
+        folder=run,
+        checkpoint_every=checkpoint_every,
+        device=device or "cpu",
+    )
     sae, last = trained.sae, trained.history[-1]
     sae.save(out)
-    size = {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in}
-    _print(as_json, size | {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead})
+    _print(as_json, _described(sae, out) | {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead})
 
 
 @sae_app.command("convert")
@@ -151,6 +168,7 @@ def sae_convert(
     to: Annotated[str, typer.Option(help="interp, saelens or sparsify")] = "interp",
     model: Annotated[str | None, typer.Option(help="the model it belongs to; not needed for interp's own")] = None,
     site: Annotated[str | None, typer.Option(help="where it reads, if its files do not say")] = None,
+    writes: Annotated[str | None, typer.Option(help="where a transcoder writes, if its files do not say")] = None,
     as_json: Json = False,
 ) -> None:
     """Read a sparse autoencoder of another tool, or write one for it."""
@@ -164,9 +182,9 @@ def sae_convert(
     elif model is None:
         raise InterpError(f"{source} does not say which weights it was trained on; give the model (--model)")
     else:
-        sae = interop.read(source, load(model).reference, site)
+        sae = interop.read(source, load(model).reference, site, writes)
     interop.write(sae, out, to)
-    _print(as_json, {"sae": str(out), "site": str(sae.site), "d_sae": sae.d_sae, "d_in": sae.d_in})
+    _print(as_json, _described(sae, out))
 
 
 @app.command()
@@ -329,6 +347,10 @@ def _trials(model: Any, candidates: Any, behaviour: str) -> Any:
     if behaviour not in harms:
         raise InterpError(f"--try {behaviour!r} is not a harm of the organism; {nearest(behaviour, harms)}")
     return try_out(model, candidates, suite, behaviour)
+
+
+def _described(sae: Any, out: Path) -> dict[str, Any]:
+    return {"sae": str(out), "kind": str(sae), "d_sae": sae.d_sae, "d_in": sae.d_in, "d_out": sae.d_out}
 
 
 def _quiet(text: str) -> None:

@@ -53,8 +53,11 @@ def test_options_are_frozen():
             "--append", "--batch-size", "--bos", "--context", "--device", "--dtype", "--field", "--json", "--keep",
             "--out", "--sites", "--skip-bad", "--text", "--tokens", "model",
         ],
-        "sae train": ["--json", "--model", "--out", "--site", "--verify", "settings", "store"],
-        "sae convert": ["--json", "--model", "--out", "--site", "--to", "source"],
+        "sae train": [
+            "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--run", "--site", "--verify",
+            "--writes", "settings", "store",
+        ],
+        "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
             "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",
             "--try", "model",
@@ -85,7 +88,19 @@ def test_the_road_by_hand(run, tmp_path):
     )
     assert (code, json.loads(said)["sites"]) == (0, ["resid_post.3"])
     code, said, _ = run(
-        "sae", "train", store, "--site", "resid_post.3", "--out", sae, "d_sae=256", "k=8", "tokens=40000", "--json"
+        "sae",
+        "train",
+        store,
+        "--site",
+        "resid_post.3",
+        "--out",
+        sae,
+        "--run",
+        tmp_path / "run",
+        "d_sae=256",
+        "k=8",
+        "tokens=40000",
+        "--json",
     )
     assert (code, json.loads(said)["d_sae"]) == (0, 256)
     code, said, _ = run(

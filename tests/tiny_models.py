@@ -7,6 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from interp.activations.places import Place
 from interp.models.architectures import architecture
 from interp.models.hooked import HookedModel
 
@@ -138,3 +139,9 @@ def at_layer(model: HookedModel, layer: int, function: Callable[[torch.Tensor], 
         yield
     finally:
         handle.remove()
+
+
+def one_site(width, site, model):
+    """What an autoencoder of one site reads and writes, as its constructor takes it."""
+    place = Place(site=str(site), model=model, width=width)
+    return {"reads": (place,), "writes": (place,)}

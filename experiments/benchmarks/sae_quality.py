@@ -1,11 +1,15 @@
-"""How much of a known truth autoencoders find, beside SAELens on the same activations in the same order.
+"""How much of a known truth autoencoders find, beside SAELens and dictionary_learning on the same activations.
 
-    PYTHONPATH=DIR python experiments/benchmarks/sae_quality.py [--seeds 1] [--steps 3000] [--json FILE]
+    PYTHONPATH=DIR python experiments/benchmarks/sae_quality.py [--seeds 3] [--only NAME ...] [--json FILE]
 
 The world is SAELens' own: its SynthSAEBench generator (https://arxiv.org/abs/2602.14687), scaled to 2,048 features in
 128 dimensions that fire by a Zipf law, in a hierarchy of depth 3 with exclusive children, and correlated. Autoencoders
 have 512 latents, k 8, batches of 1,024, and a learning rate of 1e-3, SAELens' constant as in its recipe, ours with our
-schedule's warm-up and decay left out; `default` is ours with our own rate and schedule. Needs sae-lens and scipy.
+schedule's warm-up and decay left out; `default` is ours with our own rate and schedule. Batches come to all in the same
+order. SAELens has no target for L0, so the weights of its penalties are set here to fire about k latents, and since its
+penalties and thresholds suppose inputs of unit size, those kinds of it are given standardised ones. Needs sae-lens,
+dictionary-learning and scipy. Figures are added to those in the JSON file, so that a table can be made in several runs;
+a contender that is in it already for a seed is not run again.
 
 - MCC: mean cosine of decoder rows with features, paired by the Hungarian method.
 - F1: of each latent's firing for that of the feature nearest to its decoder row, averaged over latents.
@@ -15,11 +19,13 @@ schedule's warm-up and decay left out; `default` is ours with our own rate and s
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +35,24 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from interp.activations.places import Place
+from interp.core.files import read_json, write_json
 from interp.models.reference import ModelReference
-from interp.models.sites import Site
 from interp.sae import interop
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.fit import Fit
 from interp.sae.records import SaeConfig
-from interp.sae.train import Fit, Standardisation
+from interp.sae.standardise import Standardisation
 
 WIDTH, FEATURES, LATENTS, K, BATCH, SAMPLES, HELD_OUT = 128, 2048, 512, 8, 1024, 600_000, 50_000
 PREFIXES = (64, 128, 256, 512)
 MODEL = ModelReference(name="synthetic", digest="0" * 64, model_type="none", d_model=WIDTH, n_layers=1)
+# SAELens' penalties that make about k latents fire in this world.
+PENALTIES: dict[str, dict[str, Any]] = {
+    "jumprelu": {"l0_coefficient": 20.0},
+    "standard": {"l1_coefficient": 5.0},
+    "gated": {"l1_coefficient": 5.0},
+}
 KINDS = ("topk", "batchtopk", "matryoshka", "jumprelu", "standard", "gated")
 
 
@@ -81,29 +95,35 @@ class World:
         return self.train[start : start + BATCH]
 
 
-def ours(kind: str, world: World, steps: int, seed: int, default: bool) -> SparseAutoencoder:
+def ours(kind: str, world: World, steps: int, seed: int, default: bool = False) -> SparseAutoencoder:
     """interp's training step on the world's batches."""
     plain: dict[str, Any] = {} if default else {"lr": 1e-3, "warm_up": 0.0, "decay": 0.0}
     prefixes = {"kind": "batchtopk", "prefixes": PREFIXES} if kind == "matryoshka" else {"kind": kind}
     config = SaeConfig(d_sae=LATENTS, k=K, batch_size=BATCH, tokens=steps * BATCH, seed=seed, **plain, **prefixes)
     scaling, fit = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)), Fit(config, WIDTH)
     for step in range(steps):
-        fit.update(scaling.standardise(world.batch(step)), steps)
-    tensors, nonlinearity = fit.folded(scaling)
-    return SparseAutoencoder(**tensors, nonlinearity=nonlinearity, site=Site("resid_post", 0), model=MODEL)
+        fit.update(scaling(world.batch(step)), steps)
+    tensors, nonlinearity = fit.folded(scaling, scaling)
+    place = (Place(site="resid_post.0", model=MODEL, width=WIDTH),)
+    return SparseAutoencoder(**tensors, nonlinearity=nonlinearity, reads=place, writes=place)
 
 
-def saelens(kind: str, world: World, steps: int, seed: int) -> SparseAutoencoder:
+def saelens(kind: str, world: World, steps: int, seed: int, **penalty: float) -> SparseAutoencoder:
     """SAELens' trainer on the same batches, its autoencoder read from the files that it saves."""
     from sae_lens import saes
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
+    scaling = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)) if kind in PENALTIES else None
+    batches = (world.batch(step) for step in range(steps))
     name, options = {
         "topk": ("TopK", {"k": K}),
         "batchtopk": ("BatchTopK", {"k": K}),
         "matryoshka": ("MatryoshkaBatchTopK", {"k": K, "matryoshka_widths": list(PREFIXES)}),
+        "jumprelu": ("JumpReLU", PENALTIES["jumprelu"] | penalty),
+        "standard": ("Standard", PENALTIES["standard"] | penalty),
+        "gated": ("Gated", PENALTIES["gated"] | penalty),
     }[kind]
     sae = getattr(saes, f"{name}TrainingSAE")(
         getattr(saes, f"{name}TrainingSAEConfig")(d_in=WIDTH, d_sae=LATENTS, **options)
@@ -115,9 +135,46 @@ def saelens(kind: str, world: World, steps: int, seed: int) -> SparseAutoencoder
         lr_end=1e-4,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    SAETrainer(settings, sae, (world.batch(step) for step in range(steps))).fit()
+    given = batches if scaling is None else map(scaling, batches)
+    SAETrainer(settings, sae, given).fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
+        found = interop.read(folder, MODEL, "resid_post.0")
+    return found if scaling is None else on_raw(found, scaling)
+
+
+def on_raw(sae: SparseAutoencoder, scaling: Standardisation) -> SparseAutoencoder:
+    """An autoencoder of standardised activations as one of raw ones, latents unchanged."""
+    W_enc = sae.W_enc * scaling.scale
+    tensors = {
+        "W_enc": W_enc,
+        "b_enc": sae.b_enc - W_enc @ scaling.mean,
+        "W_dec": sae.W_dec / scaling.scale,
+        "b_dec": sae.b_dec / scaling.scale + scaling.mean,
+    }
+    return replace(sae, **tensors)
+
+
+def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> SparseAutoencoder:
+    """dictionary_learning's trainer on the same batches, its autoencoder read from the files that it saves."""
+    from dictionary_learning import trainers
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
+
+    made = {
+        "topk": trainers.top_k.TopKTrainer,
+        "batchtopk": trainers.batch_top_k.BatchTopKTrainer,
+        "matryoshka": MatryoshkaBatchTopKTrainer,
+    }[kind]
+    sizes = [end - begin for begin, end in pairwise((0, *PREFIXES))]
+    groups = {"group_fractions": [size / LATENTS for size in sizes]} if kind == "matryoshka" else {}
+    options = {"activation_dim": WIDTH, "dict_size": LATENTS, "k": K, "layer": 0, "lm_name": "none", "device": "cpu"}
+    schedule = {"steps": steps, "lr": 1e-3, "warmup_steps": 0, "decay_start": None, "seed": seed}
+    trainer = made(**options, **schedule, **groups)
+    for step in range(steps):
+        trainer.update(step, world.batch(step))
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(trainer.ae.state_dict(), Path(folder) / "ae.pt")
+        write_json(Path(folder) / "config.json", {"trainer": {"dict_class": type(trainer.ae).__name__}})
         return interop.read(folder, MODEL, "resid_post.0")
 
 
@@ -142,41 +199,52 @@ def judged(sae: SparseAutoencoder, world: World) -> dict[str, float]:
     }
 
 
+Contender = Callable[[World, int, int], SparseAutoencoder]
+CONTENDERS: dict[str, Contender] = {}
+for _kind in KINDS:
+    CONTENDERS[f"interp {_kind}"] = partial(ours, _kind)
+    CONTENDERS[f"interp {_kind}, default"] = partial(ours, _kind, default=True)
+    CONTENDERS[f"SAELens {_kind}"] = partial(saelens, _kind)
+    if _kind in KINDS[:3]:
+        CONTENDERS[f"dictionary_learning {_kind}"] = partial(dictionary_learning, _kind)
+
+
 def main() -> None:
     """Print the table, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=[], help="contenders whose name begins so")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    contenders: dict[str, Callable[[World, int], SparseAutoencoder]] = {}
-    for kind in KINDS:
-        contenders[f"interp {kind}"] = lambda world, seed, kind=kind: ours(kind, world, args.steps, seed, False)
-        contenders[f"interp {kind}, default"] = lambda world, seed, kind=kind: ours(kind, world, args.steps, seed, True)
-        if kind in ("topk", "batchtopk", "matryoshka"):
-            contenders[f"SAELens {kind}"] = lambda world, seed, kind=kind: saelens(kind, world, args.steps, seed)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    names = [name for name in CONTENDERS if not args.only or name.startswith(tuple(args.only))]
+    found: dict[str, dict[str, dict[str, float]]] = read_json(args.json) if args.json and args.json.exists() else {}
     for seed in range(args.seeds):
-        world = World(args.samples, seed)
-        for name, trained in contenders.items():
+        wanted = [name for name in names if str(seed) not in found.get(name, {})]
+        world = World(args.samples, seed) if wanted else None
+        for name in wanted:
+            assert world is not None
             began = time.perf_counter()
-            sae = trained(world, seed)
-            found[name].append({"seconds": time.perf_counter() - began, **judged(sae, world)})
-            print(seed, name, {key: round(value, 3) for key, value in found[name][-1].items()}, flush=True)
+            sae = CONTENDERS[name](world, args.steps, seed)
+            row = {"seconds": time.perf_counter() - began, **judged(sae, world)}
+            found.setdefault(name, {})[str(seed)] = row
+            print(seed, name, {key: round(value, 3) for key, value in row.items()}, flush=True)
+            if args.json:
+                write_json(args.json, found)
     table = Table("who", "MCC", "F1", "EV", "L0", "dead", "seconds", title=f"{args.seeds} seeds, mean (deviation)")
-    for name, runs in found.items():
-        cells = []
+    for name in CONTENDERS:
+        if name not in found:
+            continue
+        runs, cells = found[name].values(), []
         for key, digits in (("MCC", 3), ("F1", 3), ("EV", 3), ("L0", 1), ("dead", 0), ("seconds", 0)):
             values = [run[key] for run in runs]
             spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
         table.add_row(name, *cells)
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def bound(kind: str) -> Trainer:
 
 def ours(kind: str, compute: str) -> Trainer:
     """interp's step, as `train` takes it, dead latents' loss and statistics included."""
+    from interp.sae.fit import Fit
     from interp.sae.records import SaeConfig
-    from interp.sae.train import Fit
 
     fit = Fit(SaeConfig(kind=kind, d_sae=LATENTS, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute), WIDTH)
     return lambda x: fit.update(x, 100)

@@ -20,11 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.activations.manifest import FINISHED, PARTIAL, Manifest, Shard, check_shard
+from interp.activations.places import Place, Sites, parsed
 from interp.activations.quantised import restored
 from interp.activations.shuffled import batched, check_request
 from interp.core.display import card
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError, nearest
+from interp.core.files import sha256_json
 from interp.models.hooked import HookedModel
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
@@ -104,6 +106,15 @@ class Store:
         """Number of features at a site. Raises for a site that is not stored."""
         return self.manifest.settings.sites[self._name(site)]
 
+    def places(self, sites: Sites) -> tuple[Place, ...]:
+        """What `batches` puts side by side for these sites. Raises for sites that are not stored."""
+        return tuple(Place(site=name, model=self.model, width=self.width(name)) for name in self._names(sites))
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the manifest, and so of the shards' checksums."""
+        return sha256_json(self.manifest.model_dump())
+
     def read(self, site: str | Site, start: int = 0, stop: int | None = None) -> Float[Tensor, "token d_in"]:
         """Activations of the tokens from `start` up to `stop`, in the stored type; those stored as int8, in float32."""
         return self._rows(self._name(site), *slice(start, stop).indices(len(self))[:2])
@@ -130,7 +141,7 @@ class Store:
 
     def batches(
         self,
-        site: str | Site,
+        sites: Sites,
         batch_size: int,
         seed: int,
         epochs: int | None = None,
@@ -138,16 +149,17 @@ class Store:
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Shuffled rows, each once an epoch, endless if `epochs` is None; the same for the same seed.
 
-        Batches run on across epochs, so that only the very last can be short. `first_tokens=False` leaves out
-        the first token of each document, and of each piece of one that was split.
+        Activations of several sites come side by side, in the order asked for. Batches run on across epochs, so that
+        only the very last can be short. `first_tokens=False` leaves out the first token of each document, and of each
+        piece of one that was split.
         """
-        name, generator = self._name(site), torch.Generator().manual_seed(seed)
+        names, generator = self._names(sites), torch.Generator().manual_seed(seed)
         check_request(batch_size, epochs)
         if not (first_tokens or (self.position > 0).any()):
             raise InterpError(f"{self.folder} holds first tokens only; harvest longer documents")
-        rows = max(batch_size, self._pool_rows(name))
+        rows = max(batch_size, self._pool_rows(names))
         pools = (
-            self._pools(name, rows, generator, first_tokens) for _ in (count() if epochs is None else range(epochs))
+            self._pools(names, rows, generator, first_tokens) for _ in (count() if epochs is None else range(epochs))
         )
         return batched(chain.from_iterable(pools), batch_size)
 
@@ -156,20 +168,21 @@ class Store:
         name = self._name(site)
         return sum(shard.statistics[name].mean_norm * shard.tokens for shard in self._shards) / len(self)
 
-    def first_not_finite(self, site: str | Site) -> str | None:
-        """Name of the first shard that holds a NaN or an infinity at the site."""
-        name = self._name(site)
-        for number, shard in enumerate(self._shards):
-            if not torch.isfinite(self._part(number, name, 0, shard.tokens)).all():
-                return shard.name
+    def first_not_finite(self, sites: Sites) -> str | None:
+        """The first shard, and its first row, that hold a NaN or an infinity at one of the sites."""
+        for name in self._names(sites):
+            for number, shard in enumerate(self._shards):
+                finite = torch.isfinite(self._part(number, name, 0, shard.tokens)).all(1)
+                if not finite.all():
+                    return f"{shard.name}, row {int(finite.int().argmin())} ({name})"
         return None
 
-    def _pool_rows(self, name: str) -> int:
+    def _pool_rows(self, names: list[str]) -> int:
         # Those stored as int8 are read as float32.
         itemsize = DTYPES.get(self.manifest.settings.harvest.dtype, torch.float32).itemsize
-        return _POOL_BYTES // (self.manifest.settings.sites[name] * itemsize)
+        return _POOL_BYTES // (sum(self.manifest.settings.sites[name] for name in names) * itemsize)
 
-    def _pools(self, name: str, rows: int, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
+    def _pools(self, names: list[str], rows: int, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
         """One epoch: chunks of all shards in random order, gathered into pools of permuted rows."""
         starts = [
             (number, start)
@@ -179,7 +192,7 @@ class Store:
         order = torch.randperm(len(starts), generator=generator)
         for drawn in order.split(max(1, rows // _CHUNK_ROWS)):
             places = (starts[index] for index in drawn.tolist())
-            chunks = [self._chunk(name, number, start, first_tokens) for number, start in places]
+            chunks = [self._chunk(names, number, start, first_tokens) for number, start in places]
             order_in_pool = torch.randperm(sum(map(len, chunks)), generator=generator)
             pool = chunks[0].new_empty(len(order_in_pool), chunks[0].shape[1])
             # Each chunk goes from the memory map to its rows' places at once: one copy, where gathering the chunks and
@@ -188,8 +201,9 @@ class Store:
                 pool[rows_of_chunk] = chunk
             yield pool
 
-    def _chunk(self, name: str, number: int, start: int, first_tokens: bool) -> Tensor:
-        rows = self._part(number, name, start, start + _CHUNK_ROWS)
+    def _chunk(self, names: list[str], number: int, start: int, first_tokens: bool) -> Tensor:
+        parts = [self._part(number, name, start, start + _CHUNK_ROWS) for name in names]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return rows if first_tokens else rows[self._part(number, "position", start, start + _CHUNK_ROWS) > 0]
 
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
@@ -221,10 +235,16 @@ class Store:
         return {"folder": self.folder, "manifest": self.manifest}
 
     def _name(self, site: str | Site) -> str:
-        name, known = str(site if isinstance(site, Site) else Site.parse(site)), self.manifest.settings.sites
-        if name not in known:
-            raise InterpError(f"site {name!r} is not in {self.folder}; {nearest(name, known)}; harvest it first")
-        return name
+        return self._names(site)[0]
+
+    def _names(self, sites: Sites) -> list[str]:
+        names, known = [str(site) for site in parsed(sites)], self.manifest.settings.sites
+        if not names:
+            raise InterpError(f"no site named; {self.folder} holds {', '.join(known)}")
+        for name in names:
+            if name not in known:
+                raise InterpError(f"site {name!r} is not in {self.folder}; {nearest(name, known)}; harvest it first")
+        return names
 
     def _repr_html_(self) -> str:
         settings = self.manifest.settings

@@ -8,34 +8,35 @@ the corpus runs the model anew: harvest a store where a corpus is read more than
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, count
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.places import Place, Sites, parsed
 from interp.activations.rows import Passes, groups
 from interp.activations.shuffled import batched, check_request
 from interp.core.display import card
 from interp.core.errors import InterpError, nearest
+from interp.core.files import sha256_json
 from interp.data import corpora
 from interp.data.packing import Keep
 from interp.models.hooked import HookedModel
-from interp.models.reference import ModelReference
 from interp.models.sites import Site
 
 
 @runtime_checkable
 class ActivationSource(Protocol):
-    """Where training takes activations from: a Store, or a Stream."""
+    """Where training takes activations from: a Store, a Stream, or a Pair of stores."""
 
     @property
-    def model(self) -> ModelReference:
-        """The model whose activations these are."""
+    def digest(self) -> str:
+        """What tells it from others, as far as that can be told without reading it all."""
         ...
 
-    def width(self, site: str | Site) -> int:
-        """Number of features at a site. Raises for a site that is not there."""
+    def places(self, sites: Sites) -> tuple[Place, ...]:
+        """What `batches` puts side by side for these sites. Raises for sites that are not there."""
         ...
 
     def trainable(self) -> int | None:
@@ -43,12 +44,12 @@ class ActivationSource(Protocol):
         ...
 
     def batches(
-        self, site: str | Site, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
+        self, sites: Sites, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
-        """Shuffled rows, each once an epoch, endless if `epochs` is None."""
+        """Shuffled rows, each once an epoch, endless if `epochs` is None; several sites come side by side."""
         ...
 
-    def first_not_finite(self, site: str | Site) -> str | None:
+    def first_not_finite(self, sites: Sites) -> str | None:
         """Where the first NaN or infinity is, if there is one."""
         ...
 
@@ -83,51 +84,48 @@ class Stream:
         self.model = model.reference
         self.sites = model.resolve(sites)
         self._hooked, self._pool, self._rows, self._keep = model, pool_tokens, batch_size, keep
-        self._read = partial(
-            groups,
-            model,
-            texts,
-            batch_size,
-            context=context,
-            tokens=tokens,
-            bos_first=bos_first,
-            skip_bad=skip_bad,
-            text_field=text_field,
-        )
+        read: dict[str, Any] = {"context": context, "tokens": tokens, "bos_first": bos_first, "skip_bad": skip_bad}
+        self._settings = {**read, "batch_size": batch_size, "keep": keep, "pool_tokens": pool_tokens}
+        self._read = partial(groups, model, texts, batch_size, text_field=text_field, **read)
         self._widths = Passes(model, self.sites, batch_size).widths(next(self._read()))
 
     def __str__(self) -> str:
         return f"stream of {self.model.name}"
 
-    def width(self, site: str | Site) -> int:
-        """Number of features at a site. Raises for a site that was not asked for."""
-        return self._widths[str(self._site(site))]
+    def places(self, sites: Sites) -> tuple[Place, ...]:
+        """What `batches` puts side by side for these sites. Raises for sites that the stream was not made for."""
+        return tuple(Place(site=str(x), model=self.model, width=self._widths[str(x)]) for x in self._wanted(sites))
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the model and the settings; the text is not read for it."""
+        return sha256_json({"model": self.model.model_dump(), **self._settings})
 
     def trainable(self) -> None:
         """A corpus is not counted before it is read."""
         return
 
     def batches(
-        self, site: str | Site, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
+        self, sites: Sites, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
         """As `Store.batches`: shuffled rows, each once an epoch, endless if `epochs` is None, the same for one seed.
 
         Raises for NaN and infinite activations.
         """
         check_request(batch_size, epochs)
-        wanted, generator = self._site(site), torch.Generator().manual_seed(seed)
+        wanted, generator = self._wanted(sites), torch.Generator().manual_seed(seed)
         pools = (self._pools(wanted, generator, first_tokens) for _ in (count() if epochs is None else range(epochs)))
         return batched(chain.from_iterable(pools), batch_size)
 
-    def first_not_finite(self, site: str | Site) -> None:
+    def first_not_finite(self, sites: Sites) -> None:
         """`batches` has raised before one is given out."""
         return
 
-    def _pools(self, site: Site, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
+    def _pools(self, sites: list[Site], generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
         """One epoch: rows are held until there are enough, permuted, and half of them given out."""
         held: list[Tensor] = []
         room, seen = self._pool, 0
-        for rows in chain(self._activations(site, first_tokens), [None]):
+        for rows in chain(self._activations(sites, first_tokens), [None]):
             if rows is not None:
                 held.append(rows)
                 room, seen = room - len(rows), seen + len(rows)
@@ -141,19 +139,23 @@ class Stream:
         if not seen:
             raise InterpError("the corpus has first tokens only, or none that are kept; give longer documents")
 
-    def _activations(self, site: Site, first_tokens: bool) -> Iterator[Tensor]:
-        passes = Passes(self._hooked, [site], self._rows)
+    def _activations(self, sites: list[Site], first_tokens: bool) -> Iterator[Tensor]:
+        passes = Passes(self._hooked, sorted(set(sites), key=lambda site: site.order), self._rows)
         for group in self._read():
             for batch, found in passes.over(group):
-                x = found[site][batch.kept(self._keep) & (batch.inner | first_tokens)]
-                if not torch.isfinite(x).all():
-                    raise InterpError(f"{site} of {self.model.name} has NaN or infinite activations; check its weights")
-                yield x
+                kept = batch.kept(self._keep) & (batch.inner | first_tokens)
+                for site in sites:
+                    if not torch.isfinite(found[site][kept]).all():
+                        raise InterpError(
+                            f"{site} of {self.model.name} has NaN or infinite activations; check its weights"
+                        )
+                yield torch.cat([found[site][kept] for site in sites], dim=1)
 
-    def _site(self, site: str | Site) -> Site:
-        wanted = site if isinstance(site, Site) else Site.parse(site)
-        if wanted not in self.sites:
-            raise InterpError(f"site {str(wanted)!r} is not in this stream; {nearest(str(wanted), self._widths)}")
+    def _wanted(self, sites: Sites) -> list[Site]:
+        wanted = parsed(sites)
+        for site in wanted:
+            if site not in self.sites:
+                raise InterpError(f"site {str(site)!r} is not in this stream; {nearest(str(site), self._widths)}")
         return wanted
 
     def _repr_html_(self) -> str:

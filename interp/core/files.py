@@ -38,7 +38,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         yield staging
         _settle(staging)
         os.rename(staging, target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except (OSError, SafetensorError) as problem:
         raise InterpError(f"{target}: writing failed ({problem})") from problem
     finally:
@@ -63,7 +63,7 @@ def _settle(folder: Path) -> None:
     """Share files and flush them."""
     for path in [*folder.rglob("*"), folder]:
         share(path)
-        _fsync(path)
+        fsync(path)
 
 
 def share(path: Path) -> None:
@@ -73,7 +73,8 @@ def share(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

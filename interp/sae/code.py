@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +61,18 @@ def bag_sums(
         return rows.new_zeros(0, rows.shape[1])
     counts = torch.bincount(bags, minlength=number)
     return embedding_bag(index, rows, counts.cumsum(0) - counts, per_sample_weights=per_entry, mode="sum")
+
+
+def pre_activations(
+    x: Float[Tensor, "*batch d_in"], W_enc: Float[Tensor, "d_sae d_read"], b_enc: Float[Tensor, "d_sae"]
+) -> Float[Tensor, "*batch d_sae"]:
+    """What the nonlinearity is put to.
+
+    Where the encoder's rows are narrower than x, latents come in as many equal groups as the rows go into x, each of
+    which reads its own part.
+    """
+    groups = x.shape[-1] // W_enc.shape[1]
+    if groups == 1:
+        return linear(x, W_enc, b_enc)
+    parts = zip(x.chunk(groups, -1), W_enc.chunk(groups), b_enc.chunk(groups), strict=True)
+    return torch.cat([linear(*part) for part in parts], dim=-1)

@@ -1,15 +1,26 @@
 """SparseAutoencoder: activations of a site as few latents out of many, and back.
 
-    latents = nonlinearity(W_enc x + b_enc)        x_hat = W_dec^T latents + b_dec
+    latents = nonlinearity(W_enc x + b_enc)        x_hat = W_dec^T latents + b_dec (+ W_skip x)
+
+What it reads and what it writes make it one of
+
+- an autoencoder: both are one site;
+- a transcoder: it writes another site than it reads, with W_skip if it is a skip transcoder (Paulo et al. 2025,
+  https://arxiv.org/abs/2501.18823);
+- a crosscoder: both are the same several sites, or one site of two models, side by side (Lindsey et al. 2024,
+  https://transformer-circuits.pub/2024/crosscoders);
+- a cross-layer transcoder: it reads several sites, writes several others, and W_enc has rows of one site's width:
+  latents come in as many equal groups as there are sites to read, and each group reads its own.
 
 It reads raw activations: whatever centring and scaling it was trained with is folded into its tensors. So is the kind
 it was trained as: a saved autoencoder takes the largest k latents of a token, or those above their thresholds.
-Decoder rows have unit norm, so a latent's value is the length it adds to the reconstruction. The first token
-of a document is outside its knowledge: models park attention there, with norms far from all others, so
-training and measures leave it out.
+Decoder rows have unit norm,
+so a latent's value is the length it adds to the reconstruction; TopK ranks latents by value, so its rows have norms as
+they were trained, near one. The first token of a document is outside its knowledge: models park attention there, with
+norms far from all others, so training and measures leave it out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -21,6 +32,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear
 
+from interp.activations.places import Place
 from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, sha256_file, write_json
@@ -28,7 +40,7 @@ from interp.core.records import versions
 from interp.models.hooked import HookedModel
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
-from interp.sae.code import Code
+from interp.sae.code import Code, pre_activations
 from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.records import SaeCard, SaeConfig, SaeMetrics
 
@@ -36,24 +48,25 @@ WEIGHTS = "sae.safetensors"
 CARD = "sae.json"
 _ROWS = 512
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
-_THRESHOLD = "threshold"
+_OPTIONAL = ("threshold", "W_skip")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
-    """See the module. `model` is the one it was trained on; `threshold` comes with JumpReLU alone."""
+    """See the module. `threshold` comes with JumpReLU alone. `reads` and `writes` are side by side in x and x_hat."""
 
-    W_enc: Float[Tensor, "d_sae d_in"]
+    W_enc: Float[Tensor, "d_sae d_read"]
     b_enc: Float[Tensor, "d_sae"]
-    W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, "d_in"]
+    W_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, "d_out"]
     nonlinearity: TopK | JumpReLU
-    site: Site
-    model: ModelReference
+    reads: tuple[Place, ...]
+    writes: tuple[Place, ...]
     config: SaeConfig | None = None
     metrics: SaeMetrics | None = None
     threshold: Float[Tensor, "d_sae"] | None = None
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.nonlinearity, TopK):
@@ -65,6 +78,29 @@ class SparseAutoencoder:
             )
         if self.threshold is not None and not (self.threshold >= 0).all():
             raise InterpError(f"threshold {float(self.threshold.min()):.3g} is below zero; expected zero or more")
+        require_shapes(self._named(), self.reads, self.writes, "this autoencoder")
+
+    @property
+    def site(self) -> Site:
+        """The site it reads and writes. Raises for transcoders and crosscoders, which have no such site."""
+        if len(self.reads) > 1 or self.reads != self.writes:
+            raise InterpError(f"{self} is no autoencoder of one site, which this needs")
+        return Site.parse(self.reads[0].site)
+
+    @property
+    def model(self) -> ModelReference:
+        """The model it belongs to. Raises for crosscoders of several."""
+        models = {place.model.digest: place.model for place in (*self.reads, *self.writes)}
+        if len(models) > 1:
+            names = ", ".join(model.name for model in models.values())
+            raise InterpError(f"{self} belongs to {names}, and this needs one of a single model")
+        return next(iter(models.values()))
+
+    def __str__(self) -> str:
+        read, written = (", ".join(dict.fromkeys(place.site for place in side)) for side in (self.reads, self.writes))
+        if self.reads != self.writes:
+            return f"transcoder from {read} to {written}"
+        return f"{'crosscoder' if len(self.reads) > 1 else 'autoencoder'} of {read}"
 
     @property
     def d_sae(self) -> int:
@@ -73,7 +109,12 @@ class SparseAutoencoder:
 
     @property
     def d_in(self) -> int:
-        """Width of the site."""
+        """Width of what it reads."""
+        return sum(place.width for place in self.reads)
+
+    @property
+    def d_out(self) -> int:
+        """Width of what it writes."""
         return self.W_dec.shape[1]
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
@@ -87,22 +128,32 @@ class SparseAutoencoder:
         parts = [self.nonlinearity.code(self._pre(part), self.threshold) for part in rows.split(_ROWS)]
         return Code.joined(parts)
 
-    def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        """Activations from all latents."""
+    def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
+        """Activations from all latents, without what W_skip would add."""
         return features @ self.W_dec + self.b_dec
 
-    def decode_sparse(self, code: Code) -> Float[Tensor, "token d_in"]:
-        """Activations from a code, as `encode_sparse` gives it."""
-        return code.decode(self.W_dec) + self.b_dec
+    def decode_sparse(self, code: Code, x: Float[Tensor, "token d_in"] | None = None) -> Float[Tensor, "token d_out"]:
+        """Activations from a code, as `encode_sparse` gives it. A skip transcoder needs what was encoded, too."""
+        found = code.decode(self.W_dec) + self.b_dec
+        if self.W_skip is None:
+            return found
+        if x is None:
+            raise InterpError(f"{self} adds W_skip x to what its latents say; give x=, what was encoded")
+        return found + linear(x.to(found.dtype), self.W_skip)
 
-    def __call__(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """The reconstruction of activations, in their own type."""
-        return self.decode_sparse(self.encode_sparse(x)).view(x.shape).to(x.dtype)
+    def __call__(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The reconstruction of activations, or what a transcoder predicts from them, in their own type."""
+        found = self.decode_sparse(self.encode_sparse(x), x.reshape(-1, x.shape[-1]))
+        return found.view(*x.shape[:-1], self.d_out).to(x.dtype)
+
+    def norms(self) -> Float[Tensor, "place d_sae"]:
+        """Length of each latent's decoder row in each place that is written."""
+        return torch.stack([part.norm(dim=1) for part in self.W_dec.split([place.width for place in self.writes], 1)])
 
     def _pre(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
-            raise InterpError(f"activations have width {x.shape[-1]}; this SAE reads {self.site}, width {self.d_in}")
-        return linear(x.to(self.W_enc.dtype), self.W_enc, self.b_enc)
+            raise InterpError(f"activations have width {x.shape[-1]}; this {self} reads a width of {self.d_in}")
+        return pre_activations(x.to(self.W_enc.dtype), self.W_enc, self.b_enc)
 
     def to(self, device: torch.device) -> "SparseAutoencoder":
         """The same on another device."""
@@ -126,21 +177,23 @@ class SparseAutoencoder:
         record = SaeCard.parse(read_json(path / CARD), source=str(path / CARD))
         if not (path / WEIGHTS).is_file() or sha256_file(path / WEIGHTS) != record.sha256:
             raise InterpError(f"{path / WEIGHTS}: missing or damaged (its SHA-256 is not that in {CARD}); restore it")
-        return cls.of(record, _read(path / WEIGHTS))
+        tensors = _read(path / WEIGHTS)
+        require_shapes(tensors, record.reads, record.writes, str(path / WEIGHTS))
+        return cls.of(record, tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, on the CPU."""
         return {name: x.cpu().contiguous() for name, x in self._named().items()}
 
     def _named(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in _TENSORS}
-        return own if self.threshold is None else own | {_THRESHOLD: self.threshold}
+        named = {name: getattr(self, name) for name in (*_TENSORS, *_OPTIONAL)}
+        return {name: x for name, x in named.items() if x is not None}
 
     def card(self) -> SaeCard:
         """All of it but the tensors."""
         return SaeCard(
-            site=str(self.site),
-            model=self.model,
+            reads=self.reads,
+            writes=self.writes,
             nonlinearity=self.nonlinearity,
             config=self.config,
             metrics=self.metrics,
@@ -151,10 +204,11 @@ class SparseAutoencoder:
         """The inverse of `card` and `tensors`."""
         return cls(
             **{name: tensors[name] for name in _TENSORS},
-            threshold=tensors.get(_THRESHOLD),
+            threshold=tensors.get("threshold"),
+            W_skip=tensors.get("W_skip"),
             nonlinearity=card.nonlinearity,
-            site=Site.parse(card.site),
-            model=card.model,
+            reads=card.reads,
+            writes=card.writes,
             config=card.config,
             metrics=card.metrics,
         )
@@ -162,8 +216,9 @@ class SparseAutoencoder:
     def _repr_html_(self) -> str:
         kind = f"{self.nonlinearity.k} a token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"
         size = f"{self.d_sae:,} latents, {kind}, width {self.d_in}"
+        models = ", ".join(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
         measured = [] if self.metrics is None else [(n, f"{v:.4g}") for n, v in self.metrics.model_dump().items()]
-        return card(f"SparseAutoencoder at {self.site}", [("model", self.model.name), ("size", size), *measured])
+        return card(f"Sparse {self}", [("model", models), ("size", size), *measured])
 
 
 def require_k(k: int, d_sae: int) -> None:
@@ -177,16 +232,26 @@ def _read(file: Path) -> dict[str, Tensor]:
         tensors = safetensors.torch.load_file(file)
     except SafetensorError as problem:
         raise InterpError(f"{file}: not a valid safetensors file ({problem})") from None
-    if set(tensors) - {_THRESHOLD} != set(_TENSORS):
+    if set(tensors) - set(_OPTIONAL) != set(_TENSORS):
         raise InterpError(f"{file}: holds {', '.join(sorted(tensors))}; expected {', '.join(_TENSORS)}")
-    require_shapes(tensors, str(file))
     return tensors
 
 
-def require_shapes(tensors: Mapping[str, Tensor], where: str) -> None:
+def require_shapes(tensors: Mapping[str, Tensor], reads: Sequence[Place], writes: Sequence[Place], where: str) -> None:
     """Raise unless an autoencoder's tensors go together, by the name of the one that does not."""
-    d_sae, d_in = tensors["W_dec"].shape
-    shapes = {"W_enc": (d_sae, d_in), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,), _THRESHOLD: (d_sae,)}
-    for name, shape in shapes.items():
+    d_in, d_out = (sum(place.width for place in side) for side in (reads, writes))
+    d_sae, d_read = tensors["W_enc"].shape
+    if d_read != d_in and (d_sae % len(reads) or {place.width for place in reads} != {d_read}):
+        raise InterpError(f"{where}: W_enc has shape {(d_sae, d_read)}; expected rows of width {d_in}")
+    shapes = {"b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "threshold": (d_sae,)}
+    for name, shape in (shapes | {"W_skip": (d_out, d_in)}).items():
         if name in tensors and (found := tuple(tensors[name].shape)) != shape:
-            raise InterpError(f"{where}: {name} has shape {found}; expected {shape}, to go with W_dec")
+            raise InterpError(f"{where}: {name} has shape {found}; expected {shape}, to go with W_enc")
+
+
+def unit_rows(tensors: Mapping[str, Tensor], norms: Tensor | None = None) -> dict[str, Tensor]:
+    """The same autoencoder with decoder rows of norm one, or divided by these norms, and latents as much larger."""
+    by = tensors["W_dec"].norm(dim=1).clamp(min=1e-12) if norms is None else norms
+    scaled = {name: tensors[name] * by for name in ("b_enc", "threshold") if name in tensors}
+    rows = {"W_enc": tensors["W_enc"] * by[:, None], "W_dec": tensors["W_dec"] / by[:, None]}
+    return {**tensors, **scaled, **rows}

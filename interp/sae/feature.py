@@ -120,7 +120,7 @@ def _feature(
     promoted, suppressed = _words(sae, model, latent, read)
     return Feature(
         latent=latent,
-        site=sae.site,
+        site=Site.parse(sae.reads[0].site),
         density=len(fired.values) / max(1, int(packed.inner.sum())),
         counts=tuple(int(count) for count in counts),
         edges=tuple(edges.tolist()) if largest else (0.0,) * (_BINS + 1),
@@ -159,7 +159,7 @@ Words = tuple[tuple[str, float], ...]
 
 
 def _words(sae: SparseAutoencoder, model: HookedModel, latent: int, read: Callable[[int], str]) -> tuple[Words, Words]:
-    if not sae.site.in_residual_basis:
+    if len(sae.writes) > 1 or not Site.parse(sae.writes[0].site).in_residual_basis:
         return (), ()
     effect = logit_effect(model, sae.W_dec[latent][None])[0]
     most, least = effect.topk(min(_WORDS, len(effect))), (-effect).topk(min(_WORDS, len(effect)))

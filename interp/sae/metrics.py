@@ -1,17 +1,19 @@
 """How well an SAE stands in for its site: in the activations, and in what the model predicts.
 
-Three forward passes over held-out text: as it is, with the SAE's reconstruction at the site, with zeros
-there. The first token of each document is left as it is in all three.
+Three forward passes over held-out text: as it is, with the reconstruction of what was read there put in wherever the
+autoencoder writes, and with zeros there. The first token of each document is left as it is in all three.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.rows import rows
+from interp.activations.stream import ActivationSource
 from interp.core.errors import InterpError
 from interp.core.linalg import StreamingMoments
 from interp.data.corpora import Source
@@ -19,8 +21,11 @@ from interp.data.packing import Packed
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.losses import next_token_losses
+from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.records import SaeMetrics
+
+_ROWS = 4096
 
 
 def evaluate(
@@ -40,23 +45,63 @@ def evaluate(
     packed = rows(model, texts, context, tokens)
     if not packed.predicted.any():
         raise InterpError("the corpus has no document of two tokens or more, so there is nothing to predict")
-    coder, tally, zeros = sae.to(model.device), _Tally(sae.d_sae), torch.zeros_like
+    coder, tally = sae.to(model.device), _Tally(sae.d_sae)
     clean = reconstructed = zeroed = 0.0
     for batch in packed.batches(batch_size):
         inner = batch.inner.to(model.device)
-        clean += _loss(model, batch, sae, partial(tally.update, coder, inner))
-        reconstructed += _loss(model, batch, sae, _at(inner, coder))
-        zeroed += _loss(model, batch, sae, _at(inner, zeros))
+        captured: dict[Site, Tensor] = {}
+        reads, writes = ([Site.parse(place.site) for place in side] for side in (sae.reads, sae.writes))
+        clean += _loss(model, batch, {site: partial(captured.__setitem__, site) for site in {*reads, *writes}})
+        read, written = (torch.cat([captured[site].flatten(2)[inner] for site in side], 1) for side in (reads, writes))
+        found = tally.update(coder, read.float(), written.float())
+        parts = found.split([place.width for place in sae.writes], dim=1)
+        own = {site: _put(inner, part) for site, part in zip(writes, parts, strict=True)}
+        reconstructed += _loss(model, batch, own)
+        nothing = {site: _put(inner, torch.zeros_like(part)) for site, part in zip(writes, parts, strict=True)}
+        zeroed += _loss(model, batch, nothing)
     predicted = int(packed.predicted.sum())
     return SaeMetrics(
         tokens=tally.moments.count,
-        fvu=tally.error / float(tally.moments.squares.sum()),
-        l0=float(tally.fired.sum()) / tally.moments.count,
-        dead_share=float((tally.fired == 0).double().mean()),
+        fvu=tally.fvu,
+        l0=tally.l0,
+        dead_share=tally.dead_share,
         loss_clean=clean / predicted,
         loss_reconstructed=reconstructed / predicted,
         loss_zero=zeroed / predicted,
     )
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What an autoencoder explains of the activations of a source; `fvu` has one number for each place written."""
+
+    tokens: int
+    fvu: tuple[float, ...]
+    l0: float
+    dead_share: float
+
+
+def explained(sae: SparseAutoencoder, source: ActivationSource, tokens: int, seed: int = 0) -> Explained:
+    """Measure reconstruction alone, over `tokens` of a store, a stream or a pair; first tokens do not count.
+
+    For what has no single model to run, such as a crosscoder of two.
+    """
+    reads, writes = ([place.site for place in side] for side in (sae.reads, sae.writes))
+    if sae.reads != source.places(list(dict.fromkeys(reads))) and sae.reads != source.places(reads):
+        raise InterpError(f"{sae} does not read what {source} holds; give activations of its own models and sites")
+    both = list(dict.fromkeys((*reads, *writes)))
+    places = source.places(both)
+    tally = _Tally(sae.d_sae)
+    for x in source.batches(both, min(tokens, _ROWS), seed, first_tokens=False):
+        columns = dict(zip(places, x.float().split([place.width for place in places], dim=1), strict=True))
+        read, written = (torch.cat([columns[place] for place in side], 1) for side in (sae.reads, sae.writes))
+        tally.update(sae, read, written)
+        if tally.moments.count >= tokens:
+            break
+    widths = [place.width for place in sae.writes]
+    parts = zip(tally.errors.split(widths), tally.moments.squares.split(widths), strict=True)
+    shares = tuple(float(error.sum() / square.sum()) for error, square in parts)
+    return Explained(tally.moments.count, shares, tally.l0, tally.dead_share)
 
 
 class _Tally:
@@ -64,30 +109,47 @@ class _Tally:
 
     def __init__(self, d_sae: int):
         self.moments = StreamingMoments()
-        self.error = 0.0
+        self.errors = torch.zeros((), dtype=torch.double)
         self.fired = torch.zeros(d_sae, dtype=torch.long)
 
-    def update(self, sae: SparseAutoencoder, inner: Bool[Tensor, "batch pos"], captured: Tensor) -> None:
-        x = captured.flatten(2)[inner].float()
-        code = sae.encode_sparse(x)
-        self.moments.update(x.cpu())
-        self.error += float((sae.decode_sparse(code) - x).double().square().sum())
+    def update(
+        self, sae: SparseAutoencoder, read: Float[Tensor, "token d_in"], written: Float[Tensor, "token d_out"]
+    ) -> Float[Tensor, "token d_out"]:
+        """Take in activations; what the autoencoder makes of them."""
+        code = sae.encode_sparse(read)
+        found = sae.decode_sparse(code, read)
+        self.moments.update(written.cpu())
+        self.errors = self.errors + (found - written).double().square().sum(0).cpu()
         self.fired += torch.bincount(code.latents[code.values > 0], minlength=len(self.fired)).cpu()
+        return found
+
+    @property
+    def fvu(self) -> float:
+        return float(self.errors.sum() / self.moments.squares.sum())
+
+    @property
+    def l0(self) -> float:
+        return float(self.fired.sum()) / self.moments.count
+
+    @property
+    def dead_share(self) -> float:
+        return float((self.fired == 0).double().mean())
 
 
-def _at(inner: Bool[Tensor, "batch pos"], function: Callable[[Tensor], Tensor]) -> Transform:
-    """A function applied to each token's whole activation, heads side by side, where `inner` is true."""
+def _put(inner: Bool[Tensor, "batch pos"], values: Float[Tensor, "token d_out"]) -> Transform:
+    """Values for a site at each token where `inner` is true, heads side by side."""
 
     def transform(x: Tensor) -> Tensor:
-        whole = x.flatten(2)
-        return torch.where(inner[..., None], function(whole), whole).view_as(x)
+        whole = x.flatten(2).clone()
+        whole[inner] = values.to(x.dtype)
+        return whole.view_as(x)
 
     return transform
 
 
 @torch.no_grad()
-def _loss(model: HookedModel, batch: Packed, sae: SparseAutoencoder, transform: Transform) -> float:
-    """Summed cross-entropy of the batch's predicted tokens with a transform at the SAE's site."""
-    with model.hooked([(sae.site, transform)]):
+def _loss(model: HookedModel, batch: Packed, transforms: Mapping[Site, Transform]) -> float:
+    """Summed cross-entropy of the batch's predicted tokens with a transform at each site."""
+    with model.hooked(list(transforms.items())):
         logits = model.hf(**batch.model_inputs(model.device), use_cache=False).logits
     return float(next_token_losses(logits, batch.ids, batch.predicted).sum())

@@ -1,6 +1,7 @@
 """The weight of a sparsity penalty, steered so that a given number of latents fire on a token."""
 
 import math
+from typing import Any
 
 _INTEGRAL = 0.02  # a step, on logarithms
 _PROPORTIONAL = 1.5
@@ -31,3 +32,11 @@ class SteeredPenalty:
         error = max(-1.0, min(1.0, math.log(max(l0, 1e-3)) - target))
         self._integral = max(self._least, self._integral + _INTEGRAL * error)
         self.weight = math.exp(self._integral + _PROPORTIONAL * error)
+
+    def state(self) -> dict[str, float | None]:
+        """What another controller needs to go on from here."""
+        return {"weight": self.weight, "integral": self._integral, "first": self._first}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from another's `state`."""
+        self.weight, self._integral, self._first = state["weight"], state["integral"], state["first"]

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from interp.activations.places import Place
 from interp.core.config import Config
-from interp.models.reference import ModelReference
 from interp.sae.kinds import RANKED, KindName
 from interp.sae.nonlinearities import Nonlinearity
 
@@ -16,10 +16,18 @@ class SaeConfig(Config):
     `kind` is one of `kinds`. `k` is how many latents fire on a token: always (topk), on average (batchtopk), or as the
     target that the weight of the sparsity penalty is steered to, unless `sparsity` fixes that weight (standard,
     jumprelu, gated). `prefixes` makes a ranked kind Matryoshka: the first so many latents have to reconstruct by
-    themselves, for each of the numbers; the last is d_sae. `lr` defaults to 1e-3 * sqrt(4096 / d_sae), `aux_k` to half
-    the width of the site. A latent is dead when it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the
-    dead alone. `clip` is the largest norm of a step's gradient. `compute` is the type of the products, the weights
-    being float32 always.
+    themselves, for each of the numbers; the last is d_sae. `skip` gives a transcoder a linear map beside its latents.
+    `layered` makes one that reads and writes several layers a cross-layer transcoder: latents in equal groups, one a
+    layer, that read their layer and write to it and all later ones.
+
+    Decoding starts from the `mean` of the activations or from their geometric `median`. `lr` defaults to 1e-3 *
+    sqrt(4096 / d_sae), `aux_k` to half the width of the site. The rate rises for the share `warm_up` and falls for the
+    share `decay`, linearly or along a `cosine`; a fixed `sparsity` rises for `sparsity_warm_up`. A latent is dead when
+    it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the dead alone, `resample_every` so many steps
+    starts them anew from what is explained badly. `clip` is the largest norm of a step's gradient. `compute` is the
+    type of the products, the weights being float32 always. Training stops where the loss is `spike` times what it was,
+    and warns where a share of more than `dead_limit` of the latents is dead. `deterministic` has torch refuse kernels
+    that sum in no fixed order (some on GPUs).
     """
 
     kind: KindName = "topk"
@@ -27,15 +35,24 @@ class SaeConfig(Config):
     k: int = 32
     sparsity: PositiveFloat | None = None
     prefixes: tuple[PositiveInt, ...] = Field(default=(), strict=False)
+    skip: bool = False
+    layered: bool = False
+    start: Literal["mean", "median"] = "mean"
     tokens: PositiveInt = 1_000_000
     batch_size: PositiveInt = 4096
     lr: PositiveFloat | None = None
     warm_up: float = Field(default=0.05, ge=0, le=1)
     decay: float = Field(default=0.2, ge=0, le=1)
+    schedule: Literal["linear", "cosine"] = "linear"
+    sparsity_warm_up: float = Field(default=0.0, ge=0, le=1)
     clip: PositiveFloat | None = None
     aux_k: PositiveInt | None = None
     aux_weight: float = Field(default=1 / 32, ge=0)
     dead_after: PositiveInt = 100_000
+    resample_every: PositiveInt | None = None
+    spike: float = Field(default=3.0, gt=1)
+    dead_limit: float = Field(default=0.5, ge=0, le=1)
+    deterministic: bool = False
     compute: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -45,6 +62,8 @@ class SaeConfig(Config):
             raise ValueError(f"prefixes go with {' and '.join(RANKED)}, and kind is {self.kind}")
         if self.prefixes and (list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != self.d_sae):
             raise ValueError(f"prefixes are {self.prefixes}; expected to rise up to d_sae, {self.d_sae}")
+        if self.layered and self.prefixes:
+            raise ValueError("prefixes would hold the first layers' latents alone; leave them out of a layered kind")
         if self.sparsity and self.kind in RANKED:
             raise ValueError(f"sparsity goes with penalties, and {self.kind} has none: k fixes how many fire")
         return self
@@ -76,9 +95,9 @@ class SaeMetrics(Config):
 class SaeCard(Config):
     """All of an SAE but its tensors; beside a weights' file, its checksum and the versions that made it too."""
 
-    format: Literal[1] = 1
-    site: str
-    model: ModelReference
+    format: Literal[2] = 2
+    reads: tuple[Place, ...] = Field(strict=False)
+    writes: tuple[Place, ...] = Field(strict=False)
     nonlinearity: Nonlinearity
     config: SaeConfig | None
     metrics: SaeMetrics | None

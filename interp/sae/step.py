@@ -2,8 +2,9 @@
 
     loss = mean over prefixes of |x - x_hat|^2 / |x - mean(x)|^2  +  sparsity * penalty a token  +  auxiliary
 
-x_hat of a prefix is decoded from the latents below it; there is one prefix, all latents, unless the objective is
-Matryoshka (Bussmann et al. 2025, https://arxiv.org/abs/2503.17547). The auxiliary loss is aux_weight |e - e_hat|^2 /
+x is the batch, or for a transcoder (Dunefsky et al. 2024, https://arxiv.org/abs/2406.11944) what is to be predicted
+from it. x_hat of a prefix is decoded from the latents below it; there is one prefix, all latents, unless the objective
+is Matryoshka (Bussmann et al. 2025, https://arxiv.org/abs/2503.17547). The auxiliary loss is aux_weight |e - e_hat|^2 /
 |e|^2 with e = x - x_hat held constant and e_hat decoded from the `aux_k` largest dead latents alone (Gao et al. 2024,
 section 2.2), so that dead latents learn what the living leave unexplained. Sums run over the batch.
 
@@ -13,18 +14,21 @@ section 2.2), so that dead latents learn what the living leave unexplained. Sums
    transposed incidence, so each latent's row is written once. Latents of different prefixes decode into bags of their
    own, which are added up.
 3. Where too many entries matter (thresholds at their start), dense products take over, a few hundred rows at a time.
-4. `compute` may be bfloat16 for the products; errors and the weights themselves stay float32.
+4. A cross-layer transcoder's latents come in groups, one a layer that is read: each reads its own layer's part of the
+   batch, and writes to its own and all later layers' parts of the target (Ameisen et al. 2025,
+   https://transformer-circuits.pub/2025/attribution-graphs/methods.html).
+5. `compute` may be bfloat16 for the products; errors and the weights themselves stay float32.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from interp.sae.code import bag_sums
+from interp.sae.code import bag_sums, pre_activations
 from interp.sae.kinds import KINDS, RANKED, Kind, KindName, Own
 
 _ROWS = 512
@@ -34,35 +38,68 @@ _CROWDED = 0.03
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained tensors, or their gradients; `own` are the kind's. The encoder reads x - b_dec."""
+    """The trained tensors, or their gradients; `own` are the kind's.
 
-    W_enc: Float[Tensor, "d_sae d_in"]
+    An autoencoder's encoder reads x - b_dec, a transcoder's x. `d_read` is d_in, or a group's part of it.
+    """
+
+    W_enc: Float[Tensor, "d_sae d_read"]
     b_enc: Float[Tensor, "d_sae"]
-    W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, "d_in"]
+    W_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, "d_out"]
     own: Own = field(default_factory=dict)
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
 
     @classmethod
-    def initial(cls, d_sae: int, d_in: int, seed: int, kind: KindName = "topk") -> "Weights":
-        """Random unit rows, the same in encoder and decoder; no biases.
+    def initial(
+        cls,
+        d_sae: int,
+        d_in: int,
+        seed: int,
+        kind: KindName = "topk",
+        d_out: int | None = None,
+        groups: int = 1,
+        skip: bool = False,
+    ) -> "Weights":
+        """Random unit rows, no biases. Encoder and decoder have the same, unless `d_out` makes it a transcoder.
 
         Where nothing limits how many latents fire, half of them do at first: the encoder's rows are shortened so that
         together they reconstruct an input once, not many times over.
         """
-        rows = normalize(torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed)), dim=1)
+        generator = torch.Generator().manual_seed(seed)
+        read = normalize(torch.randn(d_sae, d_in // groups, generator=generator), dim=1)
+        written = read if d_out is None else torch.randn(d_sae, d_out, generator=generator)
         own = {name: torch.full((d_sae,), start) for name, start in KINDS[kind].own.items()}
         length = 1.0 if kind in RANKED else min(1.0, 2 * d_in / d_sae)
-        return cls(rows * length, torch.zeros(d_sae), rows, torch.zeros(d_in), own)
+        width = written.shape[1]
+        W_skip = torch.zeros(width, d_in) if skip else None
+        rows = normalize(_causal(written, groups), dim=1)
+        return cls(read * length, torch.zeros(d_sae), rows, torch.zeros(width), own, W_skip)
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors."""
-        return [self.W_enc, self.b_enc, self.W_dec, self.b_dec, *self.own.values()]
+        return list(self.named.values())
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        plain = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec, **self.own}
+        return plain if self.W_skip is None else plain | {"W_skip": self.W_skip}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
         """The same with each tensor changed."""
         own = {name: change(x) for name, x in self.own.items()}
-        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own)
+        skip = None if self.W_skip is None else change(self.W_skip)
+        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own, skip)
+
+
+def _causal(W_dec: Tensor, groups: int) -> Tensor:
+    """In place, nothing of a group of latents to the parts before its own."""
+    width = W_dec.shape[1] // groups
+    for group, rows in enumerate(W_dec.chunk(groups)):
+        rows[:, : group * width] = 0
+    return W_dec
 
 
 @dataclass(frozen=True)
@@ -89,13 +126,15 @@ class Auxiliary:
 class Step:
     """A batch's fraction of variance unexplained, loss, gradients, and tokens that each latent fired on.
 
-    `lowest` is the smallest value that BatchTopK chose, which the next batch may be told as a guess.
+    `lowest` is the smallest value that BatchTopK chose, which the next batch may be told as a guess. `error` is the
+    reconstruction less the target.
     """
 
     fvu: Float[Tensor, ""]
     loss: Float[Tensor, ""]
     gradients: Weights
     fired: Int[Tensor, "d_sae"]
+    error: Float[Tensor, "batch d_out"]
     lowest: float = 0.0
 
 
@@ -115,35 +154,45 @@ def gradients(
     objective: Objective,
     aux: Auxiliary | None = None,
     guess: float | None = None,
+    target: Float[Tensor, "batch d_out"] | None = None,
 ) -> Step:
-    """Loss and gradients for a batch of standardised activations. `guess` speeds BatchTopK up and changes nothing."""
+    """Loss and gradients for a batch of standardised activations, and for a transcoder its target.
+
+    `guess` speeds BatchTopK up and changes nothing.
+    """
     low = weights.map(lambda x: x.to(objective.compute))
-    scale = float(1 / (x - x.mean(0)).square().sum())
-    batch = _Batch(weights, low, x, (x - weights.b_dec).to(objective.compute), objective, scale)
+    y = x if target is None else target
+    scale = float(1 / (y - y.mean(0)).square().sum())
+    inputs = (x - weights.b_dec if target is None else x).to(objective.compute).contiguous()
+    if low.W_skip is not None:
+        y = y - linear(inputs, low.W_skip)
+    batch = _Batch(weights, low, y, inputs, objective, scale)
     main, dead = _chosen(batch, aux, guess)
-    error, step = batch.dense() if main is None else batch.sparse(main)
+    step = batch.dense() if main is None else batch.sparse(main)
     if aux is not None and dead is not None:
-        step = _aided(batch, step, error, dead, aux)
-    step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)  # the encoder reads x - b_dec
+        step = _aided(batch, step, dead, aux)
+    if target is None:
+        step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)  # the encoder reads x - b_dec
+    _causal(step.gradients.W_dec, batch.readers)
     return step
 
 
-def _aided(batch: "_Batch", step: Step, error: Tensor, dead: _Entries, aux: Auxiliary) -> Step:
+def _aided(batch: "_Batch", step: Step, dead: _Entries, aux: Auxiliary) -> Step:
     """A step with the auxiliary loss added. The residual is held constant, and so is the bias in it."""
-    scale = aux.weight / float(error.square().sum())
-    objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - error
-    _, extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
+    scale = aux.weight / float(step.error.square().sum())
+    objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
+    extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
     found, more = step.gradients, extra.gradients
-    found = Weights(
-        found.W_enc + more.W_enc, found.b_enc + more.b_enc, found.W_dec + more.W_dec, found.b_dec, found.own
+    found = replace(
+        found, W_enc=found.W_enc + more.W_enc, b_enc=found.b_enc + more.b_enc, W_dec=found.W_dec + more.W_dec
     )
-    return Step(step.fvu, step.loss + extra.loss, found, step.fired, step.lowest)
+    return replace(step, loss=step.loss + extra.loss, gradients=found)
 
 
 def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[_Entries | None, _Entries | None]:
     """The entries of the objective, None if they are too many to be listed, and those of the auxiliary loss."""
     objective, kind = batch.objective, KINDS[batch.objective.kind]
-    wanted = objective.k * len(batch.x)
+    wanted = objective.k * len(batch.inputs)
     floor = guess
     main: list[_Entries] | None = []
     dead: list[_Entries] = []
@@ -194,10 +243,14 @@ class _Batch:
 
     weights: Weights
     low: Weights
-    x: Float[Tensor, "batch d_in"]
+    target: Float[Tensor, "batch d_out"]
     inputs: Float[Tensor, "batch d_in"]
     objective: Objective
     scale: float
+
+    @property
+    def readers(self) -> int:
+        return self.inputs.shape[1] // self.weights.W_enc.shape[1]
 
     @property
     def kind(self) -> Kind:
@@ -205,15 +258,15 @@ class _Batch:
 
     @property
     def penalty_weight(self) -> float:
-        return 0.0 if self.objective.kind in RANKED else self.objective.sparsity / len(self.x)
+        return 0.0 if self.objective.kind in RANKED else self.objective.sparsity / len(self.inputs)
 
     def pre_activations(self) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, len(self.x), _ROWS):
-            yield start, linear(self.inputs[start : start + _ROWS], self.low.W_enc, self.low.b_enc)
+        for start in range(0, len(self.inputs), _ROWS):
+            yield start, pre_activations(self.inputs[start : start + _ROWS], self.low.W_enc, self.low.b_enc)
 
-    def sparse(self, entries: _Entries) -> tuple[Tensor, Step]:
-        """Error, and the step, from entries alone."""
-        n, prefixes = len(self.x), self.objective.prefixes or (len(self.low.b_enc),)
+    def sparse(self, entries: _Entries) -> Step:
+        """The step from entries alone."""
+        n, prefixes = len(self.inputs), self.objective.prefixes or (len(self.low.b_enc),)
         bags = entries.tokens
         if len(prefixes) > 1:
             bounds = torch.tensor(prefixes, device=bags.device)
@@ -235,18 +288,18 @@ class _Batch:
         found = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
         fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
         lowest = float(entries.u.min()) if len(entries.u) else 0.0
-        return error[-1], Step(losses[-1], loss, found, fired, lowest)
+        return Step(losses[-1], loss, found, fired, error[-1], lowest)
 
     def _decoded(
         self, values: Tensor, entries: _Entries, bags: Tensor, groups: int
     ) -> tuple[Float[Tensor, "group batch d_in"], Float[Tensor, "group_batch d_in"], Float[Tensor, "entry"]]:
         """Errors of each prefix, the loss's slope by what each group of latents adds, and by each value."""
-        n, width = self.x.shape
+        n, width = self.target.shape
         with torch.enable_grad():
             low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
             sums = bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
         decoded = sums.detach().float().view(groups, n, width)
-        error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.x)
+        error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.target)
         pull = (2 * self.scale / groups) * error
         if groups > 1:  # what a group adds is in every later prefix, too
             pull = pull.flip(0).cumsum(0).flip(0)
@@ -260,6 +313,10 @@ class _Batch:
         d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
         order = entries.latents.argsort(stable=True)
         latents = entries.latents[order]
+        # Each latent reads its own group's part of a token.
+        parts = entries.tokens
+        if self.readers > 1:
+            parts = parts * self.readers + entries.latents // (d_sae // self.readers)
 
         def bag(rows: Tensor, index: Tensor, per_entry: Tensor) -> Tensor:
             return bag_sums(rows, index[order], per_entry[order].to(low), latents, d_sae).float()
@@ -268,22 +325,26 @@ class _Batch:
             return torch.zeros(d_sae, device=per_entry.device).index_add_(0, entries.latents, per_entry)
 
         return Weights(
-            W_enc=bag(self.inputs, entries.tokens, d_u),
+            W_enc=bag(self.inputs.view(-1, self.low.W_enc.shape[1]), parts, d_u),
             b_enc=added(d_u),
             W_dec=bag(pull.to(low), bags, values),
-            b_dec=pull[: len(self.x)].sum(0),
+            b_dec=pull[: len(self.inputs)].sum(0),
             own={name: added(slope) for name, slope in d_own.items()},
+            W_skip=None if self.low.W_skip is None else self._skip_gradient(pull[: len(self.inputs)], self.inputs),
         )
 
-    def dense(self) -> tuple[Tensor, Step]:
+    def _skip_gradient(self, pull: Tensor, rows: Tensor) -> Tensor:
+        return (pull.to(rows.dtype).T @ rows).float()
+
+    def dense(self) -> Step:
         """The same from all entries, by products of dense matrices."""
         low, kind, own, weight = self.low, self.kind, self.weights.own, self.penalty_weight
         found = self.weights.map(torch.zeros_like)
-        fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.x.device)
-        errors, loss = [], torch.zeros((), device=self.x.device)
+        fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.inputs.device)
+        errors, loss = [], torch.zeros((), device=self.inputs.device)
         for start, pre in self.pre_activations():
             u, rows = pre.float(), self.inputs[start : start + _ROWS]
-            target = self.x[start : start + _ROWS] - self.weights.b_dec
+            target = self.target[start : start + _ROWS] - self.weights.b_dec
             values, penalty = kind.value(u, own), kind.penalty(u, own)
             error, pull, d_values = self._decoded_densely(values, target)
             weights: Tensor = torch.full((), weight, device=u.device)
@@ -291,7 +352,13 @@ class _Batch:
                 gate_error, _, d_gate = self._decoded_densely(penalty, target)
                 loss, weights = loss + self.scale * gate_error.square().sum(), weights + d_gate
             d_u, d_own = kind.slopes(u, own, d_values, weights)
-            found.W_enc.add_(d_u.to(low.W_enc.dtype).T @ rows)
+            each = zip(
+                found.W_enc.chunk(self.readers), d_u.chunk(self.readers, 1), rows.chunk(self.readers, 1), strict=True
+            )
+            for gradient, slope, part in each:
+                gradient.add_(slope.to(low.W_enc.dtype).T @ part)
+            if found.W_skip is not None:
+                found.W_skip.add_(self._skip_gradient(pull, rows))
             found.W_dec.add_(values.to(low.W_dec.dtype).T @ pull)
             found.b_enc.add_(d_u.sum(0))
             found.b_dec.add_(pull.float().sum(0))
@@ -302,7 +369,7 @@ class _Batch:
             errors.append(error)
         error = torch.cat(errors)
         fvu = self.scale * error.square().sum()
-        return error, Step(fvu, loss + fvu, found, fired)
+        return Step(fvu, loss + fvu, found, fired, error)
 
     def _decoded_densely(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         error = (values.to(self.low.W_dec.dtype) @ self.low.W_dec).float() - target

@@ -38,7 +38,7 @@ def test_an_epoch_is_a_permutation_of_the_stores_rows(tiny, corpus, store, pool_
     stream = Stream(tiny("llama"), corpus, [SITE, "z.0"], context=32, pool_tokens=pool_tokens)
     assert isinstance(stream, ActivationSource)
     assert isinstance(store, ActivationSource)
-    assert (stream.model, stream.width("z.0")) == (store.model, store.width("z.0"))
+    assert stream.places(["z.0", SITE]) == store.places(["z.0", SITE])
     batches = list(stream.batches(SITE, 64, seed=0, epochs=2, first_tokens=first_tokens))
     assert {len(batch) for batch in batches[:-1]} == {64}
     rows = store.read(SITE)[(store.position > 0) | first_tokens]

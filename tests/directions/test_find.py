@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tiny_models import one_site
 from torch.nn.functional import normalize
 
 from interp import Contrast, InterpError, SparseAutoencoder, find
@@ -72,7 +73,7 @@ def test_an_autoencoders_latent_is_found(tiny):
     rows = normalize(torch.randn(30, 32, generator=draw), dim=1)
     rows[17] = row
     site, bias = Site("resid_post", 1), torch.zeros(30)
-    sae = SparseAutoencoder(rows, bias, rows, torch.zeros(32), TopK(k=4), site, model.reference)
+    sae = SparseAutoencoder(rows, bias, rows, torch.zeros(32), TopK(k=4), **one_site(32, site, model.reference))
     found = find(model, contrast(), sites="mlp_out.0", sae=sae)
     latent = found.best(1, method="sae_latent")[0]
     assert (latent.latent, latent.direction.site) == (17, site)
@@ -83,7 +84,8 @@ def test_an_autoencoders_latent_is_found(tiny):
 def test_another_models_autoencoder_is_refused(tiny):
     rows = normalize(torch.randn(30, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     other = tiny("llama", seed=1).reference
-    sae = SparseAutoencoder(rows, torch.zeros(30), rows, torch.zeros(32), TopK(k=4), Site("resid_post", 1), other)
+    own = one_site(32, "resid_post.1", other)
+    sae = SparseAutoencoder(rows, torch.zeros(30), rows, torch.zeros(32), TopK(k=4), **own)
     with pytest.raises(InterpError, match="this SAE was made for tiny llama 1"):
         find(tiny("llama"), contrast(), sae=sae)
 

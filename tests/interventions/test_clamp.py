@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tiny_models import one_site
 from torch.nn.functional import normalize
 
 from interp import Clamp, InterpError, Recipe, SparseAutoencoder
-from interp.models.sites import Site
 from interp.sae.nonlinearities import TopK
 
 IDS = torch.randint(4, 128, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -20,8 +20,7 @@ def sae(tiny):
         W_dec=normalize(torch.randn(40, 32, generator=draw), dim=1),
         b_dec=torch.zeros(32),
         nonlinearity=TopK(k=5),
-        site=Site("resid_post", 1),
-        model=tiny("llama").reference,
+        **one_site(32, "resid_post.1", tiny("llama").reference),
     )
 
 

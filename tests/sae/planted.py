@@ -12,18 +12,21 @@ SITE = "resid_post.0"
 MADE_UP = ModelReference(name="made up", digest="0" * 64, model_type="none", d_model=8, n_layers=1)
 
 
-def write_store(folder, x, shard_tokens=4096):
-    """A store of given activations: documents of 64 tokens each."""
+def write_store(folder, x, shard_tokens=4096, model=MADE_UP):
+    """A store of given activations, at one site or by site: documents of 64 tokens each."""
     folder.mkdir()
+    named = x if isinstance(x, dict) else {SITE: x}
     shards = []
-    for number, part in enumerate(x.split(shard_tokens)):
-        place = number * shard_tokens + torch.arange(len(part))
+    for number, parts in enumerate(zip(*(rows.split(shard_tokens) for rows in named.values()), strict=True)):
+        place = number * shard_tokens + torch.arange(len(parts[0]))
         columns = {"ids": place % 7, "document": place // 64, "position": place % 64}
+        columns = {name: column.int() for name, column in columns.items()}
         file = folder / f"shard-{number:05}.safetensors"
-        safetensors.torch.save_file({name: c.int() for name, c in columns.items()} | {SITE: part.contiguous()}, file)
+        stored = {name: part.contiguous() for name, part in zip(named, parts, strict=True)}
+        safetensors.torch.save_file(columns | stored, file)
         read = {"documents": int(place[-1]) // 64 + 1, "split": 0, "text_digest": ""}
-        read["statistics"] = {SITE: Statistics(mean_norm=0, mean_square=0, rounding=0)}
-        shards.append(Shard(name=file.name, tokens=len(part), sha256=sha256_file(file), **read))
+        read["statistics"] = {name: Statistics(mean_norm=0, mean_square=0, rounding=0) for name in named}
+        shards.append(Shard(name=file.name, tokens=len(place), sha256=sha256_file(file), **read))
     settings = Settings(
         harvest=HarvestConfig(
             context=64,
@@ -33,8 +36,8 @@ def write_store(folder, x, shard_tokens=4096):
             keep="all",
             bos_first=True,
         ),
-        sites={SITE: x.shape[1]},
-        model=MADE_UP,
+        sites={name: rows.shape[1] for name, rows in named.items()},
+        model=model,
         model_dtype="torch.float32",
         device="cpu",
         tokenizer_digest="",

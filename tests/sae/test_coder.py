@@ -7,11 +7,11 @@ import pytest
 import safetensors.torch
 import torch
 from planted import MADE_UP
+from tiny_models import one_site
 from torch.nn.functional import normalize
 
 from interp.core.errors import InterpError
 from interp.core.files import sha256_file
-from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.records import SaeConfig, SaeMetrics
@@ -26,8 +26,7 @@ def sae():
         W_dec=normalize(torch.randn(50, 8), dim=1),
         b_dec=torch.randn(8),
         nonlinearity=TopK(k=4),
-        site=Site("resid_post", 1),
-        model=MADE_UP,
+        **one_site(8, "resid_post.1", MADE_UP),
     )
 
 
@@ -73,6 +72,10 @@ def test_a_saved_one_comes_back_the_same(sae, tmp_path):
         sae.save(tmp_path / "sae")
 
 
+def _place(**changes):
+    return one_site(8, "resid_post.1", MADE_UP)["reads"][0].model_dump() | changes
+
+
 def _edit_card(folder, **changes):
     card = json.loads((folder / "sae.json").read_text())
     (folder / "sae.json").write_text(json.dumps(card | changes))
@@ -87,13 +90,14 @@ def _rewrite_weights(folder, change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: _edit_card(f, sit="embed"), "unknown key 'sit'; did you mean site"),
+        (lambda f: _edit_card(f, read="embed"), "unknown key 'read'; did you mean reads"),
         (lambda f: _edit_card(f, nonlinearity={"kind": "gated", "k": 4}), "nonlinearity: .*gated"),
         (
             lambda f: _edit_card(f, nonlinearity={"kind": "topk", "k": 51}),
             "k is 51; expected from 1 to .* 50",
         ),
-        (lambda f: _edit_card(f, site="resid_pots.1"), "unknown site 'resid_pots.1'"),
+        (lambda f: _edit_card(f, reads=[_place(site="resid_pots.1")]), "unknown site 'resid_pots.1'"),
+        (lambda f: _edit_card(f, reads=[_place(width=9)]), r"W_enc has shape \(50, 8\); expected rows of width 9"),
         (
             lambda f: _rewrite_weights(f, lambda t: t | {"b_enc": torch.zeros(49)}),
             r"b_enc has shape \(49,\); expected",
@@ -115,12 +119,12 @@ def test_a_damaged_one_is_refused(sae, tmp_path, damage, message):
 
 
 def test_activations_of_another_width_are_refused(sae):
-    with pytest.raises(InterpError, match=r"have width 9; this SAE reads resid_post\.1, width 8"):
+    with pytest.raises(InterpError, match=r"have width 9; this autoencoder of resid_post\.1 reads a width of 8"):
         sae.encode(torch.randn(2, 9))
 
 
 def test_another_model_is_refused(sae, tiny):
-    own = replace(sae, model=tiny("llama").reference)
+    own = replace(sae, **one_site(8, "resid_post.1", tiny("llama").reference))
     own.require(tiny("llama"))
     with pytest.raises(InterpError, match=r"this SAE was made for tiny llama 0 with weights"):
         own.require(tiny("llama", seed=1))

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_models import one_site
 from torch.nn.functional import normalize
 
 from interp.core.errors import InterpError
-from interp.models.sites import Site
 from interp.models.unembedding import logit_effect, token_text
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.feature import Snippet, feature, features
@@ -29,7 +29,7 @@ def words(tiny):
     model = tiny("llama")
     rows = model.hf.get_input_embeddings().weight.detach()[10 : 10 + LATENTS].float()
     unit = normalize(rows - rows.mean(0), dim=1)
-    own = {"site": Site("embed"), "model": model.reference}
+    own = one_site(32, "embed", model.reference)
     return SparseAutoencoder(unit, torch.zeros(LATENTS), unit, torch.zeros(32), TopK(k=1), **own)
 
 
@@ -123,7 +123,7 @@ def test_the_logit_effect_is_each_familys_formula(tiny, architecture):
 
 def test_promoted_tokens_are_what_a_strong_push_makes_likeliest(tiny, words, corpus):
     model = tiny("llama")
-    sae = replace(words, site=Site("resid_post", 2))
+    sae = replace(words, **one_site(32, "resid_post.2", words.model))
     page = feature(sae, model, corpus, 9, context=64)
     with model.hooked([("resid_post.2", lambda x: x + 1e5 * sae.W_dec[9])]):
         logits = model.logits("w5 w6")[0, -1]
@@ -133,7 +133,7 @@ def test_promoted_tokens_are_what_a_strong_push_makes_likeliest(tiny, words, cor
 
 
 def test_sites_outside_the_residual_stream_promote_nothing(tiny, words, corpus):
-    page = feature(replace(words, site=Site("z", 1)), tiny("llama"), corpus, 0, context=64)
+    page = feature(replace(words, **one_site(32, "z.1", words.model)), tiny("llama"), corpus, 0, context=64)
     assert (page.promoted, page.suppressed) == ((), ())
 
 

@@ -98,6 +98,63 @@ def test_what_is_written_is_read_back(tmp_path, kind, to):
     assert (again.site, again.nonlinearity) == (sae.site, sae.nonlinearity)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("kind", ["transcoder", "jumprelu_transcoder"])
+def test_transcoders_of_saelens_go_both_ways(tmp_path, kind, skip):
+    t = _tensors() | {"W_skip": torch.randn(D, D, generator=torch.Generator().manual_seed(1))}
+    named = kind.replace("transcoder", "skip_transcoder") if skip else kind
+    _write_saelens(tmp_path / "sae", "jumprelu" if "jump" in kind else "standard", False, False, architecture=named)
+    file = tmp_path / "sae" / "sae_weights.safetensors"
+    stored = safetensors.torch.load_file(file) | ({"W_skip": t["W_skip"]} if skip else {})
+    safetensors.torch.save_file(stored, file)
+    with pytest.raises(InterpError, match="does not say where in the model it writes; give writes="):
+        interop.read(tmp_path / "sae", MADE_UP)
+    found = interop.read(tmp_path / "sae", MADE_UP, writes="mlp_out.0")
+    pre = X @ t["W_enc"] + t["b_enc"]
+    acts = pre.relu() * (pre > (t["threshold"] if "jump" in kind else 0))
+    expected = acts @ t["W_dec"] + t["b_dec"] + (X @ t["W_skip"].T if skip else 0)
+    torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
+    interop.write(found, tmp_path / "again", "saelens")
+    again = interop.read(tmp_path / "again", MADE_UP)
+    assert (again.reads, again.writes) == (found.reads, found.writes)
+    torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(InterpError, match="is no autoencoder of one site"):
+        assert found.site
+
+
+def test_flat_settings_of_older_saelens_files_are_read(tmp_path):
+    t = _write_saelens(tmp_path / "sae", "standard", True, False)
+    old = {"hook_point": "blocks.0.hook_resid_post", "d_in": D, "d_sae": F, "activation_fn_str": "relu"}
+    old |= {"normalize_activations": None, "hook_point_layer": 0, "finetuning_scaling_factor": True}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(old))
+    file = tmp_path / "sae" / "sae_weights.safetensors"
+    factor = 1 + torch.rand(F, generator=torch.Generator().manual_seed(2))
+    safetensors.torch.save_file(safetensors.torch.load_file(file) | {"scaling_factor": factor}, file)
+    sae = interop.read(tmp_path / "sae", MADE_UP)
+    acts = ((X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu() * factor
+    torch.testing.assert_close(sae(X), acts @ t["W_dec"] + t["b_dec"], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_transcoders_of_sparsify_go_both_ways(tmp_path, skip):
+    t = _tensors()
+    (tmp_path / "sae").mkdir()
+    named = {"encoder.weight": t["W_enc"].T.contiguous(), "encoder.bias": t["b_enc"], "W_dec": t["W_dec"]}
+    W_skip = torch.randn(D, D, generator=torch.Generator().manual_seed(1))
+    named |= {"b_dec": t["b_dec"]} | ({"W_skip": W_skip} if skip else {})
+    safetensors.torch.save_file(named, tmp_path / "sae" / "sae.safetensors")
+    config = {"activation": "topk", "k": K, "d_in": D, "num_latents": F, "transcode": True, "skip_connection": skip}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    expected = _top((X @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"] + (X @ W_skip.T if skip else 0)
+    found = interop.read(tmp_path / "sae", MADE_UP, "resid_mid.0", "mlp_out.0")
+    torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
+    interop.write(found, tmp_path / "again", "sparsify")
+    again = interop.read(tmp_path / "again", MADE_UP, "resid_mid.0", "mlp_out.0")
+    torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(InterpError, match="SAELens has no topk transcoders"):
+        interop.write(found, tmp_path / "other", "saelens")
+
+
 def test_sparsify_files_go_both_ways(tmp_path):
     t = _tensors()
     (tmp_path / "sae").mkdir()
@@ -192,9 +249,9 @@ def test_nothing_pickled_is_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "extra", "message"),
     [
-        ("transcoder", {}, "architecture 'transcoder' can't be read; known: standard, gated, topk, jumprelu"),
+        ("temporal", {}, "architecture 'temporal' can't be read; known: standard, gated, topk, jumprelu"),
         ("topk", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
-        ("topk", {"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'"),
+        ("topk", {"reshape_activations": "rows"}, "reshape_activations is 'rows'"),
         ("topk", {"metadata": {"hook_name": "blocks.0.hook_resid_pots"}}, "unknown site"),
     ],
 )

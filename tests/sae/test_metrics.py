@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
+from tiny_models import one_site
 from torch.nn.functional import cross_entropy, normalize
 
 from interp.core.errors import InterpError
-from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.metrics import evaluate
 from interp.sae.nonlinearities import TopK
@@ -21,7 +21,7 @@ def corpus():
 
 def _sae(model, site, W_dec, k, b_enc=0.0, b_dec=None):
     b_dec = torch.zeros(W_dec.shape[1]) if b_dec is None else b_dec
-    own = {"site": Site.parse(site), "model": model.reference}
+    own = one_site(W_dec.shape[1], site, model.reference)
     return SparseAutoencoder(W_dec, torch.full((len(W_dec),), b_enc), W_dec, b_dec, TopK(k=k), **own)
 
 

@@ -91,14 +91,17 @@ class _Jump(torch.autograd.Function):
         return None, (-grad * ((u - threshold).abs() < BANDWIDTH / 2) / BANDWIDTH).sum(0)
 
 
-def _dense_objective(weights, x, objective):
+def _dense_objective(weights, x, objective, target=None):
     """Each kind's objective as its paper writes it, densely, with autograd's gradients."""
     leaf = weights.map(lambda tensor: tensor.clone().requires_grad_())
-    u = (x - leaf.b_dec) @ leaf.W_enc.T + leaf.b_enc
-    total = (x - x.mean(0)).square().sum()
+    inputs, target = (x - leaf.b_dec, x) if target is None else (x, target)
+    readers = x.shape[1] // leaf.W_enc.shape[1]
+    u = inputs @ torch.block_diag(*leaf.W_enc.chunk(readers)).T + leaf.b_enc
+    total = (target - target.mean(0)).square().sum()
+    skipped = 0 if leaf.W_skip is None else inputs @ leaf.W_skip.T
 
-    def unexplained(values, W_dec, b_dec, prefix=None):
-        return (values[:, :prefix] @ W_dec[:prefix] + b_dec - x).square().sum() / total
+    def unexplained(values, W_dec, b_dec, prefix=None, skipped=skipped):
+        return (values[:, :prefix] @ W_dec[:prefix] + b_dec + skipped - target).square().sum() / total
 
     penalty = torch.zeros(())
     extra = torch.zeros(())
@@ -119,7 +122,8 @@ def _dense_objective(weights, x, objective):
     else:
         values = (leaf.own["r_mag"].exp() * u + leaf.own["b_mag"]).relu() * (u > 0)
         penalty = u.relu().sum()
-        extra = unexplained(u.relu(), leaf.W_dec.detach(), leaf.b_dec.detach())
+        beside = 0 if leaf.W_skip is None else skipped.detach()
+        extra = unexplained(u.relu(), leaf.W_dec.detach(), leaf.b_dec.detach(), skipped=beside)
     prefixes = objective.prefixes or (len(leaf.b_enc),)
     losses = [unexplained(values, leaf.W_dec, leaf.b_dec, prefix) for prefix in prefixes]
     loss = sum(losses) / len(losses) + objective.sparsity * penalty / len(x) + extra
@@ -146,6 +150,33 @@ def test_every_kinds_gradients_are_those_of_its_objective(kind, prefixes, shift)
     assert torch.equal(step.fired, fired)
     for found, right in zip(step.gradients.tensors, expected, strict=True):
         torch.testing.assert_close(found, right, rtol=1e-4, atol=2e-6 * float(right.abs().max()))
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.5], ids=["crowded", "sparse"])
+@pytest.mark.parametrize(("readers", "skip"), [(1, False), (1, True), (2, False), (3, True)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transcoders_gradients_are_those_of_its_objective(kind, readers, skip, shift):
+    torch.manual_seed(0)
+    start = Weights.initial(18, 6 * readers, seed=0, kind=kind, d_out=4 * readers, groups=readers, skip=skip)
+    written = start.W_dec != 0
+    weights = start.map(lambda x: x + 0.3 * torch.randn_like(x))
+    weights.W_dec.mul_(written)
+    weights.b_enc.add_(shift)
+    x, target = torch.randn(1100, 6 * readers) + 0.5, torch.randn(1100, 4 * readers) - 0.5
+    objective = Objective(kind, 3, 0.0 if kind in ("topk", "batchtopk") else 0.07)
+    step = gradients(weights, x, objective, target=target)
+    loss, fvu, expected, fired = _dense_objective(weights, x, objective, target)
+    torch.testing.assert_close(step.loss, loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(step.fvu, fvu, rtol=1e-5, atol=0)
+    assert torch.equal(step.fired, fired)
+    for name, right in zip(weights.named, expected, strict=True):
+        # Nothing is written to a layer before the one that was read, and so nothing is learned there.
+        right = right * written if name == "W_dec" else right
+        found = step.gradients.named[name]
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=2e-6 * float(right.abs().max()))
+    layer = torch.arange(18) // (18 // readers)
+    assert torch.equal(written.any(1), torch.ones(18, dtype=torch.bool))
+    assert all(not written[layer > part, 4 * part : 4 * (part + 1)].any() for part in range(readers))
 
 
 @pytest.mark.parametrize("guess", [None, 0.0, 0.3, 50.0])

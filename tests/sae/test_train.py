@@ -72,7 +72,10 @@ def test_dead_latents_come_back_to_life(tmp_path):
     store = write_store(tmp_path / "store", x)
     rough = {"d_sae": 128, "k": 2, "batch_size": 512, "tokens": 80_000, "dead_after": 3_000, "lr": 0.05}
     left, aided = (train(store, SITE, SaeConfig(**rough, aux_weight=w)).history[-1] for w in (0.0, 1 / 32))
+    revived = train(store, SITE, SaeConfig(**rough, aux_weight=0.0, resample_every=30)).history[-1]
     assert left.dead > 30
+    assert revived.dead < 0.7 * left.dead
+    assert revived.fvu < left.fvu
     assert aided.dead < left.dead / 2
     assert aided.fvu < left.fvu
 
@@ -160,7 +163,7 @@ def test_a_nan_is_traced_to_its_shard(activations, tmp_path, value):
     broken = activations.clone()
     broken[9000, 3] = value
     store = write_store(tmp_path / "store", broken)
-    with pytest.raises(InterpError, match=r"shard-00002\.safetensors holds NaN or infinite"):
+    with pytest.raises(InterpError, match=r"shard-00002\.safetensors, row 808 .*holds NaN or infinite"):
         train(store, SITE, SaeConfig(**QUICK, tokens=40_000))
 
 

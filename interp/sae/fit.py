@@ -1,0 +1,209 @@
+"""The mutable side of training: weights, optimiser, statistics of one autoencoder, and how to save and restore them."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from interp.sae.coder import unit_rows
+from interp.sae.kinds import KINDS, RANKED
+from interp.sae.nonlinearities import JumpReLU, TopK
+from interp.sae.penalty import SteeredPenalty
+from interp.sae.records import SaeConfig
+from interp.sae.standardise import Standardisation
+from interp.sae.step import Auxiliary, Objective, Step, Weights, gradients
+
+_POINTS = 50
+_DENSITY_SHARE = 0.2
+_MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
+_GUESS = 0.9  # of that threshold, below which BatchTopK need not look
+_REVIVED = 0.2  # length of a resampled latent's encoder row, in lengths of the living
+
+
+@dataclass(frozen=True)
+class Point:
+    """Progress: tokens seen; since the point before, mean loss, mean fraction of variance unexplained and mean number
+    of latents that fire on a token; dead latents now; learning rate and the penalty's weight (0 without one) of the
+    step.
+    """
+
+    tokens: int
+    loss: float
+    fvu: float
+    l0: float
+    dead: int
+    rate: float
+    sparsity: float
+
+
+class Fit:
+    """See the module. `d_out` makes it a transcoder; `readers` is how many parts of a token are read separately."""
+
+    def __init__(self, config: SaeConfig, d_in: int, d_out: int | None = None, readers: int = 1, device: str = "cpu"):
+        self.config, self._autoencodes = config, d_out is None
+        start = Weights.initial(config.d_sae, d_in, config.seed, config.kind, d_out, readers, config.skip)
+        self.weights = start.map(lambda x: x.to(device).contiguous())
+        self.optimiser = torch.optim.Adam(self.weights.tensors, fused=True)
+        self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
+        self.aux_k = config.aux_k or max(1, (d_out or d_in) // 2)
+        self.silent = torch.zeros(config.d_sae, dtype=torch.long, device=device)
+        self.penalty = SteeredPenalty(config.k, d_in, per_latent=config.kind == "jumprelu")
+        self.threshold = 0.0  # of BatchTopK: running mean of the smallest value that a batch chose
+        self.steps = 0
+        self.history: list[Point] = []
+        self._recent: list[tuple[float, float, float]] = []
+        self._fired, self._counted = torch.zeros_like(self.silent), 0
+
+    @torch.no_grad()
+    def update(
+        self, x: Float[Tensor, "batch d_in"], total: int, target: Float[Tensor, "batch d_out"] | None = None
+    ) -> Step:
+        """One step of `total`; nothing changes if its loss is not finite."""
+        config, rate = self.config, self.rate * _schedule(self.steps, total, self.config)
+        objective = Objective(
+            config.kind, config.k, self._sparsity(total), config.prefixes, getattr(torch, config.compute)
+        )
+        step = gradients(self.weights, x, objective, self._auxiliary(), self.threshold * _GUESS or None, target)
+        if math.isfinite(float(step.loss)):
+            self._descend(step.gradients, rate)
+            self.steps += 1
+            self._note(step, rate, objective.sparsity, len(x), total)
+            if config.resample_every and self.steps % config.resample_every == 0:
+                self._resample(x, step)
+        return step
+
+    def folded(self, reads: Standardisation, writes: Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
+        """The tensors on raw activations."""
+        weights, kind = self.weights.map(lambda x: x.cpu()), KINDS[self.config.kind]
+        b_enc = weights.b_enc
+        if self._autoencodes:
+            b_enc = b_enc - weights.W_enc @ weights.b_dec
+        W_enc, b_enc, threshold = kind.folded(weights.W_enc, b_enc, weights.own)
+        each = W_enc.shape[0] * W_enc.shape[1] // len(reads.scale)  # latents that read one part
+        scale, mean = (x.view(-1, W_enc.shape[1]).repeat_interleave(each, 0) for x in (reads.scale, reads.mean))
+        W_enc = W_enc * scale
+        tensors = {
+            "W_enc": W_enc,
+            "b_enc": b_enc - (W_enc * mean).sum(1),
+            "W_dec": weights.W_dec / writes.scale,
+            "b_dec": weights.b_dec / writes.scale + writes.mean,
+            "threshold": threshold + (self.threshold if self.config.kind == "batchtopk" else 0),
+        }
+        if weights.W_skip is not None:
+            tensors["W_skip"] = weights.W_skip * reads.scale / writes.scale[:, None]
+            tensors["b_dec"] = tensors["b_dec"] - tensors["W_skip"] @ reads.mean
+        if self.config.kind == "topk":
+            # It ranks latents by size, so that all are lengthened alike.
+            del tensors["threshold"]
+            return unit_rows(tensors, torch.full((len(W_enc),), writes.length)), TopK(k=self.config.k)
+        return unit_rows(tensors), JumpReLU()
+
+    @property
+    def density(self) -> Float[Tensor, "d_sae"]:
+        """Each latent's share of tokens in the last fifth of the steps."""
+        return (self._fired / max(1, self._counted)).cpu()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that another Fit of the same settings needs to go on from here: tensors, and plain values."""
+        tensors = {"silent": self.silent, "fired": self._fired}
+        for name, tensor in self.weights.named.items():
+            tensors[name] = tensor
+            for key, value in self.optimiser.state[tensor].items():
+                tensors[f"{name}.{key}"] = value
+        plain = {
+            "steps": self.steps,
+            "threshold": self.threshold,
+            "counted": self._counted,
+            "recent": self._recent,
+            "penalty": self.penalty.state(),
+            "history": [asdict(point) for point in self.history],
+        }
+        return tensors, plain
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Go on from another's `state`."""
+        device = self.silent.device
+        self.silent, self._fired = tensors["silent"].to(device), tensors["fired"].to(device)
+        for name, tensor in self.weights.named.items():
+            tensor.copy_(tensors[name])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            self.optimiser.state[tensor] = {key: tensors[f"{name}.{key}"].to(device) for key in keys}
+        self.steps, self.threshold, self._counted = plain["steps"], plain["threshold"], plain["counted"]
+        self._recent = [tuple(values) for values in plain["recent"]]
+        self.penalty.restore(plain["penalty"])
+        self.history = [Point(**point) for point in plain["history"]]
+
+    def _auxiliary(self) -> Auxiliary | None:
+        dead = self._dead()
+        return Auxiliary(dead, self.aux_k, self.config.aux_weight) if len(dead) and self.config.aux_weight else None
+
+    def _dead(self) -> Tensor:
+        return (self.silent >= self.config.dead_after).nonzero().squeeze(1)
+
+    def _sparsity(self, total: int) -> float:
+        """The penalty's weight: fixed, and risen to, or steered."""
+        if self.config.sparsity is None:
+            return self.penalty.weight
+        return self.config.sparsity * min(1.0, (self.steps + 1) / max(1, self.config.sparsity_warm_up * total))
+
+    def _descend(self, found: Weights, rate: float) -> None:
+        rows = self.weights.W_dec
+        found.W_dec.addcmul_(rows, torch.linalg.vecdot(found.W_dec, rows)[:, None], value=-1)
+        for tensor, gradient in zip(self.weights.tensors, found.tensors, strict=True):
+            tensor.grad = gradient
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights.tensors, self.config.clip)
+        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.step()
+        normalize(rows, dim=1, out=rows)
+
+    def _note(self, step: Step, rate: float, sparsity: float, tokens: int, total: int) -> None:
+        self.silent = torch.where(step.fired > 0, 0, self.silent + tokens)
+        l0 = int(step.fired.sum()) / tokens
+        self._recent.append((float(step.loss), float(step.fvu), l0))
+        if self.config.kind == "batchtopk":
+            self.threshold += (1 if self.steps == 1 else _MEMORY) * (max(0.0, step.lowest) - self.threshold)
+        self.penalty.update(l0, self.steps / total)
+        if self.steps > total * (1 - _DENSITY_SHARE):
+            self._fired, self._counted = self._fired + step.fired, self._counted + tokens
+        if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:
+            loss, fvu, l0 = (sum(column) / len(self._recent) for column in zip(*self._recent, strict=True))
+            seen, penalty = self.steps * self.config.batch_size, 0.0 if self.config.kind in RANKED else sparsity
+            self.history.append(Point(seen, loss, fvu, l0, len(self._dead()), rate, penalty))
+            self._recent = []
+
+    def _resample(self, x: Tensor, step: Step) -> None:
+        """Dead latents start anew from inputs that are explained badly; their optimiser's memory is cleared.
+
+        Bricken et al. (2023), appendix: inputs are drawn by the square of their loss, encoder rows are short.
+        """
+        dead, weights = self._dead(), self.weights
+        if not len(dead):
+            return
+        generator = torch.Generator().manual_seed(self.config.seed + self.steps)
+        chances = step.error.square().sum(1).square().cpu()
+        drawn = chances.multinomial(len(dead), replacement=True, generator=generator).to(x.device)
+        read = normalize(x[drawn] - weights.b_dec if self._autoencodes else x[drawn], dim=1)
+        living = torch.ones_like(self.silent, dtype=torch.bool).index_fill(0, dead, False)
+        length = float(weights.W_enc[living].norm(dim=1).mean()) if living.any() else 1.0
+        weights.W_enc[dead] = _REVIVED * length * read
+        weights.W_dec[dead] = read if self._autoencodes else normalize(-step.error[drawn], dim=1)
+        weights.b_enc[dead] = 0
+        for name, start in KINDS[self.config.kind].own.items():
+            weights.own[name][dead] = start
+        for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.own.values()):
+            for key in ("exp_avg", "exp_avg_sq"):
+                self.optimiser.state[tensor][key][dead] = 0
+        self.silent[dead] = 0
+
+
+def _schedule(step: int, total: int, config: SaeConfig) -> float:
+    """Factor of the learning rate: linear warm-up, then level, then down to zero, linearly or along a cosine."""
+    rise = (step + 1) / max(1, config.warm_up * total)
+    left = min(1.0, (total - step) / max(1, config.decay * total))
+    fall = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return min(1.0, rise, fall)

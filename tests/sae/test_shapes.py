@@ -1,0 +1,208 @@
+"""Transcoders, crosscoders and cross-layer transcoders find what was planted, on raw activations of any scale."""
+
+import pytest
+import torch
+from planted import MADE_UP, write_store
+from torch.nn.functional import normalize
+
+from interp.activations.pair import Pair
+from interp.core.errors import InterpError
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.metrics import explained
+from interp.sae.records import SaeConfig
+from interp.sae.train import Plan, train, train_all
+
+QUICK = {"d_sae": 64, "k": 3, "batch_size": 256, "tokens": 120_000, "lr": 6e-3, "dead_after": 5_000}
+IN, OUT, LATER = "resid_mid.0", "mlp_out.0", "mlp_out.1"
+
+
+def _rows(count, width, seed):
+    return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def _codes(count=16384, features=64, active=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(count, features, generator=generator).topk(active).indices
+    lengths = 1 + torch.rand(count, active, generator=generator)
+    return torch.zeros(count, features).scatter(1, chosen, lengths)
+
+
+def _matched(rows, truth):
+    """Share of the true directions that a row points along."""
+    return float(((truth @ normalize(rows, dim=1).T).amax(1) > 0.9).float().mean())
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    """Features read from one site and written to others, at scales of their own; the later site has more of its own."""
+    codes, more = _codes(), _codes(features=16, active=1, seed=3)
+    read, written, later = _rows(64, 32, 7), _rows(64, 24, 8), _rows(64, 24, 9)
+    own = _rows(16, 32, 10)
+    sites = {
+        IN: 5 * (codes @ read) + 3,
+        "resid_mid.1": codes @ read + more @ own,
+        OUT: 0.2 * (codes @ written) - 1,
+        LATER: 40 * (codes @ later + more @ _rows(16, 24, 11)),
+    }
+    return write_store(tmp_path_factory.mktemp("layers") / "store", sites), written, later
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu"])
+def test_a_transcoder_finds_what_is_read_and_what_is_written(layers, tmp_path, kind):
+    store, written, _ = layers
+    trained = train(store, IN, SaeConfig(**QUICK, kind=kind), writes=OUT)
+    sae = trained.sae
+    assert _matched(sae.W_dec, written) > 0.7
+    assert _matched(train(store, IN, SaeConfig(**QUICK | {"tokens": 256}), writes=OUT).sae.W_dec, written) < 0.1
+    assert (sae.d_in, sae.d_out, str(sae)) == (32, 24, f"transcoder from {IN} to {OUT}")
+    x, y = (store.read(site)[store.position > 0] for site in (IN, OUT))
+    fvu = float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum())
+    assert fvu == pytest.approx(trained.history[-1].fvu, abs=0.04)
+    assert explained(sae, store, 8000).fvu[0] == pytest.approx(fvu, abs=0.02)
+    sae.save(tmp_path / "sae")
+    again = SparseAutoencoder.load(tmp_path / "sae")
+    assert torch.equal(again(x), sae(x))
+    assert (again.reads, again.writes) == (sae.reads, sae.writes)
+    with pytest.raises(InterpError, match="is no autoencoder of one site"):
+        assert sae.site
+
+
+def test_a_skip_connection_takes_what_is_linear(layers, tmp_path):
+    codes, read, written = _codes(), _rows(64, 32, 7), _rows(64, 24, 8)
+    x = codes @ read + 2 * torch.randn(16384, 32, generator=torch.Generator().manual_seed(4))
+    straight = torch.randn(24, 32, generator=torch.Generator().manual_seed(5))
+    store = write_store(tmp_path / "store", {IN: 3 * x, OUT: (codes > 0).float() @ written + x @ straight.T + 7})
+    plain, skip = (train(store, IN, SaeConfig(**QUICK, skip=skip), writes=OUT) for skip in (False, True))
+    assert skip.history[-1].fvu < 0.2 * plain.history[-1].fvu
+    torch.testing.assert_close(3 * skip.sae.W_skip, straight, atol=0.4, rtol=0.1)
+    inner = store.position > 0
+    raw, target = store.read(IN)[inner], store.read(OUT)[inner]
+    fvu = float((skip.sae(raw) - target).square().sum() / (target - target.mean(0)).square().sum())
+    assert fvu == pytest.approx(skip.history[-1].fvu, abs=0.02)
+    code = skip.sae.encode_sparse(raw)
+    torch.testing.assert_close(skip.sae.decode_sparse(code, raw), skip.sae(raw))
+    with pytest.raises(InterpError, match="give x="):
+        skip.sae.decode_sparse(code)
+    skip.sae.save(tmp_path / "sae")
+    assert torch.equal(SparseAutoencoder.load(tmp_path / "sae").W_skip, skip.sae.W_skip)
+
+
+def test_a_crosscoder_of_layers_reads_them_side_by_side(layers):
+    store, written, later = layers
+    sae = train(store, [OUT, LATER], SaeConfig(**QUICK | {"k": 4, "d_sae": 80}, kind="batchtopk")).sae
+    assert str(sae) == f"crosscoder of {OUT}, {LATER}"
+    first, second = sae.W_dec.split([24, 24], dim=1)
+    assert _matched(first, written) > 0.7
+    assert _matched(second, later) > 0.7
+    # Each place counts alike, though one is 200 times as large.
+    assert max(explained(sae, store, 8000).fvu) < 0.3
+    norms = sae.norms()
+    torch.testing.assert_close(norms.square().sum(0), torch.ones(80), atol=1e-4, rtol=0)
+    # The features of the later site alone are written there alone.
+    assert int((norms[0] * 200 < 0.2 * norms[1]).sum()) >= 10
+
+
+def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path):
+    codes, more = _codes(active=3), _codes(features=8, active=1, seed=3)
+    one, other, own = _rows(64, 32, 7), _rows(64, 32, 8), _rows(8, 32, 9)
+    tuned = MADE_UP.model_copy(update={"name": "tuned", "digest": "1" * 64})
+    base = write_store(tmp_path / "base", {OUT: codes @ one})
+    edited = write_store(tmp_path / "tuned", {OUT: codes @ other + 2 * more @ own}, model=tuned)
+    both = Pair(base, edited)
+    sae = train(both, OUT, SaeConfig(**QUICK | {"k": 4, "d_sae": 80}, kind="batchtopk")).sae
+    assert [place.model.name for place in sae.reads] == ["made up", "tuned"]
+    ratio = sae.norms()[1] / sae.norms().sum(0)
+    exclusive = ratio > 0.9
+    new = normalize(sae.W_dec[exclusive, 32:], dim=1) @ own.T
+    assert (new.amax(0) > 0.9).all()
+    assert _matched(sae.W_dec[~exclusive][:, :32], one) > 0.6
+    assert _matched(sae.W_dec[~exclusive][:, 32:], other) > 0.6
+    assert len(explained(sae, both, 4000).fvu) == 2
+    with pytest.raises(InterpError, match="belongs to made up, tuned"):
+        assert sae.model
+    with pytest.raises(InterpError, match="does not read what"):
+        explained(sae, base, 4000)
+
+
+def test_a_cross_layer_transcoder_writes_forward_alone(layers):
+    store, _, _ = layers
+    config = SaeConfig(**QUICK | {"k": 4, "d_sae": 160}, layered=True)
+    trained = train(store, [IN, "resid_mid.1"], config, writes=[OUT, LATER])
+    sae = trained.sae
+    assert tuple(sae.W_enc.shape) == (160, 32)
+    assert not sae.W_dec[80:, :24].any()
+    assert sae.W_dec[:80, 24:].any()
+    assert max(explained(sae, store, 8000).fvu) < 0.35
+    inner = store.position > 0
+    first, second = (store.read(site)[inner][:50] for site in (IN, "resid_mid.1"))
+    whole = sae.encode(torch.cat([first, second], 1))
+    moved = sae.encode(torch.cat([first, second + 1], 1))
+    assert whole.any()
+    pre = first @ sae.W_enc[:80].T + sae.b_enc[:80]
+    top = whole[:, :80] > 0
+    torch.testing.assert_close(whole[:, :80][top], pre[top], atol=1e-4, rtol=1e-4)
+    assert not torch.equal(whole[:, 80:], moved[:, 80:])
+
+
+def test_one_pass_trains_several_as_if_alone(layers):
+    store, _, _ = layers
+    plans = [
+        Plan(OUT, SaeConfig(**QUICK | {"tokens": 8000})),
+        Plan(LATER, SaeConfig(**QUICK | {"tokens": 8000, "d_sae": 32, "k": 2}, kind="batchtopk")),
+        Plan(IN, SaeConfig(**QUICK | {"tokens": 8000}), writes=OUT),
+    ]
+    together = train_all(store, plans)
+    for plan, found in zip(plans, together, strict=True):
+        alone = train(store, plan.reads, plan.config, writes=plan.writes)
+        assert torch.equal(alone.sae.W_dec, found.sae.W_dec)
+        assert torch.equal(alone.sae.b_enc, found.sae.b_enc)
+        assert alone.history == found.history
+
+
+@pytest.mark.parametrize(
+    ("reads", "writes", "options", "message"),
+    [
+        (IN, None, {"skip": True}, "skip is for transcoders; say where it writes"),
+        (IN, None, {"layered": True}, "layered is for transcoders"),
+        ([IN, "resid_mid.1"], [OUT], {"layered": True}, "reads 2 places and writes 1"),
+        ([IN, OUT], [IN, OUT], {"layered": True}, r"of widths \[24, 32\] and \[24, 32\]"),
+        (
+            [IN, "resid_mid.1"],
+            [OUT, LATER],
+            {"layered": True, "d_sae": 63},
+            "d_sae is 63; expected a multiple of the 2",
+        ),
+        ([], None, {}, "no site named"),
+        (IN, "mlp_out.9", {}, r"site 'mlp_out\.9' is not in"),
+    ],
+)
+def test_shapes_that_do_not_go_together_are_refused(layers, reads, writes, options, message):
+    with pytest.raises(InterpError, match=message):
+        train(layers[0], reads, SaeConfig(**QUICK | options), writes=writes)
+
+
+def test_plans_of_one_pass_share_their_batches(layers):
+    plans = [Plan(OUT, SaeConfig(**QUICK)), Plan(OUT, SaeConfig(**QUICK | {"batch_size": 128}))]
+    with pytest.raises(InterpError, match="batch_size is 128 in one plan and 256 in another"):
+        train_all(layers[0], plans)
+    with pytest.raises(InterpError, match="no plans"):
+        train_all(layers[0], [])
+
+
+def test_pairs_of_different_tokens_are_refused(tmp_path, layers):
+    store = layers[0]
+    short = write_store(tmp_path / "short", {OUT: torch.randn(4096, 24)})
+    with pytest.raises(InterpError, match="do not hold the same tokens in the same order"):
+        Pair(store, short)
+    narrow = write_store(tmp_path / "narrow", {OUT: torch.randn(16384, 20)})
+    with pytest.raises(InterpError, match=r"has width 24, .* has 20"):
+        Pair(store, narrow).places(OUT)
+
+
+def test_a_start_from_the_geometric_median_is_not_moved_by_outliers(tmp_path):
+    x = torch.randn(8192, 16, generator=torch.Generator().manual_seed(0)) + 2
+    x[::50] += 500
+    store = write_store(tmp_path / "store", {OUT: x})
+    quick = {"d_sae": 32, "k": 2, "batch_size": 1024, "tokens": 1024, "lr": 1e-9}
+    mean, median = (train(store, OUT, SaeConfig(**quick, start=start)).sae.b_dec for start in ("mean", "median"))
+    assert (median - 2).norm() < 1 < (mean - 2).norm()
