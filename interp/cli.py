@@ -187,6 +187,34 @@ def sae_convert(
     _print(as_json, _described(sae, out))
 
 
+@sae_app.command("features")
+def sae_features(
+    sae: Annotated[Path, typer.Argument(help="folder of the autoencoder")],
+    model: Model,
+    text: Annotated[str, typer.Option(help="a corpus, as for harvest")],
+    latents: Annotated[list[int], typer.Option(help="which latents; may be repeated")],
+    out: Annotated[Path, typer.Option(help="new file: features in Neuronpedia's JSON")],
+    tokens: Annotated[int, typer.Option(help="how much of the corpus to look at", min=1)] = 100_000,
+    top: Annotated[int, typer.Option(help="snippets a latent", min=1)] = 12,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Where latents fire, what they promote, and which are like them, for Neuronpedia's pages."""
+    from interp.materials import corpus
+    from interp.models.load import ORGANISM, load
+    from interp.sae import neuronpedia
+    from interp.sae.coder import SparseAutoencoder
+    from interp.sae.feature import features
+
+    require_free(out)
+    coder = SparseAutoencoder.load(sae)
+    source = corpus(text, documents=tokens) if text == ORGANISM else text
+    found = features(coder, load(model, device=device), source, latents, top, tokens=tokens)
+    neuronpedia.write(found, coder, out)
+    rows = [{"latent": page.latent, "density": page.density, "largest": page.edges[-1]} for page in found]
+    _print_table(as_json, rows, f"{len(rows)} features in {out}")
+
+
 @app.command()
 def find(
     model: Model,

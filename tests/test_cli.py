@@ -57,6 +57,9 @@ def test_options_are_frozen():
             "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--run", "--site", "--verify",
             "--writes", "settings", "store",
         ],
+        "sae features": [
+            "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
+        ],
         "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
             "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",

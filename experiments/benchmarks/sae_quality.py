@@ -49,9 +49,9 @@ PREFIXES = (64, 128, 256, 512)
 MODEL = ModelReference(name="synthetic", digest="0" * 64, model_type="none", d_model=WIDTH, n_layers=1)
 # SAELens' penalties that make about k latents fire in this world.
 PENALTIES: dict[str, dict[str, Any]] = {
-    "jumprelu": {"l0_coefficient": 20.0},
-    "standard": {"l1_coefficient": 5.0},
-    "gated": {"l1_coefficient": 5.0},
+    "jumprelu": {"l0_coefficient": 8.0},
+    "standard": {"l1_coefficient": 3.7},
+    "gated": {"l1_coefficient": 4.0},
 }
 KINDS = ("topk", "batchtopk", "matryoshka", "jumprelu", "standard", "gated")
 

@@ -199,12 +199,12 @@ def work(name: str, threads: int) -> dict[str, Any]:
     return {"seconds": statistics.median(seconds[WARM_UP:]), "mib": peak_mib() - before}
 
 
-def process(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The same in a process of its own."""
+def elsewhere(script: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What a script finds for one contender, in a process of its own."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads), WANDB_MODE="disabled")
-    if args.peers and not name.startswith("interp"):
+    if args.peers and "interp" not in name:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, args.peers))
-    command = [sys.executable, __file__, "--work", name, "--threads", str(args.threads)]
+    command = [sys.executable, script, "--work", name, "--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         return {"missing": done.stderr.strip().splitlines()[-1]}
@@ -226,7 +226,7 @@ def main() -> None:
         print(json.dumps(work(args.work, args.threads)))
         return
     names = [name for name in CONTENDERS if not args.only or name.startswith(tuple(args.only))]
-    rounds = [{name: process(name, args) for name in names} for _ in range(args.rounds)]
+    rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(args.rounds)]
     table = Table("who", "tokens/s", "of its bound", "peak MiB", title=f"{LATENTS} latents, {args.threads} threads")
     speeds: dict[str, float] = {}
     for name in names:

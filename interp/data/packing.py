@@ -101,7 +101,7 @@ class Packed:
         filled = (self.document[start:stop] != PADDING).any(0).nonzero()
         return self.part(slice(start, stop), slice(0, int(filled[-1]) + 1 if len(filled) else 1))
 
-    def part(self, rows: slice, columns: slice) -> "Packed":
+    def part(self, rows: slice | Int[Tensor, "row"], columns: slice) -> "Packed":
         """Some rows and columns."""
         return Packed(*(getattr(self, field.name)[rows, columns] for field in fields(self)))
 

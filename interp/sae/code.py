@@ -1,6 +1,7 @@
 """A sparse code: which latents fire on each token and how strongly, whatever their number."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Int
@@ -59,8 +60,16 @@ def bag_sums(
     """Sums of weighted rows over the entries of each bag; entries come in the order of their bags."""
     if not number:
         return rows.new_zeros(0, rows.shape[1])
+    if _has_kernels(rows.device):
+        from interp.sae import kernels
+
+        return kernels.bag_sums(rows, index, per_entry, bags, number)
     counts = torch.bincount(bags, minlength=number)
     return embedding_bag(index, rows, counts.cumsum(0) - counts, per_sample_weights=per_entry, mode="sum")
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def pre_activations(

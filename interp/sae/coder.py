@@ -52,7 +52,7 @@ _OPTIONAL = ("threshold", "W_skip")
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SparseAutoencoder:
     """See the module. `threshold` comes with JumpReLU alone. `reads` and `writes` are side by side in x and x_hat."""
 
@@ -95,6 +95,9 @@ class SparseAutoencoder:
             names = ", ".join(model.name for model in models.values())
             raise InterpError(f"{self} belongs to {names}, and this needs one of a single model")
         return next(iter(models.values()))
+
+    def __repr__(self) -> str:
+        return f"<{self}: {self.d_sae:,} latents, {self.nonlinearity}, width {self.d_in}>"
 
     def __str__(self) -> str:
         read, written = (", ".join(dict.fromkeys(place.site for place in side)) for side in (self.reads, self.writes))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from interp.sae.code import pre_activations
 from interp.sae.coder import unit_rows
 from interp.sae.kinds import KINDS, RANKED
 from interp.sae.nonlinearities import JumpReLU, TopK
@@ -21,6 +22,7 @@ _POINTS = 50
 _DENSITY_SHARE = 0.2
 _MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
 _GUESS = 0.9  # of that threshold, below which BatchTopK need not look
+_OPEN, _OPENED_ON, _LEAST = 4, 512, 1e-3  # times k that fire at first, on so many tokens; the lowest level
 _REVIVED = 0.2  # length of a resampled latent's encoder row, in lengths of the living
 
 
@@ -64,6 +66,8 @@ class Fit:
     ) -> Step:
         """One step of `total`; nothing changes if its loss is not finite."""
         config, rate = self.config, self.rate * _schedule(self.steps, total, self.config)
+        if not self.steps and config.kind not in RANKED:
+            self._open(x)
         objective = Objective(
             config.kind, config.k, self._sparsity(total), config.prefixes, getattr(torch, config.compute)
         )
@@ -143,6 +147,21 @@ class Fit:
 
     def _dead(self) -> Tensor:
         return (self.silent >= self.config.dead_after).nonzero().squeeze(1)
+
+    def _open(self, x: Tensor) -> None:
+        """Let few latents fire from the first step on, by one level for all of them.
+
+        Were half of them to fire at first, the penalty would need hundreds of steps to part those that matter from the
+        rest, each step would be dense, and short runs would end long before their target.
+        """
+        some = x[:_OPENED_ON] - self.weights.b_dec if self._autoencodes else x[:_OPENED_ON]
+        u = pre_activations(some, self.weights.W_enc, self.weights.b_enc).flatten()
+        wanted = min(len(u), _OPEN * self.config.k * len(some))
+        level = max(_LEAST, float(u.topk(wanted, sorted=False).values.min()))
+        bias, own = KINDS[self.config.kind].start(level)
+        self.weights.b_enc.fill_(bias)
+        for name, value in own.items():
+            self.weights.own[name].fill_(value)
 
     def _sparsity(self, total: int) -> float:
         """The penalty's weight: fixed, and risen to, or steered."""

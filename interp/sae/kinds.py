@@ -14,6 +14,7 @@ al. (2024), https://arxiv.org/abs/2404.16014. JumpReLU: the same (2024), https:/
 Bussmann et al. (2024), https://arxiv.org/abs/2412.06410.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, final, runtime_checkable
 
@@ -34,6 +35,10 @@ class Kind(Protocol):
     @property
     def own(self) -> dict[str, float]:
         """The parameters of a latent beside its rows and bias, and what they start from."""
+        ...
+
+    def start(self, level: float) -> tuple[float, dict[str, float]]:
+        """The bias and the parameters that every latent starts from, for W_enc x to have to be above this level."""
         ...
 
     def near(self, u: Entries, own: Own) -> Tensor:
@@ -64,6 +69,10 @@ class Rectified:
 
     own: dict[str, float] = field(default_factory=dict)
 
+    def start(self, level: float) -> tuple[float, dict[str, float]]:
+        """By the bias."""
+        return -level, {}
+
     def near(self, u: Entries, own: Own) -> Tensor:
         """Positive ones."""
         return u > 0
@@ -91,6 +100,10 @@ class Jump:
     """JumpReLU. The threshold is kept as a logarithm, so that it stays positive."""
 
     own: dict[str, float] = field(default_factory=lambda: {"log_threshold": -2.3})
+
+    def start(self, level: float) -> tuple[float, dict[str, float]]:
+        """By the threshold."""
+        return 0.0, {"log_threshold": math.log(level)}
 
     def near(self, u: Entries, own: Own) -> Tensor:
         """Those that fire, or are within the rectangle."""
@@ -122,6 +135,10 @@ class Gated:
     """A gate and a magnitude that share their direction."""
 
     own: dict[str, float] = field(default_factory=lambda: {"r_mag": 0.0, "b_mag": 0.0})
+
+    def start(self, level: float) -> tuple[float, dict[str, float]]:
+        """By the gate's bias, which the magnitude's makes up for."""
+        return -level, {"r_mag": 0.0, "b_mag": level}
 
     def near(self, u: Entries, own: Own) -> Tensor:
         """Those with an open gate."""

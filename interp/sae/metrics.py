@@ -4,12 +4,10 @@ Three forward passes over held-out text: as it is, with the reconstruction of wh
 autoencoder writes, and with zeros there. The first token of each document is left as it is in all three.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.rows import rows
@@ -19,15 +17,15 @@ from interp.core.linalg import StreamingMoments
 from interp.data.corpora import Source
 from interp.data.packing import Packed
 from interp.models.hooked import HookedModel
-from interp.models.hooks import Transform
 from interp.models.losses import next_token_losses
-from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.records import SaeMetrics
+from interp.sae.splice import plain, spliced
 
 _ROWS = 4096
 
 
+@torch.no_grad()
 def evaluate(
     sae: SparseAutoencoder,
     model: HookedModel,
@@ -48,17 +46,11 @@ def evaluate(
     coder, tally = sae.to(model.device), _Tally(sae.d_sae)
     clean = reconstructed = zeroed = 0.0
     for batch in packed.batches(batch_size):
-        inner = batch.inner.to(model.device)
-        captured: dict[Site, Tensor] = {}
-        reads, writes = ([Site.parse(place.site) for place in side] for side in (sae.reads, sae.writes))
-        clean += _loss(model, batch, {site: partial(captured.__setitem__, site) for site in {*reads, *writes}})
-        read, written = (torch.cat([captured[site].flatten(2)[inner] for site in side], 1) for side in (reads, writes))
-        found = tally.update(coder, read.float(), written.float())
-        parts = found.split([place.width for place in sae.writes], dim=1)
-        own = {site: _put(inner, part) for site, part in zip(writes, parts, strict=True)}
-        reconstructed += _loss(model, batch, own)
-        nothing = {site: _put(inner, torch.zeros_like(part)) for site, part in zip(writes, parts, strict=True)}
-        zeroed += _loss(model, batch, nothing)
+        before = plain(coder, model, batch)
+        found = tally.update(coder, before.read, before.written)
+        clean += _loss(before.logits, batch)
+        reconstructed += _loss(spliced(coder, model, batch, found), batch)
+        zeroed += _loss(spliced(coder, model, batch, torch.zeros_like(found)), batch)
     predicted = int(packed.predicted.sum())
     return SaeMetrics(
         tokens=tally.moments.count,
@@ -136,20 +128,6 @@ class _Tally:
         return float((self.fired == 0).double().mean())
 
 
-def _put(inner: Bool[Tensor, "batch pos"], values: Float[Tensor, "token d_out"]) -> Transform:
-    """Values for a site at each token where `inner` is true, heads side by side."""
-
-    def transform(x: Tensor) -> Tensor:
-        whole = x.flatten(2).clone()
-        whole[inner] = values.to(x.dtype)
-        return whole.view_as(x)
-
-    return transform
-
-
-@torch.no_grad()
-def _loss(model: HookedModel, batch: Packed, transforms: Mapping[Site, Transform]) -> float:
-    """Summed cross-entropy of the batch's predicted tokens with a transform at each site."""
-    with model.hooked(list(transforms.items())):
-        logits = model.hf(**batch.model_inputs(model.device), use_cache=False).logits
+def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Packed) -> float:
+    """Summed cross-entropy of the batch's predicted tokens."""
     return float(next_token_losses(logits, batch.ids, batch.predicted).sum())

@@ -39,25 +39,32 @@ _CHECKPOINT_EVERY = 500
 
 @dataclass(frozen=True)
 class Report:
-    """What a callback is told at each point: which of the plans, steps done of how many, tokens a second."""
+    """What a callback is told at each point: which of the plans, steps done of how many, tokens a second.
+
+    `last` is true once, in the very last report of the last plan.
+    """
 
     number: int
     point: Point
     step: int
     steps: int
     tokens_per_second: float
+    last: bool
 
 
 Callback = Callable[[Report], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedSae:
     """An SAE and how training went. `density` is each latent's share of tokens, in the last fifth."""
 
     sae: SparseAutoencoder
     history: tuple[Point, ...]
     density: Float[Tensor, "d_sae"]
+
+    def __repr__(self) -> str:
+        return f"TrainedSae({self.sae!r}, {self.history[-1]})"
 
     def _repr_html_(self) -> str:
         last = self.history[-1]
@@ -132,7 +139,8 @@ def _steps(bundle: Bundle, run: Run | None, callbacks: Sequence[Callback]) -> No
         for number, member in enumerate(bundle.members):
             for point in member.fit.history[known[number] :]:
                 watch.point(number, point)
-                report = Report(number, point, bundle.steps, bundle.total, rate)
+                last = bundle.steps == bundle.total and number == len(bundle.members) - 1
+                report = Report(number, point, bundle.steps, bundle.total, rate, last)
                 for told in (*callbacks, *([] if run is None else [run.note])):
                     told(report)
         if run is not None and (bundle.steps % run.every == 0 or bundle.steps == bundle.total):

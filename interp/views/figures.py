@@ -37,7 +37,7 @@ def heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figure:
     floor = min(0.5, *(f.auroc for f in findings))
     numbered = len(grid.layers) <= _NUMBERED
     methods = list(dict.fromkeys(f.direction.method for f in findings))
-    figure = _panels([_short(method) for method in methods], [34 * len(grid.rows)] * len(methods), gap=34)
+    figure = panels([_short(method) for method in methods], [34 * len(grid.rows)] * len(methods), gap=34)
     for number, method in enumerate(methods, 1):
         z = grid.best(f for f in findings if f.direction.method == method)
         cells = go.Heatmap(z=z, x=grid.layers, y=grid.places, name=escape(method), coloraxis="coloraxis")
@@ -51,7 +51,7 @@ def heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figure:
     figure.update_xaxes(type="category", showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="layer", row=len(methods), col=1)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
-    return _styled(_scaled(figure, floor), top=34, bottom=112)
+    return styled(_scaled(figure, floor), top=34, bottom=112)
 
 
 def layer_curve(findings: Findings) -> go.Figure:
@@ -71,7 +71,7 @@ def layer_curve(findings: Findings) -> go.Figure:
     lowest = min(0.45, *(f.auroc for f in findings))
     figure.update_xaxes(title_text="layer", type="category", categoryarray=layers)
     figure.update_yaxes(title_text="held-out AUROC", range=[lowest - 0.03, 1.03])
-    return _styled(figure, top=40, bottom=50)
+    return styled(figure, top=40, bottom=50)
 
 
 def before_after(audit: Audit) -> go.Figure:
@@ -82,7 +82,7 @@ def before_after(audit: Audit) -> go.Figure:
     if not groups:
         raise InterpError("the audit measures no rate, only losses: there is nothing to draw")
     titles = [_KINDS[kind] for kind in groups]
-    figure = _panels(titles, [58 * len(rows) for rows in groups.values()], gap=46)
+    figure = panels(titles, [58 * len(rows) for rows in groups.values()], gap=46)
     for number, rows in enumerate(groups.values(), 1):
         for side, colour, symbol in (("before", BEFORE, "circle-open"), ("after", AFTER, "circle")):
             dots = _dots(rows, side).update(marker_symbol=symbol, showlegend=number == 1)
@@ -94,7 +94,7 @@ def before_after(audit: Audit) -> go.Figure:
         figure.update_yaxes(range=[len(rows) - 0.5, -0.5], visible=False, row=number, col=1)
     figure.update_xaxes(range=[-0.02, 1.02], zeroline=False)
     figure.update_xaxes(title_text="share of items", row=len(groups), col=1)
-    return _styled(figure, top=64, bottom=54)
+    return styled(figure, top=64, bottom=54)
 
 
 def density(feature: Feature) -> go.Figure:
@@ -106,7 +106,7 @@ def density(feature: Feature) -> go.Figure:
     figure.update_traces(hovertemplate="activation %{x:.3g}: %{y} tokens<extra></extra>")
     figure.update_xaxes(title_text="activation")
     figure.update_yaxes(title_text="tokens", type="log", dtick=1)
-    return _styled(figure, top=10, bottom=50)
+    return styled(figure, top=10, bottom=50)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _dots(rows: list[Row], side: str) -> go.Scatter:
     return dots
 
 
-def _panels(titles: list[str], heights: list[int], gap: int) -> go.Figure:
+def panels(titles: list[str], heights: list[int], gap: int) -> go.Figure:
     """Panels one below the other, of heights in pixels, `gap` pixels apart, titles on the left."""
     total = sum(heights) + gap * (len(heights) - 1)
     spacing = {"vertical_spacing": gap / total, "row_heights": heights}
@@ -214,7 +214,7 @@ def _scaled(figure: go.Figure, floor: float) -> go.Figure:
     return figure.update_layout(coloraxis={"colorscale": SCALE, "cmin": floor, "cmax": 1, "colorbar": bar})
 
 
-def _styled(figure: go.Figure, top: int, bottom: int) -> go.Figure:
+def styled(figure: go.Figure, top: int, bottom: int) -> go.Figure:
     """The look that figures share; the margins are added to the figure's height."""
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
     figure.update_layout(template="none", paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR, legend=legend)

@@ -1,0 +1,177 @@
+"""Where a training step's time goes, how it grows with width, and how fast users encode and decode.
+
+    python experiments/benchmarks/sae_scaling.py [--threads 2] [--rounds 3] [--peers DIR ...] [--json FILE]
+
+TopK in bfloat16 on width 576, k 32, batches of 4,096, as `sae_train.py` has them. Each measurement is a process of its
+own, and processes take turns; figures are medians.
+
+- The breakdown is of 9,216 latents, by the operators of torch's profiler (self time).
+- Widths run from 4,096 to 65,536 latents. Time a token would grow as the width does if all of it were the encoder's
+  product; memory is set beside 16 bytes a parameter (weight, gradient, Adam's two moments), 2 a parameter for bfloat16
+  shadows, and a chunk of pre-activations.
+- Encoding and decoding are `sae(x)` in float32, of raw activations, beside SAELens' `sae(x)` of the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from sae_train import BATCH, BATCHES, LATENTS, WIDTH, K, data, elsewhere, peak_mib
+from torch import Tensor
+
+WIDTHS = (4096, 9216, 16384, 32768, 65536)
+CHUNK = 512
+# Operators of each part of the step; what is not named is "the rest".
+PARTS = {
+    "encoder product": ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise"),
+    "selection (top-k)": ("aten::topk",),
+    "decode and gradients by bags": ("aten::_embedding_bag", "aten::_embedding_bag_per_sample_weights_backward"),
+    "sorting entries by latent": ("aten::sort", "aten::argsort"),
+    "Adam": ("aten::_fused_adam_",),
+}
+
+
+def fit(d_sae: int) -> Callable[[Tensor], Any]:
+    """The step of `train`."""
+    from interp.sae.fit import Fit
+    from interp.sae.records import SaeConfig
+
+    config = SaeConfig(kind="topk", d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute="bfloat16")
+    made = Fit(config, WIDTH)
+    return lambda x: made.update(x, 100)
+
+
+def timed(call: Callable[[Tensor], Any], warm_up: int = 2, steps: int = 4) -> dict[str, float]:
+    """Median seconds of a call on a batch, and peak memory over what was held before."""
+    batches, before, seconds = data(), peak_mib(), []
+    for number in range(warm_up + steps):
+        began = time.perf_counter()
+        call(batches[number % BATCHES])
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": statistics.median(seconds[warm_up:]), "mib": peak_mib() - before}
+
+
+def breakdown() -> dict[str, float]:
+    """Seconds of each part of a step."""
+    from torch.profiler import ProfilerActivity, profile
+
+    step, batches = fit(LATENTS), data()
+    for x in batches[:2]:
+        step(x)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for x in batches:
+            step(x)
+    events = {event.key: event.self_cpu_time_total / 1e6 / len(batches) for event in found.key_averages()}
+    parts = {name: sum(events.pop(key, 0.0) for key in keys) for name, keys in PARTS.items()}
+    return parts | {"the rest": sum(events.values())}
+
+
+def autoencoder() -> Any:
+    """An autoencoder of random weights, as a user has it."""
+    from torch.nn.functional import normalize
+
+    from interp.activations.places import Place
+    from interp.models.reference import ModelReference
+    from interp.sae.coder import SparseAutoencoder
+    from interp.sae.nonlinearities import TopK
+
+    model = ModelReference(name="random", digest="0" * 64, model_type="none", d_model=WIDTH, n_layers=1)
+    rows = normalize(torch.randn(LATENTS, WIDTH, generator=torch.Generator().manual_seed(0)), dim=1)
+    place = (Place(site="resid_post.0", model=model, width=WIDTH),)
+    return SparseAutoencoder(rows, torch.zeros(LATENTS), rows, torch.zeros(WIDTH), TopK(k=K), place, place)
+
+
+def reconstruct(who: str) -> Callable[[Tensor], Any]:
+    """`sae(x)` of interp, or of SAELens with the same weights."""
+    sae = autoencoder()
+    if who == "interp":
+        return torch.no_grad()(sae)
+    from sae_lens import SAE
+
+    from interp.sae import interop
+
+    with tempfile.TemporaryDirectory() as folder:
+        interop.write_saelens(sae, Path(folder) / "sae")
+        theirs = SAE.load_from_disk(str(Path(folder) / "sae"))
+    return torch.no_grad()(theirs)
+
+
+def work(name: str) -> dict[str, float]:
+    """One measurement in this process."""
+    what, _, which = name.partition(" ")
+    if what == "breakdown":
+        return breakdown()
+    return timed(fit(int(which)) if what == "step" else reconstruct(which))
+
+
+def median(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """Of each figure over the rounds."""
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+
+
+def main() -> None:
+    """Print the tables, and write the claims."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", type=Path, nargs="*", help="folders that hold the peers, for other processes' paths")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        torch.set_num_threads(args.threads)
+        try:
+            print(json.dumps(work(args.work)))
+        except ImportError as problem:
+            print(json.dumps({"missing": str(problem)}))
+        return
+    names = ["breakdown", *(f"step {width}" for width in WIDTHS), "reconstruct interp", "reconstruct saelens"]
+    rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(args.rounds)]
+    found = {name: [turn[name] for turn in rounds] for name in names}
+    console, claims = Console(), {}
+
+    parts = median(found["breakdown"])
+    table = Table("part of the step", "share", title=f"{LATENTS:,} latents, {args.threads} threads")
+    for name, seconds in parts.items():
+        table.add_row(name, f"{seconds / sum(parts.values()):.0%}")
+    console.print(table)
+
+    table = Table("latents", "tokens/s", "cost a token and latent", "peak MiB", "16 + 2 bytes a parameter, chunk")
+    first = None
+    for width in WIDTHS:
+        one = median(found[f"step {width}"])
+        cost = one["seconds"] / BATCH / width
+        first = first or cost
+        stated = (18 * width * (2 * WIDTH + 1) + 2 * CHUNK * width) / 2**20
+        row = (f"{BATCH / one['seconds']:,.0f}", f"{cost / first:.2f}", f"{one['mib']:,.0f}", f"{stated:,.0f}")
+        table.add_row(f"{width:,}", *row)
+        claims[f"cost_{width}_vs_{WIDTHS[0]}"] = cost / first
+    console.print(table)
+
+    table = Table("encode and decode", "tokens/s")
+    for who in ("interp", "saelens"):
+        if missing := found[f"reconstruct {who}"][0].get("missing"):
+            table.add_row(who, f"left out: {missing[:60]}")
+            continue
+        claims[who] = BATCH / median(found[f"reconstruct {who}"])["seconds"]
+        table.add_row(who, f"{claims[who]:,.0f}")
+    console.print(table)
+    if "saelens" in claims:
+        claims["reconstruct_vs_saelens"] = claims.pop("interp") / claims.pop("saelens")
+        print(f"reconstruct_vs_saelens: {claims['reconstruct_vs_saelens']:.2f}")
+    if args.json:
+        args.json.write_text(json.dumps({"claims": claims}, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
