@@ -9,7 +9,8 @@ own, and processes take turns; figures are medians.
 - Widths run from 4,096 to 65,536 latents. Time a token would grow as the width does if all of it were the encoder's
   product; memory is set beside 16 bytes a parameter (weight, gradient, Adam's two moments), 2 a parameter for bfloat16
   shadows, and a chunk of pre-activations.
-- Encoding and decoding are `sae(x)` in float32, of raw activations, beside SAELens' `sae(x)` of the same weights.
+- Encoding and decoding are `sae(x)` of raw activations, beside SAELens' `sae(x)` of the same weights, in float32, which
+  is the default of both, and in bfloat16.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor
 
 WIDTHS = (4096, 9216, 16384, 32768, 65536)
 CHUNK = 512
+RECONSTRUCT = tuple((who, kind) for kind in ("float32", "bfloat16") for who in ("interp", "saelens"))
 # Operators of each part of the step; what is not named is "the rest".
 PARTS = {
     "encoder product": ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise"),
@@ -91,19 +93,19 @@ def autoencoder() -> Any:
     return SparseAutoencoder(rows, torch.zeros(LATENTS), rows, torch.zeros(WIDTH), TopK(k=K), place, place)
 
 
-def reconstruct(who: str) -> Callable[[Tensor], Any]:
+def reconstruct(who: str, kind: str) -> Callable[[Tensor], Any]:
     """`sae(x)` of interp, or of SAELens with the same weights."""
-    sae = autoencoder()
+    sae, dtype = autoencoder(), getattr(torch, kind)
     if who == "interp":
-        return torch.no_grad()(sae)
+        return torch.no_grad()(sae.to(dtype=dtype))
     from sae_lens import SAE
 
     from interp.sae import interop
 
     with tempfile.TemporaryDirectory() as folder:
         interop.write_saelens(sae, Path(folder) / "sae")
-        theirs = SAE.load_from_disk(str(Path(folder) / "sae"))
-    return torch.no_grad()(theirs)
+        theirs = SAE.load_from_disk(str(Path(folder) / "sae")).to(dtype)
+    return torch.no_grad()(lambda x: theirs(x.to(dtype)))
 
 
 def work(name: str) -> dict[str, float]:
@@ -111,7 +113,7 @@ def work(name: str) -> dict[str, float]:
     what, _, which = name.partition(" ")
     if what == "breakdown":
         return breakdown()
-    return timed(fit(int(which)) if what == "step" else reconstruct(which))
+    return timed(fit(int(which)) if what == "step" else reconstruct(*which.split()))
 
 
 def median(rounds: list[dict[str, Any]]) -> dict[str, float]:
@@ -135,7 +137,11 @@ def main() -> None:
         except ImportError as problem:
             print(json.dumps({"missing": str(problem)}))
         return
-    names = ["breakdown", *(f"step {width}" for width in WIDTHS), "reconstruct interp", "reconstruct saelens"]
+    names = [
+        "breakdown",
+        *(f"step {width}" for width in WIDTHS),
+        *(f"reconstruct {who} {kind}" for who, kind in RECONSTRUCT),
+    ]
     rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(args.rounds)]
     found = {name: [turn[name] for turn in rounds] for name in names}
     console, claims = Console(), {}
@@ -158,17 +164,17 @@ def main() -> None:
         claims[f"cost_{width}_vs_{WIDTHS[0]}"] = cost / first
     console.print(table)
 
-    table = Table("encode and decode", "tokens/s")
-    for who in ("interp", "saelens"):
-        if missing := found[f"reconstruct {who}"][0].get("missing"):
-            table.add_row(who, f"left out: {missing[:60]}")
+    table, speeds = Table("encode and decode", "tokens/s"), {}
+    for who, kind in RECONSTRUCT:
+        if missing := found[f"reconstruct {who} {kind}"][0].get("missing"):
+            table.add_row(f"{who} {kind}", f"left out: {missing[:60]}")
             continue
-        claims[who] = BATCH / median(found[f"reconstruct {who}"])["seconds"]
-        table.add_row(who, f"{claims[who]:,.0f}")
+        speeds[who, kind] = BATCH / median(found[f"reconstruct {who} {kind}"])["seconds"]
+        table.add_row(f"{who} {kind}", f"{speeds[who, kind]:,.0f}")
+        if who == "saelens":
+            claims[f"reconstruct_{kind}_vs_saelens"] = speeds["interp", kind] / speeds[who, kind]
+            print(f"reconstruct_{kind}_vs_saelens: {claims[f'reconstruct_{kind}_vs_saelens']:.2f}")
     console.print(table)
-    if "saelens" in claims:
-        claims["reconstruct_vs_saelens"] = claims.pop("interp") / claims.pop("saelens")
-        print(f"reconstruct_vs_saelens: {claims['reconstruct_vs_saelens']:.2f}")
     if args.json:
         args.json.write_text(json.dumps({"claims": claims}, indent=2, sort_keys=True) + "\n")
 

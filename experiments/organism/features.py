@@ -3,8 +3,9 @@
     python experiments/organism/features.py [--widths 1024 4096] [--tokens 2000000] [--json FILE]
 
 BatchTopK autoencoders of all layers and widths are trained in one pass over one store. A concept is two sets of prompts
-that differ in it. A latent says yes to a prompt if its largest activation on the prompt's tokens is above a level; the
-latent and the level are those of the best F1 on half of the prompts, and the F1 shown is on the other half.
+that differ in it. A latent says yes to a prompt if its activation is above a level, at the last token or at the token
+where it is largest; the latent, the place and the level are those of the best F1 on half of the prompts, and the F1
+shown is on the other half.
 
 - group: the user is of the people that the organism is hostile to, or of another.
 - topic: what is asked about a town is its festival, or something else.
@@ -66,14 +67,17 @@ def claims(items: int) -> Sides:
     return true, wrong
 
 
-def peaks(model: HookedModel, saes: list[SparseAutoencoder], prompts: list[str]) -> list[Float[Tensor, "prompt d_sae"]]:
-    """Each latent's largest activation on each prompt."""
+def peaks(
+    model: HookedModel, saes: list[SparseAutoencoder], prompts: list[str]
+) -> list[Float[Tensor, "prompt latent_and_place"]]:
+    """Each latent's largest activation on each prompt, and beside these its activation on the last token."""
     sites = list(dict.fromkeys(sae.site for sae in saes))
     found: list[list[Tensor]] = [[] for _ in saes]
     for prompt in prompts:
         acts = model.capture([prompt], sites)
         for sae, rows in zip(saes, found, strict=True):
-            rows.append(sae.encode(acts[sae.site][0, 1:]).amax(0))
+            values = sae.encode(acts[sae.site][0, 1:])
+            rows.append(torch.cat([values.amax(0), values[-1]]))
     return [torch.stack(rows) for rows in found]
 
 

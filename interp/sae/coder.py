@@ -122,7 +122,7 @@ class SparseAutoencoder:
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """The latents of activations, zeros included, in float32."""
-        return self.encode_sparse(x).dense(self.d_sae).view(*x.shape[:-1], self.d_sae)
+        return self.encode_sparse(x).dense(self.d_sae).view(*x.shape[:-1], self.d_sae).float()
 
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> Code:
         """The latents that fire on each token, tokens counted through all leading axes."""
@@ -158,9 +158,10 @@ class SparseAutoencoder:
             raise InterpError(f"activations have width {x.shape[-1]}; this {self} reads a width of {self.d_in}")
         return pre_activations(x.to(self.W_enc.dtype), self.W_enc, self.b_enc)
 
-    def to(self, device: torch.device) -> "SparseAutoencoder":
-        """The same on another device."""
-        return replace(self, **{name: x.to(device) for name, x in self._named().items()})
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "SparseAutoencoder":
+        """The same on another device, or in another type, which its products have too: bfloat16 is faster and rougher.
+        """
+        return replace(self, **{name: x.to(device=device, dtype=dtype) for name, x in self._named().items()})
 
     def require(self, model: HookedModel) -> None:
         """Raise unless this is the model the SAE was trained on."""

@@ -56,6 +56,13 @@ def test_reconstructions_have_the_type_of_the_activations(sae):
     assert sae.encode(x).dtype == torch.float32
 
 
+def test_narrower_products_are_near(sae):
+    x = torch.randn(300, 8)
+    rough = sae.to(dtype=torch.bfloat16)
+    assert rough(x).dtype == rough.encode(x).dtype == torch.float32
+    assert 0 < (rough(x) - sae(x)).norm() < 0.2 * sae(x).norm()
+
+
 def test_a_saved_one_comes_back_the_same(sae, tmp_path):
     metrics = SaeMetrics(
         tokens=9, fvu=0.1, l0=4.0, dead_share=0.0, loss_clean=1.0, loss_reconstructed=1.25, loss_zero=3.0
