@@ -159,8 +159,7 @@ class SparseAutoencoder:
         return pre_activations(x.to(self.W_enc.dtype), self.W_enc, self.b_enc)
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "SparseAutoencoder":
-        """The same on another device, or in another type, which its products have too: bfloat16 is faster and rougher.
-        """
+        """The same on another device, or in another type for its products too: bfloat16 is faster and rougher."""
         return replace(self, **{name: x.to(device=device, dtype=dtype) for name, x in self._named().items()})
 
     def require(self, model: HookedModel) -> None:

@@ -1,0 +1,156 @@
+"""Autoencoders of a real model beside SAELens', trained on the very same activations in the same order.
+
+    PYTHONPATH=DIR python experiments/benchmarks/sae_smollm2.py --text '../shared/data/text_corpus/*.jsonl' \
+        [--work experiments/.cache/sae-smollm2] [--only NAME ...] [--json FILE]
+
+SmolLM2-135M-Instruct (`experiments/smollm2.py`), residual stream behind layer 15 of 30, one epoch over 2.1 million
+tokens in batches of 4,096; 4,608 latents, k 32, a learning rate of about 1e-3 for all. Every tenth document is held out
+and measures what was learned: L0, variance unexplained, and the loss of the model with the reconstruction put in.
+
+Both are given standardised activations (ours makes them itself); SAELens trains with autocast to bfloat16, ours in
+bfloat16. SAELens' JumpReLU has no target for L0: its penalty was set so that about k latents fire. The store and
+SAELens' autoencoders are kept under --work, and made where they are missing. Needs sae-lens for its rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from sae_quality import on_raw
+from torch import Tensor
+
+import interp
+from interp.core.files import read_json, write_json
+from interp.data.corpora import texts
+from interp.models.hooked import HookedModel
+from interp.sae import interop
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.metrics import evaluate
+from interp.sae.records import SaeConfig
+from interp.sae.standardise import Standardisation
+from interp.sae.train import train
+
+SITE, TOKENS, BATCH, LATENTS, K, STEPS = "resid_post.15", 2_100_000, 4096, 4608, 32, 510
+KINDS = ("topk", "batchtopk", "jumprelu")
+# SAELens' penalty of JumpReLU that makes about k latents fire here.
+COEFFICIENT = 5.0
+MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
+
+
+def documents(pattern: str, held_out: bool) -> list[str]:
+    """Every tenth document by its hash, or the others, in a fixed random order."""
+    found = [text for text in texts(pattern) if (int(sha256(text.encode()).hexdigest(), 16) % 10 == 0) == held_out]
+    random.Random(0).shuffle(found)
+    return found
+
+
+def batches(store: interp.Store) -> Iterator[Tensor]:
+    """What everybody trains on."""
+    return store.batches(SITE, BATCH, seed=0, first_tokens=False)
+
+
+def ours(kind: str, store: interp.Store) -> SparseAutoencoder:
+    """interp's, with its own learning rate and schedule."""
+    settings: dict[str, Any] = {"d_sae": LATENTS, "k": K, "batch_size": BATCH, "tokens": STEPS * BATCH}
+    return train(store, SITE, SaeConfig(kind=kind, compute="bfloat16", **settings)).sae
+
+
+def saelens(kind: str, store: interp.Store) -> SparseAutoencoder:
+    """SAELens', by its trainer."""
+    from sae_lens import saes
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(0)
+    scaling = Standardisation.of(islice(batches(store), 16))
+    options = {"l0_coefficient": COEFFICIENT} if kind == "jumprelu" else {"k": K}
+    name = {"topk": "TopK", "batchtopk": "BatchTopK", "jumprelu": "JumpReLU"}[kind]
+    width = store.width(SITE)
+    made = getattr(saes, f"{name}TrainingSAE")(
+        getattr(saes, f"{name}TrainingSAEConfig")(d_in=width, d_sae=LATENTS, **options)
+    )
+    settings = SAETrainerConfig(
+        total_training_samples=STEPS * BATCH,
+        train_batch_size_samples=BATCH,
+        lr=1e-3,
+        lr_end=1e-4,
+        autocast=True,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    SAETrainer(settings, made, map(scaling, batches(store))).fit()
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_inference_model(folder)
+        return on_raw(interop.read(folder, store.model, SITE), scaling)
+
+
+def trained(who: str, kind: str, store: interp.Store, work: Path) -> tuple[SparseAutoencoder, float]:
+    """An autoencoder and the seconds it took; SAELens' are kept."""
+    folder = work / f"{who}-{kind}"
+    if folder.exists():
+        return SparseAutoencoder.load(folder), read_json(work / f"{who}-{kind}.json")
+    began = time.perf_counter()
+    sae = {"interp": ours, "SAELens": saelens}[who](kind, store)
+    seconds = time.perf_counter() - began
+    if who == "SAELens":
+        sae.save(folder)
+        write_json(work / f"{who}-{kind}.json", seconds)
+    return sae, seconds
+
+
+def model_and_store(pattern: str, work: Path) -> tuple[HookedModel, interp.Store]:
+    """The model in bfloat16, and its activations."""
+    model = interp.load(MODEL, dtype="bfloat16")
+    settings: dict[str, Any] = {"tokens": TOKENS, "context": 256, "batch_size": 16, "dtype": "bfloat16"}
+    return model, interp.harvest(model, documents(pattern, False), [SITE], work / "store", **settings)
+
+
+def main() -> None:
+    """Train what is missing, measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", required=True, help="a corpus of 3 million tokens or so")
+    parser.add_argument("--work", type=Path, default=MODEL.parent / "sae-smollm2")
+    parser.add_argument("--only", nargs="*", default=[], help="contenders whose name begins so")
+    parser.add_argument("--tokens", type=int, default=40_000, help="held-out tokens to measure on")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model, store = model_and_store(args.text, args.work)
+    held_out, rows = documents(args.text, True), {}
+    for who in ("interp", "SAELens"):
+        for kind in KINDS:
+            if args.only and not f"{who} {kind}".startswith(tuple(args.only)):
+                continue
+            sae, seconds = trained(who, kind, store, args.work)
+            found = evaluate(sae, model, held_out, tokens=args.tokens, context=256)
+            rows[f"{who} {kind}"] = {
+                "L0": found.l0,
+                "FVU": found.fvu,
+                "loss recovered": found.loss_recovered,
+                "dead": found.dead_share,
+                "seconds": seconds,
+            }
+            print(f"{who} {kind}", json.dumps(rows[f"{who} {kind}"]), flush=True)
+    table = Table("who", "L0", "FVU", "loss recovered", "dead", "seconds", title=f"{LATENTS} latents at {SITE}")
+    for name, row in rows.items():
+        shown = (f"{row['L0']:.1f}", f"{row['FVU']:.3f}", f"{row['loss recovered']:.4f}", f"{row['dead']:.1%}")
+        table.add_row(name, *shown, f"{row['seconds']:,.0f}")
+    Console().print(table)
+    if args.json:
+        write_json(args.json, rows)
+
+
+if __name__ == "__main__":
+    main()
