@@ -19,6 +19,7 @@ from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows, project_out
 from interp.directions.direction import Direction
 from interp.models.reference import ModelReference
+from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.records import SaeCard
 
@@ -55,6 +56,11 @@ class Op(ABC):
     @abstractmethod
     def width(self) -> int:
         """d_model of the sites it fits."""
+
+    @property
+    def site(self) -> Site | None:
+        """The one site it makes sense at; None if it goes anywhere."""
+        return None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -173,7 +179,7 @@ class Clamp(Op):
     """
 
     def __init__(self, sae: SparseAutoencoder, latents: int | list[int], value: float = 0.0):
-        self.sae = sae
+        self.sae, self._site = sae, sae.site
         self.latents = [latents] if isinstance(latents, int) else list(latents)
         self.value = _finite(value, "value")
         outside = [latent for latent in self.latents if not 0 <= latent < sae.d_sae]
@@ -200,6 +206,11 @@ class Clamp(Op):
     def width(self) -> int:
         """d_model."""
         return self.sae.d_in
+
+    @property
+    def site(self) -> Site:
+        """Where the autoencoder reads."""
+        return self._site
 
     def settings(self) -> dict[str, Any]:
         """Latents and value, with the autoencoder's own settings."""

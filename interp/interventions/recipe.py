@@ -74,8 +74,11 @@ class Recipe:
             if not site.in_residual_basis:
                 raise InterpError(
                     f"{type(op).__name__} at {site}: ops act on vectors of the residual stream, and those at {site} "
-                    "have "
-                    "another basis; declare it at writers or at residual sites"
+                    "have another basis; declare it at writers or at residual sites"
+                )
+            if op.site is not None and op.site != site:
+                raise InterpError(
+                    f"{type(op).__name__} at {site}: its autoencoder was trained at {op.site}; put it there"
                 )
         return bound
 

@@ -4,6 +4,7 @@ Three forward passes over held-out text: as it is, with the reconstruction of wh
 autoencoder writes, and with zeros there. The first token of each document is left as it is in all three.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,7 @@ def evaluate(
         clean += _loss(before.logits, batch)
         reconstructed += _loss(spliced(coder, model, batch, found), batch)
         zeroed += _loss(spliced(coder, model, batch, torch.zeros_like(found)), batch)
+    tally.warn(str(sae))
     predicted = int(packed.predicted.sum())
     return SaeMetrics(
         tokens=tally.moments.count,
@@ -90,6 +92,7 @@ def explained(sae: SparseAutoencoder, source: ActivationSource, tokens: int, see
         tally.update(sae, read, written)
         if tally.moments.count >= tokens:
             break
+    tally.warn(str(sae))
     widths = [place.width for place in sae.writes]
     parts = zip(tally.errors.split(widths), tally.moments.squares.split(widths), strict=True)
     shares = tuple(float(error.sum() / square.sum()) for error, square in parts)
@@ -114,6 +117,15 @@ class _Tally:
         self.errors = self.errors + (found - written).double().square().sum(0).cpu()
         self.fired += torch.bincount(code.latents[code.values > 0], minlength=len(self.fired)).cpu()
         return found
+
+    def warn(self, name: str) -> None:
+        """Say so if the reconstruction is worse than the mean would be."""
+        if self.fvu > 1:
+            warnings.warn(
+                f"{name} leaves {self.fvu:.3g} of the variance unexplained, more than their mean would: was it trained "
+                "on other activations, or on normalised ones that are not folded into it?",
+                stacklevel=3,
+            )
 
     @property
     def fvu(self) -> float:

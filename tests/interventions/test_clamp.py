@@ -57,3 +57,10 @@ def test_it_is_saved_with_its_autoencoder_and_refused_elsewhere(sae, tiny, tmp_p
 def test_latents_that_are_not_there_are_refused(sae, latents):
     with pytest.raises(InterpError, match="expected one or more from 0 to 39"):
         Clamp(sae, latents)
+
+
+def test_an_autoencoder_of_another_site_is_refused(sae, tiny):
+    model, own = tiny("llama"), Recipe([("resid_post.1", Clamp(sae, 3))])
+    assert own.bind(model)
+    with pytest.raises(InterpError, match=r"Clamp at resid_post\.0: its autoencoder was trained at resid_post\.1"):
+        Recipe([("resid_post.*", Clamp(sae, 3))]).bind(model)

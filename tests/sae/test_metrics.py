@@ -98,3 +98,10 @@ def test_what_cannot_be_measured_is_refused(tiny, corpus):
         evaluate(sae, tiny("llama", seed=1), corpus, context=64)
     with pytest.raises(InterpError, match="context is 128 but the model's is 64"):
         evaluate(sae, model, corpus)
+
+
+def test_an_autoencoder_of_other_activations_is_told(tiny, corpus):
+    model = tiny("llama")
+    sae = _sae(model, "resid_post.1", normalize(torch.randn(40, 32), dim=1), k=3, b_dec=torch.full((32,), 50.0))
+    with pytest.warns(UserWarning, match="more than their mean would: was it trained on other activations"):
+        evaluate(sae, model, corpus, context=32)
