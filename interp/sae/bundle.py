@@ -101,6 +101,7 @@ class Bundle:
         named = [site for plan in plans for side in (plan.reads, plan.writes or ()) for site in parsed(side)]
         self._sites = list(dict.fromkeys(named))
         self._places = source.places(self._sites)
+        self._widths = tuple(place.width for place in self._places)
         self.members = [_Member(plan, self._places, source, device) for plan in plans]
         self._scaling: Standardisation | None = None
 
@@ -114,7 +115,7 @@ class Bundle:
         """Of all places, measured on the first batches."""
         if self._scaling is None:
             batches = islice(self.batches(), _STANDARDISED_ON)
-            self._scaling = Standardisation.of(batches, [place.width for place in self._places])
+            self._scaling = Standardisation.of(batches, self._widths)
             if not (self._scaling.mean.isfinite() & self._scaling.scale.isfinite()).all():
                 raise InterpError(self.blame() or f"{self.source}: activations overflow float32; harvest again")
             self._start()
@@ -160,7 +161,7 @@ class Bundle:
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self._scaling = Standardisation(tensors["mean"], tensors["scale"])
+        self._scaling = Standardisation(tensors["mean"], tensors["scale"], self._widths)
         for number, member in enumerate(self.members):
             own = {name.partition(".")[2]: x for name, x in tensors.items() if name.startswith(f"{number}.")}
             member.fit.restore(own, plain[str(number)])

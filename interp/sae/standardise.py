@@ -12,14 +12,22 @@ from interp.core.errors import InterpError
 from interp.core.linalg import StreamingMoments
 
 _MEDIAN_STEPS, _NEARNESS = 100, 1e-6
+_REACH = 10  # times the usual distance from the mean
 
 
 @dataclass(frozen=True, eq=False)
 class Standardisation:
-    """u = scale * (x - mean). Each place has one scale, by which it has unit variance a coordinate on average."""
+    """u = scale * (x - mean). Each place has one scale, by which it has unit variance a coordinate on average.
+
+    A few tokens of most language models, attention sinks among them, are hundreds of times as long as the others (Sun
+    et al., "Massive activations in large language models", 2024, https://arxiv.org/abs/2402.17762): a single one is
+    more than nine tenths of its batch's variance. What is further than ten times the usual distance from the mean is
+    drawn in along its own direction, here and while mean and scale are measured.
+    """
 
     mean: Float[Tensor, "d_in"]
     scale: Float[Tensor, "d_in"]
+    widths: tuple[int, ...]  # of the places side by side
 
     @classmethod
     def of(cls, batches: Iterable[Float[Tensor, "_ d_in"]], widths: Sequence[int] | None = None) -> "Standardisation":
@@ -27,28 +35,49 @@ class Standardisation:
 
         Raises if a place is constant, or holds NaN or infinities.
         """
-        moments = StreamingMoments()
+        moments, parts = StreamingMoments(), tuple(widths or ())
         for x in batches:
-            moments.update(x)
+            parts = parts or (x.shape[1],)
+            moments.update(torch.cat([_around_median(place) for place in x.float().split(parts, dim=1)], dim=1))
         scales = []
-        for variance in moments.variance.split(list(widths or [len(moments.mean)])):
+        for variance in moments.variance.split(parts):
             if not (mean := float(variance.mean())):
                 raise InterpError("these activations are constant; there is nothing to learn from them")
             scales.append(torch.full((len(variance),), mean**-0.5))
-        return cls(moments.mean.float(), torch.cat(scales))
+        return cls(moments.mean.float(), torch.cat(scales), parts)
 
     def __call__(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         """Activations as training sees them, in float32."""
-        return (x.float() - self.mean.to(x.device)).mul_(self.scale.to(x.device))
+        u = (x.float() - self.mean.to(x.device)).mul_(self.scale.to(x.device))
+        for place in u.split(self.widths, dim=1):
+            _draw_in(place, place.shape[1] ** 0.5)
+        return u
 
     def part(self, columns: Sequence[slice]) -> "Standardisation":
-        """That of some of the columns."""
-        return Standardisation(*(torch.cat([whole[one] for one in columns]) for whole in (self.mean, self.scale)))
+        """That of some of the places, by their columns."""
+        mean, scale = (torch.cat([whole[one] for one in columns]) for whole in (self.mean, self.scale))
+        return Standardisation(mean, scale, tuple(one.stop - one.start for one in columns))
 
     @property
     def length(self) -> float:
         """What a standardised unit is on raw activations; the geometric mean over places."""
         return math.exp(-float(self.scale.double().log().mean()))
+
+
+def _draw_in(apart: Float[Tensor, "row width"], usual: Float[Tensor, ""] | float) -> None:
+    """In place, let no row be longer than ten times the usual length, unless that is zero."""
+    length = torch.linalg.vector_norm(apart, dim=1)
+    far = (length > _REACH * usual).nonzero().squeeze(1)
+    if len(far) and usual:
+        apart[far] *= (_REACH * usual / length[far])[:, None]
+
+
+def _around_median(x: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+    """Drawn in towards the median, which a few outliers do not move, in median distances."""
+    middle = x.median(0).values
+    apart = x - middle
+    _draw_in(apart, torch.linalg.vector_norm(apart, dim=1).median())
+    return middle + apart
 
 
 def geometric_median(x: Float[Tensor, "row d_in"]) -> Float[Tensor, "d_in"]:
