@@ -7,6 +7,7 @@ import torch
 
 from interp.core.records import versions
 from interp.models.load import load
+from interp.sae import selection
 
 
 def examine() -> dict[str, Any]:
@@ -19,6 +20,7 @@ def examine() -> dict[str, Any]:
         "transformer_lens": _transformer_lens(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "selection": selection.native(),
         "devices": ", ".join(devices),
         "organism": model.digest[:12],
         "organism_says": reply,

@@ -7,8 +7,8 @@ SmolLM2-135M-Instruct (`experiments/smollm2.py`), residual stream behind layer 1
 tokens in batches of 4,096; 4,608 latents, k 32, a learning rate of about 1e-3 for all. Every tenth document is held out
 and measures what was learned: L0, variance unexplained, and the loss of the model with the reconstruction put in.
 
-Both are given standardised activations (ours makes them itself); SAELens trains with autocast to bfloat16, ours in
-bfloat16. SAELens' JumpReLU has no target for L0: its penalty was set so that about k latents fire. The store and
+Both are given standardised activations (ours makes them itself); SAELens trains in float32, its default, ours with
+products that may be bfloat16. SAELens' JumpReLU has no target for L0: its penalty was set so that about k latents fire. The store and
 SAELens' autoencoders are kept under --work, and made where they are missing. Needs sae-lens for its rows.
 """
 
@@ -86,7 +86,6 @@ def saelens(kind: str, store: interp.Store) -> SparseAutoencoder:
         train_batch_size_samples=BATCH,
         lr=1e-3,
         lr_end=1e-4,
-        autocast=True,
         logger=LoggingConfig(log_to_wandb=False),
     )
     SAETrainer(settings, made, map(scaling, batches(store))).fit()

@@ -26,12 +26,6 @@ class Code:
         return cls(values.flatten(), latents.flatten(), tokens, count)
 
     @classmethod
-    def of_dense(cls, features: Float[Tensor, "token d_sae"]) -> "Code":
-        """The latents above zero."""
-        tokens, latents = (features > 0).nonzero(as_tuple=True)
-        return cls(features[tokens, latents], latents, tokens, len(features))
-
-    @classmethod
     def joined(cls, codes: "list[Code]") -> "Code":
         """The codes of consecutive tokens as one."""
         starts = [0]

@@ -14,6 +14,7 @@ from interp.sae.coder import unit_rows
 from interp.sae.kinds import KINDS, RANKED
 from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.penalty import SteeredPenalty
+from interp.sae.precision import products
 from interp.sae.records import SaeConfig
 from interp.sae.standardise import Standardisation
 from interp.sae.step import Auxiliary, Objective, Step, Weights, gradients
@@ -49,6 +50,7 @@ class Fit:
         self.config, self._autoencodes = config, d_out is None
         start = Weights.initial(config.d_sae, d_in, config.seed, config.kind, d_out, readers, config.skip)
         self.weights = start.map(lambda x: x.to(device).contiguous())
+        self.products = products(getattr(torch, config.compute), torch.device(device))
         self.optimiser = torch.optim.Adam(self.weights.tensors, fused=True)
         self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
         self.aux_k = config.aux_k or max(1, (d_out or d_in) // 2)
@@ -68,9 +70,7 @@ class Fit:
         config, rate = self.config, self.rate * _schedule(self.steps, total, self.config)
         if not self.steps and config.kind not in RANKED:
             self._open(x)
-        objective = Objective(
-            config.kind, config.k, self._sparsity(total), config.prefixes, getattr(torch, config.compute)
-        )
+        objective = Objective(config.kind, config.k, self._sparsity(total), config.prefixes, self.products)
         step = gradients(self.weights, x, objective, self._auxiliary(), self.threshold * _GUESS or None, target)
         if math.isfinite(float(step.loss)):
             self._descend(step.gradients, rate)
@@ -120,6 +120,7 @@ class Fit:
                 tensors[f"{name}.{key}"] = value
         plain = {
             "steps": self.steps,
+            "products": str(self.products).removeprefix("torch."),
             "threshold": self.threshold,
             "counted": self._counted,
             "recent": self._recent,
@@ -136,6 +137,7 @@ class Fit:
             tensor.copy_(tensors[name])
             keys = ("step", "exp_avg", "exp_avg_sq")
             self.optimiser.state[tensor] = {key: tensors[f"{name}.{key}"].to(device) for key in keys}
+        self.products = getattr(torch, plain["products"])  # measured anew it might be another
         self.steps, self.threshold, self._counted = plain["steps"], plain["threshold"], plain["counted"]
         self._recent = [tuple(values) for values in plain["recent"]]
         self.penalty.restore(plain["penalty"])

@@ -41,8 +41,8 @@ class Kind(Protocol):
         """The bias and the parameters that every latent starts from, for W_enc x to have to be above this level."""
         ...
 
-    def near(self, u: Entries, own: Own) -> Tensor:
-        """Whether an entry's value, or any of its slopes, can be other than zero."""
+    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
+        """Below which neither an entry's value nor any of its slopes is other than zero; for each latent or for all."""
         ...
 
     def value(self, u: Entries, own: Own) -> Entries:
@@ -73,9 +73,9 @@ class Rectified:
         """By the bias."""
         return -level, {}
 
-    def near(self, u: Entries, own: Own) -> Tensor:
-        """Positive ones."""
-        return u > 0
+    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
+        """Zero."""
+        return torch.zeros(())
 
     def value(self, u: Entries, own: Own) -> Entries:
         """Zero below zero."""
@@ -105,9 +105,9 @@ class Jump:
         """By the threshold."""
         return 0.0, {"log_threshold": math.log(level)}
 
-    def near(self, u: Entries, own: Own) -> Tensor:
-        """Those that fire, or are within the rectangle."""
-        return u > own["log_threshold"].exp() - BANDWIDTH / 2
+    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
+        """The rectangle's lower edge."""
+        return own["log_threshold"].exp() - BANDWIDTH / 2
 
     def value(self, u: Entries, own: Own) -> Entries:
         """The line above the threshold."""
@@ -140,9 +140,9 @@ class Gated:
         """By the gate's bias, which the magnitude's makes up for."""
         return -level, {"r_mag": 0.0, "b_mag": level}
 
-    def near(self, u: Entries, own: Own) -> Tensor:
-        """Those with an open gate."""
-        return u > 0
+    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
+        """Where the gate opens."""
+        return torch.zeros(())
 
     def value(self, u: Entries, own: Own) -> Entries:
         """The magnitude where the gate is open."""

@@ -9,7 +9,6 @@ JumpReLU: Rajamanoharan et al., "Jumping ahead" (2024), https://arxiv.org/abs/24
 
 from typing import Annotated, Literal, final
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.sae.code import Code
+from interp.sae.selection import above, largest
 
 
 @final
@@ -29,7 +29,7 @@ class TopK(Config):
     def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
         """The k chosen latents of each token; those with 0 did not fire."""
         del threshold
-        values, latents = pre.topk(self.k, dim=-1, sorted=False)
+        values, latents = largest(pre, self.k)
         return Code.of_rows(values.relu(), latents)
 
 
@@ -43,7 +43,8 @@ class JumpReLU(Config):
         """The latents that fire."""
         if threshold is None:
             raise InterpError("a jumprelu code needs the thresholds of its latents; expected one for each")
-        return Code.of_dense(torch.where(pre > threshold, pre, 0))
+        values, tokens, latents = above(pre, threshold)
+        return Code(values, latents, tokens, len(pre))
 
 
 Nonlinearity = Annotated[TopK | JumpReLU, Field(discriminator="kind")]

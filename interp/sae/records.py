@@ -25,9 +25,9 @@ class SaeConfig(Config):
     share `decay`, linearly or along a `cosine`; a fixed `sparsity` rises for `sparsity_warm_up`. A latent is dead when
     it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the dead alone, `resample_every` so many steps
     starts them anew from what is explained badly. `clip` is the largest norm of a step's gradient. `compute` is the
-    type of the products, the weights being float32 always. Training stops where the loss is `spike` times what it was,
-    and warns where a share of more than `dead_limit` of the latents is dead. `deterministic` has torch refuse kernels
-    that sum in no fixed order (some on GPUs).
+    roughest type that products may have, used where it is the faster (`precision`); the weights are float32 always.
+    Training stops where the loss is `spike` times what it was, and warns where a share of more than `dead_limit` of the
+    latents is dead. `deterministic` has torch refuse kernels that sum in no fixed order (some on GPUs).
     """
 
     kind: KindName = "topk"

@@ -30,10 +30,12 @@ from torch.nn.functional import linear, normalize
 
 from interp.sae.code import bag_sums, pre_activations
 from interp.sae.kinds import KINDS, RANKED, Kind, KindName, Own
+from interp.sae.selection import Chosen, above, largest
 
 _ROWS = 512
-# Beyond this share of entries, products of dense matrices are faster than bags.
-_CROWDED = 0.03
+# Beyond this share of entries, products of dense matrices are faster than bags: sooner where bfloat16 is used, as it is
+# where products are fast.
+_CROWDED = {torch.bfloat16: 0.03, torch.float32: 0.05}
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,19 @@ class _Entries:
     latents: Int[Tensor, "entry"]
     tokens: Int[Tensor, "entry"]
 
+    @classmethod
+    def of(cls, chosen: Chosen, start: int) -> "_Entries":
+        """Those of some rows, the first of which is this token."""
+        u, rows, columns = chosen
+        return cls(u, columns, rows + start)
+
+    @classmethod
+    def largest(cls, u: Float[Tensor, "row n"], k: int, start: int) -> "_Entries":
+        """The k largest of each row."""
+        values, columns = largest(u, k)
+        rows = torch.arange(len(u), device=u.device).repeat_interleave(k)
+        return cls.of((values.flatten(), rows, columns.flatten()), start)
+
 
 @torch.no_grad()
 def gradients(
@@ -198,18 +213,18 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
     dead: list[_Entries] = []
     for start, u in batch.pre_activations():
         if main is not None and objective.kind == "topk":
-            main.append(_largest(u, objective.k, start))
+            main.append(_Entries.largest(u, objective.k, start))
         elif main is not None and objective.kind == "batchtopk":
             if floor is None:
                 floor = float(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min())
-            main.append(_where(u, u > floor, start))
+            main.append(_Entries.of(above(u, torch.tensor(floor)), start))
         elif main is not None:
-            near = kind.near(u.float(), batch.weights.own)
-            main = None if int(near.sum()) > _CROWDED * u.numel() else [*main, _where(u, near, start)]
+            near = above(u, kind.floor(batch.weights.own), int(_CROWDED[u.dtype] * u.numel()))
+            main = None if near is None else [*main, _Entries.of(near, start)]
         if main is None and aux is None:
             return None, None  # dense products make all pre-activations themselves
         if aux is not None:
-            found = _largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
+            found = _Entries.largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
             dead.append(_Entries(found.u, aux.dead[found.latents], found.tokens))
     entries = None if main is None else _joined(main)
     if objective.kind == "batchtopk" and entries is not None:
@@ -220,17 +235,6 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
             best = entries.u.topk(wanted, sorted=False).indices.sort().values
             entries = _Entries(entries.u[best], entries.latents[best], entries.tokens[best])
     return entries, _joined(dead) if dead else None
-
-
-def _largest(u: Tensor, k: int, start: int) -> _Entries:
-    values, latents = u.topk(k, sorted=False)
-    tokens = torch.arange(start, start + len(u), device=u.device).repeat_interleave(k)
-    return _Entries(values.flatten(), latents.flatten(), tokens)
-
-
-def _where(u: Tensor, mask: Tensor, start: int) -> _Entries:
-    tokens, latents = mask.nonzero(as_tuple=True)
-    return _Entries(u[tokens, latents], latents, tokens + start)
 
 
 def _joined(parts: Sequence[_Entries]) -> _Entries:
@@ -311,7 +315,9 @@ class _Batch:
         self, entries: _Entries, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
     ) -> Weights:
         d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
-        order = entries.latents.argsort(stable=True)
+        # Those without a value and a slope are in no sum (within JumpReLU's rectangle, most).
+        matter = ((values != 0) | (d_u != 0)).nonzero().squeeze(1)
+        order = matter[entries.latents[matter].argsort(stable=True)]
         latents = entries.latents[order]
         # Each latent reads its own group's part of a token.
         parts = entries.tokens

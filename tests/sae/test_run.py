@@ -13,6 +13,7 @@ import torch
 from planted import SITE, write_store
 
 from interp.core.errors import InterpError
+from interp.sae import fit
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.records import SaeConfig
 from interp.sae.train import Plan, train, train_all
@@ -53,6 +54,22 @@ def test_a_stopped_run_goes_on_to_the_same_bits(planted, tmp_path, options):
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("straight", "run")]
     assert [line["fvu"] for line in lines[0]] == [line["fvu"] for line in lines[1]]
     assert torch.equal(SparseAutoencoder.load(tmp_path / "run" / "sae").W_dec, straight.sae.W_dec)
+
+
+def test_a_run_keeps_to_the_products_it_began_with(planted, tmp_path, monkeypatch):
+    """Which type is the faster is measured, and may come out otherwise when a run is continued."""
+    config = CONFIG.model_copy(update={"compute": "bfloat16"})
+    found = {}
+    for first in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(fit, "products", lambda *_, first=first: first)
+        straight = train(planted, SITE, config)
+        run = {"folder": tmp_path / str(first), "checkpoint_every": 50}
+        with pytest.raises(_Stopped):
+            train(planted, SITE, config, **run, callbacks=[_stop_at(60)])
+        monkeypatch.setattr(fit, "products", lambda *_: torch.float16)  # which would fail
+        found[first] = train(planted, SITE, config, **run).sae.W_dec
+        assert torch.equal(found[first], straight.sae.W_dec)
+    assert not torch.equal(*found.values())
 
 
 def test_a_finished_run_is_read(planted, tmp_path):
