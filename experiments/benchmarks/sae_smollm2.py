@@ -8,8 +8,8 @@ tokens in batches of 4,096; 4,608 latents, k 32, a learning rate of about 1e-3 f
 and measures what was learned: L0, variance unexplained, and the loss of the model with the reconstruction put in.
 
 Both are given standardised activations (ours makes them itself); SAELens trains in float32, its default, ours with
-products that may be bfloat16. SAELens' JumpReLU has no target for L0: its penalty was set so that about k latents fire. The store and
-SAELens' autoencoders are kept under --work, and made where they are missing. Needs sae-lens for its rows.
+products that may be bfloat16. SAELens' JumpReLU has no target for L0: its penalty was set so that about k latents fire.
+The store and SAELens' autoencoders are kept under --work, and made where they are missing. Needs sae-lens for its rows.
 """
 
 from __future__ import annotations
