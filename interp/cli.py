@@ -165,7 +165,7 @@ def sae_convert(
         Path, typer.Argument(help="of interp, SAELens, sparsify, dictionary_learning, or Gemma Scope's npz")
     ],
     out: Annotated[Path, typer.Option(help="new folder")],
-    to: Annotated[str, typer.Option(help="interp, saelens or sparsify")] = "interp",
+    to: Annotated[str, typer.Option(help="interp, saelens, sparsify, dictionary_learning or gemma_scope")] = "interp",
     model: Annotated[str | None, typer.Option(help="the model it belongs to; not needed for interp's own")] = None,
     site: Annotated[str | None, typer.Option(help="where it reads, if its files do not say")] = None,
     writes: Annotated[str | None, typer.Option(help="where a transcoder writes, if its files do not say")] = None,

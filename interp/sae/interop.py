@@ -2,8 +2,8 @@
 
     SAELens              a folder with cfg.json and sae_weights.safetensors         read and written, transcoders too
     sparsify             a folder with cfg.json and sae.safetensors                 read and written (topk), the same
-    dictionary_learning  a folder with ae.pt and config.json                        read
-    Gemma Scope          a file params.npz                                          read
+    dictionary_learning  a folder with ae.pt and config.json                        read and written
+    Gemma Scope          a file params.npz                                          read and written (in a folder)
 
 What is read becomes an autoencoder on raw activations with one bias before the nonlinearity: a decoder bias that the
 other tool takes off its input moves into the encoder's, a gate becomes a threshold (the two are one where they share
@@ -154,10 +154,46 @@ def write_sparsify(sae: SparseAutoencoder, folder: str | Path) -> None:
         safetensors.torch.save_file(named, out / "sae.safetensors")
 
 
+def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write an autoencoder as dictionary_learning reads it (`load_dictionary`), into a new folder."""
+    place, tensors = _autoencoder(sae, "dictionary_learning"), sae.tensors()
+    trainer: dict[str, Any] = {"activation_dim": sae.d_in, "dict_size": sae.d_sae, "lm_name": place.model.name}
+    if isinstance(sae.nonlinearity, TopK):
+        # It takes the decoder's bias off the input here, and not from its JumpReLU's.
+        k = sae.nonlinearity.k
+        state = {
+            "encoder.weight": tensors["W_enc"],
+            "encoder.bias": tensors["b_enc"] + tensors["W_enc"] @ tensors["b_dec"],
+            "decoder.weight": tensors["W_dec"].T.contiguous(),
+            "b_dec": tensors["b_dec"],
+            "k": torch.tensor(k),
+            "threshold": torch.tensor(-1.0),  # it has none
+        }
+        trainer |= {"dict_class": "AutoEncoderTopK", "k": k}
+    else:
+        state = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
+        trainer |= {"dict_class": "JumpReluAutoEncoder"}
+    with new_folder(folder) as out:
+        write_json(out / "config.json", {"trainer": trainer, "buffer": {}})
+        torch.save(state, out / "ae.pt")
+
+
+def write_gemma_scope(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write a JumpReLU autoencoder as Gemma Scope's params.npz, into a new folder."""
+    _autoencoder(sae, "Gemma Scope")
+    if isinstance(sae.nonlinearity, TopK):
+        raise InterpError("Gemma Scope has no topk autoencoders; write it for saelens")
+    arrays: dict[str, Any] = {name: x.float().numpy() for name, x in sae.tensors().items()}
+    with new_folder(folder) as out:
+        np.savez(out / "params.npz", **arrays | {"W_enc": arrays["W_enc"].T})
+
+
 WRITERS: dict[str, Callable[[SparseAutoencoder, str | Path], None]] = {
     "interp": lambda sae, folder: sae.save(folder),
     "saelens": write_saelens,
     "sparsify": write_sparsify,
+    "dictionary_learning": write_dictionary_learning,
+    "gemma_scope": write_gemma_scope,
 }
 
 
@@ -172,6 +208,13 @@ def _one(places: tuple[Place, ...]) -> Place:
     if len(places) > 1:
         raise InterpError(f"a crosscoder of {len(places)} places can be written in no other tool's format; save it")
     return places[0]
+
+
+def _autoencoder(sae: SparseAutoencoder, tool: str) -> Place:
+    """Where it reads and writes."""
+    if _one(sae.reads) != _one(sae.writes):
+        raise InterpError(f"{tool} has no transcoders; write it for saelens or sparsify")
+    return sae.reads[0]
 
 
 def _read_saelens(folder: Path) -> _Found:
@@ -265,7 +308,13 @@ def _read_dictionary_learning(folder: Path) -> _Found:
     return _Found(common | {"threshold": threshold}, JumpReLU())
 
 
-def _read_gemma_scope(file: Path) -> _Found:
+def _npz(path: Path) -> Path:
+    """The file itself, or the one of a folder."""
+    return path if path.suffix == ".npz" else path / "params.npz"
+
+
+def _read_gemma_scope(path: Path) -> _Found:
+    file = _npz(path)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
@@ -281,7 +330,7 @@ _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Found]]] = {
     "SAELens": (lambda path: (path / "sae_weights.safetensors").is_file(), _read_saelens),
     "sparsify": (lambda path: (path / "cfg.json").is_file() and (path / "sae.safetensors").is_file(), _read_sparsify),
     "dictionary_learning": (lambda path: (path / "ae.pt").is_file(), _read_dictionary_learning),
-    "Gemma Scope": (lambda path: path.suffix == ".npz" and path.is_file(), _read_gemma_scope),
+    "Gemma Scope": (lambda path: _npz(path).is_file(), _read_gemma_scope),
 }
 
 

@@ -1,6 +1,7 @@
 """Other tools' files give what those tools compute; what can't be said exactly is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import safetensors.torch
 import torch
 from planted import MADE_UP
 
+from interp.activations.places import Place
 from interp.core.errors import InterpError
 from interp.sae import interop
 from interp.sae.coder import SparseAutoencoder
@@ -88,12 +90,16 @@ def test_saelens_files_give_what_saelens_computes(tmp_path, kind, rescaled, shif
 
 
 @pytest.mark.parametrize("kind", ["topk", "standard", "jumprelu", "gated"])
-@pytest.mark.parametrize("to", ["saelens", "interp"])
+@pytest.mark.parametrize("to", ["saelens", "interp", "dictionary_learning", "gemma_scope"])
 def test_what_is_written_is_read_back(tmp_path, kind, to):
+    if (kind, to) == ("topk", "gemma_scope"):
+        return  # refused, below
     _write_saelens(tmp_path / "sae", kind, True, False)
     sae = interop.read(tmp_path / "sae", MADE_UP)
     interop.write(sae, tmp_path / "again", to)
-    again = SparseAutoencoder.load(tmp_path / "again") if to == "interp" else interop.read(tmp_path / "again", MADE_UP)
+    told = {"site": None if to == "saelens" else "resid_post.0"}
+    load = SparseAutoencoder.load if to == "interp" else lambda folder: interop.read(folder, MADE_UP, **told)
+    again = load(tmp_path / "again")
     torch.testing.assert_close(again(X), sae(X), atol=1e-5, rtol=1e-5)
     assert (again.site, again.nonlinearity) == (sae.site, sae.nonlinearity)
 
@@ -228,6 +234,17 @@ def test_gemma_scope_files_give_what_they_say(tmp_path):
     expected = (pre.relu() * (pre > t["threshold"])) @ t["W_dec"] + t["b_dec"]
     sae = interop.read(tmp_path / "params.npz", MADE_UP, "resid_post.0")
     torch.testing.assert_close(sae(X), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_what_the_other_tools_lack_is_refused(tmp_path):
+    _write_saelens(tmp_path / "topk", "topk", True, False)
+    with pytest.raises(InterpError, match="Gemma Scope has no topk autoencoders"):
+        interop.write(interop.read(tmp_path / "topk", MADE_UP), tmp_path / "x", "gemma_scope")
+    sae = interop.read(tmp_path / "topk", MADE_UP)
+    elsewhere = replace(sae, writes=(Place(site="mlp_out.0", model=MADE_UP, width=D),))
+    with pytest.raises(InterpError, match="dictionary_learning has no transcoders"):
+        interop.write(elsewhere, tmp_path / "x", "dictionary_learning")
+    assert not (tmp_path / "x").exists()
 
 
 class _Evil:
