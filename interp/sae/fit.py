@@ -24,7 +24,9 @@ _DENSITY_SHARE = 0.2
 _MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
 _GUESS = 0.9  # of that threshold, below which BatchTopK need not look
 _OPEN, _OPENED_ON, _LEAST = 4, 512, 1e-3  # times k that fire at first, on so many tokens; the lowest level
-_REVIVED = 0.2  # length of a resampled latent's encoder row, in lengths of the living
+_TINY = 1e-12  # of Adam: gradients of a share of the variance are small, those of rare latents smallest
+_TOPK_BIAS = 0.65
+_REVIVED = 0.5  # length of a resampled latent's encoder row, in lengths of the living
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Fit:
         start = Weights.initial(config.d_sae, d_in, config.seed, config.kind, d_out, readers, config.skip)
         self.weights = start.map(lambda x: x.to(device).contiguous())
         self.products = products(getattr(torch, config.compute), torch.device(device))
-        self.optimiser = torch.optim.Adam(self.weights.tensors, fused=True)
+        self.optimiser = self._adam()
         self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
         self.aux_k = config.aux_k or max(1, (d_out or d_in) // 2)
         self.silent = torch.zeros(config.d_sae, dtype=torch.long, device=device)
@@ -61,6 +63,16 @@ class Fit:
         self.history: list[Point] = []
         self._recent: list[tuple[float, float, float]] = []
         self._fired, self._counted = torch.zeros_like(self.silent), 0
+
+    def _adam(self) -> torch.optim.Adam:
+        """Encoder biases may learn at a rate of their own: `share` of the others'."""
+        quick = self.config.kind == "topk"
+        beta = (0.0 if quick else 0.9) if self.config.beta1 is None else self.config.beta1
+        share = self.config.bias_rate or (_TOPK_BIAS if quick else 1.0)
+        biases = [self.weights.b_enc]
+        others = [tensor for tensor in self.weights.tensors if tensor is not self.weights.b_enc]
+        groups = [{"params": others, "share": 1.0}, {"params": biases, "share": share}]
+        return torch.optim.Adam(groups, betas=(beta, 0.999), eps=_TINY, fused=True)
 
     @torch.no_grad()
     def update(
@@ -178,7 +190,8 @@ class Fit:
             tensor.grad = gradient
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.weights.tensors, self.config.clip)
-        self.optimiser.param_groups[0]["lr"] = rate
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
         self.optimiser.step()
         normalize(rows, dim=1, out=rows)
 
@@ -198,7 +211,7 @@ class Fit:
             self._recent = []
 
     def _resample(self, x: Tensor, step: Step) -> None:
-        """Dead latents start anew from inputs that are explained badly; their optimiser's memory is cleared.
+        """Dead latents start anew from inputs that are explained badly, with the optimiser's memory of a living one.
 
         Bricken et al. (2023), appendix: inputs are drawn by the square of their loss, encoder rows are short.
         """
@@ -217,8 +230,11 @@ class Fit:
         for name, start in KINDS[self.config.kind].own.items():
             weights.own[name][dead] = start
         for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.own.values()):
-            for key in ("exp_avg", "exp_avg_sq"):
-                self.optimiser.state[tensor][key][dead] = 0
+            state = self.optimiser.state[tensor]
+            state["exp_avg"][dead] = 0
+            # Zero, it would make the first step of each dozens of times too long.
+            squares = state["exp_avg_sq"]
+            squares[dead] = squares[living if living.any() else dead].mean(0)
         self.silent[dead] = 0
 
 

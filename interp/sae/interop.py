@@ -98,7 +98,12 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
     """Write an autoencoder as SAELens reads it (`SAE.load_from_disk`), into a new folder."""
     read, written = _one(sae.reads), _one(sae.writes)
     architecture: str = sae.nonlinearity.kind
-    metadata = {"model_name": read.model.name, "hook_name": Site.parse(read.site).hook_name}
+    # Without its version the layout is taken for an older one, whose metadata are elsewhere.
+    metadata = {
+        "sae_lens_version": "6.0.0",
+        "model_name": read.model.name,
+        "hook_name": Site.parse(read.site).hook_name,
+    }
     config: dict[str, Any] = {
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,

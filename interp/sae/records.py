@@ -21,13 +21,15 @@ class SaeConfig(Config):
     layer, that read their layer and write to it and all later ones.
 
     Decoding starts from the `mean` of the activations or from their geometric `median`. `lr` defaults to 1e-3 *
-    sqrt(4096 / d_sae), `aux_k` to half the width of the site. The rate rises for the share `warm_up` and falls for the
-    share `decay`, linearly or along a `cosine`; a fixed `sparsity` rises for `sparsity_warm_up`. A latent is dead when
-    it has not fired for `dead_after` tokens; `aux_weight` 0 leaves the dead alone, `resample_every` so many steps
-    starts them anew from what is explained badly. `clip` is the largest norm of a step's gradient. `compute` is the
-    roughest type that products may have, used where it is the faster (`precision`); the weights are float32 always.
-    Training stops where the loss is `spike` times what it was, and warns where a share of more than `dead_limit` of the
-    latents is dead. `deterministic` has torch refuse kernels that sum in no fixed order (some on GPUs).
+    sqrt(4096 / d_sae), `aux_k` to half the width of the site. Adam's `beta1` is 0.9, and encoder biases learn at
+    `bias_rate` 1 times `lr`; of topk these are 0 and 0.65, by which more of what is to be found is found. The rate
+    rises for the share `warm_up` and falls for the share `decay`, linearly or along a `cosine`; a fixed `sparsity`
+    rises for `sparsity_warm_up`. A latent is dead when it has not fired for `dead_after` tokens; `aux_weight` 0 leaves
+    the dead alone, `resample_every` so many steps starts them anew from what is explained badly. `clip` is the largest
+    norm of a step's gradient. `compute` is the roughest type that products may have, used where it is the faster
+    (`precision`); the weights are float32 always. Training stops where the loss is `spike` times what it was, and warns
+    where a share of more than `dead_limit` of the latents is dead. `deterministic` has torch refuse kernels that sum in
+    no fixed order (some on GPUs).
     """
 
     kind: KindName = "topk"
@@ -41,6 +43,8 @@ class SaeConfig(Config):
     tokens: PositiveInt = 1_000_000
     batch_size: PositiveInt = 4096
     lr: PositiveFloat | None = None
+    beta1: float | None = Field(default=None, ge=0, lt=1)
+    bias_rate: PositiveFloat | None = None
     warm_up: float = Field(default=0.05, ge=0, le=1)
     decay: float = Field(default=0.2, ge=0, le=1)
     schedule: Literal["linear", "cosine"] = "linear"
