@@ -49,7 +49,7 @@ PREFIXES = (64, 128, 256, 512)
 MODEL = ModelReference(name="synthetic", digest="0" * 64, model_type="none", d_model=WIDTH, n_layers=1)
 # SAELens' penalties that make about k latents fire in this world.
 PENALTIES: dict[str, dict[str, Any]] = {
-    "jumprelu": {"l0_coefficient": 8.0},
+    "jumprelu": {"l0_coefficient": 1.0},
     "standard": {"l1_coefficient": 3.7},
     "gated": {"l1_coefficient": 4.0},
 }
