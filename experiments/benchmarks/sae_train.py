@@ -201,7 +201,9 @@ def work(name: str, threads: int) -> dict[str, Any]:
 
 def elsewhere(script: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a script finds for one contender, in a process of its own."""
-    environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads), WANDB_MODE="disabled")
+    # Triton kernels, which sparsify takes where Triton is installed, need a GPU.
+    given = {"OMP_NUM_THREADS": str(args.threads), "WANDB_MODE": "disabled", "SPARSIFY_DISABLE_TRITON": "1"}
+    environment = os.environ | given
     if args.peers and "interp" not in name:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, args.peers))
     command = [sys.executable, script, "--work", name, "--threads", str(args.threads)]
