@@ -17,7 +17,7 @@ from interp.sae.penalty import SteeredPenalty
 from interp.sae.precision import products
 from interp.sae.records import SaeConfig
 from interp.sae.standardise import Standardisation
-from interp.sae.step import Auxiliary, Objective, Step, Weights, gradients
+from interp.sae.step import Auxiliary, Objective, Step, Weights, causal, gradients
 
 _POINTS = 50
 _DENSITY_SHARE = 0.2
@@ -88,7 +88,9 @@ class Fit:
             self._descend(step.gradients, rate)
             self.steps += 1
             self._note(step, rate, objective.sparsity, len(x), total)
-            if config.resample_every and self.steps % config.resample_every == 0:
+            # Not in the last steps: they would be too few to learn anew.
+            settling = self.steps > total * (1 - config.decay)
+            if config.resample_every and self.steps % config.resample_every == 0 and not settling:
                 self._resample(x, step)
         return step
 
@@ -216,25 +218,29 @@ class Fit:
         Bricken et al. (2023), appendix: inputs are drawn by the square of their loss, encoder rows are short.
         """
         dead, weights = self._dead(), self.weights
-        if not len(dead):
+        living = torch.ones_like(self.silent, dtype=torch.bool).index_fill(0, dead, False)
+        if not len(dead) or not living.any():
             return
         generator = torch.Generator().manual_seed(self.config.seed + self.steps)
         chances = step.error.square().sum(1).square().cpu()
         drawn = chances.multinomial(len(dead), replacement=True, generator=generator).to(x.device)
-        read = normalize(x[drawn] - weights.b_dec if self._autoencodes else x[drawn], dim=1)
-        living = torch.ones_like(self.silent, dtype=torch.bool).index_fill(0, dead, False)
-        length = float(weights.W_enc[living].norm(dim=1).mean()) if living.any() else 1.0
-        weights.W_enc[dead] = _REVIVED * length * read
-        weights.W_dec[dead] = read if self._autoencodes else normalize(-step.error[drawn], dim=1)
-        weights.b_enc[dead] = 0
-        for name, start in KINDS[self.config.kind].own.items():
-            weights.own[name][dead] = start
+        read = x[drawn] - weights.b_dec if self._autoencodes else x[drawn]
+        if (readers := x.shape[1] // weights.W_enc.shape[1]) > 1:
+            group = dead // (self.config.d_sae // readers)
+            read = read.view(len(dead), readers, -1)[torch.arange(len(dead), device=x.device), group]
+        read = normalize(read, dim=1)
+        weights.W_enc[dead] = _REVIVED * weights.W_enc[living].norm(dim=1).mean() * read
+        weights.W_dec[dead] = read if self._autoencodes else -step.error[drawn]
+        weights.W_dec[dead] = normalize(causal(weights.W_dec, readers)[dead], dim=1)
+        # Where nothing but biases and thresholds limits how many fire, they are those of the living.
+        weights.b_enc[dead] = 0 if self.config.kind in RANKED else weights.b_enc[living].mean()
+        for values in weights.own.values():
+            values[dead] = values[living].mean()
         for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.own.values()):
             state = self.optimiser.state[tensor]
             state["exp_avg"][dead] = 0
             # Zero, it would make the first step of each dozens of times too long.
-            squares = state["exp_avg_sq"]
-            squares[dead] = squares[living if living.any() else dead].mean(0)
+            state["exp_avg_sq"][dead] = state["exp_avg_sq"][living].mean(0)
         self.silent[dead] = 0
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import safetensors.torch
@@ -67,12 +68,25 @@ def read(
         raise InterpError(f"{where}: not a file or folder of {', '.join(_READERS)}; give one that is")
     try:
         found = _READERS[name][1](where)
+    except InterpError:
+        raise
     except RuntimeError as problem:
         reason = str(problem).partition("\n")[0]
         raise InterpError(f"{where} ({name}): its tensors do not go together ({reason}); download it again") from None
+    except (LookupError, TypeError, AttributeError, ValueError) as problem:
+        # Other people's settings may be of any type, in any place.
+        reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
+        raise InterpError(
+            f"{where} ({name}): its settings are not of this format ({reason}); expected {name}'s"
+        ) from None
     if writes is not None and not found.transcodes:
         raise InterpError(f"{where} ({name}) is no transcoder, and writes is {writes}; leave it out")
     tensors = found.tensors
+    if bad := [tensor for tensor, values in tensors.items() if not values.isfinite().all()]:
+        raise InterpError(f"{where} ({name}): {', '.join(bad)} hold NaN or infinite entries; download it again")
+    for side in ("W_enc", "W_dec"):
+        if tensors[side].ndim != 2:
+            raise InterpError(f"{where} ({name}): {side} has shape {tuple(tensors[side].shape)}; expected two axes")
     reads = (_place(site or found.hook, "reads; give site=", tensors["W_enc"].shape[1], model, f"{where} ({name})"),)
     written = reads
     if found.transcodes:
@@ -243,6 +257,10 @@ def _read_saelens(folder: Path) -> _Found:
     gated = kind == "gated"
     needed = ("W_enc", "W_dec", "b_dec", *(_GATED if gated else ("b_enc",)))
     _require(folder, tensors, (*needed, "threshold") if kind == "jumprelu" else needed)
+    if unknown := sorted(set(tensors) - {*needed, "threshold", "W_skip", "scaling_factor"}):
+        raise InterpError(
+            f"{folder}: holds {', '.join(unknown)}, which {named} has no use for; it can't be read exactly"
+        )
     W_enc, W_dec, b_dec = tensors["W_enc"].T, tensors["W_dec"], tensors["b_dec"]
     if "scaling_factor" in tensors and config.get("finetuning_scaling_factor"):
         W_dec = W_dec * tensors["scaling_factor"][:, None]
@@ -323,7 +341,7 @@ def _read_gemma_scope(path: Path) -> _Found:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as problem:
         raise InterpError(f"{file}: not a plain npz file ({problem}); download it again") from None
     _require(file, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
     common = {name: tensors[name] for name in ("b_enc", "W_dec", "b_dec")}

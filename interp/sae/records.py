@@ -41,7 +41,7 @@ class SaeConfig(Config):
     layered: bool = False
     start: Literal["mean", "median"] = "mean"
     tokens: PositiveInt = 1_000_000
-    batch_size: PositiveInt = 4096
+    batch_size: int = Field(default=4096, ge=2)
     lr: PositiveFloat | None = None
     beta1: float | None = Field(default=None, ge=0, lt=1)
     bias_rate: PositiveFloat | None = None

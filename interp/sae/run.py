@@ -97,7 +97,7 @@ class Run:
                 tensors = safetensors.torch.load_file(file)
                 with safe_open(file, framework="pt") as opened:
                     plain = json.loads(opened.metadata()["state"])
-            except (OSError, SafetensorError) as problem:
+            except (OSError, SafetensorError, TypeError, KeyError, ValueError) as problem:
                 raise InterpError(f"{file}: damaged ({problem}); delete it to go on from the one before") from None
             step = plain.pop("step")
         if (self.folder / METRICS).is_file():

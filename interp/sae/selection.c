@@ -1,7 +1,8 @@
 /* Which of many pre-activations are the largest, or above a floor: see selection.py.
 
-   Compiled once for each width of numbers, KEY being int16_t (bfloat16, float16) or int32_t (float32). The bits of a
-   floating-point number are a sign and a size that has the number's order, so that everything here compares integers.
+   Compiled once for each type of numbers, KEY being the integer of its width and INFINITE the bits of its infinity. The
+   bits of a floating-point number are a sign and a size that has the number's order, so that everything here compares
+   integers; sizes beyond infinity are NaNs, which count as infinity, and as above nothing.
    Rows are looked at in blocks whose largest key is found by vector instructions; only blocks that can hold something
    wanted are looked at entry by entry. */
 
@@ -12,9 +13,12 @@ typedef KEY key;
 #define BITS ((int)(8 * sizeof(key)))
 #define BLOCK 32
 
-static inline key ordered(key bits) {
-    const key size = bits & (key)~((uint64_t)1 << (BITS - 1)), sign = bits >> (BITS - 1);
-    return (size ^ sign) - sign;
+#define LOWEST ((key)((uint64_t)1 << (BITS - 1)))
+#define HIGHEST ((key)~((uint64_t)1 << (BITS - 1)))
+
+static inline key ordered(key bits, key nan) {
+    const key size = bits & HIGHEST, sign = bits >> (BITS - 1);
+    return size > (key)INFINITE ? nan : (key)((size ^ sign) - sign);
 }
 
 /* The k-th largest of n keys: the largest bound that at least k of them reach, found bit by bit. */
@@ -31,9 +35,9 @@ static key kth(const key *keys, int n, int k) {
 }
 
 static inline key largest_of(const key *row, int n) {
-    key top = ordered(row[0]);
+    key top = ordered(row[0], INFINITE);
     for (int i = 1; i < n; i++) {
-        const key one = ordered(row[i]);
+        const key one = ordered(row[i], INFINITE);
         top = one > top ? one : top;
     }
     return top;
@@ -46,12 +50,12 @@ static void largest_of_row(const key *row, int n, int k, key *tops, key *found, 
     const int blocks = (n + BLOCK - 1) / BLOCK;
     for (int b = 0; b < blocks - 1; b++) tops[b] = largest_of(row + b * BLOCK, BLOCK);
     tops[blocks - 1] = largest_of(row + (blocks - 1) * BLOCK, width(blocks - 1, n));
-    const key floor = blocks >= k ? kth(tops, blocks, k) : (key)((uint64_t)1 << (BITS - 1));
+    const key floor = blocks >= k ? kth(tops, blocks, k) : LOWEST;
     int candidates = 0;
     for (int b = 0; b < blocks; b++) {
         if (tops[b] < floor) continue;
         for (int i = b * BLOCK; i < b * BLOCK + width(b, n); i++) {
-            found[candidates] = ordered(row[i]);
+            found[candidates] = ordered(row[i], INFINITE);
             where[candidates] = i;
             candidates += found[candidates] >= floor;
         }
@@ -85,7 +89,7 @@ int largest(const key *u, int64_t rows, int n, int k, key *values, int64_t *at, 
 
 static inline int any_above(const key *row, const key *floors, int n) {
     int any = 0;
-    for (int i = 0; i < n; i++) any |= ordered(row[i]) > floors[i];
+    for (int i = 0; i < n; i++) any |= ordered(row[i], LOWEST) > floors[i];
     return any;
 }
 
@@ -94,7 +98,7 @@ void count_above(const key *u, int64_t rows, int n, const key *floors, int64_t *
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         int count = 0;
-        for (int i = 0; i < n; i++) count += ordered(u[r * n + i]) > floors[i];
+        for (int i = 0; i < n; i++) count += ordered(u[r * n + i], LOWEST) > floors[i];
         counts[r] = count;
     }
 }
@@ -110,7 +114,7 @@ void take_above(const key *u, int64_t rows, int n, const key *floors, const int6
             const int begin = b * BLOCK, end = begin + width(b, n);
             if (!any_above(row + begin, floors + begin, end - begin)) continue;
             for (int i = begin; i < end; i++) {
-                if (ordered(row[i]) <= floors[i]) continue;
+                if (ordered(row[i], LOWEST) <= floors[i]) continue;
                 values[next] = row[i];
                 row_of[next] = r;
                 at[next++] = i;

@@ -1,22 +1,23 @@
 """Which pre-activations of each token are the largest, or above a floor: of all that training does on a CPU beside
 products of matrices, the longest.
 
-Both are found by `selection.c` where there is a C compiler: it is compiled when first needed, for the machine at hand,
-and kept in the user's cache. Elsewhere, and on GPUs, torch finds the same entries in the same order, more slowly. Of
-equal pre-activations, of which bfloat16 makes many, the first are taken. Gradients flow to what is chosen.
+Both are found by `selection.c` where there is a C compiler, which a process asks once for each type of numbers it
+needs; that takes half a second. Elsewhere, and on GPUs, torch finds the same entries in the same order, more slowly. Of
+equal pre-activations, of which bfloat16 makes many, the first are taken. NaNs count as infinite, and are above
+nothing. Gradients flow to what is chosen.
 
-INTERP_NATIVE=0 has torch do it everywhere.
+INTERP_NATIVE=0 has torch do it everywhere; `interp doctor` says what is used, and why.
 """
 
 import ctypes
 import os
-import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import overload
 
@@ -24,21 +25,33 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.errors import InterpError
+
 _SOURCE = Path(__file__).with_name("selection.c")
-_KEYS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+_KEYS = {
+    torch.bfloat16: (torch.int16, "-DKEY=int16_t", "-DINFINITE=0x7f80"),
+    torch.float16: (torch.int16, "-DKEY=int16_t", "-DINFINITE=0x7c00"),
+    torch.float32: (torch.int32, "-DKEY=int32_t", "-DINFINITE=0x7f800000"),
+}
 _SECONDS = 60  # for a compiler
 
 Chosen = tuple[Float[Tensor, "entry"], Int[Tensor, "entry"], Int[Tensor, "entry"]]
 
 
 def largest(u: Float[Tensor, "row d_sae"], k: int) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    """Values and columns of the k largest of each row, in the order of the columns."""
+    """Values and columns of the k largest of each row, in the order of the columns.
+
+    Raises for a k that does not fit.
+    """
+    _require_rows(u)
+    width = u.shape[1]
+    if not 1 <= k <= width:
+        raise InterpError(f"k is {k}; expected from 1 to the number of pre-activations, {width}")
     library = _library_for(u)
     if library is None:
         return _largest(u, k)
-    u = u.contiguous()
+    u = u.resolve_neg().contiguous()
     values, columns = u.new_empty(len(u), k), torch.empty(len(u), k, dtype=torch.long)
-    width = u.shape[1]
     if library.largest(_at(u), len(u), width, k, _at(values), _at(columns), torch.get_num_threads()):
         raise MemoryError(f"no memory to choose {k} of {width:,} pre-activations")
     return (u.gather(1, columns) if u.requires_grad else values), columns
@@ -53,10 +66,11 @@ def above(u: Float[Tensor, "row d_sae"], floors: Float[Tensor, "*d_sae"], most: 
 
     Floors are one for each column or one for all, and are taken in the type of u.
     """
+    _require_rows(u)
     floors, library = floors.to(u).expand(u.shape[1]), _library_for(u)
     if library is None:
         return _above(u, floors, most)
-    u, keys, threads = u.contiguous(), _ordered(floors).contiguous(), torch.get_num_threads()
+    u, keys, threads = u.resolve_neg().contiguous(), _ordered(floors).contiguous(), torch.get_num_threads()
     counts = torch.empty(len(u), dtype=torch.long)
     library.count_above(_at(u), len(u), u.shape[1], _at(keys), _at(counts), threads)
     total, starts = int(counts.sum()), counts.cumsum(0) - counts
@@ -71,21 +85,28 @@ def above(u: Float[Tensor, "row d_sae"], floors: Float[Tensor, "*d_sae"], most: 
 def native() -> str:
     """Whether the compiled selection is used, in words."""
     if not _wanted():
-        return "off (INTERP_NATIVE=0)"
-    return "compiled" if all(_library(key) for key in ("int16_t", "int32_t")) else "torch (no C compiler that works)"
+        return "torch (INTERP_NATIVE is 0)"
+    problems = [found.problem for found in map(_built, _KEYS) if found.problem]
+    return f"torch ({problems[0]})" if problems else "compiled"
+
+
+def _require_rows(u: Tensor) -> None:
+    if u.ndim != 2:
+        raise InterpError(f"pre-activations have shape {tuple(u.shape)}; expected (tokens, d_sae)")
 
 
 def _largest(u: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As torch's topk takes any of those that share the last place, the first are picked out of more."""
+    keys = u.nan_to_num(torch.inf, torch.inf, -torch.inf)
     many = min(2 * k, u.shape[1])
-    found = u.topk(many)
+    found = keys.topk(many)
     order = found.indices.sort(1)
     ranked = found.values.gather(1, order.indices).sort(dim=1, descending=True, stable=True)
     columns = order.values.gather(1, ranked.indices[:, :k])
     if many < u.shape[1]:
         edge = found.values[:, k - 1 : k]
         tied = (found.values[:, -1:] == edge).any(1).nonzero().squeeze(1)
-        over, equal = u[tied] > edge[tied], u[tied] == edge[tied]
+        over, equal = keys[tied] > edge[tied], keys[tied] == edge[tied]
         taken = over | (equal & (equal.cumsum(1) <= k - over.sum(1, keepdim=True)))
         columns[tied] = taken.nonzero()[:, 1].view(-1, k)
     columns = columns.sort(1).values
@@ -102,15 +123,15 @@ def _above(u: Tensor, floors: Tensor, most: int | None) -> Chosen | None:
 
 def _ordered(floors: Tensor) -> Tensor:
     """Whole numbers in the order of these floats; see `selection.c`. Nothing is above a NaN."""
-    keys = floors.view(_KEYS[floors.dtype])
+    keys = floors.contiguous().view(_KEYS[floors.dtype][0])
     most = torch.iinfo(keys.dtype).max
     return torch.where(floors.isnan(), most, torch.where(keys < 0, -(keys & most), keys))
 
 
 def _library_for(u: Tensor) -> ctypes.CDLL | None:
-    if u.device.type != "cpu" or u.dtype not in _KEYS or not _wanted():
+    if u.device.type != "cpu" or u.dtype not in _KEYS or not u.numel() or not _wanted():
         return None
-    return _library("int16_t" if _KEYS[u.dtype] == torch.int16 else "int32_t")
+    return _built(u.dtype).library
 
 
 def _wanted() -> bool:
@@ -121,42 +142,47 @@ def _at(x: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr())
 
 
+@dataclass(frozen=True)
+class _Built:
+    """The compiled source, or why there is none."""
+
+    library: ctypes.CDLL | None
+    problem: str = ""
+
+
 @cache
-def _library(key: str) -> ctypes.CDLL | None:
-    """The source compiled for keys of this type, if that can be done and gives what torch gives."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or os.name != "posix":
-        return None
-    source = _SOURCE.read_bytes()
-    made = sha256(source + repr((key, compiler, torch.__version__, _processor())).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"
-    file = folder / f"selection-{made}.so"
-    try:
-        if not file.is_file():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _compile(compiler, key, file)
-        library = _declared(ctypes.CDLL(str(file), mode=os.RTLD_NOW))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return library
+def _built(dtype: torch.dtype) -> _Built:
+    """The source compiled for a type, with OpenMP if that works, whose calls find torch's own threads.
+
+    It is compiled for the machine at hand, loaded, and deleted: a file that is kept can be damaged, or meant for
+    another machine that shares the folder.
+    """
+    found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None or os.name != "posix":
+        return _Built(None, "no C compiler; set CC to one")
+    problem = ""
+    for threads in (["-fopenmp"], []):
+        try:
+            library = _compiled([*shlex.split(found), *_KEYS[dtype][1:], *threads])
+        except (OSError, AttributeError, subprocess.SubprocessError) as failure:
+            problem = f"{found} fails: {failure}".partition("\n")[0]
+            continue
+        if _agrees(library, dtype):
+            return _Built(library)
+        problem = f"what {found} makes of selection.c chooses otherwise"
+    return _Built(None, problem)
 
 
-def _compile(compiler: str, key: str, file: Path) -> None:
-    """With OpenMP if the compiler has it, whose calls find torch's own threads when the library is loaded."""
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        unlinked, linked = Path(folder) / "selection.o", Path(folder) / file.name
-        plain = [compiler, "-O3", "-march=native", "-fPIC", f"-DKEY={key}", "-c", str(_SOURCE), "-o", str(unlinked)]
-        for flags in (["-fopenmp"], []):
-            done = subprocess.run([*plain, *flags], capture_output=True, timeout=_SECONDS)
-            if not done.returncode:
-                break
-        undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        link = [compiler, "-shared", str(unlinked), *undefined, "-o", str(linked)]
-        subprocess.run(link, capture_output=True, timeout=_SECONDS, check=True)
-        os.replace(linked, file)
-
-
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+def _compiled(command: list[str]) -> ctypes.CDLL:
+    shared = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+    with tempfile.TemporaryDirectory() as folder:
+        unlinked, linked = Path(folder) / "selection.o", Path(folder) / "selection.so"
+        # Linked without -fopenmp, which would bring threads other than torch's.
+        compiling = [*command, "-O3", "-march=native", "-fPIC", "-c", str(_SOURCE), "-o", str(unlinked)]
+        plain = [part for part in command if part != "-fopenmp"]
+        for step in (compiling, [*plain, "-shared", str(unlinked), *shared, "-o", str(linked)]):
+            subprocess.run(step, capture_output=True, timeout=_SECONDS, check=True)
+        library = ctypes.CDLL(str(linked), mode=os.RTLD_NOW)
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.largest.argtypes = [pointer, whole, number, number, pointer, pointer, number]
     library.count_above.argtypes = [pointer, whole, number, pointer, pointer, number]
@@ -165,9 +191,10 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def _processor() -> str:
-    """What a machine's own instructions depend on: homes may be shared by machines of several kinds."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return f"{platform.platform()} {platform.processor()} {flags}"
+def _agrees(library: ctypes.CDLL, dtype: torch.dtype) -> bool:
+    """Whether it takes of a row with ties, NaNs and infinities what torch does."""
+    u = (torch.arange(99.0) % 7 - 3)[None].to(dtype)
+    u[0, 40:44] = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf])
+    values, columns = u.new_empty(1, 20), torch.empty(1, 20, dtype=torch.long)
+    failed = library.largest(_at(u), 1, 99, 20, _at(values), _at(columns), 1)
+    return not failed and torch.equal(columns, _largest(u, 20)[1])

@@ -75,7 +75,7 @@ class Weights:
         length = 1.0 if kind in RANKED else min(1.0, 2 * d_in / d_sae)
         width = written.shape[1]
         W_skip = torch.zeros(width, d_in) if skip else None
-        rows = normalize(_causal(written, groups), dim=1)
+        rows = normalize(causal(written, groups), dim=1)
         return cls(read * length, torch.zeros(d_sae), rows, torch.zeros(width), own, W_skip)
 
     @property
@@ -96,7 +96,7 @@ class Weights:
         return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own, skip)
 
 
-def _causal(W_dec: Tensor, groups: int) -> Tensor:
+def causal(W_dec: Tensor, groups: int) -> Tensor:
     """In place, nothing of a group of latents to the parts before its own."""
     width = W_dec.shape[1] // groups
     for group, rows in enumerate(W_dec.chunk(groups)):
@@ -188,13 +188,16 @@ def gradients(
         step = _aided(batch, step, dead, aux)
     if target is None:
         step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)  # the encoder reads x - b_dec
-    _causal(step.gradients.W_dec, batch.readers)
+    causal(step.gradients.W_dec, batch.readers)
     return step
 
 
 def _aided(batch: "_Batch", step: Step, dead: _Entries, aux: Auxiliary) -> Step:
     """A step with the auxiliary loss added. The residual is held constant, and so is the bias in it."""
-    scale = aux.weight / float(step.error.square().sum())
+    missed = float(step.error.square().sum())
+    if not missed:
+        return step
+    scale = aux.weight / missed
     objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
     extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
     found, more = step.gradients, extra.gradients
@@ -232,7 +235,7 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
             # The guess was too high: without one, or lower, all are seen.
             return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
         if len(entries.u) > wanted:
-            best = entries.u.topk(wanted, sorted=False).indices.sort().values
+            best = largest(entries.u[None], wanted)[1][0]
             entries = _Entries(entries.u[best], entries.latents[best], entries.tokens[best])
     return entries, _joined(dead) if dead else None
 

@@ -278,6 +278,30 @@ def test_what_cannot_be_said_exactly_is_refused(tmp_path, kind, extra, message):
         interop.read(tmp_path / "sae", MADE_UP)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"k": None}, {"k": "3"}, {"k": 0}, {"k": F + 1}, {"metadata": None}, {"metadata": []}, {"architecture": ["topk"]}],
+    ids=str,
+)
+def test_settings_of_any_type_are_refused_by_name(tmp_path, change):
+    _write_saelens(tmp_path / "sae", "topk", True, False, **change)
+    with pytest.raises(InterpError, match=r"SAELens|k is|architecture"):
+        interop.read(tmp_path / "sae", MADE_UP, "resid_post.0")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04cut", b"plain text"])
+def test_npz_files_that_are_none_are_refused(tmp_path, content):
+    (tmp_path / "params.npz").write_bytes(content)
+    with pytest.raises(InterpError, match="not a plain npz file"):
+        interop.read(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    np.savez(tmp_path / "params.npz", **{n: np.array(1.0) for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
+    with pytest.raises(InterpError, match=r"W_enc has shape \(\); expected two axes"):
+        interop.read(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    np.savez(tmp_path / "params.npz", W_enc=np.array(["a"]))
+    with pytest.raises(InterpError, match="not a plain npz file"):
+        interop.read(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+
+
 def test_broken_files_are_named(tmp_path):
     with pytest.raises(InterpError, match=r"not a file or folder of SAELens, sparsify"):
         interop.read(tmp_path, MADE_UP)
@@ -289,6 +313,12 @@ def test_broken_files_are_named(tmp_path):
         interop.read(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"b_enc": torch.zeros(F - 1)}, file)
     with pytest.raises(InterpError, match=r"its tensors do not go together \(The size of tensor"):
+        interop.read(tmp_path / "sae", MADE_UP)
+    safetensors.torch.save_file(whole | {"W_more": torch.zeros(3)}, file)
+    with pytest.raises(InterpError, match="holds W_more, which jumprelu has no use for"):
+        interop.read(tmp_path / "sae", MADE_UP)
+    safetensors.torch.save_file(whole | {"b_dec": torch.full((D,), torch.nan)}, file)
+    with pytest.raises(InterpError, match="b_dec hold NaN or infinite entries"):
         interop.read(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole, file)
     with pytest.raises(InterpError, match="format 'saelans' can't be written; did you mean saelens"):

@@ -18,4 +18,4 @@ def test_the_faster_type_is_taken(monkeypatch):
 
 def test_what_is_measured_is_a_time():
     assert 0 < precision._seconds(torch.bfloat16) < 10
-    assert products(torch.bfloat16, CPU) == products(torch.bfloat16, CPU)
+    assert products(torch.bfloat16, CPU) in (torch.bfloat16, torch.float32)

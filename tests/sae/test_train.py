@@ -6,8 +6,10 @@ from planted import MADE_UP, SITE, write_store
 from torch.nn.functional import normalize
 
 from interp.core.errors import InterpError
+from interp.sae import fit
 from interp.sae.nonlinearities import JumpReLU
 from interp.sae.records import SaeConfig
+from interp.sae.step import Auxiliary, Objective, Weights, gradients
 from interp.sae.train import train
 
 QUICK = {"d_sae": 64, "k": 3, "batch_size": 256}
@@ -80,7 +82,43 @@ def test_dead_latents_come_back_to_life(tmp_path):
     assert aided.fvu < left.fvu
 
 
-def test_bfloat16_products_learn_as_well(trained, planted, dictionary):
+@pytest.mark.parametrize("kind", ["jumprelu", "standard", "gated"])
+def test_resampled_latents_do_not_all_fire(planted, kind):
+    """A penalty holds the number that fire at k; latents that start anew must not be beyond it."""
+    settings = QUICK | {"dead_after": 500, "k": 3}
+    steps = {"tokens": 60_000, "kind": kind, "aux_weight": 0.0}
+    plain, revived = (
+        train(planted, SITE, SaeConfig(**settings, **steps, resample_every=every)).history[-1] for every in (None, 20)
+    )
+    assert revived.l0 < 2 * plain.l0
+    assert revived.fvu < 1.3 * plain.fvu
+
+
+def test_latents_of_every_layer_are_resampled(tmp_path):
+    x = torch.randn(4096, 8, generator=torch.Generator().manual_seed(0))
+    store = write_store(
+        tmp_path / "store", {site: x.clone() for site in ("resid_mid.0", "resid_mid.1", "mlp_out.0", "mlp_out.1")}
+    )
+    config = SaeConfig(
+        layered=True, d_sae=32, k=2, batch_size=256, tokens=10_000, dead_after=300, resample_every=5, lr=0.1
+    )
+    sae = train(store, ["resid_mid.0", "resid_mid.1"], config, writes=["mlp_out.0", "mlp_out.1"]).sae
+    assert sae.W_enc.shape == (32, 8)
+    assert not sae.W_dec[16:, :8].any()
+    assert sae.W_dec[:, 8:].norm(dim=1).min() > 0
+
+
+def test_a_perfect_reconstruction_needs_no_help():
+    rows = torch.eye(8)
+    weights = Weights(rows, torch.zeros(8), rows, torch.zeros(8))
+    x = torch.eye(8).repeat(4, 1)
+    step = gradients(weights, x, Objective(k=1), Auxiliary(torch.tensor([0, 1]), 1, 0.1))
+    assert float(step.loss) == 0
+    assert all(not gradient.any() for gradient in step.gradients.tensors)
+
+
+def test_bfloat16_products_learn_as_well(trained, planted, dictionary, monkeypatch):
+    monkeypatch.setattr(fit, "products", lambda *_: torch.bfloat16)
     rough = train(planted, SITE, SaeConfig(**QUICK, tokens=60_000, lr=1.5e-2, compute="bfloat16"))
     assert _found(rough.sae, dictionary) > 0.7
     assert rough.history[-1].fvu < 1.2 * trained.history[-1].fvu
