@@ -318,7 +318,7 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(InterpError, match="holds W_more, which jumprelu has no use for"):
         interop.read(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"b_dec": torch.full((D,), torch.nan)}, file)
-    with pytest.raises(InterpError, match="b_dec hold NaN or infinite entries"):
+    with pytest.raises(InterpError, match="b_dec, b_enc hold NaN or infinite entries"):
         interop.read(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole, file)
     with pytest.raises(InterpError, match="format 'saelans' can't be written; did you mean saelens"):
