@@ -6,6 +6,8 @@ TopK in bfloat16 on width 576, k 32, batches of 4,096, as `sae_train.py` has the
 own, and processes take turns; figures are medians.
 
 - The breakdown is of 9,216 latents, by the operators of torch's profiler (self time).
+- Selection is of 512 rows of 9,216 pre-activations in bfloat16: compiled, and by torch (its topk; a mask and its
+  indices).
 - Widths run from 4,096 to 65,536 latents. Time a token would grow as the width does if all of it were the encoder's
   product; memory is set beside 16 bytes a parameter (weight, gradient, Adam's two moments), 2 a parameter for bfloat16
   shadows, and a chunk of pre-activations.
@@ -108,11 +110,35 @@ def reconstruct(who: str, kind: str) -> Callable[[Tensor], Any]:
     return torch.no_grad()(lambda x: theirs(x.to(dtype)))
 
 
+def selection() -> dict[str, float]:
+    """Milliseconds of the k largest of each row, and of what is above a floor, by each way."""
+    from interp.sae.selection import above, largest, native
+
+    if native() != "compiled":
+        raise ImportError(f"selection is by {native()}")
+    u = torch.randn(CHUNK, LATENTS, generator=torch.Generator().manual_seed(0)).bfloat16()
+    ways: dict[str, Callable[[], Any]] = {
+        "largest, compiled": lambda: largest(u, K),
+        "largest, torch": lambda: u.topk(K, sorted=False),
+        "above, compiled": lambda: above(u, torch.tensor(2.5)),
+        "above, torch": lambda: u[(u > 2.5).nonzero(as_tuple=True)],
+    }
+    found = {}
+    for name, way in ways.items():
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            way()
+            seconds.append(time.perf_counter() - began)
+        found[name] = 1000 * statistics.median(seconds)
+    return found
+
+
 def work(name: str) -> dict[str, float]:
     """One measurement in this process."""
     what, _, which = name.partition(" ")
-    if what == "breakdown":
-        return breakdown()
+    if what in ("breakdown", "selection"):
+        return breakdown() if what == "breakdown" else selection()
     return timed(fit(int(which)) if what == "step" else reconstruct(*which.split()))
 
 
@@ -139,6 +165,7 @@ def main() -> None:
         return
     names = [
         "breakdown",
+        "selection",
         *(f"step {width}" for width in WIDTHS),
         *(f"reconstruct {who} {kind}" for who, kind in RECONSTRUCT),
     ]
@@ -151,6 +178,14 @@ def main() -> None:
     for name, seconds in parts.items():
         table.add_row(name, f"{seconds / sum(parts.values()):.0%}")
     console.print(table)
+
+    if "missing" in found["selection"][0]:
+        console.print(found["selection"][0]["missing"])
+    else:
+        table = Table("selection", "milliseconds")
+        for name, value in median(found["selection"]).items():
+            table.add_row(name, f"{value:.1f}")
+        console.print(table)
 
     table = Table("latents", "tokens/s", "cost a token and latent", "peak MiB", "16 + 2 bytes a parameter, chunk")
     first = None
