@@ -8,7 +8,7 @@ tokens in batches of 4,096; 4,608 latents, k 32, a learning rate of about 1e-3 f
 and measures what was learned: L0, variance unexplained, and the loss of the model with the reconstruction put in.
 
 Both are given standardised activations (ours makes them itself); SAELens trains in float32, its default, ours with
-products that may be bfloat16. SAELens' JumpReLU has no target for L0: its penalty was set so that about k latents fire.
+products that may be bfloat16. SAELens' JumpReLU has no target for L0: what fires at its penalty is far from k here.
 The store and SAELens' autoencoders are kept under --work, and made where they are missing. Needs sae-lens for its rows.
 """
 
@@ -44,7 +44,7 @@ from interp.sae.train import train
 
 SITE, TOKENS, BATCH, LATENTS, K, STEPS = "resid_post.15", 2_100_000, 4096, 4608, 32, 510
 KINDS = ("topk", "batchtopk", "jumprelu")
-# SAELens' penalty of JumpReLU that makes about k latents fire here.
+# SAELens' penalty of JumpReLU.
 COEFFICIENT = 5.0
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
 

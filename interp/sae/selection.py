@@ -131,7 +131,7 @@ def _ordered(floors: Tensor) -> Tensor:
 def _library_for(u: Tensor) -> ctypes.CDLL | None:
     if u.device.type != "cpu" or u.dtype not in _KEYS or not u.numel() or not _wanted():
         return None
-    return _built(u.dtype).library
+    return _built(u.dtype).loaded
 
 
 def _wanted() -> bool:
@@ -146,7 +146,7 @@ def _at(x: Tensor) -> ctypes.c_void_p:
 class _Built:
     """The compiled source, or why there is none."""
 
-    library: ctypes.CDLL | None
+    loaded: ctypes.CDLL | None
     problem: str = ""
 
 
