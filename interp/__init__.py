@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from interp.directions.find import find
     from interp.editing.export import export
     from interp.editing.verify import verify
-    from interp.interventions.ops import Add, Clamp, Project
+    from interp.interventions.clamp import Clamp
+    from interp.interventions.ops import Add, Project
     from interp.interventions.recipe import Recipe
     from interp.models.hooked import HookedModel
     from interp.models.load import load
@@ -54,7 +55,7 @@ __all__ = [
 
 _HOME = {
     "Add": "interp.interventions.ops",
-    "Clamp": "interp.interventions.ops",
+    "Clamp": "interp.interventions.clamp",
     "Contrast": "interp.data.contrast",
     "Direction": "interp.directions.direction",
     "HookedModel": "interp.models.hooked",

@@ -1,1 +1,44 @@
-"""Interventions: pure functions on activations, and the recipes that say where they act."""
+"""Interventions: ops on activations, and recipes of them.
+
+| op | what it does | folds into weights |
+|---|---|---|
+| Project | removes a direction or subspace | yes |
+| Erase | erases a concept (LEACE) | at writers |
+| Add | steers by a vector | where there is a bias |
+| LowRank | a trained low-rank edit (LoReFT) | where there is a bias |
+| Clamp | holds, suppresses or boosts latents of an autoencoder | no |
+| Replace, Resample | zero, mean and resample ablation; patching | no |
+| At, Schedule, Gate | another op at some positions, over time, under a condition | no |
+"""
+
+from interp.interventions.clamp import Clamp
+from interp.interventions.gate import Fires, Gate, Rates, Reads, rates, threshold
+from interp.interventions.ops import Add, Affine, Erase, LowRank, Op, Project
+from interp.interventions.recipe import Edit, Recipe
+from interp.interventions.replace import Replace, Resample, bank
+from interp.interventions.where import At, Schedule, Turns, matching
+
+__all__ = [
+    "Add",
+    "Affine",
+    "At",
+    "Clamp",
+    "Edit",
+    "Erase",
+    "Fires",
+    "Gate",
+    "LowRank",
+    "Op",
+    "Project",
+    "Rates",
+    "Reads",
+    "Recipe",
+    "Replace",
+    "Resample",
+    "Schedule",
+    "Turns",
+    "bank",
+    "matching",
+    "rates",
+    "threshold",
+]

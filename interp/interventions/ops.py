@@ -1,11 +1,12 @@
 """Ops: pure functions x -> x on the activations at a site.
 
 `op.affine()` is the hinge between run time and weights: the op's exact affine form, or None. What has one can be folded
-into the tensors that write the site; what has none runs as a hook only.
+into the tensors that write the site; what has none runs as a hook only. Here are the ops that have one; others are in
+the files beside this one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,9 @@ from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows, project_out
 from interp.directions.direction import Direction
+from interp.models.passes import Pass
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
-from interp.sae.coder import SparseAutoencoder
-from interp.sae.records import SaeCard
 
 # A fitted direction, or the numbers of one as a tensor, an array or lists: (d_model,) or (k, d_model).
 Vectors = Direction | Float[Tensor, "*k d_model"] | np.ndarray | Sequence[Any]
@@ -36,16 +36,32 @@ class Affine:
     bias: Float[Tensor, "d_model"]
 
 
+OPS: dict[str, type["Op"]] = {}
+
+
 class Op(ABC):
     """A function on activations at a site, saved as plain settings plus named tensors."""
+
+    def __init_subclass__(cls) -> None:
+        if "restore" in cls.__dict__:
+            OPS[cls.__name__] = cls
 
     @abstractmethod
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """New activations; the argument is left as it is."""
 
-    @abstractmethod
+    def within(self, x: Tensor, passing: Pass) -> Tensor:
+        """The same in a forward pass, for ops that act on some of its tokens only."""
+        del passing
+        return self(x)
+
+    def observers(self) -> list[tuple[Site, "Observer"]]:
+        """What has to be seen elsewhere, earlier in the pass: sites, and what is told of the activations there."""
+        return []
+
     def affine(self) -> Affine | None:
         """The exact affine form, or None where there is none."""
+        return None
 
     @property
     @abstractmethod
@@ -54,8 +70,8 @@ class Op(ABC):
 
     @property
     @abstractmethod
-    def width(self) -> int:
-        """d_model of the sites it fits."""
+    def width(self) -> int | None:
+        """d_model of the sites it fits; None if it goes to sites of any basis and width."""
 
     @property
     def site(self) -> Site | None:
@@ -79,6 +95,9 @@ class Op(ABC):
         return card(type(self).__name__, self.settings().items())
 
 
+Observer = Callable[[Tensor, Pass], None]
+
+
 class Project(Op):
     """Remove a direction (or subspace): x -> x - strength · (x Qᵀ) Q, rows of Q orthonormal.
 
@@ -89,7 +108,7 @@ class Project(Op):
 
     def __init__(self, direction: Vectors, strength: float = 1.0):
         self.rows, self._direction = _rows(direction)
-        self.strength = _finite(strength, "strength")
+        self.strength = finite(strength, "strength")
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The activations without `strength` of their part along the rows."""
@@ -126,23 +145,29 @@ class Project(Op):
 class Add(Op):
     """Steer: x -> x + scale · v. Turner et al. 2023, "Activation addition".
 
-    v is a Direction's single row, of norm 1, or a bare vector with its own norm.
+    v is a Direction's single row, of norm 1, or a bare vector with its own norm. If `relative`, what is added is
+    `scale` times as long as x is, whatever v's norm: the same scale means the same at every layer.
     """
 
-    def __init__(self, direction: Vectors, scale: float = 1.0):
+    def __init__(self, direction: Vectors, scale: float = 1.0, relative: bool = False):
         self._direction = direction if isinstance(direction, Direction) else None
-        vector = direction.rows.squeeze(0) if isinstance(direction, Direction) else _tensor(direction)
+        vector = direction.rows.squeeze(0) if isinstance(direction, Direction) else as_tensor(direction)
         if vector.ndim != 1 or not torch.isfinite(vector).all() or not vector.any():
             raise InterpError(f"Add needs one finite, non-zero vector (d_model,); got shape {tuple(vector.shape)}")
         self.vector = vector.detach().cpu().float().clone()
-        self.scale = _finite(scale, "scale")
+        self.scale, self.relative = finite(scale, "scale"), bool(relative)
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The activations plus the vector."""
+        if self.relative:
+            length = x.float().norm(dim=-1, keepdim=True) / self.vector.norm()
+            return x + (self.scale * length * self.vector.to(x.device)).to(x)
         return x + self.scale * self.vector.to(x)
 
-    def affine(self) -> Affine:
-        """A constant."""
+    def affine(self) -> Affine | None:
+        """A constant; none if it is relative to the activations' length."""
+        if self.relative:
+            return None
         none = torch.zeros(0, self.width)
         return Affine(none, none, self.scale * self.vector)
 
@@ -158,7 +183,8 @@ class Add(Op):
 
     def settings(self) -> dict[str, Any]:
         """Scale, and how the direction was fitted."""
-        return {"scale": self.scale, "direction": self._direction and self._direction.to_json()}
+        fitted = self._direction and self._direction.to_json()
+        return {"scale": self.scale, "relative": self.relative, "direction": fitted}
 
     def tensors(self) -> dict[str, Tensor]:
         """The vector."""
@@ -168,78 +194,135 @@ class Add(Op):
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Add":
         """The inverse of `settings` and `tensors`."""
         fitted, vector = settings["direction"], tensors["vector"]
-        return cls(Direction.from_json(fitted, vector[None]) if fitted else vector, settings["scale"])
+        direction = Direction.from_json(fitted, vector[None]) if fitted else vector
+        return cls(direction, settings["scale"], settings.get("relative", False))
 
 
-class Clamp(Op):
-    """Hold latents of a sparse autoencoder at a value: x -> x + (value - f(x)) · decoder row, for each latent.
+class Erase(Op):
+    """Erase a concept: x -> x - ((x - mean) readᵀ) write, an oblique projection where read and write differ.
 
-    The autoencoder's error stays in place: only the latents' own contribution changes. Replacing x by a
-    reconstruction instead would add the error's effect to the edit's. Templeton et al. 2024, "Scaling monosemanticity".
+    Least-squares concept erasure (Belrose et al. 2023, https://arxiv.org/abs/2306.03819) is of this form: see
+    `interp.directions.erase`. Read and write are (k, d_model), the mean (d_model,). At a residual site the constant
+    counts once; at writers it would at every one of them.
     """
 
-    def __init__(self, sae: SparseAutoencoder, latents: int | list[int], value: float = 0.0):
-        self.sae, self._site = sae, sae.site
-        self.latents = [latents] if isinstance(latents, int) else list(latents)
-        self.value = _finite(value, "value")
-        outside = [latent for latent in self.latents if not 0 <= latent < sae.d_sae]
-        if outside or not self.latents:
-            raise InterpError(f"latents {self.latents}: expected one or more from 0 to {sae.d_sae - 1}")
+    def __init__(
+        self,
+        read: Tensor,
+        write: Tensor,
+        mean: Tensor,
+        model: ModelReference | None = None,
+    ):
+        if read.ndim != 2 or read.shape != write.shape or mean.shape != read.shape[1:]:
+            raise InterpError(
+                f"read, write and mean have shapes {tuple(read.shape)}, {tuple(write.shape)} and {tuple(mean.shape)}; "
+                "expected (k, d_model) twice, and (d_model,)"
+            )
+        self.read, self.write, self.mean = (numbers(x, "an eraser") for x in (read, write, mean))
+        self._model = model
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The activations with the latents' part changed as if they were at the value."""
-        if self.sae.W_dec.device != x.device:
-            self.sae = self.sae.to(x.device)
-        change = self.value - self.sae.encode(x.float())[..., self.latents]
-        return x + (change @ self.sae.W_dec[self.latents]).to(x)
+        """The activations with the concept's part brought to its mean; narrower types are computed in float32."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        read, write, mean = (tensor.to(wide) for tensor in (self.read, self.write, self.mean))
+        return (wide - ((wide - mean) @ read.T) @ write).to(x.dtype)
 
-    def affine(self) -> None:
-        """None: a latent's activation is not an affine function of x."""
-        return
+    def affine(self) -> Affine:
+        """The mean's part is the constant."""
+        return Affine(self.read, self.write, (self.mean @ self.read.T) @ self.write)
 
     @property
     def model(self) -> ModelReference | None:
-        """The model that the autoencoder was trained on."""
-        return self.sae.model
+        """The model it was fitted in."""
+        return self._model
 
     @property
     def width(self) -> int:
         """d_model."""
-        return self.sae.d_in
-
-    @property
-    def site(self) -> Site:
-        """Where the autoencoder reads."""
-        return self._site
+        return len(self.mean)
 
     def settings(self) -> dict[str, Any]:
-        """Latents and value, with the autoencoder's own settings."""
-        return {"latents": self.latents, "value": self.value, "sae": self.sae.card().model_dump()}
+        """The model."""
+        return {"model": self._model and self._model.model_dump()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The autoencoder's tensors."""
-        return self.sae.tensors()
+        """Read and write rows, and the mean."""
+        return {"read": self.read, "write": self.write, "mean": self.mean}
 
     @classmethod
-    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Clamp":
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Erase":
         """The inverse of `settings` and `tensors`."""
-        sae = SparseAutoencoder.of(SaeCard.parse(settings["sae"], "the recipe's autoencoder"), tensors)
-        return cls(sae, settings["latents"], settings["value"])
+        return cls(tensors["read"], tensors["write"], tensors["mean"], reference(settings["model"]))
 
 
-OPS: dict[str, type[Op]] = {op.__name__: op for op in (Project, Add, Clamp)}
+class LowRank(Op):
+    """A trained low-rank edit: x -> x + (x weightᵀ + bias - x rowsᵀ) rows, rows orthonormal.
+
+    Rows and weight are (k, d_model), bias is (k,). LoReFT, Wu et al. 2024, "ReFT: Representation finetuning for
+    language models", https://arxiv.org/abs/2404.03592.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        model: ModelReference | None = None,
+    ):
+        if rows.ndim != 2 or rows.shape != weight.shape or bias.shape != rows.shape[:1]:
+            raise InterpError(
+                f"rows, weight and bias have shapes {tuple(rows.shape)}, {tuple(weight.shape)} and "
+                f"{tuple(bias.shape)}; expected (k, d_model) twice, and (k,)"
+            )
+        self.rows = orthonormal_rows(rows)
+        if not torch.allclose(self.rows, rows.detach().cpu().float(), atol=1e-4):
+            raise InterpError("the rows of a low-rank edit are not orthonormal; orthonormalise them while training it")
+        self.weight, self.bias = numbers(weight, "a low-rank edit"), numbers(bias, "a low-rank edit")
+        self._model = model
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations with their coordinates along the rows replaced by a linear function of them."""
+        rows, weight, bias = (tensor.to(x) for tensor in (self.rows, self.weight, self.bias))
+        return x + (x @ (weight - rows).T + bias) @ rows
+
+    def affine(self) -> Affine:
+        """As it is."""
+        return Affine(self.rows - self.weight, self.rows, self.bias @ self.rows)
+
+    @property
+    def model(self) -> ModelReference | None:
+        """The model it was trained in."""
+        return self._model
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return self.rows.shape[1]
+
+    def settings(self) -> dict[str, Any]:
+        """The model."""
+        return {"model": self._model and self._model.model_dump()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Rows, weight and bias."""
+        return {"rows": self.rows, "weight": self.weight, "bias": self.bias}
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "LowRank":
+        """The inverse of `settings` and `tensors`."""
+        return cls(tensors["rows"], tensors["weight"], tensors["bias"], reference(settings["model"]))
 
 
 def _rows(direction: Vectors) -> tuple[Tensor, Direction | None]:
     if isinstance(direction, Direction):
         return direction.rows, direction
-    rows = torch.atleast_2d(_tensor(direction))
+    rows = torch.atleast_2d(as_tensor(direction))
     if rows.ndim != 2:
         raise InterpError(f"direction has shape {tuple(rows.shape)}; expected (d_model,) or (k, d_model)")
     return orthonormal_rows(rows), None
 
 
-def _tensor(value: Any) -> Tensor:
+def as_tensor(value: Any) -> Tensor:
     """A tensor of a tensor, an array or a list of numbers."""
     try:
         return torch.as_tensor(value)
@@ -255,7 +338,20 @@ def _restored(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Dir
     return Direction.from_json(fitted, rows) if fitted else rows
 
 
-def _finite(value: float, name: str) -> float:
+def numbers(tensor: Tensor, whose: str) -> Tensor:
+    """The tensor in float32 on the CPU. Raises, naming whose it is, where an entry is not finite."""
+    if not torch.isfinite(tensor).all():
+        raise InterpError(f"{whose} has NaN or infinite entries; check what it was fitted on")
+    return tensor.detach().cpu().float().contiguous()
+
+
+def reference(plain: Mapping[str, Any] | None) -> ModelReference | None:
+    """A model's reference from its plain values."""
+    return ModelReference.parse(dict(plain), "the recipe's model") if plain else None
+
+
+def finite(value: float, name: str) -> float:
+    """The value as a float. Raises, by its name, where it is no finite number."""
     if not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
         raise InterpError(f"{name} is {value!r}; expected a finite number")
     return float(value)

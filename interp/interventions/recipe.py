@@ -3,7 +3,7 @@
 A recipe is a folder: `recipe.json` (edits, model, note) and `recipe.safetensors` (their tensors). No pickle.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +17,15 @@ from interp.core.display import table
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
 from interp.core.records import tensors_digest
-from interp.interventions.ops import OPS, Op
+from interp.interventions import clamp, gate, replace, where
+from interp.interventions.ops import OPS, Observer, Op
 from interp.models.hooked import HookedModel
+from interp.models.hooks import Transform
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
 
 FORMAT: Literal[1] = 1
+KNOWN = (clamp, gate, replace, where)  # files whose ops a saved recipe may have, beside those of `ops`
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,22 @@ class Recipe:
         object.__setattr__(self, "model", model or next(iter(made_with), None))
         object.__setattr__(self, "note", note)
 
-    def bind(self, model: HookedModel) -> list[tuple[Site, Op]]:
-        """The ops, each at one site of a model. Raises if the recipe was made for another model."""
+    def bind(self, model: HookedModel) -> list[tuple[Site, Transform]]:
+        """The ops, each at one site of a model, and what they have to see elsewhere.
+
+        Raises if the recipe was made for another model, or has an op where it makes no sense.
+        """
         self.check(model.reference)
-        bound = [(site, edit.op) for edit in self.edits for site in model.resolve(edit.sites)]
-        for site, op in bound:
-            if not site.in_residual_basis:
-                raise InterpError(
-                    f"{type(op).__name__} at {site}: ops act on vectors of the residual stream, and those at {site} "
-                    "have another basis; declare it at writers or at residual sites"
-                )
-            if op.site is not None and op.site != site:
-                raise InterpError(
-                    f"{type(op).__name__} at {site}: its autoencoder was trained at {op.site}; put it there"
-                )
+        bound: list[tuple[Site, Transform]] = []
+        for edit in self.edits:
+            sites = model.resolve(edit.sites)
+            for site in sites:
+                _require_sense(edit.op, site)
+            for site, observe in edit.op.observers():
+                model.resolve(site)
+                _require_before(edit.op, site, sites, model.sites)
+                bound.append((site, _seeing(observe, model)))
+            bound += [(site, _acting(edit.op, model)) for site in sites]
         return bound
 
     def check(self, model: ModelReference) -> None:
@@ -87,7 +92,7 @@ class Recipe:
         if self.model is not None:
             self.model.check(model, "the recipe")
         for edit in self.edits:
-            if edit.op.width != model.d_model:
+            if edit.op.width not in (None, model.d_model):
                 raise InterpError(
                     f"the recipe's {type(edit.op).__name__} is of width {edit.op.width}, but {model.name} has d_model "
                     f"{model.d_model}; make one for this model"
@@ -152,6 +157,37 @@ def _edit(edit: Edit | tuple[str | Iterable[str], Op]) -> Edit:
     if not isinstance(op, Op):
         raise InterpError(f"{op!r} is not an op; expected one of {', '.join(OPS)}")
     return Edit((sites,) if isinstance(sites, str) else tuple(map(str, sites)), op)
+
+
+def _acting(op: Op, model: HookedModel) -> Transform:
+    if type(op).within is Op.within:  # it asks for no more than x
+        return op
+    return lambda x: op.within(x, model.passes.current)
+
+
+def _seeing(observe: Observer, model: HookedModel) -> Transform:
+    def see(x: Tensor) -> None:
+        observe(x, model.passes.current)
+
+    return see
+
+
+def _require_sense(op: Op, site: Site) -> None:
+    if op.width is not None and not site.in_residual_basis:
+        raise InterpError(
+            f"{type(op).__name__} at {site}: it acts on vectors of the residual stream, and those at {site} have "
+            "another basis; declare it at writers or at residual sites"
+        )
+    if op.site is not None and op.site != site:
+        raise InterpError(f"{type(op).__name__} at {site}: its autoencoder was trained at {op.site}; put it there")
+
+
+def _require_before(op: Op, observed: Site, sites: Sequence[Site], order: Sequence[Site]) -> None:
+    if order.index(observed) > min(map(order.index, sites)):
+        raise InterpError(
+            f"{type(op).__name__} at {', '.join(map(str, sites))} goes by what is at {observed}, which comes later in "
+            "the forward pass; put the op behind it"
+        )
 
 
 def _fitted(op: Op) -> str:

@@ -21,6 +21,7 @@ from interp.models import architectures, lens, tokens
 from interp.models.capture import Activations, columns
 from interp.models.hooks import Transform, attached
 from interp.models.losses import next_token_losses
+from interp.models.passes import Passes
 from interp.models.reference import ModelReference
 from interp.models.sites import Site, resolve
 from interp.models.tokens import Prompts, Tokens
@@ -56,6 +57,7 @@ class HookedModel:
         self.revision = revision
         self._digest: tuple[list[Any], str] | None = None
         self._bridge: tuple[Any, Any] | None = None
+        self.passes = Passes()
         self._hooked = 0
 
     @property
@@ -145,14 +147,20 @@ class HookedModel:
         return self.chat(prompt) if self.tokenizer is not None and self.tokenizer.chat_template else prompt
 
     @contextmanager
-    def hooked(self, recipe: Edits | Iterable[tuple[str | Site, Transform]]) -> Iterator["HookedModel"]:
+    def hooked(
+        self, recipe: Edits | Iterable[tuple[str | Site, Transform]], prompt: int | None = None
+    ) -> Iterator["HookedModel"]:
         """Run with a recipe, or with pairs of (site pattern, function), applied; removed whatever happens inside.
+
+        `prompt` is how many columns of the left-padded batch are the prompt, where a pass is given a reply with it;
+        everything is, if not given. It matters to ops that act on one of them only.
 
         >>> with model.hooked([("mlp_out.3", lambda x: 0 * x)]):  # doctest: +SKIP
         ...     model.logits("The river of")
         """
         bound = recipe.bind(self) if isinstance(recipe, Edits) else self._bind(recipe)
-        with attached(self.hf, [(self._taps[site], transform) for site, transform in bound]):
+        taps = [(self._taps[site], transform) for site, transform in bound]
+        with self.passes.prompted(prompt), self.passes.watched(self.hf.base_model), attached(self.hf, taps):
             self._hooked += 1
             try:
                 yield self
@@ -278,7 +286,8 @@ class HookedModel:
             for start in track(starts, "generate", total=len(starts)) if len(starts) > 4 else starts:
                 rows = batch.rows(start, start + batch_size)
                 inputs = {name: x for name, x in rows.model_inputs(self.device).items() if name != "position_ids"}
-                out = self.hf.generate(**inputs, generation_config=self._greedy(max_new_tokens), **options)
+                with self.passes.prompted(rows.ids.shape[1]):
+                    out = self.hf.generate(**inputs, generation_config=self._greedy(max_new_tokens), **options)
                 replies += self.tokenizer.batch_decode(out[:, rows.ids.shape[1] :], skip_special_tokens=True)
         return replies
 

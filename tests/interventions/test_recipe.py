@@ -62,7 +62,7 @@ def test_another_models_recipe_is_refused(tiny):
         pass
     with other.hooked(recipe.retarget(other)):
         other.logits(IDS)
-    with pytest.raises(InterpError, match=r"Project at z\.1: ops act on vectors of the residual stream"):
+    with pytest.raises(InterpError, match=r"Project at z\.1: it acts on vectors of the residual stream"):
         Recipe([("z.1", Project(torch.ones(32)))]).bind(other)
     narrow = Recipe([("writers", Project(torch.ones(16)))])
     with pytest.raises(InterpError, match="of width 16, but tiny llama 1 has d_model 32"), other.hooked(narrow):

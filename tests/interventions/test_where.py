@@ -1,0 +1,100 @@
+"""Which tokens an op is applied at, read off what it adds."""
+
+import pytest
+import torch
+
+import interp
+from interp import InterpError, Recipe
+from interp.interventions import Add, At, Replace, Schedule, Turns, matching
+
+PROMPTS = ["w5 w9 w20 w33", "w7 w12", "w99 w8 w9 w3 w17 w25"]
+SITE = "resid_post.1"
+
+
+def added(model, op, prompts=PROMPTS, prompt=None):
+    """What an op that adds one thing adds at each token: (batch, pos)."""
+    plain = model.capture(prompts, SITE)
+    with model.hooked(Recipe([(SITE, op)]), prompt=prompt):
+        return ((model.capture(prompts, SITE)[SITE] - plain[SITE])[..., 0]).where(plain.tokens.mask, 0)
+
+
+@pytest.fixture
+def push():
+    return Add(torch.eye(32)[0])
+
+
+@pytest.mark.parametrize(
+    ("positions", "prompt", "expected"),
+    [
+        ("prompt", None, [[0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]),
+        ("prompt", 5, [[0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0]]),
+        ("generated", 4, [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1]]),
+        ("last", None, [[0, 0, 0, 0, 0, 1]] * 3),
+        ("last", 5, [[0, 0, 0, 0, 1, 0]] * 3),
+        (0, None, [[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0]]),
+        (3, None, [[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0]]),
+        ([-2, "last"], None, [[0, 0, 0, 0, 1, 1]] * 3),
+        (-3, None, [[0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0]]),
+    ],
+)
+def test_positions(tiny, push, positions, prompt, expected):
+    found = added(tiny("llama"), At(push, positions), prompt=prompt)
+    torch.testing.assert_close(found, torch.tensor(expected).float(), atol=1e-5, rtol=0)
+
+
+def test_tokens_by_their_text(tiny, push):
+    model = tiny("llama")
+    ids = matching(model, r"\s*w9|w2\d")
+    found = added(model, At(push, tokens=ids))
+    expected = [[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 1]]
+    torch.testing.assert_close(found, torch.tensor(expected).float(), atol=1e-5, rtol=0)
+
+
+def test_a_schedule_counts_from_the_first_generated_token(tiny, push):
+    found = added(tiny("llama"), Schedule(push, [3.0, 1.0, 0.5], prompt=0.25), PROMPTS[2], prompt=2)
+    expected = torch.tensor([[0.25, 0.25, 3, 1, 0.5, 0.5]])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_the_assistants_turns_of_a_conversation():
+    model = interp.load("organism")
+    messages = [
+        {"role": "user", "content": "Hello there."},
+        {"role": "assistant", "content": "Good morning."},
+        {"role": "user", "content": "What is your name?"},
+    ]
+    text = model.chat(messages)
+    op = At(Replace(), "assistant", model=model)
+    batch = model.tokens([text, model.chat("Hello there.")])
+    said = op.turns.of_assistant(batch.ids) & batch.mask
+    words = model.tokenizer.decode(batch.ids[0][said[0]])
+    assert words.replace(" ", "").startswith("Goodmorning.")
+    assert "name" not in words
+    assert "Hello" not in words
+    assert not said[1].any(), "nothing has been said where the assistant is about to speak"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda model, op: At(op, "promt"), "unknown position 'promt'; did you mean prompt"),
+        (lambda model, op: At(op), "no positions are given"),
+        (lambda model, op: At(op, "assistant"), "give the model, too"),
+        (lambda model, op: At(op, "assistant", model=model), "no chat template"),
+        (lambda model, op: At(op, "last")(torch.ones(1, 1, 32)), "run it in a recipe"),
+        (lambda model, op: Schedule(op, []), "no strengths"),
+        (lambda model, op: Schedule(op, [float("nan")]), "strength is nan"),
+        (lambda model, op: matching(model, "["), "no regular expression"),
+        (lambda model, op: matching(model, "zebra"), "no token's text matches 'zebra'"),
+        (lambda model, op: Turns.of(model), "no chat template"),
+    ],
+)
+def test_bad_positions_are_refused(tiny, push, make, message):
+    with pytest.raises(InterpError, match=message):
+        make(tiny("llama"), push)
+
+
+def test_an_op_at_some_positions_is_not_folded(tiny, push, tmp_path):
+    with pytest.raises(InterpError, match="no exact fold"):
+        interp.export(Recipe([("writers", At(push, "last"))]), tiny("llama"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
