@@ -24,7 +24,7 @@ from interp.models.hooked import HookedModel
 
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
 NEW = 32
-WORDS = "The river runs past the old mill and the town that grew around it over many years".split()
+TEXT = "The river runs past the old mill and the town that grew around it over many years"
 
 
 def recipes(model: HookedModel) -> dict[str, Recipe]:
@@ -60,7 +60,7 @@ def main() -> None:
     model, rows = interp.load(MODEL, dtype=args.dtype), {}
     table = Table("batch", "recipe", "tokens/s", "of the plain model's", title=f"Generation, {args.dtype}")
     for batch in args.batch:
-        prompts = [" ".join(WORDS[: 4 + number % 12]) for number in range(batch)]
+        prompts = [" ".join(TEXT.split()[: 4 + number % 12]) for number in range(batch)]
         seconds(model, prompts, ())
         for name, recipe in recipes(model).items():
             times = [(seconds(model, prompts, ()), seconds(model, prompts, recipe)) for _ in range(args.rounds)]
