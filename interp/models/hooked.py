@@ -281,13 +281,15 @@ class HookedModel:
         batch = self.tokens(prompts)
         self._require_room(batch, max_new_tokens)
         starts = range(0, len(batch), batch_size)
+        settings = self._greedy(max_new_tokens)
+        rest = settings.update(**options)
         replies: list[str] = []
         with self.hooked(recipe), torch.no_grad():
             for start in track(starts, "generate", total=len(starts)) if len(starts) > 4 else starts:
                 rows = batch.rows(start, start + batch_size)
                 inputs = {name: x for name, x in rows.model_inputs(self.device).items() if name != "position_ids"}
                 with self.passes.prompted(rows.ids.shape[1]):
-                    out = self.hf.generate(**inputs, generation_config=self._greedy(max_new_tokens), **options)
+                    out = self.hf.generate(**inputs, generation_config=settings, **rest)
                 replies += self.tokenizer.batch_decode(out[:, rows.ids.shape[1] :], skip_special_tokens=True)
         return replies
 
