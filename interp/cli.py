@@ -5,7 +5,6 @@ message and no traceback unless `--debug` is given; 70 something unforeseen; 130
 value on standard output and nothing else there.
 """
 
-import json
 import signal
 import sys
 from dataclasses import asdict
@@ -14,7 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.core.errors import InterpError, nearest
+from interp import cli_find, cli_runs
+from interp.core.display import print_table, print_values
+from interp.core.errors import InterpError
 from interp.core.files import require_free
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 sae_app = typer.Typer(help="Sparse autoencoders.", no_args_is_help=True)
 app.add_typer(sae_app, name="sae")
+app.add_typer(cli_runs.app, name="runs")
 
 Model = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
@@ -58,10 +60,11 @@ def run(
     file: Annotated[Path, typer.Argument(help="an experiment (YAML)")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for instance data.audit_items=50")] = None,
     out: Annotated[Path | None, typer.Option(help="new folder for the results; runs/NAME if not given")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped")] = False,
     as_json: Json = False,
 ) -> None:
     """Run an experiment: the same road, with its model and data from a file."""
-    _run(str(file), overrides or [], out or Path("runs") / file.stem, as_json)
+    _run(str(file), overrides or [], out or Path("runs") / file.stem, as_json, resume)
 
 
 @app.command()
@@ -111,7 +114,7 @@ def harvest(
         text_field=field,
         append=append,
     )
-    _print(as_json, {"store": str(out), "tokens": len(store), "sites": [str(site) for site in store.sites]})
+    print_values(as_json, {"store": str(out), "tokens": len(store), "sites": [str(site) for site in store.sites]})
 
 
 @sae_app.command("train")
@@ -156,7 +159,9 @@ def sae_train(
     )
     sae, last = trained.sae, trained.history[-1]
     sae.save(out)
-    _print(as_json, _described(sae, out) | {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead})
+    print_values(
+        as_json, _described(sae, out) | {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead}
+    )
 
 
 @sae_app.command("convert")
@@ -184,7 +189,7 @@ def sae_convert(
     else:
         sae = interop.read(source, load(model).reference, site, writes)
     interop.write(sae, out, to)
-    _print(as_json, _described(sae, out))
+    print_values(as_json, _described(sae, out))
 
 
 @sae_app.command("features")
@@ -212,62 +217,10 @@ def sae_features(
     found = features(coder, load(model, device=device), source, latents, top, tokens=tokens)
     neuronpedia.write(found, coder, out)
     rows = [{"latent": page.latent, "density": page.density, "largest": page.edges[-1]} for page in found]
-    _print_table(as_json, rows, f"{len(rows)} features in {out}")
+    print_table(as_json, rows, f"{len(rows)} features in {out}")
 
 
-@app.command()
-def find(
-    model: Model,
-    contrast: Annotated[str, typer.Option(help="JSONL file of pairs, or organism.BEHAVIOUR")],
-    method: Annotated[list[str] | None, typer.Option(help="such as diff_means; all if not given; repeatable")] = None,
-    sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
-    position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
-    sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="write a recipe that projects the best direction out everywhere")
-    ] = None,
-    try_on: Annotated[
-        str | None, typer.Option("--try", help="a harm of the organism: rank the best by what ablating them does to it")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="seed of the held-out split", min=0)] = 0,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Fit directions to a contrast and score them on held-out pairs."""
-    from interp.directions.find import find as find_directions
-    from interp.directions.fits import FITS
-    from interp.interventions.ops import Project
-    from interp.interventions.recipe import Recipe
-    from interp.materials import read_contrast
-    from interp.models.load import load
-    from interp.sae.coder import SparseAutoencoder
-
-    if out:
-        require_free(out)
-    methods = list(FITS) if not method or "all" in method else method
-    hooked = load(model, device=device)
-    found = find_directions(
-        hooked,
-        read_contrast(contrast, seed=seed),
-        sites or "resid_post.*",
-        methods,
-        position or (-1,),
-        SparseAutoencoder.load(sae) if sae else None,
-        seed=seed,
-    )
-    ranked = found.best(len(found))
-    rows = [finding.row for finding in ranked]
-    if try_on:
-        trials = _trials(hooked, found.shortlist(8), try_on)
-        ranked = [trial.finding for trial in trials]
-        rows = [{**trial.finding.row, "cost": trial.cost, try_on: trial.after[try_on]} for trial in trials]
-    if out:
-        tested = (
-            f"chosen by intervention on {try_on}" if try_on else "it separates the contrast; not tested by intervention"
-        )
-        note = f"Projects out {ranked[0].direction}: {tested}."
-        Recipe([("writers", Project(ranked[0].direction))], note=note).save(out)
-    _print_table(as_json, rows, f"Directions on {contrast}, best first")
+app.command()(cli_find.find)
 
 
 @app.command()
@@ -283,7 +236,7 @@ def export(
     from interp.interventions.recipe import Recipe
 
     certificate = write_checkpoint(Recipe.load(recipe), model, out, dtype=dtype)
-    _print(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
+    print_values(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
 
 
 @app.command()
@@ -296,7 +249,7 @@ def verify(
     from interp.editing.verify import verify as verify_checkpoint
 
     certificate = verify_checkpoint(folder, base)
-    _print(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
+    print_values(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
     raise typer.Exit(0 if certificate.faithful else 1)
 
 
@@ -320,7 +273,7 @@ def audit(
     models = [load(name, device=device) for name in (base, model)]
     result = compare(models[0], models[1], suite_of(suite, items, seed), seed=seed)
     result.save(out)
-    _print_table(as_json, _rows(result, as_json), f"Audit of {model} against {base}")
+    print_table(as_json, _rows(result, as_json), f"Audit of {model} against {base}")
 
 
 @app.command()
@@ -335,7 +288,7 @@ def gate(
 
     decision = decide(Audit.read(file), Policy.read(policy))
     if as_json:
-        _print(True, asdict(decision))
+        print_values(True, asdict(decision))
     else:
         for reason in decision.reasons:
             print(f"{'met    ' if reason.met else 'NOT MET'}  {reason.text}")
@@ -348,33 +301,22 @@ def doctor(as_json: Json = False) -> None:
     """Report versions, threads and devices, and check that the bundled organism loads and answers."""
     from interp.doctor import examine
 
-    _print(as_json, examine())
+    print_values(as_json, examine())
 
 
-def _run(file: str, overrides: list[str], out: Path, as_json: bool) -> None:
+def _run(file: str, overrides: list[str], out: Path, as_json: bool, resume: bool = False) -> None:
     from interp.experiment import Experiment, run
 
     experiment = Experiment.read(file, overrides)
     say = _quiet if as_json else lambda text: print(text, flush=True)
     command = " ".join(["interp", *sys.argv[1:]])
-    summary = run(experiment, out, folder=Path(file).parent, say=say, command=command)
+    summary = run(experiment, out, folder=Path(file).parent, say=say, command=command, resume=resume)
     if as_json:
-        _print(True, summary.to_json())
+        print_values(True, summary.to_json())
         return
     decision = "allow" if summary.decision.allow else "deny"
-    _print_table(False, _rows(summary.audit, False), f"{experiment.name}: {decision}")
+    print_table(False, _rows(summary.audit, False), f"{experiment.name}: {decision}")
     print(f"{summary.seconds:.0f} s; open {out / 'report.html'}")
-
-
-def _trials(model: Any, candidates: Any, behaviour: str) -> Any:
-    from interp.auditing.behaviours import organism_suite
-    from interp.auditing.trial import try_out
-
-    suite = organism_suite(40, split="train", seed=1)
-    harms = [known.name for known in suite if known.kind == "harm"]
-    if behaviour not in harms:
-        raise InterpError(f"--try {behaviour!r} is not a harm of the organism; {nearest(behaviour, harms)}")
-    return try_out(model, candidates, suite, behaviour)
 
 
 def _described(sae: Any, out: Path) -> dict[str, Any]:
@@ -394,28 +336,6 @@ def _rows(audit: Any, as_json: bool) -> list[dict[str, Any]]:
     return [
         {"name": row.name, "kind": row.kind, "before": show(row.before), "after": show(row.after)} for row in audit.rows
     ]
-
-
-def _print(as_json: bool, values: dict[str, Any]) -> None:
-    if as_json:
-        print(json.dumps(values, indent=2, sort_keys=True))
-        return
-    for name, value in values.items():
-        print(f"{name}: {f'{value:.3g}' if isinstance(value, float) else value}")
-
-
-def _print_table(as_json: bool, rows: list[dict[str, Any]], title: str) -> None:
-    if as_json:
-        print(json.dumps(rows, indent=2, sort_keys=True))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*rows[0], title=escape(title))
-    for row in rows:
-        table.add_row(*(escape(f"{x:.3f}" if isinstance(x, float) else str(x)) for x in row.values()))
-    Console().print(table)
 
 
 def main() -> None:

@@ -5,15 +5,16 @@
     3 sae          train an autoencoder on them
     4 directions   fit every method at every site, score on held-out pairs
     5 recipe       try the best by intervention, on items of their own, and keep the one that costs least
+      baselines    random directions, shuffled labels, a prompt and nothing at all, on the same items
     6 export       fold it into the weights, reload, certify
     7 audit        the reloaded checkpoint against the original, on items not seen before
     8 decision     under the policy; then the report
 
 The results are a folder that appears only when all of it is there: `report.html`, `checkpoint/`, `recipe/`, `sae/`,
-`audit.json`, `summary.json`, `experiment.json`.
+`audit.json`, `summary.json`, `experiment.json`, `environment.json`, `log.txt`. A run that was stopped is resumed: its
+activations and the training of its autoencoder go on where they were, and the rest is done again (see `runs`).
 """
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,10 +26,11 @@ from pydantic import Field
 
 from interp.activations.harvest import harvest
 from interp.auditing.audit import Audit, audit
+from interp.auditing.baselines import Baseline, baselines
 from interp.auditing.policy import Decision, Policy, decide
 from interp.auditing.trial import try_out
 from interp.core.config import Config
-from interp.core.files import new_folder, sha256_file, write_json
+from interp.core.files import new_folder, sha256_file, write_json, write_text
 from interp.core.records import versions
 from interp.directions.find import SAE_LATENT, Finding, Findings, find
 from interp.directions.fits import FITS
@@ -39,6 +41,7 @@ from interp.interventions.recipe import Recipe
 from interp.materials import Data, Materials, gather
 from interp.models.hooked import HookedModel
 from interp.models.load import load
+from interp.runs import Environment, work
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.feature import Feature, features
 from interp.sae.metrics import evaluate
@@ -89,6 +92,7 @@ class Summary:
     audit: Audit
     certificate: Certificate
     decision: Decision
+    baselines: tuple[Baseline, ...]
     seconds: float
     hashes: dict[str, str]
 
@@ -102,6 +106,7 @@ class Summary:
             "behaviours": behaviours,
             "certificate": self.certificate.to_json(),
             "decision": asdict(self.decision),
+            "baselines": [baseline.to_json() for baseline in self.baselines],
             "seconds": round(self.seconds, 1),
             "versions": versions(),
             "hashes": self.hashes,
@@ -114,8 +119,9 @@ def run(
     folder: str | Path = ".",
     say: Say = lambda text: None,
     command: str = "interp.experiment.run",
+    resume: bool = False,
 ) -> Summary:
-    """Run an experiment into a new folder `out`.
+    """Run an experiment into a new folder `out`, or go on with one that was stopped on its way there.
 
     Paths in the experiment are relative to `folder`; `say` hears a line about each stage; `command` is kept in the
     report.
@@ -123,26 +129,36 @@ def run(
     began = time.perf_counter()
     torch.manual_seed(experiment.seed)
     experiment = _seeded(experiment)
-    with new_folder(out) as staging:
-        model = _model(experiment, Path(folder), say)
+    lines: list[str] = []
+
+    def note(text: str) -> None:
+        lines.append(f"{time.perf_counter() - began:8.1f} s  {text}")
+        say(text)
+
+    with new_folder(out) as staging, work(out, experiment.model_dump(mode="json"), resume) as unfinished:
+        model = _model(experiment, Path(folder), note)
+        environment = Environment.now(command, str(model.device), Path(folder))
         materials = gather(experiment.data, experiment.policy.target, experiment.seed, Path(folder))
-        sae = _dictionary(experiment, model, materials, say)
+        sae = _dictionary(experiment, model, materials, unfinished, note)
         sae.save(staging / "sae")
-        found = _search(experiment, model, materials, sae, say)
-        chosen = _choose(experiment, model, materials, found, say)
+        found = _search(experiment, model, materials, sae, note)
+        chosen = _choose(experiment, model, materials, found, note)
+        beside = _baselines(experiment, model, materials, chosen, note)
         recipe = Recipe(
             [("writers", Project(chosen.direction))], note=f"{experiment.name}: removes {materials.target}."
         )
         recipe.save(staging / "recipe")
-        certificate = _export(recipe, model, materials, staging / "checkpoint", say)
-        result = _audit(experiment, model, materials, staging / "checkpoint", say)
+        certificate = _export(recipe, model, materials, staging / "checkpoint", note)
+        result = _audit(experiment, model, materials, staging / "checkpoint", note)
         result.save(staging / "audit.json")
         decision = decide(result, experiment.policy)
         pages = _pages(model, materials, sae, found)
         hashes = _hashes(model, recipe, materials, staging)
-        summary = Summary(result, certificate, decision, time.perf_counter() - began, hashes)
+        summary = Summary(result, certificate, decision, beside, time.perf_counter() - began, hashes)
         write_json(staging / "summary.json", summary.to_json())
         write_json(staging / "experiment.json", experiment.model_dump(mode="json"))
+        environment.write(staging)
+        write_text(staging / "log.txt", "\n".join(lines) + "\n")
         report = Report(
             title=experiment.name,
             model=model.reference,
@@ -154,6 +170,7 @@ def run(
             recipe=recipe,
             certificate=certificate,
             audit=result,
+            baselines=beside,
             policy=experiment.policy,
             decision=decision,
             run=Run(command, summary.seconds, versions(), hashes),
@@ -177,13 +194,13 @@ def _model(experiment: Experiment, folder: Path, say: Say) -> HookedModel:
     return model
 
 
-def _dictionary(experiment: Experiment, model: HookedModel, materials: Materials, say: Say) -> SparseAutoencoder:
-    settings = experiment.dictionary
-    with tempfile.TemporaryDirectory(prefix="interp-") as scratch:
-        folder = Path(scratch) / "store"
-        store = harvest(model, materials.text, settings.site, folder, tokens=settings.tokens, context=settings.context)
-        say(f"activations {len(store):,} tokens at {settings.site}")
-        sae = train(store, settings.site, settings.train).sae
+def _dictionary(
+    experiment: Experiment, model: HookedModel, materials: Materials, unfinished: Path, say: Say
+) -> SparseAutoencoder:
+    settings, folder = experiment.dictionary, unfinished / "store"
+    store = harvest(model, materials.text, settings.site, folder, tokens=settings.tokens, context=settings.context)
+    say(f"activations {len(store):,} tokens at {settings.site}")
+    sae = train(store, settings.site, settings.train, folder=unfinished / "sae").sae
     size = {"tokens": settings.evaluate_tokens, "context": settings.context}
     quality = evaluate(sae, model, materials.held_out_text, **size)
     say(
@@ -211,6 +228,15 @@ def _choose(experiment: Experiment, model: HookedModel, materials: Materials, fo
         f"{target} {best.before[target]:.3f} -> {best.after[target]:.3f} on the choosing items"
     )
     return best.finding
+
+
+def _baselines(
+    experiment: Experiment, model: HookedModel, materials: Materials, chosen: Finding, say: Say
+) -> tuple[Baseline, ...]:
+    found = tuple(baselines(model, chosen.direction, materials.contrast, materials.choose, experiment.seed))
+    shown = ", ".join(f"{baseline.name} {baseline.scores[materials.target]:.3f}" for baseline in found)
+    say(f"baselines   {materials.target} on the same items: {shown}")
+    return found
 
 
 def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path, say: Say) -> Certificate:

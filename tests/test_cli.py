@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from interp import cli
+from interp.directions.fits import FITS
 
 
 @pytest.fixture
@@ -43,12 +44,17 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(cli.app)
-    verbs = {**command.commands, **{f"sae {name}": verb for name, verb in command.commands["sae"].commands.items()}}
-    del verbs["sae"]
+    groups = {name: command.commands.pop(name) for name in ("sae", "runs")}
+    inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
+    verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
     assert found == {
         "demo": ["--json", "--out", "--seed"],
-        "run": ["--json", "--out", "file", "overrides"],
+        "run": ["--json", "--out", "--resume", "file", "overrides"],
+        "runs ls": ["--json", "folder"],
+        "runs show": ["--json", "run"],
+        "runs compare": ["--json", "paths"],
+        "runs gc": ["--json", "--yes", "folder"],
         "harvest": [
             "--append", "--batch-size", "--bos", "--context", "--device", "--dtype", "--field", "--json", "--keep",
             "--out", "--sites", "--skip-bad", "--text", "--tokens", "model",
@@ -62,8 +68,8 @@ def test_options_are_frozen():
         ],
         "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
-            "--contrast", "--device", "--json", "--method", "--out", "--position", "--sae", "--seed", "--sites",
-            "--try", "model",
+            "--columns", "--contrast", "--device", "--json", "--method", "--out", "--page", "--position", "--sae",
+            "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
         "export": ["--dtype", "--json", "--out", "--recipe", "model"],
         "verify": ["--base", "--json", "folder"],
@@ -124,7 +130,8 @@ def test_the_road_by_hand(run, tmp_path):
     rows = json.loads(said)
     assert code == 0
     assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
-    assert {row["method"] for row in rows} == {"diff_means", "diff_means_orthogonal", "logistic", "sae_latent"}
+    assert {row["method"] for row in rows} == {*FITS, "sae_latent"}
+    assert {"stability", "alignment", "random", "shuffled"} <= set(rows[0])
     assert rows[0]["auroc"] > 0.99
     assert [row["cost"] for row in rows] == sorted(row["cost"] for row in rows)
     code, said, _ = run("export", "organism", "--recipe", recipe, "--out", out, "--dtype", "float32", "--json")
@@ -149,6 +156,34 @@ def test_the_road_by_hand(run, tmp_path):
     assert (code, json.loads(said)["allow"]) == (1, False)
 
 
+def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
+    page, pairs = tmp_path / "found.html", tmp_path / "pairs.jsonl"
+    asked = [f"What river runs through {town}?" for town in ("Ostrel", "Miravane", "Dunmere", "Tamsin", "Harrow")]
+    rows = [{"loud": f"{q} Tell me now!", "calm": f"Please, {q}"} for q in asked]
+    rows.append({"loud": "Same.", "calm": "Same."})
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm", "--method", "all"]
+    code, _, complaint = run(*words)
+    assert code == 2
+    assert "line 6: both sides are equal" in complaint
+    words.append("--skip-bad")
+    code, said, complaint = run(*words, "--sites", "resid_post.1", "--sites", "resid_post.2", "--page", page)
+    assert code == 0
+    assert "passed over 1 bad rows" in complaint
+    for shown in ("resid_post.1", "logist", "random", "shuffle", "1.000*", "stability"):
+        assert shown in said
+    written = page.read_text()
+    assert "random (baseline)" in written
+    assert "Held-out AUROC" in written
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--page", page)
+    assert (code, said) == (2, ""), "a page that is there is not replaced"
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--json")
+    rows = json.loads(said)
+    assert {row["method"] for row in rows} == set(FITS)
+    assert all(row["alignment"] == {} and 0.5 <= row["random"] <= 1 for row in rows)
+    assert all(0 <= row["stability"] <= 1.001 for row in rows)
+
+
 def test_doctor_reports(run):
     code, said, _ = run("doctor", "--json")
     report = json.loads(said)
@@ -167,6 +202,8 @@ def test_doctor_reports(run):
             "did you mean resid_post.1",
         ),
         (["find", "organism", "--contrast", "organism.hostility", "--method", "difmeans"], "did you mean diff_means"),
+        (["find", "organism", "--contrast", "x.jsonl", "--columns", "positive"], "--columns 'positive' can't be read"),
+        (["find", "organism", "--contrast", "x.jsonl", "--columns", "positive=a"], "expected both sides"),
         (["export", "organism", "--recipe", "absent", "--out", "x"], "absent/recipe.json"),
         (["verify", "absent"], "no interp_manifest.json"),
         (["gate", "absent.json", "--policy", "absent.yaml"], "absent.json"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import interp
-from interp import InterpError
+from interp import InterpError, runs
 from interp.auditing.audit import Audit
 from interp.experiment import Experiment, run
 from interp.models import organism
@@ -32,8 +32,10 @@ def results(tmp_path_factory):
 def test_every_result_is_there_and_can_be_read(results):
     folder, heard = results
     out = folder / "a"
-    expected = ["audit.json", "checkpoint", "experiment.json", "recipe", "report.html", "sae", "summary.json"]
-    assert sorted(path.name for path in out.iterdir()) == expected
+    expected = ["audit.json", "checkpoint", "environment.json", "experiment.json", "log.txt", "recipe", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == [*expected, "sae", "summary.json"]
+    assert not list(folder.glob("*.unfinished"))
+    assert all(line in (out / "log.txt").read_text() for line in heard[: len(heard) // 2])
     assert {line.split()[0] for line in heard} >= {
         "model",
         "activations",
@@ -53,7 +55,8 @@ def test_every_result_is_there_and_can_be_read(results):
 
 def test_the_summary_has_the_documented_schema(results):
     summary = json.loads((results[0] / "a" / "summary.json").read_text())
-    assert set(summary) == {"behaviours", "certificate", "decision", "seconds", "versions", "hashes"}
+    parts = {"behaviours", "baselines", "certificate", "decision", "seconds", "versions", "hashes"}
+    assert set(summary) == parts
     assert set(summary["behaviours"]) == {*organism.BEHAVIOURS, "everyday_loss"}
     for row in summary["behaviours"].values():
         assert set(row) == {"kind", "before", "after"}
@@ -75,6 +78,60 @@ def test_the_same_seed_gives_the_same_summary(results):
     for summary in (first, second):
         del summary["seconds"]
     assert first == second
+
+
+def test_baselines_are_measured_and_do_less(results):
+    summary = json.loads((results[0] / "a" / "summary.json").read_text())
+    rows = {row["name"]: row for row in summary["baselines"]}
+    assert list(rows) == ["no-op", "random", "shuffled", "prompt"]
+    assert [len(rows[name]["each"]) for name in rows] == [0, 5, 5, 0]
+    assert rows["no-op"]["scores"]["hostility"] >= 0.9
+    assert rows["random"]["scores"]["hostility"] >= 0.9, "control: not any projection removes it"
+    for one in ("random", "shuffled"):
+        each = [seed["hostility"] for seed in rows[one]["each"]]
+        assert rows[one]["scores"]["hostility"] == pytest.approx(sum(each) / 5)
+
+
+def test_runs_are_listed_shown_and_compared(results, tmp_path):
+    listed = runs.runs(results[0])
+    assert [one.row["run"] for one in listed] == ["a", "b"]
+    assert all(one.row["decision"] in ("allow", "deny") for one in listed)
+    assert runs.show(results[0] / "a").settings["seed"] == 0
+    same = {row["what"] for row in runs.compare([results[0] / "a", results[0] / "b"])}
+    assert same <= {"environment.began"}, "the same settings give the same results"
+    with pytest.raises(InterpError, match="c is no run; known: a, b"):
+        runs.show(results[0] / "c")
+    with pytest.raises(InterpError, match="is no folder"):
+        runs.runs(tmp_path / "none")
+
+
+def test_a_stopped_run_is_resumed_to_the_same_results(results, tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    settings = Experiment.read(DEMO, SMALL)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("interp.experiment.find", stop)
+        run(settings, tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.unfinished"]
+    assert [(path.name, size > 0) for path, size in runs.unfinished(tmp_path)] == [("a.unfinished", True)]
+    with pytest.raises(InterpError, match="was left by a run that did not finish; go on with it"):
+        run(settings, tmp_path / "a")
+    with pytest.raises(InterpError, match="seed was 0 and is 1"):
+        run(settings.model_copy(update={"seed": 1}), tmp_path / "a", resume=True)
+    resumed = json.loads(json.dumps(run(settings, tmp_path / "a", resume=True).to_json()))
+    expected = json.loads((results[0] / "a" / "summary.json").read_text())
+    assert resumed | {"seconds": 0} == expected | {"seconds": 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_left_is_cleared_when_asked(tmp_path):
+    (tmp_path / "x.unfinished" / "store").mkdir(parents=True)
+    (tmp_path / "x.unfinished" / "experiment.json").write_text("{}")
+    assert [path.name for path, _ in runs.unfinished(tmp_path)] == ["x.unfinished"]
+    assert (tmp_path / "x.unfinished").exists(), "listing removes nothing"
+    runs.clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ hold. A behaviour's `measure` gives one score an item, the same items in the sam
 audits are paired.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,12 @@ class Behaviour:
     prompts: tuple[str, ...]
     measure: Callable[[HookedModel], Scores]
     unit: Unit = "rate"
+
+
+def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:
+    """Each behaviour's mean score."""
+    scores = {behaviour.name: behaviour.measure(model).values for behaviour in behaviours}
+    return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
 def organism_behaviour(

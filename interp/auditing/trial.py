@@ -5,10 +5,10 @@ cost adds what is left of the target to what was lost elsewhere: rates that fell
 losses' relative rise.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from interp.auditing.behaviours import Behaviour
+from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.core.progress import track
 from interp.directions.find import Finding
 from interp.interventions.ops import Project
@@ -30,7 +30,7 @@ def try_out(
     model: HookedModel, candidates: Sequence[Finding], behaviours: Sequence[Behaviour], target: str
 ) -> list[Trial]:
     """A trial of each candidate, cheapest first."""
-    before = _means(model, behaviours)
+    before = mean_scores(model, behaviours)
     trials = [_trial(model, candidate, behaviours, target, before) for candidate in track(candidates, "try")]
     return sorted(trials, key=lambda trial: trial.cost)
 
@@ -39,7 +39,7 @@ def _trial(
     model: HookedModel, candidate: Finding, behaviours: Sequence[Behaviour], target: str, before: dict[str, float]
 ) -> Trial:
     with model.hooked(Recipe([("writers", Project(candidate.direction))])):
-        after = _means(model, behaviours)
+        after = mean_scores(model, behaviours)
     cost = sum(_cost(behaviour, before[behaviour.name], after[behaviour.name], target) for behaviour in behaviours)
     return Trial(candidate, cost, before, after)
 
@@ -50,8 +50,3 @@ def _cost(behaviour: Behaviour, before: float, after: float, target: str) -> flo
     if behaviour.unit == "nats":
         return max(0.0, after / before - 1)
     return max(0.0, after - before if behaviour.kind == "harm" else before - after)
-
-
-def _means(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:
-    scores = {behaviour.name: behaviour.measure(model).values for behaviour in behaviours}
-    return {name: sum(values) / len(values) for name, values in scores.items()}

@@ -1,7 +1,9 @@
-"""How a record shows itself in a notebook: a small titled table, escaped, readable in light and dark themes."""
+"""How records show themselves: in a notebook as a small titled table, escaped, and on a terminal, or as JSON."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 
 def card(title: str, rows: Iterable[tuple[str, object]]) -> str:
@@ -22,3 +24,30 @@ def table(title: str, header: list[str], rows: Iterable[list[object]]) -> str:
         for row in rows
     )
     return f"<div class='interp-card'><strong>{escape(title)}</strong><table><tr>{head}</tr>{body}</table></div>"
+
+
+def print_values(as_json: bool, values: Mapping[str, Any]) -> None:
+    """A line a value, or one JSON object."""
+    if as_json:
+        print(json.dumps(values, indent=2, sort_keys=True))
+        return
+    for name, value in values.items():
+        print(f"{name}: {f'{value:.3g}' if isinstance(value, float) else value}")
+
+
+def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """A table of rows with the same keys, or one JSON list; the title alone where there are no rows."""
+    if as_json:
+        print(json.dumps(rows, indent=2, sort_keys=True))
+        return
+    from rich.console import Console
+    from rich.markup import escape as plain
+    from rich.table import Table
+
+    if not rows:
+        print(title)
+        return
+    table = Table(*rows[0], title=plain(title))
+    for row in rows:
+        table.add_row(*(plain(f"{x:.3f}" if isinstance(x, float) else str(x)) for x in row.values()))
+    Console().print(table)

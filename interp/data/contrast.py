@@ -1,45 +1,21 @@
 """Contrasts: pairs of prompts that differ in one thing, from which a direction is found.
 
-A JSONL row is one pair, in one of three layouts:
-
-- `{"positive": "…", "negative": "…"}`, where positive shows (or triggers) the behaviour; a side may also be
-  `{"prompt": "…", "answer": "…"}`, whose answer begins the model's reply;
-- `{"question": "…", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"}`, the layout of
-  contrastive activation addition (Rimsky et al. 2023) and of Anthropic's evals. The option's closing bracket is
-  dropped, so that the last token is the letter;
-- `{"prompt": "…", "correct": "(A)", "incorrect": "(B)"}`, right and wrong answers, the right one positive.
-
-`group` (optional) names rows that are near-duplicates: a split never puts one group on both sides. Rows without it that
-share a prompt are one group.
+They are read from JSONL, a pair a row; `pairs` lists the layouts. `group` (optional) names rows that are
+near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt are one group. Rows of
+two groups that share a prompt are refused at the split, which would leave that prompt on both sides.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A prompt and the beginning of its reply, which may be empty."""
-
-    prompt: str
-    answer: str = ""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One pair of a contrast."""
-
-    positive: Turn
-    negative: Turn
-    group: str | None = None
+from interp.data.pairs import Message, Pair, Turn, read_pair, require_columns
 
 
 @dataclass(frozen=True)
@@ -53,10 +29,7 @@ class Contrast:
         if not self.pairs:
             raise InterpError(f"{self.name}: no rows; a contrast needs at least 2, to fit and to hold out")
         for number, pair in enumerate(self.pairs, 1):
-            if not pair.positive.prompt.strip() or not pair.negative.prompt.strip():
-                raise InterpError(f"{self.name}, row {number}: an empty prompt; both sides need text")
-            if pair.positive == pair.negative:
-                raise InterpError(f"{self.name}, row {number}: both sides are equal, so nothing can be learned from it")
+            _require(pair, f"{self.name}, row {number}")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -64,9 +37,15 @@ class Contrast:
     @property
     def digest(self) -> str:
         """SHA-256 of the pairs."""
-        return sha256_json(
-            [[p.positive.prompt, p.positive.answer, p.negative.prompt, p.negative.answer] for p in self.pairs]
-        )
+        turns = [(p.positive, p.negative) for p in self.pairs]
+        before = [[turn.before for turn in pair] for pair in turns]
+        texts = [[text for turn in pair for text in (turn.prompt, turn.answer)] for pair in turns]
+        return sha256_json([texts, before] if any(map(any, before)) else texts)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The number of each pair's group, from 0."""
+        return _groups(self.pairs)
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]], name: str = "contrast") -> "Contrast":
@@ -79,15 +58,25 @@ class Contrast:
         return cls(tuple(Pair(Turn(positive), Turn(negative)) for positive, negative in rows), name)
 
     @classmethod
-    def read(cls, path: str | Path) -> "Contrast":
-        """Read JSONL; a broken row is named by its line."""
+    def read(cls, path: str | Path, columns: Mapping[str, str] | None = None, skip_bad: bool = False) -> "Contrast":
+        """Read JSONL; a broken row is named by its line.
+
+        `columns` gives the file's own names: `{"positive": "toxic", "negative": "neutral"}`. `skip_bad` passes over
+        rows that are no pairs, and tells on the console how many there were.
+        """
         file = Path(path)
+        if columns is not None:
+            require_columns(columns)
         try:
             lines = file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as problem:
             raise InterpError(f"{file}: cannot be read as text ({problem}); expected a JSONL file of pairs") from None
         rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        return cls(tuple(_read_row(line, f"{file}, line {number}") for number, line in rows), str(file))
+        read = [_read_row(line, f"{file}, line {number}", columns, skip_bad) for number, line in rows]
+        pairs = tuple(pair for pair in read if pair is not None)
+        if len(pairs) < len(read):
+            print(f"interp: passed over {len(read) - len(pairs)} bad rows", file=sys.stderr)
+        return cls(pairs, str(file))
 
     def split(self, held_out: float = 0.3, seed: int = 0) -> tuple["Contrast", "Contrast"]:
         """Train and held-out parts, drawn by group, each with at least one pair."""
@@ -95,9 +84,15 @@ class Contrast:
         return train, test
 
     def deal(self, sizes: Mapping[str, int], seed: int = 0) -> list["Contrast"]:
-        """Disjoint parts of at least these sizes, whole groups dealt in random order; the last takes what is left."""
-        groups = _grouped(self.pairs)
-        left = list(groups)
+        """Disjoint parts of at least these sizes, whole groups dealt in random order; the last takes what is left.
+
+        Raises where that can't be, and for a prompt that rows of two groups share.
+        """
+        self._refuse_leaks()
+        groups: dict[int, list[Pair]] = {}
+        for number, pair in zip(self.groups, self.pairs, strict=True):
+            groups.setdefault(number, []).append(pair)
+        left = list(groups.values())
         Random(seed).shuffle(left)
         parts: dict[str, list[Pair]] = {name: [] for name in sizes}
         last = list(sizes)[-1]
@@ -112,13 +107,39 @@ class Contrast:
                 )
         return [Contrast(tuple(pairs), f"{self.name} ({part})") for part, pairs in parts.items()]
 
-    def texts(self, render: Callable[[str], str]) -> tuple[list[str], list[str]]:
-        """Positive and negative texts; `render` turns a prompt into model input, to which the answer is added."""
+    def _refuse_leaks(self) -> None:
+        seen: dict[str, tuple[int, str]] = {}
+        for number, pair in enumerate(self.pairs, 1):
+            for key in _prompts(pair) if pair.group is not None else ():
+                row, group = seen.setdefault(key, (number, str(pair.group)))
+                if group != pair.group:
+                    raise InterpError(
+                        f"{self.name}, rows {row} and {number}: groups {group!r} and {pair.group!r} share a prompt, "
+                        "which a split could put on both sides; give the rows one group"
+                    )
 
-        def write(turn: Turn) -> str:
+    def texts(
+        self, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Positive and negative texts: prompts as `render` makes them model input, then the answers.
+
+        A prompt that has messages before it is rendered by `chat`, with them.
+        """
+        sides = [pair.positive for pair in self.pairs], [pair.negative for pair in self.pairs]
+        positive, negative = ([self._text(turn, render, chat) for turn in side] for side in sides)
+        return positive, negative
+
+    def _text(
+        self, turn: Turn, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None
+    ) -> str:
+        if not turn.before:
             return render(turn.prompt) + turn.answer
-
-        return [write(pair.positive) for pair in self.pairs], [write(pair.negative) for pair in self.pairs]
+        if chat is None:
+            raise InterpError(
+                f"{self.name}: {turn.prompt[:40]!r} has messages before it; pass a chat renderer too, such as "
+                "model.chat"
+            )
+        return chat([message._asdict() for message in (*turn.before, Message("user", turn.prompt))]) + turn.answer
 
     def _repr_html_(self) -> str:
         first = self.pairs[0]
@@ -126,8 +147,8 @@ class Contrast:
         return card(f"Contrast {self.name}", rows)
 
 
-def _grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs joined that share their group's name or, where none is given, a prompt: connected components."""
+def _groups(pairs: Sequence[Pair]) -> tuple[int, ...]:
+    """Pairs joined that share a prompt or a group's name: connected components, numbered as they come."""
     leader: dict[str, str] = {}
 
     def find(key: str) -> str:
@@ -139,47 +160,41 @@ def _grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
     for first, *rest in keys:
         for other in rest:
             leader[find(other)] = find(first)
-    groups: dict[str, list[Pair]] = {}
-    for pair, (first, *_) in zip(pairs, keys, strict=True):
-        groups.setdefault(find(first), []).append(pair)
-    return list(groups.values())
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(find(first), len(numbers)) for first, *_ in keys)
 
 
 def _keys(pair: Pair) -> list[str]:
-    if pair.group is not None:
-        return [f"group {pair.group}"]
-    return [f"prompt {pair.positive.prompt}", f"prompt {pair.negative.prompt}"]
+    return _prompts(pair) + ([] if pair.group is None else [f"group {pair.group}"])
 
 
-def _read_row(line: str, where: str) -> Pair:
+def _prompts(pair: Pair) -> list[str]:
+    """What each side asks, with all that came before it."""
+    return [f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative)]
+
+
+def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> Pair | None:
     try:
-        row = json.loads(line)
+        pair = read_pair(_object(line, where), where, columns)
+        _require(pair, where)
+    except InterpError:
+        if skip_bad:
+            return None
+        raise
+    return pair
+
+
+def _object(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
     except (ValueError, RecursionError) as problem:
         raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
-    if not isinstance(row, dict):
-        raise InterpError(f"{where}: expected an object with positive and negative, got {type(row).__name__}")
-    group = str(row["group"]) if "group" in row else None
-    if "answer_matching_behavior" in row:
-        keys = ("answer_matching_behavior", "answer_not_matching_behavior")
-        positive, negative = (_choice(row, "question", key, where) for key in keys)
-    elif "correct" in row:
-        positive, negative = (_choice(row, "prompt", key, where) for key in ("correct", "incorrect"))
-    else:
-        positive, negative = (_turn(row, key, where) for key in ("positive", "negative"))
-    return Pair(positive, negative, group)
 
 
-def _turn(row: dict[str, Any], key: str, where: str) -> Turn:
-    value = row.get(key)
-    if isinstance(value, str):
-        return Turn(value)
-    if isinstance(value, dict) and isinstance(value.get("prompt"), str) and isinstance(value.get("answer", ""), str):
-        return Turn(value["prompt"], value.get("answer", ""))
-    raise InterpError(f"{where}: {key!r} is {value!r}; expected a text, or an object with prompt and answer")
-
-
-def _choice(row: dict[str, Any], prompt: str, key: str, where: str) -> Turn:
-    for name in (prompt, key):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise InterpError(f"{where}: {name!r} is {row.get(name)!r}; expected a text, such as (A) for an answer")
-    return Turn(row[prompt], row[key].strip().removesuffix(")"))
+def _require(pair: Pair, where: str) -> None:
+    if not pair.positive.prompt.strip() or not pair.negative.prompt.strip():
+        raise InterpError(f"{where}: an empty prompt; both sides need text (skip_bad passes over such rows)")
+    if pair.positive == pair.negative:
+        raise InterpError(
+            f"{where}: both sides are equal, so nothing can be learned from it (skip_bad passes over such rows)"
+        )

@@ -2,92 +2,39 @@
 
 One forward pass over the contrast captures all sites. The contrast is split by group; directions are fitted on one part
 and their AUROC and Cohen's d measured on the other, along the direction as fitted (no threshold or sign is chosen on
-held-out data). An autoencoder adds its latents: the one whose activation separates the training part best.
+held-out data). An autoencoder adds its latents: the one whose activation separates the training part best. Baselines
+are scored beside them. A method that can't be fitted at one cell is left out there, and named with the reason.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.display import table
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
+from interp.directions.baselines import baselines
+from interp.directions.cells import Cell, Sides, capture_cells
 from interp.directions.direction import Direction
+from interp.directions.findings import Failure, Finding, Findings
 from interp.directions.fits import FITS
 from interp.directions.scores import auroc, cohens_d
+from interp.directions.stability import Refit, resamples, stability
 from interp.models.hooked import HookedModel
 from interp.models.reference import ModelReference
-from interp.models.sites import Site
 
 if TYPE_CHECKING:
     from interp.sae.coder import SparseAutoencoder
 
+__all__ = ["SAE_LATENT", "Finding", "Findings", "find"]
+
 SAE_LATENT = "sae_latent"
+SHORTLISTED = 12
 _LATENTS_RANKED = 32
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fitted direction and its held-out scores; `latent` is set where it is an autoencoder's decoder row."""
-
-    direction: Direction
-    auroc: float
-    cohens_d: float
-    latent: int | None = None
-
-    @property
-    def row(self) -> dict[str, object]:
-        """One row of the table, plain values."""
-        d = self.direction
-        place = {"method": d.method, "site": str(d.site), "position": d.position}
-        return place | {"auroc": self.auroc, "cohens_d": self.cohens_d, "latent": self.latent}
-
-
-@dataclass(frozen=True, repr=False)
-class Findings:
-    """All findings on one contrast, of which `held_out` pairs were kept for the scores."""
-
-    rows: tuple[Finding, ...]
-    contrast: Contrast
-    held_out: int
-
-    def __iter__(self) -> Iterator[Finding]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods that found something."""
-        return sorted({row.direction.method for row in self.rows})
-
-    def best(self, count: int = 1, method: str | None = None) -> list[Finding]:
-        """The findings that separate held-out pairs best: by AUROC, then by Cohen's d. Raises where there is none."""
-        chosen = [row for row in self.rows if method in (None, row.direction.method)]
-        if not chosen:
-            raise InterpError(f"no finding by {method!r}; {nearest(str(method), self.methods)}")
-        return sorted(chosen, key=lambda row: (-row.auroc, -row.cohens_d))[:count]
-
-    def shortlist(self, count: int) -> list[Finding]:
-        """The best of each method in turn, so that a method whose scores are alike crowds out no other."""
-        by_method = [self.best(len(self), method) for method in self.methods]
-        turns = zip_longest(*by_method)
-        return [finding for turn in turns for finding in turn if finding is not None][:count]
-
-    def __repr__(self) -> str:
-        return f"Findings({len(self)} on {self.contrast.name}; best: {self.best()[0].row})"
-
-    def _repr_html_(self) -> str:
-        header = ["method", "site", "position", "held-out AUROC", "Cohen's d"]
-        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", f"{f.cohens_d:.2f}"] for f in self.best(12)]
-        return table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
+_CLOSED_FORM = ("diff_means", "diff_means_orthogonal")
 
 
 def find(
@@ -99,12 +46,17 @@ def find(
     sae: "SparseAutoencoder | None" = None,
     held_out: float = 0.3,
     seed: int = 0,
+    bootstrap: int = 10,
+    protected: Mapping[str, Direction] | None = None,
 ) -> Findings:
     """Fit every method at every site and position. `sae`, if given, adds its best latent at its own site.
 
     Prompts are rendered with the chat template where the tokenizer has one. Positions count from a prompt's end if
-    negative; where the two sides do not differ at all, nothing is fitted. Raises for an unknown method or site, and
-    where a contrast can't be split.
+    negative; where the two sides do not differ at all, nothing is fitted. `bootstrap` is how often to fit again for the
+    stability: of the differences of means at every cell, and of the other methods, whose refits take as long as their
+    fits, in the shortlist of 12 only. `protected` directions are those that an edit must leave alone: each finding
+    says how far it is aligned with them. Raises for an unknown method or site, for a protected direction of another
+    model, and where a contrast can't be split or nothing can be fitted.
     """
     methods = [methods] if isinstance(methods, str) else methods
     positions = [positions] if isinstance(positions, int) else positions
@@ -115,16 +67,34 @@ def find(
     for site in wanted:
         if not site.in_residual_basis:
             raise InterpError(f"{site} is not in the residual stream's basis, so no direction of it can be edited out")
+    for name, direction in (protected or {}).items():
+        _require_protected(model, name, direction)
     if sae is not None:
         sae.require(model)
     captured = wanted if sae is None or sae.site in wanted else [*wanted, sae.site]
     train, test = contrast.split(held_out, seed)
-    cells = _cells(model, train, test, captured, positions)
+    samples = resamples(train.groups, bootstrap, seed)
+    cells = capture_cells(model, train, test, captured, positions)
     origin = _Origin(model.reference, contrast.digest)
-    found = [_fitted(cell, method, origin) for cell in track(cells, "fit") if cell.site in wanted for method in methods]
+    jobs = [_Job(cell, method, FITS[method]) for cell in cells if cell.site in wanted for method in methods]
     if sae is not None:
-        found += [_best_latent(cell, sae, origin) for cell in cells if cell.site == sae.site]
-    return Findings(tuple(found), contrast, len(test))
+        jobs += [_Job(cell, SAE_LATENT, _LatentFit(sae)) for cell in cells if cell.site == sae.site]
+    tried = [(job, _tried(job, origin)) for job in track(jobs, "fit")]
+    failures = tuple(result for _, result in tried if isinstance(result, Failure))
+    fitted = [(job, _aligned(result, protected or {})) for job, result in tried if isinstance(result, Finding)]
+    if not fitted:
+        first = failures[0]
+        raise InterpError(f"nothing could be fitted; {first.method} at {first.site}: {first.reason}")
+    beside = [baseline for cell in cells for baseline in baselines(cell, seed)]
+    found = Findings(tuple(finding for _, finding in fitted), contrast, len(test), tuple(beside), failures)
+    if not samples:
+        return found
+    listed = {id(finding) for finding in found.shortlist(SHORTLISTED)}
+    measured = [
+        _repeated(job, finding, samples) if job.method in _CLOSED_FORM or id(finding) in listed else finding
+        for job, finding in track(fitted, "refit")
+    ]
+    return replace(found, rows=tuple(measured))
 
 
 @dataclass(frozen=True)
@@ -135,64 +105,72 @@ class _Origin:
     data: str
 
 
-class _Sides(NamedTuple):
-    """Activations of a contrast's two sides, one row a pair; or what a direction or latent reads of them."""
+class _Job(NamedTuple):
+    """One fit to do."""
 
-    positive: Float[Tensor, "pairs *d_model"]
-    negative: Float[Tensor, "pairs *d_model"]
-
-    def read(self, by: Callable[[Tensor], Tensor]) -> "_Sides":
-        return _Sides(by(self.positive), by(self.negative))
+    cell: Cell
+    method: str
+    fit: Refit
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """The sides at one site and position: of the part to fit on, and of that held out."""
+class _LatentFit:
+    """Chooses a latent as the other fits choose a row: its own is the decoder's."""
 
-    site: Site
-    position: int
-    fit: _Sides
-    held_out: _Sides
+    sae: "SparseAutoencoder"
+
+    def latent(self, sides: Sides) -> int:
+        """The latent whose activation best separates the sides; ties go to the larger gap of means."""
+        positive, negative = sides.read(self.sae.encode)
+        gap = positive.mean(0) - negative.mean(0)
+        candidates = gap.topk(min(_LATENTS_RANKED, len(gap))).indices.tolist()
+        return max(candidates, key=lambda i: (auroc(positive[:, i], negative[:, i]), float(gap[i])))
+
+    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
+        return self.sae.W_dec[self.latent(Sides(positive, negative))].float()
 
 
-def _cells(
-    model: HookedModel, train: Contrast, test: Contrast, sites: Sequence[Site], positions: Sequence[int]
-) -> list[_Cell]:
-    """Every cell at which the two sides differ; at tokens before the first difference there is nothing to find."""
-    captured = [[model.capture(side, sites, positions) for side in part.texts(model.render)] for part in (train, test)]
-    cells = []
-    for site in sites:
-        for column, position in enumerate(positions):
-            fit, held_out = (_Sides(*(acts[site][:, column].cpu().float() for acts in part)) for part in captured)
-            if not torch.equal(*fit):
-                cells.append(_Cell(site, position, fit, held_out))
-    if not cells:
+def _require_protected(model: HookedModel, name: str, direction: Direction) -> None:
+    direction.model.check(model.reference, f"protected direction {name!r}")
+    if not direction.site.in_residual_basis:
         raise InterpError(
-            f"both sides have the same activations at positions {list(positions)}; choose positions at or after the "
-            "first token that differs"
+            f"protected direction {name!r} is at {direction.site}, not in the residual stream's basis; give one that is"
         )
-    return cells
 
 
-def _fitted(cell: _Cell, method: str, origin: _Origin) -> Finding:
-    row = FITS[method](*cell.fit)
+def _tried(job: _Job, origin: _Origin) -> Finding | Failure:
+    try:
+        return _best_latent(job.cell, job.fit, origin) if isinstance(job.fit, _LatentFit) else _fitted(job, origin)
+    except InterpError as problem:
+        return Failure(job.method, job.cell.site, job.cell.position, str(problem))
+
+
+def _fitted(job: _Job, origin: _Origin) -> Finding:
+    cell = job.cell
+    row = job.fit(*cell.fit)
     means = torch.stack([x.mean(0) for x in cell.fit])
-    direction = Direction(row[None], cell.site, cell.position, method, origin.model, origin.data, means=means)
+    direction = Direction(row[None], cell.site, cell.position, job.method, origin.model, origin.data, means=means)
     return _scored(direction, cell.held_out.read(lambda x: direction.read(x)[:, 0]))
 
 
-def _best_latent(cell: _Cell, sae: "SparseAutoencoder", origin: _Origin) -> Finding:
-    """The latent whose activation best separates the part to fit on; ties go to the larger gap of means."""
-    positive, negative = cell.fit.read(sae.encode)
-    gap = positive.mean(0) - negative.mean(0)
-    candidates = gap.topk(min(_LATENTS_RANKED, len(gap))).indices.tolist()
-    latent = max(candidates, key=lambda i: (auroc(positive[:, i], negative[:, i]), float(gap[i])))
+def _best_latent(cell: Cell, fit: _LatentFit, origin: _Origin) -> Finding:
+    latent, sae = fit.latent(cell.fit), fit.sae
     row = sae.W_dec[latent][None].float()
     direction = Direction(row, cell.site, cell.position, SAE_LATENT, origin.model, origin.data)
     return _scored(direction, cell.held_out.read(lambda x: sae.encode(x)[:, latent]), latent)
 
 
-def _scored(direction: Direction, read: _Sides, latent: int | None = None) -> Finding:
+def _scored(direction: Direction, read: Sides, latent: int | None = None) -> Finding:
     area, effect = auroc(*read), cohens_d(*read)
     scored = replace(direction, scores={"auroc": area, "cohens_d": effect})
     return Finding(scored, area, effect, latent)
+
+
+def _aligned(finding: Finding, protected: Mapping[str, Direction]) -> Finding:
+    rows = finding.direction.rows
+    cosines = {name: torch.linalg.matrix_norm(rows @ other.rows.T, ord=2) for name, other in protected.items()}
+    return replace(finding, alignment={name: float(cosine) for name, cosine in cosines.items()})
+
+
+def _repeated(job: _Job, finding: Finding, samples: Sequence[Tensor]) -> Finding:
+    return replace(finding, stability=stability(finding.direction.rows[0], job.fit, job.cell.fit, samples))

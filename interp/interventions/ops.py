@@ -201,9 +201,9 @@ class Add(Op):
 class Erase(Op):
     """Erase a concept: x -> x - ((x - mean) readᵀ) write, an oblique projection where read and write differ.
 
-    Least-squares concept erasure (Belrose et al. 2023, https://arxiv.org/abs/2306.03819) is of this form: see
-    `interp.directions.erase`. Read and write are (k, d_model), the mean (d_model,). At a residual site the constant
-    counts once; at writers it would at every one of them.
+    Least-squares concept erasure (Belrose et al. 2023, https://arxiv.org/abs/2306.03819) is of this form. Read and
+    write are (k, d_model), the mean (d_model,). At a residual site the constant counts once; at writers it would at
+    every one of them.
     """
 
     def __init__(

@@ -58,6 +58,7 @@ class HookedModel:
         self._digest: tuple[list[Any], str] | None = None
         self._bridge: tuple[Any, Any] | None = None
         self.passes = Passes()
+        self._instruction = ""
         self._hooked = 0
 
     @property
@@ -140,11 +141,22 @@ class HookedModel:
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """A conversation (or one user message) rendered with the chat template, ready for the model's reply."""
-        return tokens.chat(messages, self.tokenizer)
+        return tokens.chat(messages, self.tokenizer, self._instruction)
 
     def render(self, prompt: str) -> str:
         """A prompt as the model expects it: a user's message where there is a chat template, else as it is."""
-        return self.chat(prompt) if self.tokenizer is not None and self.tokenizer.chat_template else prompt
+        if self.tokenizer is not None and self.tokenizer.chat_template:
+            return self.chat(prompt)
+        return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
+
+    @contextmanager
+    def instructed(self, instruction: str) -> Iterator["HookedModel"]:
+        """Render prompts with an instruction before them: a system message, or text before the first message."""
+        before, self._instruction = self._instruction, instruction
+        try:
+            yield self
+        finally:
+            self._instruction = before
 
     @contextmanager
     def hooked(

@@ -127,11 +127,28 @@ def _pad(rows: list[list[int]], pad: int) -> Tokens:
     return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
 
 
-def chat(messages: str | Sequence[dict[str, str]], tokenizer: Any) -> str:
-    """A conversation rendered with the chat template, ready for the reply. A text is one message of the user."""
+def chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> str:
+    """A conversation rendered with the chat template, ready for the reply. A text is one message of the user.
+
+    An instruction becomes the system message, or stands before the first message where there is one already or the
+    template knows none.
+    """
     if tokenizer is None or tokenizer.chat_template is None:
         raise InterpError("this model's tokenizer has no chat template; pass plain text prompts instead")
     turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     if not turns or not all(turn.get("content") for turn in turns):
         raise InterpError("an empty message has nothing to reply to; expected text in each turn")
+    turns = _instructed(turns, tokenizer, instruction) if instruction else turns
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def _instructed(turns: list[dict[str, str]], tokenizer: Any, instruction: str) -> list[dict[str, str]]:
+    first = {**turns[0], "content": f"{instruction}\n\n{turns[0]['content']}"}
+    if turns[0]["role"] == "system":
+        return [first, *turns[1:]]
+    with_system = [{"role": "system", "content": instruction}, *turns]
+    try:
+        shown = instruction in tokenizer.apply_chat_template(with_system, tokenize=False)
+    except Exception:  # templates refuse a role by raising, each in its way
+        shown = False
+    return with_system if shown else [first, *turns[1:]]

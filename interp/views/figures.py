@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from interp.auditing.audit import Audit, Row
 from interp.core.errors import InterpError
-from interp.directions.find import Finding, Findings
+from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
 from interp.sae.feature import Feature
 from interp.views.palette import AFTER, BEFORE, CHOSEN, GRID, SCALE, SERIES, TEXT, ink_on
@@ -28,28 +28,31 @@ _KINDS = {
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 _NUMBERED = 12  # columns up to which a cell has room for its number, on a phone too
 _CLEAR = "rgba(0,0,0,0)"
+_Table = list[list[float | None]]
 
 
 def heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figure:
-    """Held-out AUROC by layer and position, a panel a method; `chosen`, or else the best, is outlined."""
+    """Held-out AUROC by layer and method, baselines last; `chosen`, or else the best, is outlined.
+
+    Where there are several positions or kinds of site, each method has a panel of its own, with a row for each.
+    """
     grid = _Grid.of(findings)
     chosen = chosen or findings.best()[0]
+    areas = _by_method(findings, grid)
     floor = min(0.5, *(f.auroc for f in findings))
     numbered = len(grid.layers) <= _NUMBERED
-    methods = list(dict.fromkeys(f.direction.method for f in findings))
-    figure = panels([_short(method) for method in methods], [34 * len(grid.rows)] * len(methods), gap=34)
-    for number, method in enumerate(methods, 1):
-        z = grid.best(f for f in findings if f.direction.method == method)
-        cells = go.Heatmap(z=z, x=grid.layers, y=grid.places, name=escape(method), coloraxis="coloraxis")
+    shown, (column, row, outlined) = _panels(grid, areas, chosen)
+    figure = panels([panel.title for panel in shown], [34 * len(panel.places) for panel in shown], gap=34)
+    for number, panel in enumerate(shown, 1):
+        cells = go.Heatmap(z=panel.z, x=grid.layers, y=panel.places, name=panel.title, coloraxis="coloraxis")
         cells.update(xgap=int(numbered), ygap=1, hoverongaps=False)
         cells.update(hovertemplate="%{fullData.name}<br>layer %{x}, %{y}<br>AUROC %{z:.3f}<extra></extra>")
         figure.add_trace(cells, row=number, col=1)
         if numbered:
-            figure.add_trace(_numbers(grid, z, floor), row=number, col=1)
-        if method == chosen.direction.method:
-            _outline(figure, *grid.cell(chosen), panel=number)
+            figure.add_trace(_numbers(grid.layers, panel, floor), row=number, col=1)
+    _outline(figure, column, row, outlined)
     figure.update_xaxes(type="category", showgrid=False, zeroline=False)
-    figure.update_xaxes(title_text="layer", row=len(methods), col=1)
+    figure.update_xaxes(title_text="layer", row=len(shown), col=1)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
     return styled(_scaled(figure, floor), top=34, bottom=112)
 
@@ -131,18 +134,47 @@ class _Grid:
         several = len({kind for kind, _ in self.rows}) > 1
         return [f"{kind} {at}" if several else f"position {at}" for kind, at in self.rows]
 
-    def cell(self, finding: Finding) -> tuple[int, int]:
-        """Column and row of a finding."""
-        site, position = finding.direction.site, finding.direction.position
+    def cell(self, site: Site, position: int) -> tuple[int, int]:
+        """Column and row of a place."""
         return self.layers.index(_layer(site)), self.rows.index((site.kind, position))
 
-    def best(self, findings: Iterable[Finding]) -> list[list[float | None]]:
+    def filled(self, scored: Iterable[tuple[Site, int, float]]) -> _Table:
         """The best AUROC in each cell, rows first; None where there is none."""
-        table: list[list[float | None]] = [[None] * len(self.layers) for _ in self.rows]
-        for finding in findings:
-            column, row = self.cell(finding)
-            table[row][column] = max(finding.auroc, table[row][column] or 0.0)
+        table: _Table = [[None] * len(self.layers) for _ in self.rows]
+        for site, position, area in scored:
+            if (site.kind, position) in self.rows and _layer(site) in self.layers:
+                column, row = self.cell(site, position)
+                table[row][column] = max(area, table[row][column] or 0.0)
         return table
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A heat map: its title, the names of its rows, and its values."""
+
+    title: str
+    places: list[str]
+    z: _Table
+
+
+def _by_method(findings: Findings, grid: _Grid) -> dict[str, _Table]:
+    """The grid of each method, and then of each baseline."""
+    scored = [(f.direction.method, (f.direction.site, f.direction.position, f.auroc)) for f in findings]
+    scored += [(f"{b.name} (baseline)", (b.site, b.position, b.auroc)) for b in findings.baselines]
+    return {
+        name: grid.filled(cell for of, cell in scored if of == name) for name in dict.fromkeys(n for n, _ in scored)
+    }
+
+
+def _panels(grid: _Grid, areas: dict[str, _Table], chosen: Finding) -> tuple[list[_Panel], tuple[int, int, int]]:
+    """The panels, and the column, row and panel of the chosen finding."""
+    number = list(areas).index(chosen.direction.method)
+    column, row = grid.cell(chosen.direction.site, chosen.direction.position)
+    if len(grid.rows) > 1:
+        return [_Panel(_short(name), grid.places, z) for name, z in areas.items()], (column, row, number + 1)
+    kind, position = grid.rows[0]
+    title = f"{kind}, position {position}"
+    return [_Panel(title, [_short(name) for name in areas], [z[0] for z in areas.values()])], (column, number, 1)
 
 
 def _short(name: str) -> str:
@@ -162,12 +194,12 @@ def _curves(findings: Findings) -> dict[str, dict[str, float]]:
     return curves
 
 
-def _numbers(grid: _Grid, z: list[list[float | None]], floor: float) -> go.Scatter:
+def _numbers(columns: list[str], panel: _Panel, floor: float) -> go.Scatter:
     """Each cell's value, in black or white by the cell's colour."""
     filled = [
         (layer, place, value)
-        for place, row in zip(grid.places, z, strict=True)
-        for layer, value in zip(grid.layers, row, strict=True)
+        for place, row in zip(panel.places, panel.z, strict=True)
+        for layer, value in zip(columns, row, strict=True)
         if value is not None
     ]
     layers, places, values = zip(*filled, strict=True)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interp.auditing.audit import Audit, Row
+from interp.auditing.baselines import Baseline
 from interp.auditing.policy import Decision, Policy
 from interp.auditing.statistics import Estimate
 from interp.core.errors import InterpError
@@ -37,6 +38,7 @@ _SECTIONS = {
     "features": "Features",
     "recipe": "The edit",
     "audit": "Before and after",
+    "baselines": "Baselines",
     "examples": "Examples",
     "certificate": "Certificate",
     "run": "Run",
@@ -58,7 +60,8 @@ class Report:
     """The records of a run.
 
     `chosen` is the finding that the recipe was made of; raises if it is not among the findings. `sae` is the
-    quality of the autoencoder whose `features` are shown. `policy`, by which `decision` was taken, names the
+    quality of the autoencoder whose `features` are shown. `baselines` were measured on the items that the edit was
+    chosen by. `policy`, by which `decision` was taken, names the
     target.
     """
 
@@ -72,6 +75,7 @@ class Report:
     recipe: Recipe | None = None
     certificate: Certificate | None = None
     audit: Audit | None = None
+    baselines: Sequence[Baseline] = ()
     policy: Policy | None = None
     decision: Decision | None = None
     run: Run | None = None

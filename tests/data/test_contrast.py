@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import Contrast, InterpError
-from interp.data.contrast import Pair, Turn
+from interp.data.pairs import Message, Pair, Turn
 
 
 def write(tmp_path, rows):
@@ -35,8 +35,8 @@ def test_three_layouts_read_alike(tmp_path):
     ("rows", "message"),
     [
         ([], "no rows"),
-        ([{"positive": "a", "negative": "b"}, {"positive": "c", "negative": "c"}], "row 2: both sides are equal"),
-        ([{"positive": "a", "negative": "b"}, {"positive": " ", "negative": "c"}], "row 2: an empty prompt"),
+        ([{"positive": "a", "negative": "b"}, {"positive": "c", "negative": "c"}], "line 2: both sides are equal"),
+        ([{"positive": "a", "negative": "b"}, {"positive": " ", "negative": "c"}], "line 2: an empty prompt"),
         ([{"positive": "a", "negative": "b"}, "{broken"], "line 2: not valid JSON"),
         ([{"positive": "a", "negative": "b"}, {"positive": "a"}], "line 2: 'negative' is None"),
         ([{"positive": "a", "negative": "b"}, '"text"'], "line 2: expected an object"),
@@ -78,6 +78,116 @@ pairs = st.builds(
 )
 
 
+def test_bad_rows_are_passed_over_where_that_is_asked(tmp_path, capsys):
+    same, empty = {"positive": "c", "negative": "c"}, {"positive": " ", "negative": "c"}
+    file = write(tmp_path, [same, {"positive": "a", "negative": "b"}, "{broken", empty, {"positive": "a"}])
+    assert Contrast.read(file, skip_bad=True).pairs == (Pair(Turn("a"), Turn("b")),)
+    assert "passed over 4 bad rows" in capsys.readouterr().err
+    with pytest.raises(InterpError, match="line 1: both sides are equal"):
+        Contrast.read(file)
+    with pytest.raises(InterpError, match="row 1: both sides are equal"):
+        Contrast.of([("c", "c")])
+
+
+def say(*words):
+    """Messages of the user and the assistant in turn."""
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, words, strict=False)]
+
+
+def test_preference_pairs_are_read_in_every_form(tmp_path):
+    rows = [
+        {"prompt": "Q?", "chosen": "yes", "rejected": "no"},
+        {"prompt": say("Q?"), "chosen": say("Q?", "yes")[1:], "rejected": say("Q?", "no")[1:]},
+        {"chosen": say("Q?", "yes"), "rejected": say("Q?", "no")},
+        {"prompt": "Q?", "chosen": say("Q?", "yes"), "rejected": say("Q?", "no")},
+        {"prompt": say("Q?"), "chosen": "yes", "rejected": "no"},
+        {"positive": say("Q?", "yes"), "negative": say("Q?", "no")},
+    ]
+    for pair in Contrast.read(write(tmp_path, rows)).pairs:
+        assert pair == Pair(Turn("Q?", "yes"), Turn("Q?", "no"))
+    whole = {"chosen": "Q? yes", "rejected": "Q? no"}
+    assert Contrast.read(write(tmp_path, [whole])).pairs[0] == Pair(Turn("Q? yes"), Turn("Q? no"))
+
+
+def test_a_conversations_earlier_messages_stand_before_its_prompt(tmp_path):
+    system = {"role": "system", "content": "Be kind."}
+    row = {"positive": [system, *say("A", "B", "C", "D")], "negative": [system, *say("A", "B", "C")]}
+    contrast = Contrast.read(write(tmp_path, [row]))
+    before = (Message("system", "Be kind."), Message("user", "A"), Message("assistant", "B"))
+    assert contrast.pairs[0] == Pair(Turn("C", "D", before), Turn("C", "", before))
+
+    def chat(messages):
+        return "|".join(f"{m['role']}:{m['content']}" for m in messages) + "|"
+
+    rendered = "system:Be kind.|user:A|assistant:B|user:C|"
+    assert contrast.texts(str.upper, chat) == ([rendered + "D"], [rendered])
+    with pytest.raises(InterpError, match="'C' has messages before it; pass a chat renderer"):
+        contrast.texts(str.upper)
+    plain = Contrast((Pair(Turn("C", "D"), Turn("C")),))
+    assert plain.digest != contrast.digest, "what came before is part of the data"
+
+
+def test_columns_are_read_by_the_files_own_names(tmp_path):
+    file = write(tmp_path, [{"rude": "a", "polite": "b", "topic": 3}, {"rude": "c", "polite": "d", "topic": 4}])
+    read = Contrast.read(file, columns={"positive": "rude", "negative": "polite", "group": "topic"})
+    assert read.pairs == (Pair(Turn("a"), Turn("b"), "3"), Pair(Turn("c"), Turn("d"), "4"))
+    asked = write(tmp_path, [{"instruction": "Q?", "good": "yes", "bad": "no", "positive": "not this"}])
+    columns = {"prompt": "instruction", "chosen": "good", "rejected": "bad"}
+    assert Contrast.read(asked, columns=columns).pairs[0] == Pair(Turn("Q?", "yes"), Turn("Q?", "no"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"positive": "rude"}, "columns name positive; expected both sides: positive and negative"),
+        ({}, "columns name nothing; expected both sides"),
+        ({"positve": "rude", "negative": "polite"}, "unknown column 'positve'; did you mean positive"),
+        ({"positive": "rude", "negative": "polite", "question": "q"}, "'question' does not go with positive"),
+        ({"positive": "rude", "negative": "polight"}, "line 1: no column 'polight'; did you mean polite"),
+    ],
+)
+def test_columns_that_can_not_be_read_are_named(tmp_path, columns, message):
+    with pytest.raises(InterpError, match=message):
+        Contrast.read(write(tmp_path, [{"rude": "a", "polite": "b"}]), columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"positive": [], "negative": "a"}, "'positive' is a conversation of nothing; expected a user's message"),
+        ({"positive": say("", "a")[1:], "negative": "a"}, "'positive' is a conversation of assistant; expected"),
+        ({"positive": [{"role": "user"}], "negative": "a"}, "expected a message with role and content"),
+        ({"positive": ["a"], "negative": "a"}, "'positive' has 'a'; expected a message"),
+        ({"prompt": "q", "chosen": "a"}, "line 1: 'rejected' has None; expected a message"),
+        ({"chosen": "a"}, "line 1: 'rejected' is None; expected a text"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "line 1: 'prompt' has 3; expected a message"),
+    ],
+)
+def test_broken_conversations_and_preferences_are_named(tmp_path, row, message):
+    with pytest.raises(InterpError, match=message):
+        Contrast.read(write(tmp_path, [row]))
+
+
+def test_groups_that_share_a_prompt_are_refused_at_the_split():
+    rows = (
+        Pair(Turn("a"), Turn("b"), "x"),
+        Pair(Turn("c"), Turn("d"), "y"),
+        Pair(Turn("e"), Turn("a"), "z"),
+    )
+    with pytest.raises(InterpError, match="rows 1 and 3: groups 'x' and 'z' share a prompt"):
+        Contrast(rows).split()
+    joined = (rows[0], rows[1], Pair(Turn("e"), Turn("a"), "x"))
+    assert Contrast(joined).groups == (0, 1, 0)
+    train, test = Contrast(joined).split()
+    assert {len(train), len(test)} == {1, 2}, "control: one group may share it"
+
+
+def test_a_row_without_a_group_joins_the_group_whose_prompt_it_shares():
+    rows = (Pair(Turn("a"), Turn("b"), "x"), Pair(Turn("c"), Turn("d"), "y"), Pair(Turn("e"), Turn("a")))
+    assert Contrast(rows).groups == (0, 1, 0)
+    assert Contrast((*rows[:2], Pair(Turn("e"), Turn("f")))).groups == (0, 1, 2), "control"
+
+
 def test_one_row_can_not_be_split(tmp_path):
     with pytest.raises(InterpError, match="1 pairs in 1 groups can't be dealt"):
         Contrast.read(write(tmp_path, [{"positive": "a", "negative": "b"}])).split()
@@ -93,6 +203,9 @@ def test_rows_that_share_a_prompt_stay_together():
 
 @given(st.lists(pairs, min_size=2, max_size=40), st.floats(0.1, 0.9), st.integers(0, 5))
 def test_a_split_keeps_every_pair_and_cuts_no_group(rows, share, seed):
+    # Two groups that share a prompt are refused, see above: each row here has prompts of its own.
+    rows = [Pair(Turn(f"{number} {p.positive.prompt}"), p.negative, p.group) for number, p in enumerate(rows)]
+    rows = [Pair(p.positive, Turn(f"{number} {p.negative.prompt}"), p.group) for number, p in enumerate(rows)]
     contrast = Contrast(tuple(rows))
     if len({pair.group for pair in rows}) == 1:
         with pytest.raises(InterpError, match="can't be dealt"):

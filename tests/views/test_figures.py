@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from interp.auditing.audit import Audit
 from interp.core.errors import InterpError
+from interp.directions.baselines import Baseline
 from interp.directions.find import Findings
 from interp.models.sites import Site
 from interp.views import figures
@@ -69,6 +70,33 @@ def test_sites_of_several_kinds_and_without_a_layer_have_their_own_cells() -> No
     assert panel["x"] == ["input", "2"]
     assert panel["y"] == ["embed -1", "mlp_out -1", "resid_post -1"]
     assert panel["z"] == [[0.4, None], [None, 0.5], [None, pytest.approx(0.6)]]
+
+
+def test_one_position_is_one_panel_of_layers_and_methods_with_the_baselines_last() -> None:
+    sites = [Site("resid_post", layer) for layer in range(3)]
+    rows = {"lda": (0.6, 0.9, 0.7), "pca": (0.4, 0.8, None)}
+    found = tuple(
+        sample.finding(method, site, -1, area)
+        for method, areas in rows.items()
+        for site, area in zip(sites, areas, strict=True)
+        if area is not None
+    )
+    beside = tuple(Baseline("random", site, -1, 0.55, (0.55,)) for site in sites)
+    drawn = figures.heat_map(Findings(found, sample.contrast(), 2, beside))
+    (panel,) = traces(drawn, "heatmap")
+    assert panel["y"] == ["lda", "pca", "random (baseline)"]
+    assert panel["x"] == ["0", "1", "2"]
+    assert panel["z"] == [[0.6, 0.9, 0.7], [0.4, 0.8, None], [0.55, 0.55, 0.55]]
+    assert outlined(drawn) == (1, 0, "y")
+    assert plain(drawn)["layout"]["annotations"][0]["text"] == "resid_post, position -1"
+
+
+def test_baselines_have_panels_of_their_own_where_there_are_several_positions() -> None:
+    found = sample.findings()
+    beside = tuple(Baseline("shuffled", Site("resid_post", layer), -2, 0.5, (0.5,)) for layer in range(6))
+    *_, last = traces(figures.heat_map(replace(found, baselines=beside)), "heatmap")
+    assert last["name"] == "shuffled (baseline)"
+    assert last["z"] == [[None] * 6, [0.5] * 6, [None] * 6]
 
 
 def test_layer_curve_takes_the_best_position_of_each_layer() -> None:

@@ -1,0 +1,42 @@
+"""Stability: whether a fit finds the same direction again on other pairs of the same kind.
+
+The groups of the training pairs are drawn anew with replacement (Efron 1979, "Bootstrap methods"), so that
+near-duplicates stay together, and the direction is fitted again. Stability is the mean |cosine| between the direction
+and the refits: 1 where every sample gives it. A resample shares pairs with the original, so that noise alone gives more
+than chance: about 0.7 for a difference of means. A refit that finds no direction counts as 0.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.directions.cells import Sides
+
+Refit = Callable[[Tensor, Tensor], Tensor]
+
+
+def resamples(groups: Sequence[int], count: int, seed: int = 0) -> list[Int[Tensor, "_"]]:
+    """Numbers of pairs, `count` times: the pairs of as many groups as there are, drawn with replacement."""
+    if count < 0:
+        raise InterpError(f"bootstrap is {count}; expected how often to fit again, or 0 for not at all")
+    labels = torch.tensor(groups)
+    members = [(labels == number).nonzero()[:, 0] for number in dict.fromkeys(groups)]
+    generator = torch.Generator().manual_seed(seed)
+    draws = [torch.randint(len(members), (len(members),), generator=generator).tolist() for _ in range(count)]
+    return [torch.cat([members[number] for number in draw]) for draw in draws]
+
+
+def stability(row: Float[Tensor, "d_model"], refit: Refit, sides: Sides, samples: Sequence[Int[Tensor, "_"]]) -> float:
+    """Mean |cosine| between a row and what `refit` gives on each sample of the pairs."""
+    return sum(_agreement(row, refit, sides.pick(sample)) for sample in samples) / len(samples)
+
+
+def _agreement(row: Tensor, refit: Refit, sides: Sides) -> float:
+    try:
+        again = refit(*sides)
+    except InterpError:
+        return 0.0
+    return float(torch.cosine_similarity(row.double(), again.double(), dim=0).abs())
