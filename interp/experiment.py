@@ -233,7 +233,9 @@ def _choose(experiment: Experiment, model: HookedModel, materials: Materials, fo
 def _baselines(
     experiment: Experiment, model: HookedModel, materials: Materials, chosen: Finding, say: Say
 ) -> tuple[Baseline, ...]:
-    found = tuple(baselines(model, chosen.direction, materials.contrast, materials.choose, experiment.seed))
+    # Effect and damage suffice for what is not going to be used, and other behaviours would take most of the time.
+    measured = [one for one in materials.choose if one.name == materials.target or one.unit == "nats"]
+    found = tuple(baselines(model, chosen.direction, materials.contrast, measured, experiment.seed))
     shown = ", ".join(f"{baseline.name} {baseline.scores[materials.target]:.3f}" for baseline in found)
     say(f"baselines   {materials.target} on the same items: {shown}")
     return found

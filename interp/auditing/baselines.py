@@ -53,7 +53,7 @@ def baselines(
     """The baselines of projecting a direction out at every writer; `contrast` is what it was fitted on."""
     sides = [
         model.capture(side, direction.site, direction.position)[direction.site][:, 0].cpu()
-        for side in contrast.texts(model.render)
+        for side in contrast.texts(model.render, model.chat)
     ]
     generators = [torch.Generator().manual_seed(1_000 * seed + number) for number in range(SEEDS)]
     rows = {
