@@ -48,6 +48,21 @@ def project_out(
     return x - strength * (x @ rows.T) @ rows
 
 
+def erase(
+    x: Float[Tensor, "*batch d_model"],
+    read: Float[Tensor, "k d_model"],
+    write: Float[Tensor, "k d_model"],
+    mean: Float[Tensor, "d_model"],
+) -> Float[Tensor, "*batch d_model"]:
+    """x - ((x - mean) readᵀ) write; an oblique projection where read times writeᵀ is the identity.
+
+    Narrower types are computed in float32, as in `project_out`.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    read, write, mean = read.to(wide), write.to(wide), mean.to(wide)
+    return (wide - ((wide - mean) @ read.T) @ write).to(x.dtype)
+
+
 @dataclass
 class StreamingMoments:
     """Count, mean and sum of squared deviations per coordinate, updated batch by batch in float64.

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from interp.core.display import card
 from interp.core.errors import InterpError
-from interp.core.linalg import orthonormal_rows, project_out
+from interp.core.linalg import erase, orthonormal_rows, project_out
 from interp.directions.direction import Direction
+from interp.directions.erase import Eraser
+from interp.models.architectures import Tap
 from interp.models.passes import Pass
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
@@ -61,6 +63,11 @@ class Op(ABC):
 
     def affine(self) -> Affine | None:
         """The exact affine form, or None where there is none."""
+        return None
+
+    def tap(self, config: Any, site: Site) -> Tap | None:
+        """Where it acts, given the site it is put at, if that is not on the activations there."""
+        del config, site
         return None
 
     @property
@@ -221,11 +228,14 @@ class Erase(Op):
         self.read, self.write, self.mean = (numbers(x, "an eraser") for x in (read, write, mean))
         self._model = model
 
+    @classmethod
+    def of(cls, eraser: Eraser) -> "Erase":
+        """The op of a fitted eraser."""
+        return cls(eraser.read, eraser.write, eraser.mean, eraser.model)
+
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The activations with the concept's part brought to its mean; narrower types are computed in float32."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        read, write, mean = (tensor.to(wide) for tensor in (self.read, self.write, self.mean))
-        return (wide - ((wide - mean) @ read.T) @ write).to(x.dtype)
+        return erase(x, self.read, self.write, self.mean)
 
     def affine(self) -> Affine:
         """The mean's part is the constant."""

@@ -1,0 +1,118 @@
+"""Canonical directions of activations x and concepts z from their covariance, and which of them are significant.
+
+Both sides are whitened, M = C^(-1/2) Sxz Szz^(-1/2) = U S Vᵀ: S are the canonical correlations. C is Sxx or a shrunk
+estimate of it, better where rows are few for the dimensions: correlations are shrunk towards none by the oracle
+approximating amount (Chen, Wiesel, Eldar and Hero 2010, "Shrinkage algorithms for MMSE covariance estimation"). That
+correlations are shrunk, not covariances, leaves coordinates of huge variance no say over the others.
+
+The test is sequential. The squares of S beyond those kept sum to Pillai's trace. Given x, and were z independent of
+it, that is tr(K P) with K fixed and P the projection on a random subspace: the p value is that of a beta distribution
+of the same mean and variance. For one concept and without shrinkage this is the F test of a regression. Bartlett's
+chi-square test, for which it stands in, fails with shrinkage and with fewer rows than dimensions; this does not.
+
+What it does not know: rows are counted as independent. Tokens of one text are not, which makes p values too small;
+so do heavy tails.
+"""
+
+from dataclasses import dataclass, replace
+from math import exp, lgamma, log, log1p, sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_ROUNDING = 1e-12  # a share of the largest below which float64 can't tell a value from zero
+
+
+@dataclass(frozen=True, eq=False)
+class Canonical:
+    """Directions by falling correlation; `p_values[i]` is of the i-th and all after it together.
+
+    `write` is such that read times writeᵀ is the identity, and x - ((x - mean) readᵀ) write has no covariance with z.
+    """
+
+    read: Float[Tensor, "k d_model"]
+    write: Float[Tensor, "k d_model"]
+    p_values: tuple[float, ...]
+    shrinkage: float
+
+    def first(self, k: int) -> "Canonical":
+        """The k most correlated."""
+        return replace(self, read=self.read[:k], write=self.write[:k], p_values=self.p_values[:k])
+
+
+def canonical(
+    sxx: Float[Tensor, "d_model d_model"],
+    sxz: Float[Tensor, "d_model n_concepts"],
+    szz: Float[Tensor, "n_concepts n_concepts"],
+    count: int,
+    shrinkage: float | None = None,
+) -> Canonical:
+    """Of covariances over `count` rows (sums of squares divided by it); `shrinkage` is estimated if None."""
+    amount = oracle_shrinkage(sxx, count) if shrinkage is None else shrinkage
+    of_x, of_z = _whitening(sxx, amount), _whitening(szz, 0.0)
+    u, s, vt = torch.linalg.svd(of_x @ sxz @ of_z.T, full_matrices=False)
+    k = int((s > _ROUNDING).sum())  # correlations, so one is the largest
+    spread = of_x @ sxx @ of_x.T
+    p_values = tuple(_p_value(spread, u[:, :i], s[i:], count - 1 - i, len(of_z) - i) for i in range(k))
+    read = u[:, :k].T @ of_x
+    write = (vt[:k] @ of_z @ sxz.T) / s[:k, None]
+    return Canonical(read, write, p_values, amount)
+
+
+def oracle_shrinkage(covariance: Float[Tensor, "d d"], count: int) -> float:
+    """The share by which to shrink correlations towards none, from 0 to 1."""
+    scale = _inverse_deviations(covariance)
+    correlation = covariance * scale * scale[:, None]
+    d, squares = float(correlation.diagonal().sum()), float(correlation.square().sum())
+    if squares <= d:
+        return 1.0
+    return min(1.0, ((1 - 2 / d) * squares + d * d) / ((count + 1 - 2 / d) * (squares - d)))
+
+
+def _whitening(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor, "rank d"]:
+    """W with Wᵀ W the inverse of the shrunk covariance, where that has one. W S Wᵀ is diagonal."""
+    scale = _inverse_deviations(covariance)
+    varies = scale > 0
+    correlation = (covariance * scale * scale[:, None])[varies][:, varies]
+    values, vectors = torch.linalg.eigh(correlation)
+    values = (1 - shrinkage) * values + shrinkage
+    kept = values > _ROUNDING * len(values) * values.max()
+    rows = covariance.new_zeros(int(kept.sum()), len(covariance))
+    rows[:, varies] = (vectors[:, kept] / values[kept].sqrt()).T
+    return rows * scale
+
+
+def _inverse_deviations(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d"]:
+    variance = covariance.diagonal()
+    return torch.where(variance > 0, variance, torch.inf).rsqrt()
+
+
+def _p_value(
+    spread: Float[Tensor, "rank rank"], kept: Float[Tensor, "rank k"], rest: Float[Tensor, "left"], m: int, q: int
+) -> float:
+    """Chance of correlations as large as `rest` between q concepts and what is not `kept` of x, on m + 1 rows."""
+    inside = kept.T @ spread @ kept
+    first = float(spread.trace() - inside.trace())
+    second = float(spread.square().sum() - 2 * (spread @ kept).square().sum() + inside.square().sum())
+    top = float(spread.diagonal().max())
+    mean = first / (m * top)
+    variance = 2 * (m - q) / (q * m * (m - 1) * (m + 2)) * (second - first**2 / m) / top**2
+    if variance <= _ROUNDING * mean:
+        return 1.0  # x has as many dimensions as there are rows: any concept is read perfectly
+    total = mean * (1 - mean) / variance - 1
+    return _beta_tail(float(rest.square().sum()) / (q * top), mean * total, (1 - mean) * total)
+
+
+def _beta_tail(x: float, a: float, b: float) -> float:
+    """Chance that a beta variable exceeds x, by the continued fraction of the incomplete beta function."""
+    if x <= 0 or x >= 1:
+        return float(x <= 0)
+    if 1 - x > (b + 1) / (a + b + 2):
+        return 1 - _beta_tail(1 - x, b, a)  # the fraction converges fast on the other side only
+    y, fraction = 1 - x, 1.0
+    for i in range(20 + 5 * round(sqrt(max(a, b))), 0, -1):
+        odd = (b + i - 1) * (a + b + i - 1) * y / ((b + 2 * i - 2) * (b + 2 * i - 1))
+        even = i * (a - i) * y / ((b + 2 * i - 1) * (b + 2 * i))
+        fraction = 1 - odd / (1 + even / fraction)
+    return exp(b * log(y) + a * log1p(-y) - log(b) - lgamma(a) - lgamma(b) + lgamma(a + b)) / fraction
