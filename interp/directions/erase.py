@@ -118,11 +118,11 @@ class ErasureFitter:
         kept = len(found.read) if rank is None else rank
         if not 1 <= kept <= len(found.read):
             raise InterpError(f"rank is {rank}; expected 1 to {len(found.read)}, the rank of the covariance")
-        rows = torch.linalg.svd(self._covariances()[1], full_matrices=False)[0][:, :kept].T
+        rows = torch.linalg.svd(self.covariances()[1], full_matrices=False)[0][:, :kept].T
         return self._eraser("sal", rows, rows, p_values if rank is None else {})
 
-    def _covariances(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Sxx, Sxz and Szz; exactly 0 for coordinates that vary by rounding only."""
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sxx, Sxz and Szz, sums of squares divided by `count`; 0 for coordinates that vary by rounding only."""
         scatter = self._scatter / self.count
         varies = scatter.diagonal() > (1e-12 * self._mean).square()
         scatter, d = scatter * varies * varies[:, None], self.d_model
@@ -134,7 +134,7 @@ class ErasureFitter:
             raise InterpError(f"level is {level}, shrinkage {shrinkage}; expected above 0 to 1, and 0 to 1 or None")
         if self.count < self.n_concepts + 3:
             raise InterpError(f"only {self.count} rows; {self.n_concepts} concepts need {self.n_concepts + 3} or more")
-        sxx, sxz, szz = self._covariances()
+        sxx, sxz, szz = self.covariances()
         for name, covariance in (("concept is", szz), ("activations are", sxx)):
             if not covariance.any():
                 raise InterpError(f"the {name} constant over all {self.count} rows; give rows in which it varies")
@@ -149,7 +149,7 @@ class ErasureFitter:
         return found.first(kept), {"level": level, "p": p_values[kept - 1], "p_left_out": p_values[kept]}
 
     def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:
-        sxx = self._covariances()[0]
+        sxx = self.covariances()[0]
         moved = float(((read @ sxx @ read.T) * (write @ write.T)).sum() / sxx.trace())
         read, write, mean = (tensor.cpu().contiguous() for tensor in (read, write, self._mean[: self.d_model]))
         return Eraser(read, write, mean, method, self.count, {**statistics, "displaced": moved})

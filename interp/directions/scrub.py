@@ -11,9 +11,8 @@ others. The erasers act on it all the same.
 What it does not know: whether what is left of the concept in later attention patterns, or by no linear probe, is used.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -22,7 +21,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.contrast import Contrast
-from interp.directions.erase import LEVEL, Eraser, ErasureFitter, NothingToErase
+from interp.directions.erase import Eraser, ErasureFitter, NothingToErase
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens
@@ -37,17 +36,17 @@ def scrub(
     labels: Labels | None = None,
     sites: str | Site | Iterable[str | Site] = "resid_post.*",
     positions: int | Sequence[int] | None = None,
-    method: Literal["leace", "sal"] = "leace",
+    fit: Callable[[ErasureFitter], Eraser] = ErasureFitter.leace,
     sequential: bool = True,
-    level: float = LEVEL,
     batch_size: int = 32,
 ) -> Fitted:
     """Erasers of the classes that `labels` name, in the order of the sites; `model.hooked` runs them.
 
     Labels are an integer from 0 for each prompt, or a list for each prompt with one for every token (that of the first
     is not used); the two sides of a contrast label themselves. `positions` are the tokens to fit on, counted from a
-    prompt's end if negative; all of them if None, which are not independent: see `ErasureFitter`. A site where nothing
-    is significant (any more) gets no eraser. Raises `NothingToErase` if none does.
+    prompt's end if negative; all of them if None, which makes p values too small: tokens of a text are not independent.
+    `fit` makes the eraser of a site, such as `ErasureFitter.sal`. A site where it raises `NothingToErase` gets no
+    eraser; raises that if none does.
     """
     if isinstance(prompts, Contrast):
         positive, negative = prompts.texts(model.render, model.chat)
@@ -65,7 +64,7 @@ def scrub(
             fitters = _taken_in(model, batch, classes, together, batch_size)
         for site, fitter in fitters.items():
             try:
-                eraser = fitter.leace(level) if method == "leace" else fitter.sal(level)
+                eraser = fit(fitter)
             except NothingToErase as nothing:
                 last = nothing
             else:

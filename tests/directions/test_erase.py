@@ -85,7 +85,8 @@ def test_batches_one_after_another_are_one_batch(seed, cuts):
         parts.update(x[start:stop] + 1e4, z[start:stop])
     whole = fitted(x + 1e4, z)
     assert parts.count == whole.count == len(x)
-    torch.testing.assert_close(parts._scatter, whole._scatter, atol=1e-6, rtol=1e-9)
+    for one, other in zip(parts.covariances(), whole.covariances(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-9)
     torch.testing.assert_close(parts.leace(1.0)(x), whole.leace(1.0)(x), atol=1e-5, rtol=1e-6)
 
 
@@ -184,7 +185,7 @@ def test_beta_tail_is_scipys(x, a, b):
 
 def test_one_concept_unshrunk_has_the_p_value_of_the_f_test():
     x, z = data(n=100, classes=2, gap=0.2)
-    found = canonical(*fitted(x, z, 2)._covariances(), 100, 0.0)
+    found = canonical(*fitted(x, z, 2).covariances(), 100, 0.0)
     design = torch.cat([x, torch.ones(100, 1, dtype=torch.float64)], dim=1)
     target = z.double()[:, None]
     rest = float((target - design @ torch.linalg.lstsq(design, target).solution).square().sum())
@@ -204,7 +205,7 @@ def test_labels_by_chance_are_called_significant_as_often_as_the_level_says(n, d
     for seed in range(300):
         x, _ = data(n, d, 2, seed=seed)
         z = torch.randint(0, classes, (n,), generator=draw)
-        p_values.append(canonical(*fitted(x, z, classes)._covariances(), n, shrinkage).p_values[0])
+        p_values.append(canonical(*fitted(x, z, classes).covariances(), n, shrinkage).p_values[0])
     share = (torch.tensor(p_values)[:, None] <= torch.tensor([0.05, 0.5])).double().mean(0)
     assert 0.02 < share[0] < 0.09
     assert 0.42 < share[1] < 0.58
@@ -213,7 +214,7 @@ def test_labels_by_chance_are_called_significant_as_often_as_the_level_says(n, d
 def test_the_shrinkage_is_the_published_one():
     x, z = data(n=40, d=30, classes=2)
     standard = (x - x.mean(0)) / x.std(0, correction=0)
-    sxx = fitted(x, z, 2)._covariances()[0]
+    sxx = fitted(x, z, 2).covariances()[0]
     correlation = standard.T @ standard / 40
     squares, trace = float(correlation.square().sum()), 30.0
     published = ((1 - 2 / 30) * squares + trace**2) / ((41 - 2 / 30) * (squares - trace**2 / 30))

@@ -1,12 +1,16 @@
 """Scrubbing leaves no covariance with the concept at any site; erasers fitted each by itself do not."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from interp import Contrast, InterpError, Recipe
-from interp.directions.erase import NothingToErase
+from interp.directions.erase import ErasureFitter, NothingToErase
 from interp.directions.scrub import scrub
 from interp.interventions.ops import Erase
+
+EVERY = partial(ErasureFitter.leace, level=1.0)
 
 
 def material(n=60, length=9, seed=0):
@@ -30,13 +34,13 @@ def correlation(model, prompts, labels, site):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma2"])
-@pytest.mark.parametrize("method", ["leace", "sal"])
-def test_after_scrubbing_no_site_has_covariance_with_the_concept(tiny, architecture, method):
+@pytest.mark.parametrize("fit", [EVERY, partial(ErasureFitter.sal, level=1.0)], ids=["leace", "sal"])
+def test_after_scrubbing_no_site_has_covariance_with_the_concept(tiny, architecture, fit):
     model = tiny(architecture)
     prompts, labels = material()
     last = f"resid_post.{model.n_layers - 1}"
-    fitted = scrub(model, prompts, labels, method=method, level=1.0, batch_size=16)
-    apart = scrub(model, prompts, labels, method=method, level=1.0, sequential=False)
+    fitted = scrub(model, prompts, labels, fit=fit, batch_size=16)
+    apart = scrub(model, prompts, labels, fit=fit, sequential=False)
     assert [str(site) for site, _ in fitted] == [f"resid_post.{layer}" for layer in range(model.n_layers)]
     assert correlation(model, prompts, labels, last) > 0.05, "control: it is there before"
     with model.hooked(fitted):
@@ -53,7 +57,7 @@ def test_after_scrubbing_no_site_has_covariance_with_the_concept(tiny, architect
 def test_a_recipe_of_fitted_erasers_is_saved_and_runs_the_same(tiny, tmp_path):
     model = tiny("llama")
     prompts, labels = material()
-    fitted = scrub(model, prompts, labels, level=1.0)
+    fitted = scrub(model, prompts, labels, fit=EVERY)
     recipe = Recipe([(str(site), Erase.of(eraser)) for site, eraser in fitted])
     recipe.save(tmp_path / "recipe")
     with model.hooked(fitted):
@@ -70,7 +74,7 @@ def test_a_contrast_labels_itself_and_is_read_at_its_positions(tiny):
     model = tiny("llama")
     prompts, _ = material(n=80, seed=1)
     contrast = Contrast.of((f"{a} w5 w9", f"{b} w6 w9") for a, b in zip(prompts[::2], prompts[1::2], strict=True))
-    ((site, eraser),) = scrub(model, contrast, sites="resid_post.1", positions=-1, level=1.0)
+    ((site, eraser),) = scrub(model, contrast, sites="resid_post.1", positions=-1, fit=EVERY)
     positive, negative = contrast.texts(model.render, model.chat)
     acts = torch.cat([model.capture(side, site, -1)[site][:, 0] for side in (positive, negative)]).double()
     z = torch.tensor([1.0] * len(positive) + [0.0] * len(negative), dtype=torch.float64) - 0.5
@@ -85,7 +89,7 @@ def test_sites_without_significance_get_no_eraser_and_bad_input_is_named(tiny):
     prompts, labels = material()
     chance = [torch.randint(0, 2, (len(row),), generator=torch.Generator().manual_seed(3)).tolist() for row in labels]
     with pytest.raises(NothingToErase, match="can't be told from chance"):
-        scrub(model, prompts, chance, level=1e-6)
+        scrub(model, prompts, chance, fit=partial(ErasureFitter.leace, level=1e-6))
     for arguments, message in (
         ((prompts, labels[:3]), "3 labels for 60 prompts"),
         ((prompts, [[0]] * len(prompts)), "prompt 0 has 9 tokens but 1 labels"),
