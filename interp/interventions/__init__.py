@@ -8,15 +8,17 @@
 | LowRank | a trained low-rank edit (LoReFT) | where there is a bias |
 | Clamp | holds, suppresses or boosts latents of an autoencoder | no |
 | Replace, Resample | zero, mean and resample ablation; patching | no |
+| Knockout | cuts edges of attention | no |
 | At, Schedule, Gate | another op at some positions, over time, under a condition | no |
 """
 
 from interp.interventions.clamp import Clamp
 from interp.interventions.gate import Fires, Gate, Rates, Reads, rates, threshold
+from interp.interventions.knockout import Knockout
 from interp.interventions.ops import Add, Affine, Erase, LowRank, Op, Project
 from interp.interventions.recipe import Edit, Recipe
 from interp.interventions.replace import Replace, Resample, bank
-from interp.interventions.where import At, Schedule, Turns, matching
+from interp.interventions.where import At, Positions, Schedule, Turns, matching
 
 __all__ = [
     "Add",
@@ -27,8 +29,10 @@ __all__ = [
     "Erase",
     "Fires",
     "Gate",
+    "Knockout",
     "LowRank",
     "Op",
+    "Positions",
     "Project",
     "Rates",
     "Reads",

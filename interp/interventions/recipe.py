@@ -17,15 +17,16 @@ from interp.core.display import table
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
 from interp.core.records import tensors_digest
-from interp.interventions import clamp, gate, replace, where
+from interp.interventions import clamp, gate, knockout, replace, where
 from interp.interventions.ops import OPS, Observer, Op
+from interp.models.architectures import Tap
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.reference import ModelReference
 from interp.models.sites import Site
 
 FORMAT: Literal[1] = 1
-KNOWN = (clamp, gate, replace, where)  # files whose ops a saved recipe may have, beside those of `ops`
+KNOWN = (clamp, gate, knockout, replace, where)  # files whose ops a saved recipe may have, beside those of `ops`
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class Recipe:
         object.__setattr__(self, "model", model or next(iter(made_with), None))
         object.__setattr__(self, "note", note)
 
-    def bind(self, model: HookedModel) -> list[tuple[Site, Transform]]:
-        """The ops, each at one site of a model, and what they have to see elsewhere.
+    def bind(self, model: HookedModel) -> list[tuple[Site | Tap, Transform]]:
+        """The ops, each at one site of a model (or at the tap it asks for), and what they have to see elsewhere.
 
         Raises if the recipe was made for another model, or has an op where it makes no sense.
         """
         self.check(model.reference)
-        bound: list[tuple[Site, Transform]] = []
+        bound: list[tuple[Site | Tap, Transform]] = []
         for edit in self.edits:
             sites = model.resolve(edit.sites)
             for site in sites:
@@ -84,7 +85,7 @@ class Recipe:
                 model.resolve(site)
                 _require_before(edit.op, site, sites, model.sites)
                 bound.append((site, _seeing(observe, model)))
-            bound += [(site, _acting(edit.op, model)) for site in sites]
+            bound += [(edit.op.tap(model.config, site) or site, _acting(edit.op, model)) for site in sites]
         return bound
 
     def check(self, model: ModelReference) -> None:

@@ -59,10 +59,10 @@ class Turns:
         return said
 
 
-class At(Wrapped):
-    """An op at some positions: those of any of the choices, and all of them if there are several.
+class Positions:
+    """Some tokens of a pass: those of any of the choices, and all of them if there are several.
 
-    `positions` are `prompt`, `generated` (what comes after the prompt), `last` (the prompt's last token, from which the
+    `names` are `prompt`, `generated` (what comes after the prompt), `last` (the prompt's last token, from which the
     reply's first is predicted), `assistant` (the assistant's words in the prompt, by its chat template, and all that is
     generated), and numbers: tokens of the prompt, from its first if not negative, else from its end. `tokens` are ids:
     every token that is one of them (`matching` finds them by a pattern).
@@ -70,35 +70,28 @@ class At(Wrapped):
 
     def __init__(
         self,
-        op: Op,
-        positions: str | int | Sequence[str | int] = (),
+        names: str | int | Sequence[str | int] = (),
         tokens: Sequence[int] = (),
         model: HookedModel | None = None,
         turns: Turns | None = None,
     ):
-        super().__init__(op)
-        self.positions = [positions] if isinstance(positions, str | int) else list(positions)
+        self.names = [names] if isinstance(names, str | int) else list(names)
         self.tokens = sorted(int(token) for token in tokens)
-        for name in self.positions:
+        for name in self.names:
             if isinstance(name, str) and name not in NAMED:
                 raise InterpError(f"unknown position {name!r}; {nearest(name, NAMED)}; or a number")
-        if not self.positions and not self.tokens:
+        if not self.names and not self.tokens:
             raise InterpError(f"no positions are given; expected some of {', '.join(NAMED)}, numbers, or tokens")
         self.turns = turns
-        if "assistant" in self.positions and turns is None:
+        if "assistant" in self.names and turns is None:
             if model is None:
                 raise InterpError("position 'assistant' goes by a chat template; give the model, too (model=…)")
             self.turns = Turns.of(model)
 
-    def within(self, x: Tensor, passing: Pass) -> Tensor:
-        """The op at the positions, and x elsewhere."""
-        chosen = self.chosen(passing).to(x.device)
-        return only(chosen, self.op.within(x, passing), x) if chosen.any() else x
-
     def chosen(self, passing: Pass) -> Bool[Tensor, "batch pos"]:
         """Which tokens of a pass these are."""
         found = torch.zeros_like(passing.real)
-        for position in self.positions:
+        for position in self.names:
             found = found | self._chosen(position, passing)
         if self.tokens:
             found = found | torch.isin(_ids(passing), torch.tensor(self.tokens, device=passing.real.device))
@@ -119,16 +112,47 @@ class At(Wrapped):
         return (passing.columns == padding + int(position)) & passing.of_prompt
 
     def settings(self) -> dict[str, Any]:
-        """Positions, tokens and turns, and the op."""
+        """Plain values: names, tokens and turns."""
         turns = None if self.turns is None else {"opening": list(self.turns.opening), "closing": self.turns.closing}
-        return super().settings() | {"positions": self.positions, "tokens": self.tokens, "turns": turns}
+        return {"positions": self.names, "tokens": self.tokens, "turns": turns}
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any]) -> "Positions":
+        """The inverse of `settings`."""
+        marks = settings["turns"]
+        turns = None if marks is None else Turns(tuple(marks["opening"]), marks["closing"])
+        return cls(settings["positions"], settings["tokens"], turns=turns)
+
+
+class At(Wrapped):
+    """An op at some positions only; what these may be is told by `Positions`, which has the same arguments."""
+
+    def __init__(
+        self,
+        op: Op,
+        positions: str | int | Sequence[str | int] | Positions = (),
+        tokens: Sequence[int] = (),
+        model: HookedModel | None = None,
+        turns: Turns | None = None,
+    ):
+        super().__init__(op)
+        if not isinstance(positions, Positions):
+            positions = Positions(positions, tokens, model, turns)
+        self.where = positions
+
+    def within(self, x: Tensor, passing: Pass) -> Tensor:
+        """The op at the positions, and x elsewhere."""
+        chosen = self.where.chosen(passing).to(x.device)
+        return only(chosen, self.op.within(x, passing), x) if chosen.any() else x
+
+    def settings(self) -> dict[str, Any]:
+        """Positions, tokens and turns, and the op."""
+        return super().settings() | self.where.settings()
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "At":
         """The inverse of `settings` and `tensors`."""
-        marks = settings["turns"]
-        turns = None if marks is None else Turns(tuple(marks["opening"]), marks["closing"])
-        return cls(inner(settings, tensors), settings["positions"], settings["tokens"], turns=turns)
+        return cls(inner(settings, tensors), Positions.restore(settings))
 
 
 class Schedule(Wrapped):

@@ -187,14 +187,16 @@ class Tap:
     """A place in the module tree: a module's input or output, split into heads if `heads` is given.
 
     The site is `scale` times what is there. `batch_of` is the path of a module whose input tells batch and pos, where
-    the place itself has them as one axis.
+    the place itself has them as one axis. With end "sees" it is which columns each token of an attention module sees,
+    and `layer` is where the module's keys are in a cache.
     """
 
     path: str
-    end: Literal["in", "out"]
+    end: Literal["in", "out", "sees"]
     heads: int | None = None
     scale: float = 1.0
     batch_of: str | None = None
+    layer: int | None = None
 
 
 def sites(config: Any) -> dict[Site, Tap]:
@@ -209,6 +211,13 @@ def sites(config: Any) -> dict[Site, Tap]:
             flat = whole if arch.flat_mlp and kind in ("resid_mid", "mlp_post", "mlp_out") else None
             taps[Site(kind, layer)] = replace(tap, path=f"{whole}.{tap.path}".rstrip("."), batch_of=flat)
     return taps
+
+
+def sight(config: Any, layer: int) -> Tap:
+    """Where to say which earlier tokens the tokens of a layer's attention see, in each of its heads."""
+    arch = architecture(config)
+    module = arch.attn_write.rpartition(".")[0]
+    return Tap(f"{arch.layers}.{layer}.{module}", "sees", config.num_attention_heads, layer=layer)
 
 
 def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:

@@ -18,6 +18,7 @@ from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.core.records import tensors_digest
 from interp.models import architectures, lens, tokens
+from interp.models.architectures import Tap
 from interp.models.capture import Activations, columns
 from interp.models.hooks import Transform, attached
 from interp.models.losses import next_token_losses
@@ -29,9 +30,9 @@ from interp.models.tokens import Prompts, Tokens
 
 @runtime_checkable
 class Edits(Protocol):
-    """What `hooked` needs of a recipe: its functions, each at one site of this model."""
+    """What `hooked` needs of a recipe: its functions, each at one site of this model, or at a tap that is no site."""
 
-    def bind(self, model: "HookedModel") -> Iterable[tuple[Site, Transform]]:
+    def bind(self, model: "HookedModel") -> Iterable[tuple[Site | Tap, Transform]]:
         """Pairs of site and function; raises if the recipe does not fit the model."""
         ...
 
@@ -160,7 +161,7 @@ class HookedModel:
 
     @contextmanager
     def hooked(
-        self, recipe: Edits | Iterable[tuple[str | Site, Transform]], prompt: int | None = None
+        self, recipe: Edits | Iterable[tuple[str | Site | Tap, Transform]], prompt: int | None = None
     ) -> Iterator["HookedModel"]:
         """Run with a recipe, or with pairs of (site pattern, function), applied; removed whatever happens inside.
 
@@ -171,16 +172,22 @@ class HookedModel:
         ...     model.logits("The river of")
         """
         bound = recipe.bind(self) if isinstance(recipe, Edits) else self._bind(recipe)
-        taps = [(self._taps[site], transform) for site, transform in bound]
-        with self.passes.prompted(prompt), self.passes.watched(self.hf.base_model), attached(self.hf, taps):
+        taps = [(where if isinstance(where, Tap) else self._taps[where], transform) for where, transform in bound]
+        # The module that holds the layers: OPT's ForCausalLM calls its decoder past the base model.
+        body = self.hf.get_submodule(architectures.architecture(self.config).layers.rpartition(".")[0])
+        with self.passes.prompted(prompt), self.passes.watched(body), attached(self.hf, taps):
             self._hooked += 1
             try:
                 yield self
             finally:
                 self._hooked -= 1
 
-    def _bind(self, pairs: Iterable[tuple[str | Site, Transform]]) -> list[tuple[Site, Transform]]:
-        return [(site, function) for patterns, function in pairs for site in self.resolve(patterns)]
+    def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> list[tuple[Site | Tap, Transform]]:
+        return [
+            (where, function)
+            for patterns, function in pairs
+            for where in ([patterns] if isinstance(patterns, Tap) else self.resolve(patterns))
+        ]
 
     @torch.no_grad()
     def capture(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import InterpError
 from interp.models.architectures import Tap
+from interp.models.sight import sight_hook
 
 Transform = Callable[[Tensor], Tensor | None]
 
@@ -23,6 +24,9 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
     try:
         for tap, transform in taps:
             module = model.get_submodule(tap.path)
+            if tap.end == "sees":
+                handles.append(module.register_forward_pre_hook(sight_hook(transform, module, tap), with_kwargs=True))
+                continue
             split = _on_heads(transform, tap.heads) if tap.heads else transform
             split = split if tap.scale == 1 else _scaled(split, tap.scale)
             if tap.batch_of:

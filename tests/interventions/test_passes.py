@@ -16,6 +16,7 @@ from interp.interventions import (
     Erase,
     Fires,
     Gate,
+    Knockout,
     LowRank,
     Project,
     Reads,
@@ -76,6 +77,7 @@ def recipes(model):
         "zero a head": [("z.1", Replace(units=[1]))],
         "mean of neurons": [("mlp_post.*", Replace.mean(model, PROMPTS, "mlp_post.1", units=range(40)))],
         "resample": [("attn_out.1", Resample(bank(model, PROMPTS, "attn_out.1"), seed=1))],
+        "knock out": [("z.*", Knockout(["prompt", "generated"], keys=["prompt", "generated"], heads=[0, 3]))],
         "prompt": [(site, At(push, "prompt"))],
         "generated": [(site, At(push, "generated"))],
         "last": [(site, At(push, ["last", 0, -2]))],
@@ -93,7 +95,7 @@ def recipes(model):
 
 
 NAMES = [
-    "project", "erase", "low rank", "relative", "clamp", "boost", "zero a head", "mean of neurons", "resample",
+    "project", "erase", "low rank", "relative", "clamp", "boost", "zero a head", "mean of neurons", "resample", "knock out",
     "prompt", "generated", "last", "tokens", "schedule", "gate a token", "gate elsewhere", "gate by a latent",
     "gate generated", "gate by max", "gate by mean", "gate by last",
 ]  # fmt: skip

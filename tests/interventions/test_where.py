@@ -66,7 +66,7 @@ def test_the_assistants_turns_of_a_conversation():
     text = model.chat(messages)
     op = At(Replace(), "assistant", model=model)
     batch = model.tokens([text, model.chat("Hello there.")])
-    said = op.turns.of_assistant(batch.ids) & batch.mask
+    said = op.where.turns.of_assistant(batch.ids) & batch.mask
     words = model.tokenizer.decode(batch.ids[0][said[0]])
     assert words.replace(" ", "").startswith("Goodmorning.")
     assert "name" not in words
