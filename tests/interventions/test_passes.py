@@ -95,9 +95,9 @@ def recipes(model):
 
 
 NAMES = [
-    "project", "erase", "low rank", "relative", "clamp", "boost", "zero a head", "mean of neurons", "resample", "knock out",
-    "prompt", "generated", "last", "tokens", "schedule", "gate a token", "gate elsewhere", "gate by a latent",
-    "gate generated", "gate by max", "gate by mean", "gate by last",
+    "project", "erase", "low rank", "relative", "clamp", "boost", "zero a head", "mean of neurons", "resample",
+    "knock out", "prompt", "generated", "last", "tokens", "schedule", "gate a token", "gate elsewhere",
+    "gate by a latent", "gate generated", "gate by max", "gate by mean", "gate by last",
 ]  # fmt: skip
 
 
