@@ -1,20 +1,20 @@
-"""Canonical directions of activations x and concepts z from their covariance, and which of them are significant.
+"""Canonical directions of activations x and concepts z from their covariance, and whether they are more than chance.
 
 Both sides are whitened, M = C^(-1/2) Sxz Szz^(-1/2) = U S Vᵀ: S are the canonical correlations. C is Sxx or a shrunk
 estimate of it, better where rows are few for the dimensions: correlations are shrunk towards none by the oracle
 approximating amount (Chen, Wiesel, Eldar and Hero 2010, "Shrinkage algorithms for MMSE covariance estimation"). That
 correlations are shrunk, not covariances, leaves coordinates of huge variance no say over the others.
 
-The test is sequential. The squares of S beyond those kept sum to Pillai's trace. Given x, and were z independent of
-it, that is tr(K P) with K fixed and P the projection on a random subspace: the p value is that of a beta distribution
-of the same mean and variance. For one concept and without shrinkage this is the F test of a regression. Bartlett's
-chi-square test, for which it stands in, fails with shrinkage and with fewer rows than dimensions; this does not.
+The squares of S sum to Pillai's trace. Given x, and were z independent of it, that is tr(K P) with K fixed and P the
+projection on a random subspace: the p value is that of a beta distribution of the same mean and variance. For one
+concept and without shrinkage this is the F test of a regression. Bartlett's chi-square test, for which it stands in,
+fails with shrinkage and with fewer rows than dimensions; this does not.
 
 What it does not know: rows are counted as independent. Tokens of one text are not, which makes p values too small;
 so do heavy tails.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, lgamma, log, log1p, sqrt
 
 import torch
@@ -26,19 +26,15 @@ _ROUNDING = 1e-12  # a share of the largest below which float64 can't tell a val
 
 @dataclass(frozen=True, eq=False)
 class Canonical:
-    """Directions by falling correlation; `p_values[i]` is of the i-th and all after it together.
+    """Directions by falling correlation, and the chance of as much correlation were there none.
 
     `write` is such that read times writeᵀ is the identity, and x - ((x - mean) readᵀ) write has no covariance with z.
     """
 
     read: Float[Tensor, "k d_model"]
     write: Float[Tensor, "k d_model"]
-    p_values: tuple[float, ...]
+    p: float
     shrinkage: float
-
-    def first(self, k: int) -> "Canonical":
-        """The k most correlated."""
-        return replace(self, read=self.read[:k], write=self.write[:k], p_values=self.p_values[:k])
 
 
 def canonical(
@@ -53,11 +49,9 @@ def canonical(
     of_x, of_z = _whitening(sxx, amount), _whitening(szz, 0.0)
     u, s, vt = torch.linalg.svd(of_x @ sxz @ of_z.T, full_matrices=False)
     k = int((s > _ROUNDING).sum())  # correlations, so one is the largest
-    spread = of_x @ sxx @ of_x.T
-    p_values = tuple(_p_value(spread, u[:, :i], s[i:], count - 1 - i, len(of_z) - i) for i in range(k))
     read = u[:, :k].T @ of_x
     write = (vt[:k] @ of_z @ sxz.T) / s[:k, None]
-    return Canonical(read, write, p_values, amount)
+    return Canonical(read, write, _p_value(of_x @ sxx @ of_x.T, s, count - 1, len(of_z)), amount)
 
 
 def oracle_shrinkage(covariance: Float[Tensor, "d d"], count: int) -> float:
@@ -88,20 +82,15 @@ def _inverse_deviations(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d"]:
     return torch.where(variance > 0, variance, torch.inf).rsqrt()
 
 
-def _p_value(
-    spread: Float[Tensor, "rank rank"], kept: Float[Tensor, "rank k"], rest: Float[Tensor, "left"], m: int, q: int
-) -> float:
-    """Chance of correlations as large as `rest` between q concepts and what is not `kept` of x, on m + 1 rows."""
-    inside = kept.T @ spread @ kept
-    first = float(spread.trace() - inside.trace())
-    second = float(spread.square().sum() - 2 * (spread @ kept).square().sum() + inside.square().sum())
-    top = float(spread.diagonal().max())
+def _p_value(spread: Float[Tensor, "rank rank"], correlations: Float[Tensor, "k"], m: int, q: int) -> float:
+    """Chance of correlations as large between q concepts and x on m + 1 rows."""
+    first, second, top = float(spread.trace()), float(spread.square().sum()), float(spread.diagonal().max())
     mean = first / (m * top)
     variance = 2 * (m - q) / (q * m * (m - 1) * (m + 2)) * (second - first**2 / m) / top**2
     if variance <= _ROUNDING * mean:
         return 1.0  # x has as many dimensions as there are rows: any concept is read perfectly
     total = mean * (1 - mean) / variance - 1
-    return _beta_tail(float(rest.square().sum()) / (q * top), mean * total, (1 - mean) * total)
+    return _beta_tail(float(correlations.square().sum()) / (q * top), mean * total, (1 - mean) * total)
 
 
 def _beta_tail(x: float, a: float, b: float) -> float:

@@ -11,8 +11,8 @@ and keeps their joint covariance, from which come
   always glitter: spectral removal of linear and nonlinear guarded attribute information",
   https://arxiv.org/abs/2203.07893.
 
-How many directions are erased is decided by a test of significance, not by the size of a singular value, which is small
-for a rare concept however well it is read.
+Whether there is something to erase is decided by a test of significance of the whole concept, not by the size of a
+singular value, which is small for a rare concept however well it is read. If there is, all of it is erased.
 
 What it does not know: what probes that are not linear read, and what later layers compute anew.
 """
@@ -34,15 +34,15 @@ LEVEL = 1e-3
 
 
 class NothingToErase(InterpError):
-    """Not one direction of the concept can be told from chance."""
+    """The concept can't be told from chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Eraser:
     """x -> x - ((x - mean) readᵀ) write, fitted on `count` rows, of `model` where known; the tensors in float64.
 
-    `statistics`: the `level` asked for, the p values `p` of the direction kept last and `p_left_out` of all that are
-    not kept (1 if there are none), and `displaced`, the mean squared change over the variance on the data fitted on.
+    `statistics`: the `level` asked for, the p value `p` of the concept, and `displaced`, the mean squared change over
+    the variance on the data fitted on.
     """
 
     read: Float[Tensor, "k d_model"]
@@ -101,25 +101,27 @@ class ErasureFitter:
         return self
 
     def leace(self, level: float = LEVEL, shrinkage: float | None = None) -> Eraser:
-        """The eraser of least change, of the directions significant at `level`; at level 1, of all there are.
+        """The eraser of least change; `level` is of the test whether there is anything to erase, 1 always erases.
 
         `shrinkage` of correlations between activations: 0 (least change on the data fitted on) to 1, or None to
-        estimate it (least change on other data). Raises `NothingToErase` where no direction is significant.
+        estimate it (least change on other data). Raises `NothingToErase` for a concept that is not significant.
         """
-        found, p_values = self._significant(level, shrinkage)
-        return self._eraser("leace", found.read, found.write, p_values | {"shrinkage": found.shrinkage})
+        found = self._significant(level, shrinkage)
+        return self._eraser(
+            "leace", found.read, found.write, {"level": level, "p": found.p, "shrinkage": found.shrinkage}
+        )
 
     def sal(self, level: float = LEVEL, rank: int | None = None) -> Eraser:
-        """The projection off the `rank` leading left singular vectors of Sxz; as many as are significant, if None.
+        """The projection off the `rank` leading left singular vectors of Sxz; off all of them, if None.
 
         What has no covariance with x afterwards are as many leading right singular vectors.
         """
-        found, p_values = self._significant(level if rank is None else 1.0, None)
+        found = self._significant(level, None)
         kept = len(found.read) if rank is None else rank
         if not 1 <= kept <= len(found.read):
             raise InterpError(f"rank is {rank}; expected 1 to {len(found.read)}, the rank of the covariance")
         rows = torch.linalg.svd(self.covariances()[1], full_matrices=False)[0][:, :kept].T
-        return self._eraser("sal", rows, rows, p_values if rank is None else {})
+        return self._eraser("sal", rows, rows, {"level": level, "p": found.p})
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sxx, Sxz and Szz, sums of squares divided by `count`; 0 for coordinates that vary by rounding only."""
@@ -128,8 +130,8 @@ class ErasureFitter:
         scatter, d = scatter * varies * varies[:, None], self.d_model
         return scatter[:d, :d], scatter[:d, d:], scatter[d:, d:]
 
-    def _significant(self, level: float, shrinkage: float | None) -> tuple[Canonical, dict[str, float]]:
-        """The canonical directions that are significant, and the p values on both sides of the cut."""
+    def _significant(self, level: float, shrinkage: float | None) -> Canonical:
+        """The canonical directions, if they are significant."""
         if not 0 < level <= 1 or (shrinkage is not None and not 0 <= shrinkage <= 1):
             raise InterpError(f"level is {level}, shrinkage {shrinkage}; expected above 0 to 1, and 0 to 1 or None")
         if self.count < self.n_concepts + 3:
@@ -139,14 +141,12 @@ class ErasureFitter:
             if not covariance.any():
                 raise InterpError(f"the {name} constant over all {self.count} rows; give rows in which it varies")
         found = canonical(sxx, sxz, szz, self.count, shrinkage)
-        p_values = [*found.p_values, 1.0]
-        kept = next((i for i, p in enumerate(found.p_values) if p > level), len(found.read))
-        if not kept:
+        if found.p > level or not len(found.read):
             raise NothingToErase(
-                f"the concept can't be told from chance on {self.count} rows (p = {p_values[0]:.2g}, level {level:g}); "
+                f"the concept can't be told from chance on {self.count} rows (p = {found.p:.2g}, level {level:g}); "
                 "give more rows, or a weaker level (1 erases whatever there is)"
             )
-        return found.first(kept), {"level": level, "p": p_values[kept - 1], "p_left_out": p_values[kept]}
+        return found
 
     def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:
         sxx = self.covariances()[0]

@@ -57,9 +57,7 @@ def inlp(
             "or a weaker level"
         )
     moved = float(((wide - mean) @ rows.T).square().sum() / (wide - mean).square().sum())
-    return Eraser(
-        rows, rows, mean, "inlp", len(fit), {"level": level, "p_left_out": p, "auroc": area, "displaced": moved}
-    )
+    return Eraser(rows, rows, mean, "inlp", len(fit), {"level": level, "p_after": p, "auroc": area, "displaced": moved})
 
 
 def _split(onehot: Float[Tensor, "batch classes"], held_out: float, seed: int) -> tuple[Tensor, Tensor]:

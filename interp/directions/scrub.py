@@ -2,8 +2,8 @@
 
 Belrose et al. 2023, "LEACE: perfect linear concept erasure in closed form", section 5: site by site, in the order of
 the forward pass, run the model with the erasers so far, take in the site's activations, fit, go on. So the erasers
-belong together: run all of them, not one. Fitting takes a forward pass up to each of the sites; fitted each by itself,
-one pass in all.
+belong together: run all of them, not one. Behind blocks (resid_post) this takes one pass in all, and keeps the
+activations of all prompts at one site; elsewhere a pass up to each of the sites.
 
 The first token of each text is left out of the fit: models park activations there that are a hundred times longer than
 others. The erasers act on it all the same.
@@ -11,17 +11,18 @@ others. The erasers act on it all the same.
 What it does not know: whether what is left of the concept in later attention patterns, or by no linear probe, is used.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.erase import Eraser, ErasureFitter, NothingToErase
+from interp.models.blockwise import Blockwise, fits
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens
@@ -58,35 +59,78 @@ def scrub(
         if not site.in_residual_basis:
             raise InterpError(f"{site} is not in the residual stream's basis; scrub sites such as resid_post.*")
     classes = _classes(labels, batch, [positions] if isinstance(positions, int) else positions)
+    way = _together if not sequential else _by_block if _all_behind_blocks(model, wanted) else _again_and_again
     fitted: Fitted = []
-    for together in track([[site] for site in wanted] if sequential else [wanted], "scrub"):
-        with model.hooked(fitted):
-            fitters = _taken_in(model, batch, classes, together, batch_size)
-        for site, fitter in fitters.items():
-            try:
-                eraser = fit(fitter)
-            except NothingToErase as nothing:
-                last = nothing
-            else:
-                fitted.append((site, replace(eraser, model=model.reference)))
+    for site, fitter in way(model, _Rows.of(batch, classes, batch_size), wanted, fitted):
+        try:
+            fitted.append((site, replace(fit(fitter), model=model.reference)))
+        except NothingToErase as nothing:
+            last = nothing
     if not fitted:
         raise last
     return fitted
 
 
-def _taken_in(
-    model: HookedModel, batch: Tokens, classes: Int[Tensor, "batch pos"], sites: Sequence[Site], batch_size: int
-) -> dict[Site, ErasureFitter]:
-    """Activations at the sites with their classes, as the model is hooked now."""
-    fitters = {site: ErasureFitter(model.d_model, int(classes.max()) + 1) for site in sites}
-    width = batch.ids.shape[1]
-    for start in range(0, len(batch), batch_size):
-        rows = batch.rows(start, start + batch_size)
-        z = classes[start : start + batch_size, width - rows.ids.shape[1] :]
-        acts = model.capture(rows, sites, batch_size=batch_size, copy=False)
+@dataclass(frozen=True)
+class _Rows:
+    """Batches of prompts, with each token's class or -1."""
+
+    tokens: list[Tokens]
+    classes: list[Int[Tensor, "_ _"]]
+    count: int
+
+    @classmethod
+    def of(cls, batch: Tokens, classes: Int[Tensor, "batch pos"], size: int) -> "_Rows":
+        starts = range(0, len(batch), size)
+        tokens = [batch.rows(start, start + size) for start in starts]
+        own = [classes[start : start + size, -rows.ids.shape[1] :] for start, rows in zip(starts, tokens, strict=True)]
+        return cls(tokens, own, int(classes.max()) + 1)
+
+    def take_in(self, fitter: ErasureFitter, number: int, x: Float[Tensor, "batch pos d_model"]) -> None:
+        """Activations of batch `number`."""
+        z = self.classes[number]
+        fitter.update(x[z >= 0], z[z >= 0])
+
+
+def _together(
+    model: HookedModel, rows: _Rows, sites: Sequence[Site], fitted: Fitted
+) -> Iterator[tuple[Site, ErasureFitter]]:
+    """All sites in one pass, as the model is hooked."""
+    del fitted
+    fitters = {site: ErasureFitter(model.d_model, rows.count) for site in sites}
+    for number, tokens in enumerate(track(rows.tokens, "scrub")):
+        acts = model.capture(tokens, sites, batch_size=len(tokens), copy=False)
         for site, fitter in fitters.items():
-            fitter.update(acts[site][z >= 0], z[z >= 0])
-    return fitters
+            rows.take_in(fitter, number, acts[site])
+    yield from fitters.items()
+
+
+def _again_and_again(
+    model: HookedModel, rows: _Rows, sites: Sequence[Site], fitted: Fitted
+) -> Iterator[tuple[Site, ErasureFitter]]:
+    """Site by site, a pass up to each of them with the erasers fitted so far."""
+    for site in track(sites, "scrub"):
+        with model.hooked(fitted):
+            found = list(_together(model, rows, [site], fitted))
+        yield from found
+
+
+def _by_block(
+    model: HookedModel, rows: _Rows, sites: Sequence[Site], fitted: Fitted
+) -> Iterator[tuple[Site, ErasureFitter]]:
+    """Site by site, each block computed once on what the erasers fitted so far make of its input."""
+    walk = Blockwise(model, rows.tokens)
+    for site in track(sites, "scrub"):
+        states, fitter = walk.to(site.layer or 0), ErasureFitter(model.d_model, rows.count)
+        for number, state in enumerate(states):
+            rows.take_in(fitter, number, state)
+        yield site, fitter
+        if fitted and fitted[-1][0] == site:
+            walk.replace([fitted[-1][1](state) for state in states])
+
+
+def _all_behind_blocks(model: HookedModel, sites: Sequence[Site]) -> bool:
+    return fits(model) and all(site.kind == "resid_post" for site in sites)
 
 
 def _classes(labels: Labels, batch: Tokens, positions: Sequence[int] | None) -> Int[Tensor, "batch pos"]:
