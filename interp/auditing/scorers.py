@@ -8,8 +8,8 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.progress import track
+from interp.models.continuations import Continuations, logprobs
 from interp.models.hooked import HookedModel
-from interp.models.losses import next_token_losses
 from interp.models.tokens import Tokens
 
 _BATCH = 16
@@ -20,19 +20,10 @@ def continuation_logprobs(
 ) -> Float[Tensor, "batch"]:
     """log p(continuation | prompt) in nats, summed over the continuation's tokens.
 
-    Prompt and continuation are tokenised as one text; the continuation's tokens are those past the tokens that this
-    text shares with the prompt alone, so that a token merged across the border is still scored.
+    Prompt and continuation are tokenised as one text; see `Continuations`.
     """
-    whole = model.tokens([prompt + end for prompt, end in zip(prompts, continuations, strict=True)])
-    alone = model.tokens(list(prompts))
-    shared = torch.tensor([_shared(whole, alone, row) for row in range(len(whole))])
-    if (shared >= whole.lengths).any():
-        raise InterpError(f"continuation {int((shared >= whole.lengths).int().argmax())} adds no token to its prompt")
-    sums = [
-        _logprobs(model, whole.rows(start, start + _BATCH), shared[start : start + _BATCH])
-        for start in track(range(0, len(whole), _BATCH), "score")
-    ]
-    return torch.cat(sums)
+    whole = Continuations.of(model, prompts, continuations)
+    return _logprobs(model, whole, "score")
 
 
 def prefers_first(
@@ -69,26 +60,11 @@ def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
     batch = model.tokens(texts, cut=model.context)
     if (batch.lengths < 2).any():
         raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
-    losses: list[float] = []
-    for start in track(range(0, len(batch), _BATCH), "loss"):
-        rows = batch.rows(start, start + _BATCH)
-        total = _logprobs(model, rows, torch.ones(len(rows), dtype=torch.long))
-        losses += (-total / (rows.lengths - 1)).tolist()
-    return losses
+    total = _logprobs(model, Continuations.whole(batch), "loss")
+    return (-total / (batch.lengths - 1)).tolist()
 
 
-def _shared(whole: Tokens, alone: Tokens, row: int) -> int:
-    a, b = whole.ids[row][whole.mask[row]], alone.ids[row][alone.mask[row]]
-    length = min(len(a), len(b))
-    differs = (a[:length] != b[:length]).nonzero()
-    return int(differs[0]) if len(differs) else length
-
-
-def _logprobs(model: HookedModel, batch: Tokens, skipped: Tensor) -> Float[Tensor, "batch"]:
-    """Sum of each row's log-probabilities over its tokens from number `skipped` on (which is at least 1)."""
-    width = batch.ids.shape[1]
-    scored = torch.arange(width) >= (width - batch.lengths + skipped)[:, None]
-    keep = scored[:, 1:]
-    token = -next_token_losses(model.logits(batch), batch.ids, keep)
-    row = keep.nonzero()[:, 0]
-    return torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row, token.double().cpu())
+@torch.no_grad()
+def _logprobs(model: HookedModel, whole: Continuations, title: str) -> Float[Tensor, "batch"]:
+    starts = track(range(0, len(whole), _BATCH), title)
+    return torch.cat([logprobs(model, whole.rows(start, start + _BATCH)).cpu() for start in starts])

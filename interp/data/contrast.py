@@ -125,21 +125,31 @@ class Contrast:
 
         A prompt that has messages before it is rendered by `chat`, with them.
         """
+        positive, negative = self.prompts(render, chat)
+        return (
+            [prompt + pair.positive.answer for prompt, pair in zip(positive, self.pairs, strict=True)],
+            [prompt + pair.negative.answer for prompt, pair in zip(negative, self.pairs, strict=True)],
+        )
+
+    def prompts(
+        self, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """The same without the answers."""
         sides = [pair.positive for pair in self.pairs], [pair.negative for pair in self.pairs]
-        positive, negative = ([self._text(turn, render, chat) for turn in side] for side in sides)
+        positive, negative = ([self._prompt(turn, render, chat) for turn in side] for side in sides)
         return positive, negative
 
-    def _text(
+    def _prompt(
         self, turn: Turn, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None
     ) -> str:
         if not turn.before:
-            return render(turn.prompt) + turn.answer
+            return render(turn.prompt)
         if chat is None:
             raise InterpError(
                 f"{self.name}: {turn.prompt[:40]!r} has messages before it; pass a chat renderer too, such as "
                 "model.chat"
             )
-        return chat([message._asdict() for message in (*turn.before, Message("user", turn.prompt))]) + turn.answer
+        return chat([message._asdict() for message in (*turn.before, Message("user", turn.prompt))])
 
     def _repr_html_(self) -> str:
         first = self.pairs[0]

@@ -8,8 +8,6 @@ training gives most of what training end to end from the start does (Karvonen 20
 Braun et al. 2024, https://arxiv.org/abs/2405.12241). Thresholds stay as they are.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +19,7 @@ from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.corpora import Source
 from interp.data.packing import Packed
+from interp.models.frozen import frozen
 from interp.models.hooked import HookedModel
 from interp.sae.coder import SparseAutoencoder, unit_rows
 from interp.sae.nonlinearities import TopK
@@ -76,7 +75,7 @@ def finetune(
     chosen = order.split(batch_size)
     fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(chosen))
     history: list[Tuning] = []
-    with _frozen(model):
+    with frozen(model):
         for picked in track(chosen, "fine-tune"):
             batch = packed.part(picked, slice(0, packed.ids.shape[1]))
             before = plain(start, model, batch)
@@ -109,16 +108,3 @@ def _divergence(clean: Tensor, changed: Tensor, predicted: Tensor) -> Tensor:
 @torch.no_grad()
 def _scale(sae: SparseAutoencoder, model: HookedModel, batch: Packed) -> float:
     return float(plain(sae, model, batch).written.std())
-
-
-@contextmanager
-def _frozen(model: HookedModel) -> Iterator[None]:
-    """No gradients for the model's own weights meanwhile."""
-    wanted = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
