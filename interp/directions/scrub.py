@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.contrast import Contrast
-from interp.directions.erase import Eraser, ErasureFitter, NothingToErase
+from interp.directions.erase import LEVEL, Eraser, ErasureFitter, NothingToErase
 from interp.models.blockwise import Blockwise, fits
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
@@ -29,6 +29,7 @@ from interp.models.tokens import Prompts, Tokens
 
 Labels = Sequence[int | Sequence[int]]
 Fitted = list[tuple[Site, Eraser]]
+Fit = Callable[[ErasureFitter, float], Eraser]
 
 
 def scrub(
@@ -37,7 +38,8 @@ def scrub(
     labels: Labels | None = None,
     sites: str | Site | Iterable[str | Site] = "resid_post.*",
     positions: int | Sequence[int] | None = None,
-    fit: Callable[[ErasureFitter], Eraser] = ErasureFitter.leace,
+    fit: Fit = ErasureFitter.leace,
+    level: float = LEVEL,
     sequential: bool = True,
     batch_size: int = 32,
 ) -> Fitted:
@@ -46,8 +48,9 @@ def scrub(
     Labels are an integer from 0 for each prompt, or a list for each prompt with one for every token (that of the first
     is not used); the two sides of a contrast label themselves. `positions` are the tokens to fit on, counted from a
     prompt's end if negative; all of them if None, which makes p values too small: tokens of a text are not independent.
-    `fit` makes the eraser of a site, such as `ErasureFitter.sal`. A site where it raises `NothingToErase` gets no
-    eraser; raises that if none does.
+    `fit` makes the eraser of a site, such as `ErasureFitter.sal`. A site where the concept is not significant at
+    `level` gets no eraser; raises `NothingToErase` if none does. In a sequence all sites behind the first eraser get
+    one: on the very data that was erased there, less is left than by chance, and on other data more.
     """
     if isinstance(prompts, Contrast):
         positive, negative = prompts.texts(model.render, model.chat)
@@ -63,9 +66,11 @@ def scrub(
     fitted: Fitted = []
     for site, fitter in way(model, _Rows.of(batch, classes, batch_size), wanted, fitted):
         try:
-            fitted.append((site, replace(fit(fitter), model=model.reference)))
+            eraser = fit(fitter, 1.0 if sequential and fitted else level)
         except NothingToErase as nothing:
             last = nothing
+        else:
+            fitted.append((site, replace(eraser, model=model.reference)))
     if not fitted:
         raise last
     return fitted

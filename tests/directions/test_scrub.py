@@ -1,7 +1,5 @@
 """Scrubbing leaves no covariance with the concept at any site; erasers fitted each by itself do not."""
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -9,8 +7,6 @@ from interp import Contrast, InterpError, Recipe
 from interp.directions.erase import ErasureFitter, NothingToErase
 from interp.directions.scrub import scrub
 from interp.interventions.ops import Erase
-
-EVERY = partial(ErasureFitter.leace, level=1.0)
 
 
 def material(n=60, length=9, seed=0):
@@ -34,13 +30,13 @@ def correlation(model, prompts, labels, site):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma2"])
-@pytest.mark.parametrize("fit", [EVERY, partial(ErasureFitter.sal, level=1.0)], ids=["leace", "sal"])
+@pytest.mark.parametrize("fit", [ErasureFitter.leace, ErasureFitter.sal], ids=["leace", "sal"])
 def test_after_scrubbing_no_site_has_covariance_with_the_concept(tiny, architecture, fit):
     model = tiny(architecture)
     prompts, labels = material()
     last = f"resid_post.{model.n_layers - 1}"
-    fitted = scrub(model, prompts, labels, fit=fit, batch_size=16)
-    apart = scrub(model, prompts, labels, fit=fit, sequential=False)
+    fitted = scrub(model, prompts, labels, fit=fit, level=1.0, batch_size=16)
+    apart = scrub(model, prompts, labels, fit=fit, level=1.0, sequential=False)
     assert [str(site) for site, _ in fitted] == [f"resid_post.{layer}" for layer in range(model.n_layers)]
     assert correlation(model, prompts, labels, last) > 0.05, "control: it is there before"
     with model.hooked(fitted):
@@ -57,7 +53,7 @@ def test_after_scrubbing_no_site_has_covariance_with_the_concept(tiny, architect
 def test_a_recipe_of_fitted_erasers_is_saved_and_runs_the_same(tiny, tmp_path):
     model = tiny("llama")
     prompts, labels = material()
-    fitted = scrub(model, prompts, labels, fit=EVERY)
+    fitted = scrub(model, prompts, labels, level=1.0)
     recipe = Recipe([(str(site), Erase.of(eraser)) for site, eraser in fitted])
     recipe.save(tmp_path / "recipe")
     with model.hooked(fitted):
@@ -70,11 +66,22 @@ def test_a_recipe_of_fitted_erasers_is_saved_and_runs_the_same(tiny, tmp_path):
         tiny("llama", 1).hooked(recipe).__enter__()
 
 
+def test_behind_the_first_eraser_every_site_gets_one(tiny):
+    model = tiny("llama")
+    prompts, labels = material(n=300)
+    assert len(scrub(model, prompts, labels, level=1e-6)) == model.n_layers
+    noise = [torch.randint(0, 2, (len(row),), generator=torch.Generator().manual_seed(7)).tolist() for row in labels]
+    sites = [str(site) for site, _ in scrub(model, prompts, noise, level=0.6, sequential=False)]
+    assert len(sites) < model.n_layers, "control: by chance, not every site is significant"
+    first = int(sites[0][-1])
+    assert [site.layer for site, _ in scrub(model, prompts, noise, level=0.6)] == list(range(first, model.n_layers))
+
+
 def test_a_contrast_labels_itself_and_is_read_at_its_positions(tiny):
     model = tiny("llama")
     prompts, _ = material(n=80, seed=1)
     contrast = Contrast.of((f"{a} w5 w9", f"{b} w6 w9") for a, b in zip(prompts[::2], prompts[1::2], strict=True))
-    ((site, eraser),) = scrub(model, contrast, sites="resid_post.1", positions=-1, fit=EVERY)
+    ((site, eraser),) = scrub(model, contrast, sites="resid_post.1", positions=-1, level=1.0)
     positive, negative = contrast.texts(model.render, model.chat)
     acts = torch.cat([model.capture(side, site, -1)[site][:, 0] for side in (positive, negative)]).double()
     z = torch.tensor([1.0] * len(positive) + [0.0] * len(negative), dtype=torch.float64) - 0.5
@@ -89,7 +96,7 @@ def test_sites_without_significance_get_no_eraser_and_bad_input_is_named(tiny):
     prompts, labels = material()
     chance = [torch.randint(0, 2, (len(row),), generator=torch.Generator().manual_seed(3)).tolist() for row in labels]
     with pytest.raises(NothingToErase, match="can't be told from chance"):
-        scrub(model, prompts, chance, fit=partial(ErasureFitter.leace, level=1e-6))
+        scrub(model, prompts, chance, level=1e-6)
     for arguments, message in (
         ((prompts, labels[:3]), "3 labels for 60 prompts"),
         ((prompts, [[0]] * len(prompts)), "prompt 0 has 9 tokens but 1 labels"),
