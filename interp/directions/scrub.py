@@ -39,7 +39,7 @@ def scrub(
     sites: str | Site | Iterable[str | Site] = "resid_post.*",
     positions: int | Sequence[int] | None = None,
     fit: Fit = ErasureFitter.leace,
-    level: float = LEVEL,
+    level: float | None = None,
     sequential: bool = True,
     batch_size: int = 32,
 ) -> Fitted:
@@ -50,9 +50,11 @@ def scrub(
     prompt's end if negative; all of them if None, which makes p values too small: tokens of a text are not independent.
     `fit` makes the eraser of a site, such as `ErasureFitter.sal`. A site where the concept is not significant at
     `level` gets no eraser; raises `NothingToErase` if none does. In a sequence all sites behind the first eraser get
-    one: on the very data that was erased there, less is left than by chance, and on other data more.
+    one: on the very data that was erased there, less is left than by chance, and on other data more. For a contrast
+    the level is 1, that is, no test, unless given: the sides of a pair are far more alike than rows drawn by chance.
     """
     if isinstance(prompts, Contrast):
+        level = 1.0 if level is None else level
         positive, negative = prompts.texts(model.render, model.chat)
         prompts, labels = [*positive, *negative], [1 for _ in positive] + [0 for _ in negative]
     if labels is None:
@@ -66,7 +68,7 @@ def scrub(
     fitted: Fitted = []
     for site, fitter in way(model, _Rows.of(batch, classes, batch_size), wanted, fitted):
         try:
-            eraser = fit(fitter, 1.0 if sequential and fitted else level)
+            eraser = fit(fitter, 1.0 if sequential and fitted else LEVEL if level is None else level)
         except NothingToErase as nothing:
             last = nothing
         else:
