@@ -17,7 +17,10 @@ def find(
         str | None, typer.Option(help="the file's own names, such as positive=toxic,negative=neutral")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="pass over rows of the file that are no pairs")] = False,
-    method: Annotated[list[str] | None, typer.Option(help="such as diff_means; all if not given; repeatable")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="such as diff_means; all closed forms if not given, steering_vector and reft_r1 if named"),
+    ] = None,
     sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
     position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
     sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
@@ -45,7 +48,8 @@ def find(
     for path in (out, page):
         if path:
             require_free(path)
-    methods = list(FITS) if not method or "all" in method else method
+    asked = method or ["all"]
+    methods = list(dict.fromkeys(name for one in asked for name in (FITS if one == "all" else [one])))
     pairs = _contrast(contrast, columns, skip_bad, seed)
     hooked = load(model, device=device)
     coder = SparseAutoencoder.load(sae) if sae else None

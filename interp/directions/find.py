@@ -2,8 +2,9 @@
 
 One forward pass over the contrast captures all sites. The contrast is split by group; directions are fitted on one part
 and their AUROC and Cohen's d measured on the other, along the direction as fitted (no threshold or sign is chosen on
-held-out data). An autoencoder adds its latents: the one whose activation separates the training part best. Baselines
-are scored beside them. A method that can't be fitted at one cell is left out there, and named with the reason.
+held-out data). An autoencoder adds its latents: the one whose activation separates the training part best. Methods that
+train through the model (`trained`) run if they are named. Baselines are scored beside them. A method that can't be
+fitted at one cell is left out there, and named with the reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +22,10 @@ from interp.directions.cells import Cell, Sides, capture_cells
 from interp.directions.direction import Direction
 from interp.directions.findings import Failure, Finding, Findings
 from interp.directions.fits import FITS
+from interp.directions.latents import SAE_LATENT, BySeparation
 from interp.directions.scores import auroc, cohens_d
 from interp.directions.stability import Refit, resamples, stability
+from interp.directions.trained import TRAINED, Training
 from interp.models.hooked import HookedModel
 from interp.models.reference import ModelReference
 
@@ -31,9 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAE_LATENT", "Finding", "Findings", "find"]
 
-SAE_LATENT = "sae_latent"
 SHORTLISTED = 12
-_LATENTS_RANKED = 32
 _CLOSED_FORM = ("diff_means", "diff_means_orthogonal")
 
 
@@ -54,15 +55,15 @@ def find(
     Prompts are rendered with the chat template where the tokenizer has one. Positions count from a prompt's end if
     negative; where the two sides do not differ at all, nothing is fitted. `bootstrap` is how often to fit again for the
     stability: of the differences of means at every cell, and of the other methods, whose refits take as long as their
-    fits, in the shortlist of 12 only. `protected` directions are those that an edit must leave alone: each finding
-    says how far it is aligned with them. Raises for an unknown method or site, for a protected direction of another
-    model, and where a contrast can't be split or nothing can be fitted.
+    fits, in the shortlist of 12 only, and of trained ones not at all. `protected` directions are those that an edit
+    must leave alone: each finding says how far it is aligned with them. Raises for an unknown method or site, for a
+    protected direction of another model, and where a contrast can't be split or nothing can be fitted.
     """
     methods = [methods] if isinstance(methods, str) else methods
     positions = [positions] if isinstance(positions, int) else positions
     for method in methods:
-        if method not in FITS:
-            raise InterpError(f"unknown method {method!r}; {nearest(method, FITS)}")
+        if method not in FITS and method not in TRAINED:
+            raise InterpError(f"unknown method {method!r}; {nearest(method, [*FITS, *TRAINED])}")
     wanted = model.resolve(sites)
     for site in wanted:
         if not site.in_residual_basis:
@@ -76,9 +77,9 @@ def find(
     samples = resamples(train.groups, bootstrap, seed)
     cells = capture_cells(model, train, test, captured, positions)
     origin = _Origin(model.reference, contrast.digest)
-    jobs = [_Job(cell, method, FITS[method]) for cell in cells if cell.site in wanted for method in methods]
+    jobs = [_job(model, train, cell, method) for cell in cells if cell.site in wanted for method in methods]
     if sae is not None:
-        jobs += [_Job(cell, SAE_LATENT, _LatentFit(sae)) for cell in cells if cell.site == sae.site]
+        jobs += [_Job(cell, SAE_LATENT, BySeparation(sae)) for cell in cells if cell.site == sae.site]
     tried = [(job, _tried(job, origin)) for job in track(jobs, "fit")]
     failures = tuple(result for _, result in tried if isinstance(result, Failure))
     fitted = [(job, _aligned(result, protected or {})) for job, result in tried if isinstance(result, Finding)]
@@ -91,7 +92,9 @@ def find(
         return found
     listed = {id(finding) for finding in found.shortlist(SHORTLISTED)}
     measured = [
-        _repeated(job, finding, samples) if job.method in _CLOSED_FORM or id(finding) in listed else finding
+        _repeated(job, finding, samples)
+        if job.method in _CLOSED_FORM or (id(finding) in listed and job.method not in TRAINED)
+        else finding
         for job, finding in track(fitted, "refit")
     ]
     return replace(found, rows=tuple(measured))
@@ -113,21 +116,9 @@ class _Job(NamedTuple):
     fit: Refit
 
 
-@dataclass(frozen=True)
-class _LatentFit:
-    """Chooses a latent as the other fits choose a row: its own is the decoder's."""
-
-    sae: "SparseAutoencoder"
-
-    def latent(self, sides: Sides) -> int:
-        """The latent whose activation best separates the sides; ties go to the larger gap of means."""
-        positive, negative = sides.read(self.sae.encode)
-        gap = positive.mean(0) - negative.mean(0)
-        candidates = gap.topk(min(_LATENTS_RANKED, len(gap))).indices.tolist()
-        return max(candidates, key=lambda i: (auroc(positive[:, i], negative[:, i]), float(gap[i])))
-
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
-        return self.sae.W_dec[self.latent(Sides(positive, negative))].float()
+def _job(model: HookedModel, train: Contrast, cell: Cell, method: str) -> _Job:
+    trained = TRAINED.get(method)
+    return _Job(cell, method, FITS[method] if trained is None else Training(trained, model, train, cell))
 
 
 def _require_protected(model: HookedModel, name: str, direction: Direction) -> None:
@@ -140,7 +131,7 @@ def _require_protected(model: HookedModel, name: str, direction: Direction) -> N
 
 def _tried(job: _Job, origin: _Origin) -> Finding | Failure:
     try:
-        return _best_latent(job.cell, job.fit, origin) if isinstance(job.fit, _LatentFit) else _fitted(job, origin)
+        return _best_latent(job.cell, job.fit, origin) if isinstance(job.fit, BySeparation) else _fitted(job, origin)
     except InterpError as problem:
         return Failure(job.method, job.cell.site, job.cell.position, str(problem))
 
@@ -153,7 +144,7 @@ def _fitted(job: _Job, origin: _Origin) -> Finding:
     return _scored(direction, cell.held_out.read(lambda x: direction.read(x)[:, 0]))
 
 
-def _best_latent(cell: Cell, fit: _LatentFit, origin: _Origin) -> Finding:
+def _best_latent(cell: Cell, fit: BySeparation, origin: _Origin) -> Finding:
     latent, sae = fit.latent(cell.fit), fit.sae
     row = sae.W_dec[latent][None].float()
     direction = Direction(row, cell.site, cell.position, SAE_LATENT, origin.model, origin.data)
