@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import read_json
+from interp.models.tensorfile import TensorFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -39,8 +39,8 @@ class Checkpoint:
                 f"{folder}: its config.json has auto_map, which runs code that comes with the checkpoint; "
                 "interp.load(..., trust_remote_code=True) only if you have read that code"
             )
-        for file in checkpoint.files if not (allow_pickle and checkpoint.pickled) else ():
-            _readable(file)
+        if not (allow_pickle and checkpoint.pickled):
+            checkpoint.require_whole()
         return checkpoint
 
     @cached_property
@@ -55,7 +55,7 @@ class Checkpoint:
         if (self.folder / SINGLE).is_file():
             return [_inside(self.folder, SINGLE)]
         if (self.folder / INDEX).is_file():
-            return [_inside(self.folder, name) for name in _index_names(self.folder / INDEX)]
+            return [_inside(self.folder, name) for name in sorted(set(_weight_map(self.folder).values()))]
         if self.pickled:
             raise InterpError(
                 f"{self.folder}: its weights are pickled ({self.pickled[0]}), and a pickle can run code; "
@@ -63,10 +63,29 @@ class Checkpoint:
             )
         raise InterpError(f"{self.folder}: no weights in it; expected {SINGLE}, or shards with {INDEX}")
 
+    @cached_property
+    def opened(self) -> list[TensorFile]:
+        """The weight files with their headers, each checked."""
+        return [TensorFile.open(_present(file)) for file in self.files]
+
+    def require_whole(self) -> None:
+        """Raise where a file can't be trusted, a tensor is in two, or the index says otherwise than the files."""
+        home: dict[str, str] = {}
+        for file in self.opened:
+            for name in file.entries:
+                if name in home:
+                    raise InterpError(f"{self.folder}: {name!r} is in {home[name]} and {file.path.name}; keep one")
+                home[name] = file.path.name
+        for name, file_name in (_weight_map(self.folder) if self.files[0].name != SINGLE else {}).items():
+            if home.get(name) != file_name:
+                raise InterpError(
+                    f"{self.folder}: its index has {name!r} in {file_name}, where it is not; download it again"
+                )
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, one at a time, file by file."""
-        for file in self.files:
-            yield from file_tensors(file)
+        for file in self.opened:
+            yield from ((name, file.read(name)) for name in file.entries)
 
     @property
     def pickled(self) -> list[str]:
@@ -78,26 +97,16 @@ class Checkpoint:
     @cached_property
     def dtypes(self) -> dict[str, str]:
         """Type of every tensor by name, as safetensors writes it (F32, BF16, …), read from the headers alone."""
-        return {name: kind for file in self.files for name, kind in _header(file)}
+        return {name: entry.dtype for file in self.opened for name, entry in file.entries.items()}
 
 
-def file_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one safetensors file, one at a time."""
-    with safe_open(file, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118 (safe_open is not iterable)
-            yield name, opened.get_tensor(name)
-
-
-def _header(file: Path) -> list[tuple[str, str]]:
-    with safe_open(file, framework="pt") as opened:
-        return [(name, opened.get_slice(name).get_dtype()) for name in opened.keys()]  # noqa: SIM118
-
-
-def _index_names(index: Path) -> list[str]:
-    weight_map = read_json(index).get("weight_map")
+def _weight_map(folder: Path) -> dict[str, str]:
+    weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InterpError(f"{index}: has no weight_map; expected names of tensors with the files that hold them")
-    return sorted(set(weight_map.values()))
+        raise InterpError(
+            f"{folder / INDEX}: has no weight_map; expected names of tensors with the files that hold them"
+        )
+    return weight_map
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -113,11 +122,7 @@ def _blobs(folder: Path) -> Path:
     return folder.resolve().parent.parent / "blobs"
 
 
-def _readable(file: Path) -> None:
+def _present(file: Path) -> Path:
     if not file.is_file():
         raise InterpError(f"{file}: missing, though the index names it; download the checkpoint again")
-    try:
-        with safe_open(file, framework="pt"):
-            pass
-    except SafetensorError as problem:
-        raise InterpError(f"{file}: not a valid safetensors file ({problem}); download it again") from None
+    return file

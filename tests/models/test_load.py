@@ -137,6 +137,12 @@ def test_a_checkpoint_with_a_tensor_missing_is_refused_not_made_up(folder):
     name = next(iter(tensors))
     del tensors[name]
     save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(InterpError, match=f"its index has '{name}' in {shard.name}, where it is not"):
+        interp.load(folder)
+    index = folder / "model.safetensors.index.json"
+    named = json.loads(index.read_text())
+    del named["weight_map"][name]
+    index.write_text(json.dumps(named))
     with pytest.raises(InterpError, match="1 tensors are missing"):
         interp.load(folder)
 
