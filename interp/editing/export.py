@@ -8,14 +8,12 @@ half-written is left behind, whatever fails.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
@@ -23,12 +21,14 @@ from interp.core.files import new_folder, sha256_file, write_json, write_text
 from interp.core.records import versions
 from interp.editing.certificate import Certificate
 from interp.editing.fold import UNEMBEDDING, Plan, fold
+from interp.editing.stream import Piece, cut, write
 from interp.editing.verify import MANIFEST, RECIPE, Manifest, certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
 from interp.models.architectures import architecture_of_type
-from interp.models.checkpoint import INDEX, SINGLE, Checkpoint
+from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import is_gguf, load, locate
+from interp.models.tensorfile import DTYPES, dtype_name
 
 _COMPANIONS = (
     "generation_config.json",
@@ -47,13 +47,14 @@ def export(
     out: str | Path,
     dtype: str | None = None,
     prompts: list[str] | None = None,
-    shard_bytes: int = 4 << 30,
+    shard_bytes: int | None = None,
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
     `source` is "organism", a local folder or hub id (read tensor by tensor, its types kept), or a GGUF file or
     HookedModel (its weights in memory, in the type they have there; the language model alone of a multimodal one).
-    `dtype` casts floating-point weights. `prompts` adds texts of yours to those on which hooks and export are compared.
+    `dtype` casts floating-point weights. Files are cut as those of the source, or anew to at most `shard_bytes` each.
+    `prompts` adds texts of yours to those on which hooks and export are compared.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
@@ -65,7 +66,7 @@ def export(
     recipe.check(base.reference)
     plan = fold(recipe, base.config, origin.names, base.config.tie_word_embeddings)
     with new_folder(out) as staging:
-        _write_weights(staging, origin, plan, cast, shard_bytes)
+        write(cut(_planned(origin, plan, cast), shard_bytes), staging)
         _write_companions(staging, origin, base, untied=plan.untie is not None, dtype=dtype)
         (staging / RECIPE).mkdir()
         recipe.write(staging / RECIPE)
@@ -106,19 +107,25 @@ class _Origin:
             )
         return cls(checkpoint, None)
 
+    @cached_property
+    def files(self) -> list[list[Piece]]:
+        """Every tensor as it is, file by file, by the name that transformers gives it."""
+        if self.checkpoint:
+            return [
+                [Piece(self._full_name(name), entry.dtype, (file, entry)) for name, entry in file.entries.items()]
+                for file in self.checkpoint.opened
+            ]
+        if self.model is None:
+            return []
+        state = self.model.hf.state_dict()
+        if self.model.config.tie_word_embeddings:
+            state.pop(UNEMBEDDING, None)
+        return [[Piece(name, dtype_name(x.dtype), x) for name, x in state.items()]]
+
     @property
     def names(self) -> list[str]:
-        if self.checkpoint:
-            return [self._full_name(name) for name in self.checkpoint.dtypes]
-        return [name for name, _ in self.tensors()]
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        if self.checkpoint:
-            yield from ((self._full_name(name), x) for name, x in self.checkpoint.tensors())
-        elif self.model:
-            tied = self.model.config.tie_word_embeddings
-            state = self.model.hf.state_dict()
-            yield from ((name, x) for name, x in state.items() if not (tied and name == UNEMBEDDING))
+        """Names of all tensors."""
+        return [piece.name for file in self.files for piece in file]
 
     def _full_name(self, name: str) -> str:
         """Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load."""
@@ -140,50 +147,17 @@ class _Origin:
             raise InterpError(f"{out} is the model's own folder or inside it; choose another output folder")
 
 
-def _write_weights(staging: Path, origin: _Origin, plan: Plan, dtype: torch.dtype | None, shard_bytes: int) -> None:
-    shards = list(_shards(_edited(origin, plan, dtype), shard_bytes, staging))
-    if len(shards) == 1:
-        (staging / shards[0][0]).rename(staging / SINGLE)
-        return
-    final = {
-        old: f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number, (old, _, _) in enumerate(shards, 1)
-    }
-    for old, new in final.items():
-        (staging / old).rename(staging / new)
-    weight_map = {name: final[old] for old, names, _ in shards for name in names}
-    total = sum(size for _, _, size in shards)
-    write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _edited(origin: _Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    def cast(x: Tensor) -> Tensor:
-        return x.to(dtype) if dtype and x.is_floating_point() else x
-
-    for name, tensor in origin.tensors():
-        if name == plan.untie:
-            yield UNEMBEDDING, cast(tensor)
-        # Edited in the wider of the two types, so that widening a bfloat16 checkpoint makes the edit exact in float32.
-        yield name, plan.apply(name, cast(tensor))
-
-
-def _shards(tensors: Iterator[tuple[str, Tensor]], limit: int, folder: Path) -> Iterator[tuple[str, list[str], int]]:
-    """Save tensors in order, a new file where the next would pass the limit; yields file, tensor names, bytes."""
-    held: dict[str, Tensor] = {}
-    size = number = 0
-
-    def flush() -> tuple[str, list[str], int]:
-        file = f"part-{number:05d}.safetensors"
-        save_file(held, folder / file, metadata={"format": "pt"})
-        return file, list(held), size
-
-    for name, tensor in tensors:
-        if held and size + tensor.nbytes > limit:
-            yield flush()
-            held, size, number = {}, 0, number + 1
-        # Tensors cut from one storage can't be saved together: each gets its own.
-        held[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        size += tensor.nbytes
-    yield flush()
+def _planned(origin: _Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[list[Piece]]:
+    """The pieces to write, file by file: edited, cast, and with the table that is untied."""
+    for file in origin.files:
+        made = []
+        for piece in file:
+            wanted = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
+            change = partial(plan.apply, piece.name) if piece.name in plan.changes else None
+            made.append(replace(piece, dtype=wanted, change=change))
+            if piece.name == plan.untie:
+                made.append(replace(piece, name=UNEMBEDDING, dtype=wanted))
+        yield made
 
 
 def _write_companions(staging: Path, origin: _Origin, base: HookedModel, untied: bool, dtype: str | None) -> None:

@@ -93,7 +93,10 @@ class TensorFile:
 
     def read(self, name: str) -> Shaped[Tensor, "..."]:
         """One tensor."""
-        entry = self.entries[name]
+        return self.read_entry(self.entries[name])
+
+    def read_entry(self, entry: Entry) -> Shaped[Tensor, "..."]:
+        """The tensor that an entry of this file says."""
         buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
         with self.path.open("rb") as opened:
             read_into(opened.fileno(), buffer, entry.start)

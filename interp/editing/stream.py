@@ -1,0 +1,169 @@
+"""Stream: a checkpoint's weight files written anew, tensor by tensor, with a fold plan applied on the way.
+
+Files stay as they are cut unless another size is asked for. A tensor that the plan leaves alone keeps its bytes: they
+are passed on in chunks and never become a tensor. One that it changes is read, changed and written; large ones one at a
+time, whatever number of files is being written. So memory does not grow with the model.
+
+Every file is hashed while it is written, flushed, and given its name only then, with its SHA-256 kept beside it. A run
+that was killed finds the files it has finished, and goes on behind them.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from interp.core.files import read_json, write_json
+from interp.core.progress import track
+from interp.models.checkpoint import INDEX, SINGLE
+from interp.models.tensorfile import DTYPES, Entry, TensorFile, as_bytes, header_bytes, read_into
+
+Change = Callable[[Tensor], Tensor]
+
+FINISHED = "finished.json"
+_CHUNK = 8 << 20
+_LARGE = 32 << 20  # bytes of a tensor of which only one is held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A tensor to write: its name and type, where it comes from, and what is done to it (None: its bytes are kept).
+
+    `source` is an entry of a file, or a tensor in memory. `change` may work in place on what it is given.
+    """
+
+    name: str
+    dtype: str
+    source: tuple[TensorFile, Entry] | Tensor
+    change: Change | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.source.shape) if isinstance(self.source, Tensor) else self.source[1].shape
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file to be written."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its bytes are passed on as they are."""
+        return self.change is None and not isinstance(self.source, Tensor) and self.source[1].dtype == self.dtype
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file to write."""
+
+    name: str
+    pieces: Sequence[Piece]
+    metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its tensors."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+
+def cut(pieces: Iterable[Sequence[Piece]], limit: int | None) -> list[Shard]:
+    """Files for the pieces of each file of the source: as they are, or anew where the next would pass the limit."""
+    groups = [list(group) for group in pieces] if limit is None else list(_cut_anew(pieces, limit))
+    if len(groups) == 1:
+        return [Shard(SINGLE, groups[0])]
+    total = len(groups)
+    return [Shard(f"model-{n:05d}-of-{total:05d}.safetensors", group) for n, group in enumerate(groups, 1)]
+
+
+def _cut_anew(pieces: Iterable[Sequence[Piece]], limit: int) -> Iterator[list[Piece]]:
+    held: list[Piece] = []
+    for piece in (piece for group in pieces for piece in group):
+        if held and sum(other.nbytes for other in held) + piece.nbytes > limit:
+            yield held
+            held = []
+        held.append(piece)
+    yield held
+
+
+def write(shards: Sequence[Shard], folder: Path) -> dict[str, str]:
+    """Write the files, and their index if they are several; returns the SHA-256 of each."""
+    digests, keep, large = _finished(folder, shards), Lock(), Lock()
+
+    def make(shard: Shard) -> None:
+        digest = _write_shard(shard, folder, large)
+        with keep:
+            digests[shard.name] = digest
+            write_json(folder / FINISHED, digests)
+
+    # Hashing and copying leave the interpreter free, so two files at once keep two cores busy.
+    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+        left = [shard for shard in shards if shard.name not in digests]
+        list(track(pool.map(make, left), "write", total=len(left)))
+    (folder / FINISHED).unlink(missing_ok=True)
+    if len(shards) > 1:
+        weight_map = {piece.name: shard.name for shard in shards for piece in shard.pieces}
+        total = sum(shard.nbytes for shard in shards)
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return digests
+
+
+def _finished(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
+    """Files of an earlier run that was killed, whole and on disk, with their SHA-256."""
+    if not (folder / FINISHED).is_file():
+        return {}
+    names = {shard.name for shard in shards}
+    return {name: digest for name, digest in read_json(folder / FINISHED).items() if name in names}
+
+
+def _write_shard(shard: Shard, folder: Path, large: Lock) -> str:
+    partial, digest = folder / f"{shard.name}.part", hashlib.sha256()
+    with partial.open("wb", buffering=0) as out:
+
+        def put(data: memoryview | bytes) -> None:
+            digest.update(data)
+            view = memoryview(data)
+            while len(view):
+                view = view[out.write(view) :]
+
+        put(header_bytes({piece.name: (piece.dtype, piece.shape) for piece in shard.pieces}, shard.metadata))
+        for piece in shard.pieces:
+            if piece.is_kept:
+                for chunk in _chunks(*piece.source):
+                    put(chunk)
+                continue
+            with large if piece.nbytes >= _LARGE else nullcontext():
+                put(as_bytes(_made(piece)))
+        os.fsync(out.fileno())
+    partial.rename(folder / shard.name)
+    return digest.hexdigest()
+
+
+def _chunks(file: TensorFile, entry: Entry) -> Iterator[memoryview]:
+    """A tensor's bytes, a part at a time in one buffer."""
+    buffer = torch.empty(min(_CHUNK, entry.nbytes), dtype=torch.uint8)
+    with file.path.open("rb") as opened:
+        for start in range(entry.start, entry.stop, _CHUNK):
+            part = buffer[: min(_CHUNK, entry.stop - start)]
+            read_into(opened.fileno(), part, start)
+            yield as_bytes(part)
+
+
+def _made(piece: Piece) -> Tensor:
+    if isinstance(piece.source, Tensor):
+        tensor = piece.source.detach().cpu().clone(memory_format=torch.contiguous_format)
+    else:
+        file, entry = piece.source
+        tensor = file.read_entry(entry)
+    wanted = DTYPES[piece.dtype]
+    tensor = tensor.to(wanted)
+    # Edited in the wider of the two types, so that widening a bfloat16 checkpoint makes the edit exact in float32.
+    return (piece.change(tensor) if piece.change else tensor).to(wanted).contiguous()
