@@ -66,14 +66,19 @@ class BySeparation:
 
     def latent(self, sides: Sides) -> int:
         """The latent whose activation best separates the sides; ties go to the larger gap of means."""
-        positive, negative = sides.read(self.sae.encode)
-        gap = positive.mean(0) - negative.mean(0)
-        candidates = gap.topk(min(_RANKED, len(gap))).indices.tolist()
-        return max(candidates, key=lambda i: (auroc(positive[:, i], negative[:, i]), float(gap[i])))
+        return separating(sides.read(self.sae.encode))
 
     def __call__(self, positive: Float[Tensor, "n d_in"], negative: Float[Tensor, "m d_in"]) -> Tensor:
         """Its decoder row."""
         return self.sae.W_dec[self.latent(Sides(positive, negative))].float()
+
+
+def separating(codes: Sides) -> int:
+    """The latent whose value best separates two sets of codes, of the 32 with the largest gap of means."""
+    positive, negative = codes
+    gap = positive.mean(0) - negative.mean(0)
+    candidates = gap.topk(min(_RANKED, len(gap))).indices.tolist()
+    return max(candidates, key=lambda i: (auroc(positive[:, i], negative[:, i]), float(gap[i])))
 
 
 def attributions(
