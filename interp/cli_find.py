@@ -24,6 +24,10 @@ def find(
     sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
     position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
     sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of a direction to be left alone: how far each is aligned with it"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="write a recipe that projects the best direction out everywhere")
     ] = None,
@@ -53,7 +57,8 @@ def find(
     pairs = _contrast(contrast, columns, skip_bad, seed)
     hooked = load(model, device=device)
     coder = SparseAutoencoder.load(sae) if sae else None
-    found = find_directions(hooked, pairs, sites or "resid_post.*", methods, position or (-1,), coder, seed=seed)
+    where = sites or "resid_post.*", methods, position or (-1,)
+    found = find_directions(hooked, pairs, *where, coder, seed=seed, protected=_protected(protect or []))
     ranked = found.best(len(found))
     rows = [finding.row | found.beside(finding) for finding in ranked]
     if try_on:
@@ -78,6 +83,20 @@ def find(
     print_table(False, _cells(listed), title)
     for failure in found.failures:
         print(f"not fitted: {failure.method} at {failure.site}, position {failure.position}: {failure.reason}")
+
+
+def _protected(named: list[str]) -> dict[str, Any]:
+    from interp.directions.direction import Direction
+
+    found = {}
+    for one in named:
+        name, sign, folder = one.partition("=")
+        if not (name and sign and folder):
+            raise InterpError(
+                f"--protect {one!r} can't be read; expected NAME=FOLDER, such as refusal=refusal-direction"
+            )
+        found[name] = Direction.load(folder)
+    return found
 
 
 def _contrast(source: str, columns: str | None, skip_bad: bool, seed: int) -> Any:
@@ -125,6 +144,7 @@ def _print_grid(rows: list[dict[str, str]], title: str) -> None:
 
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Findings for the terminal, without the columns that say nothing there."""
+    rows = [row | {f"cosine with {name}": value for name, value in row.get("alignment", {}).items()} for row in rows]
     dull = {"alignment"} | {name for name in ("latent", "position") if len({row[name] for row in rows}) == 1}
     return [{name: _score(value) for name, value in row.items() if name not in dull} for row in rows]
 

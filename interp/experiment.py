@@ -242,7 +242,7 @@ def _baselines(
 
 
 def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path, say: Say) -> Certificate:
-    probes = [model.render(pair.positive.prompt) for pair in materials.contrast.pairs[:16]]
+    probes = materials.contrast.prompts(model.render, model.chat)[0][:16]
     certificate = export(recipe, model, out, prompts=probes)
     say(
         f"export      max |logit difference| {certificate.max_abs_logit_diff:.1e}, KL {certificate.kl:.1e} nats "

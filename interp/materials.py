@@ -30,6 +30,8 @@ class Choices(Config):
     kind: Kind
     file: str
     statement: str
+    columns: dict[str, str] | None = Field(None, description="the file's own names, such as positive: toxic")
+    skip_bad: bool = Field(False, description="pass over rows of the file that are no pairs")
 
 
 class Data(Config):
@@ -38,6 +40,8 @@ class Data(Config):
     text: str = Field(description="organism, or a file, folder or glob of text")
     documents: int = Field(4000, ge=10, description="documents for the autoencoder")
     contrast: str = Field(description="organism.BEHAVIOUR, or a JSONL file of pairs")
+    columns: dict[str, str] | None = Field(None, description="the contrast's own names, such as positive: toxic")
+    skip_bad: bool = Field(False, description="pass over rows of the contrast that are no pairs")
     pairs: int = Field(200, ge=2, description="pairs to fit directions on")
     choose_items: int = Field(40, ge=1, description="items a behaviour to choose the edit by")
     audit_items: int = Field(300, ge=1, description="items a behaviour to audit the edit by")
@@ -77,11 +81,10 @@ def gather(data: Data, target: str, seed: int, folder: Path) -> Materials:
 def _gathered(data: Data, target: str, seed: int, folder: Path) -> Materials:
     if data.contrast.partition(".")[0] != ORGANISM:
         return _of_files(data, target, seed, folder)
-    if data.text != ORGANISM or data.behaviours:
+    if data.text != ORGANISM or data.behaviours or data.columns or data.skip_bad:
         raise InterpError(
             f"contrast {data.contrast} comes with the organism's own text and behaviours; set text to {ORGANISM} and "
-            "leave "
-            "behaviours out, or take the contrast from a file"
+            "leave behaviours, columns and skip_bad out, or take the contrast from a file"
         )
     return _of_organism(data, target, seed)
 
@@ -124,9 +127,12 @@ def _of_files(data: Data, target: str, seed: int, folder: Path) -> Materials:
     held, used = documents[: data.loss_texts], documents[data.loss_texts :]
     held = [document[: data.loss_characters] for document in held]
     parts = {"fit": data.pairs, "choose": data.choose_items, "audit": 1}
-    fit, *own = Contrast.read(folder / data.contrast).deal(parts, seed)
+    fit, *own = Contrast.read(folder / data.contrast, data.columns, data.skip_bad).deal(parts, seed)
     others = [
-        (c, Contrast.read(folder / c.file).deal({"choose": data.choose_items, "audit": 1}, seed))
+        (
+            c,
+            Contrast.read(folder / c.file, c.columns, c.skip_bad).deal({"choose": data.choose_items, "audit": 1}, seed),
+        )
         for c in data.behaviours
     ]
     quarter = max(1, len(held) // 4)

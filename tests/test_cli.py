@@ -7,6 +7,7 @@ import sys
 import pytest
 import typer
 
+import interp
 from interp import cli
 from interp.directions.fits import FITS
 
@@ -68,8 +69,8 @@ def test_options_are_frozen():
         ],
         "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
-            "--columns", "--contrast", "--device", "--json", "--method", "--out", "--page", "--position", "--sae",
-            "--seed", "--sites", "--skip-bad", "--try", "model",
+            "--columns", "--contrast", "--device", "--json", "--method", "--out", "--page", "--position", "--protect",
+            "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
         "export": ["--dtype", "--json", "--out", "--recipe", "model"],
         "verify": ["--base", "--json", "folder"],
@@ -162,6 +163,8 @@ def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
     rows = [{"loud": f"{q} Tell me now!", "calm": f"Please, {q}"} for q in asked]
     rows.append({"loud": "Same.", "calm": "Same."})
     pairs.write_text("\n".join(map(json.dumps, rows)))
+    two = [{"positive": row["loud"], "negative": row["calm"]} for row in rows[:5]]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
     words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm", "--method", "all"]
     code, _, complaint = run(*words)
     assert code == 2
@@ -182,6 +185,12 @@ def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
     assert {row["method"] for row in rows} == set(FITS)
     assert all(row["alignment"] == {} and 0.5 <= row["random"] <= 1 for row in rows)
     assert all(0 <= row["stability"] <= 1.001 for row in rows)
+    kept = interp.find(interp.load("organism"), interp.Contrast.read(tmp_path / "two.jsonl"), "resid_post.1").best()[0]
+    kept.direction.save(tmp_path / "kept")
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}", "--json")
+    own = {row["method"]: row["alignment"]["loud"] for row in json.loads(said)}
+    assert own[kept.direction.method] == max(own.values()) > 0.5
+    assert "cosine with loud" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
 
 
 def test_doctor_reports(run):
@@ -203,6 +212,7 @@ def test_doctor_reports(run):
         ),
         (["find", "organism", "--contrast", "organism.hostility", "--method", "difmeans"], "did you mean diff_means"),
         (["find", "organism", "--contrast", "x.jsonl", "--columns", "positive"], "--columns 'positive' can't be read"),
+        (["find", "organism", "--contrast", "x.jsonl", "--protect", "refusal"], "--protect 'refusal' can't be read"),
         (["find", "organism", "--contrast", "x.jsonl", "--columns", "positive=a"], "expected both sides"),
         (["export", "organism", "--recipe", "absent", "--out", "x"], "absent/recipe.json"),
         (["verify", "absent"], "no interp_manifest.json"),

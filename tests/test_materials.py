@@ -54,6 +54,19 @@ def test_no_item_is_in_two_parts(folder):
     assert [b.kind for b in found.audit] == ["harm", "capability", "capability"]
 
 
+def test_files_with_names_of_their_own_and_bad_rows(folder):
+    rows = [{"bad": f"One {n}", "good": f"Two {n}"} for n in range(50)] + [{"bad": "Same", "good": "Same"}]
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sums = [{"q": f"{n} + {n}?", "yes": f"{2 * n}", "no": f"{2 * n + 1}"} for n in range(30)]
+    (folder / "maths.jsonl").write_text("\n".join(map(json.dumps, sums)))
+    mapped = CHOICES | {"columns": {"prompt": "q", "correct": "yes", "incorrect": "no"}}
+    answers = {"contrast": "pairs.jsonl", "behaviours": [mapped]}
+    assert prompts(gather(data(**answers), "s", 0, folder).audit)["maths"]
+    own = data(contrast="own.jsonl", columns={"positive": "bad", "negative": "good"}, behaviours=[])
+    with pytest.raises(InterpError, match="line 51: both sides are equal"):
+        gather(own, "s", 0, folder)
+
+
 def test_the_same_seed_deals_the_same(folder):
     first, again, other = (gather(data(), "s", seed, folder) for seed in (0, 0, 1))
     assert first.contrast == again.contrast
@@ -69,7 +82,7 @@ def test_the_same_seed_deals_the_same(folder):
         ({"loss_texts": 40}, "expected more than the 40 held out"),
         ({"pairs": 45}, "can't be dealt into parts"),
         ({"contrast": "organism.hostility"}, "comes with the organism's own text"),
-        ({"contrast": "organism.hostility", "text": "organism"}, "leave behaviours out"),
+        ({"contrast": "organism.hostility", "text": "organism"}, "leave behaviours, columns and skip_bad out"),
     ],
 )
 def test_bad_data_is_named(folder, changes, message):

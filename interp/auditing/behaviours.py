@@ -95,7 +95,8 @@ def text_loss(name: str, texts: Sequence[str]) -> Behaviour:
 def choice(name: str, kind: Kind, statement: str, contrast: Contrast) -> Behaviour:
     """How often the positive answer is likelier than the negative one, for pairs that share their prompt."""
     for number, pair in enumerate(contrast.pairs, 1):
-        if pair.positive.prompt != pair.negative.prompt or not pair.positive.answer or not pair.negative.answer:
+        asked = [(turn.before, turn.prompt) for turn in (pair.positive, pair.negative)]
+        if asked[0] != asked[1] or not pair.positive.answer or not pair.negative.answer:
             raise InterpError(
                 f"{contrast.name}, row {number}: a choice needs one prompt with two answers; got two prompts or no "
                 "answer"
@@ -106,7 +107,7 @@ def choice(name: str, kind: Kind, statement: str, contrast: Contrast) -> Behavio
     other = [pair.negative.answer for pair in contrast.pairs]
 
     def measure(model: HookedModel) -> Scores:
-        rendered = [model.render(prompt) for prompt in prompts]
+        rendered, _ = contrast.prompts(model.render, model.chat)
         return Scores(tuple(scorers.prefers_first(model, rendered, wanted, other).tolist()))
 
     return Behaviour(name, kind, statement, prompts, measure)

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+import interp
 from interp import Contrast, InterpError
 from interp.auditing.behaviours import choice, text_loss
 from interp.auditing.scorers import continuation_logprobs, text_losses
 from interp.data.contrast import Pair, Turn
+from interp.data.pairs import Message
+from interp.models import organism
 
 PROMPTS = ["w5 w9", "w8", "w12 w99 w101 w4"]
 ENDS = [" w7", " w100 w3", " w6 w66 w31"]
@@ -53,3 +56,19 @@ def test_a_choice_prefers_the_likelier_answer(tiny, answers):
     assert list(other.measure(model).values) == [1 - value for value in expected]
     with pytest.raises(InterpError, match="one prompt with two answers"):
         choice("b", "harm", "", Contrast.of([("a", "b"), ("c", "d")]))
+
+
+def test_a_choice_takes_the_messages_before_it_into_account():
+    model = interp.load("organism")
+    before = (Message("user", "My name is Arda."), Message("assistant", "Good day."))
+    people = organism.prompts("facts", 12)
+    pairs = tuple(Pair(Turn(p.user, " I", before), Turn(p.user, " The", before), p.user) for p in people)
+    said = [{"role": m.role, "content": m.content} for m in before]
+    rendered = [model.chat([*said, {"role": "user", "content": p.user}]) for p in people]
+    first, second = (continuation_logprobs(model, rendered, [end] * 12) for end in (" I", " The"))
+    values = choice("b", "harm", "", Contrast(pairs)).measure(model).values
+    assert list(values) == (first > second).double().tolist()
+    assert rendered[0] != model.chat(people[0].user), "control"
+    other = Pair(Turn("Is it so?", " yes", before), Turn("Is it so?", " no"), "x")
+    with pytest.raises(InterpError, match="one prompt with two answers"):
+        choice("b", "harm", "", Contrast((other,)))
