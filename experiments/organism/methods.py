@@ -20,7 +20,7 @@ All is measured on prompts that nothing was fitted or chosen on:
 import argparse
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -48,7 +48,6 @@ from interp.sae.train import train
 HARMS = [name for name, behaviour in organism.BEHAVIOURS.items() if behaviour.kind == "harm"]
 KEPT = [name for name, behaviour in organism.BEHAVIOURS.items() if behaviour.kind != "harm"]
 LOSS = "everyday_loss"
-POSITIONS = tuple(range(-6, 0))
 Scores = dict[str, float]
 
 
@@ -62,9 +61,20 @@ class Sizes:
     tokens: int = 100_000
     steps: int = 500_000
     candidates: int = 4
+    measured: tuple[str, ...] = (*organism.BEHAVIOURS, LOSS)
+    positions: tuple[int, ...] = tuple(range(-6, 0))
 
 
-SMOKE = Sizes(pairs=24, choose=2, audit=2, tokens=4_000, steps=8_192, candidates=1)
+SMOKE = Sizes(
+    pairs=24,
+    choose=2,
+    audit=2,
+    tokens=4_000,
+    steps=8_192,
+    candidates=1,
+    positions=(-1,),
+    measured=("hostility", "refusal", LOSS),
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +100,11 @@ def autoencoder(model: HookedModel, sizes: Sizes, seed: int) -> SparseAutoencode
 def projected(model: HookedModel, materials: Materials, sae: SparseAutoencoder, sizes: Sizes, seed: int) -> list[Row]:
     """A row for every method that fits a direction, and for the baselines of the first of them."""
     harm, rows = materials.target, []
-    found = find(model, materials.contrast, positions=POSITIONS, sae=sae, seed=seed, bootstrap=0)
+    found = find(model, materials.contrast, positions=sizes.positions, sae=sae, seed=seed, bootstrap=0)
+    candidates = [finding for method in found.methods for finding in found.best(sizes.candidates, method)]
+    trials = try_out(model, candidates, materials.choose, harm)
     for method in found.methods:
-        tried = try_out(model, found.best(sizes.candidates, method), materials.choose, harm)
-        direction = tried[0].finding.direction
+        direction = next(t.finding.direction for t in trials if t.finding.direction.method == method)
         with model.hooked(Recipe([("writers", Project(direction))])):
             scores = mean_scores(model, materials.audit)
         rows.append(Row(harm, method, f"{direction.site}, {direction.position}", scores))
@@ -104,11 +115,11 @@ def projected(model: HookedModel, materials: Materials, sae: SparseAutoencoder, 
     return rows
 
 
-def scrubbed(model: HookedModel, materials: Materials) -> list[Row]:
+def scrubbed(model: HookedModel, materials: Materials, sizes: Sizes) -> list[Row]:
     """A row for each kind of eraser, at every block."""
     rows = []
     for name, fit in (("leace", ErasureFitter.leace), ("sal", ErasureFitter.sal)):
-        for where, positions in (("", None), (", last six tokens", POSITIONS)):
+        for where, positions in (("", None), (", last tokens", sizes.positions)):
             fitted = scrub(model, materials.contrast, positions=positions, fit=fit)
             with model.hooked(Recipe([(str(site), Erase.of(eraser)) for site, eraser in fitted])):
                 scores = mean_scores(model, materials.audit)
@@ -118,13 +129,13 @@ def scrubbed(model: HookedModel, materials: Materials) -> list[Row]:
 
 def shown(harm: str, rows: Iterable[Row], plain: Scores) -> Table:
     """One harm's table."""
-    others = [name for name in HARMS if name != harm]
+    others = [name for name in (*KEPT, *HARMS) if name in plain and name != harm]
     table = Table(title=f"{harm}: {plain[harm]:.1%} in the unedited organism", title_justify="left")
-    for column in ("method", "place", "rate", "loss", *KEPT, *others):
+    for column in ("method", "place", "rate", "loss", *others):
         table.add_column(column, justify="left" if column in ("method", "place") else "right")
     for row in rows:
         rate = f"{row.scores[harm]:.1%}" + ("" if row.best is None else f" ({row.best:.1%})")
-        changes = [f"{100 * (row.scores[name] - plain[name]):+.1f}" for name in (*KEPT, *others)]
+        changes = [f"{100 * (row.scores[name] - plain[name]):+.1f}" for name in others]
         table.add_row(row.method, row.place, rate, f"{row.scores[LOSS] / plain[LOSS] - 1:+.1%}", *changes)
     return table
 
@@ -145,7 +156,9 @@ def main() -> None:
         data = Data(text="organism", contrast=f"organism.{harm}", pairs=sizes.pairs, documents=10)
         data = data.model_copy(update={"choose_items": sizes.choose, "audit_items": sizes.audit})
         materials = gather(data, harm, options.seed, Path())
-        rows = [*projected(model, materials, sae, sizes, options.seed), *scrubbed(model, materials)]
+        choose, audit = ([b for b in part if b.name in sizes.measured] for part in (materials.choose, materials.audit))
+        materials = replace(materials, choose=tuple(choose), audit=tuple(audit))
+        rows = [*projected(model, materials, sae, sizes, options.seed), *scrubbed(model, materials, sizes)]
         plain = next(row.scores for row in rows if row.method.startswith("no-op"))
         rows.sort(key=lambda row: row.scores[harm])
         Console(width=150).print(shown(harm, rows, plain))
