@@ -65,16 +65,8 @@ class Sizes:
     positions: tuple[int, ...] = tuple(range(-6, 0))
 
 
-SMOKE = Sizes(
-    pairs=24,
-    choose=2,
-    audit=2,
-    tokens=4_000,
-    steps=8_192,
-    candidates=1,
-    positions=(-1,),
-    measured=("hostility", "refusal", LOSS),
-)
+_FEW = {"pairs": 24, "choose": 2, "audit": 2, "tokens": 4_000, "steps": 8_192, "candidates": 1}
+SMOKE = Sizes(**_FEW, positions=(-1,), measured=("hostility", "refusal", LOSS))
 
 
 @dataclass(frozen=True)
