@@ -1,121 +1,260 @@
 """Fold a recipe into the tensors that write the residual stream: exactly, or refused with the reason.
 
-An op with an affine form x -> x - (x readᵀ) write + bias at a writer's site is the same map on the rows of that writer:
+    inputs   heads at z and neurons at mlp_post that are replaced: columns of the output projection are zeroed, what
+             they wrote on average is added to its bias
+    sites    affine ops at a writer's site, in the recipe's order, on what the writer's tensors write (`maps`)
+    stream   ops at the stream's own sites, where they are maps of the writers too (`residual`)
 
-    nn.Linear (out, in)      W - writeᵀ (read W)
-    Conv1D (in, out), tables W - (W readᵀ) write
-    a writer's bias b        b - (b readᵀ) write + bias
-    a table (one row a token)  the bias too, in each row
+in that order, which is that of the forward pass. Constants go into tables and biases (`slots`), divided by what the
+model multiplies them by later. A tied unembedding is untied first, since it reads the stream and must stay as it was.
 
-A model that multiplies what its writers compute before adding it (Granite) has the multiplier divided out of the bias.
+Hook and weights then agree for every prompt and position, but for norms behind writers: there the weights do it up to a
+factor a token, which is an approximation that has to be asked for. Two projections at one site act one after the other,
+in the weights as with hooks, and the second brings back some of the first unless their directions are orthogonal:
+`interp.editing.subspaces.joint` makes one projection of them.
 
-Hook and weights then agree for every prompt and position. A tied unembedding is untied first, since it reads the stream
-and must stay as it was. What is refused: ops without an affine form, sites that no single tensor writes (residual
-sites), norms behind a writer, and a constant where the writer has no bias to hold it.
+What it does not know: what a recipe does to behaviour.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from interp.core.display import table
 from interp.core.errors import InterpError
-from interp.interventions.ops import Affine, Op
-from interp.interventions.recipe import Recipe
-from interp.models.architectures import Writer, writers
+from interp.editing.ablation import (
+    INPUTS,
+    inputs_of,
+    refuse_positions,
+    refuse_units,
+    replacement,
+    unit_width,
+    written_by,
+)
+from interp.editing.gains import Gains, Read
+from interp.editing.maps import Change, Map
+from interp.editing.plan import STATUSES, Choices, Item, Status
+from interp.editing.plan import Plan as Plan
+from interp.editing.residual import STREAM, covers, holders, refuse_company, refuse_stream
+from interp.editing.slots import Biases
+from interp.interventions.ops import Op
+from interp.interventions.recipe import Edit, Recipe
+from interp.interventions.replace import Replace
+from interp.interventions.wrapped import Wrapped
+from interp.models.architectures import sites as sites_of
 from interp.models.sites import WRITERS, Site, resolve
+from interp.models.writers import Writer, unembedding, writers
 
-UNEMBEDDING = "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which tensors change and by which maps, in order; `untie` names the table to copy to the unembedding first."""
-
-    changes: dict[str, tuple[tuple[Writer, Affine], ...]]
-    untie: str | None = None
-
-    def apply(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor after the edit, in its own type, computed in float64; one not in the plan comes back as it is."""
-        if name not in self.changes:
-            return tensor
-        wide = tensor.double()
-        for writer, affine in self.changes[name]:
-            wide = _mapped(wide, writer, affine)
-        return wide.to(tensor.dtype)
-
-    def _repr_html_(self) -> str:
-        rows = [[name, len(maps), maps[0][0].layout] for name, maps in self.changes.items()]
-        return table(
-            "Fold plan" + (f" (unties {self.untie})" if self.untie else ""), ["tensor", "maps", "layout"], rows
-        )
+UNEMBEDDING = "lm_head.weight"  # in memory; a file may have another name for it (`Plan.unembedding`)
+LEFT = "the token table is left as it is"
+_TOKENS = Site("embed")
 
 
-def fold(recipe: Recipe, config: Any, names: Iterable[str], tied: bool) -> Plan:
+def fold(
+    recipe: Recipe,
+    config: Any,
+    names: Iterable[str],
+    tied: bool,
+    read: Read | None = None,
+    choices: Choices = Choices(),  # noqa: B008 (frozen)
+) -> Plan:
     """Plan a recipe's fold into a checkpoint with these tensor names.
 
-    `config` is the Hugging Face config. Raises InterpError with the reason where the fold would not be exact.
+    `config` is the Hugging Face config, `read` gives a tensor by its name: gains of norms, and weights whose inputs are
+    mean ablated, are read while planning. Raises InterpError with every reason where the fold would not be exact,
+    or, if `choices` lets in what is approximate, where there is none.
     """
+    plan = examine(recipe, config, names, tied, read, choices)
+    allowed: tuple[Status, ...] = ("exact", "scale", "approximate") if choices.approximate else ("exact",)
+    barred = [item for item in plan.items if item.status not in allowed]
+    if barred:
+        raise InterpError("; ".join(dict.fromkeys(_objection(item) for item in barred)))
+    return plan
+
+
+def examine(
+    recipe: Recipe,
+    config: Any,
+    names: Iterable[str],
+    tied: bool,
+    read: Read | None = None,
+    choices: Choices = Choices(),  # noqa: B008 (frozen)
+) -> Plan:
+    """As `fold`, with what is refused or approximate among the plan's items instead of an error."""
     present = set(names)
-    written = writers(config)
-    known = list(dict.fromkeys(writer.site for writer in written))
-    _all_present(written, present)
-    changes: dict[str, list[tuple[Writer, Affine]]] = {}
+    folding = _Folding(config, present, writers(config, present), read, choices)
     for edit in recipe.edits:
-        affine = _affine(edit.op)
-        for site in resolve([_foldable(pattern) for pattern in edit.sites], known):
-            own = [writer for writer in written if writer.site == site and writer.tensor in present]
-            _holds_constant(own, site, affine)
-            for writer in own:
-                changes.setdefault(writer.tensor, []).append((writer, affine))
-    table_name = next(writer.tensor for writer in written if writer.site == Site("embed"))
-    untie = table_name if tied and table_name in changes else None
-    return Plan({name: tuple(maps) for name, maps in changes.items()}, untie)
+        folding.take(edit)
+    return folding.plan(tied)
 
 
-def _mapped(wide: Tensor, writer: Writer, affine: Affine) -> Tensor:
-    read, write, bias = (x.to(wide) for x in (affine.read, affine.write, affine.bias))
-    if writer.layout == "out_in":
-        return wide - write.T @ (read @ wide)
-    changed = wide - (wide @ read.T) @ write
-    return changed + bias / writer.scale if writer.layout == "rows" else changed
+def _objection(item: Item) -> str:
+    if item.status == "refused":
+        return item.reason
+    return f"{item}; let it in by name (approximate), or run the recipe with hooks (model.hooked(recipe))"
 
 
-def _affine(op: Op) -> Affine:
+class _Folding:
+    """The mutable side of a plan: takes in edits, then makes the changes."""
+
+    def __init__(self, config: Any, names: set[str], written: list[Writer], read: Read | None, choices: Choices):
+        self.config, self.choices = config, choices
+        self.biases = Biases(config, names, written, choices.rehost)
+        self.gains = Gains(read)
+        self.known = list(sites_of(config))
+        self.items: list[Item] = []
+        self.inputs: dict[Site, list[Replace]] = {}
+        self.at_site: dict[Site, list[Map]] = {}
+        self.stream: list[tuple[Map, Site | None]] = []
+
+    def take(self, edit: Edit) -> None:
+        """Note what an edit does; what can't be folded becomes an item that says why."""
+        chosen, items = resolve(edit.sites, self.known), list[Item]()
+        for group in self._groups(edit.op, chosen):
+            try:
+                status, reason = (
+                    self._stream(edit.op, group) if group[0].kind in STREAM else self._site(edit.op, group[0])
+                )
+            except InterpError as refusal:
+                status, reason = "refused", str(refusal)
+            names, last = tuple(map(str, group)), items[-1] if items else None
+            if last and (last.status, last.reason) == (status, reason):
+                names = items.pop().sites + names
+            items.append(Item(type(edit.op).__name__, names, status, reason))
+        self.items += items
+
+    def _groups(self, op: Op, chosen: list[Site]) -> list[list[Site]]:
+        """Sites that fold together: all of the stream's, or each alone."""
+        if covers(chosen, self.config) and not _is_constant(op):
+            return [sorted(chosen, key=lambda site: site.kind not in STREAM)]
+        return [[site] for site in chosen]
+
+    def _site(self, op: Op, site: Site) -> tuple[Status, str]:
+        """An op at a writer's site, or at what its output projection reads."""
+        if site.kind in INPUTS and isinstance(op, Replace):
+            return self._input(op, site)
+        if site.kind not in WRITERS:
+            _map(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
+            raise InterpError(
+                f"an op at {str(site)!r} can't be folded: no single tensor writes that site of the residual stream; "
+                f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
+            )
+        edit = _map(op, site, self.config.hidden_size)
+        if site == _TOKENS and self.choices.leave_embedding:
+            return "approximate", LEFT
+        if edit.constant is not None:
+            self._refuse_behind_norm(site)
+            self.biases.hold(site)
+        found = [self._through(edit, writer, writer.scale)[1:] for writer in self._writers(site)]
+        self.at_site.setdefault(site, []).append(edit)
+        return self._worst(edit, found)
+
+    def _input(self, op: Replace, site: Site) -> tuple[Status, str]:
+        refuse_positions(op, site)
+        refuse_units(op, site, self.config)
+        written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
+        if op.value is not None:
+            self.biases.hold(written)
+        self.inputs.setdefault(written, []).append(op)
+        return "exact", ""
+
+    def _stream(self, op: Op, group: list[Site]) -> tuple[Status, str]:
+        """An op at sites of the stream itself."""
+        edit = _map(op, group[0], self.config.hidden_size)
+        if edit.is_constant:
+            return self._vector(edit, group[0])
+        whole = covers(group, self.config)
+        refuse_stream(edit, group, whole)
+        refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
+        if self.choices.leave_embedding and (edit.constant is not None or not whole):
+            raise InterpError("the token table holds this op's constant, so it can't be left as it is")
+        self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
+        written = self.biases.written if whole else self._writers(_TOKENS)
+        found = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
+        return self._worst(edit, [*found, ("approximate", LEFT)] if self.choices.leave_embedding else found)
+
+    def _vector(self, edit: Map, site: Site) -> tuple[Status, str]:
+        refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
+        refusals: list[InterpError] = []
+        for holder in holders(site, self.config):
+            try:
+                self._refuse_behind_norm(holder)
+                self.biases.hold(holder)
+            except InterpError as refusal:
+                refusals.append(refusal)
+                continue
+            self.stream.append((edit, holder))
+            return "exact", ""
+        raise refusals[0]
+
+    def _writers(self, site: Site) -> list[Writer]:
+        return [writer for writer in self.biases.written if writer.site == site]
+
+    def _refuse_behind_norm(self, site: Site) -> None:
+        if any(writer.gain for writer in self._writers(site)):
+            raise InterpError(
+                f"{self.config.model_type} normalises what attention and MLP write, and nothing holds a constant "
+                f"behind that norm at {site}; run the recipe with hooks (model.hooked(recipe))"
+            )
+
+    def _through(self, edit: Map, writer: Writer, factor: float) -> tuple[Map, Status, str]:
+        return (edit.scaled(factor), "exact", "") if writer.gain is None else self.gains.through(edit, writer)
+
+    def _worst(self, edit: Map, found: list[tuple[Status, str]]) -> tuple[Status, str]:
+        if self.choices.keep_norms and not edit.is_constant:
+            found = [*found, ("approximate", "written vectors keep their former lengths")]
+        return max(found, key=lambda pair: STATUSES.index(pair[0]), default=("exact", ""))
+
+    def plan(self, tied: bool) -> Plan:
+        """What was taken in."""
+        changes = {writer.tensor: change for writer in self.biases.written if (change := self._change(writer))}
+        table = next(writer.tensor for writer in self.biases.written if writer.site == _TOKENS)
+        untie = table if tied and table in changes else None
+        config = dict(self.biases.flags) | ({"tie_word_embeddings": False} if untie else {})
+        return Plan(changes, untie, unembedding(self.config), self.biases.created, config, tuple(self.items))
+
+    def _change(self, writer: Writer) -> Change | None:
+        maps = self._maps(writer)
+        held = writer.layout in ("table", "bias")
+        ablated = [] if writer.layout == "table" else self.inputs.get(writer.site, [])
+        zeroed, first, width = None, None, unit_width(self.config, writer.site)
+        if ablated and held:
+            first = written_by(ablated, self._weight(writer.site), self.gains.tensor, width)
+        elif ablated:
+            zeroed, everything = inputs_of(ablated, width)
+            maps = [Map.nothing(self.config.hidden_size)] * everything + maps
+        if not held:
+            maps = [edit.linear for edit in maps if not edit.is_constant]
+        if not maps and zeroed is None and first is None:
+            return None
+        choices = self.choices
+        return Change(writer.layout, tuple(maps), zeroed, first, choices.keep_norms, choices.compensate)
+
+    def _weight(self, site: Site) -> Writer:
+        return next(writer for writer in self._writers(site) if writer.layout in ("out_in", "in_out"))
+
+    def _maps(self, writer: Writer) -> list[Map]:
+        if writer.site == _TOKENS and self.choices.leave_embedding:
+            return []
+        maps = [self._through(edit, writer, writer.scale)[0] for edit in self.at_site.get(writer.site, [])]
+        for edit, where in self.stream:
+            if where in (None, writer.site):
+                once = edit if writer.site in (where, _TOKENS) else edit.linear
+                maps.append(self._through(once, writer, writer.scale * writer.stream)[0])
+        return maps
+
+
+def _is_constant(op: Op) -> bool:
+    affine = op.affine()
+    return affine is not None and Map.of(affine).is_constant
+
+
+def _map(op: Op, site: Site, d_model: int) -> Map:
+    if isinstance(op, Replace) and site.kind in WRITERS:
+        return replacement(op, site, d_model)
     affine = op.affine()
     if affine is None:
+        why = "acts at some tokens only" if isinstance(op, Wrapped) else "is not an affine function of the activations"
         raise InterpError(
-            f"{type(op).__name__} is not an affine function of the activations, so it has no exact fold into "
-            "weights; project "
-            "its direction instead (Project), or run it with hooks (model.hooked(recipe))"
+            f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction instead "
+            "(Project), or run it with hooks (model.hooked(recipe))"
         )
-    return affine
-
-
-def _foldable(pattern: str) -> str:
-    kind = pattern.partition(".")[0]
-    if pattern != "writers" and kind not in WRITERS and not pattern.startswith(("blocks.", "hook_")):
-        raise InterpError(
-            f"an op at {pattern!r} can't be folded: no single tensor writes that site; declare it at writers "
-            f"({', '.join(WRITERS)}; or all of them: 'writers')"
-        )
-    return pattern
-
-
-def _all_present(written: Iterable[Writer], present: set[str]) -> None:
-    missing = [w.tensor for w in written if w.tensor.endswith(".weight") and w.tensor not in present]
-    if missing:
-        raise InterpError(
-            f"the checkpoint has no tensor {missing[0]!r} ({len(missing)} missing), so the fold would be partial"
-        )
-
-
-def _holds_constant(own: list[Writer], site: Site, affine: Affine) -> None:
-    if affine.bias.any() and not any(writer.layout == "rows" for writer in own):
-        raise InterpError(
-            f"adding a vector at {site} needs a bias on its writer, and this architecture has none there; run the "
-            "recipe with "
-            "hooks (model.hooked(recipe)), or project instead of adding"
-        )
+    return Map.of(affine)

@@ -1,10 +1,8 @@
-"""Which module of a Hugging Face model is which site, and which tensors write into the residual stream.
+"""Which module of a Hugging Face model is which site.
 
-One row per family of architectures, data only. `sites` says where to hook; `writers` says what an edit must change. A
-model type that is not in the table is refused by name, never guessed at.
-
-What it does not know: mixture-of-experts tensors can be hooked here but not yet folded (`writers` refuses), and
-architectures outside the table.
+One row per family of architectures, data only. `sites` says where to hook; what an edit must change, the tensors that
+write the residual stream, is in `writers` beside this. A model type that is not in the table is refused by name, never
+guessed at.
 """
 
 from collections.abc import Iterator
@@ -237,50 +235,3 @@ def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:
         yield "mlp_post", Tap(arch.mlp_write, "in")
     yield "mlp_out", Tap(arch.mlp_post_norm or arch.mlp, "out", scale=scale)
     yield "resid_post", Tap("", "out")
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A tensor whose product, times `scale`, is added to the residual stream.
-
-    `layout` says along which axis it is written: "rows" (a table, one vector a row; or a bias), "out_in" (nn.Linear) or
-    "in_out" (GPT-2's Conv1D).
-    """
-
-    tensor: str
-    site: Site
-    layout: Literal["rows", "out_in", "in_out"]
-    scale: float = 1.0
-
-
-def writers(config: Any) -> list[Writer]:
-    """Every tensor that writes the residual stream of a model; biases are listed whether or not the model has them.
-
-    Raises where the model's writers are not plain tensors of a pre-norm block, with the reason: a norm behind the
-    writer makes an exact fold impossible, and fused experts need their own fold.
-    """
-    arch = architecture(config)
-    if arch.attn_post_norm or arch.mlp_post_norm:
-        raise InterpError(
-            f"{config.model_type} normalises what attention and MLP write, so a projection can't be folded into its "
-            "weights exactly; run the recipe with hooks instead (model.hooked(recipe))"
-        )
-    if arch.experts or arch.mlp_write is None:
-        raise InterpError(
-            f"{config.model_type} has fused expert tensors, which can't be folded; run the recipe with hooks"
-        )
-    if arch.embed_norm:
-        raise InterpError(
-            f"{config.model_type} normalises its embeddings, so a projection can't be folded into its weights exactly; "
-            "run the recipe with hooks instead (model.hooked(recipe))"
-        )
-    found = [Writer(f"{arch.embed}.weight", Site("embed"), "rows")]
-    if arch.pos_embed:
-        found.append(Writer(f"{arch.pos_embed}.weight", Site("pos_embed"), "rows"))
-    layout: Literal["out_in", "in_out"] = "in_out" if arch.transposed else "out_in"
-    scale = arch.scale(config)
-    for layer in range(config.num_hidden_layers):
-        for kind, path in (("attn_out", arch.attn_write), ("mlp_out", arch.mlp_write)):
-            module, site = f"{arch.layers}.{layer}.{path}", Site(kind, layer)
-            found += [Writer(f"{module}.weight", site, layout, scale), Writer(f"{module}.bias", site, "rows", scale)]
-    return found
