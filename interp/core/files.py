@@ -4,6 +4,7 @@ A result folder is built in a temporary sibling, flushed to disk and renamed int
 finished folder or none. An exception (or Ctrl-C) inside removes what was half-written.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -19,34 +20,71 @@ from safetensors import SafetensorError
 from interp.core.errors import InterpError
 
 _CHUNK = 1 << 20
+KEY = "unfinished.key"
 
 
 @contextmanager
-def new_folder(out: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder which becomes `out` on success. Raises if `out` exists or cannot be written."""
+def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]:
+    """Yield a temporary folder which becomes `out` on success. Raises if `out` exists or cannot be written.
+
+    With a `resume_key`, the folder that a killed process left is yielded again to one with the same key, as it was, and
+    one at a time. Whoever uses that has to see for himself which of the files in it are whole.
+    """
     target = Path(out)
     require_free(target)
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        if resume_key is None:
+            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        else:
+            staging = target.with_name(f".{target.name}.unfinished")
+            staging.mkdir(exist_ok=True)
     except OSError as problem:
         raise InterpError(
             f"{target}: cannot be written ({problem.strerror}); choose a folder you may write to"
         ) from None
+    with _alone(staging, target):
+        try:
+            if resume_key is not None:
+                _keep_if(staging, resume_key)
+            yield staging
+            (staging / KEY).unlink(missing_ok=True)
+            _settle(staging)
+            require_free(target)
+            os.rename(staging, target)
+            fsync(target.parent)
+        except (OSError, SafetensorError) as problem:
+            raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            with suppress(OSError):
+                # Parents made for nothing; one that holds something is not removed, and ends the walk.
+                for parent in missing if not target.exists() else ():
+                    parent.rmdir()
+
+
+@contextmanager
+def _alone(staging: Path, target: Path) -> Iterator[None]:
+    """Hold the folder's lock. It goes with the process, however that ends."""
+    descriptor = os.open(staging, os.O_RDONLY)
     try:
-        yield staging
-        _settle(staging)
-        os.rename(staging, target)
-        fsync(target.parent)
-    except (OSError, SafetensorError) as problem:
-        raise InterpError(f"{target}: writing failed ({problem})") from problem
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InterpError(f"{target} is being written by another process; wait for it, or choose another") from None
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        with suppress(OSError):
-            # Parents made for nothing; one that holds something is not removed, and ends the walk.
-            for parent in missing if not target.exists() else ():
-                parent.rmdir()
+        os.close(descriptor)
+
+
+def _keep_if(staging: Path, key: str) -> None:
+    """Empty a folder that was begun with another key."""
+    if (staging / KEY).is_file() and (staging / KEY).read_text(encoding="utf-8") == key:
+        return
+    for path in staging.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_text(staging / KEY, key)
 
 
 def require_free(out: str | Path) -> None:

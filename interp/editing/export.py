@@ -8,8 +8,9 @@ half-written is left behind, whatever fails.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,20 @@ import torch
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, sha256_file, write_json, write_text
+from interp.core.files import KEY, new_folder, sha256_file, sha256_json, write_json, write_text
 from interp.core.records import versions
 from interp.editing.certificate import Certificate
-from interp.editing.fold import UNEMBEDDING, Plan, fold
+from interp.editing.fold import Plan, fold
+from interp.editing.origin import Origin
 from interp.editing.stream import Piece, cut, write
 from interp.editing.verify import MANIFEST, RECIPE, Manifest, certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
-from interp.models.architectures import architecture_of_type
-from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
-from interp.models.load import is_gguf, load, locate
+from interp.models.load import load
+from interp.models.reference import ModelReference
 from interp.models.tensorfile import DTYPES, dtype_name
 
-_COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-)
+CERTIFICATE = "interp_certificate.json"
 
 
 def export(
@@ -58,24 +51,68 @@ def export(
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
-    cast = dtype_of(dtype) if dtype else None
-    held = load(source) if is_gguf(source) else source
-    origin = _Origin.of(held)
+    origin = Origin.of(source)
     origin.refuse_overlap(Path(out))
-    base = held if isinstance(held, HookedModel) else load(held)
+    base = origin.model or load(source)
     recipe.check(base.reference)
-    plan = fold(recipe, base.config, origin.names, base.config.tie_word_embeddings)
-    with new_folder(out) as staging:
-        write(cut(_planned(origin, plan, cast), shard_bytes), staging)
-        _write_companions(staging, origin, base, untied=plan.untie is not None, dtype=dtype)
-        (staging / RECIPE).mkdir()
-        recipe.write(staging / RECIPE)
+    with _written(recipe, origin, Path(out), dtype, shard_bytes) as (staging, digests):
         probes = random_probes(base, prompts or [])
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes)
         _require_faithful(certificate)
-        _write_record(staging, recipe, base, certificate)
+        write_json(staging / CERTIFICATE, certificate.to_json())
+        _write_record(staging, recipe, base.reference, base.source, digests, certificate)
     return certificate
+
+
+def export_streamed(
+    recipe: Recipe,
+    source: str | Path | HookedModel,
+    out: str | Path,
+    dtype: str | None = None,
+    shard_bytes: int | None = None,
+) -> Manifest:
+    """As `export`, but no model is loaded: for checkpoints larger than memory.
+
+    So there is no certificate, which `verify` makes where the model can be loaded, and of the model that the recipe was
+    made for only type and shape are compared with the source. A run that was killed is taken up again by one that is
+    the same, behind the last file that it finished.
+    """
+    origin = Origin.of(source)
+    origin.refuse_overlap(Path(out))
+    reference = origin.reference(recipe.model)
+    recipe.check(reference)
+    with _written(recipe, origin, Path(out), dtype, shard_bytes) as (staging, digests):
+        return _write_record(staging, recipe, reference, origin.source, digests, None)
+
+
+@contextmanager
+def _written(
+    recipe: Recipe, origin: Origin, out: Path, dtype: str | None, shard_bytes: int | None
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
+    cast = dtype_of(dtype) if dtype else None
+    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read)
+    shards = cut(_planned(origin, plan, cast), shard_bytes)
+    _require_room(out, sum(shard.nbytes for shard in shards))
+    changed: dict[str, Any] = dict(plan.config)
+    changed |= {"dtype": dtype} if dtype else {}
+    key = sha256_json([recipe.digest, origin.name, origin.stamp, dtype, shard_bytes, versions()])
+    with new_folder(out, resume_key=key if origin.checkpoint else None) as staging:
+        digests = write(shards, staging)
+        origin.write_companions(staging, changed)
+        (staging / RECIPE).mkdir(exist_ok=True)
+        recipe.write(staging / RECIPE)
+        yield staging, digests
+
+
+def _require_room(out: Path, needed: int) -> None:
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InterpError(
+            f"{out} needs {needed / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free; choose another place"
+        )
 
 
 def _require_faithful(certificate: Certificate) -> None:
@@ -88,66 +125,7 @@ def _require_faithful(certificate: Certificate) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """Where the tensors come from: a checkpoint on disk, or a model in memory."""
-
-    checkpoint: Checkpoint | None
-    model: HookedModel | None
-
-    @classmethod
-    def of(cls, source: str | Path | HookedModel) -> "_Origin":
-        if isinstance(source, HookedModel):
-            return cls(None, source)
-        checkpoint = Checkpoint.open(locate(source))
-        if "text_config" in checkpoint.config:
-            raise InterpError(
-                f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
-                "interp.load(…) of it to export its language model as a text-only checkpoint"
-            )
-        return cls(checkpoint, None)
-
-    @cached_property
-    def files(self) -> list[list[Piece]]:
-        """Every tensor as it is, file by file, by the name that transformers gives it."""
-        if self.checkpoint:
-            return [
-                [Piece(self._full_name(name), entry.dtype, (file, entry)) for name, entry in file.entries.items()]
-                for file in self.checkpoint.opened
-            ]
-        if self.model is None:
-            return []
-        state = self.model.hf.state_dict()
-        if self.model.config.tie_word_embeddings:
-            state.pop(UNEMBEDDING, None)
-        return [[Piece(name, dtype_name(x.dtype), x) for name, x in state.items()]]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors."""
-        return [piece.name for file in self.files for piece in file]
-
-    def _full_name(self, name: str) -> str:
-        """Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load."""
-        return name if name == UNEMBEDDING else self._missing_prefix + name
-
-    @cached_property
-    def _missing_prefix(self) -> str:
-        if self.checkpoint is None:
-            return ""
-        prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
-        return "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
-
-    def refuse_overlap(self, out: Path) -> None:
-        folder = self.checkpoint.folder if self.checkpoint else self.model and self.model.source
-        if not folder:
-            return
-        source, target = Path(folder).resolve(), out.resolve()
-        if target == source or source in target.parents:
-            raise InterpError(f"{out} is the model's own folder or inside it; choose another output folder")
-
-
-def _planned(origin: _Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[list[Piece]]:
+def _planned(origin: Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[list[Piece]]:
     """The pieces to write, file by file: edited, cast, and with the table that is untied."""
     for file in origin.files:
         made = []
@@ -156,53 +134,41 @@ def _planned(origin: _Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator
             change = partial(plan.apply, piece.name) if piece.name in plan.changes else None
             made.append(replace(piece, dtype=wanted, change=change))
             if piece.name == plan.untie:
-                made.append(replace(piece, name=UNEMBEDDING, dtype=wanted))
+                made.append(replace(piece, name=plan.unembedding, dtype=wanted))
+            for bias in (name for name, weight in plan.created.items() if weight == piece.name):
+                made.append(Piece(bias, wanted, torch.zeros(piece.shape[0]), partial(plan.apply, bias)))
         yield made
 
 
-def _write_companions(staging: Path, origin: _Origin, base: HookedModel, untied: bool, dtype: str | None) -> None:
-    """Config and tokenizer: copied as they are, the config changed only where the edit needs it."""
-    if origin.checkpoint:
-        config: dict[str, Any] = dict(origin.checkpoint.config)
-        for pattern in _COMPANIONS:
-            for file in origin.checkpoint.folder.glob(pattern):
-                shutil.copyfile(file, staging / file.name)
-    else:
-        config = base.config.to_diff_dict()
-        config["architectures"] = [type(base.hf).__name__]
-        config["dtype"] = str(base.dtype).removeprefix("torch.")
-        if base.hf.generation_config is not None:
-            # Its own save refuses settings that it loads: a temperature without sampling, say.
-            write_json(staging / "generation_config.json", base.hf.generation_config.to_diff_dict())
-        if base.tokenizer is not None:
-            base.tokenizer.save_pretrained(staging)
-    if untied:
-        config["tie_word_embeddings"] = False
-    if dtype:
-        config["dtype"] = dtype
-        config.pop("torch_dtype", None)
-    write_json(staging / "config.json", config)
-
-
-def _write_record(staging: Path, recipe: Recipe, base: HookedModel, certificate: Certificate) -> None:
-    write_json(staging / "interp_certificate.json", certificate.to_json())
+def _write_record(
+    staging: Path,
+    recipe: Recipe,
+    base: ModelReference,
+    source: str | None,
+    weights: dict[str, str],
+    certificate: Certificate | None,
+) -> Manifest:
     write_text(staging / "README.md", _card(recipe, base, certificate))
-    files = sorted(file for file in staging.rglob("*") if file.is_file())
-    digests = {str(file.relative_to(staging)): sha256_file(file) for file in files}
-    manifest = Manifest(
-        base=base.reference, source=base.source, recipe=recipe.digest, files=digests, versions=versions()
-    )
+    rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
+    digests = weights | {str(file.relative_to(staging)): sha256_file(file) for file in rest}
+    manifest = Manifest(base=base, source=source, recipe=recipe.digest, files=digests, versions=versions())
     write_json(staging / MANIFEST, manifest.model_dump())
+    return manifest
 
 
-def _card(recipe: Recipe, base: HookedModel, certificate: Certificate) -> str:
+def _card(recipe: Recipe, base: ModelReference, certificate: Certificate | None) -> str:
     ops = "\n".join(f"- {type(edit.op).__name__} at {', '.join(edit.sites)}" for edit in recipe.edits)
-    figures = "\n".join(f"| {name} | {value} |" for name, value in certificate.rows())
+    measured = "It was written without loading the model, and nothing was measured: run `interp verify` on it.\n"
+    if certificate:
+        figures = "\n".join(f"| {name} | {value} |" for name, value in certificate.rows())
+        measured = (
+            "Measured between the hooked base model and this checkpoint, reloaded:\n\n| figure | value "
+            f"|\n|---|---|\n{figures}\n\n"
+            "These figures say that the weights do what the recipe does. They do not say what the recipe does to the "
+            "model's behaviour: read the audit before use.\n"
+        )
     return (
         f"---\nlibrary_name: transformers\ntags: [interp, edited]\n---\n\n# {base.name}, edited\n\n{recipe.note}\n\n"
         f"Edited with interp (recipe in `{RECIPE}/`) from {base.name} (weights {base.digest[:12]}):\n\n{ops}\n\n"
-        "Measured between the hooked base model and this checkpoint, reloaded:\n\n| figure | value "
-        f"|\n|---|---|\n{figures}\n\n"
-        "These figures say that the weights do what the recipe does. They do not say what the recipe does to the "
-        "model's behaviour: read the audit before use.\n"
+        f"{measured}"
     )

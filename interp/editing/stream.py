@@ -10,6 +10,7 @@ that was killed finds the files it has finished, and goes on behind them.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from interp.core.files import read_json, write_json
+from interp.core.files import KEY, read_json, write_json
 from interp.core.progress import track
 from interp.models.checkpoint import INDEX, SINGLE
 from interp.models.tensorfile import DTYPES, Entry, TensorFile, as_bytes, header_bytes, read_into
@@ -117,11 +118,14 @@ def write(shards: Sequence[Shard], folder: Path) -> dict[str, str]:
 
 
 def _finished(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
-    """Files of an earlier run that was killed, whole and on disk, with their SHA-256."""
-    if not (folder / FINISHED).is_file():
-        return {}
-    names = {shard.name for shard in shards}
-    return {name: digest for name, digest in read_json(folder / FINISHED).items() if name in names}
+    """Files of an earlier run that was killed, whole and on disk, with their SHA-256; all else of it is removed."""
+    record, names = folder / FINISHED, {shard.name for shard in shards}
+    found = read_json(record) if record.is_file() else {}
+    digests = {name: digest for name, digest in found.items() if name in names and (folder / name).is_file()}
+    for path in folder.iterdir():
+        if path.name not in {*digests, KEY}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return digests
 
 
 def _write_shard(shard: Shard, folder: Path, large: Lock) -> str:

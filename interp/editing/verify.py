@@ -64,9 +64,11 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
     model = load(origin)
     recipe.check(model.reference)
-    if recipe.digest != manifest.recipe or model.digest != manifest.base.digest:
+    if recipe.digest != manifest.recipe or manifest.base.digest not in ("", model.digest):
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")
-    return certify(model, recipe, path, read_probes(path))
+    # Written without loading the model (`export_streamed`), it was measured on nothing yet.
+    probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model, [])
+    return certify(model, recipe, path, probes)
 
 
 def random_probes(model: HookedModel, prompts: list[str]) -> list[Tokens]:

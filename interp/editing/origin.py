@@ -1,0 +1,187 @@
+"""Origin: what an export is made from, be it a checkpoint on disk or a model in memory.
+
+Of a checkpoint no model is made for this: its config, the headers of its weight files and what lies beside them tell
+all that an edit has to know.
+"""
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.core.files import write_json
+from interp.editing.fold import UNEMBEDDING
+from interp.editing.stream import Piece
+from interp.models.architectures import architecture_of_type
+from interp.models.checkpoint import Checkpoint
+from interp.models.hooked import HookedModel
+from interp.models.load import is_gguf, load, locate
+from interp.models.reference import ModelReference
+from interp.models.tensorfile import dtype_name
+
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A checkpoint on disk, or a model in memory; `name` is what the user called it by."""
+
+    name: str
+    checkpoint: Checkpoint | None
+    model: HookedModel | None
+
+    @classmethod
+    def of(cls, source: str | Path | HookedModel) -> "Origin":
+        """Check a source. GGUF files are dequantised into memory."""
+        if is_gguf(source):
+            source = load(source)
+        if isinstance(source, HookedModel):
+            return cls(source.name, None, source)
+        checkpoint = Checkpoint.open(locate(source))
+        if "text_config" in checkpoint.config:
+            raise InterpError(
+                f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
+                "interp.load(…) of it to export its language model as a text-only checkpoint"
+            )
+        if "quantization_config" in checkpoint.config:
+            method = checkpoint.config["quantization_config"].get("quant_method", "unknown")
+            raise InterpError(
+                f"{source} is quantised ({method}), and an edit of quantised weights is not exact; give a checkpoint "
+                "in float32, bfloat16 or float16, or a dequantised one"
+            )
+        return cls(str(source), checkpoint, None)
+
+    @cached_property
+    def config(self) -> Any:
+        """The Hugging Face config."""
+        if self.model:
+            return self.model.config
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self._folder, local_files_only=True)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the unembedding is the table of token embeddings."""
+        return bool(self.config.tie_word_embeddings)
+
+    @cached_property
+    def files(self) -> list[list[Piece]]:
+        """Every tensor as it is, file by file, by the name that transformers gives it."""
+        if self.checkpoint:
+            return [
+                [Piece(self._full_name(name), entry.dtype, (file, entry)) for name, entry in file.entries.items()]
+                for file in self.checkpoint.opened
+            ]
+        state = self._held.hf.state_dict()
+        if self.is_tied:
+            state.pop(UNEMBEDDING, None)
+        return [[Piece(name, dtype_name(x.dtype), x) for name, x in state.items()]]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return [piece.name for file in self.files for piece in file]
+
+    def read(self, name: str) -> Tensor:
+        """A tensor as it is, by its name."""
+        source = next(piece.source for file in self.files for piece in file if piece.name == name)
+        return source if isinstance(source, Tensor) else source[0].read_entry(source[1])
+
+    def reference(self, made_for: ModelReference | None) -> ModelReference:
+        """The model, with the digest of the one that a recipe was made for, as far as shape and type can tell."""
+        if made_for and made_for.model_type != self.config.model_type:
+            raise InterpError(
+                f"the recipe was made for {made_for.name}, a {made_for.model_type}, but {self.name} is a "
+                f"{self.config.model_type}; make one for this model"
+            )
+        named = Path(self.name).name
+        return ModelReference(
+            name=named,
+            digest=made_for.digest if made_for else "",
+            model_type=self.config.model_type,
+            d_model=self.config.hidden_size,
+            n_layers=self.config.num_hidden_layers,
+        )
+
+    @property
+    def source(self) -> str | None:
+        """Where it can be found again; None for a model that was only ever in memory."""
+        if self.model:
+            return self.model.source
+        return str(Path(self.name).expanduser().resolve()) if Path(self.name).expanduser().is_dir() else self.name
+
+    @property
+    def stamp(self) -> list[object]:
+        """What changes when the files do; nothing for a model in memory."""
+        files = self.checkpoint.files if self.checkpoint else []
+        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+    def refuse_overlap(self, out: Path) -> None:
+        """Raise if the output would be the source's folder or in it."""
+        folder = self.checkpoint.folder if self.checkpoint else self.model and self.model.source
+        if not folder:
+            return
+        source, target = Path(folder).resolve(), out.resolve()
+        if target == source or source in target.parents:
+            raise InterpError(f"{out} is the model's own folder or inside it; choose another output folder")
+
+    def write_companions(self, folder: Path, changed: dict[str, Any]) -> None:
+        """Config and tokenizer: copied as they are, but for what the edit changes in the config."""
+        config = self._copied(folder) if self.checkpoint else self._saved(folder)
+        if "dtype" in changed:
+            config.pop("torch_dtype", None)
+        write_json(folder / "config.json", config | changed)
+
+    def _copied(self, folder: Path) -> dict[str, Any]:
+        for pattern in _COMPANIONS:
+            for file in self._folder.glob(pattern):
+                shutil.copyfile(file, folder / file.name)
+        return dict(self.checkpoint.config) if self.checkpoint else {}
+
+    def _saved(self, folder: Path) -> dict[str, Any]:
+        base = self._held
+        config = base.config.to_diff_dict()
+        config["architectures"] = [type(base.hf).__name__]
+        config["dtype"] = str(base.dtype).removeprefix("torch.")
+        if base.hf.generation_config is not None:
+            # Its own save refuses settings that it loads: a temperature without sampling, say.
+            write_json(folder / "generation_config.json", base.hf.generation_config.to_diff_dict())
+        if base.tokenizer is not None:
+            base.tokenizer.save_pretrained(folder)
+        return config
+
+    @property
+    def _held(self) -> HookedModel:
+        if self.model is None:
+            raise InterpError(f"{self.name} is on disk, not in memory")
+        return self.model
+
+    @property
+    def _folder(self) -> Path:
+        if self.checkpoint is None:
+            raise InterpError(f"{self.name} is in memory, not on disk")
+        return self.checkpoint.folder
+
+    def _full_name(self, name: str) -> str:
+        """Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load."""
+        return name if name == UNEMBEDDING else self._missing_prefix + name
+
+    @cached_property
+    def _missing_prefix(self) -> str:
+        if self.checkpoint is None:
+            return ""
+        prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
+        return "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix

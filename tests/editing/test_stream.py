@@ -1,0 +1,212 @@
+"""Streamed exports: what is left alone keeps its bytes, memory does not grow, a kill leaves the old state or the new.
+
+A kill is a process of its own that ends without a word before its n-th step: a write, a flush, a rename or a copy.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import interp
+from interp import InterpError, Project, Recipe
+from interp.core import files
+from interp.editing.export import export_streamed
+from interp.editing.verify import MANIFEST, verify
+from interp.models.checkpoint import Checkpoint
+
+ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+RECIPE = Recipe([("writers", Project(ROWS))])
+
+
+@pytest.fixture
+def source(tiny, tmp_path):
+    folder = tmp_path / "source"
+    tiny("llama").hf.save_pretrained(folder, max_shard_size="40KB")
+    tiny("llama").tokenizer.save_pretrained(folder)
+    return folder
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_what_the_loading_export_writes_and_verifies(tiny, source, tmp_path):
+    manifest = export_streamed(RECIPE, source, tmp_path / "streamed")
+    interp.export(RECIPE, source, tmp_path / "loaded")
+    for file in Checkpoint.open(tmp_path / "loaded").files:
+        assert file.read_bytes() == (tmp_path / "streamed" / file.name).read_bytes()
+        assert manifest.files[file.name] == files.sha256_file(file)
+    before = {name: x for file in Checkpoint.open(source).files for name, x in load_file(file).items()}
+    after = {name: x for file in Checkpoint.open(tmp_path / "streamed").files for name, x in load_file(file).items()}
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if "o_proj" in name or "down_proj" in name or "embed" in name} == set(before) - same
+    assert verify(tmp_path / "streamed").faithful
+
+
+@pytest.mark.parametrize("limit", [20_000, 60_000, 10**9])
+def test_files_are_cut_as_asked(source, tmp_path, limit):
+    export_streamed(RECIPE, source, tmp_path / "out", shard_bytes=limit)
+    cut = Checkpoint.open(tmp_path / "out")
+    sizes = [sum(entry.nbytes for entry in file.entries.values()) for file in cut.opened]
+    assert all(size <= limit or len(file.entries) == 1 for size, file in zip(sizes, cut.opened, strict=True))
+    assert (len(sizes) == 1) == (limit == 10**9)
+    assert all(a + next(iter(f.entries.values())).nbytes > limit for a, f in zip(sizes, cut.opened[1:], strict=False))
+
+
+def in_a_process(action):
+    """The exit status of an action in a fork of this process; 0 if it returns."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with suppress(BaseException):
+            action()
+            status = 0
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def counted(action, kill_at, seen=None):
+    """The action, in which each step is counted, and which ends without a word before step `kill_at`."""
+    done = [0]
+
+    def stepping(function):
+        def call(*arguments, **options):
+            done[0] += 1
+            if done[0] == kill_at:
+                os._exit(9)
+            return function(*arguments, **options)
+
+        return call
+
+    class Stepping:
+        def __init__(self, file):
+            self._file = file
+            self.write = stepping(file.write)
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *problem):
+            self._file.close()
+
+    opened = Path.open
+    Path.open = lambda self, mode="r", *rest, **more: (
+        Stepping(opened(self, mode, *rest, **more)) if "w" in mode else opened(self, mode, *rest, **more)
+    )
+    for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (shutil, "copyfile"), (os, "mkdir")):
+        setattr(module, name, stepping(getattr(module, name)))
+    action()
+    if seen:
+        Path(seen).write_text(str(done[0]))
+
+
+def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_and_is_taken_up_again(source, tmp_path):
+    out, left = tmp_path / "out", tmp_path / ".out.unfinished"
+    export_streamed(RECIPE, source, tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    assert in_a_process(lambda: counted(lambda: export_streamed(RECIPE, source, out), 0, tmp_path / "steps")) == 0
+    steps, reused = int((tmp_path / "steps").read_text()), 0
+    shutil.rmtree(out)
+    for step in range(1, steps + 1):
+        assert in_a_process(lambda step=step: counted(lambda: export_streamed(RECIPE, source, out), step)) == 9
+        if out.exists():
+            assert contents(out) == expected, "the new state, whole"
+        else:
+            finished = {path.name: path.stat().st_ino for path in left.glob("*.safetensors")}
+            recorded = json.loads((left / "finished.json").read_text()) if (left / "finished.json").exists() else {}
+            export_streamed(RECIPE, source, out)
+            kept = [name for name in recorded if (out / name).stat().st_ino == finished[name]]
+            assert len(kept) == len(recorded), "files that were finished are not written again"
+            reused += len(kept)
+        assert contents(out) == expected
+        assert not left.exists()
+        shutil.rmtree(out)
+    assert steps > 40
+    assert reused > 20
+
+
+def test_what_another_run_left_is_not_taken_up(source, tmp_path):
+    out = tmp_path / "out"
+    other = Recipe([("writers", Project(ROWS[:1]))])
+    for step in (20, 30):
+        assert in_a_process(lambda step=step: counted(lambda: export_streamed(other, source, out), step)) == 9
+    assert (tmp_path / ".out.unfinished").exists()
+    export_streamed(RECIPE, source, out)
+    export_streamed(RECIPE, source, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_two_at_once_and_a_full_disk(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    seen = []
+    flush = files.fsync
+
+    def flushed(path):
+        if not seen:
+            seen.append(path)
+            with pytest.raises(InterpError, match="is being written by another process"):
+                export_streamed(RECIPE, source, out)
+        flush(path)
+
+    monkeypatch.setattr(files, "fsync", flushed)
+    export_streamed(RECIPE, source, out)
+    assert seen
+    assert (out / MANIFEST).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(InterpError, match=r"needs 0\.0 GB, and .* has 0\.0 GB free"):
+        export_streamed(RECIPE, source, tmp_path / "full")
+    monkeypatch.undo()
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    script = (
+        "import resource, sys; from interp import Recipe; from interp.editing.export import export_streamed\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 20}, {size // 20}))\n"
+        f"export_streamed(Recipe.load(sys.argv[1]), sys.argv[2], sys.argv[3])"
+    )
+    RECIPE.save(tmp_path / "recipe")
+    words = [sys.executable, "-c", script, tmp_path / "recipe", source, tmp_path / "full"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert "writing failed (" in done.stderr
+    assert "File too large" in done.stderr
+    assert not (tmp_path / "full").exists()
+    assert not list(tmp_path.glob(".full*")), "nothing is left"
+
+
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments" / "benchmarks")
+    import export as benchmark
+
+    largest = 2 * benchmark.WIDTH * benchmark.VOCABULARY / 2**20
+    idle, extra = benchmark.peak(["--peak"]), []
+    for size in (0.3, 0.6):
+        benchmark.make(tmp_path / str(size), size)
+        extra.append(benchmark.peak(["--peak", str(tmp_path / str(size)), str(tmp_path / f"{size}-out")]) - idle)
+    assert all(each < 2.5 * largest + 200 for each in extra)
+    assert extra[1] - extra[0] < 0.3 * 1000 / 4, "control: holding what was written would take 300 MB more"
+
+
+def test_recipes_of_other_models_and_quantised_sources_are_refused(tiny, source, tmp_path):
+    model = tiny("qwen2")
+    made = interp.Direction(
+        ROWS, interp.load(source).sites[1], -1, "diff_means", model.reference, "data"
+    )  # of another architecture, though of the same shape
+    with pytest.raises(InterpError, match=r"made for tiny qwen2 0, a qwen2, but .* is a llama"):
+        export_streamed(Recipe([("writers", Project(made))]), source, tmp_path / "out")
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq"}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InterpError, match=r"is quantised \(gptq\)"):
+        export_streamed(RECIPE, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
