@@ -1,0 +1,125 @@
+"""Prove on a model that the table of writers is right: what it says is folded, and the stream has to follow.
+
+    1. the first block's input is the sum of the tables' outputs
+    2. a random subspace is folded out of every writer; run with the edited tensors, each block adds nothing along it
+
+A writer that the table misses, a bias, an expert, an axis taken for another: each leaves something along the subspace.
+Blocks are run one at a time on the plain model's own activations, so that one block's edited tensors are held at once.
+
+What it does not know: whether something is added behind the last block, before the final norm. No architecture in
+the table does so, and a certificate's logits would show it.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from interp.core.errors import InterpError
+from interp.core.linalg import orthonormal_rows
+from interp.editing.fold import examine
+from interp.editing.plan import Choices, Plan
+from interp.interventions.ops import Project
+from interp.interventions.recipe import Recipe
+from interp.models.architectures import architecture
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.models.writers import writers
+
+_ROWS = 2
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass
+class Proof:
+    """What was measured: shares of what blocks write that lie along the subspace, the largest of each block.
+
+    `leaks` with the edited tensors, `before` with the model's own; `sum_gap` is how far the first block's input is from
+    the sum of the tables, relative to it.
+    """
+
+    leaks: list[float] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    sum_gap: float = 0.0
+
+
+@torch.no_grad()
+def prove(model: HookedModel, seed: int = 0) -> Proof:
+    """Run the check on a few random tokens. Raises InterpError, naming the block, where the table is wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = orthonormal_rows(torch.randn(_ROWS, model.d_model, generator=generator))
+    state = dict(model.hf.state_dict())
+    recipe = Recipe([("writers", Project(rows))])
+    plan = examine(recipe, model.config, state, False, state.__getitem__, Choices(approximate=True))
+    if plan.status == "refused":
+        raise InterpError(f"{model.config.model_type} can't be folded: {plan}")
+    proof, tolerance = Proof(), _TOLERANCE.get(model.dtype, 0.0)
+    ids = torch.randint(model.config.vocab_size, (2, min(8, model.context or 8)), generator=generator)
+    with _blocks_watched(model, plan, rows, proof):
+        proof.sum_gap = _sum_gap(model, ids)
+        model.hf(input_ids=ids.to(model.device), use_cache=False)
+    if proof.sum_gap > tolerance:
+        raise InterpError(
+            f"{model.config.model_type}: the first block's input is not the sum of the tables in the table of writers "
+            f"(off by {proof.sum_gap:.1e}); something else writes there, and a fold would miss it"
+        )
+    for layer, (leak, before) in enumerate(zip(proof.leaks, proof.before, strict=True)):
+        if leak > tolerance or leak > 0.1 * before:
+            raise InterpError(
+                f"{model.config.model_type}: block {layer} still writes {leak:.1e} along a subspace that was folded "
+                f"out of every writer known of ({before:.1e} before); the table of writers misses one"
+            )
+    return proof
+
+
+@contextmanager
+def _blocks_watched(model: HookedModel, plan: Plan, rows: Float[Tensor, "k d_model"], proof: Proof) -> Iterator[None]:
+    path = architecture(model.config).layers
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.hf.get_submodule(path)):
+            hook = _watch(block, f"{path}.{layer}.", plan, rows, proof)
+            stack.callback(block.register_forward_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _watch(block: nn.Module, prefix: str, plan: Plan, rows: Tensor, proof: Proof) -> Any:
+    """A hook that runs the block again with edited tensors, and notes what each run adds along the rows."""
+    running: list[bool] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if running:
+            return
+        own = {name: x for name, x in block.state_dict().items() if prefix + name in plan.changes}
+        edited = {name: plan.apply(prefix + name, x) for name, x in own.items()}
+        running.append(True)
+        again = functional_call(module, edited, args, kwargs)
+        running.clear()
+        x = args[0] if args else kwargs["hidden_states"]
+        proof.leaks.append(_share(_first(again) - x, rows))
+        proof.before.append(_share(_first(output) - x, rows))
+
+    return hook
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _share(written: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "k d_model"]) -> float:
+    wide = written.double()
+    along = (wide @ rows.to(wide).T).norm(dim=-1)
+    return float((along / wide.norm(dim=-1).clamp(min=1e-12)).max())
+
+
+def _sum_gap(model: HookedModel, ids: Tensor) -> float:
+    """How far the first block's input is from the sum of what the tables write, relative to it."""
+    tables = [w for w in writers(model.config, model.hf.state_dict()) if w.layout == "table"]
+    start = Site("resid_pre", 0)
+    acts = model.forward_to([*(w.site for w in tables), start], {"input_ids": ids.to(model.device)})
+    total = sum(acts[w.site].double() * w.stream for w in tables)
+    return float((acts[start].double() - total).norm() / acts[start].double().norm())

@@ -1,0 +1,80 @@
+"""The table of writers, proved on every architecture by what blocks add to the stream."""
+
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+from folding import POST_NORM, PRE_NORM
+
+from interp import HookedModel, InterpError
+from interp.editing import fold as folds
+from interp.editing.prove import prove
+from interp.models import writers as tables
+
+
+@pytest.mark.parametrize("name", [*PRE_NORM, *POST_NORM])
+def test_every_writer_is_known(tiny, name):
+    proof = prove(tiny(name))
+    assert len(proof.leaks) == 3
+    assert max(proof.leaks) < 1e-6 < 1e-2 < min(proof.before)
+    assert proof.sum_gap < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "missed"),
+    [
+        ("gpt_neox", "dense.bias"),
+        ("phi", "mlp.fc2.bias"),
+        ("gpt_oss", "down_proj_bias"),
+        ("qwen2_moe", "shared_expert.down_proj.weight"),
+        ("deepseek_v3", "experts.down_proj"),
+        ("llama", "o_proj.weight"),
+    ],
+)
+def test_a_writer_that_is_missed_is_found(tiny, monkeypatch, name, missed):
+    known = tables.writers
+    monkeypatch.setattr(folds, "writers", lambda *a: [w for w in known(*a) if not w.tensor.endswith(missed)])
+    with pytest.raises(InterpError, match="the table of writers misses one"):
+        prove(tiny(name))
+
+
+def test_a_wrong_axis_and_a_wrong_gain_are_found(tiny, monkeypatch):
+    known = tables.writers
+
+    def turned(config, names):
+        return [
+            replace(w, layout="out_in") if w.tensor.endswith("experts.down_proj") else w for w in known(config, names)
+        ]
+
+    config = tiny_models.CONFIGS["gpt_oss"]().to_dict() | {"intermediate_size": 32}
+    square = HookedModel(type(tiny("gpt_oss").hf)(type(tiny("gpt_oss").config).from_dict(config)))
+    assert max(prove(square).leaks) < 1e-6
+    monkeypatch.setattr(folds, "writers", turned)
+    with pytest.raises(InterpError, match="misses one"):
+        prove(square)
+    monkeypatch.setattr(folds, "writers", lambda *a: [replace(w, gain=None) for w in known(*a)])
+    with pytest.raises(InterpError, match="block 0 still writes"):
+        prove(tiny("gemma3"))
+
+
+def test_something_added_before_the_first_block_is_found(tiny):
+    model = tiny("olmo")
+    handle = model.hf.model.layers[0].register_forward_pre_hook(lambda m, args: (args[0] + 0.1, *args[1:]))
+    try:
+        with pytest.raises(InterpError, match="is not the sum of the tables"):
+            prove(model)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", ["gemma4", "bloom"])
+def test_what_is_not_known_is_refused_by_name(tiny, name):
+    with pytest.raises(InterpError, match=tiny(name).config.model_type):
+        prove(tiny(name))
+
+
+def test_it_holds_in_bfloat16(tiny):
+    model = tiny_models.build("llama")
+    model.hf.to(torch.bfloat16)
+    assert max(prove(model).leaks) < 0.05 < min(prove(model).before)
