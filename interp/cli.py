@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp import cli_find, cli_runs
+from interp import cli_export, cli_find, cli_runs
 from interp.core.display import print_table, print_values
 from interp.core.errors import InterpError
 from interp.core.files import require_free
@@ -223,34 +223,8 @@ def sae_features(
 app.command()(cli_find.find)
 
 
-@app.command()
-def export(
-    model: Model,
-    recipe: Annotated[Path, typer.Option(help="folder of the recipe")],
-    out: Annotated[Path, typer.Option(help="new folder for the checkpoint")],
-    dtype: Dtype = None,
-    as_json: Json = False,
-) -> None:
-    """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
-    from interp.editing.export import export as write_checkpoint
-    from interp.interventions.recipe import Recipe
-
-    certificate = write_checkpoint(Recipe.load(recipe), model, out, dtype=dtype)
-    print_values(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
-
-
-@app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export")],
-    base: Annotated[str | None, typer.Option(help="the model it was made from, if it has moved")] = None,
-    as_json: Json = False,
-) -> None:
-    """Check an exported checkpoint's files, and measure again that its weights do what the recipe's hooks do."""
-    from interp.editing.verify import verify as verify_checkpoint
-
-    certificate = verify_checkpoint(folder, base)
-    print_values(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
-    raise typer.Exit(0 if certificate.faithful else 1)
+app.command()(cli_export.export)
+app.command()(cli_export.verify)
 
 
 @app.command()
@@ -325,10 +299,6 @@ def _described(sae: Any, out: Path) -> dict[str, Any]:
 
 def _quiet(text: str) -> None:
     del text
-
-
-def _figures(certificate: Any, as_json: bool) -> dict[str, Any]:
-    return certificate.to_json() if as_json else dict(certificate.rows())
 
 
 def _rows(audit: Any, as_json: bool) -> list[dict[str, Any]]:

@@ -54,11 +54,12 @@ def find(
             require_free(path)
     asked = method or ["all"]
     methods = list(dict.fromkeys(name for one in asked for name in (FITS if one == "all" else [one])))
+    kept = _protected(protect or [])
     pairs = _contrast(contrast, columns, skip_bad, seed)
     hooked = load(model, device=device)
     coder = SparseAutoencoder.load(sae) if sae else None
     where = sites or "resid_post.*", methods, position or (-1,)
-    found = find_directions(hooked, pairs, *where, coder, seed=seed, protected=_protected(protect or []))
+    found = find_directions(hooked, pairs, *where, coder, seed=seed, protected=kept)
     ranked = found.best(len(found))
     rows = [finding.row | found.beside(finding) for finding in ranked]
     if try_on:

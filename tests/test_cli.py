@@ -72,7 +72,10 @@ def test_options_are_frozen():
             "--columns", "--contrast", "--device", "--json", "--method", "--out", "--page", "--position", "--protect",
             "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
-        "export": ["--dtype", "--json", "--out", "--recipe", "model"],
+        "export": [
+            "--approximate", "--compensate", "--dry-run", "--dtype", "--json", "--keep-norms", "--leave-embedding",
+            "--out", "--recipe", "--rehost", "--shard-size", "--streamed", "model",
+        ],
         "verify": ["--base", "--json", "folder"],
         "audit": ["--base", "--device", "--items", "--json", "--out", "--seed", "--suite", "model"],
         "gate": ["--json", "--policy", "file"],
@@ -140,6 +143,29 @@ def test_the_road_by_hand(run, tmp_path):
     assert json.loads(said)["max_abs_logit_diff"] < 1e-4
     code, said, _ = run("verify", out, "--json")
     assert (code, json.loads(said)["faithful"]) == (0, True)
+    code, said, _ = run("export", "organism", "--recipe", recipe, "--dry-run")
+    assert code == 0
+    assert "Project at embed" in said
+    assert "GB to write" in said
+    streamed = tmp_path / "streamed"
+    words = (
+        "export",
+        "organism",
+        "--recipe",
+        recipe,
+        "--streamed",
+        "--shard-size",
+        "1MB",
+        "--dtype",
+        "float32",
+        "--json",
+    )
+    code, said, _ = run(*words, "--out", streamed)
+    assert (code, json.loads(said)["status"]) == (0, "exact")
+    assert len(list(streamed.glob("*.safetensors"))) > 1
+    assert run("verify", streamed)[0] == 0
+    assert "no --out" in run(*words)[2]
+    assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
     audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
     code, said, _ = run("audit", out, "--base", "organism", "--items", 40, "--out", audit, "--json")
     assert code == 0
@@ -190,7 +216,7 @@ def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
     code, said, _ = run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}", "--json")
     own = {row["method"]: row["alignment"]["loud"] for row in json.loads(said)}
     assert own[kept.direction.method] == max(own.values()) > 0.5
-    assert "cosine with loud" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
+    assert "cosine" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
 
 
 def test_doctor_reports(run):

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -163,3 +164,11 @@ def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 4GB, 500 MB or 1048576."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
+    if not found or not float(found[1]):
+        raise InterpError(f"size {text!r} can't be read; expected a number of bytes such as 4GB or 500MB")
+    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))

@@ -20,7 +20,8 @@ class Certificate:
     models; `effect_kl` (base || hooked) is the control: what the edit itself changes on the same positions.
     `writer_gap` is the largest difference of any writer's output between the two, relative to that output, over all
     tokens. `leak` is the largest share of any writer's output that is left along a removed direction, and
-    `leak_by_writer` the largest of each; None and empty where the recipe removes none in full.
+    `leak_by_writer` the largest of each; None and empty where the recipe removes none in full. `status` is what the
+    fold claims to be: "exact", "scale" (exact up to one factor a token, behind a norm) or "approximate".
     """
 
     max_abs_logit_diff: float
@@ -32,16 +33,22 @@ class Certificate:
     tokens: int
     dtype: str
     leak_by_writer: dict[str, float] = field(default_factory=dict)
+    status: str = "exact"
 
     @property
     def faithful(self) -> bool:
-        """Whether the weights do what the hooks do, to within rounding in the type exported.
+        """Whether the weights do what the fold claims, to within rounding in the type exported.
 
-        Every writer must agree and every leak be closed, and the two models differ by under 1 % of what the edit itself
-        changes.
+        Exact: every writer must agree and every leak be closed, and the two models differ by under 1 % of what the edit
+        itself changes. Up to a scale: every leak must be closed. Of what is approximate nothing is claimed: read `kl`
+        beside `effect_kl`.
         """
+        if self.status == "approximate":
+            return True
         tolerance = max(_TOLERANCE.get(kind, 0.0) for kind in self.dtype.split(", "))
         closed = self.leak is None or self.leak <= tolerance
+        if self.status == "scale":
+            return closed
         return closed and self.writer_gap <= tolerance and self.kl <= max(0.01 * self.effect_kl, 1e-8)
 
     def rows(self) -> list[tuple[str, object]]:

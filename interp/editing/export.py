@@ -9,7 +9,7 @@ half-written is left behind, whatever fails.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from interp.core.errors import InterpError
 from interp.core.files import KEY, new_folder, sha256_file, sha256_json, write_json, write_text
 from interp.core.records import versions
 from interp.editing.certificate import Certificate
-from interp.editing.fold import Plan, fold
+from interp.editing.estimate import Estimate, estimate
+from interp.editing.fold import examine, fold
 from interp.editing.origin import Origin
+from interp.editing.plan import Choices, Plan
 from interp.editing.stream import Piece, cut, write
 from interp.editing.verify import MANIFEST, RECIPE, Manifest, certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
@@ -41,13 +43,15 @@ def export(
     dtype: str | None = None,
     prompts: list[str] | None = None,
     shard_bytes: int | None = None,
+    choices: Choices = Choices(),  # noqa: B008 (frozen)
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
     `source` is "organism", a local folder or hub id (read tensor by tensor, its types kept), or a GGUF file or
     HookedModel (its weights in memory, in the type they have there; the language model alone of a multimodal one).
     `dtype` casts floating-point weights. Files are cut as those of the source, or anew to at most `shard_bytes` each.
-    `prompts` adds texts of yours to those on which hooks and export are compared.
+    `prompts` adds texts of yours to those on which hooks and export are compared. `choices` say how to fold, and
+    whether what is not exact is let in: then the certificate measures how far it is off.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
@@ -55,13 +59,13 @@ def export(
     origin.refuse_overlap(Path(out))
     base = origin.model or load(source)
     recipe.check(base.reference)
-    with _written(recipe, origin, Path(out), dtype, shard_bytes) as (staging, digests):
+    with _written(recipe, origin, Path(out), dtype, shard_bytes, choices) as (staging, plan, digests):
         probes = random_probes(base, prompts or [])
         write_probes(staging, probes)
-        certificate = certify(base, recipe, staging, probes)
+        certificate = certify(base, recipe, staging, probes, plan.status)
         _require_faithful(certificate)
         write_json(staging / CERTIFICATE, certificate.to_json())
-        _write_record(staging, recipe, base.reference, base.source, digests, certificate)
+        _write_record(staging, recipe, plan, base.reference, base.source, digests, certificate)
     return certificate
 
 
@@ -71,6 +75,7 @@ def export_streamed(
     out: str | Path,
     dtype: str | None = None,
     shard_bytes: int | None = None,
+    choices: Choices = Choices(),  # noqa: B008 (frozen)
 ) -> Manifest:
     """As `export`, but no model is loaded: for checkpoints larger than memory.
 
@@ -82,28 +87,41 @@ def export_streamed(
     origin.refuse_overlap(Path(out))
     reference = origin.reference(recipe.model)
     recipe.check(reference)
-    with _written(recipe, origin, Path(out), dtype, shard_bytes) as (staging, digests):
-        return _write_record(staging, recipe, reference, origin.source, digests, None)
+    with _written(recipe, origin, Path(out), dtype, shard_bytes, choices) as (staging, plan, digests):
+        return _write_record(staging, recipe, plan, reference, origin.source, digests, None)
+
+
+def dry_run(
+    recipe: Recipe,
+    source: str | Path | HookedModel,
+    dtype: str | None = None,
+    choices: Choices = Choices(),  # noqa: B008 (frozen)
+) -> tuple[Plan, Estimate]:
+    """What an export would change and how exactly, refusals included, and what it would take; nothing is written."""
+    origin = Origin.of(source)
+    recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
+    plan = examine(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
+    return plan, estimate(list(_planned(origin, plan, dtype_of(dtype) if dtype else None)))
 
 
 @contextmanager
 def _written(
-    recipe: Recipe, origin: Origin, out: Path, dtype: str | None, shard_bytes: int | None
-) -> Iterator[tuple[Path, dict[str, str]]]:
+    recipe: Recipe, origin: Origin, out: Path, dtype: str | None, shard_bytes: int | None, choices: Choices
+) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
     """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
     cast = dtype_of(dtype) if dtype else None
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read)
+    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
     shards = cut(_planned(origin, plan, cast), shard_bytes)
     _require_room(out, sum(shard.nbytes for shard in shards))
     changed: dict[str, Any] = dict(plan.config)
     changed |= {"dtype": dtype} if dtype else {}
-    key = sha256_json([recipe.digest, origin.name, origin.stamp, dtype, shard_bytes, versions()])
+    key = sha256_json([recipe.digest, origin.name, origin.stamp, dtype, shard_bytes, asdict(choices), versions()])
     with new_folder(out, resume_key=key if origin.checkpoint else None) as staging:
         digests = write(shards, staging)
         origin.write_companions(staging, changed)
         (staging / RECIPE).mkdir(exist_ok=True)
         recipe.write(staging / RECIPE)
-        yield staging, digests
+        yield staging, plan, digests
 
 
 def _require_room(out: Path, needed: int) -> None:
@@ -143,21 +161,24 @@ def _planned(origin: Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[
 def _write_record(
     staging: Path,
     recipe: Recipe,
+    plan: Plan,
     base: ModelReference,
     source: str | None,
     weights: dict[str, str],
     certificate: Certificate | None,
 ) -> Manifest:
-    write_text(staging / "README.md", _card(recipe, base, certificate))
+    write_text(staging / "README.md", _card(recipe, plan, base, certificate))
     rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
     digests = weights | {str(file.relative_to(staging)): sha256_file(file) for file in rest}
-    manifest = Manifest(base=base, source=source, recipe=recipe.digest, files=digests, versions=versions())
+    manifest = Manifest(
+        base=base, source=source, recipe=recipe.digest, status=plan.status, files=digests, versions=versions()
+    )
     write_json(staging / MANIFEST, manifest.model_dump())
     return manifest
 
 
-def _card(recipe: Recipe, base: ModelReference, certificate: Certificate | None) -> str:
-    ops = "\n".join(f"- {type(edit.op).__name__} at {', '.join(edit.sites)}" for edit in recipe.edits)
+def _card(recipe: Recipe, plan: Plan, base: ModelReference, certificate: Certificate | None) -> str:
+    ops = "\n".join(f"- {item}" for item in plan.items)
     measured = "It was written without loading the model, and nothing was measured: run `interp verify` on it.\n"
     if certificate:
         figures = "\n".join(f"| {name} | {value} |" for name, value in certificate.rows())

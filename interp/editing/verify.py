@@ -23,6 +23,7 @@ from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.editing.certificate import Certificate
+from interp.editing.plan import Status
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
@@ -43,6 +44,7 @@ class Manifest(Config):
     base: ModelReference
     source: str | None
     recipe: str
+    status: Status = "exact"
     files: dict[str, str]
     versions: dict[str, str]
 
@@ -68,7 +70,7 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")
     # Written without loading the model (`export_streamed`), it was measured on nothing yet.
     probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model, [])
-    return certify(model, recipe, path, probes)
+    return certify(model, recipe, path, probes, manifest.status)
 
 
 def random_probes(model: HookedModel, prompts: list[str]) -> list[Tokens]:
@@ -97,8 +99,10 @@ def read_probes(folder: Path) -> list[Tokens]:
         raise InterpError(f"{folder / PROBES}: cannot be read ({problem}); export again") from None
 
 
-def certify(base: HookedModel, recipe: Recipe, folder: Path, probes: list[Tokens]) -> Certificate:
-    """Measure an exported folder against its hooked base model, both in float32."""
+def certify(
+    base: HookedModel, recipe: Recipe, folder: Path, probes: list[Tokens], status: Status = "exact"
+) -> Certificate:
+    """Measure an exported folder against its hooked base model, both in float32; `status` is what the fold claims."""
     exported = load(folder, device=base.device)
     plain = base if base.dtype == torch.float32 else HookedModel(copy.deepcopy(base.hf).float(), base.tokenizer)
     tally = _Tally(recipe, exported)
@@ -108,7 +112,7 @@ def certify(base: HookedModel, recipe: Recipe, folder: Path, probes: list[Tokens
         with plain.hooked(bound):
             hooked, written = plain.logits(batch)[batch.mask], _written(plain, batch)
         tally.update(before, hooked, exported.logits(batch)[batch.mask], written, _written(exported, batch))
-    return tally.certificate(", ".join(sorted(set(Checkpoint.open(folder).dtypes.values()))))
+    return tally.certificate(", ".join(sorted(set(Checkpoint.open(folder).dtypes.values()))), status)
 
 
 def _written(model: HookedModel, batch: Tokens) -> dict[Site, Tensor]:
@@ -152,7 +156,7 @@ class _Tally:
             share = (y @ rows.to(y).T).norm(dim=-1) / y.norm(dim=-1).clamp(min=1e-12)
             self.leaks[str(site)] = max(self.leaks.get(str(site), 0.0), float(share.max()))
 
-    def certificate(self, dtype: str) -> Certificate:
+    def certificate(self, dtype: str, status: Status) -> Certificate:
         kl = torch.cat(self.kls)
         return Certificate(
             max_abs_logit_diff=self.logit_gap,
@@ -164,6 +168,7 @@ class _Tally:
             tokens=len(kl),
             dtype=dtype,
             leak_by_writer=self.leaks,
+            status=status,
         )
 
 

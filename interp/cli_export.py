@@ -1,0 +1,82 @@
+"""The verbs `interp export` and `interp verify`: a recipe folded into weights, and a check of what was written."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.core.display import print_values
+from interp.core.errors import InterpError
+from interp.core.files import parse_bytes
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")],
+    recipe: Annotated[Path, typer.Option(help="folder of the recipe")],
+    out: Annotated[Path | None, typer.Option(help="new folder for the checkpoint")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own if not given")
+    ] = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(help="most a weight file may hold, such as 4GB; files are cut as the source's if not given"),
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="say what would change, how exactly and what it takes")
+    ] = False,
+    streamed: Annotated[
+        bool, typer.Option("--streamed", help="load no model, certify nothing: for checkpoints larger than memory")
+    ] = False,
+    approximate: Annotated[bool, typer.Option("--approximate", help="let in what does not fold exactly")] = False,
+    rehost: Annotated[
+        bool, typer.Option("--rehost", help="save Qwen2 and Mistral as Llama, which has biases to add vectors in")
+    ] = False,
+    leave_embedding: Annotated[bool, typer.Option("--leave-embedding", help="do not edit the table of tokens")] = False,
+    keep_norms: Annotated[bool, typer.Option("--keep-norms", help="keep the lengths of edited columns")] = False,
+    compensate: Annotated[
+        bool, typer.Option("--compensate", help="round to 16 bits so that what was removed stays removed")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
+    from interp.editing import export as exports
+    from interp.editing.plan import Choices
+    from interp.interventions.recipe import Recipe
+
+    edits = Recipe.load(recipe)
+    choices = Choices(approximate, rehost, leave_embedding, keep_norms, compensate)
+    if dry:
+        plan, needed = exports.dry_run(edits, model, dtype, choices)
+        items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
+        values = {"status": plan.status, "tensors": len(plan.changes), "items": items, **asdict(needed)}
+        print_values(True, values) if as_json else print(f"{plan}\n{needed}")
+        raise typer.Exit(1 if plan.status == "refused" else 0)
+    if out is None:
+        raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
+    limit = parse_bytes(shard_size) if shard_size else None
+    if streamed:
+        manifest = exports.export_streamed(edits, model, out, dtype, limit, choices)
+        print_values(as_json, {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)})
+        return
+    certificate = exports.export(edits, model, out, dtype, None, limit, choices)
+    print_values(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export")],
+    base: Annotated[str | None, typer.Option(help="the model it was made from, if it has moved")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check an exported checkpoint's files, and measure again that its weights do what the recipe's hooks do."""
+    from interp.editing.verify import verify as verify_checkpoint
+
+    certificate = verify_checkpoint(folder, base)
+    print_values(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
+    raise typer.Exit(0 if certificate.faithful else 1)
+
+
+def _figures(certificate: Any, as_json: bool) -> dict[str, Any]:
+    return certificate.to_json() if as_json else dict(certificate.rows())
