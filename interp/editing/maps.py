@@ -27,7 +27,7 @@ from interp.editing.rounding import SIXTEEN_BITS, round_onto
 from interp.interventions.ops import Affine
 from interp.models.writers import Layout
 
-_PIECE = 1 << 21  # entries
+_PIECE = 1 << 20  # entries; larger ones take longer to be given by the system than to be edited
 _NEAR_ZERO = 10.0  # by how much a map may blow up what it moves before it is counted as near a zero of the gain
 
 
@@ -125,61 +125,67 @@ class Change:
         """The axis along which a tensor of so many dimensions can be cut into pieces that are edited one by one."""
         return 1 if self.layout == "out_in" and ndim == 2 else 0
 
-    def apply(self, tensor: Tensor, start: int = 0) -> Tensor:
-        """The edited tensor, in its own type; `start` says where on `axis` it begins, if it is a piece."""
-        out = torch.empty_like(tensor)
-        axis = self.axis(tensor.ndim)
+    def apply(self, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
+        """The edited tensor, in its own type; `start` says where on `axis` it begins, if it is a piece.
+
+        It is written to `out`, which may be the tensor itself.
+        """
+        out, axis = torch.empty_like(tensor) if out is None else out, self.axis(tensor.ndim)
+        # One buffer for all pieces: to be given new memory each time takes longer than the arithmetic.
+        buffer = tensor.new_empty(0, dtype=torch.float32 if tensor.element_size() == 2 else torch.float64)
         for offset, count in _pieces(tensor, axis):
-            piece = self._rows(tensor.narrow(axis, offset, count), start + offset)
-            out.narrow(axis, offset, count).copy_(piece.transpose(-1, -2) if self._turned else piece)
+            piece = tensor.narrow(axis, offset, count)
+            wide = buffer.resize_(piece.shape).copy_(piece)
+            self._edit(wide, start + offset)
+            out.narrow(axis, offset, count).copy_(self._narrowed(wide, piece.dtype))
         return out
-
-    @property
-    def _turned(self) -> bool:
-        return self.layout == "out_in"
-
-    def _rows(self, piece: Tensor, start: int) -> Tensor:
-        """Edited vectors of the residual stream, one a row."""
-        wide = piece.to(torch.float32 if piece.element_size() == 2 else torch.float64)
-        rows = wide.transpose(-1, -2) if self._turned else wide
-        before = rows.norm(dim=-1, keepdim=True) if self.keep_norms and self.layout != "bias" else None
-        rows = self._prepared(rows, start)
-        for edit in self.maps:
-            rows = self._mapped(rows, edit)
-        if before is not None:
-            after = rows.norm(dim=-1, keepdim=True)
-            # Vectors of which rounding is all that is left have no direction to be kept.
-            rows = rows * torch.where(after > 1e-6 * before, before / after, 1.0)
-        return self._narrowed(rows, piece.dtype)
-
-    def _prepared(self, rows: Tensor, start: int) -> Tensor:
-        """With inputs zeroed, and what they used to write added to the bias."""
-        if self.first is not None:
-            return rows + self.first.to(rows)
-        if self.zeroed is None:
-            return rows
-        inside = self.zeroed[(self.zeroed >= start) & (self.zeroed < start + rows.shape[-2])] - start
-        return rows.index_fill(-2, inside.to(rows.device), 0.0)
-
-    def _mapped(self, rows: Tensor, edit: Map) -> Tensor:
-        read, write = edit.read.to(rows), edit.write.to(rows)
-        changed = rows if edit.keep is None else rows * edit.keep.to(rows)
-        if len(read):
-            changed = changed - (rows @ read.T) @ write
-        return changed if edit.constant is None or not self.holds_constants else changed + edit.constant.to(rows)
 
     @property
     def holds_constants(self) -> bool:
         """Whether each of the tensor's rows is added to the stream as it is."""
         return self.layout in ("table", "bias")
 
-    def _narrowed(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    @property
+    def _written(self) -> int:
+        """The axis that is written to the stream."""
+        return -2 if self.layout == "out_in" else -1
+
+    def _edit(self, wide: Tensor, start: int) -> None:
+        """In place."""
+        before = wide.norm(dim=self._written, keepdim=True) if self.keep_norms and self.layout != "bias" else None
+        if self.first is not None:
+            wide += self.first.to(wide)
+        if self.zeroed is not None:
+            count = wide.shape[-1 if self._written == -2 else -2]
+            inside = self.zeroed[(self.zeroed >= start) & (self.zeroed < start + count)] - start
+            wide.index_fill_(-1 if self._written == -2 else -2, inside.to(wide.device), 0.0)
+        for edit in self.maps:
+            self._map(wide, edit)
+        if before is not None:
+            after = wide.norm(dim=self._written, keepdim=True)
+            # Vectors of which rounding is all that is left have no direction to be kept.
+            wide *= torch.where(after > 1e-6 * before, before / after, 1.0)
+
+    def _map(self, wide: Tensor, edit: Map) -> None:
+        read, write = edit.read.to(wide), edit.write.to(wide)
+        along = (read @ wide if self._written == -2 else wide @ read.T) if len(read) else None
+        if edit.keep is not None:
+            wide *= edit.keep.to(wide)[:, None] if self._written == -2 else edit.keep.to(wide)
+        if along is not None and wide.ndim == 2:
+            wide.addmm_(*((write.T, along) if self._written == -2 else (along, write)), alpha=-1)
+        elif along is not None:
+            wide -= write.T @ along if self._written == -2 else along @ write
+        if edit.constant is not None and self.holds_constants:
+            wide += edit.constant.to(wide)
+
+    def _narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
         kept = [edit.read for edit in self.maps if edit.idempotent]
         if not (self.compensate and kept and dtype in SIXTEEN_BITS):
-            return rows.to(dtype)
+            return wide  # copying it into the result rounds it
         values, basis = torch.linalg.svd(torch.cat([read.double() for read in kept]), full_matrices=False)[1:]
-        basis = basis[values > 1e-6 * values[0]]
-        return round_onto(rows.reshape(-1, rows.shape[-1]), basis, dtype).reshape(rows.shape)
+        rows = wide.transpose(-1, -2) if self._written == -2 else wide
+        rounded = round_onto(rows.reshape(-1, rows.shape[-1]), basis[values > 1e-6 * values[0]], dtype)
+        return rounded.reshape(rows.shape).transpose(-1, -2) if self._written == -2 else rounded.reshape(rows.shape)
 
 
 def _pieces(tensor: Tensor, axis: int) -> Iterator[tuple[int, int]]:

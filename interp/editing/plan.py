@@ -75,12 +75,13 @@ class Plan:
     config: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[Item, ...] = ()
 
-    def apply(self, name: str, tensor: Tensor, start: int = 0) -> Tensor:
+    def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """A tensor after the edit, in its own type; one not in the plan comes back as it is.
 
-        A piece of a tensor will do, cut along `axis` from `start`.
+        A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there, which may be
+        the tensor itself: then no second one of its size is needed.
         """
-        return self.changes[name].apply(tensor, start) if name in self.changes else tensor
+        return self.changes[name].apply(tensor, start, out) if name in self.changes else tensor
 
     def axis(self, name: str, ndim: int) -> int:
         """The axis along which a tensor of so many dimensions can be read, edited and written in pieces."""

@@ -77,6 +77,8 @@ def test_pieces_of_a_tensor_are_edited_like_the_whole(tiny):
                 continue
             joined = torch.cat([plan.apply(tensor, p, start) for p, start in zip(parts, starts, strict=True)], axis)
             assert torch.allclose(joined, plan.apply(tensor, whole), atol=1e-9)
+            copy = whole.clone()
+            assert torch.equal(plan.apply(tensor, copy, out=copy), plan.apply(tensor, whole))
 
 
 def test_the_unembedding_stays_where_the_table_changes(tiny):
