@@ -114,8 +114,8 @@ def test_a_writer_that_was_missed_is_found_and_nothing_is_written(tiny, tmp_path
     apply = Plan.apply
     missed = "2.mlp.down_proj.weight" if name == "llama" else "2.mlp.c_proj.weight"
 
-    def partly(plan, tensor_name, tensor):
-        return tensor if tensor_name.endswith(missed) else apply(plan, tensor_name, tensor)
+    def partly(plan, tensor_name, tensor, **options):
+        return tensor if tensor_name.endswith(missed) else apply(plan, tensor_name, tensor, **options)
 
     monkeypatch.setattr(Plan, "apply", partly)
     with pytest.raises(InterpError, match="do not do what the recipe's hooks do"):
@@ -158,9 +158,9 @@ def test_a_folder_is_streamed_and_untouched_tensors_keep_their_bytes(saved, tmp_
     assert interp.load(tmp_path / "out").tokenizer("w5 w6")["input_ids"] == [5, 6]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "granite"])
+@pytest.mark.parametrize("name", ["gpt2", "granite", "llama"])
 def test_an_addition_folds_into_a_bias_where_there_is_one(tiny, tmp_path, name):
-    """Granite multiplies what its writers compute, which the bias must make up for."""
+    """Granite multiplies what its writers compute, which the bias makes up for; Llama's config has a flag for one."""
     recipe = Recipe([("mlp_out.1", Add(rows()[0], 0.5))])
     certificate = interp.export(recipe, tiny(name), tmp_path / "out")
     assert certificate.faithful
