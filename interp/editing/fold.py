@@ -25,10 +25,10 @@ from interp.editing.ablation import (
     inputs_of,
     refuse_positions,
     refuse_units,
-    replacement,
     unit_width,
     written_by,
 )
+from interp.editing.forms import is_constant, map_of
 from interp.editing.gains import Gains, Read
 from interp.editing.maps import Change, Map
 from interp.editing.plan import STATUSES, Choices, Item, Status
@@ -38,7 +38,6 @@ from interp.editing.slots import Biases
 from interp.interventions.ops import Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.interventions.replace import Replace
-from interp.interventions.wrapped import Wrapped
 from interp.models.architectures import sites as sites_of
 from interp.models.sites import WRITERS, Site, resolve
 from interp.models.writers import Writer, unembedding, writers
@@ -123,7 +122,7 @@ class _Folding:
 
     def _groups(self, op: Op, chosen: list[Site]) -> list[list[Site]]:
         """Sites that fold together: all of the stream's, or each alone."""
-        if covers(chosen, self.config) and not _is_constant(op):
+        if covers(chosen, self.config) and not is_constant(op):
             return [sorted(chosen, key=lambda site: site.kind not in STREAM)]
         return [[site] for site in chosen]
 
@@ -132,12 +131,12 @@ class _Folding:
         if site.kind in INPUTS and isinstance(op, Replace):
             return self._input(op, site)
         if site.kind not in WRITERS:
-            _map(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
+            map_of(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
             raise InterpError(
                 f"an op at {str(site)!r} can't be folded: no single tensor writes that site of the residual stream; "
                 f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
             )
-        edit = _map(op, site, self.config.hidden_size)
+        edit = map_of(op, site, self.config.hidden_size)
         if site == _TOKENS and self.choices.leave_embedding:
             return "approximate", LEFT
         if edit.constant is not None:
@@ -158,7 +157,7 @@ class _Folding:
 
     def _stream(self, op: Op, group: list[Site]) -> tuple[Status, str]:
         """An op at sites of the stream itself."""
-        edit = _map(op, group[0], self.config.hidden_size)
+        edit = map_of(op, group[0], self.config.hidden_size)
         if edit.is_constant:
             return self._vector(edit, group[0])
         whole = covers(group, self.config)
@@ -240,21 +239,3 @@ class _Folding:
                 once = edit if writer.site in (where, _TOKENS) else edit.linear
                 maps.append(self._through(once, writer, writer.scale * writer.stream)[0])
         return maps
-
-
-def _is_constant(op: Op) -> bool:
-    affine = op.affine()
-    return affine is not None and Map.of(affine).is_constant
-
-
-def _map(op: Op, site: Site, d_model: int) -> Map:
-    if isinstance(op, Replace) and site.kind in WRITERS:
-        return replacement(op, site, d_model)
-    affine = op.affine()
-    if affine is None:
-        why = "acts at some tokens only" if isinstance(op, Wrapped) else "is not an affine function of the activations"
-        raise InterpError(
-            f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction instead "
-            "(Project), or run it with hooks (model.hooked(recipe))"
-        )
-    return Map.of(affine)

@@ -128,7 +128,7 @@ class Change:
     def apply(self, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """The edited tensor, in its own type; `start` says where on `axis` it begins, if it is a piece.
 
-        It is written to `out`, which may be the tensor itself.
+        It is written to `out`, which may be the tensor itself, or of another type.
         """
         out, axis = torch.empty_like(tensor) if out is None else out, self.axis(tensor.ndim)
         # One buffer for all pieces: to be given new memory each time takes longer than the arithmetic.
@@ -137,7 +137,7 @@ class Change:
             piece = tensor.narrow(axis, offset, count)
             wide = buffer.resize_(piece.shape).copy_(piece)
             self._edit(wide, start + offset)
-            out.narrow(axis, offset, count).copy_(self._narrowed(wide, piece.dtype))
+            out.narrow(axis, offset, count).copy_(self._narrowed(wide, out.dtype))
         return out
 
     @property

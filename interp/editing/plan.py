@@ -78,8 +78,8 @@ class Plan:
     def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """A tensor after the edit, in its own type; one not in the plan comes back as it is.
 
-        A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there, which may be
-        the tensor itself: then no second one of its size is needed.
+        A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there: to the tensor
+        itself, so that no second one of its size is needed, or to one of another type.
         """
         return self.changes[name].apply(tensor, start, out) if name in self.changes else tensor
 

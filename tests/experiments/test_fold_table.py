@@ -1,0 +1,32 @@
+"""The table of what folds, at its smallest, and the committed one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import tiny_models
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_table_says_what_folds_and_how_exactly(tmp_path):
+    out = tmp_path / "cells.json"
+    command = [sys.executable, str(ROOT / "experiments" / "fold_table.py"), "--smoke", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = {(cell["architecture"], cell["op"]): cell for cell in json.loads(out.read_text())["cells"]}
+    for cell in cells.values():
+        if cell["status"] == "exact":
+            assert cell["gap"] < 2e-6 < 1e-3 < cell["effect"]
+        assert bool(cell["reason"]) == (cell["status"] == "refused")
+    assert cells["llama", "vector"]["how"] == "flag"
+    assert cells["qwen3_moe", "vector"]["status"] == "refused"
+    assert cells["gemma2", "projection"]["status"] == "scale"
+    assert cells["gemma2", "projection"]["left"] < 1e-6
+    assert cells["gpt2", "norms kept"]["status"] == "approximate"
+
+
+def test_the_committed_table_has_every_architecture():
+    text = (ROOT / "docs" / "editing.md").read_text()
+    assert all(f"\n| {name} | " in text for name in tiny_models.CONFIGS)
