@@ -3,11 +3,12 @@
 | op | what it does | folds into weights |
 |---|---|---|
 | Project | removes a direction or subspace | yes |
-| Erase | erases a concept (LEACE) | at writers |
-| Add | steers by a vector | where there is a bias |
-| LowRank | a trained low-rank edit (LoReFT) | where there is a bias |
+| Erase | erases a concept (LEACE) | at every site of the stream, or at writers with biases |
+| Add | steers by a vector | where there is, or can be, a bias |
+| LowRank | a trained low-rank edit (LoReFT) | at writers with biases |
 | Clamp | holds, suppresses or boosts latents of an autoencoder | no |
-| Replace, Resample | zero, mean and resample ablation; patching | no |
+| Replace | zero and mean ablation; patching | heads, neurons, whole writes |
+| Resample | resample ablation | no |
 | Knockout | cuts edges of attention | no |
 | At, Schedule, Gate | another op at some positions, over time, under a condition | no |
 """
