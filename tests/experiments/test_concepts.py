@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,18 +15,27 @@ SCRIPTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(scope="module")
 def concepts():
-    """The script as a module."""
+    """What the scripts define."""
     sys.path.insert(0, str(SCRIPTS))
     try:
+        import concept_detection
         import concepts
 
-        yield concepts
+        yield SimpleNamespace(**vars(concept_detection), dealt=concepts.dealt)
     finally:
         sys.path.remove(str(SCRIPTS))
 
 
 def test_it_runs_on_the_organism(tmp_path):
-    command = [sys.executable, SCRIPTS / "concepts.py", "--smoke", "--organism-only", "--json", tmp_path / "found.json"]
+    command = [
+        sys.executable,
+        SCRIPTS / "concepts.py",
+        "--smoke",
+        "--only",
+        "organism",
+        "--json",
+        tmp_path / "found.json",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
     assert run.returncode == 0, run.stderr
     found = json.loads((tmp_path / "found.json").read_text())["organism"]
@@ -33,7 +43,6 @@ def test_it_runs_on_the_organism(tmp_path):
     methods = [row["method"].partition(",")[0] for row in found["steering"]["hostility"]]
     assert {"unedited", "diff_means", "steering_vector", "reft_r1", "random 0", "prompt"} <= set(methods)
     assert found["steering"]["hostility"][0]["harm"] == 1
-    assert "left out: SmolLM2's part" in run.stdout
 
 
 def test_no_text_is_in_two_parts(concepts):
