@@ -225,6 +225,7 @@ app.command()(cli_find.find)
 
 app.command()(cli_export.export)
 app.command()(cli_export.verify)
+app.command()(cli_export.undo)
 
 
 @app.command()

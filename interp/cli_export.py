@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.core.display import print_values
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, nearest
 from interp.core.files import parse_bytes
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
@@ -39,6 +39,10 @@ def export(
     compensate: Annotated[
         bool, typer.Option("--compensate", help="round to 16 bits so that what was removed stays removed")
     ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="add a patch that brings the original weights back")] = False,
+    form: Annotated[
+        str, typer.Option("--form", help="checkpoint, adapter (a LoRA adapter) or control-vector (a GGUF file)")
+    ] = "checkpoint",
     as_json: Json = False,
 ) -> None:
     """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
@@ -56,12 +60,15 @@ def export(
         raise typer.Exit(1 if plan.status == "refused" else 0)
     if out is None:
         raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
+    if form != "checkpoint":
+        print_values(as_json, _other(form, edits, model, out, choices))
+        return
     limit = parse_bytes(shard_size) if shard_size else None
     if streamed:
-        manifest = exports.export_streamed(edits, model, out, dtype, limit, choices)
+        manifest = exports.export_streamed(edits, model, out, dtype, limit, choices, undo)
         print_values(as_json, {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)})
         return
-    certificate = exports.export(edits, model, out, dtype, None, limit, choices)
+    certificate = exports.export(edits, model, out, dtype, None, limit, choices, undo)
     print_values(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
 
 
@@ -76,6 +83,32 @@ def verify(
     certificate = verify_checkpoint(folder, base)
     print_values(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
     raise typer.Exit(0 if certificate.faithful else 1)
+
+
+def undo(
+    folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export --undo")],
+    out: Annotated[Path, typer.Option(help="new folder for the original checkpoint")],
+    as_json: Json = False,
+) -> None:
+    """Write the original checkpoint again from an edited one and its patch."""
+    from interp.editing.undo import undo as write_original
+
+    write_original(folder, out)
+    print_values(as_json, {"checkpoint": str(out)})
+
+
+def _other(form: str, recipe: Any, model: str, out: Path, choices: Any) -> dict[str, Any]:
+    """What was written in a form that is no checkpoint."""
+    from interp.editing.adapter import export_adapter
+    from interp.editing.control import export_control_vector
+    from interp.editing.origin import Origin
+
+    if form == "adapter":
+        return {"adapter": str(out), "rank": export_adapter(recipe, model, out, choices)}
+    if form == "control-vector":
+        layers = export_control_vector(recipe, Origin.of(model).reference(recipe.model), out)
+        return {"control vector": str(out), "layers": layers}
+    raise InterpError(f"unknown form {form!r}; {nearest(form, ['checkpoint', 'adapter', 'control-vector'])}")
 
 
 def _figures(certificate: Any, as_json: bool) -> dict[str, Any]:

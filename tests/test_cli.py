@@ -73,9 +73,10 @@ def test_options_are_frozen():
             "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
         "export": [
-            "--approximate", "--compensate", "--dry-run", "--dtype", "--json", "--keep-norms", "--leave-embedding",
-            "--out", "--recipe", "--rehost", "--shard-size", "--streamed", "model",
+            "--approximate", "--compensate", "--dry-run", "--dtype", "--form", "--json", "--keep-norms",
+            "--leave-embedding", "--out", "--recipe", "--rehost", "--shard-size", "--streamed", "--undo", "model",
         ],
+        "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "folder"],
         "audit": ["--base", "--device", "--items", "--json", "--out", "--seed", "--suite", "model"],
         "gate": ["--json", "--policy", "file"],
@@ -148,22 +149,15 @@ def test_the_road_by_hand(run, tmp_path):
     assert "Project at embed" in said
     assert "GB to write" in said
     streamed = tmp_path / "streamed"
-    words = (
-        "export",
-        "organism",
-        "--recipe",
-        recipe,
-        "--streamed",
-        "--shard-size",
-        "1MB",
-        "--dtype",
-        "float32",
-        "--json",
-    )
-    code, said, _ = run(*words, "--out", streamed)
+    words = ["export", "organism", "--recipe", recipe, "--streamed", "--dtype", "float32", "--json"]
+    code, said, _ = run(*words, "--out", streamed, "--shard-size", "1MB", "--undo")
     assert (code, json.loads(said)["status"]) == (0, "exact")
     assert len(list(streamed.glob("*.safetensors"))) > 1
     assert run("verify", streamed)[0] == 0
+    assert run("undo", streamed, "--out", tmp_path / "original")[0] == 0
+    code, said, _ = run(*words[:4], "--form", "adapter", "--out", tmp_path / "adapter", "--json")
+    assert (code, json.loads(said)["rank"]) == (0, 1)
+    assert "did you mean adapter" in run(*words[:4], "--form", "adaptor", "--out", tmp_path / "x")[2]
     assert "no --out" in run(*words)[2]
     assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
     audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"

@@ -88,6 +88,25 @@ def _keep_if(staging: Path, key: str) -> None:
     write_text(staging / KEY, key)
 
 
+@contextmanager
+def new_file(out: str | Path) -> Iterator[Path]:
+    """Yield a temporary name which becomes the file `out` on success. Raises as `new_folder` does."""
+    target = Path(out)
+    require_free(target)
+    sibling = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield sibling
+        share(sibling)
+        fsync(sibling)
+        os.rename(sibling, target)
+        fsync(target.parent)
+    except OSError as problem:
+        raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
 def require_free(out: str | Path) -> None:
     """Refuse an output that exists, or whose place can't be written, before any work is done for it."""
     target = Path(out)

@@ -26,6 +26,7 @@ from interp.editing.fold import examine, fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
 from interp.editing.stream import Piece, cut, write
+from interp.editing.undo import write_patch
 from interp.editing.verify import MANIFEST, RECIPE, Manifest, certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -44,6 +45,7 @@ def export(
     prompts: list[str] | None = None,
     shard_bytes: int | None = None,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
+    undo: bool = False,
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
@@ -51,7 +53,8 @@ def export(
     HookedModel (its weights in memory, in the type they have there; the language model alone of a multimodal one).
     `dtype` casts floating-point weights. Files are cut as those of the source, or anew to at most `shard_bytes` each.
     `prompts` adds texts of yours to those on which hooks and export are compared. `choices` say how to fold, and
-    whether what is not exact is let in: then the certificate measures how far it is off.
+    whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
+    brings the original weights back (`interp.editing.undo`).
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
@@ -64,6 +67,8 @@ def export(
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes, plan.status)
         _require_faithful(certificate)
+        if undo:
+            write_patch(staging, origin, plan)
         write_json(staging / CERTIFICATE, certificate.to_json())
         _write_record(staging, recipe, plan, base.reference, base.source, digests, certificate)
     return certificate
@@ -76,6 +81,7 @@ def export_streamed(
     dtype: str | None = None,
     shard_bytes: int | None = None,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
+    undo: bool = False,
 ) -> Manifest:
     """As `export`, but no model is loaded: for checkpoints larger than memory.
 
@@ -88,6 +94,8 @@ def export_streamed(
     reference = origin.reference(recipe.model)
     recipe.check(reference)
     with _written(recipe, origin, Path(out), dtype, shard_bytes, choices) as (staging, plan, digests):
+        if undo:
+            write_patch(staging, origin, plan)
         return _write_record(staging, recipe, plan, reference, origin.source, digests, None)
 
 
@@ -149,13 +157,17 @@ def _planned(origin: Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[
         made = []
         for piece in file:
             wanted = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
-            change = partial(plan.apply, piece.name) if piece.name in plan.changes else None
+            change = partial(_in_place, plan, piece.name) if piece.name in plan.changes else None
             made.append(replace(piece, dtype=wanted, change=change))
             if piece.name == plan.untie:
                 made.append(replace(piece, name=plan.unembedding, dtype=wanted))
             for bias in (name for name, weight in plan.created.items() if weight == piece.name):
                 made.append(Piece(bias, wanted, torch.zeros(piece.shape[0]), partial(plan.apply, bias)))
         yield made
+
+
+def _in_place(plan: Plan, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return plan.apply(name, tensor, out=tensor)
 
 
 def _write_record(

@@ -140,28 +140,36 @@ class Origin:
 
     def write_companions(self, folder: Path, changed: dict[str, Any]) -> None:
         """Config and tokenizer: copied as they are, but for what the edit changes in the config."""
-        config = self._copied(folder) if self.checkpoint else self._saved(folder)
+        config = self.config_values
+        if self.checkpoint:
+            self._copy(folder)
+        else:
+            self._save(folder)
         if "dtype" in changed:
             config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | changed)
 
-    def _copied(self, folder: Path) -> dict[str, Any]:
+    @property
+    def config_values(self) -> dict[str, Any]:
+        """config.json as plain values."""
+        if self.checkpoint:
+            return dict(self.checkpoint.config)
+        base = self._held
+        own = {"architectures": [type(base.hf).__name__], "dtype": str(base.dtype).removeprefix("torch.")}
+        return base.config.to_diff_dict() | own
+
+    def _copy(self, folder: Path) -> None:
         for pattern in _COMPANIONS:
             for file in self._folder.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
-        return dict(self.checkpoint.config) if self.checkpoint else {}
 
-    def _saved(self, folder: Path) -> dict[str, Any]:
+    def _save(self, folder: Path) -> None:
         base = self._held
-        config = base.config.to_diff_dict()
-        config["architectures"] = [type(base.hf).__name__]
-        config["dtype"] = str(base.dtype).removeprefix("torch.")
         if base.hf.generation_config is not None:
             # Its own save refuses settings that it loads: a temperature without sampling, say.
             write_json(folder / "generation_config.json", base.hf.generation_config.to_diff_dict())
         if base.tokenizer is not None:
             base.tokenizer.save_pretrained(folder)
-        return config
 
     @property
     def _held(self) -> HookedModel:

@@ -1,0 +1,106 @@
+"""Adapter: a recipe's fold as a PEFT LoRA adapter, for servers that load the base once and many adapters to it.
+
+W' = W + B A with the edit's own rank, and a scaling of 1: the merged adapter is the exported checkpoint, up to
+rounding. LoRA (Hu et al. 2021, "LoRA: Low-rank adaptation of large language models") has factors of the weights of
+linear layers and of embeddings. So an edit that needs a bias, or of several experts in one tensor, is refused. A tied
+unembedding stays as it was, as in the exported checkpoint, while the adapter is not merged: merging it into a tied
+model would edit both.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, write_json, write_text
+from interp.core.records import versions
+from interp.editing.factors import Factors, factors
+from interp.editing.fold import fold
+from interp.editing.origin import Origin
+from interp.editing.plan import Choices, Plan
+from interp.interventions.recipe import Recipe
+from interp.models.hooked import HookedModel
+
+
+def export_adapter(
+    recipe: Recipe,
+    source: str | Path | HookedModel,
+    out: str | Path,
+    choices: Choices = Choices(),  # noqa: B008 (frozen)
+) -> int:
+    """Write the adapter's folder; returns its rank, the largest of any tensor's.
+
+    Raises InterpError where the recipe can't be folded, or not into weights of linear layers and embeddings alone.
+    """
+    origin = Origin.of(source)
+    recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
+    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
+    _require_weights(plan, origin)
+    found = {name: factors(name, change, origin.read(name)) for name, change in plan.changes.items()}
+    found = {name: each for name, each in found.items() if each.rank}
+    tables = {name for name in found if plan.changes[name].layout == "table"}
+    rank = max((each.rank for each in found.values()), default=0)
+    if not rank:
+        raise InterpError("the recipe changes no tensor, so there is no adapter; check its strength and sites")
+    with new_folder(out) as staging:
+        tensors = {key: x for name, each in found.items() for key, x in _pair(name, each, name in tables).items()}
+        save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(staging / "adapter_config.json", _config(origin, found, rank))
+        (staging / "interp_recipe").mkdir()
+        recipe.write(staging / "interp_recipe")
+        write_text(staging / "README.md", _card(origin, plan))
+    return rank
+
+
+def _require_weights(plan: Plan, origin: Origin) -> None:
+    for name in plan.created:
+        raise InterpError(f"the recipe adds a bias, {name}, which LoRA has no place for; export a checkpoint instead")
+    for name in plan.changes:
+        if not name.endswith(".weight") or origin.read(name).ndim != 2:
+            raise InterpError(
+                f"the recipe edits {name}, and LoRA has factors for weights of linear layers and embeddings alone; "
+                "export a checkpoint instead"
+            )
+
+
+def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
+    """LoRA's two matrices. For a table PEFT keeps A as (rank, tokens) and B as (d_model, rank)."""
+    module = f"base_model.model.{name.removesuffix('.weight')}"
+    if table:
+        named = {f"{module}.lora_embedding_A": each.left.T, f"{module}.lora_embedding_B": -each.right.T}
+        return {key: x.float().contiguous() for key, x in named.items()}
+    # Conv1D (GPT-2) stores (in, out), the transpose of what LoRA's product is.
+    left, right = (each.right.T, each.left.T) if each.transposed else (each.left, each.right)
+    named = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": -left}
+    return {key: x.float().contiguous() for key, x in named.items()}
+
+
+def _config(origin: Origin, found: Mapping[str, Factors], rank: int) -> dict[str, Any]:
+    ranks = {name.removesuffix(".weight"): each.rank for name, each in found.items()}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": origin.source,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": origin.config.model_type == "gpt2",
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+        # The scaling is alpha / rank of each module: 1.
+        "rank_pattern": {f"^{name}$": each for name, each in ranks.items() if each != rank},
+        "alpha_pattern": {f"^{name}$": each for name, each in ranks.items() if each != rank},
+    }
+
+
+def _card(origin: Origin, plan: Plan) -> str:
+    items = "\n".join(f"- {item}" for item in plan.items)
+    made = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return (
+        f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(origin.name).name}, edited by an adapter\n\n"
+        f"{items}\n\nMade with {made}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
+    )
