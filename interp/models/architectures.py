@@ -5,7 +5,8 @@ write the residual stream, is in `writers` beside this. A model type that is not
 guessed at.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -178,6 +179,25 @@ def architecture_of_type(model_type: str) -> Architecture:
             f"Supported: {', '.join(sorted(_TABLE))}"
         )
     return _TABLE[model_type]
+
+
+def known() -> dict[str, Architecture]:
+    """The table, by model type."""
+    return dict(_TABLE)
+
+
+@contextmanager
+def register(model_type: str, row: Architecture) -> Iterator[Callable[[], None]]:
+    """Have a row for another model type within a `with` block, and after it if what the block is given is called."""
+    if model_type in _TABLE:
+        raise InterpError(f"architecture {model_type!r} is in the table already")
+    kept: list[bool] = []
+    _TABLE[model_type] = row
+    try:
+        yield lambda: kept.append(True)
+    finally:
+        if not kept:
+            del _TABLE[model_type]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from interp.models import organism
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.multimodal import reads_more_than_text, text_part
+from interp.models.recognise import recognise
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -39,7 +40,8 @@ def load(
     `dtype` is float32 unless told otherwise, so that measurements are exact; "auto" keeps the checkpoint's own. A model
     object is hooked in place, not copied: it keeps its type, and `dtype` is refused. `device` is the CPU unless given;
     `revision` pins a hub id. Code and pickled weights that come with a checkpoint are refused unless let in, and code
-    from the hub unless `revision` is a commit. GGUF is dequantised, and needs the extra `gguf`.
+    from the hub unless `revision` is a commit. GGUF is dequantised, and needs the extra `gguf`. An architecture that
+    the table lacks is taken where its sites add up as those of a known one do (`recognise`), else refused by name.
     Raises InterpError for a name that is neither a folder nor on the hub, and for checkpoints that can't be trusted.
     """
     if not isinstance(model, str | Path):
@@ -97,7 +99,9 @@ def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedMod
         return _on(model, device)
     if not hasattr(model, "config"):
         raise InterpError(f"a model of type {type(model).__name__}; expected a name, a path or a Hugging Face model")
-    return _on(HookedModel(text_part(model), tokenizer, model.config.name_or_path or "model in memory"), device)
+    text = text_part(model)
+    recognise(text)
+    return _on(HookedModel(text, tokenizer, model.config.name_or_path or "model in memory"), device)
 
 
 def locate(model: str | Path, revision: str | None = None) -> Path:
@@ -174,7 +178,9 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
             f"{folder}: {len(incomplete)} tensors are missing or of another shape than its config says "
             f"({incomplete[0]}), and would be random; download the checkpoint again"
         )
-    return text_part(hf), tokenizer
+    text = text_part(hf)
+    recognise(text)
+    return text, tokenizer
 
 
 def _dtype(dtype: str | torch.dtype | None) -> Any:

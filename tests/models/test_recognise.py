@@ -1,0 +1,87 @@
+"""Architectures that the table lacks are taken where their sites add up, and refused by name where they do not."""
+
+import pytest
+import tiny_models
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import interp
+from interp import InterpError, Project, Recipe
+from interp.editing.prove import prove
+from interp.models import architectures
+from interp.models.recognise import recognise
+
+
+def build(kind, **more):
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**tiny_models._GROUPED | more)).float()
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return hf
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """Rows that a test adds to the table are gone after it."""
+    monkeypatch.setattr(architectures, "_TABLE", architectures.known())
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("arcee", {}),
+        ("ernie4_5", {}),
+        ("helium", {"head_dim": 8}),
+        ("jais2", {}),
+        ("hunyuan_v1_dense", {"head_dim": 8}),
+        ("granite_swa", {"residual_multiplier": 0.5}),
+    ],
+)
+def test_a_family_under_another_name_is_recognised_and_proved(kind, more):
+    assert kind not in architectures.known(), "control: the table does not have it"
+    model = interp.load(build(kind, **more))
+    assert not architectures.architecture(model.config).parallel
+    proof = prove(model)
+    assert max(proof.leaks) < 1e-6 < 1e-2 < min(proof.before)
+
+
+def test_a_recognised_model_is_exported(tmp_path):
+    model = interp.load(build("arcee"))
+    recipe = Recipe([("writers", Project(torch.randn(2, 32, generator=torch.Generator().manual_seed(0))))])
+    assert interp.export(recipe, model, tmp_path / "out").max_abs_logit_diff < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "why"),
+    [
+        ("persimmon", {}, "other names"),
+        ("glm4_moe", {"moe_intermediate_size": 32, "n_routed_experts": 4}, "other names"),
+        ("apertus", {}, "same"),
+        ("vaultgemma", {"head_dim": 8}, "same"),
+        ("hyperclovax", {"residual_multiplier": 0.5}, "adds what attention and MLP write|same"),
+        ("granite_swa", {"embedding_multiplier": 12.0}, "reads the tables|same"),
+        ("doge", {}, "adds what attention and MLP write|same"),
+    ],
+)
+def test_what_does_not_add_up_is_refused_by_name(kind, more, why):
+    hf = build(kind, **more)
+    with pytest.raises(InterpError, match=f"architecture '{kind}' is not supported.*({why})"):
+        recognise(hf)
+    assert kind not in architectures.known()
+
+
+def test_known_architectures_are_found_again_without_their_names(tiny, monkeypatch):
+    """Each family taken out of the table is recognised as a row that means the same sites."""
+    table = architectures.known()
+    for name in ("llama", "olmo2", "gpt2", "gpt_neox", "phi", "glm4", "cohere", "opt", "stablelm"):
+        hf, kind = tiny(name).hf, tiny(name).config.model_type
+        row = table[kind]
+        monkeypatch.setattr(architectures, "_TABLE", {k: r for k, r in table.items() if k != kind} | {"twin": row})
+        found = recognise(hf)
+        assert found.is_parallel(hf.config) == row.is_parallel(hf.config)
+        assert (found.attn_write, found.mlp_write, found.embed, found.pos_embed, found.transposed) == (
+            row.attn_write, row.mlp_write, row.embed, row.pos_embed, row.transposed,
+        )  # fmt: skip
+        assert (found.attn_post_norm, found.mlp_post_norm) == (row.attn_post_norm, row.mlp_post_norm)
