@@ -9,12 +9,9 @@ half-written is left behind, whatever fails.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
@@ -25,14 +22,14 @@ from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
-from interp.editing.stream import Piece, cut, write
+from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
+from interp.editing.stream import cut, write
 from interp.editing.undo import write_patch
-from interp.editing.verify import MANIFEST, RECIPE, Manifest, certify, random_probes, write_probes
+from interp.editing.verify import certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.load import load
 from interp.models.reference import ModelReference
-from interp.models.tensorfile import DTYPES, dtype_name
 
 CERTIFICATE = "interp_certificate.json"
 
@@ -62,7 +59,8 @@ def export(
     origin.refuse_overlap(Path(out))
     base = origin.model or load(source)
     recipe.check(base.reference)
-    with _written(recipe, origin, Path(out), dtype, shard_bytes, choices) as (staging, plan, digests):
+    made = Made(dtype=dtype, **asdict(choices))
+    with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
         probes = random_probes(base, prompts or [])
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes, plan.status)
@@ -70,7 +68,7 @@ def export(
         if undo:
             write_patch(staging, origin, plan)
         write_json(staging / CERTIFICATE, certificate.to_json())
-        _write_record(staging, recipe, plan, base.reference, base.source, digests, certificate)
+        _write_record(staging, recipe, plan, made, base.reference, base.source, digests, certificate)
     return certificate
 
 
@@ -93,10 +91,11 @@ def export_streamed(
     origin.refuse_overlap(Path(out))
     reference = origin.reference(recipe.model)
     recipe.check(reference)
-    with _written(recipe, origin, Path(out), dtype, shard_bytes, choices) as (staging, plan, digests):
+    made = Made(dtype=dtype, **asdict(choices))
+    with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
         if undo:
             write_patch(staging, origin, plan)
-        return _write_record(staging, recipe, plan, reference, origin.source, digests, None)
+        return _write_record(staging, recipe, plan, made, reference, origin.source, digests, None)
 
 
 def dry_run(
@@ -109,21 +108,20 @@ def dry_run(
     origin = Origin.of(source)
     recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
     plan = examine(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
-    return plan, estimate(list(_planned(origin, plan, dtype_of(dtype) if dtype else None)))
+    return plan, estimate(list(origin.edited(plan, dtype_of(dtype) if dtype else None)))
 
 
 @contextmanager
 def _written(
-    recipe: Recipe, origin: Origin, out: Path, dtype: str | None, shard_bytes: int | None, choices: Choices
+    recipe: Recipe, origin: Origin, out: Path, made: Made, shard_bytes: int | None
 ) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
     """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
-    cast = dtype_of(dtype) if dtype else None
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
-    shards = cut(_planned(origin, plan, cast), shard_bytes)
+    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, made.choices)
+    shards = cut(origin.edited(plan, made.cast), shard_bytes)
     _require_room(out, sum(shard.nbytes for shard in shards))
     changed: dict[str, Any] = dict(plan.config)
-    changed |= {"dtype": dtype} if dtype else {}
-    key = sha256_json([recipe.digest, origin.name, origin.stamp, dtype, shard_bytes, asdict(choices), versions()])
+    changed |= {"dtype": made.dtype} if made.dtype else {}
+    key = sha256_json([recipe.digest, origin.name, origin.stamp, shard_bytes, made.model_dump(), versions()])
     with new_folder(out, resume_key=key if origin.checkpoint else None) as staging:
         digests = write(shards, staging)
         origin.write_companions(staging, changed)
@@ -151,29 +149,11 @@ def _require_faithful(certificate: Certificate) -> None:
         )
 
 
-def _planned(origin: Origin, plan: Plan, dtype: torch.dtype | None) -> Iterator[list[Piece]]:
-    """The pieces to write, file by file: edited, cast, and with the table that is untied."""
-    for file in origin.files:
-        made = []
-        for piece in file:
-            wanted = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
-            change = partial(_in_place, plan, piece.name) if piece.name in plan.changes else None
-            made.append(replace(piece, dtype=wanted, change=change))
-            if piece.name == plan.untie:
-                made.append(replace(piece, name=plan.unembedding, dtype=wanted))
-            for bias in (name for name, weight in plan.created.items() if weight == piece.name):
-                made.append(Piece(bias, wanted, torch.zeros(piece.shape[0]), partial(plan.apply, bias)))
-        yield made
-
-
-def _in_place(plan: Plan, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return plan.apply(name, tensor, out=tensor)
-
-
 def _write_record(
     staging: Path,
     recipe: Recipe,
     plan: Plan,
+    made: Made,
     base: ModelReference,
     source: str | None,
     weights: dict[str, str],
@@ -183,7 +163,13 @@ def _write_record(
     rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
     digests = weights | {str(file.relative_to(staging)): sha256_file(file) for file in rest}
     manifest = Manifest(
-        base=base, source=source, recipe=recipe.digest, status=plan.status, files=digests, versions=versions()
+        base=base,
+        source=source,
+        recipe=recipe.digest,
+        made=made,
+        status=plan.status,
+        files=digests,
+        versions=versions(),
     )
     write_json(staging / MANIFEST, manifest.model_dump())
     return manifest

@@ -5,23 +5,26 @@ all that an edit has to know.
 """
 
 import shutil
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import write_json
 from interp.editing.fold import UNEMBEDDING
+from interp.editing.plan import Plan
 from interp.editing.stream import Piece
 from interp.models.architectures import architecture_of_type
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import is_gguf, load, locate
 from interp.models.reference import ModelReference
-from interp.models.tensorfile import dtype_name
+from interp.models.tensorfile import DTYPES, dtype_name
 
 _COMPANIONS = (
     "generation_config.json",
@@ -99,6 +102,20 @@ class Origin:
         """A tensor as it is, by its name."""
         source = next(piece.source for file in self.files for piece in file if piece.name == name)
         return source if isinstance(source, Tensor) else source[0].read_entry(source[1])
+
+    def edited(self, plan: Plan, dtype: torch.dtype | None = None) -> Iterator[list[Piece]]:
+        """The pieces to write, file by file: edited, cast, with a table that is untied and biases that are created."""
+        for file in self.files:
+            made = []
+            for piece in file:
+                wanted = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
+                change = partial(_in_place, plan, piece.name) if piece.name in plan.changes else None
+                made.append(replace(piece, dtype=wanted, change=change))
+                if piece.name == plan.untie:
+                    made.append(replace(piece, name=plan.unembedding, dtype=wanted))
+                for bias in (name for name, weight in plan.created.items() if weight == piece.name):
+                    made.append(Piece(bias, wanted, torch.zeros(piece.shape[0]), partial(plan.apply, bias)))
+            yield made
 
     def reference(self, made_for: ModelReference | None) -> ModelReference:
         """The model, with the digest of the one that a recipe was made for, as far as shape and type can tell."""
@@ -193,3 +210,7 @@ class Origin:
             return ""
         prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
         return "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
+
+
+def _in_place(plan: Plan, name: str, tensor: Tensor) -> Tensor:
+    return plan.apply(name, tensor, out=tensor)

@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.core.files import KEY, read_json, write_json
@@ -145,7 +146,7 @@ def _write_shard(shard: Shard, folder: Path, large: Lock) -> str:
                     put(chunk)
                 continue
             with large if piece.nbytes >= _LARGE else nullcontext():
-                put(as_bytes(_made(piece)))
+                put(as_bytes(made(piece)))
         os.fsync(out.fileno())
     partial.rename(folder / shard.name)
     return digest.hexdigest()
@@ -161,7 +162,8 @@ def _chunks(file: TensorFile, entry: Entry) -> Iterator[memoryview]:
             yield as_bytes(part)
 
 
-def _made(piece: Piece) -> Tensor:
+def made(piece: Piece) -> Shaped[Tensor, "..."]:
+    """The tensor that a piece stands for: read, cast and changed."""
     if isinstance(piece.source, Tensor):
         tensor = piece.source.detach().cpu().clone(memory_format=torch.contiguous_format)
     else:

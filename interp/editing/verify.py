@@ -1,9 +1,10 @@
 """Verify an export: its files are those that were written, and its weights do what the recipe's hooks do.
 
     1. every file's SHA-256 against the manifest
-    2. reload the folder with plain transformers, load the base and hook the recipe
-    3. compare logits and every writer's output, on random token sequences and on the prompts given at export
-    4. read each writer's output along the directions that the recipe removes
+    2. the recipe applied to the base once more, tensor by tensor, against the weights (`replay`)
+    3. reload the folder with plain transformers, load the base and hook the recipe
+    4. compare logits and every writer's output, on random token sequences and on the prompts given at export
+    5. read each writer's output along the directions that the recipe removes
 
 What it does not know: whether the edit is any good. That is the audit's question.
 """
@@ -19,34 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from interp.core.config import Config
 from interp.core.errors import InterpError
-from interp.core.files import read_json, sha256_file
 from interp.editing.certificate import Certificate
 from interp.editing.plan import Status
+from interp.editing.replay import RECIPE, Manifest, replay
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
-from interp.models.load import load
-from interp.models.reference import ModelReference
+from interp.models.load import is_gguf, load
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
-MANIFEST = "interp_manifest.json"
-RECIPE = "interp_recipe"
 PROBES = "interp_probes.safetensors"
-
-
-class Manifest(Config):
-    """What an export was made from, and the SHA-256 of each of its files. `source` is where the base came from."""
-
-    base: ModelReference
-    source: str | None
-    recipe: str
-    status: Status = "exact"
-    files: dict[str, str]
-    versions: dict[str, str]
 
 
 def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> Certificate:
@@ -56,14 +42,14 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     changed or added, or the base is another model than the recipe's.
     """
     path = Path(folder)
-    if not (path / MANIFEST).is_file():
-        raise InterpError(f"{path}: no {MANIFEST} in it; expected a folder written by interp export")
-    manifest = Manifest.parse(read_json(path / MANIFEST), str(path / MANIFEST))
-    _check_files(path, manifest.files)
+    manifest = Manifest.at(path)
+    manifest.check_files(path)
     recipe = Recipe.load(path / RECIPE)
     origin = base if base is not None else manifest.source
     if origin is None:
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
+    if not isinstance(origin, HookedModel) and not is_gguf(origin):
+        replay(path, origin)
     model = load(origin)
     recipe.check(model.reference)
     if recipe.digest != manifest.recipe or manifest.base.digest not in ("", model.digest):
@@ -182,14 +168,3 @@ def _removed(recipe: Recipe, model: HookedModel) -> dict[Site, Tensor]:
     """Rows that a site's output must not have: those of a full projection that no other op follows there."""
     last = {site: edit.op for edit in recipe.edits for site in model.resolve(edit.sites)}
     return {site: op.rows for site, op in last.items() if isinstance(op, Project) and op.strength == 1}
-
-
-def _check_files(folder: Path, expected: dict[str, str]) -> None:
-    found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
-    for name in sorted(set(expected) | found):
-        if name not in expected:
-            raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")
-        if name not in found:
-            raise InterpError(f"{folder / name}: missing; the export had it")
-        if sha256_file(folder / name) != expected[name]:
-            raise InterpError(f"{folder / name}: changed after the export (SHA-256 differs from the manifest)")
