@@ -6,6 +6,9 @@ from functools import cache
 
 # Before transformers is imported: no test may depend on the network, or wait for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch is: workers that run side by side would take each other's cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
