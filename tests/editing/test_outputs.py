@@ -1,5 +1,6 @@
 """Adapters, control vectors and undo patches: each does, or undoes, what the exported weights do."""
 
+import copy
 import json
 
 import pytest
@@ -30,9 +31,7 @@ HEAD = Recipe([("z.1", Replace(units=[1])), ("mlp_post.0", Replace(units=[3, 5])
 def saved(tiny, tmp_path):
     def save(name, dtype=torch.float32):
         folder = tmp_path / f"source-{name}"
-        hf = tiny(name).hf.to(dtype)
-        hf.save_pretrained(folder)
-        hf.float()
+        copy.deepcopy(tiny(name).hf).to(dtype).save_pretrained(folder)  # tests share the model
         return folder
 
     return save
