@@ -206,9 +206,11 @@ class _Folding:
         """What was taken in."""
         changes = {writer.tensor: change for writer in self.biases.written if (change := self._change(writer))}
         table = next(writer.tensor for writer in self.biases.written if writer.site == _TOKENS)
-        untie = table if tied and table in changes else None
-        config = dict(self.biases.flags) | ({"tie_word_embeddings": False} if untie else {})
-        return Plan(changes, untie, unembedding(self.config), self.biases.created, config, tuple(self.items))
+        head, parted = unembedding(self.config), tied and table in changes
+        # A file may hold the unembedding though it is tied: then that is what stays.
+        untie = None if {head, UNEMBEDDING} & self.biases.names or not parted else table
+        config = dict(self.biases.flags) | ({"tie_word_embeddings": False} if parted else {})
+        return Plan(changes, untie, head, self.biases.created, config, tuple(self.items))
 
     def _change(self, writer: Writer) -> Change | None:
         maps = self._maps(writer)

@@ -64,8 +64,9 @@ class Item:
 class Plan:
     """Changes of tensors by name, and what has to be written with them.
 
-    `untie` names the table to be copied to `unembedding` first. `created` are biases that the checkpoint lacks, each
-    with the weight whose outputs it is added to. `config` has the keys of config.json to set.
+    `untie` names the table to be copied to `unembedding` first, where the checkpoint has none of its own. `created` are
+    biases that the checkpoint lacks, each with the weight whose outputs it is added to. `config` has the keys of
+    config.json to set.
     """
 
     changes: Mapping[str, Change]
@@ -78,8 +79,8 @@ class Plan:
     def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """A tensor after the edit, in its own type; one not in the plan comes back as it is.
 
-        A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there: to the tensor
-        itself, so that no second one of its size is needed, or to one of another type.
+        A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there: to the
+        tensor itself, so that no second one of its size is needed, or to one of another type.
         """
         return self.changes[name].apply(tensor, start, out) if name in self.changes else tensor
 

@@ -96,6 +96,20 @@ def test_the_unembedding_stays_where_the_table_changes(tiny):
     assert untied < 2e-6 < 1e-2 < tied
 
 
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_a_tied_checkpoint_that_holds_its_unembedding_keeps_it(tiny, apart):
+    """transformers ties the two only where they are equal; after the edit they are not, and the file's own counts."""
+    tensors, config = on_disk(tiny("smollm3"))
+    tensors = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + apart}
+    model, recipe = loaded(tensors, config), projection()
+    plan = fold(recipe, model.config, tensors, tied=True)
+    assert (plan.untie, plan.config) == (None, {"tie_word_embeddings": False})
+    with model.hooked(recipe):
+        hooked = model.logits(IDS)
+    edited = loaded({n: plan.apply(n, x) for n, x in tensors.items()}, config | plan.config)
+    assert (edited.logits(IDS) - hooked).abs().max() < 2e-6 * (hooked.max() - hooked.min())
+
+
 def test_leaving_the_embedding_is_a_choice_with_a_name(tiny):
     model, recipe = tiny("smollm3"), projection()
     with pytest.raises(InterpError, match="token table is left as it is"):
