@@ -107,8 +107,9 @@ def dry_run(
     """What an export would change and how exactly, refusals included, and what it would take; nothing is written."""
     origin = Origin.of(source)
     recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
-    plan = examine(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
-    return plan, estimate(list(origin.edited(plan, dtype_of(dtype) if dtype else None)))
+    cast = dtype_of(dtype) if dtype else None
+    plan = examine(recipe, origin.config, origin.names, origin.is_tied, origin.reader(cast), choices)
+    return plan, estimate(list(origin.edited(plan, cast)))
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def _written(
     recipe: Recipe, origin: Origin, out: Path, made: Made, shard_bytes: int | None
 ) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
     """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, made.choices)
+    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
     shards = cut(origin.edited(plan, made.cast), shard_bytes)
     _require_room(out, sum(shard.nbytes for shard in shards))
     changed: dict[str, Any] = dict(plan.config)

@@ -5,7 +5,7 @@ all that an edit has to know.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -102,6 +102,15 @@ class Origin:
         """A tensor as it is, by its name."""
         source = next(piece.source for file in self.files for piece in file if piece.name == name)
         return source if isinstance(source, Tensor) else source[0].read_entry(source[1])
+
+    def reader(self, dtype: torch.dtype | None) -> Callable[[str], Tensor]:
+        """`read` of what will be written: a fold has to go by the gains that the norms will have."""
+
+        def read(name: str) -> Tensor:
+            tensor = self.read(name)
+            return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+
+        return read
 
     def edited(self, plan: Plan, dtype: torch.dtype | None = None) -> Iterator[list[Piece]]:
         """The pieces to write, file by file: edited, cast, with a table that is untied and biases that are created."""

@@ -100,8 +100,8 @@ def _watch(block: nn.Module, prefix: str, plan: Plan, rows: Tensor, proof: Proof
         again = functional_call(module, edited, args, kwargs)
         running.clear()
         x = args[0] if args else kwargs["hidden_states"]
-        proof.leaks.append(_share(_first(again) - x, rows))
-        proof.before.append(_share(_first(output) - x, rows))
+        proof.leaks.append(_share(x, _first(again), rows))
+        proof.before.append(_share(x, _first(output), rows))
 
     return hook
 
@@ -110,10 +110,13 @@ def _first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _share(written: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "k d_model"]) -> float:
-    wide = written.double()
-    along = (wide @ rows.to(wide).T).norm(dim=-1)
-    return float((along / wide.norm(dim=-1).clamp(min=1e-12)).max())
+def _share(
+    x: Float[Tensor, "batch pos d_model"], y: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "k d_model"]
+) -> float:
+    """The largest share of y - x along the rows, less what rounding of a long y alone puts there."""
+    wide = y.double() - x.double()
+    along = (wide @ rows.to(wide).T).norm(dim=-1) - 2 * torch.finfo(y.dtype).eps * y.double().norm(dim=-1)
+    return float((along.clamp(min=0) / wide.norm(dim=-1).clamp(min=1e-12)).max())
 
 
 def _sum_gap(model: HookedModel, ids: Tensor) -> float:

@@ -106,7 +106,8 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     if where is None:
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
     origin = Origin.of(where)
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, manifest.made.choices)
+    read = origin.reader(manifest.made.cast)
+    plan = fold(recipe, origin.config, origin.names, origin.is_tied, read, manifest.made.choices)
     expected = {piece.name: piece for file in origin.edited(plan, manifest.made.cast) for piece in file}
     found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
     for name in sorted(set(expected) ^ set(found)):
