@@ -24,6 +24,10 @@ INPUTS = ("z", "mlp_post")
 def replacement(op: Replace, site: Site, d_model: int) -> Map:
     """The map that replaces what is written at a site, or the coordinates `op.units` of it."""
     refuse_positions(op, site)
+    if (op.value is not None and len(op.value) != d_model) or max(op.units or [0]) >= d_model:
+        raise InterpError(
+            f"{site} has {d_model} coordinates, counted from 0; the value or a unit to be replaced there does not fit"
+        )
     keep = torch.ones(d_model)
     keep[slice(None) if op.units is None else op.units] = 0.0
     value = None if op.value is None or not op.value.any() else op.value * (1 - keep)

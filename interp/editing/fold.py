@@ -44,6 +44,7 @@ from interp.models.writers import Writer, unembedding, writers
 
 UNEMBEDDING = "lm_head.weight"  # in memory; a file may have another name for it (`Plan.unembedding`)
 LEFT = "the token table is left as it is"
+TABLE_NEEDED = "the token table holds what this op adds, so it can't be left as it is"
 _TOKENS = Site("embed")
 
 
@@ -122,9 +123,11 @@ class _Folding:
 
     def _groups(self, op: Op, chosen: list[Site]) -> list[list[Site]]:
         """Sites that fold together: all of the stream's, or each alone."""
-        if covers(chosen, self.config) and not is_constant(op):
-            return [sorted(chosen, key=lambda site: site.kind not in STREAM)]
-        return [[site] for site in chosen]
+        if not covers(chosen, self.config) or is_constant(op):
+            return [[site] for site in chosen]
+        # At writers as well, an op that does the same twice as once is no more than at the stream's sites alone.
+        whole = sorted((site for site in chosen if site.in_residual_basis), key=lambda site: site.kind not in STREAM)
+        return [whole, *([site] for site in chosen if not site.in_residual_basis)]
 
     def _site(self, op: Op, site: Site) -> tuple[Status, str]:
         """An op at a writer's site, or at what its output projection reads."""
@@ -138,6 +141,8 @@ class _Folding:
             )
         edit = map_of(op, site, self.config.hidden_size)
         if site == _TOKENS and self.choices.leave_embedding:
+            if edit.constant is not None:
+                raise InterpError(TABLE_NEEDED)
             return "approximate", LEFT
         if edit.constant is not None:
             self._refuse_behind_norm(site)
@@ -164,10 +169,10 @@ class _Folding:
         refuse_stream(edit, group, whole)
         refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
         if self.choices.leave_embedding and (edit.constant is not None or not whole):
-            raise InterpError("the token table holds this op's constant, so it can't be left as it is")
-        self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
+            raise InterpError(TABLE_NEEDED)
         written = self.biases.written if whole else self._writers(_TOKENS)
         found = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
+        self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
         return self._worst(edit, [*found, ("approximate", LEFT)] if self.choices.leave_embedding else found)
 
     def _vector(self, edit: Map, site: Site) -> tuple[Status, str]:
@@ -175,6 +180,8 @@ class _Folding:
         refusals: list[InterpError] = []
         for holder in holders(site, self.config):
             try:
+                if holder == _TOKENS and self.choices.leave_embedding:
+                    raise InterpError(TABLE_NEEDED)
                 self._refuse_behind_norm(holder)
                 self.biases.hold(holder)
             except InterpError as refusal:
@@ -226,8 +233,8 @@ class _Folding:
             maps = [edit.linear for edit in maps if not edit.is_constant]
         if not maps and zeroed is None and first is None:
             return None
-        choices = self.choices
-        return Change(writer.layout, tuple(maps), zeroed, first, choices.keep_norms, choices.compensate)
+        keep_norms = self.choices.keep_norms and not all(edit.is_constant for edit in maps)
+        return Change(writer.layout, tuple(maps), zeroed, first, keep_norms, self.choices.compensate)
 
     def _weight(self, site: Site) -> Writer:
         return next(writer for writer in self._writers(site) if writer.layout in ("out_in", "in_out"))

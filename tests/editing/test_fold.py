@@ -7,7 +7,7 @@ from folding import EXPERTS, IDS, POST_NORM, PRE_NORM, examined, gap, loaded, on
 
 import interp
 from interp import Add, InterpError, Project, Recipe
-from interp.editing.fold import fold
+from interp.editing.fold import examine, fold
 from interp.interventions import At, LowRank, Replace
 
 BAND = ("mlp_out.1", "attn_out.0-1")
@@ -120,6 +120,9 @@ def test_leaving_the_embedding_is_a_choice_with_a_name(tiny):
     assert plan.status == "approximate"
     off, effect = gap(model, recipe, plan)
     assert 1e-4 < off < effect
+    for edit in (("embed", Add(rows()[0])), ("resid_pre.0", Add(rows()[0])), ("resid_pre.0", Project(rows()))):
+        with pytest.raises(InterpError, match=r"so it can't be left as it is|token table is left"):
+            planned(model, Recipe([edit]), leave_embedding=True)
 
 
 REFUSED = [
@@ -129,6 +132,10 @@ REFUSED = [
     ("llama", [("writers", At(Project(rows()), "last"))], "acts at some tokens only"),
     ("llama", [("q.1", Replace())], "no single tensor writes that site|not an affine"),
     ("llama", [("z.1", Replace(units=[9]))], "unit 9 at z.1 is not there"),
+    ("llama", [("mlp_post.1", Replace(units=[64]))], "unit 64 at mlp_post.1 is not there"),
+    ("llama", [("attn_out.1", Replace(units=[32]))], "attn_out.1 has 32 coordinates"),
+    ("llama", [("attn_out.1", Replace(torch.ones(31)))], "attn_out.1 has 32 coordinates"),
+    ("llama", [(("resid_pre.*", "resid_mid.*", "resid_post.*", "z.1"), Project(rows()))], "'z.1' can't be folded"),
     ("llama", [("mlp_out.1", Replace(torch.randn(7, 32)))], "differs between positions"),
     ("llama", [("resid_mid.1", Add(rows()[0]))], "seen by the MLP alone"),
     ("llama", [("resid_post.1", LowRank(rows() / rows().norm(), rows(1), torch.ones(1)))], "no single tensor"),
@@ -155,6 +162,22 @@ def test_an_examined_recipe_says_what_folds_and_what_does_not(tiny):
     assert plan.status == "refused"
     assert "no single tensor writes" in str(plan)
     assert "Project" in plan._repr_html_()
+
+
+def test_what_is_refused_leaves_no_trace(tiny):
+    """Without a reader, what depends on gains is refused; the rest of the recipe is examined all the same."""
+    model = tiny("gemma2")
+    sites = ("resid_pre.*", "resid_mid.*", "resid_post.*")
+    recipe = Recipe([(sites, Project(rows())), ("z.1", Replace(units=[1]))])
+    plan = examine(recipe, model.config, on_disk(model)[0], tied=True)
+    assert [item.status for item in plan.items] == ["refused", "exact"]
+    assert list(plan.changes) == ["model.layers.1.self_attn.o_proj.weight"]
+
+
+def test_a_vector_is_added_whole_where_lengths_are_kept(tiny):
+    plan = planned(tiny("llama"), Recipe([("embed", Add(rows()[0]))]), keep_norms=True)
+    off, effect = gap(tiny("llama"), Recipe([("embed", Add(rows()[0]))]), plan)
+    assert off < 2e-6 < 1e-2 < effect
 
 
 def test_a_checkpoint_that_lacks_a_writer_is_refused(tiny):
