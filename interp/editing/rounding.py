@@ -28,10 +28,9 @@ def round_onto(
 ) -> Float[Tensor, "n d_model"]:
     """The vectors in a 16-bit type, their components along the rows kept.
 
-    >>> w = torch.tensor([[0.3, 0.301, -0.302, 0.1]])
-    >>> r = torch.full((1, 4), 0.5)
-    >>> [abs(float((q.float() - w).sum())) > 1e-4 for q in (w.bfloat16(), round_onto(w, r, torch.bfloat16))]
-    [True, False]
+    >>> w, r = torch.full((1, 64), 0.301), torch.full((1, 64), 0.125)
+    >>> [round(abs(float((x.float() - w).sum())), 2) for x in (w.bfloat16(), round_onto(w, r, torch.bfloat16))]
+    [0.01, 0.0]
     """
     if dtype not in _BITS:
         raise InterpError(f"rounding to {dtype} is not compensated; expected one of {', '.join(map(str, _BITS))}")

@@ -1,5 +1,7 @@
 """Casts to 16 bits, norms that are kept, and what each leaves along a direction."""
 
+import doctest
+
 import pytest
 import torch
 from folding import IDS, on_disk, planned, reloaded, rows
@@ -7,6 +9,7 @@ from folding import IDS, on_disk, planned, reloaded, rows
 import interp
 from interp import InterpError, Project, Recipe
 from interp.core.linalg import orthonormal_rows
+from interp.editing import rounding
 from interp.editing.maps import Change, Map
 from interp.editing.plan import Choices
 from interp.editing.rounding import round_onto
@@ -39,6 +42,11 @@ def test_a_tenth_of_the_leak_for_a_twentieth_more_error(dtype, k, spike):
     assert plain_leak > (5e-4 if dtype == torch.bfloat16 else 5e-5), "control: a cast leaves this much"
     assert leak < plain_leak / 10
     assert error < 1.05 * plain_error
+
+
+def test_the_example_holds():
+    assert doctest.testmod(rounding).attempted == 2
+    assert doctest.testmod(rounding).failed == 0
 
 
 def test_every_entry_is_one_of_its_two_neighbours_or_near():
