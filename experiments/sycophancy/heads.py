@@ -133,6 +133,7 @@ def learned(
             optimiser.zero_grad()
             objective.backward()
             optimiser.step()
+            del margin, objective  # with their graphs, before the next are made
             with torch.no_grad():
                 factors.clamp_(0, 2)
                 total += factors if step >= steps - kept else 0
