@@ -1,8 +1,8 @@
-"""Zero and mean ablation in weights.
+"""Zero and mean ablation, and scaling, in weights.
 
 Heads (at z) and neurons (at mlp_post) are inputs of an output projection W: their columns are zeroed, and W v of the
-value v that they are replaced by is added to its bias. What attention, an MLP or a table writes is replaced whole, or
-some coordinates of it, by a map that keeps the others.
+value v that they are replaced by is added to its bias; or their columns are scaled. What attention, an MLP or a table
+writes is replaced whole, or some coordinates of it, by a map that keeps the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.editing.maps import Map
 from interp.interventions.replace import Replace
+from interp.interventions.scale import Scale
 from interp.models.sites import Site
 from interp.models.writers import Writer
 
@@ -76,10 +77,29 @@ def unit_width(config: Any, site: Site) -> int:
     return int(width or config.hidden_size // config.num_attention_heads)
 
 
-def refuse_units(op: Replace, site: Site, config: Any) -> None:
-    """Raise for units that are not there."""
+def factors_of(ops: Sequence[Scale], width: int) -> Float[Tensor, "inputs"] | None:
+    """What each input is multiplied by, `width` of them a unit; None if no op scales any."""
+    if not ops:
+        return None
+    return torch.stack([op.factors for op in ops]).prod(0).repeat_interleave(width)
+
+
+def refuse_mixture(op: Replace | Scale, others: Sequence[Replace | Scale], site: Site) -> None:
+    """Raise where one site has units replaced and scaled: what is added to the bias would depend on the order."""
+    if any(type(other) is not type(op) for other in others):
+        raise InterpError(
+            f"units at {site} are both replaced and scaled; scale those to be zeroed by 0, or replace all"
+        )
+
+
+def refuse_units(op: Replace | Scale, site: Site, config: Any) -> None:
+    """Raise for units that are not there, and where not every unit has its factor."""
     neurons = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")]
     counts = [config.num_attention_heads] if site.kind == "z" else [n for n in neurons if n]
+    if isinstance(op, Scale):
+        if counts and len(op.factors) != counts[0]:
+            raise InterpError(f"{len(op.factors)} factors for the {counts[0]} units at {site}; expected one for each")
+        return
     if op.units is not None and counts and max(op.units) >= counts[0]:
         raise InterpError(f"unit {max(op.units)} at {site} is not there: it has {counts[0]}, counted from 0")
 

@@ -1,7 +1,7 @@
 """Fold a recipe into the tensors that write the residual stream: exactly, or refused with the reason.
 
     inputs   heads at z and neurons at mlp_post that are replaced: columns of the output projection are zeroed, what
-             they wrote on average is added to its bias
+             they wrote on average is added to its bias; or that are scaled, as the columns then are
     sites    affine ops at a writer's site, in the recipe's order, on what the writer's tensors write (`maps`)
     stream   ops at the stream's own sites, where they are maps of the writers too (`residual`)
 
@@ -22,7 +22,9 @@ from typing import Any
 from interp.core.errors import InterpError
 from interp.editing.ablation import (
     INPUTS,
+    factors_of,
     inputs_of,
+    refuse_mixture,
     refuse_positions,
     refuse_units,
     unit_width,
@@ -38,6 +40,7 @@ from interp.editing.slots import Biases
 from interp.interventions.ops import Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.interventions.replace import Replace
+from interp.interventions.scale import Scale
 from interp.models.architectures import sites as sites_of
 from interp.models.sites import WRITERS, Site, resolve
 from interp.models.writers import Writer, unembedding, writers
@@ -102,6 +105,7 @@ class _Folding:
         self.known = list(sites_of(config))
         self.items: list[Item] = []
         self.inputs: dict[Site, list[Replace]] = {}
+        self.scales: dict[Site, list[Scale]] = {}
         self.at_site: dict[Site, list[Map]] = {}
         self.stream: list[tuple[Map, Site | None]] = []
 
@@ -131,7 +135,7 @@ class _Folding:
 
     def _site(self, op: Op, site: Site) -> tuple[Status, str]:
         """An op at a writer's site, or at what its output projection reads."""
-        if site.kind in INPUTS and isinstance(op, Replace):
+        if site.kind in INPUTS and isinstance(op, Replace | Scale):
             return self._input(op, site)
         if site.kind not in WRITERS:
             map_of(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
@@ -151,10 +155,14 @@ class _Folding:
         self.at_site.setdefault(site, []).append(edit)
         return self._worst(edit, found)
 
-    def _input(self, op: Replace, site: Site) -> tuple[Status, str]:
-        refuse_positions(op, site)
-        refuse_units(op, site, self.config)
+    def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
         written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
+        refuse_mixture(op, [*self.inputs.get(written, []), *self.scales.get(written, [])], site)
+        refuse_units(op, site, self.config)
+        if isinstance(op, Scale):
+            self.scales.setdefault(written, []).append(op)
+            return "exact", ""
+        refuse_positions(op, site)
         if op.value is not None:
             self.biases.hold(written)
         self.inputs.setdefault(written, []).append(op)
@@ -229,12 +237,13 @@ class _Folding:
         elif ablated:
             zeroed, everything = inputs_of(ablated, width)
             maps = [Map.nothing(self.config.hidden_size)] * everything + maps
+        factors = None if held else factors_of(self.scales.get(writer.site, []), width)
         if not held:
             maps = [edit.linear for edit in maps if not edit.is_constant]
-        if not maps and zeroed is None and first is None:
+        if not maps and zeroed is None and first is None and factors is None:
             return None
         keep_norms = self.choices.keep_norms and not all(edit.is_constant for edit in maps)
-        return Change(writer.layout, tuple(maps), zeroed, first, keep_norms, self.choices.compensate)
+        return Change(writer.layout, tuple(maps), zeroed, first, keep_norms, self.choices.compensate, factors)
 
     def _weight(self, site: Site) -> Writer:
         return next(writer for writer in self._writers(site) if writer.layout in ("out_in", "in_out"))

@@ -1,4 +1,4 @@
-"""What an edit does to one tensor: inputs zeroed, then affine maps on what it writes, in the tensor's own coordinates.
+"""What an edit does to one tensor: inputs scaled or zeroed, then affine maps on what it writes, in its coordinates.
 
 A map is y -> keep · y - (y readᵀ) write + constant on vectors of the residual stream. On a weight it acts on the axis
 that is written, and the constant has no place there; on tables and biases each row is such a vector:
@@ -107,7 +107,7 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One tensor's edit: the inputs of a weight that are zeroed, then maps, in order.
+    """One tensor's edit: the inputs of a weight that are zeroed, or scaled, then maps, in order.
 
     `first` is added to a bias before the maps. `keep_norms` brings each vector that a weight or table writes back to
     its former length: columns of (out, in), never rows. `compensate` rounds to 16 bits so that what was removed stays
@@ -120,6 +120,7 @@ class Change:
     first: Float[Tensor, "d_model"] | None = None
     keep_norms: bool = False
     compensate: bool = False
+    factors: Float[Tensor, "inputs"] | None = None
 
     def axis(self, ndim: int) -> int:
         """The axis along which a tensor of so many dimensions can be cut into pieces that are edited one by one."""
@@ -155,10 +156,14 @@ class Change:
         before = wide.norm(dim=self._written, keepdim=True) if self.keep_norms and self.layout != "bias" else None
         if self.first is not None:
             wide += self.first.to(wide)
+        inputs = -1 if self._written == -2 else -2
+        if self.factors is not None:
+            factors = self.factors[start : start + wide.shape[inputs]].to(wide)
+            wide *= factors if inputs == -1 else factors[:, None]
         if self.zeroed is not None:
-            count = wide.shape[-1 if self._written == -2 else -2]
+            count = wide.shape[inputs]
             inside = self.zeroed[(self.zeroed >= start) & (self.zeroed < start + count)] - start
-            wide.index_fill_(-1 if self._written == -2 else -2, inside.to(wide.device), 0.0)
+            wide.index_fill_(inputs, inside.to(wide.device), 0.0)
         for edit in self.maps:
             self._map(wide, edit)
         if before is not None:

@@ -8,6 +8,7 @@
 | LowRank | a trained low-rank edit (LoReFT) | at writers with biases |
 | Clamp | holds, suppresses or boosts latents of an autoencoder | no |
 | Replace | zero and mean ablation; patching | heads, neurons, whole writes |
+| Scale | turns heads or neurons down or up | heads, neurons |
 | Resample | resample ablation | no |
 | Knockout | cuts edges of attention | no |
 | At, Schedule, Gate | another op at some positions, over time, under a condition | no |
@@ -19,6 +20,7 @@ from interp.interventions.knockout import Knockout
 from interp.interventions.ops import Add, Affine, Erase, LowRank, Op, Project
 from interp.interventions.recipe import Edit, Recipe
 from interp.interventions.replace import Replace, Resample, bank
+from interp.interventions.scale import Scale
 from interp.interventions.where import At, Positions, Schedule, Turns, matching
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Recipe",
     "Replace",
     "Resample",
+    "Scale",
     "Schedule",
     "Turns",
     "bank",

@@ -265,7 +265,7 @@ def test_verify_finds_weights_that_do_not_do_what_the_recipe_says(saved, tmp_pat
 
     manifest["files"]["model.safetensors"] = sha256_file(out / "model.safetensors")
     (out / "interp_manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InterpError, match="embed_tokens.weight is not what the recipe makes of the base"):
+    with pytest.raises(InterpError, match=r"embed_tokens\.weight is not what the recipe makes of the base"):
         interp.verify(out)
     certificate = interp.verify(out, base=interp.load(source))
     assert not certificate.faithful

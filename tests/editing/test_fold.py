@@ -8,7 +8,7 @@ from folding import EXPERTS, IDS, POST_NORM, PRE_NORM, examined, gap, loaded, on
 import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.editing.fold import examine, fold
-from interp.interventions import At, LowRank, Replace
+from interp.interventions import At, LowRank, Replace, Scale
 
 BAND = ("mlp_out.1", "attn_out.0-1")
 
@@ -23,9 +23,10 @@ def projection(k=1, strength=1.0, sites="writers", seed=0):
     [
         projection(k=3),
         Recipe([("writers", Project(rows(), 0.4)), (BAND, Project(rows(1, 2)))]),
+        Recipe([("z.*", Scale(torch.tensor([1.0, 0.0, 0.5, 2.0]))), ("z.1", Scale(torch.full((4,), 0.9)))]),
         Recipe([("z.1", Replace(units=[0, 3])), ("mlp_out.0", Replace()), ("attn_out.2", Replace(units=[4, 9]))]),
     ],
-    ids=["projection", "strength and band", "ablation"],
+    ids=["projection", "strength and band", "scaled heads", "ablation"],
 )
 def test_pre_norm_models_fold_exactly(tiny, name, recipe):
     plan = planned(tiny(name), recipe)
@@ -66,7 +67,8 @@ def test_a_wrong_axis_of_square_experts_would_be_seen(tiny):
 def test_pieces_of_a_tensor_are_edited_like_the_whole(tiny):
     for name in ("llama", "gpt2", "gpt_oss", "mixtral"):
         model = tiny(name)
-        recipe = Recipe([("writers", Project(rows(k=2))), ("z.1", Replace(units=[1, 2]))])
+        scaled = ("z.0", Scale(torch.linspace(0, 2, 4)))
+        recipe = Recipe([("writers", Project(rows(k=2))), ("z.1", Replace(units=[1, 2])), scaled])
         plan = planned(model, recipe)
         for tensor in plan.changes:
             whole = on_disk(model)[0][tensor]
@@ -131,6 +133,8 @@ REFUSED = [
     ("llama", [("mlp_out.1", Add(rows()[0], relative=True))], "not an affine function"),
     ("llama", [("writers", At(Project(rows()), "last"))], "acts at some tokens only"),
     ("llama", [("q.1", Replace())], "no single tensor writes that site|not an affine"),
+    ("llama", [("z.1", Scale(torch.ones(3)))], "3 factors for the 4 units at z.1"),
+    ("llama", [("z.1", Scale(torch.ones(4))), ("z.1", Replace(units=[1]))], "are both replaced and scaled"),
     ("llama", [("z.1", Replace(units=[9]))], "unit 9 at z.1 is not there"),
     ("llama", [("mlp_post.1", Replace(units=[64]))], "unit 64 at mlp_post.1 is not there"),
     ("llama", [("attn_out.1", Replace(units=[32]))], "attn_out.1 has 32 coordinates"),

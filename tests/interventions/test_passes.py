@@ -22,6 +22,7 @@ from interp.interventions import (
     Reads,
     Replace,
     Resample,
+    Scale,
     Schedule,
     bank,
 )
@@ -75,6 +76,7 @@ def recipes(model):
         "clamp": [(site, Clamp(autoencoder(model), [3, 7], value=9.0))],
         "boost": [(site, Clamp(autoencoder(model), list(range(9)), factor=5.0))],
         "zero a head": [("z.1", Replace(units=[1]))],
+        "scale heads": [("z.*", Scale(torch.tensor([1.0, 0.0, 0.5, 2.0])))],
         "mean of neurons": [("mlp_post.*", Replace.mean(model, PROMPTS, "mlp_post.1", units=range(40)))],
         "resample": [("attn_out.1", Resample(bank(model, PROMPTS, "attn_out.1"), seed=1))],
         "knock out": [("z.*", Knockout(["prompt", "generated"], keys=["prompt", "generated"], heads=[0, 3]))],
@@ -96,7 +98,7 @@ def recipes(model):
 
 NAMES = [
     "project", "erase", "low rank", "relative", "clamp", "boost", "zero a head", "mean of neurons", "resample",
-    "knock out", "prompt", "generated", "last", "tokens", "schedule", "gate a token", "gate elsewhere",
+    "knock out", "scale heads", "prompt", "generated", "last", "tokens", "schedule", "gate a token", "gate elsewhere",
     "gate by a latent", "gate generated", "gate by max", "gate by mean", "gate by last",
 ]  # fmt: skip
 
