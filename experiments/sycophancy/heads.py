@@ -13,7 +13,6 @@ once.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from random import Random
 
@@ -24,8 +23,7 @@ from scoring import differences
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from interp.interventions import Recipe, Replace
-from interp.models.architectures import architecture
+from interp.interventions import Recipe, Replace, Scale
 from interp.models.frozen import frozen
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
@@ -40,27 +38,13 @@ def zeroed(heads: Heads) -> Recipe:
 
 
 def scaled(factors: Float[Tensor, "layer head"]) -> list[tuple[str, Transform]]:
-    """Each head's output times its factor."""
+    """Each head's output times its factor, with a gradient for the factors."""
     return [(f"z.{layer}", lambda z, row=row: z * row[:, None]) for layer, row in enumerate(factors)]
 
 
-def edited(model: HookedModel, factors: Float[Tensor, "layer head"]) -> HookedModel:
-    """A copy whose output projections have the factors in their columns: 0 for a head that writes nothing."""
-    hf, arch = copy.deepcopy(model.hf), architecture(model.config)
-    for layer, row in enumerate(factors):
-        weight = hf.get_submodule(f"{arch.layers}.{layer}.{arch.attn_write}").weight.data
-        weight.mul_(
-            row.repeat_interleave(weight.shape[1] // len(row))
-        )  # nn.Linear: (out, in), a head's inputs in a row
-    return HookedModel(hf, model.tokenizer)
-
-
-def as_factors(model: HookedModel, heads: Heads) -> Float[Tensor, "layer head"]:
-    """0 for these heads, 1 for the others."""
-    factors = torch.ones(model.n_layers, model.config.num_attention_heads)
-    for layer, head in heads:
-        factors[layer, head] = 0
-    return factors
+def as_recipe(factors: Float[Tensor, "layer head"]) -> Recipe:
+    """The same as a recipe, which is saved and exported."""
+    return Recipe([(f"z.{layer}", Scale(row)) for layer, row in enumerate(factors)])
 
 
 def ranked(scores: Float[Tensor, "layer head"], count: int) -> Heads:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 from directions import directions
-from heads import as_factors, attributed, copying, drawn, edited, learned, ranked, scaled, zeroed
+from heads import as_recipe, attributed, copying, drawn, learned, ranked, zeroed
 from items import AGREEMENT, DATA, WORDINGS, Item, items, texts
 from scoring import Recipes, assents, loss, margins
 from torch import Tensor
@@ -54,9 +55,9 @@ def main() -> None:
     wordings(model, some, "As it comes")
     edges(model, held)
     best = front(model, fit, held, texts(8 if small else 160, seed=1), 1 if small else args.steps, small)
-    exported(model, best, held[:16])
+    exported(model, best)
     if not small:
-        wordings(model, some, f"With heads scaled, strength {STRENGTH}", scaled(best))
+        wordings(model, some, f"With heads scaled, strength {STRENGTH}", as_recipe(best))
     minutes = (time.perf_counter() - began) / 60
     print(f"\n{len(held)} held-out items, {len(fit)} fitted on; {minutes:.0f} min with {args.threads} thread(s)")
 
@@ -155,7 +156,7 @@ def front(
     tried += [(f"{n} heads that copy", zeroed(ranked(copied, n))) for n in (16, 32)]
     tried.append(("16 heads by attribution", zeroed(ranked(first_order, 16))))
     tried += [(f"{n} heads as learned", zeroed(ranked(-factors, n))) for n in (16, 32)]
-    tried += [(f"heads scaled, strength {s}", scaled(1 + s * (factors - 1))) for s in (0.75, STRENGTH, 1.0)]
+    tried += [(f"heads scaled, strength {s}", as_recipe(1 + s * (factors - 1))) for s in (0.75, STRENGTH, 1.0)]
     answering = Recipe([Edit(edit.sites, At(edit.op, ANSWER)) for edit in zeroed(ranked(copied, 32)).edits])
     tried.append(("32 heads that copy, in the answer only (not exported)", answering))
     rows += [judged.row(name, recipe) for name, recipe in tried[:: 6 if small else 1]]
@@ -169,17 +170,14 @@ def front(
     return 1 + STRENGTH * (factors - 1)
 
 
-def exported(model: HookedModel, factors: Tensor, asked: Sequence[Item]) -> None:
-    """How far a copy with edited output projections is from the hooked model; in the largest difference of a logit."""
-    prompts = model.tokens([model.chat(item.ask("wrong hint")) for item in asked])
-    for name, own in (("scaled", factors), ("zeroed", as_factors(model, ranked(-factors, 32)))):
-        recipe = scaled(own) if name == "scaled" else zeroed(ranked(-factors, 32))
-        with model.hooked(recipe):
-            hooked = model.logits(prompts)[prompts.mask]
-        gap = (edited(model, own).logits(prompts)[prompts.mask] - hooked).abs().max()
-        effect = (model.logits(prompts)[prompts.mask] - hooked).abs().max()
+def exported(model: HookedModel, factors: Tensor) -> None:
+    """Export the best edits, and print what their certificates say of weights and hooks."""
+    for name, recipe in (("scaled", as_recipe(factors)), ("zeroed", zeroed(ranked(-factors, 32)))):
+        with tempfile.TemporaryDirectory() as scratch:
+            found = interp.export(recipe, model, Path(scratch) / "edited")
         print(
-            f"\nHeads {name}: logits by weights and by hooks differ by {gap:.1e}; the edit moves them by {effect:.1f}."
+            f"\nHeads {name}, exported ({found.status}): logits by weights and by hooks differ by "
+            f"{found.max_abs_logit_diff:.1e}, KL {found.kl:.1e} nats; the edit's own KL is {found.effect_kl:.2f}."
         )
 
 

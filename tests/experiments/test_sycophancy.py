@@ -9,6 +9,8 @@ import pytest
 import tiny_models
 import torch
 
+import interp
+
 FOLDER = Path(__file__).parents[2] / "experiments" / "sycophancy"
 MODEL = FOLDER.parent / ".cache" / "smollm2-135m-instruct"
 DATA = FOLDER.parents[2] / "shared" / "data" / "sycophancy_hint"
@@ -64,19 +66,19 @@ def test_losses_are_those_of_each_passage(parts, model):
         assert float(found) == pytest.approx(model.loss(passage), abs=1e-5)
 
 
-def test_edited_weights_are_the_hooked_model(parts, model, asked):
+def test_factors_are_a_recipe_that_exports(parts, model, asked, tmp_path):
     heads = parts["heads"]
     factors = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)) * 2
     prompts = [model.chat(item.ask("plain")) for item in asked]
     kept = model.tokens(prompts).mask
     plain = model.logits(prompts)[kept]
-    zero = [(0, 1), (2, 3), (2, 0)]
-    for recipe, own in ((heads.scaled(factors), factors), (heads.zeroed(zero), heads.as_factors(model, zero))):
-        with model.hooked(recipe):
-            hooked = model.logits(prompts)[kept]
-        torch.testing.assert_close(heads.edited(model, own).logits(prompts)[kept], hooked, atol=1e-5, rtol=1e-5)
-        assert (hooked - plain).abs().max() > 1e-2, "control"
-    assert torch.equal(model.logits(prompts)[kept], plain), "the model itself stays as it was"
+    with model.hooked(heads.scaled(factors)):
+        expected = model.logits(prompts)[kept]
+    with model.hooked(heads.as_recipe(factors)):
+        torch.testing.assert_close(model.logits(prompts)[kept], expected)
+    assert (expected - plain).abs().max() > 1e-2, "control"
+    assert interp.export(heads.as_recipe(factors), model, tmp_path / "scaled").max_abs_logit_diff < 1e-5
+    assert interp.export(heads.zeroed([(0, 1), (2, 3), (2, 0)]), model, tmp_path / "zeroed").max_abs_logit_diff < 1e-5
 
 
 def test_attribution_is_the_slope_of_the_margin(parts, model, asked):
