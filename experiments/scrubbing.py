@@ -8,7 +8,8 @@ are fitted site by site, each on activations already scrubbed before it (Belrose
 protocol this follows), on one half of the documents; the other half measures
 
 - bits per byte of the scrubbed model,
-- the largest correlation between a coordinate and a class at any site, on the tokens fitted on: 0 is the guarantee,
+- the largest correlation between a coordinate and a class at any of seven sites, on the tokens fitted on: 0 is the
+  guarantee,
 - AUROC of linear probes trained on scrubbed activations of the middle and last site, on held-out tokens, the mean over
   the classes,
 - displaced: the mean squared change over the variance, the mean over the sites,
@@ -185,8 +186,9 @@ def probed(model: HookedModel, fitters: dict[str, ErasureFitter], test: Labelled
 def measured(name: str, model: HookedModel, fitted: Fitted, fit: Labelled, test: Labelled, sites: list[str]) -> Row:
     """A row of the table, with the erasers running."""
     with model.hooked(fitted):
-        fitters, bits = taken_in(model, fit, sites), bits_per_byte(model, test)
-        probe = probed(model, {site: fitters[site] for site in (sites[len(sites) // 2], sites[-1])}, test)
+        fitters, bits = taken_in(model, fit, sites[:: max(1, len(sites) // 6)] + sites[-1:]), bits_per_byte(model, test)
+        read = list(fitters)[len(fitters) // 2], sites[-1]
+        probe = probed(model, {site: fitters[site] for site in read}, test)
     correlation = max(largest_correlation(fitter) for fitter in fitters.values())
     count = max(1, len(fitted))
     erased = sum(len(eraser.read) for _, eraser in fitted) / count
@@ -226,7 +228,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few texts and sites")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    count, length = (48, 48) if options.smoke else (400, 128)
+    count, length = (48, 48) if options.smoke else (160, 128)
     model = interp.load(options.model)
     sites = [f"resid_post.{n}" for n in range(model.n_layers)][-2 if options.smoke else 0 :]
     documents = [text for text in texts(options.text) if len(text) > 4 * length]
