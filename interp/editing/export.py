@@ -59,7 +59,7 @@ def export(
     origin.refuse_overlap(Path(out))
     base = origin.model or load(source)
     recipe.check(base.reference)
-    made = Made(dtype=dtype, **asdict(choices))
+    made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
         probes = random_probes(base, prompts or [])
         write_probes(staging, probes)
@@ -91,7 +91,7 @@ def export_streamed(
     origin.refuse_overlap(Path(out))
     reference = origin.reference(recipe.model)
     recipe.check(reference)
-    made = Made(dtype=dtype, **asdict(choices))
+    made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
         if undo:
             write_patch(staging, origin, plan)

@@ -76,6 +76,11 @@ class Origin:
         return AutoConfig.from_pretrained(self._folder, local_files_only=True)
 
     @property
+    def loaded(self) -> str | None:
+        """The type that a model in memory has; None for a checkpoint on disk."""
+        return str(self.model.dtype).removeprefix("torch.") if self.model else None
+
+    @property
     def is_tied(self) -> bool:
         """Whether the unembedding is the table of token embeddings."""
         return bool(self.config.tie_word_embeddings)

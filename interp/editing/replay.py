@@ -24,6 +24,7 @@ from interp.editing.stream import made
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
+from interp.models.load import load
 from interp.models.reference import ModelReference
 from interp.models.tensorfile import TensorFile
 
@@ -32,9 +33,13 @@ RECIPE = "interp_recipe"
 
 
 class Made(Config):
-    """How a recipe was folded: `Choices`, and the type that weights were cast to."""
+    """How a recipe was folded: `Choices`, and the type that weights were cast to.
+
+    `loaded` is the type in which the base was in memory, where it was not read from its files.
+    """
 
     dtype: str | None = None
+    loaded: str | None = None
     approximate: bool = False
     rehost: bool = False
     leave_embedding: bool = False
@@ -105,6 +110,8 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     where = base if base is not None else manifest.source
     if where is None:
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
+    if manifest.made.loaded and not isinstance(where, HookedModel):
+        where = load(where, dtype=manifest.made.loaded)
     origin = Origin.of(where)
     read = origin.reader(manifest.made.cast)
     plan = fold(recipe, origin.config, origin.names, origin.is_tied, read, manifest.made.choices)
@@ -112,7 +119,7 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
     for name in sorted(set(expected) ^ set(found)):
         what = "is missing" if name in expected else "is one too many"
-        raise InterpError(f"{path}: {name} {what}: the recipe applied to {where} does not give these tensors")
+        raise InterpError(f"{path}: {name} {what}: the recipe applied to {origin.name} does not give these tensors")
     gaps = [_gap(name, made(piece), found[name]) for name, piece in expected.items()]
     return Replay(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0))
 

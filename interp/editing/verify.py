@@ -28,7 +28,7 @@ from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
-from interp.models.load import is_gguf, load
+from interp.models.load import load
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
@@ -48,7 +48,7 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     origin = base if base is not None else manifest.source
     if origin is None:
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
-    if not isinstance(origin, HookedModel) and not is_gguf(origin):
+    if not isinstance(origin, HookedModel):
         replay(path, origin)
     model = load(origin)
     recipe.check(model.reference)

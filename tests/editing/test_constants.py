@@ -77,7 +77,9 @@ def test_rehosting_as_llama_is_exact(tiny, name, site):
     assert off < 1e-5 < 0.1 < effect
     tensors = written(model, plan)
     bare = tensors | {n: torch.zeros_like(tensors[n]) for n in plan.created}
-    assert torch.equal(loaded(bare, on_disk(model)[1] | plan.config).logits(IDS), model.logits(IDS))
+    # Not to the bit: two classes may multiply in another order.
+    same = loaded(bare, on_disk(model)[1] | plan.config).logits(IDS)
+    torch.testing.assert_close(same, model.logits(IDS), atol=2e-6, rtol=0)
 
 
 def test_windows_and_own_settings_survive_rehosting_or_stop_it(tiny):

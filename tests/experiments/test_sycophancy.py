@@ -116,7 +116,7 @@ def test_a_small_run(parts):
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in tables}
     assert "| +0 |" in rows["nothing"]
     assert "[+0.0, +0.0]" in rows["nothing"], "no intervention, no cost"
-    gaps = [float(line.split("differ by ")[1].split(";")[0]) for line in run.stdout.splitlines() if "differ by" in line]
+    gaps = [float(line.split("differ by ")[1].split(",")[0]) for line in run.stdout.splitlines() if "differ by" in line]
     assert len(gaps) == 2
     assert max(gaps) < 1e-3
     held = parts["items"].items(8, 4)[1]

@@ -167,7 +167,7 @@ def test_findings_certificate_and_run_are_shown_as_recorded(page: Element) -> No
     best = sample.findings().best(10)
     _, *shown = rows(page.id("findings"))
     assert [cells[:2] for cells in shown] == [[f"{f.auroc:.3f}", f"{f.cohens_d:.2f}"] for f in best]
-    assert [cells[2].endswith("(chosen)") for cells in shown] == [False, True] + [False] * 8
+    assert [cells[5].endswith("(chosen)") for cells in shown] == [False, True] + [False] * 8
     _, *figures_shown = rows(page.id("certificate"))
     recorded = [[name, str(value)] for name, value in sample.certificate().rows()]
     assert [[name.split()[0], value] for name, value in figures_shown] == recorded

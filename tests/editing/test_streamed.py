@@ -228,6 +228,15 @@ def test_a_replay_finds_every_bit_and_whatever_was_changed(source, tmp_path, dty
         replay(out)
 
 
+def test_a_base_that_was_in_memory_is_loaded_as_it_was(source, tmp_path):
+    interp.export(RECIPE, interp.load(source, dtype="bfloat16"), tmp_path / "out")
+    assert replay(tmp_path / "out").units == 0
+    assert verify(tmp_path / "out").faithful
+    other = interp.load(source, dtype="float32")
+    with pytest.raises(InterpError, match=r"bfloat16 .* gives torch\.float32"):
+        replay(tmp_path / "out", other)
+
+
 def test_recipes_of_other_models_and_quantised_sources_are_refused(tiny, source, tmp_path):
     model = tiny("qwen2")
     made = interp.Direction(
