@@ -22,6 +22,7 @@ from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
+from interp.editing.provenance import PROVENANCE, statement
 from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
 from interp.editing.stream import cut, write
 from interp.editing.undo import write_patch
@@ -161,6 +162,8 @@ def _write_record(
     certificate: Certificate | None,
 ) -> Manifest:
     write_text(staging / "README.md", _card(recipe, plan, base, certificate))
+    origin = statement(weights, base, source, recipe.digest, made.model_dump(), plan.status)
+    write_json(staging / PROVENANCE, origin)
     rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
     digests = weights | {str(file.relative_to(staging)): sha256_file(file) for file in rest}
     manifest = Manifest(
