@@ -1,5 +1,6 @@
 """The verb `interp find`: directions of a contrast, by layer and method, with what stands beside them."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,8 @@ def find(
         Recipe([("writers", Project(ranked[0].direction))], note=note).save(out)
     if page:
         _write_page(page, hooked, found, ranked[0] if try_on else None)
+    for failure in found.failures if as_json else ():
+        print(_unfitted(failure), file=sys.stderr)
     if as_json:
         print_table(True, rows, "")
         return
@@ -83,7 +86,11 @@ def find(
     title = "Best first, by what ablating them does" if try_on else "The best of each method in turn"
     print_table(False, _cells(listed), title)
     for failure in found.failures:
-        print(f"not fitted: {failure.method} at {failure.site}, position {failure.position}: {failure.reason}")
+        print(_unfitted(failure))
+
+
+def _unfitted(failure: Any) -> str:
+    return f"not fitted: {failure.method} at {failure.site}, position {failure.position}: {failure.reason}"
 
 
 def _protected(named: list[str]) -> dict[str, Any]:
@@ -96,6 +103,8 @@ def _protected(named: list[str]) -> dict[str, Any]:
             raise InterpError(
                 f"--protect {one!r} can't be read; expected NAME=FOLDER, such as refusal=refusal-direction"
             )
+        if not (Path(folder) / "direction.json").is_file():
+            raise InterpError(f"--protect {one!r}: {folder} is no saved direction (finding.direction.save writes one)")
         found[name] = Direction.load(folder)
     return found
 

@@ -1,4 +1,4 @@
-"""Every method against every planted harm of the organism, judged by the exact grader: effect, damage, entanglement.
+"""Every closed-form method against every planted harm, by the exact grader: effect, damage, entanglement.
 
     python experiments/organism/methods.py [--smoke] [--seed 0] [--json FILE]
 

@@ -59,7 +59,9 @@ def find(
     must leave alone: each finding says how far it is aligned with them. Raises for an unknown method or site, for a
     protected direction of another model, and where a contrast can't be split or nothing can be fitted.
     """
-    methods = [methods] if isinstance(methods, str) else methods
+    methods = tuple(FITS) if methods == "all" else [methods] if isinstance(methods, str) else methods
+    if not methods:
+        raise InterpError(f"no methods; expected some of {', '.join([*FITS, *TRAINED])}, or all")
     positions = [positions] if isinstance(positions, int) else positions
     for method in methods:
         if method not in FITS and method not in TRAINED:

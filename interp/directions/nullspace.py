@@ -35,6 +35,10 @@ def inlp(
     At chance is where no class's AUROC is above a half, significant at `level` over all classes. `penalty` is a share
     of the mean variance. Raises where that is so from the start, and where it is not after `rounds`.
     """
+    if rounds < 0 or not penalty > 0 or not 0 < level <= 1:
+        raise InterpError(
+            f"rounds is {rounds}, penalty {penalty}, level {level}; expected 0 or more, above 0, and above 0 to 1"
+        )
     n_classes = int(z.max()) + 1 if z.numel() else 1
     wide, onehot = finite_rows(x, "activations").cpu(), concept_columns(z, len(x), n_classes).cpu()
     fit, test = _split(onehot, held_out, seed)

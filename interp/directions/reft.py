@@ -61,10 +61,14 @@ class ReftR1:
         return (self.direction.read(x)[..., 0] + self.bias).relu()
 
     @torch.no_grad()
-    def detect(self, model: HookedModel, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
-        """The largest w·h + bias of each text's tokens but the first: above 0 where the concept is detected."""
+    def detect(self, model: HookedModel, prompts: str | Sequence[str]) -> Float[Tensor, "batch"]:
+        """The largest w·h + bias of each text's tokens but the first: above 0 where the concept is detected.
+
+        Ranks texts well (AUROC); 0 is a threshold of the training, and need not be the best one. Choose your own on
+        texts with and without the concept.
+        """
         self.direction.model.check(model.reference, "this direction")
-        batch = model.tokens(list(prompts))
+        batch = model.tokens([prompts] if isinstance(prompts, str) else list(prompts))
         x = model.capture(batch, self.direction.site)[self.direction.site].float().cpu()
         return _largest(self.direction.read(x)[..., 0] + self.bias, _counted(batch))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from interp.core.errors import InterpError
@@ -27,8 +27,9 @@ from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens
 
-Labels = Sequence[int | Sequence[int]]
+Labels = Sequence[int | Sequence[int]] | Shaped[Tensor, "..."]
 Fitted = list[tuple[Site, Eraser]]
+_CLASSES = 10_000  # more are surely not counted from 0
 Fit = Callable[[ErasureFitter, float], Eraser]
 
 
@@ -53,7 +54,11 @@ def scrub(
     one: on the very data that was erased there, less is left than by chance, and on other data more. For a contrast
     the level is 1, that is, no test, unless given: the sides of a pair are far more alike than rows drawn by chance.
     """
+    if batch_size < 1:
+        raise InterpError(f"batch_size is {batch_size}; expected 1 or more")
     if isinstance(prompts, Contrast):
+        if labels is not None:
+            raise InterpError("labels were given with a contrast, whose two sides label themselves; leave them out")
         level = 1.0 if level is None else level
         positive, negative = prompts.texts(model.render, model.chat)
         prompts, labels = [*positive, *negative], [1 for _ in positive] + [0 for _ in negative]
@@ -146,13 +151,17 @@ def _classes(labels: Labels, batch: Tokens, positions: Sequence[int] | None) -> 
         raise InterpError(f"{len(labels)} labels for {len(batch)} prompts; expected one for each, or a list of them")
     classes = torch.full(batch.ids.shape, -1)
     for number, (label, length) in enumerate(zip(labels, batch.lengths.tolist(), strict=True)):
-        each = [label] * length if isinstance(label, int) else list(label)
+        plain = label if isinstance(label, int) else torch.as_tensor(label).tolist()
+        each = plain if isinstance(plain, list) else [plain] * length
         if len(each) != length:
             raise InterpError(
                 f"prompt {number} has {length} tokens but {len(each)} labels; expected one for each token"
             )
-        if min(each) < 0:
-            raise InterpError(f"prompt {number} has the label {min(each)}; expected classes from 0")
+        if not all(isinstance(one, int) for one in each) or not 0 <= min(each) <= max(each) < _CLASSES:
+            wrong = next(one for one in each if not isinstance(one, int) or not 0 <= one < _CLASSES)
+            raise InterpError(
+                f"prompt {number} has the label {wrong}; expected classes from 0, one number after another"
+            )
         classes[number, -length:] = torch.tensor(each)
     keep = batch.mask & (batch.position_ids > 0)
     if positions is not None:

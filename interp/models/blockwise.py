@@ -80,11 +80,15 @@ class Blockwise:
         def instead(*args: Any, **kwargs: Any) -> Any:
             return (state,) if self._wrapped else state
 
-        passed = self._blocks[: self._layer + 1]
-        for block in passed:
+        # A block may have a forward of its own already, put there by accelerate for one.
+        passed = [(block, vars(block).get("forward")) for block in self._blocks[: self._layer + 1]]
+        for block, _ in passed:
             block.forward = instead
         try:
             yield
         finally:
-            for block in passed:
-                del block.forward
+            for block, own in passed:
+                if own is None:
+                    del block.forward
+                else:
+                    block.forward = own

@@ -37,6 +37,13 @@ class Edits(Protocol):
         ...
 
 
+@runtime_checkable
+class MadeFor(Protocol):
+    """A function that says which model it was fitted in: an op, an eraser."""
+
+    model: ModelReference | None
+
+
 class HookedModel:
     """See the module. Make one with `interp.load`."""
 
@@ -183,6 +190,10 @@ class HookedModel:
                 self._hooked -= 1
 
     def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> list[tuple[Site | Tap, Transform]]:
+        pairs = list(pairs)
+        for _, function in pairs:
+            if isinstance(function, MadeFor) and isinstance(function.model, ModelReference):
+                function.model.check(self.reference, f"this {type(function).__name__}")
         return [
             (where, function)
             for patterns, function in pairs

@@ -62,8 +62,9 @@ def test_a_recipe_of_fitted_erasers_is_saved_and_runs_the_same(tiny, tmp_path):
         with model.hooked(one):
             torch.testing.assert_close(model.logits(prompts), expected, atol=1e-5, rtol=1e-5)
     assert (expected - model.logits(prompts)).abs().max() > 1e-3, "control"
-    with pytest.raises(InterpError, match="model"):
-        tiny("llama", 1).hooked(recipe).__enter__()
+    for edits in (recipe, fitted):
+        with pytest.raises(InterpError, match="was made for tiny llama 0"), tiny("llama", 1).hooked(edits):
+            pass
 
 
 def test_behind_the_first_eraser_every_site_gets_one(tiny):
@@ -101,9 +102,14 @@ def test_sites_without_significance_get_no_eraser_and_bad_input_is_named(tiny):
         ((prompts, labels[:3]), "3 labels for 60 prompts"),
         ((prompts, [[0]] * len(prompts)), "prompt 0 has 9 tokens but 1 labels"),
         ((prompts, [-1] * len(prompts)), "prompt 0 has the label -1"),
+        ((prompts, [10**6] * len(prompts)), "prompt 0 has the label 1000000"),
+        ((prompts, torch.full((60,), 0.5)), r"prompt 0 has the label 0\.5"),
         ((prompts,), "prompts have no labels"),
         ((prompts, [0, 1] * 30, "z.0"), r"z\.0 is not in the residual stream's basis"),
         ((prompts, [0, 1] * 30, "resid_post.0", 40), r"no prompt has a token to fit on at positions \[40\]"),
     ):
         with pytest.raises(InterpError, match=message):
             scrub(model, *arguments)
+    as_tensor = scrub(model, prompts, torch.tensor([0, 1] * 30), level=1.0)
+    as_list = scrub(model, prompts, [0, 1] * 30, level=1.0)
+    torch.testing.assert_close(as_tensor[0][1].read, as_list[0][1].read)

@@ -40,5 +40,17 @@ def test_layers_are_skipped_forward_and_never_back(tiny):
     torch.testing.assert_close(walk.to(2)[0][batch.mask], expected[batch.mask])
     with pytest.raises(InterpError, match="layer is 1; expected 3 to 2"):
         walk.to(1)
+    block = model.hf.model.layers[0]
+    own = block.forward
+    calls = []
+    block.forward = lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs)  # as accelerate's hooks do
+    try:
+        again = Blockwise(model, [batch])
+        again.to(0)
+        again.to(1)
+        model.logits(batch)
+        assert len(calls) == 2, "once when it was computed, and again: it is still there"
+    finally:
+        del block.forward
     with model.hooked([("resid_post.0", lambda x: x)]), pytest.raises(InterpError, match="is hooked"):
         Blockwise(model, [batch])
