@@ -211,6 +211,25 @@ def compared(model: HookedModel, fit: Labelled, test: Labelled, sites: list[str]
     return rows
 
 
+def drawn_at_random(share: float, rows: int = 20_000, width: int = 64) -> Table:
+    """Normal activations, moved a little by a rare concept: the largest correlation before and after each eraser."""
+    draw = torch.Generator().manual_seed(0)
+    z = (torch.rand(rows, generator=draw) < share).long()
+    mixing = torch.randn(width, width, generator=draw, dtype=torch.float64)
+    moved = torch.randn(width, generator=draw, dtype=torch.float64) * 0.3
+    x = (torch.randn(rows, width, generator=draw, dtype=torch.float64) + z[:, None] * moved) @ mixing
+    fitter = ErasureFitter(width, 2).update(x, z)
+    table = Table("", "correlation", title=f"drawn at random: a concept of {share:.1%} of {rows:,} rows, width {width}")
+    table.add_row("as drawn", f"{largest_correlation(fitter):.1e}")
+    ways: dict[str, Fit] = {"LEACE": ErasureFitter.leace}
+    if find_spec("concept_erasure"):
+        ways |= {"concept-erasure LEACE": packages, "the same, svd_tol 1e-6": partial(packages, svd_tol=1e-6)}
+    for name, way in ways.items():
+        left = largest_correlation(ErasureFitter(width, 2).update(way(fitter, LEVEL)(x), z))
+        table.add_row(name, f"{left:.1e}")
+    return table
+
+
 def shown(title: str, rows: list[Row]) -> Table:
     """The rows as a table."""
     table = Table("", "directions", "bits/byte", "correlation left", "probe AUROC", "displaced", title=title)
@@ -241,6 +260,8 @@ def main() -> None:
         sizes = f"{len(shares)} classes, the rarest {shares.min():.2%} of {fit.tokens.ids.numel():,} tokens"
         Console(width=120).print(shown(f"{title}: {sizes}", rows))
         results[title] = [row.__dict__ for row in rows]
+    for share in (0.1, 0.01, 0.001):
+        Console(width=120).print(drawn_at_random(share))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
