@@ -1,7 +1,8 @@
 """Contrasts: pairs of prompts that differ in one thing, from which a direction is found.
 
 They are read from JSONL, a pair a row; `pairs` lists the layouts. `group` (optional) names rows that are
-near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt are one group. Rows of
+near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt, but for case and
+spaces, are one group. Rows of
 two groups that share a prompt are refused at the split, which would leave that prompt on both sides.
 """
 
@@ -179,8 +180,9 @@ def _keys(pair: Pair) -> list[str]:
 
 
 def _prompts(pair: Pair) -> list[str]:
-    """What each side asks, with all that came before it."""
-    return [f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative)]
+    """What each side asks, with all that came before it; case and spaces do not make another prompt of it."""
+    asked = (f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative))
+    return [" ".join(text.casefold().split()) for text in asked]
 
 
 def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> Pair | None:

@@ -31,6 +31,7 @@ from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.answers import Answers, adding, batches, require_steps, residual_site, texts
 from interp.directions.direction import Direction
+from interp.directions.scores import best_threshold
 from interp.models.continuations import Continuations, token_losses
 from interp.models.frozen import frozen
 from interp.models.hooked import HookedModel
@@ -46,13 +47,14 @@ class ReftR1:
     """A trained direction. It detects with `detect`, and steers by `Add(direction, factor * magnitude)`.
 
     `bias` belongs to the latent, ReLU(w·h + bias). `magnitude` is the mean over the positive texts of their k largest
-    latents. `losses` are detection, steering and sparsity of each step; `accuracy` is the share of the training texts
-    that `detect` gets right.
+    latents. `losses` are detection, steering and sparsity of each step. `threshold` is where the largest w·h + bias
+    best tells the training texts apart, and `accuracy` the share of them, each side counted half, that it gets right.
     """
 
     direction: Direction
     bias: float
     magnitude: float
+    threshold: float
     accuracy: float
     losses: tuple[tuple[float, float, float], ...]
 
@@ -62,19 +64,19 @@ class ReftR1:
 
     @torch.no_grad()
     def detect(self, model: HookedModel, prompts: str | Sequence[str]) -> Float[Tensor, "batch"]:
-        """The largest w·h + bias of each text's tokens but the first: above 0 where the concept is detected.
+        """The largest w·h + bias of each text's tokens but the first, over the threshold: above 0 where it is detected.
 
-        Ranks texts well (AUROC); 0 is a threshold of the training, and need not be the best one. Choose your own on
-        texts with and without the concept.
+        The threshold is chosen on the training texts: where yours are of other lengths, choose one on some of those.
         """
         self.direction.model.check(model.reference, "this direction")
         batch = model.tokens([prompts] if isinstance(prompts, str) else list(prompts))
         x = model.capture(batch, self.direction.site)[self.direction.site].float().cpu()
-        return _largest(self.direction.read(x)[..., 0] + self.bias, _counted(batch))
+        return _largest(self.direction.read(x)[..., 0] + self.bias, _counted(batch)) - self.threshold
 
     def save(self, folder: str | Path) -> None:
         """Write a new folder: the row as safetensors, the rest as JSON."""
-        numbers = {"bias": self.bias, "magnitude": self.magnitude, "accuracy": self.accuracy, "losses": self.losses}
+        numbers = {"bias": self.bias, "magnitude": self.magnitude, "threshold": self.threshold}
+        numbers |= {"accuracy": self.accuracy, "losses": self.losses}
         with new_folder(folder) as staging:
             save_file({"rows": self.direction.rows}, staging / "reft.safetensors")
             write_json(staging / "reft.json", {"direction": self.direction.to_json(), **numbers})
@@ -183,9 +185,8 @@ class _Fitter:
         bias = float(self.scale * self.b - self.centre @ self.w)
         levels = [side.x @ self.w + bias for side in self.read]
         positive, negative = (_largest(x, side.counted) for x, side in zip(levels, self.read, strict=True))
-        right = torch.cat([positive > 0, negative <= 0]).double().mean()
         magnitude = self._top(levels[0], self.read[0])[0].mean()
-        return ReftR1(direction, bias, float(magnitude), float(right), tuple(losses))
+        return ReftR1(direction, bias, float(magnitude), *best_threshold(positive, negative), tuple(losses))
 
 
 @dataclass(frozen=True)

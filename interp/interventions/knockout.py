@@ -39,6 +39,8 @@ class Knockout(Op):
     >>> Recipe([("z.*", Knockout("generated", keys="prompt", heads=[0, 2]))])  # doctest: +SKIP
     """
 
+    holdable = False  # it acts on what attention sees, not on activations
+
     def __init__(self, queries: Where, keys: Where, heads: Sequence[int] | None = None):
         self.queries, self.keys = (x if isinstance(x, Positions) else Positions(x) for x in (queries, keys))
         self.heads = None if heads is None else sorted({int(head) for head in heads})
@@ -51,11 +53,6 @@ class Knockout(Op):
 
     def within(self, x: Shaped[Tensor, "batch heads pos column"], passing: Pass) -> Tensor:
         """What each token sees, without the edges that are cut."""
-        if x.dtype != torch.bool:
-            raise InterpError(
-                "Knockout acts on what attention sees, not on activations, so it can't be inside another op; give it "
-                "the positions itself: Knockout(queries, keys)"
-            )
         queries, keys = self.queries.chosen(passing).to(x.device), self._keys(passing, x.shape[-1]).to(x.device)
         itself = passing.columns[:, None].to(x.device) == torch.arange(x.shape[-1], device=x.device)
         cut = (queries[:, :, None] & keys[:, None, :] & ~itself)[:, None]

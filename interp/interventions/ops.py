@@ -8,7 +8,7 @@ the files beside this one.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ OPS: dict[str, type["Op"]] = {}
 
 class Op(ABC):
     """A function on activations at a site, saved as plain settings plus named tensors."""
+
+    holdable: ClassVar[bool] = True  # whether another op (At, Schedule, Gate) can hold it
 
     def __init_subclass__(cls) -> None:
         if "restore" in cls.__dict__:

@@ -5,6 +5,7 @@ each token. They run as hooks only.
 """
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -92,6 +93,8 @@ class Positions:
         """Which tokens of a pass these are."""
         found = torch.zeros_like(passing.real)
         for position in self.names:
+            if isinstance(position, int) and passing.begins:
+                self._warn_of_nobody(position, passing)
             found = found | self._chosen(position, passing)
         if self.tokens:
             found = found | torch.isin(_ids(passing), torch.tensor(self.tokens, device=passing.real.device))
@@ -110,6 +113,15 @@ class Positions:
             return (passing.columns == column).expand_as(passing.real)
         padding = (~passing.real).sum(1, keepdim=True)  # all of it is to the left
         return (passing.columns == padding + int(position)) & passing.of_prompt
+
+    def _warn_of_nobody(self, position: int, passing: Pass) -> None:
+        longest = int(passing.of_prompt.sum(1).max())
+        if not -longest <= position < longest:
+            warnings.warn(
+                f"position {position} is in none of these {len(passing.real)} prompts (the longest has {longest} "
+                "tokens): nothing is done there",
+                stacklevel=2,
+            )
 
     def settings(self) -> dict[str, Any]:
         """Plain values: names, tokens and turns."""

@@ -21,6 +21,11 @@ class Wrapped(Op):
     def __init__(self, op: Op):
         if not isinstance(op, Op):
             raise InterpError(f"{op!r} is not an op; expected one of {', '.join(OPS)}")
+        if not op.holdable:
+            raise InterpError(
+                f"{type(op).__name__} can't be inside another op: it does not act on activations; tell it itself where "
+                "to act"
+            )
         self.op = op
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -188,6 +188,11 @@ def test_a_row_without_a_group_joins_the_group_whose_prompt_it_shares():
     assert Contrast((*rows[:2], Pair(Turn("e"), Turn("f")))).groups == (0, 1, 2), "control"
 
 
+def test_prompts_that_differ_by_case_and_spaces_are_one_group():
+    rows = [("Is it  so?", "b"), ("c", "d"), ("is it so? ", "e"), ("is it so", "f")]
+    assert Contrast(tuple(Pair(Turn(p), Turn(q)) for p, q in rows)).groups == (0, 1, 0, 2)
+
+
 def test_one_row_can_not_be_split(tmp_path):
     with pytest.raises(InterpError, match="1 pairs in 1 groups can't be dealt"):
         Contrast.read(write(tmp_path, [{"positive": "a", "negative": "b"}])).split()

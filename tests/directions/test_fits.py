@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from interp import InterpError
 from interp.directions.fits import FITS, diff_means, diff_means_orthogonal, lda, logistic, pca, require_sides, ridge
-from interp.directions.scores import auroc, cohens_d
+from interp.directions.scores import auroc, best_threshold, cohens_d
 
 values = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20)
 
@@ -23,6 +23,18 @@ def clouds(n=60, d=12, gap=1.0, seed=0):
     scales = torch.linspace(0.3, 3, d)
     positive, negative = (torch.randn(n, d, generator=draw) * scales for _ in range(2))
     return positive + gap * truth, negative - gap * truth, truth
+
+
+@given(values, values)
+def test_the_best_threshold_is_the_best_of_all(positive, negative):
+    """By trying every value as a threshold; a tie keeps the lowest."""
+    found, right = best_threshold(torch.tensor(positive), torch.tensor(negative))
+
+    def share(cut):
+        return (sum(x > cut for x in positive) / len(positive) + sum(x <= cut for x in negative) / len(negative)) / 2
+
+    every = [*positive, *negative]
+    assert right == pytest.approx(share(found)) == pytest.approx(max(map(share, [*every, min(every) - 1])))
 
 
 @given(values, values)

@@ -162,6 +162,7 @@ def test_reft_detects_on_other_texts_and_not_where_labels_are_drawn(tiny):
     trained = reft_r1(model, sentences(), SITE)
     positive, negative = (trained.detect(model, side) for side in sentences(40, seed=1).texts(model.render))
     assert auroc(positive, negative) > 0.95
+    assert (positive > 0).double().mean() + (negative <= 0).double().mean() > 1.7, "and its threshold serves them"
     draw = torch.Generator().manual_seed(0)
     row = normalize(torch.randn(model.d_model, generator=draw), dim=0)
     x = [model.capture(list(side), SITE)[SITE][:, 1:] @ row for side in sentences(40, seed=1).texts(model.render)]

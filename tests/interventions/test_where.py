@@ -42,6 +42,15 @@ def test_positions(tiny, push, positions, prompt, expected):
     torch.testing.assert_close(found, torch.tensor(expected).float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("position", "longest"), [(6, 6), (-7, 6)])
+def test_a_position_that_no_prompt_has_is_told(tiny, push, position, longest):
+    with pytest.warns(
+        UserWarning, match=f"position {position} is in none of these 3 prompts .the longest has {longest} "
+    ):
+        found = added(tiny("llama"), At(push, position))
+    assert not found.any()
+
+
 def test_tokens_by_their_text(tiny, push):
     model = tiny("llama")
     ids = matching(model, r"\s*w9|w2\d")
