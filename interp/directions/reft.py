@@ -75,7 +75,7 @@ class ReftR1:
 
     def save(self, folder: str | Path) -> None:
         """Write a new folder: the row as safetensors, the rest as JSON."""
-        numbers = {"bias": self.bias, "magnitude": self.magnitude, "threshold": self.threshold}
+        numbers: dict[str, Any] = {"bias": self.bias, "magnitude": self.magnitude, "threshold": self.threshold}
         numbers |= {"accuracy": self.accuracy, "losses": self.losses}
         with new_folder(folder) as staging:
             save_file({"rows": self.direction.rows}, staging / "reft.safetensors")
