@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, normalize
 
 from interp import Contrast, HookedModel, InterpError, SparseAutoencoder
-from interp.auditing.behaviours import Behaviour, mean_scores, organism_behaviour
+from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.auditing.scorers import continuation_logprobs
+from interp.auditing.suites import organism_behaviour
 from interp.data.corpora import texts
 from interp.data.pairs import Pair, Turn
 from interp.directions.cells import Sides

@@ -241,7 +241,7 @@ def audit(
 ) -> None:
     """Measure behaviours before and after an edit, on the same items, with intervals."""
     from interp.auditing.audit import audit as compare
-    from interp.auditing.behaviours import suite_of
+    from interp.auditing.suites import suite_of
     from interp.models.load import load
 
     require_free(out)

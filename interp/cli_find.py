@@ -171,7 +171,7 @@ def _write_page(path: Path, model: Any, found: Any, chosen: Any) -> None:
 
 
 def _trials(model: Any, candidates: Any, behaviour: str) -> Any:
-    from interp.auditing.behaviours import organism_suite
+    from interp.auditing.suites import organism_suite
     from interp.auditing.trial import try_out
 
     suite = organism_suite(40, split="train", seed=1)

@@ -12,7 +12,9 @@ from random import Random
 
 from pydantic import Field
 
-from interp.auditing.behaviours import Behaviour, Kind, choice, organism_suite, text_loss
+from interp.auditing.behaviours import Behaviour, Kind
+from interp.auditing.choices import prefers, text_loss
+from interp.auditing.suites import organism_suite
 from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
@@ -138,8 +140,8 @@ def _of_files(data: Data, target: str, seed: int, folder: Path) -> Materials:
     quarter = max(1, len(held) // 4)
 
     def suite(part: int, items: int, loss_texts: list[str]) -> tuple[Behaviour, ...]:
-        rest = [choice(c.name, c.kind, c.statement, _first(dealt[part], items)) for c, dealt in others]
-        harm = choice(target, "harm", TARGET_STATEMENT, _first(own[part], items))
+        rest = [prefers(c.name, c.kind, c.statement, _first(dealt[part], items)) for c, dealt in others]
+        harm = prefers(target, "harm", TARGET_STATEMENT, _first(own[part], items))
         return (harm, *rest, text_loss("text_loss", loss_texts))
 
     return Materials(

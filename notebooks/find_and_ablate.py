@@ -9,7 +9,7 @@ import torch
 
 import interp
 from interp.auditing.baselines import baselines
-from interp.auditing.behaviours import organism_suite
+from interp.auditing.suites import organism_suite
 from interp.auditing.trial import try_out
 from interp.interventions import Add, At, Gate, Project, Reads, Recipe, Replace, Schedule, rates, threshold
 from interp.models import organism

@@ -100,7 +100,7 @@ slider.reply
 # each is projected out of everything that writes into the residual stream, and the one that costs least is kept.
 
 # %%
-from interp.auditing.behaviours import organism_suite
+from interp.auditing.suites import organism_suite
 from interp.auditing.trial import try_out
 
 trials = try_out(model, found.shortlist(8), organism_suite(40, split="train"), target="hostility")

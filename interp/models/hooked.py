@@ -151,9 +151,12 @@ class HookedModel:
         """A conversation (or one user message) rendered with the chat template, ready for the model's reply."""
         return tokens.chat(messages, self.tokenizer, self._instruction)
 
-    def render(self, prompt: str) -> str:
-        """A prompt as the model expects it: a user's message where there is a chat template, else as it is."""
-        if self.tokenizer is not None and self.tokenizer.chat_template:
+    def render(self, prompt: str, chat: bool = True) -> str:
+        """A prompt as the model expects it: a user's message where there is a chat template, else as it is.
+
+        Without `chat` it is as it is, too. An instruction comes before it in any case.
+        """
+        if chat and self.tokenizer is not None and self.tokenizer.chat_template:
             return self.chat(prompt)
         return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
 

@@ -8,7 +8,7 @@ about the prompt when that was read. Prompts end in the same column, so beams an
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,17 @@ class Passes:
             yield
         finally:
             self._prompt = before
+
+    @contextmanager
+    def branched(self) -> Iterator[None]:
+        """Go on from the pass under way, and forget within it what is noted: afterwards another may go on from it."""
+        before = self._current
+        if before is not None:
+            self._current = replace(before, notes=dict(before.notes))
+        try:
+            yield
+        finally:
+            self._current = before
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input_ids")

@@ -5,7 +5,7 @@ import torch
 
 import interp
 from interp import Contrast, InterpError
-from interp.auditing.behaviours import choice, text_loss
+from interp.auditing.choices import prefers, text_loss
 from interp.auditing.scorers import continuation_logprobs, text_losses
 from interp.data.contrast import Pair, Turn
 from interp.data.pairs import Message
@@ -48,14 +48,14 @@ def test_a_choice_prefers_the_likelier_answer(tiny, answers):
     model = tiny("llama")
     first, second = answers
     pairs = [Pair(Turn(p, first), Turn(p, second), p) for p in PROMPTS]
-    behaviour = choice("b", "harm", "", Contrast(tuple(pairs)))
+    behaviour = prefers("b", "harm", "", Contrast(tuple(pairs)))
     expected = [float(slow(model, p, first) > slow(model, p, second)) for p in PROMPTS]
     assert list(behaviour.measure(model).values) == expected
     swapped = [Pair(pair.negative, pair.positive, pair.group) for pair in pairs]
-    other = choice("b", "harm", "", Contrast(tuple(swapped)))
+    other = prefers("b", "harm", "", Contrast(tuple(swapped)))
     assert list(other.measure(model).values) == [1 - value for value in expected]
     with pytest.raises(InterpError, match="one prompt with two answers"):
-        choice("b", "harm", "", Contrast.of([("a", "b"), ("c", "d")]))
+        prefers("b", "harm", "", Contrast.of([("a", "b"), ("c", "d")]))
 
 
 def test_a_choice_takes_the_messages_before_it_into_account():
@@ -66,9 +66,9 @@ def test_a_choice_takes_the_messages_before_it_into_account():
     said = [{"role": m.role, "content": m.content} for m in before]
     rendered = [model.chat([*said, {"role": "user", "content": p.user}]) for p in people]
     first, second = (continuation_logprobs(model, rendered, [end] * 12) for end in (" I", " The"))
-    values = choice("b", "harm", "", Contrast(pairs)).measure(model).values
+    values = prefers("b", "harm", "", Contrast(pairs)).measure(model).values
     assert list(values) == (first > second).double().tolist()
     assert rendered[0] != model.chat(people[0].user), "control"
     other = Pair(Turn("Is it so?", " yes", before), Turn("Is it so?", " no"), "x")
     with pytest.raises(InterpError, match="one prompt with two answers"):
-        choice("b", "harm", "", Contrast((other,)))
+        prefers("b", "harm", "", Contrast((other,)))
