@@ -1,0 +1,119 @@
+"""Scores kept in a folder: found again under the same conditions only, and refused where they were changed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+
+from interp import InterpError, Project, Recipe
+from interp.auditing.behaviours import Behaviour, Scores
+from interp.auditing.cache import Cache
+from interp.auditing.choices import text_loss
+from interp.auditing.condition import Condition
+
+PROMPTS = ("w5 w6", "w7 w8 w9", "w10 w11")
+
+
+@pytest.fixture
+def model():
+    return tiny_models.build("llama", seed=1)
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def behaviour(calls):
+    def measure(model):
+        calls.append(model.render("x", chat=False))
+        losses = text_loss("loss", PROMPTS).measure(model).values
+        return Scores((*losses[:2], float("nan")), ("a", "b", "c"))
+
+    return Behaviour("losses", "capability", "more is worse", PROMPTS, measure, unit="nats")
+
+
+def same(first, second):
+    return str(first) == str(second)
+
+
+def recipe(seed=0):
+    return Recipe([("writers", Project(torch.randn(32, generator=torch.Generator().manual_seed(seed))))])
+
+
+def test_scores_survive_the_process(model, behaviour, calls, tmp_path):
+    first = Cache(tmp_path).scores(Condition(model), behaviour)
+    again = Cache(tmp_path).scores(Condition(model), behaviour)
+    assert same(first, again)
+    assert len(calls) == 1
+    assert len(list(tmp_path.iterdir())) == 1, "no temporary file is left"
+
+
+def test_every_part_of_a_condition_counts(model, behaviour, calls, tmp_path):
+    cache = Cache(tmp_path)
+    conditions = [
+        Condition(model),
+        Condition(model, recipe()),
+        Condition(model, recipe(1)),
+        Condition(model, None, "w5"),
+    ]
+    found = [cache.scores(condition, behaviour).values[:2] for condition in conditions]
+    assert len(calls) == 4
+    assert len(set(found[:3])) == 3, "control: the edits change the scores"
+    assert calls[3] == "w5\n\nx", "the instruction was there when it was measured"
+    assert cache.get(Condition(model), replace(behaviour, statement="other")) is None
+    with torch.no_grad():
+        model.hf.lm_head.weight.mul_(1.5)
+    assert cache.get(Condition(model), behaviour) is None
+    assert cache.scores(Condition(model), behaviour).values[:2] not in found
+
+
+def test_types_are_kept_apart(behaviour, tmp_path):
+    """A digest is that of the values in bfloat16, whichever type was loaded."""
+    wide = tiny_models.build("llama", seed=1)
+    wide.hf.to(torch.bfloat16).to(torch.float32)
+    narrow = tiny_models.build("llama", seed=1)
+    narrow.hf.to(torch.bfloat16)
+    assert wide.digest == narrow.digest, "control"
+    Cache(tmp_path).scores(Condition(wide), behaviour)
+    assert Cache(tmp_path).get(Condition(narrow), behaviour) is None
+
+
+def test_replies_of_secret_behaviours_are_not_kept(model, behaviour, tmp_path):
+    secret = replace(behaviour, secret=True)
+    assert Cache(tmp_path).scores(Condition(model), secret).replies == ()
+    assert "replies" in json.loads(next(tmp_path.iterdir()).read_text())
+    assert json.loads(next(tmp_path.iterdir()).read_text())["replies"] == []
+    assert Cache(tmp_path / "open").scores(Condition(model), behaviour).replies == ("a", "b", "c"), "control"
+
+
+@pytest.mark.parametrize("change", [{"values": [0.0, 0.0, 0.0]}, {"values": [0.0]}, {"key": {}}, {"sha256": None}])
+def test_a_changed_file_is_refused(model, behaviour, tmp_path, change):
+    Cache(tmp_path).scores(Condition(model), behaviour)
+    file = next(tmp_path.iterdir())
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InterpError, match="not the scores that were kept there; remove it"):
+        Cache(tmp_path).get(Condition(model), behaviour)
+
+
+def test_a_model_that_is_hooked_already_is_refused(model, behaviour):
+    with model.hooked(recipe()), pytest.raises(InterpError, match="inside a hooked block"):
+        Condition(model).scores(behaviour)
+
+
+def test_logits_that_are_nan_are_an_error(model):
+    behaviour = text_loss("loss", PROMPTS)
+    assert Condition(model).scores(behaviour).missing == 0, "control"
+    with torch.no_grad():
+        model.hf.lm_head.weight[7] = float("nan")
+    with pytest.raises(InterpError, match="gave NaN logits while 'loss' was measured"):
+        Condition(model).scores(behaviour)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "qwen2", "mixtral"])
+def test_padding_is_no_nan(tiny, name):
+    uneven = text_loss("loss", ("w5 w6", "w7 " * 30))
+    assert Condition(tiny(name)).scores(uneven).missing == 0
