@@ -64,7 +64,7 @@ def export(
     with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
         probes = random_probes(base, prompts or [])
         write_probes(staging, probes)
-        certificate = certify(base, recipe, staging, probes, plan.status)
+        certificate = certify(base, recipe, staging, probes, plan.items)
         _require_faithful(certificate)
         if undo:
             write_patch(staging, origin, plan)

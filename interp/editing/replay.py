@@ -19,7 +19,7 @@ from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.editing.fold import fold
 from interp.editing.origin import Origin
-from interp.editing.plan import Choices, Status
+from interp.editing.plan import Choices, Plan, Status
 from interp.editing.stream import made
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
@@ -113,8 +113,7 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     if manifest.made.loaded and not isinstance(where, HookedModel):
         where = load(where, dtype=manifest.made.loaded)
     origin = Origin.of(where)
-    read = origin.reader(manifest.made.cast)
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, read, manifest.made.choices)
+    plan = planned(manifest, recipe, origin)
     expected = {piece.name: piece for file in origin.edited(plan, manifest.made.cast) for piece in file}
     found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
     for name in sorted(set(expected) ^ set(found)):
@@ -122,6 +121,12 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
         raise InterpError(f"{path}: {name} {what}: the recipe applied to {origin.name} does not give these tensors")
     gaps = [_gap(name, made(piece), found[name]) for name, piece in expected.items()]
     return Replay(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0))
+
+
+def planned(manifest: Manifest, recipe: Recipe, origin: Origin) -> Plan:
+    """The fold that a manifest tells of, planned again."""
+    made = manifest.made
+    return fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
 
 
 def _gap(name: str, expected: Tensor, file: TensorFile) -> float:

@@ -3,28 +3,30 @@
     1. every file's SHA-256 against the manifest
     2. the recipe applied to the base once more, tensor by tensor, against the weights (`replay`)
     3. reload the folder with plain transformers, load the base and hook the recipe
-    4. compare logits and every writer's output, on random token sequences and on the prompts given at export
-    5. read each writer's output along the directions that the recipe removes
+    4. compare logits and every writer's output, on random token sequences and on the prompts given at export, and what
+       both write on their own behind them
+    5. op by op, compare what is at its sites, and read it along the directions that the op removes
 
 What it does not know: whether the edit is any good. That is the audit's question.
 """
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
+from transformers import GenerationConfig
 
 from interp.core.errors import InterpError
 from interp.editing.certificate import Certificate
-from interp.editing.plan import Status
-from interp.editing.replay import RECIPE, Manifest, replay
-from interp.interventions.ops import Project
+from interp.editing.origin import Origin
+from interp.editing.plan import Item
+from interp.editing.replay import RECIPE, Manifest, planned, replay
+from interp.editing.tally import Tally, compared, places
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
@@ -33,6 +35,7 @@ from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
 PROBES = "interp_probes.safetensors"
+NEW_TOKENS = 16  # that both models write on their own behind a prompt
 
 
 def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> Certificate:
@@ -56,7 +59,10 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")
     # Written without loading the model (`export_streamed`), it was measured on nothing yet.
     probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model, [])
-    return certify(model, recipe, path, probes, manifest.status)
+    plan = planned(manifest, recipe, Origin.of(model))
+    if plan.status != manifest.status:
+        raise InterpError(f"{path}: its manifest says {manifest.status}, but the fold is {plan.status}; it was changed")
+    return certify(model, recipe, path, probes, plan.items)
 
 
 def random_probes(model: HookedModel, prompts: list[str]) -> list[Tokens]:
@@ -86,85 +92,57 @@ def read_probes(folder: Path) -> list[Tokens]:
 
 
 def certify(
-    base: HookedModel, recipe: Recipe, folder: Path, probes: list[Tokens], status: Status = "exact"
+    base: HookedModel, recipe: Recipe, folder: Path, probes: list[Tokens], items: Sequence[Item]
 ) -> Certificate:
-    """Measure an exported folder against its hooked base model, both in float32; `status` is what the fold claims."""
+    """Measure an exported folder against its hooked base model, both in float32; `items` are the plan's."""
     exported = load(folder, device=base.device)
     plain = base if base.dtype == torch.float32 else HookedModel(copy.deepcopy(base.hf).float(), base.tokenizer)
-    tally = _Tally(recipe, exported)
+    tally = Tally(compared(recipe, base), places(recipe, items, base))
     bound = recipe.bind(base)
     for batch in probes:
         before = plain.logits(batch)[batch.mask]
         with plain.hooked(bound):
-            hooked, written = plain.logits(batch)[batch.mask], _written(plain, batch)
-        tally.update(before, hooked, exported.logits(batch)[batch.mask], written, _written(exported, batch))
-    return tally.certificate(", ".join(sorted(set(Checkpoint.open(folder).dtypes.values()))), status)
+            hooked, found = plain.logits(batch)[batch.mask], _found(plain, tally.sites, batch)
+        tally.update(before, hooked, exported.logits(batch)[batch.mask], found, _found(exported, tally.sites, batch))
+    for batch in _beginnings(probes, base.context):
+        with plain.hooked(bound):
+            hooked = _written(plain, batch)
+        tally.write(hooked, _written(exported, batch))
+    return tally.certificate(", ".join(sorted(set(Checkpoint.open(folder).dtypes.values()))))
 
 
-def _written(model: HookedModel, batch: Tokens) -> dict[Site, Tensor]:
-    """Each writer's output at the real tokens of a batch."""
-    acts = model.forward_to(model.resolve("writers"), batch.model_inputs(model.device))
+def _found(model: HookedModel, sites: list[Site], batch: Tokens) -> dict[Site, Tensor]:
+    """What is at the sites at the real tokens of a batch."""
+    acts = model.forward_to(sites, batch.model_inputs(model.device))
     return {site: x.expand(*batch.mask.shape, -1)[batch.mask] for site, x in acts.items()}
 
 
-@dataclass
-class _Tally:
-    """The mutable side of a certificate."""
+def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:
+    """Up to four prompts of each of the first batches: the random ones cut so that there is room to write behind them.
 
-    recipe: Recipe
-    exported: HookedModel
-    logit_gap: float = 0.0
-    writer_gap: float = 0.0
-    kls: list[Tensor] = field(default_factory=list)
-    effects: list[Tensor] = field(default_factory=list)
-    agreed: list[Tensor] = field(default_factory=list)
-    leaks: dict[str, float] = field(default_factory=dict)
-
-    def update(
-        self,
-        before: Float[Tensor, "token d_vocab"],
-        hooked: Float[Tensor, "token d_vocab"],
-        after: Float[Tensor, "token d_vocab"],
-        written: dict[Site, Tensor],
-        rewritten: dict[Site, Tensor],
-    ) -> None:
-        if not torch.isfinite(after).all():
-            raise InterpError("the exported model's logits are not finite; its weights or the recipe hold NaN")
-        self.logit_gap = max(self.logit_gap, float((hooked - after).abs().max()))
-        self.kls.append(_kl(hooked, after))
-        self.effects.append(_kl(before, hooked))
-        self.agreed.append((hooked.argmax(-1) == after.argmax(-1)).float())
-        for site, y in rewritten.items():
-            scale = written[site].norm(dim=-1).amax().clamp(min=1e-12)
-            self.writer_gap = max(self.writer_gap, float((y - written[site]).norm(dim=-1).amax() / scale))
-        for site, rows in _removed(self.recipe, self.exported).items():
-            y = rewritten[site]
-            share = (y @ rows.to(y).T).norm(dim=-1) / y.norm(dim=-1).clamp(min=1e-12)
-            self.leaks[str(site)] = max(self.leaks.get(str(site), 0.0), float(share.max()))
-
-    def certificate(self, dtype: str, status: Status) -> Certificate:
-        kl = torch.cat(self.kls)
-        return Certificate(
-            max_abs_logit_diff=self.logit_gap,
-            kl=float(kl.mean().clamp(min=0)),
-            top1_agreement=float(torch.cat(self.agreed).mean()),
-            effect_kl=float(torch.cat(self.effects).mean()),
-            writer_gap=self.writer_gap,
-            leak=max(self.leaks.values(), default=None),
-            tokens=len(kl),
-            dtype=dtype,
-            leak_by_writer=self.leaks,
-            status=status,
-        )
+    Prompts given that leave no room are passed over; `generated_tokens` tells how much was written in all.
+    """
+    for number, batch in enumerate(probes[:4]):
+        some = batch.rows(0, 4)
+        room = some.ids.shape[1] if context is None else context - NEW_TOKENS
+        if number == 0:
+            some = Tokens(some.ids[:, : max(room, 0)], some.mask[:, : max(room, 0)])
+        if 0 < some.ids.shape[1] <= room:
+            yield some
 
 
-def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "token"]:
-    """KL(p || q) in nats at each position, from logits, in float64."""
-    log_p, log_q = log_softmax(p.double(), -1), log_softmax(q.double(), -1)
-    return kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-
-
-def _removed(recipe: Recipe, model: HookedModel) -> dict[Site, Tensor]:
-    """Rows that a site's output must not have: those of a full projection that no other op follows there."""
-    last = {site: edit.op for edit in recipe.edits for site in model.resolve(edit.sites)}
-    return {site: op.rows for site, op in last.items() if isinstance(op, Project) and op.strength == 1}
+@torch.no_grad()
+def _written(model: HookedModel, batch: Tokens) -> Int[Tensor, "batch new"]:
+    """What the model writes greedily behind a batch; it may not end."""
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=0,
+    )
+    inputs = {name: x for name, x in batch.model_inputs(model.device).items() if name != "position_ids"}
+    return model.hf.generate(**inputs, generation_config=settings)[:, batch.ids.shape[1] :]
