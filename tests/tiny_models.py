@@ -115,6 +115,17 @@ def build(architecture: str, seed: int = 0) -> HookedModel:
     return HookedModel(hf.float(), tokenizer(), name=f"tiny {architecture} {seed}")
 
 
+@contextmanager
+def eagerly(model: HookedModel) -> Iterator[None]:
+    """Attention as TransformerLens computes it, for a while: tests share the model."""
+    usual = model.config._attn_implementation
+    model.hf.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.hf.set_attn_implementation(usual)
+
+
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A word is a token; nothing is prepended."""
     special = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -48,22 +48,22 @@ def test_every_site_and_intervention_equals_transformerlens(tiny, name):
     if version("transformer_lens") < "4" and name.startswith("cohere"):
         pytest.skip("before 4, TransformerLens gives Cohere other logits than the model's")
     model = tiny(name)
-    model.hf.set_attn_implementation("eager")
-    _, cache = model.run_with_cache(ids(), names_filter=[site.hook_name for site in model.sites])
-    acts = model.capture(ids(), model.sites)
-    push = torch.Generator().manual_seed(3)
-    plain = model.logits(ids())
-    for site in model.sites:
-        theirs = cache[site.hook_name].reshape(-1, *acts[site].shape[1:])
-        torch.testing.assert_close(acts[site], theirs.expand_as(acts[site]), atol=1e-5, rtol=1e-5)
-        shift = torch.randn(acts[site].shape[1:], generator=push)  # softmax does not see one shift of all keys
-        ours = model.run_with_hooks(ids(), [(site.hook_name, lambda x, hook, shift=shift: x + shift)])
-        with torch.no_grad():
-            reference = model.bridge.run_with_hooks(
-                ids(), fwd_hooks=[(site.hook_name, lambda x, hook, shift=shift: x + shift)]
-            )
-        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
-        assert (ours - plain).abs().max() > 1e-3, f"the hook at {site} did nothing"
+    with tiny_models.eagerly(model):
+        _, cache = model.run_with_cache(ids(), names_filter=[site.hook_name for site in model.sites])
+        acts = model.capture(ids(), model.sites)
+        push = torch.Generator().manual_seed(3)
+        plain = model.logits(ids())
+        for site in model.sites:
+            theirs = cache[site.hook_name].reshape(-1, *acts[site].shape[1:])
+            torch.testing.assert_close(acts[site], theirs.expand_as(acts[site]), atol=1e-5, rtol=1e-5)
+            shift = torch.randn(acts[site].shape[1:], generator=push)  # softmax does not see one shift of all keys
+            ours = model.run_with_hooks(ids(), [(site.hook_name, lambda x, hook, shift=shift: x + shift)])
+            with torch.no_grad():
+                reference = model.bridge.run_with_hooks(
+                    ids(), fwd_hooks=[(site.hook_name, lambda x, hook, shift=shift: x + shift)]
+                )
+            torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+            assert (ours - plain).abs().max() > 1e-3, f"the hook at {site} did nothing"
 
 
 def test_the_bridge_does_not_answer_for_what_it_does_not_see(tiny):

@@ -12,8 +12,8 @@ NAMES = ["blocks.1.hook_resid_post", "blocks.0.attn.hook_z", "blocks.2.hook_mlp_
 
 
 def theirs(model, **options):
-    model.hf.set_attn_implementation("eager")
-    return model.bridge.run_with_cache(IDS, **options)
+    with tiny_models.eagerly(model):
+        return model.bridge.run_with_cache(IDS, **options)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
