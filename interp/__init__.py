@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interp.activations.harvest import harvest
-    from interp.activations.store import Store
-    from interp.activations.stream import Stream
     from interp.auditing.audit import audit
     from interp.core.errors import InterpError
     from interp.data.contrast import Contrast
@@ -43,8 +41,6 @@ __all__ = [
     "Project",
     "Recipe",
     "SparseAutoencoder",
-    "Store",
-    "Stream",
     "audit",
     "export",
     "find",
@@ -63,8 +59,6 @@ _HOME = {
     "Project": "interp.interventions.ops",
     "Recipe": "interp.interventions.recipe",
     "SparseAutoencoder": "interp.sae.coder",
-    "Store": "interp.activations.store",
-    "Stream": "interp.activations.stream",
     "audit": "interp.auditing.audit",
     "export": "interp.editing.export",
     "find": "interp.directions.find",

@@ -17,6 +17,7 @@
 
 # %%
 import interp
+from interp.activations.stream import Stream
 from interp.models import organism
 
 model = interp.load("organism")
@@ -101,7 +102,7 @@ first, len(spoken)
 # of batches straight from the model, without a disk.
 
 # %%
-stream = interp.Stream(model, text, "resid_post.3", pool_tokens=8192)
+stream = Stream(model, text, "resid_post.3", pool_tokens=8192)
 for source in (store, stream):
     batch = next(source.batches("resid_post.3", 1024, seed=0, first_tokens=False))
     print(type(source).__name__, tuple(batch.shape), f"mean norm {batch.float().norm(dim=1).mean():.2f}")

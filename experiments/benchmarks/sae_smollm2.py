@@ -35,6 +35,7 @@ from sae_quality import on_raw
 from torch import Tensor
 
 import interp
+from interp.activations.store import Store
 from interp.core.files import read_json, write_json
 from interp.data.corpora import texts
 from interp.models.hooked import HookedModel
@@ -60,18 +61,18 @@ def documents(pattern: str, held_out: bool) -> list[str]:
     return found
 
 
-def batches(store: interp.Store) -> Iterator[Tensor]:
+def batches(store: Store) -> Iterator[Tensor]:
     """What everybody trains on."""
     return store.batches(SITE, BATCH, seed=0, first_tokens=False)
 
 
-def ours(kind: str, store: interp.Store) -> SparseAutoencoder:
+def ours(kind: str, store: Store) -> SparseAutoencoder:
     """interp's, with its own schedule."""
     settings: dict[str, Any] = {"d_sae": LATENTS, "k": K, "batch_size": BATCH, "tokens": STEPS * BATCH, "lr": RATE}
     return train(store, SITE, SaeConfig(kind=kind, compute="bfloat16", **settings)).sae
 
 
-def saelens(kind: str, store: interp.Store) -> SparseAutoencoder:
+def saelens(kind: str, store: Store) -> SparseAutoencoder:
     """SAELens', by its trainer."""
     from sae_lens import saes
     from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -98,7 +99,7 @@ def saelens(kind: str, store: interp.Store) -> SparseAutoencoder:
         return on_raw(interop.read(folder, store.model, SITE), scaling)
 
 
-def trained(who: str, kind: str, store: interp.Store, work: Path) -> tuple[SparseAutoencoder, float]:
+def trained(who: str, kind: str, store: Store, work: Path) -> tuple[SparseAutoencoder, float]:
     """An autoencoder and the seconds it took; SAELens' are kept."""
     folder = work / f"{who}-{kind}"
     if folder.exists():
@@ -112,7 +113,7 @@ def trained(who: str, kind: str, store: interp.Store, work: Path) -> tuple[Spars
     return sae, seconds
 
 
-def model_and_store(pattern: str, work: Path) -> tuple[HookedModel, interp.Store]:
+def model_and_store(pattern: str, work: Path) -> tuple[HookedModel, Store]:
     """The model in bfloat16, and its activations."""
     model = interp.load(MODEL, dtype="bfloat16")
     settings: dict[str, Any] = {"tokens": TOKENS, "context": 256, "batch_size": 16, "dtype": "bfloat16"}
