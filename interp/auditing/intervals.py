@@ -1,0 +1,151 @@
+"""Intervals of a mean, and of a mean of paired differences, for items that may come in groups.
+
+Shares have score intervals: Wilson's (1927) for one, Tango's (1998) for a difference of paired ones. Unlike the
+percentile bootstrap they are no points where nothing changed, and keep their coverage near 0 and 1. Fractions of an
+item and items in groups enter by the effective number of items (Rao and Scott 1992): as many independent ones as would
+vary as much as the groups' sums do.
+
+Other means have a studentised bootstrap (Efron 1981; Hall 1988) that draws whole groups (Field and Welsh 2007). Of
+under eight groups it would draw from too few, and Student's t is used.
+
+What they do not know: dependence that no group names. With a few groups, or a few items that changed, coverage is
+above or below 95 % by what docs/statistics.md measures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import cos, pi, sin, sqrt, tan
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+_FEW = 8
+# Beyond three times Student's quantile a bootstrap of ties says only that it can't tell.
+_WIDEST = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Sums of scores and numbers of items, group by group."""
+
+    sums: Float[ndarray, "group"]
+    sizes: Float[ndarray, "group"]
+
+    @classmethod
+    def of(cls, values: Float[ndarray, "item"], groups: Sequence[str] = ()) -> "Clusters":
+        """Without groups each item is its own."""
+        if not groups:
+            return cls(values, np.ones(len(values)))
+        _, member = np.unique(np.asarray(groups), return_inverse=True)
+        return cls(np.bincount(member, weights=values), np.bincount(member).astype(np.float64))
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    @property
+    def items(self) -> float:
+        """How many items."""
+        return float(self.sizes.sum())
+
+    @property
+    def mean(self) -> float:
+        """Over items."""
+        return float(self.sums.sum() / self.sizes.sum())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, groups being independent; 0 for one group, of which nothing can be said."""
+        count, off = len(self), self.sums - self.mean * self.sizes
+        return float(sqrt(count / (count - 1) * (off**2).sum()) / self.items) if count > 1 else 0.0
+
+    @property
+    def quantile(self) -> float:
+        """Student's, for a two-sided interval."""
+        return student(max(len(self) - 1, 1))
+
+    def effective(self, variance: float) -> float:
+        """How many independent items of this variance would vary as the groups do; at least one a group if unknown."""
+        if variance <= 0 or self.error == 0:
+            return float(len(self))
+        return variance / self.error**2
+
+
+@lru_cache(maxsize=1024)
+def student(freedom: int) -> float:
+    """Student's quantile for a two-sided interval, from the finite sums for its distribution (Gosset 1908)."""
+    low, high = 0.0, pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        if _inside(angle, freedom) < LEVEL:
+            low = angle
+        else:
+            high = angle
+    return sqrt(freedom) * tan(low)
+
+
+def _inside(angle: float, freedom: int) -> float:
+    """The chance of |t| at most sqrt(freedom) * tan(angle)."""
+    odd = freedom % 2
+    steps = np.arange(2 + odd, freedom - 1, 2, dtype=np.float64)
+    factors = np.concatenate([[1.0], (steps - 1) / steps * cos(angle) ** 2])
+    if freedom == 1:
+        return 2 * angle / pi
+    terms = float(np.cumprod(factors).sum()) * sin(angle)
+    return 2 / pi * (angle + cos(angle) * terms) if odd else terms
+
+
+def wilson(share: float, n: float, z: float) -> tuple[float, float]:
+    """Of a share."""
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * sqrt(max(0.0, share * (1 - share)) / n + z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:
+    """Of won - lost, the shares of items that changed either way: where the score statistic is within z."""
+    return _where(won, lost, n, z), _where(won, lost, n, -z)
+
+
+def _where(won: float, lost: float, n: float, z: float) -> float:
+    """The difference at which the score statistic is z, which falls as the difference grows; by bisection."""
+    low, high = -1.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _score(middle, won, lost, n) > z:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _score(difference: float, won: float, lost: float, n: float) -> float:
+    """How far won - lost is from a difference, in standard errors under it."""
+    linear = -won - lost + (2 - won + lost) * difference
+    constant = -lost * difference * (1 - difference)
+    share = (sqrt(max(0.0, linear**2 - 8 * constant)) - linear) / 4
+    variance = max(2 * share + difference * (1 - difference), 1e-300) / n
+    return (won - lost - difference) / sqrt(variance)
+
+
+def bootstrap_t(clusters: Clusters, seed: int, resamples: int) -> tuple[float, float]:
+    """Of a mean: the bootstrap's distribution of (mean - truth) / error in place of Student's."""
+    mean, error, quantile = clusters.mean, clusters.error, clusters.quantile
+    if len(clusters) < _FEW or error == 0:
+        return mean - quantile * error, mean + quantile * error
+    count = len(clusters)
+    draws = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    sums, sizes = clusters.sums - mean * clusters.sizes, clusters.sizes
+    terms = np.stack([sums, sizes, sums**2, sums * sizes, sizes**2], 1)[draws].sum(1)
+    off = terms[:, 0] / terms[:, 1]
+    squares = np.maximum(terms[:, 2] - 2 * off * terms[:, 3] + off**2 * terms[:, 4], 0)
+    errors = np.sqrt(count / (count - 1) * squares) / terms[:, 1]
+    widest = _WIDEST * quantile
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.nan_to_num(off / errors, nan=0.0, posinf=widest, neginf=-widest)
+    below, above = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return mean - error * float(np.clip(above, 0, widest)), mean - error * float(np.clip(below, -widest, 0))
