@@ -108,7 +108,7 @@ def wilson(share: float, n: float, z: float) -> tuple[float, float]:
 
 def tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:
     """Of won - lost, the shares of items that changed either way: where the score statistic is within z."""
-    return _where(won, lost, n, z), _where(won, lost, n, -z)
+    return _where(won, lost, n, z), -_where(lost, won, n, z)
 
 
 def _where(won: float, lost: float, n: float, z: float) -> float:

@@ -8,9 +8,8 @@ often they err is measured in docs/statistics.md.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import asin, sqrt
+from math import asin, copysign, inf, sqrt
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -45,8 +44,8 @@ class Comparison:
     """One behaviour before and after, over the items that have a score on both sides.
 
     `difference` is after - before. `p` is its p-value, not yet corrected for other behaviours (`holm`). `effect` is
-    Cohen's h for rates, else the mean difference in standard deviations of the differences; None where these do not
-    vary though the mean moved. `detectable` is the smallest difference that so many items find with 80 % power.
+    Cohen's h for rates, else the mean difference in standard deviations of the differences: infinite where these do
+    not vary though the mean moved. `detectable` is the smallest difference that so many items find with 80 % power.
     `missing` items had no score on one side or both. `constant`: all scores, before and after, are alike, so the
     scorer may be unable to tell anything apart.
     """
@@ -55,15 +54,11 @@ class Comparison:
     after: Estimate
     difference: Estimate
     p: float
-    effect: float | None
+    effect: float
     detectable: float
     n_groups: int
     missing: int
     constant: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def compare(
@@ -198,12 +193,12 @@ def _p(old: np.ndarray, new: np.ndarray, changes: Clusters, seed: int) -> float:
     return sign_flips(changes.sums, seed)
 
 
-def _effect(old: np.ndarray, new: np.ndarray, unit: Unit) -> float | None:
+def _effect(old: np.ndarray, new: np.ndarray, unit: Unit) -> float:
     if unit == "rate":
         return 2 * (asin(sqrt(new.mean())) - asin(sqrt(old.mean())))
     change = new - old
     if np.ptp(change) == 0:
-        return 0.0 if change[0] == 0 else None
+        return 0.0 if change[0] == 0 else copysign(inf, change[0])
     return float(change.mean() / change.std(ddof=1))
 
 
