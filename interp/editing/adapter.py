@@ -56,6 +56,8 @@ def export_adapter(
 
 
 def _require_weights(plan: Plan, origin: Origin) -> None:
+    if plan.grown:
+        raise InterpError("grafted neurons make tensors grow, which no adapter does; export a checkpoint instead")
     for name in plan.created:
         raise InterpError(f"the recipe adds a bias, {name}, which LoRA has no place for; export a checkpoint instead")
     for name in plan.changes:

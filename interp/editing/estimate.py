@@ -56,11 +56,11 @@ def _hashing() -> float:
 
 def _editing(changed: Sequence[Piece]) -> float:
     """Seconds a byte, on a part of one of the tensors."""
-    wide = [piece for piece in changed if piece.change and len(piece.shape) == 2]
+    wide = [piece for piece in changed if piece.change and len(piece.source_shape) == 2]
     if not wide:
         return 0.0
     piece = max(wide, key=lambda one: one.nbytes)
-    rows, columns = piece.shape
+    rows, columns = piece.source_shape
     sample = torch.zeros(rows, columns, dtype=DTYPES[piece.dtype])
     began = time.perf_counter()
     if piece.change:

@@ -4,6 +4,7 @@
              they wrote on average is added to its bias; or that are scaled, as the columns then are
     sites    affine ops at a writer's site, in the recipe's order, on what the writer's tensors write (`maps`)
     stream   ops at the stream's own sites, where they are maps of the writers too (`residual`)
+    grafts   latents of a transcoder turned down, by neurons that the MLP gets (`graft`), within a bound
 
 in that order, which is that of the forward pass. Constants go into tables and biases (`slots`), divided by what the
 model multiplies them by later. A tied unembedding is untied first, since it reads the stream and must stay as it was.
@@ -32,6 +33,7 @@ from interp.editing.ablation import (
 )
 from interp.editing.forms import is_constant, map_of
 from interp.editing.gains import Gains, Read
+from interp.editing.graft import Grafts
 from interp.editing.maps import Change, Map
 from interp.editing.plan import STATUSES, Choices, Item, Status
 from interp.editing.plan import Plan as Plan
@@ -41,6 +43,7 @@ from interp.interventions.ops import Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.interventions.replace import Replace
 from interp.interventions.scale import Scale
+from interp.interventions.suppress import Suppress
 from interp.models.architectures import sites as sites_of
 from interp.models.sites import WRITERS, Site, resolve
 from interp.models.writers import Writer, unembedding, writers
@@ -101,6 +104,7 @@ class _Folding:
     def __init__(self, config: Any, names: set[str], written: list[Writer], read: Read | None, choices: Choices):
         self.config, self.choices = config, choices
         self.biases = Biases(config, names, written, choices.rehost)
+        self.grafts = Grafts(config, names, self.biases, choices.sharpness)
         self.gains = Gains(read)
         self.known = list(sites_of(config))
         self.items: list[Item] = []
@@ -137,6 +141,8 @@ class _Folding:
         """An op at a writer's site, or at what its output projection reads."""
         if site.kind in INPUTS and isinstance(op, Replace | Scale):
             return self._input(op, site)
+        if isinstance(op, Suppress):
+            return "approximate", self.grafts.take(op, site, len(self.at_site.get(site, [])))
         if site.kind not in WRITERS:
             map_of(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
             raise InterpError(
@@ -224,8 +230,14 @@ class _Folding:
         head, parted = unembedding(self.config), tied and table in changes
         # A file may hold the unembedding though it is tied: then that is what stays.
         untie = None if {head, UNEMBEDDING} & self.biases.names or not parted else table
-        config = dict(self.biases.flags) | ({"tie_word_embeddings": False} if parted else {})
-        return Plan(changes, untie, head, self.biases.created, config, tuple(self.items))
+        config = {**self.biases.flags, **({"tie_word_embeddings": False} if parted else {}), **self.grafts.flags}
+        grown = self.grafts.growths(self._after)
+        return Plan(changes, untie, head, self.biases.created, config, tuple(self.items), grown)
+
+    def _after(self, site: Site, before: int) -> Change:
+        """What the ops at a site but the first so many, and those of the stream, make of what is written there."""
+        maps = [edit.linear for edit in self._maps(self._weight(site))[before:] if not edit.is_constant]
+        return Change("out_in", tuple(maps), compensate=self.choices.compensate)
 
     def _change(self, writer: Writer) -> Change | None:
         maps = self._maps(writer)

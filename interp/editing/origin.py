@@ -123,12 +123,11 @@ class Origin:
             made = []
             for piece in file:
                 wanted = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
-                change = partial(_in_place, plan, piece.name) if piece.name in plan.changes else None
-                made.append(replace(piece, dtype=wanted, change=change))
+                made.append(_changed(replace(piece, dtype=wanted), plan))
                 if piece.name == plan.untie:
                     made.append(replace(piece, name=plan.unembedding, dtype=wanted))
                 for bias in (name for name, weight in plan.created.items() if weight == piece.name):
-                    made.append(Piece(bias, wanted, torch.zeros(piece.shape[0]), partial(plan.apply, bias)))
+                    made.append(_changed(Piece(bias, wanted, torch.zeros(piece.shape[0])), plan))
             yield made
 
     def reference(self, made_for: ModelReference | None) -> ModelReference:
@@ -224,6 +223,15 @@ class Origin:
             return ""
         prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
         return "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
+
+
+def _changed(piece: Piece, plan: Plan) -> Piece:
+    """The piece, with what a plan does to it."""
+    if piece.name not in plan.changes and piece.name not in plan.grown:
+        return piece
+    return replace(
+        piece, change=partial(_in_place, plan, piece.name), changed_shape=plan.shape(piece.name, piece.source_shape)
+    )
 
 
 def _in_place(plan: Plan, name: str, tensor: Tensor) -> Tensor:

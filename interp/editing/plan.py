@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.core.display import table
 from interp.core.errors import InterpError
+from interp.editing.graft import Growth
 from interp.editing.maps import Change
 
 Status = Literal["exact", "scale", "approximate", "refused"]
@@ -36,7 +37,8 @@ class Choices:
 
     `approximate` lets in what is not exact. `rehost` saves Qwen2 and Mistral under the Llama class, which has biases to
     add vectors in. `leave_embedding` keeps the token table as it is. `keep_norms` brings edited vectors back to their
-    former lengths. `compensate` rounds to 16 bits so that what was removed stays removed.
+    former lengths. `compensate` rounds to 16 bits so that what was removed stays removed. `sharpness` is that of
+    grafted neurons (`interp.editing.graft`): the larger, the nearer; in the thousands, float16 overflows.
     """
 
     approximate: bool = False
@@ -44,6 +46,7 @@ class Choices:
     leave_embedding: bool = False
     keep_norms: bool = False
     compensate: bool = False
+    sharpness: float = 256.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Plan:
 
     `untie` names the table to be copied to `unembedding` first, where the checkpoint has none of its own. `created` are
     biases that the checkpoint lacks, each with the weight whose outputs it is added to. `config` has the keys of
-    config.json to set.
+    config.json to set. `grown` says what is appended to tensors, behind their change if they have one.
     """
 
     changes: Mapping[str, Change]
@@ -75,14 +78,21 @@ class Plan:
     created: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[Item, ...] = ()
+    grown: Mapping[str, Growth] = field(default_factory=dict)
 
     def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """A tensor after the edit, in its own type; one not in the plan comes back as it is.
 
         A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there: to the
-        tensor itself, so that no second one of its size is needed, or to one of another type.
+        tensor itself, so that no second one of its size is needed, or to one of another type. A tensor that grows has
+        to be whole, and comes back as a new one.
         """
-        return self.changes[name].apply(tensor, start, out) if name in self.changes else tensor
+        edited = self.changes[name].apply(tensor, start, out) if name in self.changes else tensor
+        return self.grown[name].apply(edited) if name in self.grown else edited
+
+    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what becomes of a tensor of a shape."""
+        return self.grown[name].shape(shape) if name in self.grown else shape
 
     def axis(self, name: str, ndim: int) -> int:
         """The axis along which a tensor of so many dimensions can be read, edited and written in pieces."""
@@ -102,6 +112,8 @@ class Plan:
     def __str__(self) -> str:
         lines = [str(item) for item in self.items]
         lines.append(f"{len(self.changes)} tensors change, {len(self.created)} of which are new biases")
+        if self.grown:
+            lines.append(f"{len(self.grown)} tensors grow, by neurons of which those of other layers are zero")
         if self.untie:
             lines.append(f"the unembedding is untied from {self.untie} and stays as it was")
         if self.config:

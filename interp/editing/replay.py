@@ -7,7 +7,7 @@ not a bit may differ; on another, products may be rounded otherwise, which moves
 What it does not know: whether the weights do what the recipe's hooks do. That is `interp.editing.verify`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -45,11 +45,12 @@ class Made(Config):
     leave_embedding: bool = False
     keep_norms: bool = False
     compensate: bool = False
+    sharpness: float = 256.0
 
     @property
     def choices(self) -> Choices:
         """As `fold` takes them."""
-        return Choices(self.approximate, self.rehost, self.leave_embedding, self.keep_norms, self.compensate)
+        return Choices(**{choice.name: getattr(self, choice.name) for choice in fields(Choices)})
 
     @property
     def cast(self) -> torch.dtype | None:

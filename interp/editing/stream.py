@@ -39,17 +39,24 @@ _LARGE = 32 << 20  # bytes of a tensor of which only one is held at a time
 class Piece:
     """A tensor to write: its name and type, where it comes from, and what is done to it (None: its bytes are kept).
 
-    `source` is an entry of a file, or a tensor in memory. `change` may work in place on what it is given.
+    `source` is an entry of a file, or a tensor in memory. `change` may work in place on what it is given; where it
+    returns another shape, `changed_shape` says which.
     """
 
     name: str
     dtype: str
     source: tuple[TensorFile, Entry] | Tensor
     change: Change | None = None
+    changed_shape: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """Its shape in the file to be written."""
+        return self.changed_shape or self.source_shape
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """The shape of what `change` is given."""
         return tuple(self.source.shape) if isinstance(self.source, Tensor) else self.source[1].shape
 
     @property

@@ -34,6 +34,8 @@ PATCH = "interp_undo.safetensors"
 
 def write_patch(folder: Path, origin: Origin, plan: Plan) -> None:
     """Write the patch of a plan that `folder` has the result of. Raises where an edit has no low rank."""
+    if plan.grown:
+        raise InterpError("grafted neurons make tensors grow, for which there is no undo patch; keep the original")
     tensors: dict[str, Tensor] = {}
     for name, change in plan.changes.items():
         if name in plan.created:

@@ -6,7 +6,8 @@
 | Erase | erases a concept (LEACE) | at every site of the stream, or at writers with biases |
 | Add | steers by a vector | where there is, or can be, a bias |
 | LowRank | a trained low-rank edit (LoReFT) | at writers with biases |
-| Clamp | holds, suppresses or boosts latents of an autoencoder | no |
+| Clamp | holds, suppresses or boosts latents of an autoencoder | no; `interp.editing.features` has what does |
+| Suppress | turns latents of a transcoder down | as neurons of the MLP, within a bound |
 | Replace | zero and mean ablation; patching | heads, neurons, whole writes |
 | Scale | turns heads or neurons down or up | heads, neurons |
 | Resample | resample ablation | no |
@@ -21,6 +22,7 @@ from interp.interventions.ops import Add, Affine, Erase, LowRank, Op, Project
 from interp.interventions.recipe import Edit, Recipe
 from interp.interventions.replace import Replace, Resample, bank
 from interp.interventions.scale import Scale
+from interp.interventions.suppress import Suppress
 from interp.interventions.where import At, Positions, Schedule, Turns, matching
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Resample",
     "Scale",
     "Schedule",
+    "Suppress",
     "Turns",
     "bank",
     "matching",

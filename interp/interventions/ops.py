@@ -268,7 +268,7 @@ class Erase(Op):
 
 
 class LowRank(Op):
-    """A trained low-rank edit: x -> x + (x weightᵀ + bias - x rowsᵀ) rows, rows orthonormal.
+    """A trained or fitted low-rank edit: x -> x + (x weightᵀ + bias - x rowsᵀ) rows, rows orthonormal.
 
     Rows and weight are (k, d_model), bias is (k,). LoReFT, Wu et al. 2024, "ReFT: Representation finetuning for
     language models", https://arxiv.org/abs/2404.03592.

@@ -17,7 +17,7 @@ from interp.core.display import table
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
 from interp.core.records import tensors_digest
-from interp.interventions import clamp, gate, knockout, replace, where
+from interp.interventions import clamp, gate, knockout, replace, suppress, where
 from interp.interventions.ops import OPS, Observer, Op
 from interp.models.architectures import Tap
 from interp.models.hooked import HookedModel
@@ -26,7 +26,8 @@ from interp.models.reference import ModelReference
 from interp.models.sites import Site
 
 FORMAT: Literal[1] = 1
-KNOWN = (clamp, gate, knockout, replace, where)  # files whose ops a saved recipe may have, beside those of `ops`
+# Files whose ops a saved recipe may have, beside those of `ops`.
+KNOWN = (clamp, gate, knockout, replace, suppress, where)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from interp.core.errors import InterpError, nearest
 from interp.models.sites import Site
 
+_OF_MLP = ("resid_mid", "mlp_input", "mlp_post", "mlp_out")
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -33,6 +35,7 @@ class Architecture:
     qkv: str | None = "self_attn.{}_proj"
     attn_write: str = "self_attn.o_proj"
     mlp: str = "mlp"
+    mlp_read: str = "mlp"
     mlp_write: str | None = "mlp.down_proj"
     mlp_norm: str = "post_attention_layernorm"
     attn_post_norm: str | None = None
@@ -150,6 +153,7 @@ _TABLE = {
         pos_embed="model.decoder.embed_positions",
         attn_write="self_attn.out_proj",
         mlp="fc2",
+        mlp_read="fc1",
         mlp_write="fc2",
         mlp_norm="final_layer_norm",
         flat_mlp=True,
@@ -157,6 +161,14 @@ _TABLE = {
         requires=(("do_layer_norm_before", True),),
     ),
 }
+
+
+_WRITTEN_DOWN = frozenset(_TABLE)
+
+
+def was_recognised(model_type: str) -> bool:
+    """Whether a model type's row was found by trying others' on a model, not written down here."""
+    return model_type in _TABLE and model_type not in _WRITTEN_DOWN
 
 
 def architecture(config: Any) -> Architecture:
@@ -226,7 +238,7 @@ def sites(config: Any) -> dict[Site, Tap]:
     for layer in range(config.num_hidden_layers):
         whole = f"{arch.layers}.{layer}"
         for kind, tap in _layer_taps(arch, config):
-            flat = whole if arch.flat_mlp and kind in ("resid_mid", "mlp_post", "mlp_out") else None
+            flat = whole if arch.flat_mlp and kind in _OF_MLP else None
             taps[Site(kind, layer)] = replace(tap, path=f"{whole}.{tap.path}".rstrip("."), batch_of=flat)
     return taps
 
@@ -251,6 +263,7 @@ def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:
     # Parallel blocks add attention and MLP to the same input: there is no residual stream between them.
     if not arch.is_parallel(config):
         yield "resid_mid", Tap(arch.mlp_norm, "in")
+    yield "mlp_input", Tap(arch.mlp_read, "in")
     if arch.mlp_write:
         yield "mlp_post", Tap(arch.mlp_write, "in")
     yield "mlp_out", Tap(arch.mlp_post_norm or arch.mlp, "out", scale=scale)

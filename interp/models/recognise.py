@@ -74,7 +74,7 @@ def _config_fits(config: Any, row: Architecture) -> bool:
 
 
 def _modules_fit(hf: Any, row: Architecture) -> bool:
-    inner = [row.attn, row.attn_write, row.mlp, row.mlp_write, row.attn_post_norm, row.mlp_post_norm]
+    inner = [row.attn, row.attn_write, row.mlp, row.mlp_read, row.mlp_write, row.attn_post_norm, row.mlp_post_norm]
     if not row.parallel:
         inner.append(row.mlp_norm)
     layers = [f"{row.layers}.{layer}" for layer in range(hf.config.num_hidden_layers)]

@@ -3,7 +3,8 @@
 Both forms are read everywhere and name the same site. A pattern such as `resid_post.*` or `mlp_out.4-8` names many, and
 `writers` names every site that writes into the residual stream (token and position embeddings, attention and MLP
 outputs): the sites at which an edit can be folded into the weights. Where a model multiplies what attention
-and MLP compute before adding it (Granite), the site is what is added.
+and MLP compute before adding it (Granite), the site is what is added. `mlp_input` is what the MLP reads: behind its
+norm, where it has one (TransformerLens' `hook_mlp_in` is before it).
 """
 
 import re
@@ -19,6 +20,7 @@ _LAYERED = {
     "resid_post": "hook_resid_post",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
+    "mlp_input": "mlp.hook_in",
     "mlp_post": "mlp.hook_post",
     "q": "attn.hook_q",
     "k": "attn.hook_k",
@@ -28,7 +30,8 @@ _LAYERED = {
 KINDS = tuple(_GLOBAL) + tuple(_LAYERED)
 WRITERS = ("embed", "pos_embed", "attn_out", "mlp_out")
 RESIDUAL = (*WRITERS, "resid_pre", "resid_mid", "resid_post")
-_PASS = (*_GLOBAL, "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+_ATTENTION = ("q", "k", "v", "z", "attn_out")
+_PASS = (*_GLOBAL, "resid_pre", *_ATTENTION, "resid_mid", "mlp_input", "mlp_post", "mlp_out", "resid_post")
 _SHORT_OF_HOOK = {hook: kind for kind, hook in (_GLOBAL | _LAYERED).items()}
 
 
@@ -67,7 +70,7 @@ class Site:
         """Read either form. Raises for a kind that does not exist, with the nearest ones."""
         if name in _GLOBAL:
             return cls(name)
-        if name in _SHORT_OF_HOOK:
+        if _SHORT_OF_HOOK.get(name) in _GLOBAL:
             return cls(_SHORT_OF_HOOK[name])
         hook = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
         if hook and hook[2] in _SHORT_OF_HOOK:
