@@ -22,6 +22,7 @@ from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
+from interp.editing.prove import require_proof
 from interp.editing.provenance import PROVENANCE, statement
 from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
 from interp.editing.stream import cut, write
@@ -53,13 +54,15 @@ def export(
     `prompts` adds texts of yours to those on which hooks and export are compared. `choices` say how to fold, and
     whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
     brings the original weights back (`interp.editing.undo`).
-    Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, and where the
+    Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, where something
+    writes to the stream that the table of writers does not have (`interp.editing.prove`), and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
     origin = Origin.of(source)
     origin.refuse_overlap(Path(out))
     base = origin.model or load(source)
     recipe.check(base.reference)
+    require_proof(base)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
         probes = random_probes(base, prompts or [])

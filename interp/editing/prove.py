@@ -1,18 +1,24 @@
 """Prove on a model that the table of writers is right: what it says is folded, and the stream has to follow.
 
     1. the first block's input is the sum of the tables' outputs
-    2. a random subspace is folded out of every writer; run with the edited tensors, each block adds nothing along it
+    2. each block adds to the stream what is at its sites of attention and MLP, and no more; the next one reads that,
+       and so does the final norm
+    3. a random subspace is folded out of every writer; run with the edited tensors, each block adds nothing along it
+
+`prove_sums` does the first two in one pass over a few tokens, a tenth of a second for a small model, and every export
+and `verify` begins with it: a certificate compares hooked and exported model at the sites, and where something else
+writes, both leave it alone. An architecture that was recognised, not known, is proved in full there (`require_proof`).
 
 A writer that the table misses, a bias, an expert, an axis taken for another: each leaves something along the subspace.
 Blocks are run one at a time on the plain model's own activations, so that one block's edited tensors are held at once.
 
-What it does not know: whether something is added behind the last block, before the final norm. No architecture in
-the table does so, and a certificate's logits would show it.
+What it does not know: what happens on other tokens; experts that a few tokens don't reach are folded unproved.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +32,7 @@ from interp.editing.fold import examine
 from interp.editing.plan import Choices, Plan
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
-from interp.models.architectures import architecture
+from interp.models.architectures import architecture, was_recognised
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.writers import writers
@@ -64,10 +70,7 @@ def prove(model: HookedModel, seed: int = 0) -> Proof:
         proof.sum_gap = _sum_gap(model, ids)
         model.hf(input_ids=ids.to(model.device), use_cache=False)
     if proof.sum_gap > tolerance:
-        raise InterpError(
-            f"{model.config.model_type}: the first block's input is not the sum of the tables in the table of writers "
-            f"(off by {proof.sum_gap:.1e}); something else writes there, and a fold would miss it"
-        )
+        raise InterpError(_not_the_tables(model.config.model_type, proof.sum_gap))
     for layer, (leak, before) in enumerate(zip(proof.leaks, proof.before, strict=True)):
         if leak > tolerance or leak > 0.1 * before:
             raise InterpError(
@@ -75,6 +78,84 @@ def prove(model: HookedModel, seed: int = 0) -> Proof:
                 f"out of every writer known of ({before:.1e} before); the table of writers misses one"
             )
     return proof
+
+
+def require_proof(model: HookedModel) -> None:
+    """What an export has to know of a model: the sums, and all the rest of an architecture that was recognised."""
+    prove_sums(model)
+    if was_recognised(model.config.model_type):
+        prove(model)
+
+
+@torch.no_grad()
+def prove_sums(model: HookedModel, seed: int = 0) -> list[float]:
+    """How far each block's sum is off, relative to what it writes, on a few random tokens.
+
+    Raises InterpError, naming the model type and the place, where anything but the sites writes to the stream.
+    """
+    kind, tolerance = model.config.model_type, _TOLERANCE.get(model.dtype, 0.0)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(model.config.vocab_size, (2, min(4, model.context or 4)), generator=generator)
+    if (gap := _sum_gap(model, ids)) > tolerance:
+        raise InterpError(_not_the_tables(kind, gap))
+    seen, last = _pass(model, ids)
+    gaps = [_block_gap(seen, layer) for layer in range(model.n_layers)]
+    for layer, found in enumerate(gaps):
+        if not found <= 10 * tolerance:
+            raise InterpError(
+                f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {found:.1e} of what "
+                "attention and MLP write); a fold would miss it, so run the recipe with hooks"
+            )
+    starts = [seen[Site("resid_pre", layer)] for layer in range(1, model.n_layers)]
+    for layer, after in enumerate([*starts, last]):
+        if not torch.equal(after, seen[Site("resid_post", layer)]):
+            reader = f"block {layer + 1}" if layer + 1 < model.n_layers else "the final norm"
+            raise InterpError(
+                f"{kind}: {reader} does not read what block {layer} left; something writes to the stream between them, "
+                "and a fold would miss it, so run the recipe with hooks"
+            )
+    return gaps
+
+
+def _pass(model: HookedModel, ids: Tensor) -> tuple[dict[Site, Tensor], Tensor]:
+    """What is at the stream's and its writers' sites, and what the first module behind the blocks reads."""
+    seen: dict[Site, Tensor] = {}
+    behind: list[Tensor] = []
+
+    def keep(site: Site, x: Tensor) -> Tensor:
+        seen[site] = x.clone()
+        return x
+
+    def first_behind(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if Site("resid_post", model.n_layers - 1) in seen and args and not behind:
+            behind.append(args[0].clone())
+
+    kinds = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    body = model.hf.get_submodule(architecture(model.config).layers.rpartition(".")[0])
+    with ExitStack() as stack:
+        for child in body.children():
+            stack.callback(child.register_forward_pre_hook(first_behind).remove)
+        stack.enter_context(model.hooked([(str(s), partial(keep, s)) for s in model.sites if s.kind in kinds]))
+        out = _first(model.hf.base_model(input_ids=ids.to(model.device), use_cache=False, return_dict=False))
+    return seen, behind[0] if behind else out
+
+
+def _block_gap(seen: dict[Site, Tensor], layer: int) -> float:
+    """The largest over tokens, less what rounding of a long stream alone makes."""
+    before, attn, mlp, after = (seen[Site(kind, layer)] for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
+    written = attn.double() + mlp.double()
+    off = (after.double() - before.double() - written).norm(dim=-1)
+    rounding = (
+        2 * torch.finfo(after.dtype).eps * torch.maximum(after.double().norm(dim=-1), before.double().norm(dim=-1))
+    )
+    return float(((off - rounding).clamp(min=0) / written.norm(dim=-1).clamp(min=1e-12)).max())
+
+
+def _not_the_tables(kind: str, gap: float) -> str:
+    return (
+        f"{kind}: the first block's input is not the sum of the tables in the table of writers (off by {gap:.1e}); "
+        "something else writes there, and a fold would miss it"
+    )
 
 
 @contextmanager

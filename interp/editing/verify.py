@@ -2,7 +2,8 @@
 
     1. every file's SHA-256 against the manifest
     2. the recipe applied to the base once more, tensor by tensor, against the weights (`replay`)
-    3. reload the folder with plain transformers, load the base and hook the recipe
+    3. reload the folder with plain transformers, load the base, check that its sites are all that writes to the stream
+       (`prove`), and hook the recipe
     4. compare logits and every writer's output, on random token sequences and on the prompts given at export, and what
        both write on their own behind them
     5. op by op, compare what is at its sites, and read it along the directions that the op removes
@@ -25,6 +26,7 @@ from interp.core.errors import InterpError
 from interp.editing.certificate import Certificate
 from interp.editing.origin import Origin
 from interp.editing.plan import Item
+from interp.editing.prove import require_proof
 from interp.editing.replay import RECIPE, Manifest, planned, replay
 from interp.editing.tally import Tally, compared, places
 from interp.interventions.recipe import Recipe
@@ -59,6 +61,7 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")
     # Written without loading the model (`export_streamed`), it was measured on nothing yet.
     probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model, [])
+    require_proof(model)
     plan = planned(manifest, recipe, Origin.of(model))
     if plan.status != manifest.status:
         raise InterpError(f"{path}: its manifest says {manifest.status}, but the fold is {plan.status}; it was changed")

@@ -6,10 +6,15 @@ import pytest
 import tiny_models
 import torch
 from folding import POST_NORM, PRE_NORM
+from transformers import LlamaConfig
 
-from interp import HookedModel, InterpError
+import interp
+from interp import HookedModel, InterpError, Project, Recipe
 from interp.editing import fold as folds
-from interp.editing.prove import prove
+from interp.editing import prove as proofs
+from interp.editing.export import export
+from interp.editing.prove import prove, prove_sums
+from interp.models import architectures
 from interp.models import writers as tables
 
 
@@ -78,3 +83,63 @@ def test_it_holds_in_bfloat16(tiny):
     model = tiny_models.build("llama")
     model.hf.to(torch.bfloat16)
     assert max(prove(model).leaks) < 0.05 < min(prove(model).before)
+
+
+@pytest.mark.parametrize("name", [*PRE_NORM, *POST_NORM])
+def test_blocks_add_what_is_at_their_sites(tiny, name):
+    assert max(prove_sums(tiny(name))) < 1e-6
+
+
+def test_whatever_else_writes_to_the_stream_is_found_by_the_sums(tiny):
+    model = tiny("llama")
+    body = model.hf.model
+
+    def more(module, args, output):
+        return output + 0.01 * output.roll(1, -1)
+
+    def before(module, args):
+        return (args[0] + 0.01, *args[1:])
+
+    for module, hook, message in (
+        (body.layers[1], more, "block 1 adds to the stream what is at none of its sites"),
+        (body.layers[0], before, "is not the sum of the tables"),
+        (body.layers[2], before, "block 2 does not read what block 1 left"),
+        (body.norm, before, "the final norm does not read what block 2 left"),
+    ):
+        watch = module.register_forward_hook if hook is not before else module.register_forward_pre_hook
+        handle = watch(hook)
+        try:
+            with pytest.raises(InterpError, match=f"llama: .*{message}"):
+                prove_sums(model)
+        finally:
+            handle.remove()
+    assert max(prove_sums(model)) < 1e-6
+
+
+def test_exports_begin_with_it(tiny, tmp_path):
+    """A fold misses what no site has, and its certificate, which compares sites, would not tell."""
+    model, recipe = tiny("llama"), Recipe([("writers", Project(torch.eye(32)[:1]))])
+    handle = model.hf.model.layers[1].register_forward_hook(lambda m, args, output: output + 0.1)
+    try:
+        with pytest.raises(InterpError, match="llama: block 1 adds"):
+            export(recipe, model, tmp_path / "out")
+    finally:
+        handle.remove()
+    assert not (tmp_path / "out").exists()
+    export(recipe, model, tmp_path / "out")
+
+
+def test_an_architecture_that_was_recognised_is_proved_in_full(tmp_path, monkeypatch):
+    class OtherConfig(LlamaConfig):
+        model_type = "otherllama"
+
+    hf = tiny_models.build("llama").hf
+    hf.config = OtherConfig(**{k: v for k, v in hf.config.to_dict().items() if k != "model_type"})
+    proved = []
+    monkeypatch.setattr(proofs, "prove", lambda model: proved.append(model.config.model_type))
+    try:
+        proofs.require_proof(interp.load(hf))
+        proofs.require_proof(interp.load(tiny_models.build("llama").hf))
+    finally:
+        architectures._TABLE.pop("otherllama", None)
+    assert proved == ["otherllama"]
