@@ -23,14 +23,14 @@ class Pass:
     """One forward pass. Its tokens stand in columns `start` onwards; columns before `prompt` are the prompt.
 
     `ids` is None where the model was given embeddings. `notes` are kept until another prompt is read: whoever decides
-    something about a prompt leaves it there for the passes over the reply.
+    something about a prompt leaves it there for the passes over the reply, as a tensor with a row a sequence.
     """
 
     ids: Int[Tensor, "batch pos"] | None
     real: Bool[Tensor, "batch pos"]
     start: int
     prompt: int
-    notes: dict[Any, Any] = field(default_factory=dict)
+    notes: dict[Any, Tensor] = field(default_factory=dict)
 
     @property
     def columns(self) -> Int[Tensor, "pos"]:
@@ -91,11 +91,12 @@ class Passes:
             self._prompt = before
 
     @contextmanager
-    def branched(self) -> Iterator[None]:
-        """Go on from the pass under way, and forget within it what is noted: afterwards another may go on from it."""
+    def branched(self, rows: Int[Tensor, "n"]) -> Iterator[None]:
+        """Go on from the pass under way with chosen rows of it, and forget afterwards what is noted meanwhile."""
         before = self._current
         if before is not None:
-            self._current = replace(before, notes=dict(before.notes))
+            kept = {key: note[rows.to(note.device)] for key, note in before.notes.items()}
+            self._current = replace(before, notes=kept)
         try:
             yield
         finally:

@@ -27,7 +27,7 @@ def test_continuations_equal_a_loop(tiny):
     model = tiny("gpt2")
     expected = [slow(model, *pair) for pair in zip(PROMPTS, ENDS, strict=True)]
     assert continuation_logprobs(model, PROMPTS, ENDS).tolist() == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(InterpError, match="continuation 1 adds no token"):
+    with pytest.raises(InterpError, match="item 2: answer 0, '', adds no token"):
         continuation_logprobs(model, PROMPTS, [" w7", "", " w7"])
 
 
