@@ -1,0 +1,195 @@
+"""Features: edits of SAE latents as what folds into weights, each with how near it comes.
+
+x -> x - f(x) d, a latent ablated, is not affine, and has no fold. In its place:
+
+- `as_projection`: the decoder rows projected out of every writer. Folds exactly; it takes away all along the rows, be
+  the latent silent or not, at every layer.
+- `affine_fit`: the affine map that comes nearest to the op on real text, by least squares over all tokens but first
+  ones: change = (x - mean) W + mean change, W = Sxx^-1 Sxc, of the rank that the changes have. Sums are in float64 and
+  take no more memory for more text. It folds where an affine op does: at what writes the stream (an autoencoder of
+  mlp_out or attn_out; a bias is needed), not at one site of the stream.
+- the same with `everywhere`: constrained to do the same twice as once, x -> x - ((x - m) A) R with R A the identity, so
+  that it can act at every site of the stream, which folds without biases. At its own site it is the nearest such map;
+  that it acts at all others as well is part of what `fidelity` measures.
+- for a transcoder, neurons (`graft`), within a bound.
+
+What none of them knows: what the edit is for. Fidelity is to the edit, on the given text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.rows import rows
+from interp.core.display import card
+from interp.core.errors import InterpError
+from interp.data.corpora import Source
+from interp.data.packing import Packed
+from interp.directions.direction import Direction
+from interp.directions.latents import SAE_LATENT
+from interp.editing.fidelity import Fidelity, measured
+from interp.editing.fold import examine
+from interp.editing.plan import Item
+from interp.editing.residual import STREAM
+from interp.interventions.ops import Erase, LowRank, Op, Project
+from interp.interventions.recipe import Edit, Recipe
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder
+
+_NONE = 1e-12  # of the mean square of the largest component of the changes: rounding, not a direction of the edit
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """An affine recipe in place of another, its fidelity on held-out text, and how it folds (`items`)."""
+
+    recipe: Recipe
+    fidelity: Fidelity
+    tokens: int
+    items: tuple[Item, ...]
+
+    @property
+    def exports(self) -> bool:
+        """Whether `export` takes it as it is: folded exactly. If not, `items` say why."""
+        return all(item.status == "exact" for item in self.items)
+
+    def __str__(self) -> str:
+        return f"{self.fidelity}; " + "; ".join(map(str, self.items))
+
+    def _repr_html_(self) -> str:
+        shown = [("fitted on", f"{self.tokens} tokens"), ("held out", str(self.fidelity))]
+        return card("Affine fit of an edit", [*shown, *(("folds", str(item)) for item in self.items)])
+
+
+def as_projection(sae: SparseAutoencoder, latents: int | list[int]) -> Recipe:
+    """The recipe that projects latents' decoder rows out of every writer. Raises for rows that are elsewhere."""
+    chosen = [latents] if isinstance(latents, int) else list(latents)
+    outside = [latent for latent in chosen if not 0 <= latent < sae.d_sae]
+    if outside or not chosen:
+        raise InterpError(f"latents {chosen}: expected one or more from 0 to {sae.d_sae - 1}")
+    site = Site.parse(sae.writes[0].site)
+    if len(sae.writes) > 1 or not site.in_residual_basis:
+        raise InterpError(
+            f"the decoder rows of this {sae} are not in the residual stream's basis, where a projection could act"
+        )
+    direction = Direction(sae.W_dec[chosen].float(), site, -1, SAE_LATENT, sae.model, "")
+    return Recipe([("writers", Project(direction))])
+
+
+def affine_fit(
+    model: HookedModel,
+    recipe: Recipe,
+    texts: Source,
+    *,
+    everywhere: bool = False,
+    rank: int | None = None,
+    held_out: float = 0.25,
+    context: int = 128,
+    tokens: int | None = None,
+    batch_size: int = 8,
+) -> Fitted:
+    """Fit an affine op to the one op of a recipe at its one site, on text, and measure it on the last rows of the text.
+
+    `rank` limits how many directions it moves. Raises where the op is no function of the activations at its site, where
+    the text has too few tokens, and where the op changes nothing on it.
+    """
+    op, site = _one(model, recipe)
+    packed = rows(model, texts, context, tokens)
+    held = ceil(held_out * len(packed))
+    if not 0 < held < len(packed):
+        raise InterpError(
+            f"held_out is {held_out} of {len(packed)} rows of {context} tokens; expected some to fit on and some to "
+            "measure on: give more text, or a smaller context"
+        )
+    sums = _Regression()
+    for x in _activations(model, site, packed.part(slice(0, len(packed) - held), slice(None)), batch_size):
+        sums.update(x, op(x) - x)
+    fitted = _fitted(sums, op, model, site, everywhere, rank)
+    rest = packed.part(slice(len(packed) - held, None), slice(None))
+    named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
+    items = examine(fitted, model.config, named, tied, named.__getitem__).items
+    return Fitted(fitted, measured(model, recipe, fitted, rest, batch_size), sums.count, items)
+
+
+def _one(model: HookedModel, recipe: Recipe) -> tuple[Op, Site]:
+    recipe.check(model.reference)
+    edits = [(edit.op, site) for edit in recipe.edits for site in model.resolve(edit.sites)]
+    if len(edits) != 1:
+        raise InterpError(f"the recipe has {len(edits)} ops at sites; expected one op at one site, fitted by itself")
+    op, site = edits[0]
+    if type(op).within is not Op.within or op.observers():
+        raise InterpError(
+            f"{type(op).__name__} goes by more than the activations at {site}, of which a fit is a function; fit the "
+            "op inside it, or, for a transcoder that reads mlp_input, export its neurons (interp.editing.graft)"
+        )
+    if not site.in_residual_basis:
+        raise InterpError(f"{site} is not in the basis of the residual stream, where alone a fit could be folded")
+    return op, site
+
+
+def _activations(model: HookedModel, site: Site, packed: Packed, size: int) -> Iterator[Float[Tensor, "token d_model"]]:
+    for batch in packed.batches(size):
+        found = model.forward_to([site], batch.model_inputs(model.device), copy=False)[site]
+        yield found[batch.inner.to(found.device)].double()
+
+
+@dataclass
+class _Regression:
+    """The mutable side of a fit: counts, means and sums of products of x and y, in float64."""
+
+    count: int = 0
+    means: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.zeros(()), torch.zeros(())))
+    xx: Tensor = field(default_factory=lambda: torch.zeros(()))
+    xy: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def update(self, x: Float[Tensor, "token d_model"], y: Float[Tensor, "token d_model"]) -> None:
+        """Take in rows; Chan et al.'s rule for pooled covariances."""
+        if not len(x):
+            return
+        both, total = (x.cpu(), y.cpu()), self.count + len(x)
+        steps = [side.mean(0) - mean for side, mean in zip(both, self.means, strict=True)]
+        inner = [side - side.mean(0) for side in both]
+        share = self.count * len(x) / total
+        self.xx = self.xx + inner[0].T @ inner[0] + share * torch.outer(steps[0], steps[0])
+        self.xy = self.xy + inner[0].T @ inner[1] + share * torch.outer(steps[0], steps[1])
+        self.means = (self.means[0] + steps[0] * len(x) / total, self.means[1] + steps[1] * len(x) / total)
+        self.count = total
+
+
+def _fitted(sums: _Regression, op: Op, model: HookedModel, site: Site, everywhere: bool, rank: int | None) -> Recipe:
+    width = model.d_model
+    if sums.count <= width:
+        raise InterpError(f"{sums.count} tokens to fit {width} coefficients on; expected more tokens than that")
+    inverse = torch.linalg.pinv(sums.xx, rtol=1e-13, hermitian=True)
+    mean, moved = sums.means
+    weight = inverse @ sums.xy
+    basis = _basis(weight.T @ sums.xx @ weight / sums.count + torch.outer(moved, moved), rank)
+    read = weight @ basis.T
+    note = f"least-squares affine fit of {type(op).__name__} at {site}, on {sums.count} tokens"
+    if not everywhere:
+        bias = basis @ moved - mean @ read
+        made: Op = LowRank(basis, basis + read.T, bias, model.reference)
+        return Recipe([Edit((str(site),), made)], model.reference, note)
+    read = -read
+    # The least-squares map among those with basis · read = 1: the constraint's multipliers move it along Sxx^-1.
+    along = inverse @ basis.T
+    read = read + along @ torch.linalg.solve(basis @ along, torch.eye(len(basis)).to(read) - basis @ read)
+    made = Erase(read.T, basis, (basis @ moved + mean @ read) @ basis, model.reference)
+    kinds = dict.fromkeys(site.kind for site in model.sites if site.kind in STREAM)
+    return Recipe([Edit(tuple(f"{kind}.*" for kind in kinds), made)], model.reference, f"{note}, at every site")
+
+
+def _basis(second: Float[Tensor, "d_model d_model"], rank: int | None) -> Float[Tensor, "k d_model"]:
+    """Orthonormal rows of what moves, the strongest first."""
+    if rank is not None and rank < 1:
+        raise InterpError(f"rank is {rank}; expected 1 or more, or None for all")
+    squares, vectors = torch.linalg.eigh(second)
+    if float(squares[-1]) <= 0:
+        raise InterpError("the op changes nothing on these texts; give some on which the latents fire")
+    kept = int((squares > _NONE * squares[-1]).sum())
+    return vectors.flip(1)[:, : kept if rank is None else min(rank, kept)].T.contiguous()
