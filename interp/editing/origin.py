@@ -24,6 +24,7 @@ from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import is_gguf, load, locate
 from interp.models.reference import ModelReference
+from interp.models.remote import RemoteFile, is_remote
 from interp.models.tensorfile import DTYPES, dtype_name
 
 _COMPANIONS = (
@@ -52,7 +53,7 @@ class Origin:
             source = load(source)
         if isinstance(source, HookedModel):
             return cls(source.name, None, source)
-        checkpoint = Checkpoint.open(locate(source))
+        checkpoint = Checkpoint.open(source if is_remote(source) else locate(source))
         if "text_config" in checkpoint.config:
             raise InterpError(
                 f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
@@ -156,8 +157,7 @@ class Origin:
     @property
     def stamp(self) -> list[object]:
         """What changes when the files do; nothing for a model in memory."""
-        files = self.checkpoint.files if self.checkpoint else []
-        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        return [_stamp(file) for file in self.checkpoint.files] if self.checkpoint else []
 
     def refuse_overlap(self, out: Path) -> None:
         """Raise if the output would be the source's folder or in it."""
@@ -223,6 +223,12 @@ class Origin:
             return ""
         prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
         return "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
+
+
+def _stamp(file: Path | RemoteFile) -> list[object]:
+    if isinstance(file, RemoteFile):
+        return [file.url, file.size(), file.stamp()]
+    return [file.name, file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _changed(piece: Piece, plan: Plan) -> Piece:

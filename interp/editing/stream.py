@@ -26,7 +26,7 @@ from torch import Tensor
 from interp.core.files import KEY, read_json, write_json
 from interp.core.progress import track
 from interp.models.checkpoint import INDEX, SINGLE
-from interp.models.tensorfile import DTYPES, Entry, TensorFile, as_bytes, header_bytes, read_into
+from interp.models.tensorfile import DTYPES, Entry, TensorFile, as_bytes, header_bytes
 
 Change = Callable[[Tensor], Tensor]
 
@@ -162,11 +162,10 @@ def _write_shard(shard: Shard, folder: Path, large: Lock) -> str:
 def _chunks(file: TensorFile, entry: Entry) -> Iterator[memoryview]:
     """A tensor's bytes, a part at a time in one buffer."""
     buffer = torch.empty(min(_CHUNK, entry.nbytes), dtype=torch.uint8)
-    with file.path.open("rb") as opened:
-        for start in range(entry.start, entry.stop, _CHUNK):
-            part = buffer[: min(_CHUNK, entry.stop - start)]
-            read_into(opened.fileno(), part, start)
-            yield as_bytes(part)
+    for start in range(entry.start, entry.stop, _CHUNK):
+        part = buffer[: min(_CHUNK, entry.stop - start)]
+        file.read_into(part, start)
+        yield as_bytes(part)
 
 
 def made(piece: Piece) -> Shaped[Tensor, "..."]:

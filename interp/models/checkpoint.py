@@ -1,4 +1,4 @@
-"""A checkpoint folder, read tensor by tensor and never trusted.
+"""A checkpoint folder, here or at a URL, read tensor by tensor and never trusted.
 
 Only safetensors are read. Pickled weights and configs that load code (`auto_map`) are refused, and so is an index that
 names a file outside the folder (transformers itself would follow it).
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import read_json
+from interp.models.remote import RemoteFile, RemoteFolder, is_remote
 from interp.models.tensorfile import TensorFile
 
 INDEX = "model.safetensors.index.json"
@@ -24,14 +25,22 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face folder with safetensors weights: one file, or shards with an index."""
+    """A Hugging Face folder with safetensors weights: one file, or shards with an index.
+
+    Of one at a URL (`remote`), `folder` is a temporary copy of all but the weights, which are read where they are.
+    """
 
     folder: Path
+    remote: RemoteFolder | None = None
+
+    def __str__(self) -> str:
+        return self.remote.url if self.remote else str(self.folder)
 
     @classmethod
     def open(cls, folder: str | Path, trust_remote_code: bool = False, allow_pickle: bool = False) -> "Checkpoint":
         """Check a folder before anything of it is loaded. Raises with the reason where it can't be trusted."""
-        checkpoint = cls(Path(folder))
+        remote = RemoteFolder.open(str(folder)) if is_remote(folder) else None
+        checkpoint = cls(remote.place if remote else Path(folder), remote)
         if not (checkpoint.folder / "config.json").is_file():
             raise InterpError(f"{folder}: no config.json in it; expected a Hugging Face model folder")
         if "auto_map" in checkpoint.config and not trust_remote_code:
@@ -49,19 +58,22 @@ class Checkpoint:
         return read_json(self.folder / "config.json")
 
     @cached_property
-    def files(self) -> list[Path]:
+    def files(self) -> list[Path | RemoteFile]:
         """The weight files, in name order."""
         # transformers looks for the single file first, and so must we: a folder may hold both.
-        if (self.folder / SINGLE).is_file():
-            return [_inside(self.folder, SINGLE)]
+        if self.remote.file(SINGLE).is_there() if self.remote else (self.folder / SINGLE).is_file():
+            return [self._file(SINGLE)]
         if (self.folder / INDEX).is_file():
-            return [_inside(self.folder, name) for name in sorted(set(_weight_map(self.folder).values()))]
+            return [self._file(name) for name in sorted(set(_weight_map(self.folder).values()))]
         if self.pickled:
             raise InterpError(
                 f"{self.folder}: its weights are pickled ({self.pickled[0]}), and a pickle can run code; "
                 "interp.load(..., allow_pickle=True) only if you trust their origin, and save them as safetensors"
             )
-        raise InterpError(f"{self.folder}: no weights in it; expected {SINGLE}, or shards with {INDEX}")
+        raise InterpError(f"{self}: no weights in it; expected {SINGLE}, or shards with {INDEX}")
+
+    def _file(self, name: str) -> Path | RemoteFile:
+        return self.remote.file(_plain(str(self), name)) if self.remote else _inside(self.folder, name)
 
     @cached_property
     def opened(self) -> list[TensorFile]:
@@ -74,13 +86,11 @@ class Checkpoint:
         for file in self.opened:
             for name in file.entries:
                 if name in home:
-                    raise InterpError(f"{self.folder}: {name!r} is in {home[name]} and {file.path.name}; keep one")
+                    raise InterpError(f"{self}: {name!r} is in {home[name]} and {file.path.name}; keep one")
                 home[name] = file.path.name
         for name, file_name in (_weight_map(self.folder) if self.files[0].name != SINGLE else {}).items():
             if home.get(name) != file_name:
-                raise InterpError(
-                    f"{self.folder}: its index has {name!r} in {file_name}, where it is not; download it again"
-                )
+                raise InterpError(f"{self}: its index has {name!r} in {file_name}, where it is not; download it again")
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, one at a time, file by file."""
@@ -109,10 +119,15 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return weight_map
 
 
+def _plain(folder: str, name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+        raise InterpError(f"{folder}: its weights are said to be in {name!r}, not a safetensors file in the folder")
+    return name
+
+
 def _inside(folder: Path, name: str) -> Path:
-    plain = re.fullmatch(r"[\w.-]+\.safetensors", name)
-    file = folder / name
-    if not plain or file.resolve().parent not in (folder.resolve(), _blobs(folder)):
+    file = folder / _plain(str(folder), name)
+    if file.resolve().parent not in (folder.resolve(), _blobs(folder)):
         raise InterpError(f"{folder}: its weights are said to be in {name!r}, not a safetensors file in the folder")
     return file
 
@@ -122,7 +137,7 @@ def _blobs(folder: Path) -> Path:
     return folder.resolve().parent.parent / "blobs"
 
 
-def _present(file: Path) -> Path:
-    if not file.is_file():
+def _present(file: Path | RemoteFile) -> Path | RemoteFile:
+    if not (file.is_there() if isinstance(file, RemoteFile) else file.is_file()):
         raise InterpError(f"{file}: missing, though the index names it; download the checkpoint again")
     return file

@@ -19,6 +19,7 @@ from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.multimodal import reads_more_than_text, text_part
 from interp.models.recognise import recognise
+from interp.models.remote import fetched, is_remote, local_path
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -35,13 +36,14 @@ def load(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> HookedModel:
-    """A HookedModel from a hub id, a local folder, a GGUF file, a Hugging Face model object, or "organism".
+    """A HookedModel from a hub id, a local folder, a GGUF file, a URL, a Hugging Face model object, or "organism".
 
     `dtype` is float32 unless told otherwise, so that measurements are exact; "auto" keeps the checkpoint's own. A model
     object is hooked in place, not copied: it keeps its type, and `dtype` is refused. `device` is the CPU unless given;
     `revision` pins a hub id. Code and pickled weights that come with a checkpoint are refused unless let in, and code
-    from the hub unless `revision` is a commit. GGUF is dequantised, and needs the extra `gguf`. An architecture that
-    the table lacks is taken where its sites add up as those of a known one do (`recognise`), else refused by name.
+    from the hub unless `revision` is a commit. A checkpoint at a URL of any fsspec file system is fetched into a
+    temporary folder. GGUF is dequantised, and needs the extra `gguf`. An architecture that the table lacks is taken
+    where its sites add up as those of a known one do (`recognise`), else refused by name.
     Raises InterpError for a name that is neither a folder nor on the hub, and for checkpoints that can't be trusted.
     """
     if not isinstance(model, str | Path):
@@ -49,6 +51,14 @@ def load(
         return _in_memory(model, dtype, device, tokenizer)
     if not str(model).strip():
         raise InterpError("the model's name is empty; expected a folder, a hub id, a GGUF file or organism")
+    if is_remote(model):
+        _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
+        Checkpoint.open(str(model))  # before gigabytes are fetched
+        with fetched(str(model)) as folder:
+            loaded = load(folder, dtype=dtype, device=device, tokenizer=tokenizer)
+        loaded.name, loaded.source = str(model).rstrip("/").rpartition("/")[2], str(model)
+        return loaded
+    model = local_path(model)
     place = Path(model).expanduser()
     if is_gguf(model):
         _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
@@ -106,6 +116,7 @@ def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedMod
 
 def locate(model: str | Path, revision: str | None = None) -> Path:
     """The folder that a name means; a hub id is downloaded, or found in the cache. Raises where there is none."""
+    model = local_path(model)
     folder = Path(model).expanduser()
     if str(model) == ORGANISM:
         return organism.path()

@@ -22,6 +22,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.core.errors import InterpError
+from interp.models.remote import RemoteFile
 
 DTYPES = {
     "F64": torch.float64,
@@ -65,22 +66,21 @@ class Entry:
 class TensorFile:
     """See the module. `entries` by name, in the order of their bytes; offsets count from the file's beginning."""
 
-    path: Path
+    path: Path | RemoteFile
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
     data: int
 
     @classmethod
-    def open(cls, path: str | Path) -> "TensorFile":
+    def open(cls, path: str | Path | RemoteFile) -> "TensorFile":
         """Read and check the header. Raises, naming the file and the fault, where it can't be trusted."""
-        file = Path(path)
+        file = path if isinstance(path, RemoteFile) else Path(path)
         try:
-            size = file.stat().st_size
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-                    raise _invalid(file, f"its header would have {length} of the {size} bytes there are")
-                header = _parsed(file, opened.read(length))
+            size = file.size() if isinstance(file, RemoteFile) else file.stat().st_size
+            length = int.from_bytes(_read(file, 0, min(8, size)), "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+                raise _invalid(file, f"its header would have {length} of the {size} bytes there are")
+            header = _parsed(file, _read(file, 8, 8 + length))
         except OSError as problem:
             raise InterpError(f"{file}: cannot be read ({problem.strerror})") from None
         metadata = header.pop("__metadata__", {})
@@ -98,9 +98,16 @@ class TensorFile:
     def read_entry(self, entry: Entry) -> Shaped[Tensor, "..."]:
         """The tensor that an entry of this file says."""
         buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
-        with self.path.open("rb") as opened:
-            read_into(opened.fileno(), buffer, entry.start)
+        self.read_into(buffer, entry.start)
         return buffer.view(DTYPES[entry.dtype]).view(entry.shape)
+
+    def read_into(self, buffer: Shaped[Tensor, "bytes"], start: int) -> None:
+        """Fill a buffer of bytes from the file. Raises where the file ends first."""
+        if isinstance(self.path, RemoteFile):
+            self.path.read_into(as_bytes(buffer), start)
+            return
+        with self.path.open("rb") as opened:
+            _read_into(opened.fileno(), buffer, start)
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
@@ -126,8 +133,15 @@ def as_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
-def read_into(descriptor: int, buffer: Shaped[Tensor, "bytes"], start: int) -> None:
-    """Fill a buffer of bytes from a file. Raises where the file ends first."""
+def _read(file: Path | RemoteFile, start: int, stop: int) -> bytes:
+    if isinstance(file, RemoteFile):
+        return file.read(start, stop)
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return opened.read(stop - start)
+
+
+def _read_into(descriptor: int, buffer: Shaped[Tensor, "bytes"], start: int) -> None:
     view, done = as_bytes(buffer), 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], start + done)
@@ -136,7 +150,7 @@ def read_into(descriptor: int, buffer: Shaped[Tensor, "bytes"], start: int) -> N
         done += count
 
 
-def _parsed(file: Path, text: bytes) -> dict[str, Any]:
+def _parsed(file: Path | RemoteFile, text: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -154,7 +168,7 @@ def _parsed(file: Path, text: bytes) -> dict[str, Any]:
     return header
 
 
-def _entry(file: Path, name: str, value: Any, data: int) -> Entry:
+def _entry(file: Path | RemoteFile, name: str, value: Any, data: int) -> Entry:
     try:
         dtype, shape, (start, stop) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         plain = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
@@ -166,7 +180,7 @@ def _entry(file: Path, name: str, value: Any, data: int) -> Entry:
     return Entry(dtype, shape, data + start, data + stop)
 
 
-def _require_gapless(file: Path, entries: Mapping[str, Entry], data: int, size: int) -> None:
+def _require_gapless(file: Path | RemoteFile, entries: Mapping[str, Entry], data: int, size: int) -> None:
     reached = data
     for name, entry in entries.items():
         if entry.start != reached:
@@ -178,5 +192,5 @@ def _require_gapless(file: Path, entries: Mapping[str, Entry], data: int, size: 
         raise _invalid(file, f"its tensors end at {reached}, the file at {size}: {what}")
 
 
-def _invalid(file: Path, reason: str) -> InterpError:
+def _invalid(file: Path | RemoteFile, reason: str) -> InterpError:
     return InterpError(f"{file}: not a valid safetensors file ({reason}); download it again")

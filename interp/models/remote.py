@@ -1,0 +1,208 @@
+"""Checkpoints at URLs of any fsspec file system: s3://, http://, memory:// and others.
+
+What is small (config, tokenizer, index) is fetched when the folder is opened, into a temporary folder that goes with
+it. Weight files stay where they are, and of them the bytes that are asked for are read, range by range. A server that
+does not serve ranges is refused by name: it would send the whole file each time.
+
+Over HTTP a folder has no listing, so files are asked for by the names that Hugging Face gives them. How to get in
+(keys, endpoints) is the file system's own matter: environment variables, or fsspec's configuration.
+"""
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from interp.core.errors import InterpError
+
+T = TypeVar("T")
+COMPANIONS = (
+    "config.json",
+    "model.safetensors.index.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+_TRIES = 3
+_PART = 32 << 20
+
+
+class _Missing(InterpError):
+    """There is no such file."""
+
+
+def is_remote(name: Any) -> bool:
+    """Whether a model is named by a URL, and not one of a local file."""
+    return isinstance(name, str) and re.match(r"(?!file:)[a-z][a-z0-9+.-]*://", name) is not None
+
+
+def local_path(name: Any) -> Any:
+    """A `file://` URL as the path that it is; anything else as it came."""
+    return Path(name.removeprefix("file://")) if isinstance(name, str) and name.startswith("file://") else name
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at a URL; of `Path` it has what reading needs."""
+
+    url: str
+    fs: Any = field(repr=False, compare=False)
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return self.url
+
+    def size(self) -> int:
+        """Its size in bytes. Raises where it is not there, or can't be read in parts."""
+        size = self._tried(lambda: self.fs.info(self.path)).get("size")
+        if size is None or (_is_http(self.fs) and size > 16 and not self._is_ranged()):
+            raise InterpError(
+                f"{self.url}: its server does not say its size, or sends no ranges of bytes, so it can't be read "
+                "tensor by tensor; download the folder, and give that"
+            )
+        return int(size)
+
+    def _is_ranged(self) -> bool:
+        """Whether an HTTP server sends a range that is asked for; one that does not says so by sending another."""
+        try:
+            with self.fs.open(self.path, "rb", cache_type="none") as opened:
+                opened.seek(8)
+                return len(opened.read(8)) == 8
+        except (ValueError, NotImplementedError):
+            return False
+
+    def stamp(self) -> str:
+        """What changes when the file does, as far as its file system tells."""
+        info = self._tried(lambda: self.fs.info(self.path))
+        return str([info.get(key) for key in ("ETag", "Last-Modified", "LastModified", "mtime", "created")])
+
+    def is_there(self) -> bool:
+        """Whether there is such a file."""
+        try:  # not `isfile`, for which some file systems begin to send the file
+            return bool(self._tried(lambda: self.fs.info(self.path))["type"] == "file")
+        except _Missing:
+            return False
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer with its bytes from `start` on, a part at a time."""
+        for done in range(0, len(buffer), _PART):
+            part = buffer[done : done + _PART]
+            part[:] = self.read(start + done, start + done + len(part))
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Its bytes from `start` to `stop`."""
+        data = self._tried(lambda: self.fs.cat_file(self.path, start=start, end=stop))
+        if len(data) != stop - start:
+            raise InterpError(f"{self.url}: gave {len(data)} bytes for {start} to {stop}; it was changed meanwhile")
+        return bytes(data)
+
+    def read_all(self) -> bytes:
+        """The whole of a small file."""
+        return bytes(self._tried(lambda: self.fs.cat_file(self.path)))
+
+    def save(self, place: Path) -> None:
+        """Copy it to a local file, a part at a time."""
+        size = self.size()
+        with place.open("wb") as out:
+            for start in range(0, size, _PART):
+                out.write(self.read(start, min(size, start + _PART)))
+
+    def _tried(self, action: Callable[[], T]) -> T:
+        """An export reads for hours, and one lost connection is not its end."""
+        for attempt in range(_TRIES):
+            try:
+                return action()
+            except FileNotFoundError:
+                raise _Missing(f"{self.url}: there is no such file") from None
+            except Exception as problem:  # each file system raises errors of its own
+                if attempt == _TRIES - 1:
+                    reason = str(problem).strip().partition("\n")[0]
+                    raise InterpError(f"{self.url}: cannot be read ({type(problem).__name__}: {reason})") from problem
+                time.sleep(0.5 * 4**attempt)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A checkpoint at a URL, and the temporary local folder with all of it but the weights."""
+
+    url: str
+    fs: Any = field(repr=False, compare=False)
+    path: str
+    local: tempfile.TemporaryDirectory[str] = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, url: str) -> "RemoteFolder":
+        """Fetch what is small. Raises where the URL has no config.json, or its file system is not installed."""
+        if re.match(r"[^/]*://[^/]*@", url):
+            raise InterpError("a URL with a user or password in it would be written into records; leave them to fsspec")
+        fs, path = _file_system(url)
+        folder = cls(url.rstrip("/"), fs, path.rstrip("/"), tempfile.TemporaryDirectory(prefix="interp-"))
+        for name in folder._companions():
+            (folder.place / name).write_bytes(folder.file(name).read_all())
+        return folder
+
+    @property
+    def place(self) -> Path:
+        """The local folder."""
+        return Path(self.local.name)
+
+    def file(self, name: str) -> RemoteFile:
+        """A file of it, which need not be there."""
+        return RemoteFile(f"{self.url}/{name}", self.fs, f"{self.path}/{name}")
+
+    def _companions(self) -> Iterator[str]:
+        names: set[str] = set(COMPANIONS)
+        if not _is_http(self.fs) and self.fs.isdir(self.path):
+            listed = {entry.rpartition("/")[2] for entry in self.fs.ls(self.path, detail=False)}
+            names = (names & listed) | {name for name in listed if name.startswith("tokenizer")}
+        yield from (name for name in sorted(names) if self.file(name).is_there())
+
+
+@contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """A checkpoint at a URL as a local folder, weights and all, for as long as the block runs."""
+    folder = RemoteFolder.open(url)
+    with folder.local:
+        for name in _weights(folder):
+            folder.file(name).save(folder.place / name)
+        yield folder.place
+
+
+def _weights(folder: RemoteFolder) -> list[str]:
+    if folder.file("model.safetensors").is_there():
+        return ["model.safetensors"]
+    index = folder.place / "model.safetensors.index.json"
+    named = set(json.loads(index.read_text()).get("weight_map", {}).values()) if index.is_file() else set()
+    return sorted(name for name in named if re.fullmatch(r"[\w.-]+\.safetensors", name))
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, path = url_to_fs(url)
+    except (ImportError, ValueError) as problem:
+        raise InterpError(f"{url}: its file system is not to be had ({problem})") from None
+    return fs, path
+
+
+def _is_http(fs: Any) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return "http" in protocols
