@@ -17,6 +17,7 @@ from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
 from interp.core.files import KEY, new_folder, sha256_file, sha256_json, write_json, write_text
 from interp.core.records import versions
+from interp.editing.card import card
 from interp.editing.certificate import Certificate
 from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
@@ -24,6 +25,7 @@ from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
 from interp.editing.prove import require_proof
 from interp.editing.provenance import PROVENANCE, statement
+from interp.editing.release import Release
 from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
 from interp.editing.stream import cut, write
 from interp.editing.undo import write_patch
@@ -45,6 +47,7 @@ def export(
     shard_bytes: int | None = None,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
     undo: bool = False,
+    release: Release | None = None,
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
@@ -53,7 +56,7 @@ def export(
     `dtype` casts floating-point weights. Files are cut as those of the source, or anew to at most `shard_bytes` each.
     `prompts` adds texts of yours to those on which hooks and export are compared. `choices` say how to fold, and
     whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
-    brings the original weights back (`interp.editing.undo`).
+    brings the original weights back (`interp.editing.undo`). A `release` is the decision under which it goes out.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, where something
     writes to the stream that the table of writers does not have (`interp.editing.prove`), and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
@@ -65,6 +68,8 @@ def export(
     require_proof(base)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
+        if release is not None:
+            release.check(recipe.digest, base.reference, plan.status)
         probes = random_probes(base, prompts or [])
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes, plan.items)
@@ -72,7 +77,7 @@ def export(
         if undo:
             write_patch(staging, origin, plan)
         write_json(staging / CERTIFICATE, certificate.to_json())
-        _write_record(staging, recipe, plan, made, base.reference, base.source, digests, certificate)
+        _write_record(staging, recipe, plan, made, base.reference, base.source, digests, certificate, release)
     return certificate
 
 
@@ -163,8 +168,9 @@ def _write_record(
     source: str | None,
     weights: dict[str, str],
     certificate: Certificate | None,
+    release: Release | None = None,
 ) -> Manifest:
-    write_text(staging / "README.md", _card(recipe, plan, base, certificate))
+    write_text(staging / "README.md", card(recipe, plan, base, certificate, release))
     origin = statement(weights, base, source, recipe.digest, made.model_dump(), plan.status)
     write_json(staging / PROVENANCE, origin)
     rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
@@ -177,24 +183,7 @@ def _write_record(
         status=plan.status,
         files=digests,
         versions=versions(),
+        release=release,
     )
     write_json(staging / MANIFEST, manifest.model_dump())
     return manifest
-
-
-def _card(recipe: Recipe, plan: Plan, base: ModelReference, certificate: Certificate | None) -> str:
-    ops = "\n".join(f"- {item}" for item in plan.items)
-    measured = "It was written without loading the model, and nothing was measured: run `interp verify` on it.\n"
-    if certificate:
-        figures = "\n".join(f"| {name} | {value} |" for name, value in certificate.rows())
-        measured = (
-            "Measured between the hooked base model and this checkpoint, reloaded:\n\n| figure | value "
-            f"|\n|---|---|\n{figures}\n\n"
-            "These figures say that the weights do what the recipe does. They do not say what the recipe does to the "
-            "model's behaviour: read the audit before use.\n"
-        )
-    return (
-        f"---\nlibrary_name: transformers\ntags: [interp, edited]\n---\n\n# {base.name}, edited\n\n{recipe.note}\n\n"
-        f"Edited with interp (recipe in `{RECIPE}/`) from {base.name} (weights {base.digest[:12]}):\n\n{ops}\n\n"
-        f"{measured}"
-    )

@@ -20,6 +20,7 @@ from interp.core.files import read_json, sha256_file
 from interp.editing.fold import fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan, Status
+from interp.editing.release import Release
 from interp.editing.stream import made
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
@@ -61,7 +62,8 @@ class Made(Config):
 class Manifest(Config):
     """What an export was made from and how, and the SHA-256 of each of its files.
 
-    `source` is where the base came from, `status` how exact the fold is.
+    `source` is where the base came from, `status` how exact the fold is, `release` the decision that let it go out, if
+    one was asked for.
     """
 
     base: ModelReference
@@ -71,6 +73,7 @@ class Manifest(Config):
     status: Status = "exact"
     files: dict[str, str]
     versions: dict[str, str]
+    release: Release | None = None
 
     @classmethod
     def at(cls, folder: Path) -> "Manifest":
