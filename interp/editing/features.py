@@ -8,9 +8,9 @@ x -> x - f(x) d, a latent ablated, is not affine, and has no fold. In its place:
   ones: change = (x - mean) W + mean change, W = Sxx^-1 Sxc, of the rank that the changes have. Sums are in float64 and
   take no more memory for more text. It folds where an affine op does: at what writes the stream (an autoencoder of
   mlp_out or attn_out; a bias is needed), not at one site of the stream.
-- the same with `everywhere`: constrained to do the same twice as once, x -> x - ((x - m) A) R with R A the identity, so
-  that it can act at every site of the stream, which folds without biases. At its own site it is the nearest such map;
-  that it acts at all others as well is part of what `fidelity` measures.
+- the same `at_writer`, for an op behind a block: what is added to the stream there may as well be added to what its MLP
+  writes, and only what comes behind sees either. So the change is fitted by what the MLP writes, and that folds. It
+  misses what is known of the latent from what was in the stream before.
 - for a transcoder, neurons (`graft`), within a bound.
 
 What none of them knows: what the edit is for. Fidelity is to the edit, on the given text.
@@ -34,10 +34,11 @@ from interp.directions.latents import SAE_LATENT
 from interp.editing.fidelity import Fidelity, measured
 from interp.editing.fold import examine
 from interp.editing.plan import Item
-from interp.editing.residual import STREAM
-from interp.interventions.ops import Erase, LowRank, Op, Project
-from interp.interventions.recipe import Edit, Recipe
+from interp.editing.residual import STREAM, holders
+from interp.interventions.ops import LowRank, Op, Project
+from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
+from interp.models.reference import ModelReference
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 
@@ -86,7 +87,7 @@ def affine_fit(
     recipe: Recipe,
     texts: Source,
     *,
-    everywhere: bool = False,
+    at_writer: bool = False,
     rank: int | None = None,
     held_out: float = 0.25,
     context: int = 128,
@@ -95,8 +96,10 @@ def affine_fit(
 ) -> Fitted:
     """Fit an affine op to the one op of a recipe at its one site, on text, and measure it on the last rows of the text.
 
-    `rank` limits how many directions it moves. Raises where the op is no function of the activations at its site, where
-    the text has too few tokens, and where the op changes nothing on it.
+    `rank` limits how many directions it moves. With `at_writer` the fit reads and edits what is written last before the
+    site (mlp_out of the same block for resid_post), which folds where a site of the stream does not. Raises where the
+    op is no function of the activations at its site, where the text has too few tokens, and where the op changes
+    nothing on it.
     """
     op, site = _one(model, recipe)
     packed = rows(model, texts, context, tokens)
@@ -107,9 +110,12 @@ def affine_fit(
             "measure on: give more text, or a smaller context"
         )
     sums = _Regression()
-    for x in _activations(model, site, packed.part(slice(0, len(packed) - held), slice(None)), batch_size):
-        sums.update(x, op(x) - x)
-    fitted = _fitted(sums, op, model, site, everywhere, rank)
+    where = holders(site, model.config)[0] if at_writer and site.kind in STREAM else site
+    fit_on = packed.part(slice(0, len(packed) - held), slice(None))
+    for x, written in _activations(model, site, where, fit_on, batch_size):
+        sums.update(written, op(x) - x)
+    note = f"affine fit of {type(op).__name__} at {site} on {sums.count} tokens"
+    fitted = Recipe([(str(where), sums.op(model.reference, rank))], model.reference, note)
     rest = packed.part(slice(len(packed) - held, None), slice(None))
     named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
     items = examine(fitted, model.config, named, tied, named.__getitem__).items
@@ -132,10 +138,14 @@ def _one(model: HookedModel, recipe: Recipe) -> tuple[Op, Site]:
     return op, site
 
 
-def _activations(model: HookedModel, site: Site, packed: Packed, size: int) -> Iterator[Float[Tensor, "token d_model"]]:
+def _activations(
+    model: HookedModel, site: Site, where: Site, packed: Packed, size: int
+) -> Iterator[tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_model"]]]:
+    """What is at both sites."""
     for batch in packed.batches(size):
-        found = model.forward_to([site], batch.model_inputs(model.device), copy=False)[site]
-        yield found[batch.inner.to(found.device)].double()
+        found = model.forward_to(list({site, where}), batch.model_inputs(model.device))
+        inner = batch.inner.to(model.device)
+        yield found[site][inner].double(), found[where].expand(*inner.shape, -1)[inner].double()
 
 
 @dataclass
@@ -160,28 +170,16 @@ class _Regression:
         self.means = (self.means[0] + steps[0] * len(x) / total, self.means[1] + steps[1] * len(x) / total)
         self.count = total
 
-
-def _fitted(sums: _Regression, op: Op, model: HookedModel, site: Site, everywhere: bool, rank: int | None) -> Recipe:
-    width = model.d_model
-    if sums.count <= width:
-        raise InterpError(f"{sums.count} tokens to fit {width} coefficients on; expected more tokens than that")
-    inverse = torch.linalg.pinv(sums.xx, rtol=1e-13, hermitian=True)
-    mean, moved = sums.means
-    weight = inverse @ sums.xy
-    basis = _basis(weight.T @ sums.xx @ weight / sums.count + torch.outer(moved, moved), rank)
-    read = weight @ basis.T
-    note = f"least-squares affine fit of {type(op).__name__} at {site}, on {sums.count} tokens"
-    if not everywhere:
-        bias = basis @ moved - mean @ read
-        made: Op = LowRank(basis, basis + read.T, bias, model.reference)
-        return Recipe([Edit((str(site),), made)], model.reference, note)
-    read = -read
-    # The least-squares map among those with basis · read = 1: the constraint's multipliers move it along Sxx^-1.
-    along = inverse @ basis.T
-    read = read + along @ torch.linalg.solve(basis @ along, torch.eye(len(basis)).to(read) - basis @ read)
-    made = Erase(read.T, basis, (basis @ moved + mean @ read) @ basis, model.reference)
-    kinds = dict.fromkeys(site.kind for site in model.sites if site.kind in STREAM)
-    return Recipe([Edit(tuple(f"{kind}.*" for kind in kinds), made)], model.reference, f"{note}, at every site")
+    def op(self, model: ModelReference, rank: int | None) -> LowRank:
+        """The op that adds to x what comes nearest to y."""
+        width = len(self.xx) if self.count else 0
+        if self.count <= width:
+            raise InterpError(f"{self.count} tokens to fit {width} coefficients on; expected more tokens than that")
+        mean, moved = self.means
+        weight = torch.linalg.pinv(self.xx, rtol=1e-13, hermitian=True) @ self.xy
+        basis = _basis(weight.T @ self.xx @ weight / self.count + torch.outer(moved, moved), rank)
+        read = weight @ basis.T
+        return LowRank(basis, basis + read.T, basis @ moved - mean @ read, model)
 
 
 def _basis(second: Float[Tensor, "d_model d_model"], rank: int | None) -> Float[Tensor, "k d_model"]:

@@ -25,7 +25,7 @@ _TOKENS = 128
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a recipe comes to another, over `tokens` of text.
+    """How near a recipe, or an edited checkpoint, comes to a recipe, over `tokens` of text.
 
     `explained` is the share of the variance of the wanted change, at the sites of the wanted recipe, that the other one
     makes too; below 0 it is further off than a constant would be. `kl` is KL(wanted || instead) of the next token in
@@ -52,29 +52,34 @@ class Fidelity:
 def fidelity(
     model: HookedModel,
     wanted: Recipe,
-    instead: Recipe,
+    instead: Recipe | HookedModel,
     texts: Source,
     *,
     context: int = 128,
     tokens: int | None = None,
     batch_size: int = 8,
 ) -> Fidelity:
-    """How near `instead` comes to `wanted`, over all tokens of the text but the first of each document."""
+    """How near `instead` comes to `wanted`, over all tokens of the text but the first of each document.
+
+    `instead` is a recipe for the same model, or a model with other weights, such as an export loaded again.
+    """
     return measured(model, wanted, instead, rows(model, texts, context, tokens), batch_size)
 
 
 @torch.no_grad()
-def measured(model: HookedModel, wanted: Recipe, instead: Recipe, packed: Packed, size: int) -> Fidelity:
+def measured(model: HookedModel, wanted: Recipe, instead: Recipe | HookedModel, packed: Packed, size: int) -> Fidelity:
     """As `fidelity`, on rows of text that are packed already."""
-    for recipe in (wanted, instead):
-        recipe.check(model.reference)
+    wanted.check(model.reference)
+    other, applied = (instead, None) if isinstance(instead, HookedModel) else (model, instead)
+    if applied is not None:
+        applied.check(model.reference)
     sites = [site for site in model.sites if any(site in model.resolve(edit.sites) for edit in wanted.edits)]
     off, square, total = 0.0, 0.0, torch.zeros(())
     kl, effect, count = 0.0, 0.0, 0
     for batch in packed.batches(size):
         plain, was = _run(model, None, sites, batch)
         want, asked = _run(model, wanted, sites, batch)
-        got, done = _run(model, instead, sites, batch)
+        got, done = _run(other, applied, sites, batch)
         change = (asked - was).double()
         off += float((done - asked).double().square().sum())
         square, total = square + float(change.square().sum()), total + change.sum(0).cpu()

@@ -22,9 +22,10 @@ class Architecture:
 
     `qkv` is the path of separate query, key and value projections, `{}` standing for the letter. `parallel` says if
     attention and MLP read the same input, or names the config flags any of which says so. `flat_mlp` marks layers that
-    run their MLP on (batch * pos, d_model). `packs` says whether position ids that restart within a row keep its
-    documents apart. `write_scale` names the config value by which what attention and MLP compute is multiplied before
-    it is added. `requires` are config values without which the sites would mean something else.
+    run their MLP on (batch * pos, d_model); `mlp_read` is the module whose input the MLP reads. `packs` says whether
+    position ids that restart within a row keep its documents apart. `write_scale` names the config value by which what
+    attention and MLP compute is multiplied before it is added. `requires` are config values without which the sites
+    would mean something else.
     """
 
     layers: str = "model.layers"
