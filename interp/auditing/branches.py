@@ -4,7 +4,7 @@ Logits are computed only at positions that predict a scored token; see `likeliho
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from interp.models.hooked import HookedModel
 
 _READ = 50_000_000  # logits held at once
 _TOKENS = 2048  # of a pass
+_ROWS = 128  # of a pass
+_PASS = 80  # positions that cost as much as a pass of none
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,27 @@ class Item:
 
 
 def positions_of_a_pass(model: HookedModel) -> int:
-    """Positions of a pass, so that neither activations nor logits take much memory."""
+    """How many positions a pass may have, so that neither activations nor logits take much memory."""
     return max(1, min(_TOKENS, _READ // model.hf.get_output_embeddings().weight.shape[0]))
+
+
+def grouped(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Where to cut rows, longest first, into passes: the cuts of least cost, by dynamic programming.
+
+    A pass costs as many positions as its rows, padded to its longest, have, and about `_PASS` more for reading the
+    weights.
+    """
+    least, cut = [0.0], [0]
+    for stop in range(1, len(lengths) + 1):
+        starts = [start for start in range(max(0, stop - _ROWS), stop) if (stop - start) * lengths[start] <= limit]
+        costs = {start: least[start] + (stop - start) * lengths[start] + _PASS for start in starts or [stop - 1]}
+        cut.append(min(costs, key=lambda start: costs[start]))
+        least.append(costs[cut[-1]])
+    groups, stop = [], len(lengths)
+    while stop:
+        groups.append((cut[stop], stop))
+        stop = cut[stop]
+    return groups[::-1]
 
 
 class Batch:
@@ -69,11 +90,9 @@ class Batch:
         first = self.items[0]
         with self.model.passes.prompted(self.width - len(self.shared[0]) + min(first.scored)):
             cache = self._read_shared(keep=bool(places))
-            while places:
-                longest = len(self.ends[places[0][0]][places[0][1]])
-                size = max(1, positions_of_a_pass(self.model) // longest)
-                self._go_on(cache, places[:size], longest)
-                places = places[size:]
+            widths = [len(self.ends[row][answer]) for row, answer in places]
+            for start, stop in grouped(widths, positions_of_a_pass(self.model)):
+                self._go_on(cache, places[start:stop], widths[start])
         return self.found
 
     def _read_shared(self, keep: bool) -> Any:

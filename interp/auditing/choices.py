@@ -57,7 +57,7 @@ def choice(
     spec = {"answers": rows, "gold": right, "normalise": normalise, "mass": mass, "chat": chat}
     how = "gold answers' share of probability" if mass else "likeliest answer"
     each = "" if normalise == "none" else f" a {normalise}"
-    chance = fsum(len(ones) / len(row) for ones, row in zip(right, rows, strict=True)) / len(rows)
+    chance = fsum(len(ones) / len(row) for ones, row in zip(right, rows, strict=True)) / max(1, len(rows))
     own = {"scorer": f"{how}, by log-probability{each}", "chance": chance if unit == "rate" and not mass else None}
     return Behaviour(
         name, kind, statement, tuple(prompts), measure, unit, spec=spec | _messages(before), **own | fields

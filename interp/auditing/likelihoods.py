@@ -15,14 +15,12 @@ from typing import Literal
 
 import torch
 
-from interp.auditing.branches import Batch, Item, positions_of_a_pass
+from interp.auditing.branches import Batch, Item, grouped, positions_of_a_pass
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.hooked import HookedModel
 
 Normalise = Literal["none", "token", "byte"]
-
-_ROWS = 64  # of a pass
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def answer_logprobs(
     """
     items = _items(model, prompts, answers)
     nats = [[0.0] * len(item.ids) for item in items]
-    batches = list(_batches(items, positions_of_a_pass(model), apart=model.inside_hooked))
+    batches = list(_batches(model, items))
     for batch in track(batches, "score") if len(batches) > 4 else batches:
         for item, answer, value in Batch(model, batch).scores():
             nats[item.number][answer] += value
@@ -94,23 +92,17 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _batches(items: Sequence[Item], limit: int, apart: bool) -> Iterator[list[Item]]:
-    """Items of like length together; `apart`, only those whose shared part goes as far past the prompt.
+def _batches(model: HookedModel, items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Items of like length together, the longest first.
 
-    A recipe may act on prompts alone, and these have to end in one column.
+    In a recipe's presence, only those whose shared part goes as far past the prompt: it may act on prompts alone, and
+    these have to end in one column.
     """
-    keyed = []
+    parts: dict[int, list[Item]] = {}
     for item in items:
-        shared = len(item.shared)
-        beyond = shared - min(item.scored) if apart else 0
-        keyed.append(((beyond, shared, max(map(len, item.ids))), item))
-    keyed.sort(key=lambda pair: (pair[0], pair[1].number), reverse=True)
-    batch: list[Item] = []
-    key = (0, 0, 0)
-    for new, item in keyed:
-        if batch and (new[0] != key[0] or len(batch) == _ROWS or (len(batch) + 1) * key[1] > limit):
-            yield batch
-            batch = []
-        key = new if not batch else key
-        batch.append(item)
-    yield batch
+        beyond = len(item.shared) - min(item.scored) if model.inside_hooked else 0
+        parts.setdefault(beyond, []).append(item)
+    for part in parts.values():
+        part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
+        for start, stop in grouped([len(item.shared) for item in part], positions_of_a_pass(model)):
+            yield part[start:stop]
