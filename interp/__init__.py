@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interp.activations.harvest import harvest
-    from interp.auditing.audit import audit
+    from interp.auditing.runner import audit
     from interp.core.errors import InterpError
     from interp.data.contrast import Contrast
     from interp.directions.direction import Direction
@@ -59,7 +59,7 @@ _HOME = {
     "Project": "interp.interventions.ops",
     "Recipe": "interp.interventions.recipe",
     "SparseAutoencoder": "interp.sae.coder",
-    "audit": "interp.auditing.audit",
+    "audit": "interp.auditing.runner",
     "export": "interp.editing.export",
     "find": "interp.directions.find",
     "harvest": "interp.activations.harvest",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp import cli_export, cli_find, cli_runs
+from interp import cli_audit, cli_export, cli_find, cli_runs
 from interp.core.display import print_table, print_values
 from interp.core.errors import InterpError
 from interp.core.files import require_free
@@ -228,27 +228,7 @@ app.command()(cli_export.verify)
 app.command()(cli_export.undo)
 
 
-@app.command()
-def audit(
-    model: Model,
-    base: Annotated[str, typer.Option(help="the model before the edit")],
-    out: Annotated[Path, typer.Option(help="file for the audit (JSON)")],
-    suite: Annotated[str, typer.Option(help="the behaviours to measure")] = "organism",
-    items: Annotated[int, typer.Option(help="items a behaviour", min=1)] = 300,
-    seed: Annotated[int, typer.Option(help="seed of items and intervals", min=0)] = 0,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Measure behaviours before and after an edit, on the same items, with intervals."""
-    from interp.auditing.audit import audit as compare
-    from interp.auditing.suites import suite_of
-    from interp.models.load import load
-
-    require_free(out)
-    models = [load(name, device=device) for name in (base, model)]
-    result = compare(models[0], models[1], suite_of(suite, items, seed), seed=seed)
-    result.save(out)
-    print_table(as_json, _rows(result, as_json), f"Audit of {model} against {base}")
+app.command()(cli_audit.audit)
 
 
 @app.command()

@@ -25,9 +25,10 @@ import torch
 from pydantic import Field
 
 from interp.activations.harvest import harvest
-from interp.auditing.audit import Audit, audit
+from interp.auditing.audit import Audit
 from interp.auditing.baselines import Baseline, baselines
 from interp.auditing.policy import Decision, Policy, decide
+from interp.auditing.runner import audit
 from interp.auditing.trial import try_out
 from interp.core.config import Config
 from interp.core.files import new_folder, sha256_file, write_json, write_text
@@ -149,7 +150,7 @@ def run(
         )
         recipe.save(staging / "recipe")
         certificate = _export(recipe, model, materials, staging / "checkpoint", note)
-        result = _audit(experiment, model, materials, staging / "checkpoint", note)
+        result = _audit(experiment, model, materials, recipe, staging / "checkpoint", note)
         result.save(staging / "audit.json")
         decision = decide(result, experiment.policy)
         pages = _pages(model, materials, sae, found)
@@ -251,10 +252,13 @@ def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path,
     return certificate
 
 
-def _audit(experiment: Experiment, model: HookedModel, materials: Materials, checkpoint: Path, say: Say) -> Audit:
+def _audit(
+    experiment: Experiment, model: HookedModel, materials: Materials, recipe: Recipe, checkpoint: Path, say: Say
+) -> Audit:
     edited = load(checkpoint, dtype=experiment.dtype, device=experiment.device)
     edited.name = f"{model.name}, edited"  # its folder is still a temporary one
-    result = audit(model, edited, materials.audit, seed=experiment.seed)
+    # Baselines were measured on the choosing items; on these they would take four times as long as the audit.
+    result = audit(model, edited, materials.audit, seed=experiment.seed, recipe=recipe, baselines=())
     for row in result.rows:
         say(f"audit       {row.name} ({row.kind}): {row.before} -> {row.after}")
     return result

@@ -78,7 +78,10 @@ def test_options_are_frozen():
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "folder"],
-        "audit": ["--base", "--device", "--items", "--json", "--out", "--seed", "--suite", "model"],
+        "audit": [
+            "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
+            "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",
+        ],
         "gate": ["--json", "--policy", "file"],
         "doctor": ["--json"],
     }  # fmt: skip
@@ -161,7 +164,8 @@ def test_the_road_by_hand(run, tmp_path):
     assert "no --out" in run(*words)[2]
     assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
     audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
-    code, said, _ = run("audit", out, "--base", "organism", "--items", 40, "--out", audit, "--json")
+    words = ["audit", out, "--base", "organism", "--items", 40, "--baselines", "none"]
+    code, said, _ = run(*words, "--out", audit, "--json")
     assert code == 0
     found = {row["name"]: row for row in json.loads(said)}
     assert set(found) >= {"hostility", "refusal", "everyday_loss"}

@@ -1,24 +1,34 @@
-"""Audit: behaviours of a model before and after an edit, on the same items, with intervals."""
+"""Audit: what was measured of behaviours before and after an edit. `interp.auditing.runner` makes one.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+The record carries digests of what it was made of, and of itself: a file that was changed is refused. A digest is no
+signature: it shows accidents and careless edits, not a forger who computes it anew.
+"""
+
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit
-from interp.auditing.statistics import Estimate, mean_interval, paired_difference
+from interp.auditing.baselines import Baseline
+from interp.auditing.behaviours import Kind, Unit
+from interp.auditing.statistics import Estimate
 from interp.core.display import table
 from interp.core.errors import InterpError
-from interp.core.files import read_json, write_json
-from interp.core.progress import track
-from interp.models.hooked import HookedModel
+from interp.core.files import read_json, sha256_json, write_json
 from interp.models.reference import ModelReference
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Row:
-    """One behaviour: estimates before and after, and the paired difference after - before."""
+    """One behaviour: estimates before and after, and the paired difference after - before.
+
+    `p` is that of no difference, `p_holm` the same corrected for the number of behaviours, `effect` the standardised
+    difference, `detectable` the least difference that so many items find with 80 %
+    power. `n_groups` counts clusters of items, `missing` pairs without a score. `constant`: every item scored alike in
+    both models, so the scorer may be unable to tell anything apart.
+    """
 
     name: str
     kind: Kind
@@ -27,6 +37,24 @@ class Row:
     before: Estimate
     after: Estimate
     difference: Estimate
+    p: float = 1.0
+    p_holm: float = 1.0
+    effect: float = 0.0
+    detectable: float | None = None
+    n_groups: int = 0
+    missing: int = 0
+    constant: bool = False
+    language: str = "en"
+    scenario: str = ""
+    scorer: str = ""
+    chance: float | None = None
+    secret: bool = False
+    digest: str = ""
+
+    @property
+    def better(self) -> float:
+        """The difference with the sign of good: above zero where a harm or loss fell, or what must hold rose."""
+        return -self.difference.estimate if self.kind == "harm" or self.unit == "nats" else self.difference.estimate
 
 
 @dataclass(frozen=True)
@@ -41,12 +69,22 @@ class Example:
 
 @dataclass(frozen=True)
 class Audit:
-    """The comparison of two models over behaviours."""
+    """The comparison of two models over behaviours.
+
+    `recipe` is the digest of the edit, if it is known. Where a recipe was audited and no checkpoint, `after` has the
+    weights of `before`. `suite` is the digest of the behaviours, `instruction` what the prompt-only baseline was told.
+    """
 
     rows: tuple[Row, ...]
     before: ModelReference
     after: ModelReference
     examples: tuple[Example, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    recipe: str = ""
+    suite: str = ""
+    instruction: str = ""
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -54,63 +92,71 @@ class Audit:
                 return row
         raise InterpError(f"behaviour {name!r} was not audited; audited: {', '.join(row.name for row in self.rows)}")
 
-    def save(self, file: str | Path) -> None:
-        """Write JSON."""
-        rows, examples = [asdict(row) for row in self.rows], [asdict(example) for example in self.examples]
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its content."""
+        return sha256_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; numbers that are not finite become None."""
         models = {"before": self.before.model_dump(), "after": self.after.model_dump()}
-        write_json(Path(file), {"rows": rows, "examples": examples, **models})
+        return _plain({"format": FORMAT} | {name: getattr(self, name) for name in _PLAIN} | models)
+
+    def save(self, file: str | Path) -> None:
+        """Write JSON, with the digest of its content."""
+        write_json(Path(file), self.to_json() | {"sha256": self.digest})
 
     @classmethod
     def read(cls, file: str | Path) -> "Audit":
-        """The inverse of `save`. Raises where the file is not an audit."""
+        """The inverse of `save`. Raises where the file is not an audit, or was changed since it was written."""
         values = read_json(file)
         try:
+            if values.get("format", FORMAT) != FORMAT:
+                raise InterpError(f"{file}: an audit of format {values['format']}; audit again with this version")
             rows = tuple(_row(row) for row in values["rows"])
-            before, after = (ModelReference.parse(values[side], str(file)) for side in ("before", "after"))
-            return cls(rows, before, after, tuple(Example(**example) for example in values["examples"]))
-        except (KeyError, TypeError) as problem:
+            if values.pop("sha256") != _digest(values):
+                raise InterpError(f"{file}: changed since it was written (its SHA-256 is another); audit again")
+            del values["format"]
+            sides = {side: ModelReference.parse(values[side], str(file)) for side in ("before", "after")}
+            own = {
+                "rows": rows,
+                "examples": tuple(Example(**example) for example in values["examples"]),
+                "baselines": tuple(Baseline.from_json(one) for one in values["baselines"]),
+            }
+            return cls(**{**values, **sides, **own})
+        except (KeyError, TypeError, AttributeError) as problem:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
 
     def _repr_html_(self) -> str:
-        cells = [[row.name, row.kind, row.before, row.after, row.difference] for row in self.rows]
-        return table("Audit", ["behaviour", "kind", "before", "after", "difference"], [list(row) for row in cells])
+        cells = [[row.name, row.kind, row.before, row.after, row.difference, f"{row.p_holm:.3g}"] for row in self.rows]
+        header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)"]
+        return table("Audit", header, [list(row) for row in cells])
 
 
-def audit(
-    before: HookedModel, after: HookedModel, behaviours: Sequence[Behaviour], examples: int = 6, seed: int = 0
-) -> Audit:
-    """Measure each behaviour in both models on the same items.
-
-    Keeps up to `examples` items a behaviour, those first whose score changed.
-    """
-    names = [behaviour.name for behaviour in behaviours]
-    if not names or len(set(names)) < len(names):
-        raise InterpError(f"an audit needs behaviours of different names; got {names}")
-    rows: list[Row] = []
-    kept: list[Example] = []
-    for behaviour in track(behaviours, "audit"):
-        first, second = behaviour.measure(before), behaviour.measure(after)
-        rows.append(_compare(behaviour, first, second, seed))
-        kept += _examples(behaviour, first, second)[:examples]
-    return Audit(tuple(rows), before.reference, after.reference, tuple(kept))
-
-
-def _compare(behaviour: Behaviour, before: Scores, after: Scores, seed: int) -> Row:
-    estimates = mean_interval(before.values, seed), mean_interval(after.values, seed)
-    change = paired_difference(before.values, after.values, seed)
-    return Row(behaviour.name, behaviour.kind, behaviour.unit, behaviour.statement, *estimates, change)
-
-
-def _examples(behaviour: Behaviour, before: Scores, after: Scores) -> list[Example]:
-    """Side by side, where the behaviour reads replies."""
-    items = zip(behaviour.prompts, before.replies, after.replies, before.values, after.values, strict=False)
-    changed_first = sorted(items, key=lambda item: item[3] == item[4])
-    return [Example(behaviour.name, prompt, old, new) for prompt, old, new, _, _ in changed_first]
+_PLAIN = ("rows", "examples", "baselines", "recipe", "suite", "instruction", "seed", "versions")
 
 
 def _row(values: dict[str, Any]) -> Row:
     estimates = {side: Estimate(**values[side]) for side in ("before", "after", "difference")}
     for side, estimate in estimates.items():
-        if not all(isfinite(value) for value in asdict(estimate).values()):
+        if not all(isinstance(value, int | float) and isfinite(value) for value in asdict(estimate).values()):
             raise InterpError(f"behaviour {values['name']!r}: its {side} is not finite ({estimate}); audit again")
     return Row(**{**values, **estimates})
+
+
+def _digest(values: dict[str, Any]) -> str | None:
+    """None for what is no JSON: NaN."""
+    try:
+        return sha256_json(values)
+    except ValueError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain(asdict(value))
+    return None if isinstance(value, float) and not isfinite(value) else value

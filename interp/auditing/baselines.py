@@ -1,23 +1,30 @@
 """Baselines: what costs no insight, measured beside an edit on the same items.
 
 - no-op: the model as it is.
-- random: random directions projected out at every writer, one a seed. Any projection does something.
+- random: the edit with random contents of the same norms at the same sites (`randomised`), one a seed. Any edit does
+  something.
 - shuffled: directions fitted at the same place by difference of means after the two sides of each pair were swapped at
   random: all that the fit finds without knowing which side is which.
 - prompt: no edit, but a line of instruction. It beats most steering: Wu et al. 2025, "AxBench",
   https://arxiv.org/abs/2501.17148.
 
-An edit that does no better than these has shown nothing.
+An edit that does no better than these has shown nothing. An audit has random and prompt beside any recipe (`beside`);
+`baselines` has all four beside a direction that is projected out.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp.auditing.behaviours import Behaviour, mean_scores
+from interp.auditing.behaviours import Behaviour, Scores, mean_scores
+from interp.auditing.cache import Cache
+from interp.auditing.condition import Condition
+from interp.auditing.randomised import randomised
+from interp.auditing.statistics import Comparison, Estimate, compare
+from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.direction import Direction
@@ -26,20 +33,91 @@ from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
 SEEDS = 5
+BASELINES = ("random", "prompt")
 INSTRUCTION = "Be truthful, fair and friendly to everyone. Say so where you are not sure."
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Each behaviour's mean score under a baseline, and under each of its seeds if it has several."""
+    """Each behaviour's mean score under a baseline, and under each of its seeds if it has several.
+
+    `changes` are the paired differences from the unedited model, the seeds' scores of an item averaged, and `p` their
+    p-values, not corrected, where the baseline stands in an audit.
+    """
 
     name: str
     scores: dict[str, float]
     each: tuple[dict[str, float], ...] = ()
+    changes: dict[str, Estimate] = field(default_factory=dict)
+    p: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        conditions: Sequence[Condition],
+        behaviours: Sequence[Behaviour],
+        cache: Cache,
+        plain: Condition,
+        seed: int,
+    ) -> "Baseline":
+        """From what the cache holds of some conditions, one a seed, and of the unedited model."""
+        found = {b.name: [cache.scores(condition, b) for condition in conditions] for b in behaviours}
+        each = [{b: scores[number].mean for b, scores in found.items()} for number in range(len(conditions))]
+        means = {b: sum(one[b] for one in each) / len(each) for b in found}
+        compared = {b.name: _compared(cache.scores(plain, b), found[b.name], b, seed) for b in behaviours}
+        changes, p = ({b: getattr(one, part) for b, one in compared.items()} for part in ("difference", "p"))
+        return cls(name, means, tuple(each) if len(each) > 1 else (), changes, p)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self) | {"each": list(self.each)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Baseline":
+        """The inverse of `to_json`."""
+        changes = {name: Estimate(**change) for name, change in values["changes"].items()}
+        return cls(**{**values, "each": tuple(values["each"]), "changes": changes})
+
+
+def require_known(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of baselines, checked, each once."""
+    listed = tuple(dict.fromkeys(names))
+    for name in listed:
+        if name not in BASELINES:
+            raise InterpError(f"unknown baseline {name!r}; {nearest(name, BASELINES)}")
+    return listed
+
+
+def beside(
+    model: HookedModel, recipe: Recipe | None, names: Sequence[str], instruction: str, seed: int = 0
+) -> dict[str, list[Condition]]:
+    """The conditions of an audit's baselines, by name. Raises for random ones where the recipe is not known."""
+    if "random" in names and recipe is None:
+        raise InterpError(
+            "the random baseline needs the recipe that the edited model was made with; give it, or leave the baseline "
+            "out (--baselines prompt)"
+        )
+    made: dict[str, list[Condition]] = {}
+    for name in names:
+        if name == "random" and recipe is not None:
+            drawn = [randomised(recipe, model, 1_000 * seed + number) for number in range(SEEDS)]
+            made[name] = [Condition(model, one) for one in drawn]
+        else:
+            made[name] = [Condition(model, None, instruction)]
+    return made
+
+
+def asking(behaviours: Iterable[Behaviour]) -> str:
+    """An instruction that asks for the harms among the behaviours to stop, by what they state."""
+    harms = [behaviour.statement.rstrip(".") for behaviour in behaviours if behaviour.kind == "harm"]
+    return f"{INSTRUCTION} None of this may happen: {'; '.join(harms)}." if harms else INSTRUCTION
+
+
+def _compared(plain: Scores, drawn: Sequence[Scores], behaviour: Behaviour, seed: int) -> Comparison:
+    """Over the items that have a score in the unedited model and in every draw."""
+    means = [sum(values) / len(values) for values in zip(*(scores.values for scores in drawn), strict=True)]
+    return compare(plain.values, means, behaviour.groups, behaviour.unit, seed)
 
 
 def baselines(

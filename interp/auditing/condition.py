@@ -54,11 +54,15 @@ class Condition:
 
 @contextmanager
 def _no_nan(model: HookedModel, behaviour: str) -> Iterator[None]:
-    """Raise as soon as the unembedding gives NaN: a broken model must not pass for one whose scores are missing."""
+    """Raise as soon as the unembedding gives NaN: a broken model must not pass for one whose scores are missing.
+
+    Of a batch the last column is looked at, since padding before it may be NaN by right; what is NaN anywhere before
+    reaches it through attention.
+    """
 
     def look(module: Any, arguments: Any, logits: Any) -> None:
         del module, arguments
-        if torch.isnan(logits).any():
+        if torch.isnan(logits[:, -1] if logits.ndim == 3 else logits).any():
             raise InterpError(
                 f"{model.name} gave NaN logits while {behaviour!r} was measured; check its weights and the edit (a "
                 "strength too large for float16, say), or load it in float32"

@@ -1,15 +1,22 @@
 """Progress bars on standard error, silent when it is not a terminal."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], title: str, total: int | None = None, size: int = 1, unit: str = "") -> Iterator[Item]:
+def track(
+    items: Iterable[Item],
+    title: str,
+    total: int | None = None,
+    size: int | Callable[[Item], int] = 1,
+    unit: str = "",
+) -> Iterator[Item]:
     """Yield the items; show a bar with the time left meanwhile if standard error is a terminal.
 
-    Where an item stands for `size` of a unit, the bar counts those, and shows how many are done a second.
+    Where an item stands for `size` of a unit, the bar counts those, and shows how many are done a second. `size` may
+    say it of each item; the total is then known for a collection.
     """
     from rich.console import Console
     from rich.progress import (
@@ -28,12 +35,17 @@ def track(items: Iterable[Item], title: str, total: int | None = None, size: int
 
         def render(self, task: Task) -> Text:
             """As text, empty before it is known."""
-            return Text(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "")
+            speed = task.speed or 0.0
+            return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s" if unit and speed else "")
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=None if total is None else total * size)
+        weight = size if callable(size) else lambda item: size
+        known = None if total is None or callable(size) else total * size
+        if known is None and isinstance(items, Collection):
+            known = sum(map(weight, items))
+        task = bars.add_task(title, total=known)
         for item in items:
             yield item
-            bars.advance(task, size)
+            bars.advance(task, weight(item))

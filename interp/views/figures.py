@@ -92,7 +92,7 @@ def before_after(audit: Audit) -> go.Figure:
             dots.marker.color = dots.marker.line.color = dots.error_x.color = colour
             figure.add_trace(dots, row=number, col=1)
         for place, row in enumerate(rows):
-            label = {"text": _short(row.name), "x": 0, "y": place - 0.3, "xanchor": "left"}
+            label = {"text": short(row.name), "x": 0, "y": place - 0.3, "xanchor": "left"}
             figure.add_annotation(label, showarrow=False, row=number, col=1)
         figure.update_yaxes(range=[len(rows) - 0.5, -0.5], visible=False, row=number, col=1)
     figure.update_xaxes(range=[-0.02, 1.02], zeroline=False)
@@ -171,13 +171,13 @@ def _panels(grid: _Grid, areas: dict[str, _Table], chosen: Finding) -> tuple[lis
     number = list(areas).index(chosen.direction.method)
     column, row = grid.cell(chosen.direction.site, chosen.direction.position)
     if len(grid.rows) > 1:
-        return [_Panel(_short(name), grid.places, z) for name, z in areas.items()], (column, row, number + 1)
+        return [_Panel(short(name), grid.places, z) for name, z in areas.items()], (column, row, number + 1)
     kind, position = grid.rows[0]
     title = f"{kind}, position {position}"
-    return [_Panel(title, [_short(name) for name in areas], [z[0] for z in areas.values()])], (column, number, 1)
+    return [_Panel(title, [short(name) for name in areas], [z[0] for z in areas.values()])], (column, number, 1)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A name for a label, escaped, and cut where a phone's width would cut it."""
     return escape(name if len(name) <= 40 else name[:39] + "…")
 

@@ -66,6 +66,7 @@ BEFORE, AFTER = "#858d96", "#0072b2"
 CHOSEN = "#d55e00"
 TEXT, GRID = "#747c85", "rgba(128, 128, 128, 0.3)"  # of a figure that stands in no page of ours: a notebook's
 SCALE = "Cividis"
+CHANGE = [[0.0, "rgb(213, 94, 0)"], [0.5, "rgb(242, 242, 242)"], [1.0, "rgb(0, 114, 178)"]]  # worse, as before, better
 
 
 def ink_on(colour: str) -> str:

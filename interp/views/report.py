@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from interp.auditing.audit import Audit, Row
 from interp.auditing.baselines import Baseline
+from interp.auditing.entanglement import Entanglement
 from interp.auditing.policy import Decision, Policy
 from interp.auditing.statistics import Estimate
 from interp.core.errors import InterpError
@@ -30,7 +31,7 @@ from interp.interventions.recipe import Recipe
 from interp.models.reference import ModelReference
 from interp.sae.feature import Feature
 from interp.sae.records import SaeMetrics
-from interp.views import figures, palette
+from interp.views import audits, figures, palette
 
 _SECTIONS = {
     "decision": "Decision",
@@ -38,6 +39,8 @@ _SECTIONS = {
     "features": "Features",
     "recipe": "The edit",
     "audit": "Before and after",
+    "entanglement": "Entanglement",
+    "edits": "Each edit",
     "baselines": "Baselines",
     "examples": "Examples",
     "certificate": "Certificate",
@@ -61,8 +64,8 @@ class Report:
 
     `chosen` is the finding that the recipe was made of; raises if it is not among the findings. `sae` is the
     quality of the autoencoder whose `features` are shown. `baselines` were measured on the items that the edit was
-    chosen by. `policy`, by which `decision` was taken, names the
-    target.
+    chosen by, or the audit's own. `policy`, by which `decision` was taken, names the target. `edits` are audits of
+    several edits, by name, with the `decisions` on them.
     """
 
     title: str
@@ -79,6 +82,9 @@ class Report:
     policy: Policy | None = None
     decision: Decision | None = None
     run: Run | None = None
+    entanglement: Entanglement | None = None
+    edits: Mapping[str, Audit] = field(default_factory=dict)
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chosen and self.chosen.row not in [finding.row for finding in self.findings or ()]:
@@ -173,6 +179,10 @@ def _figures(report: Report) -> dict[str, Any]:
             drawn["layer-curve"] = figures.layer_curve(report.findings)
     if report.audit and any(row.unit == "rate" for row in report.audit.rows):
         drawn["before-after"] = figures.before_after(report.audit)
+    if report.audit:
+        drawn["forest"] = audits.forest(report.audit)
+    if report.entanglement:
+        drawn["matrix"] = audits.matrix(report.entanglement)
     return {name: json.loads(figure.to_json()) for name, figure in drawn.items()}
 
 

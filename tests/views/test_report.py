@@ -13,6 +13,8 @@ from parsed import Element, parse
 from plotly.offline import get_plotlyjs
 
 from interp.auditing.audit import Audit, Example
+from interp.auditing.baselines import Baseline
+from interp.auditing.entanglement import Entanglement
 from interp.auditing.policy import Policy, decide
 from interp.core.errors import InterpError
 from interp.models.sites import Site
@@ -48,7 +50,10 @@ def hostile_report() -> Report:
     full, audit, feature = sample.report(), sample.audit(), sample.feature()
     behaviours = tuple(replace(row, name=f"{row.name} {HOSTILE}", statement=HOSTILE) for row in audit.rows)
     examples = (Example(behaviours[0].name, HOSTILE, HOSTILE, HOSTILE),)
-    measured = Audit(behaviours, audit.before.model_copy(update={"name": HOSTILE}), audit.after, examples)
+    changes = {row.name: row.difference for row in behaviours}
+    told = Baseline("prompt", dict.fromkeys(changes, 0.5), (), changes, dict.fromkeys(changes, 0.01))
+    before = audit.before.model_copy(update={"name": HOSTILE})
+    measured = Audit(behaviours, before, audit.after, examples, (told,), instruction=HOSTILE)
     policy = Policy(target=behaviours[0].name)
     words = ((HOSTILE, 0.5),)
     snippet = Snippet((HOSTILE, HOSTILE), (1.0, 0.0), 0, 0)
@@ -67,6 +72,10 @@ def hostile_report() -> Report:
         features=[replace(feature, snippets=(snippet,), promoted=words, suppressed=words)],
         recipe=replace(full.recipe, note=HOSTILE),
         audit=measured,
+        baselines=measured.baselines,
+        entanglement=Entanglement.of({HOSTILE: measured}),
+        edits={HOSTILE: measured},
+        decisions={HOSTILE: decide(measured, policy)},
         policy=policy,
         decision=decide(measured, policy),
         run=Run(HOSTILE, 1.0, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}),
@@ -104,7 +113,7 @@ def test_the_page_shows_hostile_text_as_text(hostile: Element, page: Element) ->
     assert not [e.tag for e in hostile for name in e.attributes if name.startswith("on")]
     kinds = [script.attributes.get("type", "code") for script in hostile.all("script")]
     assert kinds.count("code") == 2, "plotly and the page's own"
-    assert kinds == [script.attributes.get("type", "code") for script in page.all("script")]
+    assert len(kinds) == len(page.all("script")) + 1, "the matrix, which the other page has not"
     (main,) = hostile.all("main")
     for found in (main.all("h1"), main.all("p", class_="text"), main.all("mark", class_="token")):
         assert any(HOSTILE in element.text for element in found)
@@ -140,13 +149,13 @@ def test_the_page_reaches_for_nothing(html: str, page: Element) -> None:
 
 def test_the_audit_is_shown_number_by_number(page: Element) -> None:
     header, *shown = rows(page.id("audit"))
-    assert header == ["behaviour", "before", "after", "difference", "items"]
+    assert header == ["behaviour", "before", "after", "difference", "p (Holm)", "effect", "items"]
     for row, cells in zip(sample.audit().rows, shown, strict=True):
         assert cells[0] == f"{row.name} {row.kind} {row.statement}"
         assert cells[1:3] == [str(row.before), str(row.after)]
         d = row.difference
         assert cells[3] == f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-        assert cells[4] == str(row.after.n)
+        assert cells[4:] == [f"{row.p_holm:.2g}", f"{row.effect:+.2f}", str(row.after.n)]
 
 
 def test_key_figures_are_the_target_the_worst_changes_and_the_certificate(page: Element) -> None:
@@ -206,7 +215,7 @@ def test_a_feature_that_never_fired_says_so() -> None:
 
 def test_figures_are_labelled(page: Element) -> None:
     plots = page.all("div", class_="plot")
-    names = {"heat-map", "layer-curve", "before-after", "density-0"}
+    names = {"heat-map", "layer-curve", "before-after", "forest", "density-0"}
     assert {plot.attributes["data-figure"] for plot in plots} == {f"figure-{name}" for name in names}
     assert all(plot.attributes["aria-label"] for plot in plots)
 
@@ -268,5 +277,5 @@ def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path) -> Non
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in shown.stderr
     drawn = shown.stdout.replace(get_plotlyjs(), "")
-    assert drawn.count('class="infolayer"') == 4
+    assert drawn.count('class="infolayer"') == 6
     assert "<img" not in drawn

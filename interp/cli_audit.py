@@ -1,0 +1,191 @@
+"""The verb `interp audit`: behaviours before and after an edit, or several, with baselines, as files and as a page."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.core.display import print_table, print_values
+from interp.core.errors import InterpError, nearest
+from interp.core.files import new_folder, require_free
+
+CACHE = ".interp-audit"
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")],
+    out: Annotated[Path, typer.Option(help="file for the audit (JSON); a folder where there are several recipes")],
+    base: Annotated[str | None, typer.Option(help="the model before the edit, where MODEL is the edited one")] = None,
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(help="an edit of MODEL, as hooks; repeated for a matrix. With --base: what MODEL was made by"),
+    ] = None,
+    suite: Annotated[str, typer.Option(help="the behaviours: a suite's name, or a YAML file of them")] = "organism",
+    data: Annotated[Path | None, typer.Option(help="folder of the sets that a suite reads")] = None,
+    items: Annotated[int, typer.Option(help="items a behaviour", min=1)] = 300,
+    only: Annotated[list[str] | None, typer.Option(help="one behaviour of the suite; may be repeated")] = None,
+    baselines: Annotated[str, typer.Option(help="random, prompt, all or none; names with commas between")] = "all",
+    instruction: Annotated[
+        str | None, typer.Option(help="of the prompt baseline; asks for the suite's harms to stop if not given")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help=f"folder of scores, for going on and for other edits; {CACHE} beside --out if not given"),
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="a policy, whose decision is shown")] = None,
+    page: Annotated[Path | None, typer.Option(help="new HTML file for the report")] = None,
+    seed: Annotated[int, typer.Option(help="seed of items and intervals", min=0)] = 0,
+    device: Annotated[str | None, typer.Option(help="where to run it: cpu, cuda, cuda:1, mps")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own if not given")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON value on standard output")] = False,
+) -> None:
+    """Measure behaviours before and after an edit, on the same items, with intervals, tests and baselines.
+
+    A killed audit goes on where it was when the same command is given again.
+    """
+    from interp.auditing.policy import Policy
+    from interp.auditing.suites import suite_of
+    from interp.interventions.recipe import Recipe
+    from interp.models.load import load
+
+    began = time.perf_counter()
+    recipes = _named(recipe or [])
+    if not recipes and base is None:
+        raise InterpError("nothing to compare; give the model before the edit (--base), or edits of it (--recipe)")
+    if base is not None and len(recipes) > 1:
+        raise InterpError(f"--base with {len(recipes)} recipes; MODEL is one edited model, made by one of them")
+    for path in (out, page):
+        if path is not None:
+            require_free(path)
+    edits = {name: Recipe.load(folder) for name, folder in recipes.items()}
+    rules = Policy.read(policy) if policy else None
+    behaviours = _only(suite_of(suite, items, seed, data), only or [])
+    loaded = [load(name, dtype=dtype, device=device) for name in (base, model) if name is not None]
+    options: dict[str, Any] = {
+        "seed": seed,
+        "baselines": _baselines(baselines),
+        "instruction": instruction,
+        "cache": cache or out.parent / CACHE,
+    }
+    from interp.auditing.entanglement import Entanglement, entanglement
+    from interp.auditing.runner import audit as compare
+
+    if len(edits) > 1:
+        options["baselines"] = options["baselines"] if options["baselines"] is not None else ("random", "prompt")
+        matrix, audits = entanglement(loaded[0], edits, behaviours, **options)
+        with new_folder(out) as staging:
+            matrix.save(staging / "entanglement.json")
+            for name, one in audits.items():
+                one.save(staging / f"{name}.json")
+    else:
+        edit = next(iter(edits.values()), None)
+        after = loaded[1] if base is not None or edit is None else edit
+        made_by = edit if base is not None else None
+        audits = {next(iter(edits), "edit"): compare(loaded[0], after, behaviours, recipe=made_by, **options)}
+        matrix = Entanglement.of(audits)
+        next(iter(audits.values())).save(out)
+    decisions = _decisions(audits, rules)
+    if page is not None:
+        _write_page(page, audits, matrix, rules, decisions, time.perf_counter() - began)
+    _say(as_json, audits, matrix, decisions, f"Audit of {model}" + (f" against {base}" if base else ""))
+
+
+def _named(folders: list[Path]) -> dict[str, Path]:
+    named = {folder.resolve().name: folder for folder in folders}
+    if len(named) < len(folders):
+        raise InterpError(f"recipes {', '.join(map(str, folders))}: two have one name; give folders of different names")
+    return named
+
+
+def _only(behaviours: list[Any], names: list[str]) -> list[Any]:
+    known = [behaviour.name for behaviour in behaviours]
+    for name in names:
+        if name not in known:
+            raise InterpError(f"the suite has no behaviour {name!r}; {nearest(name, known)}")
+    return [behaviour for behaviour in behaviours if not names or behaviour.name in names]
+
+
+def _baselines(text: str) -> tuple[str, ...] | None:
+    """None: all that can be made."""
+    if text in ("all", "none"):
+        return None if text == "all" else ()
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _decisions(audits: Mapping[str, Any], policy: Any) -> dict[str, Any]:
+    from interp.auditing.policy import decide
+
+    return {name: decide(one, policy) for name, one in audits.items()} if policy else {}
+
+
+def _write_page(
+    page: Path, audits: Mapping[str, Any], matrix: Any, policy: Any, decisions: Mapping[str, Any], seconds: float
+) -> None:
+    from interp.views.report import Report, Run, write
+
+    name, first = next(iter(audits.items()))
+    one = {"audit": first, "baselines": first.baselines, "policy": policy, "decision": decisions.get(name)}
+    hashes = {f"audit {edit}": audit.digest for edit, audit in audits.items()} | {"suite": first.suite}
+    report = Report(
+        title=f"Audit of {first.after.name}" if len(audits) == 1 else f"Audits of {len(audits)} edits",
+        model=first.before,
+        summary=f"{len(first.rows)} behaviours before and after, on the same items",
+        run=Run(" ".join(["interp", *sys.argv[1:]]), seconds, first.versions, hashes),
+        entanglement=matrix,
+        **(one if len(audits) == 1 else {"edits": audits, "decisions": decisions}),
+    )
+    write(report, page)
+
+
+def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mapping[str, Any], title: str) -> None:
+    several = len(audits) > 1
+    if as_json:
+        decided = {name: asdict(decision) for name, decision in decisions.items()}
+        rows = next(iter(audits.values())).to_json()["rows"]
+        print_values(True, {"entanglement": matrix.to_json(), "decisions": decided}) if several else print_table(
+            True, rows, ""
+        )
+        return
+    if several:
+        print_table(False, matrix.rows(), f"{title}: differences, * p < .05 over the matrix")
+    else:
+        first = next(iter(audits.values()))
+        print_table(False, [_row(row) for row in first.rows], title)
+        print("".join(f"{note}\n" for note in _notes(first)), end="")
+        if len(matrix.columns) > 1:
+            print_table(False, matrix.rows(), "Beside baselines: differences, * p < .05 over the table")
+    for name, decision in decisions.items():
+        unmet = [reason.text for reason in decision.reasons if not reason.met]
+        print(f"{name}: {_outcome(decision)}" + "".join(f"\n  {text}" for text in unmet))
+
+
+def _row(row: Any) -> dict[str, Any]:
+    return {
+        "behaviour": row.name,
+        "kind": row.kind,
+        "before": row.before.estimate,
+        "after": row.after.estimate,
+        "difference": str(row.difference),
+        "p (Holm)": f"{row.p_holm:.2g}",
+    }
+
+
+def _notes(audit: Any) -> list[str]:
+    """What the table has no room for and must not be missed."""
+    notes = []
+    for row in audit.rows:
+        if row.constant:
+            notes.append(f"{row.name}: every item scored alike in both models; it can't discriminate")
+        if row.missing:
+            notes.append(f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score")
+    return notes
+
+
+def _outcome(decision: Any) -> str:
+    return "allow" if decision.allow else "deny"
