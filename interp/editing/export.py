@@ -7,9 +7,10 @@ half-written is left behind, whatever fails.
 """
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from interp.editing.card import card
 from interp.editing.certificate import Certificate
 from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
+from interp.editing.identity import Unknown, digest
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
 from interp.editing.prove import require_proof
@@ -31,6 +33,7 @@ from interp.editing.stream import cut, write
 from interp.editing.undo import write_patch
 from interp.editing.verify import certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
+from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import load
 from interp.models.reference import ModelReference
@@ -89,19 +92,27 @@ def export_streamed(
     shard_bytes: int | None = None,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
     undo: bool = False,
+    trust_base: bool = False,
 ) -> Manifest:
     """As `export`, but no model is loaded: for checkpoints larger than memory.
 
-    So there is no certificate, which `verify` makes where the model can be loaded, and of the model that the recipe was
-    made for only type and shape are compared with the source. A run that was killed is taken up again by one that is
-    the same, behind the last file that it finished.
+    So there is no certificate, which `verify` makes where the model can be loaded. `source` may be a URL of any fsspec
+    file system. Whether it is the model that the recipe was made for is seen by the digest of its weights
+    (`interp.editing.identity`), before anything has its name; with `trust_base`, and where only loading would tell
+    (a warning says so), by type and shape alone. A run that was killed is taken up again by one that is the same,
+    behind the last file that it finished.
     """
     origin = Origin.of(source)
     origin.refuse_overlap(Path(out))
-    reference = origin.reference(recipe.model)
+    reference = origin.model.reference if origin.model else origin.reference(recipe.model)
     recipe.check(reference)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
+        if origin.checkpoint and reference.digest:
+            found = "" if trust_base else _digest(origin, plan, made, staging)
+            reference = reference.model_copy(update={"digest": found})
+            if found:
+                recipe.check(reference)
         if undo:
             write_patch(staging, origin, plan)
         return _write_record(staging, recipe, plan, made, reference, origin.source, digests, None)
@@ -138,6 +149,18 @@ def _written(
         (staging / RECIPE).mkdir(exist_ok=True)
         recipe.write(staging / RECIPE)
         yield staging, plan, digests
+
+
+def _digest(origin: Origin, plan: Plan, made: Made, folder: Path) -> str:
+    """The digest of the source's weights, what was passed on unchanged being read in `folder`; "" if untold."""
+    copies = {name: (file, entry) for file in Checkpoint.open(folder).opened for name, entry in file.entries.items()}
+    kept = {piece.name for file in origin.edited(plan, made.cast) for piece in file if piece.is_kept}
+    pieces = {piece.name: piece for file in origin.files for piece in file}
+    try:
+        return digest(origin, {n: replace(x, source=copies[n]) if n in kept else x for n, x in pieces.items()})
+    except Unknown as problem:
+        warnings.warn(f"{problem}; so it was not compared with the recipe's but by type and shape", stacklevel=4)
+        return ""
 
 
 def _require_room(out: Path, needed: int) -> None:
