@@ -1,14 +1,17 @@
 """Suites: named lists of behaviours, made anew for a number of items and a seed.
 
-`organism` is bundled and exact: every planted behaviour under its own grader. A suite may also be a file that anyone
+`organism` is bundled and exact: every planted behaviour under its own grader. `public` reads published sets from a
+folder of the user's (`interp.auditing.public`). A suite may also be a file that anyone
 writes; see `behaviour_file` and docs/behaviours.md.
 """
 
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from interp.auditing.behaviour_file import read_behaviours
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.choices import text_loss
+from interp.auditing.public import public_suite
 from interp.core.errors import InterpError, nearest
 from interp.models import organism
 from interp.models.hooked import HookedModel
@@ -52,11 +55,16 @@ def _organism(items: int, seed: int, data: Path | None) -> list[Behaviour]:
     return organism_suite(items, seed=seed)
 
 
-SUITES: dict[str, Suite] = {"organism": _organism}
+SUITES: dict[str, Suite] = {"organism": _organism, "public": public_suite}
 
 
 def suite_of(name: str | Path, items: int, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
-    """A shipped suite by name. `data` is the folder that holds a suite's sets, for those that read any."""
+    """A shipped suite by name, or the behaviours of a YAML file, at most `items` of each.
+
+    `data` is the folder that holds a shipped suite's sets, for those that read any.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        return read_behaviours(name, items, seed)
     if str(name) not in SUITES:
-        raise InterpError(f"unknown suite {str(name)!r}; {nearest(str(name), SUITES)}")
+        raise InterpError(f"unknown suite {str(name)!r}; {nearest(str(name), SUITES)}, or the path of a YAML file")
     return SUITES[str(name)](items, seed, None if data is None else Path(data))
