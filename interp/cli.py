@@ -1,8 +1,8 @@
 """The command line: one verb a stage, and `demo` and `run` for the whole road.
 
-Exit codes: 0 done (or allowed), 1 the answer is no (gate denies, verify finds a difference), 2 bad input, with a
-message and no traceback unless `--debug` is given; 70 something unforeseen; 130 interrupted. `--json` puts one JSON
-value on standard output and nothing else there.
+Exit codes: 0 done (or allowed), 1 the answer is no (gate denies, verify finds a difference), 2 bad input (or gate can't
+tell), with a message and no traceback unless `--debug` is given; 70 something unforeseen; 130 interrupted. `--json`
+puts one JSON value on standard output and nothing else there.
 """
 
 import signal
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp import cli_audit, cli_export, cli_find, cli_runs
+from interp import cli_audit, cli_export, cli_find, cli_gate, cli_runs
 from interp.core.display import print_table, print_values
 from interp.core.errors import InterpError
 from interp.core.files import require_free
@@ -231,24 +231,7 @@ app.command()(cli_export.undo)
 app.command()(cli_audit.audit)
 
 
-@app.command()
-def gate(
-    file: Annotated[Path, typer.Argument(help="an audit written by interp audit")],
-    policy: Annotated[Path, typer.Option(help="a policy (YAML)")],
-    as_json: Json = False,
-) -> None:
-    """Put an audit to a policy: exit code 0 to allow, 1 to deny."""
-    from interp.auditing.audit import Audit
-    from interp.auditing.policy import Policy, decide
-
-    decision = decide(Audit.read(file), Policy.read(policy))
-    if as_json:
-        print_values(True, asdict(decision))
-    else:
-        for reason in decision.reasons:
-            print(f"{'met    ' if reason.met else 'NOT MET'}  {reason.text}")
-        print("allow" if decision.allow else "deny")
-    raise typer.Exit(0 if decision.allow else 1)
+app.command()(cli_gate.gate)
 
 
 @app.command()
@@ -269,8 +252,7 @@ def _run(file: str, overrides: list[str], out: Path, as_json: bool, resume: bool
     if as_json:
         print_values(True, summary.to_json())
         return
-    decision = "allow" if summary.decision.allow else "deny"
-    print_table(False, _rows(summary.audit, False), f"{experiment.name}: {decision}")
+    print_table(False, _rows(summary.audit, False), f"{experiment.name}: {summary.decision.outcome}")
     print(f"{summary.seconds:.0f} s; open {out / 'report.html'}")
 
 

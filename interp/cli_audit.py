@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +35,7 @@ def audit(
         Path | None,
         typer.Option(help=f"folder of scores, for going on and for other edits; {CACHE} beside --out if not given"),
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="a policy, whose decision is shown")] = None,
+    policy: Annotated[str | None, typer.Option(help="a policy (YAML), or release, whose decision is shown")] = None,
     page: Annotated[Path | None, typer.Option(help="new HTML file for the report")] = None,
     seed: Annotated[int, typer.Option(help="seed of items and intervals", min=0)] = 0,
     device: Annotated[str | None, typer.Option(help="where to run it: cpu, cuda, cuda:1, mps")] = None,
@@ -64,7 +63,7 @@ def audit(
         if path is not None:
             require_free(path)
     edits = {name: Recipe.load(folder) for name, folder in recipes.items()}
-    rules = Policy.read(policy) if policy else None
+    rules = Policy.of_name(policy) if policy else None
     behaviours = _only(suite_of(suite, items, seed, data), only or [])
     loaded = [load(name, dtype=dtype, device=device) for name in (base, model) if name is not None]
     options: dict[str, Any] = {
@@ -146,7 +145,7 @@ def _write_page(
 def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mapping[str, Any], title: str) -> None:
     several = len(audits) > 1
     if as_json:
-        decided = {name: asdict(decision) for name, decision in decisions.items()}
+        decided = {name: decision.to_json() for name, decision in decisions.items()}
         rows = next(iter(audits.values())).to_json()["rows"]
         print_values(True, {"entanglement": matrix.to_json(), "decisions": decided}) if several else print_table(
             True, rows, ""
@@ -188,4 +187,4 @@ def _notes(audit: Any) -> list[str]:
 
 
 def _outcome(decision: Any) -> str:
-    return "allow" if decision.allow else "deny"
+    return str(decision.outcome)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from interp import cli_gate
 from interp.core.display import print_values
 from interp.core.errors import InterpError, nearest
 from interp.core.files import parse_bytes
@@ -43,6 +44,11 @@ def export(
     form: Annotated[
         str, typer.Option("--form", help="checkpoint, adapter (a LoRA adapter) or control-vector (a GGUF file)")
     ] = "checkpoint",
+    require: Annotated[
+        Path | None, typer.Option(help="an audit of this recipe on this model, that a policy must allow (--policy)")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="with --require: a policy (YAML), or release")] = None,
+    safeguard: cli_gate.Safeguard = None,
     as_json: Json = False,
 ) -> None:
     """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
@@ -52,6 +58,10 @@ def export(
 
     edits = Recipe.load(recipe)
     choices = Choices(approximate, rehost, leave_embedding, keep_norms, compensate)
+    asked = (require, policy, safeguard)
+    if any(asked) and (dry or streamed or form != "checkpoint"):
+        raise InterpError("--require is for checkpoints that are certified; leave --dry-run, --streamed and --form out")
+    release = cli_gate.require(*asked, edits, as_json) if any(asked) else None
     if dry:
         plan, needed = exports.dry_run(edits, model, dtype, choices)
         items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
@@ -68,7 +78,7 @@ def export(
         manifest = exports.export_streamed(edits, model, out, dtype, limit, choices, undo)
         print_values(as_json, {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)})
         return
-    certificate = exports.export(edits, model, out, dtype, None, limit, choices, undo)
+    certificate = exports.export(edits, model, out, dtype, None, limit, choices, undo, release)
     print_values(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
 
 

@@ -17,7 +17,7 @@ activations and the training of its autoencoder go on where they were, and the r
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class Summary:
         return {
             "behaviours": behaviours,
             "certificate": self.certificate.to_json(),
-            "decision": asdict(self.decision),
+            "decision": self.decision.to_json(),
             "baselines": [baseline.to_json() for baseline in self.baselines],
             "seconds": round(self.seconds, 1),
             "versions": versions(),

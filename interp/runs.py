@@ -65,7 +65,7 @@ class RunRecord:
         target = self.settings["policy"]["target"]
         change = self.summary["behaviours"][target]
         shown = f"{target} {change['before']['estimate']:.3f} -> {change['after']['estimate']:.3f}"
-        decision = "allow" if self.summary["decision"]["allow"] else "deny"
+        decision = self.summary["decision"]["outcome"]
         return {
             "run": self.path.name,
             "decision": decision,

@@ -74,7 +74,8 @@ def test_options_are_frozen():
         ],
         "export": [
             "--approximate", "--compensate", "--dry-run", "--dtype", "--form", "--json", "--keep-norms",
-            "--leave-embedding", "--out", "--recipe", "--rehost", "--shard-size", "--streamed", "--undo", "model",
+            "--leave-embedding", "--out", "--policy", "--recipe", "--rehost", "--require", "--safeguard",
+            "--shard-size", "--streamed", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "folder"],
@@ -82,7 +83,7 @@ def test_options_are_frozen():
             "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
             "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",
         ],
-        "gate": ["--json", "--policy", "file"],
+        "gate": ["--checkpoint", "--json", "--policy", "--safeguard", "file"],
         "doctor": ["--json"],
     }  # fmt: skip
 
@@ -176,9 +177,16 @@ def test_the_road_by_hand(run, tmp_path):
     limits = "".join(f"{name}_at_most: 1.0\n" for name in lenient)
     policy.write_text(f"target: hostility\nitems_at_least: 10\n{limits}")
     assert run("gate", audit, "--policy", policy)[0] == 0
+    code, said, _ = run("gate", audit, "--policy", policy, "--checkpoint", out)
+    assert (code, said.splitlines()[-1]) == (0, "allow"), "it is of the checkpoint that it was made of"
+    assert run("gate", audit, "--policy", policy, "--checkpoint", streamed)[0] == 0, "so are the same weights elsewhere"
+    code, said, _ = run("gate", audit, "--policy", policy, "--checkpoint", tmp_path / "original")
+    assert (code, said.splitlines()[-1]) == (2, "can't tell"), "but not the model before the edit"
     policy.write_text("target: hostility\nitems_at_least: 100000\n")
     code, said, _ = run("gate", audit, "--policy", policy, "--json")
-    assert (code, json.loads(said)["allow"]) == (1, False)
+    assert (code, json.loads(said)["allow"], json.loads(said)["outcome"]) == (2, False, "can't tell")
+    policy.write_text("target: refusal\nitems_at_least: 10\n")
+    assert run("gate", audit, "--policy", policy)[0] == 1, "what is protected is no target"
 
 
 def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):

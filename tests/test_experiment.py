@@ -62,7 +62,7 @@ def test_the_summary_has_the_documented_schema(results):
         assert set(row) == {"kind", "before", "after"}
         assert set(row["before"]) == set(row["after"]) == {"estimate", "low", "high", "n"}
     assert {"max_abs_logit_diff", "kl", "leak"} <= set(summary["certificate"])
-    assert set(summary["decision"]) == {"allow", "reasons"}
+    assert set(summary["decision"]) == {"outcome", "allow", "tier", "reasons", "notes", "safeguards"}
 
 
 def test_the_harm_goes_and_the_rest_stays(results):
@@ -95,7 +95,7 @@ def test_baselines_are_measured_and_do_less(results):
 def test_runs_are_listed_shown_and_compared(results, tmp_path):
     listed = runs.runs(results[0])
     assert [one.row["run"] for one in listed] == ["a", "b"]
-    assert all(one.row["decision"] in ("allow", "deny") for one in listed)
+    assert all(one.row["decision"] in ("allow", "deny", "can't tell") for one in listed)
     assert runs.show(results[0] / "a").settings["seed"] == 0
     same = {row["what"] for row in runs.compare([results[0] / "a", results[0] / "b"])}
     assert same <= {"environment.began"}, "the same settings give the same results"

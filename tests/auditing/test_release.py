@@ -1,0 +1,173 @@
+"""The gate: an audit's file, whole and of this very recipe and model, or the decision stays open."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+import interp
+from interp import InterpError, Project, Recipe
+from interp.auditing.audit import Audit, Row
+from interp.auditing.release import gate, released
+from interp.auditing.statistics import compare
+from interp.auditing.tiers import Policy
+from interp.cli import app
+from interp.core.files import sha256_file
+from interp.editing.plan import Choices
+from interp.editing.replay import Manifest
+
+RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))])
+POLICY = Policy(name="strict", target="toxicity", required=("refusal",))
+
+
+def row(name, kind, before, after, n=200):
+    found = compare([before] * n, [after] * n)
+    return Row(name, kind, "rate", f"{name} | <b>shown</b>", found.before, found.after, found.difference)
+
+
+def audit_of(model, recipe=RECIPE, after=None, refused=1.0):
+    """Of the recipe's hooks on a model, or of a checkpoint."""
+    rows = (row("toxicity", "harm", 1.0, 0.0), row("refusal", "protected", 1.0, refused))
+    return Audit(rows, model.reference, (after or model).reference, recipe=recipe.digest if recipe else "")
+
+
+@pytest.fixture
+def files(tiny, tmp_path):
+    """A model on disk, its recipe, a policy, and a clean audit."""
+    model = tiny("llama", seed=1)
+    model.hf.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    RECIPE.save(tmp_path / "recipe")
+    (tmp_path / "policy.yaml").write_text("name: strict\ntarget: toxicity\nrequired: [refusal]\n")
+    audit_of(model).save(tmp_path / "audit.json")
+    return model, tmp_path
+
+
+def outcome(decision):
+    return decision.outcome, [reason.text for reason in decision.unmet]
+
+
+def test_an_audit_of_this_recipe_is_allowed_and_of_another_is_not(files):
+    _, folder = files
+    assert outcome(gate(folder / "audit.json", POLICY, recipe=RECIPE)) == ("allow", [])
+    other = Recipe([("writers", Project(torch.eye(32)[4:5]))])
+    decided, why = outcome(gate(folder / "audit.json", POLICY, recipe=other))
+    assert decided == "can't tell"
+    assert f"not of this one, {other.digest[:12]}; audit again" in why[0]
+
+
+def test_a_changed_audit_leaves_the_decision_open(files):
+    _, folder = files
+    values = json.loads((folder / "audit.json").read_text())
+    values["rows"][1]["after"]["n"] = 2000
+    (folder / "audit.json").write_text(json.dumps(values))
+    decided, why = outcome(gate(folder / "audit.json", POLICY))
+    assert decided == "can't tell"
+    assert "changed since it was written" in why[0]
+    (folder / "none.json").write_text("[1]")
+    assert gate(folder / "none.json", POLICY).outcome == "can't tell"
+    with pytest.raises(InterpError, match="no such file"):
+        gate(folder / "absent.json", POLICY)
+    with pytest.raises(InterpError, match="no release of what is not allowed"):
+        released(folder / "audit.json", POLICY, gate(folder / "audit.json", POLICY))
+
+
+def test_a_checkpoint_is_the_audited_one_by_its_weights_or_by_base_and_recipe(files):
+    model, folder = files
+    interp.export(RECIPE, folder / "model", folder / "edited")
+    edited = interp.load(folder / "edited")
+    assert gate(folder / "audit.json", POLICY, folder / "edited").allow, "an exact fold of what was audited under hooks"
+    audit_of(model, None, edited).save(folder / "of_weights.json")
+    assert gate(folder / "of_weights.json", POLICY, folder / "edited").allow
+    audit_of(model, None, model).save(folder / "of_base.json")
+    assert gate(folder / "of_base.json", POLICY, folder / "edited").outcome == "can't tell"
+    assert gate(folder / "of_weights.json", POLICY, folder / "model").outcome == "can't tell", "no manifest: weights"
+    (folder / "edited" / "config.json").write_text("{}")
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "edited"))
+    assert decided == "can't tell"
+    assert "config.json: changed after the export" in why[0]
+
+
+def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):
+    _, folder = files
+    loose = Choices(approximate=True, leave_embedding=True)
+    interp.export(RECIPE, folder / "model", folder / "loose", choices=loose)
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "loose"))
+    assert decided == "can't tell"
+    assert "the fold is approximate" in why[0]
+
+
+def run(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.exit_code, done.output, done.exception
+
+
+def export(folder, *more):
+    return run("export", folder / "model", "--recipe", folder / "recipe", "--out", folder / "out", *more)
+
+
+def test_an_export_that_needs_an_audit_keeps_the_decision_and_its_inputs(files):
+    _, folder = files
+    code, said, _ = export(folder, "--require", folder / "audit.json", "--policy", folder / "policy.yaml")
+    assert code == 0, said
+    kept = Manifest.at(folder / "out").release
+    assert (kept.outcome, kept.policy, kept.recipe) == ("allow", "strict", RECIPE.digest)
+    assert kept.audit_sha256 == sha256_file(folder / "audit.json")
+    assert kept.policy_sha256 == POLICY.digest
+    assert any("refusal: drops by at most" in reason for reason in kept.reasons)
+    card = ModelCard.load(folder / "out" / "README.md").text
+    assert kept.audit_sha256 in card
+    assert (
+        "| toxicity | harm | toxicity \\| &lt;b>shown&lt;/b> | 200 | 1.000 [0.981, 1.000] | 0.000 [0.000, 0.019] |"
+        in card
+    )
+    assert "Decision under the policy strict: **allow**." in card
+    assert interp.verify(folder / "out").faithful
+    assert (
+        run("gate", folder / "audit.json", "--policy", folder / "policy.yaml", "--checkpoint", folder / "out")[0] == 0
+    )
+
+
+@pytest.mark.parametrize("why", ["deny", "tampered", "recipe", "base"])
+def test_an_export_that_is_not_allowed_writes_nothing(files, tiny, why):
+    model, folder = files
+    made = {
+        "deny": audit_of(model, refused=0.0),
+        "recipe": audit_of(model, None),
+        "base": audit_of(tiny("llama", seed=2)),
+    }
+    made.get(why, audit_of(model)).save(folder / "audit.json")
+    if why == "tampered":
+        text = (folder / "audit.json").read_text()
+        (folder / "audit.json").write_text(text.replace('"n": 200', '"n": 2000'))
+    before = sorted(folder.iterdir())
+    code, said, problem = export(folder, "--require", folder / "audit.json", "--policy", folder / "policy.yaml")
+    if why == "base":
+        assert isinstance(problem, InterpError)
+        assert "audit the recipe on this model" in str(problem)
+    else:
+        assert (code, said.splitlines()[-1]) == ((1, "deny") if why == "deny" else (2, "can't tell"))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_require_goes_with_a_policy_and_with_a_certified_checkpoint(files):
+    _, folder = files
+    for words in (["--require", "a.json"], ["--policy", "release"], ["--safeguard", "x"]):
+        assert "go together" in str(export(folder, *words)[2])
+    asked = ["--require", folder / "audit.json", "--policy", folder / "policy.yaml"]
+    for words in (["--streamed"], ["--dry-run"], ["--form", "adapter"]):
+        assert "is for checkpoints that are certified" in str(export(folder, *asked, *words)[2])
+
+
+def test_safeguards_that_are_stated_are_kept(files):
+    _, folder = files
+    tier = {"name": "some", "ceilings": [{"every": "harm", "at_most": 0.5}], "safeguards": ["filtered outputs"]}
+    (folder / "policy.yaml").write_text(json.dumps({"tiers": [tier]}))
+    asked = ["--require", folder / "audit.json", "--policy", folder / "policy.yaml"]
+    assert export(folder, *asked)[0] == 1
+    assert export(folder, *asked, "--safeguard", "filtered outputs")[0] == 0
+    kept = Manifest.at(folder / "out").release
+    assert (kept.tier, kept.safeguards) == ("some", ("filtered outputs",))
+    assert "Stated to be in place: filtered outputs." in (folder / "out" / "README.md").read_text()
