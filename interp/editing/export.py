@@ -29,6 +29,7 @@ from interp.editing.prove import require_proof
 from interp.editing.provenance import PROVENANCE, statement
 from interp.editing.release import Release
 from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
+from interp.editing.sign import signer
 from interp.editing.stream import cut, write
 from interp.editing.undo import write_patch
 from interp.editing.verify import certify, random_probes, write_probes
@@ -51,6 +52,7 @@ def export(
     choices: Choices = Choices(),  # noqa: B008 (frozen)
     undo: bool = False,
     release: Release | None = None,
+    sign: str | Path | None = None,
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
@@ -59,7 +61,8 @@ def export(
     `dtype` casts floating-point weights. Files are cut as those of the source, or anew to at most `shard_bytes` each.
     `prompts` adds texts of yours to those on which hooks and export are compared. `choices` say how to fold, and
     whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
-    brings the original weights back (`interp.editing.undo`). A `release` is the decision under which it goes out.
+    brings the original weights back (`interp.editing.undo`). `sign` is a private key (PEM) to sign the folder with
+    (`interp.editing.sign`). A `release` is the decision under which it goes out.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, where something
     writes to the stream that the table of writers does not have (`interp.editing.prove`), and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
@@ -70,7 +73,7 @@ def export(
     recipe.check(base.reference)
     require_proof(base)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
-    with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
+    with _written(recipe, origin, Path(out), made, shard_bytes, sign) as (staging, plan, digests):
         if release is not None:
             release.check(recipe.digest, base.reference, plan.status)
         probes = random_probes(base, prompts or [])
@@ -93,6 +96,7 @@ def export_streamed(
     choices: Choices = Choices(),  # noqa: B008 (frozen)
     undo: bool = False,
     trust_base: bool = False,
+    sign: str | Path | None = None,
 ) -> Manifest:
     """As `export`, but no model is loaded: for checkpoints larger than memory.
 
@@ -107,7 +111,7 @@ def export_streamed(
     reference = origin.model.reference if origin.model else origin.reference(recipe.model)
     recipe.check(reference)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
-    with _written(recipe, origin, Path(out), made, shard_bytes) as (staging, plan, digests):
+    with _written(recipe, origin, Path(out), made, shard_bytes, sign) as (staging, plan, digests):
         if origin.checkpoint and reference.digest:
             found = "" if trust_base else _digest(origin, plan, made, staging)
             reference = reference.model_copy(update={"digest": found})
@@ -134,21 +138,24 @@ def dry_run(
 
 @contextmanager
 def _written(
-    recipe: Recipe, origin: Origin, out: Path, made: Made, shard_bytes: int | None
+    recipe: Recipe, origin: Origin, out: Path, made: Made, shard_bytes: int | None, key: str | Path | None
 ) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
     """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
+    sign = signer(key) if key is not None else None
     plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
     shards = cut(origin.edited(plan, made.cast), shard_bytes)
     _require_room(out, sum(shard.nbytes for shard in shards))
     changed: dict[str, Any] = dict(plan.config)
     changed |= {"dtype": made.dtype} if made.dtype else {}
-    key = sha256_json([recipe.digest, origin.name, origin.stamp, shard_bytes, made.model_dump(), versions()])
-    with new_folder(out, resume_key=key if origin.checkpoint else None) as staging:
+    same = sha256_json([recipe.digest, origin.name, origin.stamp, shard_bytes, made.model_dump(), versions()])
+    with new_folder(out, resume_key=same if origin.checkpoint else None) as staging:
         digests = write(shards, staging)
         origin.write_companions(staging, changed)
         (staging / RECIPE).mkdir(exist_ok=True)
         recipe.write(staging / RECIPE)
         yield staging, plan, digests
+        if sign:
+            sign(staging)
 
 
 def _digest(origin: Origin, plan: Plan, made: Made, folder: Path) -> str:

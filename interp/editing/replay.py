@@ -21,6 +21,7 @@ from interp.editing.fold import fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan, Status
 from interp.editing.release import Release
+from interp.editing.sign import SIGNATURE
 from interp.editing.stream import made
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
@@ -84,7 +85,8 @@ class Manifest(Config):
 
     def check_files(self, folder: Path) -> None:
         """Raise, by its name, for a file that is missing, changed or added."""
-        found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
+        found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        found -= {MANIFEST, SIGNATURE}  # which covers the manifest, and is checked on its own (`sign`)
         for name in sorted({*self.files, *found}):
             if name not in self.files:
                 raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")
