@@ -1,0 +1,124 @@
+"""A model's figures on the public suite: every behaviour's score with its interval, and what it took.
+
+    python experiments/public_suite.py [--model FOLDER] [--data FOLDER] [--items 200] [--smoke] [--check] [--all NAME]
+
+Scores are kept in `--cache`, so that a run that was stopped goes on. `--check` compares the items drawn with a plain
+loop in place of the suite's engine: each answer alone, unpadded, whole logits, no cache. `--all` scores every item that
+a set has instead of a draw, for published figures. Needs the sets (docs/public_suite.md) and a model
+(experiments/smollm2.py); without either it says so and stops.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import interp
+from interp.auditing.behaviours import Behaviour, rendered
+from interp.auditing.cache import Cache
+from interp.auditing.condition import Condition
+from interp.auditing.public import ADAPTERS, ITEMS, public_suite
+from interp.auditing.public_data import folder_of
+from interp.auditing.statistics import mean_interval
+from interp.core.errors import InterpError
+from interp.models.hooked import HookedModel
+
+FOLDER = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
+KEPT = Path(__file__).parent / ".cache" / "public_suite"
+WHOLE = 100_000
+COLUMNS = ("behaviour", "kind", "metric", "score [95 %]", "items (groups)", "chance", "seconds")
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--data", type=Path, help="folder of the sets")
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=KEPT)
+    parser.add_argument("--only", nargs="*", default=[], help="behaviours by name")
+    parser.add_argument("--all", nargs="*", default=[], help="behaviours on every item of their set")
+    parser.add_argument("--check", action="store_true", help="against a plain loop")
+    parser.add_argument("--smoke", action="store_true", help="a few items of a few behaviours")
+    given = parser.parse_args()
+    try:
+        folder_of(given.data, [])
+    except InterpError as problem:
+        raise SystemExit(f"skipped: {problem}") from None
+    if not given.model.exists():
+        raise SystemExit(f"skipped: {given.model} is not there; make it by experiments/smollm2.py")
+    if given.smoke:
+        given.items, given.only = 8, ["sycophancy_caa", "arc_easy", "bbq_ambig_bias", "crows_pairs", "refusal_xstest"]
+    run(given)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Measure what was asked for, and print it."""
+    items, names = (WHOLE, given.all) if given.all else (given.items, given.only)
+    model, kept = interp.load(given.model), Cache(given.cache)
+    behaviours = public_suite(items, given.seed, given.data, names)
+    behaviours.sort(key=lambda behaviour: sum(map(len, behaviour.prompts)))  # what is quick first
+    if given.check:
+        check(model, behaviours)
+        return
+    print(HEADER)
+    began = time.perf_counter()
+    for behaviour in behaviours:
+        print(row(Condition(model), behaviour, kept), flush=True)
+    print(f"\n{len(behaviours)} behaviours in {time.perf_counter() - began:.0f} s")
+
+
+def row(condition: Condition, behaviour: Behaviour, kept: Cache) -> str:
+    """A line of the table. Seconds are left out where the scores were kept."""
+    known, start = kept.get(condition, behaviour) is not None, time.perf_counter()
+    scores = kept.scores(condition, behaviour)
+    seconds = "kept" if known else f"{time.perf_counter() - start:.0f}"
+    estimate = mean_interval(scores.values, groups=behaviour.groups, unit=behaviour.unit)
+    groups = f" ({len(set(behaviour.groups))})" if behaviour.groups else ""
+    chance = "" if behaviour.chance is None else f"{behaviour.chance:.2f}"
+    note = " (constant)" if scores.constant else ""
+    metric = ADAPTERS[behaviour.name].metric
+    count = f"{len(behaviour)}{groups}"
+    return f"| {behaviour.name} | {behaviour.kind} | {metric} | {estimate}{note} | {count} | {chance} | {seconds} |"
+
+
+def check(model: HookedModel, behaviours: Sequence[Behaviour]) -> None:
+    """The mean of choices and pairs by the engine and by a plain loop, and on how many items they differ."""
+    print("| behaviour | engine | plain loop | items that differ |\n|---|---|---|---|")
+    for behaviour in behaviours:
+        if "gold" in behaviour.spec:
+            slow, fast = slow_choice(model, behaviour), behaviour.scores(model)
+            differ = sum(abs(a - b) > 1e-3 for a, b in zip(slow, fast.values, strict=True))
+            print(f"| {behaviour.name} | {fast.mean:.4f} | {sum(slow) / len(slow):.4f} | {differ} |", flush=True)
+
+
+def slow_choice(model: HookedModel, behaviour: Behaviour) -> list[float]:
+    """Scores of a choice, the plain way."""
+    spec = behaviour.spec
+    scores = []
+    prompts = rendered(model, behaviour.prompts, chat=spec["chat"])
+    for prompt, answers, gold in zip(prompts, spec["answers"], spec["gold"], strict=True):
+        values = torch.tensor([plain(model, prompt, answer, spec["normalise"]) for answer in answers])
+        best = values == values.max()
+        share = values.double().softmax(0) if spec["mass"] else best / best.sum()
+        scores.append(float(share[list(gold)].sum()))
+    return scores
+
+
+@torch.no_grad()
+def plain(model: HookedModel, prompt: str, answer: str, by: str) -> float:
+    """log p(answer | prompt) from one whole forward pass over both."""
+    assert model.tokenizer is not None
+    ids, before = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt + answer, prompt))
+    start = next((n for n, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
+    logp = model.hf(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    total = float(sum(logp[place - 1, ids[place]] for place in range(start, len(ids))))
+    return total / {"none": 1, "token": len(ids) - start, "byte": len(answer.encode())}[by]
+
+
+if __name__ == "__main__":
+    main()
