@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -32,6 +32,7 @@ Change = Callable[[Tensor], Tensor]
 
 FINISHED = "finished.json"
 _CHUNK = 8 << 20
+_PART = 512 << 10  # bytes hashed and then written: what stays in the cache between the two
 _LARGE = 32 << 20  # bytes of a tensor of which only one is held at a time
 
 
@@ -105,7 +106,7 @@ def _cut_anew(pieces: Iterable[Sequence[Piece]], limit: int) -> Iterator[list[Pi
 
 def write(shards: Sequence[Shard], folder: Path) -> dict[str, str]:
     """Write the files, and their index if they are several; returns the SHA-256 of each."""
-    digests, keep, large = _finished(folder, shards), Lock(), Lock()
+    digests, keep, large = _finished(folder, shards), Lock(), _Memory()
 
     def make(shard: Shard) -> None:
         digest = _write_shard(shard, folder, large)
@@ -113,8 +114,8 @@ def write(shards: Sequence[Shard], folder: Path) -> dict[str, str]:
             digests[shard.name] = digest
             write_json(folder / FINISHED, digests)
 
-    # Hashing and copying leave the interpreter free, so two files at once keep two cores busy.
-    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+    # Hashing and copying leave the interpreter free, so two files at once keep two cores busy, and a third the disk.
+    with one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1) + 1) as pool:
         left = [shard for shard in shards if shard.name not in digests]
         list(track(pool.map(make, left), "write", total=len(left)))
     (folder / FINISHED).unlink(missing_ok=True)
@@ -136,15 +137,44 @@ def _finished(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
     return digests
 
 
-def _write_shard(shard: Shard, folder: Path, large: Lock) -> str:
-    partial, digest = folder / f"{shard.name}.part", hashlib.sha256()
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Products on one thread: several files are edited side by side, and no bit depends on how many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Memory:
+    """Memory for one tensor at a time: to be given new memory for each takes as long as to edit it."""
+
+    def __init__(self) -> None:
+        self._lock, self._buffer = Lock(), torch.empty(0, dtype=torch.uint8)
+
+    @contextmanager
+    def of(self, nbytes: int) -> Iterator[Tensor]:
+        """So many bytes, until the block ends."""
+        with self._lock:
+            if len(self._buffer) < nbytes:
+                self._buffer = torch.empty(0, dtype=torch.uint8)  # gone before a larger one is there
+                self._buffer = torch.empty(nbytes, dtype=torch.uint8)
+            yield self._buffer[:nbytes]
+
+
+def _write_shard(shard: Shard, folder: Path, large: _Memory) -> str:
+    partial, digest, small = folder / f"{shard.name}.part", hashlib.sha256(), _Memory()
     with partial.open("wb", buffering=0) as out:
 
         def put(data: memoryview | bytes) -> None:
-            digest.update(data)
-            view = memoryview(data)
-            while len(view):
-                view = view[out.write(view) :]
+            whole = memoryview(data)
+            for start in range(0, len(whole), _PART):
+                part = whole[start : start + _PART]
+                digest.update(part)
+                while len(part):
+                    part = part[out.write(part) :]
 
         put(header_bytes({piece.name: (piece.dtype, piece.shape) for piece in shard.pieces}, shard.metadata))
         for piece in shard.pieces:
@@ -152,8 +182,9 @@ def _write_shard(shard: Shard, folder: Path, large: Lock) -> str:
                 for chunk in _chunks(*piece.source):
                     put(chunk)
                 continue
-            with large if piece.nbytes >= _LARGE else nullcontext():
-                put(as_bytes(made(piece)))
+            size = 0 if isinstance(piece.source, Tensor) else piece.source[1].nbytes
+            with (large if max(size, piece.nbytes) >= _LARGE else small).of(size) as memory:
+                put(as_bytes(made(piece, memory)))
         os.fsync(out.fileno())
     partial.rename(folder / shard.name)
     return digest.hexdigest()
@@ -168,13 +199,13 @@ def _chunks(file: TensorFile, entry: Entry) -> Iterator[memoryview]:
         yield as_bytes(part)
 
 
-def made(piece: Piece) -> Shaped[Tensor, "..."]:
-    """The tensor that a piece stands for: read, cast and changed."""
+def made(piece: Piece, memory: Shaped[Tensor, "bytes"] | None = None) -> Shaped[Tensor, "..."]:
+    """The tensor that a piece stands for: read, cast and changed; in `memory` of its size in the source, if given."""
     if isinstance(piece.source, Tensor):
         tensor = piece.source.detach().cpu().clone(memory_format=torch.contiguous_format)
     else:
         file, entry = piece.source
-        tensor = file.read_entry(entry)
+        tensor = file.read_entry(entry, memory)
     wanted = DTYPES[piece.dtype]
     tensor = tensor.to(wanted)
     # Edited in the wider of the two types, so that widening a bfloat16 checkpoint makes the edit exact in float32.

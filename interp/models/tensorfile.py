@@ -95,9 +95,9 @@ class TensorFile:
         """One tensor."""
         return self.read_entry(self.entries[name])
 
-    def read_entry(self, entry: Entry) -> Shaped[Tensor, "..."]:
-        """The tensor that an entry of this file says."""
-        buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
+    def read_entry(self, entry: Entry, memory: Shaped[Tensor, "bytes"] | None = None) -> Shaped[Tensor, "..."]:
+        """The tensor that an entry of this file says; in `memory`, if it is given some of the right size."""
+        buffer = torch.empty(entry.nbytes, dtype=torch.uint8) if memory is None else memory
         self.read_into(buffer, entry.start)
         return buffer.view(DTYPES[entry.dtype]).view(entry.shape)
 
