@@ -1,6 +1,7 @@
 """Export against `cp -r` of the same folder: time by size, and memory that does not grow with it.
 
-    python experiments/benchmarks/export.py [--sizes 0.5 2 8] [--rounds 3] [--work FOLDER] [--json FILE]
+    python experiments/benchmarks/export.py [--sizes 0.5 2 8] [--rounds 3] [--memory 0.25 0.5 1 2] [--kills]
+                                            [--out docs/export.md] [--work FOLDER] [--json FILE]
 
 Checkpoints of random bfloat16 weights in Llama's layout, in files of about half a gigabyte, are made under --work. A
 direction is projected out at every writer of the residual stream (embedding, attention and MLP outputs: a third of the
@@ -8,7 +9,11 @@ bytes), with files hashed and flushed to disk, as `export_streamed` always does;
 Each round times `cp -r`, then `cp -r` with `sync`, then the export, on a source that is in the page cache; the table
 shows medians. Memory is the peak of a process that exports, above that of one that only imports what it takes.
 
-`hashing alone` is how long SHA-256 of the written files takes on as many threads as there are cores.
+`hashing alone` is how long SHA-256 of the written files takes on as many threads as there are cores. `CPU` is processor
+time, user and system, which other work on the machine does not lengthen as it does the rest.
+
+`--memory` sizes are exported once more for their memory alone, and `--kills` adds what is left of exports that are
+killed (`kills.py`). `--out` writes all that as a page.
 """
 
 import argparse
@@ -24,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
+import kills
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -88,11 +94,11 @@ def project(source: Path, out: Path) -> None:
     export_streamed(Recipe([("writers", Project(row))]), source, out)
 
 
-def seconds(action, *arguments) -> float:
-    """How long it takes."""
-    began = time.perf_counter()
+def seconds(action, *arguments) -> tuple[float, float]:
+    """How long it takes, and processor time, that of processes it starts included."""
+    began, before = time.perf_counter(), os.times()
     action(*arguments)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, sum(os.times()[:4]) - sum(before[:4])
 
 
 def copied(source: Path, out: Path, flush: bool) -> None:
@@ -119,9 +125,9 @@ def peak(arguments: list[str]) -> float:
     return float(done.stdout.split()[-1])
 
 
-def timed(source: Path, work: Path, rounds: int) -> dict[str, float]:
-    """Medians over the rounds."""
-    taken: dict[str, list[float]] = {"cp": [], "cp and sync": [], "export": [], "hashing alone": []}
+def timed(source: Path, work: Path, rounds: int) -> dict[str, tuple[float, float]]:
+    """Medians over the rounds, of time and processor time."""
+    taken: dict[str, list[tuple[float, float]]] = {"cp": [], "cp and sync": [], "export": [], "hashing alone": []}
     hashed(source)  # reads it into the page cache
     for _ in range(rounds):
         for name, action in (
@@ -134,7 +140,27 @@ def timed(source: Path, work: Path, rounds: int) -> dict[str, float]:
             if name == "export":
                 taken["hashing alone"].append(seconds(hashed, work / "out"))
             shutil.rmtree(work / "out")
-    return {name: median(values) for name, values in taken.items()}
+    return {name: (median(x for x, _ in values), median(x for _, x in values)) for name, values in taken.items()}
+
+
+def extra(source: Path, work: Path, idle: float) -> float:
+    """Peak memory in MB of an export, above that of a process that only imports what it takes."""
+    found = peak(["--peak", str(source), str(work / "out")]) - idle
+    shutil.rmtree(work / "out")
+    return found
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)) + "\n"
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """To the terminal."""
+    shown = Table(*header)
+    for row in rows:
+        shown.add_row(*row)
+    Console(width=150).print(shown)
 
 
 def main() -> None:
@@ -142,6 +168,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.5, 2.0, 8.0], help="gigabytes")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=float, nargs="*", default=[], help="gigabytes, for memory alone")
+    parser.add_argument("--kills", action="store_true", help="kill exports as well")
+    parser.add_argument("--out", type=Path, help="page to write")
     parser.add_argument("--work", type=Path, default=Path(__file__).parents[1] / ".cache" / "export")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", type=Path, nargs="*", help=argparse.SUPPRESS)
@@ -151,27 +180,53 @@ def main() -> None:
             project(*options.peak)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    table = Table(
-        "size", "files", "cp -r", "cp and sync", "hashing alone", "export", "to cp", "to cp and sync", "extra MB"
-    )
-    claims, idle = {}, peak(["--peak"])
+    claims, idle = {"largest_tensor_mb": round(2 * VOCABULARY * WIDTH / 2**20)}, peak(["--peak"])
+    times, memory, sections = [], {}, []
     for size in options.sizes:
         source = options.work / f"{size:g}gb"
         make(source, size)
         found = timed(source, options.work, options.rounds)
-        extra = peak(["--peak", str(source), str(options.work / "out")]) - idle
-        shutil.rmtree(options.work / "out")
-        own, plain, flushed = found["export"], found["cp"], found["cp and sync"]
+        memory[size] = extra(source, options.work, idle)
+        (own, busy), (plain, plain_busy), flushed = found["export"], found["cp"], found["cp and sync"][0]
+        cells = [f"{value:.1f} s" for value in (plain, flushed, found["hashing alone"][0], own, plain_busy, busy)]
         count = len(list(source.glob("*.safetensors")))
-        cells = [f"{value:.1f} s" for value in (plain, flushed, found["hashing alone"], own)]
-        table.add_row(f"{size:g} GB", str(count), *cells, f"{own / plain:.2f}", f"{own / flushed:.2f}", f"{extra:.0f}")
-        claims[f"peak_extra_mb_{size:g}gb".replace(".", "_")] = round(extra)
+        ratios = [f"{own / plain:.2f}", f"{own / flushed:.2f}"]
+        times.append([f"{size:g} GB", str(count), *cells, *ratios, f"{memory[size]:.0f}"])
+        claims[f"peak_extra_mb_{size:g}gb".replace(".", "_")] = round(memory[size])
         claims[f"time_vs_cp_{size:g}gb".replace(".", "_")] = round(own / plain, 2)
-    claims["largest_tensor_mb"] = round(2 * VOCABULARY * WIDTH / 2**20)
-    Console(width=130).print(table)
-    print(f"largest tensor {claims['largest_tensor_mb']} MB; {torch.get_num_threads()} threads for products")
+    for size in options.memory:
+        if size not in memory:
+            make(options.work / f"{size:g}gb", size)
+            memory[size] = extra(options.work / f"{size:g}gb", options.work, idle)
+    tables = [
+        (["size", "files", "`cp -r`", "`cp -r`, `sync`", "hashing alone", "export", "CPU of `cp`", "CPU of export",
+          "to `cp`", "to `cp`, `sync`", "extra MB"], times),
+        (["size", "peak memory beyond the interpreter's, MB"],
+         [[f"{size:g} GB", f"{memory[size]:.0f}"] for size in sorted(memory)]),
+    ]  # fmt: skip
+    if options.kills:
+        tables.append((kills.HEADER, kills.rows(kills.measured())))
+    for title, (header, rows) in zip(("Time", "Memory", "Kills"), tables, strict=False):
+        print_table(header, rows)
+        sections.append(f"## {title}\n\n{markdown(header, rows)}")
+    print(f"largest tensor {claims['largest_tensor_mb']} MB")
+    if options.out:
+        options.out.write_text(page(options, claims["largest_tensor_mb"], sections))
     if options.json:
         options.json.write_text(json.dumps({"claims": claims}, indent=1))
+
+
+def page(options: argparse.Namespace, largest: int, sections: list[str]) -> str:
+    """What was measured, with the command."""
+    sizes, more = (" ".join(f"{size:g}" for size in given) for given in (options.sizes, options.memory))
+    command = f"--sizes {sizes} --rounds {options.rounds}" + (f" --memory {more}" if more else "")
+    command += " --kills" if options.kills else ""
+    return (
+        f"# Exports without a model in memory\n\nWritten by `python experiments/benchmarks/export.py {command} --out "
+        f"docs/export.md`, whose head says what was measured, on {os.cpu_count()} cores with a load of "
+        f"{os.getloadavg()[2]:.1f} (15 minutes' average: the machine had other work, which lengthens times, not CPU). "
+        f"The largest tensor has {largest} MB.\n\n" + "\n".join(sections)
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Streamed exports: what is left alone keeps its bytes, memory does not grow, a kill leaves the old state or the new.
 
-A kill is a process of its own that ends without a word before its n-th step: a write, a flush, a rename or a copy.
+How exports are killed: experiments/benchmarks/kills.py.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,86 +67,36 @@ def test_files_are_cut_as_asked(source, tmp_path, limit):
     assert all(a + next(iter(f.entries.values())).nbytes > limit for a, f in zip(sizes, cut.opened[1:], strict=False))
 
 
-def in_a_process(action):
-    """The exit status of an action in a fork of this process; 0 if it returns."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        with suppress(BaseException):
-            action()
-            status = 0
-        os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+@pytest.fixture(scope="module")
+def kills():
+    """The benchmark that kills exports."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
+    import kills
+
+    yield kills
+    sys.path.pop(0)
 
 
-def counted(action, kill_at, seen=None):
-    """The action, in which each step is counted, and which ends without a word before step `kill_at`."""
-    done = [0]
-
-    def stepping(function):
-        def call(*arguments, **options):
-            done[0] += 1
-            if done[0] == kill_at:
-                os._exit(9)
-            return function(*arguments, **options)
-
-        return call
-
-    class Stepping:
-        def __init__(self, file):
-            self._file = file
-            self.write = stepping(file.write)
-
-        def __getattr__(self, name):
-            return getattr(self._file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *problem):
-            self._file.close()
-
-    opened = Path.open
-    Path.open = lambda self, mode="r", *rest, **more: (
-        Stepping(opened(self, mode, *rest, **more)) if "w" in mode else opened(self, mode, *rest, **more)
-    )
-    for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (shutil, "copyfile"), (os, "mkdir")):
-        setattr(module, name, stepping(getattr(module, name)))
-    action()
-    if seen:
-        Path(seen).write_text(str(done[0]))
+def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_and_is_taken_up_again(kills, source, tmp_path):
+    found = kills.killed(RECIPE, source, tmp_path)
+    assert all(kill["killed"] and kill["whole"] for kill in found)
+    assert {kill["left"] for kill in found} == {"old", "new"}
+    assert [kill["left"] for kill in found] == sorted((kill["left"] for kill in found), reverse=True), "old, then new"
+    assert all(kill["kept"] == kill["finished"] for kill in found), "files that were finished are not written again"
+    assert len(found) == found[0]["of"] > 40
+    assert {kill["kind"] for kill in found} == {"write", "flush", "rename", "copy", "new folder"}
+    assert sum(kill["kept"] for kill in found) > 20
+    table = kills.rows(found)
+    assert table[-1][:2] == ["all", str(len(found))]
+    assert sum(int(row[1]) for row in table[:-1]) == len(found)
 
 
-def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_and_is_taken_up_again(source, tmp_path):
-    out, left = tmp_path / "out", tmp_path / ".out.unfinished"
-    export_streamed(RECIPE, source, tmp_path / "whole")
-    expected = contents(tmp_path / "whole")
-    assert in_a_process(lambda: counted(lambda: export_streamed(RECIPE, source, out), 0, tmp_path / "steps")) == 0
-    steps, reused = int((tmp_path / "steps").read_text()), 0
-    shutil.rmtree(out)
-    for step in range(1, steps + 1):
-        assert in_a_process(lambda step=step: counted(lambda: export_streamed(RECIPE, source, out), step)) == 9
-        if out.exists():
-            assert contents(out) == expected, "the new state, whole"
-        else:
-            finished = {path.name: path.stat().st_ino for path in left.glob("*.safetensors")}
-            recorded = json.loads((left / "finished.json").read_text()) if (left / "finished.json").exists() else {}
-            export_streamed(RECIPE, source, out)
-            kept = [name for name in recorded if (out / name).stat().st_ino == finished[name]]
-            assert len(kept) == len(recorded), "files that were finished are not written again"
-            reused += len(kept)
-        assert contents(out) == expected
-        assert not left.exists()
-        shutil.rmtree(out)
-    assert steps > 40
-    assert reused > 20
-
-
-def test_what_another_run_left_is_not_taken_up(source, tmp_path):
+def test_what_another_run_left_is_not_taken_up(kills, source, tmp_path):
     out = tmp_path / "out"
     other = Recipe([("writers", Project(ROWS[:1]))])
     for step in (20, 30):
-        assert in_a_process(lambda step=step: counted(lambda: export_streamed(other, source, out), step)) == 9
+        action = partial(export_streamed, other, source, out)
+        assert kills.in_a_process(partial(kills.counted, action, step)) == 9
     assert (tmp_path / ".out.unfinished").exists()
     export_streamed(RECIPE, source, out)
     export_streamed(RECIPE, source, tmp_path / "whole")
