@@ -102,7 +102,7 @@ def folder_of(data: Path | None, files: Sequence[str]) -> Path:
 
 def read(root: Path, *files: str) -> list[Row]:
     """The rows of files, in order. Raises for one that is no JSON object, by file and line."""
-    rows = []
+    rows: list[Row] = []
     for file in files:
         try:
             lines = (root / file).read_text(encoding="utf-8-sig").split("\n")

@@ -50,7 +50,7 @@ class Adapter:
 
     def common(self, items: Sequence[Item]) -> dict[str, Any]:
         """What every behaviour of the adapter is told."""
-        return {"groups": groups_of(items), "scenario": self.scenario} | self.fields
+        return {"groups": groups_of(items), "scenario": self.scenario, **self.fields}
 
 
 def asked(**options: Any) -> Making:
