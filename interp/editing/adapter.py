@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, write_json, write_text
 from interp.core.records import versions
+from interp.editing.distilled import Distilled
 from interp.editing.factors import Factors, factors
 from interp.editing.fold import fold
 from interp.editing.origin import Origin
@@ -30,14 +31,19 @@ def export_adapter(
     source: str | Path | HookedModel,
     out: str | Path,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
+    distilled: Distilled | None = None,
 ) -> int:
     """Write the adapter's folder; returns its rank, the largest of any tensor's.
 
+    `distilled` factors take the place of a fold.
     Raises InterpError where the recipe can't be folded, or not into weights of linear layers and embeddings alone.
     """
     origin = Origin.of(source)
     recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
+    if distilled is not None:
+        plan = distilled.plan(recipe, origin.config, origin.names)
+    else:
+        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
     _require_weights(plan, origin)
     found = {name: factors(name, change, origin.read(name)) for name, change in plan.changes.items()}
     found = {name: each for name, each in found.items() if each.rank}

@@ -20,6 +20,7 @@ from interp.core.files import KEY, new_folder, sha256_file, sha256_json, write_j
 from interp.core.records import versions
 from interp.editing.card import card
 from interp.editing.certificate import Certificate
+from interp.editing.distilled import FACTORS, Distilled
 from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
 from interp.editing.identity import Unknown, digest
@@ -53,6 +54,7 @@ def export(
     undo: bool = False,
     release: Release | None = None,
     sign: str | Path | None = None,
+    distilled: Distilled | None = None,
 ) -> Certificate:
     """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
 
@@ -63,6 +65,7 @@ def export(
     whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
     brings the original weights back (`interp.editing.undo`). `sign` is a private key (PEM) to sign the folder with
     (`interp.editing.sign`). A `release` is the decision under which it goes out.
+    `distilled` factors are merged in place of a fold; then texts held out from their training are what is measured on.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, where something
     writes to the stream that the table of writers does not have (`interp.editing.prove`), and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
@@ -72,11 +75,13 @@ def export(
     base = origin.model or load(source)
     recipe.check(base.reference)
     require_proof(base)
-    made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
-    with _written(recipe, origin, Path(out), made, shard_bytes, sign) as (staging, plan, digests):
+    if distilled is not None:
+        distilled.check(base.digest)
+    made = Made(dtype=dtype, loaded=origin.loaded, distilled=distilled.record if distilled else None, **asdict(choices))
+    with _written(recipe, origin, Path(out), made, shard_bytes, sign, distilled=distilled) as (staging, plan, digests):
         if release is not None:
             release.check(recipe.digest, base.reference, plan.status)
-        probes = random_probes(base, prompts or [])
+        probes = random_probes(base, prompts or [], distilled.probes if distilled else ())
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes, plan.items)
         _require_faithful(certificate)
@@ -138,11 +143,20 @@ def dry_run(
 
 @contextmanager
 def _written(
-    recipe: Recipe, origin: Origin, out: Path, made: Made, shard_bytes: int | None, key: str | Path | None
+    recipe: Recipe,
+    origin: Origin,
+    out: Path,
+    made: Made,
+    shard_bytes: int | None,
+    key: str | Path | None,
+    distilled: Distilled | None = None,
 ) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
     """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
     sign = signer(key) if key is not None else None
-    plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
+    if distilled is not None:
+        plan = distilled.plan(recipe, origin.config, origin.names)
+    else:
+        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
     shards = cut(origin.edited(plan, made.cast), shard_bytes)
     _require_room(out, sum(shard.nbytes for shard in shards))
     changed: dict[str, Any] = dict(plan.config)
@@ -153,6 +167,8 @@ def _written(
         origin.write_companions(staging, changed)
         (staging / RECIPE).mkdir(exist_ok=True)
         recipe.write(staging / RECIPE)
+        if distilled is not None:
+            distilled.save(staging / FACTORS)
         yield staging, plan, digests
         if sign:
             sign(staging)

@@ -111,7 +111,8 @@ class Change:
 
     `first` is added to a bias before the maps. `keep_norms` brings each vector that a weight or table writes back to
     its former length: columns of (out, in), never rows. `compensate` rounds to 16 bits so that what was removed stays
-    removed.
+    removed. `added` are factors of a matrix that is added last, as the weight is stored
+    (`interp.editing.distilled`).
     """
 
     layout: Layout
@@ -121,6 +122,7 @@ class Change:
     keep_norms: bool = False
     compensate: bool = False
     factors: Float[Tensor, "inputs"] | None = None
+    added: tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]] | None = None
 
     def axis(self, ndim: int) -> int:
         """The axis along which a tensor of so many dimensions can be cut into pieces that are edited one by one."""
@@ -170,6 +172,10 @@ class Change:
             after = wide.norm(dim=self._written, keepdim=True)
             # Vectors of which rounding is all that is left have no direction to be kept.
             wide *= torch.where(after > 1e-6 * before, before / after, 1.0)
+        if self.added is not None:
+            left, right = (factor.to(wide) for factor in self.added)
+            part = slice(start, start + wide.shape[self.axis(2)])
+            wide.addmm_(*((left, right[:, part]) if self.axis(2) == 1 else (left[part], right)))
 
     def _map(self, wide: Tensor, edit: Map) -> None:
         read, write = edit.read.to(wide), edit.write.to(wide)

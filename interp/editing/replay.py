@@ -17,6 +17,7 @@ from interp.core.config import Config
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
+from interp.editing.distilled import FACTORS, Distillation, Distilled
 from interp.editing.fold import fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan, Status
@@ -37,7 +38,8 @@ RECIPE = "interp_recipe"
 class Made(Config):
     """How a recipe was folded: `Choices`, and the type that weights were cast to.
 
-    `loaded` is the type in which the base was in memory, where it was not read from its files.
+    `loaded` is the type in which the base was in memory, where it was not read from its files. `distilled` says how the
+    factors beside the weights were trained, where they were merged in place of a fold.
     """
 
     dtype: str | None = None
@@ -48,6 +50,7 @@ class Made(Config):
     keep_norms: bool = False
     compensate: bool = False
     sharpness: float = 256.0
+    distilled: Distillation | None = None
 
     @property
     def choices(self) -> Choices:
@@ -119,7 +122,7 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     if manifest.made.loaded and not isinstance(where, HookedModel):
         where = load(where, dtype=manifest.made.loaded)
     origin = Origin.of(where)
-    plan = planned(manifest, recipe, origin)
+    plan = planned(path, manifest, recipe, origin)
     expected = {piece.name: piece for file in origin.edited(plan, manifest.made.cast) for piece in file}
     found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
     for name in sorted(set(expected) ^ set(found)):
@@ -129,9 +132,14 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     return Replay(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0))
 
 
-def planned(manifest: Manifest, recipe: Recipe, origin: Origin) -> Plan:
-    """The fold that a manifest tells of, planned again."""
+def planned(folder: Path, manifest: Manifest, recipe: Recipe, origin: Origin) -> Plan:
+    """The fold that a folder's manifest tells of, planned again; or the merge of the factors that are beside it."""
     made = manifest.made
+    if made.distilled is not None:
+        distilled = Distilled.load(folder / FACTORS)
+        if distilled.record != made.distilled:
+            raise InterpError(f"{folder / FACTORS}: not the factors that the manifest tells of; it was changed")
+        return distilled.plan(recipe, origin.config, origin.names)
     return fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
 
 

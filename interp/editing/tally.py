@@ -15,7 +15,6 @@ from torch.nn.functional import kl_div, log_softmax
 
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows
-from interp.editing.ablation import INPUTS
 from interp.editing.certificate import Certificate, OpFigures
 from interp.editing.forms import map_of
 from interp.editing.plan import STATUSES, Item
@@ -74,9 +73,9 @@ def places(recipe: Recipe, items: Sequence[Item], model: HookedModel) -> list[Pl
 
 
 def _measured(site: Site) -> Site:
-    if site.kind not in INPUTS:
+    if site.in_residual_basis:
         return site
-    return Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
+    return Site("mlp_out" if site.kind in ("mlp_input", "mlp_post") else "attn_out", site.layer)
 
 
 def compared(recipe: Recipe, model: HookedModel) -> list[Site]:

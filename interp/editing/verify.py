@@ -53,7 +53,8 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     origin = base if base is not None else manifest.source
     if origin is None:
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
-    if not isinstance(origin, HookedModel):
+    # Of what is approximate the figures prove nothing: there it is made again, wherever the base is.
+    if not isinstance(origin, HookedModel) or manifest.made.distilled:
         replay(path, origin)
     model = load(origin)
     recipe.check(model.reference)
@@ -62,17 +63,20 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     # Written without loading the model (`export_streamed`), it was measured on nothing yet.
     probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model, [])
     require_proof(model)
-    plan = planned(manifest, recipe, Origin.of(model))
+    plan = planned(path, manifest, recipe, Origin.of(model))
     if plan.status != manifest.status:
         raise InterpError(f"{path}: its manifest says {manifest.status}, but the fold is {plan.status}; it was changed")
     return certify(model, recipe, path, probes, plan.items)
 
 
-def random_probes(model: HookedModel, prompts: list[str]) -> list[Tokens]:
-    """Eight sequences of 32 random tokens, then the prompts; in small batches, since all logits are held at once."""
+def random_probes(model: HookedModel, prompts: list[str], instead: Sequence[Tokens] = ()) -> list[Tokens]:
+    """Eight sequences of 32 random tokens, then the prompts; in small batches, since all logits are held at once.
+
+    What is given `instead` takes the random ones' place: what was learnt from texts holds on texts.
+    """
     length = min(32, model.context or 32)
     ids = torch.randint(model.config.vocab_size, (8, length), generator=torch.Generator().manual_seed(0))
-    batches = [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
+    batches = [*instead] or [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
     given = model.tokens(prompts) if prompts else None
     if given is not None:
         batches += [given.rows(start, start + 4) for start in range(0, len(given), 4)]

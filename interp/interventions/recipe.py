@@ -116,7 +116,8 @@ class Recipe:
 
     def write(self, folder: Path) -> None:
         """Write the recipe's two files into a folder that exists."""
-        save_file(_tensors(self), folder / "recipe.safetensors")
+        # Copies: two ops may hold one tensor (a gate reads the row that is projected out), which the format refuses.
+        save_file({name: x.clone() for name, x in _tensors(self).items()}, folder / "recipe.safetensors")
         write_json(folder / "recipe.json", _plain(self))
 
     @classmethod
