@@ -27,7 +27,8 @@ def gate(
 ) -> Decision:
     """Decide on an audit's file, and on whether it is of the checkpoint or recipe given.
 
-    The policy may be the name of a shipped one, or its file. Raises where there is no such file; one that is no audit, or was changed, leaves the decision open.
+    The policy may be the name of a shipped one, or its file. Raises where there is no such file; an audit that is none,
+    or was changed, leaves the decision open.
     """
     if not Path(audit).is_file():
         raise InterpError(f"{audit}: no such file; expected an audit written by interp audit")

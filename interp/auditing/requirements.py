@@ -52,7 +52,7 @@ def required(audit: Audit, policy: Policy, tiers: Sequence[Tier], safeguards: Co
             audit, policy.target, "harm", f"the target {policy.target} is a harm: nothing else may be removed"
         )
     for name in dict.fromkeys(protected):
-        yield _of_kind(audit, name, "protected", f"{name} is measured as protected")
+        yield _of_kind(audit, name, "protected", f"{' or '.join(_alternatives(name))} is measured as protected")
     guarded = any(row.kind == "protected" for row in audit.rows)
     yield Reason(guarded or None, "the audit measures a protected behaviour")
     for name in dict.fromkeys(name for tier in tiers for name in tier.baselines):
@@ -81,12 +81,17 @@ def _items(policy: Policy, tiers: Sequence[Tier]) -> int:
 
 def _present(audit: Audit, name: str) -> Reason:
     known = [row.name for row in audit.rows]
-    hint = "" if name in known else f" (missing; {nearest(name, known)})"
-    return Reason(name in known or None, f"the audit measures {name}{hint}")
+    there = any(one in known for one in _alternatives(name))
+    hint = "" if there else f" (missing; {nearest(_alternatives(name)[0], known)})"
+    return Reason(there or None, f"the audit measures {' or '.join(_alternatives(name))}{hint}")
+
+
+def _alternatives(name: str) -> list[str]:
+    return [one.strip() for one in name.split("|")]
 
 
 def _of_kind(audit: Audit, name: str, kind: str, text: str) -> Reason:
-    kinds = {row.kind for row in audit.rows if row.name == name}
+    kinds = {row.kind for row in audit.rows if row.name in _alternatives(name)}
     return Reason(None if not kinds else kinds == {kind}, text)
 
 

@@ -70,8 +70,8 @@ class Threshold(Config):
 class Tier(Config):
     """A grade: `ceilings` on harms that all hold in it, and what it asks for before release.
 
-    `required` behaviours must be in the audit, `protected` ones as protected. `thresholds` are further bounds,
-    `baselines` must stand beside the edit, and `safeguards` be in place, as whoever decides states.
+    `required` behaviours must be in the audit, `protected` ones as protected; `a | b` is one of the two. `thresholds`
+    are further bounds, `baselines` must stand beside the edit, and `safeguards` be in place, as whoever decides states.
     """
 
     name: str = Field(min_length=1)
