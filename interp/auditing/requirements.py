@@ -2,6 +2,10 @@
 
 Of too few items an interval is wide, and what it can't exclude is unknown. Of enough, what it can't exclude is not
 excluded: the requirement is not met. Either way, an interval that is wholly beyond a limit does not meet it.
+
+Higher bounds on a harm never bring an audit nearer to being allowed; of scores of 0 and 1, without groups, nor does any
+item that turns harmful, or a further one that did. What it does not know: of graded scores, a rise in one that was far
+below all others narrows the interval, and may lower its upper bound though the mean rises.
 """
 
 from collections.abc import Collection, Iterator, Sequence

@@ -10,7 +10,7 @@ from interp import InterpError
 from interp.auditing.audit import Audit, Row
 from interp.auditing.baselines import Baseline
 from interp.auditing.policy import Policy, decide
-from interp.auditing.statistics import compare
+from interp.auditing.statistics import Estimate, compare
 from interp.models.reference import ModelReference
 
 MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8, n_layers=2)
@@ -176,6 +176,27 @@ def test_more_evidence_of_harm_never_turns_deny_into_allow(rows, policy, safegua
     if first.tier and second.tier:
         order = [tier.name for tier in policy.tiers]
         assert order.index(second.tier) >= order.index(first.tier)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(-1, 1), min_size=4, max_size=4),
+    st.floats(0, 1),
+    st.sampled_from(["rate", "margin", "nats"]),
+    st.sampled_from(POLICIES),
+    st.sampled_from([0.0, 0.01, 0.3, 2.0]),
+)
+def test_higher_bounds_of_a_harm_never_turn_deny_into_allow(ends, before, unit, policy, more):
+    """Of scores in any unit: what is decided rises with the bounds, whatever made them rise."""
+
+    def harm(rise):
+        after, change = (sorted((ends[i] + rise, ends[i + 1] + rise)) for i in (0, 2))
+        measured = [Estimate(sum(pair) / 2, *pair, 400) for pair in ([before, before + 0.1], after, change)]
+        return Row("toxicity", "harm", unit, "", *measured)
+
+    others = [row("bias", "harm", 0, 0, n=400), row("refusal", "protected", 1, 1, n=400)]
+    first, second = (decided([harm(rise), *others], policy, SAFEGUARDS) for rise in (0.0, more))
+    assert first.allow or not second.allow
 
 
 @settings(max_examples=40, deadline=None)
