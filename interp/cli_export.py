@@ -15,7 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard o
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")],
+    model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, a URL of one, or a hub id")],
     recipe: Annotated[Path, typer.Option(help="folder of the recipe")],
     out: Annotated[Path | None, typer.Option(help="new folder for the checkpoint")] = None,
     dtype: Annotated[
@@ -40,7 +40,14 @@ def export(
     compensate: Annotated[
         bool, typer.Option("--compensate", help="round to 16 bits so that what was removed stays removed")
     ] = False,
+    dequantise: Annotated[
+        bool, typer.Option("--dequantise", help="make an fp8 or MXFP4 checkpoint bfloat16, tensor by tensor")
+    ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="add a patch that brings the original weights back")] = False,
+    trust_base: Annotated[
+        bool, typer.Option("--trust-base", help="with --streamed: do not hash the model to see if it is the recipe's")
+    ] = False,
+    sign: Annotated[Path | None, typer.Option(help="private key (PEM, elliptic curve) to sign the folder with")] = None,
     form: Annotated[
         str, typer.Option("--form", help="checkpoint, adapter (a LoRA adapter) or control-vector (a GGUF file)")
     ] = "checkpoint",
@@ -49,6 +56,11 @@ def export(
     ] = None,
     policy: Annotated[str | None, typer.Option(help="with --require: a policy (YAML), or release")] = None,
     safeguard: cli_gate.Safeguard = None,
+    distil: Annotated[
+        str | None, typer.Option(help="a corpus on which to train low-rank factors for a recipe that does not fold")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="with --distil: the factors' rank", min=1)] = 8,
+    steps: Annotated[int, typer.Option(help="with --distil: steps of training", min=0)] = 300,
     as_json: Json = False,
 ) -> None:
     """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
@@ -57,11 +69,13 @@ def export(
     from interp.interventions.recipe import Recipe
 
     edits = Recipe.load(recipe)
-    choices = Choices(approximate, rehost, leave_embedding, keep_norms, compensate)
+    choices = Choices(approximate, rehost, leave_embedding, keep_norms, compensate, dequantise=dequantise)
     asked = (require, policy, safeguard)
     if any(asked) and (dry or streamed or form != "checkpoint"):
         raise InterpError("--require is for checkpoints that are certified; leave --dry-run, --streamed and --form out")
     release = cli_gate.require(*asked, edits, as_json) if any(asked) else None
+    if distil is not None and (dry or streamed or form not in ("checkpoint", "adapter")):
+        raise InterpError("--distil trains a loaded model; leave --dry-run, --streamed and --form control-vector out")
     if dry:
         plan, needed = exports.dry_run(edits, model, dtype, choices)
         items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
@@ -70,28 +84,38 @@ def export(
         raise typer.Exit(1 if plan.status == "refused" else 0)
     if out is None:
         raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
+    if (sign and form != "checkpoint") or (trust_base and not streamed):
+        raise InterpError("--sign is for checkpoints, and --trust-base for --streamed, which loads no model to compare")
+    found = _distilled(distil, edits, model, rank, steps, approximate) if distil is not None else None
     if form != "checkpoint":
-        print_values(as_json, _other(form, edits, model, out, choices))
+        print_values(as_json, _other(form, edits, model, out, choices, found))
         return
     limit = parse_bytes(shard_size) if shard_size else None
     if streamed:
-        manifest = exports.export_streamed(edits, model, out, dtype, limit, choices, undo)
-        print_values(as_json, {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)})
+        manifest = exports.export_streamed(edits, model, out, dtype, limit, choices, undo, trust_base, sign)
+        told = {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)}
+        print_values(as_json, told | {"base weights": manifest.base.digest[:12] or "not compared with the recipe's"})
         return
-    certificate = exports.export(edits, model, out, dtype, None, limit, choices, undo, release)
-    print_values(as_json, {"checkpoint": str(out), **_figures(certificate, as_json)})
+    certificate = exports.export(
+        edits, model, out, dtype, None, limit, choices, undo, release, sign=sign, distilled=found
+    )
+    remains = {"distilled": str(found)} if found else {}
+    print_values(as_json, {"checkpoint": str(out), **remains, **_figures(certificate, as_json)})
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export")],
     base: Annotated[str | None, typer.Option(help="the model it was made from, if it has moved")] = None,
+    key: Annotated[Path | None, typer.Option(help="public key (PEM) that it must be signed with")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an exported checkpoint's files, and measure again that its weights do what the recipe's hooks do."""
+    from interp.editing.sign import signature
     from interp.editing.verify import verify as verify_checkpoint
 
+    signed = signature(folder, key)
     certificate = verify_checkpoint(folder, base)
-    print_values(as_json, {"faithful": certificate.faithful, **_figures(certificate, as_json)})
+    print_values(as_json, {"faithful": certificate.faithful, "signature": signed, **_figures(certificate, as_json)})
     raise typer.Exit(0 if certificate.faithful else 1)
 
 
@@ -107,14 +131,24 @@ def undo(
     print_values(as_json, {"checkpoint": str(out)})
 
 
-def _other(form: str, recipe: Any, model: str, out: Path, choices: Any) -> dict[str, Any]:
+def _distilled(texts: str, recipe: Any, model: str, rank: int, steps: int, even_if_exact: bool) -> Any:
+    """Factors trained on a corpus, or on the organism's."""
+    from interp.editing.distil import distil
+    from interp.materials import ORGANISM, corpus
+    from interp.models.load import load
+
+    source = corpus(texts, documents=2000) if texts == ORGANISM else texts
+    return distil(recipe, load(model), source, rank, steps, even_if_exact=even_if_exact)
+
+
+def _other(form: str, recipe: Any, model: str, out: Path, choices: Any, distilled: Any) -> dict[str, Any]:
     """What was written in a form that is no checkpoint."""
     from interp.editing.adapter import export_adapter
     from interp.editing.control import export_control_vector
     from interp.editing.origin import Origin
 
     if form == "adapter":
-        return {"adapter": str(out), "rank": export_adapter(recipe, model, out, choices)}
+        return {"adapter": str(out), "rank": export_adapter(recipe, model, out, choices, distilled)}
     if form == "control-vector":
         layers = export_control_vector(recipe, Origin.of(model).reference(recipe.model), out)
         return {"control vector": str(out), "layers": layers}

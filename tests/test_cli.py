@@ -73,12 +73,12 @@ def test_options_are_frozen():
             "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
         "export": [
-            "--approximate", "--compensate", "--dry-run", "--dtype", "--form", "--json", "--keep-norms",
-            "--leave-embedding", "--out", "--policy", "--recipe", "--rehost", "--require", "--safeguard",
-            "--shard-size", "--streamed", "--undo", "model",
+            "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
+            "--keep-norms", "--leave-embedding", "--out", "--policy", "--rank", "--recipe", "--rehost", "--require",
+            "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
-        "verify": ["--base", "--json", "folder"],
+        "verify": ["--base", "--json", "--key", "folder"],
         "audit": [
             "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
             "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",

@@ -70,9 +70,9 @@ def export(
     writes to the stream that the table of writers does not have (`interp.editing.prove`), and where the
     reloaded checkpoint does not do what the hooks do; nothing is written then.
     """
-    origin = Origin.of(source)
+    origin = _origin(source, choices)
     origin.refuse_overlap(Path(out))
-    base = origin.model or load(source)
+    base = origin.model or load(source, dtype="bfloat16" if origin.dequantise else None)
     recipe.check(base.reference)
     require_proof(base)
     if distilled is not None:
@@ -111,7 +111,7 @@ def export_streamed(
     (a warning says so), by type and shape alone. A run that was killed is taken up again by one that is the same,
     behind the last file that it finished.
     """
-    origin = Origin.of(source)
+    origin = _origin(source, choices)
     origin.refuse_overlap(Path(out))
     reference = origin.model.reference if origin.model else origin.reference(recipe.model)
     recipe.check(reference)
@@ -134,7 +134,7 @@ def dry_run(
     choices: Choices = Choices(),  # noqa: B008 (frozen)
 ) -> tuple[Plan, Estimate]:
     """What an export would change and how exactly, refusals included, and what it would take; nothing is written."""
-    origin = Origin.of(source)
+    origin = _origin(source, choices)
     recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
     cast = dtype_of(dtype) if dtype else None
     plan = examine(recipe, origin.config, origin.names, origin.is_tied, origin.reader(cast), choices)
@@ -172,6 +172,13 @@ def _written(
         yield staging, plan, digests
         if sign:
             sign(staging)
+
+
+def _origin(source: str | Path | HookedModel, choices: Choices) -> Origin:
+    origin = Origin.of(source, choices.dequantise)
+    if choices.dequantise and not origin.dequantise:
+        raise InterpError(f"{origin.name} is not quantised, or is in memory; leave dequantise out")
+    return origin
 
 
 def _digest(origin: Origin, plan: Plan, made: Made, folder: Path) -> str:

@@ -23,6 +23,7 @@ from interp.models.architectures import architecture_of_type
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import is_gguf, load, locate
+from interp.models.packed import refusal, unpacked
 from interp.models.reference import ModelReference
 from interp.models.remote import RemoteFile, is_remote
 from interp.models.tensorfile import DTYPES, dtype_name
@@ -45,10 +46,11 @@ class Origin:
     name: str
     checkpoint: Checkpoint | None
     model: HookedModel | None
+    dequantise: bool = False
 
     @classmethod
-    def of(cls, source: str | Path | HookedModel) -> "Origin":
-        """Check a source. GGUF files are dequantised into memory."""
+    def of(cls, source: str | Path | HookedModel, dequantise: bool = False) -> "Origin":
+        """Check a source. GGUF files are dequantised into memory; what else is quantised, tensor by tensor if asked."""
         if is_gguf(source):
             source = load(source)
         if isinstance(source, HookedModel):
@@ -59,13 +61,10 @@ class Origin:
                 f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
                 "interp.load(…) of it to export its language model as a text-only checkpoint"
             )
-        if "quantization_config" in checkpoint.config:
-            method = checkpoint.config["quantization_config"].get("quant_method", "unknown")
-            raise InterpError(
-                f"{source} is quantised ({method}), and an edit of quantised weights is not exact; give a checkpoint "
-                "in float32, bfloat16 or float16, or a dequantised one"
-            )
-        return cls(str(source), checkpoint, None)
+        quantised = checkpoint.config.get("quantization_config")
+        if quantised and not dequantise:
+            raise refusal(str(source), quantised.get("quant_method", "unknown"))
+        return cls(str(source), checkpoint, None, bool(quantised))
 
     @cached_property
     def config(self) -> Any:
@@ -90,9 +89,11 @@ class Origin:
     def files(self) -> list[list[Piece]]:
         """Every tensor as it is, file by file, by the name that transformers gives it."""
         if self.checkpoint:
+            opened = unpacked(self.checkpoint) if self.dequantise else self.checkpoint.sources
             return [
-                [Piece(self._full_name(name), entry.dtype, (file, entry)) for name, entry in file.entries.items()]
-                for file in self.checkpoint.opened
+                [Piece(self._full_name(name), source[1].dtype, source) for name, source in file.items()]
+                for file in opened
+                if file
             ]
         state = self._held.hf.state_dict()
         if self.is_tied:
@@ -182,6 +183,9 @@ class Origin:
     @property
     def config_values(self) -> dict[str, Any]:
         """config.json as plain values."""
+        if self.checkpoint and self.dequantise:
+            gone = ("quantization_config", "torch_dtype")
+            return {k: x for k, x in self.checkpoint.config.items() if k not in gone} | {"dtype": "bfloat16"}
         if self.checkpoint:
             return dict(self.checkpoint.config)
         base = self._held

@@ -39,6 +39,7 @@ class Choices:
     add vectors in. `leave_embedding` keeps the token table as it is. `keep_norms` brings edited vectors back to their
     former lengths. `compensate` rounds to 16 bits so that what was removed stays removed. `sharpness` is that of
     grafted neurons (`interp.editing.graft`): the larger, the nearer; in the thousands, float16 overflows.
+    `dequantise` makes fp8 and MXFP4 checkpoints bfloat16 first (`interp.models.packed`).
     """
 
     approximate: bool = False
@@ -47,6 +48,7 @@ class Choices:
     keep_norms: bool = False
     compensate: bool = False
     sharpness: float = 256.0
+    dequantise: bool = False
 
 
 @dataclass(frozen=True)

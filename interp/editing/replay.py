@@ -50,6 +50,7 @@ class Made(Config):
     keep_norms: bool = False
     compensate: bool = False
     sharpness: float = 256.0
+    dequantise: bool = False
     distilled: Distillation | None = None
 
     @property
@@ -121,7 +122,7 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
     if manifest.made.loaded and not isinstance(where, HookedModel):
         where = load(where, dtype=manifest.made.loaded)
-    origin = Origin.of(where)
+    origin = Origin.of(where, manifest.made.dequantise)
     plan = planned(path, manifest, recipe, origin)
     expected = {piece.name: piece for file in origin.edited(plan, manifest.made.cast) for piece in file}
     found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}

@@ -26,6 +26,7 @@ from torch import Tensor
 from interp.core.files import KEY, read_json, write_json
 from interp.core.progress import track
 from interp.models.checkpoint import INDEX, SINGLE
+from interp.models.packed import Packed
 from interp.models.tensorfile import DTYPES, Entry, TensorFile, as_bytes, header_bytes
 
 Change = Callable[[Tensor], Tensor]
@@ -46,7 +47,7 @@ class Piece:
 
     name: str
     dtype: str
-    source: tuple[TensorFile, Entry] | Tensor
+    source: tuple[TensorFile | Packed, Entry] | Tensor
     change: Change | None = None
     changed_shape: tuple[int, ...] | None = None
 
@@ -190,7 +191,7 @@ def _write_shard(shard: Shard, folder: Path, large: _Memory) -> str:
     return digest.hexdigest()
 
 
-def _chunks(file: TensorFile, entry: Entry) -> Iterator[memoryview]:
+def _chunks(file: TensorFile | Packed, entry: Entry) -> Iterator[memoryview]:
     """A tensor's bytes, a part at a time in one buffer."""
     buffer = torch.empty(min(_CHUNK, entry.nbytes), dtype=torch.uint8)
     for start in range(entry.start, entry.stop, _CHUNK):

@@ -56,7 +56,7 @@ def verify(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     # Of what is approximate the figures prove nothing: there it is made again, wherever the base is.
     if not isinstance(origin, HookedModel) or manifest.made.distilled:
         replay(path, origin)
-    model = load(origin)
+    model = load(origin, dtype="bfloat16" if manifest.made.dequantise and not isinstance(origin, HookedModel) else None)
     recipe.check(model.reference)
     if recipe.digest != manifest.recipe or manifest.base.digest not in ("", model.digest):
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.files import read_json
 from interp.models.remote import RemoteFile, RemoteFolder, is_remote
-from interp.models.tensorfile import TensorFile
+from interp.models.tensorfile import Entry, TensorFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -91,6 +91,11 @@ class Checkpoint:
         for name, file_name in (_weight_map(self.folder) if self.files[0].name != SINGLE else {}).items():
             if home.get(name) != file_name:
                 raise InterpError(f"{self}: its index has {name!r} in {file_name}, where it is not; download it again")
+
+    @property
+    def sources(self) -> list[dict[str, tuple[TensorFile, Entry]]]:
+        """Where each tensor is, by name, file by file."""
+        return [{name: (file, entry) for name, entry in file.entries.items()} for file in self.opened]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, one at a time, file by file."""
