@@ -1,0 +1,242 @@
+"""SAE features in weights: how near each form that folds comes to ablating the latent itself.
+
+    python experiments/feature_folds.py [--smoke] [--only organism|smollm2] [--out docs/features.md] [--json FILE]
+
+On the organism an autoencoder of what the MLP of the middle block writes and one of the stream behind it, and a
+transcoder of that MLP of either kind of latent (plain ReLU, and with thresholds), are trained; on SmolLM2-135M-Instruct
+the autoencoder of experiments/benchmarks/sae_smollm2.py is taken, of the stream in the middle. Of each, the latents are
+looked at that fire on about a half, a tenth and a hundredth of the tokens. SmolLM2's part needs its checkpoint, the
+autoencoder and ../shared/data, and is left out without.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+import interp
+from interp.activations.harvest import harvest
+from interp.activations.rows import rows
+from interp.data.corpora import texts
+from interp.editing.features import affine_fit, as_projection
+from interp.editing.fidelity import Fidelity, fidelity
+from interp.editing.graft import Neurons
+from interp.editing.plan import Choices
+from interp.editing.residual import STREAM
+from interp.interventions import Clamp, Suppress
+from interp.interventions.recipe import Recipe
+from interp.models import organism
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.records import SaeConfig
+from interp.sae.train import Plan, train_all
+
+HERE = Path(__file__).parent
+MODEL = HERE / ".cache" / "smollm2-135m-instruct"
+CODER = HERE / ".cache" / "sae-smollm2" / "SAELens-batchtopk"
+TEXT = HERE.parents[1] / "shared" / "data" / "text_corpus" / "*.jsonl"
+WANTED = (0.1, 0.5, 0.01)
+CHOICES = Choices(approximate=True)
+Form = tuple[str, str, Fidelity]
+HEAD = """# SAE features in weights
+
+Written by `python experiments/feature_folds.py --out docs/features.md`.
+
+Ablating a latent, x - f(x) d, is not affine and has no fold. What folds in its place (`interp.editing.features`,
+`interp.editing.graft`):
+
+- *projection* (`as_projection`): d projected out of every writer, whether the latent fires or not. Folds exactly.
+- *affine fit* (`affine_fit`): the affine map nearest to the ablation at its site, by least squares on text. Folds
+  exactly at what writes the stream (mlp_out, attn_out) where that has, or can have, a bias; not at one of its sites.
+- *at_writer*: for a site of the stream, the same by what the MLP before it wrote, to which it is added. Folds exactly.
+- *neurons* (`Suppress`): a transcoder's latent as a SwiGLU neuron of the MLP that it reads with, within 0.279 |d| /
+  sharpness of every write on every input (sharpness 256 here); with a threshold two neurons, which next to it are off
+  by up to half its height, since the latent jumps there and they can't. The transcoder has to read `mlp_input` and write
+  `mlp_out` of one layer, in a model with gate and biases: Llama, SmolLM3, Granite, Seed-OSS, and, under the Llama class
+  (`rehost`), Qwen2 and Mistral.
+
+All but the neurons are other edits than the ablation, whose fidelity is what it is. Top-k latents compete with each
+other, and no neuron knows of the others: such transcoders are refused.
+
+- *fires*: share of tokens on which the latent fires.
+- *explained*: share of the variance of the ablation's change, at its site, that the form makes too, on held-out text;
+  below 0 it is further off than doing the same to every token. For neurons, of what the MLP writes.
+- *effect*: KL(plain || ablated) of the next token, in nats a token; *off*: KL(ablated || form) over that. 0 is the
+  ablation, 1 as far from it as doing nothing. Measured in the exported checkpoint for neurons, with hooks for the rest.
+
+"""
+READING = """
+How to read it:
+
+- A projection is no ablation of a latent: it takes away what every token has along d, and is further from the ablation
+  than doing nothing is, by far.
+- The affine fit comes near at the output of an MLP, where it folds. At a site of the stream it may come as near, and
+  does not fold; the one that does, by what the MLP wrote last, knows too little of the latent.
+- Neurons are the ablation, within their bound.
+
+So a feature that has to go from the weights, and only it, is best looked for with a transcoder of an MLP, or with an
+autoencoder of what an MLP writes; features of the stream are ablated with hooks. All ops act on first tokens as well,
+which many models park attention on: a latent that fires there has an effect out of proportion.
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything; `latents` of each autoencoder."""
+
+    harvested: int
+    trained: int
+    d_sae: int
+    fitted: int
+    latents: int
+
+
+FULL, SMOKE = Sizes(100_000, 500_000, 512, 16_000, 3), Sizes(4_000, 16_384, 64, 2_000, 1)
+SMOLLM2, SMOLLM2_SMOKE = Sizes(0, 0, 0, 6_000, 3), Sizes(0, 0, 0, 1_600, 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A form in place of a latent's ablation. `explained` is None where it was not measured."""
+
+    model: str
+    coder: str
+    latent: int
+    fires: float
+    form: str
+    folds: str
+    explained: float
+    kl: float
+    effect: float
+
+    @property
+    def off(self) -> float:
+        """Distance from the ablation over its own effect."""
+        return self.kl / self.effect
+
+
+def coders(model: HookedModel, sizes: Sizes) -> dict[str, SparseAutoencoder]:
+    """The organism's, by name, all trained in one pass over one store."""
+    layer = model.n_layers // 2
+    reads, writes, stream = f"mlp_input.{layer}", f"mlp_out.{layer}", f"resid_post.{layer}"
+    settings = {"d_sae": sizes.d_sae, "k": 16, "tokens": sizes.trained, "batch_size": min(4096, sizes.harvested // 2)}
+    batch, relu = (SaeConfig(kind=kind, **settings) for kind in ("batchtopk", "standard"))
+    plans = {
+        f"autoencoder of {writes}": Plan(writes, batch),
+        f"autoencoder of {stream}": Plan(stream, batch),
+        f"transcoder {reads} to {writes}": Plan(reads, relu, writes),
+        f"transcoder {reads} to {writes}, with thresholds": Plan(reads, batch, writes),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = organism.corpus(sizes.harvested // 20, seed=0)
+        store = harvest(model, corpus, [reads, writes, stream], Path(scratch) / "store", tokens=sizes.harvested)
+        trained = train_all(store, list(plans.values()))
+    return {name: each.sae for name, each in zip(plans, trained, strict=True)}
+
+
+def by_density(
+    model: HookedModel, sae: SparseAutoencoder, documents: Sequence[str], tokens: int, count: int
+) -> list[tuple[int, float]]:
+    """For each of some densities, the latent whose own is nearest, and that."""
+    packed, site = rows(model, documents, 128, tokens), Site.parse(sae.reads[0].site)
+    fired, total = torch.zeros(sae.d_sae), 0
+    for batch in packed.batches(8):
+        x = model.forward_to([site], batch.model_inputs(model.device))[site][batch.inner]
+        code = sae.encode_sparse(x)
+        fired += torch.bincount(code.latents[code.values > 0], minlength=sae.d_sae)
+        total += len(x)
+    share, found = fired / total, list[tuple[int, float]]()
+    for wanted in WANTED[:count]:
+        off = (share.clamp(min=1e-9).log() - torch.tensor(wanted).log()).abs()
+        off[[latent for latent, _ in found]] = torch.inf
+        latent = int(off.argmin())
+        found.append((latent, float(share[latent])))
+    return found
+
+
+def forms(
+    model: HookedModel, sae: SparseAutoencoder, latent: int, documents: Sequence[str], tokens: int
+) -> Iterator[Form]:
+    """Each form that folds in place of an autoencoder's latent, with how it folds and its fidelity."""
+    wanted, held = Recipe([(str(sae.site), Clamp(sae, latent))]), documents[::4]
+    yield "projection", "exactly", fidelity(model, wanted, as_projection(sae, latent), held, tokens=tokens // 4)
+    ways = {"affine fit": False} | ({"affine fit, at_writer": True} if sae.site.kind in STREAM else {})
+    for name, at_writer in ways.items():
+        fitted = affine_fit(model, wanted, documents, tokens=tokens, at_writer=at_writer)
+        yield name, "exactly" if fitted.exports else "no", fitted.fidelity
+
+
+def grafted(
+    model: HookedModel, sae: SparseAutoencoder, latent: int, documents: Sequence[str], tokens: int
+) -> Iterator[Form]:
+    """A transcoder's latent as neurons, measured in the exported checkpoint."""
+    recipe = Recipe([(sae.writes[0].site, Suppress(sae, latent))])
+    neurons = Neurons.of(recipe.edits[0].op, CHOICES.sharpness)
+    with tempfile.TemporaryDirectory() as scratch:
+        interp.export(recipe, model, Path(scratch) / "out", choices=CHOICES)
+        near = fidelity(model, recipe, interp.load(Path(scratch) / "out"), documents[::4], tokens=tokens // 4)
+    count, away = len(neurons.gate), float(neurons.thresholds[0]) / 10
+    within = f"within {neurons.bound_beyond(away):.1g}" + (f", {away:.2g} from the threshold" if away else "")
+    yield f"{count} neuron{'s' * (count > 1)}", within, near
+
+
+def measured(
+    name: str, model: HookedModel, found: dict[str, SparseAutoencoder], documents: Sequence[str], sizes: Sizes
+) -> Iterator[Row]:
+    """A model's rows."""
+    for coder, sae in found.items():
+        way = grafted if sae.reads != sae.writes else forms
+        for latent, fires in by_density(model, sae, documents, sizes.fitted, sizes.latents):
+            for form, folds, near in way(model, sae, latent, documents, sizes.fitted):
+                yield Row(name, coder, latent, fires, form, folds, near.explained, near.kl, near.effect_kl)
+
+
+def table(rows_: Sequence[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| model, coder | latent | fires | form | folds | explained | effect | off |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows_:
+        figures = f"{row.explained:.1%} | {row.effect:.1e} | {row.off:.2g}"
+        where = f"{row.model}, {row.coder} | {row.latent} | {row.fires:.1%}"
+        lines.append(f"| {where} | {row.form} | {row.folds} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="few of everything")
+    parser.add_argument("--only", choices=("organism", "smollm2"), help="one model's part")
+    parser.add_argument("--out", type=Path, help="write the document here")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    console, found = Console(width=200), list[Row]()
+    if options.only != "smollm2":
+        model, sizes = interp.load("organism"), SMOKE if options.smoke else FULL
+        held = list(organism.corpus(max(400, sizes.fitted // 20), split="test", seed=1))
+        found += measured("organism", model, coders(model, sizes), held, sizes)
+    if options.only != "organism" and MODEL.exists() and CODER.exists() and TEXT.parent.exists():
+        sizes = SMOLLM2_SMOKE if options.smoke else SMOLLM2
+        documents = list(islice(texts(str(TEXT)), 200))
+        coder = {"autoencoder of resid_post.15": SparseAutoencoder.load(CODER)}
+        found += measured("SmolLM2-135M-Instruct", interp.load(MODEL), coder, documents, sizes)
+    elif options.only != "organism":
+        console.print(f"left out: SmolLM2's part, which needs {MODEL.name}, {CODER.name} and ../shared/data")
+    console.print(table(found), soft_wrap=True, markup=False)
+    if options.out:
+        options.out.write_text(HEAD + table(found) + READING)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) | {"off": row.off} for row in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()
