@@ -46,6 +46,11 @@ MODEL = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
 BATCH = 32
+NOTES = {
+    "pronoun": "The word itself tells its gender, and layer by layer along other directions: more of them than the rank, "
+    "which is for all sites and places together.",
+    "behind": "Here probes read what the model has told later tokens of the person.",
+}
 
 
 @dataclass(frozen=True)
@@ -257,7 +262,7 @@ def report(results: dict, certificate: Certificate) -> str:
             f"## Probes {place}", "",
             f"Held-out sentences: {results['test']}, each with both pronouns; chance is 0.5. AUROC over the layers: "
             f"mean {means[0]:.3f} before, {means[1]:.3f} after; after, chance is in the interval at {chance} of "
-            f"{len(found)} sites.", "",
+            f"{len(found)} sites. {NOTES[where]}", "",
             "| site | AUROC before | after | accuracy before | after |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for p in found:
@@ -292,6 +297,7 @@ def main() -> None:
     layers = range(model.n_layers)[-2 if options.smoke else 0 :]
     sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in layers)]
     command = f"python experiments/leace_export.py --rank {options.rank}{' --smoke' if options.smoke else ''}"
+    command += f" --out docs/{options.out.name}" if options.out else ""
     results = {"command": command, "test": len(test.labels) // 2}
     loss = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -303,7 +309,7 @@ def main() -> None:
     page = report(results, certificate)
     print(page)
     if options.out:
-        options.out.write_text(page)
+        options.out.write_text(page + "\n")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
