@@ -47,8 +47,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
 BATCH = 32
 NOTES = {
-    "pronoun": "The word itself tells its gender, and layer by layer along other directions: more of them than the rank, "
-    "which is for all sites and places together.",
+    "pronoun": "The word itself tells its gender, and layer by layer along other directions: more of them than the "
+    "rank, which is for all sites and places together.",
     "behind": "Here probes read what the model has told later tokens of the person.",
 }
 
