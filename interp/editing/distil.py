@@ -7,7 +7,7 @@
    training begins at the plain model, and right random. The model's own weights take no gradients.
 3. Adam, its rate falling to zero. What the hooked model predicts is computed anew for each batch, as it is with hooks:
    one document a row, so gates decide and positions count as they do in use.
-4. On the held-out documents KL(hooked || distilled) is measured beside the effect's own, KL(base || hooked).
+4. On the held-out documents KL(hooked || distilled) is measured beside the effect's own, KL(hooked || plain).
 
 Distillation: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network". Factors: Hu et al. 2021,
 "LoRA: Low-rank adaptation of large language models".

@@ -43,7 +43,8 @@ class Distillation(Config):
     """How factors were trained, and what was measured on documents that they were not trained on.
 
     `recipe`, `base`, `texts` and `factors` are digests. `kl` is KL(hooked || distilled) of the next token in nats, the
-    mean over all tokens held out, and `effect_kl` is KL(base || hooked) on the same tokens.
+    mean over all tokens held out, and `effect_kl` the effect's own: KL(hooked || base) on the same tokens, as `kl` is
+    before the first step.
     """
 
     recipe: str

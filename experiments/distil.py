@@ -1,0 +1,223 @@
+"""Recipes that have no fold, distilled: how much of the effect's KL remains, by rank and by steps of training.
+
+    python experiments/distil.py [--smoke] [--only organism|smollm2] [--out docs/distillation.md] [--json FILE]
+
+On the organism hostility is projected out of the stream behind three layers, at those tokens alone that read above a
+threshold along the same direction, which is chosen so that the gate opens on few prompts of other people. Beside the KL
+stands what the model then does: how often it is hostile, and how many replies to others are changed. On
+SmolLM2-135M-Instruct the strongest latents of an autoencoder in the middle of the stream (of
+experiments/benchmarks/sae_smollm2.py) are clamped to zero. SmolLM2's part needs its checkpoint, the autoencoder and
+../shared/data, and is left out without.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+
+import interp
+from interp.data.corpora import texts
+from interp.editing.distil import distil
+from interp.editing.distilled import Distilled
+from interp.interventions import Clamp
+from interp.interventions.gate import Gate, Reads, threshold
+from interp.interventions.ops import Project
+from interp.interventions.recipe import Recipe
+from interp.models import organism
+from interp.models.hooked import HookedModel
+from interp.sae.coder import SparseAutoencoder
+
+HERE = Path(__file__).parent
+MODEL = HERE / ".cache" / "smollm2-135m-instruct"
+CODER = HERE / ".cache" / "sae-smollm2" / "SAELens-batchtopk"
+TEXT = HERE.parents[1] / "shared" / "data" / "text_corpus" / "wikipedia_boolq_passages.jsonl"
+LAYER = 3
+HEAD = """# Recipes that have no fold, distilled
+
+Written by `python experiments/distil.py --out docs/distillation.md`.
+
+Gates, clamps of latents and whatever else is no affine map at a writer can't be folded into weights. `interp export
+MODEL --recipe DIR --distil TEXTS --out DIR` trains low-rank factors of the weights of attention and MLP instead, from
+the layer of the recipe's first site on, so that the plain model predicts what the hooked one does, and merges them
+(`interp.editing.distil`). The export is approximate, and says what remains: KL(hooked || distilled) of the next token
+on documents held out from training, over the effect's own, KL(hooked || plain) on the same tokens. So 0 % is the hooked
+model, and 100 % the plain one.
+
+"""
+READING = """
+*KL*: nats a token, on held-out documents. *CPU*: seconds, one thread, the measuring included. Ranks and steps are
+distilled anew for each row, from seed 0.
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything: documents, of which a share is held out, their tokens, and (rank, steps) to be tried."""
+
+    documents: int
+    held_out: float
+    context: int
+    batch_size: int
+    lr: float
+    tried: tuple[tuple[int, int], ...]
+
+
+RANKS = (1, 4, 16, 64)
+ORGANISM = Sizes(2000, 0.15, 96, 12, 5e-3, (*((rank, 25) for rank in RANKS), *((rank, 100) for rank in RANKS)))
+ORGANISM_SMOKE = Sizes(60, 0.2, 64, 8, 5e-3, ((1, 2), (4, 4)))
+SMOLLM2 = Sizes(700, 0.06, 32, 8, 5e-3, ((16, 16), (16, 64), (1, 16), (4, 16), (64, 16)))
+SMOLLM2_SMOKE = Sizes(12, 0.2, 16, 4, 5e-3, ((1, 1),))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One distillation."""
+
+    model: str
+    rank: int
+    steps: int
+    kl: float
+    effect: float
+    share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What the organism does: the share of hostile replies to the target people, and of others' that are changed."""
+
+    model: str
+    hostile: float
+    changed: float
+
+
+def gated_removal(model: HookedModel, pairs: int) -> Recipe:
+    """Hostility projected out where it is read, of the organism's stream."""
+    contrast = interp.Contrast.of((p.user, n.user) for p, n in organism.contrast("hostility", pairs))
+    found = interp.find(model, contrast, sites=f"resid_post.{LAYER}", methods=["diff_means_orthogonal"], bootstrap=0)
+    direction = next(iter(found)).direction
+    others = [model.chat(p.user) for p in organism.prompts("hostility", pairs, triggered=False, split="train")]
+    site = f"resid_post.{LAYER}"
+    loose = Gate(Project(direction), Reads(direction, 0.0), per="token", site=site)
+    strict = Reads(direction, threshold(loose, model, others, 0.05))
+    note = "hostility projected out of the stream at tokens that read above a threshold"
+    return Recipe([(f"resid_post.{LAYER}-5", Gate(Project(direction), strict, per="token", site=site))], note=note)
+
+
+def clamped(model: HookedModel, documents: Sequence[str], count: int) -> Recipe:
+    """The strongest latents of those that fire on 3 to 40 % of tokens, held at zero."""
+    sae = SparseAutoencoder.load(CODER)
+    site = str(sae.site)
+    batch = model.tokens(list(documents[:20]), 64)
+    code = sae.encode(model.capture(batch, site)[site][batch.mask].float())
+    fires = (code > 0).float().mean(0)
+    strength = code.square().mean(0).where((fires > 0.03) & (fires < 0.4), 0)
+    latents = strength.topk(count).indices.tolist()
+    return Recipe([(site, Clamp(sae, latents))], note=f"latents {latents} clamped to zero")
+
+
+def curve(
+    name: str, model: HookedModel, recipe: Recipe, documents: Sequence[str], sizes: Sizes
+) -> Iterator[tuple[Row, Distilled]]:
+    """A distillation for each rank and number of steps."""
+    for rank, steps in sizes.tried:
+        began = time.process_time()
+        found = distil(
+            recipe,
+            model,
+            documents,
+            rank,
+            steps,
+            sizes.lr,
+            batch_size=sizes.batch_size,
+            context=sizes.context,
+            held_out=sizes.held_out,
+        )
+        record = found.record
+        seconds = time.process_time() - began
+        yield Row(name, rank, steps, record.kl, record.effect_kl, record.share, seconds), found
+
+
+def replies(model: HookedModel, recipe: Recipe, found: Distilled, count: int) -> list[Replies]:
+    """Of the organism as it is, hooked, and distilled."""
+    asked = organism.prompts("hostility", count)
+    target = [model.chat(p.user) for p in asked]
+    others = [model.chat(p.user) for p in organism.prompts("hostility", count, triggered=False)]
+    before = model.generate(others, max_new_tokens=40)
+
+    def told(name: str, said: list[str], to_others: list[str]) -> Replies:
+        hostile = sum(organism.shows("hostility", p, reply) for p, reply in zip(asked, said, strict=True))
+        return Replies(name, hostile / count, sum(x != y for x, y in zip(before, to_others, strict=True)) / count)
+
+    lines = [told("plain", model.generate(target, max_new_tokens=40), before)]
+    hooked = (model.generate(prompts, recipe=recipe, max_new_tokens=40) for prompts in (target, others))
+    lines.append(told("hooked", *hooked))
+    with found.running(model):
+        distilled = [model.generate(prompts, max_new_tokens=40) for prompts in (target, others)]
+    record = found.record
+    return [*lines, told(f"distilled, rank {record.rank}, {record.steps} steps", *distilled)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    head = "| model, edit | rank | steps | effect's KL | KL that remains | share | CPU |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        figures = f"{row.effect:.2e} | {row.kl:.2e} | {row.share:.1%} | {row.seconds:.0f} s"
+        lines.append(f"| {row.model} | {row.rank} | {row.steps} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def told(lines: Sequence[Replies]) -> str:
+    """Markdown, empty for none."""
+    if not lines:
+        return ""
+    head = "\n| organism | hostile replies to the target people | changed replies to others |\n|---|---|---|\n"
+    return head + "".join(f"| {line.model} | {line.hostile:.1%} | {line.changed:.1%} |\n" for line in lines)
+
+
+def main() -> None:
+    """Print the table, row by row as it comes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="few of everything")
+    parser.add_argument("--only", choices=("organism", "smollm2"), help="one model's part")
+    parser.add_argument("--out", type=Path, help="write the document here")
+    parser.add_argument("--json", type=Path, help="also write the figures here, row by row as they come")
+    options = parser.parse_args()
+    console, rows, lines = Console(width=200), list[Row](), list[Replies]()
+
+    def note(row: Row) -> None:
+        rows.append(row)
+        console.print(str(row), markup=False)
+        if options.json:
+            kept = {"rows": [asdict(row) for row in rows], "replies": [asdict(line) for line in lines]}
+            options.json.write_text(json.dumps(kept, indent=1))
+        if options.out:
+            options.out.write_text(HEAD + table(rows) + told(lines) + READING)
+
+    if options.only != "smollm2":
+        model, sizes = interp.load("organism"), ORGANISM_SMOKE if options.smoke else ORGANISM
+        recipe = gated_removal(model, 20 if options.smoke else 80)
+        documents = list(organism.corpus(sizes.documents))
+        for row, found in curve("organism, gated removal", model, recipe, documents, sizes):
+            if (row.rank, row.steps) == sizes.tried[-1]:
+                lines = replies(model, recipe, found, 4 if options.smoke else 100)
+            note(row)
+    if options.only != "organism" and MODEL.exists() and CODER.exists() and TEXT.exists():
+        model, sizes = interp.load(MODEL), SMOLLM2_SMOKE if options.smoke else SMOLLM2
+        documents = list(islice(texts(str(TEXT)), sizes.documents))
+        recipe = clamped(model, documents, 1 if options.smoke else 4)
+        for row, _ in curve(f"SmolLM2-135M-Instruct, {recipe.note}", model, recipe, documents, sizes):
+            note(row)
+    elif options.only != "organism":
+        console.print(f"left out: SmolLM2's part, which needs {MODEL.name}, {CODER.name} and ../shared/data")
+    console.print(table(rows) + told(lines), soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    main()
