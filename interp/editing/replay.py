@@ -23,7 +23,7 @@ from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan, Status
 from interp.editing.release import Release
 from interp.editing.sign import SIGNATURE
-from interp.editing.stream import made
+from interp.editing.stream import made, one_thread
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
@@ -129,7 +129,8 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     for name in sorted(set(expected) ^ set(found)):
         what = "is missing" if name in expected else "is one too many"
         raise InterpError(f"{path}: {name} {what}: the recipe applied to {origin.name} does not give these tensors")
-    gaps = [_gap(name, made(piece), found[name]) for name, piece in expected.items()]
+    with one_thread():
+        gaps = [_gap(name, made(piece), found[name]) for name, piece in expected.items()]
     return Replay(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0))
 
 
