@@ -20,6 +20,7 @@ from interp.models.tensorfile import Entry, TensorFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -41,6 +42,8 @@ class Checkpoint:
         """Check a folder before anything of it is loaded. Raises with the reason where it can't be trusted."""
         remote = RemoteFolder.open(str(folder)) if is_remote(folder) else None
         checkpoint = cls(remote.place if remote else Path(folder), remote)
+        if (checkpoint.folder / ADAPTER).is_file():
+            raise _unmerged(checkpoint)
         if not (checkpoint.folder / "config.json").is_file():
             raise InterpError(f"{folder}: no config.json in it; expected a Hugging Face model folder")
         if "auto_map" in checkpoint.config and not trust_remote_code:
@@ -122,6 +125,17 @@ def _weight_map(folder: Path) -> dict[str, str]:
             f"{folder / INDEX}: has no weight_map; expected names of tensors with the files that hold them"
         )
     return weight_map
+
+
+def _unmerged(adapter: Checkpoint) -> InterpError:
+    """An adapter's folder, which transformers would load on whatever base it names, is no model yet."""
+    settings = read_json(adapter.folder / ADAPTER)
+    base = settings.get("base_model_name_or_path") or "the model that it was trained on"
+    return InterpError(
+        f"{adapter}: an adapter ({settings.get('peft_type', 'unknown')}) to {base}, not a model; merge it first, with "
+        "peft: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER).merge_and_unload()"
+        ".save_pretrained(NEW), and give NEW; or give the base"
+    )
 
 
 def _plain(folder: str, name: str) -> str:

@@ -23,6 +23,7 @@ from interp.core.errors import InterpError
 T = TypeVar("T")
 COMPANIONS = (
     "config.json",
+    "adapter_config.json",
     "model.safetensors.index.json",
     "generation_config.json",
     "tokenizer.json",

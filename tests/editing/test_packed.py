@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import interp
 from interp import InterpError, Project, Recipe
 from interp.editing.export import dry_run, export_streamed
+from interp.editing.identity import digest
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices
 from interp.editing.replay import replay
@@ -152,6 +153,9 @@ def test_an_export_is_that_of_the_plain_checkpoint(kind, tmp_path, request, tiny
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert replay(tmp_path / "out").units == 0
     assert verify(tmp_path / "out").faithful
+    origin = Origin.of(folder, True)
+    pieces = {piece.name: piece for file in origin.files for piece in file}
+    assert digest(origin, pieces) == interp.load(folder, dtype="bfloat16").digest, "recipes know it by this"
     assert interp.export(RECIPE, folder, tmp_path / "loaded", choices=DEQUANTISE).faithful
 
 
