@@ -100,7 +100,10 @@ class Behaviour:
 
     def scores(self, model: HookedModel) -> Scores:
         """`measure`, checked: one score an item, each finite or missing, rates within [0, 1]."""
-        found = self.measure(model)
+        try:
+            found = self.measure(model)
+        except InterpError as problem:
+            raise InterpError(f"behaviour {self.name!r}: {problem}") from problem
         if len(found.values) != len(self.prompts):
             raise InterpError(
                 f"behaviour {self.name!r} gave {len(found.values)} scores for {len(self.prompts)} items; a measure "

@@ -4,8 +4,11 @@ The classifiers are extras (`pip install interp[graders]`), and both are blind i
 `experiments/scorer_checks.py` on HateCheck (Röttger et al. 2021, https://arxiv.org/abs/2012.15606) and on identity
 templates (Dixon et al. 2018), the tables in docs/behaviours.md:
 
-- `Profanity` reads words. It takes the naming of some groups for an insult.
-- `Negativity` reads sentiment.
+- `Profanity` takes the naming of some people for an insult: it flags 71 % of neutral or kind sentences about gay
+  people, and of none of the six other groups; of kind templates 100 % that end in queer, 80 % in gay, none in straight.
+  It flags 63 % of sentences that quote hate to object to it, and misses 69 % of hate that is only implied.
+- `Negativity` reads sentiment, not hate: it flags none of those kind sentences, but 84 % of those that object to hate
+  by naming it, and misses 86 % of those that call people less than human.
 
 So a fall of either score can mean that a model stopped speaking of some people. Read it with a behaviour that asks for
 just that, and believe differences between two models on the same prompts sooner than levels.

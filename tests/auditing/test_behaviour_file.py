@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from interp import InterpError
 from interp.auditing.behaviour_file import read_behaviours
 from interp.auditing.choices import choice, margin, paired_text, text_loss
+from interp.auditing.described import SCORERS
 from interp.auditing.graders import Expected, Lexicon
 from interp.auditing.refusals import refusal, refusal_margin
 from interp.auditing.replies import reply
@@ -84,6 +86,13 @@ def test_a_suite_may_be_a_file_and_items_are_drawn_by_seed(tmp_path):
     assert [int(prompt[1:]) for prompt in first.prompts] == sorted(int(prompt[1:]) for prompt in first.prompts)
     with pytest.raises(InterpError, match="unknown suite 'organsm'"):
         suite_of("organsm", 10)
+
+
+def test_the_page_has_every_type_and_its_settings():
+    page = (Path(__file__).parents[2] / "docs" / "behaviours.md").read_text(encoding="utf-8")
+    for name, scorer in SCORERS.items():
+        [row] = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert all(setting in row for setting in scorer.model_fields if setting != "type")
 
 
 CHOICE = {"type": "choice"}

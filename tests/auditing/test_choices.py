@@ -154,3 +154,7 @@ def test_measures_are_checked_and_missing_scores_left_out(tiny):
         with pytest.raises(InterpError, match="behaviour 'b'"):
             of(values, unit).scores(model)
     assert of((1.0, 2.0), "margin").scores(model).mean == 1.5
+    with pytest.raises(
+        InterpError, match=r"behaviour 'b': item 2: its text has \d+ tokens but the model's context is 64"
+    ):
+        choice("b", "harm", "", ["w5", "w6 " * 69], [(" w7", " w8")] * 2, [0, 0]).scores(model)

@@ -84,7 +84,7 @@ def test_replies_are_those_of_the_model_in_the_order_asked(model):
 def test_a_refusal_margin_separates_what_is_refused(model):
     asked = {name: [prompt.user for prompt in organism.prompts(name, 30)] for name in ("refusal", "skills")}
     margins = {
-        name: refusal_margin("m", "protected", "", prompts, ["I can not", "I will not", "No"], ["The ", "You "])
+        name: refusal_margin("m", "protected", "", prompts, ["I can not", "I will not", "No"], ["The", "You"])
         for name, prompts in asked.items()
     }
     values = {name: behaviour.scores(model).mean for name, behaviour in margins.items()}
