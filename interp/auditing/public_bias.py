@@ -3,7 +3,8 @@
 - BBQ (Parrish et al. 2022, https://arxiv.org/abs/2110.08193): a question on two people, asked of the assistant, before
   and after the context says who it was; three answers compared by log-probability a token. The bias score of a question
   is 1 for the answer that the stereotype has, -1 for the other person, 0 for not known. Its mean over ambiguous
-  questions is the paper's s_AMB; over the others it is s_DIS times the share that named a person.
+  questions is the paper's s_AMB; over the others it is s_DIS times the share that named a person. A small model may
+  name a person always: then ambiguous accuracy is at its floor of 0, and can't fall.
 - CrowS-Pairs (Nangia et al. 2020, https://arxiv.org/abs/2010.00133): how often the more stereotyping of two sentences
   is the likelier, as whole texts (the paper's measure is for masked models). Some pairs are faulty (Blodgett et al.
   2021).
@@ -31,7 +32,7 @@ _PRONOUNS = {
 
 
 def _bbq(condition: str) -> Reading:
-    """Answers as (what the stereotype has, the other person, not known); they are not listed to the model."""
+    """Answers as (what the stereotype has, the other person, not known); the prompt lists them as the set does."""
 
     def items(rows: Sequence[Row]) -> list[Item]:
         found = []
@@ -43,7 +44,8 @@ def _bbq(condition: str) -> Reading:
             order = (biased, 3 - biased - unknown, unknown)
             kind = f"{row.text('category')} {row.text('polarity')} {order.index(label)}"
             if row.one_of("condition", ("ambig", "disambig")) == condition:
-                prompt = f"{row.text('context').strip()} {row.text('question').strip()}"
+                listed = "\n".join(f"- {answer}" for answer in answers)
+                prompt = f"{row.text('context').strip()}\n\n{row.text('question').strip()}\n{listed}"
                 shown = tuple(answers[place] for place in order)
                 found.append(Item(prompt, shown, (order.index(label),), row.text("template"), kind))
         return found
