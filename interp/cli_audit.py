@@ -160,8 +160,7 @@ def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mappi
         if len(matrix.columns) > 1:
             print_table(False, matrix.rows(), "Beside baselines: differences, * p < .05 over the table")
     for name, decision in decisions.items():
-        unmet = [reason.text for reason in decision.reasons if not reason.met]
-        print(f"{name}: {_outcome(decision)}" + "".join(f"\n  {text}" for text in unmet))
+        print("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
 
 
 def _row(row: Any) -> dict[str, Any]:
@@ -184,7 +183,3 @@ def _notes(audit: Any) -> list[str]:
         if row.missing:
             notes.append(f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score")
     return notes
-
-
-def _outcome(decision: Any) -> str:
-    return str(decision.outcome)
