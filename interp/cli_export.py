@@ -84,8 +84,10 @@ def export(
         raise typer.Exit(1 if plan.status == "refused" else 0)
     if out is None:
         raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
-    if (sign and form != "checkpoint") or (trust_base and not streamed):
-        raise InterpError("--sign is for checkpoints, and --trust-base for --streamed, which loads no model to compare")
+    if ((sign or dequantise) and form != "checkpoint") or (trust_base and not streamed):
+        raise InterpError(
+            "--sign and --dequantise are for checkpoints, and --trust-base for --streamed, which loads no model to hash"
+        )
     found = _distilled(distil, edits, model, rank, steps, approximate) if distil is not None else None
     if form != "checkpoint":
         print_values(as_json, _other(form, edits, model, out, choices, found))

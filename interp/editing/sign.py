@@ -8,6 +8,7 @@ What a signature says is that the holder of the key wrote these bytes: not what 
 certificate and no transparency log are involved.
 """
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,4 +85,6 @@ def _hashing() -> Any:
 
 
 def _said(problem: Exception) -> str:
-    return str(problem).strip().partition("\n")[0] or type(problem).__name__
+    said = str(problem).strip().partition("\n")[0]
+    # The names of changed files, without the bytes of their digests.
+    return re.sub(r": Expected .*?(?=.{1,4}Hash mismatch|$)", "", said) or type(problem).__name__
