@@ -136,8 +136,8 @@ def undo(
 def _distilled(texts: str, recipe: Any, model: str, rank: int, steps: int, even_if_exact: bool) -> Any:
     """Factors trained on a corpus, or on the organism's."""
     from interp.editing.distil import distil
-    from interp.materials import ORGANISM, corpus
-    from interp.models.load import load
+    from interp.materials import corpus
+    from interp.models.load import ORGANISM, load
 
     source = corpus(texts, documents=2000) if texts == ORGANISM else texts
     return distil(recipe, load(model), source, rank, steps, even_if_exact=even_if_exact)
