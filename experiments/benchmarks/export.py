@@ -191,6 +191,7 @@ def main() -> None:
         cells = [f"{value:.1f} s" for value in (plain, flushed, found["hashing alone"][0], own, plain_busy, busy)]
         count = len(list(source.glob("*.safetensors")))
         ratios = [f"{own / plain:.2f}", f"{own / flushed:.2f}"]
+        print(f"{size:g} GB: {found}", flush=True)
         times.append([f"{size:g} GB", str(count), *cells, *ratios, f"{memory[size]:.0f}"])
         claims[f"peak_extra_mb_{size:g}gb".replace(".", "_")] = round(memory[size])
         claims[f"time_vs_cp_{size:g}gb".replace(".", "_")] = round(own / plain, 2)

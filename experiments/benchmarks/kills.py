@@ -1,12 +1,13 @@
 """Kill an export before each of its steps: is the old state left, or the new one, and does another run go on?
 
-    python experiments/benchmarks/kills.py
+    python experiments/benchmarks/kills.py [--out docs/export.md]
 
 A step is what changes a disk: a write, a flush, a rename, a copy, a new folder. A process of its own exports a small
 checkpoint in several files and ends without a word before its n-th step, for every n. What is there afterwards is
 compared byte by byte with an export left alone; where the new folder is not there yet, the same export is run again.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -156,8 +157,25 @@ def measured(every: int = 1) -> list[dict]:
         return killed(Recipe([("writers", Project(torch.eye(32)[:2]))]), Path(folder) / "source", Path(folder), every)
 
 
-if __name__ == "__main__":
-    shown = Table(*HEADER)
-    for row in rows(measured()):
+def main() -> None:
+    """Print the table, or write it as a page (which `export.py --kills --out` does with times and memory)."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, help="page to write")
+    options = parser.parse_args()
+    found, shown = rows(measured()), Table(*HEADER)
+    for row in found:
         shown.add_row(*row)
     Console(width=130).print(shown)
+    if options.out:
+        lines = "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *found))
+        options.out.write_text(
+            "# Exports that are killed\n\nWritten by `python experiments/benchmarks/kills.py --out docs/export.md`, "
+            "whose head says what was done. The old state is that there is no folder of that name; the new one is the "
+            "whole folder, byte by byte what an export left alone gives. The last column counts, over all kills, "
+            "weight files that were finished when the export was killed, and those of them that the next run did not "
+            f"write again.\n\n{lines}\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
