@@ -85,8 +85,8 @@ So a feature that has to go from the weights, and only it, is best looked for wi
 autoencoder of what an MLP writes; features of the stream are ablated with hooks.
 
 Ops act on first tokens as well, which models park attention on, while fits and *explained* leave those out. SmolLM2's
-stream is about 25,000 long on a first token and 170 on others, and its two frequent latents here fire there at 379 and
-638: their *effect* and *off* are mostly about that, and say little of the feature.
+stream is about 25,000 long on a first token and 170 on others, and all three latents here fire there, at 379, 638 and
+27: their *effect* and *off* are mostly about that, and say little of the feature.
 """
 
 
