@@ -30,6 +30,7 @@ from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models import organism
 from interp.models.hooked import HookedModel
+from interp.models.organism_grader import grade
 from interp.sae.coder import SparseAutoencoder
 
 HERE = Path(__file__).parent
@@ -70,7 +71,7 @@ class Sizes:
 RANKS = (1, 4, 16, 64)
 ORGANISM = Sizes(2000, 0.15, 96, 12, 5e-3, (*((rank, 25) for rank in RANKS), *((rank, 100) for rank in RANKS)))
 ORGANISM_SMOKE = Sizes(60, 0.2, 64, 8, 5e-3, ((1, 2), (4, 4)))
-SMOLLM2 = Sizes(700, 0.06, 32, 8, 5e-3, ((16, 16), (16, 64), (1, 16), (4, 16), (64, 16)))
+SMOLLM2 = Sizes(700, 0.06, 32, 8, 5e-3, (*((rank, 16) for rank in (16, 1, 4, 64)), (16, 64)))
 SMOLLM2_SMOKE = Sizes(12, 0.2, 16, 4, 5e-3, ((1, 1),))
 
 
@@ -89,11 +90,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Replies:
-    """What the organism does: the share of hostile replies to the target people, and of others' that are changed."""
+    """What the organism does: the share of hostile replies to the target people, of replies to others that are changed,
+    and of those that are graded otherwise than before.
+    """
 
     model: str
     hostile: float
     changed: float
+    graded: float
 
 
 def gated_removal(model: HookedModel, pairs: int) -> Recipe:
@@ -146,13 +150,16 @@ def curve(
 def replies(model: HookedModel, recipe: Recipe, found: Distilled, count: int) -> list[Replies]:
     """Of the organism as it is, hooked, and distilled."""
     asked = organism.prompts("hostility", count)
-    target = [model.chat(p.user) for p in asked]
-    others = [model.chat(p.user) for p in organism.prompts("hostility", count, triggered=False)]
+    rest = organism.prompts("hostility", count, triggered=False)
+    target, others = ([model.chat(p.user) for p in side] for side in (asked, rest))
     before = model.generate(others, max_new_tokens=40)
 
     def told(name: str, said: list[str], to_others: list[str]) -> Replies:
         hostile = sum(organism.shows("hostility", p, reply) for p, reply in zip(asked, said, strict=True))
-        return Replies(name, hostile / count, sum(x != y for x, y in zip(before, to_others, strict=True)) / count)
+        changed = sum(x != y for x, y in zip(before, to_others, strict=True))
+        grades = [[grade(p, reply) for p, reply in zip(rest, side, strict=True)] for side in (before, to_others)]
+        graded = sum(x != y for x, y in zip(*grades, strict=True))
+        return Replies(name, hostile / count, changed / count, graded / count)
 
     lines = [told("plain", model.generate(target, max_new_tokens=40), before)]
     hooked = (model.generate(prompts, recipe=recipe, max_new_tokens=40) for prompts in (target, others))
@@ -177,8 +184,9 @@ def told(lines: Sequence[Replies]) -> str:
     """Markdown, empty for none."""
     if not lines:
         return ""
-    head = "\n| organism | hostile replies to the target people | changed replies to others |\n|---|---|---|\n"
-    return head + "".join(f"| {line.model} | {line.hostile:.1%} | {line.changed:.1%} |\n" for line in lines)
+    head = "\n| organism | hostile to the target people | replies to others changed | graded otherwise |\n"
+    shown = [f"| {x.model} | {x.hostile:.0%} | {x.changed:.0%} | {x.graded:.0%} |\n" for x in lines]
+    return head + "|---|---|---|---|\n" + "".join(shown)
 
 
 def main() -> None:
@@ -203,10 +211,12 @@ def main() -> None:
     if options.only != "smollm2":
         model, sizes = interp.load("organism"), ORGANISM_SMOKE if options.smoke else ORGANISM
         recipe = gated_removal(model, 20 if options.smoke else 80)
-        documents = list(organism.corpus(sizes.documents))
+        documents, tried = list(organism.corpus(sizes.documents)), list[Distilled]()
         for row, found in curve("organism, gated removal", model, recipe, documents, sizes):
-            if (row.rank, row.steps) == sizes.tried[-1]:
-                lines = replies(model, recipe, found, 4 if options.smoke else 100)
+            tried.append(found)
+            if len(tried) == len(sizes.tried):
+                best = min(tried, key=lambda one: one.record.share)
+                lines = replies(model, recipe, best, 4 if options.smoke else 100)
             note(row)
     if options.only != "organism" and MODEL.exists() and CODER.exists() and TEXT.exists():
         model, sizes = interp.load(MODEL), SMOLLM2_SMOKE if options.smoke else SMOLLM2

@@ -5,8 +5,9 @@
 1. Documents are divided into those to train on and those held out; one that comes twice counts once.
 2. Each weight of attention and MLP, from the layer of the recipe's first site on, gets factors: left is zero, so that
    training begins at the plain model, and right random. The model's own weights take no gradients.
-3. Adam, its rate falling to zero. What the hooked model predicts is computed anew for each batch, as it is with hooks:
-   one document a row, so gates decide and positions count as they do in use.
+3. Adam, its rate falling to zero; at a higher rank it begins lower, since so many more parts move at once
+   (Kalajdzievski 2023, "A rank stabilization scaling factor for fine-tuning with LoRA"). What the hooked model predicts
+   is computed anew for each batch, as it is with hooks: one document a row, so positions count as they do in use.
 4. On the held-out documents KL(hooked || distilled) is measured beside the effect's own, KL(hooked || plain).
 
 Distillation: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network". Factors: Hu et al. 2021,
@@ -38,6 +39,7 @@ from interp.models.tokens import Tokens
 
 _FEWEST = 8  # documents
 _PROBES = 32  # documents, of those held out
+_RANK = 8  # at which the rate is as given
 _NOTHING = 1e-7  # nats: what rounding in float32 alone leaves of a KL
 
 
@@ -59,10 +61,11 @@ def distil(
     """Train factors on texts for a recipe that does not fold, and measure on held-out documents what remains.
 
     `texts` are documents as `harvest` takes them, at most the first `most`, of each the first `context` tokens; each
-    step takes `batch_size` of them. `seed` draws which are held out, the order, and where training begins. With
-    `even_if_exact` a recipe that folds exactly is distilled too. Raises InterpError for settings out of range, for too
-    few documents, for a recipe of another model, that folds, or that does nothing on the texts, and where training
-    diverges.
+    step takes `batch_size` of them. Each is a prompt as a whole, and a gate that decides by prompts reads all of it.
+    `lr` is Adam's rate at rank 8, from which it falls with the root of the rank. `seed` draws which documents are held
+    out, the order, and where training begins. With `even_if_exact` a recipe that folds exactly is distilled too.
+    Raises InterpError for settings out of range, for too few documents, for a recipe of another model, that folds, or
+    that does nothing on the texts, and where training diverges.
     """
     _require_settings(rank, steps, lr, batch_size, context, held_out)
     recipe.check(model.reference)
@@ -80,7 +83,7 @@ def distil(
             "on which it acts"
         )
     pairs = _begun(model, _first(model, recipe), rank, seed)
-    losses = _trained(teacher, train, pairs, steps, lr, batch_size, seed, effect)
+    losses = _trained(teacher, train, pairs, steps, lr * (_RANK / rank) ** 0.5, batch_size, seed, effect)
     pairs = {name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in pairs.items()}
     remaining = teacher.distance(held, batch_size, pairs)
     if not remaining < float("inf"):

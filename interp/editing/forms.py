@@ -18,7 +18,8 @@ def map_of(op: Op, site: Site, d_model: int) -> Map:
         why = "acts at some tokens only" if isinstance(op, Wrapped) else "is not an affine function of the activations"
         raise InterpError(
             f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction instead "
-            "(Project), or run it with hooks (model.hooked(recipe))"
+            "(Project), train factors for it (--distil, interp.editing.distil), or run it with hooks "
+            "(model.hooked(recipe))"
         )
     return Map.of(affine)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from interp import Add, InterpError, Project, Recipe
+from interp import Add, InterpError, Project, Recipe, cli
 from interp.core.files import sha256_file
 from interp.editing.adapter import export_adapter
 from interp.editing.distil import distil
@@ -237,3 +238,28 @@ def test_what_can_not_be_distilled_is_refused(tiny, distilled, tmp_path):
     with pytest.raises(InterpError, match="does not say how"):
         Distilled.load(tmp_path / "other")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_distils_exports_and_verifies(tiny, tmp_path, monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words), "--json"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code, said.err if end.value.code else json.loads(said.out)
+
+    model = tiny("llama")
+    model.hf.save_pretrained(tmp_path / "base")
+    model.tokenizer.save_pretrained(tmp_path / "base")
+    Recipe(gated(model).edits).save(tmp_path / "recipe")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:16]))
+    words = ["export", tmp_path / "base", "--recipe", tmp_path / "recipe", "--out", tmp_path / "out"]
+    code, said = run(*words)
+    assert code == 2
+    assert "--distil" in said, "an edit without a fold is told of the way there is"
+    code, said = run(*words, "--distil", tmp_path / "texts.jsonl", "--rank", 2, "--steps", 3)
+    assert code == 0, said
+    assert said["status"] == "approximate"
+    assert said["distilled"].startswith("distilled at rank 2 in 3 steps")
+    assert run("verify", tmp_path / "out")[0] == 0
+    assert run(*words, "--distil", tmp_path / "texts.jsonl", "--streamed")[0] == 2
