@@ -51,8 +51,17 @@ model, and 100 % the plain one.
 
 """
 READING = """
-*KL*: nats a token, on held-out documents. *CPU*: seconds, one thread, the measuring included. Ranks and steps are
-distilled anew for each row, from seed 0.
+*KL*: nats a token, on held-out documents. *CPU*: seconds, one thread, the measuring included. Each row is trained anew,
+from seed 0, so the rows of few steps are no early part of those of many: their rate falls to zero sooner.
+
+On the organism the edit is hostility projected out of the stream behind layers 3 to 5, at tokens that read above a
+threshold along it: nothing that folds does that. 100 steps leave about 1 % of the effect at every rank, so one rank
+in each weight is enough; 25 steps leave between a quarter and a third. With 0.7 % left the distilled model is never
+hostile, as the hooked one is not. But on others' prompts, where the hooks do nothing, a third of greedy replies are
+worded otherwise, and one in fifty is graded otherwise. Who needs other prompts untouched to the letter has to keep
+the hooks.
+
+On SmolLM2 the edit is four latents of the stream behind layer 15 clamped to zero, on encyclopedic text.
 """
 
 
