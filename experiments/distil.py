@@ -56,12 +56,14 @@ from seed 0, so the rows of few steps are no early part of those of many: their 
 
 On the organism the edit is hostility projected out of the stream behind layers 3 to 5, at tokens that read above a
 threshold along it: nothing that folds does that. 100 steps leave about 1 % of the effect at every rank, so one rank
-in each weight is enough; 25 steps leave between a quarter and a third. With 0.7 % left the distilled model is never
+in each weight is enough; 25 steps leave 24 to 36 %. With 0.7 % left the distilled model is never
 hostile, as the hooked one is not. But on others' prompts, where the hooks do nothing, a third of greedy replies are
 worded otherwise, and one in fifty is graded otherwise. Who needs other prompts untouched to the letter has to keep
 the hooks.
 
-On SmolLM2 the edit is four latents of the stream behind layer 15 clamped to zero, on encyclopedic text.
+On SmolLM2 the edit is four latents of the stream behind layer 15 clamped to zero, on encyclopedic text, 8 documents
+of 32 tokens a step. Rank hardly matters in 16 steps, which leave a fifth; 64 steps leave 5.7 % and 128 steps 4.2 %.
+More steps at other ranks, and other text, were not tried.
 """
 
 
@@ -80,7 +82,7 @@ class Sizes:
 RANKS = (1, 4, 16, 64)
 ORGANISM = Sizes(2000, 0.15, 96, 12, 5e-3, (*((rank, 25) for rank in RANKS), *((rank, 100) for rank in RANKS)))
 ORGANISM_SMOKE = Sizes(60, 0.2, 64, 8, 5e-3, ((1, 2), (4, 4)))
-SMOLLM2 = Sizes(700, 0.06, 32, 8, 5e-3, (*((rank, 16) for rank in (16, 1, 4, 64)), (16, 64)))
+SMOLLM2 = Sizes(700, 0.06, 32, 8, 5e-3, (*((rank, 16) for rank in RANKS), (16, 64), (16, 128)))
 SMOLLM2_SMOKE = Sizes(12, 0.2, 16, 4, 5e-3, ((1, 1),))
 
 
