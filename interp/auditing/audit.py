@@ -4,7 +4,7 @@ The record carries digests of what it was made of, and of itself: a file that wa
 signature: it shows accidents and careless edits, not a forger who computes it anew.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,6 @@ def _plain(value: Any) -> Any:
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    if hasattr(value, "__dataclass_fields__"):
+    if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     return None if isinstance(value, float) and not isfinite(value) else value

@@ -8,12 +8,12 @@ The usual number is the share of refusals; here by rule on greedy replies (`refu
 judge tell also partial refusals. The margin sees changes where greedy replies stay alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.public_data import Item, Row
-from interp.auditing.public_sets import Adapter, Reading
+from interp.auditing.public_sets import Adapter, Making, Reading
 from interp.auditing.refusals import refusal, refusal_margin
 
 
@@ -38,16 +38,17 @@ def _harmful(rows: Sequence[Row]) -> list[Item]:
     return [Item(row.text("prompt").strip(), stratum=row.text("source")) for row in rows]
 
 
-def _refused(adapter: Adapter, items: Sequence[Item], root: Path) -> Behaviour:
-    prompts = [item.prompt for item in items]
-    return refusal(adapter.name, adapter.kind, adapter.statement, prompts, **adapter.common(items))
+def _scored(behaviour: Callable[..., Behaviour]) -> Making:
+    """Items as requests to one of the scorers of refusals."""
+
+    def make(adapter: Adapter, items: Sequence[Item], root: Path) -> Behaviour:
+        prompts = [item.prompt for item in items]
+        return behaviour(adapter.name, adapter.kind, adapter.statement, prompts, **adapter.common(items))
+
+    return make
 
 
-def _leaning(adapter: Adapter, items: Sequence[Item], root: Path) -> Behaviour:
-    prompts = [item.prompt for item in items]
-    return refusal_margin(adapter.name, adapter.kind, adapter.statement, prompts, **adapter.common(items))
-
-
+_refused, _leaning = _scored(refusal), _scored(refusal_margin)
 _XSTEST = ("xstest/xstest.jsonl",)
 _SOURCES = ("advbench", "harmbench_val", "malicious_instruct", "tdc2023")
 _HARMFUL = tuple(f"harmful_prompts/{name}.jsonl" for name in _SOURCES)

@@ -154,7 +154,7 @@ def _trained(
     with frozen(teacher.model):
         for picked in track(_batches(len(train), size, steps, seed), "distil", total=steps):
             with torch.enable_grad():
-                loss = teacher.divergence(_picked(train, picked), pairs).mean() / effect
+                loss = teacher.divergence(train.pick(picked), pairs).mean() / effect
             losses.append(float(loss.detach()))
             if not torch.isfinite(loss):
                 raise InterpError(f"distillation diverged at step {len(losses)} (loss {losses[-1]}); lower lr ({lr:g})")
@@ -173,10 +173,6 @@ def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
             order = torch.cat([order, torch.randperm(count, generator=draw)])
         yield order[:size]
         order = order[size:]
-
-
-def _picked(tokens: Tokens, numbers: Tensor) -> Tokens:
-    return Tokens(tokens.ids[numbers], tokens.mask[numbers]).rows(0, len(numbers))
 
 
 def _begun(model: HookedModel, first: int, rank: int, seed: int) -> dict[str, Pair]:

@@ -7,6 +7,7 @@ an exported folder it lies beside the weights, so that the merge can be made aga
 changes gives undo patches and LoRA adapters. How they are trained is `interp.editing.distil`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -170,8 +171,6 @@ def digest(pairs: Mapping[str, Pair]) -> str:
 
 def parse(told: str, where: str) -> Distillation:
     """A record from its JSON."""
-    import json
-
     try:
         return Distillation.parse(json.loads(told), where)
     except json.JSONDecodeError:

@@ -56,8 +56,7 @@ class Continuations:
 
     def pick(self, rows: Int[Tensor, "n"]) -> "Continuations":
         """The rows of these numbers, without the padding that they do not need."""
-        chosen = Tokens(self.tokens.ids[rows], self.tokens.mask[rows])
-        return Continuations(chosen.rows(0, len(rows)), self.skipped[rows])
+        return Continuations(self.tokens.pick(rows), self.skipped[rows])
 
 
 def token_losses(model: HookedModel, part: Continuations) -> tuple[Float[Tensor, "token"], Int[Tensor, "token"]]:

@@ -46,6 +46,10 @@ class Tokens:
         first = int(mask.any(0).int().argmax())
         return Tokens(self.ids[start:stop, first:], mask[:, first:])
 
+    def pick(self, rows: Int[Tensor, "n"]) -> "Tokens":
+        """The rows of these numbers, without the padding columns that they do not need."""
+        return Tokens(self.ids[rows], self.mask[rows]).rows(0, len(rows))
+
     def model_inputs(self, device: torch.device) -> dict[str, Tensor]:
         """Keyword arguments for a Hugging Face model's forward."""
         return {

@@ -31,7 +31,7 @@ def test_the_card_says_what_was_edited_what_for_and_what_was_measured(tiny, tmp_
     model = tiny("llama")
     certificate = interp.export(RECIPE, model, tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert card.data.library_name == "transformers"
+    assert card.data.to_dict()["library_name"] == "transformers"
     assert card.data.tags == ["interp", "edited"]
     assert card.data.base_model is None, "a model in memory has no name on the hub"
     sections = [line for line in card.text.splitlines() if line.startswith("## ")]
