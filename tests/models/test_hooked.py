@@ -62,8 +62,11 @@ def test_every_site_and_intervention_equals_transformerlens(tiny, name):
                 reference = model.bridge.run_with_hooks(
                     ids(), fwd_hooks=[(site.hook_name, lambda x, hook, shift=shift: x + shift)]
                 )
-            torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
             assert (ours - plain).abs().max() > 1e-3, f"the hook at {site} did nothing"
+            if name == "opt" and site.kind == "mlp_input" and version("transformer_lens") < "4":
+                torch.testing.assert_close(reference, plain, atol=1e-4, rtol=1e-4)  # its hook there moves nothing
+            else:
+                torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
 
 
 def test_the_bridge_does_not_answer_for_what_it_does_not_see(tiny):
