@@ -1,10 +1,11 @@
 """How likely answers are to follow their prompts, at the price of what is read.
 
-What an item's answers share (the prompt, and how they all begin) is computed once; each answer goes on from it through
-the key-value cache. Items of like length go together, so that little is padding, and the unembedding is multiplied
-only at positions that predict a scored token: with 49k words it would be a fifth of the work.
+What texts share is computed once, little is padding, and the unembedding is multiplied only where a scored token is
+predicted: with 49k words it would be a fifth of the work.
 
-Hooks of a recipe see what they see while a reply is written: the prompt in one pass, answers after it, each by itself.
+Without hooks, and with a recipe that acts on each token by itself, items lie side by side in one pass (`tries`). Other
+recipes see what they see while a reply is written: prompts in one pass, answers after it through the key-value cache,
+each by itself (`branches`); so do models whose attention has windows, or positions of its own.
 Prompt and answer are tokenised as one text; the answer's tokens are those past what this shares with the prompt alone.
 """
 
@@ -15,7 +16,9 @@ from typing import Literal
 
 import torch
 
-from interp.auditing.branches import Batch, Item, grouped, positions_of_a_pass
+from interp.auditing import tries
+from interp.auditing.branches import Batch
+from interp.auditing.reading import Item, grouped, positions_of_a_pass
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.hooked import HookedModel
@@ -48,9 +51,11 @@ def answer_logprobs(
     """
     items = _items(model, prompts, answers)
     nats = [[0.0] * len(item.ids) for item in items]
-    batches = list(_batches(model, items))
-    for batch in track(batches, "score") if len(batches) > 4 else batches:
-        for item, answer, value in Batch(model, batch).scores():
+    longest = max(len(ids) for item in items for ids in item.ids)
+    passes: list[tries.Pass | Batch] = []
+    passes += tries.passes(model, items) if tries.fit(model, longest) else _branched(model, items)
+    for each in track(passes, "score") if len(passes) > 4 else passes:
+        for item, answer, value in each.scores():
             nats[item.number][answer] += value
     for item, values in zip(items, nats, strict=True):
         for answer, value in enumerate(values):
@@ -92,7 +97,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _batches(model: HookedModel, items: Sequence[Item]) -> Iterator[list[Item]]:
+def _branched(model: HookedModel, items: Sequence[Item]) -> Iterator[Batch]:
     """Items of like length together, the longest first.
 
     In a recipe's presence, only those whose shared part goes as far past the prompt: it may act on prompts alone, and
@@ -105,4 +110,4 @@ def _batches(model: HookedModel, items: Sequence[Item]) -> Iterator[list[Item]]:
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
         for start, stop in grouped([len(item.shared) for item in part], positions_of_a_pass(model)):
-            yield part[start:stop]
+            yield Batch(model, part[start:stop])

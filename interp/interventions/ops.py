@@ -73,6 +73,11 @@ class Op(ABC):
         return None
 
     @property
+    def tokenwise(self) -> bool:
+        """Whether it does to each token what it would do to it alone, wherever that stands."""
+        return type(self).within is Op.within and type(self).tap is Op.tap
+
+    @property
     @abstractmethod
     def model(self) -> ModelReference | None:
         """The model it was made with, if known."""

@@ -105,6 +105,11 @@ class Recipe:
         return Recipe(self.edits, model.reference, self.note)
 
     @property
+    def tokenwise(self) -> bool:
+        """Whether every op does to each token what it would do to it alone."""
+        return all(edit.op.tokenwise for edit in self.edits)
+
+    @property
     def digest(self) -> str:
         """SHA-256 over settings and tensors."""
         return sha256_json([_plain(self), tensors_digest(_tensors(self).items())])

@@ -32,6 +32,11 @@ from interp.models.tokens import Prompts, Tokens
 class Edits(Protocol):
     """What `hooked` needs of a recipe: its functions, each at one site of this model, or at a tap that is no site."""
 
+    @property
+    def tokenwise(self) -> bool:
+        """Whether they do to each token what they would do to it alone."""
+        ...
+
     def bind(self, model: "HookedModel") -> Iterable[tuple[Site | Tap, Transform]]:
         """Pairs of site and function; raises if the recipe does not fit the model."""
         ...
@@ -67,7 +72,7 @@ class HookedModel:
         self._bridge: tuple[Any, Any] | None = None
         self.passes = Passes()
         self._instruction = ""
-        self._hooked = 0
+        self._open: list[bool] = []  # of each `hooked` block: whether it acts on each token by itself
 
     @property
     def config(self) -> Any:
@@ -186,11 +191,11 @@ class HookedModel:
         # The module that holds the layers: OPT's ForCausalLM calls its decoder past the base model.
         body = self.hf.get_submodule(architectures.architecture(self.config).layers.rpartition(".")[0])
         with self.passes.prompted(prompt), self.passes.watched(body), attached(self.hf, taps):
-            self._hooked += 1
+            self._open.append(isinstance(recipe, Edits) and recipe.tokenwise)
             try:
                 yield self
             finally:
-                self._hooked -= 1
+                self._open.pop()
 
     def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> list[tuple[Site | Tap, Transform]]:
         pairs = list(pairs)
@@ -389,7 +394,12 @@ class HookedModel:
     @property
     def inside_hooked(self) -> bool:
         """Whether a `hooked` block is open."""
-        return self._hooked > 0
+        return bool(self._open)
+
+    @property
+    def tokenwise(self) -> bool:
+        """Whether all open `hooked` blocks act on each token by itself, wherever it stands; so without any."""
+        return all(self._open)
 
     def hooks(self, fwd_hooks: lens.Hooks = (), bwd_hooks: lens.Hooks = ()) -> AbstractContextManager["HookedModel"]:
         """TransformerLens' `hooks`: functions `f(tensor, hook)` attached by name within a block; see `run_with_hooks`.

@@ -1,5 +1,6 @@
-"""Answers through the shared cache against one plain pass over each text, with and without recipes."""
+"""Answers side by side and through the cache against one plain pass over each text, with and without recipes."""
 
+from contextlib import contextmanager, nullcontext
 from random import Random
 
 import pytest
@@ -91,18 +92,46 @@ def test_a_recipe_acts_as_in_a_plain_pass(tiny, architecture, name):
     assert flat(answer_logprobs(model, prompts, answers)) == plain, "and nothing of it stays"
 
 
-def test_only_what_is_read_is_unembedded_and_shared_words_are_read_once(tiny):
-    model, seen = tiny("llama"), []
-    prompts, answers = ["w5 w9 w11 w4", "w8 w6 w7 w9"], [[" w7", " w9", " w100"]] * 2
+@contextmanager
+def counted(model):
+    """Of each pass: the positions read, and then those unembedded."""
+    seen = []
+    modules = [model.hf.get_input_embeddings(), model.hf.get_output_embeddings()]
     handles = [
-        model.hf.get_output_embeddings().register_forward_hook(lambda m, a, out: seen.append(out.shape[:-1].numel())),
-        model.hf.get_input_embeddings().register_forward_hook(lambda m, a, out: seen.append(out.shape[:-1].numel())),
+        module.register_forward_hook(lambda m, a, out: seen.append(out.shape[:-1].numel())) for module in modules
     ]
     try:
-        answer_logprobs(model, prompts, answers)
+        yield seen
     finally:
         [handle.remove() for handle in handles]
-    assert seen == [8, 2], "tokens read, then positions unembedded"
+
+
+def test_each_beginning_is_read_once_and_only_what_predicts_is_unembedded(tiny):
+    model, (prompts, answers) = tiny("llama"), drawn(items=6)
+    prompts = ["w5 w9 w11 w4 " + prompt for prompt in prompts]
+    pairs = [(prompt, end) for prompt, ends in zip(prompts, answers, strict=True) for end in ends]
+    texts = [model.tokens(prompt + end).ids[0].tolist() for prompt, end in pairs]
+    starts = [model.tokens(prompt).ids.shape[1] for prompt, _ in pairs]
+    read = {tuple(ids[:n]) for ids in texts for n in range(1, len(ids))}
+    predicting = {tuple(ids[:n]) for ids, start in zip(texts, starts, strict=True) for n in range(start, len(ids))}
+    for recipe in (None, recipes(model)["everywhere"]):
+        with counted(model) as seen, model.hooked(recipe) if recipe else nullcontext():
+            answer_logprobs(model, prompts, answers)
+        assert seen == [len(read), len(predicting)], "all of it fits into one row"
+    with counted(model) as seen, model.hooked(recipes(model)["last"]):
+        answer_logprobs(model, prompts, answers)
+    assert sum(seen[0::2]) > len(read), "control: by position, each prompt is read by itself"
+
+
+def test_items_fill_several_rows_and_passes(tiny):
+    """More than a row's and a pass's worth, the longest as long as the context."""
+    model, (prompts, answers) = tiny("llama"), drawn(items=150)
+    prompts[7] = " ".join(["w7"] * (64 - max(len(end.split()) for end in answers[7])))
+    with counted(model) as seen:
+        found = answer_logprobs(model, prompts, answers)
+    assert len(seen) > 2
+    expected = [slow(model, prompt, end) for prompt, ends in zip(prompts, answers, strict=True) for end in ends]
+    assert flat(found) == pytest.approx(expected, abs=2e-5)
 
 
 def test_what_cannot_be_scored_is_named(tiny):
