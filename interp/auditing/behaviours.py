@@ -99,7 +99,7 @@ class Behaviour:
         return sha256_json([described, self.prompts, self.groups, self.chance, dict(self.spec)])
 
     def scores(self, model: HookedModel) -> Scores:
-        """`measure`, checked: one score an item, each finite or missing, rates within [0, 1]."""
+        """`measure`, checked: one score an item, each finite or missing but not all, rates within [0, 1]."""
         try:
             found = self.measure(model)
         except InterpError as problem:
@@ -114,6 +114,11 @@ class Behaviour:
             if isinf(value) or outside:
                 expected = "a number in [0, 1]" if self.unit == "rate" else "a finite number"
                 raise InterpError(f"behaviour {self.name!r}, item {number} scored {value}; expected {expected}, or NaN")
+        if found.missing == len(found.values):
+            raise InterpError(
+                f"behaviour {self.name!r}: none of its {len(found.values)} items has a score; see whether its judge "
+                "answers, and run again: what else was measured is kept"
+            )
         return found
 
     def _refuse_duplicates(self) -> None:

@@ -16,7 +16,7 @@ from interp.auditing.baselines import BASELINES, Baseline, asking, beside, requi
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.cache import Cache
 from interp.auditing.condition import Condition, require_comparable
-from interp.auditing.statistics import compare, holm
+from interp.auditing.statistics import Comparison, compare, holm
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.progress import track
@@ -97,9 +97,7 @@ def _recipe_of(model: HookedModel) -> Recipe | None:
 
 def rows_of(found: Sequence[tuple[Behaviour, Scores, Scores]], seed: int) -> tuple[Row, ...]:
     """Behaviours compared by their scores before and after, corrected for how many there are."""
-    compared = [
-        compare(old.values, new.values, behaviour.groups, behaviour.unit, seed) for behaviour, old, new in found
-    ]
+    compared = [_compared(*one, seed) for one in found]
     corrected = holm([comparison.p for comparison in compared])
     return tuple(
         Row(
@@ -109,6 +107,13 @@ def rows_of(found: Sequence[tuple[Behaviour, Scores, Scores]], seed: int) -> tup
         )
         for (behaviour, _, _), comparison, p in zip(found, compared, corrected, strict=True)
     )
+
+
+def _compared(behaviour: Behaviour, old: Scores, new: Scores, seed: int) -> Comparison:
+    try:
+        return compare(old.values, new.values, behaviour.groups, behaviour.unit, seed)
+    except InterpError as problem:
+        raise InterpError(f"behaviour {behaviour.name!r}: {problem}; leave it out of the suite") from None
 
 
 _OF_BEHAVIOUR = (

@@ -80,6 +80,8 @@ def compare(
     whole = np.isfinite(old) & np.isfinite(new)
     kept = [group for group, keep in zip(groups, whole, strict=True) if keep] if groups else ()
     missing = int(len(old) - whole.sum())
+    if missing == len(old):
+        raise InterpError(f"none of {len(old)} items has a score both before and after")
     old, new = _checked(old[whole], unit), _checked(new[whole], unit)
     changes = Clusters.of(new - old, kept)
     return Comparison(

@@ -143,6 +143,23 @@ def test_missing_scores_are_counted_and_never_a_pass(model):
     assert (row.missing, row.after.n) == (1, len(WORDS) - 1)
 
 
+def test_a_behaviour_without_any_score_ends_the_audit_by_name_and_is_not_kept(model, tmp_path):
+    """A judge that is down: once it is up, the same audit goes on."""
+    up = word_chosen().measure
+    down = replace(word_chosen(), measure=lambda model: Scores((float("nan"),) * len(WORDS)))
+    with pytest.raises(InterpError, match=f"behaviour 'prefers': none of its {len(WORDS)} items has a score"):
+        audit(model, recipe(), [down], baselines=(), cache=tmp_path)
+    assert audit(model, recipe(), [replace(down, measure=up)], baselines=(), cache=tmp_path)["prefers"].missing == 0
+    halves = iter([(0, len(WORDS) // 2), (len(WORDS) // 2, len(WORDS))])
+
+    def half(model):
+        start, stop = next(halves)
+        return Scores(tuple(x if start <= i < stop else float("nan") for i, x in enumerate(up(model).values)))
+
+    with pytest.raises(InterpError, match=r"behaviour 'prefers': none of .* both before and after"):
+        audit(model, recipe(), [replace(down, measure=half)], baselines=())
+
+
 def test_secret_replies_are_no_examples(model):
     shown = audit(model, recipe(), [word_chosen()], baselines=(), examples=3).examples
     assert len(shown) == 3

@@ -204,7 +204,7 @@ def test_skew_moves_the_interval():
     [
         (([1.0], [1.0, 0.0]), "differ in number"),
         (([1.0], [float("inf")]), "infinite"),
-        (([float("nan")], [1.0]), "can't estimate from 0 scores"),
+        (([float("nan"), 1.0], [1.0, float("nan")]), "none of 2 items has a score both before and after"),
         (([1.5], [1.0]), "rates go from 0 to 1"),
         (([1.0, 1.0], [1.0, 1.0], ["a"]), "2 scores have 1 groups"),
         (([1.0], [2.0], (), "nats"), "at least two"),
