@@ -153,6 +153,7 @@ def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mappi
         return
     if several:
         print_table(False, matrix.rows(), f"{title}: differences, * p < .05 over the matrix")
+        print("".join(f"{name}: {note}\n" for name, one in audits.items() for note in _notes(one)), end="")
     else:
         first = next(iter(audits.values()))
         print_table(False, [_row(row) for row in first.rows], title)

@@ -1,6 +1,7 @@
 """Figures of audits: differences with their intervals (a forest plot), and the matrix of edits by behaviours."""
 
 from html import escape
+from textwrap import wrap
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
@@ -55,24 +56,37 @@ def matrix(entanglement: Entanglement) -> go.Figure:
     edits, behaviours = list(entanglement.columns), entanglement.behaviours
     cells = [[entanglement.columns[edit][name] for edit in edits] for name in behaviours]
     z = [[cell.shade for cell in row] for row in cells]
-    hover = [[f"{cell.difference}, {cell.unit}, p {cell.p_holm:.2g}" for cell in row] for row in cells]
-    labels, names = [short(edit) for edit in edits], [short(name) for name in behaviours]
-    figure = go.Figure(layout_height=30 * len(names))
-    heat = go.Heatmap(z=z, x=labels, y=names, customdata=hover, colorscale=CHANGE, zmin=-1, zmax=1, xgap=2, ygap=2)
-    heat.hovertemplate = "%{y}, %{x}<br>%{customdata}<extra></extra>"
+    # Names may be alike where they are cut: cells have places, and names are but written there.
+    labels, names = ["<br>".join(_lines(edit)) for edit in edits], [short(name) for name in behaviours]
+    hover = [
+        [f"{name}, {short(edit)}<br>{cell.difference}, {cell.unit}, p {cell.p_holm:.2g}" for edit, cell in pairs]
+        for name, pairs in ((name, zip(edits, row, strict=True)) for name, row in zip(names, cells, strict=True))
+    ]
+    figure = go.Figure(layout_height=34 * len(names))
+    heat = go.Heatmap(z=z, customdata=hover, colorscale=CHANGE, zmin=-1, zmax=1, xgap=2, ygap=2)
+    heat.hovertemplate = "%{customdata}<extra></extra>"
     bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "x": 0, "xanchor": "left"}
     bar |= {"y": 0, "yref": "container", "yanchor": "bottom"}
     heat.colorbar = bar | {"tickvals": [-1, 0, 1], "ticktext": ["worse", "as before", "better"]}
     figure.add_trace(heat)
-    flat = [(x, y, cell) for y, row in zip(names, cells, strict=True) for x, cell in zip(labels, row, strict=True)]
+    flat = [(x, y, cell) for y, row in enumerate(cells) for x, cell in enumerate(row)]
     colours = sample_colorscale(CHANGE, [(cell.shade + 1) / 2 for _, _, cell in flat])
     texts = go.Scatter(x=[x for x, _, _ in flat], y=[y for _, y, _ in flat], text=[str(c) for _, _, c in flat])
     texts.update(mode="text", hoverinfo="skip", showlegend=False)
     texts.textfont = {"size": 12, "color": [ink_on(colour) for colour in colours]}
     figure.add_trace(texts)
-    figure.update_xaxes(type="category", side="top", showgrid=False, zeroline=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
-    return styled(figure, top=60, bottom=60)
+    bare = {"showgrid": False, "zeroline": False}
+    figure.update_xaxes(tickvals=list(range(len(edits))), ticktext=labels, side="top", tickangle=0, **bare)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", **bare)
+    figure.update_layout(meta={"least_width": 150 + 92 * len(edits)})
+    return styled(figure, top=24 + 17 * max(label.count("<br>") + 1 for label in labels), bottom=60)
+
+
+def _lines(name: str) -> list[str]:
+    """A name in lines that a column has room for, escaped, and cut after the third."""
+    lines = wrap(name.replace("_", "_ "), 13) or [name]
+    lines = [line.replace("_ ", "_") for line in lines]
+    return [escape(line) for line in ([*lines[:2], lines[2] + "…"] if len(lines) > 3 else lines)]
 
 
 def _dots(names: list[str], differences: list[Estimate], shift: float) -> go.Scatter:

@@ -40,12 +40,20 @@ def test_a_forest_has_every_difference_with_its_interval() -> None:
 def test_a_matrix_shades_by_what_is_good() -> None:
     whole = Entanglement.of({"edit": audit()})
     heat, texts = matrix(whole).data
-    assert list(heat.x) == ["edit", "random", "prompt"]
-    shades = {name: row[0] for name, row in zip(heat.y, heat.z, strict=True)}
+    figure = matrix(whole)
+    assert list(figure.layout.xaxis.ticktext) == ["edit", "random", "prompt"]
+    shades = {name: row[0] for name, row in zip(figure.layout.yaxis.ticktext, heat.z, strict=True)}
     assert shades["hostility"] == 1, "a harm that falls is better"
     assert shades["facts"] < 0
     assert shades["everyday_loss"] == pytest.approx(-audit()["everyday_loss"].difference.estimate / 0.25)
     assert len(texts.text) == 3 * len(audit().rows)
+
+
+def test_edits_whose_names_begin_alike_have_columns_of_their_own() -> None:
+    base = "a_long_recipe_name_that_goes_on_and_on_for_more_than_forty"
+    figure = matrix(Entanglement.of({f"{base}_one": sample.audit(), f"{base}_two": sample.audit()}))
+    assert len(figure.layout.xaxis.ticktext) == len(figure.data[0].z[0])
+    assert set(figure.data[1].x) == set(figure.layout.xaxis.tickvals)
 
 
 def test_the_page_shows_baselines_and_matrix() -> None:

@@ -223,7 +223,8 @@ def test_figures_are_labelled(page: Element) -> None:
 def test_a_denial_names_what_is_not_met(page: Element) -> None:
     audit, policy = sample.audit(), Policy(target="sycophancy")
     decision = decide(audit, policy)
-    unmet = [reason.text for reason in decision.reasons if not reason.met]
+    signs = {None: "? unknown", False: "✗ not met"}
+    unmet = [f"{signs[reason.met]} {reason.text}" for reason in decision.reasons if not reason.met]
     assert unmet
     assert not decision.allow
     denied = replace(sample.report(), policy=policy, decision=decision)

@@ -20,6 +20,8 @@
 
   for (const figure of figures) {
     const { data, layout } = JSON.parse(document.getElementById(figure.dataset.figure).textContent);
+    // A matrix of many columns scrolls within the page rather than be squeezed into a phone's width.
+    figure.style.minWidth = `${layout.meta?.least_width ?? 0}px`;
     const options = { responsive: true, displayModeBar: false };
     Plotly.newPlot(figure, data, { ...layout, autosize: true }, options);
   }
