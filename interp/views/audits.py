@@ -83,10 +83,10 @@ def matrix(entanglement: Entanglement) -> go.Figure:
 
 
 def _lines(name: str) -> list[str]:
-    """A name in lines that a column has room for, escaped, and cut after the third."""
+    """A name in lines that a column has room for, escaped; of a long one the beginning and the end."""
     lines = wrap(name.replace("_", "_ "), 13) or [name]
     lines = [line.replace("_ ", "_") for line in lines]
-    return [escape(line) for line in ([*lines[:2], lines[2] + "…"] if len(lines) > 3 else lines)]
+    return [escape(line) for line in ([lines[0], "…", lines[-1]] if len(lines) > 3 else lines)]
 
 
 def _dots(names: list[str], differences: list[Estimate], shift: float) -> go.Scatter:
