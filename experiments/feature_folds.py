@@ -58,9 +58,10 @@ Ablating a latent, x - f(x) d, is not affine and has no fold. What folds in its 
 - *at_writer*: for a site of the stream, the same by what the MLP before it wrote, to which it is added. Folds exactly.
 - *neurons* (`Suppress`): a transcoder's latent as a SwiGLU neuron of the MLP that it reads with, within 0.279 |d| /
   sharpness of every write on every input (sharpness 256 here); with a threshold two neurons, which next to it are off
-  by up to half its height, since the latent jumps there and they can't. The transcoder has to read `mlp_input` and
-  write `mlp_out` of one layer, in a model with gate and biases: Llama, SmolLM3, Granite, Seed-OSS, and, under the Llama
-  class (`rehost`), Qwen2 and Mistral.
+  by up to half its height, since the latent jumps there and they can't. To these bounds comes what rounding to the
+  saved type adds, in proportion to what is read: the plan says how much, and refuses thresholds in 16 bits, which
+  leave nothing of them. The transcoder has to read `mlp_input` and write `mlp_out` of one layer, in a model
+  with gate and biases: Llama, SmolLM3, Granite, Seed-OSS, and, under the Llama class (`rehost`), Qwen2 and Mistral.
 
 All but the neurons are other edits than the ablation, whose fidelity is what it is. Top-k latents compete with each
 other, and no neuron knows of the others: such transcoders are refused.

@@ -104,8 +104,8 @@ class _Folding:
     def __init__(self, config: Any, names: set[str], written: list[Writer], read: Read | None, choices: Choices):
         self.config, self.choices = config, choices
         self.biases = Biases(config, names, written, choices.rehost)
-        self.grafts = Grafts(config, names, self.biases, choices.sharpness)
         self.gains = Gains(read)
+        self.grafts = Grafts(config, names, self.biases, choices.sharpness, self.gains.tensor)
         self.known = list(sites_of(config))
         self.items: list[Item] = []
         self.inputs: dict[Site, list[Replace]] = {}

@@ -9,13 +9,17 @@ z = b (w x + c - t), gates z + 1/2 and z - 1/2, and up 1/(2b) + t and 1/(2b) - t
 no continuous function can follow: the bound there is (0.279 / b + t / 2) |d|, and `Neurons.bound_beyond` says how it
 falls to the first term away from it.
 
+These bounds are of neurons as they are computed. Saved, they are rounded, which adds to them in proportion to what is
+read: `Neurons.rounding`. The two neurons of a threshold are each far larger than their difference, of which 16 bits
+leave nothing: there they are refused.
+
 Neurons need biases on gate and up, and all layers of a checkpoint have one width: other layers get neurons of zeros.
 
 What it does not do: TopK latents, which depend on the others, and transcoders that read anything but `mlp_input`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, gcd
 from typing import Any
 
@@ -26,6 +30,7 @@ from torch.nn.functional import silu
 
 from interp.core.errors import InterpError
 from interp.editing.maps import Change
+from interp.editing.rounding import SIXTEEN_BITS
 from interp.editing.slots import Biases
 from interp.interventions.suppress import Suppress
 from interp.models.architectures import architecture
@@ -33,6 +38,7 @@ from interp.models.sites import Site
 from interp.sae.nonlinearities import JumpReLU
 
 SILU_GAP = 0.279  # more than the largest |silu(z) - relu(z)|, 0.27846… at z = ±1.2785
+_STEEPEST = 1.1  # more than the largest slope of silu, 1.0998… at z = 2.3994
 _EVEN = 64  # widths stay multiples of this, or of what they were multiples of: kernels like them so
 
 
@@ -80,6 +86,23 @@ class Neurons:
         jump = min(0.5, float((z + 0.5) * torch.exp(0.5 - z)))
         return float((self.lengths * (SILU_GAP / self.sharpness + self.thresholds * jump)).sum())
 
+    def rounded(self, dtype: torch.dtype, scale: float = 1.0) -> "Neurons":
+        """As they are in a file of a type, in a model that multiplies what its MLPs write by `scale`."""
+        gate, gate_bias, up_bias = (x.to(dtype).double() for x in (self.gate, self.gate_bias, self.up_bias))
+        down = (self.down / scale).to(dtype).double() * scale
+        return replace(self, gate=gate, gate_bias=gate_bias, up_bias=up_bias, down=down)
+
+    def rounding(self, dtype: torch.dtype, scale: float = 1.0) -> float:
+        """The most that rounding them to a type adds to either bound, over |(x, 1)|, the length of what is read and 1.
+
+        |u' d' silu(g') - u d silu(g)| is at most |u' d' - u d| |g'| + |u d| |g' - g| max |silu'|, neuron by neuron.
+        """
+        own, held = self, self.rounded(dtype, scale)
+        reads = [torch.cat([each.gate, each.gate_bias[:, None]], 1) for each in (own, held)]
+        writes = [each.up_bias * each.down for each in (own, held)]
+        moved = (writes[1] - writes[0]).norm(dim=0) * reads[1].norm(dim=1)
+        return float((moved + _STEEPEST * writes[0].norm(dim=0) * (reads[1] - reads[0]).norm(dim=1)).sum())
+
 
 def _neuron(w: Tensor, c: Tensor, t: Tensor, column: Tensor, b: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gate rows, gate biases, up biases and columns (as rows) for one latent."""
@@ -120,6 +143,7 @@ class Grafts:
     names: set[str]
     biases: Biases
     sharpness: float
+    read: Callable[[str], Tensor]
     # Neurons of a layer, each with how many ops were at its site before: those that follow act on what it writes.
     grafted: dict[int, list[tuple[Neurons, int]]] = field(default_factory=dict)
 
@@ -139,14 +163,21 @@ class Grafts:
                 f"{self.config.model_type} has no SwiGLU neurons at {site} to add one to (activation {act}, "
                 f"{', '.join(missing) or 'all weights there'}); run it with hooks (model.hooked(recipe))"
             )
-        neurons = Neurons.of(op, self.sharpness)
+        neurons, dtype = Neurons.of(op, self.sharpness), self.read(self._weights(site.layer)[-1]).dtype
+        named = str(dtype).removeprefix("torch.")
+        if neurons.thresholds.any() and dtype in SIXTEEN_BITS:
+            raise InterpError(
+                f"latents with thresholds take two neurons each at {site}, of whose difference {named} leaves nothing; "
+                "save in float32 (dtype), distil the recipe, or suppress latents without thresholds"
+            )
         self._hold(site)
         self.grafted.setdefault(site.layer, []).append((neurons, before))
         jumps = " at the thresholds" if neurons.thresholds.any() else ""
         far = f", {neurons.bound_beyond(0.1):.2g} at a distance of 0.1 from them" if jumps else ""
         return (
             f"{len(neurons.gate)} SwiGLU neurons of sharpness {self.sharpness:g} in place of relu: what is written "
-            f"differs by at most {neurons.bound:.2g}{jumps}{far}"
+            f"differs by at most {neurons.bound:.2g}{jumps}{far}, and by what {named} rounds: at most "
+            f"{neurons.rounding(dtype, self._scale):.2g} for each unit of length that is read"
         )
 
     def growths(self, after: Callable[[Site, int], Change]) -> dict[str, Growth]:
@@ -169,7 +200,7 @@ class Grafts:
         found = {f"{name}.{kind}": Growth(0, count) for name in (gate, up) for kind in ("weight", "bias")}
         found[f"{down}.weight"] = Growth(1, count)
         if layer in self.grafted:
-            listed, scale = self.grafted[layer], architecture(self.config).scale(self.config)
+            listed, scale = self.grafted[layer], self._scale
             kept, site = Change("bias"), Site("mlp_out", layer)
             columns = tuple((x.down / scale, after(site, before)) for x, before in listed)
             found[f"{gate}.weight"] = Growth(0, count, tuple((x.gate, kept) for x, _ in listed))
@@ -177,6 +208,11 @@ class Grafts:
             found[f"{up}.bias"] = Growth(0, count, tuple((x.up_bias, kept) for x, _ in listed))
             found[f"{down}.weight"] = Growth(1, count, columns)
         return found
+
+    @property
+    def _scale(self) -> float:
+        """What the model multiplies what its MLPs write by."""
+        return architecture(self.config).scale(self.config)
 
     def _count(self) -> int:
         wanted = max(sum(len(neurons.gate) for neurons, _ in listed) for listed in self.grafted.values())

@@ -1,6 +1,8 @@
 """Neurons in place of a transcoder's latents: within their bound, exported, and refused with the reason."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +56,48 @@ def test_neurons_keep_to_their_bound_on_every_input_and_nearly_reach_it(tiny, th
         beyond = (pre - threshold).abs() >= distance
         assert off[beyond].max() <= neurons.bound_beyond(distance) <= neurons.bound
     assert neurons.bound_beyond(40 / sharpness) < 1.001 * 0.75 * SILU_GAP / sharpness
+
+
+@pytest.mark.parametrize(
+    ("dtype", "threshold", "scale"),
+    [(torch.bfloat16, 0.0, 1.0), (torch.float16, 0.0, 0.3), (torch.float32, 0.3, 1.0)],
+)
+def test_neurons_as_they_are_saved_keep_to_the_bound_and_what_rounding_adds(tiny, dtype, threshold, scale):
+    coder = transcoder(tiny("llama"), threshold=threshold)
+    sharpness = 1e5 if dtype == torch.float32 else 256.0
+    neurons = Neurons.of(Suppress(coder, [3, 5, 7]), sharpness)
+    x = 30 * torch.randn(20_000, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pre = x @ coder.W_enc[[3, 5, 7]].double().T + coder.b_enc[[3, 5, 7]].double()
+    wanted = -torch.where(pre > threshold, pre, 0.0) @ coder.W_dec[[3, 5, 7]].double()
+    beyond = ((pre - threshold).abs() > 0.1).all(1)
+    reach = torch.cat([x, torch.ones(len(x), 1)], 1).norm(dim=1)[beyond]
+    exact, off = ((made(x) - wanted).norm(dim=1)[beyond] for made in (neurons, neurons.rounded(dtype, scale)))
+    bound, more = neurons.bound_beyond(0.1), neurons.rounding(dtype, scale)
+    assert (exact <= bound).all()
+    assert (off <= bound + more * reach).all()
+    assert off.max() > bound, "control: rounding alone is more than the bound allows"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_thresholds_are_refused_in_16_bits_and_kept_in_float32(tiny, tmp_path, dtype):
+    source = tmp_path / "source"
+    copy.deepcopy(tiny("llama").hf).to(dtype).save_pretrained(source)
+    model = interp.load(source)
+    coder = replace(transcoder(model, threshold=1.0), b_enc=torch.full((40,), -1.0))
+    recipe = Recipe([("mlp_out.1", Suppress(coder, [3, 5]))])
+    with pytest.raises(InterpError, match=r"two neurons each at mlp_out\.1, of whose difference .* leaves nothing"):
+        interp.export(recipe, source, tmp_path / "narrow", choices=GRAFTED)
+    interp.export(recipe, source, tmp_path / "wide", dtype="float32", choices=GRAFTED)
+    mlp = AutoModelForCausalLM.from_pretrained(tmp_path / "wide").model.layers[1].mlp
+    x = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
+    pre = x @ coder.W_enc[[3, 5]].T + coder.b_enc[[3, 5]]
+    wide = copy.deepcopy(model.hf.model.layers[1].mlp).float()
+    with torch.no_grad():
+        off = (mlp(x) - wide(x) + torch.where(pre > 1, pre, 0.0) @ coder.W_dec[[3, 5]]).norm(dim=1)
+    assert off[((pre - 1).abs() > 0.1).all(1)].max() < Neurons.of(recipe.edits[0].op, 256.0).bound_beyond(0.1)
+    narrow = Neurons.of(recipe.edits[0].op, 256.0).rounded(dtype)(x.double())
+    wanted = -torch.where(pre > 1, pre, 0.0).double() @ coder.W_dec[[3, 5]].double()
+    assert (narrow - wanted).norm(dim=1).max() > 0.1, "control: what 16 bits would have made of it"
 
 
 @pytest.mark.parametrize("name", ["llama", "smollm3", "granite", "seed_oss", "qwen2", "mistral"])
