@@ -10,7 +10,6 @@ Replies of secret behaviours are not kept.
 
 from dataclasses import replace
 from importlib.metadata import version
-from math import isnan
 from pathlib import Path
 
 from interp.auditing.behaviours import Behaviour, Scores
@@ -37,10 +36,11 @@ class Cache:
         return self._kept.get(name)
 
     def put(self, condition: Condition, behaviour: Behaviour, scores: Scores) -> Scores:
-        """Keep what was measured; gives what is kept of it."""
+        """Keep what was measured; gives what is kept of it. Where scores are missing the folder gets none."""
         key = self._key(condition, behaviour)
         kept = replace(scores, replies=()) if behaviour.secret else scores
-        if self.folder is not None:
+        # A judge that failed may be up when the audit is run again: only then is an item measured anew.
+        if self.folder is not None and not scores.missing:
             _write(self.folder, sha256_json(key), key, kept)
         self._kept[sha256_json(key)] = kept
         return kept
@@ -59,8 +59,7 @@ def _write(folder: Path, name: str, key: dict[str, str], scores: Scores) -> None
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another cache") from None
-    values = [None if isnan(value) else value for value in scores.values]
-    content = {"format": FORMAT, "key": key, "values": values, "replies": list(scores.replies)}
+    content = {"format": FORMAT, "key": key, "values": list(scores.values), "replies": list(scores.replies)}
     write_json(folder / f"{name}.json", content | {"sha256": sha256_json(content)})
 
 
@@ -69,5 +68,4 @@ def _read(file: Path, key: dict[str, str], items: int) -> Scores:
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     if stated is None or stated != sha256_json(content) or content["key"] != key or len(content["values"]) != items:
         raise InterpError(f"{file}: not the scores that were kept there; remove it, and they are measured again")
-    values = (float("nan") if value is None else float(value) for value in content["values"])
-    return Scores(tuple(values), tuple(content["replies"]))
+    return Scores(tuple(map(float, content["values"])), tuple(content["replies"]))

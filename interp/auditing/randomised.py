@@ -3,7 +3,8 @@
 - Vectors of the residual stream (Project, Add, Erase, LowRank) are turned: whatever all edits of a recipe span is laid
   onto a random subspace of the same dimension. Norms, angles and equal rows stay as they are.
 - Factors of heads or neurons (Scale) are dealt out anew among the units of their site.
-- Ablated units (Replace, Resample) and latents (Clamp) are others, as many, at the same site.
+- Ablated units (Replace, Resample) and latents (Clamp) are others, as many, at the same site: none of the edit's own,
+  unless these are more than half of all.
 - Where and when an op acts (At, Schedule, Gate's condition) is left as it is.
 
 What it does not know: other ops, which have no random counterpart here.
@@ -18,18 +19,46 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.interventions.ops import OPS
+from interp.interventions.ops import OPS, Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
 _TURNED = {"Project": ("rows",), "Add": ("vector",), "Erase": ("read", "write"), "LowRank": ("rows", "weight")}
+_TRIES = 20
 _RANK = 1e-6  # a share of the largest singular value
 
 
 def randomised(recipe: Recipe, model: HookedModel, seed: int = 0) -> Recipe:
-    """The recipe with random contents; see the module. Raises for an op that has no random counterpart."""
+    """The recipe with random contents; see the module.
+
+    Raises for an op that has no random counterpart, and where chance gives nothing but the edit itself (factors that
+    are all alike, say).
+    """
     draw = torch.Generator().manual_seed(seed)
+    for _ in range(_TRIES):
+        made = _drawn(recipe, model, draw, seed)
+        if any(_differ(old.op, new.op) for old, new in zip(recipe.edits, made.edits, strict=True)):
+            return made
+    raise InterpError(
+        "chance gives nothing but the recipe itself, so it has no random counterpart; leave the random baseline out "
+        "(--baselines prompt)"
+    )
+
+
+def _differ(one: Op, other: Op) -> bool:
+    """Whether two ops of a kind have other contents."""
+    tensors, others = one.tensors(), other.tensors()
+    moved = [name for name in tensors if not torch.equal(tensors[name], others[name])]
+    return bool(moved) or _contents(one.settings()) != _contents(other.settings())
+
+
+def _contents(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without how the op was fitted."""
+    return {name: value for name, value in settings.items() if name != "direction"}
+
+
+def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int) -> Recipe:
     parts = [_Parts(type(e.op).__name__, dict(e.op.settings()), dict(e.op.tensors())) for e in recipe.edits]
     innermost = [part.innermost() for part in parts]
     _turn([part for part in innermost if part.op in _TURNED], draw)
@@ -105,8 +134,7 @@ def _factors(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Ge
 def _units(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
     """Other units; where all are replaced there are no others, and a value or bank is dealt out among coordinates."""
     if part.settings["units"] is not None:
-        count = _count(sites, model)
-        part.settings["units"] = sorted(torch.randperm(count, generator=draw)[: len(part.settings["units"])].tolist())
+        part.settings["units"] = sorted(_others(part.settings["units"], _count(sites, model), draw))
         return
     name = "values" if part.op == "Resample" else "value"
     if part.prefix + name not in part.tensors:
@@ -125,8 +153,13 @@ def _count(sites: list[Site], model: HookedModel) -> int:
 
 def _latents(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
     del sites, model
-    count = part["W_dec"].shape[-2]
-    part.settings["latents"] = torch.randperm(count, generator=draw)[: len(part.settings["latents"])].tolist()
+    part.settings["latents"] = _others(part.settings["latents"], part["W_dec"].shape[-2], draw)
+
+
+def _others(taken: list[int], count: int, draw: torch.Generator) -> list[int]:
+    """As many numbers under `count`, none of them taken if there are enough."""
+    free = sorted(set(range(count)) - set(taken)) if 2 * len(taken) <= count else list(range(count))
+    return [free[number] for number in torch.randperm(len(free), generator=draw)[: len(taken)].tolist()]
 
 
 _Redraw = Callable[[_Parts, list[Site], HookedModel, torch.Generator], None]

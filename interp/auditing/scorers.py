@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from interp.auditing.likelihoods import answer_logprobs
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.continuations import Continuations, logprobs
 from interp.models.hooked import HookedModel
+from interp.models.tokens import Tokens
 
 _BATCH = 16
 
@@ -25,17 +27,34 @@ def continuation_logprobs(
 
 @torch.no_grad()
 def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
-    """Mean next-token loss of each text in nats a token. A text longer than the context is cut to it."""
+    """Mean next-token loss of each text in nats a token, after the model's instruction where it has one.
+
+    The same tokens are scored either way. A text longer than the context (with the instruction) is cut to it.
+    """
     batch = model.tokens(texts, cut=model.context)
     if (batch.lengths < 2).any():
         raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
-    whole = Continuations.whole(batch)
-    order = batch.lengths.argsort(stable=True)  # texts of like length together spare padding
+    before = model.render("", chat=False)
+    whole = _behind(model, before, batch) if before else Continuations.whole(batch)
+    order = whole.tokens.lengths.argsort(stable=True)  # texts of like length together spare padding
     total = torch.zeros(len(whole), dtype=torch.float64)
     for rows in track(order.split(_BATCH), "loss"):
         total[rows] = logprobs(model, whole.pick(rows)).cpu()
-    losses = (-total / (batch.lengths - 1)).tolist()
+    losses = (-total / whole.scored.sum(1)).tolist()
     for number, loss in enumerate(losses):
         if loss != loss:
             raise InterpError(f"text {number}: its loss is NaN; an edit or a broken checkpoint can cause that")
     return losses
+
+
+def _behind(model: HookedModel, before: str, texts: Tokens) -> Continuations:
+    """Texts behind another, each token as it was alone; those are scored that are scored alone."""
+    first = model.tokens(before).ids[0]
+    rows = [ids[mask] for ids, mask in zip(texts.ids, texts.mask, strict=True)]
+    marked = all(row[0] == first[0] for row in rows) and first[0] in model.tokenizer.all_special_ids
+    rows = [torch.cat([first, row[int(marked) :]])[: model.context] for row in rows]
+    ids = pad_sequence(rows, batch_first=True, padding_side="left")
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(ids.shape[1]) >= ids.shape[1] - lengths[:, None]
+    skipped = len(first) + (0 if marked else 1)  # what begins a text is not predicted, if it is no mark
+    return Continuations(Tokens(ids, mask), torch.full_like(lengths, skipped))

@@ -31,7 +31,7 @@ def behaviour(calls):
     def measure(model):
         calls.append(model.render("x", chat=False))
         losses = text_loss("loss", PROMPTS).measure(model).values
-        return Scores((*losses[:2], float("nan")), ("a", "b", "c"))
+        return Scores(losses, ("a", "b", "c"))
 
     return Behaviour("losses", "capability", "more is worse", PROMPTS, measure, unit="nats")
 
@@ -50,6 +50,21 @@ def test_scores_survive_the_process(model, behaviour, calls, tmp_path):
     assert same(first, again)
     assert len(calls) == 1
     assert len(list(tmp_path.iterdir())) == 1, "no temporary file is left"
+
+
+def test_scores_that_are_missing_are_measured_again_by_the_next_audit(model, behaviour, calls, tmp_path):
+    """A judge was down for one item; in one audit the scores stay what they were."""
+    whole = behaviour.measure
+    partly = replace(
+        behaviour, measure=lambda model: replace(found := whole(model), values=(*found.values[:2], float("nan")))
+    )
+    cache, condition = Cache(tmp_path), Condition(model)
+    first = cache.scores(condition, partly)
+    assert first.missing == 1
+    assert same(cache.scores(condition, partly), first)
+    assert len(calls) == 1
+    assert Cache(tmp_path).scores(condition, behaviour).missing == 0
+    assert Cache(tmp_path).get(condition, partly) is not None, "control: whole scores are kept"
 
 
 def test_every_part_of_a_condition_counts(model, behaviour, calls, tmp_path):

@@ -37,6 +37,11 @@ def test_text_losses_are_the_models_own(tiny):
     expected = [float(model.hf(x := model.tokens(text).ids, labels=x).loss) for text in texts]
     assert text_losses(model, texts) == pytest.approx(expected, rel=1e-5)
     assert text_loss("loss", texts).measure(model).values == pytest.approx(expected, rel=1e-5)
+    with model.instructed("w20 w21 w22"):
+        behind = [slow(model, "w20 w21 w22\n\n" + text[:3], text[3:]) for text in texts]
+        told = [-nats / n for nats, n in zip(behind, (2, 2, 6), strict=True)]
+        assert text_losses(model, texts) == pytest.approx(told, rel=1e-5)
+    assert told != pytest.approx(expected, rel=1e-3), "control: an instruction changes what is expected"
     long = "w5 w6 " * 64
     assert text_losses(model, [long]) == pytest.approx(text_losses(model, ["w5 w6 " * 32]))
     with pytest.raises(InterpError, match="nothing to predict"):
