@@ -25,6 +25,7 @@ from interp.auditing.choices import text_loss
 from interp.auditing.entanglement import Entanglement, entanglement
 from interp.auditing.policy import Policy
 from interp.auditing.runner import audit
+from interp.core.files import read_json, write_json
 from interp.interventions import Scale
 from interp.models.hooked import HookedModel
 
@@ -42,8 +43,8 @@ FITTED_TEXTS = (160, 1)  # and the excerpts, how many and their seed
 OTHERS = ("refusal_harmful_margin", "blimp", "crows_pairs")
 
 
-def edits(model: HookedModel, learn: int) -> dict[str, interp.Recipe]:
-    """Heads scaled, and heads zeroed."""
+def edits(model: HookedModel, learn: int, kept: Path) -> dict[str, interp.Recipe]:
+    """Heads scaled, and heads zeroed. What was learned is kept."""
     factors = torch.ones(model.n_layers, model.config.num_attention_heads)
     for head, factor in FACTORS.items():
         factors[head] = factor
@@ -51,7 +52,12 @@ def edits(model: HookedModel, learn: int) -> dict[str, interp.Recipe]:
         from heads import learned
         from items import items, texts
 
-        factors = learned(model, items(FITTED, 75)[0], texts(*FITTED_TEXTS)[20:], learn)
+        file = kept / f"factors-{learn}.json"
+        if not file.exists():
+            found = learned(model, items(FITTED, 75)[0], texts(*FITTED_TEXTS)[20:], learn)
+            kept.mkdir(parents=True, exist_ok=True)
+            write_json(file, found.tolist())
+        factors = torch.tensor(read_json(file))
     zeroed = torch.ones_like(factors)
     zeroed.flatten()[factors.flatten().argsort()[:12]] = 0.0
     made = {"heads scaled": 1 + STRENGTH * (factors - 1), "12 heads zeroed": zeroed}
@@ -95,7 +101,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE / "sycophancy"))
     began, items = time.process_time(), 2 if given.smoke else given.items
     model = interp.load(MODEL, dtype="float32")
-    behaviours, tried = suite(items, 2 if given.smoke else given.texts), edits(model, given.learn)
+    behaviours, tried = suite(items, 2 if given.smoke else given.texts), edits(model, given.learn, given.cache)
     tried = dict(list(tried.items())[: 1 if given.first else None])
     cache, first = Cache(None if given.smoke else given.cache), next(iter(tried))
     _, audits = entanglement(model, tried, behaviours, cache=cache)
