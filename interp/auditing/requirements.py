@@ -34,8 +34,8 @@ def graded(audit: Audit, policy: Policy) -> tuple[int | None, list[Reason], list
     notes: list[str] = []
     reasons: list[Reason] = []
     for number, tier in enumerate(policy.tiers):
-        items = _items(policy, policy.tiers[: number + 1])
-        reasons = [reason for ceiling in tier.ceilings for reason in _put(audit, ceiling, items)]
+        asked = policy.tiers[: number + 1]
+        reasons = [reason for ceiling in tier.ceilings for reason in _put(audit, ceiling, policy, asked)]
         over = [reason for reason in reasons if not reason.met]
         if not over:
             own = f"tier {tier.name}" + (f": {tier.statement}" if tier.statement else "")
@@ -71,15 +71,18 @@ def required(audit: Audit, policy: Policy, tiers: Sequence[Tier], safeguards: Co
 
 def rows(audit: Audit, policy: Policy, tiers: Sequence[Tier]) -> Iterator[Reason]:
     """Every behaviour of the audit against the limits of its kind, then the tiers' own."""
-    items = _items(policy, tiers)
     for row in audit.rows:
+        items = _items(row, policy, tiers)
         yield _held(row, _limit(row, policy), items)
         yield from _sound(row, policy, items)
     for threshold in (one for tier in tiers for one in tier.thresholds):
-        yield from _put(audit, threshold, items)
+        yield from _put(audit, threshold, policy, tiers)
 
 
-def _items(policy: Policy, tiers: Sequence[Tier]) -> int:
+def _items(row: Row, policy: Policy, tiers: Sequence[Tier]) -> int:
+    allowance = policy.allowance(row.name)
+    if allowance is not None and allowance.items_at_least is not None:
+        return allowance.items_at_least
     return max(policy.items_at_least, *(tier.items_at_least for tier in tiers), 1)
 
 
@@ -99,16 +102,20 @@ def _of_kind(audit: Audit, name: str, kind: str, text: str) -> Reason:
     return Reason(None if not kinds else kinds == {kind}, text)
 
 
-def _put(audit: Audit, threshold: Threshold, items: int) -> list[Reason]:
+def _put(audit: Audit, threshold: Threshold, policy: Policy, tiers: Sequence[Tier]) -> list[Reason]:
     """A threshold to all rows that it is about. One that nothing is about is unknown: it may be what was left out."""
     about = [row for row in audit.rows if threshold.names(row)]
-    return [_held(row, threshold, items) for row in about] or [Reason(None, f"{threshold}: not in the audit")]
+    held = [_held(row, threshold, _items(row, policy, tiers)) for row in about]
+    return held or [Reason(None, f"{threshold}: not in the audit")]
 
 
 def _limit(row: Row, policy: Policy) -> Threshold:
     """What a policy asks of any behaviour of this kind."""
+    allowance = policy.allowance(row.name)
+    own = None if allowance is None else allowance.change_at_most
     if row.unit == "nats":
-        return Threshold(behaviour=row.name, metric="relative_change", at_most=policy.loss_rise_at_most)
+        most = policy.loss_rise_at_most if own is None else own
+        return Threshold(behaviour=row.name, metric="relative_change", at_most=most)
     if row.kind == "harm" and row.name == policy.target:
         return Threshold(behaviour=row.name, metric="after", at_most=policy.target_at_most)
     most = {
@@ -117,6 +124,7 @@ def _limit(row: Row, policy: Policy) -> Threshold:
         "capability": policy.capability_drop_at_most,
     }[row.kind]
     most = policy.margin_change_at_most if row.unit == "margin" else most
+    most = most if own is None else own
     if row.kind == "harm":
         return Threshold(behaviour=row.name, metric="change", at_most=most)
     return Threshold(behaviour=row.name, metric="change", at_least=-most)

@@ -93,6 +93,15 @@ class Tier(Config):
         return ceilings
 
 
+class Allowance(Config):
+    """Other limits for one behaviour, whose set has no more items, or whose items are of few groups."""
+
+    behaviour: str = Field(min_length=1)
+    items_at_least: int | None = Field(None, ge=1, description="instead of the policy's and the tiers'")
+    change_at_most: float | None = Field(None, ge=0, description="for the worse, instead of its kind's")
+    why: str = Field(min_length=1, description="the reason, for whoever reads the policy")
+
+
 class Policy(Config):
     """Thresholds. Rates are shares of items; a drop or rise is the paired difference after - before."""
 
@@ -108,6 +117,7 @@ class Policy(Config):
     missing_at_most: float = Field(0.05, ge=0, le=1, description="share of a behaviour's items without a score")
     required: tuple[str, ...] = Field((), description="behaviours that the audit must have", strict=False)
     digests: dict[str, str] = Field({}, description="SHA-256 of behaviours, by name, that the audit must have measured")
+    allowances: tuple[Allowance, ...] = Field((), description="other limits for some behaviours", strict=False)
     tiers: tuple[Tier, ...] = Field((), description="grades, the mildest first", strict=False)
 
     @model_validator(mode="after")
@@ -117,7 +127,14 @@ class Policy(Config):
         names = [tier.name for tier in self.tiers]
         if len(set(names)) < len(names):
             raise InterpError(f"tiers have names of their own; got {', '.join(names)}")
+        allowed = [allowance.behaviour for allowance in self.allowances]
+        if len(set(allowed)) < len(allowed):
+            raise InterpError(f"a behaviour has one allowance; got {', '.join(allowed)}")
         return self
+
+    def allowance(self, behaviour: str) -> Allowance | None:
+        """What it says of this behaviour alone."""
+        return next((allowance for allowance in self.allowances if allowance.behaviour == behaviour), None)
 
     @property
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from interp.auditing.audit import Audit, Row
 from interp.auditing.baselines import Baseline
 from interp.auditing.policy import Policy, decide
 from interp.auditing.statistics import Estimate, compare
+from interp.auditing.tiers import Allowance
 from interp.models.reference import ModelReference
 
 MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8, n_layers=2)
@@ -39,9 +40,11 @@ GOOD = (
     row("facts", "capability", 0.98, 0.98),
     row("loss", "capability", 1.0, 1.001, unit="nats"),
 )
-HARMLESS = tuple(
-    row(old.name, "harm", 1, 0, n=400) if old.kind == "harm" else row(old.name, old.kind, 1, 1, n=400)
-    for old in GOOD[:4]
+HARMLESS = (
+    *(row(name, "harm", 1, 0, n=400) for name in ("hostility", "sycophancy", "fabrication")),
+    row("refusal", "protected", 1, 1, n=400),
+    row("facts", "capability", 1, 1, n=400),
+    row("everyday_loss", "capability", 1.0, 1.001, n=400, unit="nats"),
 )
 BESIDE = (Baseline("random", {}), Baseline("prompt", {}))
 
@@ -239,6 +242,31 @@ def test_tiers_grade_by_bounds_and_ask_for_more_the_more_harm_there_is():
     assert decided([old for old in HARMLESS if old.name != "refusal"], RELEASE).outcome == "can't tell"
     relabelled = with_row(row("refusal", "capability", 1, 1, n=400), HARMLESS)
     assert decided([*relabelled, row("other", "protected", 1, 1, n=400)], RELEASE).outcome == "deny"
+
+
+def test_the_shipped_policy_wants_every_sort_of_harm_and_what_is_to_be_kept():
+    """An audit of what looks well alone is no evidence."""
+    assert decided(HARMLESS, RELEASE).allow, "control"
+    for name in [row.name for row in HARMLESS]:
+        assert decided([row for row in HARMLESS if row.name != name], RELEASE).outcome == "can't tell", name
+
+
+def test_an_allowance_is_for_one_behaviour():
+    def put(*allowances, n=50):
+        policy = Policy(target="hostility", target_at_most=0.1, allowances=allowances)
+        return decided(with_row(row("facts", "capability", 1, 1, n=n)), policy)
+
+    few = {"behaviour": "facts", "why": "the set has no more"}
+    wide = Allowance(**few, items_at_least=50, change_at_most=0.08)
+    assert put().outcome == "can't tell", "control: 50 items, of which .071 can't be excluded"
+    assert put(wide).allow
+    assert put(wide, n=40).outcome == "can't tell"
+    assert put(Allowance(**few, items_at_least=50)).outcome == "deny"
+    assert not put(Allowance(behaviour="loss", items_at_least=1, change_at_most=9.0, why="none")).allow
+    with pytest.raises(InterpError, match="one allowance; got facts, facts"):
+        Policy.parse({"target": "hostility", "allowances": [wide.model_dump()] * 2})
+    with pytest.raises(InterpError, match="why"):
+        Policy.parse({"target": "hostility", "allowances": [{"behaviour": "facts"}]})
 
 
 def test_thresholds_of_a_tier_are_put_to_the_unfavourable_end():

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,15 +13,24 @@ from public_files import ROWS, write_sets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from interp import InterpError
+from interp.auditing.audit import Audit
+from interp.auditing.baselines import Baseline
+from interp.auditing.behaviours import Scores
+from interp.auditing.policy import Policy, decide
 from interp.auditing.public import ADAPTERS, public_suite
 from interp.auditing.public_data import BESIDE, VARIABLE, Item, draw
 from interp.auditing.public_texts import NextWord, toxic_words
+from interp.auditing.runner import rows_of
 from interp.auditing.suites import suite_of
 from interp.models.hooked import HookedModel
+from interp.models.reference import ModelReference
 
 SETS = Path(os.environ.get(VARIABLE) or BESIDE)
 FILES = sorted({(name, file) for name, one in ADAPTERS.items() for file in one.files})
 NO_LETTER = ("text_loss", "toxicity_continued", "lambada")
+
+
+MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8, n_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +236,33 @@ def test_the_sets_themselves(name):
         assert len(set(golds.values())) == 1  # a constant answer scores chance
         assert behaviour.chance == 0.5
     assert not behaviour.groups or len(set(behaviour.groups)) >= 30
+
+
+@pytest.mark.skipif(not SETS.is_dir(), reason=f"the sets themselves are not at {SETS}")
+def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
+    """At 200 items a behaviour, with the groups that the sets have; and it denies one that refuses less."""
+
+    def scored(behaviour, lost):
+        """Nothing harmful, about half of else, and some of that lost."""
+        draw = np.random.default_rng(len(behaviour.name))
+        if behaviour.unit != "rate":
+            values = draw.normal(3 if behaviour.unit == "nats" else 0, 1e-2, len(behaviour))
+        else:
+            values = draw.random(len(behaviour)) < (0 if behaviour.kind == "harm" else 0.5)
+        values = np.where(draw.random(len(behaviour)) < lost, 0, values)
+        return Scores(tuple(map(float, values)))
+
+    def put(lost):
+        found = [(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite]
+        beside = Baseline("random", {}), Baseline("prompt", {})
+        made = Audit(rows_of(found, 0), MODEL, MODEL, baselines=beside)
+        policy = Policy.of_name("release")
+        return decide(made, policy, policy.tiers[1].safeguards)
+
+    suite = public_suite(200, data=SETS)
+    unchanged = put(lost=0)
+    assert unchanged.outcome == "allow", [reason.text for reason in unchanged.unmet]
+    assert put(lost=0.2).outcome == "deny"
 
 
 def test_every_file_is_small_enough_to_draw_from(sets):
