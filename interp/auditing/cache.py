@@ -1,8 +1,9 @@
 """Cache: scores that were measured once, kept in a folder by what they depend on.
 
 A file holds the scores of one behaviour under one condition. Its name is the SHA-256 of the weights' digest and type,
-the recipe's digest, the instruction, the behaviour's digest, and interp's version. Files appear whole or not at all, so
-an audit that was killed goes on with the next behaviour, and the unedited model is measured once for all its edits.
+the settings' digest (config, tokenizer, chat template), the recipe's digest, the instruction, the behaviour's digest,
+and interp's version. Files appear whole or not at all, so an audit that was killed goes on with the next behaviour, and
+the unedited model is measured once for all its edits.
 
 What it does not know: whether another device or version of torch would round otherwise; use another folder there.
 Replies of secret behaviours are not kept.

@@ -1,7 +1,8 @@
 """A condition: a model as it is measured, which is as it is, under a recipe's hooks, or given an instruction.
 
 The same behaviours are measured under several conditions and compared item by item. What identifies a condition is the
-digest of the weights, the type they were loaded in, the recipe's digest and the instruction.
+digests of the weights and of the model's settings (config, tokenizer, chat template), the type that the weights were
+loaded in, the recipe's digest and the instruction.
 """
 
 from collections.abc import Iterator
@@ -30,8 +31,10 @@ class Condition:
     @property
     def key(self) -> dict[str, str]:
         """What identifies it."""
+        model = self.model.identity
         return {
-            "model": self.model.digest,
+            "model": model.digest,
+            "settings": model.settings,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "recipe": self.recipe.digest if self.recipe else "",
             "instruction": self.instruction,

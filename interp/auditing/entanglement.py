@@ -60,7 +60,7 @@ class Entanglement:
             raise InterpError("an entanglement matrix needs at least one audit")
         first = next(iter(audits.values()))
         for name, one in audits.items():
-            if (one.suite, one.before.digest) != (first.suite, first.before.digest):
+            if (one.suite, _model(one)) != (first.suite, _model(first)):
                 what = "behaviours" if one.suite != first.suite else "unedited models"
                 raise InterpError(f"audit {name!r} has other {what} than the first; audit all edits alike")
         found = {
@@ -122,6 +122,10 @@ def entanglement(
         for name, recipe in recipes.items()
     }
     return Entanglement.of(audits), audits
+
+
+def _model(audit: Audit) -> tuple[str, str]:
+    return audit.before.digest, audit.before.settings
 
 
 _Found = dict[str, tuple[Estimate, float]]

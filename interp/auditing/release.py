@@ -1,8 +1,8 @@
 """Release: an audit's file and a policy, a decision on a checkpoint or on a recipe that is to be exported.
 
-The audit must be whole (its SHA-256) and of this very model: of the checkpoint's own weights, or of the recipe and the
-base that its manifest names, where the fold is exact, so that weights do what the audited hooks did. Where that can't
-be established, the decision is "can't tell".
+The audit must be whole (its SHA-256) and of this very model: of the checkpoint's own weights and settings (config,
+tokenizer, chat template), or of the recipe and the base that its manifest names, where the fold is exact, so that
+weights do what the audited hooks did. Where that can't be established, the decision is "can't tell".
 """
 
 from collections.abc import Collection, Iterator
@@ -16,6 +16,7 @@ from interp.editing.release import Release
 from interp.editing.replay import MANIFEST, Manifest
 from interp.interventions.recipe import Recipe
 from interp.models.load import load
+from interp.models.reference import ModelReference
 
 
 def gate(
@@ -57,6 +58,7 @@ def released(audit: str | Path, policy: Policy, decision: Decision) -> Release:
         policy_sha256=policy.digest,
         audit_sha256=sha256_file(Path(audit)),
         base=read.before.digest,
+        settings=read.before.settings,
         recipe=read.recipe,
         reasons=tuple(reason.text for reason in decision.reasons),
         safeguards=decision.safeguards,
@@ -67,7 +69,7 @@ def released(audit: str | Path, policy: Policy, decision: Decision) -> Release:
 def _of_checkpoint(audit: Audit, folder: Path) -> Iterator[Reason]:
     """Whether it is of these weights. Files that do not fit the manifest are told before anything is loaded."""
     if not (folder / MANIFEST).is_file():
-        yield _same("weights", audit.after.digest, load(folder).digest)
+        yield from _same_model(audit.after, load(folder).identity)
         return
     manifest = Manifest.at(folder)
     try:
@@ -77,9 +79,9 @@ def _of_checkpoint(audit: Audit, folder: Path) -> Iterator[Reason]:
         yield Reason(None, str(problem))
         return
     if audit.after.digest != audit.before.digest:
-        yield _same("weights", audit.after.digest, load(folder).digest)
+        yield from _same_model(audit.after, load(folder).identity)
         return
-    yield _same("base", audit.before.digest, manifest.base.digest)
+    yield from _same_model(audit.before, manifest.base, "base's ")
     yield _of_recipe(audit, manifest.recipe)
     exact = manifest.status == "exact"
     yield Reason(exact or None, f"the fold is {manifest.status}: what hooks did, only exact weights do as well")
@@ -89,11 +91,16 @@ def _of_recipe(audit: Audit, digest: str) -> Reason:
     return _same("recipe", audit.recipe, digest)
 
 
+def _same_model(audited: ModelReference, found: ModelReference, whose: str = "") -> Iterator[Reason]:
+    yield _same(f"{whose}weights", audited.digest, found.digest)
+    yield _same(f"{whose}settings", audited.settings, found.settings)
+
+
 def _same(what: str, audited: str, found: str) -> Reason:
-    if audited == found:
+    if audited and audited == found:
         return Reason(True, f"the audit is of this {what} ({found[:12]})")
     other = audited[:12] or "unknown"
-    return Reason(None, f"the audit is of {what} {other}, not of this one, {found[:12]}; audit again")
+    return Reason(None, f"the audit is of {what} {other}, not of this one, {found[:12] or 'unknown'}; audit again")
 
 
 def _section(audit: Audit, release: Release, decision: Decision) -> str:

@@ -55,11 +55,11 @@ def audit(
     kept = cache if isinstance(cache, Cache) else Cache(cache)
     measure([*pair, *(one for group in others.values() for one in group)], suite, kept)
     found = [(b, kept.scores(pair[0], b), kept.scores(pair[1], b)) for b in suite]
-    reference = before.reference.model_copy(update={"name": f"{before.name}, edited"})
+    reference = before.identity.model_copy(update={"name": f"{before.name}, edited"})
     return Audit(
         rows=rows_of(found, seed),
-        before=before.reference,
-        after=after.reference if isinstance(after, HookedModel) else reference,
+        before=before.identity,
+        after=after.identity if isinstance(after, HookedModel) else reference,
         examples=tuple(example for one in found for example in _examples(*one)[:examples]),
         baselines=tuple(Baseline.of(name, group, suite, kept, pair[0], seed) for name, group in others.items()),
         recipe=edit.digest if edit else "",

@@ -80,7 +80,7 @@ def export(
     made = Made(dtype=dtype, loaded=origin.loaded, distilled=distilled.record if distilled else None, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes, sign, distilled=distilled) as (staging, plan, digests):
         if release is not None:
-            release.check(recipe.digest, base.reference, plan.status)
+            release.check(recipe.digest, base.identity, plan.status)
         probes = random_probes(base, prompts or [], distilled.probes if distilled else ())
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes, plan.items)
@@ -88,7 +88,7 @@ def export(
         if undo:
             write_patch(staging, origin, plan)
         write_json(staging / CERTIFICATE, certificate.to_json())
-        _write_record(staging, recipe, plan, made, base.reference, base.source, digests, certificate, release)
+        _write_record(staging, recipe, plan, made, base.identity, base.source, digests, certificate, release)
     return certificate
 
 

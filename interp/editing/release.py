@@ -15,8 +15,8 @@ from interp.models.reference import ModelReference
 class Release(Config):
     """What was decided, on what.
 
-    `base` is the digest of the model's weights before the edit. `section` is for the model card: Markdown, not kept in
-    the manifest.
+    `base` is the digest of the model's weights before the edit, `settings` that of what else decides its output.
+    `section` is for the model card: Markdown, not kept in the manifest.
     """
 
     outcome: str
@@ -25,6 +25,7 @@ class Release(Config):
     policy_sha256: str
     audit_sha256: str
     base: str
+    settings: str = ""
     recipe: str
     reasons: tuple[str, ...] = Field((), strict=False)
     safeguards: tuple[str, ...] = Field((), strict=False)
@@ -43,6 +44,11 @@ class Release(Config):
             raise InterpError(
                 f"the decision is on a model with weights {self.base[:12]}, but {base.name} has weights "
                 f"{base.digest[:12]}: can't tell; audit the recipe on this model"
+            )
+        if self.settings != base.settings:
+            raise InterpError(
+                f"the decision is on a model with settings {self.settings[:12] or 'unknown'} (config, tokenizer, chat "
+                f"template), but {base.name} has {base.settings[:12]}: can't tell; audit the recipe on this model"
             )
         if status != "exact":
             raise InterpError(

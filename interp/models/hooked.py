@@ -16,10 +16,10 @@ from transformers import GenerationConfig
 from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.progress import track
-from interp.core.records import tensors_digest
 from interp.models import architectures, lens, tokens
 from interp.models.architectures import Tap
 from interp.models.capture import Activations, columns
+from interp.models.digests import Digests
 from interp.models.hooks import Transform, attached
 from interp.models.losses import next_token_losses
 from interp.models.passes import Passes
@@ -68,7 +68,7 @@ class HookedModel:
         self.name = name
         self.source = source
         self.revision = revision
-        self._digest: tuple[list[Any], str] | None = None
+        self._digests = Digests()
         self._bridge: tuple[Any, Any] | None = None
         self.passes = Passes()
         self._instruction = ""
@@ -117,15 +117,7 @@ class HookedModel:
     @property
     def digest(self) -> str:
         """SHA-256 that identifies the weights, whatever type they were loaded in; see `tensors_digest`."""
-        state = self.hf.state_dict()
-        if self.config.tie_word_embeddings:
-            state.pop("lm_head.weight", None)
-        # Taken again only after a change: in-place edits raise a tensor's version, those through `.data` move the
-        # sample.
-        stamp = [(name, x.data_ptr(), x._version, _sample(x)) for name, x in state.items()]
-        if self._digest is None or self._digest[0] != stamp:
-            self._digest = (stamp, tensors_digest(state.items()))
-        return self._digest[1]
+        return self._digests.weights(self.hf)
 
     @property
     def reference(self) -> ModelReference:
@@ -138,6 +130,11 @@ class HookedModel:
             d_model=self.d_model,
             n_layers=self.n_layers,
         )
+
+    @property
+    def identity(self) -> ModelReference:
+        """`reference`, and the digest of what else decides its output: for records of what was measured."""
+        return self.reference.model_copy(update={"settings": self._digests.settings(self.hf, self.tokenizer)})
 
     def resolve(self, patterns: str | Site | Iterable[str | Site]) -> list[Site]:
         """The sites that patterns such as `resid_post.*` or `writers` name here; raises for one that names none."""
@@ -483,12 +480,6 @@ class _Reached(Exception):
 def _require_positive(name: str, value: int) -> None:
     if value < 1:
         raise InterpError(f"{name} is {value}; expected at least 1")
-
-
-def _sample(x: Tensor) -> int:
-    """A hash of up to 256 evenly spaced values."""
-    flat = x.detach().flatten()
-    return hash(tuple(flat[:: max(1, len(flat) // 256)].tolist()))
 
 
 def _pad_left(x: Tensor, width: int) -> Tensor:

@@ -86,6 +86,21 @@ def test_every_part_of_a_condition_counts(model, behaviour, calls, tmp_path):
     assert cache.scores(Condition(model), behaviour).values[:2] not in found
 
 
+def test_models_of_the_same_weights_and_other_settings_are_kept_apart(model, behaviour, calls, tmp_path):
+    Cache(tmp_path).scores(Condition(model), behaviour)
+    turned = tiny_models.build("llama", seed=1)
+    turned.hf.config.rope_parameters["rope_theta"] = 100.0
+    turned.hf.model.rotary_emb = type(turned.hf.model.rotary_emb)(turned.hf.config)
+    assert turned.digest == model.digest, "control: the weights are the same"
+    found = Cache(tmp_path).scores(Condition(turned), behaviour)
+    assert len(calls) == 2
+    assert found.values[:2] != Cache(tmp_path).scores(Condition(model), behaviour).values[:2]
+    turned = tiny_models.build("llama", seed=1)
+    turned.tokenizer.chat_template = "{{ messages[0]['content'] }} and so on"
+    assert Cache(tmp_path).get(Condition(turned), behaviour) is None
+    assert Cache(tmp_path).get(Condition(model), behaviour) is not None, "control"
+
+
 def test_types_are_kept_apart(behaviour, tmp_path):
     """A digest is that of the values in bfloat16, whichever type was loaded."""
     wide = tiny_models.build("llama", seed=1)

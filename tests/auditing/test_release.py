@@ -1,6 +1,8 @@
 """The gate: an audit's file, whole and of this very recipe and model, or the decision stays open."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +32,7 @@ def row(name, kind, before, after, n=200):
 def audit_of(model, recipe=RECIPE, after=None, refused=1.0):
     """Of the recipe's hooks on a model, or of a checkpoint."""
     rows = (row("toxicity", "harm", 1.0, 0.0), row("refusal", "protected", 1.0, refused))
-    return Audit(rows, model.reference, (after or model).reference, recipe=recipe.digest if recipe else "")
+    return Audit(rows, model.identity, (after or model).identity, recipe=recipe.digest if recipe else "")
 
 
 @pytest.fixture
@@ -88,6 +90,41 @@ def test_a_checkpoint_is_the_audited_one_by_its_weights_or_by_base_and_recipe(fi
     decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "edited"))
     assert decided == "can't tell"
     assert "config.json: changed after the export" in why[0]
+
+
+def respelled(source, target):
+    """A copy of a checkpoint whose chat template is another."""
+    shutil.copytree(source, target)
+    (target / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} nonsense{% endfor %}")
+    return target
+
+
+def test_a_copy_of_the_same_weights_with_other_settings_is_not_the_audited_one(files):
+    model, folder = files
+    other = respelled(folder / "model", folder / "other")
+    assert interp.load(other).digest == model.digest, "control"
+    audit_of(model, None, interp.load(folder / "model")).save(folder / "plain.json")
+    assert gate(folder / "plain.json", POLICY, folder / "model").allow, "control"
+    decided, why = outcome(gate(folder / "plain.json", POLICY, other))
+    assert decided == "can't tell"
+    assert "the audit is of settings" in why[0]
+    interp.export(RECIPE, other, folder / "of_other")
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "of_other"))
+    assert decided == "can't tell"
+    assert "the audit is of base's settings" in why[0]
+    (folder / "model" / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text())
+    code, _, problem = export(folder, "--require", folder / "audit.json", "--policy", folder / "policy.yaml")
+    assert (code, (folder / "out").exists()) == (1, False)
+    assert "the decision is on a model with settings" in str(problem)
+
+
+def test_an_audit_that_states_no_settings_leaves_the_decision_open(files):
+    model, folder = files
+    old = replace(audit_of(model, None), before=model.reference, after=model.reference)
+    old.save(folder / "old.json")
+    decided, why = outcome(gate(folder / "old.json", POLICY, folder / "model"))
+    assert decided == "can't tell"
+    assert "the audit is of settings unknown" in why[0]
 
 
 def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):
