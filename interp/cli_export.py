@@ -77,7 +77,7 @@ def export(
     if distil is not None and (dry or streamed or form not in ("checkpoint", "adapter")):
         raise InterpError("--distil trains a loaded model; leave --dry-run, --streamed and --form control-vector out")
     if dry:
-        plan, needed = exports.dry_run(edits, model, dtype, choices)
+        plan, needed = exports.dry_run(edits, model, dtype, choices, trust_base)
         items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
         values = {"status": plan.status, "tensors": len(plan.changes), "items": items, **asdict(needed)}
         print_values(True, values) if as_json else print(f"{plan}\n{needed}")
@@ -150,7 +150,9 @@ def _other(form: str, recipe: Any, model: str, out: Path, choices: Any, distille
     from interp.editing.origin import Origin
 
     if form == "adapter":
-        return {"adapter": str(out), "rank": export_adapter(recipe, model, out, choices, distilled)}
+        made = export_adapter(recipe, model, out, choices, distilled)
+        merging = "the same edit" if made.merges else "another edit, of the unembedding too: do not merge it"
+        return {"adapter": str(out), "rank": made.rank, "merged": merging}
     if form == "control-vector":
         layers = export_control_vector(recipe, Origin.of(model).reference(recipe.model), out)
         return {"control vector": str(out), "layers": layers}

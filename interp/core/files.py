@@ -110,6 +110,8 @@ def new_file(out: str | Path) -> Iterator[Path]:
 def require_free(out: str | Path) -> None:
     """Refuse an output that exists, or whose place can't be written, before any work is done for it."""
     target = Path(out)
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(out)):  # a Path has lost one of the URL's slashes
+        raise InterpError(f"{out} is a URL, and only local folders are written; write one, and copy it there")
     if target.exists() or target.is_symlink():
         raise InterpError(f"{target} exists already; choose a new one or remove it first")
     place = next(parent for parent in target.absolute().parents if parent.exists())

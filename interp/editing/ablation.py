@@ -92,16 +92,19 @@ def refuse_mixture(op: Replace | Scale, others: Sequence[Replace | Scale], site:
         )
 
 
-def refuse_units(op: Replace | Scale, site: Site, config: Any) -> None:
-    """Raise for units that are not there, and where not every unit has its factor."""
-    neurons = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")]
-    counts = [config.num_attention_heads] if site.kind == "z" else [n for n in neurons if n]
-    if isinstance(op, Scale):
-        if counts and len(op.factors) != counts[0]:
-            raise InterpError(f"{len(op.factors)} factors for the {counts[0]} units at {site}; expected one for each")
+def refuse_units(op: Replace | Scale, site: Site, config: Any, inputs: Callable[[], int]) -> None:
+    """Raise for units that are not there, and where not every unit has its factor.
+
+    `inputs` counts those of the output projection, for configs that leave the number of neurons to the model.
+    """
+    if isinstance(op, Replace) and op.units is None:
         return
-    if op.units is not None and counts and max(op.units) >= counts[0]:
-        raise InterpError(f"unit {max(op.units)} at {site} is not there: it has {counts[0]}, counted from 0")
+    neurons = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")]
+    count = config.num_attention_heads if site.kind == "z" else next((n for n in neurons if n), None) or inputs()
+    if isinstance(op, Scale) and len(op.factors) != count:
+        raise InterpError(f"{len(op.factors)} factors for the {count} units at {site}; expected one for each")
+    if isinstance(op, Replace) and max(op.units or [0]) >= count:
+        raise InterpError(f"unit {max(op.units or [0])} at {site} is not there: it has {count}, counted from 0")
 
 
 def _columns(op: Replace, width: int) -> Int[Tensor, "inputs"]:

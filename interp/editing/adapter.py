@@ -2,12 +2,15 @@
 
 W' = W + B A with the edit's own rank, and a scaling of 1: the merged adapter is the exported checkpoint, up to
 rounding. LoRA (Hu et al. 2021, "LoRA: Low-rank adaptation of large language models") has factors of the weights of
-linear layers and of embeddings. So an edit that needs a bias, or of several experts in one tensor, is refused. A tied
-unembedding stays as it was, as in the exported checkpoint, while the adapter is not merged: merging it into a tied
-model would edit both.
+linear layers and of embeddings. So an edit that needs a bias, or of several experts in one tensor, is refused.
+
+A tied unembedding stays as it was, as in the exported checkpoint, while the adapter is not merged. Merged into the one
+table that a tied model has, the edit would be of the unembedding as well, which is another edit: then `Adapter.merges`
+is false, and the adapter's card says so.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,30 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, write_json, write_text
+from interp.core.files import new_folder, require_free, write_json, write_text
 from interp.core.records import versions
 from interp.editing.distilled import Distilled
 from interp.editing.factors import Factors, factors
 from interp.editing.fold import fold
+from interp.editing.identity import identified, require_base
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
+
+UNMERGED = (
+    "**Do not merge it.** The base uses one table for token embeddings and unembedding, of which the adapter edits the "
+    "first alone. `merge_and_unload` would edit both, which is another edit than the one above; keep the adapter "
+    "beside the base, or export a checkpoint.\n\n"
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was written: the largest rank of any tensor's factors, and whether merging them gives the same edit."""
+
+    rank: int
+    merges: bool
 
 
 def export_adapter(
@@ -32,18 +50,22 @@ def export_adapter(
     out: str | Path,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
     distilled: Distilled | None = None,
-) -> int:
-    """Write the adapter's folder; returns its rank, the largest of any tensor's.
+) -> Adapter:
+    """Write the adapter's folder.
 
     `distilled` factors take the place of a fold.
-    Raises InterpError where the recipe can't be folded, or not into weights of linear layers and embeddings alone.
+    Raises InterpError where the recipe is another model's, by its digest, or can't be folded, or not into weights of
+    linear layers and embeddings alone.
     """
+    require_free(out)
     origin = Origin.of(source)
-    recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
+    base = require_base(recipe, origin)
     if distilled is not None:
+        distilled.check(base.digest or identified(origin))
         plan = distilled.plan(recipe, origin.config, origin.names)
     else:
         plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
+    origin.require_fit(plan)
     _require_weights(plan, origin)
     found = {name: factors(name, change, origin.read(name)) for name, change in plan.changes.items()}
     found = {name: each for name, each in found.items() if each.rank}
@@ -51,14 +73,15 @@ def export_adapter(
     rank = max((each.rank for each in found.values()), default=0)
     if not rank:
         raise InterpError("the recipe changes no tensor, so there is no adapter; check its strength and sites")
+    made = Adapter(rank, not (tables and origin.is_tied))
     with new_folder(out) as staging:
         tensors = {key: x for name, each in found.items() for key, x in _pair(name, each, name in tables).items()}
         save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
         write_json(staging / "adapter_config.json", _config(origin, found, rank))
         (staging / "interp_recipe").mkdir()
         recipe.write(staging / "interp_recipe")
-        write_text(staging / "README.md", _card(origin, plan))
-    return rank
+        write_text(staging / "README.md", _card(origin, plan, made))
+    return made
 
 
 def _require_weights(plan: Plan, origin: Origin) -> None:
@@ -105,10 +128,11 @@ def _config(origin: Origin, found: Mapping[str, Factors], rank: int) -> dict[str
     }
 
 
-def _card(origin: Origin, plan: Plan) -> str:
+def _card(origin: Origin, plan: Plan, adapter: Adapter) -> str:
     items = "\n".join(f"- {item}" for item in plan.items)
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
     return (
         f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(origin.name).name}, edited by an adapter\n\n"
-        f"{items}\n\nMade with {made}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
+        f"{items}\n\n{'' if adapter.merges else UNMERGED}"
+        f"Made with {made}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
     )

@@ -7,7 +7,6 @@ half-written is left behind, whatever fails.
 """
 
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,14 +15,14 @@ from typing import Any
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
-from interp.core.files import KEY, new_folder, sha256_file, sha256_json, write_json, write_text
+from interp.core.files import KEY, new_folder, require_free, sha256_file, sha256_json, write_json, write_text
 from interp.core.records import versions
 from interp.editing.card import card
 from interp.editing.certificate import Certificate
 from interp.editing.distilled import FACTORS, Distilled
 from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
-from interp.editing.identity import Unknown, digest
+from interp.editing.identity import require_base
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan
 from interp.editing.prove import require_proof
@@ -31,7 +30,7 @@ from interp.editing.provenance import PROVENANCE, statement
 from interp.editing.release import Release
 from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
 from interp.editing.sign import signer
-from interp.editing.stream import cut, write
+from interp.editing.stream import Piece, cut, write
 from interp.editing.undo import write_patch
 from interp.editing.verify import certify, random_probes, write_probes
 from interp.interventions.recipe import Recipe
@@ -72,6 +71,7 @@ def export(
     """
     origin = _origin(source, choices)
     origin.refuse_overlap(Path(out))
+    require_free(out)
     base = origin.model or load(source, dtype="bfloat16" if origin.dequantise else None)
     recipe.check(base.reference)
     require_proof(base)
@@ -113,15 +113,15 @@ def export_streamed(
     """
     origin = _origin(source, choices)
     origin.refuse_overlap(Path(out))
+    require_free(out)
     reference = origin.model.reference if origin.model else origin.reference(recipe.model)
     recipe.check(reference)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes, sign) as (staging, plan, digests):
-        if origin.checkpoint and reference.digest:
-            found = "" if trust_base else _digest(origin, plan, made, staging)
-            reference = reference.model_copy(update={"digest": found})
-            if found:
-                recipe.check(reference)
+        if trust_base and origin.checkpoint:
+            reference = reference.model_copy(update={"digest": ""})
+        elif reference.digest:
+            reference = require_base(recipe, origin, _nearer(origin, plan, made, staging))
         if undo:
             write_patch(staging, origin, plan)
         return _write_record(staging, recipe, plan, made, reference, origin.source, digests, None)
@@ -132,10 +132,18 @@ def dry_run(
     source: str | Path | HookedModel,
     dtype: str | None = None,
     choices: Choices = Choices(),  # noqa: B008 (frozen)
+    trust_base: bool = False,
 ) -> tuple[Plan, Estimate]:
-    """What an export would change and how exactly, refusals included, and what it would take; nothing is written."""
+    """What an export would change and how exactly, refusals included, and what it would take; nothing is written.
+
+    Whether the model is the recipe's is seen by the digest of its weights, but with `trust_base`, and of one at a URL,
+    by type and shape alone.
+    """
     origin = _origin(source, choices)
-    recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
+    if trust_base or (origin.checkpoint and origin.checkpoint.remote):
+        recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
+    else:
+        require_base(recipe, origin)
     cast = dtype_of(dtype) if dtype else None
     plan = examine(recipe, origin.config, origin.names, origin.is_tied, origin.reader(cast), choices)
     return plan, estimate(list(origin.edited(plan, cast)))
@@ -181,16 +189,12 @@ def _origin(source: str | Path | HookedModel, choices: Choices) -> Origin:
     return origin
 
 
-def _digest(origin: Origin, plan: Plan, made: Made, folder: Path) -> str:
-    """The digest of the source's weights, what was passed on unchanged being read in `folder`; "" if untold."""
+def _nearer(origin: Origin, plan: Plan, made: Made, folder: Path) -> dict[str, Piece]:
+    """The source's tensors, those that were passed on unchanged as they are in `folder`."""
     copies = {name: (file, entry) for file in Checkpoint.open(folder).opened for name, entry in file.entries.items()}
     kept = {piece.name for file in origin.edited(plan, made.cast) for piece in file if piece.is_kept}
     pieces = {piece.name: piece for file in origin.files for piece in file}
-    try:
-        return digest(origin, {n: replace(x, source=copies[n]) if n in kept else x for n, x in pieces.items()})
-    except Unknown as problem:
-        warnings.warn(f"{problem}; so it was not compared with the recipe's but by type and shape", stacklevel=4)
-        return ""
+    return {n: replace(x, source=copies[n]) if n in kept else x for n, x in pieces.items()}
 
 
 def _require_room(out: Path, needed: int) -> None:

@@ -56,6 +56,8 @@ def factors(name: str, change: Change, tensor: Float[Tensor, "rows columns"], li
     sketch = torch.zeros(d_model, samples, dtype=torch.float64)
     for _, piece in _differences(change, tensor, axis):
         sketch += piece @ torch.randn(piece.shape[1], samples, generator=draw, dtype=torch.float64)
+    if not bool(sketch.isfinite().all()):
+        raise InterpError(f"{name} holds NaN or infinite values, or its edit makes them; restore the checkpoint")
     basis, size, _ = torch.linalg.svd(sketch, full_matrices=False)
     rank = int((size > _ZERO * size[0]).sum()) if size[0] > 0 else 0
     if rank > limit:

@@ -164,7 +164,7 @@ class _Folding:
     def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
         written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
         refuse_mixture(op, [*self.inputs.get(written, []), *self.scales.get(written, [])], site)
-        refuse_units(op, site, self.config)
+        refuse_units(op, site, self.config, lambda: self._inputs(written))
         if isinstance(op, Scale):
             self.scales.setdefault(written, []).append(op)
             return "exact", ""
@@ -173,6 +173,10 @@ class _Folding:
             self.biases.hold(written)
         self.inputs.setdefault(written, []).append(op)
         return "exact", ""
+
+    def _inputs(self, site: Site) -> int:
+        weight = self._weight(site)
+        return self.gains.tensor(weight.tensor).shape[-1 if weight.layout == "out_in" else -2]
 
     def _stream(self, op: Op, group: list[Site]) -> tuple[Status, str]:
         """An op at sites of the stream itself."""

@@ -11,6 +11,7 @@ had this way, and `Unknown` names the tensor.
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
@@ -23,6 +24,8 @@ from interp.core.errors import InterpError
 from interp.editing.fold import UNEMBEDDING
 from interp.editing.origin import Origin
 from interp.editing.stream import Piece, made
+from interp.interventions.recipe import Recipe
+from interp.models.reference import ModelReference
 from interp.models.remote import RemoteFile
 from interp.models.tensorfile import DTYPES, as_bytes
 
@@ -48,6 +51,31 @@ def digest(origin: Origin, pieces: Mapping[str, Piece]) -> str:
     return whole.hexdigest()
 
 
+def identified(origin: Origin) -> str:
+    """The digest of a source's weights. Raises `Unknown` as `digest` does."""
+    every = {piece.name: piece for file in origin.files for piece in file}
+    return origin.model.digest if origin.model else digest(origin, every)
+
+
+def require_base(recipe: Recipe, origin: Origin, pieces: Mapping[str, Piece] | None = None) -> ModelReference:
+    """The base model, by its digest if the recipe names one. Raises where that is another model's.
+
+    Where only loading would tell the digest it is left empty, and a warning says so. `pieces` are as for `digest`.
+    """
+    reference = origin.model.reference if origin.model else origin.reference(recipe.model)
+    recipe.check(reference)
+    if origin.model or not reference.digest:
+        return reference
+    try:
+        found = digest(origin, pieces) if pieces else identified(origin)
+    except Unknown as problem:
+        warnings.warn(f"{problem}; so it was not compared with the recipe's but by type and shape", stacklevel=3)
+        return reference.model_copy(update={"digest": ""})
+    reference = reference.model_copy(update={"digest": found})
+    recipe.check(reference)
+    return reference
+
+
 def _assembled(origin: Origin, pieces: Mapping[str, Piece]) -> Iterator[tuple[str, tuple[int, ...], list[str]]]:
     """Each tensor of the loaded model: its name, its shape, and the pieces that it is made of, in order."""
     from transformers import AutoModelForCausalLM
@@ -61,7 +89,12 @@ def _assembled(origin: Origin, pieces: Mapping[str, Piece]) -> Iterator[tuple[st
     for name, shape in state.items():
         parts = found.get(name, [])
         shapes = [pieces[part].source_shape for part in parts]
-        fits = shapes == [shape] if len(parts) == 1 else all(each[1:] == shape[2:] for each in shapes)
+        if len(parts) == 1 and shapes != [shape]:
+            raise InterpError(
+                f"{parts[0]} has shape {shapes[0]} in the files of {origin.name}, and {shape} by its config; restore "
+                "the checkpoint"
+            )
+        fits = len(parts) == 1 or all(each[1:] == shape[2:] for each in shapes)
         if not fits or sum(map(prod, shapes)) != prod(shape):
             raise Unknown(f"{name} is not in the files of {origin.name} as transformers has it in memory")
         yield name, shape, parts

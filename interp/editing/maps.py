@@ -128,6 +128,15 @@ class Change:
         """The axis along which a tensor of so many dimensions can be cut into pieces that are edited one by one."""
         return 1 if self.layout == "out_in" and ndim == 2 else 0
 
+    def fits(self, shape: tuple[int, ...], d_model: int, inputs: int | None = None) -> bool:
+        """Whether a tensor of a shape can be what it edits, with so many inputs if they are known."""
+        if self.added is not None:
+            return shape == (len(self.added[0]), self.added[1].shape[1])
+        if len(shape) not in {"table": (2,), "bias": (1, 2)}.get(self.layout, (2, 3)):
+            return False
+        read = shape[-1 if self._written == -2 else -2] if inputs is not None else None
+        return shape[self._written] == d_model and read == inputs
+
     def apply(self, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """The edited tensor, in its own type; `start` says where on `axis` it begins, if it is a piece.
 

@@ -4,7 +4,6 @@ Of a checkpoint no model is made for this: its config, the headers of its weight
 all that an edit has to know.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import write_json
+from interp.editing import companions
+from interp.editing.ablation import unit_width
 from interp.editing.fold import UNEMBEDDING
 from interp.editing.plan import Plan
 from interp.editing.stream import Piece
@@ -26,17 +27,9 @@ from interp.models.load import is_gguf, load, locate
 from interp.models.packed import refusal, unpacked
 from interp.models.reference import ModelReference
 from interp.models.remote import RemoteFile, is_remote
+from interp.models.sites import Site
 from interp.models.tensorfile import DTYPES, dtype_name
-
-_COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-)
+from interp.models.writers import writers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +54,12 @@ class Origin:
                 f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
                 "interp.load(…) of it to export its language model as a text-only checkpoint"
             )
-        quantised = checkpoint.config.get("quantization_config")
+        quantised = checkpoint.config.get("quantization_config") or {}
+        if not isinstance(quantised, dict) or not isinstance(checkpoint.config.get("model_type"), str):
+            raise InterpError(
+                f"{source}: its config.json has model_type {checkpoint.config.get('model_type')!r} and "
+                f"quantization_config {str(quantised)[:40]!r}; expected a name, and an object if anything"
+            )
         if quantised and not dequantise:
             raise refusal(str(source), quantised.get("quant_method", "unknown"))
         return cls(str(source), checkpoint, None, bool(quantised))
@@ -73,7 +71,11 @@ class Origin:
             return self.model.config
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        try:
+            return AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        except Exception as problem:  # what a malformed config makes of transformers is no one type
+            reason = " ".join(str(problem).split())
+            raise InterpError(f"{self.name}: transformers can't read its config.json ({reason[:200]})") from problem
 
     @property
     def loaded(self) -> str | None:
@@ -121,6 +123,7 @@ class Origin:
 
     def edited(self, plan: Plan, dtype: torch.dtype | None = None) -> Iterator[list[Piece]]:
         """The pieces to write, file by file: edited, cast, with a table that is untied and biases that are created."""
+        self.require_fit(plan)
         for file in self.files:
             made = []
             for piece in file:
@@ -131,6 +134,20 @@ class Origin:
                 for bias in (name for name, weight in plan.created.items() if weight == piece.name):
                     made.append(_changed(Piece(bias, wanted, torch.zeros(piece.shape[0])), plan))
             yield made
+
+    def require_fit(self, plan: Plan) -> None:
+        """Raise for a tensor that a plan changes and whose shape is not what the config says of it."""
+        attention = {w.tensor for w in writers(self.config, self.names) if w.site.kind == "attn_out"}
+        width, heads = self.config.hidden_size, self.config.num_attention_heads
+        inputs = heads * unit_width(self.config, Site("attn_out", 0))
+        for piece in (piece for file in self.files for piece in file if piece.name in plan.changes):
+            change, shape = plan.changes[piece.name], piece.source_shape
+            read = inputs if piece.name in attention and change.layout in ("out_in", "in_out") else None
+            if not change.fits(shape, width, read):
+                raise InterpError(
+                    f"{piece.name} of {self.name} has shape {shape}, which is not what its config says (hidden_size "
+                    f"{width}, {heads} heads); restore the checkpoint"
+                )
 
     def reference(self, made_for: ModelReference | None) -> ModelReference:
         """The model, with the digest of the one that a recipe was made for, as far as shape and type can tell."""
@@ -173,9 +190,9 @@ class Origin:
         """Config and tokenizer: copied as they are, but for what the edit changes in the config."""
         config = self.config_values
         if self.checkpoint:
-            self._copy(folder)
+            companions.copy(self._folder, folder)
         else:
-            self._save(folder)
+            companions.save(self._held, folder)
         if "dtype" in changed:
             config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | changed)
@@ -191,19 +208,6 @@ class Origin:
         base = self._held
         own = {"architectures": [type(base.hf).__name__], "dtype": str(base.dtype).removeprefix("torch.")}
         return base.config.to_diff_dict() | own
-
-    def _copy(self, folder: Path) -> None:
-        for pattern in _COMPANIONS:
-            for file in self._folder.glob(pattern):
-                shutil.copyfile(file, folder / file.name)
-
-    def _save(self, folder: Path) -> None:
-        base = self._held
-        if base.hf.generation_config is not None:
-            # Its own save refuses settings that it loads: a temperature without sampling, say.
-            write_json(folder / "generation_config.json", base.hf.generation_config.to_diff_dict())
-        if base.tokenizer is not None:
-            base.tokenizer.save_pretrained(folder)
 
     @property
     def _held(self) -> HookedModel:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
@@ -100,6 +101,8 @@ def prove_sums(model: HookedModel, seed: int = 0) -> list[float]:
         raise InterpError(_not_the_tables(kind, gap))
     seen, last = _pass(model, ids)
     gaps = [_block_gap(seen, layer) for layer in range(model.n_layers)]
+    if any(isnan(each) for each in (gap, *gaps)):
+        raise InterpError(_not_finite(model))
     for layer, found in enumerate(gaps):
         if not found <= 10 * tolerance:
             raise InterpError(
@@ -115,6 +118,13 @@ def prove_sums(model: HookedModel, seed: int = 0) -> list[float]:
                 "and a fold would miss it, so run the recipe with hooks"
             )
     return gaps
+
+
+def _not_finite(model: HookedModel) -> str:
+    broken = next((name for name, x in model.hf.state_dict().items() if not bool(x.isfinite().all())), None)
+    if broken:
+        return f"{broken} of {model.name} holds NaN or infinite values; restore the checkpoint"
+    return f"{model.name} computes what is not finite in {model.dtype}; load it in bfloat16 or float32 (dtype)"
 
 
 def _pass(model: HookedModel, ids: Tensor) -> tuple[dict[Site, Tensor], Tensor]:

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from interp.core.errors import InterpError
 from interp.core.files import KEY, read_json, write_json
 from interp.core.progress import track
 from interp.models.checkpoint import INDEX, SINGLE
@@ -210,4 +211,20 @@ def made(piece: Piece, memory: Shaped[Tensor, "bytes"] | None = None) -> Shaped[
     wanted = DTYPES[piece.dtype]
     tensor = tensor.to(wanted)
     # Edited in the wider of the two types, so that widening a bfloat16 checkpoint makes the edit exact in float32.
-    return (piece.change(tensor) if piece.change else tensor).to(wanted).contiguous()
+    result = (piece.change(tensor) if piece.change else tensor).to(wanted).contiguous()
+    _require_finite(piece, result)
+    return result
+
+
+def _require_finite(piece: Piece, result: Tensor) -> None:
+    if not result.is_floating_point() or result.element_size() < 2 or not result.numel():
+        return
+    if bool(torch.stack(torch.aminmax(result)).isfinite().all()):
+        return
+    source = piece.source if isinstance(piece.source, Tensor) else piece.source[0].read_entry(piece.source[1])
+    if not bool(source.isfinite().all()):
+        raise InterpError(f"{piece.name} holds NaN or infinite values before the edit; restore the checkpoint")
+    raise InterpError(
+        f"{piece.name} would hold infinite values in {str(result.dtype).removeprefix('torch.')}, whose largest is "
+        f"{torch.finfo(result.dtype).max:.3g}; choose bfloat16 or float32 (dtype), or a weaker edit"
+    )

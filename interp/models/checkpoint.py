@@ -46,6 +46,8 @@ class Checkpoint:
             raise _unmerged(checkpoint)
         if not (checkpoint.folder / "config.json").is_file():
             raise InterpError(f"{folder}: no config.json in it; expected a Hugging Face model folder")
+        for name in ("config.json", INDEX) if remote is None else ():
+            inside(checkpoint.folder, name)
         if "auto_map" in checkpoint.config and not trust_remote_code:
             raise InterpError(
                 f"{folder}: its config.json has auto_map, which runs code that comes with the checkpoint; "
@@ -58,7 +60,10 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json."""
-        return read_json(self.folder / "config.json")
+        found = read_json(self.folder / "config.json")
+        if not isinstance(found, dict):
+            raise InterpError(f"{self}: its config.json holds {str(found)[:40]}; expected an object")
+        return found
 
     @cached_property
     def files(self) -> list[Path | RemoteFile]:
@@ -76,7 +81,8 @@ class Checkpoint:
         raise InterpError(f"{self}: no weights in it; expected {SINGLE}, or shards with {INDEX}")
 
     def _file(self, name: str) -> Path | RemoteFile:
-        return self.remote.file(_plain(str(self), name)) if self.remote else _inside(self.folder, name)
+        plain = _plain(str(self), name)
+        return self.remote.file(plain) if self.remote else inside(self.folder, plain)
 
     @cached_property
     def opened(self) -> list[TensorFile]:
@@ -91,9 +97,14 @@ class Checkpoint:
                 if name in home:
                     raise InterpError(f"{self}: {name!r} is in {home[name]} and {file.path.name}; keep one")
                 home[name] = file.path.name
-        for name, file_name in (_weight_map(self.folder) if self.files[0].name != SINGLE else {}).items():
+        if self.files[0].name == SINGLE:
+            return
+        weight_map = _weight_map(self.folder)
+        for name, file_name in weight_map.items():
             if home.get(name) != file_name:
                 raise InterpError(f"{self}: its index has {name!r} in {file_name}, where it is not; download it again")
+        for name in sorted(set(home) - set(weight_map)):
+            raise InterpError(f"{self}: {home[name]} has {name!r}, which its index does not; download it again")
 
     @property
     def sources(self) -> list[dict[str, tuple[TensorFile, Entry]]]:
@@ -119,8 +130,9 @@ class Checkpoint:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    index = read_json(folder / INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(x, str) for x in weight_map.values()):
         raise InterpError(
             f"{folder / INDEX}: has no weight_map; expected names of tensors with the files that hold them"
         )
@@ -144,10 +156,11 @@ def _plain(folder: str, name: str) -> str:
     return name
 
 
-def _inside(folder: Path, name: str) -> Path:
-    file = folder / _plain(str(folder), name)
-    if file.resolve().parent not in (folder.resolve(), _blobs(folder)):
-        raise InterpError(f"{folder}: its weights are said to be in {name!r}, not a safetensors file in the folder")
+def inside(folder: Path, name: str) -> Path:
+    """A file of a checkpoint's folder. Raises where it is a link that leads out of it."""
+    file = folder / name
+    if file.resolve().parent not in (folder.resolve() / Path(name).parent, _blobs(folder)):
+        raise InterpError(f"{file} is a link out of the folder, to {file.resolve()}; put the file itself there")
     return file
 
 

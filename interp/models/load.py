@@ -23,7 +23,7 @@ from interp.models.remote import fetched, is_remote, local_path
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*"]
 
 
 def load(

@@ -34,6 +34,8 @@ COMPANIONS = (
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "LICENSE",
+    "NOTICE",
 )
 _TRIES = 3
 _PART = 32 << 20

@@ -161,6 +161,8 @@ def _parsed(file: Path | RemoteFile, text: bytes) -> dict[str, Any]:
 
     try:
         header = json.loads(text, object_pairs_hook=once)
+    except InterpError:
+        raise
     except (ValueError, RecursionError) as problem:
         raise _invalid(file, f"its header is not JSON: {problem}") from None
     if not isinstance(header, dict):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from interp import Add, InterpError, Project, Recipe, cli
 from interp.core.files import sha256_file
-from interp.editing.adapter import export_adapter
+from interp.editing.adapter import Adapter, export_adapter
 from interp.editing.distil import distil
 from interp.editing.distilled import FACTORS, Distilled
 from interp.editing.export import export
@@ -186,7 +186,7 @@ def test_factors_are_a_lora_adapter(tiny, tmp_path, architecture):
     model = tiny(architecture)
     found = distil(gated(model), model, TEXTS[:40], **QUICK, lr=0.03)
     model.hf.save_pretrained(tmp_path / "base")
-    assert export_adapter(gated(model), model, tmp_path / "adapter", distilled=found) == 2
+    assert export_adapter(gated(model), model, tmp_path / "adapter", distilled=found) == Adapter(2, True)
     adapted = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tmp_path / "base"), str(tmp_path / "adapter")
     )

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import interp
 from interp import Add, InterpError, Project, Recipe
-from interp.editing.adapter import export_adapter
+from interp.editing.adapter import Adapter, export_adapter
 from interp.editing.control import export_control_vector, read_control_vector
 from interp.editing.export import export_streamed
 from interp.editing.factors import factors
@@ -61,7 +61,7 @@ def test_an_adapter_has_the_edits_rank_and_does_what_the_hooks_do(tiny, tmp_path
         return
     folder = tmp_path / "source"
     model.hf.save_pretrained(folder)
-    assert export_adapter(recipe, folder, tmp_path / "adapter") == rank
+    assert export_adapter(recipe, folder, tmp_path / "adapter") == Adapter(rank, True)
     adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
     assert (expected - plain).abs().max() > 0.05, "control"
     torch.testing.assert_close(logits(adapted), expected, atol=2e-5, rtol=1e-4)

@@ -96,10 +96,35 @@ def test_an_index_that_leaves_the_folder_is_refused(folder, name):
 
 
 def test_a_link_that_leaves_the_folder_is_refused(folder):
-    shard = next(folder.glob("model-00001*"))
-    shard.rename(folder.parent / "outside.safetensors")
-    shard.symlink_to(folder.parent / "outside.safetensors")
-    with pytest.raises(InterpError, match="not a safetensors file in the folder"):
+    for name in ("config.json", "model.safetensors.index.json", next(folder.glob("model-00001*")).name):
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(folder.parent / name)
+        with pytest.raises(InterpError, match=f"{name} is a link out of the folder"):
+            interp.load(folder)
+        (folder / name).unlink()
+        (folder.parent / name).rename(folder / name)
+    assert interp.load(folder), "control"
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [([], "has no weight_map"), ({"weight_map": {"a": 5}}, "has no weight_map"), (None, "'extra', which its index")],
+)
+def test_an_index_that_is_no_map_of_the_tensors_is_refused(folder, index, message):
+    """Control: before a tensor is added that it does not have."""
+    if index is None:
+        assert interp.load(folder)
+        shard = next(folder.glob("model-00002*"))
+        save_file(load_file(shard) | {"extra": torch.ones(2)}, shard)
+    else:
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InterpError, match=message):
+        interp.load(folder)
+
+
+def test_a_config_that_is_no_object_is_refused(folder):
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(InterpError, match=r"config\.json holds \[1\]; expected an object"):
         interp.load(folder)
 
 
