@@ -1,15 +1,15 @@
-"""A model's figures on the public suite: every behaviour's score with its interval, and what it took.
+"""A model's figures on the public suite: every behaviour's score with its interval, its metric and what a coin gets.
 
     python experiments/public_suite.py [--model FOLDER] [--data FOLDER] [--items 200] [--smoke] [--check] [--all NAME]
 
-Scores are kept in `--cache`, so that a run that was stopped goes on. `--check` compares the items drawn with a plain
+Scores are kept in `--cache`, as by `interp audit MODEL --suite public --cache FOLDER`: what one measured the other
+reads, and a run that was stopped goes on. `--check` compares the items drawn with a plain
 loop in place of the suite's engine: each answer alone, unpadded, whole logits, no cache. `--all` scores every item that
 a set has instead of a draw, for published figures. Needs the sets (docs/public_suite.md) and a model
 (experiments/smollm2.py); without either it says so and stops.
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from interp.models.hooked import HookedModel
 FOLDER = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
 KEPT = Path(__file__).parent / ".cache" / "public_suite"
 WHOLE = 100_000
-COLUMNS = ("behaviour", "kind", "metric", "score [95 %]", "items (groups)", "chance", "CPU s")
+COLUMNS = ("behaviour", "kind", "metric", "score [95 %]", "items (groups)", "chance")
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
@@ -67,24 +67,20 @@ def run(given: argparse.Namespace) -> None:
         check(model, behaviours)
         return
     print(HEADER)
-    began = time.perf_counter()
     for behaviour in behaviours:
         print(row(Condition(model), behaviour, kept), flush=True)
-    print(f"\n{len(behaviours)} behaviours in {time.perf_counter() - began:.0f} s")
 
 
 def row(condition: Condition, behaviour: Behaviour, kept: Cache) -> str:
-    """A line of the table. Seconds are left out where the scores were kept."""
-    known, start = kept.get(condition, behaviour) is not None, time.process_time()
+    """A line of the table."""
     scores = kept.scores(condition, behaviour)
-    seconds = "kept" if known else f"{time.process_time() - start:.0f}"
     estimate = mean_interval(scores.values, groups=behaviour.groups, unit=behaviour.unit)
     groups = f" ({len(set(behaviour.groups))})" if behaviour.groups else ""
     chance = "" if behaviour.chance is None else f"{behaviour.chance:.2f}"
     note = " (constant)" if scores.constant else ""
     metric = ADAPTERS[behaviour.name].metric
     count = f"{len(behaviour)}{groups}"
-    return f"| {behaviour.name} | {behaviour.kind} | {metric} | {estimate}{note} | {count} | {chance} | {seconds} |"
+    return f"| {behaviour.name} | {behaviour.kind} | {metric} | {estimate}{note} | {count} | {chance} |"
 
 
 def check(model: HookedModel, behaviours: Sequence[Behaviour]) -> None:
