@@ -15,13 +15,13 @@ from interp.auditing.audit import Audit, Example, Row
 from interp.auditing.baselines import BASELINES, Baseline, asking, beside, require_known
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.cache import Cache
+from interp.auditing.carried import edit_of, established
 from interp.auditing.condition import Condition, require_comparable
 from interp.auditing.statistics import Comparison, compare, holm
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.progress import track
 from interp.core.records import versions
-from interp.editing.replay import RECIPE
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
@@ -45,7 +45,9 @@ def audit(
     `instruction` is for the prompt-only baseline. Keeps up to `examples` items a behaviour, those first whose score
     changed, and none of a secret one. Raises for models with different tokenizers.
     """
-    edit = after if isinstance(after, Recipe) else recipe or _recipe_of(after)
+    if examples < 0:
+        raise InterpError(f"examples is {examples}; expected how many items a behaviour to keep, or 0")
+    edit = edit_of(after, recipe)
     wanted = require_known(BASELINES if edit else ("prompt",)) if baselines is None else require_known(baselines)
     suite, told = _suite(behaviours), asking(behaviours) if instruction is None else instruction
     if isinstance(after, HookedModel):
@@ -62,7 +64,7 @@ def audit(
         after=after.identity if isinstance(after, HookedModel) else reference,
         examples=tuple(example for one in found for example in _examples(*one)[:examples]),
         baselines=tuple(Baseline.of(name, group, suite, kept, pair[0], seed) for name, group in others.items()),
-        recipe=edit.digest if edit else "",
+        recipe=established(before, after),
         suite=suite_digest(suite),
         instruction=told if "prompt" in wanted else "",
         seed=seed,
@@ -86,13 +88,13 @@ def _suite(behaviours: Sequence[Behaviour]) -> list[Behaviour]:
     names = [behaviour.name for behaviour in behaviours]
     if not names or len(set(names)) < len(names):
         raise InterpError(f"an audit needs behaviours of different names; got {names}")
+    for one in behaviours:
+        if one.unit != "rate" and len(set(one.groups) or one.prompts) < 2:
+            raise InterpError(
+                f"behaviour {one.name!r} has one item, or one group of items, which says nothing of the spread; give "
+                "at least two (--items)"
+            )
     return list(behaviours)
-
-
-def _recipe_of(model: HookedModel) -> Recipe | None:
-    """What an exported checkpoint says that it was made by."""
-    folder = Path(model.source) / RECIPE if model.source else None
-    return Recipe.load(folder) if folder is not None and folder.is_dir() else None
 
 
 def rows_of(found: Sequence[tuple[Behaviour, Scores, Scores]], seed: int) -> tuple[Row, ...]:

@@ -135,6 +135,22 @@ def test_a_scorer_that_is_constant_says_so(model):
     assert not audit(model, recipe(), [word_chosen()], baselines=())["prefers"].constant
 
 
+def test_what_can_give_no_audit_is_refused_before_anything_is_measured(model):
+    def measured(model):
+        raise AssertionError("measured")
+
+    alone = replace(text_loss("alone", WORDS), measure=measured)
+    for one in (replace(alone, prompts=alone.prompts[:1]), replace(alone, groups=("one",) * len(WORDS))):
+        with pytest.raises(InterpError, match="behaviour 'alone' has one item, or one group"):
+            audit(model, recipe(), [one])
+    with pytest.raises(AssertionError, match="measured"):
+        audit(model, recipe(), [alone])  # control: it would have been
+    with pytest.raises(InterpError, match="examples is -1"):
+        audit(model, recipe(), [alone], examples=-1)
+    single = replace(word_chosen(), prompts=(WORDS[0],), measure=lambda model: Scores((1.0,)))
+    assert audit(model, recipe(), [single], baselines=())["prefers"].after.n == 1, "a rate's spread follows from it"
+
+
 def test_missing_scores_are_counted_and_never_a_pass(model):
     def judged(model):
         return Scores((float("nan"), *word_chosen().measure(model).values[1:]))
