@@ -59,8 +59,8 @@ def export(
     distil: Annotated[
         str | None, typer.Option(help="a corpus on which to train low-rank factors for a recipe that does not fold")
     ] = None,
-    rank: Annotated[int, typer.Option(help="with --distil: the factors' rank", min=1)] = 8,
-    steps: Annotated[int, typer.Option(help="with --distil: steps of training", min=0)] = 300,
+    rank: Annotated[int | None, typer.Option(help="with --distil: the factors' rank (8)", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="with --distil: steps of training (300)", min=0)] = None,
     as_json: Json = False,
 ) -> None:
     """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
@@ -70,6 +70,20 @@ def export(
 
     edits = Recipe.load(recipe)
     choices = Choices(approximate, rehost, leave_embedding, keep_norms, compensate, dequantise=dequantise)
+    files: dict[str, Any] = {
+        "--dtype": dtype, "--shard-size": shard_size, "--streamed": streamed, "--undo": undo, "--sign": sign,
+        "--dequantise": dequantise, "--compensate": compensate, "--trust-base": trust_base, "--dry-run": dry,
+    }  # fmt: skip
+    folds: dict[str, Any] = {
+        "--approximate": approximate, "--rehost": rehost, "--leave-embedding": leave_embedding,
+        "--keep-norms": keep_norms, "--distil": distil,
+    }  # fmt: skip
+    if form != "checkpoint":
+        _refuse(files | (folds if form == "control-vector" else {}), f"has no meaning with --form {form}")
+    if not (streamed or dry):
+        _refuse({"--trust-base": trust_base}, "is for --streamed and --dry-run, which need load no model to hash")
+    if distil is None:
+        _refuse({"--rank": rank, "--steps": steps is not None}, "is for --distil")
     asked = (require, policy, safeguard)
     if any(asked) and (dry or streamed or form != "checkpoint"):
         raise InterpError("--require is for checkpoints that are certified; leave --dry-run, --streamed and --form out")
@@ -79,15 +93,22 @@ def export(
     if dry:
         plan, needed = exports.dry_run(edits, model, dtype, choices, trust_base)
         items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
-        values = {"status": plan.status, "tensors": len(plan.changes), "items": items, **asdict(needed)}
-        print_values(True, values) if as_json else print(f"{plan}\n{needed}")
-        raise typer.Exit(1 if plan.status == "refused" else 0)
+        values: dict[str, Any] = {
+            "status": plan.status,
+            "exports": not plan.barred(choices),
+            "tensors": len(plan.changes),
+        }
+        values |= {"items": items, **asdict(needed)}
+        if as_json:
+            print_values(True, values)
+        else:
+            more = "" if streamed else "; loading the model, with hooks and from the folder, and certifying come on top"
+            print(f"{plan}\n{needed}{more}")
+            if any(item.status != "refused" for item in plan.barred(choices)):
+                print("what is not exact is not exported but with --approximate")
+        raise typer.Exit(1 if plan.barred(choices) else 0)
     if out is None:
         raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
-    if ((sign or dequantise) and form != "checkpoint") or (trust_base and not streamed):
-        raise InterpError(
-            "--sign and --dequantise are for checkpoints, and --trust-base for --streamed, which loads no model to hash"
-        )
     found = _distilled(distil, edits, model, rank, steps, approximate) if distil is not None else None
     if form != "checkpoint":
         print_values(as_json, _other(form, edits, model, out, choices, found))
@@ -133,14 +154,22 @@ def undo(
     print_values(as_json, {"checkpoint": str(out)})
 
 
-def _distilled(texts: str, recipe: Any, model: str, rank: int, steps: int, even_if_exact: bool) -> Any:
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Raise for options that would be passed over in silence."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InterpError(f"{', '.join(given)} {why}; leave it out")
+
+
+def _distilled(texts: str, recipe: Any, model: str, rank: int | None, steps: int | None, even_if_exact: bool) -> Any:
     """Factors trained on a corpus, or on the organism's."""
     from interp.editing.distil import distil
     from interp.materials import corpus
     from interp.models.load import ORGANISM, load
 
     source = corpus(texts, documents=2000) if texts == ORGANISM else texts
-    return distil(recipe, load(model), source, rank, steps, even_if_exact=even_if_exact)
+    given = {name: value for name, value in (("rank", rank), ("steps", steps)) if value is not None}
+    return distil(recipe, load(model), source, even_if_exact=even_if_exact, **given)
 
 
 def _other(form: str, recipe: Any, model: str, out: Path, choices: Any, distilled: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
         if resume_key is None:
             staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         else:
-            staging = target.with_name(f".{target.name}.unfinished")
+            staging = unfinished(target)
             staging.mkdir(exist_ok=True)
     except OSError as problem:
         raise InterpError(
@@ -63,6 +63,11 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
                 # Parents made for nothing; one that holds something is not removed, and ends the walk.
                 for parent in missing if not target.exists() else ():
                     parent.rmdir()
+
+
+def unfinished(out: Path) -> Path:
+    """Where a folder that is made with a `resume_key` is until it is whole."""
+    return out.with_name(f".{out.name}.unfinished")
 
 
 @contextmanager

@@ -59,9 +59,10 @@ def export_adapter(
     """
     require_free(out)
     origin = Origin.of(source)
+    origin.require_row()
     base = require_base(recipe, origin)
     if distilled is not None:
-        distilled.check(base.digest or identified(origin))
+        distilled.check(base.digest or identified(origin), choices)
         plan = distilled.plan(recipe, origin.config, origin.names)
     else:
         plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)

@@ -26,7 +26,7 @@ from interp.core.display import card
 from interp.core.errors import InterpError
 from interp.core.records import tensors_digest
 from interp.editing.maps import Change
-from interp.editing.plan import Item, Plan
+from interp.editing.plan import Choices, Item, Plan
 from interp.interventions.recipe import Recipe
 from interp.models.architectures import architecture
 from interp.models.architectures import sites as sites_of
@@ -121,9 +121,22 @@ class Distilled:
         )
         return Plan({name: Change(layout, added=pair) for name, pair in self.pairs.items()}, items=items)
 
-    def check(self, base: str) -> None:
-        """Raise unless the base model's weights have this digest."""
+    def check(self, base: str, choices: Choices = Choices()) -> None:  # noqa: B008 (frozen)
+        """Raise unless the base model's weights have this digest, and for factors that bring nothing.
+
+        `choices` of how to fold mean nothing here, and are refused.
+        """
         self._require(base, "the base model")
+        if not self.record.kl < self.record.effect_kl:
+            raise InterpError(
+                f"{self.record}: no nearer to the hooked model than the plain one is; distil in more steps, at a "
+                "higher rank, or on texts where the recipe acts"
+            )
+        unused = [n for n in ("rehost", "leave_embedding", "keep_norms", "compensate") if getattr(choices, n)]
+        if unused:
+            raise InterpError(
+                f"{', '.join(unused)}: distilled factors are merged as they are, not folded; leave it out"
+            )
 
     def _require(self, digest: str, name: str) -> None:
         if digest != self.record.base:

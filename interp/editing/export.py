@@ -15,7 +15,16 @@ from typing import Any
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
-from interp.core.files import KEY, new_folder, require_free, sha256_file, sha256_json, write_json, write_text
+from interp.core.files import (
+    KEY,
+    new_folder,
+    require_free,
+    sha256_file,
+    sha256_json,
+    unfinished,
+    write_json,
+    write_text,
+)
 from interp.core.records import versions
 from interp.editing.card import card
 from interp.editing.certificate import Certificate
@@ -76,7 +85,7 @@ def export(
     recipe.check(base.reference)
     require_proof(base)
     if distilled is not None:
-        distilled.check(base.digest)
+        distilled.check(base.digest, choices)
     made = Made(dtype=dtype, loaded=origin.loaded, distilled=distilled.record if distilled else None, **asdict(choices))
     with _written(recipe, origin, Path(out), made, shard_bytes, sign, distilled=distilled) as (staging, plan, digests):
         if release is not None:
@@ -114,6 +123,7 @@ def export_streamed(
     origin = _origin(source, choices)
     origin.refuse_overlap(Path(out))
     require_free(out)
+    _require_written_down(origin)
     reference = origin.model.reference if origin.model else origin.reference(recipe.model)
     recipe.check(reference)
     made = Made(dtype=dtype, loaded=origin.loaded, **asdict(choices))
@@ -140,6 +150,7 @@ def dry_run(
     by type and shape alone.
     """
     origin = _origin(source, choices)
+    origin.require_row()
     if trust_base or (origin.checkpoint and origin.checkpoint.remote):
         recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
     else:
@@ -197,9 +208,22 @@ def _nearer(origin: Origin, plan: Plan, made: Made, folder: Path) -> dict[str, P
     return {n: replace(x, source=copies[n]) if n in kept else x for n, x in pieces.items()}
 
 
+def _require_written_down(origin: Origin) -> None:
+    """What writes the stream of a recognised type is proved on a loaded model alone."""
+    if origin.model:
+        require_proof(origin.model)
+    elif not origin.is_written_down:
+        raise InterpError(
+            f"{origin.model_type} is not among the architectures that are written down, and of others only a loaded "
+            "model shows what writes its residual stream; export it without streaming"
+        )
+
+
 def _require_room(out: Path, needed: int) -> None:
     place = next(parent for parent in out.absolute().parents if parent.exists())
-    free = shutil.disk_usage(place).free
+    begun = unfinished(out)  # goes on from there, or is removed
+    held = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file()) if begun.is_dir() else 0
+    free = shutil.disk_usage(place).free + held
     if needed > free:
         raise InterpError(
             f"{out} needs {needed / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free; choose another place"

@@ -69,9 +69,7 @@ def fold(
     or, if `choices` lets in what is approximate, where there is none.
     """
     plan = examine(recipe, config, names, tied, read, choices)
-    allowed: tuple[Status, ...] = ("exact", "scale", "approximate") if choices.approximate else ("exact",)
-    barred = [item for item in plan.items if item.status not in allowed]
-    if barred:
+    if barred := plan.barred(choices):
         raise InterpError("; ".join(dict.fromkeys(_objection(item) for item in barred)))
     return plan
 

@@ -19,8 +19,9 @@ from interp.editing import companions
 from interp.editing.ablation import unit_width
 from interp.editing.fold import UNEMBEDDING
 from interp.editing.plan import Plan
+from interp.editing.prove import require_proof
 from interp.editing.stream import Piece
-from interp.models.architectures import architecture_of_type
+from interp.models.architectures import architecture_of_type, known, was_recognised
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import is_gguf, load, locate
@@ -76,6 +77,21 @@ class Origin:
         except Exception as problem:  # what a malformed config makes of transformers is no one type
             reason = " ".join(str(problem).split())
             raise InterpError(f"{self.name}: transformers can't read its config.json ({reason[:200]})") from problem
+
+    @property
+    def model_type(self) -> str:
+        """As config.json names it."""
+        return str(self.config.model_type if self.model else self._opened.config["model_type"])
+
+    @property
+    def is_written_down(self) -> bool:
+        """Whether its architecture is one of the table's, not one to be recognised by trying."""
+        return self.model_type in known() and not was_recognised(self.model_type)
+
+    def require_row(self) -> None:
+        """Have a row of the table for its type, proved: of one that is not written down, the model is loaded for it."""
+        if not self.is_written_down:
+            require_proof(self.model or load(self.name))
 
     @property
     def loaded(self) -> str | None:
@@ -216,10 +232,14 @@ class Origin:
         return self.model
 
     @property
-    def _folder(self) -> Path:
+    def _opened(self) -> Checkpoint:
         if self.checkpoint is None:
             raise InterpError(f"{self.name} is in memory, not on disk")
-        return self.checkpoint.folder
+        return self.checkpoint
+
+    @property
+    def _folder(self) -> Path:
+        return self._opened.folder
 
     def _full_name(self, name: str) -> str:
         """Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load."""

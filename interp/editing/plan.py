@@ -111,6 +111,11 @@ class Plan:
         """The least exact of its items'."""
         return max((item.status for item in self.items), key=STATUSES.index, default="exact")
 
+    def barred(self, choices: Choices) -> list[Item]:
+        """What is not let in by these choices."""
+        allowed = ("exact", "scale", "approximate") if choices.approximate else ("exact",)
+        return [item for item in self.items if item.status not in allowed]
+
     def __str__(self) -> str:
         lines = [str(item) for item in self.items]
         lines.append(f"{len(self.changes)} tensors change, {len(self.created)} of which are new biases")

@@ -9,6 +9,7 @@ that was killed finds the files it has finished, and goes on behind them.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ Change = Callable[[Tensor], Tensor]
 FINISHED = "finished.json"
 _CHUNK = 8 << 20
 _PART = 512 << 10  # bytes hashed and then written: what stays in the cache between the two
+_HEAD, _LINE = 64, 100  # bytes of a header, and of a tensor's line in it, but for its name and shape
 _LARGE = 32 << 20  # bytes of a tensor of which only one is held at a time
 
 
@@ -97,12 +99,15 @@ def cut(pieces: Iterable[Sequence[Piece]], limit: int | None) -> list[Shard]:
 
 
 def _cut_anew(pieces: Iterable[Sequence[Piece]], limit: int) -> Iterator[list[Piece]]:
-    held: list[Piece] = []
+    held, size = list[Piece](), _HEAD
     for piece in (piece for group in pieces for piece in group):
-        if held and sum(other.nbytes for other in held) + piece.nbytes > limit:
+        # At most what its line of the header takes: names are written as JSON, numbers in full.
+        more = piece.nbytes + len(json.dumps(piece.name).encode()) + 24 * len(piece.shape) + _LINE
+        if held and size + more > limit:
             yield held
-            held = []
+            held, size = [], _HEAD
         held.append(piece)
+        size += more
     yield held
 
 

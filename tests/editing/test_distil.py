@@ -18,6 +18,7 @@ from interp.editing.distil import distil
 from interp.editing.distilled import FACTORS, Distilled
 from interp.editing.export import export
 from interp.editing.fold import fold
+from interp.editing.plan import Choices
 from interp.editing.replay import MANIFEST
 from interp.editing.undo import undo
 from interp.editing.verify import verify
@@ -118,7 +119,7 @@ def test_the_same_seed_gives_the_same_factors_and_the_model_is_left_alone(tiny):
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma2"])
 def test_the_merged_checkpoint_is_the_model_with_factors(tiny, tmp_path, architecture):
     model = tiny(architecture)
-    found = distil(gated(model), model, TEXTS[:40], **QUICK, lr=0.03)
+    found = distil(gated(model), model, TEXTS[:40], **QUICK | {"steps": 60}, lr=0.003)
     export(gated(model), model, tmp_path / "out", distilled=found)
     tokens = model.tokens(FRESH[:4])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(**tokens.model_inputs(model.device)).logits
@@ -238,6 +239,22 @@ def test_what_can_not_be_distilled_is_refused(tiny, distilled, tmp_path):
     with pytest.raises(InterpError, match="does not say how"):
         Distilled.load(tmp_path / "other")
     assert not (tmp_path / "out").exists()
+
+
+def test_factors_that_bring_nothing_and_choices_of_how_to_fold_are_refused(tiny, distilled, tmp_path):
+    """Control: what would have been written is no nearer to the hooked model than the plain one."""
+    model, out = tiny("llama"), tmp_path / "out"
+    none = distil(gated(model), model, TEXTS[:40], rank=2, steps=0)
+    worse = distil(gated(model), model, TEXTS[:40], rank=2, steps=3, lr=1.0)
+    assert worse.record.share > 1 == none.record.share
+    for write in (export, export_adapter):
+        for found in (none, worse):
+            with pytest.raises(InterpError, match="no nearer to the hooked model than the plain one is"):
+                write(gated(model), model, out, distilled=found)
+        for name in ("rehost", "leave_embedding", "keep_norms", "compensate"):
+            with pytest.raises(InterpError, match=f"{name}: distilled factors are merged as they are"):
+                write(gated(model), model, out, choices=Choices(**{name: True}), distilled=distilled)
+    assert not out.exists()
 
 
 def test_the_command_line_distils_exports_and_verifies(tiny, tmp_path, monkeypatch, capsys):

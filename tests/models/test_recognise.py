@@ -8,6 +8,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import interp
 from interp import InterpError, Project, Recipe
+from interp.editing.adapter import export_adapter
+from interp.editing.export import dry_run, export_streamed
 from interp.editing.prove import prove
 from interp.models import architectures
 from interp.models.recognise import recognise
@@ -51,6 +53,22 @@ def test_a_recognised_model_is_exported(tmp_path):
     model = interp.load(build("arcee"))
     recipe = Recipe([("writers", Project(torch.randn(2, 32, generator=torch.Generator().manual_seed(0))))])
     assert interp.export(recipe, model, tmp_path / "out").max_abs_logit_diff < 1e-4
+
+
+def test_a_type_that_is_not_written_down_is_loaded_and_proved_or_not_streamed(tmp_path, monkeypatch):
+    """Streaming loads no model, so nothing would show what writes, whether or not one was loaded before."""
+    build("arcee").save_pretrained(tmp_path / "source")
+    recipe = Recipe([("writers", Project(torch.randn(2, 32, generator=torch.Generator().manual_seed(0))))])
+    proved = []
+    monkeypatch.setattr("interp.editing.origin.require_proof", lambda model: proved.append(model.config.model_type))
+    for known in (False, True):
+        assert ("arcee" in architectures.known()) == known
+        with pytest.raises(InterpError, match="arcee is not among the architectures that are written down"):
+            export_streamed(recipe, tmp_path / "source", tmp_path / "out")
+        assert dry_run(recipe, tmp_path / "source")[0].status == "exact"
+    assert proved == ["arcee"] * 2
+    assert export_adapter(recipe, tmp_path / "source", tmp_path / "adapter").rank == 2
+    assert export_streamed(recipe, interp.load(tmp_path / "source"), tmp_path / "memory").status == "exact"
 
 
 @pytest.mark.parametrize(

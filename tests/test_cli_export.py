@@ -1,0 +1,90 @@
+"""`interp export` at the command line: no option is passed over in silence, and a dry run ends as the export would."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from interp import Project, Recipe, cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def once(*words):
+        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code, said.out, said.err
+
+    return once
+
+
+@pytest.fixture
+def words(tiny, tmp_path):
+    for name in ("llama", "gemma2", "smollm3"):
+        tiny(name).hf.save_pretrained(tmp_path / name)
+        tiny(name).tokenizer.save_pretrained(tmp_path / name)
+    row = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    Recipe([("writers", Project(row))]).save(tmp_path / "recipe")
+
+    def of(name="llama"):
+        return ["export", tmp_path / name, "--recipe", tmp_path / "recipe"]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("adapter", ["--streamed"]),
+        ("adapter", ["--undo"]),
+        ("adapter", ["--dtype", "bfloat16"]),
+        ("adapter", ["--shard-size", "1KB"]),
+        ("adapter", ["--compensate"]),
+        ("adapter", ["--dequantise"]),
+        ("adapter", ["--trust-base"]),
+        ("adapter", ["--dry-run"]),
+        ("control-vector", ["--approximate"]),
+        ("control-vector", ["--keep-norms"]),
+        ("control-vector", ["--leave-embedding"]),
+        ("control-vector", ["--distil", "organism"]),
+        ("checkpoint", ["--rank", "4"]),
+        ("checkpoint", ["--steps", "0"]),
+        ("checkpoint", ["--trust-base"]),
+    ],
+)
+def test_options_that_do_nothing_are_refused(run, words, tmp_path, form, options):
+    out = tmp_path / "out"
+    code, said, complaint = run(*words(), "--out", out, "--form", form, *options)
+    assert (code, said, out.exists()) == (2, "", False)
+    assert options[0] in complaint
+    assert "leave it out" in complaint
+
+
+def test_control_the_forms_are_written_without_them(run, words, tmp_path):
+    assert (
+        run(*words(), "--out", tmp_path / "adapter", "--form", "adapter", "--leave-embedding", "--approximate")[0] == 0
+    )
+    assert run(*words(), "--out", tmp_path / "streamed", "--streamed", "--trust-base", "--undo")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code"), [("llama", [], 0), ("gemma2", [], 1), ("gemma2", ["--approximate"], 0)]
+)
+def test_a_dry_run_ends_as_the_export_would(run, words, tmp_path, name, options, code):
+    ended, said, _ = run(*words(name), "--dry-run", *options)
+    assert ended == code
+    assert ("not exported but with --approximate" in said) == bool(code)
+    assert "certifying come on top" in said
+    assert json.loads(run(*words(name), "--dry-run", "--json", *options)[1])["exports"] == (not code)
+    assert bool(run(*words(name), "--out", tmp_path / "out", "--streamed", *options)[0]) == bool(code)
+
+
+def test_an_adapter_to_a_tied_model_is_not_to_be_merged(run, words, tmp_path):
+    said = {}
+    for name in ("llama", "smollm3"):
+        out = tmp_path / f"adapter-{name}"
+        said[name] = json.loads(run(*words(name), "--out", out, "--form", "adapter", "--json")[1])["merged"]
+    assert said == {"llama": "the same edit", "smollm3": "another edit, of the unembedding too: do not merge it"}
