@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, require_free
 
 CACHE = ".interp-audit"
+MATRIX = "entanglement"
 
 
 def audit(
@@ -25,7 +27,7 @@ def audit(
     ] = None,
     suite: Annotated[str, typer.Option(help="the behaviours: a suite's name, or a YAML file of them")] = "organism",
     data: Annotated[Path | None, typer.Option(help="folder of the sets that a suite reads")] = None,
-    items: Annotated[int, typer.Option(help="items a behaviour", min=1)] = 300,
+    items: Annotated[int, typer.Option(help="items a behaviour; a set kept balanced may give a few more", min=1)] = 300,
     only: Annotated[list[str] | None, typer.Option(help="one behaviour of the suite; may be repeated")] = None,
     baselines: Annotated[str, typer.Option(help="random, prompt, all or none; names with commas between")] = "all",
     instruction: Annotated[
@@ -46,8 +48,10 @@ def audit(
 ) -> None:
     """Measure behaviours before and after an edit, on the same items, with intervals, tests and baselines.
 
+    Without --recipe and --base: of MODEL as it is.
     A killed audit goes on where it was when the same command is given again.
     """
+    from interp.auditing.entanglement import require_names
     from interp.auditing.policy import Policy
     from interp.auditing.suites import suite_of
     from interp.interventions.recipe import Recipe
@@ -55,13 +59,11 @@ def audit(
 
     began = time.perf_counter()
     recipes = _named(recipe or [])
-    if not recipes and base is None:
-        raise InterpError("nothing to compare; give the model before the edit (--base), or edits of it (--recipe)")
+    require_names(recipes)
     if base is not None and len(recipes) > 1:
         raise InterpError(f"--base with {len(recipes)} recipes; MODEL is one edited model, made by one of them")
-    for path in (out, page):
-        if path is not None:
-            require_free(path)
+    scores = cache or out.parent / CACHE
+    _require_places(out, page, scores, several=len(recipes) > 1)
     edits = {name: Recipe.load(folder) for name, folder in recipes.items()}
     rules = Policy.of_name(policy) if policy else None
     behaviours = _only(suite_of(suite, items, seed, data), only or [])
@@ -70,27 +72,34 @@ def audit(
         "seed": seed,
         "baselines": _baselines(baselines),
         "instruction": instruction,
-        "cache": cache or out.parent / CACHE,
+        "cache": scores,
     }
     from interp.auditing.entanglement import Entanglement, entanglement
     from interp.auditing.runner import audit as compare
 
+    matrix: Entanglement | None
     if len(edits) > 1:
         options["baselines"] = options["baselines"] if options["baselines"] is not None else ("random", "prompt")
         matrix, audits = entanglement(loaded[0], edits, behaviours, **options)
         with new_folder(out) as staging:
-            matrix.save(staging / "entanglement.json")
+            matrix.save(staging / f"{MATRIX}.json")
             for name, one in audits.items():
                 one.save(staging / f"{name}.json")
     else:
         edit = next(iter(edits.values()), None)
-        after = loaded[1] if base is not None or edit is None else edit
+        after = loaded[1] if base is not None else edit
         made_by = edit if base is not None else None
-        audits = {next(iter(edits), "edit"): compare(loaded[0], after, behaviours, recipe=made_by, **options)}
-        matrix = Entanglement.of(audits)
+        audits = {
+            next(iter(edits), "edit" if base else "model"): compare(
+                loaded[0], after, behaviours, recipe=made_by, **options
+            )
+        }
+        matrix = Entanglement.of(audits) if next(iter(audits.values())).edited else None
+        out.parent.mkdir(parents=True, exist_ok=True)
         next(iter(audits.values())).save(out)
     decisions = _decisions(audits, rules)
     if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
         _write_page(page, audits, matrix, rules, decisions, time.perf_counter() - began)
     _say(as_json, audits, matrix, decisions, f"Audit of {model}" + (f" against {base}" if base else ""))
 
@@ -99,7 +108,24 @@ def _named(folders: list[Path]) -> dict[str, Path]:
     named = {folder.resolve().name: folder for folder in folders}
     if len(named) < len(folders):
         raise InterpError(f"recipes {', '.join(map(str, folders))}: two have one name; give folders of different names")
+    if len(named) > 1 and MATRIX in named:
+        raise InterpError(
+            f"{named[MATRIX]}: its audit would be written over the matrix, {MATRIX}.json; rename the folder"
+        )
     return named
+
+
+def _require_places(out: Path, page: Path | None, cache: Path, several: bool) -> None:
+    """Refuse places that would fail, or take each other's, after everything was measured."""
+    files = {"--out": out} | ({"--page": page} if page else {})
+    for path in files.values():
+        require_free(path)
+    places = {name: path.resolve() for name, path in (files | {"--cache": cache}).items()}
+    for name, other in permutations(places, 2):
+        inside = name in files and places[name] in places[other].parents
+        # A folder of audits may hold the page.
+        if places[name] == places[other] or (inside and not (several and (name, other) == ("--out", "--page"))):
+            raise InterpError(f"{name} {places[name]} is in the way of {other} {places[other]}; choose another place")
 
 
 def _only(behaviours: list[Any], names: list[str]) -> list[Any]:
@@ -134,7 +160,8 @@ def _write_page(
     report = Report(
         title=f"Audit of {first.after.name}" if len(audits) == 1 else f"Audits of {len(audits)} edits",
         model=first.before,
-        summary=f"{len(first.rows)} behaviours before and after, on the same items",
+        summary=f"{len(first.rows)} behaviours"
+        + (" before and after, on the same items" if first.edited else " of the model as it is"),
         run=Run(" ".join(["interp", *sys.argv[1:]]), seconds, first.versions, hashes),
         entanglement=matrix,
         **(one if len(audits) == 1 else {"edits": audits, "decisions": decisions}),
@@ -147,18 +174,21 @@ def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mappi
     if as_json:
         decided = {name: decision.to_json() for name, decision in decisions.items()}
         rows = next(iter(audits.values())).to_json()["rows"]
-        print_values(True, {"entanglement": matrix.to_json(), "decisions": decided}) if several else print_table(
-            True, rows, ""
-        )
+        if several or decided:
+            print_values(
+                True, ({"entanglement": matrix.to_json()} if several else {"rows": rows}) | {"decisions": decided}
+            )
+        else:
+            print_table(True, rows, "")
         return
     if several:
         print_table(False, matrix.rows(), f"{title}: differences, * p < .05 over the matrix")
         print("".join(f"{name}: {note}\n" for name, one in audits.items() for note in _notes(one)), end="")
     else:
         first = next(iter(audits.values()))
-        print_table(False, [_row(row) for row in first.rows], title)
+        print_table(False, [_row(row) if first.edited else _measured(row) for row in first.rows], title)
         print("".join(f"{note}\n" for note in _notes(first)), end="")
-        if len(matrix.columns) > 1:
+        if matrix is not None and len(matrix.columns) > 1:
             print_table(False, matrix.rows(), "Beside baselines: differences, * p < .05 over the table")
     for name, decision in decisions.items():
         print("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
@@ -175,12 +205,16 @@ def _row(row: Any) -> dict[str, Any]:
     }
 
 
+def _measured(row: Any) -> dict[str, Any]:
+    return {"behaviour": row.name, "kind": row.kind, "score [95 %]": str(row.before), "items": row.before.n}
+
+
 def _notes(audit: Any) -> list[str]:
     """What the table has no room for and must not be missed."""
     notes = []
     for row in audit.rows:
         if row.constant:
-            notes.append(f"{row.name}: every item scored alike in both models; it can't discriminate")
+            notes.append(f"{row.name}: every item scored alike; it can't discriminate")
         if row.missing:
             notes.append(f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score")
     return notes

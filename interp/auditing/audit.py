@@ -72,7 +72,8 @@ class Audit:
     """The comparison of two models over behaviours.
 
     `recipe` is the digest of the edit, if it is known. Where a recipe was audited and no checkpoint, `after` has the
-    weights of `before`. `suite` is the digest of the behaviours, `instruction` what the prompt-only baseline was told.
+    weights of `before`; where a model was measured as it is, `after` is `before`. `suite` is the digest of the
+    behaviours, `instruction` what the prompt-only baseline was told.
     """
 
     rows: tuple[Row, ...]
@@ -91,6 +92,11 @@ class Audit:
             if row.name == name:
                 return row
         raise InterpError(f"behaviour {name!r} was not audited; audited: {', '.join(row.name for row in self.rows)}")
+
+    @property
+    def edited(self) -> bool:
+        """Whether it compares two models, and does not measure one as it is."""
+        return bool(self.recipe) or self.after != self.before
 
     @property
     def digest(self) -> str:

@@ -28,7 +28,7 @@ from interp.models.hooked import HookedModel
 
 def audit(
     before: HookedModel,
-    after: HookedModel | Recipe,
+    after: HookedModel | Recipe | None,
     behaviours: Sequence[Behaviour],
     examples: int = 6,
     seed: int = 0,
@@ -40,24 +40,26 @@ def audit(
 ) -> Audit:
     """Measure each behaviour before and after an edit, on the same items.
 
-    `after` is the edited model, or a recipe for hooks on `before`. `baselines` are names of `BASELINES`; if not given,
-    all that can be made (random ones need the recipe: `recipe`, or the one that an exported checkpoint carries).
+    `after` is the edited model, or a recipe for hooks on `before`; None measures the model as it is. `baselines` are
+    names of `BASELINES`; if not given, all that can be made (random ones need the recipe: `recipe`, or the one that an
+    exported checkpoint carries), and none beside a model as it is.
     `instruction` is for the prompt-only baseline. Keeps up to `examples` items a behaviour, those first whose score
     changed, and none of a secret one. Raises for models with different tokenizers.
     """
     if examples < 0:
         raise InterpError(f"examples is {examples}; expected how many items a behaviour to keep, or 0")
     edit = edit_of(after, recipe)
-    wanted = require_known(BASELINES if edit else ("prompt",)) if baselines is None else require_known(baselines)
+    usual = BASELINES if edit else ("prompt",) if after else ()
+    wanted = require_known(usual if baselines is None else baselines)
     suite, told = _suite(behaviours), asking(behaviours) if instruction is None else instruction
     if isinstance(after, HookedModel):
         require_comparable(before, after, suite)
-    pair = [Condition(before), Condition(before, after) if isinstance(after, Recipe) else Condition(after)]
+    pair = [Condition(before), Condition(after) if isinstance(after, HookedModel) else Condition(before, after)]
     others = beside(before, edit, wanted, told, seed)
     kept = cache if isinstance(cache, Cache) else Cache(cache)
-    measure([*pair, *(one for group in others.values() for one in group)], suite, kept)
+    measure([*pair[: 2 if after else 1], *(one for group in others.values() for one in group)], suite, kept)
     found = [(b, kept.scores(pair[0], b), kept.scores(pair[1], b)) for b in suite]
-    reference = before.identity.model_copy(update={"name": f"{before.name}, edited"})
+    reference = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(
         rows=rows_of(found, seed),
         before=before.identity,

@@ -3,7 +3,9 @@
 Under no effect, before and after could as well be exchanged. Of scores of 0 and 1 this is McNemar's exact test (1947):
 items won and lost are tosses of a coin. Of others, or of items in groups, the signs of the groups' sums are flipped:
 all ways of it where they are few, else drawn ones, the one seen counted among them (Phipson and Smyth 2010), so that
-a no-op edit is called significant at most as often as the level says. Holm (1979) corrects over the behaviours.
+a no-op edit is called significant at most as often as the level says. Where an edit moves items so that their mean
+stays but the differences are skewed, such a p-value may be small: it is of no effect, not of no mean effect; the
+interval is of the mean. Holm (1979) corrects over the behaviours.
 """
 
 from collections.abc import Sequence

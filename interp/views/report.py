@@ -114,10 +114,11 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    titles = _SECTIONS | ({} if report.audit is None or report.audit.edited else {"audit": "Behaviours"})
     environment.filters |= {"visible": _visible, "settings": _settings}
     page = environment.get_template("report.html.j2").render(
         report=report,
-        sections={name: title for name, title in _SECTIONS.items() if _has(report, name)},
+        sections={name: title for name, title in titles.items() if _has(report, name)},
         key_figures=_key_figures(report),
         figures=_figures(report),
         light=asdict(palette.LIGHT),
@@ -136,7 +137,7 @@ def _has(report: Report, section: str) -> bool:
 
 def _key_figures(report: Report) -> list[KeyFigure]:
     shown: list[KeyFigure] = []
-    rows = report.audit.rows if report.audit else ()
+    rows = report.audit.rows if report.audit and report.audit.edited else ()
     for row in rows:
         if row.kind == "harm" and (report.policy is None or row.name == report.policy.target):
             shown.append(_removed(row, "harm" if report.policy is None else "target"))
@@ -177,10 +178,10 @@ def _figures(report: Report) -> dict[str, Any]:
         drawn["heat-map"] = figures.heat_map(report.findings, report.chosen)
         if len({finding.direction.site.layer for finding in report.findings}) > 1:
             drawn["layer-curve"] = figures.layer_curve(report.findings)
-    if report.audit and any(row.unit == "rate" for row in report.audit.rows):
-        drawn["before-after"] = figures.before_after(report.audit)
-    if report.audit:
+    if report.audit and report.audit.edited:
         drawn["forest"] = audits.forest(report.audit)
+        if any(row.unit == "rate" for row in report.audit.rows):
+            drawn["before-after"] = figures.before_after(report.audit)
     if report.entanglement:
         drawn["matrix"] = audits.matrix(report.entanglement)
     return {name: json.loads(figure.to_json()) for name, figure in drawn.items()}

@@ -129,6 +129,16 @@ def test_other_tokenizers_are_refused(model):
         audit(model, other, suite(), baselines=())
 
 
+def test_a_model_is_measured_as_it_is_once(model):
+    calls = []
+    whole = word_chosen().measure
+    counting = replace(word_chosen(), measure=lambda model: calls.append(1) or whole(model))
+    made = audit(model, None, [counting])
+    assert (made.edited, made.after, made.baselines, len(calls)) == (False, made.before, (), 1)
+    assert made["prefers"].before.estimate == pytest.approx(counting.scores(model).mean)
+    assert audit(model, recipe(), [counting], baselines=()).edited, "control"
+
+
 def test_a_scorer_that_is_constant_says_so(model):
     always = replace(word_chosen(), measure=lambda model: Scores((1.0,) * len(WORDS)))
     assert audit(model, recipe(), [always], baselines=())["prefers"].constant
