@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.auditing.audit import Audit
+from interp.auditing.baselines import BASELINES
 from interp.auditing.behaviours import Behaviour, Kind, Unit
 from interp.auditing.cache import Cache
 from interp.auditing.runner import audit
@@ -55,9 +56,13 @@ class Entanglement:
 
     @classmethod
     def of(cls, audits: Mapping[str, Audit]) -> "Entanglement":
-        """From audits of one model on one suite, by the names of the edits. Raises where they differ in either."""
+        """From audits of one model on one suite, by the names of the edits.
+
+        Raises where they differ in either, and for an edit that has a baseline's name.
+        """
         if not audits:
             raise InterpError("an entanglement matrix needs at least one audit")
+        require_names(audits)
         first = next(iter(audits.values()))
         for name, one in audits.items():
             if (one.suite, _model(one)) != (first.suite, _model(first)):
@@ -116,6 +121,7 @@ def entanglement(
     cache: Cache | str | Path | None = None,
 ) -> tuple[Entanglement, dict[str, Audit]]:
     """Audit several recipes on one model; the matrix, and each audit. The unedited model is measured once."""
+    require_names(recipes)
     kept, names = cache if isinstance(cache, Cache) else Cache(cache), tuple(baselines)
     audits = {
         name: audit(model, recipe, behaviours, seed=seed, baselines=names, instruction=instruction, cache=kept)
@@ -126,6 +132,15 @@ def entanglement(
 
 def _model(audit: Audit) -> tuple[str, str]:
     return audit.before.digest, audit.before.settings
+
+
+def require_names(edits: Iterable[str]) -> None:
+    """Raise for an edit with the name of a baseline's column, which would take its place."""
+    for name in edits:
+        if name.partition(" for ")[0] in BASELINES:
+            raise InterpError(
+                f"an edit is named {name!r}, as a baseline's column is; give it (its folder) another name"
+            )
 
 
 _Found = dict[str, tuple[Estimate, float]]

@@ -64,6 +64,8 @@ def suite_of(name: str | Path, items: int, seed: int = 0, data: str | Path | Non
     `data` is the folder that holds a shipped suite's sets, for those that read any.
     """
     if Path(name).suffix in (".yaml", ".yml"):
+        if data is not None:
+            raise InterpError(f"{name} names its own files of items; got a data folder, {data}: leave it out")
         return read_behaviours(name, items, seed)
     if str(name) not in SUITES:
         raise InterpError(f"unknown suite {str(name)!r}; {nearest(str(name), SUITES)}, or the path of a YAML file")

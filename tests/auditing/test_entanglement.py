@@ -52,6 +52,18 @@ def test_better_is_by_kind_and_unit():
     assert str(Cell(up, 0.01, 0.06, "harm", "rate")) == "+0.250"
 
 
+@pytest.mark.parametrize("name", ["prompt", "random", "random for add"])
+def test_an_edit_with_a_baselines_name_is_refused(model, name):
+    """Its column would be the baseline's."""
+    edits = {name: EDITS["project"], "add": EDITS["add"]}
+    with pytest.raises(InterpError, match=f"an edit is named '{name}'"):
+        entanglement(model, edits, suite(), baselines=("prompt", "random"))
+    with pytest.raises(InterpError, match=f"an edit is named '{name}'"):
+        Entanglement.of({name: audit(model, EDITS["add"], suite(), baselines=())})
+    fine = Entanglement.of({f"my {name}": audit(model, EDITS["add"], suite(), baselines=("prompt",))})
+    assert list(fine.columns) == [f"my {name}", "prompt"], "control"
+
+
 def test_other_suites_and_models_are_refused(model):
     first = audit(model, EDITS["add"], suite(), baselines=())
     with pytest.raises(InterpError, match="'b' has other behaviours"):
