@@ -48,6 +48,7 @@ def audit(
 ) -> None:
     """Measure behaviours before and after an edit, on the same items, with intervals, tests and baselines.
 
+    Without --recipe and --base: of MODEL as it is.
     A killed audit goes on where it was when the same command is given again.
     """
     from interp.auditing.entanglement import require_names
@@ -59,8 +60,6 @@ def audit(
     began = time.perf_counter()
     recipes = _named(recipe or [])
     require_names(recipes)
-    if not recipes and base is None:
-        raise InterpError("nothing to compare; give the model before the edit (--base), or edits of it (--recipe)")
     if base is not None and len(recipes) > 1:
         raise InterpError(f"--base with {len(recipes)} recipes; MODEL is one edited model, made by one of them")
     scores = cache or out.parent / CACHE
@@ -78,6 +77,7 @@ def audit(
     from interp.auditing.entanglement import Entanglement, entanglement
     from interp.auditing.runner import audit as compare
 
+    matrix: Entanglement | None
     if len(edits) > 1:
         options["baselines"] = options["baselines"] if options["baselines"] is not None else ("random", "prompt")
         matrix, audits = entanglement(loaded[0], edits, behaviours, **options)
@@ -87,10 +87,14 @@ def audit(
                 one.save(staging / f"{name}.json")
     else:
         edit = next(iter(edits.values()), None)
-        after = loaded[1] if base is not None or edit is None else edit
+        after = loaded[1] if base is not None else edit
         made_by = edit if base is not None else None
-        audits = {next(iter(edits), "edit"): compare(loaded[0], after, behaviours, recipe=made_by, **options)}
-        matrix = Entanglement.of(audits)
+        audits = {
+            next(iter(edits), "edit" if base else "model"): compare(
+                loaded[0], after, behaviours, recipe=made_by, **options
+            )
+        }
+        matrix = Entanglement.of(audits) if next(iter(audits.values())).edited else None
         out.parent.mkdir(parents=True, exist_ok=True)
         next(iter(audits.values())).save(out)
     decisions = _decisions(audits, rules)
@@ -156,7 +160,8 @@ def _write_page(
     report = Report(
         title=f"Audit of {first.after.name}" if len(audits) == 1 else f"Audits of {len(audits)} edits",
         model=first.before,
-        summary=f"{len(first.rows)} behaviours before and after, on the same items",
+        summary=f"{len(first.rows)} behaviours"
+        + (" before and after, on the same items" if first.edited else " of the model as it is"),
         run=Run(" ".join(["interp", *sys.argv[1:]]), seconds, first.versions, hashes),
         entanglement=matrix,
         **(one if len(audits) == 1 else {"edits": audits, "decisions": decisions}),
@@ -181,9 +186,9 @@ def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mappi
         print("".join(f"{name}: {note}\n" for name, one in audits.items() for note in _notes(one)), end="")
     else:
         first = next(iter(audits.values()))
-        print_table(False, [_row(row) for row in first.rows], title)
+        print_table(False, [_row(row) if first.edited else _measured(row) for row in first.rows], title)
         print("".join(f"{note}\n" for note in _notes(first)), end="")
-        if len(matrix.columns) > 1:
+        if matrix is not None and len(matrix.columns) > 1:
             print_table(False, matrix.rows(), "Beside baselines: differences, * p < .05 over the table")
     for name, decision in decisions.items():
         print("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
@@ -200,12 +205,16 @@ def _row(row: Any) -> dict[str, Any]:
     }
 
 
+def _measured(row: Any) -> dict[str, Any]:
+    return {"behaviour": row.name, "kind": row.kind, "score [95 %]": str(row.before), "items": row.before.n}
+
+
 def _notes(audit: Any) -> list[str]:
     """What the table has no room for and must not be missed."""
     notes = []
     for row in audit.rows:
         if row.constant:
-            notes.append(f"{row.name}: every item scored alike in both models; it can't discriminate")
+            notes.append(f"{row.name}: every item scored alike; it can't discriminate")
         if row.missing:
             notes.append(f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score")
     return notes
