@@ -25,6 +25,12 @@ def export(
         str | None,
         typer.Option(help="most a weight file may hold, such as 4GB; files are cut as the source's if not given"),
     ] = None,
+    protect: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a saved direction (of refusals, say) that the recipe's projections leave as it is"
+        ),
+    ] = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="say what would change, how exactly and what it takes")
     ] = False,
@@ -69,6 +75,7 @@ def export(
     from interp.interventions.recipe import Recipe
 
     edits = Recipe.load(recipe)
+    edits, kept = _clear_of(edits, protect) if protect else (edits, {})
     choices = Choices(approximate, rehost, leave_embedding, keep_norms, compensate, dequantise=dequantise)
     files: dict[str, Any] = {
         "--dtype": dtype, "--shard-size": shard_size, "--streamed": streamed, "--undo": undo, "--sign": sign,
@@ -98,12 +105,12 @@ def export(
             "exports": not plan.barred(choices),
             "tensors": len(plan.changes),
         }
-        values |= {"items": items, **asdict(needed)}
+        values |= {"items": items, **asdict(needed), **kept}
         if as_json:
             print_values(True, values)
         else:
             more = "" if streamed else "; loading the model, with hooks and from the folder, and certifying come on top"
-            print(f"{plan}\n{needed}{more}")
+            print(f"{plan}\n{needed}{more}", *(f"{name}: {said}" for name, said in kept.items()), sep="\n")
             if any(item.status != "refused" for item in plan.barred(choices)):
                 print("what is not exact is not exported but with --approximate")
         raise typer.Exit(1 if plan.barred(choices) else 0)
@@ -111,18 +118,20 @@ def export(
         raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
     found = _distilled(distil, edits, model, rank, steps, approximate) if distil is not None else None
     if form != "checkpoint":
-        print_values(as_json, _other(form, edits, model, out, choices, found))
+        print_values(as_json, _other(form, edits, model, out, choices, found) | kept)
         return
     limit = parse_bytes(shard_size) if shard_size else None
     if streamed:
         manifest = exports.export_streamed(edits, model, out, dtype, limit, choices, undo, trust_base, sign)
         told = {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)}
-        print_values(as_json, told | {"base weights": manifest.base.digest[:12] or "not compared with the recipe's"})
+        print_values(
+            as_json, told | kept | {"base weights": manifest.base.digest[:12] or "not compared with the recipe's"}
+        )
         return
     certificate = exports.export(
         edits, model, out, dtype, None, limit, choices, undo, release, sign=sign, distilled=found
     )
-    remains = {"distilled": str(found)} if found else {}
+    remains = ({"distilled": str(found)} if found else {}) | kept
     print_values(as_json, {"checkpoint": str(out), **remains, **_figures(certificate, as_json)})
 
 
@@ -152,6 +161,18 @@ def undo(
 
     write_original(folder, out)
     print_values(as_json, {"checkpoint": str(out)})
+
+
+def _clear_of(recipe: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The recipe clear of a saved direction, and what to say of it."""
+    from interp.directions.direction import Direction
+    from interp.editing.subspaces import clear_of
+
+    if not (folder / "direction.json").is_file():
+        raise InterpError(f"--protect {folder}: no saved direction (finding.direction.save writes one)")
+    made, found = clear_of(recipe, Direction.load(folder))
+    angle, overlap = max(x.angle for x in found), max(x.overlap for x in found)
+    return made, {"protected": f"{folder}: turned by {angle:.1f} degrees, cosine with it {overlap:.2f} before"}
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:

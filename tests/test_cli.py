@@ -74,8 +74,9 @@ def test_options_are_frozen():
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
-            "--keep-norms", "--leave-embedding", "--out", "--policy", "--rank", "--recipe", "--rehost", "--require",
-            "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
+            "--keep-norms", "--leave-embedding", "--out", "--policy", "--protect", "--rank", "--recipe", "--rehost",
+            "--require", "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo",
+            "model",
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "--key", "folder"],

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from interp import Project, Recipe, cli
+from interp.directions.direction import Direction
+from interp.models.sites import Site
 
 
 @pytest.fixture
@@ -88,3 +90,19 @@ def test_an_adapter_to_a_tied_model_is_not_to_be_merged(run, words, tmp_path):
         out = tmp_path / f"adapter-{name}"
         said[name] = json.loads(run(*words(name), "--out", out, "--form", "adapter", "--json")[1])["merged"]
     assert said == {"llama": "the same edit", "smollm3": "another edit, of the unembedding too: do not merge it"}
+
+
+def test_a_protected_direction_is_left_as_it_is_and_the_angle_is_told(run, words, tiny, tmp_path):
+    reference = tiny("llama").reference
+    kept = Direction(torch.eye(32)[:1], Site("resid_post", 1), -1, "diff_means", reference, "data")
+    kept.save(tmp_path / "kept")
+    protect = ["--protect", tmp_path / "kept"]
+    assert "protected: " in run(*words(), "--dry-run", *protect)[1]
+    told = json.loads(run(*words(), "--streamed", "--out", tmp_path / "out", "--json", *protect)[1])["protected"]
+    assert "turned by" in told
+    assert "Kept clear of diff_means at resid_post.1" in (tmp_path / "out" / "README.md").read_text()
+    assert not Recipe.load(tmp_path / "out" / "interp_recipe").edits[0].op.rows[0, 0].abs() > 1e-6
+    assert Recipe.load(tmp_path / "recipe").edits[0].op.rows[0, 0].abs() > 1e-2, "control"
+    code, _, complaint = run(*words(), "--dry-run", "--protect", tmp_path / "recipe")
+    assert code == 2
+    assert "no saved direction" in complaint

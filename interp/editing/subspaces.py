@@ -61,6 +61,41 @@ def preserving(direction: Direction, protected: Direction) -> Preserved:
     return Preserved(made, angle, float(torch.linalg.svdvals(rows @ kept.T)[0]))
 
 
+def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserved]]:
+    """The recipe with each projection `preserving` a subspace, which its note tells with the angles; and these.
+
+    Raises for ops that are no projections, and for a subspace of another model.
+    """
+    found = [_preserved(edit, protected) for edit in recipe.edits]
+    edits = [
+        Edit(edit.sites, Project(each.direction, getattr(edit.op, "strength", 1.0)))
+        for edit, each in zip(recipe.edits, found, strict=True)
+    ]
+    told = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in found))
+    note = f"Kept clear of {protected}, by which its directions were turned by {told}."
+    return Recipe(edits, recipe.model, f"{recipe.note} {note}".strip()), found
+
+
+def _preserved(edit: Edit, protected: Direction) -> Preserved:
+    if not isinstance(edit.op, Project):
+        raise InterpError(
+            f"{type(edit.op).__name__} at {', '.join(edit.sites)} is no projection, and only of these a protected "
+            "subspace is taken out; fit a direction and project it out, or protect nothing"
+        )
+    made_with = edit.op.model
+    if made_with and made_with.digest and protected.model.digest not in ("", made_with.digest):
+        raise InterpError(
+            f"the recipe was made for {made_with.name}, and the protected direction is of {protected.model.name}; fit "
+            "both in one model"
+        )
+    told = edit.op.settings()["direction"]
+    if told:
+        return preserving(Direction.from_json(told, edit.op.rows), protected)
+    return preserving(
+        replace(protected, rows=edit.op.rows, method="given rows", data="", scores={}, means=None), protected
+    )
+
+
 def joint(recipe: Recipe) -> Recipe:
     """The recipe with full projections that follow each other at the same sites made into one, off the span of all."""
     return Recipe(_joined(recipe), recipe.model, recipe.note)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from folding import IDS, gap, planned, reloaded, rows
 
-from interp import InterpError, Project, Recipe
+import interp
+from interp import Add, InterpError, Project, Recipe
 from interp.core.linalg import orthonormal_rows
 from interp.directions.direction import Direction
-from interp.editing.subspaces import joint, preserving
+from interp.editing.subspaces import clear_of, joint, preserving
 from interp.models.sites import Site
 
 SLANTED = torch.stack([rows(0)[0], rows(0)[0] + 0.5 * rows(1)[0]])
@@ -83,3 +84,34 @@ def test_angles_at_the_ends(tiny):
     assert slanted.angle == pytest.approx(45, abs=1e-3)
     with pytest.raises(InterpError, match="lies in the protected subspace"):
         preserving(direction(orthonormal_rows(eye[1:2] + eye[2:3]), reference), direction(eye[1:3], reference))
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_an_exported_recipe_kept_clear_of_a_subspace_leaves_it_as_it_is_and_tells_the_angle(tiny, tmp_path, bare):
+    model = tiny("llama")
+    kept = direction(rows(9, 2), model, "refusals")
+    slanted = rows(0) + 0.7 * kept.rows.sum(0)
+    op = Project(slanted if bare else direction(slanted, model), 0.5)
+    recipe, (found,) = clear_of(Recipe([("writers", op)], note="why."), kept)
+    assert recipe.edits[0].op.strength == 0.5
+    interp.export(recipe, model, tmp_path / "out")
+    interp.export(Recipe([("writers", op)]), model, tmp_path / "control")
+    state = model.hf.state_dict()["model.layers.1.mlp.down_proj.weight"]
+    weights = [
+        interp.load(tmp_path / name).hf.state_dict()["model.layers.1.mlp.down_proj.weight"]
+        for name in ("out", "control")
+    ]
+    moved = [float((kept.rows @ (weight - state)).norm() / (kept.rows @ state).norm()) for weight in weights]
+    assert moved[0] < 1e-5 < 1e-2 < moved[1]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "why. Kept clear of refusals at resid_post.1, position -1, by which its directions were turned by " in card
+    assert f"{found.angle:.1f} degrees (cosine with it {found.overlap:.2f})" in card
+    assert "Kept clear" not in (tmp_path / "control" / "README.md").read_text()
+
+
+def test_only_projections_of_the_same_model_are_kept_clear(tiny):
+    kept = direction(rows(9), tiny("llama"))
+    with pytest.raises(InterpError, match=r"Add at mlp_out\.1 is no projection"):
+        clear_of(Recipe([("mlp_out.1", Add(rows()[0]))]), kept)
+    with pytest.raises(InterpError, match="the protected direction is of tiny llama 0; fit both in one model"):
+        clear_of(Recipe([("writers", Project(direction(rows(), tiny("llama", 1))))]), kept)
