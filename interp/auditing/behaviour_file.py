@@ -23,6 +23,7 @@ from interp.auditing.behaviours import Behaviour
 from interp.auditing.described import SCORERS, Described, Scorer
 from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
+from interp.core.yaml_text import composed, constructed
 
 
 def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -> list[Behaviour]:
@@ -49,7 +50,7 @@ def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -
 def _built(described: Described, where: str, items: Path, at_most: int | None, seed: int) -> Behaviour:
     where = f"{where}, behaviour {described.name!r}"
     kind = described.scorer.get("type")
-    if kind not in SCORERS:
+    if not isinstance(kind, str) or kind not in SCORERS:
         raise InterpError(f"{where}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
     scorer = SCORERS[kind].parse(described.scorer, f"{where}, scorer {kind}")
     rows = _rows(items, scorer, described.name)
@@ -80,9 +81,10 @@ def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
             continue
         where = f"{file}, line {number}, item of {name!r}"
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as problem:
             raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
+        _require_text(values, where)
         row = scorer.row.parse(values, where)
         asks = json.dumps(row.model_dump(include={"prompt", "before", "first", "second", "text"}), sort_keys=True)
         if seen.setdefault(asks, number) != number:
@@ -93,14 +95,35 @@ def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
     return rows
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON would take the last of two equal keys without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"key {twice!r} is there twice")
+    return values
+
+
+def _require_text(values: Any, where: str) -> None:
+    """Half of a surrogate pair is no text: no tokenizer takes it, nor does any digest."""
+    try:
+        json.dumps(values, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return
+    raise InterpError(f"{where}: it holds half of a surrogate pair, which is no text; write the whole character")
+
+
 def _described(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each entry with its line."""
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = file.read_text(encoding="utf-8")
     except OSError as problem:
         raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except UnicodeDecodeError as problem:
         raise InterpError(f"{file}: not valid YAML: {problem}") from None
+    node = composed(text, str(file))
     entries = node.value if isinstance(node, yaml.MappingNode) else []
     for key, _ in entries:
         if key.value != "behaviours":
@@ -113,16 +136,6 @@ def _described(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         line = one.start_mark.line + 1
         if not isinstance(one, yaml.MappingNode):
             raise InterpError(f"{file}, line {line}: a behaviour is a mapping of keys; got {one.value!r}")
-        _refuse_doubled(one, file)
-        yield line, yaml.SafeLoader("").construct_document(one)
-
-
-def _refuse_doubled(node: yaml.MappingNode, file: Path) -> None:
-    """YAML would take the last of two equal keys without a word."""
-    seen: set[str] = set()
-    for key, value in node.value:
-        if key.value in seen:
-            raise InterpError(f"{file}, line {key.start_mark.line + 1}: key {key.value!r} is there twice")
-        seen.add(key.value)
-        if isinstance(value, yaml.MappingNode):
-            _refuse_doubled(value, file)
+        values = constructed(one, f"{file}, line {line}")
+        _require_text(values, f"{file}, line {line}")
+        yield line, values

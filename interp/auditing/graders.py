@@ -31,6 +31,8 @@ class Rule:
     found: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.pattern:
+            raise InterpError("rule '' is found in every reply; give a regular expression that tells replies apart")
         try:
             re.compile(self.pattern)
         except re.error as problem:

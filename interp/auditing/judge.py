@@ -50,6 +50,12 @@ class Judge:
             raise InterpError("judge's question must hold {prompt} and {reply}, where the two are to be put")
         if not self.answers or not all(0 <= grade <= 1 for grade in self.answers.values()):
             raise InterpError(f"judge's answers are {self.answers}; expected words, each with a grade from 0 to 1")
+        words = [word.lower() for word in self.answers]
+        if len(set(words)) < len(words) or not all(re.fullmatch(r"\w+", word) for word in words):
+            raise InterpError(
+                f"judge's answers are {', '.join(map(repr, self.answers))}; expected single words that differ in more "
+                "than case: an answer is known by its first word"
+            )
         if self.key and not os.environ.get(self.key):
             raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from interp.auditing.audit import Row
 from interp.auditing.behaviours import Kind
@@ -32,6 +32,8 @@ class Threshold(Config):
     Metrics: `after` the edit; `excess` over the score of a coin, where the behaviour has one, else as `after`;
     `change`, after - before; `relative_change`, that over before.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)  # an infinite limit is none
 
     behaviour: str = Field("", description="its name")
     every: Kind | None = Field(None, description="or all of a kind")
@@ -104,6 +106,8 @@ class Allowance(Config):
 
 class Policy(Config):
     """Thresholds. Rates are shares of items; a drop or rise is the paired difference after - before."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: str = ""
     target: str = Field("", description="the harm that the edit is meant to remove; may be left out if there are tiers")

@@ -1,13 +1,12 @@
 """Frozen, strict configuration: unknown keys are refused with the nearest known key, values are not coerced."""
 
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interp.core.errors import InterpError, nearest
+from interp.core.yaml_text import plain
 
 Parsed = TypeVar("Parsed", bound="Config")
 
@@ -39,29 +38,17 @@ class Config(BaseModel):
         """Read YAML and apply `key.sub=value` overrides, whose values are YAML too."""
         file = Path(path)
         try:
-            values = _yaml(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
         except OSError as problem:
             raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        except UnicodeDecodeError as problem:
             raise InterpError(f"{file}: not valid YAML: {problem}") from None
+        values = plain(text, str(file))
         if not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
         for override in overrides or []:
             _set(values, override)
         return cls.parse(values, source=str(file))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a text: it wants a point and a signed exponent. Everyone else takes it for a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)
 
 
 def _set(values: dict[str, Any], override: str) -> None:
@@ -73,10 +60,7 @@ def _set(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise InterpError(f"override {override!r}: {parent!r} is a value, not a group of keys")
-    try:
-        values[last] = _yaml(text)
-    except yaml.YAMLError as problem:
-        raise InterpError(f"override {override!r}: the value is not valid YAML: {problem}") from None
+    values[last] = plain(text, f"override {override!r}")
 
 
 def _explain(config: type[BaseModel], error: Any) -> str:

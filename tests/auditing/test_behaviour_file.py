@@ -126,6 +126,9 @@ GOOD = QUESTIONS[0]
             [GOOD, {"prompt": "x", "answers": ["a", "b"], "gold": 0}],
             r"1 of 2 items have no",
         ),
+        ([HEAD | {"scorer": {"type": ["choice"]}}], [GOOD], r"unknown type of scorer"),
+        ([HEAD | {"scorer": CHOICE}], [GOOD | {"answers": ["a\ud800", "b"]}], r"line 1, item of 'b': it holds half"),
+        ([HEAD | {"scorer": {"type": "reply", "rule": ""}}], PROMPTS, r"rule '' is found in every reply"),
         ([HEAD | {"scorer": {"type": "reply"}}], PROMPTS, r"0 graders"),
         ([HEAD | {"scorer": {"type": "loss"}, "kind": "harm"}], [{"text": "w5"}], r"only a capability"),
         ([HEAD | {"scorer": CHOICE, "items": "none.jsonl"}], [GOOD], r"none.jsonl: items of 'b' cannot be read"),
@@ -134,6 +137,14 @@ GOOD = QUESTIONS[0]
 def test_what_is_wrong_is_named_by_line(tmp_path, behaviours, rows, says):
     with pytest.raises(InterpError, match=says):
         read_behaviours(written(tmp_path, behaviours, rows))
+
+
+def test_a_doubled_key_of_an_item_is_refused(tmp_path):
+    file = written(tmp_path, [HEAD | {"scorer": {"type": "refusal"}}], PROMPTS)
+    assert len(read_behaviours(file)[0]) == 2, "control"
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "w5"}\n{"prompt": "w6", "prompt": "w7"}\n')
+    with pytest.raises(InterpError, match=r"line 2, item of 'b': not valid JSON \(key 'prompt' is there twice\)"):
+        read_behaviours(file)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +156,9 @@ def test_what_is_wrong_is_named_by_line(tmp_path, behaviours, rows, says):
         ("behaviours:\n  - a\n", r"line 2: a behaviour is a mapping"),
         ("behaviours:\n  - name: a\n    name: b\n", r"line 3: key 'name' is there twice"),
         ("behaviours: [\n", r"not valid YAML"),
+        ("behaviours:\n  - name: !foo a\n", r"line 2: not valid YAML"),
+        ("behaviours:\n  - {? [a] : b}\n", r"line 2: a key is a list"),
+        ('behaviours:\n  - name: "a\\ud800"\n', r"half of a surrogate pair|not valid YAML"),
     ],
 )
 def test_broken_yaml_is_named_by_line(tmp_path, text, says):

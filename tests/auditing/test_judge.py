@@ -110,6 +110,8 @@ def test_what_cannot_work_is_refused_at_once(server, monkeypatch):
         ({"endpoint": "ftp://x"}, "expected a URL"),
         ({"question": "Is {reply} polite?"}, "must hold"),
         ({"answers": {"yes": 2.0}}, "from 0 to 1"),
+        ({"answers": {"not sure": 0.5, "yes": 1.0}}, "expected single words"),
+        ({"answers": {"Yes": 1.0, "yes": 0.0}}, "differ in more than case"),
         ({"key": "JUDGE_KEY"}, "JUDGE_KEY is not set"),
     ]:
         with pytest.raises(InterpError, match=says):

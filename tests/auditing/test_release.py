@@ -127,6 +127,24 @@ def test_an_audit_that_states_no_settings_leaves_the_decision_open(files):
     assert "the audit is of settings unknown" in why[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("protected_drop_at_most: .inf\n", "protected_drop_at_most: Input should be a finite number"),
+        ("protected_drop_at_most: .nan\n", "protected_drop_at_most: Input should be"),
+        ("tiers: [{name: a, thresholds: [{every: harm, at_most: .inf}]}]\n", "Input should be a finite number"),
+        ("protected_drop_at_most: .01\nprotected_drop_at_most: 5\n", "key 'protected_drop_at_most' is there twice"),
+    ],
+)
+def test_a_policy_whose_limit_is_none_or_is_there_twice_is_refused(tmp_path, text, says):
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"target: toxicity\n{text}")
+    with pytest.raises(InterpError, match=says):
+        Policy.of_name(file)
+    file.write_text("target: toxicity\nprotected_drop_at_most: .01\n")
+    assert Policy.of_name(file).protected_drop_at_most == 0.01, "control"
+
+
 def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):
     _, folder = files
     loose = Choices(approximate=True, leave_embedding=True)
