@@ -4,10 +4,13 @@ The record carries digests of what it was made of, and of itself: a file that wa
 signature: it shows accidents and careless edits, not a forger who computes it anew.
 """
 
+import json
 from dataclasses import asdict, dataclass, field, is_dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Kind, Unit
@@ -25,9 +28,9 @@ class Row:
     """One behaviour: estimates before and after, and the paired difference after - before.
 
     `p` is that of no difference, `p_holm` the same corrected for the number of behaviours, `effect` the standardised
-    difference, `detectable` the least difference that so many items find with 80 %
-    power. `n_groups` counts clusters of items, `missing` pairs without a score. `constant`: every item scored alike in
-    both models, so the scorer may be unable to tell anything apart.
+    difference (None in a file where it is infinite), `detectable` the least difference that so many items find with
+    80 % power. `n_groups` counts clusters of items, `missing` pairs without a score. `constant`: every item scored
+    alike in both models, so the scorer may be unable to tell anything apart.
     """
 
     name: str
@@ -39,7 +42,7 @@ class Row:
     difference: Estimate
     p: float = 1.0
     p_holm: float = 1.0
-    effect: float = 0.0
+    effect: float | None = 0.0
     detectable: float | None = None
     n_groups: int = 0
     missing: int = 0
@@ -122,6 +125,8 @@ class Audit:
             rows = tuple(_row(row) for row in values["rows"])
             if values.pop("sha256") != _digest(values):
                 raise InterpError(f"{file}: changed since it was written (its SHA-256 is another); audit again")
+            _AUDIT.validate_json(json.dumps({**values, "examples": [], "baselines": []}), strict=True)
+            _require_sense(rows)
             del values["format"]
             sides = {side: ModelReference.parse(values[side], str(file)) for side in ("before", "after")}
             own = {
@@ -130,7 +135,7 @@ class Audit:
                 "baselines": tuple(Baseline.from_json(one) for one in values["baselines"]),
             }
             return cls(**{**values, **sides, **own})
-        except (KeyError, TypeError, AttributeError) as problem:
+        except (KeyError, TypeError, AttributeError, ValidationError) as problem:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
 
     def _repr_html_(self) -> str:
@@ -139,6 +144,8 @@ class Audit:
         return table("Audit", header, [list(row) for row in cells])
 
 
+_CLOSE = 1e-6
+_AUDIT = TypeAdapter(Audit)
 _PLAIN = ("rows", "examples", "baselines", "recipe", "suite", "instruction", "seed", "versions")
 
 
@@ -148,6 +155,29 @@ def _row(values: dict[str, Any]) -> Row:
         if not all(isinstance(value, int | float) and isfinite(value) for value in asdict(estimate).values()):
             raise InterpError(f"behaviour {values['name']!r}: its {side} is not finite ({estimate}); audit again")
     return Row(**{**values, **estimates})
+
+
+def _require_sense(rows: tuple[Row, ...]) -> None:
+    """Raise for numbers that no measurement gives."""
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise InterpError(f"behaviours of an audit have names of their own; got {', '.join(names)}")
+    for row in rows:
+        sides = (row.before, row.after, row.difference)
+        least, most = (0.0, 1.0) if row.unit == "rate" else (-inf, inf)
+        bounds = ((least, most), (least, most), (least - most, most - least))
+        wrong = {
+            "its counts of items": len({one.n for one in sides}) > 1 or row.after.n < 1 or row.missing < 0,
+            "its groups": not 0 <= row.n_groups <= row.after.n,
+            "its intervals": not all(
+                low - _CLOSE <= one.low <= one.estimate + _CLOSE and one.estimate - _CLOSE <= one.high <= high + _CLOSE
+                for one, (low, high) in zip(sides, bounds, strict=True)
+            ),
+            "its difference": abs(row.after.estimate - row.before.estimate - row.difference.estimate) > _CLOSE,
+            "its p-values": not 0 <= min(row.p, row.p_holm) <= max(row.p, row.p_holm) <= 1,
+        }
+        for what in (what for what, is_wrong in wrong.items() if is_wrong):
+            raise InterpError(f"behaviour {row.name!r}: {what} can't be what was measured ({row}); audit again")
 
 
 def _digest(values: dict[str, Any]) -> str | None:

@@ -22,6 +22,7 @@ from interp.auditing.condition import Condition
 from interp.auditing.randomised import randomised
 from interp.auditing.runner import audit, suite_digest
 from interp.auditing.statistics import compare, holm
+from interp.core.files import sha256_json
 
 WORDS = [" ".join(f"w{(7 * i + 3 * j) % 100 + 5}" for j in range(6)) for i in range(40)]
 
@@ -210,6 +211,45 @@ def test_an_audit_survives_its_file_and_a_changed_one_is_refused(model, tmp_path
         (tmp_path / "changed.json").write_text(json.dumps(plain))
         with pytest.raises(InterpError, match="changed since it was written"):
             Audit.read(tmp_path / "changed.json")
+
+
+def in_row(**values):
+    return lambda plain: plain["rows"][0].update(values)
+
+
+def in_side(side, **values):
+    return lambda plain: plain["rows"][0][side].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (in_row(kind="foo"), "not an audit"),
+        (in_row(kind=None), "not an audit"),
+        (in_row(name=3), "not an audit"),
+        (in_row(chance="x"), "not an audit"),
+        (in_row(missing="a"), "not an audit"),
+        (in_side("difference", low=True), "not an audit"),
+        (lambda plain: plain.update(recipe=None), "not an audit"),
+        (in_row(missing=-30), "its counts"),
+        (in_side("after", n=0), "its counts"),
+        (in_row(n_groups=10**9), "its groups"),
+        (in_side("difference", low=0.1, high=-0.9), "its intervals"),
+        (in_side("after", low=-7.0), "its intervals"),
+        (in_side("after", estimate=0.99, high=1.0), "its difference"),
+        (in_row(p_holm=-1.0), "its p-values"),
+        (lambda plain: plain["rows"].append(plain["rows"][0]), "names of their own"),
+    ],
+)
+def test_numbers_that_no_measurement_gives_are_refused_whatever_the_digest(model, tmp_path, change, says):
+    made = audit(model, recipe(), [word_chosen()], baselines=())
+    plain = made.to_json()
+    change(plain)
+    (tmp_path / "forged.json").write_text(json.dumps(plain | {"sha256": sha256_json(plain)}))
+    with pytest.raises(InterpError, match=says):
+        Audit.read(tmp_path / "forged.json")
+    made.save(tmp_path / "whole.json")
+    assert Audit.read(tmp_path / "whole.json") == made, "control"
 
 
 class Killed(BaseException):
