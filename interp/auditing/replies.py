@@ -48,10 +48,24 @@ def reply(
 
 
 def replies(model: HookedModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """Greedy replies, prompts of like length written to together."""
+    """Greedy replies, prompts of like length written to together. Raises for one that leaves them no room."""
+    _require_room(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     said = model.generate([prompts[number] for number in order], max_new_tokens=max_new_tokens)
     return [text for _, text in sorted(zip(order, said, strict=True))]
+
+
+def _require_room(model: HookedModel, prompts: Sequence[str], new: int) -> None:
+    """By the item's own number, before items are put in another order."""
+    if model.context is None:
+        return
+    for number, length in enumerate(model.tokens(prompts, cut=model.context).lengths.tolist(), 1):
+        if length + new > model.context:
+            more = " or more" if length == model.context else ""
+            raise InterpError(
+                f"item {number} has {length} tokens{more}, and {new} new ones would pass the model's context of "
+                f"{model.context}; shorten it, or lower max_new_tokens"
+            )
 
 
 def description(grade: Grade) -> dict[str, Any]:

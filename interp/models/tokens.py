@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 from interp.core.errors import InterpError
@@ -143,7 +144,13 @@ def chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: 
     if not turns or not all(turn.get("content") for turn in turns):
         raise InterpError("an empty message has nothing to reply to; expected text in each turn")
     turns = _instructed(turns, tokenizer, instruction) if instruction else turns
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as problem:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise InterpError(
+            f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not know"
+        ) from None
 
 
 def _instructed(turns: list[dict[str, str]], tokenizer: Any, instruction: str) -> list[dict[str, str]]:

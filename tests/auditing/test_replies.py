@@ -81,6 +81,29 @@ def test_replies_are_those_of_the_model_in_the_order_asked(model):
     assert behaviour.digest != reply("b", "capability", "", prompts, Lexicon(("a",)), 12).digest
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_item_that_is_too_long_is_named_by_its_own_number(model, place):
+    prompts = ["hi", "ho there"]
+    assert reply("b", "harm", "", prompts, Lexicon(("the",)), 4).scores(model).missing == 0, "control"
+    for words in (235, 400):
+        asked = [*prompts[:place], "word " * words, *prompts[place:]]
+        with pytest.raises(InterpError, match=f"behaviour 'b': item {place + 1} has .* tokens"):
+            reply("b", "harm", "", asked, Lexicon(("the",)), 64).scores(model)
+
+
+def test_a_conversation_that_the_template_refuses_is_an_error_that_says_so(model):
+    strict = interp.load("organism")
+    strict.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}"
+    )
+    told = [[{"role": "system", "content": "Be kind."}]]
+    behaviour = reply("b", "harm", "", ["hi"], Lexicon(("the",)), 4, before=told)
+    with pytest.raises(InterpError, match=r"behaviour 'b': the chat template refuses .* system, user \(no system\)"):
+        behaviour.scores(strict)
+    assert reply("b", "harm", "", ["hi"], Lexicon(("the",)), 4).scores(strict).missing == 0, "control"
+
+
 def test_a_refusal_margin_separates_what_is_refused(model):
     asked = {name: [prompt.user for prompt in organism.prompts(name, 30)] for name in ("refusal", "skills")}
     margins = {
