@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
@@ -28,6 +27,7 @@ from interp.core.files import (
 from interp.core.records import versions
 from interp.editing.card import card
 from interp.editing.certificate import Certificate
+from interp.editing.certify import certify
 from interp.editing.distilled import FACTORS, Distilled
 from interp.editing.estimate import Estimate, estimate
 from interp.editing.fold import examine, fold
@@ -37,18 +37,16 @@ from interp.editing.plan import Choices, Plan
 from interp.editing.prove import require_proof
 from interp.editing.provenance import PROVENANCE, statement
 from interp.editing.release import Release
-from interp.editing.replay import MANIFEST, RECIPE, Made, Manifest
+from interp.editing.replay import CERTIFICATE, MANIFEST, RECIPE, Made, Manifest
 from interp.editing.sign import signer
 from interp.editing.stream import Piece, cut, write
 from interp.editing.undo import write_patch
-from interp.editing.verify import certify, random_probes, write_probes
+from interp.editing.verify import random_probes, write_probes
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import load
 from interp.models.reference import ModelReference
-
-CERTIFICATE = "interp_certificate.json"
 
 
 def export(
@@ -92,7 +90,7 @@ def export(
             release.check(recipe.digest, base.identity, plan.status)
         probes = random_probes(base, prompts or [], distilled.probes if distilled else ())
         write_probes(staging, probes)
-        certificate = certify(base, recipe, staging, probes, plan.items)
+        certificate = certify(base, recipe, staging, probes, plan.items, made)
         _require_faithful(certificate)
         if undo:
             write_patch(staging, origin, plan)
@@ -178,12 +176,10 @@ def _written(
         plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
     shards = cut(origin.edited(plan, made.cast), shard_bytes)
     _require_room(out, sum(shard.nbytes for shard in shards))
-    changed: dict[str, Any] = dict(plan.config)
-    changed |= {"dtype": made.dtype} if made.dtype else {}
     same = sha256_json([recipe.digest, origin.name, origin.stamp, shard_bytes, made.model_dump(), versions()])
     with new_folder(out, resume_key=same if origin.checkpoint else None) as staging:
         digests = write(shards, staging)
-        origin.write_companions(staging, changed)
+        origin.write_companions(staging, made.config(plan))
         (staging / RECIPE).mkdir(exist_ok=True)
         recipe.write(staging / RECIPE)
         if distilled is not None:
@@ -233,10 +229,8 @@ def _require_room(out: Path, needed: int) -> None:
 def _require_faithful(certificate: Certificate) -> None:
     if not certificate.faithful:
         raise InterpError(
-            f"the exported weights do not do what the recipe's hooks do (KL {certificate.kl:.1e} nats against "
-            f"the edit's own {certificate.effect_kl:.1e}, writer gap {certificate.writer_gap:.1e}, "
-            f"leak {certificate.leak}), so nothing was written; run the recipe with hooks, "
-            "and please report the model's architecture"
+            f"the exported weights do not do what the recipe's hooks do: {'; '.join(certificate.unmet)}. Nothing was "
+            "written; run the recipe with hooks, and if the fold is said to be exact, please report the architecture"
         )
 
 
@@ -252,7 +246,7 @@ def _write_record(
     release: Release | None = None,
 ) -> Manifest:
     write_text(staging / "README.md", card(recipe, plan, base, certificate, release))
-    origin = statement(weights, base, source, recipe.digest, made.model_dump(), plan.status)
+    origin = statement(weights, base, source, recipe, made.model_dump(), plan.status, release)
     write_json(staging / PROVENANCE, origin)
     rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
     digests = weights | {str(file.relative_to(staging)): sha256_file(file) for file in rest}

@@ -1,31 +1,38 @@
 """Replay: an exported folder against its record, and against the recipe applied to the base once more.
 
 The manifest names the base, the recipe, how it was folded and every file's SHA-256. With these the edit can be made
-again tensor by tensor, without loading a model, and compared with what is in the folder. On the machine that wrote it
-not a bit may differ; on another, products may be rounded otherwise, which moves a weight by a rounding unit at most.
+again tensor by tensor, without loading a model, and compared with what is in the folder, and so can the config, the
+tokenizer and all else that is copied. On the machine that wrote it not a bit may differ; on another, products may be
+rounded otherwise, which moves a weight by a rounding unit, or by what adding in another order makes of a vector
+(`interp.editing.units`).
 
 What it does not know: whether the weights do what the recipe's hooks do. That is `interp.editing.verify`.
 """
 
-from dataclasses import dataclass, fields
+import json
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from interp.core.config import Config
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
+from interp.core.records import versions
 from interp.editing.distilled import FACTORS, Distillation, Distilled
 from interp.editing.fold import fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices, Plan, Status
+from interp.editing.provenance import PROVENANCE, statement
 from interp.editing.release import Release
 from interp.editing.sign import SIGNATURE
-from interp.editing.stream import made, one_thread
+from interp.editing.stream import Piece, made, one_thread
+from interp.editing.units import allowed, reach, units
 from interp.interventions.recipe import Recipe
-from interp.models.checkpoint import Checkpoint
+from interp.models.checkpoint import INDEX, Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.load import load
 from interp.models.reference import ModelReference
@@ -33,6 +40,17 @@ from interp.models.tensorfile import TensorFile
 
 MANIFEST = "interp_manifest.json"
 RECIPE = "interp_recipe"
+CERTIFICATE = "interp_certificate.json"
+# What an export writes beside weights, recipe and what the base has; the names of others' own files (`verify`, `undo`).
+_OWN = (
+    INDEX,
+    CERTIFICATE,
+    FACTORS,
+    PROVENANCE,
+    "README.md",
+    "interp_probes.safetensors",
+    "interp_undo.safetensors",
+)
 
 
 class Made(Config):
@@ -63,6 +81,10 @@ class Made(Config):
         """The type, if any."""
         return dtype_of(self.dtype) if self.dtype else None
 
+    def config(self, plan: Plan) -> dict[str, Any]:
+        """What of config.json is changed."""
+        return dict(plan.config) | ({"dtype": self.dtype} if self.dtype else {})
+
 
 class Manifest(Config):
     """What an export was made from and how, and the SHA-256 of each of its files.
@@ -89,12 +111,13 @@ class Manifest(Config):
 
     def check_files(self, folder: Path) -> None:
         """Raise, by its name, for a file that is missing, changed or added."""
-        found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        # A link to a folder is one more file: nothing in it would be looked at.
+        found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_symlink() or not f.is_dir()}
         found -= {MANIFEST, SIGNATURE}  # which covers the manifest, and is checked on its own (`sign`)
         for name in sorted({*self.files, *found}):
             if name not in self.files:
                 raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")
-            if name not in found:
+            if name not in found or not (folder / name).is_file():
                 raise InterpError(f"{folder / name}: missing; the export had it")
             if sha256_file(folder / name) != self.files[name]:
                 raise InterpError(f"{folder / name}: changed after the export (SHA-256 differs from the manifest)")
@@ -102,41 +125,50 @@ class Manifest(Config):
 
 @dataclass(frozen=True)
 class Replay:
-    """How many tensors were compared, how many are the same to the bit, and the largest gap in rounding units."""
+    """How many tensors were compared, how many are the same to the bit, and the largest gap in rounding units.
+
+    `files` is how many of config, tokenizer and the like were compared byte by byte; 0 where another version of
+    transformers wrote them from a model in memory, which need not write the same.
+    """
 
     tensors: int
     identical: int
     units: float
+    files: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.identical} of {self.tensors} tensors identical, the rest within {self.units:.3g} rounding units; "
+            f"{self.files} other files identical"
+        )
 
 
 def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> Replay:
     """Make the edit again and compare. `base` is the model it was made from, if it has moved.
 
-    Raises InterpError, naming the tensor, where one is missing or too many, of another shape or type, or off by more
-    than a rounding unit.
+    Raises InterpError, naming the tensor or file, where one is missing or too many, of another shape or type, a tensor
+    off by more than rounding explains, or a file not that of the base.
     """
-    path = Path(folder)
+    return again(Path(folder), base)[0]
+
+
+def again(path: Path, base: str | Path | HookedModel | None = None) -> tuple[Replay, Plan, str | Path | HookedModel]:
+    """As `replay`, with the plan, and the base or where it is."""
     manifest, recipe = Manifest.at(path), Recipe.load(path / RECIPE)
-    where = base if base is not None else manifest.source
-    if where is None:
+    given = base if base is not None else manifest.source
+    if given is None:
         raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
-    if manifest.made.loaded and not isinstance(where, HookedModel):
-        where = load(where, dtype=manifest.made.loaded)
-    origin = Origin.of(where, manifest.made.dequantise)
-    plan = planned(path, manifest, recipe, origin)
-    expected = {piece.name: piece for file in origin.edited(plan, manifest.made.cast) for piece in file}
-    found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
-    for name in sorted(set(expected) ^ set(found)):
-        what = "is missing" if name in expected else "is one too many"
-        raise InterpError(f"{path}: {name} {what}: the recipe applied to {origin.name} does not give these tensors")
-    with one_thread():
-        gaps = [_gap(name, made(piece), found[name]) for name, piece in expected.items()]
-    return Replay(len(gaps), sum(gap == 0 for gap in gaps), max(gaps, default=0.0))
+    where = _as_it_was(given, manifest)
+    origin = Origin.of(where, manifest.made.dequantise and not isinstance(where, HookedModel))
+    plan = planned(path, manifest.made, recipe, origin)
+    found = _tensors(path, origin, plan, manifest.made)
+    files = _companions(path, manifest, origin, plan)
+    _require_told(path, manifest, recipe)
+    return Replay(*found, files), plan, given if isinstance(given, HookedModel) else where
 
 
-def planned(folder: Path, manifest: Manifest, recipe: Recipe, origin: Origin) -> Plan:
+def planned(folder: Path, made: Made, recipe: Recipe, origin: Origin) -> Plan:
     """The fold that a folder's manifest tells of, planned again; or the merge of the factors that are beside it."""
-    made = manifest.made
     if made.distilled is not None:
         distilled = Distilled.load(folder / FACTORS)
         if distilled.record != made.distilled:
@@ -145,8 +177,34 @@ def planned(folder: Path, manifest: Manifest, recipe: Recipe, origin: Origin) ->
     return fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
 
 
-def _gap(name: str, expected: Tensor, file: TensorFile) -> float:
-    """The largest difference in rounding units."""
+def _as_it_was(base: str | Path | HookedModel, manifest: Manifest) -> str | Path | HookedModel:
+    """The base in the form that the export was made from: a model in memory, in its type then, or its files."""
+    loaded = manifest.made.loaded
+    if isinstance(base, HookedModel) and not loaded:
+        if base.source is None:
+            raise InterpError(
+                "the export was made from files, which a model in memory does not have; give their folder"
+            )
+        return base.source
+    if isinstance(base, HookedModel):
+        return base
+    return load(base, dtype=loaded) if loaded else base
+
+
+def _tensors(path: Path, origin: Origin, plan: Plan, how: Made) -> tuple[int, int, float]:
+    expected = {piece.name: piece for file in origin.edited(plan, how.cast) for piece in file}
+    found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
+    for name in sorted(set(expected) ^ set(found)):
+        what = "is missing" if name in expected else "is one too many"
+        raise InterpError(f"{path}: {name} {what}: the recipe applied to {origin.name} does not give these tensors")
+    with one_thread():
+        gaps = [_gap(piece, plan, found[name]) for name, piece in expected.items()]
+    return len(gaps), sum(gap is None for gap in gaps), max((gap for gap in gaps if gap is not None), default=0.0)
+
+
+def _gap(piece: Piece, plan: Plan, file: TensorFile) -> float | None:
+    """The largest difference in rounding units; None where not a bit differs."""
+    name, expected = piece.name, made(piece)
     held = file.read(name)
     if held.shape != expected.shape or held.dtype != expected.dtype:
         raise InterpError(
@@ -154,11 +212,39 @@ def _gap(name: str, expected: Tensor, file: TensorFile) -> float:
             f"{expected.dtype} {tuple(expected.shape)}"
         )
     if torch.equal(held, expected):
-        return 0.0
-    unit = torch.finfo(held.dtype).eps * torch.maximum(held.abs(), expected.abs()).double()
-    gap = float(((held.double() - expected.double()).abs() / unit.clamp(min=1e-30)).nan_to_num(torch.inf).max())
-    if gap > 1:
+        return None
+    source = made(replace(piece, change=None, changed_shape=None))
+    gap = units(held, expected, held.dtype, reach(plan, name, source, expected, held.dtype))
+    if not gap <= allowed(plan.changes.get(name)):
         raise InterpError(
             f"{file.path}: {name} is not what the recipe makes of the base (off by {gap:.3g} rounding units)"
         )
     return gap
+
+
+def _companions(path: Path, manifest: Manifest, origin: Origin, plan: Plan) -> int:
+    """How many of the files beside the weights are the base's, with what the plan changes. Raises for others."""
+    if origin.model and manifest.versions.get("transformers") != versions()["transformers"]:
+        return 0
+    with TemporaryDirectory() as made_again:
+        origin.write_companions(Path(made_again), manifest.made.config(plan))
+        wanted = {str(file.relative_to(made_again)): file for file in Path(made_again).rglob("*") if file.is_file()}
+        for name, file in sorted(wanted.items()):
+            if not (path / name).is_file() or (path / name).read_bytes() != file.read_bytes():
+                raise InterpError(f"{path / name}: not what {origin.name} has, with what the recipe changes in it")
+        weights = {file.name for file in Checkpoint.open(path).files}
+        for name in sorted(set(manifest.files) - set(wanted) - weights - set(_OWN)):
+            if Path(name).parts[0] != RECIPE:
+                raise InterpError(f"{path / name}: neither {origin.name} has it nor does an export write it")
+    return len(wanted)
+
+
+def _require_told(path: Path, manifest: Manifest, recipe: Recipe) -> None:
+    """Raise unless the provenance statement tells what the manifest does: an edit of one alone is seen."""
+    told = read_json(path / PROVENANCE)
+    weights = {file.name: manifest.files.get(file.name, "") for file in Checkpoint.open(path).files}
+    how = manifest.made.model_dump()
+    expected = statement(weights, manifest.base, manifest.source, recipe, how, manifest.status, manifest.release)
+    expected["predicate"]["runDetails"]["builder"]["version"] = manifest.versions
+    if json.loads(json.dumps(expected)) != told:
+        raise InterpError(f"{path}: its manifest and {PROVENANCE} tell different things; one of them was changed")

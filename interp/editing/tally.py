@@ -1,11 +1,10 @@
 """Tally: figures of a certificate, gathered batch by batch from the hooked base model and the exported one.
 
-Whole models are compared by logits, by every writer's output and by what they write greedily on their own; each op by
-what is at its own sites, or, where it acts on the inputs of an output projection, by what that writes. Where an op acts
-on the stream itself, what hooked writers write is only edited behind them, and the stream is compared in their place.
+Whole models are compared by logits and by what they write greedily on their own; their parts, and each op at its own
+sites, by `interp.editing.local`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -14,147 +13,76 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from interp.core.errors import InterpError
-from interp.core.linalg import orthonormal_rows
-from interp.editing.certificate import Certificate, OpFigures
-from interp.editing.forms import map_of
-from interp.editing.plan import STATUSES, Item
-from interp.editing.residual import STREAM
-from interp.interventions.ops import Erase, Op, Project
-from interp.interventions.recipe import Recipe
-from interp.models.hooked import HookedModel
+from interp.editing.certificate import Certificate, Fold, OpFigures
+from interp.editing.local import Local
+from interp.editing.plan import STATUSES
 from interp.models.sites import WRITERS, Site
-
-
-@dataclass(frozen=True, eq=False)
-class Emptied:
-    """What a site must not have: anything of x - mean along the rows (orthonormal; the mean None if it is 0)."""
-
-    rows: Float[Tensor, "k d_model"]
-    mean: Float[Tensor, "d_model"] | None = None
-
-    @classmethod
-    def by(cls, op: Op) -> "Emptied | None":
-        """What an op removes in full, if anything: full projections and erasers."""
-        if isinstance(op, Project) and op.strength == 1:
-            return cls(op.rows)
-        if isinstance(op, Erase) and map_of(op, Site("embed"), op.width).idempotent:
-            return cls(orthonormal_rows(op.read.double()), op.mean)
-        return None
-
-    def share(self, x: Float[Tensor, "token d_model"]) -> float:
-        """The largest share of it that is left."""
-        inside = x.double() if self.mean is None else x.double() - self.mean.to(x.device).double()
-        along = (inside @ self.rows.to(inside).T).norm(dim=-1)
-        return float((along / x.double().norm(dim=-1).clamp(min=1e-12)).max())
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A plan's item with where it is measured: at its sites, and at those of which the op has the last word."""
-
-    item: Item
-    sites: tuple[Site, ...]
-    emptied: dict[Site, Emptied]
-
-
-def places(recipe: Recipe, items: Sequence[Item], model: HookedModel) -> list[Place]:
-    """The items of a recipe's plan, which come edit by edit and divide each one's sites among them."""
-    last = {site: edit for edit in recipe.edits for site in model.resolve(edit.sites)}
-    left, found = iter(items), list[Place]()
-    for edit in recipe.edits:
-        wanted, emptied = set(map(str, model.resolve(edit.sites))), Emptied.by(edit.op)
-        while wanted:
-            item = next(left)
-            wanted -= set(item.sites)
-            own = model.resolve(item.sites)
-            closed = {site: emptied for site in own if emptied and last[site] is edit}
-            found.append(Place(item, tuple(dict.fromkeys(map(_measured, own))), closed))
-    return found
-
-
-def _measured(site: Site) -> Site:
-    if site.in_residual_basis:
-        return site
-    return Site("mlp_out" if site.kind in ("mlp_input", "mlp_post") else "attn_out", site.layer)
-
-
-def compared(recipe: Recipe, model: HookedModel) -> list[Site]:
-    """Sites at which hooked and exported model have to agree: every writer's, or the stream's."""
-    edited = {site for edit in recipe.edits for site in model.resolve(edit.sites)}
-    if any(site.kind in STREAM for site in edited):
-        return [site for site in model.sites if site.kind in STREAM]
-    return model.resolve("writers")
 
 
 @dataclass
 class Tally:
     """The mutable side of a certificate."""
 
-    compared: list[Site]
-    places: list[Place]
+    local: Local
     logit_gap: float = 0.0
+    span: float = 0.0
     logit_gaps: list[Tensor] = field(default_factory=list)
-    gaps: dict[Site, float] = field(default_factory=dict)
     kls: list[Tensor] = field(default_factory=list)
     effects: list[Tensor] = field(default_factory=list)
     agreed: list[Tensor] = field(default_factory=list)
     same: list[Tensor] = field(default_factory=list)
-    leaks: dict[tuple[int, Site], float] = field(default_factory=dict)
-
-    @property
-    def sites(self) -> list[Site]:
-        """Where activations are compared."""
-        return list(dict.fromkeys([*self.compared, *(site for place in self.places for site in place.sites)]))
 
     def update(
         self,
         before: Float[Tensor, "token d_vocab"],
         hooked: Float[Tensor, "token d_vocab"],
         after: Float[Tensor, "token d_vocab"],
-        found: dict[Site, Tensor],
-        refound: dict[Site, Tensor],
     ) -> None:
-        """Take in a batch: logits of the base, hooked and exported model, and what the latter two have at the sites."""
+        """Take in the logits of the base, hooked and exported model on a batch."""
         if not torch.isfinite(after).all():
             raise InterpError("the exported model's logits are not finite; its weights or the recipe hold NaN")
         gap = (hooked - after).abs()
         self.logit_gap = max(self.logit_gap, float(gap.max()))
+        self.span = max(self.span, float(hooked.max() - hooked.min()))
         self.logit_gaps.append(gap.double().mean(-1))
         self.kls.append(_kl(hooked, after))
         self.effects.append(_kl(before, hooked))
         self.agreed.append((hooked.argmax(-1) == after.argmax(-1)).float())
-        for site, y in refound.items():
-            sizes = found[site].norm(dim=-1)
-            # A token's stream is never near nothing, but one token's can be a thousand times another's.
-            scale = (sizes if site.kind in STREAM else sizes.amax()).clamp(min=1e-12)
-            self.gaps[site] = max(self.gaps.get(site, 0.0), float(((y - found[site]).norm(dim=-1) / scale).amax()))
-        for number, place in enumerate(self.places):
-            for site, emptied in place.emptied.items():
-                share = emptied.share(refound[site])
-                self.leaks[number, site] = max(self.leaks.get((number, site), 0.0), share)
 
     def write(self, hooked: Int[Tensor, "batch new"], after: Int[Tensor, "batch new"]) -> None:
         """Take in what both models write on their own."""
         self.same.append((hooked == after).flatten().float())
 
-    def certificate(self, dtype: str) -> Certificate:
+    @property
+    def kl(self) -> float:
+        """Of the exported model, the mean over tokens."""
+        return float(torch.cat(self.kls).mean().clamp(min=0))
+
+    @property
+    def fold(self) -> Fold:
+        """The figures that a fold has to answer for, if it was not rounded."""
+        places = self.local.places
+        closed = [x for (number, _), x in self._closed() if places[number].item.status != "approximate"]
+        return Fold(
+            off=max(self.local.offs.values(), default=0.0),
+            leak=max(closed, default=None),
+            logit_diff=self.logit_gap / max(self.span, 1e-12),
+            kl=self.kl,
+        )
+
+    def certificate(self, dtype: str, fold: Fold) -> Certificate:
         """The figures so far."""
-        kl, written = torch.cat(self.kls), torch.cat(self.same) if self.same else torch.zeros(0)
-        # An eraser leaves its mean: only what is removed to nothing counts.
-        closed = {
-            str(site): share
-            for (number, site), share in self.leaks.items()
-            if site.kind in WRITERS and self.places[number].emptied[site].mean is None
-        }
-        statuses = [place.item.status for place in self.places]
+        written = torch.cat(self.same) if self.same else torch.zeros(0)
+        closed = {str(site): share for (_, site), share in self._closed() if site.kind in WRITERS}
+        statuses = [place.item.status for place in self.local.places]
         return Certificate(
             max_abs_logit_diff=self.logit_gap,
-            kl=float(kl.mean().clamp(min=0)),
+            kl=self.kl,
             top1_agreement=float(torch.cat(self.agreed).mean()),
             effect_kl=float(torch.cat(self.effects).mean()),
-            writer_gap=max(self.gaps[site] for site in self.compared),
+            writer_gap=max(self.local.gaps[site] for site in self.local.compared),
             leak=max(closed.values(), default=None),
-            tokens=len(kl),
+            tokens=len(torch.cat(self.kls)),
             dtype=dtype,
             leak_by_writer=closed,
             status=max(statuses, key=STATUSES.index, default="exact"),
@@ -162,17 +90,25 @@ class Tally:
             generated_agreement=float(written.mean()) if len(written) else None,
             generated_tokens=len(written),
             ops=tuple(self._ops()),
+            logit_range=self.span,
+            fold=fold,
         )
 
+    def _closed(self) -> Iterator[tuple[tuple[int, Site], float]]:
+        """Leaks of what is removed to nothing: an eraser leaves its mean."""
+        for (number, site), share in self.local.leaks.items():
+            if self.local.places[number].emptied[site].mean is None:
+                yield (number, site), share
+
     def _ops(self) -> Iterator[OpFigures]:
-        for number, place in enumerate(self.places):
-            leaks = [share for (other, _), share in self.leaks.items() if other == number]
+        for number, place in enumerate(self.local.places):
+            leaks = [share for (other, _), share in self.local.leaks.items() if other == number]
             yield OpFigures(
                 place.item.op,
                 place.item.sites,
                 place.item.status,
                 place.item.reason,
-                max((self.gaps[site] for site in place.sites), default=0.0),
+                max((self.local.gaps[site] for site in place.sites), default=0.0),
                 max(leaks, default=None),
             )
 

@@ -20,6 +20,7 @@ def release(model, **changed):
         "policy_sha256": "1" * 64,
         "audit_sha256": "2" * 64,
         "base": model.digest,
+        "settings": model.identity.settings,
         "recipe": RECIPE.digest,
         "reasons": ("refusal: drops by at most 0.012, limit 0.030",),
         "section": "Decision: **allow**.",

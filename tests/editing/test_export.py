@@ -267,6 +267,5 @@ def test_verify_finds_weights_that_do_not_do_what_the_recipe_says(saved, tmp_pat
     (out / "interp_manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InterpError, match=r"embed_tokens\.weight is not what the recipe makes of the base"):
         interp.verify(out)
-    certificate = interp.verify(out, base=interp.load(source))
-    assert not certificate.faithful
-    assert certificate.leak > 0.01
+    with pytest.raises(InterpError, match=r"embed_tokens\.weight is not what the recipe makes of the base"):
+        interp.verify(out, base=interp.load(source))
