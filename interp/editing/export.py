@@ -71,6 +71,7 @@ def export(
     whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
     brings the original weights back (`interp.editing.undo`). `sign` is a private key (PEM) to sign the folder with
     (`interp.editing.sign`). A `release` is the decision under which it goes out.
+    The manifest and the provenance name a local source by its whole path, by which `verify` finds it again.
     `distilled` factors are merged in place of a fold; then texts held out from their training are what is measured on.
     Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, where something
     writes to the stream that the table of writers does not have (`interp.editing.prove`), and where the
