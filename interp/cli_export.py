@@ -57,6 +57,9 @@ def export(
     form: Annotated[
         str, typer.Option("--form", help="checkpoint, adapter (a LoRA adapter) or control-vector (a GGUF file)")
     ] = "checkpoint",
+    prompts: Annotated[
+        Path | None, typer.Option(help="texts on which to compare hooks and export as well, one a line")
+    ] = None,
     require: Annotated[
         Path | None, typer.Option(help="an audit of this recipe on this model, that a policy must allow (--policy)")
     ] = None,
@@ -85,6 +88,8 @@ def export(
         "--approximate": approximate, "--rehost": rehost, "--leave-embedding": leave_embedding,
         "--keep-norms": keep_norms, "--distil": distil,
     }  # fmt: skip
+    if streamed or dry or form != "checkpoint":
+        _refuse({"--prompts": prompts}, "is for what is certified")
     if form != "checkpoint":
         _refuse(files | (folds if form == "control-vector" else {}), f"has no meaning with --form {form}")
     if not (streamed or dry):
@@ -129,7 +134,7 @@ def export(
         )
         return
     certificate = exports.export(
-        edits, model, out, dtype, None, limit, choices, undo, release, sign=sign, distilled=found
+        edits, model, out, dtype, _lines(prompts), limit, choices, undo, release, sign=sign, distilled=found
     )
     remains = ({"distilled": str(found)} if found else {}) | kept
     print_values(as_json, {"checkpoint": str(out), **remains, **_figures(certificate, as_json)})
@@ -139,15 +144,18 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export")],
     base: Annotated[str | None, typer.Option(help="the model it was made from, if it has moved")] = None,
     key: Annotated[Path | None, typer.Option(help="public key (PEM) that it must be signed with")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="texts to measure on as well, one a line")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an exported checkpoint's files, and measure again that its weights do what the recipe's hooks do."""
     from interp.editing.sign import signature
-    from interp.editing.verify import verify as verify_checkpoint
+    from interp.editing.verify import check
 
     signed = signature(folder, key)
-    certificate = verify_checkpoint(folder, base)
-    print_values(as_json, {"faithful": certificate.faithful, "signature": signed, **_figures(certificate, as_json)})
+    certificate, replayed = check(folder, base, _lines(prompts))
+    again = asdict(replayed) if as_json else str(replayed)
+    told = {"faithful": certificate.faithful, "signature": signed, "made again": again}
+    print_values(as_json, told | _figures(certificate, as_json))
     raise typer.Exit(0 if certificate.faithful else 1)
 
 
@@ -207,6 +215,18 @@ def _other(form: str, recipe: Any, model: str, out: Path, choices: Any, distille
         layers = export_control_vector(recipe, Origin.of(model).reference(recipe.model), out)
         return {"control vector": str(out), "layers": layers}
     raise InterpError(f"unknown form {form!r}; {nearest(form, ['checkpoint', 'adapter', 'control-vector'])}")
+
+
+def _lines(prompts: Path | None) -> list[str]:
+    if prompts is None:
+        return []
+    try:
+        lines = [line for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as problem:
+        raise InterpError(f"{prompts}: cannot be read ({problem}); expected a text file, one prompt a line") from None
+    if not lines:
+        raise InterpError(f"{prompts}: no prompts in it; expected one a line")
+    return lines
 
 
 def _figures(certificate: Any, as_json: bool) -> dict[str, Any]:

@@ -74,12 +74,12 @@ def test_options_are_frozen():
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
-            "--keep-norms", "--leave-embedding", "--out", "--policy", "--protect", "--rank", "--recipe", "--rehost",
-            "--require", "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo",
-            "model",
+            "--keep-norms", "--leave-embedding", "--out", "--policy", "--prompts", "--protect", "--rank", "--recipe",
+            "--rehost", "--require", "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base",
+            "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
-        "verify": ["--base", "--json", "--key", "folder"],
+        "verify": ["--base", "--json", "--key", "--prompts", "folder"],
         "audit": [
             "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
             "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",

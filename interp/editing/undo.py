@@ -3,11 +3,12 @@
     original = edited + left right
 
 computed in float64 and rounded once, so that each weight is the original one to within a rounding unit (of the larger
-of the two, where the edit made it larger). For that the factors of 16-bit weights are kept in float32, and those of
+of the two, where the edit made it larger), or two where the edit was rounded with compensation, which shifts an entry
+by half a unit first. For that the factors of 16-bit weights are kept in float32, and those of
 float32 weights in float64. What the edit created is dropped, what it untied is tied, and config.json is the original
 one. The patch takes a few percent of the checkpoint's size.
 
-What it does not know: whether the checkpoint was changed since. `interp verify` does.
+The folder's files have to be those that were written: of a changed weight it would make another model.
 """
 
 import json
@@ -26,6 +27,7 @@ from interp.core.files import new_folder, write_json
 from interp.editing.factors import factors
 from interp.editing.origin import Origin
 from interp.editing.plan import Plan
+from interp.editing.replay import Manifest
 from interp.editing.stream import Piece, cut, write
 from interp.models.tensorfile import TensorFile
 
@@ -60,6 +62,7 @@ def undo(folder: str | Path, out: str | Path) -> None:
     path = Path(folder)
     if not (path / PATCH).is_file():
         raise InterpError(f"{path}: no {PATCH} in it, so the edit can't be undone; export with undo to have one")
+    Manifest.at(path).check_files(path)
     patch, edited = TensorFile.open(path / PATCH), Origin.of(path)
     edited.refuse_overlap(Path(out))
     with new_folder(out) as staging:

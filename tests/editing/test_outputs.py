@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import interp
@@ -147,3 +147,15 @@ def test_a_control_vector_is_what_add_adds_and_is_read_back(tiny, tmp_path):
     (tmp_path / "none.gguf").write_bytes(b"GGUF nonsense")
     with pytest.raises(InterpError, match="not a GGUF file"):
         read_control_vector(tmp_path / "none.gguf")
+
+
+def test_a_folder_that_was_changed_is_not_undone(saved, tmp_path):
+    export_streamed(PROJECT, saved("llama"), tmp_path / "edited", undo=True)
+    undo(tmp_path / "edited", tmp_path / "again")  # control
+    file = tmp_path / "edited" / "model.safetensors"
+    changed = load_file(file)
+    changed["lm_head.weight"] += 1
+    save_file(changed, file, metadata={"format": "pt"})
+    with pytest.raises(InterpError, match=r"model\.safetensors: changed after the export"):
+        undo(tmp_path / "edited", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
