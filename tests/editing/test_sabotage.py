@@ -91,11 +91,15 @@ def test_a_weak_edit_is_accepted_and_a_hundredth_of_it_missing_is_not(tiny, tmp_
     refused(recipe, model, tmp_path, dtype=dtype)
 
 
-def test_an_edit_that_rounding_swallows_is_refused_in_these_words(tiny, tmp_path):
-    recipe = ablation(strength=1e-3)
-    assert interp.export(recipe, tiny("llama"), tmp_path / "wide").faithful, "control"
-    if (kl := interp.export(recipe, tiny("llama"), tmp_path / "again").effect_kl) > 1e-8:
-        assert "hides the edit" in refused(recipe, tiny("llama"), tmp_path, dtype="bfloat16"), kl
+def test_an_export_has_to_be_nearer_to_the_hooked_model_than_the_base(tiny, tmp_path):
+    right = interp.export(ablation(), tiny("llama"), tmp_path / "right", dtype="bfloat16")
+    assert right.faithful
+    for status in ("exact", "scale", "approximate"):
+        (said,) = dataclasses.replace(right, kl=right.effect_kl, status=status).unmet
+        assert "no nearer to the hooked model" in said
+        assert ("hides the edit" in said) == (status != "approximate")
+    assert not dataclasses.replace(right, kl=float("nan")).faithful
+    assert not dataclasses.replace(right, fold=None).faithful
 
 
 A, B = rows(5, 2), rows(6, 2)
