@@ -1,6 +1,7 @@
 """Fixtures that many tests share: small random models of several architectures, with a tokenizer, made offline."""
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -26,3 +27,19 @@ hypothesis.settings.load_profile("interp")
 def tiny() -> Callable[..., HookedModel]:
     """`tiny("llama", seed=0)`: a random model of an architecture whose words are w4 to w127."""
     return cache(tiny_models.build)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`run("export", …)`: the command line's exit code, and what it wrote on standard output and error."""
+    from interp import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call

@@ -12,21 +12,6 @@ from interp import cli
 from interp.directions.fits import FITS
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 def loaded_modules(code):
     script = (
         f"import sys\n{code}\nprint([m for m in ('torch', 'transformer_lens', 'transformers') if m in sys.modules])"

@@ -1,33 +1,20 @@
 """`interp audit`: where it writes is settled before anything is measured, and what it decides is said."""
 
 import json
-import sys
 
 import pytest
 import torch
 
 import interp
-from interp import Project, Recipe, cli
+from interp import Project, Recipe
 
 SMALL = ["audit", "organism", "--items", 3, "--only", "facts", "--baselines", "none"]
 POLICY = "target: hostility\nitems_at_least: 1\n"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+@pytest.fixture(autouse=True)
+def _beside(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def saved(name, number=0):

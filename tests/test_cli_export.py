@@ -1,26 +1,13 @@
 """`interp export` at the command line: no option is passed over in silence, and a dry run ends as the export would."""
 
 import json
-import sys
 
 import pytest
 import torch
 
-from interp import Project, Recipe, cli
+from interp import Project, Recipe
 from interp.directions.direction import Direction
 from interp.models.sites import Site
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def once(*words):
-        monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code, said.out, said.err
-
-    return once
 
 
 @pytest.fixture
