@@ -6,6 +6,7 @@ cache alone keeps files in a folder of its own and links to them.
 
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 from interp.core.files import write_json
@@ -39,7 +40,11 @@ def save(model: HookedModel, folder: Path) -> None:
         # Its own save refuses settings that it loads: a temperature without sampling, say.
         write_json(folder / "generation_config.json", model.hf.generation_config.to_diff_dict())
     if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
+        tokenizer = deepcopy(model.tokenizer)
+        if tokenizer.is_fast:  # keeps how the last call padded and cut, which is no part of the model
+            tokenizer.backend_tokenizer.no_padding()
+            tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.save_pretrained(folder)
 
 
 def _names(source: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -253,6 +254,17 @@ def test_verify_measures_again_and_names_what_was_changed(saved, tmp_path, monke
     interp.export(ablation(), interp.load(interp.load(source).hf), tmp_path / "from-memory")
     with pytest.raises(InterpError, match="from a model in memory"):
         interp.verify(tmp_path / "from-memory")
+
+
+def test_how_a_tokenizer_was_called_last_is_no_part_of_an_export(tmp_path):
+    """Fast tokenizers keep how they padded and cut, and would write it into their file."""
+    model = tiny_models.build("llama")
+    for name, call in (("before", {"padding": True}), ("after", {"truncation": True, "max_length": 3})):
+        model.tokenizer(["w5 w6", "w7"], **call)
+        interp.export(ablation(), model, tmp_path / name)
+    assert interp.verify(tmp_path / "before", base=model).faithful
+    assert (tmp_path / "before" / "tokenizer.json").read_bytes() == (tmp_path / "after" / "tokenizer.json").read_bytes()
+    assert json.loads((tmp_path / "after" / "tokenizer.json").read_text())["truncation"] is None
 
 
 def test_verify_finds_weights_that_do_not_do_what_the_recipe_says(saved, tmp_path):

@@ -119,7 +119,7 @@ def quality() -> SaeMetrics:
 def certificate() -> Certificate:
     """An exact fold."""
     figures = Certificate(3.81e-6, 2.4e-12, 1.0, 0.312, 2.5e-7, 4.2e-8, 1834, "F32")
-    return replace(figures, mean_abs_logit_diff=4.1e-7, generated_agreement=1.0, generated_tokens=96)
+    return replace(figures, mean_abs_logit_diff=4.1e-7, generated_agreement=1.0, generated_tokens=96, logit_range=31.5)
 
 
 def report() -> Report:
