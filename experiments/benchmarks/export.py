@@ -43,6 +43,13 @@ FILE = 512 << 20
 WIDTH, VOCABULARY = 2048, 32_000
 
 
+KILLS = """
+The old state is that there is no folder of that name; the new one is the whole folder, byte by byte what an export left
+alone gives. The last column counts, over all kills, weight files that were finished when the export was killed, and
+those of them that the next run did not write again.
+"""
+
+
 def layout(gigabytes: float) -> tuple[dict[str, tuple[int, ...]], int]:
     """Names and shapes of a Llama of about that size, and how many layers it has."""
     hidden, kv = 4 * WIDTH, WIDTH // 4
@@ -226,7 +233,7 @@ def page(options: argparse.Namespace, largest: int, sections: list[str]) -> str:
         f"# Exports without a model in memory\n\nWritten by `python experiments/benchmarks/export.py {command} --out "
         f"docs/export.md`, whose head says what was measured, on {os.cpu_count()} cores with a load of "
         f"{os.getloadavg()[2]:.1f} (15 minutes' average: the machine had other work, which lengthens times, not CPU). "
-        f"The largest tensor has {largest} MB.\n\n" + "\n".join(sections)
+        f"The largest tensor has {largest} MB.\n\n" + "\n".join(sections) + (KILLS if options.kills else "")
     )
 
 

@@ -1,6 +1,6 @@
 """Kill an export before each of its steps: is the old state left, or the new one, and does another run go on?
 
-    python experiments/benchmarks/kills.py [--out docs/export.md]
+    python experiments/benchmarks/kills.py
 
 A step is what changes a disk: a write, a flush, a rename, a copy, a new folder. A process of its own exports a small
 checkpoint in several files and ends without a word before its n-th step, for every n. What is there afterwards is
@@ -158,23 +158,12 @@ def measured(every: int = 1) -> list[dict]:
 
 
 def main() -> None:
-    """Print the table, or write it as a page (which `export.py --kills --out` does with times and memory)."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, help="page to write")
-    options = parser.parse_args()
-    found, shown = rows(measured()), Table(*HEADER)
-    for row in found:
+    """Print the table; `export.py --kills --out` writes it into a page with times and memory."""
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    shown = Table(*HEADER)
+    for row in rows(measured()):
         shown.add_row(*row)
     Console(width=130).print(shown)
-    if options.out:
-        lines = "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *found))
-        options.out.write_text(
-            "# Exports that are killed\n\nWritten by `python experiments/benchmarks/kills.py --out docs/export.md`, "
-            "whose head says what was done. The old state is that there is no folder of that name; the new one is the "
-            "whole folder, byte by byte what an export left alone gives. The last column counts, over all kills, "
-            "weight files that were finished when the export was killed, and those of them that the next run did not "
-            f"write again.\n\n{lines}\n"
-        )
 
 
 if __name__ == "__main__":
