@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.auditing.reading import Item, Read, Score, grouped, positions_of_a_pass, run
 from interp.models.hooked import HookedModel
+from interp.models.tokens import padded
 
 
 class Batch:
@@ -21,9 +22,8 @@ class Batch:
     def __init__(self, model: HookedModel, items: list[Item]):
         self.model, self.items = model, items
         self.shared = [item.shared for item in items]
-        self.lengths = torch.tensor([len(row) for row in self.shared])
-        self.width = int(self.lengths.max())
-        self.mask = torch.arange(self.width) >= (self.width - self.lengths)[:, None]
+        self.begun = padded(self.shared)
+        self.width = self.begun.ids.shape[1]
         self.ends = [item.ends(len(row)) for item, row in zip(items, self.shared, strict=True)]
         self.found: list[Score] = []
 
@@ -40,17 +40,13 @@ class Batch:
         return self.found
 
     def _read_shared(self, keep: bool) -> Any:
-        ids = torch.zeros(len(self.items), self.width, dtype=torch.long)
-        ids[self.mask] = torch.tensor([token for row in self.shared for token in row])
         reads: list[Read] = []
         for row, item in enumerate(self.items):
             left, length = self.width - len(self.shared[row]), len(self.shared[row])
             for answer, (whole, start) in enumerate(zip(item.ids, item.scored, strict=True)):
                 until = min(length + 1, len(whole))
                 reads += [Read(row, left + t - 1, whole[t], item, answer) for t in range(start, until)]
-        positions = (self.mask.long().cumsum(1) - 1).clamp(min=0)
-        inputs = {"input_ids": ids, "attention_mask": self.mask.long(), "position_ids": positions}
-        found, out = run(self.model, reads, inputs, use_cache=keep)
+        found, out = run(self.model, reads, self.begun.model_inputs(self.model.device), use_cache=keep)
         self.found += found
         return out.past_key_values if keep else None
 
@@ -66,8 +62,8 @@ class Batch:
             # A token of a longer text's beginning that this one shares with its prompt alone is not scored.
             after = range(max(1, item.scored[answer] - length), len(end) + 1)
             reads += [Read(number, t - 1, item.ids[answer][length + t], item, answer) for t in after]
-        mask = torch.cat([self.mask[rows], real], 1)
-        positions = self.lengths[rows, None] + torch.arange(width)
+        mask = torch.cat([self.begun.mask[rows], real], 1)
+        positions = self.begun.lengths[rows, None] + torch.arange(width)
         inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
         with self.model.passes.branched(rows):
             self.found += run(self.model, reads, inputs, past_key_values=_selected(cache, rows), use_cache=True)[0]

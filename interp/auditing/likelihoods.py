@@ -22,6 +22,7 @@ from interp.auditing.reading import Item, grouped, positions_of_a_pass
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.hooked import HookedModel
+from interp.models.tokens import common_length
 
 Normalise = Literal["none", "token", "byte"]
 
@@ -79,7 +80,7 @@ def _items(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequenc
         except InterpError as problem:
             text = str(problem).replace("prompt 0 ", "its text ")
             raise InterpError(f"item {number + 1}: {text}") from None
-        scored = [_common(alone, row) for row in rows]
+        scored = [common_length([alone, row]) for row in rows]
         for answer, (row, start) in enumerate(zip(rows, scored, strict=True)):
             if start >= len(row):
                 raise InterpError(f"item {number + 1}: answer {answer}, {ends[answer]!r}, adds no token to its prompt")
@@ -91,10 +92,6 @@ def _items(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequenc
 
 def _ids(model: HookedModel, text: str) -> list[int]:
     return model.tokens(text).ids[0].tolist()
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _branched(model: HookedModel, items: Sequence[Item]) -> Iterator[Batch]:

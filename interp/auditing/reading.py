@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.models.hooked import HookedModel
+from interp.models.tokens import common_length
 
 _LOGITS = 50_000_000  # held at once
 _TOKENS = 2048  # of a pass
@@ -31,9 +32,7 @@ class Item:
     @property
     def shared(self) -> list[int]:
         """What all of them begin with."""
-        first, last = min(self.ids), max(self.ids)
-        length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(map(len, self.ids)))
-        return self.ids[0][:length]
+        return self.ids[0][: common_length(self.ids)]
 
     def ends(self, shared: int) -> list[list[int]]:
         """What is to be read of each answer after that; its last token predicts nothing that is scored."""

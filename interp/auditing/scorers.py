@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from interp.auditing.likelihoods import answer_logprobs
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.continuations import Continuations, logprobs
 from interp.models.hooked import HookedModel
-from interp.models.tokens import Tokens
+from interp.models.tokens import Tokens, padded
 
 _BATCH = 16
 
@@ -49,12 +48,9 @@ def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
 
 def _behind(model: HookedModel, before: str, texts: Tokens) -> Continuations:
     """Texts behind another, each token as it was alone; those are scored that are scored alone."""
-    first = model.tokens(before).ids[0]
-    rows = [ids[mask] for ids, mask in zip(texts.ids, texts.mask, strict=True)]
+    first = model.tokens(before).ids[0].tolist()
+    rows = [ids[mask].tolist() for ids, mask in zip(texts.ids, texts.mask, strict=True)]
     marked = all(row[0] == first[0] for row in rows) and first[0] in model.tokenizer.all_special_ids
-    rows = [torch.cat([first, row[int(marked) :]])[: model.context] for row in rows]
-    ids = pad_sequence(rows, batch_first=True, padding_side="left")
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = torch.arange(ids.shape[1]) >= ids.shape[1] - lengths[:, None]
+    whole = padded([[*first, *row[int(marked) :]][: model.context] for row in rows])
     skipped = len(first) + (0 if marked else 1)  # what begins a text is not predicted, if it is no mark
-    return Continuations(Tokens(ids, mask), torch.full_like(lengths, skipped))
+    return Continuations(whole, torch.full_like(whole.lengths, skipped))

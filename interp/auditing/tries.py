@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.auditing.reading import Item, Read, Score, grouped, positions_of_a_pass, run
 from interp.models.hooked import HookedModel
+from interp.models.tokens import common_length
 
 _WIDTH = 256  # of a row; attention's cost grows with it, padding falls
 
@@ -33,7 +34,7 @@ def fit(model: HookedModel, longest: int) -> bool:
 def passes(model: HookedModel, items: Sequence[Item]) -> Iterator["Pass"]:
     """All items, first fit by decreasing size into rows, rows of like length together."""
     sized = sorted(((len(Trie([item])), item) for item in items), key=lambda pair: pair[0], reverse=True)
-    common = _common(items) if len(items) > 1 else 0
+    common = common_length([ids for item in items for ids in item.ids]) if len(items) > 1 else 0
     width, rows = max(_WIDTH, sized[0][0]), list[list[Item]]()
     room: list[int] = []
     for size, item in sized:
@@ -46,12 +47,6 @@ def passes(model: HookedModel, items: Sequence[Item]) -> Iterator["Pass"]:
     tries = sorted(map(Trie, rows), key=len, reverse=True)
     for start, stop in grouped([len(trie) for trie in tries], positions_of_a_pass(model)):
         yield Pass(model, tries[start:stop])
-
-
-def _common(items: Sequence[Item]) -> int:
-    """How many tokens all texts begin with."""
-    first, last = (choose(ids for item in items for ids in item.ids) for choose in (min, max))
-    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 class Trie:

@@ -145,5 +145,4 @@ def _written(model: HookedModel, batch: Tokens) -> Int[Tensor, "batch new"]:
         eos_token_id=model.config.eos_token_id,
         pad_token_id=0,
     )
-    inputs = {name: x for name, x in batch.model_inputs(model.device).items() if name != "position_ids"}
-    return model.hf.generate(**inputs, generation_config=settings)[:, batch.ids.shape[1] :]
+    return model.hf.generate(**batch.prompt_inputs(model.device), generation_config=settings)[:, batch.ids.shape[1] :]

@@ -41,15 +41,17 @@ from interp.models.tensorfile import TensorFile
 MANIFEST = "interp_manifest.json"
 RECIPE = "interp_recipe"
 CERTIFICATE = "interp_certificate.json"
-# What an export writes beside weights, recipe and what the base has; the names of others' own files (`verify`, `undo`).
+PROBES = "interp_probes.safetensors"
+PATCH = "interp_undo.safetensors"
+# What an export writes beside weights, recipe and what the base has.
 _OWN = (
     INDEX,
     CERTIFICATE,
     FACTORS,
     PROVENANCE,
     "README.md",
-    "interp_probes.safetensors",
-    "interp_undo.safetensors",
+    PROBES,
+    PATCH,
 )
 
 

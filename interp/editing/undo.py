@@ -27,11 +27,9 @@ from interp.core.files import new_folder, write_json
 from interp.editing.factors import factors
 from interp.editing.origin import Origin
 from interp.editing.plan import Plan
-from interp.editing.replay import Manifest
+from interp.editing.replay import PATCH, Manifest
 from interp.editing.stream import Piece, cut, write
 from interp.models.tensorfile import TensorFile
-
-PATCH = "interp_undo.safetensors"
 
 
 def write_patch(folder: Path, origin: Origin, plan: Plan) -> None:

@@ -22,13 +22,11 @@ from interp.core.errors import InterpError
 from interp.editing.certificate import Certificate
 from interp.editing.certify import certify
 from interp.editing.prove import require_proof
-from interp.editing.replay import CERTIFICATE, RECIPE, Manifest, Replay, again
+from interp.editing.replay import CERTIFICATE, PROBES, RECIPE, Manifest, Replay, again
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.load import load
 from interp.models.tokens import Tokens
-
-PROBES = "interp_probes.safetensors"
 
 
 def verify(

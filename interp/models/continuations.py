@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses
-from interp.models.tokens import Tokens
+from interp.models.tokens import Tokens, common_length
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,4 @@ def logprobs(model: HookedModel, part: Continuations) -> Float[Tensor, "batch"]:
 
 
 def _shared(whole: Tokens, alone: Tokens, row: int) -> int:
-    a, b = whole.ids[row][whole.mask[row]], alone.ids[row][alone.mask[row]]
-    length = min(len(a), len(b))
-    differs = (a[:length] != b[:length]).nonzero()
-    return int(differs[0]) if len(differs) else length
+    return common_length([tokens.ids[row][tokens.mask[row]].tolist() for tokens in (whole, alone)])

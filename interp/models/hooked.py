@@ -322,7 +322,7 @@ class HookedModel:
         with self.hooked(recipe), torch.no_grad():
             for start in track(starts, "generate", total=len(starts)) if len(starts) > 4 else starts:
                 rows = batch.rows(start, start + batch_size)
-                inputs = {name: x for name, x in rows.model_inputs(self.device).items() if name != "position_ids"}
+                inputs = rows.prompt_inputs(self.device)
                 with self.passes.prompted(rows.ids.shape[1]):
                     out = self.hf.generate(**inputs, generation_config=settings, **rest)
                 replies += self.tokenizer.batch_decode(out[:, rows.ids.shape[1] :], skip_special_tokens=True)

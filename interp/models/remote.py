@@ -87,7 +87,7 @@ class RemoteFile:
             with self.fs.open(self.path, "rb", cache_type="none") as opened:
                 opened.seek(8)
                 return len(opened.read(8)) == 8
-        except (ValueError, NotImplementedError):
+        except (ValueError, NotImplementedError):  # fsspec's for a seek in a stream, or a range that came back whole
             return False
 
     def stamp(self) -> str:

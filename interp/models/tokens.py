@@ -4,7 +4,7 @@ A prompt is text, taken as it is; a conversation is rendered with the tokenizer'
 that already begins with the BOS token, as rendered conversations do, gets no second one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,10 @@ class Tokens:
             "position_ids": self.position_ids.to(device),
         }
 
+    def prompt_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """The same for its `generate`, which counts positions itself."""
+        return {name: x for name, x in self.model_inputs(device).items() if name != "position_ids"}
+
 
 Prompts = str | Sequence[str] | Tensor | Tokens
 
@@ -89,7 +93,7 @@ def tokenise(
             raise InterpError(f"prompt {number} is empty; expected at least one token")
         if context is not None and len(row) > context:
             raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
-    return _pad(rows, pad=_pad_id(tokenizer))
+    return padded(rows, _pad_id(tokenizer))
 
 
 def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
@@ -121,15 +125,22 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None) -> list[int]:
 
 
 def _pad_id(tokenizer: Any) -> int:
-    # Any id will do where the tokenizer has none: the mask hides it.
     return 0 if tokenizer is None or tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def _pad(rows: list[list[int]], pad: int) -> Tokens:
+def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
+    """Rows of ids as a batch. Any id will do for padding: the mask hides it."""
     width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
     return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
+
+
+def common_length(rows: Collection[list[int]]) -> int:
+    """How many ids all rows begin with."""
+    first, last = min(rows), max(rows)  # whatever lies between these shares as much
+    shortest = min(len(first), len(last))
+    return next((n for n in range(shortest) if first[n] != last[n]), shortest)
 
 
 def chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> str:

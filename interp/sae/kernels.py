@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _COLUMNS = 128
+# Triton compiles the kernels below: their arguments are pointers and numbers, for which Python has no types.
 
 
 @triton.jit

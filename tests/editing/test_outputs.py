@@ -17,7 +17,8 @@ from interp.editing.factors import factors
 from interp.editing.fold import fold
 from interp.editing.origin import Origin
 from interp.editing.plan import Choices
-from interp.editing.undo import PATCH, undo
+from interp.editing.replay import PATCH
+from interp.editing.undo import undo
 from interp.interventions import Replace
 from interp.models.checkpoint import Checkpoint
 
