@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationConfig
 
 from interp.core.errors import InterpError
 from interp.editing.certificate import Certificate
@@ -29,6 +28,7 @@ from interp.editing.tally import Tally
 from interp.editing.units import allowed, reach, units
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoint import Checkpoint
+from interp.models.greedy import greedy
 from interp.models.hooked import HookedModel
 from interp.models.load import load
 from interp.models.tensorfile import DTYPES
@@ -135,14 +135,5 @@ def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:
 @torch.no_grad()
 def _written(model: HookedModel, batch: Tokens) -> Int[Tensor, "batch new"]:
     """What the model writes greedily behind a batch; it may not end."""
-    settings = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
-        eos_token_id=model.config.eos_token_id,
-        pad_token_id=0,
-    )
+    settings = greedy(NEW_TOKENS, model.config.eos_token_id, pad=0, min_new_tokens=NEW_TOKENS)
     return model.hf.generate(**batch.prompt_inputs(model.device), generation_config=settings)[:, batch.ids.shape[1] :]

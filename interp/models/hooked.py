@@ -20,6 +20,7 @@ from interp.models import architectures, lens, tokens
 from interp.models.architectures import Tap
 from interp.models.capture import Activations, columns
 from interp.models.digests import Digests
+from interp.models.greedy import greedy
 from interp.models.hooks import Transform, attached
 from interp.models.losses import next_token_losses
 from interp.models.passes import Passes
@@ -329,20 +330,12 @@ class HookedModel:
         return replies
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
-        """Greedy whatever the checkpoint's own settings say (a repetition penalty, say): only its end token is kept."""
+        """Of the checkpoint's own settings only its end token is kept."""
         if self.tokenizer is None:
             raise InterpError("this model has no tokenizer, so it can't write text; load it with load(..., tokenizer=)")
         pad, own = self.tokenizer.pad_token_id, self.hf.generation_config
         ends = own.eos_token_id if own is not None else self.config.eos_token_id
-        return GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=0 if pad is None else pad,
-        )
+        return greedy(max_new_tokens, ends, 0 if pad is None else pad)
 
     def _require_room(self, batch: Tokens, new: int) -> None:
         longest = int(batch.lengths.max())
