@@ -1,4 +1,4 @@
-"""Greedy: settings of Hugging Face's `generate` under which a model writes what it finds likeliest, and nothing else."""
+"""Greedy: settings of Hugging Face's `generate` under which a model writes what it finds likeliest."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 
 
 def greedy(new_tokens: int, end: Any, pad: int, **more: Any) -> GenerationConfig:
-    """Whatever the checkpoint's own settings say (a repetition penalty, say). `end` is the id, or ids, that end a text."""
+    """Whatever the checkpoint's own settings say (a repetition penalty, say); `end` is the id, or ids, to stop at."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,

@@ -11,7 +11,7 @@ from interp.auditing.statistics import mean_interval, paired_difference
 from interp.data.contrast import Contrast
 from interp.directions.direction import Direction
 from interp.directions.find import Finding, Findings
-from interp.editing.certificate import Certificate
+from interp.editing.certificate import Certificate, Fold
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.reference import ModelReference
@@ -119,7 +119,9 @@ def quality() -> SaeMetrics:
 def certificate() -> Certificate:
     """An exact fold."""
     figures = Certificate(3.81e-6, 2.4e-12, 1.0, 0.312, 2.5e-7, 4.2e-8, 1834, "F32")
-    return replace(figures, mean_abs_logit_diff=4.1e-7, generated_agreement=1.0, generated_tokens=96, logit_range=31.5)
+    written = {"generated_agreement": 1.0, "generated_tokens": 96}
+    fold = Fold(off=2.5e-7, leak=4.2e-8, logit_diff=1.2e-7, kl=2.4e-12)
+    return replace(figures, mean_abs_logit_diff=4.1e-7, logit_range=31.5, fold=fold, **written)
 
 
 def report() -> Report:

@@ -179,7 +179,12 @@ def test_findings_certificate_and_run_are_shown_as_recorded(page: Element) -> No
     assert [cells[5].endswith("(chosen)") for cells in shown] == [False, True] + [False] * 8
     _, *figures_shown = rows(page.id("certificate"))
     recorded = [[name, str(value)] for name, value in sample.certificate().rows()]
-    assert [[name.split()[0], value] for name, value in figures_shown] == recorded
+    assert [
+        [name, value]
+        for (shown, value), (name, _) in zip(figures_shown, recorded, strict=True)
+        if shown.split(" ")[: len(name.split())] == name.split()
+    ] == recorded  # what a name means comes behind it
+    assert "✓ Faithful:" in page.id("certificate").words
     assert report.run
     assert report.run.command == page.id("run").all("pre")[0].text
     assert all(digest in page.id("run").text for digest in report.run.hashes.values())
@@ -234,6 +239,14 @@ def test_a_denial_names_what_is_not_met(page: Element) -> None:
     assert [item.words for item in banner.all("li")] == unmet
     (allowed,) = page.all("div", class_="banner")
     assert allowed.words.startswith("✓ Decision: allow")
+
+
+def test_a_certificate_that_is_not_met_says_why() -> None:
+    held = sample.certificate()
+    assert held.fold
+    leaking = replace(held, fold=replace(held.fold, leak=0.05))
+    said = parse(render(replace(sample.report(), certificate=leaking))).id("certificate").words
+    assert "✗ Not faithful: 5.0e-02 of what is written is left along what was removed, limit 1e-06." in said
 
 
 def test_the_same_records_give_the_same_page_of_a_fair_size(html: str) -> None:
