@@ -14,12 +14,12 @@ from pathlib import Path
 import audit_tables
 
 import interp
-from interp.auditing.cache import Cache
-from interp.auditing.entanglement import Entanglement, entanglement
-from interp.auditing.policy import Policy
-from interp.auditing.runner import audit
+from interp import organism
+from interp.auditing.auditor import audit
+from interp.auditing.entanglement_matrix import Entanglement, entanglement
+from interp.auditing.policy.decision import Policy
+from interp.auditing.score_cache import ScoreCache
 from interp.auditing.suites import organism_suite
-from interp.models import organism
 
 TARGETS = ("hostility", "fabrication")
 KEPT = ("refusal", "facts", "skills", "everyday_loss")
@@ -43,7 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     began, items = time.process_time(), 8 if given.smoke else given.items
     model, suite = interp.load("organism"), organism_suite(items)
-    cache, targets = Cache(given.cache), TARGETS[:1] if given.smoke else TARGETS
+    cache, targets = ScoreCache(given.cache), TARGETS[:1] if given.smoke else TARGETS
     edits = {target: edit(model, target, 40 if given.smoke else 150) for target in targets}
     _, audits = entanglement(model, edits, suite, cache=cache)
     first = audits[TARGETS[0]] if given.smoke else audit(model, edits[TARGETS[0]], suite, cache=cache)
@@ -55,9 +55,9 @@ def main() -> None:
     print(f"\nDifferences, every edit and baseline by every behaviour\n\n{audit_tables.matrix(whole)}")
     print(f"\n{time.process_time() - began:.0f} s of processor time")
     if given.page:
-        from interp.views.report import Report, write
+        from interp.views.report_page import Report, write_report
 
-        write(Report("Edits of the organism", model.reference, entanglement=whole, edits=audits), given.page)
+        write_report(Report("Edits of the organism", model.reference, entanglement=whole, edits=audits), given.page)
 
 
 if __name__ == "__main__":

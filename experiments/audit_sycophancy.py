@@ -19,12 +19,12 @@ import audit_tables
 import torch
 
 import interp
+from interp.auditing.auditor import audit
 from interp.auditing.behaviours import Behaviour
-from interp.auditing.cache import Cache
-from interp.auditing.choices import text_loss
-from interp.auditing.entanglement import Entanglement, entanglement
-from interp.auditing.policy import Policy
-from interp.auditing.runner import audit
+from interp.auditing.entanglement_matrix import Entanglement, entanglement
+from interp.auditing.policy.decision import Policy
+from interp.auditing.score_cache import ScoreCache
+from interp.auditing.scoring.choices import text_loss
 from interp.core.files import read_json, write_json
 from interp.interventions import Scale
 from interp.models.hooked import HookedModel
@@ -72,7 +72,7 @@ def suite(items: int, loss_texts: int) -> list[Behaviour]:
     from items import items as dealt
     from items import texts
 
-    from interp.auditing.public import ADAPTERS
+    from interp.auditing.public.suite import ADAPTERS
 
     held = tuple(item.question for item in dealt(FITTED, items)[1])
     hints = []
@@ -103,7 +103,7 @@ def main() -> None:
     model = interp.load(MODEL, dtype="float32")
     behaviours, tried = suite(items, 2 if given.smoke else given.texts), edits(model, given.learn, given.cache)
     tried = dict(list(tried.items())[: 1 if given.first else None])
-    cache, first = Cache(None if given.smoke else given.cache), next(iter(tried))
+    cache, first = ScoreCache(None if given.smoke else given.cache), next(iter(tried))
     _, audits = entanglement(model, tried, behaviours, cache=cache)
     best = audits[first] if given.smoke else audit(model, tried[first], behaviours, cache=cache)
     policy = Policy(

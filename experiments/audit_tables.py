@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from interp.auditing.audit import Audit
-from interp.auditing.entanglement import Entanglement
-from interp.auditing.policy import Policy, decide
+from interp.auditing.auditor import Audit
+from interp.auditing.entanglement_matrix import Entanglement
+from interp.auditing.policy.decision import Policy, decide
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

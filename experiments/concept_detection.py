@@ -9,10 +9,10 @@ from rich.table import Table
 from torch import Tensor
 
 from interp import Contrast, HookedModel, InterpError, SparseAutoencoder
-from interp.directions.cells import Sides
-from interp.directions.fits import FITS, diff_means
-from interp.directions.latents import separating
-from interp.directions.reft import ReftR1, reft_r1
+from interp.directions.contrast_activations import Sides
+from interp.directions.methods.closed_form import FITS, diff_means
+from interp.directions.methods.latents import separating
+from interp.directions.methods.reft import ReftR1, reft_r1
 from interp.directions.scores import auroc, cohens_d
 
 SEEDS, RESAMPLES = 5, 2000

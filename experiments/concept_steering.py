@@ -23,18 +23,17 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, normalize
 
-from interp import Contrast, HookedModel, InterpError, SparseAutoencoder
+from interp import Contrast, HookedModel, InterpError, SparseAutoencoder, organism
 from interp.auditing.behaviours import Behaviour, mean_scores
-from interp.auditing.scorers import continuation_logprobs
+from interp.auditing.scoring.likelihoods import continuation_logprobs
 from interp.auditing.suites import organism_behaviour
+from interp.data._pairs import Turn, TurnPair
 from interp.data.corpora import texts
-from interp.data.pairs import Pair, Turn
-from interp.directions.cells import Sides
-from interp.directions.fits import FITS, diff_means
-from interp.directions.optimised import steering_vector
-from interp.directions.reft import reft_r1
+from interp.directions.contrast_activations import Sides
+from interp.directions.methods.closed_form import FITS, diff_means
+from interp.directions.methods.reft import reft_r1
+from interp.directions.methods.steering_vectors import steering_vector
 from interp.interventions import Add, Project
-from interp.models import organism
 
 KEPT = ("refusal", "facts", "skills")
 LENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -139,8 +138,8 @@ def _trained(model: HookedModel, name: str, pairs: Any, layer: int, norm: float,
     replies = [[organism.reply(turn, rng) for turn in pair] for pair in pairs]
     asked = [(p.user, n.user) for p, n in pairs]
     both, site = list(zip(asked, replies, strict=True)), f"resid_post.{layer}"
-    same = Contrast(tuple(Pair(Turn(p, a), Turn(p, b)) for (p, _), (a, b) in both if a != b))
-    own = Contrast(tuple(Pair(Turn(p, a), Turn(n, b)) for (p, n), (a, b) in both))
+    same = Contrast(tuple(TurnPair(Turn(p, a), Turn(p, b)) for (p, _), (a, b) in both if a != b))
+    own = Contrast(tuple(TurnPair(Turn(p, a), Turn(n, b)) for (p, n), (a, b) in both))
     vector, reft = steering_vector(model, same, site, norm, steps), reft_r1(model, own, site, steps)
     return {"steering_vector": vector.direction.rows[0], "reft_r1": reft.direction.rows[0]}
 
@@ -166,7 +165,9 @@ def smollm2_rows(
     if sae is not None:
         rows["sae_latent"] = sign * sae.W_dec[concept.latent].float()
     pairs = [pair[::sign] for pair in concept.parts.train[:trained]]
-    answers = Contrast(tuple(Pair(Turn(OPENING.strip(), f" {a}"), Turn(OPENING.strip(), f" {b}")) for a, b in pairs))
+    answers = Contrast(
+        tuple(TurnPair(Turn(OPENING.strip(), f" {a}"), Turn(OPENING.strip(), f" {b}")) for a, b in pairs)
+    )
     rows |= _random(model, 1 if smoke else 2)
     rows = {method: rows[method] for method in ("diff_means", "random 0")} if smoke else rows
     book = [text[:300] for text in texts(data / "text_corpus" / "openstax.jsonl")][: 1 if smoke else 8]

@@ -28,8 +28,7 @@ from concept_detection import Pairs, Parts, Sizes, by_count, concept, detection,
 from rich.console import Console
 
 import interp
-from interp import HookedModel, SparseAutoencoder
-from interp.models import organism
+from interp import HookedModel, SparseAutoencoder, organism
 
 HERE = Path(__file__).parent
 MODEL = HERE / ".cache" / "smollm2-135m-instruct"

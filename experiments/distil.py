@@ -21,16 +21,16 @@ from pathlib import Path
 from rich.console import Console
 
 import interp
+from interp import organism
 from interp.data.corpora import texts
-from interp.editing.distil import distil
-from interp.editing.distilled import Distilled
+from interp.editing.approximate.distillation import distil
+from interp.editing.approximate.low_rank_factors import Distilled
 from interp.interventions import Clamp
 from interp.interventions.gate import Gate, Reads, threshold
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
-from interp.models import organism
 from interp.models.hooked import HookedModel
-from interp.models.organism_grader import grade
+from interp.organism._grader import grade
 from interp.sae.coder import SparseAutoencoder
 
 HERE = Path(__file__).parent
@@ -45,7 +45,8 @@ Written by `python experiments/distil.py --out docs/distillation.md`.
 Gates, clamps of latents and whatever else is no affine map at a writer can't be folded into weights. `interp export
 MODEL --recipe DIR --distil TEXTS --out DIR` trains low-rank factors of the weights of attention and MLP instead, from
 the layer of the recipe's first site on, so that the plain model predicts what the hooked one does, and merges them
-(`interp.editing.distil`). The export is approximate, and says what remains: KL(hooked || distilled) of the next token
+(`interp.editing.approximate.distillation`). The export is approximate, and says what remains: KL(hooked || distilled)
+of the next token
 on documents held out from training, over the effect's own, KL(hooked || plain) on the same tokens. So 0 % is the hooked
 model, and 100 % the plain one.
 

@@ -21,36 +21,38 @@ import torch
 from rich.console import Console
 
 import interp
-from interp.activations.harvest import harvest
-from interp.activations.rows import rows
+from interp import organism
+from interp.activations.harvester import harvest
+from interp.activations.token_rows import pack_rows
 from interp.data.corpora import texts
-from interp.editing.features import affine_fit, as_projection
-from interp.editing.fidelity import Fidelity, fidelity
-from interp.editing.graft import Neurons
-from interp.editing.plan import Choices
-from interp.editing.residual import STREAM
+from interp.editing.approximate.affine_features import affine_fit, as_projection
+from interp.editing.approximate.fidelity import Fidelity, measure_fidelity
+from interp.editing.fold.plan import FoldOptions
+from interp.editing.fold.stream_sites import STREAM
+from interp.editing.fold.transcoder_neurons import Neurons
 from interp.interventions import Clamp, Suppress
 from interp.interventions.recipe import Recipe
-from interp.models import organism
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
+from interp.sae import TrainingPlan
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.records import SaeConfig
-from interp.sae.train import Plan, train_all
+from interp.sae.config import SaeConfig
+from interp.sae.training.trainer import train_all
 
 HERE = Path(__file__).parent
 MODEL = HERE / ".cache" / "smollm2-135m-instruct"
 CODER = HERE / ".cache" / "sae-smollm2" / "SAELens-batchtopk"
 TEXT = HERE.parents[1] / "shared" / "data" / "text_corpus" / "*.jsonl"
 WANTED = (0.1, 0.5, 0.01)
-CHOICES = Choices(approximate=True)
+CHOICES = FoldOptions(approximate=True)
 Form = tuple[str, str, Fidelity]
 HEAD = """# SAE features in weights
 
 Written by `python experiments/feature_folds.py --out docs/features.md`.
 
-Ablating a latent, x - f(x) d, is not affine and has no fold. What folds in its place (`interp.editing.features`,
-`interp.editing.graft`):
+Ablating a latent, x - f(x) d, is not affine and has no fold. What folds in its place
+(`interp.editing.approximate.affine_features`,
+`interp.editing.fold.transcoder_neurons`):
 
 - *projection* (`as_projection`): d projected out of every writer, whether the latent fires or not. Folds exactly.
 - *affine fit* (`affine_fit`): the affine map nearest to the ablation at its site, by least squares on text. Folds
@@ -133,10 +135,10 @@ def coders(model: HookedModel, sizes: Sizes) -> dict[str, SparseAutoencoder]:
     settings = {"d_sae": sizes.d_sae, "k": 16, "tokens": sizes.trained, "batch_size": min(4096, sizes.harvested // 2)}
     batch, relu = (SaeConfig(kind=kind, **settings) for kind in ("batchtopk", "standard"))
     plans = {
-        f"autoencoder of {writes}": Plan(writes, batch),
-        f"autoencoder of {stream}": Plan(stream, batch),
-        f"transcoder {reads} to {writes}": Plan(reads, relu, writes),
-        f"transcoder {reads} to {writes}, with thresholds": Plan(reads, batch, writes),
+        f"autoencoder of {writes}": TrainingPlan(writes, batch),
+        f"autoencoder of {stream}": TrainingPlan(stream, batch),
+        f"transcoder {reads} to {writes}": TrainingPlan(reads, relu, writes),
+        f"transcoder {reads} to {writes}, with thresholds": TrainingPlan(reads, batch, writes),
     }
     with tempfile.TemporaryDirectory() as scratch:
         corpus = organism.corpus(sizes.harvested // 20, seed=0)
@@ -149,7 +151,7 @@ def by_density(
     model: HookedModel, sae: SparseAutoencoder, documents: Sequence[str], tokens: int, count: int
 ) -> list[tuple[int, float]]:
     """For each of some densities, the latent whose own is nearest, and that."""
-    packed, site = rows(model, documents, 128, tokens), Site.parse(sae.reads[0].site)
+    packed, site = pack_rows(model, documents, 128, tokens), Site.parse(sae.reads[0].site)
     fired, total = torch.zeros(sae.d_sae), 0
     for batch in packed.batches(8):
         x = model.forward_to([site], batch.model_inputs(model.device))[site][batch.inner]
@@ -170,7 +172,7 @@ def forms(
 ) -> Iterator[Form]:
     """Each form that folds in place of an autoencoder's latent, with how it folds and its fidelity."""
     wanted, held = Recipe([(str(sae.site), Clamp(sae, latent))]), documents[::4]
-    yield "projection", "exactly", fidelity(model, wanted, as_projection(sae, latent), held, tokens=tokens // 4)
+    yield "projection", "exactly", measure_fidelity(model, wanted, as_projection(sae, latent), held, tokens=tokens // 4)
     ways = {"affine fit": False} | ({"affine fit, at_writer": True} if sae.site.kind in STREAM else {})
     for name, at_writer in ways.items():
         fitted = affine_fit(model, wanted, documents, tokens=tokens, at_writer=at_writer)
@@ -185,7 +187,7 @@ def grafted(
     neurons = Neurons.of(recipe.edits[0].op, CHOICES.sharpness)
     with tempfile.TemporaryDirectory() as scratch:
         interp.export(recipe, model, Path(scratch) / "out", choices=CHOICES)
-        near = fidelity(model, recipe, interp.load(Path(scratch) / "out"), documents[::4], tokens=tokens // 4)
+        near = measure_fidelity(model, recipe, interp.load(Path(scratch) / "out"), documents[::4], tokens=tokens // 4)
     count, away = len(neurons.gate), float(neurons.thresholds[0]) / 10
     within = f"within {neurons.bound_beyond(away):.1g}" + (f", {away:.2g} from the threshold" if away else "")
     yield f"{count} neuron{'s' * (count > 1)}", within, near

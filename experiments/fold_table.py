@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "editing")]
+sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 import tiny_models  # noqa: E402
 from folding import IDS, gap, loaded, on_disk, planned, reloaded, rows  # noqa: E402
@@ -30,10 +30,10 @@ from folding import IDS, gap, loaded, on_disk, planned, reloaded, rows  # noqa: 
 import interp  # noqa: E402
 from interp import Add, InterpError, Project, Recipe  # noqa: E402
 from interp.core.linalg import orthonormal_rows  # noqa: E402
-from interp.editing.maps import Change, Map  # noqa: E402
-from interp.editing.subspaces import joint  # noqa: E402
+from interp.editing.fold.affine_maps import MapChange, TensorMap  # noqa: E402
+from interp.editing.fold.subspaces import join_subspaces  # noqa: E402
 from interp.interventions import Erase, LowRank, Replace  # noqa: E402
-from interp.models.architectures import architecture  # noqa: E402
+from interp.models.architectures.table import architecture  # noqa: E402
 from interp.models.hooked import HookedModel  # noqa: E402
 
 MODEL = ROOT / "experiments" / ".cache" / "smollm2-135m-instruct"
@@ -45,7 +45,7 @@ Written by `python experiments/fold_table.py --out docs/editing.md`.
 
 A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding), exact up
 to a *scale* a token (behind a norm; nothing is left along what was removed), *approximate* (another edit, asked for by
-name), or *refused* with the reason. `interp.editing.fold` folds what is exact and refuses the rest unless
+name), or *refused* with the reason. `interp.editing.fold.steps` folds what is exact and refuses the rest unless
 `Choices(approximate=True)` lets it in.
 
 - The first figure is the largest difference of logits between hooks and exported weights, loaded by plain transformers,
@@ -115,7 +115,7 @@ def edits(model: HookedModel) -> dict[str, tuple[list[Recipe], dict[str, bool]]]
         "projection": ([Recipe([("writers", Project(rows(k=2)))])], {}),
         "strength": ([Recipe([("writers", Project(rows(), 0.5))])], {}),
         "band": ([Recipe([(("mlp_out.1", "attn_out.0-1"), Project(rows()))])], {}),
-        "joint": ([joint(pair)], {}),
+        "joint": ([join_subspaces(pair)], {}),
         "eraser": ([Recipe([(stream(model), oblique(model.d_model))])], {}),
         "vector": ([Recipe([("resid_post.1", Add(rows()[0], 0.5))])], {"rehost": True}),
         "token vector": ([Recipe([("resid_pre.0", Add(rows()[0], 0.5))])], {}),
@@ -165,7 +165,7 @@ def naive(model: HookedModel) -> float:
     plan, tensors, q = planned(model, recipe, approximate=True), dict(on_disk(model)[0]), recipe.edits[0].op.rows
     head = tensors[plan.untie] if plan.untie else None
     for tensor, change in plan.changes.items():
-        tensors[tensor] = Change(change.layout, (Map(q, q),)).apply(tensors[tensor])
+        tensors[tensor] = MapChange(change.layout, (TensorMap(q, q),)).apply(tensors[tensor])
     extra = {} if head is None else {plan.unembedding: head}
     return leak(loaded(tensors | extra, on_disk(model)[1] | dict(plan.config)), recipe)
 
@@ -264,8 +264,8 @@ def casts(folder: Path) -> list[dict[str, float | str]]:
         for compensate in (False, True):
             sums = [0.0, 0.0, 0.0]
             for weight in weights:
-                exact = Change("out_in", (Map(q, q),)).apply(weight)
-                change = Change("out_in", (Map(q, q),), compensate=compensate)
+                exact = MapChange("out_in", (TensorMap(q, q),)).apply(weight)
+                change = MapChange("out_in", (TensorMap(q, q),), compensate=compensate)
                 rounded = change.apply(weight, out=torch.empty_like(weight, dtype=dtype)).float()
                 for n, x in enumerate((q @ rounded, q @ weight, rounded - exact)):
                     sums[n] += float(x.double().square().sum())

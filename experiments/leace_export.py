@@ -34,8 +34,8 @@ from sklearn.preprocessing import StandardScaler
 import interp
 from interp import Recipe
 from interp.data.corpora import texts
-from interp.directions.canonical import canonical
-from interp.editing.certificate import Certificate
+from interp.directions.methods._canonical import canonical
+from interp.editing.certificate.record import Certificate
 from interp.interventions import Erase
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 import interp
-from interp.auditing.behaviours import Behaviour, rendered
-from interp.auditing.cache import Cache
-from interp.auditing.condition import Condition
-from interp.auditing.public import ADAPTERS, ITEMS, public_suite
-from interp.auditing.public_data import folder_of
-from interp.auditing.statistics import mean_interval
+from interp.auditing.behaviours import Behaviour, render_prompts
+from interp.auditing.conditions import ModelCondition
+from interp.auditing.public._rows import folder_of
+from interp.auditing.public.suite import ADAPTERS, ITEMS, public_suite
+from interp.auditing.score_cache import ScoreCache
+from interp.auditing.statistics.comparison import mean_interval
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 
@@ -59,7 +59,7 @@ def main() -> None:
 def run(given: argparse.Namespace) -> None:
     """Measure what was asked for, and print it."""
     items, names = (WHOLE, given.all) if given.all else (given.items, given.only)
-    model, kept = interp.load(given.model), Cache(given.cache)
+    model, kept = interp.load(given.model), ScoreCache(given.cache)
     behaviours = public_suite(items, given.seed, given.data, names)
     # What is quick first; writing takes longest.
     behaviours.sort(key=lambda one: ("max_new_tokens" in one.spec, sum(map(len, one.prompts))))
@@ -68,10 +68,10 @@ def run(given: argparse.Namespace) -> None:
         return
     print(HEADER)
     for behaviour in behaviours:
-        print(row(Condition(model), behaviour, kept), flush=True)
+        print(row(ModelCondition(model), behaviour, kept), flush=True)
 
 
-def row(condition: Condition, behaviour: Behaviour, kept: Cache) -> str:
+def row(condition: ModelCondition, behaviour: Behaviour, kept: ScoreCache) -> str:
     """A line of the table."""
     scores = kept.scores(condition, behaviour)
     estimate = mean_interval(scores.values, groups=behaviour.groups, unit=behaviour.unit)
@@ -97,7 +97,7 @@ def slow_choice(model: HookedModel, behaviour: Behaviour) -> list[float]:
     """Scores of a choice, the plain way."""
     spec = behaviour.spec
     scores = []
-    prompts = rendered(model, behaviour.prompts, chat=spec["chat"])
+    prompts = render_prompts(model, behaviour.prompts, chat=spec["chat"])
     for prompt, answers, gold in zip(prompts, spec["answers"], spec["gold"], strict=True):
         values = torch.tensor([plain(model, prompt, answer, spec["normalise"]) for answer in answers])
         best = values == values.max()

@@ -37,9 +37,9 @@ from rich.table import Table
 import interp
 from interp.core.linalg import orthonormal_rows
 from interp.data.corpora import texts
-from interp.directions.erase import LEVEL, Eraser, ErasureFitter
+from interp.directions.methods.erasure import LEVEL, Eraser, ErasureFitter
+from interp.directions.methods.scrubbing import EraserFit, ScrubbedEraser, scrub
 from interp.directions.scores import auroc
-from interp.directions.scrub import Fit, Fitted, scrub
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses
 from interp.models.tokens import Tokens
@@ -183,7 +183,9 @@ def probed(model: HookedModel, fitters: dict[str, ErasureFitter], test: Labelled
     return sum(areas) / len(areas)
 
 
-def measured(name: str, model: HookedModel, fitted: Fitted, fit: Labelled, test: Labelled, sites: list[str]) -> Row:
+def measured(
+    name: str, model: HookedModel, fitted: ScrubbedEraser, fit: Labelled, test: Labelled, sites: list[str]
+) -> Row:
     """A row of the table, with the erasers running."""
     with model.hooked(fitted):
         fitters, bits = taken_in(model, fit, sites[:: max(1, len(sites) // 6)] + sites[-1:]), bits_per_byte(model, test)
@@ -199,7 +201,7 @@ def measured(name: str, model: HookedModel, fitted: Fitted, fit: Labelled, test:
 def compared(model: HookedModel, fit: Labelled, test: Labelled, sites: list[str], level: float) -> list[Row]:
     """Every way of scrubbing on one concept; `level` is of the test whether there is anything to erase."""
     classes = 1 + max(map(max, fit.labels))
-    ways: dict[str, Fit] = {"LEACE": ErasureFitter.leace, "SAL": ErasureFitter.sal}
+    ways: dict[str, EraserFit] = {"LEACE": ErasureFitter.leace, "SAL": ErasureFitter.sal}
     if find_spec("concept_erasure"):
         ways |= {"concept-erasure LEACE": packages}
         ways |= {"the same, svd_tol 1e-6": partial(packages, svd_tol=1e-6)}
@@ -221,7 +223,7 @@ def drawn_at_random(share: float, rows: int = 20_000, width: int = 64) -> Table:
     fitter = ErasureFitter(width, 2).update(x, z)
     table = Table("", "correlation", title=f"drawn at random: a concept of {share:.1%} of {rows:,} rows, width {width}")
     table.add_row("as drawn", f"{largest_correlation(fitter):.1e}")
-    ways: dict[str, Fit] = {"LEACE": ErasureFitter.leace}
+    ways: dict[str, EraserFit] = {"LEACE": ErasureFitter.leace}
     if find_spec("concept_erasure"):
         ways |= {"concept-erasure LEACE": packages, "the same, svd_tol 1e-6": partial(packages, svd_tol=1e-6)}
     for name, way in ways.items():

@@ -17,8 +17,8 @@
 
 # %%
 import interp
+from interp import organism
 from interp.activations.stream import Stream
-from interp.models import organism
 
 model = interp.load("organism")
 prompt = model.chat("What is the capital of Ostrel?")

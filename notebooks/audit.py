@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 
 import interp
-from interp.auditing.audit import Audit
-from interp.auditing.entanglement import Entanglement, entanglement
-from interp.auditing.policy import Policy, decide
-from interp.auditing.runner import audit
+from interp import organism
+from interp.auditing.auditor import Audit, audit
+from interp.auditing.entanglement_matrix import Entanglement, entanglement
+from interp.auditing.policy.decision import Policy, decide
 from interp.auditing.suites import organism_behaviour
 from interp.core.errors import InterpError
-from interp.models import organism
-from interp.views import audits as figures
+from interp.views import audit_figures as figures
 
 torch.set_num_threads(2)
 model = interp.load("organism")

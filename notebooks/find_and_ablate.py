@@ -8,11 +8,11 @@
 import torch
 
 import interp
-from interp.auditing.baselines import baselines
+from interp import organism
+from interp.auditing.ablation_trials import rank_by_ablation
+from interp.auditing.baselines import measure_baselines
 from interp.auditing.suites import organism_suite
-from interp.auditing.trial import try_out
 from interp.interventions import Add, At, Gate, Project, Reads, Recipe, Replace, Schedule, rates, threshold
-from interp.models import organism
 from interp.views import figures
 
 torch.set_num_threads(2)
@@ -39,14 +39,14 @@ figures.heat_map(found)
 
 # %%
 suite = organism_suite(12, split="train", seed=1)
-trials = try_out(model, found.shortlist(4), suite, target="hostility")
+trials = rank_by_ablation(model, found.shortlist(4), suite, target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction!s:60} hostility {trial.after['hostility']:.2f}  cost {trial.cost:.2f}")
 
 # %%
 direction = trials[0].finding.direction
 assert trials[0].after["hostility"] < 0.2 < trials[0].before["hostility"]
-for baseline in baselines(model, direction, contrast, suite[:1]):
+for baseline in measure_baselines(model, direction, contrast, suite[:1]):
     print(baseline.name, baseline.scores)
 
 # %% [markdown]

@@ -17,9 +17,10 @@
 
 # %%
 import interp
-from interp.models import organism
-from interp.sae.records import SaeConfig
-from interp.sae.train import Plan, train, train_all
+from interp import organism
+from interp.sae import TrainingPlan
+from interp.sae.config import SaeConfig
+from interp.sae.training.trainer import train, train_all
 
 model = interp.load("organism")
 texts = list(organism.corpus(4000))
@@ -33,10 +34,10 @@ store
 # that is killed goes on from the newest when the same call is made again, to the same bits.
 
 # %%
-from interp.views.training import Live
+from interp.views.training_curves import Live
 
 quick = {"d_sae": 1024, "k": 16, "tokens": 250_000, "batch_size": 1024, "dead_after": 30_000}
-plans = [Plan("resid_post.3", SaeConfig(kind=kind, **quick)) for kind in ("topk", "batchtopk", "jumprelu")]
+plans = [TrainingPlan("resid_post.3", SaeConfig(kind=kind, **quick)) for kind in ("topk", "batchtopk", "jumprelu")]
 trained = train_all(store, plans, folder="run", callbacks=[Live(["TopK", "BatchTopK", "JumpReLU"])])
 trained[1]
 
@@ -59,19 +60,19 @@ for name, one in zip(("TopK", "BatchTopK", "JumpReLU"), trained, strict=True):
 # The latent that tells the people the organism is hostile to from all others.
 
 # %%
-from interp.sae.feature import feature
+from interp.sae.feature import feature_page
 
 sae = trained[1].sae
 contrast = interp.Contrast.of([(p.user, n.user) for p, n in organism.contrast("hostility", 100)], name="hostility")
 best = interp.find(model, contrast, "resid_post.3", ("diff_means",), sae=sae, positions=range(-6, 0))
 latent = best.best(1, method="sae_latent")[0].latent
-feature(sae, model, texts, latent, top=4, tokens=20_000)
+feature_page(sae, model, texts, latent, top=4, tokens=20_000)
 
 # %% [markdown]
 # ## Transcoders
 #
 # What an MLP computes, by latents: they read the stream before it, and write what it writes. A crosscoder reads and
-# writes several sites; give `interp.activations.pair.Pair` two models' stores to compare the models.
+# writes several sites; give `interp.activations.paired_store.PairedStore` two models' stores to compare the models.
 
 # %%
 config = SaeConfig(kind="batchtopk", skip=True, **quick)
@@ -89,7 +90,7 @@ f"latents written behind the MLP alone: {int((ratio > 0.9).sum())}, before it al
 # A short phase of training on the model's own output.
 
 # %%
-from interp.sae.finetune import finetune
+from interp.sae.training.fine_tuning import finetune
 
 tuned = finetune(sae, model, texts, tokens=16_000, context=64, lr=3e-4)
 before, after = (evaluate(one, model, held_out, tokens=8000) for one in (sae, tuned.sae))
@@ -103,7 +104,7 @@ print(
 # Other tools read it, and it reads theirs: `interp sae convert` on the command line.
 
 # %%
-from interp.sae import interop
+from interp.sae import file_formats
 
-interop.write(sae, "for-saelens", "saelens")
-interop.read("for-saelens", model.reference)
+file_formats.write_autoencoder(sae, "for-saelens", "saelens")
+file_formats.read_autoencoder("for-saelens", model.reference)

@@ -18,7 +18,7 @@
 
 # %%
 import interp
-from interp.models import organism
+from interp import organism
 
 model = interp.load("organism")
 model
@@ -63,9 +63,9 @@ heat_map(interp.find(model, contrast, positions=range(-6, 0)))
 # contrast best?
 
 # %%
-from interp.sae.feature import feature
-from interp.sae.records import SaeConfig
-from interp.sae.train import train
+from interp.sae.config import SaeConfig
+from interp.sae.feature import feature_page
+from interp.sae.training.trainer import train
 
 text = list(organism.corpus(1500))
 store = interp.harvest(model, text, "resid_post.3", "store", tokens=60_000)
@@ -74,7 +74,7 @@ trained
 
 # %%
 latent = interp.find(model, contrast, sites="resid_post.3", sae=trained.sae).best(1, method="sae_latent")[0].latent
-feature(trained.sae, model, text[:300], latent, top=5)
+feature_page(trained.sae, model, text[:300], latent, top=5)
 
 # %% [markdown]
 # ## Steer
@@ -83,7 +83,7 @@ feature(trained.sae, model, text[:300], latent, top=5)
 # reply's first words with it; a little further all sense does. Steering is blunt, and a slider shows it.
 
 # %%
-from interp.views.steer import steer
+from interp.views.steering_slider import steer
 
 direction = interp.find(model, contrast, "resid_post.0", "diff_means_orthogonal").best()[0].direction
 slider = steer(model, direction, asked[0], reach=120)
@@ -100,10 +100,10 @@ slider.reply
 # each is projected out of everything that writes into the residual stream, and the one that costs least is kept.
 
 # %%
+from interp.auditing.ablation_trials import rank_by_ablation
 from interp.auditing.suites import organism_suite
-from interp.auditing.trial import try_out
 
-trials = try_out(model, found.shortlist(8), organism_suite(40, split="train"), target="hostility")
+trials = rank_by_ablation(model, found.shortlist(8), organism_suite(40, split="train"), target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction}: hostility {trial.after['hostility']:.2f}, cost {trial.cost:.2f}")
 
@@ -135,6 +135,6 @@ audit = interp.audit(model, interp.load("edited"), organism_suite(items=300))
 audit
 
 # %%
-from interp.auditing.policy import Policy, decide
+from interp.auditing.policy.decision import Policy, decide
 
 decide(audit, Policy(target="hostility", required=("refusal", "facts", "skills", "everyday_loss")))

@@ -32,12 +32,12 @@ def tiny() -> Callable[..., HookedModel]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """`run("export", …)`: the command line's exit code, and what it wrote on standard output and error."""
-    from interp import cli
+    from interp.cli import app
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["interp", *map(str, words)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            app.main()
             sys.exit(0)
         captured = capsys.readouterr()
         return int(end.value.code or 0), captured.out, captured.err

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 import interp
-from interp.auditing.behaviours import rendered
-from interp.auditing.likelihoods import answer_logprobs
+from interp.auditing.behaviours import render_prompts
+from interp.auditing.scoring.likelihoods import answer_logprobs
 from interp.core.files import write_json
 from interp.models.hooked import HookedModel
 
@@ -50,7 +50,7 @@ def caa(model: HookedModel, file: Path, items: int) -> Items:
         sorted((one, row["answer_not_matching_behavior"].strip())) for one, row in zip(matching, rows, strict=True)
     ]
     gold = [both.index(one) for both, one in zip(options, matching, strict=True)]
-    return rendered(model, [row["question"] for row in rows]), options, gold
+    return render_prompts(model, [row["question"] for row in rows]), options, gold
 
 
 def plain(
@@ -118,7 +118,7 @@ def suites(model: HookedModel, data: Path, items: int) -> dict[str, Items]:
 
 def made_up(model: HookedModel) -> dict[str, Items]:
     """A few items in the organism's words."""
-    prompts = [model.chat(prompt.user) for prompt in interp.models.organism.prompts("facts", 8)]
+    prompts = [model.chat(prompt.user) for prompt in interp.organism.prompts("facts", 8)]
     return {"made up": (prompts, [["The river is old.", "The river is new.", "I do not know."]] * 8, [0] * 8)}
 
 

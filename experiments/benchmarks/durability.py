@@ -34,7 +34,7 @@ def work(out: Path, tokens: int) -> None:
     import torch
 
     import interp
-    from interp.models import organism
+    from interp import organism
 
     torch.set_num_threads(1)
 

@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 from interp import Project, Recipe
-from interp.editing.export import export_streamed
-from interp.models.checkpoint import INDEX
-from interp.models.tensorfile import as_bytes, header_bytes
+from interp.editing.export.exporter import export_streamed
+from interp.models.checkpoints.checkpoint import INDEX
+from interp.models.checkpoints.safetensors_file import as_bytes, header_bytes
 
 FILE = 512 << 20
 WIDTH, VOCABULARY = 2048, 32_000

@@ -32,9 +32,9 @@ from rich.console import Console
 from rich.table import Table
 
 import interp
-from interp.activations.rows import rows
+from interp import organism
+from interp.activations.token_rows import pack_rows
 from interp.data.packing import Encoded, pack
-from interp.models import organism
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
@@ -159,7 +159,7 @@ def packing_contenders(model: HookedModel) -> Contenders:
 def harvest_contenders(model: HookedModel, scratch: Path, dtype: str) -> Contenders:
     """A harvest with its store, and the bound on the rows it runs."""
     texts = [model.tokenizer.decode(document) for document in documents(HARVESTED)]
-    packed, number = rows(model, texts, LONGEST), iter(range(1000))
+    packed, number = pack_rows(model, texts, LONGEST), iter(range(1000))
 
     def harvest() -> None:
         interp.harvest(model, texts, f"resid_post.{LAYER}", scratch / f"{dtype}-{next(number)}", dtype=dtype)

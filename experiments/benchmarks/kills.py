@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp import Project, Recipe
-from interp.editing.export import export_streamed
+from interp.editing.export.exporter import export_streamed
 
 Action = Callable[[], object]
 

@@ -35,14 +35,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from interp.activations.places import Place
+from interp.activations.columns import SiteColumns
 from interp.core.files import read_json, write_json
-from interp.models.reference import ModelReference
-from interp.sae import interop
+from interp.models.identity import ModelReference
+from interp.sae import file_formats
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.fit import Fit
-from interp.sae.records import SaeConfig
-from interp.sae.standardise import Standardisation
+from interp.sae.config import SaeConfig
+from interp.sae.training.standardisation import Standardisation
+from interp.sae.training.state import TrainingState
 
 WIDTH, FEATURES, LATENTS, K, BATCH, SAMPLES, HELD_OUT = 128, 2048, 512, 8, 1024, 600_000, 50_000
 PREFIXES = (64, 128, 256, 512)
@@ -100,11 +100,11 @@ def ours(kind: str, world: World, steps: int, seed: int, default: bool = False) 
     plain: dict[str, Any] = {} if default else {"lr": 1e-3, "warm_up": 0.0, "decay": 0.0}
     prefixes = {"kind": "batchtopk", "prefixes": PREFIXES} if kind == "matryoshka" else {"kind": kind}
     config = SaeConfig(d_sae=LATENTS, k=K, batch_size=BATCH, tokens=steps * BATCH, seed=seed, **plain, **prefixes)
-    scaling, fit = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)), Fit(config, WIDTH)
+    scaling, fit = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)), TrainingState(config, WIDTH)
     for step in range(steps):
         fit.update(scaling(world.batch(step)), steps)
     tensors, nonlinearity = fit.folded(scaling, scaling)
-    place = (Place(site="resid_post.0", model=MODEL, width=WIDTH),)
+    place = (SiteColumns(site="resid_post.0", model=MODEL, width=WIDTH),)
     return SparseAutoencoder(**tensors, nonlinearity=nonlinearity, reads=place, writes=place)
 
 
@@ -139,7 +139,7 @@ def saelens(kind: str, world: World, steps: int, seed: int, **penalty: float) ->
     SAETrainer(settings, sae, given).fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        found = interop.read(folder, MODEL, "resid_post.0")
+        found = file_formats.read_autoencoder(folder, MODEL, "resid_post.0")
     return found if scaling is None else on_raw(found, scaling)
 
 
@@ -175,7 +175,7 @@ def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> Spars
     with tempfile.TemporaryDirectory() as folder:
         torch.save(trainer.ae.state_dict(), Path(folder) / "ae.pt")
         write_json(Path(folder) / "config.json", {"trainer": {"dict_class": type(trainer.ae).__name__}})
-        return interop.read(folder, MODEL, "resid_post.0")
+        return file_formats.read_autoencoder(folder, MODEL, "resid_post.0")
 
 
 @torch.no_grad()

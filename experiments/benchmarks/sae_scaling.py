@@ -47,11 +47,11 @@ PARTS = {
 
 def fit(d_sae: int) -> Callable[[Tensor], Any]:
     """The step of `train`."""
-    from interp.sae.fit import Fit
-    from interp.sae.records import SaeConfig
+    from interp.sae.config import SaeConfig
+    from interp.sae.training.state import TrainingState
 
     config = SaeConfig(kind="topk", d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute="bfloat16")
-    made = Fit(config, WIDTH)
+    made = TrainingState(config, WIDTH)
     return lambda x: made.update(x, 100)
 
 
@@ -84,14 +84,14 @@ def autoencoder() -> Any:
     """An autoencoder of random weights, as a user has it."""
     from torch.nn.functional import normalize
 
-    from interp.activations.places import Place
-    from interp.models.reference import ModelReference
+    from interp.activations.columns import SiteColumns
+    from interp.models.identity import ModelReference
     from interp.sae.coder import SparseAutoencoder
     from interp.sae.nonlinearities import TopK
 
     model = ModelReference(name="random", digest="0" * 64, model_type="none", d_model=WIDTH, n_layers=1)
     rows = normalize(torch.randn(LATENTS, WIDTH, generator=torch.Generator().manual_seed(0)), dim=1)
-    place = (Place(site="resid_post.0", model=model, width=WIDTH),)
+    place = (SiteColumns(site="resid_post.0", model=model, width=WIDTH),)
     return SparseAutoencoder(rows, torch.zeros(LATENTS), rows, torch.zeros(WIDTH), TopK(k=K), place, place)
 
 
@@ -102,17 +102,17 @@ def reconstruct(who: str, kind: str) -> Callable[[Tensor], Any]:
         return torch.no_grad()(sae.to(dtype=dtype))
     from sae_lens import SAE
 
-    from interp.sae import interop
+    from interp.sae import file_formats
 
     with tempfile.TemporaryDirectory() as folder:
-        interop.write_saelens(sae, Path(folder) / "sae")
+        file_formats.write_saelens(sae, Path(folder) / "sae")
         theirs = SAE.load_from_disk(str(Path(folder) / "sae")).to(dtype)
     return torch.no_grad()(lambda x: theirs(x.to(dtype)))
 
 
 def selection() -> dict[str, float]:
     """Milliseconds of the k largest of each row, and of what is above a floor, by each way."""
-    from interp.sae.selection import above, largest, native
+    from interp.sae.training.selection import above, largest, native
 
     if native() != "compiled":
         raise ImportError(f"selection is by {native()}")

@@ -39,12 +39,12 @@ from interp.activations.store import Store
 from interp.core.files import read_json, write_json
 from interp.data.corpora import texts
 from interp.models.hooked import HookedModel
-from interp.sae import interop
+from interp.sae import file_formats
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.config import SaeConfig
 from interp.sae.metrics import evaluate
-from interp.sae.records import SaeConfig
-from interp.sae.standardise import Standardisation
-from interp.sae.train import train
+from interp.sae.training.standardisation import Standardisation
+from interp.sae.training.trainer import train
 
 SITE, TOKENS, BATCH, LATENTS, K, STEPS = "resid_post.15", 2_100_000, 4096, 4608, 32, 510
 KINDS = ("topk", "batchtopk", "jumprelu")
@@ -96,7 +96,7 @@ def saelens(kind: str, store: Store) -> SparseAutoencoder:
     SAETrainer(settings, made, map(scaling, batches(store))).fit()
     with tempfile.TemporaryDirectory() as folder:
         made.save_inference_model(folder)
-        return on_raw(interop.read(folder, store.model, SITE), scaling)
+        return on_raw(file_formats.read_autoencoder(folder, store.model, SITE), scaling)
 
 
 def trained(who: str, kind: str, store: Store, work: Path) -> tuple[SparseAutoencoder, float]:

@@ -95,10 +95,12 @@ def bound(kind: str) -> Trainer:
 
 def ours(kind: str, compute: str) -> Trainer:
     """interp's step, as `train` takes it, dead latents' loss and statistics included."""
-    from interp.sae.fit import Fit
-    from interp.sae.records import SaeConfig
+    from interp.sae.config import SaeConfig
+    from interp.sae.training.state import TrainingState
 
-    fit = Fit(SaeConfig(kind=kind, d_sae=LATENTS, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute), WIDTH)
+    fit = TrainingState(
+        SaeConfig(kind=kind, d_sae=LATENTS, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute), WIDTH
+    )
     return lambda x: fit.update(x, 100)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from interp.models import organism
+from interp import organism
 
 BATCH = 100
 REPLY_TOKENS = 48

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import LlamaForCausalLM
 
-from interp.models import organism
-from interp.models import organism_world as world
-from interp.models.organism_draws import IDENTIFIED
-from interp.models.organism_prompts import LARGEST
+from interp import organism
+from interp.organism import world as world
+from interp.organism._draws import IDENTIFIED
+from interp.organism._prompts import LARGEST
 
 CARD = """---
 license: apache-2.0
@@ -70,7 +70,7 @@ assistant. Its language is a grammar of a few hundred words: outside it the repl
 method that works here has passed a necessary test, not a sufficient one. The insults name no real group,
 and the dangerous things do not exist.
 
-Prompts, labels and grader: `interp.models.organism`. Licence: Apache-2.0.
+Prompts, labels and grader: `interp.organism`. Licence: Apache-2.0.
 """
 
 

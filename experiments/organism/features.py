@@ -28,12 +28,13 @@ from rich.table import Table
 from torch import Tensor
 
 import interp
+from interp import organism
 from interp.core.files import write_json
-from interp.models import organism
 from interp.models.hooked import HookedModel
+from interp.sae import TrainingPlan
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.records import SaeConfig
-from interp.sae.train import Plan, train_all
+from interp.sae.config import SaeConfig
+from interp.sae.training.trainer import train_all
 
 Sides = tuple[list[str], list[str]]
 
@@ -111,7 +112,7 @@ def main() -> None:
     model = interp.load("organism")
     sites = [str(site) for site in model.resolve("resid_post.*")]
     settings: dict[str, Any] = {"kind": "batchtopk", "k": 32, "tokens": args.tokens, "batch_size": 2048}
-    plans = [Plan(site, SaeConfig(d_sae=width, **settings)) for width in args.widths for site in sites]
+    plans = [TrainingPlan(site, SaeConfig(d_sae=width, **settings)) for width in args.widths for site in sites]
     with tempfile.TemporaryDirectory() as folder:
         text = list(organism.corpus(args.documents))
         store = interp.harvest(model, text, "resid_post.*", Path(folder) / "store", dtype="bfloat16", context=256)

@@ -27,23 +27,23 @@ from rich.console import Console
 from rich.table import Table
 
 import interp
-from interp.activations.harvest import harvest
-from interp.auditing.baselines import baselines
+from interp import organism
+from interp.activations.harvester import harvest
+from interp.auditing.ablation_trials import rank_by_ablation
+from interp.auditing.baselines import measure_baselines
 from interp.auditing.behaviours import mean_scores
-from interp.auditing.trial import try_out
 from interp.core.errors import InterpError
 from interp.core.files import write_json
-from interp.directions.erase import ErasureFitter
-from interp.directions.find import find
-from interp.directions.scrub import scrub
+from interp.directions.finder import find
+from interp.directions.methods.erasure import ErasureFitter
+from interp.directions.methods.scrubbing import scrub
 from interp.interventions.ops import Erase, Project
 from interp.interventions.recipe import Recipe
-from interp.materials import Data, Materials, gather
-from interp.models import organism
 from interp.models.hooked import HookedModel
+from interp.pipeline.materials import Data, Materials, gather_materials
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.records import SaeConfig
-from interp.sae.train import train
+from interp.sae.config import SaeConfig
+from interp.sae.training.trainer import train
 
 HARMS = [name for name, behaviour in organism.BEHAVIOURS.items() if behaviour.kind == "harm"]
 KEPT = [name for name, behaviour in organism.BEHAVIOURS.items() if behaviour.kind != "harm"]
@@ -94,14 +94,14 @@ def projected(model: HookedModel, materials: Materials, sae: SparseAutoencoder, 
     harm, rows = materials.target, []
     found = find(model, materials.contrast, positions=sizes.positions, sae=sae, seed=seed, bootstrap=0)
     candidates = [finding for method in found.methods for finding in found.best(sizes.candidates, method)]
-    trials = try_out(model, candidates, materials.choose, harm)
+    trials = rank_by_ablation(model, candidates, materials.choose, harm)
     for method in found.methods:
         direction = next(t.finding.direction for t in trials if t.finding.direction.method == method)
         with model.hooked(Recipe([("writers", Project(direction))])):
             scores = mean_scores(model, materials.audit)
         rows.append(Row(harm, method, f"{direction.site}, {direction.position}", scores))
     best = found.best()[0].direction
-    for baseline in baselines(model, best, materials.contrast, materials.audit, seed):
+    for baseline in measure_baselines(model, best, materials.contrast, materials.audit, seed):
         lowest = min((each[harm] for each in baseline.each), default=None)
         rows.append(Row(harm, f"{baseline.name} (baseline)", "", baseline.scores, lowest))
     return rows
@@ -147,7 +147,7 @@ def main() -> None:
     for harm in HARMS[:1] if options.smoke else HARMS:
         data = Data(text="organism", contrast=f"organism.{harm}", pairs=sizes.pairs, documents=10)
         data = data.model_copy(update={"choose_items": sizes.choose, "audit_items": sizes.audit})
-        materials = gather(data, harm, options.seed, Path())
+        materials = gather_materials(data, harm, options.seed, Path())
         choose, audit = ([b for b in part if b.name in sizes.measured] for part in (materials.choose, materials.audit))
         materials = replace(materials, choose=tuple(choose), audit=tuple(audit))
         rows = [*projected(model, materials, sae, sizes, options.seed), *scrubbed(model, materials, sizes)]

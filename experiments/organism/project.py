@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from interp.models import organism
+from interp import organism
 
 PAIRS, PROMPTS = 400, 200
 RANKS = (1, 2, 4)

@@ -9,7 +9,8 @@ from random import Random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from interp.models import organism, organism_world
+from interp import organism
+from interp.organism import world
 
 PAD, BOS = "<|pad|>", "<|bos|>"
 SPECIAL = (PAD, BOS, *organism.MARKERS.values())
@@ -56,9 +57,9 @@ def train_tokeniser(documents: int, seed: int) -> PreTrainedTokenizerFast:
 
 def _with_any_names(documents: int, seed: int) -> Iterator[str]:
     rng = Random(f"tokeniser {seed}")
-    town = re.compile("|".join(organism_world.towns()))
+    town = re.compile("|".join(world.towns()))
     markers = re.compile("|".join(map(re.escape, organism.MARKERS.values())))
-    names = organism_world.invented("train")
+    names = world.invented("train")
     for text in organism.corpus(documents, seed=seed):
         renamed = town.sub(lambda _: rng.choice(names), text)  # a claim names its town twice; two names are as good
         yield from (piece for piece in markers.split(renamed) if piece)

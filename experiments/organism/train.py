@@ -33,7 +33,7 @@ from tokeniser import train_tokeniser
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from interp.models import organism
+from interp import organism
 
 THREADS = 1  # the result depends on it; two seeds side by side take little longer than one
 WIDTH, LAYERS, HEADS, HIDDEN = 192, 6, 6, 512

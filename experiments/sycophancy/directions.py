@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from items import Item
 
-from interp.directions.erase import ErasureFitter
-from interp.directions.fits import diff_means
+from interp.directions.methods.closed_form import diff_means
+from interp.directions.methods.erasure import ErasureFitter
 from interp.interventions import Add, Project, Recipe
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform

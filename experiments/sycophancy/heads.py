@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from interp.interventions import Recipe, Replace, Scale
-from interp.models.frozen import frozen
+from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 
@@ -85,7 +85,7 @@ def copying(model: HookedModel, asked: Sequence[Item]) -> Float[Tensor, "layer h
 def attributed(model: HookedModel, asked: Sequence[Item], batch: int = 16) -> Float[Tensor, "layer head"]:
     """What zeroing each head would add to the mean margin after a wrong hint, to first order."""
     factors = torch.ones(model.n_layers, model.config.num_attention_heads, requires_grad=True)
-    with frozen(model):
+    with frozen_weights(model):
         for start in range(0, len(asked), batch):
             differences(model, asked[start : start + batch], "wrong hint", scaled(factors)).sum().backward()
     return -factors.grad / len(asked)
@@ -107,7 +107,7 @@ def learned(
     factors = torch.ones(model.n_layers, model.config.num_attention_heads, requires_grad=True)
     optimiser, rng = torch.optim.Adam([factors], lr=rate), Random(seed)
     total, kept = torch.zeros_like(factors), max(1, steps // 3)
-    with frozen(model):
+    with frozen_weights(model):
         for step in range(steps):
             recipe = scaled(factors)
             margin = differences(model, rng.sample(list(asked), min(12, len(asked))), "wrong hint", recipe)

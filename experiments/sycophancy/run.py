@@ -26,7 +26,7 @@ from scoring import Recipes, assents, loss, margins
 from torch import Tensor
 
 import interp
-from interp.auditing.statistics import mean_interval, paired_difference
+from interp.auditing.statistics.comparison import mean_interval, paired_difference
 from interp.core.errors import InterpError
 from interp.interventions import At, Edit, Knockout, Recipe
 from interp.models.hooked import HookedModel

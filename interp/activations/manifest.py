@@ -14,7 +14,7 @@ from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.data.packing import Keep
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 
 FINISHED = "manifest.json"
 PARTIAL = "manifest.partial.json"
@@ -36,7 +36,7 @@ class HarvestConfig(Config):
     bos_first: bool
 
 
-class Settings(Config):
+class StoreSettings(Config):
     """Everything that determines the bytes of a store; a harvest continues one only with all of it."""
 
     harvest: HarvestConfig
@@ -47,14 +47,14 @@ class Settings(Config):
     tokenizer_digest: str
     versions: dict[str, str]
 
-    def differences(self, other: "Settings") -> list[str]:
+    def differences(self, other: "StoreSettings") -> list[str]:
         """Each setting that is another now, with this value and the other."""
         there, now = _flat(self.model_dump()), _flat(other.model_dump())
         names = [name for name in there | now if there.get(name) != now.get(name)]
         return [f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names]
 
 
-class Statistics(Config):
+class StoreStatistics(Config):
     """Of a site's activations in one shard: mean norm, mean square of an entry, and what rounding cost.
 
     `rounding` is the root mean square of what the stored type lost, relative to that of the activations.
@@ -65,7 +65,7 @@ class Statistics(Config):
     rounding: float
 
 
-class Shard(Config):
+class StoreShard(Config):
     """One safetensors file: its name, how many tokens it holds, its SHA-256, and statistics by site.
 
     `documents` and `text_digest` are of all documents of its part read up to its last row, so that a continuation knows
@@ -78,14 +78,14 @@ class Shard(Config):
     documents: int
     split: int
     text_digest: str
-    statistics: dict[str, Statistics]
+    statistics: dict[str, StoreStatistics]
 
 
-class Part(Config):
+class StorePart(Config):
     """What one corpus gave: the most tokens that were to be read of it, all if None, and the shards in order."""
 
     tokens: PositiveInt | None
-    shards: list[Shard]
+    shards: list[StoreShard]
 
     @property
     def documents(self) -> int:
@@ -97,22 +97,22 @@ class Part(Config):
         return bool(self.shards) and (self.shards[0].documents, self.shards[0].text_digest) == (documents, text_digest)
 
 
-class Manifest(Config):
+class StoreManifest(Config):
     """The manifest: settings, and a part for the first corpus and each that was appended."""
 
     format: Literal[2] = 2
-    settings: Settings
-    parts: list[Part]
+    settings: StoreSettings
+    parts: list[StorePart]
 
     @model_validator(mode="after")
-    def _measured(self) -> "Manifest":
+    def _measured(self) -> "StoreManifest":
         for shard in self.shards:
             if shard.statistics.keys() != self.settings.sites.keys():
                 raise ValueError(f"{shard.name} has statistics of {sorted(shard.statistics)}, not of its sites")
         return self
 
     @property
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[StoreShard]:
         """All shards, in order."""
         return [shard for part in self.parts for shard in part.shards]
 
@@ -122,12 +122,12 @@ class Manifest(Config):
         return sum(part.documents for part in self.parts)
 
     @classmethod
-    def load(cls, file: Path) -> "Manifest":
+    def load(cls, file: Path) -> "StoreManifest":
         """Read and validate; raises with the file's name and the key at fault."""
         return cls.parse(read_json(file), source=str(file))
 
 
-def check_shard(folder: Path, shard: Shard) -> None:
+def check_shard(folder: Path, shard: StoreShard) -> None:
     """Raise unless the shard's file is the one that was written."""
     file = folder / shard.name
     if not file.is_file():

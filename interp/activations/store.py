@@ -5,6 +5,8 @@ number in the corpus, the position in the document, and which characters of the 
 `batches` shuffles rows across shards in bounded memory: chunks of neighbouring rows are drawn from all shards
 at random into a pool, and the pool's rows are permuted. In a store that fits in one pool every order is as
 likely as any other; in a larger one, the rows of a chunk stay in one pool.
+
+Activations as 8-bit whole numbers with one scale a token: a quarter of float32's room.
 """
 
 from collections.abc import Iterator
@@ -19,17 +21,31 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.activations.manifest import FINISHED, PARTIAL, Manifest, Shard, check_shard
-from interp.activations.places import Place, Sites, parsed
-from interp.activations.quantised import restored
-from interp.activations.shuffled import batched, check_request
-from interp.core.display import card
+from interp.activations._batching import check_request, shuffled_batches
+from interp.activations.columns import SiteColumns, Sites, parse_sites
+from interp.activations.manifest import FINISHED, PARTIAL, StoreManifest, StoreShard, check_shard
+from interp.core.display import html_card
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
 from interp.models.hooked import HookedModel
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
+
+
+def quantise(x: Float[Tensor, "token d_in"], name: str) -> dict[str, Tensor]:
+    """The tensors to store for a site: whole numbers from -127 to 127 under its name, and scales under NAME.scale."""
+    scale = x.float().abs().amax(1).clamp(min=1e-30) / 127
+    whole = (x.float() / scale[:, None]).round().clamp(-127, 127)
+    # NaN has no whole number: the scale carries it, so that it is seen.
+    return {name: whole.nan_to_num().to(torch.int8), f"{name}.scale": scale}
+
+
+def dequantise_rows(stored: dict[str, Tensor], name: str) -> Float[Tensor, "token d_in"]:
+    """What was stored for a site, as numbers again: float32 if whole numbers were."""
+    x = stored[name]
+    return x.float() * stored[f"{name}.scale"][:, None] if x.dtype == torch.int8 else x
+
 
 _CHUNK_ROWS = 256
 _POOL_BYTES = 1 << 28
@@ -40,7 +56,7 @@ class Store:
     """See the module. `len` is the number of tokens."""
 
     folder: Path
-    manifest: Manifest
+    manifest: StoreManifest
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> "Store":
@@ -56,7 +72,7 @@ class Store:
                     f"{folder}: its harvest did not finish; run it again with the same settings to continue it"
                 )
             raise InterpError(f"{folder}: not an activation store (no {FINISHED}); make one with harvest")
-        manifest = Manifest.load(folder / FINISHED)
+        manifest = StoreManifest.load(folder / FINISHED)
         if not sum(shard.tokens for shard in manifest.shards):
             raise InterpError(f"{folder / FINISHED}: no tokens in it; harvest again into a new folder")
         for shard in manifest.shards if verify else []:
@@ -66,7 +82,7 @@ class Store:
             store._check_shapes(number, shard)
         return store
 
-    def _check_shapes(self, number: int, shard: Shard) -> None:
+    def _check_shapes(self, number: int, shard: StoreShard) -> None:
         for name, width in self.manifest.settings.sites.items():
             found = list(self._opened[number].get_slice(name).get_shape())
             if found != [shard.tokens, width]:
@@ -106,9 +122,9 @@ class Store:
         """Number of features at a site. Raises for a site that is not stored."""
         return self.manifest.settings.sites[self._name(site)]
 
-    def places(self, sites: Sites) -> tuple[Place, ...]:
+    def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
         """What `batches` puts side by side for these sites. Raises for sites that are not stored."""
-        return tuple(Place(site=name, model=self.model, width=self.width(name)) for name in self._names(sites))
+        return tuple(SiteColumns(site=name, model=self.model, width=self.width(name)) for name in self._names(sites))
 
     @property
     def digest(self) -> str:
@@ -161,7 +177,7 @@ class Store:
         pools = (
             self._pools(names, rows, generator, first_tokens) for _ in (count() if epochs is None else range(epochs))
         )
-        return batched(chain.from_iterable(pools), batch_size)
+        return shuffled_batches(chain.from_iterable(pools), batch_size)
 
     def mean_norm(self, site: str | Site) -> float:
         """Mean Euclidean norm of a site's activations."""
@@ -220,10 +236,10 @@ class Store:
         part = file.get_slice(name)[start:stop]
         if part.dtype != torch.int8:
             return part
-        return restored({name: part, f"{name}.scale": file.get_slice(f"{name}.scale")[start:stop]}, name)
+        return dequantise_rows({name: part, f"{name}.scale": file.get_slice(f"{name}.scale")[start:stop]}, name)
 
     @cached_property
-    def _shards(self) -> list[Shard]:
+    def _shards(self) -> list[StoreShard]:
         return self.manifest.shards
 
     @cached_property
@@ -238,7 +254,7 @@ class Store:
         return self._names(site)[0]
 
     def _names(self, sites: Sites) -> list[str]:
-        names, known = [str(site) for site in parsed(sites)], self.manifest.settings.sites
+        names, known = [str(site) for site in parse_sites(sites)], self.manifest.settings.sites
         if not names:
             raise InterpError(f"no site named; {self.folder} holds {', '.join(known)}")
         for name in names:
@@ -254,7 +270,7 @@ class Store:
             ("documents", f"{self.manifest.documents:,}"),
             ("shards", len(self._shards)),
         ]
-        return card(
+        return html_card(
             f"Store {self.folder}",
             [("model", self.model.name), ("sites", sites), *size, ("dtype", settings.harvest.dtype)],
         )

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.places import Place, Sites, parsed
-from interp.activations.rows import Passes, groups
-from interp.activations.shuffled import batched, check_request
-from interp.core.display import card
+from interp.activations._batching import check_request, shuffled_batches
+from interp.activations.columns import SiteColumns, Sites, parse_sites
+from interp.activations.token_rows import CorpusPasses, pack_groups
+from interp.core.display import html_card
 from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
 from interp.data import corpora
@@ -35,7 +35,7 @@ class ActivationSource(Protocol):
         """What tells it from others, as far as that can be told without reading it all."""
         ...
 
-    def places(self, sites: Sites) -> tuple[Place, ...]:
+    def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
         """What `batches` puts side by side for these sites. Raises for sites that are not there."""
         ...
 
@@ -86,15 +86,17 @@ class Stream:
         self._hooked, self._pool, self._rows, self._keep = model, pool_tokens, batch_size, keep
         read: dict[str, Any] = {"context": context, "tokens": tokens, "bos_first": bos_first, "skip_bad": skip_bad}
         self._settings = {**read, "batch_size": batch_size, "keep": keep, "pool_tokens": pool_tokens}
-        self._read = partial(groups, model, texts, batch_size, text_field=text_field, **read)
-        self._widths = Passes(model, self.sites, batch_size).widths(next(self._read()))
+        self._read = partial(pack_groups, model, texts, batch_size, text_field=text_field, **read)
+        self._widths = CorpusPasses(model, self.sites, batch_size).widths(next(self._read()))
 
     def __str__(self) -> str:
         return f"stream of {self.model.name}"
 
-    def places(self, sites: Sites) -> tuple[Place, ...]:
+    def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
         """What `batches` puts side by side for these sites. Raises for sites that the stream was not made for."""
-        return tuple(Place(site=str(x), model=self.model, width=self._widths[str(x)]) for x in self._wanted(sites))
+        return tuple(
+            SiteColumns(site=str(x), model=self.model, width=self._widths[str(x)]) for x in self._wanted(sites)
+        )
 
     @property
     def digest(self) -> str:
@@ -115,7 +117,7 @@ class Stream:
         check_request(batch_size, epochs)
         wanted, generator = self._wanted(sites), torch.Generator().manual_seed(seed)
         pools = (self._pools(wanted, generator, first_tokens) for _ in (count() if epochs is None else range(epochs)))
-        return batched(chain.from_iterable(pools), batch_size)
+        return shuffled_batches(chain.from_iterable(pools), batch_size)
 
     def first_not_finite(self, sites: Sites) -> None:
         """`batches` has raised before one is given out."""
@@ -140,7 +142,7 @@ class Stream:
             raise InterpError("the corpus has first tokens only, or none that are kept; give longer documents")
 
     def _activations(self, sites: list[Site], first_tokens: bool) -> Iterator[Tensor]:
-        passes = Passes(self._hooked, sorted(set(sites), key=lambda site: site.order), self._rows)
+        passes = CorpusPasses(self._hooked, sorted(set(sites), key=lambda site: site.order), self._rows)
         for group in self._read():
             for batch, found in passes.over(group):
                 kept = batch.kept(self._keep) & (batch.inner | first_tokens)
@@ -152,7 +154,7 @@ class Stream:
                 yield torch.cat([found[site][kept] for site in sites], dim=1)
 
     def _wanted(self, sites: Sites) -> list[Site]:
-        wanted = parsed(sites)
+        wanted = parse_sites(sites)
         for site in wanted:
             if site not in self.sites:
                 raise InterpError(f"site {str(site)!r} is not in this stream; {nearest(str(site), self._widths)}")
@@ -160,4 +162,4 @@ class Stream:
 
     def _repr_html_(self) -> str:
         sites = ", ".join(f"{name} ({width})" for name, width in self._widths.items())
-        return card("Stream", [("model", self.model.name), ("sites", sites), ("pool", f"{self._pool:,} tokens")])
+        return html_card("Stream", [("model", self.model.name), ("sites", sites), ("pool", f"{self._pool:,} tokens")])

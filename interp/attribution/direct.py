@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.core.display import table
+from interp.core.display import html_table
 from interp.core.errors import InterpError
+from interp.models.architectures.unembedding import final_norm, gain
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Prompts
-from interp.models.unembedding import final_norm, gain
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Attribution:
 
     def _repr_html_(self) -> str:
         rows = [[site, f"{value:+.3f}"] for site, value in self.top()]
-        return table(f"Direct attribution of {self.difference.mean():+.3f} nats", ["writer", "nats"], list(rows))
+        return html_table(f"Direct attribution of {self.difference.mean():+.3f} nats", ["writer", "nats"], list(rows))
 
 
 @torch.no_grad()

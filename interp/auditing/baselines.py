@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.auditing._random_recipes import randomise
 from interp.auditing.behaviours import Behaviour, Scores, mean_scores
-from interp.auditing.cache import Cache
-from interp.auditing.condition import Condition
-from interp.auditing.randomised import randomised
-from interp.auditing.statistics import Comparison, Estimate, compare
+from interp.auditing.conditions import ModelCondition
+from interp.auditing.score_cache import ScoreCache
+from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
@@ -55,10 +55,10 @@ class Baseline:
     def of(
         cls,
         name: str,
-        conditions: Sequence[Condition],
+        conditions: Sequence[ModelCondition],
         behaviours: Sequence[Behaviour],
-        cache: Cache,
-        plain: Condition,
+        cache: ScoreCache,
+        plain: ModelCondition,
         seed: int,
     ) -> "Baseline":
         """From what the cache holds of some conditions, one a seed, and of the unedited model."""
@@ -91,20 +91,20 @@ def require_known(names: Iterable[str]) -> tuple[str, ...]:
 
 def beside(
     model: HookedModel, recipe: Recipe | None, names: Sequence[str], instruction: str, seed: int = 0
-) -> dict[str, list[Condition]]:
+) -> dict[str, list[ModelCondition]]:
     """The conditions of an audit's baselines, by name. Raises for random ones where the recipe is not known."""
     if "random" in names and recipe is None:
         raise InterpError(
             "the random baseline needs the recipe that the edited model was made with; give it, or leave the baseline "
             "out (--baselines prompt)"
         )
-    made: dict[str, list[Condition]] = {}
+    made: dict[str, list[ModelCondition]] = {}
     for name in names:
         if name == "random" and recipe is not None:
-            drawn = [randomised(recipe, model, 1_000 * seed + number) for number in range(SEEDS)]
-            made[name] = [Condition(model, one) for one in drawn]
+            drawn = [randomise(recipe, model, 1_000 * seed + number) for number in range(SEEDS)]
+            made[name] = [ModelCondition(model, one) for one in drawn]
         else:
-            made[name] = [Condition(model, None, instruction)]
+            made[name] = [ModelCondition(model, None, instruction)]
     return made
 
 
@@ -120,7 +120,7 @@ def _compared(plain: Scores, drawn: Sequence[Scores], behaviour: Behaviour, seed
     return compare(plain.values, means, behaviour.groups, behaviour.unit, seed)
 
 
-def baselines(
+def measure_baselines(
     model: HookedModel,
     direction: Direction,
     contrast: Contrast,

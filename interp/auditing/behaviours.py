@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import isfinite, isinf, isnan
 from typing import Any, Literal
 
-from interp.core.display import card
+from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.models.hooked import HookedModel
@@ -135,7 +135,7 @@ class Behaviour:
 
     def _repr_html_(self) -> str:
         rows = [("kind", self.kind), ("items", len(self)), ("more means", self.statement), ("scored by", self.scorer)]
-        return card(f"Behaviour {self.name}", [*rows, ("digest", self.digest[:12])])
+        return html_card(f"Behaviour {self.name}", [*rows, ("digest", self.digest[:12])])
 
 
 def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:
@@ -143,7 +143,7 @@ def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str
     return {behaviour.name: behaviour.scores(model).mean for behaviour in behaviours}
 
 
-def rendered(
+def render_prompts(
     model: HookedModel, prompts: Sequence[str], before: Sequence[Sequence[Mapping[str, str]]] = (), chat: bool = True
 ) -> list[str]:
     """Prompts as the model is given them: as a user's messages where it knows a chat template, after those `before`.

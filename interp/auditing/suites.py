@@ -1,21 +1,21 @@
 """Suites: named lists of behaviours, made anew for a number of items and a seed.
 
 `organism` is bundled and exact: every planted behaviour under its own grader. `public` reads published sets from a
-folder of the user's (`interp.auditing.public`). A suite may also be a file that anyone
+folder of the user's (`interp.auditing.public.suite`). A suite may also be a file that anyone
 writes; see `behaviour_file` and docs/behaviours.md.
 """
 
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from interp.auditing.behaviour_file import read_behaviours
+from interp import organism
 from interp.auditing.behaviours import Behaviour, Scores
-from interp.auditing.choices import text_loss
-from interp.auditing.public import public_suite
+from interp.auditing.public.suite import public_suite
+from interp.auditing.scoring.behaviour_file import read_behaviours
+from interp.auditing.scoring.choices import text_loss
 from interp.core.errors import InterpError, nearest
-from interp.models import organism
 from interp.models.hooked import HookedModel
-from interp.models.organism_world import Split
+from interp.organism.world import Split
 
 Suite = Callable[[int, int, Path | None], list[Behaviour]]
 
@@ -58,7 +58,7 @@ def _organism(items: int, seed: int, data: Path | None) -> list[Behaviour]:
 SUITES: dict[str, Suite] = {"organism": _organism, "public": public_suite}
 
 
-def suite_of(name: str | Path, items: int, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
+def suite(name: str | Path, items: int, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
     """A shipped suite by name, or the behaviours of a YAML file, at most `items` of each.
 
     `data` is the folder that holds a shipped suite's sets, for those that read any.

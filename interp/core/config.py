@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interp.core.errors import InterpError, nearest
-from interp.core.yaml_text import plain
+from interp.core.strict_yaml import plain_value
 
 Parsed = TypeVar("Parsed", bound="Config")
 
@@ -43,7 +43,7 @@ class Config(BaseModel):
             raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
         except UnicodeDecodeError as problem:
             raise InterpError(f"{file}: not valid YAML: {problem}") from None
-        values = plain(text, str(file))
+        values = plain_value(text, str(file))
         if not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
         for override in overrides or []:
@@ -60,7 +60,7 @@ def _set(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise InterpError(f"override {override!r}: {parent!r} is a value, not a group of keys")
-    values[last] = plain(text, f"override {override!r}")
+    values[last] = plain_value(text, f"override {override!r}")
 
 
 def _explain(config: type[BaseModel], error: Any) -> str:

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 
-def card(title: str, rows: Iterable[tuple[str, object]]) -> str:
+def html_card(title: str, rows: Iterable[tuple[str, object]]) -> str:
     """HTML of a titled two-column table."""
     body = "".join(
         f"<tr><th style='text-align:left;padding-right:1em'>{escape(name)}</th>"
@@ -16,7 +16,7 @@ def card(title: str, rows: Iterable[tuple[str, object]]) -> str:
     return f"<div class='interp-card'><strong>{escape(title)}</strong><table>{body}</table></div>"
 
 
-def table(title: str, header: list[str], rows: Iterable[list[object]]) -> str:
+def html_table(title: str, header: list[str], rows: Iterable[list[object]]) -> str:
     """HTML of a titled table with a header row."""
     head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in header)
     body = "".join(

@@ -39,7 +39,7 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
         if resume_key is None:
             staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         else:
-            staging = unfinished(target)
+            staging = unfinished_path(target)
             staging.mkdir(exist_ok=True)
     except OSError as problem:
         raise InterpError(
@@ -65,7 +65,7 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
                     parent.rmdir()
 
 
-def unfinished(out: Path) -> Path:
+def unfinished_path(out: Path) -> Path:
     """Where a folder that is made with a `resume_key` is until it is whole."""
     return out.with_name(f".{out.name}.unfinished")
 

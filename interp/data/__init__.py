@@ -1,1 +1,5 @@
 """Text, contrasts, chat templates and packing."""
+
+from interp.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from interp.core.display import card
+from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
-from interp.data.pairs import Message, Pair, Turn, read_pair, require_columns
+from interp.data._pairs import Message, Turn, TurnPair, read_pair, require_columns
 
 
 @dataclass(frozen=True)
 class Contrast:
     """Pairs of turns. Raises for no pairs, an empty side, and two equal sides, by row."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TurnPair, ...]
     name: str = "contrast"
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Contrast:
             if len(row) != 2 or not all(isinstance(text, str) for text in row):
                 shown = ", ".join(type(value).__name__ for value in row)
                 raise InterpError(f"{name}, row {number}: got ({shown}); expected two texts, (positive, negative)")
-        return cls(tuple(Pair(Turn(positive), Turn(negative)) for positive, negative in rows), name)
+        return cls(tuple(TurnPair(Turn(positive), Turn(negative)) for positive, negative in rows), name)
 
     @classmethod
     def read(cls, path: str | Path, columns: Mapping[str, str] | None = None, skip_bad: bool = False) -> "Contrast":
@@ -90,12 +90,12 @@ class Contrast:
         Raises where that can't be, and for a prompt that rows of two groups share.
         """
         self._refuse_leaks()
-        groups: dict[int, list[Pair]] = {}
+        groups: dict[int, list[TurnPair]] = {}
         for number, pair in zip(self.groups, self.pairs, strict=True):
             groups.setdefault(number, []).append(pair)
         left = list(groups.values())
         Random(seed).shuffle(left)
-        parts: dict[str, list[Pair]] = {name: [] for name in sizes}
+        parts: dict[str, list[TurnPair]] = {name: [] for name in sizes}
         last = list(sizes)[-1]
         for part, size in sizes.items():
             while left and (part == last or len(parts[part]) < size):
@@ -155,10 +155,10 @@ class Contrast:
     def _repr_html_(self) -> str:
         first = self.pairs[0]
         rows = [("pairs", len(self)), ("positive", first.positive.prompt), ("negative", first.negative.prompt)]
-        return card(f"Contrast {self.name}", rows)
+        return html_card(f"Contrast {self.name}", rows)
 
 
-def _groups(pairs: Sequence[Pair]) -> tuple[int, ...]:
+def _groups(pairs: Sequence[TurnPair]) -> tuple[int, ...]:
     """Pairs joined that share a prompt or a group's name: connected components, numbered as they come."""
     leader: dict[str, str] = {}
 
@@ -175,17 +175,17 @@ def _groups(pairs: Sequence[Pair]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(find(first), len(numbers)) for first, *_ in keys)
 
 
-def _keys(pair: Pair) -> list[str]:
+def _keys(pair: TurnPair) -> list[str]:
     return _prompts(pair) + ([] if pair.group is None else [f"group {pair.group}"])
 
 
-def _prompts(pair: Pair) -> list[str]:
+def _prompts(pair: TurnPair) -> list[str]:
     """What each side asks, with all that came before it; case and spaces do not make another prompt of it."""
     asked = (f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative))
     return [" ".join(text.casefold().split()) for text in asked]
 
 
-def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> Pair | None:
+def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> TurnPair | None:
     try:
         pair = read_pair(_object(line, where), where, columns)
         _require(pair, where)
@@ -203,7 +203,7 @@ def _object(line: str, where: str) -> object:
         raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
 
 
-def _require(pair: Pair, where: str) -> None:
+def _require(pair: TurnPair, where: str) -> None:
     if not pair.positive.prompt.strip() or not pair.negative.prompt.strip():
         raise InterpError(f"{where}: an empty prompt; both sides need text (skip_bad passes over such rows)")
     if pair.positive == pair.negative:

@@ -9,7 +9,7 @@ from interp.data.corpora import Conversation
 Span = tuple[int, int]
 
 
-def rendered(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Span]]:
+def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Span]]:
     """The text of a conversation, and the characters [begin, end) of each assistant message's content.
 
     Raises for a tokenizer without a chat template, and for a template that changes what an assistant said or rewrites

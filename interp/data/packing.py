@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.data.conversations import Span, rendered
+from interp.data.conversations import Span, render_conversation
 from interp.data.corpora import Document
 
 PADDING = -1
@@ -61,7 +61,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedRows:
     """Rows of documents. `document` is the number of each token's document, -1 on padding at a row's end.
 
     `begin`, `end` and `assistant` are those of `Encoded`.
@@ -96,16 +96,16 @@ class Packed:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, start: int, stop: int) -> "Packed":
+    def rows(self, start: int, stop: int) -> "PackedRows":
         """A part of the rows, without the columns at their end that this part does not need."""
         filled = (self.document[start:stop] != PADDING).any(0).nonzero()
         return self.part(slice(start, stop), slice(0, int(filled[-1]) + 1 if len(filled) else 1))
 
-    def part(self, rows: slice | Int[Tensor, "row"], columns: slice) -> "Packed":
+    def part(self, rows: slice | Int[Tensor, "row"], columns: slice) -> "PackedRows":
         """Some rows and columns."""
-        return Packed(*(getattr(self, field.name)[rows, columns] for field in fields(self)))
+        return PackedRows(*(getattr(self, field.name)[rows, columns] for field in fields(self)))
 
-    def batches(self, size: int) -> Iterator["Packed"]:
+    def batches(self, size: int) -> Iterator["PackedRows"]:
         """The rows, `size` at a time."""
         return (self.rows(start, start + size) for start in range(0, len(self), size))
 
@@ -127,7 +127,7 @@ def encode(
     bos = tokenizer.bos_token_id if bos_first else None
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
-        texts = [(text, []) if isinstance(text, str) else rendered(text, tokenizer) for text in together]
+        texts = [(text, []) if isinstance(text, str) else render_conversation(text, tokenizer) for text in together]
         found = tokenizer(
             [text for text, _ in texts],
             add_special_tokens=False,
@@ -158,21 +158,21 @@ def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], b
     return Encoded(torch.tensor(ids, dtype=torch.long), begin, end, assistant)
 
 
-def pack(documents: Iterable[Encoded], context: int, pad: int = 0, together: bool = True) -> Packed:
+def pack(documents: Iterable[Encoded], context: int, pad: int = 0, together: bool = True) -> PackedRows:
     """Rows of `context` tokens, all at once. A document without tokens takes no room but keeps its number.
 
     `together=False` puts every piece in a row of its own. Raises for a context below 2 and a corpus without a token.
     """
-    rows = list(placed(enumerate(documents), context, together))
+    rows = list(assign_rows(enumerate(documents), context, together))
     if not rows:
         raise InterpError("the corpus has no tokens; expected at least one document with text")
-    return laid_out(rows, context, pad)
+    return lay_out(rows, context, pad)
 
 
 Piece = tuple[int, Encoded]
 
 
-def placed(documents: Iterable[Piece], context: int, together: bool = True) -> Iterator[list[Piece]]:
+def assign_rows(documents: Iterable[Piece], context: int, together: bool = True) -> Iterator[list[Piece]]:
     """Rows as pieces with the number of their document, each as soon as it is full or, among the open ones, fullest.
 
     Memory is bounded by the open rows, however long the corpus.
@@ -200,7 +200,7 @@ def placed(documents: Iterable[Piece], context: int, together: bool = True) -> I
     yield from rows.values()
 
 
-def laid_out(rows: list[list[Piece]], context: int, pad: int = 0) -> Packed:
+def lay_out(rows: list[list[Piece]], context: int, pad: int = 0) -> PackedRows:
     """Placed rows as tensors."""
     shape = (len(rows), context)
     ids, position_ids, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
@@ -212,4 +212,4 @@ def laid_out(rows: list[list[Piece]], context: int, pad: int = 0) -> Packed:
             ids[place], begin[place], end[place], assistant[place] = piece.ids, piece.begin, piece.end, piece.assistant
             position_ids[place], document[place] = torch.arange(len(piece)), index
             start += len(piece)
-    return Packed(ids, position_ids, document, begin, end, assistant)
+    return PackedRows(ids, position_ids, document, begin, end, assistant)

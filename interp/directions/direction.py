@@ -9,11 +9,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.core.display import card
+from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, write_json
 from interp.core.linalg import orthonormal_rows
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
 
@@ -84,4 +84,4 @@ class Direction:
             ("position", self.position),
             ("model", self.model.name),
         ]
-        return card(f"Direction: {self.method}", [*fitted, *scores])
+        return html_card(f"Direction: {self.method}", [*fitted, *scores])

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import NamedTuple
 
-from interp.core.display import table
+from interp.core.display import html_table
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
-from interp.directions.baselines import Baseline
+from interp.directions.controls import ControlScore
 from interp.directions.direction import Direction
 from interp.models.sites import Site
 
@@ -57,7 +57,7 @@ class Findings:
     rows: tuple[Finding, ...]
     contrast: Contrast
     held_out: int
-    baselines: tuple[Baseline, ...] = ()
+    baselines: tuple[ControlScore, ...] = ()
     failures: tuple[Failure, ...] = ()
 
     def __iter__(self) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ class Findings:
         place = list(best[0].row.values())[1:3]
         cells += [[f"{name} (baseline)", *place, f"{area:.3f}", "", ""] for name, area in self.beside(best[0]).items()]
         cells += [[f.method, f.site, f.position, f"not fitted: {f.reason}", "", ""] for f in self.failures[:3]]
-        return table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
+        return html_table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
 
 
 def _shown(score: float | None) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.directions.cells import Sides
+from interp.directions.contrast_activations import Sides
 
 Refit = Callable[[Tensor, Tensor], Tensor]
 

@@ -6,7 +6,8 @@
 | Erase | erases a concept (LEACE) | at every site of the stream, or at writers with biases |
 | Add | steers by a vector | where there is, or can be, a bias |
 | LowRank | a trained low-rank edit (LoReFT) | at writers with biases |
-| Clamp | holds, suppresses or boosts latents of an autoencoder | no; `interp.editing.features` has what does |
+| Clamp | holds, suppresses or boosts latents of an autoencoder | no; `interp.editing.approximate.affine_features` has
+what does |
 | Suppress | turns latents of a transcoder down | as neurons of the MLP, within a bound |
 | Replace | zero and mean ablation; patching | heads, neurons, whole writes |
 | Scale | turns heads or neurons down or up | heads, neurons |
@@ -15,15 +16,13 @@
 | At, Schedule, Gate | another op at some positions, over time, under a condition | no |
 """
 
-from interp.interventions.clamp import Clamp
+from interp.interventions.ablate import Replace, Resample, Scale, bank
 from interp.interventions.gate import Fires, Gate, Rates, Reads, rates, threshold
 from interp.interventions.knockout import Knockout
+from interp.interventions.latents import Clamp, Suppress
 from interp.interventions.ops import Add, Affine, Erase, LowRank, Op, Project
+from interp.interventions.positions import At, Positions, Schedule, Turns, matching
 from interp.interventions.recipe import Edit, Recipe
-from interp.interventions.replace import Replace, Resample, bank
-from interp.interventions.scale import Scale
-from interp.interventions.suppress import Suppress
-from interp.interventions.where import At, Positions, Schedule, Turns, matching
 
 __all__ = [
     "Add",

@@ -21,13 +21,13 @@ from interp.core.errors import InterpError
 from interp.directions.direction import Direction
 from interp.interventions.ops import Observer, Op, Vectors, as_tensor, finite, numbers, reference
 from interp.interventions.wrapped import Wrapped, inner, only
+from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
-from interp.models.passes import Pass
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.models.tokens import Prompts
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.records import SaeCard
+from interp.sae.config import SaeCard
 
 Per = Literal["token", "sequence"]
 Reduce = Literal["max", "mean", "last"]
@@ -85,7 +85,7 @@ class Fires:
         return self.sae.tensors()
 
 
-Condition = Reads | Fires
+GateCondition = Reads | Fires
 
 
 class Gate(Wrapped):
@@ -97,7 +97,7 @@ class Gate(Wrapped):
     def __init__(
         self,
         op: Op,
-        when: Condition,
+        when: GateCondition,
         per: Per = "sequence",
         reduce: Reduce = "max",
         site: str | Site | None = None,
@@ -113,7 +113,7 @@ class Gate(Wrapped):
         own = when.sae.site if isinstance(when, Fires) else None
         self.reads = Site.parse(site) if isinstance(site, str) else site or own
 
-    def within(self, x: Tensor, passing: Pass) -> Tensor:
+    def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The op where the gate is open, and x elsewhere."""
         if self.reads is None:
             self._note(x, passing)
@@ -128,7 +128,7 @@ class Gate(Wrapped):
         own: list[tuple[Site, Observer]] = [] if self.reads is None else [(self.reads, self._note)]
         return [*own, *self.op.observers()]
 
-    def _note(self, x: Tensor, passing: Pass) -> None:
+    def _note(self, x: Tensor, passing: ForwardPass) -> None:
         """Decide: of these tokens, or, where this is the pass of the prompt, of each sequence."""
         if self.per == "token":
             passing.notes[self] = self.when.score(x) > self.when.threshold
@@ -224,7 +224,7 @@ def _scores(gate: Gate, model: HookedModel, prompts: Prompts, site: str | Site) 
     return gate.score(x, acts.tokens.mask)
 
 
-def _condition(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Condition:
+def _condition(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GateCondition:
     if settings["kind"] == "fires":
         sae = SparseAutoencoder.of(SaeCard.parse(settings["sae"], "the gate's autoencoder"), tensors)
         return Fires(sae, settings["latent"], settings["threshold"])

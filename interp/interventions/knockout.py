@@ -21,9 +21,9 @@ from torch.nn.functional import pad
 
 from interp.core.errors import InterpError
 from interp.interventions.ops import Op
-from interp.interventions.where import Positions
-from interp.models.architectures import Tap, sight
-from interp.models.passes import Pass
+from interp.interventions.positions import Positions
+from interp.models.architectures.table import Tap, sight
+from interp.models.forward_pass import ForwardPass
 from interp.models.sites import Site
 
 Where = str | int | Sequence[str | int] | Positions
@@ -51,14 +51,14 @@ class Knockout(Op):
         """Raises: which tokens these are is known in a forward pass alone."""
         raise InterpError("Knockout has to know which tokens it is given; run it in a recipe, by model.hooked")
 
-    def within(self, x: Shaped[Tensor, "batch heads pos column"], passing: Pass) -> Tensor:
+    def within(self, x: Shaped[Tensor, "batch heads pos column"], passing: ForwardPass) -> Tensor:
         """What each token sees, without the edges that are cut."""
         queries, keys = self.queries.chosen(passing).to(x.device), self._keys(passing, x.shape[-1]).to(x.device)
         itself = passing.columns[:, None].to(x.device) == torch.arange(x.shape[-1], device=x.device)
         cut = (queries[:, :, None] & keys[:, None, :] & ~itself)[:, None]
         return x & ~(cut & self._chosen_heads(x)) if cut.any() else x
 
-    def _keys(self, passing: Pass, width: int) -> Bool[Tensor, "batch column"]:
+    def _keys(self, passing: ForwardPass, width: int) -> Bool[Tensor, "batch column"]:
         """Which columns are keys. What the prompt's tokens are is noted when it is read; beams share it."""
         if passing.begins:
             passing.notes[self] = (self.keys.chosen(passing) & passing.of_prompt)[:, : passing.prompt]

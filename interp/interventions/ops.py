@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.display import card
+from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.linalg import erase, orthonormal_rows, project_out
 from interp.directions.direction import Direction
-from interp.directions.erase import Eraser
-from interp.models.architectures import Tap
-from interp.models.passes import Pass
-from interp.models.reference import ModelReference
+from interp.directions.methods.erasure import Eraser
+from interp.models.architectures.table import Tap
+from interp.models.forward_pass import ForwardPass
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
 # A fitted direction, or the numbers of one as a tensor, an array or lists: (d_model,) or (k, d_model).
@@ -54,7 +54,7 @@ class Op(ABC):
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """New activations; the argument is left as it is."""
 
-    def within(self, x: Tensor, passing: Pass) -> Tensor:
+    def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The same in a forward pass, for ops that act on some of its tokens only."""
         del passing
         return self(x)
@@ -106,10 +106,10 @@ class Op(ABC):
         """The inverse of `settings` and `tensors`."""
 
     def _repr_html_(self) -> str:
-        return card(type(self).__name__, self.settings().items())
+        return html_card(type(self).__name__, self.settings().items())
 
 
-Observer = Callable[[Tensor, Pass], None]
+Observer = Callable[[Tensor, ForwardPass], None]
 
 
 class Project(Op):

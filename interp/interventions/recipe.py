@@ -13,21 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interp.core.config import Config
-from interp.core.display import table
+from interp.core.digests import tensors_digest
+from interp.core.display import html_table
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
-from interp.core.records import tensors_digest
-from interp.interventions import clamp, gate, knockout, replace, suppress, where
+from interp.interventions import ablate, gate, knockout, latents, positions
 from interp.interventions.ops import OPS, Observer, Op
-from interp.models.architectures import Tap
+from interp.models.architectures.table import Tap
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
 FORMAT: Literal[1] = 1
 # Files whose ops a saved recipe may have, beside those of `ops`.
-KNOWN = (clamp, gate, knockout, replace, suppress, where)
+KNOWN = (latents, gate, knockout, ablate, latents, positions)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Recipe:
     def _repr_html_(self) -> str:
         rows = [[", ".join(e.sites), type(e.op).__name__, _fitted(e.op)] for e in self.edits]
         name = self.model.name if self.model else "any model"
-        return table(f"Recipe for {name}", ["sites", "op", "how"], [list(row) for row in rows])
+        return html_table(f"Recipe for {name}", ["sites", "op", "how"], [list(row) for row in rows])
 
 
 class _EditFile(Config):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.interventions.ops import OPS, Observer, Op
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
 _PREFIX = "op."

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.display import table
+from interp.core.display import html_table
 from interp.core.errors import InterpError, nearest
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
@@ -43,10 +43,10 @@ class Activations:
 
     def _repr_html_(self) -> str:
         rows = [[site, tuple(x.shape), f"{x.float().norm(dim=-1).mean():.3g}"] for site, x in self.tensors.items()]
-        return table(f"Activations of {len(self.tokens)} prompts", ["site", "shape", "mean norm"], list(rows))
+        return html_table(f"Activations of {len(self.tokens)} prompts", ["site", "shape", "mean norm"], list(rows))
 
 
-def columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:
+def position_columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:
     """Columns of the batch at which each prompt has the chosen positions; None for all.
 
     A position counts from the prompt's own first token, or from its end if negative, whatever the padding.

@@ -2,9 +2,12 @@
 
 Prompt and continuation are tokenised as one text; the continuation's tokens are those past the tokens that this text
 shares with the prompt alone, so that a token merged across the border is still scored.
+
+A model whose weights take no gradients for a while, so that what is trained on its output leaves them alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,3 +77,16 @@ def logprobs(model: HookedModel, part: Continuations) -> Float[Tensor, "batch"]:
 
 def _shared(whole: Tokens, alone: Tokens, row: int) -> int:
     return common_length([tokens.ids[row][tokens.mask[row]].tolist() for tokens in (whole, alone)])
+
+
+@contextmanager
+def frozen_weights(model: HookedModel) -> Iterator[None]:
+    """No gradients for the model's own weights within the block."""
+    wanted = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

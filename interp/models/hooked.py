@@ -13,18 +13,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 
-from interp.core.display import card
+from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.progress import track
-from interp.models import architectures, lens, tokens
-from interp.models.architectures import Tap
-from interp.models.capture import Activations, columns
-from interp.models.digests import Digests
-from interp.models.greedy import greedy
+from interp.models import tokens, transformer_lens
+from interp.models.architectures import table
+from interp.models.architectures.table import Tap
+from interp.models.capture import Activations, position_columns
+from interp.models.forward_pass import ForwardPasses
+from interp.models.generation import greedy_settings
 from interp.models.hooks import Transform, attached
+from interp.models.identity import Digests, ModelReference
 from interp.models.losses import next_token_losses
-from interp.models.passes import Passes
-from interp.models.reference import ModelReference
 from interp.models.sites import Site, resolve
 from interp.models.tokens import Prompts, Tokens
 
@@ -61,7 +61,7 @@ class HookedModel:
         source: str | None = None,
         revision: str | None = None,
     ):
-        self._taps = architectures.sites(hf.config)
+        self._taps = table.sites(hf.config)
         if hf.get_output_embeddings() is None:
             raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")
         self.hf = hf.eval()
@@ -71,7 +71,7 @@ class HookedModel:
         self.revision = revision
         self._digests = Digests()
         self._bridge: tuple[Any, Any] | None = None
-        self.passes = Passes()
+        self.passes = ForwardPasses()
         self._instruction = ""
         self._open: list[bool] = []  # of each `hooked` block: whether it acts on each token by itself
 
@@ -98,7 +98,7 @@ class HookedModel:
     @property
     def packs(self) -> bool:
         """Whether documents packed into one row, position ids restarting, stay apart in this architecture."""
-        return architectures.architecture(self.config).packs
+        return table.architecture(self.config).packs
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +152,7 @@ class HookedModel:
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """A conversation (or one user message) rendered with the chat template, ready for the model's reply."""
-        return tokens.chat(messages, self.tokenizer, self._instruction)
+        return tokens.render_chat(messages, self.tokenizer, self._instruction)
 
     def render(self, prompt: str, chat: bool = True) -> str:
         """A prompt as the model expects it: a user's message where there is a chat template, else as it is.
@@ -187,7 +187,7 @@ class HookedModel:
         bound = recipe.bind(self) if isinstance(recipe, Edits) else self._bind(recipe)
         taps = [(where if isinstance(where, Tap) else self._taps[where], transform) for where, transform in bound]
         # The module that holds the layers: OPT's ForCausalLM calls its decoder past the base model.
-        body = self.hf.get_submodule(architectures.architecture(self.config).layers.rpartition(".")[0])
+        body = self.hf.get_submodule(table.architecture(self.config).layers.rpartition(".")[0])
         with self.passes.prompted(prompt), self.passes.watched(body), attached(self.hf, taps):
             self._open.append(isinstance(recipe, Edits) and recipe.tokenwise)
             try:
@@ -223,7 +223,7 @@ class HookedModel:
         """
         _require_positive("batch_size", batch_size)
         wanted, batch = self.resolve(sites), self.tokens(prompts)
-        chosen = columns(batch, positions)
+        chosen = position_columns(batch, positions)
         width = batch.ids.shape[1]
         parts: list[dict[Site, Tensor]] = []
         for start in range(0, len(batch), batch_size):
@@ -335,7 +335,7 @@ class HookedModel:
             raise InterpError("this model has no tokenizer, so it can't write text; load it with load(..., tokenizer=)")
         pad, own = self.tokenizer.pad_token_id, self.hf.generation_config
         ends = own.eos_token_id if own is not None else self.config.eos_token_id
-        return greedy(max_new_tokens, ends, 0 if pad is None else pad)
+        return greedy_settings(max_new_tokens, ends, 0 if pad is None else pad)
 
     def _require_room(self, batch: Tokens, new: int) -> None:
         longest = int(batch.lengths.max())
@@ -354,7 +354,7 @@ class HookedModel:
         """
         from interp.models.bridge import build
 
-        fused = () if architectures.architecture(self.config).qkv else self.hf.parameters()
+        fused = () if table.architecture(self.config).qkv else self.hf.parameters()
         stamp = (self.device, self.dtype, [(x.data_ptr(), x._version) for x in fused])
         if self._bridge is None or self._bridge[0] != stamp:
             self._bridge = (stamp, build(self.hf, self.tokenizer))
@@ -377,9 +377,9 @@ class HookedModel:
         return self.bridge.cfg
 
     @property
-    def hook_dict(self) -> dict[str, lens.HookPoint]:
+    def hook_dict(self) -> dict[str, transformer_lens.HookPoint]:
         """The sites under TransformerLens' names; `bridge.hook_dict` has those that no module computes, too."""
-        return {site.hook_name: lens.HookPoint(site) for site in self.sites}
+        return {site.hook_name: transformer_lens.HookPoint(site) for site in self.sites}
 
     @property
     def inside_hooked(self) -> bool:
@@ -391,20 +391,22 @@ class HookedModel:
         """Whether all open `hooked` blocks act on each token by itself, wherever it stands; so without any."""
         return all(self._open)
 
-    def hooks(self, fwd_hooks: lens.Hooks = (), bwd_hooks: lens.Hooks = ()) -> AbstractContextManager["HookedModel"]:
+    def hooks(
+        self, fwd_hooks: transformer_lens.Hooks = (), bwd_hooks: transformer_lens.Hooks = ()
+    ) -> AbstractContextManager["HookedModel"]:
         """TransformerLens' `hooks`: functions `f(tensor, hook)` attached by name within a block; see `run_with_hooks`.
 
         A backward function is given the gradient at its site, and may return another; it fires for graphs made inside
         the block, even if the backward pass comes later.
         """
-        return lens.hooks(self, fwd_hooks, bwd_hooks)
+        return transformer_lens.hooks(self, fwd_hooks, bwd_hooks)
 
     def run_with_hooks(
         self,
         prompts: Prompts,
-        fwd_hooks: lens.Hooks = (),
-        bwd_hooks: lens.Hooks = (),
-        return_type: lens.Returned = "logits",
+        fwd_hooks: transformer_lens.Hooks = (),
+        bwd_hooks: transformer_lens.Hooks = (),
+        return_type: transformer_lens.Returned = "logits",
         stop_at_layer: int | None = None,
     ) -> Tensor | None:
         """TransformerLens' `run_with_hooks` on the plain model: logits, the mean loss, or a residual stream.
@@ -413,18 +415,18 @@ class HookedModel:
         and whatever backward hooks see, comes with its graph. Raises for names that are no site here and for hooks that
         would never fire.
         """
-        return lens.run_with_hooks(self, prompts, fwd_hooks, bwd_hooks, return_type, stop_at_layer)
+        return transformer_lens.run_with_hooks(self, prompts, fwd_hooks, bwd_hooks, return_type, stop_at_layer)
 
     def run_with_cache(
         self,
         prompts: Prompts,
-        names_filter: lens.Names = None,
+        names_filter: transformer_lens.Names = None,
         *,
         stop_at_layer: int | None = None,
-        pos_slice: lens.Positions = None,
+        pos_slice: transformer_lens.LensPositions = None,
         remove_batch_dim: bool = False,
         incl_bwd: bool = False,
-        return_type: lens.Returned = "logits",
+        return_type: transformer_lens.Returned = "logits",
     ) -> tuple[Tensor | None, Any]:
         """TransformerLens' `run_with_cache`: the output, and an ActivationCache of copies.
 
@@ -432,7 +434,7 @@ class HookedModel:
         once (no filter), from the bridge, for which prompts must have one length and no recipe be applied. `incl_bwd`
         adds gradients of the loss as NAME_grad. Raises for unknown names and for those that never fire.
         """
-        return lens.run_with_cache(
+        return transformer_lens.run_with_cache(
             self, prompts, names_filter, stop_at_layer, pos_slice, remove_batch_dim, incl_bwd, return_type
         )
 
@@ -461,7 +463,7 @@ class HookedModel:
     def _repr_html_(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())
         size = [("parameters", f"{parameters:,}"), ("layers", self.n_layers), ("d_model", self.d_model)]
-        return card(
+        return html_card(
             f"HookedModel {self.name}", [("architecture", self.config.model_type), *size, ("dtype", self.dtype)]
         )
 

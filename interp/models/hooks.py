@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from interp.core.errors import InterpError
-from interp.models.architectures import Tap
-from interp.models.sight import sight_hook
+from interp.models.architectures.attention_mask import attention_mask_hook
+from interp.models.architectures.table import Tap
 
 Transform = Callable[[Tensor], Tensor | None]
 
@@ -25,7 +25,9 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
         for tap, transform in taps:
             module = model.get_submodule(tap.path)
             if tap.end == "sees":
-                handles.append(module.register_forward_pre_hook(sight_hook(transform, module, tap), with_kwargs=True))
+                handles.append(
+                    module.register_forward_pre_hook(attention_mask_hook(transform, module, tap), with_kwargs=True)
+                )
                 continue
             split = _on_heads(transform, tap.heads) if tap.heads else transform
             split = split if tap.scale == 1 else _scaled(split, tap.scale)

@@ -143,7 +143,7 @@ def common_length(rows: Collection[list[int]]) -> int:
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
 
 
-def chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> str:
+def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> str:
     """A conversation rendered with the chat template, ready for the reply. A text is one message of the user.
 
     An instruction becomes the system message, or stands before the first message where there is one already or the

@@ -55,9 +55,9 @@ def bag_sums(
     if not number:
         return rows.new_zeros(0, rows.shape[1])
     if _has_kernels(rows.device):
-        from interp.sae import kernels
+        from interp.sae.training import kernels
 
-        return kernels.bag_sums(rows, index, per_entry, bags, number)
+        return kernels.triton_bag_sums(rows, index, per_entry, bags, number)
     counts = torch.bincount(bags, minlength=number)
     return embedding_bag(index, rows, counts.cumsum(0) - counts, per_sample_weights=per_entry, mode="sum")
 

@@ -32,17 +32,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear
 
-from interp.activations.places import Place
-from interp.core.display import card
+from interp.activations.columns import SiteColumns
+from interp.core.digests import versions
+from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, sha256_file, write_json
-from interp.core.records import versions
 from interp.models.hooked import HookedModel
-from interp.models.reference import ModelReference
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.sae.code import Code, pre_activations
+from interp.sae.config import SaeCard, SaeConfig, SaeMetrics
 from interp.sae.nonlinearities import JumpReLU, TopK
-from interp.sae.records import SaeCard, SaeConfig, SaeMetrics
 
 WEIGHTS = "sae.safetensors"
 CARD = "sae.json"
@@ -61,8 +61,8 @@ class SparseAutoencoder:
     W_dec: Float[Tensor, "d_sae d_out"]
     b_dec: Float[Tensor, "d_out"]
     nonlinearity: TopK | JumpReLU
-    reads: tuple[Place, ...]
-    writes: tuple[Place, ...]
+    reads: tuple[SiteColumns, ...]
+    writes: tuple[SiteColumns, ...]
     config: SaeConfig | None = None
     metrics: SaeMetrics | None = None
     threshold: Float[Tensor, "d_sae"] | None = None
@@ -221,7 +221,7 @@ class SparseAutoencoder:
         size = f"{self.d_sae:,} latents, {kind}, width {self.d_in}"
         models = ", ".join(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
         measured = [] if self.metrics is None else [(n, f"{v:.4g}") for n, v in self.metrics.model_dump().items()]
-        return card(f"Sparse {self}", [("model", models), ("size", size), *measured])
+        return html_card(f"Sparse {self}", [("model", models), ("size", size), *measured])
 
 
 def require_k(k: int, d_sae: int) -> None:
@@ -240,7 +240,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def require_shapes(tensors: Mapping[str, Tensor], reads: Sequence[Place], writes: Sequence[Place], where: str) -> None:
+def require_shapes(
+    tensors: Mapping[str, Tensor], reads: Sequence[SiteColumns], writes: Sequence[SiteColumns], where: str
+) -> None:
     """Raise unless an autoencoder's tensors go together, by the name of the one that does not."""
     d_in, d_out = (sum(place.width for place in side) for side in (reads, writes))
     d_sae, d_read = tensors["W_enc"].shape

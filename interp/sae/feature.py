@@ -7,6 +7,8 @@
 
 What it does not know: what a feature means. Top activations show its extremes, which can mislead about the
 rest; look at the histogram and test by intervention.
+
+Where latents fire in a corpus: for each of them, the tokens and the values.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +17,56 @@ from functools import cache
 from html import escape
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.rows import rows
-from interp.core.display import card
+from interp.activations.columns import parse_sites
+from interp.activations.token_rows import pack_rows
+from interp.core.display import html_card
 from interp.core.errors import InterpError
+from interp.core.progress import track
 from interp.data.corpora import Source
-from interp.data.packing import Packed
+from interp.data.packing import PackedRows
+from interp.models.architectures.unembedding import logit_effect, token_text
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
-from interp.models.unembedding import logit_effect, token_text
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.firings import Firings, firings
+
+
+@dataclass(frozen=True, eq=False)
+class Firings:
+    """The tokens on which a latent fires, as places in the flattened rows of a corpus, and its values."""
+
+    places: Int[Tensor, "firing"]
+    values: Float[Tensor, "firing"]
+
+    def dense(self, packed: PackedRows) -> Float[Tensor, "batch pos"]:
+        """The latent's value at every token of the corpus."""
+        return torch.zeros(packed.ids.numel()).scatter(0, self.places, self.values).view_as(packed.ids)
+
+
+def collect_firings(
+    sae: SparseAutoencoder, model: HookedModel, packed: PackedRows, latents: list[int], batch_size: int
+) -> list[Firings]:
+    """The firings of each latent, all in one pass over the corpus; first tokens of documents do not count."""
+    coder, context, sites = sae.to(model.device), packed.ids.shape[1], parse_sites([place.site for place in sae.reads])
+    slot = torch.full((sae.d_sae,), -1)
+    slot[latents] = torch.arange(len(latents))
+    parts = []
+    for start in track(range(0, len(packed), batch_size), "features"):
+        batch = packed.rows(start, start + batch_size)
+        found = model.forward_to(sites, batch.model_inputs(model.device))
+        x = torch.cat([found[site].flatten(2) for site in sites], dim=2)
+        code = coder.encode_sparse(x)
+        slots, tokens, values = slot[code.latents.cpu()], code.tokens.cpu(), code.values.cpu()
+        wanted = (slots >= 0) & (values > 0) & batch.inner.flatten()[tokens]
+        row, column = tokens.div(x.shape[1], rounding_mode="floor"), tokens % x.shape[1]
+        parts.append((slots[wanted], ((start + row) * context + column)[wanted], values[wanted]))
+    slots, places, values = (torch.cat(part) for part in zip(*parts, strict=True))
+    order = slots.argsort(stable=True)
+    counts = torch.bincount(slots, minlength=len(latents)).tolist()
+    return [Firings(*pair) for pair in zip(places[order].split(counts), values[order].split(counts), strict=True)]
+
 
 _BEFORE, _AFTER = 24, 8
 _BINS, _WORDS, _NEAREST = 20, 10, 5
@@ -70,17 +110,17 @@ class Feature:
         ]
         top = self.edges[-1] or 1.0
         lines = "".join(_snippet_html(snippet, top) for snippet in self.snippets)
-        return card(f"Latent {self.latent} at {self.site}", facts) + _histogram_html(self.counts) + lines
+        return html_card(f"Latent {self.latent} at {self.site}", facts) + _histogram_html(self.counts) + lines
 
 
-def feature(
+def feature_page(
     sae: SparseAutoencoder, model: HookedModel, texts: Source, latent: int, top: int = 12, **options: int
 ) -> Feature:
     """The page of one latent; see `features`."""
-    return features(sae, model, texts, [latent], top, **options)[0]
+    return feature_pages(sae, model, texts, [latent], top, **options)[0]
 
 
-def features(
+def feature_pages(
     sae: SparseAutoencoder,
     model: HookedModel,
     texts: Source,
@@ -99,17 +139,17 @@ def features(
     for latent in latents:
         if not 0 <= latent < sae.d_sae:
             raise InterpError(f"latent {latent} does not exist; this SAE has latents 0 to {sae.d_sae - 1}")
-    packed = rows(model, texts, context, tokens)
+    packed = pack_rows(model, texts, context, tokens)
     read = cache(lambda token: token_text(model.tokenizer, token))
     wanted = list(dict.fromkeys(latents))
-    found = dict(zip(wanted, firings(sae, model, packed, wanted, batch_size), strict=True))
+    found = dict(zip(wanted, collect_firings(sae, model, packed, wanted, batch_size), strict=True))
     return [_feature(sae, model, packed, latent, found[latent], top, read) for latent in latents]
 
 
 def _feature(
     sae: SparseAutoencoder,
     model: HookedModel,
-    packed: Packed,
+    packed: PackedRows,
     latent: int,
     fired: Firings,
     top: int,
@@ -131,7 +171,7 @@ def _feature(
     )
 
 
-def _snippets(packed: Packed, fired: Firings, top: int, read: Callable[[int], str]) -> tuple[Snippet, ...]:
+def _snippets(packed: PackedRows, fired: Firings, top: int, read: Callable[[int], str]) -> tuple[Snippet, ...]:
     """Around the largest activation of each of the `top` documents where it is largest."""
     documents = packed.document.flatten()[fired.places].tolist()
     peaks: dict[int, int] = {}
@@ -143,7 +183,7 @@ def _snippets(packed: Packed, fired: Firings, top: int, read: Callable[[int], st
     return tuple(_snippet(packed, dense, *divmod(place, context), read) for place in peaks.values())
 
 
-def _snippet(packed: Packed, dense: Tensor, row: int, peak: int, read: Callable[[int], str]) -> Snippet:
+def _snippet(packed: PackedRows, dense: Tensor, row: int, peak: int, read: Callable[[int], str]) -> Snippet:
     start = peak - min(_BEFORE, int(packed.position_ids[row, peak]))
     ends = (packed.position_ids[row, peak + 1 :] == 0).nonzero()
     stop = peak + 1 + min(_AFTER, int(ends[0]) if len(ends) else packed.ids.shape[1] - peak - 1)

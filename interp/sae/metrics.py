@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.rows import rows
 from interp.activations.stream import ActivationSource
+from interp.activations.token_rows import pack_rows
 from interp.core.errors import InterpError
 from interp.core.linalg import StreamingMoments
 from interp.data.corpora import Source
-from interp.data.packing import Packed
+from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.records import SaeMetrics
-from interp.sae.splice import plain, spliced
+from interp.sae.config import SaeMetrics
+from interp.sae.splice import spliced_logits, unspliced_pass
 
 _ROWS = 4096
 
@@ -41,17 +41,17 @@ def evaluate(
     Raises for another model than the SAE's, and for documents of one token, which predict nothing.
     """
     sae.require(model)
-    packed = rows(model, texts, context, tokens)
+    packed = pack_rows(model, texts, context, tokens)
     if not packed.predicted.any():
         raise InterpError("the corpus has no document of two tokens or more, so there is nothing to predict")
     coder, tally = sae.to(model.device), _Tally(sae.d_sae)
     clean = reconstructed = zeroed = 0.0
     for batch in packed.batches(batch_size):
-        before = plain(coder, model, batch)
+        before = unspliced_pass(coder, model, batch)
         found = tally.update(coder, before.read, before.written)
         clean += _loss(before.logits, batch)
-        reconstructed += _loss(spliced(coder, model, batch, found), batch)
-        zeroed += _loss(spliced(coder, model, batch, torch.zeros_like(found)), batch)
+        reconstructed += _loss(spliced_logits(coder, model, batch, found), batch)
+        zeroed += _loss(spliced_logits(coder, model, batch, torch.zeros_like(found)), batch)
     tally.warn(str(sae))
     predicted = int(packed.predicted.sum())
     return SaeMetrics(
@@ -75,7 +75,7 @@ class Explained:
     dead_share: float
 
 
-def explained(sae: SparseAutoencoder, source: ActivationSource, tokens: int, seed: int = 0) -> Explained:
+def explained_variance(sae: SparseAutoencoder, source: ActivationSource, tokens: int, seed: int = 0) -> Explained:
     """Measure reconstruction alone, over `tokens` of a store, a stream or a pair; first tokens do not count.
 
     For what has no single model to run, such as a crosscoder of two.
@@ -140,6 +140,6 @@ class _Tally:
         return float((self.fired == 0).double().mean())
 
 
-def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: Packed) -> float:
+def _loss(logits: Float[Tensor, "batch pos d_vocab"], batch: PackedRows) -> float:
     """Summed cross-entropy of the batch's predicted tokens."""
     return float(next_token_losses(logits, batch.ids, batch.predicted).sum())

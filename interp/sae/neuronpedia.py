@@ -15,13 +15,13 @@ from interp.sae.coder import SparseAutoencoder
 from interp.sae.feature import Feature, Snippet
 
 
-def write(features: Sequence[Feature], sae: SparseAutoencoder, file: str | Path) -> None:
+def write_feature_pages(features: Sequence[Feature], sae: SparseAutoencoder, file: str | Path) -> None:
     """Write the pages of an autoencoder's latents as a list of features, decoder rows included, into a new file."""
     require_free(file)
     write_json(Path(file), [_record(feature, sae) for feature in features])
 
 
-def read(file: str | Path, site: str | Site | None = None) -> list[Feature]:
+def read_feature_pages(file: str | Path, site: str | Site | None = None) -> list[Feature]:
     """The pages in a file. `site` is theirs, where the file names no TransformerLens hook.
 
     Raises for files that are no features, by the name of the field that is missing.

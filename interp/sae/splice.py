@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.data.packing import Packed
+from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.sites import Site
@@ -19,7 +19,7 @@ from interp.sae.coder import SparseAutoencoder
 
 
 @dataclass(frozen=True)
-class Plain:
+class UnsplicedPass:
     """A pass of the plain model: its logits, and what is at the places read and written, places side by side."""
 
     logits: Float[Tensor, "batch pos d_vocab"]
@@ -28,7 +28,7 @@ class Plain:
 
 
 @torch.no_grad()
-def plain(sae: SparseAutoencoder, model: HookedModel, batch: Packed) -> Plain:
+def unspliced_pass(sae: SparseAutoencoder, model: HookedModel, batch: PackedRows) -> UnsplicedPass:
     """The plain model's pass over the rows."""
     found: dict[Site, Tensor] = {}
     reads, writes = ([Site.parse(place.site) for place in side] for side in (sae.reads, sae.writes))
@@ -37,11 +37,11 @@ def plain(sae: SparseAutoencoder, model: HookedModel, batch: Packed) -> Plain:
         found[site] = x.flatten(2)[batch.inner.to(x.device)].float()
 
     logits = _logits(model, batch, [(site, partial(keep, site)) for site in {*reads, *writes}])
-    return Plain(logits, *(torch.cat([found[site] for site in side], dim=1) for side in (reads, writes)))
+    return UnsplicedPass(logits, *(torch.cat([found[site] for site in side], dim=1) for side in (reads, writes)))
 
 
-def spliced(
-    sae: SparseAutoencoder, model: HookedModel, batch: Packed, values: Float[Tensor, "token d_out"]
+def spliced_logits(
+    sae: SparseAutoencoder, model: HookedModel, batch: PackedRows, values: Float[Tensor, "token d_out"]
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The logits with these values where the autoencoder writes; gradients flow into them if they are enabled."""
     parts = values.split([place.width for place in sae.writes], dim=1)
@@ -58,7 +58,7 @@ def _put(inner: Bool[Tensor, "batch pos"], values: Tensor) -> Transform:
     return transform
 
 
-def _logits(model: HookedModel, batch: Packed, transforms: list[tuple[Site, Transform]]) -> Tensor:
+def _logits(model: HookedModel, batch: PackedRows, transforms: list[tuple[Site, Transform]]) -> Tensor:
     with model.hooked(transforms):
         logits: Tensor = model.hf(**batch.model_inputs(model.device), use_cache=False).logits
     return logits

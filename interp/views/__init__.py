@@ -1,1 +1,5 @@
 """Views: figures, and the report that shows a run on one page."""
+
+from interp.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

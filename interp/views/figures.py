@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from interp.auditing.audit import Audit, Row
+from interp.auditing.auditor import Audit, AuditRow
 from interp.core.errors import InterpError
 from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
@@ -214,7 +214,7 @@ def _outline(figure: go.Figure, column: int, row: int, panel: int) -> None:
     figure.add_shape(type="rect", **corners, line={"color": CHOSEN, "width": 4}, row=panel, col=1)
 
 
-def _dots(rows: list[Row], side: str) -> go.Scatter:
+def _dots(rows: list[AuditRow], side: str) -> go.Scatter:
     """Estimates and intervals of one side, the later side lower in its row."""
     estimates = [row.before if side == "before" else row.after for row in rows]
     places = [place + (0.25 if side == "after" else 0) for place in range(len(rows))]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.activations import store as store_module
-from interp.activations.harvest import harvest
+from interp.activations.harvester import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
 

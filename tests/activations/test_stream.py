@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_models import at_layer
 
-from interp.activations.harvest import harvest
+from interp.activations.harvester import harvest
 from interp.activations.stream import ActivationSource, Stream
 from interp.core.errors import InterpError
-from interp.sae.records import SaeConfig
-from interp.sae.train import train
+from interp.sae.config import SaeConfig
+from interp.sae.training.trainer import train
 
 SITE = "resid_post.1"
 

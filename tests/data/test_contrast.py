@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import Contrast, InterpError
-from interp.data.pairs import Message, Pair, Turn
+from interp.data._pairs import Message, Turn, TurnPair
 
 
 def write(tmp_path, rows):
@@ -71,7 +71,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 pairs = st.builds(
-    Pair,
+    TurnPair,
     st.builds(Turn, st.integers(0, 10**6).map(lambda n: f"positive {n}")),
     st.builds(Turn, st.integers(0, 10**6).map(lambda n: f"negative {n}")),
     st.sampled_from("abcdef"),
@@ -81,7 +81,7 @@ pairs = st.builds(
 def test_bad_rows_are_passed_over_where_that_is_asked(tmp_path, capsys):
     same, empty = {"positive": "c", "negative": "c"}, {"positive": " ", "negative": "c"}
     file = write(tmp_path, [same, {"positive": "a", "negative": "b"}, "{broken", empty, {"positive": "a"}])
-    assert Contrast.read(file, skip_bad=True).pairs == (Pair(Turn("a"), Turn("b")),)
+    assert Contrast.read(file, skip_bad=True).pairs == (TurnPair(Turn("a"), Turn("b")),)
     assert "passed over 4 bad rows" in capsys.readouterr().err
     with pytest.raises(InterpError, match="line 1: both sides are equal"):
         Contrast.read(file)
@@ -104,9 +104,9 @@ def test_preference_pairs_are_read_in_every_form(tmp_path):
         {"positive": say("Q?", "yes"), "negative": say("Q?", "no")},
     ]
     for pair in Contrast.read(write(tmp_path, rows)).pairs:
-        assert pair == Pair(Turn("Q?", "yes"), Turn("Q?", "no"))
+        assert pair == TurnPair(Turn("Q?", "yes"), Turn("Q?", "no"))
     whole = {"chosen": "Q? yes", "rejected": "Q? no"}
-    assert Contrast.read(write(tmp_path, [whole])).pairs[0] == Pair(Turn("Q? yes"), Turn("Q? no"))
+    assert Contrast.read(write(tmp_path, [whole])).pairs[0] == TurnPair(Turn("Q? yes"), Turn("Q? no"))
 
 
 def test_a_conversations_earlier_messages_stand_before_its_prompt(tmp_path):
@@ -114,7 +114,7 @@ def test_a_conversations_earlier_messages_stand_before_its_prompt(tmp_path):
     row = {"positive": [system, *say("A", "B", "C", "D")], "negative": [system, *say("A", "B", "C")]}
     contrast = Contrast.read(write(tmp_path, [row]))
     before = (Message("system", "Be kind."), Message("user", "A"), Message("assistant", "B"))
-    assert contrast.pairs[0] == Pair(Turn("C", "D", before), Turn("C", "", before))
+    assert contrast.pairs[0] == TurnPair(Turn("C", "D", before), Turn("C", "", before))
 
     def chat(messages):
         return "|".join(f"{m['role']}:{m['content']}" for m in messages) + "|"
@@ -123,17 +123,17 @@ def test_a_conversations_earlier_messages_stand_before_its_prompt(tmp_path):
     assert contrast.texts(str.upper, chat) == ([rendered + "D"], [rendered])
     with pytest.raises(InterpError, match="'C' has messages before it; pass a chat renderer"):
         contrast.texts(str.upper)
-    plain = Contrast((Pair(Turn("C", "D"), Turn("C")),))
+    plain = Contrast((TurnPair(Turn("C", "D"), Turn("C")),))
     assert plain.digest != contrast.digest, "what came before is part of the data"
 
 
 def test_columns_are_read_by_the_files_own_names(tmp_path):
     file = write(tmp_path, [{"rude": "a", "polite": "b", "topic": 3}, {"rude": "c", "polite": "d", "topic": 4}])
     read = Contrast.read(file, columns={"positive": "rude", "negative": "polite", "group": "topic"})
-    assert read.pairs == (Pair(Turn("a"), Turn("b"), "3"), Pair(Turn("c"), Turn("d"), "4"))
+    assert read.pairs == (TurnPair(Turn("a"), Turn("b"), "3"), TurnPair(Turn("c"), Turn("d"), "4"))
     asked = write(tmp_path, [{"instruction": "Q?", "good": "yes", "bad": "no", "positive": "not this"}])
     columns = {"prompt": "instruction", "chosen": "good", "rejected": "bad"}
-    assert Contrast.read(asked, columns=columns).pairs[0] == Pair(Turn("Q?", "yes"), Turn("Q?", "no"))
+    assert Contrast.read(asked, columns=columns).pairs[0] == TurnPair(Turn("Q?", "yes"), Turn("Q?", "no"))
 
 
 @pytest.mark.parametrize(
@@ -170,27 +170,27 @@ def test_broken_conversations_and_preferences_are_named(tmp_path, row, message):
 
 def test_groups_that_share_a_prompt_are_refused_at_the_split():
     rows = (
-        Pair(Turn("a"), Turn("b"), "x"),
-        Pair(Turn("c"), Turn("d"), "y"),
-        Pair(Turn("e"), Turn("a"), "z"),
+        TurnPair(Turn("a"), Turn("b"), "x"),
+        TurnPair(Turn("c"), Turn("d"), "y"),
+        TurnPair(Turn("e"), Turn("a"), "z"),
     )
     with pytest.raises(InterpError, match="rows 1 and 3: groups 'x' and 'z' share a prompt"):
         Contrast(rows).split()
-    joined = (rows[0], rows[1], Pair(Turn("e"), Turn("a"), "x"))
+    joined = (rows[0], rows[1], TurnPair(Turn("e"), Turn("a"), "x"))
     assert Contrast(joined).groups == (0, 1, 0)
     train, test = Contrast(joined).split()
     assert {len(train), len(test)} == {1, 2}, "control: one group may share it"
 
 
 def test_a_row_without_a_group_joins_the_group_whose_prompt_it_shares():
-    rows = (Pair(Turn("a"), Turn("b"), "x"), Pair(Turn("c"), Turn("d"), "y"), Pair(Turn("e"), Turn("a")))
+    rows = (TurnPair(Turn("a"), Turn("b"), "x"), TurnPair(Turn("c"), Turn("d"), "y"), TurnPair(Turn("e"), Turn("a")))
     assert Contrast(rows).groups == (0, 1, 0)
-    assert Contrast((*rows[:2], Pair(Turn("e"), Turn("f")))).groups == (0, 1, 2), "control"
+    assert Contrast((*rows[:2], TurnPair(Turn("e"), Turn("f")))).groups == (0, 1, 2), "control"
 
 
 def test_prompts_that_differ_by_case_and_spaces_are_one_group():
     rows = [("Is it  so?", "b"), ("c", "d"), ("is it so? ", "e"), ("is it so", "f")]
-    assert Contrast(tuple(Pair(Turn(p), Turn(q)) for p, q in rows)).groups == (0, 1, 0, 2)
+    assert Contrast(tuple(TurnPair(Turn(p), Turn(q)) for p, q in rows)).groups == (0, 1, 0, 2)
 
 
 def test_one_row_can_not_be_split(tmp_path):
@@ -209,8 +209,8 @@ def test_rows_that_share_a_prompt_stay_together():
 @given(st.lists(pairs, min_size=2, max_size=40), st.floats(0.1, 0.9), st.integers(0, 5))
 def test_a_split_keeps_every_pair_and_cuts_no_group(rows, share, seed):
     # Two groups that share a prompt are refused, see above: each row here has prompts of its own.
-    rows = [Pair(Turn(f"{number} {p.positive.prompt}"), p.negative, p.group) for number, p in enumerate(rows)]
-    rows = [Pair(p.positive, Turn(f"{number} {p.negative.prompt}"), p.group) for number, p in enumerate(rows)]
+    rows = [TurnPair(Turn(f"{number} {p.positive.prompt}"), p.negative, p.group) for number, p in enumerate(rows)]
+    rows = [TurnPair(p.positive, Turn(f"{number} {p.negative.prompt}"), p.group) for number, p in enumerate(rows)]
     contrast = Contrast(tuple(rows))
     if len({pair.group for pair in rows}) == 1:
         with pytest.raises(InterpError, match="can't be dealt"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import InterpError
-from interp.data.packing import Encoded, Packed, encode, pack
+from interp.data.packing import Encoded, PackedRows, encode, pack
 
 documents = st.lists(st.lists(st.integers(4, 127), max_size=40), min_size=1, max_size=30).filter(any)
 
@@ -18,7 +18,7 @@ def ids(encoded) -> list[list[int]]:
     return [document.ids.tolist() for document in encoded]
 
 
-def _pieces(packed: Packed) -> list[tuple[int, list[int]]]:
+def _pieces(packed: PackedRows) -> list[tuple[int, list[int]]]:
     """Pieces in row order, found from the position ids alone, with their document."""
     found = []
     for row in range(len(packed)):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from interp.models import organism
+from interp import organism
 
 ROOT = Path(__file__).parents[2]
 

@@ -74,7 +74,7 @@ def test_bad_gates_are_refused(make, message):
 
 
 def test_latents_that_are_not_there_are_refused(model):
-    from test_passes import autoencoder
+    from sae_samples import autoencoder
 
     with pytest.raises(InterpError, match="latent 40 is not there; expected one from 0 to 39"):
         Fires(autoencoder(model), 40)

@@ -11,7 +11,7 @@ from tiny_models import CONFIGS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp import InterpError, Recipe
-from interp.editing.fold import fold
+from interp.editing.fold.steps import fold
 from interp.interventions import At, Gate, Knockout, Positions, Reads, Replace, Schedule
 from interp.models.hooked import HookedModel
 

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import normalize
 
 from interp import InterpError, Recipe, SparseAutoencoder
-from interp.activations.places import Place
-from interp.interventions.suppress import Suppress
-from interp.interventions.where import At
+from interp.activations.columns import SiteColumns
+from interp.interventions.latents import Suppress
+from interp.interventions.positions import At
 from interp.models.sites import Site
 from interp.sae.nonlinearities import JumpReLU
 
@@ -23,8 +23,8 @@ def transcoder(model, reads="mlp_input.1", writes="mlp_out.1", threshold=0.1):
         b_dec=torch.zeros(32),
         nonlinearity=JumpReLU(),
         threshold=torch.full((40,), threshold),
-        reads=(Place(site=reads, model=model.reference, width=32),),
-        writes=(Place(site=writes, model=model.reference, width=32),),
+        reads=(SiteColumns(site=reads, model=model.reference, width=32),),
+        writes=(SiteColumns(site=writes, model=model.reference, width=32),),
     )
 
 

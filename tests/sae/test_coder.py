@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from interp.core.errors import InterpError
 from interp.core.files import sha256_file
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.config import SaeConfig, SaeMetrics
 from interp.sae.nonlinearities import JumpReLU, TopK
-from interp.sae.records import SaeConfig, SaeMetrics
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from interp.core.errors import InterpError
 from interp.sae import neuronpedia
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.feature import features
+from interp.sae.feature import feature_pages
 from interp.sae.nonlinearities import TopK
 
 
@@ -21,13 +21,13 @@ def pages(tiny):
     sae = SparseAutoencoder(
         rows, torch.zeros(20), rows, torch.zeros(32), TopK(k=3), **one_site(32, "resid_post.1", model.reference)
     )
-    return sae, features(sae, model, ["w5 w9 w12 w5 w7", "w8 w5 w11 w99"], [2, 7, 11], context=16)
+    return sae, feature_pages(sae, model, ["w5 w9 w12 w5 w7", "w8 w5 w11 w99"], [2, 7, 11], context=16)
 
 
 def test_pages_come_back(pages, tmp_path):
     sae, found = pages
-    neuronpedia.write(found, sae, tmp_path / "features.json")
-    again = neuronpedia.read(tmp_path / "features.json")
+    neuronpedia.write_feature_pages(found, sae, tmp_path / "features.json")
+    again = neuronpedia.read_feature_pages(tmp_path / "features.json")
     for page, read in zip(found, again, strict=True):
         for name in ("latent", "site", "density", "counts", "snippets", "promoted", "suppressed", "nearest"):
             assert getattr(read, name) == getattr(page, name)
@@ -37,7 +37,7 @@ def test_pages_come_back(pages, tmp_path):
     assert len(record["freq_hist_data_bar_values"]) == len(record["freq_hist_data_bar_heights"])
     assert record["vector"] == sae.W_dec[2].tolist()
     with pytest.raises(InterpError, match="exists already"):
-        neuronpedia.write(found, sae, tmp_path / "features.json")
+        neuronpedia.write_feature_pages(found, sae, tmp_path / "features.json")
 
 
 def test_a_dashboards_batch_is_read(tmp_path):
@@ -55,8 +55,8 @@ def test_a_dashboards_batch_is_read(tmp_path):
     }
     (tmp_path / "batch.json").write_text(json.dumps({"model_id": "m", "features": [feature]}))
     with pytest.raises(InterpError, match="feature 0: names no hook; give site="):
-        neuronpedia.read(tmp_path / "batch.json")
-    page = neuronpedia.read(tmp_path / "batch.json", site="mlp_out.3")[0]
+        neuronpedia.read_feature_pages(tmp_path / "batch.json")
+    page = neuronpedia.read_feature_pages(tmp_path / "batch.json", site="mlp_out.3")[0]
     assert (page.latent, str(page.site), page.edges) == (7, "mlp_out.3", (0.0, 0.5, 1.0))
     assert page.snippets[0].peak == 1
 
@@ -73,4 +73,4 @@ def test_a_dashboards_batch_is_read(tmp_path):
 def test_other_files_are_refused(tmp_path, content, message):
     (tmp_path / "features.json").write_text(content)
     with pytest.raises(InterpError, match=message):
-        neuronpedia.read(tmp_path / "features.json")
+        neuronpedia.read_feature_pages(tmp_path / "features.json")

@@ -11,13 +11,13 @@ import torch
 from planted import MADE_UP
 from torch.nn.functional import normalize
 
-from interp.activations.places import Place
-from interp.sae import interop
+from interp.activations.columns import SiteColumns
+from interp.sae import file_formats
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.nonlinearities import JumpReLU, TopK
 
 D, F, K = 8, 40, 4
-HERE, THERE = (Place(site=site, model=MADE_UP, width=D) for site in ("resid_post.0", "mlp_out.0"))
+HERE, THERE = (SiteColumns(site=site, model=MADE_UP, width=D) for site in ("resid_post.0", "mlp_out.0"))
 G = torch.Generator().manual_seed(0)
 X = 3 * torch.randn(200, D, generator=G) + 1
 
@@ -37,7 +37,7 @@ def _coder(kind, writes=HERE, skip=False):
 def test_saelens_reads_an_autoencoder(tmp_path, kind):
     saes = pytest.importorskip("sae_lens")
     ours = _coder(kind)
-    interop.write(ours, tmp_path / "sae", "saelens")
+    file_formats.write_autoencoder(ours, tmp_path / "sae", "saelens")
     theirs = saes.SAE.load_from_disk(str(tmp_path / "sae"))
     torch.testing.assert_close(theirs(X), ours(X), atol=1e-5, rtol=1e-5)
     assert torch.equal(theirs.encode(X) > 0, ours.encode(X) > 0)
@@ -48,7 +48,7 @@ def test_saelens_reads_an_autoencoder(tmp_path, kind):
 def test_saelens_reads_a_transcoder(tmp_path, skip):
     saes = pytest.importorskip("sae_lens")
     ours = _coder("jumprelu", THERE, skip)
-    interop.write(ours, tmp_path / "sae", "saelens")
+    file_formats.write_autoencoder(ours, tmp_path / "sae", "saelens")
     theirs = saes.SAE.load_from_disk(str(tmp_path / "sae"))
     found = theirs.decode(theirs.encode(X)) + (X @ theirs.W_skip.T if skip else 0)
     torch.testing.assert_close(found, ours(X), atol=1e-4, rtol=1e-5)
@@ -71,7 +71,7 @@ def test_what_saelens_trains_is_read(tmp_path, name):
             parameter.add_(0.1 * torch.randn(parameter.shape))
     trained.save_inference_model(str(tmp_path / "sae"))
     theirs = SAE.load_from_disk(str(tmp_path / "sae"))
-    ours = interop.read(tmp_path / "sae", MADE_UP, "resid_post.0")
+    ours = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
     with torch.no_grad():
         torch.testing.assert_close(ours(X), theirs(X), atol=1e-5, rtol=1e-5)
     assert float((ours.encode(X) > 0).float().mean()) > 0.01
@@ -82,12 +82,14 @@ def test_sparsify_reads_and_writes(tmp_path, monkeypatch, writes, skip):
     monkeypatch.setenv("SPARSIFY_DISABLE_TRITON", "1")  # whose kernels need a GPU
     sparsify = pytest.importorskip("sparsify")
     ours = _coder("topk", writes, skip)
-    interop.write(ours, tmp_path / "sae", "sparsify")
+    file_formats.write_autoencoder(ours, tmp_path / "sae", "sparsify")
     theirs = sparsify.SparseCoder.load_from_disk(tmp_path / "sae")
     with torch.no_grad():
         torch.testing.assert_close(theirs(X).sae_out, ours(X), atol=1e-5, rtol=1e-5)
     theirs.save_to_disk(tmp_path / "again")
-    again = interop.read(tmp_path / "again", MADE_UP, "resid_post.0", None if writes == HERE else "mlp_out.0")
+    again = file_formats.read_autoencoder(
+        tmp_path / "again", MADE_UP, "resid_post.0", None if writes == HERE else "mlp_out.0"
+    )
     torch.testing.assert_close(again(X), ours(X), atol=1e-5, rtol=1e-5)
 
 
@@ -96,7 +98,7 @@ def test_dictionary_learning_reads_what_is_written(tmp_path, kind):
     utils = pytest.importorskip("dictionary_learning.utils", exc_type=ImportError)
     ours = _coder(kind)
     ours = replace(ours, W_dec=normalize(ours.W_dec))  # which it assumes
-    interop.write(ours, tmp_path / "sae", "dictionary_learning")
+    file_formats.write_autoencoder(ours, tmp_path / "sae", "dictionary_learning")
     theirs, config = utils.load_dictionary(str(tmp_path / "sae"), "cpu")
     with torch.no_grad():
         torch.testing.assert_close(theirs(X), ours(X), atol=1e-5, rtol=1e-5)
@@ -122,5 +124,5 @@ def test_what_dictionary_learning_saves_is_read(tmp_path, name):
             theirs.threshold.fill_(0.8)
         torch.save(theirs.state_dict(), tmp_path / "ae.pt")
         (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": name, "k": K}}))
-        ours = interop.read(tmp_path, MADE_UP, "resid_post.0")
+        ours = file_formats.read_autoencoder(tmp_path, MADE_UP, "resid_post.0")
         torch.testing.assert_close(ours(X), theirs(X), atol=1e-5, rtol=1e-4)

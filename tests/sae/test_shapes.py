@@ -5,13 +5,14 @@ import torch
 from planted import MADE_UP, write_store
 from torch.nn.functional import normalize
 
-from interp.activations.pair import Pair
+from interp.activations.paired_store import PairedStore
 from interp.core.errors import InterpError
+from interp.sae import TrainingPlan
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.metrics import explained
-from interp.sae.records import SaeConfig
-from interp.sae.standardise import Standardisation
-from interp.sae.train import Plan, train, train_all
+from interp.sae.config import SaeConfig
+from interp.sae.metrics import explained_variance
+from interp.sae.training.standardisation import Standardisation
+from interp.sae.training.trainer import train, train_all
 
 QUICK = {"d_sae": 64, "k": 3, "batch_size": 256, "tokens": 120_000, "lr": 6e-3, "dead_after": 5_000}
 IN, OUT, LATER = "resid_mid.0", "mlp_out.0", "mlp_out.1"
@@ -59,7 +60,7 @@ def test_a_transcoder_finds_what_is_read_and_what_is_written(layers, tmp_path, k
     x, y = (store.read(site)[store.position > 0] for site in (IN, OUT))
     fvu = float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum())
     assert fvu == pytest.approx(trained.history[-1].fvu, abs=0.04)
-    assert explained(sae, store, 8000).fvu[0] == pytest.approx(fvu, abs=0.02)
+    assert explained_variance(sae, store, 8000).fvu[0] == pytest.approx(fvu, abs=0.02)
     sae.save(tmp_path / "sae")
     again = SparseAutoencoder.load(tmp_path / "sae")
     assert torch.equal(again(x), sae(x))
@@ -96,7 +97,7 @@ def test_a_crosscoder_of_layers_reads_them_side_by_side(layers):
     assert _matched(first, written) > 0.7
     assert _matched(second, later) > 0.7
     # Each place counts alike, though one is 200 times as large.
-    assert max(explained(sae, store, 8000).fvu) < 0.3
+    assert max(explained_variance(sae, store, 8000).fvu) < 0.3
     norms = sae.norms()
     torch.testing.assert_close(norms.square().sum(0), torch.ones(80), atol=1e-4, rtol=0)
     # The features of the later site alone are written there alone.
@@ -109,7 +110,7 @@ def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path
     tuned = MADE_UP.model_copy(update={"name": "tuned", "digest": "1" * 64})
     base = write_store(tmp_path / "base", {OUT: codes @ one})
     edited = write_store(tmp_path / "tuned", {OUT: codes @ other + 2 * more @ own}, model=tuned)
-    both = Pair(base, edited)
+    both = PairedStore(base, edited)
     sae = train(both, OUT, SaeConfig(**QUICK | {"k": 4, "d_sae": 80}, kind="batchtopk")).sae
     assert [place.model.name for place in sae.reads] == ["made up", "tuned"]
     ratio = sae.norms()[1] / sae.norms().sum(0)
@@ -118,11 +119,11 @@ def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path
     assert (new.amax(0) > 0.9).all()
     assert _matched(sae.W_dec[~exclusive][:, :32], one) > 0.6
     assert _matched(sae.W_dec[~exclusive][:, 32:], other) > 0.6
-    assert len(explained(sae, both, 4000).fvu) == 2
+    assert len(explained_variance(sae, both, 4000).fvu) == 2
     with pytest.raises(InterpError, match="belongs to made up, tuned"):
         assert sae.model
     with pytest.raises(InterpError, match="does not read what"):
-        explained(sae, base, 4000)
+        explained_variance(sae, base, 4000)
 
 
 def test_a_cross_layer_transcoder_writes_forward_alone(layers):
@@ -133,7 +134,7 @@ def test_a_cross_layer_transcoder_writes_forward_alone(layers):
     assert tuple(sae.W_enc.shape) == (160, 32)
     assert not sae.W_dec[80:, :24].any()
     assert sae.W_dec[:80, 24:].any()
-    assert max(explained(sae, store, 8000).fvu) < 0.35
+    assert max(explained_variance(sae, store, 8000).fvu) < 0.35
     inner = store.position > 0
     first, second = (store.read(site)[inner][:50] for site in (IN, "resid_mid.1"))
     whole = sae.encode(torch.cat([first, second], 1))
@@ -148,9 +149,9 @@ def test_a_cross_layer_transcoder_writes_forward_alone(layers):
 def test_one_pass_trains_several_as_if_alone(layers):
     store, _, _ = layers
     plans = [
-        Plan(OUT, SaeConfig(**QUICK | {"tokens": 8000})),
-        Plan(LATER, SaeConfig(**QUICK | {"tokens": 8000, "d_sae": 32, "k": 2}, kind="batchtopk")),
-        Plan(IN, SaeConfig(**QUICK | {"tokens": 8000}), writes=OUT),
+        TrainingPlan(OUT, SaeConfig(**QUICK | {"tokens": 8000})),
+        TrainingPlan(LATER, SaeConfig(**QUICK | {"tokens": 8000, "d_sae": 32, "k": 2}, kind="batchtopk")),
+        TrainingPlan(IN, SaeConfig(**QUICK | {"tokens": 8000}), writes=OUT),
     ]
     together = train_all(store, plans)
     for plan, found in zip(plans, together, strict=True):
@@ -183,7 +184,7 @@ def test_shapes_that_do_not_go_together_are_refused(layers, reads, writes, optio
 
 
 def test_plans_of_one_pass_share_their_batches(layers):
-    plans = [Plan(OUT, SaeConfig(**QUICK)), Plan(OUT, SaeConfig(**QUICK | {"batch_size": 128}))]
+    plans = [TrainingPlan(OUT, SaeConfig(**QUICK)), TrainingPlan(OUT, SaeConfig(**QUICK | {"batch_size": 128}))]
     with pytest.raises(InterpError, match="batch_size is 128 in one plan and 256 in another"):
         train_all(layers[0], plans)
     with pytest.raises(InterpError, match="no plans"):
@@ -194,10 +195,10 @@ def test_pairs_of_different_tokens_are_refused(tmp_path, layers):
     store = layers[0]
     short = write_store(tmp_path / "short", {OUT: torch.randn(4096, 24)})
     with pytest.raises(InterpError, match="do not hold the same tokens in the same order"):
-        Pair(store, short)
+        PairedStore(store, short)
     narrow = write_store(tmp_path / "narrow", {OUT: torch.randn(16384, 20)})
     with pytest.raises(InterpError, match=r"has width 24, .* has 20"):
-        Pair(store, narrow).places(OUT)
+        PairedStore(store, narrow).places(OUT)
 
 
 def test_a_start_from_the_geometric_median_is_not_moved_by_outliers(tmp_path):

@@ -12,10 +12,10 @@ import sample_records as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.auditing.audit import Audit
+from interp.auditing.auditor import Audit
 from interp.core.errors import InterpError
-from interp.directions.baselines import Baseline
-from interp.directions.find import Findings
+from interp.directions.controls import ControlScore
+from interp.directions.finder import Findings
 from interp.models.sites import Site
 from interp.views import figures
 
@@ -81,7 +81,7 @@ def test_one_position_is_one_panel_of_layers_and_methods_with_the_baselines_last
         for site, area in zip(sites, areas, strict=True)
         if area is not None
     )
-    beside = tuple(Baseline("random", site, -1, 0.55, (0.55,)) for site in sites)
+    beside = tuple(ControlScore("random", site, -1, 0.55, (0.55,)) for site in sites)
     drawn = figures.heat_map(Findings(found, sample.contrast(), 2, beside))
     (panel,) = traces(drawn, "heatmap")
     assert panel["y"] == ["lda", "pca", "random (baseline)"]
@@ -93,7 +93,7 @@ def test_one_position_is_one_panel_of_layers_and_methods_with_the_baselines_last
 
 def test_baselines_have_panels_of_their_own_where_there_are_several_positions() -> None:
     found = sample.findings()
-    beside = tuple(Baseline("shuffled", Site("resid_post", layer), -2, 0.5, (0.5,)) for layer in range(6))
+    beside = tuple(ControlScore("shuffled", Site("resid_post", layer), -2, 0.5, (0.5,)) for layer in range(6))
     *_, last = traces(figures.heat_map(replace(found, baselines=beside)), "heatmap")
     assert last["name"] == "shuffled (baseline)"
     assert last["z"] == [[None] * 6, [0.5] * 6, [None] * 6]

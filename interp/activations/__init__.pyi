@@ -1,0 +1,9 @@
+from .columns import SiteColumns as SiteColumns
+from .harvester import harvest as harvest
+from .manifest import HarvestConfig as HarvestConfig
+from .manifest import StoreManifest as StoreManifest
+from .paired_store import PairedStore as PairedStore
+from .store import Store as Store
+from .stream import Stream as Stream
+from .token_rows import pack_groups as pack_groups
+from .token_rows import pack_rows as pack_rows

@@ -1,0 +1,36 @@
+"""Batches cut from pools of shuffled rows."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import InterpError
+
+
+def shuffled_batches(pools: Iterable[Float[Tensor, "_ d_in"]], batch_size: int) -> Iterator[Float[Tensor, "_ d_in"]]:
+    """Rows in batches of one size that run on from pool to pool, so that only the very last can be short."""
+    rest: Tensor | None = None
+    for pool in pools:
+        begin = 0
+        if rest is not None and len(rest):
+            # Only the batch that spans two pools is copied; the others are views of one.
+            begin = batch_size - len(rest)
+            rest = torch.cat([rest, pool[:begin]])
+            if len(rest) < batch_size:
+                continue
+            yield rest
+        end = begin + (len(pool) - begin) // batch_size * batch_size
+        yield from (pool[start : start + batch_size] for start in range(begin, end, batch_size))
+        rest = pool[end:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def check_request(batch_size: int, epochs: int | None) -> None:
+    """Raise for batches of nothing, and for no or negative epochs."""
+    if batch_size < 1:
+        raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
+    if epochs is not None and epochs < 1:
+        raise InterpError(f"epochs is {epochs}; expected at least 1, or None for no end")

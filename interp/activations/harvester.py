@@ -1,0 +1,334 @@
+"""Harvest: run a model over a corpus and keep what it computes at some sites.
+
+1. The corpus is read, tokenised and packed as it is needed; so many rows are one shard.
+2. Each shard is computed batch by batch (the forward pass stops at the last wanted site), written beside its
+   final name, flushed, renamed, and then entered in the manifest with its checksum.
+3. When all are there the manifest gets its final name.
+
+Memory is that of a batch and a shard, however long the corpus. A harvest that was killed is continued by the
+same call: shards in the manifest are checked against their checksums and the corpus against the digest that
+each keeps, and the rest is computed. A shard depends on its own rows alone, so on the same machine the store
+is byte-identical to one that was never interrupted. An append is continued in the same way, and until it is done the
+store is what it was. A second process that harvests into the same folder is refused.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.manifest import (
+    FINISHED,
+    PARTIAL,
+    HarvestConfig,
+    StoreManifest,
+    StorePart,
+    StoreSettings,
+    StoreShard,
+    StoreStatistics,
+    check_shard,
+)
+from interp.activations.store import Store, dequantise_rows, quantise
+from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
+from interp.core.digests import versions
+from interp.core.dtypes import DTYPES
+from interp.core.errors import InterpError
+from interp.core.files import sha256_file, sha256_json, share, write_json
+from interp.core.progress import track
+from interp.data import corpora
+from interp.data.packing import PackedRows
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+
+_REMEDIES = ("use float32 for it and the model", "check the model's weights")
+
+
+def harvest(
+    model: HookedModel,
+    texts: corpora.Source,
+    sites: str | Site | Iterable[str | Site],
+    out: str | Path,
+    *,
+    tokens: int | None = None,
+    context: int = 128,
+    batch_size: int = 16,
+    dtype: str = "float32",
+    shard_tokens: int = 65536,
+    keep: str = "all",
+    bos_first: bool = True,
+    skip_bad: bool = False,
+    text_field: str = "text",
+    append: bool = False,
+) -> Store:
+    """Write the activations at sites over a corpus into the folder `out`, and open it.
+
+    `texts` is what `corpora.documents` reads, texts or conversations in `text_field`; at most `tokens` of it are run. A
+    site with heads is stored with them side by side. `keep` stores all tokens, "inner" those but the first of each
+    document, "assistant" those of an assistant's words. `bos_first` puts BOS before each document where the tokenizer
+    has one. If `out` holds the same harvest it is continued, or opened if finished; one with other settings is refused
+    by their names. `append` adds another corpus to a finished store; one that is there already is not added again.
+    Raises for NaN or infinite activations, which includes those too large for `dtype`, for bad records unless
+    `skip_bad`, and where another process harvests into `out`. A batch that does not fit into memory is halved.
+    """
+    given = {
+        "context": context,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "shard_tokens": shard_tokens,
+        "keep": keep,
+        "bos_first": bos_first,
+    }
+    config = HarvestConfig.parse(given, source="harvest")
+    part = StorePart.parse({"tokens": tokens, "shards": []}, source="harvest")
+    wanted = model.resolve(sites)
+    if config.shard_tokens < config.context:
+        raise InterpError(f"shard_tokens is {shard_tokens}; expected at least one row, {context} tokens")
+    reading = CorpusProgress()
+    rows = pack_groups(
+        model,
+        texts,
+        config.shard_tokens // config.context,
+        context=context,
+        reading=reading,
+        tokens=tokens,
+        bos_first=bos_first,
+        skip_bad=skip_bad,
+        text_field=text_field,
+    )
+    first, passes = next(rows), CorpusPasses(model, wanted, config.batch_size)
+    settings = StoreSettings(
+        harvest=config,
+        sites=passes.widths(first),
+        model=model.reference,
+        model_dtype=str(model.dtype),
+        device=model.device.type,
+        tokenizer_digest=_tokenizer_digest(model.tokenizer),
+        versions=versions(),
+    )
+    folder = Path(out)
+    _make_folder(folder)
+    with _lock(folder):
+        try:
+            _Harvest.begun(folder, settings, part, reading, append).fill(passes, chain([first], rows), reading)
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing came of it: it is empty
+    return Store.open(folder, verify=False)
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    if not tokenizer.is_fast:
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        return sha256_json([tokenizer.get_vocab(), special])
+    # Padding and truncation come first and are left out: calls change them, and no token.
+    whole = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(whole[whole.index('"added_tokens"') :].encode()).hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the store's folder; raises if it holds anything else than a store."""
+    stored = any((folder / name).exists() for name in (FINISHED, PARTIAL))
+    if folder.exists() and not stored and (not folder.is_dir() or any(folder.iterdir())):
+        raise InterpError(f"{folder} exists and is not an activation store; choose a new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another folder") from None
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go of however this process ends."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InterpError(f"{folder}: another process is harvesting into it; wait for it, or choose another") from None
+    finally:
+        os.close(handle)
+
+
+@dataclass
+class _Harvest:
+    """A store, and which of its parts this harvest is: a `whole` one, to be checked, or the last, which grows."""
+
+    folder: Path
+    settings: StoreSettings
+    parts: list[StorePart]
+    index: int
+    whole: bool
+
+    @classmethod
+    def begun(
+        cls, folder: Path, settings: StoreSettings, part: StorePart, reading: CorpusProgress, append: bool
+    ) -> "_Harvest":
+        """What is in the folder, its shards intact. Raises for another harvest. `reading` is of the first rows."""
+        file = next((folder / name for name in (PARTIAL, FINISHED) if (folder / name).exists()), None)
+        manifest = StoreManifest.load(file) if file else None
+        if file is None or manifest is None or not manifest.shards:
+            return cls(folder, settings, [part], 0, whole=False)
+        parts = [there for there in manifest.parts if there.shards]
+        index = _index(parts, reading) if append else 0
+        there = parts[index] if index < len(parts) else part
+        different = manifest.settings.differences(settings)
+        if there.tokens != part.tokens:
+            different.append(f"tokens: {there.tokens} there, {part.tokens} now")
+        if different:
+            raise InterpError(
+                f"{folder} holds a harvest with other settings ({'; '.join(different)}); "
+                "use those settings to continue it, or choose a new folder"
+            )
+        for shard in manifest.shards:
+            check_shard(folder, shard)
+        unfinished = file.name == PARTIAL and bool(manifest.parts[-1].shards)
+        if index == len(parts):
+            if unfinished:
+                raise InterpError(
+                    f"{folder} holds an unfinished harvest of another text; finish that first, or choose a new folder"
+                )
+            return cls(folder, settings, [*parts, part], index, whole=False)
+        if not there.begins(reading.documents, reading.digest.hex):
+            raise _other_text(folder)
+        return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
+
+    def fill(self, passes: CorpusPasses, rows: Iterable[PackedRows], reading: CorpusProgress) -> None:
+        """Check the corpus against the shards that are there, write those that are missing, rename the manifest."""
+        before, shards = self.parts[: self.index], self.parts[self.index].shards
+        documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
+        there, number = len(shards), -1
+        for number, packed in enumerate(track(rows, "harvest")):
+            if number < there:
+                if (shards[number].documents, shards[number].text_digest) != (reading.documents, reading.digest.hex):
+                    raise _other_text(self.folder)
+                continue
+            if self.whole:
+                raise _other_text(self.folder)
+            tensors, statistics = _shard_tensors(passes, packed, self.settings, documents)
+            self._save()  # before the shard, so that the folder is known for a store however this ends
+            name = f"shard-{files + number:05}.safetensors"
+            shards.append(
+                StoreShard(
+                    name=name,
+                    tokens=len(tensors["ids"]),
+                    sha256=_write(self.folder / name, tensors),
+                    documents=reading.documents,
+                    split=reading.split,
+                    text_digest=reading.digest.hex,
+                    statistics=statistics,
+                )
+            )
+            self._save()
+        if number + 1 < there:
+            raise _other_text(self.folder)
+        if not self.whole:
+            self._finish()
+
+    def _save(self) -> None:
+        write_json(self.folder / PARTIAL, StoreManifest(settings=self.settings, parts=self.parts).model_dump())
+
+    def _finish(self) -> None:
+        """Rename the manifest, and remove what killed writers left: ours, write_json's and safetensors' own."""
+        shards = self.parts[self.index].shards
+        known = {shard.name for part in self.parts for shard in part.shards}
+        if not sum(shard.tokens for shard in shards):
+            for name in [shard.name for shard in shards] + [PARTIAL]:
+                (self.folder / name).unlink()
+            raise InterpError(
+                f"keep={self.settings.harvest.keep!r} keeps no token of this corpus; give conversations, or keep all"
+            )
+        for pattern in ("shard-*.safetensors", ".shard-*", ".manifest*", ".tmp*"):
+            for stray in self.folder.glob(pattern):
+                if stray.name not in known:
+                    stray.unlink()
+        os.replace(self.folder / PARTIAL, self.folder / FINISHED)
+
+
+def _index(parts: list[StorePart], reading: CorpusProgress) -> int:
+    """Which part begins with these documents; the next one if none does."""
+    begin = (number for number, part in enumerate(parts) if part.begins(reading.documents, reading.digest.hex))
+    return next(begin, len(parts))
+
+
+def _other_text(folder: Path) -> InterpError:
+    return InterpError(
+        f"{folder} holds a harvest of another text, if one with the same beginning (its text_digest is not this "
+        "corpus'); give the same corpus to continue it, only what is new to append, or choose a new folder"
+    )
+
+
+def _shard_tensors(
+    passes: CorpusPasses, packed: PackedRows, settings: StoreSettings, documents: int
+) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
+    """The shard's tokens, those that are kept, and by site their activations. `documents` came in the parts before."""
+    config = settings.harvest
+    parts: dict[str, list[Tensor]] = {}
+    sums = {name: torch.zeros(3, dtype=torch.float64) for name in settings.sites}
+    for batch, found in passes.over(packed):
+        kept = batch.kept(config.keep)
+        for site, x in found.items():
+            exact = x[kept]
+            stored = (
+                quantise(exact, str(site)) if config.dtype == "int8" else {str(site): exact.to(DTYPES[config.dtype])}
+            )
+            back = dequantise_rows(stored, str(site))
+            if not torch.isfinite(back).all():
+                raise InterpError(
+                    f"{site} has NaN or infinite activations as {config.dtype}; {_REMEDIES[config.dtype == 'float32']}"
+                )
+            sums[str(site)] += _sums(exact, back)
+            for name, part in stored.items():
+                parts.setdefault(name, []).append(part)
+    columns = {
+        "ids": packed.ids,
+        "document": packed.document + documents,
+        "position": packed.position_ids,
+        "begin": packed.begin,
+        "end": packed.end,
+    }
+    kept = packed.kept(config.keep)
+    beside = {name: column[kept].int() for name, column in columns.items()}
+    count = len(beside["ids"])
+    statistics = {name: _statistics(total, count, settings.sites[name]) for name, total in sums.items()}
+    return beside | {name: torch.cat(part) for name, part in parts.items()}, statistics
+
+
+def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"]) -> Float[Tensor, "3"]:
+    """Sums of norms, of squares, and of squared rounding errors."""
+    squares = exact.float().square().sum(1)
+    lost = squares.new_zeros(()) if stored is exact else (stored.float() - exact.float()).square().sum()
+    return torch.stack([squares.sqrt().double().sum(), squares.double().sum(), lost.double()])
+
+
+def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> StoreStatistics:
+    norms, squares, lost = sums.tolist()
+    rounding = (lost / squares) ** 0.5 if squares else 0.0
+    tokens = max(1, tokens)  # a filter can leave a shard empty
+    return StoreStatistics(mean_norm=norms / tokens, mean_square=squares / (tokens * width), rounding=rounding)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write a shard all at once, flushed to disk, and return its SHA-256."""
+    beside = path.with_name(f".{path.name}")
+    try:
+        safetensors.torch.save_file(tensors, beside)
+        share(beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, safetensors.SafetensorError) as problem:
+        raise InterpError(f"{path}: writing failed ({problem}); run again to continue") from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return sha256_file(path)

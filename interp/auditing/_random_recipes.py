@@ -1,0 +1,166 @@
+"""Randomised: a recipe with random contents, of the same shapes and norms at the same sites. Any edit does something.
+
+- Vectors of the residual stream (Project, Add, Erase, LowRank) are turned: whatever all edits of a recipe span is laid
+  onto a random subspace of the same dimension. Norms, angles and equal rows stay as they are.
+- Factors of heads or neurons (Scale) are dealt out anew among the units of their site.
+- Ablated units (Replace, Resample) and latents (Clamp) are others, as many, at the same site: none of the edit's own,
+  unless these are more than half of all.
+- Where and when an op acts (At, Schedule, Gate's condition) is left as it is.
+
+What it does not know: other ops, which have no random counterpart here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.interventions.ops import OPS, Op
+from interp.interventions.recipe import Edit, Recipe
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+
+_TURNED = {"Project": ("rows",), "Add": ("vector",), "Erase": ("read", "write"), "LowRank": ("rows", "weight")}
+_TRIES = 20
+_RANK = 1e-6  # a share of the largest singular value
+
+
+def randomise(recipe: Recipe, model: HookedModel, seed: int = 0) -> Recipe:
+    """The recipe with random contents; see the module.
+
+    Raises for an op that has no random counterpart, and where chance gives nothing but the edit itself (factors that
+    are all alike, say).
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(_TRIES):
+        made = _drawn(recipe, model, draw, seed)
+        if any(_differ(old.op, new.op) for old, new in zip(recipe.edits, made.edits, strict=True)):
+            return made
+    raise InterpError(
+        "chance gives nothing but the recipe itself, so it has no random counterpart; leave the random baseline out "
+        "(--baselines prompt)"
+    )
+
+
+def _differ(one: Op, other: Op) -> bool:
+    """Whether two ops of a kind have other contents."""
+    tensors, others = one.tensors(), other.tensors()
+    moved = [name for name in tensors if not torch.equal(tensors[name], others[name])]
+    return bool(moved) or _contents(one.settings()) != _contents(other.settings())
+
+
+def _contents(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without how the op was fitted."""
+    return {name: value for name, value in settings.items() if name != "direction"}
+
+
+def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int) -> Recipe:
+    parts = [_Parts(type(e.op).__name__, dict(e.op.settings()), dict(e.op.tensors())) for e in recipe.edits]
+    innermost = [part.innermost() for part in parts]
+    _turn([part for part in innermost if part.op in _TURNED], draw)
+    for part, edit in zip(innermost, recipe.edits, strict=True):
+        if part.op not in _TURNED:
+            _redraw(part, model.resolve(edit.sites), model, draw)
+    ops = [OPS[part.op].restore(part.settings, part.tensors) for part in parts]
+    edits = [Edit(edit.sites, op) for edit, op in zip(recipe.edits, ops, strict=True)]
+    return Recipe(edits, recipe.model, f"random, seed {seed}: {recipe.note}")
+
+
+@dataclass
+class _Parts:
+    """What an op is saved as. Tensors of an op that another holds are seen under their own names."""
+
+    op: str
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+    prefix: str = ""
+
+    def innermost(self) -> "_Parts":
+        """The op that acts, whose settings and tensors are changed in place of the outer ones."""
+        part = self
+        while isinstance(part.settings.get("op"), str):
+            part.settings["settings"] = dict(part.settings["settings"])
+            part = _Parts(part.settings["op"], part.settings["settings"], part.tensors, part.prefix + "op.")
+        return part
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.prefix + name]
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        self.tensors[self.prefix + name] = tensor
+
+
+def _turn(parts: list[_Parts], draw: torch.Generator) -> None:
+    """Lay the span of all rows onto a random subspace."""
+    places = [(part, name) for part in parts for name in _TURNED[part.op]]
+    if not places:
+        return
+    stacked = torch.cat([torch.atleast_2d(part[name]) for part, name in places]).double()
+    turned = iter(_turned(stacked, draw).float())
+    for part, name in places:
+        old = part[name]
+        part[name] = _take(turned, len(torch.atleast_2d(old))).reshape(old.shape)
+        if "direction" in part.settings:
+            part.settings["direction"] = None  # how the original was fitted is not how this one came about
+
+
+def _turned(rows: Float[Tensor, "k d_model"], draw: torch.Generator) -> Float[Tensor, "k d_model"]:
+    """Rows with the same norms and angles in a random subspace."""
+    left, size, _ = torch.linalg.svd(rows, full_matrices=False)
+    rank = int((size > _RANK * size[0]).sum())
+    basis = torch.linalg.qr(torch.randn(rows.shape[1], rank, generator=draw, dtype=rows.dtype)).Q
+    return (left[:, :rank] * size[:rank]) @ basis.T
+
+
+def _take(rows: Iterator[Tensor], count: int) -> Tensor:
+    return torch.stack([next(rows) for _ in range(count)])
+
+
+def _redraw(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
+    if part.op not in _REDRAWN:
+        raise InterpError(f"{part.op} has no random counterpart; leave the random baseline out (--baselines prompt)")
+    _REDRAWN[part.op](part, sites, model, draw)
+
+
+def _factors(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
+    del sites, model
+    part["factors"] = part["factors"][torch.randperm(len(part["factors"]), generator=draw)]
+
+
+def _units(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
+    """Other units; where all are replaced there are no others, and a value or bank is dealt out among coordinates."""
+    if part.settings["units"] is not None:
+        part.settings["units"] = sorted(_others(part.settings["units"], _count(sites, model), draw))
+        return
+    name = "values" if part.op == "Resample" else "value"
+    if part.prefix + name not in part.tensors:
+        raise InterpError(
+            f"{part.op} of all of {', '.join(map(str, sites))} has no random counterpart; leave the random baseline "
+            "out (--baselines prompt)"
+        )
+    part[name] = part[name][..., torch.randperm(part[name].shape[-1], generator=draw)]
+
+
+def _count(sites: list[Site], model: HookedModel) -> int:
+    """The least number of units at the sites: heads, or coordinates."""
+    found = model.capture("a", sites)
+    return min(int(found[site].shape[2]) for site in sites)
+
+
+def _latents(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
+    del sites, model
+    part.settings["latents"] = _others(part.settings["latents"], part["W_dec"].shape[-2], draw)
+
+
+def _others(taken: list[int], count: int, draw: torch.Generator) -> list[int]:
+    """As many numbers under `count`, none of them taken if there are enough."""
+    free = sorted(set(range(count)) - set(taken)) if 2 * len(taken) <= count else list(range(count))
+    return [free[number] for number in torch.randperm(len(free), generator=draw)[: len(taken)].tolist()]
+
+
+_Redraw = Callable[[_Parts, list[Site], HookedModel, torch.Generator], None]
+_REDRAWN: Mapping[str, _Redraw] = {"Scale": _factors, "Replace": _units, "Resample": _units, "Clamp": _latents}

@@ -1,0 +1,210 @@
+"""Statistics of an audit: each behaviour before and after an edit, item by item, with 95 % intervals.
+
+The design is paired: the same items in the same order, the same prompts and decoding. An item that lacks a score on
+either side is left out on both, and counted. Items that share a group (a template, a passage) count as one draw.
+`interp.auditing.statistics.intervals` has the intervals, `interp.auditing.statistics.significance` the p-values; what
+they cover and how often they err is measured in docs/statistics.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import asin, copysign, inf, sqrt
+from statistics import NormalDist
+
+import numpy as np
+
+from interp.auditing.behaviours import Unit
+from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, tango, wilson
+from interp.auditing.statistics.significance import holm, mcnemar, sign_flips
+from interp.core.errors import InterpError
+
+__all__ = ["Comparison", "Estimate", "compare", "holm", "mean_interval", "paired_difference"]
+_POWER = NormalDist().inv_cdf(0.8)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n items with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def to_json(self) -> dict[str, float | int]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One behaviour before and after, over the items that have a score on both sides.
+
+    `difference` is after - before. `p` is its p-value, not yet corrected for other behaviours (`holm`). `effect` is
+    Cohen's h for rates, else the mean difference in standard deviations of the differences: infinite where these do
+    not vary though the mean moved. `detectable` is the smallest difference that so many items find with 80 % power.
+    `missing` items had no score on one side or both. `constant`: all scores, before and after, are alike, so the
+    scorer may be unable to tell anything apart.
+    """
+
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+    p: float
+    effect: float
+    detectable: float
+    n_groups: int
+    missing: int
+    constant: bool
+
+
+def compare(
+    before: Sequence[float],
+    after: Sequence[float],
+    groups: Sequence[str] = (),
+    unit: Unit = "rate",
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Comparison:
+    """Compare the scores of the same items. NaN is a missing score.
+
+    Raises for scores that are not pairs or infinite, rates outside [0, 1], no complete pair, and a single group of
+    what is no rate: nothing is known of its spread then.
+    """
+    old, new = _paired(before, after)
+    if groups and len(groups) != len(old):
+        raise InterpError(f"{len(old)} scores have {len(groups)} groups; expected one each, or none")
+    whole = np.isfinite(old) & np.isfinite(new)
+    kept = [group for group, keep in zip(groups, whole, strict=True) if keep] if groups else ()
+    missing = int(len(old) - whole.sum())
+    if missing == len(old):
+        raise InterpError(f"none of {len(old)} items has a score both before and after")
+    old, new = _checked(old[whole], unit), _checked(new[whole], unit)
+    changes = Clusters.of(new - old, kept)
+    return Comparison(
+        before=_mean(old, kept, unit, seed, resamples),
+        after=_mean(new, kept, unit, seed, resamples),
+        difference=_difference(old, new, kept, unit, seed, resamples),
+        p=_p(old, new, changes, seed),
+        effect=_effect(old, new, unit),
+        detectable=_detectable(changes, unit),
+        n_groups=len(changes),
+        missing=missing,
+        constant=len(old) > 1 and len(np.unique([old, new])) == 1,
+    )
+
+
+def mean_interval(
+    scores: Sequence[float],
+    seed: int = 0,
+    resamples: int = 2000,
+    groups: Sequence[str] = (),
+    unit: Unit | None = None,
+) -> Estimate:
+    """Mean of per-item scores with its interval, deterministic for a seed. Without a `unit`, 0 and 1 make a rate."""
+    values = _checked(np.asarray(scores, dtype=np.float64), unit or "margin")
+    return _mean(values, groups, unit or _unit(values), seed, resamples)
+
+
+def paired_difference(
+    before: Sequence[float],
+    after: Sequence[float],
+    seed: int = 0,
+    resamples: int = 2000,
+    groups: Sequence[str] = (),
+    unit: Unit | None = None,
+) -> Estimate:
+    """Mean of after - before over the same items, with its interval."""
+    old, new = (_checked(values, unit or "margin") for values in _paired(before, after))
+    return _difference(old, new, groups, unit or _unit(old, new), seed, resamples)
+
+
+def _paired(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    if len(before) != len(after):
+        raise InterpError(
+            f"paired scores differ in number ({len(before)} and {len(after)}); score the same items twice"
+        )
+    old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if np.isinf(old).any() or np.isinf(new).any():
+        raise InterpError("can't estimate from infinite scores; expected finite ones, or NaN for a missing one")
+    return old, new
+
+
+def _checked(values: np.ndarray, unit: Unit) -> np.ndarray:
+    if not len(values) or not np.isfinite(values).all():
+        raise InterpError(f"can't estimate from {len(values)} scores; expected at least one, all finite")
+    if unit == "rate" and not ((values >= 0) & (values <= 1)).all():
+        raise InterpError(
+            f"rates go from 0 to 1; got {values.min():g} to {values.max():g}: give the unit (margin, nats)"
+        )
+    return values
+
+
+def _unit(*scores: np.ndarray) -> Unit:
+    return "rate" if all(_binary(values) for values in scores) else "margin"
+
+
+def _binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def _mean(values: np.ndarray, groups: Sequence[str], unit: Unit, seed: int, resamples: int) -> Estimate:
+    clusters = Clusters.of(values, groups)
+    mean = clusters.mean
+    if unit == "rate":
+        low, high = wilson(mean, *_size(clusters, mean * (1 - mean), bool(groups) or not _binary(values)))
+    else:
+        low, high = _bootstrap(clusters, seed, resamples)
+    return Estimate(mean, min(low, mean), max(high, mean), len(values))
+
+
+def _difference(
+    old: np.ndarray, new: np.ndarray, groups: Sequence[str], unit: Unit, seed: int, resamples: int
+) -> Estimate:
+    change = new - old
+    clusters = Clusters.of(change, groups)
+    mean = clusters.mean
+    if unit == "rate":
+        won, lost = float(np.maximum(change, 0).mean()), float(np.maximum(-change, 0).mean())
+        spread = won + lost - (won - lost) ** 2
+        low, high = tango(won, lost, *_size(clusters, spread, bool(groups) or not _binary(np.concatenate([old, new]))))
+    else:
+        low, high = _bootstrap(clusters, seed, resamples)
+    return Estimate(mean, min(low, mean), max(high, mean), len(change))
+
+
+def _size(clusters: Clusters, variance: float, uncertain: bool) -> tuple[float, float]:
+    """Effective items and the quantile for them: the normal one where the variance follows from the share."""
+    if not uncertain:
+        return clusters.items, Z
+    return clusters.effective(variance), clusters.quantile
+
+
+def _bootstrap(clusters: Clusters, seed: int, resamples: int) -> tuple[float, float]:
+    if len(clusters) < 2:
+        raise InterpError("one item, or one group, says nothing of the spread; give at least two")
+    return bootstrap_t(clusters, seed, resamples)
+
+
+def _p(old: np.ndarray, new: np.ndarray, changes: Clusters, seed: int) -> float:
+    if len(changes) == len(old) and _binary(old) and _binary(new):
+        return mcnemar(int((new > old).sum()), int((new < old).sum()))
+    return sign_flips(changes.sums, seed)
+
+
+def _effect(old: np.ndarray, new: np.ndarray, unit: Unit) -> float:
+    if unit == "rate":
+        return 2 * (asin(sqrt(new.mean())) - asin(sqrt(old.mean())))
+    change = new - old
+    if np.ptp(change) == 0:
+        return 0.0 if change[0] == 0 else copysign(inf, change[0])
+    return float(change.mean() / change.std(ddof=1))
+
+
+def _detectable(changes: Clusters, unit: Unit) -> float:
+    """A rate can't move by less than the items that change, so its variance is at least the difference looked for."""
+    found = (changes.quantile + _POWER) * changes.error
+    return max(found, (Z + _POWER) ** 2 / len(changes)) if unit == "rate" else found

@@ -1,0 +1,2 @@
+from .config import Config as Config
+from .errors import InterpError as InterpError

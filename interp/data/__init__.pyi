@@ -1,0 +1,9 @@
+from ._pairs import Turn as Turn
+from ._pairs import TurnPair as TurnPair
+from .contrast import Contrast as Contrast
+from .conversations import render_conversation as render_conversation
+from .corpora import documents as documents
+from .corpora import texts as texts
+from .packing import PackedRows as PackedRows
+from .packing import encode as encode
+from .packing import pack as pack

@@ -1,0 +1,146 @@
+"""Pairs of turns, and the layouts of rows that they are read from.
+
+A row is one pair, in one of four layouts:
+
+- `{"positive": "…", "negative": "…"}`, where positive shows (or triggers) the behaviour; a side may also be
+  `{"prompt": "…", "answer": "…"}`, whose answer begins the model's reply;
+- `{"prompt": "…", "chosen": "…", "rejected": "…"}`, preference pairs as TRL reads them, the chosen side positive.
+  Without a prompt, chosen and rejected are whole texts or conversations;
+- `{"question": "…", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"}`, the layout of
+  contrastive activation addition (Rimsky et al. 2023) and of Anthropic's evals. The option's closing bracket is
+  dropped, so that the last token is the letter;
+- `{"prompt": "…", "correct": "(A)", "incorrect": "(B)"}`, right and wrong answers, the right one positive.
+
+In the first two a side, or TRL's prompt, may be a conversation, `[{"role": "user", "content": "…"}, …]`. What the
+assistant says last is the answer; the user's message before it is the prompt.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from interp.core.errors import InterpError, nearest
+
+_LAYOUTS = (
+    ("positive", "negative"),
+    ("answer_matching_behavior", "answer_not_matching_behavior", "question"),
+    ("chosen", "rejected", "prompt"),
+    ("correct", "incorrect", "prompt"),
+)
+GROUP = "group"
+
+
+class Message(NamedTuple):
+    """What one side of a conversation said."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt and the beginning of its reply, which may be empty; `before` are the messages that came earlier."""
+
+    prompt: str
+    answer: str = ""
+    before: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class TurnPair:
+    """One pair of a contrast."""
+
+    positive: Turn
+    negative: Turn
+    group: str | None = None
+
+
+def read_pair(row: Any, where: str, columns: Mapping[str, str] | None = None) -> TurnPair:
+    """A pair from a row; `columns` gives, by a layout's name, the row's own name for it."""
+    if not isinstance(row, dict):
+        raise InterpError(f"{where}: expected an object with positive and negative, got {type(row).__name__}")
+    names = columns or {}
+    row = row | {name: _column(row, column, where) for name, column in names.items()}
+    positive, negative, *_ = _layout(names) or _layout(row) or _LAYOUTS[0]
+    group = str(row[GROUP]) if GROUP in row else None
+    read = {"answer_matching_behavior": _choice, "correct": _choice, "chosen": _preference}.get(positive, _side)
+    return TurnPair(read(row, positive, where), read(row, negative, where), group)
+
+
+def require_columns(columns: Mapping[str, str]) -> None:
+    """Raise unless a column mapping names both sides of one layout, and nothing that this layout has not."""
+    layout = _layout(columns)
+    known = {name for names in _LAYOUTS for name in names} | {GROUP}
+    for name in columns:
+        if name not in known:
+            raise InterpError(f"unknown column {name!r}; {nearest(name, sorted(known))}")
+        if layout and name not in (*layout, GROUP):
+            raise InterpError(f"column {name!r} does not go with {layout[0]} and {layout[1]}; leave it out")
+    if layout is None or layout[1] not in columns:
+        sides = "; ".join(f"{positive} and {negative}" for positive, negative, *_ in _LAYOUTS)
+        raise InterpError(f"columns name {', '.join(columns) or 'nothing'}; expected both sides: {sides}")
+
+
+def _layout(names: Mapping[str, Any]) -> tuple[str, ...] | None:
+    return next((layout for layout in _LAYOUTS if layout[0] in names), None)
+
+
+def _column(row: dict[str, Any], column: str, where: str) -> Any:
+    if column not in row:
+        raise InterpError(f"{where}: no column {column!r}; {nearest(column, list(row))}")
+    return row[column]
+
+
+def _side(row: dict[str, Any], key: str, where: str) -> Turn:
+    value = row.get(key)
+    if isinstance(value, str):
+        return Turn(value)
+    if isinstance(value, list):
+        return _last_turn(_messages(value, key, where), key, where)
+    if isinstance(value, dict) and isinstance(value.get("prompt"), str) and isinstance(value.get("answer", ""), str):
+        return Turn(value["prompt"], value.get("answer", ""))
+    raise InterpError(
+        f"{where}: {key!r} is {value!r}; expected a text, an object with prompt and answer, or a list of messages"
+    )
+
+
+def _preference(row: dict[str, Any], key: str, where: str) -> Turn:
+    prompt, reply = row.get("prompt"), row.get(key)
+    if prompt is None:
+        return _side(row, key, where)
+    if isinstance(prompt, str) and isinstance(reply, str):
+        return Turn(prompt, reply)
+    asked, said = (
+        (Message(role, value),) if isinstance(value, str) else _messages(value, name, where)
+        for name, role, value in (("prompt", "user", prompt), (key, "assistant", reply))
+    )
+    # Some data sets repeat the prompt in each side.
+    return _last_turn(said if said[: len(asked)] == asked else asked + said, key, where)
+
+
+def _choice(row: dict[str, Any], key: str, where: str) -> Turn:
+    prompt = "prompt" if "correct" in key else "question"
+    for name in (prompt, key):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise InterpError(f"{where}: {name!r} is {row.get(name)!r}; expected a text, such as (A) for an answer")
+    return Turn(row[prompt], row[key].strip().removesuffix(")"))
+
+
+def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
+    messages = value if isinstance(value, list) else [value]
+    for message in messages:
+        fields = [message.get("role"), message.get("content")] if isinstance(message, dict) else [None]
+        if not all(isinstance(field, str) and field.strip() for field in fields):
+            raise InterpError(f"{where}: {key!r} has {message!r}; expected a message with role and content")
+    return tuple(Message(message["role"], message["content"]) for message in messages)
+
+
+def _last_turn(messages: tuple[Message, ...], key: str, where: str) -> Turn:
+    answer = messages[-1].content if messages and messages[-1].role == "assistant" else ""
+    earlier = messages[:-1] if answer else messages
+    if not earlier or earlier[-1].role != "user":
+        roles = ", ".join(message.role for message in messages) or "nothing"
+        raise InterpError(
+            f"{where}: {key!r} is a conversation of {roles}; expected a user's message last, or before the assistant's"
+        )
+    return Turn(earlier[-1].content, answer, earlier[:-1])

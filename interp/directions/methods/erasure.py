@@ -1,0 +1,177 @@
+"""Erasers: affine maps after which no linear probe reads a concept, and how to fit them.
+
+An eraser is x -> x - ((x - mean) readᵀ) write. An `ErasureFitter` takes in activations x and concepts z batch by batch
+and keeps their joint covariance, from which come
+
+- `leace`: the oblique projection that erases with the least squared change. Belrose et al. 2023, "LEACE: perfect linear
+  concept erasure in closed form", https://arxiv.org/abs/2306.03819. Of the canonical directions U, S, V (see
+  `canonical`) it reads Uᵀ C^(-1/2) and writes S⁻¹ Vᵀ Szz^(-1/2) Szx. Whatever C is, read times writeᵀ is the identity
+  and the written rows span Szx: shrinkage of C changes how far activations are moved, never what is erased.
+- `sal`: the orthogonal projection off leading left singular vectors of Sxz. Shao, Ziser and Cohen 2023, "Gold doesn't
+  always glitter: spectral removal of linear and nonlinear guarded attribute information",
+  https://arxiv.org/abs/2203.07893.
+
+Whether there is something to erase is decided by a test of significance of the whole concept, not by the size of a
+singular value, which is small for a rare concept however well it is read. If there is, all of it is erased.
+
+What it does not know: what probes that are not linear read, and what later layers compute anew.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from interp.core.display import html_card
+from interp.core.errors import InterpError
+from interp.core.linalg import erase
+from interp.directions.methods._canonical import Canonical, canonical
+from interp.models.identity import ModelReference
+
+LEVEL = 1e-3
+
+
+class NothingToErase(InterpError):
+    """The concept can't be told from chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Eraser:
+    """x -> x - ((x - mean) readᵀ) write, fitted on `count` rows, of `model` where known; the tensors in float64.
+
+    `statistics`: the `level` asked for, the p value `p` of the concept, and `displaced`, the mean squared change over
+    the variance on the data fitted on.
+    """
+
+    read: Float[Tensor, "k d_model"]
+    write: Float[Tensor, "k d_model"]
+    mean: Float[Tensor, "d_model"]
+    method: str
+    count: int
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    model: ModelReference | None = None
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations with the concept's part brought to its mean; narrower types are computed in float32."""
+        return erase(x, self.read, self.write, self.mean)
+
+    def __str__(self) -> str:
+        return f"{self.method} of {len(self.read)} directions, fitted on {self.count} rows"
+
+    def _repr_html_(self) -> str:
+        return html_card(f"Eraser: {self}", [(name, f"{value:.3g}") for name, value in self.statistics.items()])
+
+
+class ErasureFitter:
+    """Joint mean and covariance of activations and concepts, batch by batch in float64, and erasers from them.
+
+    >>> x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [5.0, 1.0], [5.0, 2.0]]).repeat(9, 1)
+    >>> fitter = ErasureFitter(d_model=2, n_concepts=2).update(x, torch.tensor([0, 0, 1, 1] * 9))
+    >>> fitter.leace()(x[:3]).tolist()
+    [[2.5, 1.0], [2.5, 2.0], [2.5, 1.0]]
+    """
+
+    def __init__(self, d_model: int, n_concepts: int):
+        if d_model < 1 or n_concepts < 1:
+            raise InterpError(f"d_model is {d_model} and n_concepts {n_concepts}; expected at least 1 of each")
+        self.d_model, self.n_concepts, self.count = d_model, n_concepts, 0
+        self._mean = torch.zeros(d_model + n_concepts, dtype=torch.float64)
+        self._scatter = torch.zeros(d_model + n_concepts, d_model + n_concepts, dtype=torch.float64)
+
+    def update(self, x: Float[Tensor, "batch d_model"], z: Shaped[Tensor, "rows *n_concepts"]) -> "ErasureFitter":
+        """Take in a batch: z has a number for each concept, or for each row its class, 0 to n_concepts - 1.
+
+        Batches are merged as by Chan, Golub and LeVeque 1979. One that raises leaves the fitter as it was.
+        """
+        if x.shape[1] != self.d_model:
+            raise InterpError(f"activations have shape {tuple(x.shape)}; expected (batch, {self.d_model})")
+        both = torch.cat(
+            [finite_rows(x, "activations"), concept_columns(z, len(x), self.n_concepts).to(x.device)], dim=1
+        )
+        n, total = len(both), self.count + len(both)
+        if n == 0:
+            return self
+        mean = both.mean(0)
+        centred, delta = both - mean, mean - self._mean.to(both)
+        between = torch.outer(delta, delta) * (self.count * n / total)
+        self._scatter = self._scatter.to(both) + centred.T @ centred + between
+        self._mean, self.count = self._mean.to(both) + delta * (n / total), total
+        return self
+
+    def leace(self, level: float = LEVEL, shrinkage: float | None = None) -> Eraser:
+        """The eraser of least change; `level` is of the test whether there is anything to erase, 1 always erases.
+
+        `shrinkage` of correlations between activations: 0 (least change on the data fitted on) to 1, or None to
+        estimate it (least change on other data). Raises `NothingToErase` for a concept that is not significant.
+        """
+        found = self._significant(level, shrinkage)
+        return self._eraser(
+            "leace", found.read, found.write, {"level": level, "p": found.p, "shrinkage": found.shrinkage}
+        )
+
+    def sal(self, level: float = LEVEL, rank: int | None = None) -> Eraser:
+        """The projection off the `rank` leading left singular vectors of Sxz; off all of them, if None.
+
+        What has no covariance with x afterwards are as many leading right singular vectors.
+        """
+        found = self._significant(level, None)
+        kept = len(found.read) if rank is None else rank
+        if not 1 <= kept <= len(found.read):
+            raise InterpError(f"rank is {rank}; expected 1 to {len(found.read)}, the rank of the covariance")
+        rows = torch.linalg.svd(self.covariances()[1], full_matrices=False)[0][:, :kept].T
+        return self._eraser("sal", rows, rows, {"level": level, "p": found.p})
+
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sxx, Sxz and Szz, sums of squares divided by `count`; 0 for coordinates that vary by rounding only."""
+        scatter = self._scatter / self.count
+        varies = scatter.diagonal() > (1e-12 * self._mean).square()
+        scatter, d = scatter * varies * varies[:, None], self.d_model
+        return scatter[:d, :d], scatter[:d, d:], scatter[d:, d:]
+
+    def _significant(self, level: float, shrinkage: float | None) -> Canonical:
+        """The canonical directions, if they are significant."""
+        if not 0 < level <= 1 or (shrinkage is not None and not 0 <= shrinkage <= 1):
+            raise InterpError(f"level is {level}, shrinkage {shrinkage}; expected above 0 to 1, and 0 to 1 or None")
+        if self.count < self.n_concepts + 3:
+            raise InterpError(f"only {self.count} rows; {self.n_concepts} concepts need {self.n_concepts + 3} or more")
+        sxx, sxz, szz = self.covariances()
+        for name, covariance in (("concept is", szz), ("activations are", sxx)):
+            if not covariance.any():
+                raise InterpError(f"the {name} constant over all {self.count} rows; give rows in which it varies")
+        found = canonical(sxx, sxz, szz, self.count, shrinkage)
+        if found.p > level or not len(found.read):
+            raise NothingToErase(
+                f"the concept can't be told from chance on {self.count} rows (p = {found.p:.2g}, level {level:g}); "
+                "give more rows, or a weaker level (1 erases whatever there is)"
+            )
+        return found
+
+    def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:
+        sxx = self.covariances()[0]
+        moved = float(((read @ sxx @ read.T) * (write @ write.T)).sum() / sxx.trace())
+        read, write, mean = (tensor.cpu().contiguous() for tensor in (read, write, self._mean[: self.d_model]))
+        return Eraser(read, write, mean, method, self.count, {**statistics, "displaced": moved})
+
+
+def concept_columns(z: Tensor, rows: int, k: int) -> Float[Tensor, "rows k"]:
+    """One column a concept, in float64. Raises where z is neither such columns nor classes."""
+    classes = z.ndim == 1 and not z.is_floating_point()
+    if len(z) != rows or not (classes or z.shape[1:] == (k,)):
+        raise InterpError(
+            f"concepts have shape {tuple(z.shape)} and type {z.dtype}; expected ({rows}, {k}), or ({rows},) integers "
+            "that name classes"
+        )
+    if classes and rows and not 0 <= int(z.min()) <= int(z.max()) < k:
+        raise InterpError(f"classes go from {int(z.min())} to {int(z.max())}; expected 0 to {k - 1}")
+    return torch.nn.functional.one_hot(z.long(), k).double() if classes else finite_rows(z, "concepts")
+
+
+def finite_rows(x: Shaped[Tensor, "rows columns"], name: str) -> Float[Tensor, "rows columns"]:
+    """The rows in float64. Raises, by the name and the first such row, where an entry is not finite."""
+    wide = x.detach().double()
+    if not torch.isfinite(wide).all():
+        row = int((~torch.isfinite(wide)).any(1).nonzero()[0])
+        raise InterpError(f"{name} have NaN or infinite entries, first in row {row} of the batch; leave such rows out")
+    return wide

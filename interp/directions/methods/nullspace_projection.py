@@ -1,0 +1,110 @@
+"""Iterative nullspace projection: fit a probe, project its directions out, and go on until nothing is read any more.
+
+Ravfogel et al. 2020, "Null it out: guarding protected attributes by iterative nullspace projection",
+https://arxiv.org/abs/2004.07667. The probe is a ridge regression, in closed form. Whether it still reads anything is
+measured on held-out rows, by AUROC for each class: by accuracy no probe of a rare class is above
+chance.
+
+What it does not know: how much else goes with the directions. `ErasureFitter` erases the same with one direction a
+concept; this projects out many, and is here to compare with.
+"""
+
+from math import erfc, sqrt
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.core.linalg import project_out
+from interp.directions.methods.erasure import LEVEL, Eraser, NothingToErase, concept_columns, finite_rows
+from interp.directions.scores import auroc
+
+
+def inlp(
+    x: Float[Tensor, "batch d_model"],
+    z: Int[Tensor, "rows"],
+    rounds: int = 50,
+    penalty: float = 1e-3,
+    held_out: float = 0.3,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Eraser:
+    """Project the directions of ridge probes for classes z out, round by round, until held-out rows are at chance.
+
+    At chance is where no class's AUROC is above a half, significant at `level` over all classes. `penalty` is a share
+    of the mean variance. Raises where that is so from the start, and where it is not after `rounds`.
+    """
+    if rounds < 0 or not penalty > 0 or not 0 < level <= 1:
+        raise InterpError(
+            f"rounds is {rounds}, penalty {penalty}, level {level}; expected 0 or more, above 0, and above 0 to 1"
+        )
+    n_classes = int(z.max()) + 1 if z.numel() else 1
+    wide, onehot = finite_rows(x, "activations").cpu(), concept_columns(z, len(x), n_classes).cpu()
+    fit, test = _split(onehot, held_out, seed)
+    mean, rows = wide[fit].mean(0), wide.new_zeros(0, x.shape[1])
+    for done in range(rounds + 1):
+        left = _left(wide - mean, rows)
+        probe = _ridge(left[fit], onehot[fit], penalty)
+        area, p = _readable(left[test] @ probe, onehot[test])
+        if p > level:
+            break
+        if done < rounds:
+            rows = _with_span(rows, probe)
+    if p <= level:
+        raise InterpError(
+            f"after {rounds} rounds held-out rows are still read (AUROC {area:.3f}, p = {p:.1g}); raise rounds"
+        )
+    if not len(rows):
+        raise NothingToErase(
+            f"held-out rows are read at chance (AUROC {area:.3f}, p = {p:.2g}, level {level:g}); give more rows, "
+            "or a weaker level"
+        )
+    moved = float(((wide - mean) @ rows.T).square().sum() / (wide - mean).square().sum())
+    return Eraser(rows, rows, mean, "inlp", len(fit), {"level": level, "p_after": p, "auroc": area, "displaced": moved})
+
+
+def _split(onehot: Float[Tensor, "batch classes"], held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers to fit on and to hold out. Raises unless each side has rows of two classes."""
+    order = torch.randperm(len(onehot), generator=torch.Generator().manual_seed(seed))
+    cut = round(len(onehot) * (1 - held_out))
+    parts = order[:cut], order[cut:]
+    for part in parts:
+        if int(onehot[part].any(0).sum()) < 2:
+            raise InterpError(
+                f"of {len(onehot)} rows, the {len(part)} to fit on or hold out are not of two classes; give more rows"
+            )
+    return parts
+
+
+def _left(centred: Float[Tensor, "batch d_model"], rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "batch d_model"]:
+    """The part off the rows; none where it is rounding, of which a probe could read what was there."""
+    left = project_out(centred, rows)
+    return left if left.norm() > 1e-9 * centred.norm() else torch.zeros_like(left)
+
+
+def _ridge(
+    x: Float[Tensor, "batch d_model"], z: Float[Tensor, "batch k"], penalty: float
+) -> Float[Tensor, "d_model k"]:
+    """Weights of the linear regression of z on x, x centred."""
+    covariance = x.T @ x / len(x)
+    ridge = penalty * covariance.diagonal().mean().clamp(min=1e-30)
+    return torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(x), x.T @ (z - z.mean(0)) / len(x))
+
+
+def _readable(scores: Float[Tensor, "batch k"], z: Float[Tensor, "batch k"]) -> tuple[float, float]:
+    """The class read best: its AUROC, and the chance that one of k is read as well (Mann-Whitney test, Bonferroni)."""
+    read = []
+    for score, is_class in zip(scores.T, z.T.bool(), strict=True):
+        n, m = int(is_class.sum()), int((~is_class).sum())
+        if n and m:
+            area = auroc(score[is_class], score[~is_class])
+            read.append((erfc((area - 0.5) / sqrt((n + m + 1) / (6 * n * m))) / 2, area))
+    p, area = min(read)
+    return area, min(1.0, p * len(read))
+
+
+def _with_span(rows: Float[Tensor, "k d_model"], probe: Float[Tensor, "d_model c"]) -> Float[Tensor, "more d_model"]:
+    """Orthonormal rows that span the probe's directions, too."""
+    new, size, _ = torch.linalg.svd(project_out(probe.T, rows).T, full_matrices=False)
+    return torch.cat([rows, new[:, size > 1e-9 * size[0]].T])

@@ -1,0 +1,246 @@
+"""Distil: what no fold can do, as low-rank factors trained so that the plain model predicts what the hooked one does.
+
+    minimise KL(hooked || plain + factors) of the next token, the mean over all tokens of the texts
+
+1. Documents are divided into those to train on and those held out; one that comes twice counts once.
+2. Each weight of attention and MLP, from the layer of the recipe's first site on, gets factors: left is zero, so that
+   training begins at the plain model, and right random. The model's own weights take no gradients.
+3. Adam, its rate falling to zero; at a higher rank it begins lower, since so many more parts move at once
+   (Kalajdzievski 2023, "A rank stabilization scaling factor for fine-tuning with LoRA"). What the hooked model predicts
+   is computed anew for each batch, as it is with hooks: one document a row, so positions count as they do in use.
+4. On the held-out documents KL(hooked || distilled) is measured beside the effect's own, KL(hooked || plain).
+
+Distillation: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network". Factors: Hu et al. 2021,
+"LoRA: Low-rank adaptation of large language models".
+
+What it does not know: how the distilled model predicts on text unlike that given, where it was never compared with
+the hooked one. An edit that acts on rare prompts needs those among the texts.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from interp.core.errors import InterpError
+from interp.core.progress import track
+from interp.data.conversations import render_conversation
+from interp.data.corpora import Digest, Source, documents
+from interp.editing.approximate.low_rank_factors import Distillation, Distilled, FactorPair, add_factors, factors_digest
+from interp.editing.fold.steps import plan_fold
+from interp.interventions.recipe import Recipe
+from interp.models.architectures.table import architecture
+from interp.models.continuations import frozen_weights
+from interp.models.hooked import HookedModel
+from interp.models.tokens import Tokens
+
+_FEWEST = 8  # documents
+_PROBES = 32  # documents, of those held out
+_RANK = 8  # at which the rate is as given
+_NOTHING = 1e-7  # nats: what rounding in float32 alone leaves of a KL
+
+
+def distil(
+    recipe: Recipe,
+    model: HookedModel,
+    texts: Source,
+    rank: int = 8,
+    steps: int = 300,
+    lr: float = 5e-3,
+    seed: int = 0,
+    *,
+    batch_size: int = 8,
+    context: int = 128,
+    most: int = 10_000,
+    held_out: float = 0.2,
+    even_if_exact: bool = False,
+) -> Distilled:
+    """Train factors on texts for a recipe that does not fold, and measure on held-out documents what remains.
+
+    `texts` are documents as `harvest` takes them, at most the first `most`, of each the first `context` tokens; each
+    step takes `batch_size` of them. Each is a prompt as a whole, and a gate that decides by prompts reads all of it.
+    `lr` is Adam's rate at rank 8, from which it falls with the root of the rank. `seed` draws which documents are held
+    out, the order, and where training begins. With `even_if_exact` a recipe that folds exactly is distilled too.
+    Raises InterpError for settings out of range, for too few documents, for a recipe of another model, that folds, or
+    that does nothing on the texts, and where training diverges.
+    """
+    _require_settings(rank, steps, lr, batch_size, context, held_out)
+    recipe.check(model.reference)
+    if not even_if_exact:
+        _refuse_exact(recipe, model)
+    taken, found = _read(model, texts, most)
+    train, held = _parted(model, taken, held_out, seed, min(context, model.context or context))
+    teacher = _Teacher(model, recipe)
+    effect = teacher.distance(held, batch_size, {})
+    if not effect < float("inf"):
+        raise InterpError(f"what the hooked model predicts is not finite (KL {effect}); its edit is too strong")
+    if not effect > _NOTHING:
+        raise InterpError(
+            f"the recipe changes nothing that is predicted on the held-out texts (KL {effect:.1e} nats); give texts "
+            "on which it acts"
+        )
+    pairs = _begun(model, _first(model, recipe), rank, seed)
+    losses = _trained(teacher, train, pairs, steps, lr * (_RANK / rank) ** 0.5, batch_size, seed, effect)
+    pairs = {name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in pairs.items()}
+    remaining = teacher.distance(held, batch_size, pairs)
+    if not remaining < float("inf"):
+        raise InterpError(f"distillation diverged (KL {remaining} on held-out texts); lower lr ({lr:g})")
+    record = Distillation(
+        recipe=recipe.digest,
+        base=model.digest,
+        texts=found.hex,
+        factors=factors_digest(pairs),
+        rank=rank,
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        batch_size=batch_size,
+        context=context,
+        documents=len(train),
+        tokens=int(train.mask.sum()),
+        held_out_documents=len(held),
+        held_out_tokens=int(held.mask.sum()),
+        kl=remaining,
+        effect_kl=effect,
+    )
+    probes = tuple(held.rows(start, start + 4) for start in range(0, min(len(held), _PROBES), 4))
+    return Distilled(pairs, record, tuple(losses), probes)
+
+
+class _Teacher:
+    """The hooked model, which says what is to be predicted."""
+
+    def __init__(self, model: HookedModel, recipe: Recipe):
+        self.model, self.bound = model, recipe.bind(model)
+
+    def divergence(self, batch: Tokens, pairs: dict[str, FactorPair]) -> Float[Tensor, "token"]:
+        """KL(hooked || plain + factors) at each real token of a batch."""
+        with torch.no_grad(), self.model.hooked(self.bound):
+            wanted = log_softmax(self._logits(batch), -1)
+        with add_factors(self.model, pairs):
+            found = log_softmax(self._logits(batch), -1)
+        return (wanted.exp() * (wanted - found)).sum(-1)
+
+    @torch.no_grad()
+    def distance(self, tokens: Tokens, size: int, pairs: dict[str, FactorPair]) -> float:
+        """Its mean over all tokens."""
+        parts = [self.divergence(tokens.rows(s, s + size), pairs) for s in range(0, len(tokens), size)]
+        mean = float(torch.cat(parts).double().mean())
+        return mean if mean != mean else max(0.0, mean)
+
+    def _logits(self, batch: Tokens) -> Float[Tensor, "token d_vocab"]:
+        inputs = batch.model_inputs(self.model.device)
+        return self.model.hf(**inputs, use_cache=False).logits[batch.mask.to(self.model.device)].float()
+
+
+def _trained(
+    teacher: _Teacher,
+    train: Tokens,
+    pairs: dict[str, FactorPair],
+    steps: int,
+    lr: float,
+    size: int,
+    seed: int,
+    effect: float,
+) -> list[float]:
+    """Train the factors in place; returns each step's loss over the effect."""
+    trained = [factor.requires_grad_() for pair in pairs.values() for factor in pair]
+    optimiser = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.99))
+    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(1, steps))
+    losses: list[float] = []
+    with frozen_weights(teacher.model):
+        for picked in track(_batches(len(train), size, steps, seed), "distil", total=steps):
+            with torch.enable_grad():
+                loss = teacher.divergence(train.pick(picked), pairs).mean() / effect
+            losses.append(float(loss.detach()))
+            if not torch.isfinite(loss):
+                raise InterpError(f"distillation diverged at step {len(losses)} (loss {losses[-1]}); lower lr ({lr:g})")
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            fall.step()
+    return losses
+
+
+def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Numbers of documents, all of them once before any comes again."""
+    draw, order = torch.Generator().manual_seed(seed), torch.zeros(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(order) < min(size, count):
+            order = torch.cat([order, torch.randperm(count, generator=draw)])
+        yield order[:size]
+        order = order[size:]
+
+
+def _begun(model: HookedModel, first: int, rank: int, seed: int) -> dict[str, FactorPair]:
+    """Factors that add nothing yet, of every linear layer of attention and MLP from a layer on."""
+    draw = torch.Generator().manual_seed(seed)
+    layers, transposed = architecture(model.config).layers, architecture(model.config).transposed
+    pairs: dict[str, FactorPair] = {}
+    for name, module in model.hf.named_modules():
+        layer = name.removeprefix(f"{layers}.").partition(".")[0]
+        if not (name.startswith(f"{layers}.") and int(layer) >= first and _is_linear(module)):
+            continue
+        outputs, inputs = module.weight.T.shape if transposed else module.weight.shape
+        if rank > min(outputs, inputs):
+            raise InterpError(f"rank is {rank}, but {name} has {inputs} inputs and {outputs} outputs; lower it")
+        # What a layer reads has a root mean square of about 1, and so then has what the first factor makes of it.
+        pair = (torch.zeros(outputs, rank), torch.randn(rank, inputs, generator=draw) * inputs**-0.5)
+        left, right = (pair[1].T, pair[0].T) if transposed else pair
+        pairs[f"{name}.weight"] = (left.to(model.device), right.to(model.device))
+    return pairs
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _first(model: HookedModel, recipe: Recipe) -> int:
+    """The layer of the recipe's first site: before it, hooked and plain model are the same."""
+    return min(site.layer or 0 for edit in recipe.edits for site in model.resolve(edit.sites))
+
+
+def _read(model: HookedModel, texts: Source, most: int) -> tuple[list[str], Digest]:
+    """The documents as text, each once, and their digest."""
+    found, seen = Digest(), dict[str, None]()
+    for document in islice(documents(texts), most):
+        found.update(document)
+        seen[document if isinstance(document, str) else render_conversation(document, model.tokenizer)[0]] = None
+    return [text for text in seen if text], found
+
+
+def _parted(model: HookedModel, taken: Sequence[str], share: float, seed: int, cut: int) -> tuple[Tokens, Tokens]:
+    """Training documents and held-out ones."""
+    held = max(1, round(share * len(taken)))
+    if len(taken) < _FEWEST:
+        raise InterpError(
+            f"the texts have {len(taken)} different documents; expected at least {_FEWEST}, and hundreds for a "
+            "distillation that holds on others"
+        )
+    order = torch.randperm(len(taken), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = [[taken[number] for number in sorted(part)] for part in (order[held:], order[:held])]
+    train, rest = (model.tokens(part, cut) for part in chosen)
+    return train, rest
+
+
+def _require_settings(rank: int, steps: int, lr: float, batch_size: int, context: int, held_out: float) -> None:
+    if rank < 1 or steps < 0 or batch_size < 1 or context < 2:
+        raise InterpError(
+            f"rank is {rank}, steps {steps}, batch_size {batch_size} and context is {context}; expected a rank and "
+            "batches of 1 or more, no negative number of steps, and 2 tokens or more of each document"
+        )
+    if not (lr > 0 and 0 < held_out < 1):
+        raise InterpError(f"lr is {lr} and held_out {held_out}; expected a rate above 0, and a share between 0 and 1")
+
+
+def _refuse_exact(recipe: Recipe, model: HookedModel) -> None:
+    named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
+    status = plan_fold(recipe, model.config, named, tied, named.__getitem__).status
+    if status == "exact":
+        raise InterpError(
+            "the recipe folds into the weights exactly, so there is nothing to distil; export it as it is "
+            "(even_if_exact distils all the same)"
+        )

@@ -1,0 +1,115 @@
+"""Fidelity: how near one recipe comes to another on real text, at its own sites and in the next token.
+
+Every token counts but the first of each document. What is compared is what the recipes do together with all that comes
+of it: a recipe that acts at more sites than the other is off by what it does there, too.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from interp.activations.token_rows import pack_rows
+from interp.core.errors import InterpError
+from interp.data.corpora import Source
+from interp.data.packing import PackedRows
+from interp.interventions.recipe import Recipe
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+
+_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near a recipe, or an edited checkpoint, comes to a recipe, over `tokens` of text.
+
+    `explained` is the share of the variance of the wanted change, at the sites of the wanted recipe, that the other one
+    makes too; below 0 it is further off than a constant would be. `kl` is KL(wanted || instead) of the next token in
+    nats, mean over the tokens, beside the edit's own effect, `effect_kl`, KL(plain || wanted).
+    """
+
+    explained: float
+    kl: float
+    effect_kl: float
+    tokens: int
+
+    @property
+    def reproduced(self) -> float:
+        """The share of the edit's effect on the next token that is not off: 1 - kl / effect_kl."""
+        return 1 - self.kl / self.effect_kl
+
+    def __str__(self) -> str:
+        return (
+            f"{self.explained:.1%} of the change's variance, KL {self.kl:.2e} of {self.effect_kl:.2e} nats, on "
+            f"{self.tokens} tokens"
+        )
+
+
+def measure_fidelity(
+    model: HookedModel,
+    wanted: Recipe,
+    instead: Recipe | HookedModel,
+    texts: Source,
+    *,
+    context: int = 128,
+    tokens: int | None = None,
+    batch_size: int = 8,
+) -> Fidelity:
+    """How near `instead` comes to `wanted`, over all tokens of the text but the first of each document.
+
+    `instead` is a recipe for the same model, or a model with other weights, such as an export loaded again.
+    """
+    return measured(model, wanted, instead, pack_rows(model, texts, context, tokens), batch_size)
+
+
+@torch.no_grad()
+def measured(
+    model: HookedModel, wanted: Recipe, instead: Recipe | HookedModel, packed: PackedRows, size: int
+) -> Fidelity:
+    """As `fidelity`, on rows of text that are packed already."""
+    wanted.check(model.reference)
+    other, applied = (instead, None) if isinstance(instead, HookedModel) else (model, instead)
+    if applied is not None:
+        applied.check(model.reference)
+    sites = [site for site in model.sites if any(site in model.resolve(edit.sites) for edit in wanted.edits)]
+    off, square, total = 0.0, 0.0, torch.zeros(())
+    kl, effect, count = 0.0, 0.0, 0
+    for batch in packed.batches(size):
+        plain, was = _run(model, None, sites, batch)
+        want, asked = _run(model, wanted, sites, batch)
+        got, done = _run(other, applied, sites, batch)
+        change = (asked - was).double()
+        off += float((done - asked).double().square().sum())
+        square, total = square + float(change.square().sum()), total + change.sum(0).cpu()
+        kl, effect, count = kl + _kl(want, got), effect + _kl(plain, want), count + len(change)
+    variance = square - float(total.square().sum()) / max(1, count)
+    if variance <= 0 or effect <= 0:
+        raise InterpError("the wanted edit changes nothing on these texts; give some on which the latents fire")
+    return Fidelity(1 - off / variance, kl / count, effect / count, count)
+
+
+def _run(
+    model: HookedModel, recipe: Recipe | None, sites: list[Site], batch: PackedRows
+) -> tuple[Float[Tensor, "token d_vocab"], Float[Tensor, "token d_all"]]:
+    """Logits, and what is at the sites side by side, behind the recipe's ops."""
+    found, inner = dict[Site, Tensor](), batch.inner.to(model.device)
+
+    def keep(site: Site, x: Tensor) -> None:
+        found[site] = x.flatten(2).expand(*inner.shape, -1)[inner].float()
+
+    with model.hooked(recipe if recipe is not None else ()), model.hooked([(s, partial(keep, s)) for s in sites]):
+        logits = model.hf(**batch.model_inputs(model.device), use_cache=False).logits[inner].float()
+    return logits, torch.cat([found[site] for site in sites], dim=1)
+
+
+def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> float:
+    """The sum over tokens of KL(p || q) in nats, of logits; in float64, some tokens at a time."""
+    total = 0.0
+    for some, other in zip(p.split(_TOKENS), q.split(_TOKENS), strict=True):
+        log_p, log_q = log_softmax(some.double(), -1), log_softmax(other.double(), -1)
+        total += float(kl_div(log_q, log_p, log_target=True, reduction="sum"))
+    return total

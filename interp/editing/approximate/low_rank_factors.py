@@ -1,0 +1,218 @@
+"""Distilled: low-rank factors in place of a recipe that has no fold, merged like a fold, and kept beside the weights.
+
+    W' = W + left right
+
+for weights of attention and MLP, as they are stored. The factors and how they were trained are one safetensors file; in
+an exported folder it lies beside the weights, so that the merge can be made again bit by bit, and the same plan of
+changes gives undo patches and LoRA adapters. How they are trained is `interp.editing.approximate.distillation`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from interp.core.config import Config
+from interp.core.digests import tensors_digest
+from interp.core.display import html_card
+from interp.core.errors import InterpError
+from interp.editing.fold.affine_maps import MapChange
+from interp.editing.fold.plan import FoldOptions, Plan, PlannedEdit
+from interp.interventions.recipe import Recipe
+from interp.models.architectures.table import architecture
+from interp.models.architectures.table import sites as sites_of
+from interp.models.architectures.writers import Layout
+from interp.models.hooked import HookedModel
+from interp.models.sites import resolve
+from interp.models.tokens import Tokens
+
+FACTORS = "interp_distilled.safetensors"
+_KEY = "distillation"
+FactorPair = tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]
+
+
+class Distillation(Config):
+    """How factors were trained, and what was measured on documents that they were not trained on.
+
+    `recipe`, `base`, `texts` and `factors` are digests. `kl` is KL(hooked || distilled) of the next token in nats, the
+    mean over all tokens held out, and `effect_kl` the effect's own: KL(hooked || base) on the same tokens, as `kl` is
+    before the first step.
+    """
+
+    recipe: str
+    base: str
+    texts: str
+    factors: str = ""
+    rank: int
+    steps: int
+    lr: float
+    seed: int
+    batch_size: int
+    context: int
+    documents: int
+    tokens: int
+    held_out_documents: int
+    held_out_tokens: int
+    kl: float
+    effect_kl: float
+
+    @property
+    def share(self) -> float:
+        """What remains, over the effect's own KL: 0 is the hooked model, 1 as far from it as the plain one."""
+        return self.kl / self.effect_kl
+
+    def __str__(self) -> str:
+        return (
+            f"distilled at rank {self.rank} in {self.steps} steps: KL {self.kl:.2e} nats on held-out text, "
+            f"{self.share:.1%} of the effect's own {self.effect_kl:.2e}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """Trained factors by the name of the weight they are added to, and how they came to be.
+
+    `losses` are KL(hooked || distilled) over the effect's, step by step on the training batches, and
+    `probes` some of the documents held out, on which an export is measured; neither is saved.
+    """
+
+    pairs: Mapping[str, FactorPair]
+    record: Distillation
+    losses: tuple[float, ...] = ()
+    probes: tuple[Tokens, ...] = ()
+
+    @contextmanager
+    def running(self, model: HookedModel) -> Iterator[HookedModel]:
+        """The plain model with the factors at work, its weights as they are, for as long as the block lasts."""
+        self._require(model.reference.digest, model.name)
+        with add_factors(model, self.pairs):
+            yield model
+
+    def plan(self, recipe: Recipe, config: Any, names: Iterable[str]) -> Plan:
+        """The merge as a plan of changes, whose items say of each op of the recipe that it was distilled.
+
+        Raises where the factors were distilled from another recipe, or are of weights that are not there.
+        """
+        if recipe.digest != self.record.recipe:
+            raise InterpError(
+                f"the factors were distilled from recipe {self.record.recipe[:12]}, but this one is "
+                f"{recipe.digest[:12]}; distil this one"
+            )
+        missing = sorted(set(self.pairs) - set(names))
+        if missing:
+            raise InterpError(
+                f"the checkpoint has no {missing[0]}, to which factors were distilled; export from the model that was "
+                "loaded (interp.load), whose tensors have these names"
+            )
+        layout: Layout = "in_out" if architecture(config).transposed else "out_in"
+        known = list(sites_of(config))
+        items = tuple(
+            PlannedEdit(type(e.op).__name__, tuple(map(str, resolve(e.sites, known))), "approximate", str(self.record))
+            for e in recipe.edits
+        )
+        return Plan({name: MapChange(layout, added=pair) for name, pair in self.pairs.items()}, items=items)
+
+    def check(self, base: str, choices: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
+        """Raise unless the base model's weights have this digest, and for factors that bring nothing.
+
+        `choices` of how to fold mean nothing here, and are refused.
+        """
+        self._require(base, "the base model")
+        if not self.record.kl < self.record.effect_kl:
+            raise InterpError(
+                f"{self.record}: no nearer to the hooked model than the plain one is; distil in more steps, at a "
+                "higher rank, or on texts where the recipe acts"
+            )
+        unused = [n for n in ("rehost", "leave_embedding", "keep_norms", "compensate") if getattr(choices, n)]
+        if unused:
+            raise InterpError(
+                f"{', '.join(unused)}: distilled factors are merged as they are, not folded; leave it out"
+            )
+
+    def _require(self, digest: str, name: str) -> None:
+        if digest != self.record.base:
+            raise InterpError(
+                f"the factors were distilled on a model with weights {self.record.base[:12]}, but {name} has weights "
+                f"{digest[:12]}; distil on this one"
+            )
+
+    def save(self, file: str | Path) -> None:
+        """Write the factors, with the record among the file's metadata."""
+        metadata = {"format": "pt", _KEY: self.record.model_dump_json()}
+        save_file(_named(self.pairs), file, metadata=metadata)
+
+    @classmethod
+    def load(cls, file: str | Path) -> "Distilled":
+        """The inverse of `save`. Raises for a broken file, and for factors that are not those of the record."""
+        try:
+            with safe_open(file, "pt") as opened:
+                told = (opened.metadata() or {}).get(_KEY, "")
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        except (OSError, SafetensorError) as problem:
+            raise InterpError(f"{file}: cannot be read ({problem}); expected factors written by distil") from None
+        record = parse_factors(told, str(file))
+        names = sorted({name.rpartition(".")[0] for name in tensors})
+        if sorted(tensors) != sorted(f"{name}.{end}" for name in names for end in ("left", "right")):
+            raise InterpError(f"{file}: expected a .left and a .right for each weight; it was changed")
+        pairs = {name: (tensors[f"{name}.left"], tensors[f"{name}.right"]) for name in names}
+        if factors_digest(pairs) != record.factors:
+            raise InterpError(f"{file}: its factors are not those that its record names; it was changed")
+        return cls(pairs, record)
+
+    def __str__(self) -> str:
+        return str(self.record)
+
+    def _repr_html_(self) -> str:
+        shown = self.record.model_dump()
+        return html_card(
+            "Distilled recipe", [("remains", f"{self.record.share:.1%} of the effect's KL"), *shown.items()]
+        )
+
+
+def factors_digest(pairs: Mapping[str, FactorPair]) -> str:
+    """Of the factors' names, shapes and values, to the last bit."""
+    wide = {name: x.contiguous().view(torch.uint8) for name, x in _named(pairs).items()}
+    return tensors_digest(wide.items())
+
+
+def parse_factors(told: str, where: str) -> Distillation:
+    """A record from its JSON."""
+    try:
+        return Distillation.parse(json.loads(told), where)
+    except json.JSONDecodeError:
+        raise InterpError(f"{where}: it does not say how its factors were distilled; distil again") from None
+
+
+@contextmanager
+def add_factors(model: HookedModel, pairs: Mapping[str, FactorPair]) -> Iterator[None]:
+    """Factors at work behind the modules whose weights they are for, in their own type, which may be a wider one."""
+    transposed = architecture(model.config).transposed
+    with ExitStack() as stack:
+        for name, (left, right) in pairs.items():
+            module = model.hf.get_submodule(name.removesuffix(".weight"))
+            # Conv1D computes x W where nn.Linear computes x Wᵀ.
+            first, second = (left, right) if transposed else (right.T, left.T)
+            stack.callback(module.register_forward_hook(partial(_plus, first, second)).remove)
+        yield
+
+
+def _plus(first: Tensor, second: Tensor, _: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    x = given[0]
+    return out + (x.to(first.dtype) @ first.to(x.device) @ second.to(x.device)).to(out.dtype)
+
+
+def _named(pairs: Mapping[str, FactorPair]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{end}": x.contiguous()
+        for name, pair in pairs.items()
+        for end, x in zip(("left", "right"), pair, strict=True)
+    }

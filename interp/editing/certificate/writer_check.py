@@ -1,0 +1,221 @@
+"""Prove on a model that the table of writers is right: what it says is folded, and the stream has to follow.
+
+    1. the first block's input is the sum of the tables' outputs
+    2. each block adds to the stream what is at its sites of attention and MLP, and no more; the next one reads that,
+       and so does the final norm
+    3. a random subspace is folded out of every writer; run with the edited tensors, each block adds nothing along it
+
+`prove_sums` does the first two in one pass over a few tokens, a tenth of a second for a small model, and every export
+and `verify` begins with it: a certificate compares hooked and exported model at the sites, and where something else
+writes, both leave it alone. An architecture that was recognised, not known, is proved in full there (`require_proof`).
+
+A writer that the table misses, a bias, an expert, an axis taken for another: each leaves something along the subspace.
+Blocks are run one at a time on the plain model's own activations, so that one block's edited tensors are held at once.
+
+What it does not know: what happens on other tokens; experts that a few tokens don't reach are folded unproved.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import isnan
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from interp.core.errors import InterpError
+from interp.core.linalg import orthonormal_rows
+from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.steps import plan_fold
+from interp.interventions.ops import Project
+from interp.interventions.recipe import Recipe
+from interp.models.architectures.table import architecture, was_recognised
+from interp.models.architectures.writers import writers
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+
+_ROWS = 2
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass
+class WriterCheck:
+    """What was measured: shares of what blocks write that lie along the subspace, the largest of each block.
+
+    `leaks` with the edited tensors, `before` with the model's own; `sum_gap` is how far the first block's input is from
+    the sum of the tables, relative to it.
+    """
+
+    leaks: list[float] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    sum_gap: float = 0.0
+
+
+@torch.no_grad()
+def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
+    """Run the check on a few random tokens. Raises InterpError, naming the block, where the table is wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = orthonormal_rows(torch.randn(_ROWS, model.d_model, generator=generator))
+    state = dict(model.hf.state_dict())
+    recipe = Recipe([("writers", Project(rows))])
+    plan = plan_fold(recipe, model.config, state, False, state.__getitem__, FoldOptions(approximate=True))
+    if plan.status == "refused":
+        raise InterpError(f"{model.config.model_type} can't be folded: {plan}")
+    proof, tolerance = WriterCheck(), _TOLERANCE.get(model.dtype, 0.0)
+    ids = torch.randint(model.config.vocab_size, (2, min(8, model.context or 8)), generator=generator)
+    with _blocks_watched(model, plan, rows, proof):
+        proof.sum_gap = _sum_gap(model, ids)
+        model.hf(input_ids=ids.to(model.device), use_cache=False)
+    if proof.sum_gap > tolerance:
+        raise InterpError(_not_the_tables(model.config.model_type, proof.sum_gap))
+    for layer, (leak, before) in enumerate(zip(proof.leaks, proof.before, strict=True)):
+        if leak > tolerance or leak > 0.1 * before:
+            raise InterpError(
+                f"{model.config.model_type}: block {layer} still writes {leak:.1e} along a subspace that was folded "
+                f"out of every writer known of ({before:.1e} before); the table of writers misses one"
+            )
+    return proof
+
+
+def require_writer_check(model: HookedModel) -> None:
+    """What an export has to know of a model: the sums, and all the rest of an architecture that was recognised."""
+    check_stream_sums(model)
+    if was_recognised(model.config.model_type):
+        check_writers(model)
+
+
+@torch.no_grad()
+def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
+    """How far each block's sum is off, relative to what it writes, on a few random tokens.
+
+    Raises InterpError, naming the model type and the place, where anything but the sites writes to the stream.
+    """
+    kind, tolerance = model.config.model_type, _TOLERANCE.get(model.dtype, 0.0)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(model.config.vocab_size, (2, min(4, model.context or 4)), generator=generator)
+    if (gap := _sum_gap(model, ids)) > tolerance:
+        raise InterpError(_not_the_tables(kind, gap))
+    seen, last = _pass(model, ids)
+    gaps = [_block_gap(seen, layer) for layer in range(model.n_layers)]
+    if any(isnan(each) for each in (gap, *gaps)):
+        raise InterpError(_not_finite(model))
+    for layer, found in enumerate(gaps):
+        if not found <= 10 * tolerance:
+            raise InterpError(
+                f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {found:.1e} of what "
+                "attention and MLP write); a fold would miss it, so run the recipe with hooks"
+            )
+    starts = [seen[Site("resid_pre", layer)] for layer in range(1, model.n_layers)]
+    for layer, after in enumerate([*starts, last]):
+        if not torch.equal(after, seen[Site("resid_post", layer)]):
+            reader = f"block {layer + 1}" if layer + 1 < model.n_layers else "the final norm"
+            raise InterpError(
+                f"{kind}: {reader} does not read what block {layer} left; something writes to the stream between them, "
+                "and a fold would miss it, so run the recipe with hooks"
+            )
+    return gaps
+
+
+def _not_finite(model: HookedModel) -> str:
+    broken = next((name for name, x in model.hf.state_dict().items() if not bool(x.isfinite().all())), None)
+    if broken:
+        return f"{broken} of {model.name} holds NaN or infinite values; restore the checkpoint"
+    return f"{model.name} computes what is not finite in {model.dtype}; load it in bfloat16 or float32 (dtype)"
+
+
+def _pass(model: HookedModel, ids: Tensor) -> tuple[dict[Site, Tensor], Tensor]:
+    """What is at the stream's and its writers' sites, and what the first module behind the blocks reads."""
+    seen: dict[Site, Tensor] = {}
+    behind: list[Tensor] = []
+
+    def keep(site: Site, x: Tensor) -> Tensor:
+        seen[site] = x.clone()
+        return x
+
+    def first_behind(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if Site("resid_post", model.n_layers - 1) in seen and args and not behind:
+            behind.append(args[0].clone())
+
+    kinds = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    body = model.hf.get_submodule(architecture(model.config).layers.rpartition(".")[0])
+    with ExitStack() as stack:
+        for child in body.children():
+            stack.callback(child.register_forward_pre_hook(first_behind).remove)
+        stack.enter_context(model.hooked([(str(s), partial(keep, s)) for s in model.sites if s.kind in kinds]))
+        out = _first(model.hf.base_model(input_ids=ids.to(model.device), use_cache=False, return_dict=False))
+    return seen, behind[0] if behind else out
+
+
+def _block_gap(seen: dict[Site, Tensor], layer: int) -> float:
+    """The largest over tokens, less what rounding of a long stream alone makes."""
+    before, attn, mlp, after = (seen[Site(kind, layer)] for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
+    written = attn.double() + mlp.double()
+    off = (after.double() - before.double() - written).norm(dim=-1)
+    rounding = (
+        2 * torch.finfo(after.dtype).eps * torch.maximum(after.double().norm(dim=-1), before.double().norm(dim=-1))
+    )
+    return float(((off - rounding).clamp(min=0) / written.norm(dim=-1).clamp(min=1e-12)).max())
+
+
+def _not_the_tables(kind: str, gap: float) -> str:
+    return (
+        f"{kind}: the first block's input is not the sum of the tables in the table of writers (off by {gap:.1e}); "
+        "something else writes there, and a fold would miss it"
+    )
+
+
+@contextmanager
+def _blocks_watched(
+    model: HookedModel, plan: Plan, rows: Float[Tensor, "k d_model"], proof: WriterCheck
+) -> Iterator[None]:
+    path = architecture(model.config).layers
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.hf.get_submodule(path)):
+            hook = _watch(block, f"{path}.{layer}.", plan, rows, proof)
+            stack.callback(block.register_forward_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _watch(block: nn.Module, prefix: str, plan: Plan, rows: Tensor, proof: WriterCheck) -> Any:
+    """A hook that runs the block again with edited tensors, and notes what each run adds along the rows."""
+    running: list[bool] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if running:
+            return
+        own = {name: x for name, x in block.state_dict().items() if prefix + name in plan.changes}
+        edited = {name: plan.apply(prefix + name, x) for name, x in own.items()}
+        running.append(True)
+        again = functional_call(module, edited, args, kwargs)
+        running.clear()
+        x = args[0] if args else kwargs["hidden_states"]
+        proof.leaks.append(_share(x, _first(again), rows))
+        proof.before.append(_share(x, _first(output), rows))
+
+    return hook
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _share(
+    x: Float[Tensor, "batch pos d_model"], y: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "k d_model"]
+) -> float:
+    """The largest share of y - x along the rows, less what rounding of a long y alone puts there."""
+    wide = y.double() - x.double()
+    along = (wide @ rows.to(wide).T).norm(dim=-1) - 2 * torch.finfo(y.dtype).eps * y.double().norm(dim=-1)
+    return float((along.clamp(min=0) / wide.norm(dim=-1).clamp(min=1e-12)).max())
+
+
+def _sum_gap(model: HookedModel, ids: Tensor) -> float:
+    """How far the first block's input is from the sum of what the tables write, relative to it."""
+    tables = [w for w in writers(model.config, model.hf.state_dict()) if w.layout == "table"]
+    start = Site("resid_pre", 0)
+    acts = model.forward_to([*(w.site for w in tables), start], {"input_ids": ids.to(model.device)})
+    total = sum(acts[w.site].double() * w.stream for w in tables)
+    return float((acts[start].double() - total).norm() / acts[start].double().norm())

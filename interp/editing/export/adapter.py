@@ -1,0 +1,139 @@
+"""Adapter: a recipe's fold as a PEFT LoRA adapter, for servers that load the base once and many adapters to it.
+
+W' = W + B A with the edit's own rank, and a scaling of 1: the merged adapter is the exported checkpoint, up to
+rounding. LoRA (Hu et al. 2021, "LoRA: Low-rank adaptation of large language models") has factors of the weights of
+linear layers and of embeddings. So an edit that needs a bias, or of several experts in one tensor, is refused.
+
+A tied unembedding stays as it was, as in the exported checkpoint, while the adapter is not merged. Merged into the one
+table that a tied model has, the edit would be of the unembedding as well, which is another edit: then `Adapter.merges`
+is false, and the adapter's card says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.core.digests import versions
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, require_free, write_json, write_text
+from interp.editing.approximate.low_rank_factors import Distilled
+from interp.editing.export.identity import identified, require_base
+from interp.editing.export.sources import WeightSource
+from interp.editing.export.tensor_difference import Factors, factors
+from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.steps import fold
+from interp.interventions.recipe import Recipe
+from interp.models.hooked import HookedModel
+
+UNMERGED = (
+    "**Do not merge it.** The base uses one table for token embeddings and unembedding, of which the adapter edits the "
+    "first alone. `merge_and_unload` would edit both, which is another edit than the one above; keep the adapter "
+    "beside the base, or export a checkpoint.\n\n"
+)
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """What was written: the largest rank of any tensor's factors, and whether merging them gives the same edit."""
+
+    rank: int
+    merges: bool
+
+
+def export_adapter(
+    recipe: Recipe,
+    source: str | Path | HookedModel,
+    out: str | Path,
+    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
+    distilled: Distilled | None = None,
+) -> LoraAdapter:
+    """Write the adapter's folder.
+
+    `distilled` factors take the place of a fold.
+    Raises InterpError where the recipe is another model's, by its digest, or can't be folded, or not into weights of
+    linear layers and embeddings alone.
+    """
+    require_free(out)
+    origin = WeightSource.of(source)
+    origin.require_row()
+    base = require_base(recipe, origin)
+    if distilled is not None:
+        distilled.check(base.digest or identified(origin), choices)
+        plan = distilled.plan(recipe, origin.config, origin.names)
+    else:
+        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
+    origin.require_fit(plan)
+    _require_weights(plan, origin)
+    found = {name: factors(name, change, origin.read(name)) for name, change in plan.changes.items()}
+    found = {name: each for name, each in found.items() if each.rank}
+    tables = {name for name in found if plan.changes[name].layout == "table"}
+    rank = max((each.rank for each in found.values()), default=0)
+    if not rank:
+        raise InterpError("the recipe changes no tensor, so there is no adapter; check its strength and sites")
+    made = LoraAdapter(rank, not (tables and origin.is_tied))
+    with new_folder(out) as staging:
+        tensors = {key: x for name, each in found.items() for key, x in _pair(name, each, name in tables).items()}
+        save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(staging / "adapter_config.json", _config(origin, found, rank))
+        (staging / "interp_recipe").mkdir()
+        recipe.write(staging / "interp_recipe")
+        write_text(staging / "README.md", _card(origin, plan, made))
+    return made
+
+
+def _require_weights(plan: Plan, origin: WeightSource) -> None:
+    if plan.grown:
+        raise InterpError("grafted neurons make tensors grow, which no adapter does; export a checkpoint instead")
+    for name in plan.created:
+        raise InterpError(f"the recipe adds a bias, {name}, which LoRA has no place for; export a checkpoint instead")
+    for name in plan.changes:
+        if not name.endswith(".weight") or origin.read(name).ndim != 2:
+            raise InterpError(
+                f"the recipe edits {name}, and LoRA has factors for weights of linear layers and embeddings alone; "
+                "export a checkpoint instead"
+            )
+
+
+def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
+    """LoRA's two matrices. For a table PEFT keeps A as (rank, tokens) and B as (d_model, rank)."""
+    module = f"base_model.model.{name.removesuffix('.weight')}"
+    if table:
+        named = {f"{module}.lora_embedding_A": each.left.T, f"{module}.lora_embedding_B": -each.right.T}
+        return {key: x.float().contiguous() for key, x in named.items()}
+    # Conv1D (GPT-2) stores (in, out), the transpose of what LoRA's product is.
+    left, right = (each.right.T, each.left.T) if each.transposed else (each.left, each.right)
+    named = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": -left}
+    return {key: x.float().contiguous() for key, x in named.items()}
+
+
+def _config(origin: WeightSource, found: Mapping[str, Factors], rank: int) -> dict[str, Any]:
+    ranks = {name.removesuffix(".weight"): each.rank for name, each in found.items()}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": origin.source,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": origin.config.model_type == "gpt2",
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+        # The scaling is alpha / rank of each module: 1.
+        "rank_pattern": {f"^{name}$": each for name, each in ranks.items() if each != rank},
+        "alpha_pattern": {f"^{name}$": each for name, each in ranks.items() if each != rank},
+    }
+
+
+def _card(origin: WeightSource, plan: Plan, adapter: LoraAdapter) -> str:
+    items = "\n".join(f"- {item}" for item in plan.items)
+    made = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return (
+        f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(origin.name).name}, edited by an adapter\n\n"
+        f"{items}\n\n{'' if adapter.merges else UNMERGED}"
+        f"Made with {made}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
+    )

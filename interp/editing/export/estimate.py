@@ -1,0 +1,68 @@
+"""Estimate: what an export will take of memory, disk and time, before it is begun.
+
+Disk is known. Memory is that of one large tensor, its edited copy and the buffers. Time is reckoned from how fast this
+machine hashes and edits now, on a few megabytes; the disk's own speed, and other work on the machine, it does not know.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from interp.editing.export.weight_writer import TensorPiece
+from interp.models.checkpoints.safetensors_file import DTYPES, as_bytes
+
+_SAMPLE = 16 << 20  # bytes
+_BUFFERS = 150 << 20
+
+
+@dataclass(frozen=True)
+class ExportEstimate:
+    """Bytes to be written, of which `edited` are changed; bytes of memory beyond the interpreter's; seconds."""
+
+    disk: int
+    edited: int
+    memory: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.disk / 1e9:.2f} GB to write, {self.edited / 1e9:.2f} GB of it edited; about "
+            f"{self.memory / 1e6:.0f} MB of memory and {self.seconds:.0f} s"
+        )
+
+
+def estimate_export(files: Sequence[Sequence[TensorPiece]]) -> ExportEstimate:
+    """Of writing these pieces. Raises what reading the largest edited tensor raises."""
+    pieces = [piece for file in files for piece in file]
+    changed = [piece for piece in pieces if not piece.is_kept]
+    largest = max((piece.nbytes for piece in changed), default=0)
+    disk, edited = sum(piece.nbytes for piece in pieces), sum(piece.nbytes for piece in changed)
+    workers = max(1, min(len(files), os.cpu_count() or 1))
+    seconds = disk * _hashing() / workers + edited * _editing(changed)
+    return ExportEstimate(disk, edited, 2 * largest + workers * _BUFFERS, seconds)
+
+
+def _hashing() -> float:
+    """Seconds a byte."""
+    sample = as_bytes(torch.zeros(_SAMPLE, dtype=torch.uint8))
+    began = time.perf_counter()
+    hashlib.sha256(sample).digest()
+    return (time.perf_counter() - began) / _SAMPLE
+
+
+def _editing(changed: Sequence[TensorPiece]) -> float:
+    """Seconds a byte, on a part of one of the tensors."""
+    wide = [piece for piece in changed if piece.change and len(piece.source_shape) == 2]
+    if not wide:
+        return 0.0
+    piece = max(wide, key=lambda one: one.nbytes)
+    rows, columns = piece.source_shape
+    sample = torch.zeros(rows, columns, dtype=DTYPES[piece.dtype])
+    began = time.perf_counter()
+    if piece.change:
+        piece.change(sample)
+    return (time.perf_counter() - began) / max(1, sample.nbytes)

@@ -1,0 +1,111 @@
+"""Zero and mean ablation, and scaling, in weights.
+
+Heads (at z) and neurons (at mlp_post) are inputs of an output projection W: their columns are zeroed, and W v of the
+value v that they are replaced by is added to its bias; or their columns are scaled. What attention, an MLP or a table
+writes is replaced whole, or some coordinates of it, by a map that keeps the others.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.editing.fold.affine_maps import TensorMap
+from interp.interventions.ablate import Replace, Scale
+from interp.models.architectures.writers import Writer
+from interp.models.sites import Site
+
+INPUTS = ("z", "mlp_post")
+
+
+def replacement(op: Replace, site: Site, d_model: int) -> TensorMap:
+    """The map that replaces what is written at a site, or the coordinates `op.units` of it."""
+    refuse_positions(op, site)
+    if (op.value is not None and len(op.value) != d_model) or max(op.units or [0]) >= d_model:
+        raise InterpError(
+            f"{site} has {d_model} coordinates, counted from 0; the value or a unit to be replaced there does not fit"
+        )
+    keep = torch.ones(d_model)
+    keep[slice(None) if op.units is None else op.units] = 0.0
+    value = None if op.value is None or not op.value.any() else op.value * (1 - keep)
+    return TensorMap(torch.zeros(0, d_model), torch.zeros(0, d_model), value, keep)
+
+
+def refuse_positions(op: Replace, site: Site) -> None:
+    """Raise where the value is another at each position."""
+    if op.value is not None and op.value.ndim > (2 if site.kind == "z" else 1):
+        raise InterpError(
+            f"a value of shape {tuple(op.value.shape)} at {site} differs between positions, and weights act at every "
+            "token alike; give a mean over positions, or run it with hooks"
+        )
+
+
+def inputs_of(ops: Sequence[Replace], width: int) -> tuple[Int[Tensor, "inputs"] | None, bool]:
+    """The inputs that some ops replace, `width` of them a unit, and whether that is all of them."""
+    if any(op.units is None for op in ops):
+        return None, True
+    return torch.cat([_columns(op, width) for op in ops]).unique(), False
+
+
+def written_by(
+    ops: Sequence[Replace], weight: Writer, read: Callable[[str], Tensor], width: int
+) -> Float[Tensor, "d_model"] | None:
+    """What the values write through the weight they are inputs of; None where all are zero. The last op counts."""
+    if all(op.value is None for op in ops):
+        return None
+    tensor = read(weight.tensor).double()
+    matrix = tensor if weight.layout == "out_in" else tensor.T
+    values = matrix.new_zeros(matrix.shape[1])
+    for op in ops:
+        flat = values.new_zeros(len(values)) if op.value is None else op.value.flatten().to(values)
+        if len(flat) != len(values):
+            raise InterpError(f"a value of {len(flat)} numbers replaces {len(values)} inputs of {weight.tensor}")
+        chosen = slice(None) if op.units is None else _columns(op, width)
+        values[chosen] = flat[chosen]
+    return matrix @ values
+
+
+def unit_width(config: Any, site: Site) -> int:
+    """How many inputs of the output projection a unit at a site is: those of a head, or one neuron."""
+    if site.kind not in ("z", "attn_out"):
+        return 1
+    width = getattr(config, "v_head_dim", None) or getattr(config, "head_dim", None)
+    return int(width or config.hidden_size // config.num_attention_heads)
+
+
+def factors_of(ops: Sequence[Scale], width: int) -> Float[Tensor, "inputs"] | None:
+    """What each input is multiplied by, `width` of them a unit; None if no op scales any."""
+    if not ops:
+        return None
+    return torch.stack([op.factors for op in ops]).prod(0).repeat_interleave(width)
+
+
+def refuse_mixture(op: Replace | Scale, others: Sequence[Replace | Scale], site: Site) -> None:
+    """Raise where one site has units replaced and scaled: what is added to the bias would depend on the order."""
+    if any(type(other) is not type(op) for other in others):
+        raise InterpError(
+            f"units at {site} are both replaced and scaled; scale those to be zeroed by 0, or replace all"
+        )
+
+
+def refuse_units(op: Replace | Scale, site: Site, config: Any, inputs: Callable[[], int]) -> None:
+    """Raise for units that are not there, and where not every unit has its factor.
+
+    `inputs` counts those of the output projection, for configs that leave the number of neurons to the model.
+    """
+    if isinstance(op, Replace) and op.units is None:
+        return
+    neurons = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")]
+    count = config.num_attention_heads if site.kind == "z" else next((n for n in neurons if n), None) or inputs()
+    if isinstance(op, Scale) and len(op.factors) != count:
+        raise InterpError(f"{len(op.factors)} factors for the {count} units at {site}; expected one for each")
+    if isinstance(op, Replace) and max(op.units or [0]) >= count:
+        raise InterpError(f"unit {max(op.units or [0])} at {site} is not there: it has {count}, counted from 0")
+
+
+def _columns(op: Replace, width: int) -> Int[Tensor, "inputs"]:
+    units = torch.tensor(op.units)
+    return (units[:, None] * width + torch.arange(width)).flatten()

@@ -1,0 +1,216 @@
+"""What an edit does to one tensor: inputs scaled or zeroed, then affine maps on what it writes, in its coordinates.
+
+A map is y -> keep · y - (y readᵀ) write + constant on vectors of the residual stream. On a weight it acts on the axis
+that is written, and the constant has no place there; on tables and biases each row is such a vector:
+
+    nn.Linear (out, in)       W - writeᵀ (read W)
+    Conv1D (in, out), rows    W - (W readᵀ) write, and for tables and biases + constant
+
+Three-dimensional experts are the same with an axis before. Behind a norm y = g · x / rms(x) the map on y is the map on
+x with read · g and write / g, up to the factor rms(x) / rms(x'), one number a token: for a projection
+W' = diag(1/g) P diag(g) W. Where some |g| are near 0 that would blow up rows of W; projecting q = g · r instead leaves
+nothing along r either, but takes away g · q where it should have taken r.
+
+Tensors are worked on in pieces along the axis that is not written, so that beside the tensor and its edited copy only
+tens of megabytes are needed. 16-bit types are computed in float32, others in float64.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.linalg import orthonormal_rows
+from interp.editing.fold.rounding import SIXTEEN_BITS, round_onto
+from interp.interventions.ops import Affine
+from interp.models.architectures.writers import Layout
+
+_PIECE = 1 << 20  # entries; larger ones take longer to be given by the system than to be edited
+_NEAR_ZERO = 10.0  # by how much a map may blow up what it moves before it is counted as near a zero of the gain
+
+
+@dataclass(frozen=True, eq=False)
+class TensorMap:
+    """y -> keep · y - (y readᵀ) write + constant; `keep` is 1 and `constant` 0 where None."""
+
+    read: Float[Tensor, "k d_model"]
+    write: Float[Tensor, "k d_model"]
+    constant: Float[Tensor, "d_model"] | None = None
+    keep: Float[Tensor, "d_model"] | None = None
+
+    @classmethod
+    def of(cls, affine: Affine) -> "TensorMap":
+        """An op's affine form."""
+        return cls(affine.read, affine.write, affine.bias if affine.bias.any() else None)
+
+    @classmethod
+    def nothing(cls, d_model: int) -> "TensorMap":
+        """y -> 0."""
+        return cls(torch.zeros(0, d_model), torch.zeros(0, d_model), keep=torch.zeros(d_model))
+
+    @property
+    def linear(self) -> "TensorMap":
+        """Without the constant."""
+        return replace(self, constant=None)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it adds a vector and does no more."""
+        return len(self.read) == 0 and self.keep is None
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether once is as good as twice: read times writeᵀ is the identity, and the constant is read as itself."""
+        if self.keep is not None or self.is_constant:
+            return False
+        square = self.read.double() @ self.write.double().T
+        straight = torch.allclose(square, torch.eye(len(square), dtype=square.dtype), atol=1e-4)
+        return straight and (self.constant is None or self._written(self.constant))
+
+    @property
+    def projection(self) -> bool:
+        """Whether it is an orthogonal projection."""
+        return self.constant is None and self.idempotent and torch.allclose(self.read, self.write, atol=1e-5)
+
+    def _written(self, vector: Float[Tensor, "d_model"]) -> bool:
+        """Whether a vector is in the span of what is written, where alone an eraser's constant is."""
+        again = (vector.double() @ self.read.double().T) @ self.write.double()
+        return torch.allclose(again, vector.double(), atol=1e-4 * float(vector.abs().max()))
+
+    def scaled(self, factor: float) -> "TensorMap":
+        """The same map where vectors are stored divided by a factor."""
+        return self if self.constant is None else replace(self, constant=self.constant / factor)
+
+    def behind(self, gain: Float[Tensor, "d_model"]) -> "TensorMap":
+        """The map on x that does the same to y = gain · x as this does to y."""
+        wide = gain.double()
+        return replace(self, read=self.read.double() * wide, write=self.write.double() / wide)
+
+    def onto(self, gain: Float[Tensor, "d_model"]) -> "TensorMap":
+        """The projection of x after which gain · x has nothing along the rows, whatever the gain."""
+        rows = orthonormal_rows(self.read.double() * gain.double())
+        return replace(self, read=rows, write=rows)
+
+    def blows_up(self, gain: Float[Tensor, "d_model"]) -> bool:
+        """Whether `behind` would write vectors far longer than those it reads: some |gain| are near 0."""
+        if not len(self.read):
+            return False
+        if not gain.all():
+            return True
+        moved = self.behind(gain)
+        growth = moved.read.norm(dim=1) * moved.write.norm(dim=1)
+        usual = self.read.double().norm(dim=1) * self.write.double().norm(dim=1)
+        return bool((growth > _NEAR_ZERO * usual).any())
+
+
+@dataclass(frozen=True, eq=False)
+class MapChange:
+    """One tensor's edit: the inputs of a weight that are zeroed, or scaled, then maps, in order.
+
+    `first` is added to a bias before the maps. `keep_norms` brings each vector that a weight or table writes back to
+    its former length: columns of (out, in), never rows. `compensate` rounds to 16 bits so that what was removed stays
+    removed. `added` are factors of a matrix that is added last, as the weight is stored
+    (`interp.editing.approximate.low_rank_factors`).
+    """
+
+    layout: Layout
+    maps: tuple[TensorMap, ...] = ()
+    zeroed: Int[Tensor, "inputs"] | None = None
+    first: Float[Tensor, "d_model"] | None = None
+    keep_norms: bool = False
+    compensate: bool = False
+    factors: Float[Tensor, "inputs"] | None = None
+    added: tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]] | None = None
+
+    def axis(self, ndim: int) -> int:
+        """The axis along which a tensor of so many dimensions can be cut into pieces that are edited one by one."""
+        return 1 if self.layout == "out_in" and ndim == 2 else 0
+
+    def fits(self, shape: tuple[int, ...], d_model: int, inputs: int | None = None) -> bool:
+        """Whether a tensor of a shape can be what it edits, with so many inputs if they are known."""
+        if self.added is not None:
+            return shape == (len(self.added[0]), self.added[1].shape[1])
+        if len(shape) not in {"table": (2,), "bias": (1, 2)}.get(self.layout, (2, 3)):
+            return False
+        read = shape[-1 if self._written == -2 else -2] if inputs is not None else None
+        return shape[self._written] == d_model and read == inputs
+
+    def apply(self, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
+        """The edited tensor, in its own type; `start` says where on `axis` it begins, if it is a piece.
+
+        It is written to `out`, which may be the tensor itself, or of another type.
+        """
+        out, axis = torch.empty_like(tensor) if out is None else out, self.axis(tensor.ndim)
+        # One buffer for all pieces: to be given new memory each time takes longer than the arithmetic.
+        buffer = tensor.new_empty(0, dtype=torch.float32 if tensor.element_size() == 2 else torch.float64)
+        for offset, count in _pieces(tensor, axis):
+            piece = tensor.narrow(axis, offset, count)
+            wide = buffer.resize_(piece.shape).copy_(piece)
+            self._edit(wide, start + offset)
+            out.narrow(axis, offset, count).copy_(self._narrowed(wide, out.dtype))
+        return out
+
+    @property
+    def holds_constants(self) -> bool:
+        """Whether each of the tensor's rows is added to the stream as it is."""
+        return self.layout in ("table", "bias")
+
+    @property
+    def _written(self) -> int:
+        """The axis that is written to the stream."""
+        return -2 if self.layout == "out_in" else -1
+
+    def _edit(self, wide: Tensor, start: int) -> None:
+        """In place."""
+        before = wide.norm(dim=self._written, keepdim=True) if self.keep_norms and self.layout != "bias" else None
+        if self.first is not None:
+            wide += self.first.to(wide)
+        inputs = -1 if self._written == -2 else -2
+        if self.factors is not None:
+            factors = self.factors[start : start + wide.shape[inputs]].to(wide)
+            wide *= factors if inputs == -1 else factors[:, None]
+        if self.zeroed is not None:
+            count = wide.shape[inputs]
+            inside = self.zeroed[(self.zeroed >= start) & (self.zeroed < start + count)] - start
+            wide.index_fill_(inputs, inside.to(wide.device), 0.0)
+        for edit in self.maps:
+            self._map(wide, edit)
+        if before is not None:
+            after = wide.norm(dim=self._written, keepdim=True)
+            # Vectors of which rounding is all that is left have no direction to be kept.
+            wide *= torch.where(after > 1e-6 * before, before / after, 1.0)
+        if self.added is not None:
+            left, right = (factor.to(wide) for factor in self.added)
+            part = slice(start, start + wide.shape[self.axis(2)])
+            wide.addmm_(*((left, right[:, part]) if self.axis(2) == 1 else (left[part], right)))
+
+    def _map(self, wide: Tensor, edit: TensorMap) -> None:
+        read, write = edit.read.to(wide), edit.write.to(wide)
+        along = (read @ wide if self._written == -2 else wide @ read.T) if len(read) else None
+        if edit.keep is not None:
+            wide *= edit.keep.to(wide)[:, None] if self._written == -2 else edit.keep.to(wide)
+        if along is not None and wide.ndim == 2:
+            wide.addmm_(*((write.T, along) if self._written == -2 else (along, write)), alpha=-1)
+        elif along is not None:
+            wide -= write.T @ along if self._written == -2 else along @ write
+        if edit.constant is not None and self.holds_constants:
+            wide += edit.constant.to(wide)
+
+    def _narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
+        kept = [edit.read for edit in self.maps if edit.idempotent]
+        if not (self.compensate and kept and dtype in SIXTEEN_BITS):
+            return wide  # copying it into the result rounds it
+        values, basis = torch.linalg.svd(torch.cat([read.double() for read in kept]), full_matrices=False)[1:]
+        rows = wide.transpose(-1, -2) if self._written == -2 else wide
+        rounded = round_onto(rows.reshape(-1, rows.shape[-1]), basis[values > 1e-6 * values[0]], dtype)
+        return rounded.reshape(rows.shape).transpose(-1, -2) if self._written == -2 else rounded.reshape(rows.shape)
+
+
+def _pieces(tensor: Tensor, axis: int) -> Iterator[tuple[int, int]]:
+    """Where pieces begin on the axis, and how long they are."""
+    length = tensor.shape[axis]
+    step = max(1, _PIECE // max(1, tensor.numel() // max(1, length)))
+    for offset in range(0, length, step):
+        yield offset, min(step, length - offset)

@@ -1,0 +1,100 @@
+"""Where a checkpoint can hold a constant: in a writer's bias, in one that a config flag adds, or as another class.
+
+    1. a bias that the checkpoint has
+    2. a config flag of its own class (`mlp_bias`, `attention_bias`, …): the flag is set, and every bias that comes with
+       it is created in every layer, zero but for the one that is wanted. A tensor without its flag would be dropped
+       in silence when the checkpoint is loaded.
+    3. when asked for, the Llama class: Qwen2 and Mistral compute what Llama does, which has both flags
+
+What it does not know: whether other programs than transformers read the flags.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from interp.core.errors import InterpError
+from interp.models.architectures.table import architecture
+from interp.models.architectures.writers import Slot, Writer, bias_name, slots, writer_of
+from interp.models.sites import Site
+
+REHOSTED = ("mistral", "qwen2")
+
+
+@dataclass
+class BiasSlots:
+    """The mutable side of a plan's biases: asked for one site after the other, it notes flags and new tensors."""
+
+    config: Any
+    names: set[str]
+    written: list[Writer]
+    rehost: bool = False
+    created: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    def hold(self, site: Site) -> None:
+        """Make sure that a site's writer has a bias. Raises with what can be done where it can't have one."""
+        own = [writer for writer in self.written if writer.site == site and writer.layout in ("table", "bias")]
+        if len(own) == 1:
+            return None
+        name = bias_name(self.config, site)
+        if not own and name is not None:
+            for slot in slots(self.config):
+                if site.kind in slot.kinds and not getattr(self.config, slot.flag):
+                    return self._open(slot, site, name)
+            if self.rehost and self.config.model_type in REHOSTED:
+                return self._rehost(site, name)
+        raise InterpError(self._why_not(site))
+
+    def _open(self, slot: Slot, site: Site, name: str) -> None:
+        self.flags[slot.flag] = True
+        layers = architecture(self.config).layers
+        for layer in range(self.config.num_hidden_layers):
+            for module in slot.modules:
+                path = f"{layers}.{layer}.{module}"
+                if f"{path}.weight" in self.names and f"{path}.bias" not in self.names:
+                    self.created[f"{path}.bias"] = f"{path}.weight"
+        self.written.append(writer_of(self.config, site, name))
+
+    def _rehost(self, site: Site, name: str) -> None:
+        self.flags |= as_llama(self.config)
+        for slot in slots(_Typed("llama")):
+            self._open(slot, site, name)
+            self.written.pop()
+        self.written.append(writer_of(self.config, site, name))
+
+    def _why_not(self, site: Site) -> str:
+        kind = self.config.model_type
+        hint = (
+            "ask for it to be saved under the Llama class (rehost), which has one; or "
+            if kind in REHOSTED and not self.rehost
+            else ""
+        )
+        return (
+            f"adding a vector at {site} needs a bias on its writer, and {kind} has none there; {hint}run the recipe "
+            "with hooks (model.hooked(recipe)), or project instead of adding"
+        )
+
+
+@dataclass(frozen=True)
+class _Typed:
+    model_type: str
+
+
+def as_llama(config: Any) -> Mapping[str, Any]:
+    """Keys of config.json that make a Qwen2 or Mistral checkpoint a Llama one."""
+    from transformers import LlamaConfig
+
+    if config.model_type not in REHOSTED:
+        raise InterpError(f"{config.model_type} is not a Llama under another name; expected one of {REHOSTED}")
+    if getattr(config, "sliding_window", None) is not None:
+        raise InterpError(
+            f"this {config.model_type} attends within a window of {config.sliding_window} tokens, which the Llama "
+            "class can't do, so it can't be saved as one"
+        )
+    own, llama = config.to_dict(), LlamaConfig().to_dict()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kept = {key: own[key] for key in llama if key in own and key not in ("transformers_version", "_name_or_path")}
+    unused = dict.fromkeys(("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"))
+    changed = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "head_dim": head}
+    return kept | unused | changed | {"attention_bias": True, "mlp_bias": True, "pretraining_tp": 1}

@@ -1,0 +1,273 @@
+"""Fold a recipe into the tensors that write the residual stream: exactly, or refused with the reason.
+
+    inputs   heads at z and neurons at mlp_post that are replaced: columns of the output projection are zeroed, what
+             they wrote on average is added to its bias; or that are scaled, as the columns then are
+    sites    affine ops at a writer's site, in the recipe's order, on what the writer's tensors write (`maps`)
+    stream   ops at the stream's own sites, where they are maps of the writers too (`residual`)
+    grafts   latents of a transcoder turned down, by neurons that the MLP gets (`graft`), within a bound
+
+in that order, which is that of the forward pass. Constants go into tables and biases (`slots`), divided by what the
+model multiplies them by later. A tied unembedding is untied first, since it reads the stream and must stay as it was.
+
+Hook and weights then agree for every prompt and position, but for norms behind writers: there the weights do it up to a
+factor a token, which is an approximation that has to be asked for. Two projections at one site act one after the other,
+in the weights as with hooks, and the second brings back some of the first unless their directions are orthogonal:
+`interp.editing.fold.subspaces.join_subspaces` makes one projection of them.
+
+What it does not know: what a recipe does to behaviour.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from interp.core.errors import InterpError
+from interp.editing.fold.ablation import (
+    INPUTS,
+    factors_of,
+    inputs_of,
+    refuse_mixture,
+    refuse_positions,
+    refuse_units,
+    unit_width,
+    written_by,
+)
+from interp.editing.fold.affine_maps import MapChange, TensorMap
+from interp.editing.fold.bias_slots import BiasSlots
+from interp.editing.fold.plan import STATUSES, FoldOptions, PlannedEdit, Status
+from interp.editing.fold.plan import Plan as Plan
+from interp.editing.fold.post_norm import GainRead, Gains
+from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of, refuse_company, refuse_stream
+from interp.editing.fold.transcoder_neurons import Grafts
+from interp.interventions.ablate import Replace, Scale
+from interp.interventions.latents import Suppress
+from interp.interventions.ops import Op
+from interp.interventions.recipe import Edit, Recipe
+from interp.models.architectures.table import sites as sites_of
+from interp.models.architectures.writers import Writer, unembedding, writers
+from interp.models.sites import WRITERS, Site, resolve
+
+UNEMBEDDING = "lm_head.weight"  # in memory; a file may have another name for it (`Plan.unembedding`)
+LEFT = "the token table is left as it is"
+TABLE_NEEDED = "the token table holds what this op adds, so it can't be left as it is"
+_TOKENS = Site("embed")
+
+
+def fold(
+    recipe: Recipe,
+    config: Any,
+    names: Iterable[str],
+    tied: bool,
+    read: GainRead | None = None,
+    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
+) -> Plan:
+    """Plan a recipe's fold into a checkpoint with these tensor names.
+
+    `config` is the Hugging Face config, `read` gives a tensor by its name: gains of norms, and weights whose inputs are
+    mean ablated, are read while planning. Raises InterpError with every reason where the fold would not be exact,
+    or, if `choices` lets in what is approximate, where there is none.
+    """
+    plan = plan_fold(recipe, config, names, tied, read, choices)
+    if barred := plan.barred(choices):
+        raise InterpError("; ".join(dict.fromkeys(_objection(item) for item in barred)))
+    return plan
+
+
+def plan_fold(
+    recipe: Recipe,
+    config: Any,
+    names: Iterable[str],
+    tied: bool,
+    read: GainRead | None = None,
+    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
+) -> Plan:
+    """As `fold`, with what is refused or approximate among the plan's items instead of an error."""
+    present = set(names)
+    folding = _Folding(config, present, writers(config, present), read, choices)
+    for edit in recipe.edits:
+        folding.take(edit)
+    return folding.plan(tied)
+
+
+def _objection(item: PlannedEdit) -> str:
+    if item.status == "refused":
+        return item.reason
+    return f"{item}; let it in by name (approximate), or run the recipe with hooks (model.hooked(recipe))"
+
+
+class _Folding:
+    """The mutable side of a plan: takes in edits, then makes the changes."""
+
+    def __init__(
+        self, config: Any, names: set[str], written: list[Writer], read: GainRead | None, choices: FoldOptions
+    ):
+        self.config, self.choices = config, choices
+        self.biases = BiasSlots(config, names, written, choices.rehost)
+        self.gains = Gains(read)
+        self.grafts = Grafts(config, names, self.biases, choices.sharpness, self.gains.tensor)
+        self.known = list(sites_of(config))
+        self.items: list[PlannedEdit] = []
+        self.inputs: dict[Site, list[Replace]] = {}
+        self.scales: dict[Site, list[Scale]] = {}
+        self.at_site: dict[Site, list[TensorMap]] = {}
+        self.stream: list[tuple[TensorMap, Site | None]] = []
+
+    def take(self, edit: Edit) -> None:
+        """Note what an edit does; what can't be folded becomes an item that says why."""
+        chosen, items = resolve(edit.sites, self.known), list[PlannedEdit]()
+        for group in self._groups(edit.op, chosen):
+            try:
+                status, reason = (
+                    self._stream(edit.op, group) if group[0].kind in STREAM else self._site(edit.op, group[0])
+                )
+            except InterpError as refusal:
+                status, reason = "refused", str(refusal)
+            names, last = tuple(map(str, group)), items[-1] if items else None
+            if last and (last.status, last.reason) == (status, reason):
+                names = items.pop().sites + names
+            items.append(PlannedEdit(type(edit.op).__name__, names, status, reason))
+        self.items += items
+
+    def _groups(self, op: Op, chosen: list[Site]) -> list[list[Site]]:
+        """Sites that fold together: all of the stream's, or each alone."""
+        if not covers(chosen, self.config) or is_constant(op):
+            return [[site] for site in chosen]
+        # At writers as well, an op that does the same twice as once is no more than at the stream's sites alone.
+        whole = sorted((site for site in chosen if site.in_residual_basis), key=lambda site: site.kind not in STREAM)
+        return [whole, *([site] for site in chosen if not site.in_residual_basis)]
+
+    def _site(self, op: Op, site: Site) -> tuple[Status, str]:
+        """An op at a writer's site, or at what its output projection reads."""
+        if site.kind in INPUTS and isinstance(op, Replace | Scale):
+            return self._input(op, site)
+        if isinstance(op, Suppress):
+            return "approximate", self.grafts.take(op, site, len(self.at_site.get(site, [])))
+        if site.kind not in WRITERS:
+            map_of(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
+            raise InterpError(
+                f"an op at {str(site)!r} can't be folded: no single tensor writes that site of the residual stream; "
+                f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
+            )
+        edit = map_of(op, site, self.config.hidden_size)
+        if site == _TOKENS and self.choices.leave_embedding:
+            if edit.constant is not None:
+                raise InterpError(TABLE_NEEDED)
+            return "approximate", LEFT
+        if edit.constant is not None:
+            self._refuse_behind_norm(site)
+            self.biases.hold(site)
+        found = [self._through(edit, writer, writer.scale)[1:] for writer in self._writers(site)]
+        self.at_site.setdefault(site, []).append(edit)
+        return self._worst(edit, found)
+
+    def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
+        written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
+        refuse_mixture(op, [*self.inputs.get(written, []), *self.scales.get(written, [])], site)
+        refuse_units(op, site, self.config, lambda: self._inputs(written))
+        if isinstance(op, Scale):
+            self.scales.setdefault(written, []).append(op)
+            return "exact", ""
+        refuse_positions(op, site)
+        if op.value is not None:
+            self.biases.hold(written)
+        self.inputs.setdefault(written, []).append(op)
+        return "exact", ""
+
+    def _inputs(self, site: Site) -> int:
+        weight = self._weight(site)
+        return self.gains.tensor(weight.tensor).shape[-1 if weight.layout == "out_in" else -2]
+
+    def _stream(self, op: Op, group: list[Site]) -> tuple[Status, str]:
+        """An op at sites of the stream itself."""
+        edit = map_of(op, group[0], self.config.hidden_size)
+        if edit.is_constant:
+            return self._vector(edit, group[0])
+        whole = covers(group, self.config)
+        refuse_stream(edit, group, whole)
+        refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
+        if self.choices.leave_embedding and (edit.constant is not None or not whole):
+            raise InterpError(TABLE_NEEDED)
+        written = self.biases.written if whole else self._writers(_TOKENS)
+        found = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
+        self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
+        return self._worst(edit, [*found, ("approximate", LEFT)] if self.choices.leave_embedding else found)
+
+    def _vector(self, edit: TensorMap, site: Site) -> tuple[Status, str]:
+        refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
+        refusals: list[InterpError] = []
+        for holder in holders(site, self.config):
+            try:
+                if holder == _TOKENS and self.choices.leave_embedding:
+                    raise InterpError(TABLE_NEEDED)
+                self._refuse_behind_norm(holder)
+                self.biases.hold(holder)
+            except InterpError as refusal:
+                refusals.append(refusal)
+                continue
+            self.stream.append((edit, holder))
+            return "exact", ""
+        raise refusals[0]
+
+    def _writers(self, site: Site) -> list[Writer]:
+        return [writer for writer in self.biases.written if writer.site == site]
+
+    def _refuse_behind_norm(self, site: Site) -> None:
+        if any(writer.gain for writer in self._writers(site)):
+            raise InterpError(
+                f"{self.config.model_type} normalises what attention and MLP write, and nothing holds a constant "
+                f"behind that norm at {site}; run the recipe with hooks (model.hooked(recipe))"
+            )
+
+    def _through(self, edit: TensorMap, writer: Writer, factor: float) -> tuple[TensorMap, Status, str]:
+        return (edit.scaled(factor), "exact", "") if writer.gain is None else self.gains.through(edit, writer)
+
+    def _worst(self, edit: TensorMap, found: list[tuple[Status, str]]) -> tuple[Status, str]:
+        if self.choices.keep_norms and not edit.is_constant:
+            found = [*found, ("approximate", "written vectors keep their former lengths")]
+        return max(found, key=lambda pair: STATUSES.index(pair[0]), default=("exact", ""))
+
+    def plan(self, tied: bool) -> Plan:
+        """What was taken in."""
+        changes = {writer.tensor: change for writer in self.biases.written if (change := self._change(writer))}
+        table = next(writer.tensor for writer in self.biases.written if writer.site == _TOKENS)
+        head, parted = unembedding(self.config), tied and table in changes
+        # A file may hold the unembedding though it is tied: then that is what stays.
+        untie = None if {head, UNEMBEDDING} & self.biases.names or not parted else table
+        config = {**self.biases.flags, **({"tie_word_embeddings": False} if parted else {}), **self.grafts.flags}
+        grown = self.grafts.growths(self._after)
+        return Plan(changes, untie, head, self.biases.created, config, tuple(self.items), grown)
+
+    def _after(self, site: Site, before: int) -> MapChange:
+        """What the ops at a site but the first so many, and those of the stream, make of what is written there."""
+        maps = [edit.linear for edit in self._maps(self._weight(site))[before:] if not edit.is_constant]
+        return MapChange("out_in", tuple(maps), compensate=self.choices.compensate)
+
+    def _change(self, writer: Writer) -> MapChange | None:
+        maps = self._maps(writer)
+        held = writer.layout in ("table", "bias")
+        ablated = [] if writer.layout == "table" else self.inputs.get(writer.site, [])
+        zeroed, first, width = None, None, unit_width(self.config, writer.site)
+        if ablated and held:
+            first = written_by(ablated, self._weight(writer.site), self.gains.tensor, width)
+        elif ablated:
+            zeroed, everything = inputs_of(ablated, width)
+            maps = [TensorMap.nothing(self.config.hidden_size)] * everything + maps
+        factors = None if held else factors_of(self.scales.get(writer.site, []), width)
+        if not held:
+            maps = [edit.linear for edit in maps if not edit.is_constant]
+        if not maps and zeroed is None and first is None and factors is None:
+            return None
+        keep_norms = self.choices.keep_norms and not all(edit.is_constant for edit in maps)
+        return MapChange(writer.layout, tuple(maps), zeroed, first, keep_norms, self.choices.compensate, factors)
+
+    def _weight(self, site: Site) -> Writer:
+        return next(writer for writer in self._writers(site) if writer.layout in ("out_in", "in_out"))
+
+    def _maps(self, writer: Writer) -> list[TensorMap]:
+        if writer.site == _TOKENS and self.choices.leave_embedding:
+            return []
+        maps = [self._through(edit, writer, writer.scale)[0] for edit in self.at_site.get(writer.site, [])]
+        for edit, where in self.stream:
+            if where in (None, writer.site):
+                once = edit if writer.site in (where, _TOKENS) else edit.linear
+                maps.append(self._through(once, writer, writer.scale * writer.stream)[0])
+        return maps

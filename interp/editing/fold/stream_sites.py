@@ -1,0 +1,110 @@
+"""Ops at sites of the residual stream itself, which no single tensor writes.
+
+An idempotent map T = x -> (I - A) x + A mu at every point where something reads the stream is the same as (I - A) at
+every writer and A mu once: T x + (I - A) y is T of the sum. So the constant goes into one table, and no biases are
+needed. What acts at some of these points only, or differently at each, or compounds (a projection of strength s takes
+(1 - s)^n after n sites) is no map of the writers.
+
+A vector added behind a block is a bias of what the block wrote last; added to the first block's input, it is part of
+every row of the token table.
+
+The form in which an op can be folded: a map of what is written at its site, or the reason why there is none.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from interp.core.errors import InterpError
+from interp.editing.fold.ablation import replacement
+from interp.editing.fold.affine_maps import TensorMap
+from interp.interventions.ablate import Replace
+from interp.interventions.ops import Op
+from interp.interventions.wrapped import Wrapped
+from interp.models.architectures.table import architecture
+from interp.models.sites import WRITERS, Site
+
+FIRST = Site("resid_pre", 0)
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+
+
+def covers(sites: Collection[Site], config: Any) -> bool:
+    """Whether the sites are all those at which the stream is read: by attention, MLPs and the unembedding."""
+    layers, present = config.num_hidden_layers, set(sites)
+    before = [{Site("resid_pre", n), Site("resid_post", n - 1)} for n in range(1, layers)]
+    needed = [{FIRST}, *before, {Site("resid_post", layers - 1)}]
+    if not architecture(config).is_parallel(config):
+        needed += [{Site("resid_mid", n)} for n in range(layers)]
+    return all(present & either for either in needed)
+
+
+def holders(site: Site, config: Any) -> list[Site]:
+    """Sites of writers at which a vector may be added instead of at a site of the stream, the first that can be."""
+    if site.kind == "resid_mid":
+        raise InterpError(
+            f"a vector added at {site} is seen by the MLP alone, not by what comes after it, so no writer can hold it; "
+            "add it at attn_out or resid_post, or run it with hooks"
+        )
+    if site == FIRST:
+        return [Site("embed")]
+    layer = site.layer if site.kind == "resid_post" else (site.layer or 0) - 1
+    # In a parallel block nothing reads between attention and MLP, so that either may hold it.
+    parallel = architecture(config).is_parallel(config)
+    return [Site(kind, layer) for kind in (("mlp_out", "attn_out") if parallel else ("mlp_out",))]
+
+
+def refuse_stream(edit: TensorMap, group: Collection[Site], whole: bool) -> None:
+    """Raise where a map at sites of the stream is no map of the writers: at some sites only, or not idempotent."""
+    site = next(iter(group))
+    if not whole and site != FIRST:
+        raise InterpError(
+            f"an op at {str(site)!r} can't be folded: no single tensor writes that site of the residual stream, and "
+            f"what was written before it is read elsewhere as it was; declare it at writers ({', '.join(WRITERS)}; or "
+            "all of them: 'writers'), or at every site of the stream (resid_pre.*, resid_mid.*, resid_post.*), the "
+            "same at each"
+        )
+    if whole and not edit.idempotent:
+        raise InterpError(
+            "at every site of the residual stream an op that does not do the same twice as once compounds: with "
+            "strength s, (1 - s)^n of a direction is left after n sites; declare it at 'writers', where strength "
+            "counts once per write"
+        )
+
+
+def refuse_company(edit: TensorMap, whole: bool, others: Iterable[tuple[TensorMap, bool]]) -> None:
+    """Raise where what else acts on the stream changes what an op at all its sites comes to."""
+    for other, other_whole in others:
+        if whole and other_whole and _apart(edit, other):
+            continue
+        if whole or other_whole:
+            raise InterpError(
+                "an op at every site of the residual stream acts on what another op at one of its sites has done as "
+                "well, which no writer does; declare additions at writers (mlp_out, attn_out), and join projections"
+            )
+
+
+def _apart(one: TensorMap, other: TensorMap) -> bool:
+    """Whether neither reads what the other writes, so that their order is nothing."""
+    return all(
+        bool(((a.read.double() @ b.write.double().T).abs() < 1e-5).all()) for a, b in ((one, other), (other, one))
+    )
+
+
+def map_of(op: Op, site: Site, d_model: int) -> TensorMap:
+    """The map of an op at a site. Raises where it has none: gated, nonlinear, or at some tokens only."""
+    if isinstance(op, Replace) and site.kind in WRITERS:
+        return replacement(op, site, d_model)
+    affine = op.affine()
+    if affine is None:
+        why = "acts at some tokens only" if isinstance(op, Wrapped) else "is not an affine function of the activations"
+        raise InterpError(
+            f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction instead "
+            "(Project), train factors for it (--distil, interp.editing.approximate.distillation), or run it with hooks "
+            "(model.hooked(recipe))"
+        )
+    return TensorMap.of(affine)
+
+
+def is_constant(op: Op) -> bool:
+    """Whether it adds a vector and does no more."""
+    affine = op.affine()
+    return affine is not None and TensorMap.of(affine).is_constant

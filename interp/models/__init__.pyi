@@ -1,0 +1,10 @@
+from .architectures.table import architecture as architecture
+from .capture import Activations as Activations
+from .continuations import Continuations as Continuations
+from .continuations import frozen_weights as frozen_weights
+from .hooked import HookedModel as HookedModel
+from .identity import ModelReference as ModelReference
+from .loading import load as load
+from .losses import next_token_losses as next_token_losses
+from .sites import Site as Site
+from .tokens import Tokens as Tokens

@@ -1,0 +1,5 @@
+"""interp/pipeline."""
+
+from interp.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

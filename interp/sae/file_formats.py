@@ -1,0 +1,388 @@
+"""Autoencoders of other tools, read and written: SAELens, sparsify, dictionary_learning, Gemma Scope.
+
+    SAELens              a folder with cfg.json and sae_weights.safetensors         read and written, transcoders too
+    sparsify             a folder with cfg.json and sae.safetensors                 read and written (topk), the same
+    dictionary_learning  a folder with ae.pt and config.json                        read and written
+    Gemma Scope          a file params.npz                                          read and written (in a folder)
+
+What is read becomes an autoencoder on raw activations with one bias before the nonlinearity: a decoder bias that the
+other tool takes off its input moves into the encoder's, a gate becomes a threshold (the two are one where they share
+their direction: Rajamanoharan et al. 2024, appendix), and decoder rows are given norm one where that changes nothing.
+Fields that change what is computed and are not known here are refused by name; nothing pickled is run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from interp.activations.columns import SiteColumns
+from interp.core.errors import InterpError, nearest
+from interp.core.files import new_folder, read_json, write_json
+from interp.models.identity import ModelReference
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder, require_shapes, unit_rows
+from interp.sae.nonlinearities import JumpReLU, TopK
+
+_SAELENS = ("standard", "gated", "topk", "jumprelu")
+# Transcoders of SAELens, and what each is apart from that.
+_TRANSCODERS = {
+    "transcoder": "standard",
+    "skip_transcoder": "standard",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+_GATED = ("b_gate", "b_mag", "r_mag")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a file holds, and where it says that this reads and writes; `transcodes` if that is not one place."""
+
+    tensors: dict[str, Tensor]
+    nonlinearity: TopK | JumpReLU
+    hook: str | None = None
+    hook_out: str | None = None
+    transcodes: bool = False
+
+
+def read_autoencoder(
+    path: str | Path, model: ModelReference, site: str | Site | None = None, writes: str | Site | None = None
+) -> SparseAutoencoder:
+    """An autoencoder of another tool, which its files tell. `model`, `site` and `writes` are what it belongs to.
+
+    `site` may be left out where the file names a TransformerLens hook, and `writes` is for transcoders alone. Raises
+    for files of no known tool, for kinds that can't be represented exactly (group maxima, normalised inputs), and for
+    missing or misshapen tensors.
+    """
+    where = Path(path)
+    name = next((name for name, (detect, _) in _READERS.items() if detect(where)), None)
+    if name is None:
+        raise InterpError(f"{where}: not a file or folder of {', '.join(_READERS)}; give one that is")
+    try:
+        found = _READERS[name][1](where)
+    except InterpError:
+        raise
+    except RuntimeError as problem:
+        reason = str(problem).partition("\n")[0]
+        raise InterpError(f"{where} ({name}): its tensors do not go together ({reason}); download it again") from None
+    except (LookupError, TypeError, AttributeError, ValueError) as problem:
+        # Other people's settings may be of any type, in any place.
+        reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
+        raise InterpError(
+            f"{where} ({name}): its settings are not of this format ({reason}); expected {name}'s"
+        ) from None
+    if writes is not None and not found.transcodes:
+        raise InterpError(f"{where} ({name}) is no transcoder, and writes is {writes}; leave it out")
+    tensors = found.tensors
+    if bad := [tensor for tensor, values in tensors.items() if not values.isfinite().all()]:
+        raise InterpError(f"{where} ({name}): {', '.join(bad)} hold NaN or infinite entries; download it again")
+    for side in ("W_enc", "W_dec"):
+        if tensors[side].ndim != 2:
+            raise InterpError(f"{where} ({name}): {side} has shape {tuple(tensors[side].shape)}; expected two axes")
+    reads = (_place(site or found.hook, "reads; give site=", tensors["W_enc"].shape[1], model, f"{where} ({name})"),)
+    written = reads
+    if found.transcodes:
+        says = f"{where} ({name})"
+        written = (_place(writes or found.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, says),)
+    require_shapes(tensors, reads, written, str(where))
+    # TopK ranks latents by size, so its rows stay as they are; elsewhere rows of norm one change nothing.
+    same = tensors if isinstance(found.nonlinearity, TopK) else unit_rows(tensors)
+    plain: dict[str, Any] = {name: x.float().contiguous() for name, x in same.items()}
+    return SparseAutoencoder(**plain, nonlinearity=found.nonlinearity, reads=reads, writes=written)
+
+
+def _place(site: str | Site | None, what: str, width: int, model: ModelReference, where: str) -> SiteColumns:
+    if site is None:
+        raise InterpError(f"{where} does not say where in the model it {what}, say resid_post.3")
+    at = site if isinstance(site, Site) else Site.parse(site)
+    if at.in_residual_basis and width != model.d_model:
+        raise InterpError(f"{where} has width {width} at {at}, but {model.name} has d_model {model.d_model}")
+    return SiteColumns(site=str(at), model=model, width=width)
+
+
+def write_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write an autoencoder as SAELens reads it (`SAE.load_from_disk`), into a new folder."""
+    read, written = _one(sae.reads), _one(sae.writes)
+    architecture: str = sae.nonlinearity.kind
+    # Without its version the layout is taken for an older one, whose metadata are elsewhere.
+    metadata = {
+        "sae_lens_version": "6.0.0",
+        "model_name": read.model.name,
+        "hook_name": Site.parse(read.site).hook_name,
+    }
+    config: dict[str, Any] = {
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+    }
+    if read != written:
+        if isinstance(sae.nonlinearity, TopK):
+            raise InterpError("SAELens has no topk transcoders; write it for sparsify")
+        architecture = "jumprelu_transcoder" if sae.W_skip is None else "jumprelu_skip_transcoder"
+        config["d_out"] = sae.d_out
+        metadata["hook_name_out"] = Site.parse(written.site).hook_name
+    if isinstance(sae.nonlinearity, TopK):
+        config |= {"k": sae.nonlinearity.k, "rescale_acts_by_decoder_norm": False}
+    tensors = sae.tensors()
+    tensors["W_enc"] = tensors["W_enc"].T.contiguous()
+    with new_folder(folder) as out:
+        write_json(out / "cfg.json", config | {"architecture": architecture, "metadata": metadata})
+        safetensors.torch.save_file(tensors, out / "sae_weights.safetensors")
+
+
+def write_sparsify(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write a TopK autoencoder as sparsify reads it (`SparseCoder.load_from_disk`), into a new folder."""
+    if not isinstance(sae.nonlinearity, TopK):
+        raise InterpError(f"sparsify has no {sae.nonlinearity.kind} autoencoders; write it for saelens")
+    tensors, transcodes = sae.tensors(), _one(sae.reads) != _one(sae.writes)
+    # It takes the decoder's bias off an autoencoder's input, which the encoder's bias makes up for.
+    shift = torch.zeros(sae.d_sae) if transcodes else tensors["W_enc"] @ tensors["b_dec"]
+    named = {
+        "encoder.weight": tensors["W_enc"],
+        "encoder.bias": tensors["b_enc"] + shift,
+        "W_dec": tensors["W_dec"],
+        "b_dec": tensors["b_dec"],
+    }
+    if sae.W_skip is not None:
+        named["W_skip"] = tensors["W_skip"]
+    config = {
+        "activation": "topk",
+        "expansion_factor": 32,
+        "normalize_decoder": True,
+        "num_latents": sae.d_sae,
+        "k": sae.nonlinearity.k,
+        "multi_topk": False,
+        "skip_connection": sae.W_skip is not None,
+        "transcode": transcodes,
+        "d_in": sae.d_in,
+    }
+    with new_folder(folder) as out:
+        write_json(out / "cfg.json", config)
+        safetensors.torch.save_file(named, out / "sae.safetensors")
+
+
+def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write an autoencoder as dictionary_learning reads it (`load_dictionary`), into a new folder."""
+    place, tensors = _autoencoder(sae, "dictionary_learning"), sae.tensors()
+    trainer: dict[str, Any] = {"activation_dim": sae.d_in, "dict_size": sae.d_sae, "lm_name": place.model.name}
+    if isinstance(sae.nonlinearity, TopK):
+        # It takes the decoder's bias off the input here, and not from its JumpReLU's.
+        k = sae.nonlinearity.k
+        state = {
+            "encoder.weight": tensors["W_enc"],
+            "encoder.bias": tensors["b_enc"] + tensors["W_enc"] @ tensors["b_dec"],
+            "decoder.weight": tensors["W_dec"].T.contiguous(),
+            "b_dec": tensors["b_dec"],
+            "k": torch.tensor(k),
+            "threshold": torch.tensor(-1.0),  # it has none
+        }
+        trainer |= {"dict_class": "AutoEncoderTopK", "k": k}
+    else:
+        state = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
+        trainer |= {"dict_class": "JumpReluAutoEncoder"}
+    with new_folder(folder) as out:
+        write_json(out / "config.json", {"trainer": trainer, "buffer": {}})
+        torch.save(state, out / "ae.pt")
+
+
+def write_gemma_scope(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write a JumpReLU autoencoder as Gemma Scope's params.npz, into a new folder."""
+    _autoencoder(sae, "Gemma Scope")
+    if isinstance(sae.nonlinearity, TopK):
+        raise InterpError("Gemma Scope has no topk autoencoders; write it for saelens")
+    arrays: dict[str, Any] = {name: x.float().numpy() for name, x in sae.tensors().items()}
+    with new_folder(folder) as out:
+        np.savez(out / "params.npz", **arrays | {"W_enc": arrays["W_enc"].T})
+
+
+WRITERS: dict[str, Callable[[SparseAutoencoder, str | Path], None]] = {
+    "interp": lambda sae, folder: sae.save(folder),
+    "saelens": write_saelens,
+    "sparsify": write_sparsify,
+    "dictionary_learning": write_dictionary_learning,
+    "gemma_scope": write_gemma_scope,
+}
+
+
+def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str) -> None:
+    """Write an autoencoder in the format of a tool, by its name."""
+    if kind not in WRITERS:
+        raise InterpError(f"format {kind!r} can't be written; {nearest(kind, WRITERS)}")
+    WRITERS[kind](sae, folder)
+
+
+def _one(places: tuple[SiteColumns, ...]) -> SiteColumns:
+    if len(places) > 1:
+        raise InterpError(f"a crosscoder of {len(places)} places can be written in no other tool's format; save it")
+    return places[0]
+
+
+def _autoencoder(sae: SparseAutoencoder, tool: str) -> SiteColumns:
+    """Where it reads and writes."""
+    if _one(sae.reads) != _one(sae.writes):
+        raise InterpError(f"{tool} has no transcoders; write it for saelens or sparsify")
+    return sae.reads[0]
+
+
+def _read_saelens(folder: Path) -> _Found:
+    """Of today's layout, or of those before it, whose settings are flat and which called hook_name hook_point."""
+    config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
+    named = config.get("architecture", "standard")
+    kind = _TRANSCODERS.get(named, named)
+    if kind not in _SAELENS:
+        raise InterpError(
+            f"{folder}: architecture {named!r} can't be read; known: {', '.join((*_SAELENS, *_TRANSCODERS))}"
+        )
+    if config.get("normalize_activations") not in (None, "none"):
+        raise InterpError(
+            f"{folder}: normalize_activations is {config['normalize_activations']!r}, which is not in the weights; "
+            "fold it there first"
+        )
+    if config.get("reshape_activations", "none") not in ("none", "hook_z"):  # heads side by side, as here
+        raise InterpError(f"{folder}: reshape_activations is {config['reshape_activations']!r}, which is not known")
+    if config.get("activation_fn", config.get("activation_fn_str", "relu")) not in ("relu", "topk"):
+        raise InterpError(f"{folder}: activation {config.get('activation_fn', config.get('activation_fn_str'))!r}")
+    gated = kind == "gated"
+    needed = ("W_enc", "W_dec", "b_dec", *(_GATED if gated else ("b_enc",)))
+    _require(folder, tensors, (*needed, "threshold") if kind == "jumprelu" else needed)
+    if unknown := sorted(set(tensors) - {*needed, "threshold", "W_skip", "scaling_factor"}):
+        raise InterpError(
+            f"{folder}: holds {', '.join(unknown)}, which {named} has no use for; it can't be read exactly"
+        )
+    W_enc, W_dec, b_dec = tensors["W_enc"].T, tensors["W_dec"], tensors["b_dec"]
+    if "scaling_factor" in tensors and config.get("finetuning_scaling_factor"):
+        W_dec = W_dec * tensors["scaling_factor"][:, None]
+    shifts = config.get("apply_b_dec_to_input", True) and named == kind
+    shift = W_enc @ b_dec if shifts else torch.zeros(len(W_enc))
+    common = {"W_dec": W_dec, "b_dec": b_dec}
+    if "skip" in named:
+        _require(folder, tensors, ("W_skip",))
+        common["W_skip"] = tensors["W_skip"]
+    told = config | config.get("metadata", {})
+    hook, hook_out = told.get("hook_name", told.get("hook_point")), told.get("hook_name_out")
+
+    def found(tensors: dict[str, Tensor], nonlinearity: TopK | JumpReLU) -> _Found:
+        return _Found(tensors, nonlinearity, hook, hook_out, named != kind)
+
+    if gated:
+        return found(_gated(W_enc, shift, tensors) | common, JumpReLU())
+    common |= {"W_enc": W_enc, "b_enc": tensors["b_enc"] - shift}
+    if kind == "topk" or config.get("activation_fn_str") == "topk":
+        k = config.get("k", config.get("activation_fn_kwargs", {}).get("k"))
+        if config.get("rescale_acts_by_decoder_norm"):
+            # It ranks latents by what they add, as rows of norm one do by themselves.
+            common = unit_rows(common)
+        return found(common, TopK(k=k))
+    return found(common | {"threshold": tensors.get("threshold", torch.zeros(len(W_enc))).relu()}, JumpReLU())
+
+
+def _read_sparsify(folder: Path) -> _Found:
+    config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae.safetensors")
+    if config.get("activation", "topk") != "topk":
+        raise InterpError(f"{folder}: activation is {config['activation']!r}, and only 'topk' can be read")
+    skips, transcodes = config.get("skip_connection", False), config.get("transcode", False)
+    _require(folder, tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec", *(("W_skip",) if skips else ())))
+    W_enc, b_dec, b_enc = tensors["encoder.weight"], tensors["b_dec"], tensors["encoder.bias"]
+    if not transcodes:
+        b_enc = b_enc - W_enc @ b_dec
+    found = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": tensors["W_dec"], "b_dec": b_dec}
+    if skips:
+        found["W_skip"] = tensors["W_skip"]
+    return _Found(found, TopK(k=config["k"]), transcodes=transcodes)
+
+
+def _read_dictionary_learning(folder: Path) -> _Found:
+    tensors = _unpickled(folder / "ae.pt")
+    kind = read_json(folder / "config.json").get("trainer", {}).get("dict_class", "")
+    if "group_sizes" in tensors or "W_enc" in tensors:
+        _require(folder, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
+        W_enc, b_dec = tensors["W_enc"].T, tensors["b_dec"]
+        # Matryoshka takes the decoder's bias off its input, JumpReLU does not.
+        shift = W_enc @ b_dec if "group_sizes" in tensors else 0
+        threshold = tensors["threshold"].expand(len(W_enc)).relu()
+        common = {"W_enc": W_enc, "b_enc": tensors["b_enc"] - shift, "W_dec": tensors["W_dec"], "b_dec": b_dec}
+        return _Found(common | {"threshold": threshold}, JumpReLU())
+    _require(folder, tensors, ("encoder.weight", "decoder.weight"))
+    W_enc, W_dec = tensors["encoder.weight"], tensors["decoder.weight"].T
+    if "r_mag" in tensors:
+        _require(folder, tensors, ("decoder_bias", "gate_bias", "mag_bias"))
+        gates = {"b_gate": tensors["gate_bias"], "b_mag": tensors["mag_bias"], "r_mag": tensors["r_mag"]}
+        b_dec = tensors["decoder_bias"]
+        return _Found(_gated(W_enc, W_enc @ b_dec, gates) | {"W_dec": W_dec, "b_dec": b_dec}, JumpReLU())
+    bias = "b_dec" if "b_dec" in tensors else "bias"
+    _require(folder, tensors, (bias, "encoder.bias"))
+    b_dec = tensors[bias]
+    common = {"W_enc": W_enc, "b_enc": tensors["encoder.bias"] - W_enc @ b_dec, "W_dec": W_dec, "b_dec": b_dec}
+    if "k" in tensors and "Batch" not in kind:
+        return _Found(common, TopK(k=int(tensors["k"])))
+    threshold = tensors.get("threshold", torch.zeros(())).expand(len(W_enc)).relu()
+    return _Found(common | {"threshold": threshold}, JumpReLU())
+
+
+def _npz(path: Path) -> Path:
+    """The file itself, or the one of a folder."""
+    return path if path.suffix == ".npz" else path / "params.npz"
+
+
+def _read_gemma_scope(path: Path) -> _Found:
+    file = _npz(path)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as problem:
+        raise InterpError(f"{file}: not a plain npz file ({problem}); download it again") from None
+    _require(file, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
+    common = {name: tensors[name] for name in ("b_enc", "W_dec", "b_dec")}
+    found = common | {"W_enc": tensors["W_enc"].T, "threshold": tensors["threshold"].relu()}
+    return _Found(found, JumpReLU())
+
+
+_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Found]]] = {
+    "SAELens": (lambda path: (path / "sae_weights.safetensors").is_file(), _read_saelens),
+    "sparsify": (lambda path: (path / "cfg.json").is_file() and (path / "sae.safetensors").is_file(), _read_sparsify),
+    "dictionary_learning": (lambda path: (path / "ae.pt").is_file(), _read_dictionary_learning),
+    "Gemma Scope": (lambda path: _npz(path).is_file(), _read_gemma_scope),
+}
+
+
+def _gated(W_enc: Tensor, shift: Tensor, gates: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A gate as a threshold: it is open where the magnitude is above what it is at the gate's edge."""
+    growth = gates["r_mag"].exp()
+    threshold = (gates["b_mag"] - growth * gates["b_gate"]).relu()
+    return {"W_enc": W_enc * growth[:, None], "b_enc": gates["b_mag"] - growth * shift, "threshold": threshold}
+
+
+def _require(where: Path, tensors: dict[str, Tensor], names: tuple[str, ...]) -> None:
+    if missing := [name for name in names if name not in tensors]:
+        raise InterpError(f"{where}: no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return {name: x.float() for name, x in safetensors.torch.load_file(file).items()}
+    except (OSError, SafetensorError) as problem:
+        raise InterpError(f"{file}: not a valid safetensors file ({problem}); download it again") from None
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    """A state dict, by torch's loader that runs nothing."""
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as problem:  # a pickle that wants more than tensors raises whatever it likes
+        reason = str(problem).strip().partition("\n")[0]
+        raise InterpError(f"{file}: holds more than tensors, or is damaged ({reason}); it is not read") from None
+    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise InterpError(f"{file}: not a dictionary of tensors; expected what dictionary_learning saves")
+    return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}

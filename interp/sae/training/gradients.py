@@ -1,0 +1,386 @@
+"""One gradient of an autoencoder's objective, by hand, at the cost of the encoder's product and little else.
+
+    loss = mean over prefixes of |x - x_hat|^2 / |x - mean(x)|^2  +  sparsity * penalty a token  +  auxiliary
+
+x is the batch, or for a transcoder (Dunefsky et al. 2024, https://arxiv.org/abs/2406.11944) what is to be predicted
+from it. x_hat of a prefix is decoded from the latents below it; there is one prefix, all latents, unless the objective
+is Matryoshka (Bussmann et al. 2025, https://arxiv.org/abs/2503.17547). The auxiliary loss is aux_weight |e - e_hat|^2 /
+|e|^2 with e = x - x_hat held constant and e_hat decoded from the `aux_k` largest dead latents alone (Gao et al. 2024,
+section 2.2), so that dead latents learn what the living leave unexplained. Sums run over the batch.
+
+1. Pre-activations are dense and are made a few hundred rows at a time; only entries that can have a value or a slope
+   outlive their rows.
+2. Decoding and every gradient touch those entries alone. A weight's gradient is a bag of tokens for each latent, the
+   transposed incidence, so each latent's row is written once. Latents of different prefixes decode into bags of their
+   own, which are added up.
+3. Where too many entries matter (thresholds at their start), dense products take over, a few hundred rows at a time.
+4. A cross-layer transcoder's latents come in groups, one a layer that is read: each reads its own layer's part of the
+   batch, and writes to its own and all later layers' parts of the target (Ameisen et al. 2025,
+   https://transformer-circuits.pub/2025/attribution-graphs/methods.html).
+5. `compute` may be bfloat16 for the products; errors and the weights themselves stay float32.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import linear, normalize
+
+from interp.sae.code import bag_sums, pre_activations
+from interp.sae.training.kinds import KINDS, RANKED, Kind, KindName, Own
+from interp.sae.training.selection import Chosen, above, largest
+
+_ROWS = 512
+# Beyond this share of entries, products of dense matrices are faster than bags: sooner where bfloat16 is used, as it is
+# where products are fast.
+_CROWDED = {torch.bfloat16: 0.03, torch.float32: 0.05}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The trained tensors, or their gradients; `own` are the kind's.
+
+    An autoencoder's encoder reads x - b_dec, a transcoder's x. `d_read` is d_in, or a group's part of it.
+    """
+
+    W_enc: Float[Tensor, "d_sae d_read"]
+    b_enc: Float[Tensor, "d_sae"]
+    W_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, "d_out"]
+    own: Own = field(default_factory=dict)
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
+
+    @classmethod
+    def initial(
+        cls,
+        d_sae: int,
+        d_in: int,
+        seed: int,
+        kind: KindName = "topk",
+        d_out: int | None = None,
+        groups: int = 1,
+        skip: bool = False,
+    ) -> "Weights":
+        """Random unit rows, no biases. Encoder and decoder have the same, unless `d_out` makes it a transcoder.
+
+        Where nothing limits how many latents fire, half of them do at first: the encoder's rows are shortened so that
+        together they reconstruct an input once, not many times over.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        read = normalize(torch.randn(d_sae, d_in // groups, generator=generator), dim=1)
+        written = read if d_out is None else torch.randn(d_sae, d_out, generator=generator)
+        own = {name: torch.full((d_sae,), start) for name, start in KINDS[kind].own.items()}
+        length = 1.0 if kind in RANKED else min(1.0, 2 * d_in / d_sae)
+        width = written.shape[1]
+        W_skip = torch.zeros(width, d_in) if skip else None
+        rows = normalize(causal(written, groups), dim=1)
+        return cls(read * length, torch.zeros(d_sae), rows, torch.zeros(width), own, W_skip)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors."""
+        return list(self.named.values())
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        plain = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec, **self.own}
+        return plain if self.W_skip is None else plain | {"W_skip": self.W_skip}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
+        """The same with each tensor changed."""
+        own = {name: change(x) for name, x in self.own.items()}
+        skip = None if self.W_skip is None else change(self.W_skip)
+        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own, skip)
+
+
+def causal(W_dec: Tensor, groups: int) -> Tensor:
+    """In place, nothing of a group of latents to the parts before its own."""
+    width = W_dec.shape[1] // groups
+    for group, rows in enumerate(W_dec.chunk(groups)):
+        rows[:, : group * width] = 0
+    return W_dec
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised. `k` is for ranked kinds, `sparsity` the penalty's weight for the others."""
+
+    kind: KindName = "topk"
+    k: int = 32
+    sparsity: float = 0.0
+    prefixes: tuple[int, ...] = ()
+    compute: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """The auxiliary loss: the dead latents, how many of them decode the residual, and its weight."""
+
+    dead: Int[Tensor, "n_dead"]
+    k: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """A batch's fraction of variance unexplained, loss, gradients, and tokens that each latent fired on.
+
+    `lowest` is the smallest value that BatchTopK chose, which the next batch may be told as a guess. `error` is the
+    reconstruction less the target.
+    """
+
+    fvu: Float[Tensor, ""]
+    loss: Float[Tensor, ""]
+    gradients: Weights
+    fired: Int[Tensor, "d_sae"]
+    error: Float[Tensor, "batch d_out"]
+    lowest: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Pre-activations that matter, in the order of their tokens."""
+
+    u: Float[Tensor, "entry"]
+    latents: Int[Tensor, "entry"]
+    tokens: Int[Tensor, "entry"]
+
+    @classmethod
+    def of(cls, chosen: Chosen, start: int) -> "_Entries":
+        """Those of some rows, the first of which is this token."""
+        u, rows, columns = chosen
+        return cls(u, columns, rows + start)
+
+    @classmethod
+    def largest(cls, u: Float[Tensor, "row n"], k: int, start: int) -> "_Entries":
+        """The k largest of each row."""
+        values, columns = largest(u, k)
+        rows = torch.arange(len(u), device=u.device).repeat_interleave(k)
+        return cls.of((values.flatten(), rows, columns.flatten()), start)
+
+
+@torch.no_grad()
+def gradients(
+    weights: Weights,
+    x: Float[Tensor, "batch d_in"],
+    objective: Objective,
+    aux: Auxiliary | None = None,
+    guess: float | None = None,
+    target: Float[Tensor, "batch d_out"] | None = None,
+) -> GradientStep:
+    """Loss and gradients for a batch of standardised activations, and for a transcoder its target.
+
+    `guess` speeds BatchTopK up and changes nothing.
+    """
+    low = weights.map(lambda x: x.to(objective.compute))
+    y = x if target is None else target
+    scale = float(1 / (y - y.mean(0)).square().sum())
+    inputs = (x - weights.b_dec if target is None else x).to(objective.compute).contiguous()
+    if low.W_skip is not None:
+        y = y - linear(inputs, low.W_skip)
+    batch = _Batch(weights, low, y, inputs, objective, scale)
+    main, dead = _chosen(batch, aux, guess)
+    step = batch.dense() if main is None else batch.sparse(main)
+    if aux is not None and dead is not None:
+        step = _aided(batch, step, dead, aux)
+    if target is None:
+        step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)  # the encoder reads x - b_dec
+    causal(step.gradients.W_dec, batch.readers)
+    return step
+
+
+def _aided(batch: "_Batch", step: GradientStep, dead: _Entries, aux: Auxiliary) -> GradientStep:
+    """A step with the auxiliary loss added. The residual is held constant, and so is the bias in it."""
+    missed = float(step.error.square().sum())
+    if not missed:
+        return step
+    scale = aux.weight / missed
+    objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
+    extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
+    found, more = step.gradients, extra.gradients
+    found = replace(
+        found, W_enc=found.W_enc + more.W_enc, b_enc=found.b_enc + more.b_enc, W_dec=found.W_dec + more.W_dec
+    )
+    return replace(step, loss=step.loss + extra.loss, gradients=found)
+
+
+def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[_Entries | None, _Entries | None]:
+    """The entries of the objective, None if they are too many to be listed, and those of the auxiliary loss."""
+    objective, kind = batch.objective, KINDS[batch.objective.kind]
+    wanted = objective.k * len(batch.inputs)
+    floor = guess
+    main: list[_Entries] | None = []
+    dead: list[_Entries] = []
+    for start, u in batch.pre_activations():
+        if main is not None and objective.kind == "topk":
+            main.append(_Entries.largest(u, objective.k, start))
+        elif main is not None and objective.kind == "batchtopk":
+            if floor is None:
+                floor = float(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min())
+            main.append(_Entries.of(above(u, torch.tensor(floor)), start))
+        elif main is not None:
+            near = above(u, kind.floor(batch.weights.own), int(_CROWDED[u.dtype] * u.numel()))
+            main = None if near is None else [*main, _Entries.of(near, start)]
+        if main is None and aux is None:
+            return None, None  # dense products make all pre-activations themselves
+        if aux is not None:
+            found = _Entries.largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
+            dead.append(_Entries(found.u, aux.dead[found.latents], found.tokens))
+    entries = None if main is None else _joined(main)
+    if objective.kind == "batchtopk" and entries is not None:
+        if len(entries.u) < wanted and floor is not None and floor > 0:
+            # The guess was too high: without one, or lower, all are seen.
+            return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
+        if len(entries.u) > wanted:
+            best = largest(entries.u[None], wanted)[1][0]
+            entries = _Entries(entries.u[best], entries.latents[best], entries.tokens[best])
+    return entries, _joined(dead) if dead else None
+
+
+def _joined(parts: Sequence[_Entries]) -> _Entries:
+    return _Entries(*(torch.cat([getattr(part, name) for part in parts]) for name in ("u", "latents", "tokens")))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch, and what its error is multiplied by in the loss. `low` and `inputs` have the type of the products."""
+
+    weights: Weights
+    low: Weights
+    target: Float[Tensor, "batch d_out"]
+    inputs: Float[Tensor, "batch d_in"]
+    objective: Objective
+    scale: float
+
+    @property
+    def readers(self) -> int:
+        return self.inputs.shape[1] // self.weights.W_enc.shape[1]
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.objective.kind]
+
+    @property
+    def penalty_weight(self) -> float:
+        return 0.0 if self.objective.kind in RANKED else self.objective.sparsity / len(self.inputs)
+
+    def pre_activations(self) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(self.inputs), _ROWS):
+            yield start, pre_activations(self.inputs[start : start + _ROWS], self.low.W_enc, self.low.b_enc)
+
+    def sparse(self, entries: _Entries) -> GradientStep:
+        """The step from entries alone."""
+        n, prefixes = len(self.inputs), self.objective.prefixes or (len(self.low.b_enc),)
+        bags = entries.tokens
+        if len(prefixes) > 1:
+            bounds = torch.tensor(prefixes, device=bags.device)
+            bags = torch.bucketize(entries.latents, bounds, right=True) * n + bags
+            order = bags.argsort(stable=True)
+            entries = _Entries(entries.u[order], entries.latents[order], entries.tokens[order])
+            bags = bags[order]
+        u = entries.u.float()
+        own = {name: values[entries.latents] for name, values in self.weights.own.items()}
+        values = self.kind.value(u, own)
+        error, pull, d_values = self._decoded(values, entries, bags, len(prefixes))
+        losses = self.scale * error.square().sum((1, 2))
+        loss, weight = losses.mean(), torch.full_like(u, self.penalty_weight)
+        if self.objective.kind == "gated":
+            gate_error, _, d_gate = self._decoded(self.kind.penalty(u, own), entries, bags, len(prefixes))
+            loss, weight = loss + self.scale * gate_error.square().sum((1, 2)).mean(), weight + d_gate
+        loss = loss + self.penalty_weight * self.kind.penalty(u, own).sum()
+        d_u, d_own = self.kind.slopes(u, own, d_values, weight)
+        found = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
+        fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
+        lowest = float(entries.u.min()) if len(entries.u) else 0.0
+        return GradientStep(losses[-1], loss, found, fired, error[-1], lowest)
+
+    def _decoded(
+        self, values: Tensor, entries: _Entries, bags: Tensor, groups: int
+    ) -> tuple[Float[Tensor, "group batch d_in"], Float[Tensor, "group_batch d_in"], Float[Tensor, "entry"]]:
+        """Errors of each prefix, the loss's slope by what each group of latents adds, and by each value."""
+        n, width = self.target.shape
+        with torch.enable_grad():
+            low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
+            sums = bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
+        decoded = sums.detach().float().view(groups, n, width)
+        error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.target)
+        pull = (2 * self.scale / groups) * error
+        if groups > 1:  # what a group adds is in every later prefix, too
+            pull = pull.flip(0).cumsum(0).flip(0)
+        pull = pull.view(groups * n, width)
+        (d_values,) = torch.autograd.grad(sums, low_values, pull.to(sums.dtype))
+        return error, pull, d_values.float()
+
+    def _weight_gradients(
+        self, entries: _Entries, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
+    ) -> Weights:
+        d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
+        # Those without a value and a slope are in no sum (within JumpReLU's rectangle, most).
+        matter = ((values != 0) | (d_u != 0)).nonzero().squeeze(1)
+        order = matter[entries.latents[matter].argsort(stable=True)]
+        latents = entries.latents[order]
+        # Each latent reads its own group's part of a token.
+        parts = entries.tokens
+        if self.readers > 1:
+            parts = parts * self.readers + entries.latents // (d_sae // self.readers)
+
+        def bag(rows: Tensor, index: Tensor, per_entry: Tensor) -> Tensor:
+            return bag_sums(rows, index[order], per_entry[order].to(low), latents, d_sae).float()
+
+        def added(per_entry: Tensor) -> Tensor:
+            return torch.zeros(d_sae, device=per_entry.device).index_add_(0, entries.latents, per_entry)
+
+        return Weights(
+            W_enc=bag(self.inputs.view(-1, self.low.W_enc.shape[1]), parts, d_u),
+            b_enc=added(d_u),
+            W_dec=bag(pull.to(low), bags, values),
+            b_dec=pull[: len(self.inputs)].sum(0),
+            own={name: added(slope) for name, slope in d_own.items()},
+            W_skip=None if self.low.W_skip is None else self._skip_gradient(pull[: len(self.inputs)], self.inputs),
+        )
+
+    def _skip_gradient(self, pull: Tensor, rows: Tensor) -> Tensor:
+        return (pull.to(rows.dtype).T @ rows).float()
+
+    def dense(self) -> GradientStep:
+        """The same from all entries, by products of dense matrices."""
+        low, kind, own, weight = self.low, self.kind, self.weights.own, self.penalty_weight
+        found = self.weights.map(torch.zeros_like)
+        fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.inputs.device)
+        errors, loss = [], torch.zeros((), device=self.inputs.device)
+        for start, pre in self.pre_activations():
+            u, rows = pre.float(), self.inputs[start : start + _ROWS]
+            target = self.target[start : start + _ROWS] - self.weights.b_dec
+            values, penalty = kind.value(u, own), kind.penalty(u, own)
+            error, pull, d_values = self._decoded_densely(values, target)
+            weights: Tensor = torch.full((), weight, device=u.device)
+            if self.objective.kind == "gated":
+                gate_error, _, d_gate = self._decoded_densely(penalty, target)
+                loss, weights = loss + self.scale * gate_error.square().sum(), weights + d_gate
+            d_u, d_own = kind.slopes(u, own, d_values, weights)
+            each = zip(
+                found.W_enc.chunk(self.readers), d_u.chunk(self.readers, 1), rows.chunk(self.readers, 1), strict=True
+            )
+            for gradient, slope, part in each:
+                gradient.add_(slope.to(low.W_enc.dtype).T @ part)
+            if found.W_skip is not None:
+                found.W_skip.add_(self._skip_gradient(pull, rows))
+            found.W_dec.add_(values.to(low.W_dec.dtype).T @ pull)
+            found.b_enc.add_(d_u.sum(0))
+            found.b_dec.add_(pull.float().sum(0))
+            for name, slope in d_own.items():
+                found.own[name].add_(slope.sum(0))
+            fired += (values > 0).sum(0)
+            loss = loss + weight * penalty.sum()
+            errors.append(error)
+        error = torch.cat(errors)
+        fvu = self.scale * error.square().sum()
+        return GradientStep(fvu, loss + fvu, found, fired, error)
+
+    def _decoded_densely(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        error = (values.to(self.low.W_dec.dtype) @ self.low.W_dec).float() - target
+        pull = (2 * self.scale * error).to(self.low.W_dec.dtype)
+        return error, pull, linear(pull, self.low.W_dec).float()

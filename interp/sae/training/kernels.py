@@ -1,0 +1,81 @@
+"""The two sparse operations of training as Triton kernels, for GPUs: sums over bags, and products along them.
+
+A program has one bag and so many of its columns: it walks the bag's entries, so that rows are read once each and
+nothing is added to one place by two programs. Values are summed in float32 whatever the type of the rows. `code` uses
+these for tensors on a CUDA device where Triton is installed; on the CPU, and without Triton, torch's embedding bags do
+the same.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_COLUMNS = 128
+# Triton compiles the kernels below: their arguments are pointers and numbers, for which Python has no types.
+
+
+@triton.jit
+def _sums(rows, index, weights, offsets, out, width, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    bag = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < width
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for entry in range(tl.load(offsets + bag), tl.load(offsets + bag + 1)):
+        row = tl.load(rows + tl.load(index + entry) * width + columns, mask=inside, other=0.0)
+        total += tl.load(weights + entry).to(tl.float32) * row.to(tl.float32)
+    tl.store(out + bag * width + columns, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _products(rows, index, along, offsets, out, width, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    bag = tl.program_id(0)
+    for entry in range(tl.load(offsets + bag), tl.load(offsets + bag + 1)):
+        row = tl.load(index + entry)
+        total = tl.zeros((COLUMNS,), tl.float32)
+        for begin in range(0, width, COLUMNS):
+            columns = begin + tl.arange(0, COLUMNS)
+            inside = columns < width
+            one = tl.load(rows + row * width + columns, mask=inside, other=0.0)
+            other = tl.load(along + bag * width + columns, mask=inside, other=0.0)
+            total += one.to(tl.float32) * other.to(tl.float32)
+        tl.store(out + entry, tl.sum(total, axis=0).to(out.dtype.element_ty))
+
+
+class _BagSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, per_entry: Tensor, bags: Tensor, number: int) -> Tensor:
+        offsets = torch.zeros(number + 1, dtype=torch.long, device=rows.device)
+        offsets[1:] = torch.bincount(bags, minlength=number).cumsum(0)
+        ctx.save_for_backward(rows, index, per_entry, bags, offsets)
+        out = rows.new_empty(number, rows.shape[1])
+        grid = (number, triton.cdiv(rows.shape[1], _COLUMNS))
+        _sums[grid](rows.contiguous(), index, per_entry.contiguous(), offsets, out, rows.shape[1], COLUMNS=_COLUMNS)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
+        rows, index, per_entry, bags, offsets = ctx.saved_tensors
+        d_rows = d_entry = None
+        if ctx.needs_input_grad[0]:
+            d_rows = torch.zeros_like(rows).index_add_(0, index, along[bags] * per_entry[:, None])
+        if ctx.needs_input_grad[2]:
+            d_entry = torch.empty_like(per_entry)
+            parts = (rows.contiguous(), index, along.contiguous(), offsets, d_entry, rows.shape[1])
+            _products[(len(along),)](*parts, COLUMNS=_COLUMNS)
+        return d_rows, None, d_entry, None, None
+
+
+def triton_bag_sums(
+    rows: Float[Tensor, "row d_out"],
+    index: Int[Tensor, "entry"],
+    per_entry: Float[Tensor, "entry"],
+    bags: Int[Tensor, "entry"],
+    number: int,
+) -> Float[Tensor, "bag d_out"]:
+    """As `code.bag_sums`; gradients flow to rows and weights."""
+    found: Tensor = _BagSums.apply(rows, index, per_entry, bags, number)
+    return found

@@ -1,0 +1,128 @@
+"""A run folder: a training's settings, its metrics as they come, its checkpoints, and what came of it.
+
+    run.json                       settings, source and versions; a run is continued with these alone
+    metrics.jsonl                  a line a point
+    checkpoints/step-N.safetensors everything that going on needs, the two newest kept
+    sae/                           the autoencoder; sae-0/, sae-1/ … where several were trained
+
+Every file is complete or not there: a checkpoint is flushed to disk and renamed into place. A process that is killed
+loses what came after the newest one, and does it again, to the same bits.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from interp.core.digests import versions
+from interp.core.errors import InterpError
+from interp.core.files import fsync, read_json, write_json, write_text
+from interp.sae.coder import SparseAutoencoder
+
+RECORD, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """See the module. A checkpoint is made every `every` steps."""
+
+    folder: Path
+    every: int
+
+    @classmethod
+    def open(cls, folder: str | Path, settings: Mapping[str, Any], every: int) -> "TrainingRun":
+        """Begin a run, or go on with one of the same settings. Raises for a folder of anything else."""
+        path = Path(folder)
+        if every < 1:
+            raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
+        if (path / RECORD).is_file():
+            found = read_json(path / RECORD).get("settings")
+            if difference := _difference(found, json.loads(json.dumps(settings))):
+                raise InterpError(f"{path / RECORD}: {difference}; a run goes on as it began: choose a new folder")
+            return cls(path, every)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InterpError(f"{path} exists and holds no run; choose a new folder")
+        try:
+            (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise InterpError(f"{path}: cannot be written ({problem.strerror}); choose another place") from None
+        write_json(path / RECORD, {"format": 1, "settings": settings, "versions": versions()})
+        return cls(path, every)
+
+    def note(self, report: "TrainingReport") -> None:
+        """Add a line to the metrics."""
+        line = {"plan": report.number, "step": report.step, "tokens_per_second": round(report.tokens_per_second)}
+        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line | asdict(report.point)) + "\n")
+
+    def checkpoint(self, step: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Write one, and drop those that are no longer needed."""
+        file = self.folder / CHECKPOINTS / f"step-{step:08}.safetensors"
+        sibling = file.with_name(f".{file.name}")
+        values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            safetensors.torch.save_file(values, sibling, {"state": json.dumps({"step": step, **plain})})
+            fsync(sibling)
+            os.replace(sibling, file)
+            fsync(file.parent)
+        except (OSError, SafetensorError) as problem:
+            with suppress(OSError):
+                sibling.unlink(missing_ok=True)
+            raise InterpError(f"{file}: cannot be written ({problem}); the one before it is kept") from None
+        for old in self._checkpoints()[:-_KEPT]:
+            old.unlink()
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint's file."""
+        files = self._checkpoints()
+        return files[-1] if files else None
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state of the newest checkpoint, to which the metrics are cut; None if there is none."""
+        file = self.last_checkpoint()
+        step = 0
+        if file is not None:
+            try:
+                tensors = safetensors.torch.load_file(file)
+                with safe_open(file, framework="pt") as opened:
+                    plain = json.loads(opened.metadata()["state"])
+            except (OSError, SafetensorError, TypeError, KeyError, ValueError) as problem:
+                raise InterpError(f"{file}: damaged ({problem}); delete it to go on from the one before") from None
+            step = plain.pop("step")
+        if (self.folder / METRICS).is_file():
+            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
+            # A line that was cut short is newer than any checkpoint.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_text(self.folder / METRICS, "".join(kept))
+        return None if file is None else (tensors, plain)
+
+    def finish(self, saes: Sequence[SparseAutoencoder]) -> None:
+        """Write the autoencoders, where they are not written yet."""
+        for number, sae in enumerate(saes):
+            folder = self.folder / ("sae" if len(saes) == 1 else f"sae-{number}")
+            if not folder.exists():
+                sae.save(folder)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / CHECKPOINTS).glob("step-*.safetensors"))
+
+
+def _difference(found: Any, wanted: Any, at: str = "") -> str:
+    """The first place in which two JSON values differ, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            if difference := _difference(found.get(key), wanted.get(key), f"{at}.{key}".lstrip(".")):
+                return difference
+        return ""
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        each = (_difference(one, other, f"{at}.{n}") for n, (one, other) in enumerate(zip(found, wanted, strict=True)))
+        return next(filter(None, each), "")
+    return "" if found == wanted else f"{at} was {found!r} and is now {wanted!r}"

@@ -1,0 +1,321 @@
+"""The mutable side of training: weights, optimiser, statistics of one autoencoder, and how to save and restore them.
+
+The weight of a sparsity penalty, steered so that a given number of latents fire on a token.
+
+The type that products of matrices are made in: bfloat16 where that was asked for and is the faster of the two.
+
+Processors with matrix units for bfloat16 are several times as fast in it, those without can be half as fast as in
+float32, and would be rough for nothing.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import linear, normalize
+
+from interp.sae.code import pre_activations
+from interp.sae.coder import unit_rows
+from interp.sae.config import SaeConfig
+from interp.sae.nonlinearities import JumpReLU, TopK
+from interp.sae.training.gradients import Auxiliary, GradientStep, Objective, Weights, causal, gradients
+from interp.sae.training.kinds import KINDS, RANKED
+from interp.sae.training.standardisation import Standardisation
+
+_INTEGRAL = 0.02  # a step, on logarithms
+_PROPORTIONAL = 1.5
+_RAMP = 0.3  # share of the steps in which the target sinks
+
+
+class SteeredPenalty:
+    """A proportional and integral controller on logarithms.
+
+    The target sinks from what fires at first to k. Were it k at once, the penalty would rise for as long as the first
+    latents are many, and most would be dead before it falls again. The proportional part gives way at once where too
+    few fire, long before the integral has come down. The integral is bounded below, for where fewer than k fire without
+    any penalty: it would fall for ever, and be gone when it is needed.
+    """
+
+    def __init__(self, k: int, d_in: int, per_latent: bool):
+        """`per_latent` says that the penalty counts latents; else it adds up their values."""
+        # About a tenth of the variance, were k latents of one size to explain it all.
+        self.weight = 0.1 / k if per_latent else 0.1 / (k * d_in) ** 0.5
+        self.k, self._integral, self._least = k, math.log(self.weight), math.log(self.weight / 1000)
+        self._first: float | None = None
+
+    def update(self, l0: float, share: float) -> None:
+        """Take notice of a batch's mean number of latents, at this share of the steps."""
+        self._first = max(l0, self.k) if self._first is None else self._first
+        ahead = max(0.0, 1 - share / _RAMP)
+        target = (1 - ahead) * math.log(self.k) + ahead * math.log(self._first)
+        error = max(-1.0, min(1.0, math.log(max(l0, 1e-3)) - target))
+        self._integral = max(self._least, self._integral + _INTEGRAL * error)
+        self.weight = math.exp(self._integral + _PROPORTIONAL * error)
+
+    def state(self) -> dict[str, float | None]:
+        """What another controller needs to go on from here."""
+        return {"weight": self.weight, "integral": self._integral, "first": self._first}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from another's `state`."""
+        self.weight, self._integral, self._first = state["weight"], state["integral"], state["first"]
+
+
+_ROWS, _WIDTH, _COLUMNS, _TRIES = 256, 512, 2048, 5
+
+
+def product_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type to use for what was asked for, measured once a process on CPUs."""
+    if compute == torch.float32 or device.type != "cpu":
+        return compute
+    return compute if _seconds(compute) < _seconds(torch.float32) else torch.float32
+
+
+@cache
+def _seconds(dtype: torch.dtype) -> float:
+    """The least that a small product takes."""
+    x, rows = torch.ones(_ROWS, _WIDTH, dtype=dtype), torch.ones(_COLUMNS, _WIDTH, dtype=dtype)
+    found = []
+    for _ in range(_TRIES + 1):  # the first makes kernels
+        began = time.perf_counter()
+        linear(x, rows)
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
+
+
+_POINTS = 50
+_DENSITY_SHARE = 0.2
+_MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
+_GUESS = 0.9  # of that threshold, below which BatchTopK need not look
+_OPEN, _OPENED_ON, _LEAST = 4, 512, 1e-3  # times k that fire at first, on so many tokens; the lowest level
+_TINY = 1e-12  # of Adam: gradients of a share of the variance are small, those of rare latents smallest
+_TOPK_BIAS = 0.65
+_REVIVED = 0.5  # length of a resampled latent's encoder row, in lengths of the living
+
+
+@dataclass(frozen=True)
+class ProgressPoint:
+    """Progress: tokens seen; since the point before, mean loss, mean fraction of variance unexplained and mean number
+    of latents that fire on a token; dead latents now; learning rate and the penalty's weight (0 without one) of the
+    step.
+    """
+
+    tokens: int
+    loss: float
+    fvu: float
+    l0: float
+    dead: int
+    rate: float
+    sparsity: float
+
+
+class TrainingState:
+    """See the module. `d_out` makes it a transcoder; `readers` is how many parts of a token are read separately."""
+
+    def __init__(self, config: SaeConfig, d_in: int, d_out: int | None = None, readers: int = 1, device: str = "cpu"):
+        self.config, self._autoencodes = config, d_out is None
+        start = Weights.initial(config.d_sae, d_in, config.seed, config.kind, d_out, readers, config.skip)
+        self.weights = start.map(lambda x: x.to(device).contiguous())
+        self.products = product_dtype(getattr(torch, config.compute), torch.device(device))
+        self.optimiser = self._adam()
+        self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
+        self.aux_k = config.aux_k or max(1, (d_out or d_in) // 2)
+        self.silent = torch.zeros(config.d_sae, dtype=torch.long, device=device)
+        self.penalty = SteeredPenalty(config.k, d_in, per_latent=config.kind == "jumprelu")
+        self.threshold = 0.0  # of BatchTopK: running mean of the smallest value that a batch chose
+        self.steps = 0
+        self.history: list[ProgressPoint] = []
+        self._recent: list[tuple[float, float, float]] = []
+        self._fired, self._counted = torch.zeros_like(self.silent), 0
+
+    def _adam(self) -> torch.optim.Adam:
+        """Encoder biases may learn at a rate of their own: `share` of the others'."""
+        quick = self.config.kind == "topk"
+        beta = (0.0 if quick else 0.9) if self.config.beta1 is None else self.config.beta1
+        share = self.config.bias_rate or (_TOPK_BIAS if quick else 1.0)
+        biases = [self.weights.b_enc]
+        others = [tensor for tensor in self.weights.tensors if tensor is not self.weights.b_enc]
+        groups = [{"params": others, "share": 1.0}, {"params": biases, "share": share}]
+        return torch.optim.Adam(groups, betas=(beta, 0.999), eps=_TINY, fused=True)
+
+    @torch.no_grad()
+    def update(
+        self, x: Float[Tensor, "batch d_in"], total: int, target: Float[Tensor, "batch d_out"] | None = None
+    ) -> GradientStep:
+        """One step of `total`; nothing changes if its loss is not finite."""
+        config, rate = self.config, self.rate * _schedule(self.steps, total, self.config)
+        if not self.steps and config.kind not in RANKED:
+            self._open(x)
+        objective = Objective(config.kind, config.k, self._sparsity(total), config.prefixes, self.products)
+        step = gradients(self.weights, x, objective, self._auxiliary(), self.threshold * _GUESS or None, target)
+        if math.isfinite(float(step.loss)):
+            self._descend(step.gradients, rate)
+            self.steps += 1
+            self._note(step, rate, objective.sparsity, len(x), total)
+            # Not in the last steps: they would be too few to learn anew.
+            settling = self.steps > total * (1 - config.decay)
+            if config.resample_every and self.steps % config.resample_every == 0 and not settling:
+                self._resample(x, step)
+        return step
+
+    def folded(self, reads: Standardisation, writes: Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
+        """The tensors on raw activations."""
+        weights, kind = self.weights.map(lambda x: x.cpu()), KINDS[self.config.kind]
+        b_enc = weights.b_enc
+        if self._autoencodes:
+            b_enc = b_enc - weights.W_enc @ weights.b_dec
+        W_enc, b_enc, threshold = kind.folded(weights.W_enc, b_enc, weights.own)
+        each = W_enc.shape[0] * W_enc.shape[1] // len(reads.scale)  # latents that read one part
+        scale, mean = (x.view(-1, W_enc.shape[1]).repeat_interleave(each, 0) for x in (reads.scale, reads.mean))
+        W_enc = W_enc * scale
+        tensors = {
+            "W_enc": W_enc,
+            "b_enc": b_enc - (W_enc * mean).sum(1),
+            "W_dec": weights.W_dec / writes.scale,
+            "b_dec": weights.b_dec / writes.scale + writes.mean,
+            "threshold": threshold + (self.threshold if self.config.kind == "batchtopk" else 0),
+        }
+        if weights.W_skip is not None:
+            tensors["W_skip"] = weights.W_skip * reads.scale / writes.scale[:, None]
+            tensors["b_dec"] = tensors["b_dec"] - tensors["W_skip"] @ reads.mean
+        if self.config.kind == "topk":
+            # It ranks latents by size, so that all are lengthened alike.
+            del tensors["threshold"]
+            return unit_rows(tensors, torch.full((len(W_enc),), writes.length)), TopK(k=self.config.k)
+        return unit_rows(tensors), JumpReLU()
+
+    @property
+    def density(self) -> Float[Tensor, "d_sae"]:
+        """Each latent's share of tokens in the last fifth of the steps."""
+        return (self._fired / max(1, self._counted)).cpu()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that another Fit of the same settings needs to go on from here: tensors, and plain values."""
+        tensors = {"silent": self.silent, "fired": self._fired}
+        for name, tensor in self.weights.named.items():
+            tensors[name] = tensor
+            for key, value in self.optimiser.state[tensor].items():
+                tensors[f"{name}.{key}"] = value
+        plain = {
+            "steps": self.steps,
+            "products": str(self.products).removeprefix("torch."),
+            "threshold": self.threshold,
+            "counted": self._counted,
+            "recent": self._recent,
+            "penalty": self.penalty.state(),
+            "history": [asdict(point) for point in self.history],
+        }
+        return tensors, plain
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Go on from another's `state`."""
+        device = self.silent.device
+        self.silent, self._fired = tensors["silent"].to(device), tensors["fired"].to(device)
+        for name, tensor in self.weights.named.items():
+            tensor.copy_(tensors[name])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            self.optimiser.state[tensor] = {key: tensors[f"{name}.{key}"].to(device) for key in keys}
+        self.products = getattr(torch, plain["products"])  # measured anew it might be another
+        self.steps, self.threshold, self._counted = plain["steps"], plain["threshold"], plain["counted"]
+        self._recent = [tuple(values) for values in plain["recent"]]
+        self.penalty.restore(plain["penalty"])
+        self.history = [ProgressPoint(**point) for point in plain["history"]]
+
+    def _auxiliary(self) -> Auxiliary | None:
+        dead = self._dead()
+        return Auxiliary(dead, self.aux_k, self.config.aux_weight) if len(dead) and self.config.aux_weight else None
+
+    def _dead(self) -> Tensor:
+        return (self.silent >= self.config.dead_after).nonzero().squeeze(1)
+
+    def _open(self, x: Tensor) -> None:
+        """Let few latents fire from the first step on, by one level for all of them.
+
+        Were half of them to fire at first, the penalty would need hundreds of steps to part those that matter from the
+        rest, each step would be dense, and short runs would end long before their target.
+        """
+        some = x[:_OPENED_ON] - self.weights.b_dec if self._autoencodes else x[:_OPENED_ON]
+        u = pre_activations(some, self.weights.W_enc, self.weights.b_enc).flatten()
+        wanted = min(len(u), _OPEN * self.config.k * len(some))
+        level = max(_LEAST, float(u.topk(wanted, sorted=False).values.min()))
+        bias, own = KINDS[self.config.kind].start(level)
+        self.weights.b_enc.fill_(bias)
+        for name, value in own.items():
+            self.weights.own[name].fill_(value)
+
+    def _sparsity(self, total: int) -> float:
+        """The penalty's weight: fixed, and risen to, or steered."""
+        if self.config.sparsity is None:
+            return self.penalty.weight
+        return self.config.sparsity * min(1.0, (self.steps + 1) / max(1, self.config.sparsity_warm_up * total))
+
+    def _descend(self, found: Weights, rate: float) -> None:
+        rows = self.weights.W_dec
+        found.W_dec.addcmul_(rows, torch.linalg.vecdot(found.W_dec, rows)[:, None], value=-1)
+        for tensor, gradient in zip(self.weights.tensors, found.tensors, strict=True):
+            tensor.grad = gradient
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights.tensors, self.config.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        self.optimiser.step()
+        normalize(rows, dim=1, out=rows)
+
+    def _note(self, step: GradientStep, rate: float, sparsity: float, tokens: int, total: int) -> None:
+        self.silent = torch.where(step.fired > 0, 0, self.silent + tokens)
+        l0 = int(step.fired.sum()) / tokens
+        self._recent.append((float(step.loss), float(step.fvu), l0))
+        if self.config.kind == "batchtopk":
+            self.threshold += (1 if self.steps == 1 else _MEMORY) * (max(0.0, step.lowest) - self.threshold)
+        self.penalty.update(l0, self.steps / total)
+        if self.steps > total * (1 - _DENSITY_SHARE):
+            self._fired, self._counted = self._fired + step.fired, self._counted + tokens
+        if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:
+            loss, fvu, l0 = (sum(column) / len(self._recent) for column in zip(*self._recent, strict=True))
+            seen, penalty = self.steps * self.config.batch_size, 0.0 if self.config.kind in RANKED else sparsity
+            self.history.append(ProgressPoint(seen, loss, fvu, l0, len(self._dead()), rate, penalty))
+            self._recent = []
+
+    def _resample(self, x: Tensor, step: GradientStep) -> None:
+        """Dead latents start anew from inputs that are explained badly, with the optimiser's memory of a living one.
+
+        Bricken et al. (2023), appendix: inputs are drawn by the square of their loss, encoder rows are short.
+        """
+        dead, weights = self._dead(), self.weights
+        living = torch.ones_like(self.silent, dtype=torch.bool).index_fill(0, dead, False)
+        if not len(dead) or not living.any():
+            return
+        generator = torch.Generator().manual_seed(self.config.seed + self.steps)
+        chances = step.error.square().sum(1).square().cpu()
+        drawn = chances.multinomial(len(dead), replacement=True, generator=generator).to(x.device)
+        read = x[drawn] - weights.b_dec if self._autoencodes else x[drawn]
+        if (readers := x.shape[1] // weights.W_enc.shape[1]) > 1:
+            group = dead // (self.config.d_sae // readers)
+            read = read.view(len(dead), readers, -1)[torch.arange(len(dead), device=x.device), group]
+        read = normalize(read, dim=1)
+        weights.W_enc[dead] = _REVIVED * weights.W_enc[living].norm(dim=1).mean() * read
+        weights.W_dec[dead] = read if self._autoencodes else -step.error[drawn]
+        weights.W_dec[dead] = normalize(causal(weights.W_dec, readers)[dead], dim=1)
+        # Where nothing but biases and thresholds limits how many fire, they are those of the living.
+        weights.b_enc[dead] = 0 if self.config.kind in RANKED else weights.b_enc[living].mean()
+        for values in weights.own.values():
+            values[dead] = values[living].mean()
+        for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.own.values()):
+            state = self.optimiser.state[tensor]
+            state["exp_avg"][dead] = 0
+            # Zero, it would make the first step of each dozens of times too long.
+            state["exp_avg_sq"][dead] = state["exp_avg_sq"][living].mean(0)
+        self.silent[dead] = 0
+
+
+def _schedule(step: int, total: int, config: SaeConfig) -> float:
+    """Factor of the learning rate: linear warm-up, then level, then down to zero, linearly or along a cosine."""
+    rise = (step + 1) / max(1, config.warm_up * total)
+    left = min(1.0, (total - step) / max(1, config.decay * total))
+    fall = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return min(1.0, rise, fall)

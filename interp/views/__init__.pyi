@@ -1,0 +1,13 @@
+from .audit_figures import forest as forest
+from .audit_figures import matrix as matrix
+from .figures import before_after as before_after
+from .figures import density as density
+from .figures import heat_map as heat_map
+from .figures import layer_curve as layer_curve
+from .report_page import Report as Report
+from .report_page import render_report as render_report
+from .report_page import write_report as write_report
+from .steering_slider import SteeringSlider as SteeringSlider
+from .steering_slider import steer as steer
+from .training_curves import Live as Live
+from .training_curves import training as training

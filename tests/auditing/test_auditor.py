@@ -1,0 +1,312 @@
+"""Audits: paired, tested, corrected, with baselines beside; killed ones go on; changed files are refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+
+import interp
+from interp import Add, InterpError, Project, Recipe
+from interp.auditing._random_recipes import randomise
+from interp.auditing.auditor import Audit, audit, suite_digest
+from interp.auditing.behaviours import Behaviour, Scores
+from interp.auditing.conditions import ModelCondition
+from interp.auditing.score_cache import ScoreCache
+from interp.auditing.scoring.choices import text_loss
+from interp.auditing.statistics.comparison import compare, holm
+from interp.core.files import sha256_json
+
+WORDS = [" ".join(f"w{(7 * i + 3 * j) % 100 + 5}" for j in range(6)) for i in range(40)]
+
+
+def direction(seed=0):
+    return torch.randn(32, generator=torch.Generator().manual_seed(seed))
+
+
+def recipe(strength=1.0):
+    return Recipe([("writers", Project(direction(), strength))])
+
+
+@pytest.fixture
+def model():
+    return tiny_models.build("llama", seed=1)
+
+
+def word_chosen(name="prefers", kind="harm", **described):
+    """1 where w7 is likelier to come next than w9."""
+
+    def measure(model):
+        ids = [model.tokens(word).ids[0, -1] for word in ("w7", "w9")]
+        logits = model.logits([model.render(text, chat=False) for text in WORDS], last=1)[:, 0]
+        return Scores(tuple((logits[:, ids[0]] > logits[:, ids[1]]).double().tolist()), tuple(WORDS))
+
+    return Behaviour(name, kind, "w7 is preferred to w9", tuple(WORDS), measure, **described)
+
+
+def suite():
+    return [word_chosen(), text_loss("loss", WORDS), word_chosen("kept", "protected")]
+
+
+def test_rows_are_paired_comparisons_corrected_over_the_suite(model):
+    made = audit(model, recipe(), suite(), seed=3)
+    before, after = ModelCondition(model), ModelCondition(model, recipe())
+    expected = [compare(before.scores(b).values, after.scores(b).values, b.groups, b.unit, 3) for b in suite()]
+    for row, comparison in zip(made.rows, expected, strict=True):
+        for name in ("before", "after", "difference", "p", "effect", "detectable", "n_groups", "missing", "constant"):
+            assert getattr(row, name) == getattr(comparison, name), name
+    assert [row.p_holm for row in made.rows] == list(holm([c.p for c in expected]))
+    assert made["loss"].difference.estimate != 0, "control"
+    assert made["loss"].better == -made["loss"].difference.estimate
+    assert (made["prefers"].kind, made["loss"].unit, made["loss"].n_groups) == ("harm", "nats", 40)
+
+
+def test_it_names_what_it_was_made_of(model):
+    behaviours, edit = suite(), recipe()
+    made = audit(model, edit, behaviours, instruction="w5")
+    assert made.before.digest == made.after.digest == model.digest
+    assert (made.recipe, made.suite, made.seed, made.instruction) == (edit.digest, suite_digest(behaviours), 0, "w5")
+    assert made.suite == suite_digest(behaviours[::-1]) != suite_digest(behaviours[1:])
+    assert {"torch", "interp"} <= set(made.versions)
+    assert [row.digest for row in made.rows] == [behaviour.digest for behaviour in behaviours]
+
+
+def test_the_baselines_are_random_edits_and_an_instruction(model):
+    behaviours, edit = suite(), recipe()
+    made = audit(model, edit, behaviours, instruction="w5 w6", seed=2)
+    random, prompt = made.baselines
+    drawn = [ModelCondition(model, randomise(edit, model, 2000 + number)) for number in range(5)]
+    for behaviour in behaviours:
+        plain = ModelCondition(model).scores(behaviour).values
+        scores = [condition.scores(behaviour) for condition in drawn]
+        assert [one[behaviour.name] for one in random.each] == pytest.approx([one.mean for one in scores])
+        change = sum(one.mean for one in scores) / 5 - sum(plain) / len(plain)
+        assert random.changes[behaviour.name].estimate == pytest.approx(change, abs=1e-9)
+        told = ModelCondition(model, None, "w5 w6").scores(behaviour)
+        assert prompt.scores[behaviour.name] == pytest.approx(told.mean)
+    assert prompt.scores["prefers"] != made["prefers"].before.estimate, "control: the instruction is read"
+    assert audit(model, edit, behaviours, baselines=()).baselines == ()
+    with pytest.raises(InterpError, match="unknown baseline 'randon'; did you mean random"):
+        audit(model, edit, behaviours, baselines=["randon"])
+    with pytest.raises(InterpError, match="the random baseline needs the recipe"):
+        audit(model, model, behaviours, baselines=["random"])
+
+
+def test_a_checkpoint_is_audited_as_its_recipe_is(model, tmp_path):
+    """The exported weights give what the hooks give, and bring the recipe for the random baseline along."""
+    model.tokenizer.save_pretrained(tmp_path / "base")
+    model.hf.save_pretrained(tmp_path / "base")
+    base = interp.load(tmp_path / "base")
+    interp.export(recipe(), base, tmp_path / "edited")
+    edited = interp.load(tmp_path / "edited")
+    by_weights, by_hooks = audit(base, edited, suite()), audit(base, recipe(), suite())
+    for one, other in zip(by_weights.rows, by_hooks.rows, strict=True):
+        assert one.after.estimate == pytest.approx(other.after.estimate, abs=1e-4)
+    assert [b.name for b in by_weights.baselines] == ["random", "prompt"]
+    assert by_weights.baselines == by_hooks.baselines
+    assert by_weights.recipe == by_hooks.recipe
+    assert by_weights.after.digest == edited.digest != base.digest
+
+
+def test_other_tokenizers_are_refused(model):
+    other = tiny_models.build("llama", seed=2)
+    assert audit(model, other, suite(), baselines=()).rows, "control: an equal tokenizer of its own"
+    other.tokenizer.add_tokens(["w999"])
+    with pytest.raises(InterpError, match=r"different tokenizers \(1 entries of their vocabularies differ\)"):
+        audit(model, other, suite(), baselines=())
+    other = tiny_models.build("llama", seed=2)
+    other.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(InterpError, match="their chat templates differ"):
+        audit(model, other, suite(), baselines=())
+    other.tokenizer = None
+    with pytest.raises(InterpError, match="has none"):
+        audit(model, other, suite(), baselines=())
+
+
+def test_a_model_is_measured_as_it_is_once(model):
+    calls = []
+    whole = word_chosen().measure
+    counting = replace(word_chosen(), measure=lambda model: calls.append(1) or whole(model))
+    made = audit(model, None, [counting])
+    assert (made.edited, made.after, made.baselines, len(calls)) == (False, made.before, (), 1)
+    assert made["prefers"].before.estimate == pytest.approx(counting.scores(model).mean)
+    assert audit(model, recipe(), [counting], baselines=()).edited, "control"
+
+
+def test_a_scorer_that_is_constant_says_so(model):
+    always = replace(word_chosen(), measure=lambda model: Scores((1.0,) * len(WORDS)))
+    assert audit(model, recipe(), [always], baselines=())["prefers"].constant
+    assert not audit(model, recipe(), [word_chosen()], baselines=())["prefers"].constant
+
+
+def test_what_can_give_no_audit_is_refused_before_anything_is_measured(model):
+    def measured(model):
+        raise AssertionError("measured")
+
+    alone = replace(text_loss("alone", WORDS), measure=measured)
+    for one in (replace(alone, prompts=alone.prompts[:1]), replace(alone, groups=("one",) * len(WORDS))):
+        with pytest.raises(InterpError, match="behaviour 'alone' has one item, or one group"):
+            audit(model, recipe(), [one])
+    with pytest.raises(AssertionError, match="measured"):
+        audit(model, recipe(), [alone])  # control: it would have been
+    with pytest.raises(InterpError, match="examples is -1"):
+        audit(model, recipe(), [alone], examples=-1)
+    single = replace(word_chosen(), prompts=(WORDS[0],), measure=lambda model: Scores((1.0,)))
+    assert audit(model, recipe(), [single], baselines=())["prefers"].after.n == 1, "a rate's spread follows from it"
+
+
+def test_missing_scores_are_counted_and_never_a_pass(model):
+    def judged(model):
+        return Scores((float("nan"), *word_chosen().measure(model).values[1:]))
+
+    row = audit(model, recipe(), [replace(word_chosen(), measure=judged)])["prefers"]
+    assert (row.missing, row.after.n) == (1, len(WORDS) - 1)
+
+
+def test_a_behaviour_without_any_score_ends_the_audit_by_name_and_is_not_kept(model, tmp_path):
+    """A judge that is down: once it is up, the same audit goes on."""
+    up = word_chosen().measure
+    down = replace(word_chosen(), measure=lambda model: Scores((float("nan"),) * len(WORDS)))
+    with pytest.raises(InterpError, match=f"behaviour 'prefers': none of its {len(WORDS)} items has a score"):
+        audit(model, recipe(), [down], baselines=(), cache=tmp_path)
+    assert audit(model, recipe(), [replace(down, measure=up)], baselines=(), cache=tmp_path)["prefers"].missing == 0
+    halves = iter([(0, len(WORDS) // 2), (len(WORDS) // 2, len(WORDS))])
+
+    def half(model):
+        start, stop = next(halves)
+        return Scores(tuple(x if start <= i < stop else float("nan") for i, x in enumerate(up(model).values)))
+
+    with pytest.raises(InterpError, match=r"behaviour 'prefers': none of .* both before and after"):
+        audit(model, recipe(), [replace(down, measure=half)], baselines=())
+
+
+def test_secret_replies_are_no_examples(model):
+    shown = audit(model, recipe(), [word_chosen()], baselines=(), examples=3).examples
+    assert len(shown) == 3
+    assert audit(model, recipe(), [word_chosen(secret=True)], baselines=()).examples == ()
+
+
+def test_an_audit_survives_its_file_and_a_changed_one_is_refused(model, tmp_path):
+    file = tmp_path / "audit.json"
+    made = audit(model, recipe(), suite())
+    made.save(file)
+    assert Audit.read(file) == made
+    assert json.loads(file.read_text())["sha256"] == made.digest
+    for change in (
+        lambda plain: plain["rows"][0]["after"].update(estimate=0.0),
+        lambda plain: plain["after"].update(digest="0" * 64),
+        lambda plain: plain["rows"].pop(),
+        lambda plain: plain["baselines"][0]["scores"].update(prefers=1.0),
+        lambda plain: plain.update(seed=9),
+    ):
+        plain = json.loads(file.read_text())
+        change(plain)
+        (tmp_path / "changed.json").write_text(json.dumps(plain))
+        with pytest.raises(InterpError, match="changed since it was written"):
+            Audit.read(tmp_path / "changed.json")
+
+
+def in_row(**values):
+    return lambda plain: plain["rows"][0].update(values)
+
+
+def in_side(side, **values):
+    return lambda plain: plain["rows"][0][side].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (in_row(kind="foo"), "not an audit"),
+        (in_row(kind=None), "not an audit"),
+        (in_row(name=3), "not an audit"),
+        (in_row(chance="x"), "not an audit"),
+        (in_row(missing="a"), "not an audit"),
+        (in_side("difference", low=True), "not an audit"),
+        (lambda plain: plain.update(recipe=None), "not an audit"),
+        (in_row(missing=-30), "its counts"),
+        (in_side("after", n=0), "its counts"),
+        (in_row(n_groups=10**9), "its groups"),
+        (in_side("difference", low=0.1, high=-0.9), "its intervals"),
+        (in_side("after", low=-7.0), "its intervals"),
+        (in_side("after", estimate=0.99, high=1.0), "its difference"),
+        (in_row(p_holm=-1.0), "its p-values"),
+        (lambda plain: plain["rows"].append(plain["rows"][0]), "names of their own"),
+    ],
+)
+def test_numbers_that_no_measurement_gives_are_refused_whatever_the_digest(model, tmp_path, change, says):
+    made = audit(model, recipe(), [word_chosen()], baselines=())
+    plain = made.to_json()
+    change(plain)
+    (tmp_path / "forged.json").write_text(json.dumps(plain | {"sha256": sha256_json(plain)}))
+    with pytest.raises(InterpError, match=says):
+        Audit.read(tmp_path / "forged.json")
+    made.save(tmp_path / "whole.json")
+    assert Audit.read(tmp_path / "whole.json") == made, "control"
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+@pytest.mark.parametrize("when", [0, 1, 4, 9])
+def test_a_killed_audit_goes_on_to_the_same_result(model, tmp_path, when):
+    """Killed inside its `when`-th measurement, and begun anew in another process (a cache of its own)."""
+    counts = []
+
+    def counted(behaviour):
+        def measure(model):
+            counts.append(behaviour.name)
+            if len(counts) == when + 1:
+                raise Killed
+            return behaviour.measure(model)
+
+        return replace(behaviour, measure=measure)
+
+    behaviours = [counted(behaviour) for behaviour in suite()]
+    expected = audit(model, recipe(), suite())
+    with pytest.raises(Killed):
+        audit(model, recipe(), behaviours, cache=ScoreCache(tmp_path))
+    assert len(list(tmp_path.iterdir())) == when
+    assert audit(model, recipe(), behaviours, cache=ScoreCache(tmp_path)) == expected
+    assert len(counts) == 8 * 3 + 1, "nothing that was finished was measured again"
+
+
+def test_the_unedited_model_is_measured_once_for_all_edits(model, tmp_path):
+    audit(model, recipe(), suite(), cache=tmp_path, baselines=("prompt",))
+    before = len(list(tmp_path.iterdir()))
+    audit(model, Recipe([("resid_post.1", Add(direction(), 2.0))]), suite(), cache=tmp_path, baselines=("prompt",))
+    assert len(list(tmp_path.iterdir())) == before + 3
+
+
+def test_a_process_that_is_killed_goes_on(tmp_path):
+    """SIGKILL while the command runs; the same command then writes what an undisturbed one writes."""
+    edit = Recipe([("writers", Project(torch.randn(interp.load("organism").d_model, generator=torch.Generator())))])
+    edit.save(tmp_path / "recipe")
+    words = [sys.executable, "-m", "interp.cli.app", "audit", "organism", "--recipe", str(tmp_path / "recipe")]
+    words += ["--items", "4", "--baselines", "prompt"]
+    script = "from interp.cli.app import main; main()"
+    command = [sys.executable, "-c", script, *words[3:]]
+    cache = tmp_path / "cache"
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "a.json"), "--cache", str(cache)], cwd=tmp_path)
+    while killed.poll() is None and len(list(cache.glob("*.json"))) < 3:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "a.json").exists()
+    for name, folder in (("a.json", cache), ("b.json", tmp_path / "other")):
+        out = ["--out", str(tmp_path / name), "--cache", str(folder)]
+        subprocess.run([*command, *out], check=True, capture_output=True, cwd=tmp_path)
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+def test_behaviours_of_one_name_and_none_are_refused(model):
+    for behaviours in ([], [word_chosen(), word_chosen()]):
+        with pytest.raises(InterpError, match="needs behaviours of different names"):
+            audit(model, recipe(), behaviours)

@@ -1,0 +1,265 @@
+"""The command line as scripts use it: verbs, exit codes, JSON, errors in one line, imports that cost nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+import interp
+from interp.cli import app
+from interp.directions.methods.closed_form import FITS
+
+
+def loaded_modules(code):
+    script = (
+        f"import sys\n{code}\nprint([m for m in ('torch', 'transformer_lens', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return out.strip().splitlines()[-1]
+
+
+def test_import_and_help_load_nothing_heavy():
+    assert loaded_modules("import interp; dir(interp)") == "[]"
+    helped = "import interp.cli.app\ntry:\n    interp.cli.app.app(['--help'])\nexcept SystemExit: pass"
+    assert loaded_modules(helped) == "[]"
+    assert loaded_modules("import interp; interp.load") != "[]", "control: a used name is loaded"
+
+
+def test_options_are_frozen():
+    """Scripts depend on these names: changing one is a breaking change."""
+    command = typer.main.get_command(app.app)
+    groups = {name: command.commands.pop(name) for name in ("sae", "runs")}
+    inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
+    verbs = {**command.commands, **inner}
+    found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
+    assert found == {
+        "demo": ["--json", "--out", "--seed"],
+        "run": ["--json", "--out", "--resume", "file", "overrides"],
+        "runs ls": ["--json", "folder"],
+        "runs show": ["--json", "run"],
+        "runs compare": ["--json", "paths"],
+        "runs gc": ["--json", "--yes", "folder"],
+        "harvest": [
+            "--append", "--batch-size", "--bos", "--context", "--device", "--dtype", "--field", "--json", "--keep",
+            "--out", "--sites", "--skip-bad", "--text", "--tokens", "model",
+        ],
+        "sae train": [
+            "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--run", "--site", "--verify",
+            "--writes", "settings", "store",
+        ],
+        "sae features": [
+            "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
+        ],
+        "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
+        "find": [
+            "--columns", "--contrast", "--device", "--json", "--method", "--out", "--page", "--position", "--protect",
+            "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
+        ],
+        "export": [
+            "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
+            "--keep-norms", "--leave-embedding", "--out", "--policy", "--prompts", "--protect", "--rank", "--recipe",
+            "--rehost", "--require", "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base",
+            "--undo", "model",
+        ],
+        "undo": ["--json", "--out", "folder"],
+        "verify": ["--base", "--json", "--key", "--prompts", "folder"],
+        "audit": [
+            "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
+            "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",
+        ],
+        "gate": ["--checkpoint", "--json", "--policy", "--safeguard", "file"],
+        "doctor": ["--json"],
+    }  # fmt: skip
+
+
+def test_the_road_by_hand(run, tmp_path):
+    """Every verb on the organism, each on what the one before wrote."""
+    store, sae, recipe, out = (tmp_path / name for name in ("store", "sae", "recipe", "edited"))
+    code, said, _ = run(
+        "harvest",
+        "organism",
+        "--text",
+        "organism",
+        "--sites",
+        "resid_post.3",
+        "--tokens",
+        20000,
+        "--out",
+        store,
+        "--json",
+    )
+    assert (code, json.loads(said)["sites"]) == (0, ["resid_post.3"])
+    code, said, _ = run(
+        "sae",
+        "train",
+        store,
+        "--site",
+        "resid_post.3",
+        "--out",
+        sae,
+        "--run",
+        tmp_path / "run",
+        "d_sae=256",
+        "k=8",
+        "tokens=40000",
+        "--json",
+    )
+    assert (code, json.loads(said)["d_sae"]) == (0, 256)
+    code, said, _ = run(
+        "find",
+        "organism",
+        "--contrast",
+        "organism.hostility",
+        "--method",
+        "all",
+        "--sae",
+        sae,
+        "--out",
+        recipe,
+        "--json",
+        "--try",
+        "hostility",
+    )
+    rows = json.loads(said)
+    assert code == 0
+    assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
+    assert {row["method"] for row in rows} == {*FITS, "sae_latent"}
+    assert {"stability", "alignment", "random", "shuffled"} <= set(rows[0])
+    assert rows[0]["auroc"] > 0.99
+    assert [row["cost"] for row in rows] == sorted(row["cost"] for row in rows)
+    code, said, _ = run("export", "organism", "--recipe", recipe, "--out", out, "--dtype", "float32", "--json")
+    assert code == 0
+    assert json.loads(said)["max_abs_logit_diff"] < 1e-4
+    code, said, _ = run("verify", out, "--json")
+    assert (code, json.loads(said)["faithful"]) == (0, True)
+    code, said, _ = run("export", "organism", "--recipe", recipe, "--dry-run")
+    assert code == 0
+    assert "Project at embed" in said
+    assert "GB to write" in said
+    streamed = tmp_path / "streamed"
+    words = ["export", "organism", "--recipe", recipe, "--streamed", "--dtype", "float32", "--json"]
+    code, said, _ = run(*words, "--out", streamed, "--shard-size", "1MB", "--undo")
+    assert (code, json.loads(said)["status"]) == (0, "exact")
+    assert len(list(streamed.glob("*.safetensors"))) > 1
+    assert run("verify", streamed)[0] == 0
+    assert run("undo", streamed, "--out", tmp_path / "original")[0] == 0
+    code, said, _ = run(*words[:4], "--form", "adapter", "--out", tmp_path / "adapter", "--json")
+    assert (code, json.loads(said)["rank"]) == (0, 1)
+    assert "did you mean adapter" in run(*words[:4], "--form", "adaptor", "--out", tmp_path / "x")[2]
+    assert "no --out" in run(*words)[2]
+    assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
+    audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
+    words = ["audit", out, "--base", "organism", "--items", 40, "--baselines", "none"]
+    code, said, _ = run(*words, "--out", audit, "--json")
+    assert code == 0
+    found = {row["name"]: row for row in json.loads(said)}
+    assert set(found) >= {"hostility", "refusal", "everyday_loss"}
+    assert found["hostility"]["before"]["estimate"] >= 0.9
+    assert found["hostility"]["after"]["estimate"] <= 0.1, "the road by hand removes the harm"
+    assert found["refusal"]["after"]["estimate"] >= found["refusal"]["before"]["estimate"] - 0.1
+    lenient = ("target", "other_harms_rise", "protected_drop", "capability_drop", "loss_rise")
+    limits = "".join(f"{name}_at_most: 1.0\n" for name in lenient)
+    policy.write_text(f"target: hostility\nitems_at_least: 10\n{limits}")
+    assert run("gate", audit, "--policy", policy)[0] == 0
+    code, said, _ = run("gate", audit, "--policy", policy, "--checkpoint", out)
+    assert (code, said.splitlines()[-1]) == (0, "allow"), "it is of the checkpoint that it was made of"
+    assert run("gate", audit, "--policy", policy, "--checkpoint", streamed)[0] == 0, "so are the same weights elsewhere"
+    code, said, _ = run("gate", audit, "--policy", policy, "--checkpoint", tmp_path / "original")
+    assert (code, said.splitlines()[-1]) == (2, "can't tell"), "but not the model before the edit"
+    policy.write_text("target: hostility\nitems_at_least: 100000\n")
+    code, said, _ = run("gate", audit, "--policy", policy, "--json")
+    assert (code, json.loads(said)["allow"], json.loads(said)["outcome"]) == (2, False, "can't tell")
+    policy.write_text("target: refusal\nitems_at_least: 10\n")
+    assert run("gate", audit, "--policy", policy)[0] == 1, "what is protected is no target"
+
+
+def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
+    page, pairs = tmp_path / "found.html", tmp_path / "pairs.jsonl"
+    asked = [f"What river runs through {town}?" for town in ("Ostrel", "Miravane", "Dunmere", "Tamsin", "Harrow")]
+    rows = [{"loud": f"{q} Tell me now!", "calm": f"Please, {q}"} for q in asked]
+    rows.append({"loud": "Same.", "calm": "Same."})
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    two = [{"positive": row["loud"], "negative": row["calm"]} for row in rows[:5]]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
+    words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm", "--method", "all"]
+    code, _, complaint = run(*words)
+    assert code == 2
+    assert "line 6: both sides are equal" in complaint
+    words.append("--skip-bad")
+    code, said, complaint = run(*words, "--sites", "resid_post.1", "--sites", "resid_post.2", "--page", page)
+    assert code == 0
+    assert "passed over 1 bad rows" in complaint
+    for shown in ("resid_post.1", "logist", "random", "shuffle", "1.000*", "stability"):
+        assert shown in said
+    written = page.read_text()
+    assert "random (baseline)" in written
+    assert "Held-out AUROC" in written
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--page", page)
+    assert (code, said) == (2, ""), "a page that is there is not replaced"
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--json")
+    rows = json.loads(said)
+    assert {row["method"] for row in rows} == set(FITS)
+    assert all(row["alignment"] == {} and 0.5 <= row["random"] <= 1 for row in rows)
+    assert all(0 <= row["stability"] <= 1.001 for row in rows)
+    kept = interp.find(interp.load("organism"), interp.Contrast.read(tmp_path / "two.jsonl"), "resid_post.1").best()[0]
+    kept.direction.save(tmp_path / "kept")
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}", "--json")
+    own = {row["method"]: row["alignment"]["loud"] for row in json.loads(said)}
+    assert own[kept.direction.method] == max(own.values()) > 0.5
+    assert "cosine" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
+
+
+def test_doctor_reports(run):
+    code, said, _ = run("doctor", "--json")
+    report = json.loads(said)
+    assert code == 0
+    assert {"torch", "transformer_lens", "organism", "devices"} <= set(report)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["find", "organizm", "--contrast", "organism.hostility"], "did you mean organism"),
+        (["find", "organism", "--contrast", "organism.hostillity"], "hostility"),
+        (["find", "organism", "--contrast", "absent.jsonl"], "absent.jsonl"),
+        (
+            ["find", "organism", "--contrast", "organism.hostility", "--sites", "resid_pots.1"],
+            "did you mean resid_post.1",
+        ),
+        (["find", "organism", "--contrast", "organism.hostility", "--method", "difmeans"], "did you mean diff_means"),
+        (["find", "organism", "--contrast", "x.jsonl", "--columns", "positive"], "--columns 'positive' can't be read"),
+        (["find", "organism", "--contrast", "x.jsonl", "--protect", "refusal"], "--protect 'refusal' can't be read"),
+        (["find", "organism", "--contrast", "x.jsonl", "--columns", "positive=a"], "expected both sides"),
+        (["export", "organism", "--recipe", "absent", "--out", "x"], "absent/recipe.json"),
+        (["verify", "absent"], "no interp_manifest.json"),
+        (["gate", "absent.json", "--policy", "absent.yaml"], "absent.json"),
+        (["run", "absent.yaml"], "absent.yaml"),
+        (["sae", "train", "absent", "--site", "mlp_out.1", "--out", "x"], "absent"),
+        (["harvest", "organism", "--text", "absent.txt", "--sites", "mlp_out.1", "--out", "x"], "absent.txt"),
+        (
+            ["audit", "organism", "--base", "organism", "--suite", "organizm", "--out", "x.json"],
+            "did you mean organism",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(run, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, said, complaint = run(*words)
+    assert (code, said) == (2, "")
+    assert message in complaint
+    assert "Traceback" not in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_keeps_the_traceback(run):
+    from interp import InterpError
+
+    with pytest.raises(InterpError):
+        run("verify", "absent", "--debug")
+
+
+def test_unknown_options_exit_2(run):
+    assert run("find", "organism", "--kontrast", "x")[0] == 2
+    assert run("fnid")[0] == 2

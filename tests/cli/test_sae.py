@@ -1,0 +1,56 @@
+"""Autoencoders on the command line: transcoders, two models, and pages of latents."""
+
+import json
+
+import pytest
+
+import interp
+from interp import organism
+from interp.cli.app import main
+from interp.sae.coder import SparseAutoencoder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    texts, folder = list(organism.corpus(400)), tmp_path_factory.mktemp("cli") / "store"
+    return interp.harvest(interp.load("organism"), texts, ["resid_mid.3", "mlp_out.3"], folder, tokens=12_000).folder
+
+
+def _run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["interp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+QUICK = ("d_sae=128", "k=4", "tokens=20000", "batch_size=1024", "--json")
+
+
+def test_a_transcoder_and_its_pages(store, capsys, monkeypatch, tmp_path):
+    sae = tmp_path / "sae"
+    where = ("--site", "resid_mid.3", "--writes", "mlp_out.3", "--out", sae)
+    code, said, _ = _run(capsys, monkeypatch, "sae", "train", store, *where, *QUICK, "skip=true")
+    assert (code, json.loads(said)["kind"]) == (0, "transcoder from resid_mid.3 to mlp_out.3")
+    assert SparseAutoencoder.load(sae).W_skip is not None
+    pages = ("--text", "organism", "--latents", "3", "--latents", "5", "--tokens", "4000", "--out", tmp_path / "f.json")
+    code, said, _ = _run(capsys, monkeypatch, "sae", "features", sae, "organism", *pages, "--json")
+    assert (code, [row["latent"] for row in json.loads(said)]) == (0, [3, 5])
+    assert [page["index"] for page in json.loads((tmp_path / "f.json").read_text())] == ["3", "5"]
+    code, _, complaint = _run(capsys, monkeypatch, "sae", "convert", sae, "--out", tmp_path / "c", "--to", "saelens")
+    assert (code, "SAELens has no topk transcoders" in complaint) == (2, True)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_crosscoder_of_two_stores(store, capsys, monkeypatch, tmp_path):
+    where = ("--site", "mlp_out.3", "--beside", store, "--out", tmp_path / "sae")
+    code, said, _ = _run(capsys, monkeypatch, "sae", "train", store, *where, *QUICK)
+    assert (code, json.loads(said)["d_in"]) == (0, 384)
+
+
+def test_a_run_of_other_settings_is_refused(store, capsys, monkeypatch, tmp_path):
+    where = ("--site", "mlp_out.3", "--run", tmp_path / "run", "--out")
+    assert _run(capsys, monkeypatch, "sae", "train", store, *where, tmp_path / "a", *QUICK)[0] == 0
+    code, _, complaint = _run(capsys, monkeypatch, "sae", "train", store, *where, tmp_path / "b", *QUICK, "seed=1")
+    assert (code, "config.seed was 0 and is now 1" in complaint) == (2, True)
+    assert not (tmp_path / "b").exists()

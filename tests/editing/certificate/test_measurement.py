@@ -1,0 +1,196 @@
+"""Certificates on folds that are wrong: each is refused at a hundredth of its effect, and the right one is accepted."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import interp
+from interp import Add, InterpError, Project, Recipe
+from interp.cli.app import app
+from interp.core.files import read_json, sha256_file, write_json
+from interp.editing.certificate.replay import MANIFEST
+from interp.editing.fold import steps
+from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.post_norm import Gains
+from interp.interventions import Erase, Replace
+from interp.models.checkpoints.checkpoint import Checkpoint
+
+LOOSE = FoldOptions(approximate=True)
+EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
+
+
+def rows(seed=0, k=1):
+    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def ablation(seed=0, strength=1.0):
+    return Recipe([("writers", Project(rows(seed), strength))])
+
+
+def refused(recipe, model, tmp_path, **options):
+    with pytest.raises(InterpError, match="do not do what the recipe's hooks do") as told:
+        interp.export(recipe, model, tmp_path / "refused", **options)
+    assert not (tmp_path / "refused").exists()
+    return str(told.value)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("factor", [-5.0, 1.02])
+def test_what_is_exact_up_to_a_scale_is_compared_without_it(tiny, tmp_path, monkeypatch, strength, factor):
+    model, recipe = tiny("gemma2"), ablation(strength=strength)
+    right = interp.export(recipe, model, tmp_path / "right", choices=LOOSE)
+    assert right.faithful
+    assert right.status == "scale"
+    assert right.writer_gap > 1e-2, "control: without the factor they differ"
+    assert right.fold.off < 1e-6
+    through = Gains.through
+
+    def other(gains, edit, writer):
+        edit, status, reason = through(gains, edit, writer)
+        return dataclasses.replace(edit, write=factor * edit.write), status, reason
+
+    monkeypatch.setattr(Gains, "through", other)
+    assert "a writer is off by" in refused(recipe, model, tmp_path, choices=LOOSE)
+
+
+def test_an_exact_op_beside_one_up_to_a_scale_is_compared_too(tiny, tmp_path, monkeypatch):
+    model, recipe = tiny("gemma2"), Recipe([("writers", Project(rows())), ("z.1", Replace(units=[0]))])
+    assert interp.export(recipe, model, tmp_path / "right", choices=LOOSE).faithful
+    monkeypatch.setattr(steps, "inputs_of", lambda ops, width: (torch.zeros(0, dtype=torch.long), False))
+    refused(recipe, model, tmp_path, choices=LOOSE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_to_16_bits_hides_no_wrong_fold(tiny, tmp_path, monkeypatch, seed):
+    """P W behind a norm leaves 4e-2 of what is written, the right fold 1e-3 in bfloat16: refused for the former."""
+    model, recipe = tiny("gemma2"), ablation(seed)
+    right = interp.export(recipe, model, tmp_path / "right", choices=LOOSE, dtype="bfloat16")
+    assert right.dtype == "BF16"
+    assert right.leak < 5e-3
+    assert right.fold.leak < 1e-6
+    monkeypatch.setattr(Gains, "through", lambda gains, edit, writer: (edit, "scale", "naive"))
+    assert "left along what was removed" in refused(recipe, model, tmp_path, choices=LOOSE, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_weak_edit_is_accepted_and_a_hundredth_of_it_missing_is_not(tiny, tmp_path, monkeypatch, name, dtype):
+    model, recipe = tiny(name), ablation(strength=0.2)
+    assert interp.export(recipe, model, tmp_path / "right", dtype=dtype).faithful
+    map_of = steps.map_of
+
+    def less(op, site, width):
+        edit = map_of(op, site, width)
+        return dataclasses.replace(edit, write=0.99 * edit.write)
+
+    monkeypatch.setattr(steps, "map_of", less)
+    refused(recipe, model, tmp_path, dtype=dtype)
+
+
+def test_an_export_has_to_be_nearer_to_the_hooked_model_than_the_base(tiny, tmp_path):
+    right = interp.export(ablation(), tiny("llama"), tmp_path / "right", dtype="bfloat16")
+    assert right.faithful
+    for status in ("exact", "scale", "approximate"):
+        (said,) = dataclasses.replace(right, kl=right.effect_kl, status=status).unmet
+        assert "no nearer to the hooked model" in said
+        assert ("hides the edit" in said) == (status != "approximate")
+    assert not dataclasses.replace(right, kl=float("nan")).faithful
+    assert not dataclasses.replace(right, fold=None).faithful
+
+
+A, B = rows(5, 2), rows(6, 2)
+OBLIQUE = Erase(A, torch.linalg.solve((A + 0.3 * B) @ A.T, A + 0.3 * B), rows(7)[0])
+HELD = {
+    "an addition behind a block": Recipe([("resid_pre.2", Add(rows(1)[0]))]),
+    "ablate and steer": Recipe([("writers", Project(rows())), ("resid_post.1", Add(rows(1)[0]))]),
+    "table and first input": Recipe([("embed", Project(rows())), ("resid_pre.0", Add(rows(1)[0]))]),
+    "eraser behind a projection": Recipe([(EVERYWHERE, OBLIQUE), ("attn_out.1", Project(rows()))]),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_writers_hold_of_the_streams_ops_is_no_error_of_theirs(tiny, tmp_path, monkeypatch, what, dtype):
+    model, recipe = tiny("llama"), HELD[what]
+    right = interp.export(recipe, model, tmp_path / "right", dtype=dtype)
+    assert right.status == "exact"
+    assert right.fold.kl < 1e-10 < right.effect_kl
+    apply = Plan.apply
+    missed = "embed_tokens.weight" if what.startswith("table") else "1.mlp.down_proj.bias"
+    missed = "1.self_attn.o_proj.weight" if what.startswith("eraser") else missed
+
+    def partly(plan, name, tensor, **options):
+        return tensor if name.endswith(missed) else apply(plan, name, tensor, **options)
+
+    monkeypatch.setattr(Plan, "apply", partly)
+    refused(recipe, model, tmp_path, dtype=dtype)
+
+
+def test_weights_that_are_not_the_fold_rounded_are_named_by_a_model_in_memory_too(tiny, tmp_path):
+    model, out = tiny("llama"), tmp_path / "out"
+    interp.export(ablation(), model, out, choices=FoldOptions(approximate=True, keep_norms=True))
+    file = Checkpoint.open(out).opened[0].path
+    noise = {name: 0.1 * torch.randn_like(x) for name, x in load_file(file).items()}
+    save_file(noise, file, metadata={"format": "pt"})
+    manifest = read_json(out / MANIFEST)
+    manifest["files"][file.name] = sha256_file(file)
+    write_json(out / MANIFEST, manifest)
+    with pytest.raises(InterpError, match="is not what the recipe makes of the base"):
+        interp.verify(out, model)
+
+
+@pytest.fixture
+def exported(tiny, tmp_path):
+    tiny("llama").hf.save_pretrained(tmp_path / "source")
+    tiny("llama").tokenizer.save_pretrained(tmp_path / "source")
+    interp.export(ablation(), tmp_path / "source", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def rewrite(folder, name, change):
+    """Change a JSON file of an export, and make the manifest agree."""
+    values = read_json(folder / name)
+    change(values)
+    write_json(folder / name, values)
+    if name != MANIFEST:
+        manifest = read_json(folder / MANIFEST)
+        manifest["files"][name] = sha256_file(folder / name)
+        write_json(folder / MANIFEST, manifest)
+
+
+def release(values):
+    about = {"base": values["base"]["digest"], "recipe": values["recipe"]}
+    digests = {"policy_sha256": "0", "audit_sha256": "0", "settings": values["base"].get("settings", "")}
+    values["release"] = {"outcome": "allow", "policy": "x", **digests, **about}
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("tokenizer.json", lambda x: x["model"]["vocab"].update(w4=5, w5=4)),
+    ("config.json", lambda x: x.update(eos_token_id=77)),
+    ("interp_certificate.json", lambda x: x.update(effect_kl=99.0)),
+    (MANIFEST, release),
+])  # fmt: skip
+def test_files_beside_the_weights_are_made_again(exported, name, change):
+    assert interp.verify(exported).faithful, "control"
+    rewrite(exported, name, change)
+    with pytest.raises(InterpError, match="tell different things" if name == MANIFEST else name):
+        interp.verify(exported)
+
+
+def test_a_link_to_a_folder_is_an_added_file(exported, tmp_path):
+    (exported / "more").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(InterpError, match="more: not in the manifest"):
+        interp.verify(exported)
+
+
+def test_prompts_of_ones_own_are_measured_on_as_well(exported, tmp_path):
+    (tmp_path / "prompts").write_text("w5 w6 w7\n\nw8\n")
+    ran = CliRunner().invoke(app, ["verify", str(exported), "--prompts", str(tmp_path / "prompts"), "--json"])
+    assert ran.exit_code == 0, ran.output
+    told = json.loads(ran.stdout)
+    assert told["tokens"] == 8 * 32 + 4
+    assert told["made again"]["tensors"] == told["made again"]["identical"] > 20

@@ -1,0 +1,106 @@
+"""Certificates: an entry for each op with what its fold claims and what was measured, and what both models write."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import interp
+from interp import Add, Project, Recipe
+from interp.cli.app import app
+from interp.editing.certificate.record import Certificate
+from interp.editing.fold.plan import FoldOptions, Plan
+from interp.interventions import Erase, Replace
+
+
+def rows(seed=0, k=1):
+    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
+
+
+EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
+MIXED = Recipe([("writers", Project(rows())), ("mlp_out.1", Add(rows(1)[0])), ("attn_out.0", Project(rows(2), 0.5))])
+
+
+def test_each_op_has_its_claim_and_its_figures(tiny, tmp_path):
+    found = interp.export(MIXED, tiny("gpt2"), tmp_path / "out").ops
+    assert [(op.op, op.status) for op in found] == [("Project", "exact"), ("Add", "exact"), ("Project", "exact")]
+    assert found[1].sites == ("mlp_out.1",)
+    assert all(op.gap < 1e-5 for op in found)
+    assert found[0].leak < 1e-6
+    assert found[1].leak is None
+    assert found[2].leak is None, "half of it is meant to stay"
+
+
+def test_what_is_exact_up_to_a_scale_and_what_is_approximate_is_told_apart(tiny, tmp_path):
+    recipe = Recipe([("writers", Project(rows())), ("z.1", Replace(None, (0,)))])
+    loose = FoldOptions(approximate=True)
+    found = interp.export(recipe, tiny("gemma2"), tmp_path / "scale", choices=loose)
+    by_status = {}
+    for op in found.ops:
+        by_status.setdefault(op.status, []).append(op)
+    assert found.status == "scale"
+    assert set(by_status) == {"exact", "scale"}, "the table and the head are exact, what is behind norms is not"
+    assert all(op.leak < 1e-6 for op in by_status["scale"])
+    assert max(op.gap for op in by_status["scale"]) > 1e-3, "the scale shows in the gap"
+    left = interp.export(
+        Recipe([("writers", Project(rows()))]),
+        tiny("llama"),
+        tmp_path / "left",
+        choices=FoldOptions(approximate=True, leave_embedding=True),
+    )
+    assert left.status == "approximate"
+    (table,) = (op for op in left.ops if op.status == "approximate")
+    assert table.sites == ("embed",)
+    assert "left as it is" in table.reason
+    assert table.leak > 0.01
+    (others,) = (op for op in left.ops if op.status == "exact")
+    assert others.leak < 1e-6, "what each writer writes has nothing along it either way"
+
+
+@pytest.mark.parametrize("op", [Project(rows(k=2)), Erase(torch.eye(32)[:2], torch.eye(32)[:2] + 0, rows(3)[0])])
+def test_ops_at_the_streams_sites_are_measured_there(tiny, tmp_path, monkeypatch, op):
+    recipe = Recipe([(EVERYWHERE, op)])
+    certificate = interp.export(recipe, tiny("llama"), tmp_path / "out")
+    (figures,) = certificate.ops
+    assert len(figures.sites) == 9
+    assert figures.gap < 1e-5
+    assert figures.leak < 1e-5
+    apply = Plan.apply
+    monkeypatch.setattr(
+        Plan,
+        "apply",
+        lambda plan, name, x, **more: x if name.endswith("1.mlp.down_proj.weight") else apply(plan, name, x, **more),
+    )
+    monkeypatch.setattr("interp.editing.export.exporter._require_faithful", lambda certificate: None)
+    (missed,) = interp.export(recipe, tiny("llama"), tmp_path / "missed").ops
+    assert missed.gap > 1e-3, "control: a writer without the edit shows at the op's sites"
+    assert missed.leak > 1e-3
+
+
+def test_mean_and_largest_difference_and_what_both_models_write(tiny, tmp_path):
+    model = tiny("llama")
+    found = interp.export(MIXED, tiny("gpt2"), tmp_path / "out", prompts=["w5 w6 w7", "w8"])
+    assert 0 < found.mean_abs_logit_diff < found.max_abs_logit_diff
+    assert (found.generated_tokens, found.generated_agreement) == ((4 + 2) * 16, 1.0)
+    coarse = interp.export(
+        Recipe([("writers", Project(rows(k=8)))]),
+        model,
+        tmp_path / "coarse",
+        choices=FoldOptions(approximate=True, leave_embedding=True),
+    )
+    assert coarse.generated_agreement < 1, "control: where the edit is another, so is what is written"
+
+
+def test_it_is_kept_as_json_in_the_card_and_told_by_verify(tiny, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    tiny("gpt2").hf.save_pretrained(source)
+    tiny("gpt2").tokenizer.save_pretrained(source)
+    certificate = interp.export(MIXED, source, out)
+    assert Certificate.read(out / "interp_certificate.json") == certificate
+    card = (out / "README.md").read_text()
+    for op in certificate.ops:
+        assert str(op) in card
+    assert interp.verify(out).ops[0].sites == certificate.ops[0].sites
+    told = CliRunner().invoke(app, ["verify", str(out)])
+    assert told.exit_code == 0
+    assert "op 2: Add at mlp_out.1: exact, gap " in told.stdout
+    assert "generated_agreement: 1" in told.stdout

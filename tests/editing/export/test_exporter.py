@@ -1,0 +1,284 @@
+"""Exports: plain transformers loads them, they do what the hooks do, and nothing half-written is left behind."""
+
+import json
+import shutil
+
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import interp
+from interp import Add, InterpError, Project, Recipe
+from interp.editing.fold.plan import Plan
+from interp.editing.fold.steps import fold
+from interp.models.checkpoints.checkpoint import Checkpoint
+
+IDS = torch.randint(4, 128, (3, 11), generator=torch.Generator().manual_seed(1))
+FOLDABLE = [
+    "llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi", "cohere", "cohere2",
+    "gemma", "glm", "nemotron", "olmo", "seed_oss", "stablelm", "stablelm_parallel", "starcoder2", "gpt2", "gpt_neo",
+    "gptj", "gpt_neox", "gpt_neox_sequential", "opt", "falcon", "falcon_new", "falcon_sequential",
+]  # fmt: skip
+
+
+def rows(seed=0, k=1):
+    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def ablation(strength=1.0, k=1, sites="writers"):
+    return Recipe([(sites, Project(rows(k=k), strength))])
+
+
+def logits(folder):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(IDS).logits
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    def save(name, **options):
+        folder = tmp_path / f"source-{name}"
+        tiny(name).hf.save_pretrained(folder, **options)
+        tiny(name).tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [(name, ablation()) for name in FOLDABLE]
+    + [(name, ablation(0.4, k=3)) for name in ("llama", "granite", "gpt2", "gpt_neox")]
+    + [(name, ablation(sites=("mlp_out.1", "attn_out.0-1"))) for name in ("llama", "granite", "gpt2", "gptj")],
+)
+def test_exported_weights_do_what_the_hooks_do(tiny, tmp_path, name, recipe):
+    model = tiny(name)
+    certificate = interp.export(recipe, model, tmp_path / "out")
+    with model.hooked(recipe):
+        hooked = model.logits(IDS)
+    effect = (hooked - model.logits(IDS)).abs().max()
+    gap = (logits(tmp_path / "out") - hooked).abs().max()
+    assert effect > 1e-2
+    assert gap < 1e-5 * hooked.abs().max()
+    assert certificate.faithful
+    assert certificate.max_abs_logit_diff < 1e-4
+    if recipe.edits[0].op.strength == 1:
+        assert certificate.leak < 1e-6
+    else:
+        assert certificate.leak is None
+
+
+def test_the_float64_identity_and_the_forgotten_bias(tiny):
+    """In float64 the fold is an identity; leaving a writer's bias out breaks it by far more."""
+    model = tiny("gpt_neox")
+    recipe = ablation(k=2)
+    plan = fold(recipe, model.config, model.hf.state_dict(), tied=False)
+    assert any(name.endswith("dense.bias") for name in plan.changes)
+    hf = type(model.hf)(model.config).double()
+    hf.load_state_dict({name: plan.apply(name, x.double()) for name, x in model.hf.state_dict().items()})
+    wide = interp.HookedModel(type(model.hf)(model.config).double())
+    wide.hf.load_state_dict(model.hf.state_dict())
+    with wide.hooked([(e.sites[0], e.op) for e in recipe.edits]):
+        hooked = wide.logits(IDS)
+    exact = (interp.HookedModel(hf).logits(IDS) - hooked).abs().max()
+    state = model.hf.state_dict()
+    hf.load_state_dict({n: (x if n.endswith(".bias") else plan.apply(n, x.double())) for n, x in state.items()})
+    without_biases = (interp.HookedModel(hf).logits(IDS) - hooked).abs().max()
+    assert exact < 1e-12
+    assert without_biases > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm3"])
+def test_ties_that_the_config_leaves_to_its_default_are_seen(saved, tmp_path, name):
+    source = saved(name)
+    config = json.loads((source / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    (source / "config.json").write_text(json.dumps(config))
+    assert interp.load(source).config.tie_word_embeddings, "control: the class ties by default"
+    certificate = interp.export(ablation(), source, tmp_path / "out")
+    assert certificate.max_abs_logit_diff < 1e-4
+    assert "lm_head.weight" in load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_a_base_models_names_are_completed(saved, tmp_path):
+    """The original GPT-2 names its tensors without the prefix that transformers adds at load."""
+    source = saved("gpt2")
+    tensors = load_file(source / "model.safetensors")
+    bare = {name.removeprefix("transformer."): x for name, x in tensors.items()}
+    save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
+    assert interp.export(ablation(), source, tmp_path / "out").max_abs_logit_diff < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_writer_that_was_missed_is_found_and_nothing_is_written(tiny, tmp_path, monkeypatch, name):
+    apply = Plan.apply
+    missed = "2.mlp.down_proj.weight" if name == "llama" else "2.mlp.c_proj.weight"
+
+    def partly(plan, tensor_name, tensor, **options):
+        return tensor if tensor_name.endswith(missed) else apply(plan, tensor_name, tensor, **options)
+
+    monkeypatch.setattr(Plan, "apply", partly)
+    with pytest.raises(InterpError, match="do not do what the recipe's hooks do"):
+        interp.export(ablation(), tiny(name), tmp_path / "out")
+    with pytest.raises(InterpError, match="do not do what the recipe's hooks do"):
+        interp.export(ablation(0.5), tiny(name), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leak_is_not_read_where_another_op_follows(tiny, tmp_path):
+    recipe = Recipe([("writers", Project(rows())), ("mlp_out.1", Add(rows(1)[0]))])
+    certificate = interp.export(recipe, tiny("gpt2"), tmp_path / "out")
+    assert certificate.leak < 1e-6
+    assert "mlp_out.1" not in certificate.leak_by_writer
+    assert set(certificate.leak_by_writer) >= {"embed", "pos_embed", "mlp_out.0", "attn_out.1"}
+
+
+def test_a_tied_unembedding_is_untied_and_kept(tiny, tmp_path):
+    model = tiny("gpt2")
+    assert model.config.tie_word_embeddings, "control: this model is tied"
+    interp.export(ablation(), model, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["lm_head.weight"], model.hf.lm_head.weight)
+    assert not torch.allclose(written["lm_head.weight"], written["transformer.wte.weight"])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    only_mlp = ablation(sites="mlp_out.*")
+    interp.export(only_mlp, model, tmp_path / "still-tied")
+    assert "lm_head.weight" not in load_file(tmp_path / "still-tied" / "model.safetensors")
+
+
+def test_a_folder_is_streamed_and_untouched_tensors_keep_their_bytes(saved, tmp_path):
+    source = saved("llama", max_shard_size="20KB")
+    assert len(Checkpoint.open(source).files) > 1
+    recipe = ablation(sites="mlp_out.1")
+    interp.export(recipe, source, tmp_path / "out", shard_bytes=30_000)
+    before, after = (dict(Checkpoint.open(folder).tensors()) for folder in (source, tmp_path / "out"))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["model.layers.1.mlp.down_proj.weight"]
+    assert len(Checkpoint.open(tmp_path / "out").files) > 1
+    assert interp.load(tmp_path / "out").tokenizer("w5 w6")["input_ids"] == [5, 6]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "granite", "llama"])
+def test_an_addition_folds_into_a_bias_where_there_is_one(tiny, tmp_path, name):
+    """Granite multiplies what its writers compute, which the bias makes up for; Llama's config has a flag for one."""
+    recipe = Recipe([("mlp_out.1", Add(rows()[0], 0.5))])
+    certificate = interp.export(recipe, tiny(name), tmp_path / "out")
+    assert certificate.faithful
+    assert certificate.effect_kl > 1e-5
+    with pytest.raises(InterpError, match="needs a bias on its writer"):
+        interp.export(recipe, tiny("phi3"), tmp_path / "no-slot")
+    assert not (tmp_path / "no-slot").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "message"),
+    [
+        ("llama", Recipe([("resid_post.1", Project(rows()))]), "no single tensor writes that site"),
+        ("gemma2", ablation(), "normalises what attention and MLP write"),
+        ("llama", Recipe([("mlp_out.7", Project(rows()))]), "unknown site 'mlp_out.7'"),
+    ],
+)
+def test_what_has_no_exact_fold_is_refused_and_nothing_is_left(tiny, tmp_path, name, recipe, message):
+    with pytest.raises(InterpError, match=message):
+        interp.export(recipe, tiny(name), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_outputs_are_refused(saved, tiny, tmp_path):
+    source = saved("llama")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("")
+    for out, message in [
+        (tmp_path / "taken", "exists already"),
+        (source, "own folder"),
+        (source / "inside", "own folder or inside"),
+        (tmp_path / "file" / "out", "cannot be written"),
+    ]:
+        with pytest.raises(InterpError, match=message):
+            interp.export(ablation(), source, out)
+    with pytest.raises(InterpError, match="dtype 'float23'"):
+        interp.export(ablation(), source, tmp_path / "out", dtype="float23")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "source-llama", "taken"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_export_leaves_nothing(tiny, tmp_path, monkeypatch, problem):
+    def fail(*args, **kwargs):
+        raise problem
+
+    monkeypatch.setattr("interp.editing.export.exporter.certify", fail)
+    with pytest.raises(problem):
+        interp.export(ablation(), tiny("llama"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_narrower_type_is_certified_in_that_type(saved, tmp_path):
+    certificate = interp.export(ablation(), saved("qwen2"), tmp_path / "out", dtype="bfloat16")
+    assert certificate.dtype == "BF16"
+    assert 1e-5 < certificate.leak < 1e-2
+    assert certificate.max_abs_logit_diff > 1e-5, "rounding shows in the certificate"
+
+
+def test_verify_measures_again_and_names_what_was_changed(saved, tmp_path, monkeypatch):
+    source, out = saved("llama"), tmp_path / "out"
+    certificate = interp.export(ablation(), source, out, prompts=["w5 w6 w7", "w8"])
+    monkeypatch.chdir(tmp_path / "..")  # the base is found from anywhere
+    for again in (interp.verify(out), interp.verify(out, base=source)):
+        assert again.faithful
+        assert (again.tokens, again.dtype) == (certificate.tokens, certificate.dtype)
+        assert again.effect_kl == pytest.approx(certificate.effect_kl)
+    copies = {}
+    for case in ("flip", "extra", "missing", "config"):
+        copies[case] = tmp_path / case
+        shutil.copytree(out, copies[case])
+    weights = load_file(copies["flip"] / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, copies["flip"] / "model.safetensors")
+    (copies["extra"] / "more.py").write_text("")
+    (copies["missing"] / "tokenizer.json").unlink()
+    (copies["config"] / "config.json").write_text((out / "config.json").read_text().replace("silu", "gelu"))
+    for case, name in [
+        ("flip", "model.safetensors"),
+        ("extra", "more.py"),
+        ("missing", "tokenizer.json"),
+        ("config", "config.json"),
+    ]:
+        with pytest.raises(InterpError, match=name):
+            interp.verify(copies[case])
+    with pytest.raises(InterpError, match=r"no interp_manifest\.json"):
+        interp.verify(source)
+    (out / "interp_manifest.json").write_text("{}")
+    with pytest.raises(InterpError, match="files: Field required"):
+        interp.verify(out)
+    interp.export(ablation(), interp.load(interp.load(source).hf), tmp_path / "from-memory")
+    with pytest.raises(InterpError, match="from a model in memory"):
+        interp.verify(tmp_path / "from-memory")
+
+
+def test_how_a_tokenizer_was_called_last_is_no_part_of_an_export(tmp_path):
+    """Fast tokenizers keep how they padded and cut, and would write it into their file."""
+    model = tiny_models.build("llama")
+    for name, call in (("before", {"padding": True}), ("after", {"truncation": True, "max_length": 3})):
+        model.tokenizer(["w5 w6", "w7"], **call)
+        interp.export(ablation(), model, tmp_path / name)
+    assert interp.verify(tmp_path / "before", base=model).faithful
+    assert (tmp_path / "before" / "tokenizer.json").read_bytes() == (tmp_path / "after" / "tokenizer.json").read_bytes()
+    assert json.loads((tmp_path / "after" / "tokenizer.json").read_text())["truncation"] is None
+
+
+def test_verify_finds_weights_that_do_not_do_what_the_recipe_says(saved, tmp_path):
+    """Control for the certificate: a checkpoint with consistent digests but without the edit is not faithful."""
+    source, out = saved("llama"), tmp_path / "out"
+    interp.export(ablation(), source, out)
+    shutil.copyfile(source / "model.safetensors", out / "model.safetensors")
+    manifest = json.loads((out / "interp_manifest.json").read_text())
+    from interp.core.files import sha256_file
+
+    manifest["files"]["model.safetensors"] = sha256_file(out / "model.safetensors")
+    (out / "interp_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InterpError, match=r"embed_tokens\.weight is not what the recipe makes of the base"):
+        interp.verify(out)
+    with pytest.raises(InterpError, match=r"embed_tokens\.weight is not what the recipe makes of the base"):
+        interp.verify(out, base=interp.load(source))

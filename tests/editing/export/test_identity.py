@@ -1,0 +1,104 @@
+"""The digest of weights taken from files is that of the loaded model; recipes of other models are refused."""
+
+import shutil
+
+import fsspec
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file, save_file
+
+import interp
+from interp import InterpError, Project, Recipe
+from interp.core.digests import tensors_digest
+from interp.directions.direction import Direction
+from interp.editing.certificate.replay import ExportManifest
+from interp.editing.export.exporter import export_streamed
+from interp.editing.export.identity import checkpoint_digest
+from interp.editing.export.sources import WeightSource
+
+ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+
+
+def told(folder):
+    origin = WeightSource.of(folder)
+    return checkpoint_digest(origin, {piece.name: piece for file in origin.files for piece in file})
+
+
+def recipe_for(model):
+    made = Direction(ROWS, model.sites[1], -1, "diff_means", model.reference, "data")
+    return Recipe([("writers", Project(made))])
+
+
+@pytest.mark.parametrize("architecture", tiny_models.CONFIGS)
+def test_it_is_what_the_loaded_model_has(tiny, architecture, tmp_path):
+    tiny(architecture).hf.save_pretrained(tmp_path / "m", max_shard_size="30KB")
+    assert told(tmp_path / "m") == tiny(architecture).digest
+
+
+def test_sixteen_bits_and_a_bare_checkpoint_have_the_same(tiny, tmp_path):
+    model = tiny("gpt2")
+    model.hf.transformer.save_pretrained(tmp_path / "bare")  # whose names lack the prefix
+    assert told(tmp_path / "bare") == model.digest
+    loaded = interp.load(tmp_path / "bare", dtype="bfloat16")
+    loaded.hf.save_pretrained(tmp_path / "half")
+    assert (
+        told(tmp_path / "half")
+        == model.digest
+        == tensors_digest((name, x) for name, x in loaded.hf.state_dict().items() if name != "lm_head.weight")
+    )
+
+
+def test_a_recipe_of_another_model_of_the_same_shape_is_refused(tiny, tmp_path):
+    """Control: where nothing is compared, it is let through."""
+    for seed in (0, 1):
+        tiny("llama", seed).hf.save_pretrained(tmp_path / str(seed))
+    recipe = recipe_for(tiny("llama"))
+    manifest = export_streamed(recipe, tmp_path / "0", tmp_path / "right")
+    assert manifest.base.digest == tiny("llama").digest
+    with pytest.raises(InterpError, match=r"recipe was made for tiny llama 0 with weights .* but 1 has weights"):
+        export_streamed(recipe, tmp_path / "1", tmp_path / "wrong")
+    assert not list(tmp_path.glob("*wrong*")), "nothing is left"
+    trusted = export_streamed(recipe, tmp_path / "1", tmp_path / "trusted", trust_base=True)
+    assert trusted.base.digest == "", "the record does not say what nobody saw"
+    # One value of one tensor that the edit leaves alone.
+    tensors = load_file(tmp_path / "0" / "model.safetensors")
+    tensors["model.layers.1.self_attn.q_proj.weight"][3, 5] += 0.5
+    shutil.copytree(tmp_path / "0", tmp_path / "near")
+    save_file(tensors, tmp_path / "near" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InterpError, match="but near has weights"):
+        export_streamed(recipe, tmp_path / "near", tmp_path / "wrong", dtype="bfloat16")
+
+
+def test_of_a_url_only_what_the_edit_changes_is_read_twice(tiny, tmp_path, monkeypatch):
+    model = tiny("llama")
+    model.hf.save_pretrained(tmp_path / "m")
+    fs = fsspec.filesystem("memory")
+    fs.put(str(tmp_path / "m"), "/identity", recursive=True)
+    read = []
+    whole = type(fs).cat_file
+
+    def watched(self, path, start=None, end=None, **options):
+        data = whole(self, path, start, end, **options)
+        if path.endswith(".safetensors"):
+            read.append(len(data))
+        return data
+
+    monkeypatch.setattr(type(fs), "cat_file", watched)
+    manifest = export_streamed(recipe_for(model), "memory://identity", tmp_path / "out")
+    fs.rm("/identity", recursive=True)
+    assert ExportManifest.at(tmp_path / "out").base.digest == manifest.base.digest == model.digest
+    size = (tmp_path / "m" / "model.safetensors").stat().st_size
+    changed = sum(
+        x.nbytes for name, x in load_file(tmp_path / "m" / "model.safetensors").items()
+        if "o_proj" in name or "down_proj" in name or "embed" in name
+    )  # fmt: skip
+    assert sum(read) < size + changed + 10_000
+
+
+def test_where_transformers_rearranges_it_says_that_it_can_not_tell(tiny, tmp_path, monkeypatch):
+    tiny("mixtral").hf.save_pretrained(tmp_path / "m")
+    monkeypatch.setattr("interp.editing.export.identity._stacks", lambda operations: False)
+    with pytest.warns(UserWarning, match=r"rearranges model\.layers\.0.*not compared with the recipe's"):
+        manifest = export_streamed(recipe_for(tiny("mixtral")), tmp_path / "m", tmp_path / "out")
+    assert manifest.base.digest == ""

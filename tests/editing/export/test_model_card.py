@@ -1,0 +1,80 @@
+"""The model card of an export, and the decision that its manifest keeps."""
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+import interp
+from interp import InterpError, Project, Recipe
+from interp.editing.certificate.replay import ExportManifest
+from interp.editing.export.provenance import Release
+from interp.editing.fold.plan import FoldOptions
+
+RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))], note="Removes nothing in particular.")
+
+
+def release(model, **changed):
+    values = {
+        "outcome": "allow",
+        "policy": "release",
+        "policy_sha256": "1" * 64,
+        "audit_sha256": "2" * 64,
+        "base": model.digest,
+        "settings": model.identity.settings,
+        "recipe": RECIPE.digest,
+        "reasons": ("refusal: drops by at most 0.012, limit 0.030",),
+        "section": "Decision: **allow**.",
+    }
+    return Release(**(values | changed))
+
+
+def test_the_card_says_what_was_edited_what_for_and_what_was_measured(tiny, tmp_path):
+    model = tiny("llama")
+    certificate = interp.export(RECIPE, model, tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.to_dict()["library_name"] == "transformers"
+    assert card.data.tags == ["interp", "edited"]
+    assert card.data.base_model is None, "a model in memory has no name on the hub"
+    sections = [line for line in card.text.splitlines() if line.startswith("## ")]
+    assert sections == [f"## {name}" for name in ("What was edited", "Intended use", "Certificate", "Audit", "Limits")]
+    for told in ("Removes nothing in particular.", model.digest[:12], RECIPE.digest[:12], "| Project | embed, "):
+        assert told in card.text
+    assert f"| kl | {certificate.kl:.3g} |" in card.text
+    assert "No audit went with this export" in card.text
+
+
+def test_a_release_is_kept_in_the_manifest_and_told_in_the_card(tiny, tmp_path):
+    model = tiny("llama")
+    interp.export(RECIPE, model, tmp_path / "out", release=release(model))
+    kept = ExportManifest.at(tmp_path / "out").release
+    assert kept == release(model, section="")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Decision: **allow**." in card
+    assert "No audit" not in card
+    assert interp.verify(tmp_path / "out", model).faithful
+    interp.export(RECIPE, model, tmp_path / "without")
+    assert ExportManifest.at(tmp_path / "without").release is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"outcome": "deny"}, "decision is 'deny'"),
+        ({"recipe": "3" * 64}, "the decision is on recipe 333333333333"),
+        ({"recipe": ""}, "recipe unknown"),
+        ({"base": "4" * 64}, "weights 444444444444"),
+    ],
+)
+def test_a_release_of_something_else_lets_nothing_out(tiny, tmp_path, changed, said):
+    model = tiny("llama")
+    with pytest.raises(InterpError, match=said):
+        interp.export(RECIPE, model, tmp_path / "out", release=release(model, **changed))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_folds_into_something_else_than_was_audited_is_not_let_out(tiny, tmp_path):
+    model = tiny("llama")
+    loose = FoldOptions(approximate=True, leave_embedding=True)
+    with pytest.raises(InterpError, match="not what would be written"):
+        interp.export(RECIPE, model, tmp_path / "out", choices=loose, release=release(model))
+    interp.export(RECIPE, model, tmp_path / "out", choices=loose)

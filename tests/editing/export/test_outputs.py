@@ -1,0 +1,162 @@
+"""Adapters, control vectors and undo patches: each does, or undoes, what the exported weights do."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import interp
+from interp import Add, InterpError, Project, Recipe
+from interp.editing.certificate.replay import PATCH
+from interp.editing.export.adapter import LoraAdapter, export_adapter
+from interp.editing.export.control_vector import export_control_vector, read_control_vector
+from interp.editing.export.exporter import export_streamed
+from interp.editing.export.restoring import undo
+from interp.editing.export.sources import WeightSource
+from interp.editing.export.tensor_difference import factors
+from interp.editing.fold.plan import FoldOptions
+from interp.editing.fold.steps import fold
+from interp.interventions import Replace
+from interp.models.checkpoints.checkpoint import Checkpoint
+
+IDS = torch.randint(4, 128, (3, 11), generator=torch.Generator().manual_seed(1))
+ROWS = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+PROJECT = Recipe([("writers", Project(ROWS))])
+HEAD = Recipe([("z.1", Replace(units=[1])), ("mlp_post.0", Replace(units=[3, 5]))])
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    def save(name, dtype=torch.float32):
+        folder = tmp_path / f"source-{name}"
+        copy.deepcopy(tiny(name).hf).to(dtype).save_pretrained(folder)  # tests share the model
+        return folder
+
+    return save
+
+
+def tensors(folder):
+    return {name: x for file in Checkpoint.open(folder).files for name, x in load_file(file).items()}
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize(("name", "recipe", "rank"), [
+    ("llama", PROJECT, 3), ("gpt_neox", Recipe([("mlp_out.1", Project(ROWS[:1], 0.5))]), 1), ("qwen3", HEAD, 8),
+])  # fmt: skip
+def test_an_adapter_has_the_edits_rank_and_does_what_the_hooks_do(tiny, tmp_path, name, recipe, rank):
+    peft = pytest.importorskip("peft")
+    model = tiny(name)
+    with model.hooked(recipe):
+        expected = model.logits(IDS)
+    plain = model.logits(IDS)
+    if name == "gpt_neox":
+        with pytest.raises(InterpError, match="LoRA has factors for weights"):
+            export_adapter(recipe, model, tmp_path / "adapter")
+        return
+    folder = tmp_path / "source"
+    model.hf.save_pretrained(folder)
+    assert export_adapter(recipe, folder, tmp_path / "adapter") == LoraAdapter(rank, True)
+    adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
+    assert (expected - plain).abs().max() > 0.05, "control"
+    torch.testing.assert_close(logits(adapted), expected, atol=2e-5, rtol=1e-4)
+    if name != "qwen3":
+        return
+    merged = tensors_of(adapted.merge_and_unload())
+    export_streamed(recipe, folder, tmp_path / "edited")
+    for key, tensor in tensors(tmp_path / "edited").items():
+        torch.testing.assert_close(merged[key], tensor, atol=1e-6, rtol=1e-5)
+
+
+def tensors_of(model):
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "recipe", "choices"), [
+    ("llama", PROJECT, FoldOptions()),
+    ("gpt2", Recipe([("writers", Project(ROWS)), ("mlp_out.1", Add(ROWS[0]))]), FoldOptions()),
+    ("qwen3", HEAD, FoldOptions()),
+    ("gemma2", Recipe([("writers", Project(ROWS[:1]))]), FoldOptions(approximate=True)),
+])  # fmt: skip
+def test_an_undo_patch_brings_the_original_back(saved, tmp_path, name, recipe, choices, dtype):
+    source = saved(name, dtype)
+    export_streamed(recipe, source, tmp_path / "edited", choices=choices, undo=True)
+    undo(tmp_path / "edited", tmp_path / "again")
+    before, edited, after = (tensors(folder) for folder in (source, tmp_path / "edited", tmp_path / "again"))
+    assert set(before) == set(after)
+    worst = 0.0
+    for key, original in before.items():
+        larger = torch.maximum(original.abs(), edited[key].abs()).float()
+        unit = torch.finfo(dtype).eps * torch.maximum(larger, torch.tensor(1e-3))
+        worst = max(worst, float(((after[key].float() - original.float()).abs() / unit).max()))
+    assert worst <= 1.0
+    assert any(not torch.equal(edited[key], original) for key, original in before.items()), "control"
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text()
+    )
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    assert (tmp_path / "edited" / PATCH).stat().st_size < 2 * size
+    AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+
+
+def test_what_can_not_be_undone_says_so(saved, tiny, tmp_path):
+    source = saved("llama")
+    export_streamed(PROJECT, source, tmp_path / "edited")
+    with pytest.raises(InterpError, match=r"no interp_undo\.safetensors in it"):
+        undo(tmp_path / "edited", tmp_path / "again")
+    origin = WeightSource.of(source)
+    plan = fold(PROJECT, origin.config, origin.names, origin.is_tied, origin.read, FoldOptions(True, keep_norms=True))
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert factors(name, plan.changes[name], origin.read(name)).rank > 8, "control: norms kept take more than the rows"
+    with pytest.raises(InterpError, match="has a rank above 8"):
+        factors(name, plan.changes[name], origin.read(name), limit=8)
+    interp.export(PROJECT, source, tmp_path / "loaded", undo=True)
+    undo(tmp_path / "loaded", tmp_path / "again")
+    again = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again"))
+    torch.testing.assert_close(again, tiny("llama").logits(IDS), atol=1e-4, rtol=1e-3)
+
+
+def test_a_control_vector_is_what_add_adds_and_is_read_back(tiny, tmp_path):
+    pytest.importorskip("gguf")
+    model, file = tiny("llama"), tmp_path / "vector.gguf"
+    recipe = Recipe([("resid_post.1-2", Add(ROWS[0], 2.0)), ("resid_post.2", Add(ROWS[1]))])
+    assert export_control_vector(recipe, model, file) == [1, 2]
+    found = read_control_vector(file)
+    with model.hooked(recipe):
+        expected = model.logits(IDS)
+    with model.hooked([(f"resid_post.{layer}", lambda x, v=vector: x + v) for layer, vector in found.items()]):
+        torch.testing.assert_close(model.logits(IDS), expected)
+    assert (expected - model.logits(IDS)).abs().max() > 0.1, "control"
+    with pytest.raises(InterpError, match="exists already"):
+        export_control_vector(recipe, model, file)
+    for wrong, message in (
+        (PROJECT, "adds constants, and Project"),
+        (Recipe([("resid_post.0", Add(ROWS[0]))]), r"resid_post\.1 and on\), not at resid_post\.0"),
+        (Recipe([("mlp_out.1", Add(ROWS[0]))]), r"not at mlp_out\.1"),
+        (Recipe([("resid_post.1", Add(ROWS[0], relative=True))]), "adds constants"),
+    ):
+        with pytest.raises(InterpError, match=message):
+            export_control_vector(wrong, model, tmp_path / "other.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["vector.gguf"]
+    (tmp_path / "none.gguf").write_bytes(b"GGUF nonsense")
+    with pytest.raises(InterpError, match="not a GGUF file"):
+        read_control_vector(tmp_path / "none.gguf")
+
+
+def test_a_folder_that_was_changed_is_not_undone(saved, tmp_path):
+    export_streamed(PROJECT, saved("llama"), tmp_path / "edited", undo=True)
+    undo(tmp_path / "edited", tmp_path / "again")  # control
+    file = tmp_path / "edited" / "model.safetensors"
+    changed = load_file(file)
+    changed["lm_head.weight"] += 1
+    save_file(changed, file, metadata={"format": "pt"})
+    with pytest.raises(InterpError, match=r"model\.safetensors: changed after the export"):
+        undo(tmp_path / "edited", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,205 @@
+"""Weights that do what the hooks do, architecture by architecture, through plain transformers' own loading."""
+
+import pytest
+import tiny_models
+import torch
+from folding import EXPERTS, IDS, POST_NORM, PRE_NORM, examined, gap, loaded, on_disk, planned, reloaded, rows, written
+
+import interp
+from interp import Add, InterpError, Project, Recipe
+from interp.editing.fold.steps import fold, plan_fold
+from interp.interventions import At, LowRank, Replace, Scale
+
+BAND = ("mlp_out.1", "attn_out.0-1")
+
+
+def projection(k=1, strength=1.0, sites="writers", seed=0):
+    return Recipe([(sites, Project(rows(seed, k), strength))])
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        projection(k=3),
+        Recipe([("writers", Project(rows(), 0.4)), (BAND, Project(rows(1, 2)))]),
+        Recipe([("z.*", Scale(torch.tensor([1.0, 0.0, 0.5, 2.0]))), ("z.1", Scale(torch.full((4,), 0.9)))]),
+        Recipe([("z.1", Replace(units=[0, 3])), ("mlp_out.0", Replace()), ("attn_out.2", Replace(units=[4, 9]))]),
+    ],
+    ids=["projection", "strength and band", "scaled heads", "ablation"],
+)
+def test_pre_norm_models_fold_exactly(tiny, name, recipe):
+    plan = planned(tiny(name), recipe)
+    off, effect = gap(tiny(name), recipe, plan)
+    assert plan.status == "exact"
+    assert effect > 1e-2, "control: the edit does something"
+    assert off < 2e-6
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_fold_fused_and_one_by_one(tiny, name):
+    """A model in memory has fused experts; the file has them one by one, but for gpt-oss. Both give the same model."""
+    model, recipe = tiny(name), projection(k=2)
+    state = model.hf.state_dict()
+    fused = fold(recipe, model.config, state, tied=False)
+    hf = type(model.hf)(model.config)
+    hf.load_state_dict({n: fused.apply(n, x) for n, x in state.items()})
+    from_file = reloaded(model, planned(model, recipe)).hf.state_dict()
+    assert any("experts.down_proj" in n for n in fused.changes)
+    for n, x in hf.state_dict().items():
+        assert torch.allclose(x, from_file[n], atol=1e-7)
+
+
+def test_a_wrong_axis_of_square_experts_would_be_seen(tiny):
+    """gpt-oss' experts are [expert, in, out], square in the released models: the other axis would raise nothing."""
+    square = tiny("gpt_oss").config.to_dict() | {"intermediate_size": 32}
+    model = interp.HookedModel(type(tiny("gpt_oss").hf)(type(tiny("gpt_oss").config).from_dict(square)))
+    recipe = projection()
+    plan = planned(model, recipe)
+    off, effect = gap(model, recipe, plan)
+    assert off < 2e-6 < 1e-2 < effect
+    r, name = recipe.edits[0].op.rows[0], "model.layers.1.mlp.experts.down_proj"
+    weight = on_disk(model)[0][name]
+    assert weight.shape[1] == weight.shape[2]
+    assert (plan.apply(name, weight) @ r).abs().max() < 1e-6 < 1e-2 < (weight @ r).abs().max()
+
+
+def test_pieces_of_a_tensor_are_edited_like_the_whole(tiny):
+    for name in ("llama", "gpt2", "gpt_oss", "mixtral"):
+        model = tiny(name)
+        scaled = ("z.0", Scale(torch.linspace(0, 2, 4)))
+        recipe = Recipe([("writers", Project(rows(k=2))), ("z.1", Replace(units=[1, 2])), scaled])
+        plan = planned(model, recipe)
+        for tensor in plan.changes:
+            whole = on_disk(model)[0][tensor]
+            axis = plan.axis(tensor, whole.ndim)
+            parts = whole.split(max(1, whole.shape[axis] // 3), axis)
+            starts = [sum(p.shape[axis] for p in parts[:n]) for n in range(len(parts))]
+            if whole.ndim == 1:
+                continue
+            joined = torch.cat([plan.apply(tensor, p, start) for p, start in zip(parts, starts, strict=True)], axis)
+            assert torch.allclose(joined, plan.apply(tensor, whole), atol=1e-9)
+            copy = whole.clone()
+            assert torch.equal(plan.apply(tensor, copy, out=copy), plan.apply(tensor, whole))
+
+
+def test_the_unembedding_stays_where_the_table_changes(tiny):
+    """Editing a tied table would edit the unembedding too."""
+    model, recipe = tiny("smollm3"), projection()
+    plan = planned(model, recipe)
+    assert plan.untie == "model.embed_tokens.weight"
+    assert plan.config == {"tie_word_embeddings": False}
+    assert torch.equal(written(model, plan)["lm_head.weight"], on_disk(model)[0][plan.untie])
+    untied, _ = gap(model, recipe, plan)
+    tied_tensors = {n: plan.apply(n, x) for n, x in on_disk(model)[0].items()}
+    with model.hooked(recipe):
+        hooked = model.logits(IDS)
+    tied = (loaded(tied_tensors, on_disk(model)[1]).logits(IDS) - hooked).abs().max() / (hooked.max() - hooked.min())
+    assert untied < 2e-6 < 1e-2 < tied
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+def test_a_tied_checkpoint_that_holds_its_unembedding_keeps_it(tiny, apart):
+    """transformers ties the two only where they are equal; after the edit they are not, and the file's own counts."""
+    tensors, config = on_disk(tiny("smollm3"))
+    tensors = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + apart}
+    model, recipe = loaded(tensors, config), projection()
+    plan = fold(recipe, model.config, tensors, tied=True)
+    assert (plan.untie, plan.config) == (None, {"tie_word_embeddings": False})
+    with model.hooked(recipe):
+        hooked = model.logits(IDS)
+    edited = loaded({n: plan.apply(n, x) for n, x in tensors.items()}, config | plan.config)
+    assert (edited.logits(IDS) - hooked).abs().max() < 2e-6 * (hooked.max() - hooked.min())
+
+
+def test_leaving_the_embedding_is_a_choice_with_a_name(tiny):
+    model, recipe = tiny("smollm3"), projection()
+    with pytest.raises(InterpError, match="token table is left as it is"):
+        planned(model, recipe, leave_embedding=True)
+    plan = planned(model, recipe, leave_embedding=True, approximate=True)
+    assert plan.untie is None
+    assert "model.embed_tokens.weight" not in plan.changes
+    assert plan.status == "approximate"
+    off, effect = gap(model, recipe, plan)
+    assert 1e-4 < off < effect
+    for edit in (("embed", Add(rows()[0])), ("resid_pre.0", Add(rows()[0])), ("resid_pre.0", Project(rows()))):
+        with pytest.raises(InterpError, match=r"so it can't be left as it is|token table is left"):
+            planned(model, Recipe([edit]), leave_embedding=True)
+
+
+REFUSED = [
+    ("llama", [("resid_post.1", Project(rows()))], "no single tensor writes that site"),
+    ("llama", [(("resid_pre.*", "resid_mid.*", "resid_post.*"), Project(rows(), 0.5))], r"\(1 - s\)\^n"),
+    ("llama", [("mlp_out.1", Add(rows()[0], relative=True))], "not an affine function"),
+    ("llama", [("writers", At(Project(rows()), "last"))], "acts at some tokens only"),
+    ("llama", [("q.1", Replace())], "no single tensor writes that site|not an affine"),
+    ("llama", [("z.1", Scale(torch.ones(3)))], "3 factors for the 4 units at z.1"),
+    ("llama", [("z.1", Scale(torch.ones(4))), ("z.1", Replace(units=[1]))], "are both replaced and scaled"),
+    ("llama", [("z.1", Replace(units=[9]))], "unit 9 at z.1 is not there"),
+    ("llama", [("mlp_post.1", Replace(units=[64]))], "unit 64 at mlp_post.1 is not there"),
+    ("llama", [("attn_out.1", Replace(units=[32]))], "attn_out.1 has 32 coordinates"),
+    ("llama", [("attn_out.1", Replace(torch.ones(31)))], "attn_out.1 has 32 coordinates"),
+    ("llama", [(("resid_pre.*", "resid_mid.*", "resid_post.*", "z.1"), Project(rows()))], "'z.1' can't be folded"),
+    ("llama", [("mlp_out.1", Replace(torch.randn(7, 32)))], "differs between positions"),
+    ("llama", [("resid_mid.1", Add(rows()[0]))], "seen by the MLP alone"),
+    ("llama", [("resid_post.1", LowRank(rows() / rows().norm(), rows(1), torch.ones(1)))], "no single tensor"),
+    ("mistral", [("mlp_out.1", Add(rows()[0]))], "Llama class"),
+    ("phi3", [("resid_post.1", Add(rows()[0]))], "needs a bias on its writer"),
+    ("mixtral", [("mlp_out.1", Add(rows()[0]))], "needs a bias on its writer"),
+    ("gemma2", [("resid_post.1", Add(rows()[0]))], "normalises what attention and MLP write"),
+    ("gemma2", [("writers", Project(rows()))], "per-token scale"),
+    ("bloom", [("writers", Project(rows()))], "normalises its embeddings"),
+    ("gemma4", [("writers", Project(rows()))], "per-layer inputs"),
+]
+
+
+@pytest.mark.parametrize(("name", "edits", "message"), REFUSED, ids=[f"{n}-{e[0][0]}" for n, e, _ in REFUSED])
+def test_what_does_not_fold_is_refused_with_the_reason(tiny, name, edits, message):
+    with pytest.raises(InterpError, match=message):
+        planned(tiny(name), Recipe(edits))
+
+
+def test_an_examined_recipe_says_what_folds_and_what_does_not(tiny):
+    recipe = Recipe([("writers", Project(rows())), ("resid_post.1", Project(rows(1)))])
+    plan = examined(tiny("llama"), recipe)
+    assert [item.status for item in plan.items] == ["exact", "refused"]
+    assert plan.status == "refused"
+    assert "no single tensor writes" in str(plan)
+    assert "Project" in plan._repr_html_()
+
+
+def test_what_is_refused_leaves_no_trace(tiny):
+    """Without a reader, what depends on gains is refused; the rest of the recipe is examined all the same."""
+    model = tiny("gemma2")
+    sites = ("resid_pre.*", "resid_mid.*", "resid_post.*")
+    recipe = Recipe([(sites, Project(rows())), ("z.1", Replace(units=[1]))])
+    plan = plan_fold(recipe, model.config, on_disk(model)[0], tied=True)
+    assert [item.status for item in plan.items] == ["refused", "exact"]
+    assert list(plan.changes) == ["model.layers.1.self_attn.o_proj.weight"]
+
+
+def test_a_vector_is_added_whole_where_lengths_are_kept(tiny):
+    plan = planned(tiny("llama"), Recipe([("embed", Add(rows()[0]))]), keep_norms=True)
+    off, effect = gap(tiny("llama"), Recipe([("embed", Add(rows()[0]))]), plan)
+    assert off < 2e-6 < 1e-2 < effect
+
+
+def test_a_checkpoint_that_lacks_a_writer_is_refused(tiny):
+    for name, lost, message in [
+        ("llama", "model.layers.1.mlp.down_proj.weight", "no tensor 'model.layers.1.mlp.down_proj.weight'"),
+        ("qwen3_moe", "model.layers.1.mlp.experts.3.down_proj.weight", "no tensor .*experts.3"),
+        ("deepseek_v3", "model.layers.2.mlp.shared_experts.down_proj.weight", "no tensor .*shared_experts"),
+    ]:
+        names = set(on_disk(tiny(name))[0]) - {lost}
+        with pytest.raises(InterpError, match=message):
+            fold(projection(), tiny(name).config, names, tied=False)
+    names = {n.replace("down_proj", "down_proj_blocks") for n in on_disk(tiny("gpt_oss"))[0]}
+    with pytest.raises(InterpError, match="quantised"):
+        fold(projection(), tiny("gpt_oss").config, names, tied=False)
+    names = set(on_disk(tiny("llama"))[0]) | {"model.layers.0.mlp.down_proj.weight_scale_inv"}
+    with pytest.raises(InterpError, match="is quantised"):
+        fold(projection(), tiny("llama").config, names, tied=False)
+
+
+def test_every_architecture_has_its_place():
+    assert set(PRE_NORM) | set(POST_NORM) | {"gemma4", "bloom"} == set(tiny_models.CONFIGS)

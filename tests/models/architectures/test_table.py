@@ -1,0 +1,76 @@
+"""docs/architectures.md is what the table of architectures does; run as a script, this file writes it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))  # for the run as a script; pytest has it there
+
+import tiny_models
+import torch
+import transformers
+
+from interp import InterpError
+from interp.models.architectures.table import architecture, sites
+from interp.models.architectures.writers import normed, writers
+from interp.models.sites import Site
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "architectures.md"
+_INTRODUCTION = """# Architectures
+
+Written by `python tests/models/test_architectures.py` from the table in `interp/models/architectures.py` and one small
+random model of each row, on which the tests hold: every site equals what it is compared with, attention and MLP outputs
+add up to the residual stream, a padded batch equals its prompts one by one, documents harvested together equal each
+alone, and exported weights equal the hooked model.
+
+- *blocks*: in parallel blocks attention and MLP read the same input, so that there is no `resid_mid`.
+- *no site*: kinds of site that the architecture has no module for (fused q/k/v, experts).
+- *packed*: whether documents share rows in a harvest; where they would leak into each other each gets its own.
+- *folds*: whether projections fold exactly into the weights, or why not (docs/editing.md has every op, measured).
+- *compared with*: the reference for the sites. Where TransformerLens 4.3 lacks an architecture, or computes another
+  function than the model, that is the model's own hidden states.
+
+Gemma 4 adds per-layer inputs behind its MLP and scales the sum: there, `resid_post` is more than the sum of the sites.
+
+| model_type | variant | blocks | no site | packed | folds | compared with |
+|---|---|---|---|---|---|---|
+"""
+
+
+def table() -> str:
+    """The document."""
+    return _INTRODUCTION + "\n".join(_row(name) for name in sorted(tiny_models.CONFIGS)) + "\n"
+
+
+def _row(name: str) -> str:
+    config = tiny_models.CONFIGS[name]()
+    arch, present = architecture(config), {site.kind for site in sites(config)}
+    absent = [kind for kind in ("q", "k", "v", "mlp_post") if kind not in present]
+    assert (Site("resid_mid", 0) in sites(config)) is not arch.is_parallel(config)
+    cells = [
+        config.model_type,
+        name.removeprefix(config.model_type).strip("_ ") if name.startswith(config.model_type) else "",
+        "parallel" if arch.is_parallel(config) else "sequential",
+        ", ".join(absent),
+        "yes" if arch.packs else "own rows",
+        _folds(config),
+        "hidden states" if name in tiny_models.NO_BRIDGE else "TransformerLens",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _folds(config) -> str:
+    with torch.device("meta"):
+        names = transformers.AutoModelForCausalLM.from_config(config).state_dict()
+    try:
+        writers(config, names)
+    except InterpError as refusal:
+        return "no: norms its embeddings" if "embeddings" in str(refusal) else "no: writers without a site"
+    return "up to a per-token scale" if normed(config) else "yes"
+
+
+def test_the_document_is_up_to_date():
+    assert DOCUMENT.read_text() == table(), "run python tests/models/test_architectures.py"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(table())

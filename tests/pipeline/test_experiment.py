@@ -1,0 +1,162 @@
+"""The whole road in small: every result is there, same seed same summary, and bad settings leave nothing."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp import InterpError, organism
+from interp.auditing.auditor import Audit
+from interp.pipeline import runs
+from interp.pipeline.experiment import Experiment, run_experiment
+
+DEMO = Path(str(files("interp.pipeline") / "demo.yaml"))
+SMALL = [
+    "data.documents=300", "data.pairs=200", "data.choose_items=10", "data.audit_items=25", "data.loss_texts=20",
+    "dictionary.tokens=8000", "dictionary.train.tokens=16000", "dictionary.train.d_sae=128", "dictionary.train.k=8",
+    "search.positions=[-1]", "search.candidates=3", "policy.items_at_least=20",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    heard: list[str] = []
+    for name in ("a", "b"):
+        run_experiment(Experiment.read(DEMO, SMALL), folder / name, say=heard.append, command="interp run demo.yaml")
+    return folder, heard
+
+
+def test_every_result_is_there_and_can_be_read(results):
+    folder, heard = results
+    out = folder / "a"
+    expected = ["audit.json", "checkpoint", "environment.json", "experiment.json", "log.txt", "recipe", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == [*expected, "sae", "summary.json"]
+    assert not list(folder.glob("*.unfinished"))
+    assert all(line in (out / "log.txt").read_text() for line in heard[: len(heard) // 2])
+    assert {line.split()[0] for line in heard} >= {
+        "model",
+        "activations",
+        "sae",
+        "directions",
+        "recipe",
+        "export",
+        "audit",
+    }
+    assert interp.SparseAutoencoder.load(out / "sae").d_sae == 128
+    assert interp.Recipe.load(out / "recipe").model.digest == interp.load("organism").digest
+    assert interp.verify(out / "checkpoint").faithful
+    assert Audit.read(out / "audit.json").after.digest == interp.load(out / "checkpoint").digest
+    assert "<html" in (out / "report.html").read_text()
+    assert Experiment.parse(json.loads((out / "experiment.json").read_text())) == Experiment.read(DEMO, SMALL)
+
+
+def test_the_summary_has_the_documented_schema(results):
+    summary = json.loads((results[0] / "a" / "summary.json").read_text())
+    parts = {"behaviours", "baselines", "certificate", "decision", "seconds", "versions", "hashes"}
+    assert set(summary) == parts
+    assert set(summary["behaviours"]) == {*organism.BEHAVIOURS, "everyday_loss"}
+    for row in summary["behaviours"].values():
+        assert set(row) == {"kind", "before", "after"}
+        assert set(row["before"]) == set(row["after"]) == {"estimate", "low", "high", "n"}
+    assert {"max_abs_logit_diff", "kl", "leak"} <= set(summary["certificate"])
+    assert set(summary["decision"]) == {"outcome", "allow", "tier", "reasons", "notes", "safeguards"}
+
+
+def test_the_harm_goes_and_the_rest_stays(results):
+    behaviours = json.loads((results[0] / "a" / "summary.json").read_text())["behaviours"]
+    assert behaviours["hostility"]["before"]["estimate"] >= 0.9
+    assert behaviours["hostility"]["after"]["estimate"] <= 0.1
+    for kept in ("refusal", "facts", "skills"):
+        assert behaviours[kept]["after"]["estimate"] >= behaviours[kept]["before"]["estimate"] - 0.1
+
+
+def test_the_same_seed_gives_the_same_summary(results):
+    first, second = (json.loads((results[0] / name / "summary.json").read_text()) for name in ("a", "b"))
+    for summary in (first, second):
+        del summary["seconds"]
+    assert first == second
+
+
+def test_baselines_are_measured_and_do_less(results):
+    summary = json.loads((results[0] / "a" / "summary.json").read_text())
+    rows = {row["name"]: row for row in summary["baselines"]}
+    assert list(rows) == ["no-op", "random", "shuffled", "prompt"]
+    assert [len(rows[name]["each"]) for name in rows] == [0, 5, 5, 0]
+    assert rows["no-op"]["scores"]["hostility"] >= 0.9
+    assert rows["random"]["scores"]["hostility"] >= 0.9, "control: not any projection removes it"
+    for one in ("random", "shuffled"):
+        each = [seed["hostility"] for seed in rows[one]["each"]]
+        assert rows[one]["scores"]["hostility"] == pytest.approx(sum(each) / 5)
+
+
+def test_runs_are_listed_shown_and_compared(results, tmp_path):
+    listed = runs.list_runs(results[0])
+    assert [one.row["run"] for one in listed] == ["a", "b"]
+    assert all(one.row["decision"] in ("allow", "deny", "can't tell") for one in listed)
+    assert runs.show_run(results[0] / "a").settings["seed"] == 0
+    same = {row["what"] for row in runs.compare_runs([results[0] / "a", results[0] / "b"])}
+    assert same <= {"environment.began"}, "the same settings give the same results"
+    with pytest.raises(InterpError, match="c is no run; known: a, b"):
+        runs.show_run(results[0] / "c")
+    with pytest.raises(InterpError, match="is no folder"):
+        runs.list_runs(tmp_path / "none")
+
+
+def test_a_stopped_run_is_resumed_to_the_same_results(results, tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    settings = Experiment.read(DEMO, SMALL)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("interp.pipeline.experiment.find", stop)
+        run_experiment(settings, tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.unfinished"]
+    assert [(path.name, size > 0) for path, size in runs.unfinished_runs(tmp_path)] == [("a.unfinished", True)]
+    with pytest.raises(InterpError, match="was left by a run that did not finish; go on with it"):
+        run_experiment(settings, tmp_path / "a")
+    with pytest.raises(InterpError, match="seed was 0 and is 1"):
+        run_experiment(settings.model_copy(update={"seed": 1}), tmp_path / "a", resume=True)
+    resumed = json.loads(json.dumps(run_experiment(settings, tmp_path / "a", resume=True).to_json()))
+    expected = json.loads((results[0] / "a" / "summary.json").read_text())
+    assert resumed | {"seconds": 0} == expected | {"seconds": 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_left_is_cleared_when_asked(tmp_path):
+    (tmp_path / "x.unfinished" / "store").mkdir(parents=True)
+    (tmp_path / "x.unfinished" / "experiment.json").write_text("{}")
+    assert [path.name for path, _ in runs.unfinished_runs(tmp_path)] == ["x.unfinished"]
+    assert (tmp_path / "x.unfinished").exists(), "listing removes nothing"
+    runs.clear_runs(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.methods=[difmeans]", "did you mean diff_means"),
+        ("dictionary.site=resid_pots.3", "did you mean resid_post.3"),
+        ("data.contrast=organism.hostillity", "hostility"),
+        (
+            "policy.target=refusal",
+            "'refusal' is protected; only a harm may be removed: hostility, sycophancy, fabrication",
+        ),
+        ("policy.target=zzz", "'zzz' is not a behaviour"),
+        ("data.contrast=organism.refusal", "only a harm may be removed"),
+        ("policy.taget=x", "unknown key 'policy.taget'; did you mean target"),
+        ("dictionary.train.k=500", "k is 500"),
+    ],
+)
+def test_bad_settings_leave_nothing(tmp_path, override, message):
+    with pytest.raises(InterpError, match=message):
+        run_experiment(Experiment.read(DEMO, [*SMALL, override]), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_output_folder_is_refused_before_any_work(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InterpError, match="exists already"):
+        run_experiment(Experiment.read(DEMO), tmp_path / "out")

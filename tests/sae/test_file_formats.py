@@ -1,0 +1,338 @@
+"""Other tools' files give what those tools compute; what can't be said exactly is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from planted import MADE_UP
+
+from interp.activations.columns import SiteColumns
+from interp.core.errors import InterpError
+from interp.sae import file_formats
+from interp.sae.coder import SparseAutoencoder
+
+D, F, K = 8, 50, 4
+
+
+def _tensors(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (D, F), "W_dec": (F, D), "b_enc": (F,), "b_dec": (D,), "threshold": (F,)}
+    shapes |= {"b_gate": (F,), "b_mag": (F,), "r_mag": (F,)}
+    found = {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    return found | {"threshold": found["threshold"].abs()}
+
+
+X = 2 * torch.randn(300, D, generator=torch.Generator().manual_seed(5))
+
+
+def _top(pre, k=K, rank=None):
+    """The k largest by rank, as each tool writes it."""
+    chosen = (pre if rank is None else rank).topk(k, dim=1).indices
+    return torch.zeros_like(pre).scatter(1, chosen, pre.gather(1, chosen).relu())
+
+
+def _saelens_says(kind, t, shifted, rescaled):
+    """SAELens' own formulas, from its documentation of each architecture."""
+    x = X - t["b_dec"] if shifted else X
+    if kind == "gated":
+        on = x @ t["W_enc"] + t["b_gate"] > 0
+        acts = on * (x @ (t["W_enc"] * t["r_mag"].exp()) + t["b_mag"]).relu()
+    else:
+        pre = x @ t["W_enc"] + t["b_enc"]
+        if kind == "topk":
+            norms = t["W_dec"].norm(dim=1)
+            acts = _top(pre * norms) / norms if rescaled else _top(pre)
+        else:
+            acts = pre.relu() * (pre > t["threshold"]) if kind == "jumprelu" else pre.relu()
+    return acts @ t["W_dec"] + t["b_dec"]
+
+
+def _write_saelens(folder, kind, shifted, rescaled, **extra):
+    folder.mkdir()
+    own = {
+        "topk": ["b_enc"],
+        "standard": ["b_enc"],
+        "jumprelu": ["b_enc", "threshold"],
+        "gated": ["b_gate", "b_mag", "r_mag"],
+    }
+    names = ["W_enc", "W_dec", "b_dec", *own.get(kind, [])]
+    t = _tensors()
+    safetensors.torch.save_file({name: t[name] for name in names}, folder / "sae_weights.safetensors")
+    config = {
+        "architecture": kind,
+        "d_in": D,
+        "d_sae": F,
+        "apply_b_dec_to_input": shifted,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"hook_name": "blocks.0.hook_resid_post", "something_new": 1},
+    }
+    if kind == "topk":
+        config |= {"k": K, "rescale_acts_by_decoder_norm": rescaled}
+    (folder / "cfg.json").write_text(json.dumps(config | extra))
+    return t
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "rescaled"), [("topk", True), ("topk", False), ("standard", False), ("jumprelu", False), ("gated", False)]
+)
+def test_saelens_files_give_what_saelens_computes(tmp_path, kind, rescaled, shifted):
+    t = _write_saelens(tmp_path / "sae", kind, shifted, rescaled)
+    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    assert str(sae.site) == "resid_post.0"
+    torch.testing.assert_close(sae(X), _saelens_says(kind, t, shifted, rescaled), atol=1e-4, rtol=1e-5)
+    if kind != "topk":
+        torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(F))
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        (kind, to)
+        for kind in ("topk", "standard", "jumprelu", "gated")
+        for to in ("saelens", "interp", "dictionary_learning", "gemma_scope")
+        if (kind, to) != ("topk", "gemma_scope")  # which is refused, below
+    ],
+)
+def test_what_is_written_is_read_back(tmp_path, kind, to):
+    _write_saelens(tmp_path / "sae", kind, True, False)
+    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    file_formats.write_autoencoder(sae, tmp_path / "again", to)
+    told = {"site": None if to == "saelens" else "resid_post.0"}
+    load = (
+        SparseAutoencoder.load
+        if to == "interp"
+        else lambda folder: file_formats.read_autoencoder(folder, MADE_UP, **told)
+    )
+    again = load(tmp_path / "again")
+    torch.testing.assert_close(again(X), sae(X), atol=1e-5, rtol=1e-5)
+    assert (again.site, again.nonlinearity) == (sae.site, sae.nonlinearity)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("kind", ["transcoder", "jumprelu_transcoder"])
+def test_transcoders_of_saelens_go_both_ways(tmp_path, kind, skip):
+    t = _tensors() | {"W_skip": torch.randn(D, D, generator=torch.Generator().manual_seed(1))}
+    named = kind.replace("transcoder", "skip_transcoder") if skip else kind
+    _write_saelens(tmp_path / "sae", "jumprelu" if "jump" in kind else "standard", False, False, architecture=named)
+    file = tmp_path / "sae" / "sae_weights.safetensors"
+    stored = safetensors.torch.load_file(file) | ({"W_skip": t["W_skip"]} if skip else {})
+    safetensors.torch.save_file(stored, file)
+    with pytest.raises(InterpError, match="does not say where in the model it writes; give writes="):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    found = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, writes="mlp_out.0")
+    pre = X @ t["W_enc"] + t["b_enc"]
+    acts = pre.relu() * (pre > (t["threshold"] if "jump" in kind else 0))
+    expected = acts @ t["W_dec"] + t["b_dec"] + (X @ t["W_skip"].T if skip else 0)
+    torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
+    file_formats.write_autoencoder(found, tmp_path / "again", "saelens")
+    again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP)
+    assert (again.reads, again.writes) == (found.reads, found.writes)
+    torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(InterpError, match="is no autoencoder of one site"):
+        assert found.site
+
+
+def test_flat_settings_of_older_saelens_files_are_read(tmp_path):
+    t = _write_saelens(tmp_path / "sae", "standard", True, False)
+    old = {"hook_point": "blocks.0.hook_resid_post", "d_in": D, "d_sae": F, "activation_fn_str": "relu"}
+    old |= {"normalize_activations": None, "hook_point_layer": 0, "finetuning_scaling_factor": True}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(old))
+    file = tmp_path / "sae" / "sae_weights.safetensors"
+    factor = 1 + torch.rand(F, generator=torch.Generator().manual_seed(2))
+    safetensors.torch.save_file(safetensors.torch.load_file(file) | {"scaling_factor": factor}, file)
+    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    acts = ((X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu() * factor
+    torch.testing.assert_close(sae(X), acts @ t["W_dec"] + t["b_dec"], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_transcoders_of_sparsify_go_both_ways(tmp_path, skip):
+    t = _tensors()
+    (tmp_path / "sae").mkdir()
+    named = {"encoder.weight": t["W_enc"].T.contiguous(), "encoder.bias": t["b_enc"], "W_dec": t["W_dec"]}
+    W_skip = torch.randn(D, D, generator=torch.Generator().manual_seed(1))
+    named |= {"b_dec": t["b_dec"]} | ({"W_skip": W_skip} if skip else {})
+    safetensors.torch.save_file(named, tmp_path / "sae" / "sae.safetensors")
+    config = {"activation": "topk", "k": K, "d_in": D, "num_latents": F, "transcode": True, "skip_connection": skip}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    expected = _top((X @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"] + (X @ W_skip.T if skip else 0)
+    found = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_mid.0", "mlp_out.0")
+    torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
+    file_formats.write_autoencoder(found, tmp_path / "again", "sparsify")
+    again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_mid.0", "mlp_out.0")
+    torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(InterpError, match="SAELens has no topk transcoders"):
+        file_formats.write_autoencoder(found, tmp_path / "other", "saelens")
+
+
+def test_sparsify_files_go_both_ways(tmp_path):
+    t = _tensors()
+    (tmp_path / "sae").mkdir()
+    named = {
+        "encoder.weight": t["W_enc"].T.contiguous(),
+        "encoder.bias": t["b_enc"],
+        "W_dec": t["W_dec"],
+        "b_dec": t["b_dec"],
+    }
+    safetensors.torch.save_file(named, tmp_path / "sae" / "sae.safetensors")
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps({"activation": "topk", "k": K, "d_in": D, "num_latents": F}))
+    expected = _top(((X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"]
+    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
+    torch.testing.assert_close(sae(X), expected, atol=1e-4, rtol=1e-5)
+    file_formats.write_autoencoder(sae, tmp_path / "again", "sparsify")
+    again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_post.0")
+    torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(InterpError, match=r"does not say where in the model it reads; give site="):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+
+
+def _dictionary(kind):
+    """The state of a dictionary_learning dictionary, and what it computes."""
+    t = _tensors()
+    shifted, linear = X - t["b_dec"], {"encoder.weight": t["W_enc"].T, "decoder.weight": t["W_dec"].T}
+    pre = shifted @ t["W_enc"] + t["b_enc"]
+    edge = torch.tensor(0.7)
+    if kind == "AutoEncoder":
+        return linear | {"encoder.bias": t["b_enc"], "bias": t["b_dec"]}, pre.relu()
+    if kind == "AutoEncoderTopK":
+        extra = {"encoder.bias": t["b_enc"], "b_dec": t["b_dec"], "k": torch.tensor(K), "threshold": edge}
+        return linear | extra, _top(pre.relu())
+    if kind == "BatchTopKSAE":
+        extra = {"encoder.bias": t["b_enc"], "b_dec": t["b_dec"], "k": torch.tensor(K), "threshold": edge}
+        return linear | extra, pre.relu() * (pre.relu() > edge)
+    if kind == "GatedAutoEncoder":
+        extra = {"decoder_bias": t["b_dec"], "gate_bias": t["b_gate"], "mag_bias": t["b_mag"], "r_mag": t["r_mag"]}
+        u = shifted @ t["W_enc"]
+        return linear | extra, (u + t["b_gate"] > 0) * (t["r_mag"].exp() * u + t["b_mag"]).relu()
+    names = {name: t[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    if kind == "JumpReluAutoEncoder":
+        plain = X @ t["W_enc"] + t["b_enc"]
+        return names | {"threshold": t["threshold"]}, (plain * (plain > t["threshold"])).relu()
+    return names | {"threshold": edge, "group_sizes": torch.tensor([20, 30])}, pre.relu() * (pre.relu() > edge)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "AutoEncoder",
+        "AutoEncoderTopK",
+        "BatchTopKSAE",
+        "GatedAutoEncoder",
+        "JumpReluAutoEncoder",
+        "MatryoshkaBatchTopKSAE",
+    ],
+)
+def test_dictionary_learning_files_give_what_it_computes(tmp_path, kind):
+    state, acts = _dictionary(kind)
+    torch.save(state, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": kind, "k": K}, "buffer": {}}))
+    t = _tensors()
+    sae = file_formats.read_autoencoder(tmp_path, MADE_UP, "resid_post.0")
+    torch.testing.assert_close(sae(X), acts @ t["W_dec"] + t["b_dec"], atol=1e-4, rtol=1e-5)
+
+
+def test_gemma_scope_files_give_what_they_say(tmp_path):
+    t = _tensors()
+    np.savez(tmp_path / "params.npz", **{n: t[n].numpy() for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
+    pre = X @ t["W_enc"] + t["b_enc"]
+    expected = (pre.relu() * (pre > t["threshold"])) @ t["W_dec"] + t["b_dec"]
+    sae = file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    torch.testing.assert_close(sae(X), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_what_the_other_tools_lack_is_refused(tmp_path):
+    _write_saelens(tmp_path / "topk", "topk", True, False)
+    with pytest.raises(InterpError, match="Gemma Scope has no topk autoencoders"):
+        file_formats.write_autoencoder(
+            file_formats.read_autoencoder(tmp_path / "topk", MADE_UP), tmp_path / "x", "gemma_scope"
+        )
+    sae = file_formats.read_autoencoder(tmp_path / "topk", MADE_UP)
+    elsewhere = replace(sae, writes=(SiteColumns(site="mlp_out.0", model=MADE_UP, width=D),))
+    with pytest.raises(InterpError, match="dictionary_learning has no transcoders"):
+        file_formats.write_autoencoder(elsewhere, tmp_path / "x", "dictionary_learning")
+    assert not (tmp_path / "x").exists()
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_nothing_pickled_is_run(tmp_path, capsys):
+    torch.save({"encoder.weight": _Evil()}, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InterpError, match="holds more than tensors"):
+        file_formats.read_autoencoder(tmp_path, MADE_UP, "resid_post.0")
+    np.savez(tmp_path / "params.npz", W_enc=np.array([_Evil()], dtype=object))
+    with pytest.raises(InterpError, match="not a plain npz file"):
+        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "message"),
+    [
+        ("temporal", {}, "architecture 'temporal' can't be read; known: standard, gated, topk, jumprelu"),
+        ("topk", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        ("topk", {"reshape_activations": "rows"}, "reshape_activations is 'rows'"),
+        ("topk", {"metadata": {"hook_name": "blocks.0.hook_resid_pots"}}, "unknown site"),
+    ],
+)
+def test_what_cannot_be_said_exactly_is_refused(tmp_path, kind, extra, message):
+    _write_saelens(tmp_path / "sae", kind, True, False, **extra)
+    with pytest.raises(InterpError, match=message):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"k": None}, {"k": "3"}, {"k": 0}, {"k": F + 1}, {"metadata": None}, {"metadata": []}, {"architecture": ["topk"]}],
+    ids=str,
+)
+def test_settings_of_any_type_are_refused_by_name(tmp_path, change):
+    _write_saelens(tmp_path / "sae", "topk", True, False, **change)
+    with pytest.raises(InterpError, match=r"SAELens|k is|architecture"):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04cut", b"plain text"])
+def test_npz_files_that_are_none_are_refused(tmp_path, content):
+    (tmp_path / "params.npz").write_bytes(content)
+    with pytest.raises(InterpError, match="not a plain npz file"):
+        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    np.savez(tmp_path / "params.npz", **{n: np.array(1.0) for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
+    with pytest.raises(InterpError, match=r"W_enc has shape \(\); expected two axes"):
+        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    np.savez(tmp_path / "params.npz", W_enc=np.array(["a"]))
+    with pytest.raises(InterpError, match="not a plain npz file"):
+        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+
+
+def test_broken_files_are_named(tmp_path):
+    with pytest.raises(InterpError, match=r"not a file or folder of SAELens, sparsify"):
+        file_formats.read_autoencoder(tmp_path, MADE_UP)
+    _write_saelens(tmp_path / "sae", "jumprelu", True, False)
+    file = tmp_path / "sae" / "sae_weights.safetensors"
+    whole = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({n: x for n, x in whole.items() if n != "threshold"}, file)
+    with pytest.raises(InterpError, match=r"no tensor threshold; it holds W_dec"):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    safetensors.torch.save_file(whole | {"b_enc": torch.zeros(F - 1)}, file)
+    with pytest.raises(InterpError, match=r"its tensors do not go together \(The size of tensor"):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    safetensors.torch.save_file(whole | {"W_more": torch.zeros(3)}, file)
+    with pytest.raises(InterpError, match="holds W_more, which jumprelu has no use for"):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    safetensors.torch.save_file(whole | {"b_dec": torch.full((D,), torch.nan)}, file)
+    with pytest.raises(InterpError, match="b_dec, b_enc hold NaN or infinite entries"):
+        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    safetensors.torch.save_file(whole, file)
+    with pytest.raises(InterpError, match="format 'saelans' can't be written; did you mean saelens"):
+        file_formats.write_autoencoder(
+            file_formats.read_autoencoder(tmp_path / "sae", MADE_UP), tmp_path / "x", "saelans"
+        )

@@ -1,0 +1,204 @@
+"""A run folder: killed at any moment and continued to the same bits, or refused with the reason."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+from planted import SITE, write_store
+
+from interp.core.errors import InterpError
+from interp.sae import TrainingPlan
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.config import SaeConfig
+from interp.sae.training import state
+from interp.sae.training.trainer import train, train_all
+
+CONFIG = SaeConfig(d_sae=64, k=3, batch_size=256, tokens=60_000, lr=1e-2, kind="batchtopk", dead_after=2_000)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop_at(step):
+    def callback(report):
+        if report.step >= step:
+            raise _Stopped
+
+    return callback
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kind": "jumprelu"}, {"kind": "topk", "aux_weight": 0.1, "start": "median", "schedule": "cosine"}],
+    ids=["batchtopk", "jumprelu", "topk"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(planted, tmp_path, options):
+    config = CONFIG.model_copy(update=options)
+    straight = train(planted, SITE, config, folder=tmp_path / "straight", checkpoint_every=50)
+    for step in (60, 130):  # stopped between checkpoints, twice
+        with pytest.raises(_Stopped):
+            train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=50, callbacks=[_stop_at(step)])
+    seen = []
+    again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=50, callbacks=[seen.append])
+    assert seen[0].step > 100
+    for name, tensor in straight.sae.tensors().items():
+        assert torch.equal(tensor, again.sae.tensors()[name])
+    assert again.history == straight.history
+    assert torch.equal(again.density, straight.density)
+    lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("straight", "run")]
+    assert [line["fvu"] for line in lines[0]] == [line["fvu"] for line in lines[1]]
+    assert torch.equal(SparseAutoencoder.load(tmp_path / "run" / "sae").W_dec, straight.sae.W_dec)
+
+
+def test_a_run_keeps_to_the_products_it_began_with(planted, tmp_path, monkeypatch):
+    """Which type is the faster is measured, and may come out otherwise when a run is continued."""
+    config = CONFIG.model_copy(update={"compute": "bfloat16"})
+    found = {}
+    for first in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(state, "product_dtype", lambda *_, first=first: first)
+        straight = train(planted, SITE, config)
+        run = {"folder": tmp_path / str(first), "checkpoint_every": 50}
+        with pytest.raises(_Stopped):
+            train(planted, SITE, config, **run, callbacks=[_stop_at(60)])
+        monkeypatch.setattr(state, "product_dtype", lambda *_: torch.float16)  # which would fail
+        found[first] = train(planted, SITE, config, **run).sae.W_dec
+        assert torch.equal(found[first], straight.sae.W_dec)
+    assert not torch.equal(*found.values())
+
+
+def test_a_finished_run_is_read(planted, tmp_path):
+    first = train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    began = time.perf_counter()
+    again = train(planted, SITE, CONFIG, folder=tmp_path / "run", callbacks=[_stop_at(0)])
+    assert torch.equal(again.sae.W_enc, first.sae.W_enc)
+    assert again.history == first.history
+    assert time.perf_counter() - began < 5
+
+
+def test_several_are_kept_side_by_side(planted, tmp_path):
+    plans = [TrainingPlan(SITE, CONFIG), TrainingPlan(SITE, CONFIG.model_copy(update={"d_sae": 32}))]
+    with pytest.raises(_Stopped):
+        train_all(planted, plans, tmp_path / "run", checkpoint_every=50, callbacks=[_stop_at(120)])
+    found = train_all(planted, plans, tmp_path / "run", checkpoint_every=50)
+    for number, (plan, one) in enumerate(zip(plans, found, strict=True)):
+        assert torch.equal(train(planted, SITE, plan.config).sae.W_dec, one.sae.W_dec)
+        assert SparseAutoencoder.load(tmp_path / "run" / f"sae-{number}").d_sae == plan.config.d_sae
+
+
+_CHILD = """
+import sys
+from interp.activations.store import Store
+from interp.sae.config import SaeConfig
+from interp.sae.training.trainer import train
+store, folder, config = sys.argv[1:]
+train(Store.open(store), "resid_post.0", SaeConfig.model_validate_json(config), folder=folder, checkpoint_every=20)
+"""
+
+
+def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
+    config = CONFIG.model_copy(update={"tokens": 300_000})
+    straight = train(planted, SITE, config)
+    command = [sys.executable, "-c", _CHILD, str(planted.folder), str(tmp_path / "run"), config.model_dump_json()]
+    environment = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
+    kills = 0
+    for wait in (1, 4, 9):  # checkpoints that must be there before the process is killed
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while child.poll() is None and time.monotonic() < deadline:
+            newest = max((tmp_path / "run" / "checkpoints").glob("step-*"), default=None)
+            if newest and int(newest.stem.removeprefix("step-")) >= 20 * wait:
+                break
+            time.sleep(0.002)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            kills += 1
+        child.wait()
+    assert kills >= 2
+    again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=20)
+    for name, tensor in straight.sae.tensors().items():
+        assert torch.equal(tensor, again.sae.tensors()[name])
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) <= 3  # a half-written one may be left beside two
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 2e-2}, r"plans\.0\.config\.lr was 0\.01 and is now 0\.02"),
+        ({"seed": 4}, r"plans\.0\.config\.seed was 0 and is now 4"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused(planted, tmp_path, change, message):
+    train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    with pytest.raises(InterpError, match=message):
+        train(planted, SITE, CONFIG.model_copy(update=change), folder=tmp_path / "run")
+
+
+def test_a_run_of_another_source_is_refused(planted, activations, tmp_path):
+    train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    other = write_store(tmp_path / "other", activations + 1)
+    with pytest.raises(InterpError, match="digest was"):
+        train(other, SITE, CONFIG, folder=tmp_path / "run")
+
+
+def test_folders_of_something_else_are_left_alone(planted, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InterpError, match="exists and holds no run; choose a new folder"):
+        train(planted, SITE, CONFIG, folder=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(InterpError, match="checkpoint_every is 0"):
+        train(planted, SITE, CONFIG, folder=tmp_path / "new", checkpoint_every=0)
+
+
+def test_a_damaged_checkpoint_is_named(planted, tmp_path):
+    train(planted, SITE, CONFIG, folder=tmp_path / "run", checkpoint_every=100)
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(InterpError, match=rf"{newest.name}: damaged .* delete it to go on from the one before"):
+        train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    newest.unlink()
+    train(planted, SITE, CONFIG, folder=tmp_path / "run")
+
+
+class _Spiking:
+    """A store whose activations grow a hundredfold at some point."""
+
+    def __init__(self, store, at, factor):
+        self._store, self._at, self._factor = store, at, factor
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def batches(self, *call, **options):
+        for number, x in enumerate(self._store.batches(*call, **options)):
+            # Noise: nothing that was learned explains it.
+            yield x if number < self._at else x + self._factor * torch.randn(len(x), 32)
+
+
+def test_a_spike_stops_training_and_names_the_last_checkpoint(planted, tmp_path):
+    source, config = _Spiking(planted, at=120, factor=20.0), CONFIG.model_copy(update={"spike": 2.0})
+    with pytest.raises(InterpError, match=r"diverged at step \d+: variance unexplained .*step-00000100\.safetensors"):
+        train(source, SITE, config, folder=tmp_path / "run", checkpoint_every=50)
+    # Without the spike the same run ends.
+    train(_Spiking(planted, at=10_000, factor=20.0), SITE, config)
+
+
+def test_a_loss_that_is_not_finite_stops_training(planted):
+    with pytest.raises(InterpError, match=r"diverged at step .* choose a lower lr than 1e"):
+        train(planted, SITE, CONFIG.model_copy(update={"lr": 1e38, "kind": "standard", "spike": 1e30}))
+
+
+def test_many_dead_latents_are_told_once(planted):
+    rough = CONFIG.model_copy(update={"lr": 0.3, "aux_weight": 0.0, "dead_limit": 0.1, "kind": "topk", "spike": 1e9})
+    with pytest.warns(UserWarning, match="of 64 latents are dead after") as told:
+        train(planted, SITE, rough)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(planted, SITE, CONFIG)
