@@ -25,9 +25,25 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError
 from interp.core.files import fsync, read_json, write_json, write_text
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.training.state import ProgressPoint
 
 RECORD, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
 _KEPT = 2
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a callback is told at each point: which of the plans, steps done of how many, tokens a second.
+
+    `last` is true once, in the very last report of the last plan.
+    """
+
+    number: int
+    point: ProgressPoint
+    step: int
+    steps: int
+    tokens_per_second: float
+    last: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class TrainingRun:
         write_json(path / RECORD, {"format": 1, "settings": settings, "versions": versions()})
         return cls(path, every)
 
-    def note(self, report: "TrainingReport") -> None:
+    def note(self, report: TrainingReport) -> None:
         """Add a line to the metrics."""
         line = {"plan": report.number, "step": report.step, "tokens_per_second": round(report.tokens_per_second)}
         with open(self.folder / METRICS, "a", encoding="utf-8") as file:

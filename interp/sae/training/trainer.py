@@ -30,26 +30,11 @@ from interp.core.progress import track
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training.bundle import Bundle, TrainingPlan
-from interp.sae.training.run_folder import TrainingRun
+from interp.sae.training.run_folder import TrainingReport, TrainingRun
 from interp.sae.training.state import ProgressPoint
 from interp.sae.training.watch import DivergenceWatch
 
 _CHECKPOINT_EVERY = 500
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """What a callback is told at each point: which of the plans, steps done of how many, tokens a second.
-
-    `last` is true once, in the very last report of the last plan.
-    """
-
-    number: int
-    point: ProgressPoint
-    step: int
-    steps: int
-    tokens_per_second: float
-    last: bool
 
 
 Callback = Callable[[TrainingReport], None]
