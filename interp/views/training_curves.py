@@ -8,8 +8,8 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from interp.sae.training.run_folder import TrainingReport
 from interp.sae.training.state import ProgressPoint
-from interp.sae.training.trainer import TrainingReport
 from interp.views.figures import panels, styled
 from interp.views.palette import SERIES
 

@@ -5,7 +5,8 @@ from importlib import import_module
 from typing import Any, Literal
 
 from interp.core.errors import InterpError
-from interp.sae.training.trainer import Callback, TrainingReport
+from interp.sae.training.run_folder import TrainingReport
+from interp.sae.training.trainer import Callback
 
 
 def tracker(name: Literal["trackio", "wandb"], /, project: str, **options: Any) -> Callback:
