@@ -14,7 +14,7 @@ Safeguard = Annotated[
     typer.Option("--safeguard", help="one that is in place, by the policy's name for it; may be repeated"),
 ]
 PolicyName = Annotated[str, typer.Option(help="a policy (YAML), or release, the one that is shipped")]
-CODES = {"allow": 0, "deny": 1, "can't tell": 2}
+CODES = {"allow": 0, "deny": 1, "inconclusive": 2}
 
 
 def gate(
@@ -24,7 +24,7 @@ def gate(
     safeguard: Safeguard = None,
     as_json: Json = False,
 ) -> None:
-    """Put an audit to a policy: exit code 0 to allow, 1 to deny, 2 where it can't tell."""
+    """Put an audit to a policy: exit code 0 to allow, 1 to deny, 2 if inconclusive."""
     from interp.auditing.policy.release_gate import gate as decide
 
     decision = decide(file, policy, checkpoint, safeguard or [])

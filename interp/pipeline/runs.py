@@ -65,10 +65,10 @@ class RunRecord:
         target = self.settings["policy"]["target"]
         change = self.summary["behaviours"][target]
         shown = f"{target} {change['before']['estimate']:.3f} -> {change['after']['estimate']:.3f}"
-        decision = self.summary["decision"]["outcome"]
+        outcome = self.summary["decision"]["outcome"]
         return {
             "run": self.path.name,
-            "decision": decision,
+            "decision": "inconclusive" if outcome == "can't tell" else outcome,  # as earlier versions wrote it
             "target": shown,
             "seconds": self.summary["seconds"],
             "began": self.environment["began"],

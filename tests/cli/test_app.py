@@ -167,10 +167,10 @@ def test_the_road_by_hand(run, tmp_path):
     assert (code, said.splitlines()[-1]) == (0, "allow"), "it is of the checkpoint that it was made of"
     assert run("gate", audit, "--policy", policy, "--checkpoint", streamed)[0] == 0, "so are the same weights elsewhere"
     code, said, _ = run("gate", audit, "--policy", policy, "--checkpoint", tmp_path / "original")
-    assert (code, said.splitlines()[-1]) == (2, "can't tell"), "but not the model before the edit"
+    assert (code, said.splitlines()[-1]) == (2, "inconclusive"), "but not the model before the edit"
     policy.write_text("target: hostility\nitems_at_least: 100000\n")
     code, said, _ = run("gate", audit, "--policy", policy, "--json")
-    assert (code, json.loads(said)["allow"], json.loads(said)["outcome"]) == (2, False, "can't tell")
+    assert (code, json.loads(said)["allow"], json.loads(said)["outcome"]) == (2, False, "inconclusive")
     policy.write_text("target: refusal\nitems_at_least: 10\n")
     assert run("gate", audit, "--policy", policy)[0] == 1, "what is protected is no target"
 

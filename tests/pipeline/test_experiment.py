@@ -1,6 +1,7 @@
 """The whole road in small: every result is there, same seed same summary, and bad settings leave nothing."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -95,7 +96,9 @@ def test_baselines_are_measured_and_do_less(results):
 def test_runs_are_listed_shown_and_compared(results, tmp_path):
     listed = runs.list_runs(results[0])
     assert [one.row["run"] for one in listed] == ["a", "b"]
-    assert all(one.row["decision"] in ("allow", "deny", "can't tell") for one in listed)
+    assert all(one.row["decision"] in ("allow", "deny", "inconclusive") for one in listed)
+    earlier = replace(listed[0], summary=listed[0].summary | {"decision": {"outcome": "can't tell"}})
+    assert earlier.row["decision"] == "inconclusive"
     assert runs.show_run(results[0] / "a").settings["seed"] == 0
     same = {row["what"] for row in runs.compare_runs([results[0] / "a", results[0] / "b"])}
     assert same <= {"environment.began"}, "the same settings give the same results"

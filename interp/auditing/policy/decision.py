@@ -2,7 +2,7 @@
 
 Every requirement is put to the unfavourable end of a 95 % interval, never to the estimate alone: too few items can't
 pass for a good result. What is measured and not good enough denies. What is missing (a behaviour, items, scores), or is
-not of this very model, leaves the decision open: "can't tell", which releases nothing either.
+not of this very model, leaves the decision open: "inconclusive", which releases nothing either.
 
 The fields of a `Policy` hold for every model; its tiers (`interp.auditing.policy.schema`) add what the grade of harm
 asks for. What it does not know: whether behaviours of these names measure what they say. Pin them by `digests`.
@@ -19,7 +19,7 @@ from interp.core.display import html_card
 
 __all__ = ["Decision", "Outcome", "Policy", "Reason", "decide"]
 
-Outcome = Literal["allow", "deny", "can't tell"]
+Outcome = Literal["allow", "deny", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Decision:
         """One requirement that is not met denies, whatever else is unknown."""
         if any(reason.met is False for reason in self.reasons):
             return "deny"
-        return "allow" if self.reasons and all(reason.met for reason in self.reasons) else "can't tell"
+        return "allow" if self.reasons and all(reason.met for reason in self.reasons) else "inconclusive"
 
     @property
     def allow(self) -> bool:

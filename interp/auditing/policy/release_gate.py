@@ -2,7 +2,7 @@
 
 The audit must be whole (its SHA-256) and of this very model: of the checkpoint's own weights and settings (config,
 tokenizer, chat template), or of the recipe and the base that its manifest names, where the fold is exact, so that
-weights do what the audited hooks did. Where that can't be established, the decision is "can't tell".
+weights do what the audited hooks did. Where that can't be established, the decision is "inconclusive".
 """
 
 from collections.abc import Collection, Iterator

@@ -56,7 +56,7 @@ def test_an_audit_of_this_recipe_is_allowed_and_of_another_is_not(files):
     assert outcome(gate(folder / "audit.json", POLICY, recipe=RECIPE)) == ("allow", [])
     other = Recipe([("writers", Project(torch.eye(32)[4:5]))])
     decided, why = outcome(gate(folder / "audit.json", POLICY, recipe=other))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert f"not of this one, {other.digest[:12]}; audit again" in why[0]
 
 
@@ -66,10 +66,10 @@ def test_a_changed_audit_leaves_the_decision_open(files):
     values["rows"][1]["after"]["n"] = 2000
     (folder / "audit.json").write_text(json.dumps(values))
     decided, why = outcome(gate(folder / "audit.json", POLICY))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert "changed since it was written" in why[0]
     (folder / "none.json").write_text("[1]")
-    assert gate(folder / "none.json", POLICY).outcome == "can't tell"
+    assert gate(folder / "none.json", POLICY).outcome == "inconclusive"
     with pytest.raises(InterpError, match="no such file"):
         gate(folder / "absent.json", POLICY)
     with pytest.raises(InterpError, match="no release of what is not allowed"):
@@ -84,11 +84,11 @@ def test_a_checkpoint_is_the_audited_one_by_its_weights_or_by_base_and_recipe(fi
     audit_of(model, None, edited).save(folder / "of_weights.json")
     assert gate(folder / "of_weights.json", POLICY, folder / "edited").allow
     audit_of(model, None, model).save(folder / "of_base.json")
-    assert gate(folder / "of_base.json", POLICY, folder / "edited").outcome == "can't tell"
-    assert gate(folder / "of_weights.json", POLICY, folder / "model").outcome == "can't tell", "no manifest: weights"
+    assert gate(folder / "of_base.json", POLICY, folder / "edited").outcome == "inconclusive"
+    assert gate(folder / "of_weights.json", POLICY, folder / "model").outcome == "inconclusive", "no manifest: weights"
     (folder / "edited" / "config.json").write_text("{}")
     decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "edited"))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert "config.json: changed after the export" in why[0]
 
 
@@ -106,11 +106,11 @@ def test_a_copy_of_the_same_weights_with_other_settings_is_not_the_audited_one(f
     audit_of(model, None, interp.load(folder / "model")).save(folder / "plain.json")
     assert gate(folder / "plain.json", POLICY, folder / "model").allow, "control"
     decided, why = outcome(gate(folder / "plain.json", POLICY, other))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert "the audit is of settings" in why[0]
     interp.export(RECIPE, other, folder / "of_other")
     decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "of_other"))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert "the audit is of base's settings" in why[0]
     (folder / "model" / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text())
     code, _, problem = export(folder, "--require", folder / "audit.json", "--policy", folder / "policy.yaml")
@@ -123,7 +123,7 @@ def test_an_audit_that_states_no_settings_leaves_the_decision_open(files):
     old = replace(audit_of(model, None), before=model.reference, after=model.reference)
     old.save(folder / "old.json")
     decided, why = outcome(gate(folder / "old.json", POLICY, folder / "model"))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert "the audit is of settings unknown" in why[0]
 
 
@@ -150,7 +150,7 @@ def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):
     loose = FoldOptions(approximate=True, leave_embedding=True)
     interp.export(RECIPE, folder / "model", folder / "loose", choices=loose)
     decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "loose"))
-    assert decided == "can't tell"
+    assert decided == "inconclusive"
     assert "the fold is approximate" in why[0]
 
 
@@ -203,7 +203,7 @@ def test_an_export_that_is_not_allowed_writes_nothing(files, tiny, why):
         assert isinstance(problem, InterpError)
         assert "audit the recipe on this model" in str(problem)
     else:
-        assert (code, said.splitlines()[-1]) == ((1, "deny") if why == "deny" else (2, "can't tell"))
+        assert (code, said.splitlines()[-1]) == ((1, "deny") if why == "deny" else (2, "inconclusive"))
     assert sorted(folder.iterdir()) == before
 
 
