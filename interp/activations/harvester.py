@@ -12,16 +12,13 @@ is byte-identical to one that was never interrupted. An append is continued in t
 store is what it was. A second process that harvests into the same folder is refused.
 """
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -39,14 +36,17 @@ from interp.activations.manifest import (
 )
 from interp.activations.store import Store, dequantise_rows, quantise
 from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
+from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
-from interp.core.files import sha256_file, sha256_json, share, write_json
+from interp.core.files import sha256_file, write_json, write_tensors
+from interp.core.locks import lock_folder
 from interp.core.progress import track
 from interp.data import corpora
 from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
+from interp.models.identity import tokenizer_digest
 from interp.models.sites import Site
 
 _REMEDIES = ("use float32 for it and the model", "check the model's weights")
@@ -111,27 +111,18 @@ def harvest(
         model=model.reference,
         model_dtype=str(model.dtype),
         device=model.device.type,
-        tokenizer_digest=_tokenizer_digest(model.tokenizer),
+        tokenizer_digest=tokenizer_digest(model.tokenizer),
         versions=versions(),
     )
     folder = Path(out)
     _make_folder(folder)
-    with _lock(folder):
+    with lock_folder(folder, f"{folder}: another process is harvesting into it; wait for it, or choose another"):
         try:
             _Harvest.begun(folder, settings, part, reading, append).fill(passes, chain([first], rows), reading)
         finally:
             with suppress(OSError):
                 folder.rmdir()  # where nothing came of it: it is empty
     return Store.open(folder, verify=False)
-
-
-def _tokenizer_digest(tokenizer: Any) -> str:
-    if not tokenizer.is_fast:
-        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-        return sha256_json([tokenizer.get_vocab(), special])
-    # Padding and truncation come first and are left out: calls change them, and no token.
-    whole = tokenizer.backend_tokenizer.to_str()
-    return hashlib.sha256(whole[whole.index('"added_tokens"') :].encode()).hexdigest()
 
 
 def _make_folder(folder: Path) -> None:
@@ -143,21 +134,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another folder") from None
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system lets go of however this process ends."""
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InterpError(f"{folder}: another process is harvesting into it; wait for it, or choose another") from None
-    finally:
-        os.close(handle)
 
 
 @dataclass
@@ -182,9 +158,9 @@ class _Harvest:
         parts = [there for there in manifest.parts if there.shards]
         index = _index(parts, reading) if append else 0
         there = parts[index] if index < len(parts) else part
-        different = manifest.settings.differences(settings)
-        if there.tokens != part.tokens:
-            different.append(f"tokens: {there.tokens} there, {part.tokens} now")
+        different = manifest.settings.differences(settings) + differences(
+            {"tokens": there.tokens}, {"tokens": part.tokens}
+        )
         if different:
             raise InterpError(
                 f"{folder} holds a harvest with other settings ({'; '.join(different)}); "
@@ -218,11 +194,12 @@ class _Harvest:
             tensors, statistics = _shard_tensors(passes, packed, self.settings, documents)
             self._save()  # before the shard, so that the folder is known for a store however this ends
             name = f"shard-{files + number:05}.safetensors"
+            write_tensors(self.folder / name, tensors, hint="run again to continue")
             shards.append(
                 StoreShard(
                     name=name,
                     tokens=len(tensors["ids"]),
-                    sha256=_write(self.folder / name, tensors),
+                    sha256=sha256_file(self.folder / name),
                     documents=reading.documents,
                     split=reading.split,
                     text_digest=reading.digest.hex,
@@ -316,19 +293,3 @@ def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> StoreStati
     rounding = (lost / squares) ** 0.5 if squares else 0.0
     tokens = max(1, tokens)  # a filter can leave a shard empty
     return StoreStatistics(mean_norm=norms / tokens, mean_square=squares / (tokens * width), rounding=rounding)
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write a shard all at once, flushed to disk, and return its SHA-256."""
-    beside = path.with_name(f".{path.name}")
-    try:
-        safetensors.torch.save_file(tensors, beside)
-        share(beside)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, safetensors.SafetensorError) as problem:
-        raise InterpError(f"{path}: writing failed ({problem}); run again to continue") from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return sha256_file(path)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from interp.core.config import Config
+from interp.core.config import Config, differences
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.data.packing import Keep
@@ -49,9 +49,10 @@ class StoreSettings(Config):
 
     def differences(self, other: "StoreSettings") -> list[str]:
         """Each setting that is another now, with this value and the other."""
-        there, now = _flat(self.model_dump()), _flat(other.model_dump())
-        names = [name for name in there | now if there.get(name) != now.get(name)]
-        return [f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names]
+        before, now = (
+            settings.harvest.model_dump() | settings.model_dump(exclude={"harvest"}) for settings in (self, other)
+        )
+        return differences(before, now)
 
 
 class StoreStatistics(Config):
@@ -134,12 +135,3 @@ def check_shard(folder: Path, shard: StoreShard) -> None:
         raise InterpError(f"{file}: missing, though the manifest names it; {_REMEDY}")
     if sha256_file(file) != shard.sha256:
         raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {_REMEDY}")
-
-
-def _flat(values: dict[str, object]) -> dict[str, object]:
-    """Nested settings under dotted names; the harvest's own options under their plain names."""
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        nested = value if isinstance(value, dict) else {}
-        flat |= {key if name == "harvest" else f"{name}.{key}": part for key, part in nested.items()} or {name: value}
-    return flat

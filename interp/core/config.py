@@ -1,5 +1,6 @@
 """Frozen, strict configuration: unknown keys are refused with the nearest known key, values are not coerced."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,3 +88,38 @@ def _nested(annotation: object) -> type[BaseModel] | None:
         return annotation
     found = (_nested(part) for part in getattr(annotation, "__args__", ()))
     return next((part for part in found if part), None)
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names; items of a list of groups are named by their numbers.
+
+    >>> flatten({"sae": {"k": 4}, "plans": [{"seed": 0}], "sites": ["resid_post.1"]})
+    {'sae.k': 4, 'plans.0.seed': 0, 'sites': ['resid_post.1']}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        nested = flatten(value) if isinstance(value, Mapping) else {}
+        flat |= {f"{name}.{key}": part for key, part in nested.items()} or {name: value}
+    return flat
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each setting whose value changed, in words.
+
+    Args:
+        before: Nested settings as they were saved.
+        now: The same settings as they are given.
+
+    Returns:
+        One sentence per setting, empty if all are equal.
+
+    Example:
+        >>> from interp.core.config import differences
+        >>> differences({"sae": {"k": 4, "lr": 0.1}}, {"sae": {"k": 8, "lr": 0.1}})
+        ['sae.k was 4 and is now 8']
+    """
+    old, new = flatten(before), flatten(now)
+    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    return [f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in changed]

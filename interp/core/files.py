@@ -4,14 +4,13 @@ A result folder is built in a temporary sibling, flushed to disk and renamed int
 finished folder or none. An exception (or Ctrl-C) inside removes what was half-written.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from interp.core.errors import InterpError
+from interp.core.locks import lock_folder
 
 _CHUNK = 1 << 20
 KEY = "unfinished.key"
@@ -45,7 +45,7 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
         raise InterpError(
             f"{target}: cannot be written ({problem.strerror}); choose a folder you may write to"
         ) from None
-    with _alone(staging, target):
+    with lock_folder(staging, f"{target} is being written by another process; wait for it, or choose another"):
         try:
             if resume_key is not None:
                 _keep_if(staging, resume_key)
@@ -70,20 +70,6 @@ def unfinished_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.unfinished")
 
 
-@contextmanager
-def _alone(staging: Path, target: Path) -> Iterator[None]:
-    """Hold the folder's lock. It goes with the process, however that ends."""
-    descriptor = os.open(staging, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InterpError(f"{target} is being written by another process; wait for it, or choose another") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _keep_if(staging: Path, key: str) -> None:
     """Empty a folder that was begun with another key."""
     if (staging / KEY).is_file() and (staging / KEY).read_text(encoding="utf-8") == key:
@@ -98,18 +84,31 @@ def new_file(out: str | Path) -> Iterator[Path]:
     """Yield a temporary name which becomes the file `out` on success. Raises as `new_folder` does."""
     target = Path(out)
     require_free(target)
-    sibling = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield sibling
-        share(sibling)
-        fsync(sibling)
-        os.rename(sibling, target)
-        fsync(target.parent)
     except OSError as problem:
         raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
+    with _replacing(target) as sibling:
+        yield sibling
+
+
+@contextmanager
+def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary sibling, which is flushed to disk and renamed over the path on success."""
+    sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield sibling
+        share(sibling)
+        if flush:
+            fsync(sibling)
+        os.replace(sibling, path)
+        if flush:
+            fsync(path.parent)
+    except (OSError, SafetensorError) as problem:
+        raise InterpError(f"{path}: writing failed ({problem}); {hint}") from problem
     finally:
-        sibling.unlink(missing_ok=True)
+        with suppress(OSError):
+            sibling.unlink(missing_ok=True)
 
 
 def require_free(out: str | Path) -> None:
@@ -155,15 +154,34 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file by renaming a finished sibling over it."""
-    sibling = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with _replacing(path, "choose another place", flush=False) as sibling:
         sibling.write_text(text, encoding="utf-8")
-        os.replace(sibling, path)
-    except OSError as problem:
-        raise InterpError(f"{path}: cannot be written ({problem.strerror})") from None
-    finally:
-        with suppress(OSError):
-            sibling.unlink(missing_ok=True)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None, hint: str = ""
+) -> None:
+    """Write a safetensors file that is whole or not there: it is flushed to disk and renamed into place.
+
+    Args:
+        path: The file; one that is there is replaced.
+        tensors: Contiguous tensors by name, on any device.
+        metadata: Texts for the file's header.
+        hint: What to do if writing fails, the end of the error message.
+
+    Raises:
+        InterpError: The file cannot be written; nothing of it is kept.
+
+    Example:
+        >>> from interp.core.files import write_tensors
+        >>> write_tensors(tmp / "x.safetensors", {"x": torch.ones(2)})
+        >>> [path.name for path in tmp.iterdir()]
+        ['x.safetensors']
+    """
+    from safetensors.torch import save_file
+
+    with _replacing(path, hint or "nothing of it was kept") as sibling:
+        save_file(dict(tensors), sibling, None if metadata is None else dict(metadata))
 
 
 def read_json(path: str | Path) -> Any:

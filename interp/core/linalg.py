@@ -1,10 +1,8 @@
-"""Projections and streaming moments, the small algebra that directions and edits share.
+"""Projections, the small algebra that directions and edits share.
 
 Rows span a subspace; they are orthonormalised once by QR (projecting non-orthogonal directions one after another is
 not a projection onto their complement).
 """
-
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -61,29 +59,3 @@ def erase(
     wide = x if x.dtype == torch.float64 else x.float()
     read, write, mean = read.to(wide), write.to(wide), mean.to(wide)
     return (wide - ((wide - mean) @ read.T) @ write).to(x.dtype)
-
-
-@dataclass
-class StreamingMoments:
-    """Count, mean and sum of squared deviations per coordinate, updated batch by batch in float64.
-
-    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
-    """
-
-    count: int = 0
-    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def update(self, x: Float[Tensor, "batch d_model"]) -> None:
-        """Take in a batch of rows."""
-        wide = x.detach().double()
-        n, mean = len(wide), wide.mean(0)
-        delta, total = mean - self.mean, self.count + n
-        self.squares = self.squares + (wide - mean).square().sum(0) + delta.square() * (self.count * n / total)
-        self.mean = self.mean + delta * (n / total)
-        self.count = total
-
-    @property
-    def variance(self) -> Float[Tensor, "d_model"]:
-        """Unbiased variance per coordinate."""
-        return self.squares / (self.count - 1)

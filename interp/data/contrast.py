@@ -6,7 +6,6 @@ spaces, are one group. Rows of
 two groups that share a prompt are refused at the split, which would leave that prompt on both sides.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from random import Random
 from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
+from interp.core.jsonl import numbered_lines, parse_object
 from interp.data._pairs import Message, Turn, TurnPair, read_pair, require_columns
 
 
@@ -68,12 +68,8 @@ class Contrast:
         file = Path(path)
         if columns is not None:
             require_columns(columns)
-        try:
-            lines = file.read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as problem:
-            raise InterpError(f"{file}: cannot be read as text ({problem}); expected a JSONL file of pairs") from None
-        rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        read = [_read_row(line, f"{file}, line {number}", columns, skip_bad) for number, line in rows]
+        lines = numbered_lines(file, "pairs in JSONL")
+        read = [_read_row(line, place, columns, skip_bad) for place, line in lines]
         pairs = tuple(pair for pair in read if pair is not None)
         if len(pairs) < len(read):
             print(f"interp: passed over {len(read) - len(pairs)} bad rows", file=sys.stderr)
@@ -187,20 +183,13 @@ def _prompts(pair: TurnPair) -> list[str]:
 
 def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> TurnPair | None:
     try:
-        pair = read_pair(_object(line, where), where, columns)
+        pair = read_pair(parse_object(line, where), where, columns)
         _require(pair, where)
     except InterpError:
         if skip_bad:
             return None
         raise
     return pair
-
-
-def _object(line: str, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as problem:
-        raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
 
 
 def _require(pair: TurnPair, where: str) -> None:

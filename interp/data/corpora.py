@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from interp.core.errors import InterpError, nearest
+from interp.core.jsonl import parse_object
 
 Conversation = list[dict[str, Any]]
 Document = str | Conversation
@@ -246,15 +247,7 @@ def _jsonl(file: _File, field: str) -> Iterator[Record]:
 
 
 def _json_line(line: bytes, where: str, field: str) -> Document:
-    text = _utf8(line, where)
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as problem:  # broken, nested too deeply, or a number of too many digits
-        raise InterpError(
-            f"{where}: not valid JSON ({problem}); expected one object a line (skip_bad passes over it)"
-        ) from None
-    if not isinstance(record, dict):
-        raise InterpError(f"{where}: expected a JSON object with a field {field!r}, got {type(record).__name__}")
+    record = parse_object(_utf8(line, where), where, hint=" (skip_bad ignores it)")
     return _document(record, where, field)
 
 

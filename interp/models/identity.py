@@ -9,6 +9,7 @@ What it does not know: code that comes with a checkpoint, the kernels that atten
 Python beyond its class, vocabulary and special tokens.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -124,3 +125,19 @@ def _cutting(tokenizer: Any) -> Any:
         return [type(tokenizer).__name__, tokenizer.get_vocab()]
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: x for name, x in whole.items() if name not in ("padding", "truncation")}  # the last call's
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hex SHA-256 of how a tokenizer cuts text: vocabulary, merges, special tokens; not of its chat template.
+
+    Activation stores keep it. Example:
+        >>> from interp.models.identity import tokenizer_digest
+        >>> len(tokenizer_digest(model.tokenizer))
+        64
+    """
+    if not tokenizer.is_fast:
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        return sha256_json([tokenizer.get_vocab(), special])
+    # Padding and truncation come first and are left out: calls change them, and no token.
+    whole = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(whole[whole.index('"added_tokens"') :].encode()).hexdigest()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from interp.core.config import differences, flatten
 from interp.core.digests import versions
 from interp.core.errors import InterpError, nearest
 from interp.core.files import read_json, write_json
@@ -99,7 +100,7 @@ def compare_runs(paths: Sequence[str | Path]) -> list[dict[str, object]]:
     for one in found:
         if one.summary is None:
             raise InterpError(f"{one.path} is not finished; finish it (interp run … --resume), or leave it out")
-    columns = [_flat({"settings": one.settings, "environment": one.environment, **_measured(one)}) for one in found]
+    columns = [flatten({"settings": one.settings, "environment": one.environment, **_measured(one)}) for one in found]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [{"what": name, **_cells(name, found, columns)} for name in names]
     return [row for row in rows if len({str(value) for name, value in row.items() if name != "what"}) > 1]
@@ -131,7 +132,8 @@ def work(out: str | Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
             f"{folder} was left by a run that did not finish; go on with it (--resume), or remove it (interp runs gc)"
         )
     if folder.exists():
-        _require_same(read_json(folder / _SETTINGS), settings, folder)
+        if changed := differences(read_json(folder / _SETTINGS), settings):
+            raise InterpError(f"{folder}: {changed[0]}; a run keeps its settings: give the same, or another folder")
     else:
         folder.mkdir(parents=True)
         write_json(folder / _SETTINGS, settings)
@@ -142,16 +144,6 @@ def work(out: str | Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
             shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
-
-
-def _require_same(before: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
-    old, new = _flat(before), _flat(settings)
-    for name in old | new:
-        if old.get(name) != new.get(name):
-            raise InterpError(
-                f"{folder}: {name} was {old.get(name)!r} and is {new.get(name)!r}; a run goes on as it began: give the "
-                "same settings, or another folder"
-            )
 
 
 def _record(path: Path) -> RunRecord:
@@ -167,16 +159,6 @@ def _measured(one: RunRecord) -> dict[str, Any]:
 
 def _cells(name: str, found: list[RunRecord], columns: list[dict[str, object]]) -> dict[str, object]:
     return {str(one.path): column.get(name) for one, column in zip(found, columns, strict=True)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _revision(folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.activations.stream import ActivationSource
 from interp.activations.token_rows import pack_rows
 from interp.core.errors import InterpError
-from interp.core.linalg import StreamingMoments
+from interp.core.moments import StreamingMoments
 from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel

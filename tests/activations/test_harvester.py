@@ -171,11 +171,11 @@ def test_a_finished_harvest_is_opened_without_running_the_model(tiny, corpus, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context": 8}, r"context: 16 there, 8 now"),
-        ({"dtype": "bfloat16"}, r"dtype: float32 there, bfloat16 now"),
-        ({"sites": ["resid_post.0"]}, r"sites\.z\.1: 32 there, None now"),
+        ({"context": 8}, r"context was 16 and is now 8"),
+        ({"dtype": "bfloat16"}, r"dtype was 'float32' and is now 'bfloat16'"),
+        ({"sites": ["resid_post.0"]}, r"sites\.z\.1 was 32 and is now None"),
         ({"texts": ["w4 w5 w6"]}, "text_digest"),
-        ({"tokens": 100}, "tokens: None there, 100 now"),
+        ({"tokens": 100}, "tokens was None and is now 100"),
         ({"seed": 1}, "model.digest"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_bad_record_met_on_the_way_can_be_passed_over(tiny, tmp_path, capsys):
     broken = [*lines[:80], "{", json.dumps({"text": [{"role": "user", "content": "w5"}]}), *lines[80:]]
     for name, content in (("good.jsonl", lines), ("bad.jsonl", broken)):
         (tmp_path / name).write_text("\n".join(content))
-    with pytest.raises(InterpError, match=r"line 81: not valid JSON .*skip_bad passes over it"):
+    with pytest.raises(InterpError, match=r"line 81: not valid JSON .*skip_bad ignores it"):
         harvest(tiny("llama"), tmp_path / "bad.jsonl", "embed", tmp_path / "cut", **SETTINGS)
     store = harvest(tiny("llama"), tmp_path / "bad.jsonl", "embed", tmp_path / "cut", skip_bad=True, **SETTINGS)
     assert "passed over 2 bad records" in capsys.readouterr().err
@@ -360,11 +360,11 @@ def test_text_can_be_appended_once(tiny, corpus, tmp_path):
         assert len(harvest(model, text, SITES, out, append=append, **SETTINGS)) == len(both)
     with pytest.raises(InterpError, match="a harvest of another text"):
         harvest(model, second, SITES, out, **SETTINGS)
-    with pytest.raises(InterpError, match="dtype: float32 there, bfloat16 now"):
+    with pytest.raises(InterpError, match="dtype was 'float32' and is now 'bfloat16'"):
         harvest(model, ["w4 w5"], SITES, out, append=True, dtype="bfloat16", **SETTINGS)
     with pytest.raises(InterpError, match=r"one with the same beginning .* only what is new to append"):
         harvest(model, [*second, "w4 w5"], SITES, out, append=True, **SETTINGS)
-    with pytest.raises(InterpError, match="tokens: None there, 9000 now"):
+    with pytest.raises(InterpError, match="tokens was None and is now 9000"):
         harvest(model, second, SITES, out, append=True, tokens=9000, **SETTINGS)
     assert _bytes(out) == before
     fresh = harvest(model, first, SITES, tmp_path / "fresh", append=True, **SETTINGS)

@@ -15,7 +15,7 @@ from interp.core.config import Config
 from interp.core.digests import tensors_digest
 from interp.core.errors import nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
-from interp.core.linalg import StreamingMoments
+from interp.core.moments import StreamingMoments
 
 
 class Inner(Config):

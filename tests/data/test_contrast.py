@@ -39,7 +39,7 @@ def test_three_layouts_read_alike(tmp_path):
         ([{"positive": "a", "negative": "b"}, {"positive": " ", "negative": "c"}], "line 2: an empty prompt"),
         ([{"positive": "a", "negative": "b"}, "{broken"], "line 2: not valid JSON"),
         ([{"positive": "a", "negative": "b"}, {"positive": "a"}], "line 2: 'negative' is None"),
-        ([{"positive": "a", "negative": "b"}, '"text"'], "line 2: expected an object"),
+        ([{"positive": "a", "negative": "b"}, '"text"'], "line 2: expected a JSON object"),
         (
             [{"question": "q", "answer_matching_behavior": "", "answer_not_matching_behavior": "(B)"}],
             "line 1: 'answer_matching",

@@ -9,7 +9,6 @@ strata (which letter is right, which paradigm) are as even as can be. Some sets 
 names a row by its place and never quotes it.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from random import Random
 from typing import Any
 
 from interp.core.errors import InterpError
+from interp.core.jsonl import numbered_lines, parse_object
 
 VARIABLE = "INTERP_DATA"
 BESIDE = Path("..", "shared", "data")
@@ -104,14 +104,11 @@ def read_rows(root: Path, *files: str) -> list[PublicRow]:
     """The rows of files, in order. Raises for one that is no JSON object, by file and line."""
     rows: list[PublicRow] = []
     for file in files:
-        try:
-            lines = (root / file).read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as problem:
-            raise InterpError(f"{root / file}: cannot be read as text ({problem.__class__.__name__})") from None
-        before = len(rows)
-        rows += [_row(line, f"{root / file}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-        if len(rows) == before:
-            raise InterpError(f"{root / file}: has no rows; expected a JSON object a line")
+        lines = numbered_lines(root / file)
+        new = [PublicRow(parse_object(line, place), place) for place, line in lines]
+        if not new:
+            raise InterpError(f"{root / file}: has no rows; expected one JSON object per line")
+        rows += new
     return rows
 
 
@@ -151,13 +148,3 @@ def groups_of(items: Sequence[PublicItem]) -> tuple[str, ...]:
     """The clusters, or none where each item is its own."""
     groups = tuple(item.group for item in items)
     return groups if all(groups) and len(set(groups)) < len(groups) else ()
-
-
-def _row(line: str, place: str) -> PublicRow:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as problem:
-        raise InterpError(f"{place}: is no JSON ({problem.msg} at column {problem.colno})") from None
-    if not isinstance(values, dict):
-        raise InterpError(f"{place}: is a {type(values).__name__}; expected a JSON object")
-    return PublicRow(values, place)

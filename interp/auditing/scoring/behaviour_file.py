@@ -23,6 +23,7 @@ from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring._behaviour_schema import SCORERS, Described, Scorer
 from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
+from interp.core.jsonl import numbered_lines, parse_object
 from interp.core.strict_yaml import compose_yaml, construct_yaml
 
 
@@ -70,38 +71,20 @@ def _built(described: Described, where: str, items: Path, at_most: int | None, s
 
 def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
     """Items as the scorer takes them. Items that ask the same are refused."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InterpError(f"{file}: items of {name!r} cannot be read ({problem}); expected a JSONL file") from None
     rows: list[Config] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}, item of {name!r}"
-        try:
-            values = json.loads(line, object_pairs_hook=_each_once)
-        except (ValueError, RecursionError) as problem:
-            raise InterpError(f"{where}: not valid JSON ({problem}); expected one object a line") from None
+    seen: dict[str, str] = {}
+    for place, line in numbered_lines(file, f"items of {name!r} in JSONL"):
+        where = f"{place}, item of {name!r}"
+        values = parse_object(line, where, unique=True)
         _require_text(values, where)
         row = scorer.row.parse(values, where)
         asks = json.dumps(row.model_dump(include={"prompt", "before", "first", "second", "text"}), sort_keys=True)
-        if seen.setdefault(asks, number) != number:
-            raise InterpError(f"{where}: it asks what line {seen[asks]} asks; leave one out")
+        if seen.setdefault(asks, place) != place:
+            raise InterpError(f"{where}: it asks what {seen[asks].rpartition(', ')[2]} asks; leave one out")
         rows.append(row)
     if not rows:
         raise InterpError(f"{file}: {name!r} has no items; expected at least one line")
     return rows
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON would take the last of two equal keys without a word."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"key {twice!r} is there twice")
-    return values
 
 
 def _require_text(values: Any, where: str) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.linalg import erase
+from interp.core.moments import StreamingMoments
 from interp.directions.methods._canonical import Canonical, canonical
 from interp.models.identity import ModelReference
 
@@ -76,28 +77,24 @@ class ErasureFitter:
     def __init__(self, d_model: int, n_concepts: int):
         if d_model < 1 or n_concepts < 1:
             raise InterpError(f"d_model is {d_model} and n_concepts {n_concepts}; expected at least 1 of each")
-        self.d_model, self.n_concepts, self.count = d_model, n_concepts, 0
-        self._mean = torch.zeros(d_model + n_concepts, dtype=torch.float64)
-        self._scatter = torch.zeros(d_model + n_concepts, d_model + n_concepts, dtype=torch.float64)
+        self.d_model, self.n_concepts, self._moments = d_model, n_concepts, StreamingMoments(joint=True)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self._moments.count
 
     def update(self, x: Float[Tensor, "batch d_model"], z: Shaped[Tensor, "rows *n_concepts"]) -> "ErasureFitter":
         """Take in a batch: z has a number for each concept, or for each row its class, 0 to n_concepts - 1.
 
-        Batches are merged as by Chan, Golub and LeVeque 1979. One that raises leaves the fitter as it was.
+        A batch that raises leaves the fitter as it was.
         """
         if x.shape[1] != self.d_model:
             raise InterpError(f"activations have shape {tuple(x.shape)}; expected (batch, {self.d_model})")
         both = torch.cat(
             [finite_rows(x, "activations"), concept_columns(z, len(x), self.n_concepts).to(x.device)], dim=1
         )
-        n, total = len(both), self.count + len(both)
-        if n == 0:
-            return self
-        mean = both.mean(0)
-        centred, delta = both - mean, mean - self._mean.to(both)
-        between = torch.outer(delta, delta) * (self.count * n / total)
-        self._scatter = self._scatter.to(both) + centred.T @ centred + between
-        self._mean, self.count = self._mean.to(both) + delta * (n / total), total
+        self._moments.update(both)
         return self
 
     def leace(self, level: float = LEVEL, shrinkage: float | None = None) -> Eraser:
@@ -125,8 +122,8 @@ class ErasureFitter:
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sxx, Sxz and Szz, sums of squares divided by `count`; 0 for coordinates that vary by rounding only."""
-        scatter = self._scatter / self.count
-        varies = scatter.diagonal() > (1e-12 * self._mean).square()
+        scatter = self._moments.squares / self.count
+        varies = scatter.diagonal() > (1e-12 * self._moments.mean).square()
         scatter, d = scatter * varies * varies[:, None], self.d_model
         return scatter[:d, :d], scatter[:d, d:], scatter[d:, d:]
 
@@ -151,7 +148,7 @@ class ErasureFitter:
     def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:
         sxx = self.covariances()[0]
         moved = float(((read @ sxx @ read.T) * (write @ write.T)).sum() / sxx.trace())
-        read, write, mean = (tensor.cpu().contiguous() for tensor in (read, write, self._mean[: self.d_model]))
+        read, write, mean = (tensor.cpu().contiguous() for tensor in (read, write, self._moments.mean[: self.d_model]))
         return Eraser(read, write, mean, method, self.count, {**statistics, "displaced": moved})
 
 

@@ -23,7 +23,6 @@ from itertools import islice
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
 from interp.core.errors import InterpError
 from interp.core.progress import track
@@ -35,6 +34,7 @@ from interp.interventions.recipe import Recipe
 from interp.models.architectures.table import architecture
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
+from interp.models.losses import kl_divergence
 from interp.models.tokens import Tokens
 
 _FEWEST = 8  # documents
@@ -119,10 +119,9 @@ class _Teacher:
     def divergence(self, batch: Tokens, pairs: dict[str, FactorPair]) -> Float[Tensor, "token"]:
         """KL(hooked || plain + factors) at each real token of a batch."""
         with torch.no_grad(), self.model.hooked(self.bound):
-            wanted = log_softmax(self._logits(batch), -1)
+            target = self._logits(batch)
         with add_factors(self.model, pairs):
-            found = log_softmax(self._logits(batch), -1)
-        return (wanted.exp() * (wanted - found)).sum(-1)
+            return kl_divergence(target, self._logits(batch))
 
     @torch.no_grad()
     def distance(self, tokens: Tokens, size: int, pairs: dict[str, FactorPair]) -> float:

@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
 from interp.activations.token_rows import pack_rows
 from interp.core.errors import InterpError
@@ -18,6 +17,7 @@ from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
+from interp.models.losses import kl_divergence
 from interp.models.sites import Site
 
 _TOKENS = 128
@@ -85,7 +85,7 @@ def measured(
         change = (asked - was).double()
         off += float((done - asked).double().square().sum())
         square, total = square + float(change.square().sum()), total + change.sum(0).cpu()
-        kl, effect, count = kl + _kl(want, got), effect + _kl(plain, want), count + len(change)
+        kl, effect, count = kl + _total_kl(want, got), effect + _total_kl(plain, want), count + len(change)
     variance = square - float(total.square().sum()) / max(1, count)
     if variance <= 0 or effect <= 0:
         raise InterpError("the wanted edit changes nothing on these texts; give some on which the latents fire")
@@ -106,10 +106,7 @@ def _run(
     return logits, torch.cat([found[site] for site in sites], dim=1)
 
 
-def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> float:
-    """The sum over tokens of KL(p || q) in nats, of logits; in float64, some tokens at a time."""
-    total = 0.0
-    for some, other in zip(p.split(_TOKENS), q.split(_TOKENS), strict=True):
-        log_p, log_q = log_softmax(some.double(), -1), log_softmax(other.double(), -1)
-        total += float(kl_div(log_q, log_p, log_target=True, reduction="sum"))
-    return total
+def _total_kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> float:
+    """The sum of KL(p || q) over the tokens, in float64, a part of them at a time."""
+    parts = zip(p.split(_TOKENS), q.split(_TOKENS), strict=True)
+    return sum(float(kl_divergence(part.double(), other.double()).sum()) for part, other in parts)

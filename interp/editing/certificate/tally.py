@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
 from interp.core.errors import InterpError
 from interp.editing.certificate.part_gaps import PartComparison
 from interp.editing.certificate.record import Certificate, Fold, OpFigures
 from interp.editing.fold.plan import STATUSES
+from interp.models.losses import kl_divergence
 from interp.models.sites import WRITERS, Site
 
 
@@ -45,8 +45,8 @@ class Tally:
         self.logit_gap = max(self.logit_gap, float(gap.max()))
         self.span = max(self.span, float(hooked.max() - hooked.min()))
         self.logit_gaps.append(gap.double().mean(-1))
-        self.kls.append(_kl(hooked, after))
-        self.effects.append(_kl(before, hooked))
+        self.kls.append(kl_divergence(hooked.double(), after.double()))
+        self.effects.append(kl_divergence(before.double(), hooked.double()))
         self.agreed.append((hooked.argmax(-1) == after.argmax(-1)).float())
 
     def write(self, hooked: Int[Tensor, "batch new"], after: Int[Tensor, "batch new"]) -> None:
@@ -111,9 +111,3 @@ class Tally:
                 max((self.local.gaps[site] for site in place.sites), default=0.0),
                 max(leaks, default=None),
             )
-
-
-def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "token"]:
-    """KL(p || q) in nats at each position, from logits, in float64."""
-    log_p, log_q = log_softmax(p.double(), -1), log_softmax(q.double(), -1)
-    return kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
 from interp.activations.token_rows import pack_rows
 from interp.core.errors import InterpError
@@ -21,6 +20,7 @@ from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
+from interp.models.losses import kl_divergence
 from interp.sae.coder import SparseAutoencoder, unit_rows
 from interp.sae.nonlinearities import TopK
 from interp.sae.splice import spliced_logits, unspliced_pass
@@ -101,8 +101,8 @@ def finetune(
 
 def _divergence(clean: Tensor, changed: Tensor, predicted: Tensor) -> Tensor:
     where = predicted.to(clean.device)
-    old, new = (log_softmax(logits[:, :-1][where].float(), dim=-1) for logits in (clean, changed))
-    return kl_div(new, old, log_target=True, reduction="sum") / len(old)
+    target, logits = (logits[:, :-1][where].float() for logits in (clean, changed))
+    return kl_divergence(target, logits).mean()
 
 
 @torch.no_grad()

@@ -10,9 +10,7 @@ loses what came after the newest one, and does it again, to the same bits.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError
-from interp.core.files import fsync, read_json, write_json, write_text
+from interp.core.files import read_json, write_json, write_tensors, write_text
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.training.state import ProgressPoint
 
@@ -60,9 +59,9 @@ class TrainingRun:
         if every < 1:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
         if (path / RECORD).is_file():
-            found = read_json(path / RECORD).get("settings")
-            if difference := _difference(found, json.loads(json.dumps(settings))):
-                raise InterpError(f"{path / RECORD}: {difference}; a run goes on as it began: choose a new folder")
+            saved = read_json(path / RECORD).get("settings") or {}
+            if changed := differences(saved, json.loads(json.dumps(settings))):
+                raise InterpError(f"{path / RECORD}: {changed[0]}; a run keeps its settings: choose a new folder")
             return cls(path, every)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InterpError(f"{path} exists and holds no run; choose a new folder")
@@ -82,18 +81,10 @@ class TrainingRun:
     def checkpoint(self, step: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Write one, and drop those that are no longer needed."""
         file = self.folder / CHECKPOINTS / f"step-{step:08}.safetensors"
-        sibling = file.with_name(f".{file.name}")
         values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        try:
-            safetensors.torch.save_file(values, sibling, {"state": json.dumps({"step": step, **plain})})
-            fsync(sibling)
-            os.replace(sibling, file)
-            fsync(file.parent)
-        except (OSError, SafetensorError) as problem:
-            with suppress(OSError):
-                sibling.unlink(missing_ok=True)
-            raise InterpError(f"{file}: cannot be written ({problem}); the one before it is kept") from None
-        for old in self._checkpoints()[:-_KEPT]:
+        state = json.dumps({"step": step, **plain})
+        write_tensors(file, values, {"state": state}, hint="the checkpoint before it is kept")
+        for old in [*self._checkpoints()[:-_KEPT], *file.parent.glob(".step-*")]:
             old.unlink()
 
     def last_checkpoint(self) -> Path | None:
@@ -129,16 +120,3 @@ class TrainingRun:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / CHECKPOINTS).glob("step-*.safetensors"))
-
-
-def _difference(found: Any, wanted: Any, at: str = "") -> str:
-    """The first place in which two JSON values differ, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            if difference := _difference(found.get(key), wanted.get(key), f"{at}.{key}".lstrip(".")):
-                return difference
-        return ""
-    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        each = (_difference(one, other, f"{at}.{n}") for n, (one, other) in enumerate(zip(found, wanted, strict=True)))
-        return next(filter(None, each), "")
-    return "" if found == wanted else f"{at} was {found!r} and is now {wanted!r}"

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.core.linalg import StreamingMoments
+from interp.core.moments import StreamingMoments
 
 _MEDIAN_STEPS, _NEARNESS = 100, 1e-6
 _REACH = 10  # times the usual distance from the mean

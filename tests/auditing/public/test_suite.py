@@ -199,7 +199,7 @@ def test_a_malformed_row_is_refused_by_file_and_line(name, file, sets, tmp_path)
             assert not any(isinstance(value, str) and len(value) > 12 and value in said for value in row.values())
     assert refused >= 1
     (tmp_path / file).write_text(lines[0] + "\n{broken\n")
-    with pytest.raises(InterpError, match="line 2: is no JSON"):
+    with pytest.raises(InterpError, match="line 2: not valid JSON"):
         public_suite(4, data=tmp_path, only=[name])
 
 
