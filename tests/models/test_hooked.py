@@ -212,7 +212,7 @@ def test_bad_prompts_are_named(tiny):
     with pytest.raises(InterpError, match="prompt 1 has 65 tokens but the model's context is 64"):
         model.generate(["w5", "w5 " * 65])
     with pytest.raises(
-        InterpError, match="prompt 1 has 60 tokens, and 5 new ones would pass the model's context of 64"
+        InterpError, match="prompt 1 has 60 tokens, and 5 new ones would exceed the model's context of 64"
     ):
         model.generate(["w5", "w5 " * 60], max_new_tokens=5)
     with pytest.raises(InterpError, match="no chat template"):

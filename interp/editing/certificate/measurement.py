@@ -29,8 +29,7 @@ from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
-from interp.models.generation import greedy_settings
-from interp.models.hooked import HookedModel
+from interp.models.hooked import HookedModel, greedy_settings
 from interp.models.loading import load
 from interp.models.tokens import Tokens
 

@@ -1,0 +1,315 @@
+"""PlainModel: a Hugging Face model, its named sites, and forward passes with functions attached at those sites.
+
+`HookedModel` is built in three layers: this class; TransformerLens' methods (`transformer_lens`); and prompts, captured
+activations, losses and generation (`hooked`).
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.models import tokens
+from interp.models.architectures import table
+from interp.models.architectures.table import Tap
+from interp.models.forward_pass import ForwardPasses
+from interp.models.hooks import Transform, attached
+from interp.models.identity import Digests, ModelReference
+from interp.models.losses import next_token_losses
+from interp.models.sites import Site, resolve
+from interp.models.tokens import Prompts, Tokens
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """What `hooked` needs of a recipe: functions, each with a site of the model or with a tap that is not a site."""
+
+    @property
+    def tokenwise(self) -> bool:
+        """Whether the functions act on each token independently of the other tokens."""
+        ...
+
+    def bind(self, model: Any) -> Iterable[tuple[Site | Tap, Transform]]:
+        """Pairs of site and function; raises if the recipe does not fit the model."""
+        ...
+
+
+@runtime_checkable
+class FittedIn(Protocol):
+    """A function that records the model it was fitted in, such as an op or an eraser."""
+
+    model: ModelReference | None
+
+
+class PlainModel:
+    """The base of `HookedModel`; see the module."""
+
+    def __init__(
+        self,
+        hf: Any,
+        tokenizer: Any = None,
+        name: str = "model in memory",
+        source: str | None = None,
+        revision: str | None = None,
+    ):
+        self._taps = table.sites(hf.config)
+        if hf.get_output_embeddings() is None:
+            raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.source = source
+        self.revision = revision
+        self.passes = ForwardPasses()
+        self._digests = Digests()
+        self._open: list[bool] = []  # for each open `hooked` block: whether it acts on each token independently
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face config."""
+        return self.hf.config
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks."""
+        return self.config.num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.config.hidden_size
+
+    @property
+    def context(self) -> int | None:
+        """Maximum number of tokens in a prompt; None where the architecture sets no limit (ALiBi)."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def packs(self) -> bool:
+        """Whether documents packed into one row, with position ids that restart, stay independent of each other."""
+        return table.architecture(self.config).packs
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.hf.dtype
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every site, in the order of the forward pass."""
+        return list(self._taps)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, whatever dtype they were loaded in."""
+        return self._digests.weights(self.hf)
+
+    @property
+    def reference(self) -> ModelReference:
+        """Name, digest and shape of the model, for records that are made with it."""
+        return ModelReference(
+            name=self.name,
+            digest=self.digest,
+            revision=self.revision,
+            model_type=self.config.model_type,
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+        )
+
+    @property
+    def identity(self) -> ModelReference:
+        """`reference` plus the digest of config, tokenizer and generation settings, for records of measurements."""
+        return self.reference.model_copy(update={"settings": self._digests.settings(self.hf, self.tokenizer)})
+
+    def resolve(self, patterns: str | Site | Iterable[str | Site]) -> list[Site]:
+        """The sites of this model that patterns name, in the order of the forward pass.
+
+        Args:
+            patterns: One or more of: a site (`resid_post.3` or `blocks.3.hook_resid_post`), a pattern over layers
+                (`resid_post.*`, `mlp_out.2-4`), or `writers` for every site that writes into the residual stream.
+
+        Raises:
+            InterpError: A pattern names no site of this model; the message has the nearest site.
+
+        Example:
+            >>> [str(site) for site in model.resolve("mlp_out.2-4")]
+            ['mlp_out.2', 'mlp_out.3', 'mlp_out.4']
+        """
+        return resolve(patterns, self.sites)
+
+    def tokens(self, prompts: Prompts, cut: int | None = None) -> Tokens:
+        """Tokenise prompts into a left-padded batch.
+
+        Args:
+            prompts: A text, a list of texts, token ids (batch, pos), or `Tokens`, which are returned as they are.
+            cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
+
+        Returns:
+            Token ids and mask, both (batch, pos), on the CPU.
+
+        Raises:
+            InterpError: There are no prompts, a prompt is empty or longer than the context, or a token id is outside
+                the vocabulary.
+
+        Example:
+            >>> batch = model.tokens(["The river of Belmor", "Hello"])
+            >>> batch.lengths.tolist()
+            [7, 4]
+        """
+        batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut)
+        vocabulary = self.hf.get_input_embeddings().num_embeddings
+        outside = batch.ids[batch.mask & ((batch.ids < 0) | (batch.ids >= vocabulary))]
+        if len(outside):
+            raise InterpError(f"token id {int(outside[0])} is not in the model's vocabulary (0 to {vocabulary - 1})")
+        return batch
+
+    @contextmanager
+    def hooked(
+        self, recipe: Edits | Iterable[tuple[str | Site | Tap, Transform]], prompt: int | None = None
+    ) -> Iterator[Self]:
+        """Run the model with a recipe applied, for as long as the block lasts.
+
+        The hooks are removed when the block ends, also after an exception. Blocks can be nested.
+
+        Args:
+            recipe: A recipe, or pairs of (site pattern, function). A function receives the activations at its site,
+                (batch, pos, d_model) or with a head axis, and returns new ones of that shape, or None for no change.
+            prompt: How many columns of the left-padded batch are the prompt, where one forward pass holds prompt and
+                reply. Default: all columns. It matters only to ops that act on the prompt or on the reply alone.
+
+        Raises:
+            InterpError: A pattern names no site, an op was fitted in another model, or a function changes the shape.
+
+        Example:
+            >>> with model.hooked([("mlp_out.3", lambda x: 0 * x)]):
+            ...     ablated = model.logits("The river of")
+            >>> torch.equal(ablated, model.logits("The river of"))
+            False
+        """
+        bound = recipe.bind(self) if isinstance(recipe, Edits) else self._bind(recipe)
+        taps = [(where if isinstance(where, Tap) else self._taps[where], transform) for where, transform in bound]
+        # The module that holds the layers: OPT's ForCausalLM calls its decoder past the base model.
+        body = self.hf.get_submodule(table.architecture(self.config).layers.rpartition(".")[0])
+        with self.passes.prompted(prompt), self.passes.watched(body), attached(self.hf, taps):
+            self._open.append(isinstance(recipe, Edits) and recipe.tokenwise)
+            try:
+                yield self
+            finally:
+                self._open.pop()
+
+    def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> list[tuple[Site | Tap, Transform]]:
+        pairs = list(pairs)
+        for _, function in pairs:
+            if isinstance(function, FittedIn) and isinstance(function.model, ModelReference):
+                function.model.check(self.reference, f"this {type(function).__name__}")
+        return [
+            (where, function)
+            for patterns, function in pairs
+            for where in ([patterns] if isinstance(patterns, Tap) else self.resolve(patterns))
+        ]
+
+    @property
+    def inside_hooked(self) -> bool:
+        """Whether a `hooked` block is open."""
+        return bool(self._open)
+
+    @property
+    def tokenwise(self) -> bool:
+        """Whether every open `hooked` block acts on each token independently; true without any block."""
+        return all(self._open)
+
+    def forward_to(
+        self,
+        sites: list[Site],
+        inputs: dict[str, Tensor],
+        column: Int[Tensor, "batch chosen"] | None = None,
+        keep_graph: bool = False,
+        copy: bool = True,
+    ) -> dict[Site, Tensor]:
+        """Run a forward pass up to the last of some sites, and return the activations there.
+
+        Args:
+            sites: The sites to record.
+            inputs: Keyword arguments of the Hugging Face model's forward, as `Tokens.model_inputs` makes them.
+            column: Columns of each row to record. Default: all columns.
+            keep_graph: Record what gradients need.
+            copy: Copy the activations. Without a copy they may be the model's own tensors, which later steps of the
+                forward pass can change in place.
+
+        Returns:
+            The activations by site, (batch, pos, d_model) or with a head axis.
+
+        Raises:
+            InterpError: A site is never computed in this forward pass.
+
+        Example:
+            >>> inputs = model.tokens("The river of").model_inputs(model.device)
+            >>> site = interp.models.Site("resid_post", 2)
+            >>> model.forward_to([site], inputs)[site].shape
+            torch.Size([1, 4, 192])
+        """
+        activations: dict[Site, Tensor] = {}
+
+        def recorder(site: Site) -> Transform:
+            def record(x: Tensor) -> None:
+                if column is not None:
+                    activations[site] = x[torch.arange(len(column))[:, None], column]
+                else:
+                    activations[site] = x.clone() if copy else x
+                if len(activations) == len(sites):
+                    raise _Reached
+
+            return record
+
+        taps = [(self._taps[site], recorder(site)) for site in sites]
+        with attached(self.hf, taps), torch.set_grad_enabled(keep_graph):
+            try:
+                self.hf.base_model(**inputs, use_cache=False)
+            except _Reached:
+                return activations
+        missing = ", ".join(str(site) for site in sites if site not in activations)
+        raise InterpError(f"sites never computed in the forward pass: {missing}")
+
+    def forward(self, batch: Tokens, last: int = 0) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits of a batch, with the graph that gradients need unless gradients are switched off.
+
+        Args:
+            batch: The tokens.
+            last: Compute the logits at this many last positions only. Default 0: at all positions.
+
+        Example:
+            >>> model.forward(model.tokens("The river of"), last=1).shape
+            torch.Size([1, 1, 1280])
+        """
+        return self.hf(**batch.model_inputs(self.device), use_cache=False, logits_to_keep=last).logits
+
+    def mean_loss(self, batch: Tokens) -> Float[Tensor, ""]:
+        """Mean next-token cross-entropy of a batch, in nats per token, with the graph that gradients need.
+
+        Args:
+            batch: The tokens. The first token of each row is not predicted.
+
+        Raises:
+            InterpError: No row has two tokens.
+
+        Example:
+            >>> loss = model.mean_loss(model.tokens("The river is the Nim."))
+            >>> loss.requires_grad, round(loss.item(), 2)
+            (True, 4.11)
+        """
+        if not batch.predicted.any():
+            raise InterpError("loss needs a text of at least two tokens: the first token is not predicted")
+        return next_token_losses(self.forward(batch), batch.ids, batch.predicted).mean()
+
+
+class _Reached(Exception):
+    """Every site is recorded: the rest of the forward pass is not needed."""
