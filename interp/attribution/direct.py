@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from interp.core.display import html_table
 from interp.core.errors import InterpError
-from interp.models.architectures.unembedding import final_norm, gain
+from interp.models.architectures.unembedding import final_norm, norm_gain
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Prompts
@@ -59,7 +59,7 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
     reader = unembed.weight[token] - unembed.weight[other]
     logits = model.logits(prompts, last=1)[:, 0]
     difference = logits[:, token] - logits[:, other]
-    reader = gain(norm, model) * reader / _scale(norm, model, stream)[:, None]
+    reader = norm_gain(norm, model) * reader / _scale(norm, model, stream)[:, None]
     terms = {site: (_centred(norm, x) * reader).sum(1) for site, x in written.items()}
     constant = _constant(norm, unembed, stream, token, other)
     total = sum(terms.values(), constant)
@@ -82,5 +82,5 @@ def _centred(norm: nn.Module, x: Float[Tensor, "batch d_model"]) -> Float[Tensor
 
 def _scale(norm: nn.Module, model: HookedModel, stream: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch"]:
     """What the norm divides the stream by."""
-    undivided = _centred(norm, stream) * gain(norm, model)
+    undivided = _centred(norm, stream) * norm_gain(norm, model)
     return undivided.norm(dim=1) / (norm(stream) - norm(torch.zeros_like(stream))).norm(dim=1)

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from interp.core.errors import InterpError
 from interp.interventions.ops import Op
 from interp.interventions.positions import Positions
-from interp.models.architectures.table import Tap, sight
+from interp.models.architectures.table import Tap, attention_mask_tap
 from interp.models.forward_pass import ForwardPass
 from interp.models.sites import Site
 
@@ -84,7 +84,7 @@ class Knockout(Op):
             )
         if self.heads and self.heads[-1] >= config.num_attention_heads:
             raise InterpError(f"head {self.heads[-1]} is not there: {site} has {config.num_attention_heads}, from 0")
-        return sight(config, site.layer)
+        return attention_mask_tap(config, site.layer)
 
     @property
     def model(self) -> None:

@@ -56,7 +56,7 @@ class PlainModel:
         source: str | None = None,
         revision: str | None = None,
     ):
-        self._taps = table.sites(hf.config)
+        self._taps = table.site_taps(hf.config)
         if hf.get_output_embeddings() is None:
             raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")
         self.hf = hf.eval()

@@ -1,7 +1,7 @@
-"""Functions on activations, attached to modules for as long as a `with` block lasts.
+"""Hooks: functions on activations, attached to modules for as long as a `with` block lasts.
 
-A function receives the activations at a site and returns new ones, or None to leave them. Removal is unconditional: an
-exception or Ctrl-C inside the block leaves no hook behind.
+A function receives the activations at a site and returns new ones, or None to leave them unchanged. The hooks are
+always removed: an exception or Ctrl-C inside the block leaves none.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +19,20 @@ Transform = Callable[[Tensor], Tensor | None]
 
 @contextmanager
 def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterator[None]:
-    """Attach each transform at its tap, in the order given, and remove all of them on the way out."""
+    """Attach each function at its tap, in order, and remove all of them when the block ends.
+
+    Args:
+        model: The Hugging Face model.
+        taps: Pairs of tap and function; functions at one tap run in this order.
+
+    Raises:
+        InterpError: A function returns another shape than it receives, or attention takes no mask (for a mask tap).
+    """
     handles: list[Any] = []
     try:
         for tap, transform in taps:
             module = model.get_submodule(tap.path)
-            if tap.end == "sees":
+            if tap.end == "mask":
                 handles.append(
                     module.register_forward_pre_hook(attention_mask_hook(transform, module, tap), with_kwargs=True)
                 )
@@ -34,7 +42,9 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
             if tap.batch_of:
                 shape: list[int] = []
                 handles.append(
-                    model.get_submodule(tap.batch_of).register_forward_pre_hook(_note(shape), with_kwargs=True)
+                    model.get_submodule(tap.batch_of).register_forward_pre_hook(
+                        _shape_recorder(shape), with_kwargs=True
+                    )
                 )
                 split = _on_batch(split, shape)
             if tap.end == "in":
@@ -64,8 +74,8 @@ def _scaled(transform: Transform, scale: float) -> Transform:
     return call
 
 
-def _note(shape: list[int]) -> Callable[..., None]:
-    """A hook that keeps the batch and pos of a module's input."""
+def _shape_recorder(shape: list[int]) -> Callable[..., None]:
+    """A hook that records the batch and pos axes of a module's input."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         shape[:] = (args[0] if args else kwargs["hidden_states"]).shape[:2]
@@ -106,6 +116,6 @@ def _same_shape(changed: Tensor | None, original: Tensor) -> Tensor | None:
     if changed is not None and changed.shape != original.shape:
         raise InterpError(
             f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(original.shape)}; "
-            "return a tensor of the same shape, or None to leave it as it is"
+            "return a tensor of the same shape, or None to leave it unchanged"
         )
     return changed

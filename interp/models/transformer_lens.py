@@ -3,9 +3,8 @@
 What a module of the plain model computes is taken from the plain model, with its own attention. What no module computes
 (attention pattern and scores, rotated q and k, one head's result, fused q, k and v) comes from a TransformerBridge.
 
-Differences from TransformerLens: unknown names, hooks that never fire, and names that mean something else in this
-architecture raise, with the nearest name; `stop_at_layer=n_layers` gives the last residual stream, not logits; cached
-tensors are copies.
+Differences: unknown names, hooks that never fire, and names that mean something else in this architecture raise;
+`stop_at_layer=n_layers` gives the last residual stream, not logits; cached tensors are copies.
 
 Only this module imports transformer_lens, and only inside functions. Booting a bridge replaces a model's submodules in
 place, after which it can't be saved. So the bridge gets a copy of the module tree that shares every parameter and
@@ -58,7 +57,7 @@ class HookPoint:
 
 
 class TransformerLensFace(PlainModel):
-    """The methods that `HookedModel` shares with TransformerLens; see the module."""
+    """The methods that `HookedModel` shares with TransformerLens."""
 
     _bridge: tuple[Any, Any] | None = None
 
@@ -76,16 +75,13 @@ class TransformerLensFace(PlainModel):
         return self._bridge[1]
 
     def compatibility_bridge(self, **options: Any) -> Any:
-        """A bridge in TransformerLens' compatibility mode (folded norms, centred weights) on a full copy of the model.
+        """A bridge in TransformerLens' compatibility mode (folded norms, centred weights) on a copy of the model.
 
         Args:
             options: Options of TransformerLens' `enable_compatibility_mode`.
 
         Returns:
             A TransformerBridge with its own weights: edits of either model do not show in the other.
-
-        Example:
-            >>> bridge = model.compatibility_bridge()  # doctest: +SKIP
         """
         bridge = _build_bridge(self.hf, self.tokenizer, share=False)
         bridge.enable_compatibility_mode(**options)

@@ -28,8 +28,7 @@ from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import FoldOptions, Plan, PlannedEdit
 from interp.interventions.recipe import Recipe
-from interp.models.architectures.table import architecture
-from interp.models.architectures.table import sites as sites_of
+from interp.models.architectures.table import architecture, site_taps
 from interp.models.architectures.writers import Layout
 from interp.models.hooked import HookedModel
 from interp.models.sites import resolve
@@ -114,7 +113,7 @@ class Distilled:
                 "loaded (interp.load), whose tensors have these names"
             )
         layout: Layout = "in_out" if architecture(config).transposed else "out_in"
-        known = list(sites_of(config))
+        known = list(site_taps(config))
         items = tuple(
             PlannedEdit(type(e.op).__name__, tuple(map(str, resolve(e.sites, known))), "approximate", str(self.record))
             for e in recipe.edits

@@ -28,7 +28,7 @@ from interp.editing.export.weight_writer import TensorPiece
 from interp.editing.fold.ablation import unit_width
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import UNEMBEDDING
-from interp.models.architectures.table import architecture_of_type, known, was_recognised
+from interp.models.architectures.table import architecture_of_type, known_architectures, was_recognised
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint, inside
 from interp.models.checkpoints.dequantising import dequantise, unsupported_reason
@@ -93,7 +93,7 @@ class WeightSource:
     @property
     def is_written_down(self) -> bool:
         """Whether its architecture is one of the table's, not one to be recognised by trying."""
-        return self.model_type in known() and not was_recognised(self.model_type)
+        return self.model_type in known_architectures() and not was_recognised(self.model_type)
 
     def require_row(self) -> None:
         """Have a row of the table for its type, proved: of one that is not written down, the model is loaded for it."""

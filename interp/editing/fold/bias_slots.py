@@ -15,7 +15,7 @@ from typing import Any
 
 from interp.core.errors import InterpError
 from interp.models.architectures.table import architecture
-from interp.models.architectures.writers import Slot, Writer, bias_name, slots, writer_of
+from interp.models.architectures.writers import BiasSlot, Writer, bias_name, bias_slots, writer_of
 from interp.models.sites import Site
 
 REHOSTED = ("mistral", "qwen2")
@@ -39,14 +39,14 @@ class BiasSlots:
             return None
         name = bias_name(self.config, site)
         if not own and name is not None:
-            for slot in slots(self.config):
+            for slot in bias_slots(self.config):
                 if site.kind in slot.kinds and not getattr(self.config, slot.flag):
                     return self._open(slot, site, name)
             if self.rehost and self.config.model_type in REHOSTED:
                 return self._rehost(site, name)
         raise InterpError(self._why_not(site))
 
-    def _open(self, slot: Slot, site: Site, name: str) -> None:
+    def _open(self, slot: BiasSlot, site: Site, name: str) -> None:
         self.flags[slot.flag] = True
         layers = architecture(self.config).layers
         for layer in range(self.config.num_hidden_layers):
@@ -58,7 +58,7 @@ class BiasSlots:
 
     def _rehost(self, site: Site, name: str) -> None:
         self.flags |= as_llama(self.config)
-        for slot in slots(_Typed("llama")):
+        for slot in bias_slots(_Typed("llama")):
             self._open(slot, site, name)
             self.written.pop()
         self.written.append(writer_of(self.config, site, name))

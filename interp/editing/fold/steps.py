@@ -42,8 +42,8 @@ from interp.interventions.ablate import Replace, Scale
 from interp.interventions.latents import Suppress
 from interp.interventions.ops import Op
 from interp.interventions.recipe import Edit, Recipe
-from interp.models.architectures.table import sites as sites_of
-from interp.models.architectures.writers import Writer, unembedding, writers
+from interp.models.architectures.table import site_taps
+from interp.models.architectures.writers import Writer, unembedding_name, writers
 from interp.models.sites import WRITERS, Site, resolve
 
 UNEMBEDDING = "lm_head.weight"  # in memory; a file may have another name for it (`Plan.unembedding`)
@@ -104,7 +104,7 @@ class _Folding:
         self.biases = BiasSlots(config, names, written, choices.rehost)
         self.gains = Gains(read)
         self.grafts = Grafts(config, names, self.biases, choices.sharpness, self.gains.tensor)
-        self.known = list(sites_of(config))
+        self.known = list(site_taps(config))
         self.items: list[PlannedEdit] = []
         self.inputs: dict[Site, list[Replace]] = {}
         self.scales: dict[Site, list[Scale]] = {}
@@ -229,7 +229,7 @@ class _Folding:
         """What was taken in."""
         changes = {writer.tensor: change for writer in self.biases.written if (change := self._change(writer))}
         table = next(writer.tensor for writer in self.biases.written if writer.site == _TOKENS)
-        head, parted = unembedding(self.config), tied and table in changes
+        head, parted = unembedding_name(self.config), tied and table in changes
         # A file may hold the unembedding though it is tied: then that is what stays.
         untie = None if {head, UNEMBEDDING} & self.biases.names or not parted else table
         config = {**self.biases.flags, **({"tie_word_embeddings": False} if parted else {}), **self.grafts.flags}

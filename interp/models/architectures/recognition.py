@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import InterpError, nearest
-from interp.models.architectures.table import Architecture, known, register
+from interp.models.architectures.table import Architecture, known_architectures, register
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
@@ -36,7 +36,7 @@ def recognise_architecture(hf: Any) -> Architecture:
 
     Raises InterpError where none does. A model type that is in the table already is returned as it is there.
     """
-    kind, rows = hf.config.model_type, known()
+    kind, rows = hf.config.model_type, known_architectures()
     if kind in rows:
         return rows[kind]
     problems: list[str] = []

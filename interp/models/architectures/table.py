@@ -194,7 +194,7 @@ def architecture_of_type(model_type: str) -> Architecture:
     return _TABLE[model_type]
 
 
-def known() -> dict[str, Architecture]:
+def known_architectures() -> dict[str, Architecture]:
     """The table, by model type."""
     return dict(_TABLE)
 
@@ -223,14 +223,14 @@ class Tap:
     """
 
     path: str
-    end: Literal["in", "out", "sees"]
+    end: Literal["in", "out", "mask"]
     heads: int | None = None
     scale: float = 1.0
     batch_of: str | None = None
     layer: int | None = None
 
 
-def sites(config: Any) -> dict[Site, Tap]:
+def site_taps(config: Any) -> dict[Site, Tap]:
     """Every site of a model and its tap, in the order of the forward pass."""
     arch = architecture(config)
     taps = {Site("embed"): Tap(arch.embed_norm or arch.embed, "out")}
@@ -244,11 +244,11 @@ def sites(config: Any) -> dict[Site, Tap]:
     return taps
 
 
-def sight(config: Any, layer: int) -> Tap:
-    """Where to say which earlier tokens the tokens of a layer's attention see, in each of its heads."""
+def attention_mask_tap(config: Any, layer: int) -> Tap:
+    """The tap of a layer's attention mask: which earlier tokens each token attends to, in each head."""
     arch = architecture(config)
     module = arch.attn_write.rpartition(".")[0]
-    return Tap(f"{arch.layers}.{layer}.{module}", "sees", config.num_attention_heads, layer=layer)
+    return Tap(f"{arch.layers}.{layer}.{module}", "mask", config.num_attention_heads, layer=layer)
 
 
 def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:

@@ -22,10 +22,10 @@ def logit_effect(model: HookedModel, directions: Float[Tensor, "k d_model"]) -> 
     rows = directions.to(model.device).float()
     # A LayerNorm subtracts the mean of its input; an RMSNorm does not.
     centred = rows - rows.mean(1, keepdim=True) if isinstance(norm, nn.LayerNorm) else rows
-    return (centred * gain(norm, model)) @ unembed.weight.float().T
+    return (centred * norm_gain(norm, model)) @ unembed.weight.float().T
 
 
-def gain(norm: nn.Module, model: HookedModel) -> Float[Tensor, "d_model"]:
+def norm_gain(norm: nn.Module, model: HookedModel) -> Float[Tensor, "d_model"]:
     """A norm's gain, measured on an input of mean 0 and unit variance: some store it as 1 + weight."""
     signs = torch.ones(model.d_model, device=model.device, dtype=model.dtype)
     signs[1::2] = -1

@@ -7,7 +7,7 @@
 `writers` names the tensors of one checkpoint from its config and the names in it. Both forms of a mixture of experts
 are read: fused as in memory, [expert, out, in] or gpt-oss' [expert, in, out], and one matrix an expert as most files
 have them. A layer without a tensor that it must have is an error, and so is a quantised one: nothing is skipped.
-`slots` says which config flag gives a site's writer a bias, and which other biases come with the flag.
+`bias_slots` says which config flag gives a site's writer a bias, and which other biases come with the flag.
 
 What it does not know: whether the table is right. `interp.editing.certificate.writer_check` measures that on a model.
 """
@@ -43,7 +43,7 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class Slot:
+class BiasSlot:
     """A config flag that gives writers of `kinds` a bias, and the modules of every layer that get one with it."""
 
     flag: str
@@ -67,12 +67,12 @@ class Experts:
     dense: str = "mlp.down_proj"
 
 
-_ATTENTION = Slot("attention_bias", ("attn_out",), tuple(f"self_attn.{x}_proj" for x in "qkvo"))
-_LATENT = Slot(
+_ATTENTION = BiasSlot("attention_bias", ("attn_out",), tuple(f"self_attn.{x}_proj" for x in "qkvo"))
+_LATENT = BiasSlot(
     "attention_bias", ("attn_out",), ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.o_proj")
 )
-_MLP = Slot("mlp_bias", ("mlp_out",), tuple(f"mlp.{x}_proj" for x in ("gate", "up", "down")))
-_SLOTS: dict[str, tuple[Slot, ...]] = {
+_MLP = BiasSlot("mlp_bias", ("mlp_out",), tuple(f"mlp.{x}_proj" for x in ("gate", "up", "down")))
+_SLOTS: dict[str, tuple[BiasSlot, ...]] = {
     **dict.fromkeys(("llama", "smollm3", "granite"), (_ATTENTION, _MLP)),
     **dict.fromkeys(
         (
@@ -82,14 +82,14 @@ _SLOTS: dict[str, tuple[Slot, ...]] = {
         (_ATTENTION,),
     ),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), (_LATENT,)),
-    "nemotron": (_ATTENTION, Slot("mlp_bias", ("mlp_out",), ("mlp.up_proj", "mlp.down_proj"))),
-    "seed_oss": (Slot("attention_out_bias", ("attn_out",), ("self_attn.o_proj",)), _MLP),
-    "gpt_neox": (Slot("attention_bias", ("attn_out",), ("attention.query_key_value", "attention.dense")),),
+    "nemotron": (_ATTENTION, BiasSlot("mlp_bias", ("mlp_out",), ("mlp.up_proj", "mlp.down_proj"))),
+    "seed_oss": (BiasSlot("attention_out_bias", ("attn_out",), ("self_attn.o_proj",)), _MLP),
+    "gpt_neox": (BiasSlot("attention_bias", ("attn_out",), ("attention.query_key_value", "attention.dense")),),
     "starcoder2": (
-        Slot("use_bias", ("attn_out", "mlp_out"), (*_ATTENTION.modules, "mlp.c_fc", "mlp.c_proj")),
+        BiasSlot("use_bias", ("attn_out", "mlp_out"), (*_ATTENTION.modules, "mlp.c_fc", "mlp.c_proj")),
     ),
     "falcon": (
-        Slot(
+        BiasSlot(
             "bias",
             ("attn_out", "mlp_out"),
             ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
@@ -112,17 +112,17 @@ _UNEMBEDDING = {"gpt_neox": "embed_out.weight"}
 _MORE = {"gemma4_text": "adds per-layer inputs to the residual stream behind its MLP, which no site covers"}
 
 
-def unembedding(config: Any) -> str:
+def unembedding_name(config: Any) -> str:
     """The name that checkpoints give the unembedding."""
     return _UNEMBEDDING.get(config.model_type, "lm_head.weight")
 
 
-def slots(config: Any) -> tuple[Slot, ...]:
+def bias_slots(config: Any) -> tuple[BiasSlot, ...]:
     """Config flags that add biases to this architecture's writers."""
     return _SLOTS.get(config.model_type, ())
 
 
-def normed(config: Any) -> bool:
+def has_post_norms(config: Any) -> bool:
     """Whether what attention or MLP write passes through a norm."""
     arch = architecture(config)
     return bool(arch.attn_post_norm or arch.mlp_post_norm)

@@ -11,7 +11,7 @@ from folding import IDS, PRE_NORM, gap, loaded, on_disk, planned, reloaded, rows
 import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.interventions import Erase, LowRank, Replace
-from interp.models.architectures.writers import slots
+from interp.models.architectures.writers import bias_slots
 
 NATIVE = ["gpt2", "gpt_neox", "phi", "gpt_oss", "opt", "granite", "starcoder2"]
 FLAGGED = {"llama": "mlp_bias", "smollm3": "mlp_bias", "nemotron": "mlp_bias", "seed_oss": "mlp_bias", "falcon": "bias"}
@@ -99,7 +99,7 @@ def test_windows_and_own_settings_survive_rehosting_or_stop_it(tiny):
 def test_flags_create_the_biases_that_transformers_wants(tiny, name):
     """The table of flags against the classes themselves, made on the meta device with the flag set."""
     config = tiny_models.CONFIGS[name]()
-    for slot in slots(config):
+    for slot in bias_slots(config):
         made = {}
         for flag in (False, True):
             setattr(config, slot.flag, flag)

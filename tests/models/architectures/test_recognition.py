@@ -27,7 +27,7 @@ def build(kind, **more):
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
     """Rows that a test adds to the table are gone after it."""
-    monkeypatch.setattr(table, "_TABLE", table.known())
+    monkeypatch.setattr(table, "_TABLE", table.known_architectures())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def as_before(monkeypatch):
     ],
 )
 def test_a_family_under_another_name_is_recognised_and_proved(kind, more):
-    assert kind not in table.known(), "control: the table does not have it"
+    assert kind not in table.known_architectures(), "control: the table does not have it"
     model = interp.load(build(kind, **more))
     assert not table.architecture(model.config).parallel
     proof = check_writers(model)
@@ -64,7 +64,7 @@ def test_a_type_that_is_not_written_down_is_loaded_and_proved_or_not_streamed(tm
         "interp.editing.export.sources.require_writer_check", lambda model: proved.append(model.config.model_type)
     )
     for known in (False, True):
-        assert ("arcee" in table.known()) == known
+        assert ("arcee" in table.known_architectures()) == known
         with pytest.raises(InterpError, match="arcee is not among the architectures that are written down"):
             export_streamed(recipe, tmp_path / "source", tmp_path / "out")
         assert dry_run(recipe, tmp_path / "source")[0].status == "exact"
@@ -89,12 +89,12 @@ def test_what_does_not_add_up_is_refused_by_name(kind, more, why):
     hf = build(kind, **more)
     with pytest.raises(InterpError, match=f"architecture '{kind}' is not supported.*({why})"):
         recognise_architecture(hf)
-    assert kind not in table.known()
+    assert kind not in table.known_architectures()
 
 
 def test_known_architectures_are_found_again_without_their_names(tiny, monkeypatch):
     """Each family taken out of the table is recognised as a row that means the same sites."""
-    rows = table.known()
+    rows = table.known_architectures()
     for name in ("llama", "olmo2", "gpt2", "gpt_neox", "phi", "glm4", "cohere", "opt", "stablelm"):
         hf, kind = tiny(name).hf, tiny(name).config.model_type
         row = rows[kind]

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from interp import InterpError
-from interp.models.architectures.table import architecture, sites
-from interp.models.architectures.writers import normed, writers
+from interp.models.architectures.table import architecture, site_taps
+from interp.models.architectures.writers import has_post_norms, writers
 from interp.models.sites import Site
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "architectures.md"
@@ -43,9 +43,9 @@ def table() -> str:
 
 def _row(name: str) -> str:
     config = tiny_models.CONFIGS[name]()
-    arch, present = architecture(config), {site.kind for site in sites(config)}
+    arch, present = architecture(config), {site.kind for site in site_taps(config)}
     absent = [kind for kind in ("q", "k", "v", "mlp_post") if kind not in present]
-    assert (Site("resid_mid", 0) in sites(config)) is not arch.is_parallel(config)
+    assert (Site("resid_mid", 0) in site_taps(config)) is not arch.is_parallel(config)
     cells = [
         config.model_type,
         name.removeprefix(config.model_type).strip("_ ") if name.startswith(config.model_type) else "",
@@ -65,7 +65,7 @@ def _folds(config) -> str:
         writers(config, names)
     except InterpError as refusal:
         return "no: norms its embeddings" if "embeddings" in str(refusal) else "no: writers without a site"
-    return "up to a per-token scale" if normed(config) else "yes"
+    return "up to a per-token scale" if has_post_norms(config) else "yes"
 
 
 def test_the_document_is_up_to_date():
