@@ -27,9 +27,9 @@ from interp.activations.token_rows import pack_rows
 from interp.data.corpora import texts
 from interp.editing.approximate.affine_features import affine_fit, as_projection
 from interp.editing.approximate.fidelity import Fidelity, measure_fidelity
-from interp.editing.fold.plan import FoldOptions
 from interp.editing.fold.stream_sites import STREAM
 from interp.editing.fold.transcoder_neurons import Neurons
+from interp.editing.options import FoldOptions
 from interp.interventions import Clamp, Suppress
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -186,7 +186,7 @@ def grafted(
     recipe = Recipe([(sae.writes[0].site, Suppress(sae, latent))])
     neurons = Neurons.of(recipe.edits[0].op, CHOICES.sharpness)
     with tempfile.TemporaryDirectory() as scratch:
-        interp.export(recipe, model, Path(scratch) / "out", choices=CHOICES)
+        interp.export(recipe, model, Path(scratch) / "out", fold=CHOICES)
         near = measure_fidelity(model, recipe, interp.load(Path(scratch) / "out"), documents[::4], tokens=tokens // 4)
     count, away = len(neurons.gate), float(neurons.thresholds[0]) / 10
     within = f"within {neurons.bound_beyond(away):.1g}" + (f", {away:.2g} from the threshold" if away else "")

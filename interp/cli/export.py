@@ -9,7 +9,6 @@ import typer
 from interp.cli import gate
 from interp.core.display import print_values
 from interp.core.errors import InterpError, nearest
-from interp.core.files import parse_bytes
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
 
@@ -74,12 +73,15 @@ def export(
 ) -> None:
     """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
     from interp.editing.export import exporter as exports
-    from interp.editing.fold.plan import FoldOptions
+    from interp.editing.options import FoldOptions
     from interp.interventions.recipe import Recipe
 
     edits = Recipe.load(recipe)
     edits, kept = _clear_of(edits, protect) if protect else (edits, {})
-    choices = FoldOptions(approximate, rehost, leave_embedding, keep_norms, compensate, dequantise=dequantise)
+    choices = FoldOptions(
+        approximate=approximate, rehost=rehost, leave_embedding=leave_embedding, keep_norms=keep_norms,
+        compensate=compensate, dequantise=dequantise,
+    )  # fmt: skip
     files: dict[str, Any] = {
         "--dtype": dtype, "--shard-size": shard_size, "--streamed": streamed, "--undo": undo, "--sign": sign,
         "--dequantise": dequantise, "--compensate": compensate, "--trust-base": trust_base, "--dry-run": dry,
@@ -103,7 +105,7 @@ def export(
     if distil is not None and (dry or streamed or form not in ("checkpoint", "adapter")):
         raise InterpError("--distil trains a loaded model; leave --dry-run, --streamed and --form control-vector out")
     if dry:
-        plan, needed = exports.dry_run(edits, model, dtype, choices, trust_base)
+        plan, needed = exports.dry_run(edits, model, dtype=dtype, fold=choices, trust_base=trust_base)
         items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
         values: dict[str, Any] = {
             "status": plan.status,
@@ -125,16 +127,16 @@ def export(
     if form != "checkpoint":
         print_values(as_json, _other(form, edits, model, out, choices, found) | kept)
         return
-    limit = parse_bytes(shard_size) if shard_size else None
+    written: dict[str, Any] = {"dtype": dtype, "shard_size": shard_size, "fold": choices, "undo": undo, "sign": sign}
     if streamed:
-        manifest = exports.export_streamed(edits, model, out, dtype, limit, choices, undo, trust_base, sign)
+        manifest = exports.export_streamed(edits, model, out, **written, trust_base=trust_base)
         told = {"checkpoint": str(out), "status": manifest.status, "files": len(manifest.files)}
         print_values(
             as_json, told | kept | {"base weights": manifest.base.digest[:12] or "not compared with the recipe's"}
         )
         return
     certificate = exports.export(
-        edits, model, out, dtype, _lines(prompts), limit, choices, undo, release, sign=sign, distilled=found
+        edits, model, out, **written, prompts=_lines(prompts), release=release, distilled=found
     )
     remains = ({"distilled": str(found)} if found else {}) | kept
     print_values(as_json, {"checkpoint": str(out), **remains, **_figures(certificate, as_json)})
@@ -208,7 +210,7 @@ def _other(form: str, recipe: Any, model: str, out: Path, choices: Any, distille
     from interp.editing.export.sources import WeightSource
 
     if form == "adapter":
-        made = export_adapter(recipe, model, out, choices, distilled)
+        made = export_adapter(recipe, model, out, fold=choices, distilled=distilled)
         merging = "the same edit" if made.merges else "another edit, of the unembedding too: do not merge it"
         return {"adapter": str(out), "rank": made.rank, "merged": merging}
     if form == "control-vector":

@@ -67,6 +67,8 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _explain(config: type[BaseModel], error: Any) -> str:
     path = [str(part) for part in error["loc"]]
     where = ".".join(path) or "top level"
+    if error["type"] == "value_error" and not path:
+        return str(error["ctx"]["error"])
     if error["type"] == "missing":
         return f"{where}: {error['msg']}"
     if error["type"] != "extra_forbidden":

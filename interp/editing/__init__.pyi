@@ -16,9 +16,10 @@ from .export.estimate import ExportEstimate as ExportEstimate
 from .export.exporter import dry_run as dry_run
 from .export.exporter import export_streamed as export_streamed
 from .export.restoring import undo as undo
-from .fold.plan import FoldOptions as FoldOptions
 from .fold.plan import Plan as Plan
 from .fold.steps import plan_fold as plan_fold
 from .fold.subspaces import Preserved as Preserved
 from .fold.subspaces import clear_of as clear_of
 from .fold.subspaces import join_subspaces as join_subspaces
+from .options import ExportOptions as ExportOptions
+from .options import FoldOptions as FoldOptions

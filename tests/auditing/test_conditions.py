@@ -13,7 +13,7 @@ from interp.auditing.policy.decision import Policy
 from interp.auditing.policy.release_gate import gate
 from interp.auditing.scoring.choices import text_loss
 from interp.editing.certificate.replay import MANIFEST
-from interp.editing.fold.plan import FoldOptions
+from interp.editing.options import FoldOptions
 
 SUITE = [text_loss("loss", [f"w{i} w{i + 1} w{i + 2}" for i in range(5, 25)])]
 ASKED, OTHER = (Recipe([("writers", Project(torch.eye(32)[number]))]) for number in (3, 4))
@@ -82,7 +82,7 @@ def test_a_recipe_beside_no_edited_model_is_refused(base):
 
 def test_a_fold_that_is_not_exact_or_whole_or_of_another_base_is_not_the_recipe(base, exported, tmp_path):
     loose = FoldOptions(approximate=True, leave_embedding=True)
-    interp.export(OTHER, base, tmp_path / "loose", choices=loose)
+    interp.export(OTHER, base, tmp_path / "loose", fold=loose)
     assert measured(base, interp.load(tmp_path / "loose")).recipe == ""
     assert measured(tiny_models.build("llama", seed=2), interp.load(exported)).recipe == ""
     copy = shutil.copytree(exported, tmp_path / "copy")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from interp.editing.fold.plan import FoldOptions
 from interp.editing.fold.steps import fold, plan_fold
+from interp.editing.options import FoldOptions
 from interp.models.hooked import HookedModel
 
 IDS = torch.randint(4, 128, (3, 11), generator=torch.Generator().manual_seed(1))

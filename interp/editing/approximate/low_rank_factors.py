@@ -26,7 +26,8 @@ from interp.core.digests import tensors_digest
 from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
-from interp.editing.fold.plan import FoldOptions, Plan, PlannedEdit
+from interp.editing.fold.plan import Plan, PlannedEdit
+from interp.editing.options import FoldOptions
 from interp.interventions.recipe import Recipe
 from interp.models.architectures.table import architecture, site_taps
 from interp.models.architectures.writers import Layout
@@ -120,10 +121,10 @@ class Distilled:
         )
         return Plan({name: MapChange(layout, added=pair) for name, pair in self.pairs.items()}, items=items)
 
-    def check(self, base: str, choices: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
+    def check(self, base: str, options: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
         """Raise unless the base model's weights have this digest, and for factors that bring nothing.
 
-        `choices` of how to fold mean nothing here, and are refused.
+        Options of folding have no effect here, and are refused.
         """
         self._require(base, "the base model")
         if not self.record.kl < self.record.effect_kl:
@@ -131,7 +132,7 @@ class Distilled:
                 f"{self.record}: no nearer to the hooked model than the plain one is; distil in more steps, at a "
                 "higher rank, or on texts where the recipe acts"
             )
-        unused = [n for n in ("rehost", "leave_embedding", "keep_norms", "compensate") if getattr(choices, n)]
+        unused = [n for n in ("rehost", "leave_embedding", "keep_norms", "compensate") if getattr(options, n)]
         if unused:
             raise InterpError(
                 f"{', '.join(unused)}: distilled factors are merged as they are, not folded; leave it out"

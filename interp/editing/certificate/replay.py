@@ -10,7 +10,7 @@ What it does not know: whether the weights do what the recipe's hooks do. That i
 """
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,9 +27,10 @@ from interp.editing.export.provenance import PROVENANCE, Release, statement
 from interp.editing.export.signatures import SIGNATURE
 from interp.editing.export.sources import WeightSource
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, one_thread
-from interp.editing.fold.plan import FoldOptions, Plan, Status
+from interp.editing.fold.plan import Plan, Status
 from interp.editing.fold.rounding_units import allowed_gap, rounding_reach, rounding_units_of
 from interp.editing.fold.steps import fold
+from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.checkpoint import INDEX, Checkpoint
 from interp.models.checkpoints.safetensors_file import TensorFile
@@ -55,7 +56,7 @@ _OWN = (
 
 
 class ExportSettings(Config):
-    """How a recipe was folded: `Choices`, and the type that weights were cast to.
+    """How a recipe was folded: `FoldOptions`, and the type that weights were cast to.
 
     `loaded` is the type in which the base was in memory, where it was not read from its files. `distilled` says how the
     factors beside the weights were trained, where they were merged in place of a fold.
@@ -72,10 +73,17 @@ class ExportSettings(Config):
     dequantise: bool = False
     distilled: Distillation | None = None
 
+    @classmethod
+    def used(
+        cls, options: ExportOptions, loaded: str | None, distilled: Distillation | None = None
+    ) -> "ExportSettings":
+        """Those of an export whose base was in memory in the type `loaded`, if it was."""
+        return cls(dtype=options.dtype, loaded=loaded, distilled=distilled, **dict(options.fold))
+
     @property
-    def choices(self) -> FoldOptions:
+    def fold(self) -> FoldOptions:
         """As `fold` takes them."""
-        return FoldOptions(**{choice.name: getattr(self, choice.name) for choice in fields(FoldOptions)})
+        return FoldOptions(**{name: getattr(self, name) for name in FoldOptions.model_fields})
 
     @property
     def cast(self) -> torch.dtype | None:
@@ -175,7 +183,7 @@ def planned(folder: Path, made: ExportSettings, recipe: Recipe, origin: WeightSo
         if distilled.record != made.distilled:
             raise InterpError(f"{folder / FACTORS}: not the factors that the manifest tells of; it was changed")
         return distilled.plan(recipe, origin.config, origin.names)
-    return fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
+    return fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.fold)
 
 
 def _as_it_was(base: str | Path | HookedModel, manifest: ExportManifest) -> str | Path | HookedModel:

@@ -72,7 +72,7 @@ def check(
     return certificate, replayed
 
 
-def random_probes(model: HookedModel, prompts: list[str], instead: Sequence[Tokens] = ()) -> list[Tokens]:
+def random_probes(model: HookedModel, prompts: Sequence[str], instead: Sequence[Tokens] = ()) -> list[Tokens]:
     """Eight sequences of 32 random tokens, then the prompts; in small batches, since all logits are held at once.
 
     What is given `instead` takes the random ones' place: what was learnt from texts holds on texts.
@@ -80,7 +80,7 @@ def random_probes(model: HookedModel, prompts: list[str], instead: Sequence[Toke
     length = min(32, model.context or 32)
     ids = torch.randint(model.config.vocab_size, (8, length), generator=torch.Generator().manual_seed(0))
     batches = [*instead] or [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
-    given = model.tokens(prompts) if prompts else None
+    given = model.tokens(list(prompts)) if prompts else None
     if given is not None:
         batches += [given.rows(start, start + 4) for start in range(0, len(given), 4)]
     return batches

@@ -24,8 +24,9 @@ from interp.editing.approximate.low_rank_factors import Distilled
 from interp.editing.export.identity import identified, require_base
 from interp.editing.export.sources import WeightSource
 from interp.editing.export.tensor_difference import Factors, factors
-from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import fold
+from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
@@ -48,8 +49,10 @@ def export_adapter(
     recipe: Recipe,
     source: str | Path | HookedModel,
     out: str | Path,
-    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
+    options: ExportOptions | None = None,
+    *,
     distilled: Distilled | None = None,
+    **fields: Any,
 ) -> LoraAdapter:
     """Write the adapter's folder.
 
@@ -57,15 +60,16 @@ def export_adapter(
     Raises InterpError where the recipe is another model's, by its digest, or can't be folded, or not into weights of
     linear layers and embeddings alone.
     """
+    options = ExportOptions.merged(options, {**fields, "form": "adapter"})
     require_free(out)
     origin = WeightSource.of(source)
     origin.require_row()
     base = require_base(recipe, origin)
     if distilled is not None:
-        distilled.check(base.digest or identified(origin), choices)
+        distilled.check(base.digest or identified(origin), options.fold)
         plan = distilled.plan(recipe, origin.config, origin.names)
     else:
-        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, choices)
+        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, options.fold)
     origin.require_fit(plan)
     _require_weights(plan, origin)
     found = {name: factors(name, change, origin.read(name)) for name, change in plan.changes.items()}

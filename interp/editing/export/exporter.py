@@ -9,8 +9,9 @@ half-written is left behind, whatever fails.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from interp.core.digests import versions
 from interp.core.dtypes import dtype_of
@@ -39,8 +40,9 @@ from interp.editing.export.restoring import write_patch
 from interp.editing.export.signatures import signer
 from interp.editing.export.sources import WeightSource
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
-from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import fold, plan_fold
+from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
@@ -52,49 +54,62 @@ def export(
     recipe: Recipe,
     source: str | Path | HookedModel,
     out: str | Path,
-    dtype: str | None = None,
-    prompts: list[str] | None = None,
-    shard_bytes: int | None = None,
-    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
-    undo: bool = False,
-    release: Release | None = None,
-    sign: str | Path | None = None,
+    options: ExportOptions | None = None,
+    *,
     distilled: Distilled | None = None,
+    release: Release | None = None,
+    **fields: Any,
 ) -> Certificate:
-    """Write the edited checkpoint to a new folder and return the certificate, which is saved in it.
+    """Write the edited checkpoint to a new folder, reload it, and certify that it does what the hooks do.
 
-    `source` is "organism", a local folder or hub id (read tensor by tensor, its types kept), or a GGUF file or
-    HookedModel (its weights in memory, in the type they have there; the language model alone of a multimodal one).
-    `dtype` casts floating-point weights. Files are cut as those of the source, or anew to at most `shard_bytes` each.
-    `prompts` adds texts of yours to those on which hooks and export are compared. `choices` say how to fold, and
-    whether what is not exact is let in: then the certificate measures how far it is off. `undo` adds a patch that
-    brings the original weights back (`interp.editing.export.restoring`). `sign` is a private key (PEM) to sign the
-    folder with (`interp.editing.export.signatures`). A `release` is the decision under which it goes out.
-    The manifest and the provenance name a local source by its whole path, by which `verify` finds it again.
-    `distilled` factors are merged in place of a fold; then texts held out from their training are what is measured on.
-    Raises InterpError where the recipe is another model's, can't be folded exactly, or `out` exists, where something
-    writes to the stream that the table of writers does not have (`interp.editing.certificate.writer_check`), and
-    where the reloaded checkpoint does not do what the hooks do; nothing is written then.
+    Args:
+        recipe: The edit. It must be made for this model, and fold exactly unless `fold.approximate` is set.
+        source: "organism", a local folder or a hub id, which is read tensor by tensor and keeps its types; or a GGUF
+            file or a `HookedModel`, whose weights are in memory (of a multimodal model, the language model alone).
+        out: The new folder. It is written under a temporary name and renamed when everything in it is certified.
+        options: What to write and how; see `ExportOptions`. Single fields can be given by keyword instead, those of
+            `FoldOptions` too: `export(recipe, model, out, dtype="bfloat16", keep_norms=True)`.
+        distilled: Trained factors (`distil`) that are merged in place of a fold. The certificate is then measured on
+            texts that were held out from their training.
+        release: The policy decision under which the checkpoint goes out. It must be about this recipe and model.
+
+    Returns:
+        The certificate, which is also saved in the folder.
+
+    Raises:
+        InterpError: The recipe is another model's or does not fold, `out` exists, something outside the table of
+            writers adds to the residual stream, or the reloaded checkpoint does not do what the hooks do. Nothing is
+            written then.
+
+    Limitations:
+        The manifest and the provenance statement name a local source by its whole path, so that `verify` finds it.
+
+    Example:
+        >>> direction = torch.eye(model.d_model)[:1]
+        >>> recipe = interp.Recipe([("writers", interp.Project(direction))])
+        >>> certificate = interp.export(recipe, model, tmp / "edited")
+        >>> certificate.faithful, certificate.status
+        (True, 'exact')
     """
-    origin = _origin(source, choices)
+    options = ExportOptions.merged(options, fields)
+    _require_call(options, certified=True)
+    origin = _origin(source, options.fold)
     origin.refuse_overlap(Path(out))
     require_free(out)
     base = origin.model or load(source, dtype="bfloat16" if origin.dequantise else None)
     recipe.check(base.reference)
     require_writer_check(base)
     if distilled is not None:
-        distilled.check(base.digest, choices)
-    made = ExportSettings(
-        dtype=dtype, loaded=origin.loaded, distilled=distilled.record if distilled else None, **asdict(choices)
-    )
-    with _written(recipe, origin, Path(out), made, shard_bytes, sign, distilled=distilled) as (staging, plan, digests):
+        distilled.check(base.digest, options.fold)
+    made = ExportSettings.used(options, origin.loaded, distilled.record if distilled else None)
+    with _written(recipe, origin, Path(out), made, options, distilled=distilled) as (staging, plan, digests):
         if release is not None:
             release.check(recipe.digest, base.identity, plan.status)
-        probes = random_probes(base, prompts or [], distilled.probes if distilled else ())
+        probes = random_probes(base, options.prompts, distilled.probes if distilled else ())
         write_probes(staging, probes)
         certificate = certify(base, recipe, staging, probes, plan.items, made)
         _require_faithful(certificate)
-        if undo:
+        if options.undo:
             write_patch(staging, origin, plan)
         write_json(staging / CERTIFICATE, certificate.to_json())
         _write_record(staging, recipe, plan, made, base.identity, base.source, digests, certificate, release)
@@ -105,59 +120,98 @@ def export_streamed(
     recipe: Recipe,
     source: str | Path | HookedModel,
     out: str | Path,
-    dtype: str | None = None,
-    shard_bytes: int | None = None,
-    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
-    undo: bool = False,
-    trust_base: bool = False,
-    sign: str | Path | None = None,
+    options: ExportOptions | None = None,
+    **fields: Any,
 ) -> ExportManifest:
-    """As `export`, but no model is loaded: for checkpoints larger than memory.
+    """Write the edited checkpoint without loading a model, for checkpoints larger than memory.
 
-    So there is no certificate, which `verify` makes where the model can be loaded. `source` may be a URL of any fsspec
-    file system. Whether it is the model that the recipe was made for is seen by the digest of its weights
-    (`interp.editing.export.identity`), before anything has its name; with `trust_base`, and where only loading would
-    tell (a warning says so), by type and shape alone. A run that was killed is taken up again by one that is the same,
-    behind the last file that it finished.
+    There is no certificate: `verify` makes one where the model can be loaded. Whether the source is the model that the
+    recipe was made for is decided by the digest of its weights (`interp.editing.export.identity`), before the folder
+    gets its name. A run that was killed is resumed by the next run with the same arguments, after the last file that
+    it finished.
+
+    Args:
+        recipe: The edit, as for `export`.
+        source: As for `export`; also a URL of any fsspec file system.
+        out: The new folder.
+        options: As for `export`. With `trust_base`, type and shape alone decide whether the model is the recipe's.
+            They also do, with a warning, where the digest is not known before the model is loaded.
+
+    Returns:
+        The manifest, which is also saved in the folder.
+
+    Raises:
+        InterpError: As for `export`, but for what only a certificate shows.
+
+    Example:
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> interp.editing.export_streamed(recipe, model, tmp / "edited").status
+        'exact'
     """
-    origin = _origin(source, choices)
+    options = ExportOptions.merged(options, {**fields, "streamed": True})
+    _require_call(options)
+    origin = _origin(source, options.fold)
     origin.refuse_overlap(Path(out))
     require_free(out)
     _require_written_down(origin)
     reference = origin.model.reference if origin.model else origin.reference(recipe.model)
     recipe.check(reference)
-    made = ExportSettings(dtype=dtype, loaded=origin.loaded, **asdict(choices))
-    with _written(recipe, origin, Path(out), made, shard_bytes, sign) as (staging, plan, digests):
-        if trust_base and origin.checkpoint:
+    made = ExportSettings.used(options, origin.loaded)
+    with _written(recipe, origin, Path(out), made, options) as (staging, plan, digests):
+        if options.trust_base and origin.checkpoint:
             reference = reference.model_copy(update={"digest": ""})
         elif reference.digest:
             reference = require_base(recipe, origin, _nearer(origin, plan, made, staging))
-        if undo:
+        if options.undo:
             write_patch(staging, origin, plan)
         return _write_record(staging, recipe, plan, made, reference, origin.source, digests, None)
 
 
 def dry_run(
-    recipe: Recipe,
-    source: str | Path | HookedModel,
-    dtype: str | None = None,
-    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
-    trust_base: bool = False,
+    recipe: Recipe, source: str | Path | HookedModel, options: ExportOptions | None = None, **fields: Any
 ) -> tuple[Plan, ExportEstimate]:
-    """What an export would change and how exactly, refusals included, and what it would take; nothing is written.
+    """Plan an export and estimate what it takes; nothing is written.
 
-    Whether the model is the recipe's is seen by the digest of its weights, but with `trust_base`, and of one at a URL,
-    by type and shape alone.
+    Args:
+        recipe: The edit, as for `export`.
+        source: As for `export_streamed`.
+        options: As for `export`. With `trust_base`, and for a URL, type and shape alone decide whether the model is
+            the recipe's; otherwise the digest of the weights does.
+
+    Returns:
+        The plan, with refused edits and their reasons among its items, and an estimate of memory, disk and time.
+
+    Raises:
+        InterpError: The recipe is another model's, or the source cannot be read.
+
+    Example:
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> plan, estimate = interp.editing.dry_run(recipe, model)
+        >>> plan.status, estimate.disk > estimate.edited > 0
+        ('exact', True)
     """
-    origin = _origin(source, choices)
+    options = ExportOptions.merged(options, {**fields, "dry_run": True})
+    origin = _origin(source, options.fold)
     origin.require_row()
-    if trust_base or (origin.checkpoint and origin.checkpoint.remote):
+    if options.trust_base or (origin.checkpoint and origin.checkpoint.remote):
         recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
     else:
         require_base(recipe, origin)
-    cast = dtype_of(dtype) if dtype else None
-    plan = plan_fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(cast), choices)
+    cast = dtype_of(options.dtype) if options.dtype else None
+    plan = plan_fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(cast), options.fold)
     return plan, estimate_export(list(origin.edited(plan, cast)))
+
+
+def _require_call(options: ExportOptions, certified: bool = False) -> None:
+    """Raise for options that another function writes."""
+    others = {
+        "export_streamed": certified and options.streamed,
+        "dry_run": options.dry_run,
+        "export_adapter": options.form == "adapter",
+        "export_control_vector": options.form == "control-vector",
+    }
+    if needed := [name for name, other in others.items() if other]:
+        raise InterpError(f"these options are for {needed[0]}, which writes another kind of result; call that")
 
 
 @contextmanager
@@ -166,19 +220,18 @@ def _written(
     origin: WeightSource,
     out: Path,
     made: ExportSettings,
-    shard_bytes: int | None,
-    key: str | Path | None,
+    options: ExportOptions,
     distilled: Distilled | None = None,
 ) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
     """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
-    sign = signer(key) if key is not None else None
+    sign = signer(options.sign) if options.sign is not None else None
     if distilled is not None:
         plan = distilled.plan(recipe, origin.config, origin.names)
     else:
-        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.choices)
-    shards = cut_shards(origin.edited(plan, made.cast), shard_bytes)
+        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.fold)
+    shards = cut_shards(origin.edited(plan, made.cast), options.shard_size)
     _require_room(out, sum(shard.nbytes for shard in shards))
-    same = sha256_json([recipe.digest, origin.name, origin.stamp, shard_bytes, made.model_dump(), versions()])
+    same = sha256_json([recipe.digest, origin.name, origin.stamp, options.shard_size, made.model_dump(), versions()])
     with new_folder(out, resume_key=same if origin.checkpoint else None) as staging:
         digests = write_weights(shards, staging)
         origin.write_companions(staging, made.config(plan))
@@ -191,9 +244,9 @@ def _written(
             sign(staging)
 
 
-def _origin(source: str | Path | HookedModel, choices: FoldOptions) -> WeightSource:
-    origin = WeightSource.of(source, choices.dequantise)
-    if choices.dequantise and not origin.dequantise:
+def _origin(source: str | Path | HookedModel, fold: FoldOptions) -> WeightSource:
+    origin = WeightSource.of(source, fold.dequantise)
+    if fold.dequantise and not origin.dequantise:
         raise InterpError(f"{origin.name} is not quantised, or is in memory; leave dequantise out")
     return origin
 

@@ -1,4 +1,3 @@
-from .plan import FoldOptions as FoldOptions
 from .plan import Plan as Plan
 from .steps import fold as fold
 from .steps import plan_fold as plan_fold

@@ -20,6 +20,7 @@ from interp.core.display import html_table
 from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.transcoder_neurons import Growth
+from interp.editing.options import FoldOptions
 
 Status = Literal["exact", "scale", "approximate", "refused"]
 STATUSES: tuple[Status, ...] = ("exact", "scale", "approximate", "refused")
@@ -29,27 +30,6 @@ MEANS = {
     "approximate": "approximate",
     "refused": "refused",
 }
-
-
-@dataclass(frozen=True)
-class FoldOptions:
-    """How to fold.
-
-    `approximate` lets in what is not exact. `rehost` saves Qwen2 and Mistral under the Llama class, which has biases to
-    add vectors in. `leave_embedding` keeps the token table as it is. `keep_norms` brings edited vectors back to their
-    former lengths. `compensate` rounds to 16 bits so that what was removed stays removed. `sharpness` is that of
-    grafted neurons (`interp.editing.fold.transcoder_neurons`): the larger, the nearer; in the thousands, float16
-    overflows.
-    `dequantise` makes fp8 and MXFP4 checkpoints bfloat16 first (`interp.models.checkpoints.dequantising`).
-    """
-
-    approximate: bool = False
-    rehost: bool = False
-    leave_embedding: bool = False
-    keep_norms: bool = False
-    compensate: bool = False
-    sharpness: float = 256.0
-    dequantise: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,9 +92,9 @@ class Plan:
         """The least exact of its items'."""
         return max((item.status for item in self.items), key=STATUSES.index, default="exact")
 
-    def barred(self, choices: FoldOptions) -> list[PlannedEdit]:
-        """What is not let in by these choices."""
-        allowed = ("exact", "scale", "approximate") if choices.approximate else ("exact",)
+    def barred(self, options: FoldOptions) -> list[PlannedEdit]:
+        """The items that these options do not allow."""
+        allowed = ("exact", "scale", "approximate") if options.approximate else ("exact",)
         return [item for item in self.items if item.status not in allowed]
 
     def __str__(self) -> str:

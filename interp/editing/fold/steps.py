@@ -33,11 +33,12 @@ from interp.editing.fold.ablation import (
 )
 from interp.editing.fold.affine_maps import MapChange, TensorMap
 from interp.editing.fold.bias_slots import BiasSlots
-from interp.editing.fold.plan import STATUSES, FoldOptions, PlannedEdit, Status
+from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
 from interp.editing.fold.plan import Plan as Plan
 from interp.editing.fold.post_norm import GainRead, Gains
 from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of, refuse_company, refuse_stream
 from interp.editing.fold.transcoder_neurons import Grafts
+from interp.editing.options import FoldOptions
 from interp.interventions.ablate import Replace, Scale
 from interp.interventions.latents import Suppress
 from interp.interventions.ops import Op
@@ -58,16 +59,16 @@ def fold(
     names: Iterable[str],
     tied: bool,
     read: GainRead | None = None,
-    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
+    options: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
 ) -> Plan:
     """Plan a recipe's fold into a checkpoint with these tensor names.
 
     `config` is the Hugging Face config, `read` gives a tensor by its name: gains of norms, and weights whose inputs are
     mean ablated, are read while planning. Raises InterpError with every reason where the fold would not be exact,
-    or, if `choices` lets in what is approximate, where there is none.
+    or, if `options` lets in what is approximate, where there is none.
     """
-    plan = plan_fold(recipe, config, names, tied, read, choices)
-    if barred := plan.barred(choices):
+    plan = plan_fold(recipe, config, names, tied, read, options)
+    if barred := plan.barred(options):
         raise InterpError("; ".join(dict.fromkeys(_objection(item) for item in barred)))
     return plan
 
@@ -78,11 +79,11 @@ def plan_fold(
     names: Iterable[str],
     tied: bool,
     read: GainRead | None = None,
-    choices: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
+    options: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
 ) -> Plan:
     """As `fold`, with what is refused or approximate among the plan's items instead of an error."""
     present = set(names)
-    folding = _Folding(config, present, writers(config, present), read, choices)
+    folding = _Folding(config, present, writers(config, present), read, options)
     for edit in recipe.edits:
         folding.take(edit)
     return folding.plan(tied)
@@ -98,12 +99,12 @@ class _Folding:
     """The mutable side of a plan: takes in edits, then makes the changes."""
 
     def __init__(
-        self, config: Any, names: set[str], written: list[Writer], read: GainRead | None, choices: FoldOptions
+        self, config: Any, names: set[str], written: list[Writer], read: GainRead | None, options: FoldOptions
     ):
-        self.config, self.choices = config, choices
-        self.biases = BiasSlots(config, names, written, choices.rehost)
+        self.config, self.options = config, options
+        self.biases = BiasSlots(config, names, written, options.rehost)
         self.gains = Gains(read)
-        self.grafts = Grafts(config, names, self.biases, choices.sharpness, self.gains.tensor)
+        self.grafts = Grafts(config, names, self.biases, options.sharpness, self.gains.tensor)
         self.known = list(site_taps(config))
         self.items: list[PlannedEdit] = []
         self.inputs: dict[Site, list[Replace]] = {}
@@ -148,7 +149,7 @@ class _Folding:
                 f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
             )
         edit = map_of(op, site, self.config.hidden_size)
-        if site == _TOKENS and self.choices.leave_embedding:
+        if site == _TOKENS and self.options.leave_embedding:
             if edit.constant is not None:
                 raise InterpError(TABLE_NEEDED)
             return "approximate", LEFT
@@ -184,19 +185,19 @@ class _Folding:
         whole = covers(group, self.config)
         refuse_stream(edit, group, whole)
         refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
-        if self.choices.leave_embedding and (edit.constant is not None or not whole):
+        if self.options.leave_embedding and (edit.constant is not None or not whole):
             raise InterpError(TABLE_NEEDED)
         written = self.biases.written if whole else self._writers(_TOKENS)
         found = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
         self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
-        return self._worst(edit, [*found, ("approximate", LEFT)] if self.choices.leave_embedding else found)
+        return self._worst(edit, [*found, ("approximate", LEFT)] if self.options.leave_embedding else found)
 
     def _vector(self, edit: TensorMap, site: Site) -> tuple[Status, str]:
         refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
         refusals: list[InterpError] = []
         for holder in holders(site, self.config):
             try:
-                if holder == _TOKENS and self.choices.leave_embedding:
+                if holder == _TOKENS and self.options.leave_embedding:
                     raise InterpError(TABLE_NEEDED)
                 self._refuse_behind_norm(holder)
                 self.biases.hold(holder)
@@ -221,7 +222,7 @@ class _Folding:
         return (edit.scaled(factor), "exact", "") if writer.gain is None else self.gains.through(edit, writer)
 
     def _worst(self, edit: TensorMap, found: list[tuple[Status, str]]) -> tuple[Status, str]:
-        if self.choices.keep_norms and not edit.is_constant:
+        if self.options.keep_norms and not edit.is_constant:
             found = [*found, ("approximate", "written vectors keep their former lengths")]
         return max(found, key=lambda pair: STATUSES.index(pair[0]), default=("exact", ""))
 
@@ -239,7 +240,7 @@ class _Folding:
     def _after(self, site: Site, before: int) -> MapChange:
         """What the ops at a site but the first so many, and those of the stream, make of what is written there."""
         maps = [edit.linear for edit in self._maps(self._weight(site))[before:] if not edit.is_constant]
-        return MapChange("out_in", tuple(maps), compensate=self.choices.compensate)
+        return MapChange("out_in", tuple(maps), compensate=self.options.compensate)
 
     def _change(self, writer: Writer) -> MapChange | None:
         maps = self._maps(writer)
@@ -256,14 +257,14 @@ class _Folding:
             maps = [edit.linear for edit in maps if not edit.is_constant]
         if not maps and zeroed is None and first is None and factors is None:
             return None
-        keep_norms = self.choices.keep_norms and not all(edit.is_constant for edit in maps)
-        return MapChange(writer.layout, tuple(maps), zeroed, first, keep_norms, self.choices.compensate, factors)
+        keep_norms = self.options.keep_norms and not all(edit.is_constant for edit in maps)
+        return MapChange(writer.layout, tuple(maps), zeroed, first, keep_norms, self.options.compensate, factors)
 
     def _weight(self, site: Site) -> Writer:
         return next(writer for writer in self._writers(site) if writer.layout in ("out_in", "in_out"))
 
     def _maps(self, writer: Writer) -> list[TensorMap]:
-        if writer.site == _TOKENS and self.choices.leave_embedding:
+        if writer.site == _TOKENS and self.options.leave_embedding:
             return []
         maps = [self._through(edit, writer, writer.scale)[0] for edit in self.at_site.get(writer.site, [])]
         for edit, where in self.stream:

@@ -18,7 +18,7 @@ from interp.auditing.statistics.comparison import compare
 from interp.cli.app import app
 from interp.core.files import sha256_file
 from interp.editing.certificate.replay import ExportManifest
-from interp.editing.fold.plan import FoldOptions
+from interp.editing.options import FoldOptions
 
 RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))])
 POLICY = Policy(name="strict", target="toxicity", required=("refusal",))
@@ -148,7 +148,7 @@ def test_a_policy_whose_limit_is_none_or_is_there_twice_is_refused(tmp_path, tex
 def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):
     _, folder = files
     loose = FoldOptions(approximate=True, leave_embedding=True)
-    interp.export(RECIPE, folder / "model", folder / "loose", choices=loose)
+    interp.export(RECIPE, folder / "model", folder / "loose", fold=loose)
     decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "loose"))
     assert decided == "inconclusive"
     assert "the fold is approximate" in why[0]

@@ -14,8 +14,9 @@ from interp.cli.app import app
 from interp.core.files import read_json, sha256_file, write_json
 from interp.editing.certificate.replay import MANIFEST
 from interp.editing.fold import steps
-from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.plan import Plan
 from interp.editing.fold.post_norm import Gains
+from interp.editing.options import FoldOptions
 from interp.interventions import Erase, Replace
 from interp.models.checkpoints.checkpoint import Checkpoint
 
@@ -42,7 +43,7 @@ def refused(recipe, model, tmp_path, **options):
 @pytest.mark.parametrize("factor", [-5.0, 1.02])
 def test_what_is_exact_up_to_a_scale_is_compared_without_it(tiny, tmp_path, monkeypatch, strength, factor):
     model, recipe = tiny("gemma2"), ablation(strength=strength)
-    right = interp.export(recipe, model, tmp_path / "right", choices=LOOSE)
+    right = interp.export(recipe, model, tmp_path / "right", fold=LOOSE)
     assert right.faithful
     assert right.status == "scale"
     assert right.writer_gap > 1e-2, "control: without the factor they differ"
@@ -54,26 +55,26 @@ def test_what_is_exact_up_to_a_scale_is_compared_without_it(tiny, tmp_path, monk
         return dataclasses.replace(edit, write=factor * edit.write), status, reason
 
     monkeypatch.setattr(Gains, "through", other)
-    assert "a writer is off by" in refused(recipe, model, tmp_path, choices=LOOSE)
+    assert "a writer is off by" in refused(recipe, model, tmp_path, fold=LOOSE)
 
 
 def test_an_exact_op_beside_one_up_to_a_scale_is_compared_too(tiny, tmp_path, monkeypatch):
     model, recipe = tiny("gemma2"), Recipe([("writers", Project(rows())), ("z.1", Replace(units=[0]))])
-    assert interp.export(recipe, model, tmp_path / "right", choices=LOOSE).faithful
+    assert interp.export(recipe, model, tmp_path / "right", fold=LOOSE).faithful
     monkeypatch.setattr(steps, "inputs_of", lambda ops, width: (torch.zeros(0, dtype=torch.long), False))
-    refused(recipe, model, tmp_path, choices=LOOSE)
+    refused(recipe, model, tmp_path, fold=LOOSE)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_to_16_bits_hides_no_wrong_fold(tiny, tmp_path, monkeypatch, seed):
     """P W behind a norm leaves 4e-2 of what is written, the right fold 1e-3 in bfloat16: refused for the former."""
     model, recipe = tiny("gemma2"), ablation(seed)
-    right = interp.export(recipe, model, tmp_path / "right", choices=LOOSE, dtype="bfloat16")
+    right = interp.export(recipe, model, tmp_path / "right", fold=LOOSE, dtype="bfloat16")
     assert right.dtype == "BF16"
     assert right.leak < 5e-3
     assert right.fold.leak < 1e-6
     monkeypatch.setattr(Gains, "through", lambda gains, edit, writer: (edit, "scale", "naive"))
-    assert "left along what was removed" in refused(recipe, model, tmp_path, choices=LOOSE, dtype="bfloat16")
+    assert "left along what was removed" in refused(recipe, model, tmp_path, fold=LOOSE, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -132,7 +133,7 @@ def test_what_writers_hold_of_the_streams_ops_is_no_error_of_theirs(tiny, tmp_pa
 
 def test_weights_that_are_not_the_fold_rounded_are_named_by_a_model_in_memory_too(tiny, tmp_path):
     model, out = tiny("llama"), tmp_path / "out"
-    interp.export(ablation(), model, out, choices=FoldOptions(approximate=True, keep_norms=True))
+    interp.export(ablation(), model, out, fold=FoldOptions(approximate=True, keep_norms=True))
     file = Checkpoint.open(out).opened[0].path
     noise = {name: 0.1 * torch.randn_like(x) for name, x in load_file(file).items()}
     save_file(noise, file, metadata={"format": "pt"})

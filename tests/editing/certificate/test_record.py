@@ -8,7 +8,8 @@ import interp
 from interp import Add, Project, Recipe
 from interp.cli.app import app
 from interp.editing.certificate.record import Certificate
-from interp.editing.fold.plan import FoldOptions, Plan
+from interp.editing.fold.plan import Plan
+from interp.editing.options import FoldOptions
 from interp.interventions import Erase, Replace
 
 
@@ -33,7 +34,7 @@ def test_each_op_has_its_claim_and_its_figures(tiny, tmp_path):
 def test_what_is_exact_up_to_a_scale_and_what_is_approximate_is_told_apart(tiny, tmp_path):
     recipe = Recipe([("writers", Project(rows())), ("z.1", Replace(None, (0,)))])
     loose = FoldOptions(approximate=True)
-    found = interp.export(recipe, tiny("gemma2"), tmp_path / "scale", choices=loose)
+    found = interp.export(recipe, tiny("gemma2"), tmp_path / "scale", fold=loose)
     by_status = {}
     for op in found.ops:
         by_status.setdefault(op.status, []).append(op)
@@ -45,7 +46,7 @@ def test_what_is_exact_up_to_a_scale_and_what_is_approximate_is_told_apart(tiny,
         Recipe([("writers", Project(rows()))]),
         tiny("llama"),
         tmp_path / "left",
-        choices=FoldOptions(approximate=True, leave_embedding=True),
+        fold=FoldOptions(approximate=True, leave_embedding=True),
     )
     assert left.status == "approximate"
     (table,) = (op for op in left.ops if op.status == "approximate")
@@ -85,7 +86,7 @@ def test_mean_and_largest_difference_and_what_both_models_write(tiny, tmp_path):
         Recipe([("writers", Project(rows(k=8)))]),
         model,
         tmp_path / "coarse",
-        choices=FoldOptions(approximate=True, leave_embedding=True),
+        fold=FoldOptions(approximate=True, leave_embedding=True),
     )
     assert coarse.generated_agreement < 1, "control: where the edit is another, so is what is written"
 

@@ -152,7 +152,7 @@ def test_a_folder_is_streamed_and_untouched_tensors_keep_their_bytes(saved, tmp_
     source = saved("llama", max_shard_size="20KB")
     assert len(Checkpoint.open(source).files) > 1
     recipe = ablation(sites="mlp_out.1")
-    interp.export(recipe, source, tmp_path / "out", shard_bytes=30_000)
+    interp.export(recipe, source, tmp_path / "out", shard_size=30_000)
     before, after = (dict(Checkpoint.open(folder).tensors()) for folder in (source, tmp_path / "out"))
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["model.layers.1.mlp.down_proj.weight"]

@@ -8,7 +8,7 @@ import interp
 from interp import InterpError, Project, Recipe
 from interp.editing.certificate.replay import ExportManifest
 from interp.editing.export.provenance import Release
-from interp.editing.fold.plan import FoldOptions
+from interp.editing.options import FoldOptions
 
 RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))], note="Removes nothing in particular.")
 
@@ -76,5 +76,5 @@ def test_what_folds_into_something_else_than_was_audited_is_not_let_out(tiny, tm
     model = tiny("llama")
     loose = FoldOptions(approximate=True, leave_embedding=True)
     with pytest.raises(InterpError, match="not what would be written"):
-        interp.export(RECIPE, model, tmp_path / "out", choices=loose, release=release(model))
-    interp.export(RECIPE, model, tmp_path / "out", choices=loose)
+        interp.export(RECIPE, model, tmp_path / "out", fold=loose, release=release(model))
+    interp.export(RECIPE, model, tmp_path / "out", fold=loose)

@@ -17,8 +17,8 @@ from interp.editing.export.exporter import export_streamed
 from interp.editing.export.restoring import undo
 from interp.editing.export.sources import WeightSource
 from interp.editing.export.tensor_difference import factors
-from interp.editing.fold.plan import FoldOptions
 from interp.editing.fold.steps import fold
+from interp.editing.options import FoldOptions
 from interp.interventions import Replace
 from interp.models.checkpoints.checkpoint import Checkpoint
 
@@ -87,7 +87,7 @@ def tensors_of(model):
 ])  # fmt: skip
 def test_an_undo_patch_brings_the_original_back(saved, tmp_path, name, recipe, choices, dtype):
     source = saved(name, dtype)
-    export_streamed(recipe, source, tmp_path / "edited", choices=choices, undo=True)
+    export_streamed(recipe, source, tmp_path / "edited", fold=choices, undo=True)
     undo(tmp_path / "edited", tmp_path / "again")
     before, edited, after = (tensors(folder) for folder in (source, tmp_path / "edited", tmp_path / "again"))
     assert set(before) == set(after)
@@ -112,7 +112,14 @@ def test_what_can_not_be_undone_says_so(saved, tiny, tmp_path):
     with pytest.raises(InterpError, match=r"no interp_undo\.safetensors in it"):
         undo(tmp_path / "edited", tmp_path / "again")
     origin = WeightSource.of(source)
-    plan = fold(PROJECT, origin.config, origin.names, origin.is_tied, origin.read, FoldOptions(True, keep_norms=True))
+    plan = fold(
+        PROJECT,
+        origin.config,
+        origin.names,
+        origin.is_tied,
+        origin.read,
+        FoldOptions(approximate=True, keep_norms=True),
+    )
     name = "model.layers.0.mlp.down_proj.weight"
     assert factors(name, plan.changes[name], origin.read(name)).rank > 8, "control: norms kept take more than the rows"
     with pytest.raises(InterpError, match="has a rank above 8"):

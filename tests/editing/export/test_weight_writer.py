@@ -59,7 +59,7 @@ def test_it_is_what_the_loading_export_writes_and_verifies(tiny, source, tmp_pat
 
 @pytest.mark.parametrize("limit", [20_000, 60_000, 10**9])
 def test_files_are_cut_as_asked(source, tmp_path, limit):
-    export_streamed(RECIPE, source, tmp_path / "out", shard_bytes=limit)
+    export_streamed(RECIPE, source, tmp_path / "out", shard_size=limit)
     cut = Checkpoint.open(tmp_path / "out")
     sizes = [file.stat().st_size for file in cut.files]
     assert all(size <= limit or len(file.entries) == 1 for size, file in zip(sizes, cut.opened, strict=True))
@@ -170,7 +170,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_replay_finds_every_bit_and_whatever_was_changed(source, tmp_path, dtype):
     out = tmp_path / "out"
-    export_streamed(RECIPE, source, out, dtype=dtype, shard_bytes=50_000)
+    export_streamed(RECIPE, source, out, dtype=dtype, shard_size=50_000)
     found = replay(out)
     assert found.tensors == found.identical > 20
     assert found.units == 0

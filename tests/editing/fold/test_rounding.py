@@ -11,8 +11,8 @@ from interp import InterpError, Project, Recipe
 from interp.core.linalg import orthonormal_rows
 from interp.editing.fold import rounding
 from interp.editing.fold.affine_maps import MapChange, TensorMap
-from interp.editing.fold.plan import FoldOptions
 from interp.editing.fold.rounding import round_onto
+from interp.editing.options import FoldOptions
 
 TYPES = [torch.bfloat16, torch.float16]
 
@@ -131,7 +131,7 @@ def test_a_cast_at_export_folds_by_the_gains_that_are_written(tiny, tmp_path):
     for compensate in (False, True):
         out, choices = tmp_path / str(compensate), FoldOptions(approximate=True, compensate=compensate)
         recipe = Recipe([("writers", Project(rows()))])
-        interp.export(recipe, tiny("gemma2"), out, dtype="bfloat16", choices=choices)
+        interp.export(recipe, tiny("gemma2"), out, dtype="bfloat16", fold=choices)
         acts = interp.load(out).capture(IDS, ("attn_out.*", "mlp_out.*")).tensors.values()
         left[compensate] = float(torch.cat([(x @ recipe.edits[0].op.rows[0]).flatten() for x in acts]).norm())
     assert left[True] < left[False] / 10

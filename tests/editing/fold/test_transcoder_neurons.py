@@ -17,8 +17,8 @@ from interp import InterpError, Project, Recipe
 from interp.core.files import sha256_file
 from interp.editing.export.adapter import export_adapter
 from interp.editing.export.exporter import dry_run, export_streamed
-from interp.editing.fold.plan import FoldOptions
 from interp.editing.fold.transcoder_neurons import SILU_GAP, Neurons
+from interp.editing.options import FoldOptions
 from interp.interventions.latents import Suppress
 
 GRAFTED = FoldOptions(approximate=True)
@@ -86,8 +86,8 @@ def test_thresholds_are_refused_in_16_bits_and_kept_in_float32(tiny, tmp_path, d
     coder = replace(transcoder(model, threshold=1.0), b_enc=torch.full((40,), -1.0))
     recipe = Recipe([("mlp_out.1", Suppress(coder, [3, 5]))])
     with pytest.raises(InterpError, match=r"two neurons each at mlp_out\.1, of whose difference .* leaves nothing"):
-        interp.export(recipe, source, tmp_path / "narrow", choices=GRAFTED)
-    interp.export(recipe, source, tmp_path / "wide", dtype="float32", choices=GRAFTED)
+        interp.export(recipe, source, tmp_path / "narrow", fold=GRAFTED)
+    interp.export(recipe, source, tmp_path / "wide", dtype="float32", fold=GRAFTED)
     mlp = AutoModelForCausalLM.from_pretrained(tmp_path / "wide").model.layers[1].mlp
     x = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
     pre = x @ coder.W_enc[[3, 5]].T + coder.b_enc[[3, 5]]
@@ -181,7 +181,7 @@ def test_it_is_exported_reloaded_and_verified(tiny, tmp_path):
     recipe = suppressed(interp.load(source), factor=0.5)
     with pytest.raises(InterpError, match=r"differs by at most 0\.0016.*let it in by name"):
         interp.export(recipe, source, tmp_path / "unasked")
-    certificate = interp.export(recipe, source, tmp_path / "out", choices=GRAFTED)
+    certificate = interp.export(recipe, source, tmp_path / "out", fold=GRAFTED)
     assert (certificate.status, certificate.faithful) == ("approximate", True)
     assert certificate.kl < 1e-5 < 1e-4 < certificate.effect_kl
     assert "sharpness 256" in certificate.ops[0].reason
@@ -195,9 +195,9 @@ def test_it_is_exported_reloaded_and_verified(tiny, tmp_path):
     with held.hooked(recipe):
         hooked = held.logits(IDS)
     assert (found - hooked).abs().max() < 0.05 * (held.logits(IDS) - hooked).abs().max()
-    streamed = export_streamed(recipe, source, tmp_path / "streamed", choices=GRAFTED)
+    streamed = export_streamed(recipe, source, tmp_path / "streamed", fold=GRAFTED)
     assert streamed.status == "approximate"
-    _, estimate = dry_run(recipe, source, choices=GRAFTED)
+    _, estimate = dry_run(recipe, source, fold=GRAFTED)
     written = sum(file.stat().st_size for file in (tmp_path / "out").glob("model*.safetensors"))
     assert 0.9 * written < estimate.disk < written
 
@@ -206,7 +206,7 @@ def test_verify_finds_another_graft_than_the_recipes(tiny, tmp_path):
     model, source, out = tiny("llama"), tmp_path / "source", tmp_path / "out"
     model.hf.save_pretrained(source)
     recipe = suppressed(interp.load(source))
-    interp.export(recipe, source, out, choices=GRAFTED)
+    interp.export(recipe, source, out, fold=GRAFTED)
     weights = load_file(out / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][:, 64] *= 1.01
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
@@ -220,7 +220,7 @@ def test_verify_finds_another_graft_than_the_recipes(tiny, tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_types_hold_neurons_as_well_as_the_rest(tiny, tmp_path, dtype):
     model = tiny("llama")
-    certificate = interp.export(suppressed(model), model, tmp_path / "out", dtype=dtype, choices=GRAFTED)
+    certificate = interp.export(suppressed(model), model, tmp_path / "out", dtype=dtype, fold=GRAFTED)
     assert certificate.kl < 0.05 * certificate.effect_kl
 
 
@@ -235,11 +235,11 @@ def test_what_can_not_be_grafted_is_refused_with_the_reason(tiny, tmp_path):
         ("qwen2", {}, "rehost"),
     ]:
         with pytest.raises(InterpError, match=message):
-            interp.export(suppressed(tiny(name), **options), tiny(name), tmp_path / "out", choices=GRAFTED)
+            interp.export(suppressed(tiny(name), **options), tiny(name), tmp_path / "out", fold=GRAFTED)
     with pytest.raises(InterpError, match="sharpness is 0"):
-        interp.export(suppressed(model), model, tmp_path / "out", choices=FoldOptions(True, sharpness=0.0))
+        interp.export(suppressed(model), model, tmp_path / "out", fold=FoldOptions(approximate=True, sharpness=0.0))
     with pytest.raises(InterpError, match="no undo patch"):
-        interp.export(suppressed(model), model, tmp_path / "out", choices=GRAFTED, undo=True)
+        interp.export(suppressed(model), model, tmp_path / "out", fold=GRAFTED, undo=True)
     with pytest.raises(InterpError, match="no adapter does"):
-        export_adapter(suppressed(model), model, tmp_path / "out", GRAFTED)
+        export_adapter(suppressed(model), model, tmp_path / "out", fold=GRAFTED)
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from interp.editing.export.exporter import dry_run, export_streamed
 from interp.editing.export.identity import checkpoint_digest
 from interp.editing.export.sources import WeightSource
 from interp.editing.export.weight_writer import compute_shard
-from interp.editing.fold.plan import FoldOptions
+from interp.editing.options import FoldOptions
 
 ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 RECIPE = Recipe([("writers", Project(ROWS))])
@@ -144,7 +144,7 @@ def test_an_export_is_that_of_the_plain_checkpoint(kind, tmp_path, request, tiny
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]
     (tmp_path / "plain" / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
-    export_streamed(RECIPE, folder, tmp_path / "out", choices=DEQUANTISE)
+    export_streamed(RECIPE, folder, tmp_path / "out", fold=DEQUANTISE)
     export_streamed(RECIPE, tmp_path / "plain", tmp_path / "expected")
     found = {k: x for file in (tmp_path / "out").glob("model*.safetensors") for k, x in load_file(file).items()}
     expected = load_file(tmp_path / "expected" / "model.safetensors")
@@ -156,24 +156,24 @@ def test_an_export_is_that_of_the_plain_checkpoint(kind, tmp_path, request, tiny
     origin = WeightSource.of(folder, True)
     pieces = {piece.name: piece for file in origin.files for piece in file}
     assert checkpoint_digest(origin, pieces) == interp.load(folder, dtype="bfloat16").digest, "recipes know it by this"
-    assert interp.export(RECIPE, folder, tmp_path / "loaded", choices=DEQUANTISE).faithful
+    assert interp.export(RECIPE, folder, tmp_path / "loaded", fold=DEQUANTISE).faithful
 
 
 def test_quantised_checkpoints_are_refused_by_name_unless_asked(mxfp4, tmp_path):
     folder, _ = mxfp4
     with pytest.raises(InterpError, match=r"is quantised \(mxfp4\).*--dequantise"):
         export_streamed(RECIPE, folder, tmp_path / "out")
-    assert dry_run(RECIPE, folder, choices=DEQUANTISE)[0].status == "exact"
+    assert dry_run(RECIPE, folder, fold=DEQUANTISE)[0].status == "exact"
     config = json.loads((folder / "config.json").read_text())
     for method, words in (("gptq", "that it was made from"), ("bitsandbytes", r"model\.dequantize")):
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
         for choices in (FoldOptions(), DEQUANTISE):
             with pytest.raises(InterpError, match=rf"quantised \({method}\).*{words}"):
-                export_streamed(RECIPE, folder, tmp_path / "out", choices=choices)
+                export_streamed(RECIPE, folder, tmp_path / "out", fold=choices)
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InterpError, match="is not quantised"):
-        export_streamed(RECIPE, folder, tmp_path / "out", choices=DEQUANTISE)
+        export_streamed(RECIPE, folder, tmp_path / "out", fold=DEQUANTISE)
 
 
 def test_scales_that_do_not_fit_are_an_error(tiny, tmp_path):
@@ -185,4 +185,4 @@ def test_scales_that_do_not_fit_are_an_error(tiny, tmp_path):
 
     rewritten(tiny("llama"), tmp_path / "m", {"quant_method": "fp8"}, change)
     with pytest.raises(InterpError, match=r"down_proj\.weight has 32 along one side and 5 scales"):
-        export_streamed(RECIPE, tmp_path / "m", tmp_path / "out", choices=DEQUANTISE)
+        export_streamed(RECIPE, tmp_path / "m", tmp_path / "out", fold=DEQUANTISE)

@@ -1,0 +1,107 @@
+"""What a user can choose about an edit: how a recipe is folded, and what is written where.
+
+Both records are frozen and refuse unknown fields with the nearest known one. Options that exclude each other are
+refused when the record is made, so a Python caller and the command line get the same message.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from interp.core.config import Config
+from interp.core.errors import InterpError
+from interp.core.files import parse_bytes
+
+Form = Literal["checkpoint", "adapter", "control-vector"]
+
+# Options that have an effect only where a checkpoint is written, and those that have none in a control vector.
+_OF_CHECKPOINTS = (
+    "dtype", "shard_size", "streamed", "dry_run", "undo", "sign", "trust_base", "dequantise", "compensate",
+)  # fmt: skip
+_OF_FOLDS = ("approximate", "rehost", "leave_embedding", "keep_norms", "sharpness")
+
+
+class FoldOptions(Config):
+    """How a recipe is folded into weights.
+
+    Example:
+        >>> from interp.editing import FoldOptions
+        >>> FoldOptions(approximate=True, keep_norms=True).compensate
+        False
+    """
+
+    approximate: bool = Field(False, description="allow edits that fold only approximately")
+    rehost: bool = Field(False, description="save Qwen2 and Mistral as Llama, which has biases that hold added vectors")
+    leave_embedding: bool = Field(False, description="leave the token embedding as it is")
+    keep_norms: bool = Field(False, description="restore the norm of each vector that an edited weight writes")
+    compensate: bool = Field(False, description="round to 16 bits so that what was removed stays removed")
+    sharpness: float = Field(
+        256.0, description="sharpness of the neurons that replace transcoder latents: larger is closer to the hook"
+    )
+    dequantise: bool = Field(False, description="convert an fp8 or MXFP4 checkpoint to bfloat16, tensor by tensor")
+
+
+class ExportOptions(Config):
+    """What `export`, `export_streamed` and `dry_run` write, and how.
+
+    Example:
+        >>> from interp.editing import ExportOptions
+        >>> ExportOptions(dtype="bfloat16", shard_size="4GB").shard_size
+        4000000000
+    """
+
+    dtype: str | None = Field(None, description="float32, bfloat16 or float16; by default the source's own type")
+    shard_size: int | None = Field(
+        None, description="largest size of a weight file, such as 4GB; by default the source's files keep their cuts"
+    )
+    prompts: tuple[str, ...] = Field((), description="texts on which hooks and export are compared too", strict=False)
+    fold: FoldOptions = Field(FoldOptions(), description="how the recipe is folded")
+    undo: bool = Field(False, description="add a patch that restores the original weights")
+    sign: str | Path | None = Field(None, description="private key (PEM, elliptic curve) that signs the folder")
+    streamed: bool = Field(False, description="load no model and certify nothing: for checkpoints larger than memory")
+    trust_base: bool = Field(
+        False, description="with streamed or dry_run: do not hash the model to check that it is the recipe's"
+    )
+    dry_run: bool = Field(False, description="report what would change, how exactly, and what it takes; write nothing")
+    form: Form = Field("checkpoint", description="checkpoint, adapter (LoRA) or control-vector (GGUF)")
+
+    @classmethod
+    def merged(cls, options: "ExportOptions | None", fields: Mapping[str, Any]) -> "ExportOptions":
+        """`options` with some fields replaced; fields of `FoldOptions` may stand among them.
+
+        Raises:
+            InterpError: A field is unknown (the message has the nearest one), or two options exclude each other.
+        """
+        base = dict(options or cls())
+        fold = {name: value for name, value in fields.items() if name in FoldOptions.model_fields}
+        base |= {name: value for name, value in fields.items() if name not in fold}
+        if fold:
+            base["fold"] = {**dict(base["fold"]), **fold}
+        return cls.parse(base, "export options")
+
+    @field_validator("shard_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return parse_bytes(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> "ExportOptions":
+        values = {**dict(self), **dict(self.fold)}
+        defaults = {**dict(ExportOptions.model_construct()), **dict(FoldOptions.model_construct())}
+        chosen = [name for name, value in values.items() if value != defaults[name]]
+        if self.streamed or self.dry_run or self.form != "checkpoint":
+            _refuse(chosen, ("prompts",), "only compared where a checkpoint is certified")
+        if self.form != "checkpoint":
+            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form == "control-vector" else ())
+            _refuse(chosen, unused, f"without effect where the form is {self.form}")
+        if not (self.streamed or self.dry_run):
+            _refuse(chosen, ("trust_base",), "only for streamed and dry_run: otherwise the loaded model is hashed")
+        return self
+
+
+def _refuse(chosen: list[str], names: tuple[str, ...], reason: str) -> None:
+    refused = [name for name in chosen if name in names]
+    if refused:
+        raise InterpError(f"{', '.join(refused)}: {reason}; leave it out")
