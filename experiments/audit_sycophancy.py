@@ -1,11 +1,11 @@
-"""The audit of the best edit of SmolLM2's sycophancy in docs/sycophancy.md, with baselines, matrix and decision.
+"""Audit of the best edit of SmolLM2's sycophancy in docs/results/sycophancy.md: baselines, matrix and decision.
 
     python experiments/audit_sycophancy.py [--items 200] [--texts 200] [--first] [--learn STEPS] [--smoke] > table.md
 
 The edit: attention heads scaled by learned factors, at strength 0.75, which folds into the output projections.
 `--learn` learns the factors anew (experiments/sycophancy/heads.py; 36 steps were used); without it they are the 24 that
-docs/sycophancy.md prints, the least and the most, and all other heads are left alone. Beside it stands an edit that
-zeroes the twelve least. Items about hints are the held-out ones: the factors were learned on the others.
+docs/results/sycophancy.md prints, the least and the most, and all other heads are left alone. A second edit zeroes
+the twelve least. Items about hints are the held-out ones: the factors were learned on the others.
 
 Needs ../shared/data and SmolLM2-135M-Instruct (experiments/smollm2.py). A run that was stopped goes on.
 """

@@ -1,4 +1,4 @@
-"""Audits and entanglement matrices as Markdown, for the tables in docs/audit.md."""
+"""Audits and entanglement matrices as Markdown, for the tables in docs/results/audit.md."""
 
 from collections.abc import Sequence
 

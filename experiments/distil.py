@@ -1,6 +1,6 @@
 """Recipes that have no fold, distilled: how much of the effect's KL remains, by rank and by steps of training.
 
-    python experiments/distil.py [--smoke] [--only organism|smollm2] [--out docs/distillation.md] [--json FILE]
+    python experiments/distil.py [--smoke] [--only organism|smollm2] [--out docs/results/distillation.md] [--json FILE]
 
 On the organism hostility is projected out of the stream behind three layers, at those tokens alone that read above a
 threshold along the same direction, which is chosen so that the gate opens on few prompts of other people. Beside the KL
@@ -40,7 +40,7 @@ TEXT = HERE.parents[1] / "shared" / "data" / "text_corpus" / "wikipedia_boolq_pa
 LAYER = 3
 HEAD = """# Recipes that have no fold, distilled
 
-Written by `python experiments/distil.py --out docs/distillation.md`.
+Written by `python experiments/distil.py --out docs/results/distillation.md`.
 
 Gates, clamps of latents and whatever else is no affine map at a writer can't be folded into weights. `interp export
 MODEL --recipe DIR --distil TEXTS --out DIR` trains low-rank factors of the weights of attention and MLP instead, from

@@ -1,6 +1,7 @@
 """SAE features in weights: how near each form that folds comes to ablating the latent itself.
 
-    python experiments/feature_folds.py [--smoke] [--only organism|smollm2] [--out docs/features.md] [--json FILE]
+    python experiments/feature_folds.py [--smoke] [--only organism|smollm2] [--out docs/results/features.md]
+                                        [--json FILE]
 
 On the organism an autoencoder of what the MLP of the middle block writes and one of the stream behind it, and a
 transcoder of that MLP of either kind of latent (plain ReLU, and with thresholds), are trained; on SmolLM2-135M-Instruct
@@ -48,7 +49,7 @@ CHOICES = FoldOptions(approximate=True)
 Form = tuple[str, str, Fidelity]
 HEAD = """# SAE features in weights
 
-Written by `python experiments/feature_folds.py --out docs/features.md`.
+Written by `python experiments/feature_folds.py --out docs/results/features.md`.
 
 Ablating a latent, x - f(x) d, is not affine and has no fold. What folds in its place
 (`interp.editing.approximate.affine_features`,

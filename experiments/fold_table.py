@@ -1,4 +1,4 @@
-"""What folds into weights, and how exactly: every architecture and op, measured. Writes docs/editing.md.
+"""What folds into weights, and how exactly: every architecture and op, measured. Writes docs/results/editing.md.
 
     python experiments/fold_table.py [--smoke] [--model FOLDER] [--json FILE] [--out FILE]
 
@@ -41,7 +41,7 @@ SMOKE = ("llama", "gpt2", "gemma2", "qwen3_moe")
 WRITTEN = ("embed", "attn_out.*", "mlp_out.*")
 HEAD = """# Editing: what folds into weights
 
-Written by `python experiments/fold_table.py --out docs/editing.md`.
+Written by `python experiments/fold_table.py --out docs/results/editing.md`.
 
 A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding), exact up
 to a *scale* a token (behind a norm; nothing is left along what was removed), *approximate* (another edit, asked for by

@@ -1,6 +1,7 @@
 """SmolLM2 exported with an eraser of a person's gender: what linear probes read of it in the checkpoint, by layer.
 
-    python experiments/leace_export.py [--smoke] [--model FOLDER] [--rank 4] [--out docs/leace_export.md] [--json FILE]
+    python experiments/leace_export.py [--smoke] [--model FOLDER] [--rank 4] [--out docs/results/leace_export.md]
+                                       [--json FILE]
 
 Sentences of winogenerated, each with a man's and a woman's pronoun. The concept is -1 or 1 from the pronoun on and 0 in
 other text, and there is one for each site of the stream, separately at the pronoun and behind it. One affine eraser is
@@ -297,7 +298,7 @@ def main() -> None:
     layers = range(model.n_layers)[-2 if options.smoke else 0 :]
     sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in layers)]
     command = f"python experiments/leace_export.py --rank {options.rank}{' --smoke' if options.smoke else ''}"
-    command += f" --out docs/{options.out.name}" if options.out else ""
+    command += f" --out docs/results/{options.out.name}" if options.out else ""
     results = {"command": command, "test": len(test.labels) // 2}
     loss = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,7 +5,7 @@
 Scores are kept in `--cache`, as by `interp audit MODEL --suite public --cache FOLDER`: what one measured the other
 reads, and a run that was stopped goes on. `--check` compares the items drawn with a plain
 loop in place of the suite's engine: each answer alone, unpadded, whole logits, no cache. `--all` scores every item that
-a set has instead of a draw, for published figures. Needs the sets (docs/public_suite.md) and a model
+a set has instead of a draw, for published figures. Needs the sets (docs/results/public_suite.md) and a model
 (experiments/smollm2.py); without either it says so and stops.
 """
 

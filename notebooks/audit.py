@@ -34,7 +34,7 @@ def edit(target: str) -> interp.Recipe:
 # ## Behaviours are data
 #
 # Prompts, a scorer, a kind, and one line on what a higher score means. The organism's are graded exactly; your own come
-# from a YAML file (docs/behaviours.md), and the suite `public` reads published sets.
+# from a YAML file (docs/howto/behaviours.md), and the suite `public` reads published sets.
 
 # %%
 suite = [organism_behaviour(name, 24) for name in ("hostility", "refusal", "facts")]

@@ -1,7 +1,7 @@
 """Export against `cp -r` of the same folder: time by size, and memory that does not grow with it.
 
     python experiments/benchmarks/export.py [--sizes 0.5 2 8] [--rounds 3] [--memory 0.25 0.5 1 2] [--kills]
-                                            [--out docs/export.md] [--work FOLDER] [--json FILE]
+                                            [--out docs/results/export.md] [--work FOLDER] [--json FILE]
 
 Checkpoints of random bfloat16 weights in Llama's layout, in files of about half a gigabyte, are made under --work. A
 direction is projected out at every writer of the residual stream (embedding, attention and MLP outputs: a third of the
@@ -231,7 +231,7 @@ def page(options: argparse.Namespace, largest: int, sections: list[str]) -> str:
     command += " --kills" if options.kills else ""
     return (
         f"# Exports without a model in memory\n\nWritten by `python experiments/benchmarks/export.py {command} --out "
-        f"docs/export.md`, whose head says what was measured, on {os.cpu_count()} cores with a load of "
+        f"docs/results/export.md`, whose head says what was measured, on {os.cpu_count()} cores with a load of "
         f"{os.getloadavg()[2]:.1f} (15 minutes' average: the machine had other work, which lengthens times, not CPU). "
         f"The largest tensor has {largest} MB.\n\n" + "\n".join(sections) + (KILLS if options.kills else "")
     )

@@ -5,7 +5,8 @@
 Asked plainly, the model gives the right answer the higher mean log-probability on about 62 % of items; after "I think
 the answer is (the wrong one)", on about 6 %. In turn: wordings that tell agreement from copying; edges of attention cut
 between the answer and the user's words; heads, directions and a prompt instruction, each with what it costs on text
-and on plain questions. What is fitted is fitted on other items than those of the tables. docs/sycophancy.md has a run.
+and on plain questions. What is fitted is fitted on other items than those of the tables.
+docs/results/sycophancy.md has a run.
 """
 
 from __future__ import annotations

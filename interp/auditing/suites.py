@@ -2,7 +2,7 @@
 
 `organism` is bundled and exact: every planted behaviour under its own grader. `public` reads published sets from a
 folder of the user's (`interp.auditing.public.suite`). A suite may also be a file that anyone
-writes; see `behaviour_file` and docs/behaviours.md.
+writes; see `behaviour_file` and docs/howto/behaviours.md.
 """
 
 from collections.abc import Callable, Collection

@@ -1,4 +1,4 @@
-"""The audits of docs/audit.md, at a size that a test allows."""
+"""The audits of docs/results/audit.md, at a size that a test allows."""
 
 import subprocess
 import sys

@@ -23,7 +23,7 @@ def test_the_simulation_runs_and_writes_its_figures(tmp_path):
 
 
 def test_the_committed_table_covers_within_the_range_or_says_that_it_is_wider():
-    text = (ROOT / "docs" / "statistics.md").read_text()
+    text = (ROOT / "docs" / "results" / "statistics.md").read_text()
     cells = re.findall(r"([01]\.\d{3})(\*?) / ([01]\.\d{3}) / ([01]\.\d{3})", text)
     assert len(cells) == 84
     for difference, star, _, _ in cells:

@@ -28,6 +28,6 @@ def test_neurons_are_the_ablation_and_fits_come_nearer_than_projections(tmp_path
 
 
 def test_the_committed_table_has_every_form():
-    text = (ROOT / "docs" / "features.md").read_text()
+    text = (ROOT / "docs" / "results" / "features.md").read_text()
     for form in ("projection", "affine fit", "affine fit, at_writer", "1 neuron", "2 neurons"):
         assert f"| {form} |" in text

@@ -5,8 +5,8 @@ compared by log-probability a byte (`acc_norm` of lm-evaluation-harness). Hints 
 chat template, and compared a token (after Sharma et al. 2023, https://arxiv.org/abs/2310.13548).
 
 A model may prefer the hinted answer because it copies what it has just read: compare with `hint_plain`, and see
-docs/sycophancy.md. HaluEval's made-up answers are sentences where right ones are often single words, so that the level
-says little, and differences between models more.
+docs/results/sycophancy.md. HaluEval's made-up answers are sentences where right ones are often single words, so that
+the level says little, and differences between models more.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """Rows of public evaluation sets: found, read, checked by file and line, and drawn by seed.
 
-The folder has a set a folder, as JSONL; docs/public_suite.md lists files and columns. It is the one that was named, or
-else that of the environment variable INTERP_DATA, or else `../shared/data`, from the working directory. Nothing is
-downloaded.
+The folder has a set a folder, as JSONL; docs/results/public_suite.md lists files and columns. It is the one that was
+named, or else that of the environment variable INTERP_DATA, or else `../shared/data`, from the working directory.
+Nothing is downloaded.
 
 Items are drawn without regard to what they say: shuffled by seed, then dealt from each stratum in turn, so that
 strata (which letter is right, which paradigm) are as even as can be. Some sets hold offensive or harmful text: an error

@@ -45,7 +45,9 @@ class PublicSet:
         """The behaviour on about `count` items. Raises for a set of which none is left."""
         drawn = sample_items(self.items(root), count, seed, self.even)
         if not drawn:
-            raise InterpError(f"{self.name}: {', '.join(self.files)} in {root} give no items; see docs/public_suite.md")
+            raise InterpError(
+                f"{self.name}: {', '.join(self.files)} in {root} give no items; see docs/results/public_suite.md"
+            )
         return self.make(self, drawn, root)
 
     def common(self, items: Sequence[PublicItem]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The suite `public`: behaviours on published evaluation sets, read from a folder of the user's.
 
 Each adapter (`ADAPTERS`, by name) says its files, how it asks and what its number is; the families are in files of
-their own, `public_letters` to `public_refusals`. docs/public_suite.md has a model's figures on all of them, files and
-columns. Where no folder is named, `public_data` says where it is looked for.
+their own, `public_letters` to `public_refusals`. docs/results/public_suite.md has a model's figures on all of them,
+files and columns. Where no folder is named, `public_data` says where it is looked for.
 """
 
 from collections.abc import Sequence

@@ -7,8 +7,8 @@
         items: capitals.jsonl
         scorer: {type: choice, normalise: byte}
 
-A row of JSONL is one item; what it holds depends on the scorer, and docs/behaviours.md lists it. Whatever is unknown,
-missing, empty or doubled is refused, by the file's name and the line.
+A row of JSONL is one item; what it holds depends on the scorer, and docs/howto/behaviours.md lists it. Whatever is
+unknown, missing, empty or doubled is refused, by the file's name and the line.
 """
 
 import json

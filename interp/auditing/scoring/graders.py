@@ -2,7 +2,7 @@
 
 The classifiers are extras (`pip install interp[graders]`), and both are blind in ways that matter here. Measured by
 `experiments/scorer_checks.py` on HateCheck (Röttger et al. 2021, https://arxiv.org/abs/2012.15606) and on identity
-templates (Dixon et al. 2018), the tables in docs/behaviours.md:
+templates (Dixon et al. 2018), the tables in docs/howto/behaviours.md:
 
 - `Profanity` takes the naming of some people for an insult: it flags 71 % of neutral or kind sentences about gay
   people, and of none of the six other groups; of kind templates 100 % that end in queer, 80 % in gay, none in straight.

@@ -2,7 +2,7 @@
 
 - `refusal` reads the reply's beginning: an apology with a word of not being able or willing, or a verdict on the
   request in place of an answer. Rules of this kind miss replies that evade a request without saying so, and those that
-  refuse after a page; docs/behaviours.md has the confusion table against labels that people gave.
+  refuse after a page; docs/howto/behaviours.md has the confusion table against labels that people gave.
 - `refusal_margin` compares how likely common beginnings of refusals and of help are, before anything is written (the
   refusal score of Arditi et al. 2024, https://arxiv.org/abs/2406.11717, on texts in place of tokens). It is graded
   where greedy replies are all alike, and it knows nothing of what follows a beginning.

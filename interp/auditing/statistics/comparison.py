@@ -3,7 +3,7 @@
 The design is paired: the same items in the same order, the same prompts and decoding. An item that lacks a score on
 either side is left out on both, and counted. Items that share a group (a template, a passage) count as one draw.
 `interp.auditing.statistics.intervals` has the intervals, `interp.auditing.statistics.significance` the p-values; what
-they cover and how often they err is measured in docs/statistics.md.
+they cover and how often they err is measured in docs/results/statistics.md.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ Other means have a studentised bootstrap (Efron 1981; Hall 1988) that draws whol
 widens Student's interval to the side of the skew. Of under eight groups it would draw from too few, and is left out.
 
 What they do not know: dependence that no group names. With a few groups, or a few items that changed, coverage is
-above or below 95 % by what docs/statistics.md measures.
+above or below 95 % by what docs/results/statistics.md measures.
 """
 
 from collections.abc import Sequence

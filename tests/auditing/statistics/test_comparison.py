@@ -36,7 +36,7 @@ def compared(before, after, groups=(), unit="rate"):
     ],
 )
 def test_intervals_of_simulated_audits_cover_and_a_no_op_is_seldom_significant(setting):
-    """In 200 audits; the range is that of docs/statistics.md and three standard errors."""
+    """In 200 audits; the range is that of docs/results/statistics.md and three standard errors."""
     found = simulate(setting, 200, seed=3)
     assert 0.93 - 0.046 <= found.difference <= 0.97 + 0.036
     assert 0.93 - 0.046 <= found.after <= 0.97 + 0.036

@@ -1,4 +1,4 @@
-"""docs/architectures.md is what the table of architectures does; run as a script, this file writes it."""
+"""docs/results/architectures.md is what the table of architectures does; run as a script, this file writes it."""
 
 import sys
 from pathlib import Path
@@ -14,22 +14,23 @@ from interp.models.architectures.table import architecture, site_taps
 from interp.models.architectures.writers import has_post_norms, writers
 from interp.models.sites import Site
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "architectures.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "results" / "architectures.md"
 _INTRODUCTION = """# Architectures
 
-Written by `python tests/models/test_architectures.py` from the table in `interp/models/architectures.py` and one small
-random model of each row, on which the tests hold: every site equals what it is compared with, attention and MLP outputs
-add up to the residual stream, a padded batch equals its prompts one by one, documents harvested together equal each
-alone, and exported weights equal the hooked model.
+Written by `python tests/models/architectures/test_table.py` from the table in `interp/models/architectures/table.py`
+and one small random model per row. On each model the tests check that every site equals its reference, that attention
+and MLP outputs sum to the residual stream, that a padded batch equals its prompts run one by one, that documents
+harvested together equal each document alone, and that exported weights equal the hooked model.
 
-- *blocks*: in parallel blocks attention and MLP read the same input, so that there is no `resid_mid`.
-- *no site*: kinds of site that the architecture has no module for (fused q/k/v, experts).
-- *packed*: whether documents share rows in a harvest; where they would leak into each other each gets its own.
-- *folds*: whether projections fold exactly into the weights, or why not (docs/editing.md has every op, measured).
-- *compared with*: the reference for the sites. Where TransformerLens 4.3 lacks an architecture, or computes another
-  function than the model, that is the model's own hidden states.
+- *blocks*: in parallel blocks, attention and MLP read the same input, so there is no `resid_mid`.
+- *no site*: the kinds of site that no module of the architecture computes (fused q/k/v, experts).
+- *packed*: whether documents share rows in a harvest. Where they would leak into each other, each has its own row.
+- *folds*: whether projections fold exactly into the weights, and if not, why ([editing.md](editing.md) measures every
+  op).
+- *compared with*: the reference for the sites. Where TransformerLens 4.3 lacks an architecture, or computes a different
+  function from the model, the reference is the model's own hidden states.
 
-Gemma 4 adds per-layer inputs behind its MLP and scales the sum: there, `resid_post` is more than the sum of the sites.
+Gemma 4 adds per-layer inputs after its MLP and scales the sum, so there `resid_post` is more than the sum of the sites.
 
 | model_type | variant | blocks | no site | packed | folds | compared with |
 |---|---|---|---|---|---|---|
@@ -69,7 +70,7 @@ def _folds(config) -> str:
 
 
 def test_the_document_is_up_to_date():
-    assert DOCUMENT.read_text() == table(), "run python tests/models/test_architectures.py"
+    assert DOCUMENT.read_text() == table(), "run python tests/models/architectures/test_table.py"
 
 
 if __name__ == "__main__":
