@@ -10,12 +10,12 @@ from interp.core.errors import InterpError
 
 
 def shuffled_batches(pools: Iterable[Float[Tensor, "_ d_in"]], batch_size: int) -> Iterator[Float[Tensor, "_ d_in"]]:
-    """Rows in batches of one size that run on from pool to pool, so that only the very last can be short."""
+    """Batches of one size; they continue across pools, so that only the last can be shorter."""
     rest: Tensor | None = None
     for pool in pools:
         begin = 0
         if rest is not None and len(rest):
-            # Only the batch that spans two pools is copied; the others are views of one.
+            # Only the batch that spans two pools is copied; the others are views of a pool.
             begin = batch_size - len(rest)
             rest = torch.cat([rest, pool[:begin]])
             if len(rest) < batch_size:
@@ -29,8 +29,8 @@ def shuffled_batches(pools: Iterable[Float[Tensor, "_ d_in"]], batch_size: int) 
 
 
 def check_request(batch_size: int, epochs: int | None) -> None:
-    """Raise for batches of nothing, and for no or negative epochs."""
+    """Raise unless batch size and epochs are at least 1."""
     if batch_size < 1:
         raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
     if epochs is not None and epochs < 1:
-        raise InterpError(f"epochs is {epochs}; expected at least 1, or None for no end")
+        raise InterpError(f"epochs is {epochs}; expected at least 1, or None for an endless iterator")

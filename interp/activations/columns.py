@@ -1,9 +1,9 @@
-"""Places: sites of models, with their widths. What a source of activations gives side by side, in this order."""
+"""Columns of a batch of activations: which sites of which models are side by side, and their widths."""
 
 from collections.abc import Sequence
 from typing import final
 
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from interp.core.config import Config
 from interp.models.identity import ModelReference
@@ -14,11 +14,18 @@ Sites = str | Site | Sequence[str | Site]
 
 @final
 class SiteColumns(Config):
-    """A site of a model, and the number of its features. The site is kept in its short form."""
+    """A site of a model, as some columns of a batch.
 
-    site: str
-    model: ModelReference
-    width: PositiveInt
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> columns = SiteColumns(site="blocks.1.hook_resid_post", model=model.reference, width=192)
+        >>> columns.site, columns.width
+        ('resid_post.1', 192)
+    """
+
+    site: str = Field(description="the site, in any of its names; it is kept in the short form")
+    model: ModelReference = Field(description="the model whose activations these are")
+    width: PositiveInt = Field(description="number of columns, heads side by side")
 
     @field_validator("site")
     @classmethod
@@ -30,6 +37,6 @@ class SiteColumns(Config):
 
 
 def parse_sites(sites: Sites) -> list[Site]:
-    """One site or several, as a list of sites. Raises for names that are none."""
-    several = [sites] if isinstance(sites, str | Site) else sites
-    return [site if isinstance(site, Site) else Site.parse(site) for site in several]
+    """One site or several, as a list. Raises for an unknown name."""
+    names = [sites] if isinstance(sites, str | Site) else sites
+    return [name if isinstance(name, Site) else Site.parse(name) for name in names]

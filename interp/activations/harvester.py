@@ -1,15 +1,15 @@
-"""Harvest: run a model over a corpus and keep what it computes at some sites.
+"""Harvest: run a model over a corpus and store its activations at some sites.
 
-1. The corpus is read, tokenised and packed as it is needed; so many rows are one shard.
-2. Each shard is computed batch by batch (the forward pass stops at the last wanted site), written beside its
-   final name, flushed, renamed, and then entered in the manifest with its checksum.
-3. When all are there the manifest gets its final name.
+1. The corpus is read, tokenised and packed lazily; a fixed number of rows makes one shard.
+2. Each shard is computed batch by batch (the forward pass stops at the last site), written under a temporary name,
+   flushed, renamed, and then entered in the manifest with its checksum.
+3. When all shards are there, the manifest gets its final name.
 
-Memory is that of a batch and a shard, however long the corpus. A harvest that was killed is continued by the
-same call: shards in the manifest are checked against their checksums and the corpus against the digest that
-each keeps, and the rest is computed. A shard depends on its own rows alone, so on the same machine the store
-is byte-identical to one that was never interrupted. An append is continued in the same way, and until it is done the
-store is what it was. A second process that harvests into the same folder is refused.
+Memory is that of a batch and a shard, however long the corpus. The same call continues a harvest that was killed:
+shards in the manifest are checked against their checksums, the corpus is checked against the digest in each shard, and
+the rest is computed. A shard depends only on its own rows, so that on the same machine the store is byte-identical to
+one that was never interrupted. An append continues in the same way; until it is done, the store reads as it was before.
+A second process that harvests into the same folder is refused.
 """
 
 import os
@@ -49,7 +49,7 @@ from interp.models.hooked import HookedModel
 from interp.models.identity import tokenizer_digest
 from interp.models.sites import Site
 
-_REMEDIES = ("use float32 for it and the model", "check the model's weights")
+_REMEDIES = ("use float32 for the store and the model", "check the model's weights")
 
 
 def harvest(
@@ -69,17 +69,39 @@ def harvest(
     text_field: str = "text",
     append: bool = False,
 ) -> Store:
-    """Write the activations at sites over a corpus into the folder `out`, and open it.
+    """Store the activations of a model at some sites over a corpus.
 
-    `texts` is what `corpora.documents` reads, texts or conversations in `text_field`; at most `tokens` of it are run. A
-    site with heads is stored with them side by side. `keep` stores all tokens, "inner" those but the first of each
-    document, "assistant" those of an assistant's words. `bos_first` puts BOS before each document where the tokenizer
-    has one. If `out` holds the same harvest it is continued, or opened if finished; one with other settings is refused
-    by their names. `append` adds another corpus to a finished store; one that is there already is not added again.
-    Raises for NaN or infinite activations, which includes those too large for `dtype`, for bad records unless
-    `skip_bad`, and where another process harvests into `out`. A batch that does not fit into memory is halved.
+    Args:
+        model: The model, outside any hooked block.
+        texts: A corpus, as `interp.data.documents` takes it: texts, or conversations, in `text_field`.
+        sites: A site, several, or patterns such as "resid_post.*". Heads are stored side by side.
+        out: The store's folder. If it holds an unfinished harvest of the same settings, that is continued; a finished
+            one is opened.
+        tokens: Run at most this many tokens of the corpus; None for all.
+        context: Tokens per row; longer documents are split.
+        batch_size: Rows per forward pass; halved when a batch does not fit into memory.
+        dtype: Stored type: float32, bfloat16, float16 or int8 (one scale per token and site).
+        shard_tokens: Most tokens per shard.
+        keep: Tokens to store: "all", "inner" (not the first of a document), or "assistant" (an assistant's words).
+        bos_first: Begin each document with BOS, where the tokenizer has one.
+        skip_bad: Ignore broken records of the corpus.
+        text_field: The key or column of the document in a record.
+        append: Add another corpus to a finished store; one that is there already is not added again.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        InterpError: The folder holds other settings (they are named), another text or something else than a store;
+            another process harvests into it; activations are not finite, or too large for `dtype`; a record is
+            broken; or one row does not fit into memory.
+
+    Example:
+        >>> from interp.activations import harvest
+        >>> harvest(model, ["the baker ."] * 4, ["resid_post.1", "mlp_out.1"], tmp / "store")
+        Store('...store': 24 tokens at mlp_out.1, resid_post.1)
     """
-    given = {
+    options = {
         "context": context,
         "batch_size": batch_size,
         "dtype": dtype,
@@ -87,9 +109,9 @@ def harvest(
         "keep": keep,
         "bos_first": bos_first,
     }
-    config = HarvestConfig.parse(given, source="harvest")
+    config = HarvestConfig.parse(options, source="harvest")
     part = StorePart.parse({"tokens": tokens, "shards": []}, source="harvest")
-    wanted = model.resolve(sites)
+    resolved = model.resolve(sites)
     if config.shard_tokens < config.context:
         raise InterpError(f"shard_tokens is {shard_tokens}; expected at least one row, {context} tokens")
     reading = CorpusProgress()
@@ -104,7 +126,7 @@ def harvest(
         skip_bad=skip_bad,
         text_field=text_field,
     )
-    first, passes = next(rows), CorpusPasses(model, wanted, config.batch_size)
+    first, passes = next(rows), CorpusPasses(model, resolved, config.batch_size)
     settings = StoreSettings(
         harvest=config,
         sites=passes.widths(first),
@@ -118,10 +140,10 @@ def harvest(
     _make_folder(folder)
     with lock_folder(folder, f"{folder}: another process is harvesting into it; wait for it, or choose another"):
         try:
-            _Harvest.begun(folder, settings, part, reading, append).fill(passes, chain([first], rows), reading)
+            _Harvest.open(folder, settings, part, reading, append).fill(passes, chain([first], rows), reading)
         finally:
             with suppress(OSError):
-                folder.rmdir()  # where nothing came of it: it is empty
+                folder.rmdir()  # only if it is still empty
     return Store.open(folder, verify=False)
 
 
@@ -138,7 +160,7 @@ def _make_folder(folder: Path) -> None:
 
 @dataclass
 class _Harvest:
-    """A store, and which of its parts this harvest is: a `whole` one, to be checked, or the last, which grows."""
+    """A store and the part of it that this harvest is: a complete one, to be checked, or the last, which grows."""
 
     folder: Path
     settings: StoreSettings
@@ -147,10 +169,13 @@ class _Harvest:
     whole: bool
 
     @classmethod
-    def begun(
+    def open(
         cls, folder: Path, settings: StoreSettings, part: StorePart, reading: CorpusProgress, append: bool
     ) -> "_Harvest":
-        """What is in the folder, its shards intact. Raises for another harvest. `reading` is of the first rows."""
+        """The harvest in a folder, after a check of its shards. `reading` is that of the first rows.
+
+        Raises for other settings or another text.
+        """
         file = next((folder / name for name in (PARTIAL, FINISHED) if (folder / name).exists()), None)
         manifest = StoreManifest.load(file) if file else None
         if file is None or manifest is None or not manifest.shards:
@@ -180,7 +205,7 @@ class _Harvest:
         return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
 
     def fill(self, passes: CorpusPasses, rows: Iterable[PackedRows], reading: CorpusProgress) -> None:
-        """Check the corpus against the shards that are there, write those that are missing, rename the manifest."""
+        """Check the corpus against the shards that exist, write the missing ones, and rename the manifest."""
         before, shards = self.parts[: self.index], self.parts[self.index].shards
         documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
         there, number = len(shards), -1
@@ -192,7 +217,7 @@ class _Harvest:
             if self.whole:
                 raise _other_text(self.folder)
             tensors, statistics = _shard_tensors(passes, packed, self.settings, documents)
-            self._save()  # before the shard, so that the folder is known for a store however this ends
+            self._save()  # before the shard, so that the folder is recognised as a store whatever happens
             name = f"shard-{files + number:05}.safetensors"
             write_tensors(self.folder / name, tensors, hint="run again to continue")
             shards.append(
@@ -216,9 +241,9 @@ class _Harvest:
         write_json(self.folder / PARTIAL, StoreManifest(settings=self.settings, parts=self.parts).model_dump())
 
     def _finish(self) -> None:
-        """Rename the manifest, and remove what killed writers left: ours, write_json's and safetensors' own."""
+        """Rename the manifest, and remove temporary files that killed processes left."""
         shards = self.parts[self.index].shards
-        known = {shard.name for part in self.parts for shard in part.shards}
+        named = {shard.name for part in self.parts for shard in part.shards}
         if not sum(shard.tokens for shard in shards):
             for name in [shard.name for shard in shards] + [PARTIAL]:
                 (self.folder / name).unlink()
@@ -227,44 +252,44 @@ class _Harvest:
             )
         for pattern in ("shard-*.safetensors", ".shard-*", ".manifest*", ".tmp*"):
             for stray in self.folder.glob(pattern):
-                if stray.name not in known:
+                if stray.name not in named:
                     stray.unlink()
         os.replace(self.folder / PARTIAL, self.folder / FINISHED)
 
 
 def _index(parts: list[StorePart], reading: CorpusProgress) -> int:
     """Which part begins with these documents; the next one if none does."""
-    begin = (number for number, part in enumerate(parts) if part.begins(reading.documents, reading.digest.hex))
-    return next(begin, len(parts))
+    numbers = (number for number, part in enumerate(parts) if part.begins(reading.documents, reading.digest.hex))
+    return next(numbers, len(parts))
 
 
 def _other_text(folder: Path) -> InterpError:
     return InterpError(
-        f"{folder} holds a harvest of another text, if one with the same beginning (its text_digest is not this "
-        "corpus'); give the same corpus to continue it, only what is new to append, or choose a new folder"
+        f"{folder} holds a harvest of another text, perhaps with the same beginning (the text_digest differs); give "
+        "the same corpus to continue it, only new text to append, or choose a new folder"
     )
 
 
 def _shard_tensors(
     passes: CorpusPasses, packed: PackedRows, settings: StoreSettings, documents: int
 ) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
-    """The shard's tokens, those that are kept, and by site their activations. `documents` came in the parts before."""
+    """Columns and activations of a shard's kept tokens, and statistics. `documents` are those of earlier parts."""
     config = settings.harvest
     parts: dict[str, list[Tensor]] = {}
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in settings.sites}
-    for batch, found in passes.over(packed):
+    for batch, activations in passes.over(packed):
         kept = batch.kept(config.keep)
-        for site, x in found.items():
+        for site, x in activations.items():
             exact = x[kept]
             stored = (
                 quantise(exact, str(site)) if config.dtype == "int8" else {str(site): exact.to(DTYPES[config.dtype])}
             )
-            back = dequantise_rows(stored, str(site))
-            if not torch.isfinite(back).all():
+            rounded = dequantise_rows(stored, str(site))
+            if not torch.isfinite(rounded).all():
                 raise InterpError(
                     f"{site} has NaN or infinite activations as {config.dtype}; {_REMEDIES[config.dtype == 'float32']}"
                 )
-            sums[str(site)] += _sums(exact, back)
+            sums[str(site)] += _sums(exact, rounded)
             for name, part in stored.items():
                 parts.setdefault(name, []).append(part)
     columns = {
@@ -275,21 +300,21 @@ def _shard_tensors(
         "end": packed.end,
     }
     kept = packed.kept(config.keep)
-    beside = {name: column[kept].int() for name, column in columns.items()}
-    count = len(beside["ids"])
+    tensors = {name: column[kept].int() for name, column in columns.items()}
+    count = len(tensors["ids"])
     statistics = {name: _statistics(total, count, settings.sites[name]) for name, total in sums.items()}
-    return beside | {name: torch.cat(part) for name, part in parts.items()}, statistics
+    return tensors | {name: torch.cat(part) for name, part in parts.items()}, statistics
 
 
 def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"]) -> Float[Tensor, "3"]:
     """Sums of norms, of squares, and of squared rounding errors."""
     squares = exact.float().square().sum(1)
-    lost = squares.new_zeros(()) if stored is exact else (stored.float() - exact.float()).square().sum()
-    return torch.stack([squares.sqrt().double().sum(), squares.double().sum(), lost.double()])
+    errors = squares.new_zeros(()) if stored is exact else (stored.float() - exact.float()).square().sum()
+    return torch.stack([squares.sqrt().double().sum(), squares.double().sum(), errors.double()])
 
 
 def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> StoreStatistics:
-    norms, squares, lost = sums.tolist()
-    rounding = (lost / squares) ** 0.5 if squares else 0.0
-    tokens = max(1, tokens)  # a filter can leave a shard empty
+    norms, squares, errors = sums.tolist()
+    rounding = (errors / squares) ** 0.5 if squares else 0.0
+    tokens = max(1, tokens)  # `keep` can leave a shard empty
     return StoreStatistics(mean_norm=norms / tokens, mean_square=squares / (tokens * width), rounding=rounding)

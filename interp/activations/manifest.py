@@ -1,8 +1,8 @@
-"""The manifest of an activation store: what it was made from, and the checksum of each shard.
+"""The manifest of an activation store: its settings, its shards and their checksums.
 
-While a store grows, its manifest is called `manifest.partial.json`; the last step of a harvest renames it. So
-a reader tells a finished store from an unfinished one by a name, and a store that is being appended to (it has both)
-is what it was until that is done.
+While a store grows, its manifest is called `manifest.partial.json`; the last step of a harvest renames it. A reader
+thus tells a finished store from an unfinished one by the name. A store that is being appended to has both files, and
+reads as it was before until the append is done.
 """
 
 from pathlib import Path
@@ -22,22 +22,29 @@ _REMEDY = "restore it, or harvest again into a new folder"
 
 
 class HarvestConfig(Config):
-    """How to harvest. A shard holds as many whole rows of `context` tokens as fit.
+    """How to harvest.
 
-    `keep` stores all tokens, those after the first of each document or piece of one ("inner"), or an assistant's words.
-    `bos_first` puts BOS before each document. "int8" stores each token's activations as whole numbers with one scale.
+    Example:
+        >>> from interp.activations import HarvestConfig
+        >>> HarvestConfig(keep="inner").dtype
+        'float32'
     """
 
-    context: int = Field(ge=2)
-    batch_size: PositiveInt
-    dtype: Literal["float32", "bfloat16", "float16", "int8"]
-    shard_tokens: PositiveInt
-    keep: Keep
-    bos_first: bool
+    context: int = Field(default=128, ge=2, description="tokens per row")
+    batch_size: PositiveInt = Field(default=16, description="rows per forward pass; halved if memory does not suffice")
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        default="float32", description="stored type; int8 keeps whole numbers with one scale per token and site"
+    )
+    shard_tokens: PositiveInt = Field(default=65536, description="most tokens per shard; a shard holds whole rows")
+    keep: Keep = Field(
+        default="all",
+        description="tokens to store: all, inner (not the first of a document or piece), or an assistant's words",
+    )
+    bos_first: bool = Field(default=True, description="begin each document with BOS, where the tokenizer has one")
 
 
 class StoreSettings(Config):
-    """Everything that determines the bytes of a store; a harvest continues one only with all of it."""
+    """Everything that determines the bytes of a store; a harvest continues only with the same settings."""
 
     harvest: HarvestConfig
     sites: dict[str, PositiveInt]
@@ -48,7 +55,7 @@ class StoreSettings(Config):
     versions: dict[str, str]
 
     def differences(self, other: "StoreSettings") -> list[str]:
-        """Each setting that is another now, with this value and the other."""
+        """Each setting that has changed, with the old and the new value."""
         before, now = (
             settings.harvest.model_dump() | settings.model_dump(exclude={"harvest"}) for settings in (self, other)
         )
@@ -56,34 +63,27 @@ class StoreSettings(Config):
 
 
 class StoreStatistics(Config):
-    """Of a site's activations in one shard: mean norm, mean square of an entry, and what rounding cost.
+    """Statistics of a site's activations in one shard."""
 
-    `rounding` is the root mean square of what the stored type lost, relative to that of the activations.
-    """
-
-    mean_norm: float
-    mean_square: float
-    rounding: float
+    mean_norm: float = Field(description="mean Euclidean norm of a token's activations")
+    mean_square: float = Field(description="mean square of an entry")
+    rounding: float = Field(description="root mean square of the rounding error, relative to that of the activations")
 
 
 class StoreShard(Config):
-    """One safetensors file: its name, how many tokens it holds, its SHA-256, and statistics by site.
-
-    `documents` and `text_digest` are of all documents of its part read up to its last row, so that a continuation knows
-    its corpus; `split` is how many of them were longer than the context.
-    """
+    """One safetensors file of a store."""
 
     name: str = Field(pattern=r"^shard-\d{5,}\.safetensors$")
-    tokens: int = Field(ge=0)
+    tokens: int = Field(ge=0, description="number of tokens that it holds")
     sha256: str
-    documents: int
-    split: int
-    text_digest: str
-    statistics: dict[str, StoreStatistics]
+    documents: int = Field(description="documents of its part of the corpus that were read up to its last row")
+    split: int = Field(description="how many of these were longer than the context")
+    text_digest: str = Field(description="digest of these documents, by which a continuation recognises its corpus")
+    statistics: dict[str, StoreStatistics] = Field(description="statistics by site")
 
 
 class StorePart(Config):
-    """What one corpus gave: the most tokens that were to be read of it, all if None, and the shards in order."""
+    """The shards from one corpus, in order; `tokens` is the limit on what was read of it."""
 
     tokens: PositiveInt | None
     shards: list[StoreShard]
@@ -94,12 +94,19 @@ class StorePart(Config):
         return self.shards[-1].documents if self.shards else 0
 
     def begins(self, documents: int, text_digest: str) -> bool:
-        """Whether its first shard was made of these documents."""
+        """Whether its first shard was made from these documents."""
         return bool(self.shards) and (self.shards[0].documents, self.shards[0].text_digest) == (documents, text_digest)
 
 
 class StoreManifest(Config):
-    """The manifest: settings, and a part for the first corpus and each that was appended."""
+    """The record of a store: settings, and one part for the first corpus and for each that was appended.
+
+    Example:
+        >>> from interp.activations import harvest
+        >>> store = harvest(model, ["the baker ."] * 4, "resid_post.1", tmp / "store")
+        >>> store.manifest.documents, [shard.name for shard in store.manifest.shards]
+        (4, ['shard-00000.safetensors'])
+    """
 
     format: Literal[2] = 2
     settings: StoreSettings
@@ -124,7 +131,7 @@ class StoreManifest(Config):
 
     @classmethod
     def load(cls, file: Path) -> "StoreManifest":
-        """Read and validate; raises with the file's name and the key at fault."""
+        """Read and validate a manifest. Raises with the name of the file and the key."""
         return cls.parse(read_json(file), source=str(file))
 
 
@@ -132,6 +139,6 @@ def check_shard(folder: Path, shard: StoreShard) -> None:
     """Raise unless the shard's file is the one that was written."""
     file = folder / shard.name
     if not file.is_file():
-        raise InterpError(f"{file}: missing, though the manifest names it; {_REMEDY}")
+        raise InterpError(f"{file}: missing, but the manifest names it; {_REMEDY}")
     if sha256_file(file) != shard.sha256:
         raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {_REMEDY}")

@@ -1,12 +1,12 @@
-"""The activation store: shards of rows on disk, one row a token, read through a memory map.
+"""The activation store: shards of rows on disk, one row per token, read through a memory map.
 
-A shard holds, for its tokens, the activations at each site and beside them the token id, the document's
-number in the corpus, the position in the document, and which characters of the document it stands for.
-`batches` shuffles rows across shards in bounded memory: chunks of neighbouring rows are drawn from all shards
-at random into a pool, and the pool's rows are permuted. In a store that fits in one pool every order is as
-likely as any other; in a larger one, the rows of a chunk stay in one pool.
+A shard holds, for each of its tokens, the activations at each site, the token id, the document's number in the corpus,
+the position in the document, and the characters of the document that the token stands for. Activations stored as int8
+are whole numbers with one scale per token and site, a quarter of float32's size.
 
-Activations as 8-bit whole numbers with one scale a token: a quarter of float32's room.
+`batches` shuffles rows across shards in bounded memory: chunks of neighbouring rows are drawn at random from all shards
+into a pool, and the pool's rows are permuted. In a store that fits into one pool all orders are equally likely; in a
+larger one, the rows of a chunk stay in one pool.
 """
 
 from collections.abc import Iterator
@@ -32,38 +32,53 @@ from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
-
-def quantise(x: Float[Tensor, "token d_in"], name: str) -> dict[str, Tensor]:
-    """The tensors to store for a site: whole numbers from -127 to 127 under its name, and scales under NAME.scale."""
-    scale = x.float().abs().amax(1).clamp(min=1e-30) / 127
-    whole = (x.float() / scale[:, None]).round().clamp(-127, 127)
-    # NaN has no whole number: the scale carries it, so that it is seen.
-    return {name: whole.nan_to_num().to(torch.int8), f"{name}.scale": scale}
-
-
-def dequantise_rows(stored: dict[str, Tensor], name: str) -> Float[Tensor, "token d_in"]:
-    """What was stored for a site, as numbers again: float32 if whole numbers were."""
-    x = stored[name]
-    return x.float() * stored[f"{name}.scale"][:, None] if x.dtype == torch.int8 else x
-
-
 _CHUNK_ROWS = 256
 _POOL_BYTES = 1 << 28
 
 
+def quantise(x: Float[Tensor, "token d_in"], name: str) -> dict[str, Tensor]:
+    """The tensors to store for a site: whole numbers from -127 to 127 under its name, scales under NAME.scale."""
+    scale = x.float().abs().amax(1).clamp(min=1e-30) / 127
+    whole = (x.float() / scale[:, None]).round().clamp(-127, 127)
+    # The scale carries a NaN, so that it is noticed: whole numbers have none.
+    return {name: whole.nan_to_num().to(torch.int8), f"{name}.scale": scale}
+
+
+def dequantise_rows(stored: dict[str, Tensor], name: str) -> Float[Tensor, "token d_in"]:
+    """A site's activations from the stored tensors: float32 if they were quantised, else in the stored type."""
+    x = stored[name]
+    return x.float() * stored[f"{name}.scale"][:, None] if x.dtype == torch.int8 else x
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Store:
-    """See the module. `len` is the number of tokens."""
+    """Activations on disk, as `harvest` writes them. Its length is the number of tokens.
+
+    Attributes:
+        folder: The store's folder.
+        manifest: Its settings and shards.
+
+    Example:
+        >>> from interp.activations import Store, harvest
+        >>> _ = harvest(model, ["the baker ."] * 4, "resid_post.1", tmp / "store")
+        >>> store = Store.open(tmp / "store")
+        >>> len(store), store.read("resid_post.1").shape, store.document.max().item()
+        (24, torch.Size([24, 192]), 3)
+    """
 
     folder: Path
     manifest: StoreManifest
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> "Store":
-        """Open a finished store; `verify` reads every byte against its checksum.
+        """Open a finished store.
 
-        Raises for a folder that is not a store, one whose harvest did not finish, and a damaged shard, by its
-        name.
+        Args:
+            path: The store's folder.
+            verify: Read every byte and compare checksums.
+
+        Raises:
+            InterpError: The folder is not a store, its harvest did not finish, or a shard is damaged.
         """
         folder = Path(path)
         if not (folder / FINISHED).is_file():
@@ -84,10 +99,10 @@ class Store:
 
     def _check_shapes(self, number: int, shard: StoreShard) -> None:
         for name, width in self.manifest.settings.sites.items():
-            found = list(self._opened[number].get_slice(name).get_shape())
-            if found != [shard.tokens, width]:
+            shape = list(self._opened[number].get_slice(name).get_shape())
+            if shape != [shard.tokens, width]:
                 raise InterpError(
-                    f"{self.folder / shard.name}: {name} has shape {found}, but the manifest says "
+                    f"{self.folder / shard.name}: {name} has shape {shape}, but the manifest says "
                     f"{[shard.tokens, width]}; restore the manifest"
                 )
 
@@ -115,15 +130,15 @@ class Store:
         return f"Store({str(self.folder)!r}: {len(self):,} tokens at {', '.join(self.manifest.settings.sites)})"
 
     def trainable(self) -> int:
-        """Number of tokens that are not the first of their document, or of a piece of one."""
+        """Number of tokens that are not the first of their document or piece."""
         return int((self.position > 0).sum())
 
     def width(self, site: str | Site) -> int:
-        """Number of features at a site. Raises for a site that is not stored."""
+        """Width of a site. Raises for a site that is not stored."""
         return self.manifest.settings.sites[self._name(site)]
 
     def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
-        """What `batches` puts side by side for these sites. Raises for sites that are not stored."""
+        """The columns of `batches` for these sites. Raises for sites that are not stored."""
         return tuple(SiteColumns(site=name, model=self.model, width=self.width(name)) for name in self._names(sites))
 
     @property
@@ -132,7 +147,7 @@ class Store:
         return sha256_json(self.manifest.model_dump())
 
     def read(self, site: str | Site, start: int = 0, stop: int | None = None) -> Float[Tensor, "token d_in"]:
-        """Activations of the tokens from `start` up to `stop`, in the stored type; those stored as int8, in float32."""
+        """Activations of the tokens from `start` up to `stop`, in the stored type (float32 if that is int8)."""
         return self._rows(self._name(site), *slice(start, stop).indices(len(self))[:2])
 
     @property
@@ -152,7 +167,7 @@ class Store:
 
     @property
     def characters(self) -> Int[Tensor, "token 2"]:
-        """The characters [begin, end) of its document that each token stands for; see `data.packing.Encoded`."""
+        """The characters [begin, end) of each token in its document; see `interp.data.packing.Encoded`."""
         return torch.stack([self._rows(name, 0, len(self)) for name in ("begin", "end")], dim=1)
 
     def batches(
@@ -163,16 +178,22 @@ class Store:
         epochs: int | None = None,
         first_tokens: bool = True,
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
-        """Shuffled rows, each once an epoch, endless if `epochs` is None; the same for the same seed.
+        """Shuffled rows in batches.
 
-        Activations of several sites come side by side, in the order asked for. Batches run on across epochs, so that
-        only the very last can be short. `first_tokens=False` leaves out the first token of each document, and of each
-        piece of one that was split.
+        Args:
+            sites: One site or several, which come side by side in this order.
+            batch_size: Rows per batch. Batches continue across epochs, so that only the last can be shorter.
+            seed: Seed of the order; the same seed gives the same rows.
+            epochs: How often each row comes; None for an endless iterator.
+            first_tokens: Include the first token of each document or piece.
+
+        Raises:
+            InterpError: A site is not stored, or without first tokens none are left.
         """
         names, generator = self._names(sites), torch.Generator().manual_seed(seed)
         check_request(batch_size, epochs)
         if not (first_tokens or (self.position > 0).any()):
-            raise InterpError(f"{self.folder} holds first tokens only; harvest longer documents")
+            raise InterpError(f"{self.folder} holds only first tokens; harvest longer documents")
         rows = max(batch_size, self._pool_rows(names))
         pools = (
             self._pools(names, rows, generator, first_tokens) for _ in (count() if epochs is None else range(epochs))
@@ -185,7 +206,7 @@ class Store:
         return sum(shard.statistics[name].mean_norm * shard.tokens for shard in self._shards) / len(self)
 
     def first_not_finite(self, sites: Sites) -> str | None:
-        """The first shard, and its first row, that hold a NaN or an infinity at one of the sites."""
+        """The first shard and row with a NaN or an infinity at one of the sites, None if there is none."""
         for name in self._names(sites):
             for number, shard in enumerate(self._shards):
                 finite = torch.isfinite(self._part(number, name, 0, shard.tokens)).all(1)
@@ -211,8 +232,8 @@ class Store:
             chunks = [self._chunk(names, number, start, first_tokens) for number, start in places]
             order_in_pool = torch.randperm(sum(map(len, chunks)), generator=generator)
             pool = chunks[0].new_empty(len(order_in_pool), chunks[0].shape[1])
-            # Each chunk goes from the memory map to its rows' places at once: one copy, where gathering the chunks and
-            # permuting them would be two.
+            # Each chunk is copied once, from the memory map to its rows' places; gathering and then permuting would
+            # copy twice.
             for chunk, rows_of_chunk in zip(chunks, order_in_pool.split([len(chunk) for chunk in chunks]), strict=True):
                 pool[rows_of_chunk] = chunk
             yield pool
@@ -247,7 +268,7 @@ class Store:
         return [_open(self.folder / shard.name) for shard in self._shards]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files stay here: a process that is sent a store opens its own.
+        # Open files are left out: a process that unpickles a store opens its own.
         return {"folder": self.folder, "manifest": self.manifest}
 
     def _name(self, site: str | Site) -> str:
@@ -256,7 +277,7 @@ class Store:
     def _names(self, sites: Sites) -> list[str]:
         names, known = [str(site) for site in parse_sites(sites)], self.manifest.settings.sites
         if not names:
-            raise InterpError(f"no site named; {self.folder} holds {', '.join(known)}")
+            raise InterpError(f"no site given; {self.folder} holds {', '.join(known)}")
         for name in names:
             if name not in known:
                 raise InterpError(f"site {name!r} is not in {self.folder}; {nearest(name, known)}; harvest it first")

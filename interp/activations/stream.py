@@ -1,8 +1,8 @@
-"""Activations straight from the model: what a store gives, without one.
+"""Activations straight from the model, through the interface of a store.
 
-A stream runs the model over a corpus as batches are asked for. Rows go through a pool: it is filled, permuted, half of
-it is given out, and it is filled again, so that a batch mixes rows of many documents in bounded memory. Each pass over
-the corpus runs the model anew: harvest a store where a corpus is read more than twice or so, or by several trainers.
+A stream runs the model over a corpus as batches are read. Rows go through a pool: it is filled and permuted, half of it
+is given out, and it is filled again, so that a batch mixes rows of many documents in bounded memory. Each pass over the
+corpus runs the model again: harvest a store if a corpus is read more than about twice, or by several trainings.
 """
 
 from collections.abc import Iterator
@@ -28,36 +28,56 @@ from interp.models.sites import Site
 
 @runtime_checkable
 class ActivationSource(Protocol):
-    """Where training takes activations from: a Store, a Stream, or a Pair of stores."""
+    """Where training reads activations: a Store, a Stream or a PairedStore."""
 
     @property
     def digest(self) -> str:
-        """What tells it from others, as far as that can be told without reading it all."""
+        """Identifies the source, as far as that is possible without reading all of it."""
         ...
 
     def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
-        """What `batches` puts side by side for these sites. Raises for sites that are not there."""
+        """The columns of `batches` for these sites. Raises for sites that are not there."""
         ...
 
     def trainable(self) -> int | None:
-        """Number of tokens that are not the first of their document; None if that can't be told before the end."""
+        """Number of tokens that are not the first of their document; None if unknown before the end."""
         ...
 
     def batches(
         self, sites: Sites, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
-        """Shuffled rows, each once an epoch, endless if `epochs` is None; several sites come side by side."""
+        """Shuffled rows, each once per epoch, endless if `epochs` is None; several sites are side by side."""
         ...
 
     def first_not_finite(self, sites: Sites) -> str | None:
-        """Where the first NaN or infinity is, if there is one."""
+        """Where the first NaN or infinity is, None if there is none."""
         ...
 
 
 class Stream:
-    """See the module. `texts` is read once an epoch, so an iterator that can be read but once is refused.
+    """Activations of a model over a corpus, computed as they are read.
 
-    Options are those of `harvest`; `pool_tokens` is how many rows are held to be mixed.
+    Args:
+        model: The model.
+        texts: A corpus that can be read once per epoch, so an iterator is refused.
+        sites: The sites whose activations it can give.
+        tokens: Tokens of the corpus per epoch; None for all.
+        context: Tokens per row.
+        batch_size: Rows per forward pass.
+        keep: "all", "inner" or "assistant", as for `harvest`.
+        bos_first: Begin each document with BOS.
+        skip_bad: Ignore broken records.
+        text_field: The key or column of the document in a record.
+        pool_tokens: Number of rows of activations that are held and mixed.
+
+    Raises:
+        InterpError: The corpus is an iterator, an option is out of range, or a site is unknown.
+
+    Example:
+        >>> from interp.activations import Stream
+        >>> stream = Stream(model, ["the baker ."] * 4, "resid_post.1", context=16)
+        >>> [tuple(batch.shape) for batch in stream.batches("resid_post.1", 12, seed=0, epochs=1)]
+        [(12, 192), (12, 192)]
     """
 
     def __init__(
@@ -76,7 +96,7 @@ class Stream:
         pool_tokens: int = 32768,
     ):
         if isinstance(texts, Iterator):
-            raise InterpError("a stream reads its text once an epoch, and an iterator ends; pass a path or a list")
+            raise InterpError("a stream reads its text once per epoch, and an iterator ends; pass a path or a list")
         if batch_size < 1 or pool_tokens < 2 or (tokens is not None and tokens < 1):
             raise InterpError(
                 f"batch_size is {batch_size}, pool_tokens {pool_tokens}, tokens {tokens}; expected at least 1, 2 and 1"
@@ -93,38 +113,38 @@ class Stream:
         return f"stream of {self.model.name}"
 
     def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
-        """What `batches` puts side by side for these sites. Raises for sites that the stream was not made for."""
+        """The columns of `batches` for these sites. Raises for sites that the stream does not have."""
         return tuple(
-            SiteColumns(site=str(x), model=self.model, width=self._widths[str(x)]) for x in self._wanted(sites)
+            SiteColumns(site=str(x), model=self.model, width=self._widths[str(x)]) for x in self._requested(sites)
         )
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the model and the settings; the text is not read for it."""
+        """Hex SHA-256 of the model and the settings, but not of the text."""
         return sha256_json({"model": self.model.model_dump(), **self._settings})
 
     def trainable(self) -> None:
-        """A corpus is not counted before it is read."""
+        """None: a corpus is not counted before it is read."""
         return
 
     def batches(
         self, sites: Sites, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
-        """As `Store.batches`: shuffled rows, each once an epoch, endless if `epochs` is None, the same for one seed.
+        """Shuffled rows, as from `Store.batches`: the same seed gives the same rows.
 
         Raises for NaN and infinite activations.
         """
         check_request(batch_size, epochs)
-        wanted, generator = self._wanted(sites), torch.Generator().manual_seed(seed)
-        pools = (self._pools(wanted, generator, first_tokens) for _ in (count() if epochs is None else range(epochs)))
+        requested, draw = self._requested(sites), torch.Generator().manual_seed(seed)
+        pools = (self._pools(requested, draw, first_tokens) for _ in (count() if epochs is None else range(epochs)))
         return shuffled_batches(chain.from_iterable(pools), batch_size)
 
     def first_not_finite(self, sites: Sites) -> None:
-        """`batches` has raised before one is given out."""
+        """None: `batches` raises before it gives one out."""
         return
 
     def _pools(self, sites: list[Site], generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
-        """One epoch: rows are held until there are enough, permuted, and half of them given out."""
+        """One epoch: rows are held until the pool is full, permuted, and half of them given out."""
         held: list[Tensor] = []
         room, seen = self._pool, 0
         for rows in chain(self._activations(sites, first_tokens), [None]):
@@ -134,31 +154,31 @@ class Stream:
             if held and (rows is None or room <= 0):
                 pool = torch.cat(held)
                 pool = pool[torch.randperm(len(pool), generator=generator)]
-                given = len(pool) if rows is None else len(pool) // 2
-                yield pool[:given]
-                held = [pool[given:].clone()]
+                count_out = len(pool) if rows is None else len(pool) // 2
+                yield pool[:count_out]
+                held = [pool[count_out:].clone()]
                 room = self._pool - len(held[0])
         if not seen:
-            raise InterpError("the corpus has first tokens only, or none that are kept; give longer documents")
+            raise InterpError("the corpus has only first tokens, or none that are kept; give longer documents")
 
     def _activations(self, sites: list[Site], first_tokens: bool) -> Iterator[Tensor]:
         passes = CorpusPasses(self._hooked, sorted(set(sites), key=lambda site: site.order), self._rows)
         for group in self._read():
-            for batch, found in passes.over(group):
+            for batch, activations in passes.over(group):
                 kept = batch.kept(self._keep) & (batch.inner | first_tokens)
                 for site in sites:
-                    if not torch.isfinite(found[site][kept]).all():
+                    if not torch.isfinite(activations[site][kept]).all():
                         raise InterpError(
                             f"{site} of {self.model.name} has NaN or infinite activations; check its weights"
                         )
-                yield torch.cat([found[site][kept] for site in sites], dim=1)
+                yield torch.cat([activations[site][kept] for site in sites], dim=1)
 
-    def _wanted(self, sites: Sites) -> list[Site]:
-        wanted = parse_sites(sites)
-        for site in wanted:
+    def _requested(self, sites: Sites) -> list[Site]:
+        requested = parse_sites(sites)
+        for site in requested:
             if site not in self.sites:
                 raise InterpError(f"site {str(site)!r} is not in this stream; {nearest(str(site), self._widths)}")
-        return wanted
+        return requested
 
     def _repr_html_(self) -> str:
         sites = ", ".join(f"{name} ({width})" for name, width in self._widths.items())

@@ -1,4 +1,4 @@
-"""A corpus as rows of tokens for a model, and the model's activations on them."""
+"""A corpus as rows of tokens for a model, and the model's activations on these rows."""
 
 import sys
 from collections import deque
@@ -21,7 +21,7 @@ from interp.models.sites import Site
 
 @dataclass
 class CorpusProgress:
-    """How far a corpus has been read: documents used so far, the digest of them, and how many had to be split."""
+    """How far a corpus has been read: number of documents, how many had to be split, and their digest."""
 
     documents: int = 0
     split: int = 0
@@ -29,7 +29,22 @@ class CorpusProgress:
 
 
 def pack_rows(model: HookedModel, texts: corpora.Source, context: int, tokens: int | None = None) -> PackedRows:
-    """Read, tokenise and pack a corpus, at most `tokens` of it, into rows of `context` tokens, all held in memory."""
+    """Read, tokenise and pack a corpus into rows, all in memory.
+
+    Args:
+        model: The model whose tokenizer is used.
+        texts: A corpus, as `interp.data.documents` takes it.
+        context: Tokens per row.
+        tokens: Read at most this many tokens; None for all.
+
+    Raises:
+        InterpError: The context exceeds the model's, or the corpus has no tokens.
+
+    Example:
+        >>> from interp.activations import pack_rows
+        >>> pack_rows(model, ["the baker .", "the doctor ."], context=16).ids.shape
+        torch.Size([1, 16])
+    """
     return next(pack_groups(model, texts, sys.maxsize, context=context, tokens=tokens))
 
 
@@ -45,10 +60,26 @@ def pack_groups(
     skip_bad: bool = False,
     text_field: str = "text",
 ) -> Iterator[PackedRows]:
-    """The same in groups of `size` rows, made as they are asked for; `reading` says what went into them so far.
+    """Read, tokenise and pack a corpus lazily, in groups of `size` rows.
 
-    Only documents up to the last one used count, so an endless corpus will do if `tokens` is given. A corpus without a
-    token raises with the first group.
+    Args:
+        model: The model whose tokenizer is used; its architecture decides whether documents share rows.
+        texts: A corpus. It may be endless if `tokens` is given.
+        size: Rows per group.
+        context: Tokens per row.
+        reading: Updated with the number and digest of the documents in the groups so far.
+        tokens: Read at most this many tokens.
+        bos_first: Begin each document with BOS, where the tokenizer has one.
+        skip_bad: Ignore broken records.
+        text_field: The key or column of the document in a record.
+
+    Raises:
+        InterpError: The context exceeds the model's; or, with the first group, the corpus has no tokens.
+
+    Example:
+        >>> from interp.activations import pack_groups
+        >>> [len(group) for group in pack_groups(model, ["the baker ."] * 9, 2, context=16)]
+        [2, 2, 1]
     """
     if model.context is not None and context > model.context:
         raise InterpError(
@@ -57,27 +88,27 @@ def pack_groups(
     reading = CorpusProgress() if reading is None else reading
     ahead: deque[corpora.Document] = deque()
 
-    def fits(document: corpora.Document) -> None:
+    def check_renders(document: corpora.Document) -> None:
         if not isinstance(document, str):
             render_conversation(document, model.tokenizer)
 
-    def noted() -> Iterator[corpora.Document]:
-        for document in corpora.documents(texts, text_field, skip_bad, accept=fits):
+    def read() -> Iterator[corpora.Document]:
+        for document in corpora.documents(texts, text_field, skip_bad, accept=check_renders):
             ahead.append(document)
             yield document
 
     def numbered() -> Iterator[Piece]:
-        for number, encoded in enumerate(encode(noted(), model.tokenizer, tokens, bos_first)):
+        for number, encoded in enumerate(encode(read(), model.tokenizer, tokens, bos_first)):
             reading.digest.update(ahead.popleft())
             reading.documents = number + 1
             reading.split += len(encoded) > context
             yield number, encoded
 
-    found = False
+    empty = True
     for group in _batched(assign_rows(numbered(), context, model.packs), size):
-        found = True
+        empty = False
         yield lay_out(group, context)
-    if not found:
+    if empty:
         raise InterpError("the corpus has no tokens; expected at least one document with text")
 
 
@@ -87,10 +118,10 @@ def _batched(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 class CorpusPasses:
-    """Forward passes over rows, so many at a time; fewer from then on if so many do not fit into memory."""
+    """Forward passes over batches of rows; the batch size is halved when a batch does not fit into memory."""
 
     def __init__(self, model: HookedModel, sites: list[Site], batch_size: int):
-        # What a recipe leaves of the activations would be recorded as the plain model's.
+        # Activations under a recipe would be recorded as the plain model's.
         if model.inside_hooked:
             raise InterpError("activations are harvested from the plain model; leave the hooked block first")
         self.model, self.sites, self.batch_size = model, sites, batch_size
@@ -100,8 +131,8 @@ class CorpusPasses:
         start = 0
         while start < len(packed):
             batch = packed.rows(start, start + self.batch_size)
-            if (found := self._tried(batch)) is not None:
-                yield batch, found
+            if (activations := self._try(batch)) is not None:
+                yield batch, activations
                 start += len(batch)
             elif self.batch_size == 1:
                 raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
@@ -110,20 +141,20 @@ class CorpusPasses:
                 self.batch_size = max(1, len(batch) // 2)
 
     def widths(self, sample: PackedRows) -> dict[str, int]:
-        """Number of features at each site, heads side by side, found by running two tokens."""
-        found = self._computed(sample.part(slice(0, 1), slice(0, 2)))
-        return {str(site): x.shape[-1] for site, x in found.items()}
+        """Width of each site, heads side by side, from a forward pass over two tokens."""
+        activations = self._run(sample.part(slice(0, 1), slice(0, 2)))
+        return {str(site): x.shape[-1] for site, x in activations.items()}
 
-    def _tried(self, batch: PackedRows) -> dict[Site, Tensor] | None:
+    def _try(self, batch: PackedRows) -> dict[Site, Tensor] | None:
         try:
-            return self._computed(batch)
+            return self._run(batch)
         except torch.OutOfMemoryError:
             return None
         except RuntimeError as problem:
-            if "can't allocate memory" in str(problem):  # the CPU's allocator has no error of its own
+            if "can't allocate memory" in str(problem):  # the CPU's allocator has no exception type of its own
                 return None
             raise
 
-    def _computed(self, batch: PackedRows) -> dict[Site, Tensor]:
-        found = self.model.forward_to(self.sites, batch.model_inputs(self.model.device))
-        return {site: x.flatten(2).cpu() for site, x in found.items()}
+    def _run(self, batch: PackedRows) -> dict[Site, Tensor]:
+        activations = self.model.forward_to(self.sites, batch.model_inputs(self.model.device))
+        return {site: x.flatten(2).cpu() for site, x in activations.items()}

@@ -1,4 +1,21 @@
-"""Foundations every stage stands on: errors, config, files, hashes, linear algebra, progress, display."""
+"""Foundations of all stages: errors, configuration, files, digests, linear algebra and display.
+
+In reading order:
+
+- `errors`: `InterpError`, and hints for unknown names.
+- `config`: frozen configuration with strict keys; differences between settings.
+- `strict_yaml`: YAML without duplicate keys.
+- `files`: files and folders that are written completely or not at all; digests of files.
+- `locks`: one process at a time in a folder.
+- `jsonl`: JSON objects per line, with errors that name the line.
+- `digests`: versions of packages, digests of tensors.
+- `dtypes`: names of floating-point types.
+- `linalg`: orthonormal rows, projections, erasure.
+- `moments`: streaming mean, variance and covariance.
+- `progress`: progress bars.
+- `display`: tables for notebooks, terminals and JSON.
+- `lazy`: public names of packages, imported on first use.
+"""
 
 from interp.core.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Frozen, strict configuration: unknown keys are refused with the nearest known key, values are not coerced."""
+"""Frozen configuration with strict keys and types, and differences between settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,27 @@ Parsed = TypeVar("Parsed", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of every configuration. Subclasses are final: variation is data, not inheritance."""
+    """Base of every configuration: a frozen pydantic model whose values are not coerced.
+
+    An unknown key is an error that names the nearest known one. Subclasses are final: variation is data, not
+    inheritance. Each field says what it means in `Field(description=…)`, which the command line's help shows.
+
+    Example:
+        >>> from interp.core import Config
+        >>> class Audit(Config):
+        ...     items: int = 50
+        >>> Audit.of(["items=20"])
+        Audit(items=20)
+        >>> Audit.parse({"item": 20}, source="audit.yaml")
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: audit.yaml: unknown key 'item'; did you mean items?
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @classmethod
     def parse(cls: type[Parsed], values: object, source: str = "config") -> Parsed:
-        """Validate plain values; every problem is reported at once, each with its key. `source` names the origin."""
+        """Validate plain values. The error lists every problem with its key; `source` names their origin."""
         try:
             return cls.model_validate(values)
         except ValidationError as problem:
@@ -28,7 +42,7 @@ class Config(BaseModel):
 
     @classmethod
     def of(cls: type[Parsed], overrides: list[str], source: str = "settings") -> Parsed:
-        """Defaults, changed by `key.sub=value` texts whose values are YAML."""
+        """The defaults with `key.sub=value` overrides, whose values are YAML."""
         values: dict[str, Any] = {}
         for override in overrides:
             _set(values, override)
@@ -36,7 +50,7 @@ class Config(BaseModel):
 
     @classmethod
     def read(cls: type[Parsed], path: str | Path, overrides: list[str] | None = None) -> Parsed:
-        """Read YAML and apply `key.sub=value` overrides, whose values are YAML too."""
+        """Read a YAML file and apply `key.sub=value` overrides, whose values are YAML as well."""
         file = Path(path)
         try:
             text = file.read_text(encoding="utf-8")
@@ -77,7 +91,7 @@ def _explain(config: type[BaseModel], error: Any) -> str:
 
 
 def _keys_at(config: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys known under a path of keys, following nested configs (also inside lists and unions)."""
+    """The known keys under a path of keys, in nested configs too (also inside lists and unions)."""
     for part in path:
         field = config.model_fields.get(part)
         nested = _nested(field.annotation) if field else None
@@ -88,8 +102,8 @@ def _keys_at(config: type[BaseModel], path: list[str]) -> list[str]:
 def _nested(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = (_nested(part) for part in getattr(annotation, "__args__", ()))
-    return next((part for part in found if part), None)
+    parts = (_nested(part) for part in getattr(annotation, "__args__", ()))
+    return next((part for part in parts if part), None)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

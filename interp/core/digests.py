@@ -1,4 +1,4 @@
-"""Provenance shared by every saved record: versions of what computed it, and digests of what it was computed from."""
+"""Provenance of saved records: versions of the software, digests of tensors."""
 
 import hashlib
 import platform
@@ -20,8 +20,8 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Hex SHA-256 over names, shapes and values, in name order.
 
     Values are hashed as bfloat16, so that a checkpoint has one digest whether it was loaded as float32 or bfloat16
-    (float16 rounds otherwise, and has its own). That identifies a model; it is not a checksum: changes below bfloat16's
-    resolution do not show (`interp.core.files.sha256_file` is for files).
+    (float16 rounds differently and gives another digest). The digest identifies a model. It is not a checksum: changes
+    below the resolution of bfloat16 leave it the same (for files see `interp.core.files.sha256_file`).
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda item: item[0]):

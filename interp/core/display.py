@@ -1,4 +1,4 @@
-"""How records show themselves: in a notebook as a small titled table, escaped, and on a terminal, or as JSON."""
+"""How records are shown: as a titled table in a notebook (escaped) or a terminal, or as JSON."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ def html_table(title: str, header: list[str], rows: Iterable[list[object]]) -> s
 
 
 def print_values(as_json: bool, values: Mapping[str, Any]) -> None:
-    """A line a value, or one JSON object."""
+    """Print one line per value, or one JSON object."""
     if as_json:
         print(json.dumps(values, indent=2, sort_keys=True))
         return
@@ -36,7 +36,7 @@ def print_values(as_json: bool, values: Mapping[str, Any]) -> None:
 
 
 def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """A table of rows with the same keys, or one JSON list; the title alone where there are no rows."""
+    """Print a table of rows with the same keys, or one JSON list; without rows, only the title."""
     if as_json:
         print(json.dumps(rows, indent=2, sort_keys=True))
         return

@@ -1,4 +1,4 @@
-"""Names of the floating-point types that models and stores come in."""
+"""Names of the floating-point types of models and stores."""
 
 import torch
 
@@ -8,7 +8,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """The type of a name; raises for an unknown one, with the nearest."""
+    """The torch type of a name. Raises for an unknown name, with the nearest known one."""
     if name not in DTYPES:
         raise InterpError(f"dtype {name!r} is not known; {nearest(name, DTYPES)}")
     return DTYPES[name]

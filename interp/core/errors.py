@@ -1,7 +1,7 @@
-"""The one error users are meant to read.
+"""The error that users are meant to read.
 
-The command line turns an `InterpError` into its message and exit code 2; anything else is a bug and keeps its
-traceback.
+The command line prints an `InterpError` as its message and exits with code 2. Any other exception is a bug and keeps
+its traceback.
 """
 
 from collections.abc import Iterable
@@ -9,11 +9,18 @@ from difflib import get_close_matches
 
 
 class InterpError(ValueError):
-    """Bad input or an unmet condition. The message names the value, what was expected and what to do next."""
+    """Bad input or an unmet condition. The message names the value, what was expected and what to do next.
+
+    Example:
+        >>> from interp.models.sites import Site
+        >>> Site.parse("resid_pots.3")
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: ...did you mean resid_post...
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest known ones, or all of them when none is close and they are few.
+    """A hint for an unknown name: the closest known ones, or all known ones (at most 12) if none is close.
 
     >>> nearest("resid_pots.3", ["resid_post.3", "mlp_out.3"])
     'did you mean resid_post.3?'

@@ -1,7 +1,7 @@
-"""Writing that is all or nothing, and digests of what was written.
+"""Files and folders that are written completely or not at all, and digests of files.
 
-A result folder is built in a temporary sibling, flushed to disk and renamed into place, so that a reader sees the
-finished folder or none. An exception (or Ctrl-C) inside removes what was half-written.
+A folder is built next to its final place, flushed to disk and renamed, so that a reader sees the finished folder or
+none. An exception or Ctrl-C inside the block removes what was half written.
 """
 
 import hashlib
@@ -26,10 +26,15 @@ KEY = "unfinished.key"
 
 @contextmanager
 def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]:
-    """Yield a temporary folder which becomes `out` on success. Raises if `out` exists or cannot be written.
+    """Yield a temporary folder that becomes `out` on success.
 
-    With a `resume_key`, the folder that a killed process left is yielded again to one with the same key, as it was, and
-    one at a time. Whoever uses that has to see for himself which of the files in it are whole.
+    Args:
+        out: The final folder. It must not exist.
+        resume_key: Identifies the work. A folder that a killed process left under the same key is yielded again as it
+            was; the caller has to check which of its files are complete. None starts with an empty folder.
+
+    Raises:
+        InterpError: `out` exists or cannot be written, or another process is writing it.
     """
     target = Path(out)
     require_free(target)
@@ -43,7 +48,7 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
             staging.mkdir(exist_ok=True)
     except OSError as problem:
         raise InterpError(
-            f"{target}: cannot be written ({problem.strerror}); choose a folder you may write to"
+            f"{target}: cannot be written ({problem.strerror}); choose a folder that you may write to"
         ) from None
     with lock_folder(staging, f"{target} is being written by another process; wait for it, or choose another"):
         try:
@@ -60,18 +65,18 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
         finally:
             shutil.rmtree(staging, ignore_errors=True)
             with suppress(OSError):
-                # Parents made for nothing; one that holds something is not removed, and ends the walk.
+                # Remove parents that were made for this folder; the first that holds something ends the walk.
                 for parent in missing if not target.exists() else ():
                     parent.rmdir()
 
 
 def unfinished_path(out: Path) -> Path:
-    """Where a folder that is made with a `resume_key` is until it is whole."""
+    """Where a folder that is written with a `resume_key` is until it is complete."""
     return out.with_name(f".{out.name}.unfinished")
 
 
 def _keep_if(staging: Path, key: str) -> None:
-    """Empty a folder that was begun with another key."""
+    """Empty a folder that was started with another key."""
     if (staging / KEY).is_file() and (staging / KEY).read_text(encoding="utf-8") == key:
         return
     for path in staging.iterdir():
@@ -81,7 +86,7 @@ def _keep_if(staging: Path, key: str) -> None:
 
 @contextmanager
 def new_file(out: str | Path) -> Iterator[Path]:
-    """Yield a temporary name which becomes the file `out` on success. Raises as `new_folder` does."""
+    """Yield a temporary path that becomes the file `out` on success. Raises as `new_folder` does."""
     target = Path(out)
     require_free(target)
     try:
@@ -112,26 +117,26 @@ def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = T
 
 
 def require_free(out: str | Path) -> None:
-    """Refuse an output that exists, or whose place can't be written, before any work is done for it."""
+    """Raise if an output exists or its folder cannot be written, before any work is done for it."""
     target = Path(out)
     if re.match(r"[A-Za-z][\w+.-]+:/", str(out)):  # a Path has lost one of the URL's slashes
-        raise InterpError(f"{out} is a URL, and only local folders are written; write one, and copy it there")
+        raise InterpError(f"{out} is a URL; write to a local folder and copy that there")
     if target.exists() or target.is_symlink():
-        raise InterpError(f"{target} exists already; choose a new one or remove it first")
+        raise InterpError(f"{target} exists already; choose another name or remove it first")
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise InterpError(f"{target}: cannot be written ({place} is no folder you may write to); choose another place")
+        raise InterpError(f"{target}: cannot be written ({place} is not a writable folder); choose another place")
 
 
 def _settle(folder: Path) -> None:
-    """Share files and flush them."""
+    """Give files their permissions and flush them to disk."""
     for path in [*folder.rglob("*"), folder]:
         share(path)
         fsync(path)
 
 
 def share(path: Path) -> None:
-    """Give a file or folder the permissions of the umask: mkdtemp and safetensors make them private."""
+    """Give a file or folder the umask's permissions, which mkdtemp and safetensors narrow to the owner."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
@@ -147,13 +152,13 @@ def fsync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON in a stable layout: sorted keys, two-space indent, NaN refused, renamed into place."""
+    """Write JSON in a stable layout (sorted keys, indented by two), renamed into place. NaN raises."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by renaming a finished sibling over it."""
+    """Write a text file: a temporary sibling is renamed over it."""
     with _replacing(path, "choose another place", flush=False) as sibling:
         sibling.write_text(text, encoding="utf-8")
 
@@ -185,7 +190,7 @@ def write_tensors(
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or broken one is an error that names it."""
+    """Read a JSON file. Raises, with its name, if it is missing or broken."""
     file = Path(path)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -211,8 +216,12 @@ def sha256_json(value: Any) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """A size such as 4GB, 500 MB or 1048576."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
-    if not found or not float(found[1]):
+    """Number of bytes in a text such as 4GB, 500 MB or 1048576.
+
+    >>> parse_bytes("1.5 GB")
+    1500000000
+    """
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
+    if not size or not float(size[1]):
         raise InterpError(f"size {text!r} can't be read; expected a number of bytes such as 4GB or 500MB")
-    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+    return int(float(size[1]) * 1000 ** " kmgt".index(size[2] or " "))

@@ -11,7 +11,7 @@ from interp.core.errors import nearest
 
 
 def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package, from the stub beside its `__init__.py`.
+    """`__getattr__`, `__dir__` and `__all__` of a package, from the stub next to its `__init__.py`.
 
     A name that the package does not have raises AttributeError with the nearest one.
     """

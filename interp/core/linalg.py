@@ -1,7 +1,7 @@
-"""Projections, the small algebra that directions and edits share.
+"""Orthonormal rows, projections and erasure, which directions and edits share.
 
-Rows span a subspace; they are orthonormalised once by QR (projecting non-orthogonal directions one after another is
-not a projection onto their complement).
+Rows span a subspace. They are orthonormalised once, by QR: projecting out directions one after another is not a
+projection onto their complement unless they are orthogonal.
 """
 
 import torch
@@ -25,7 +25,7 @@ def orthonormal_rows(rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_mod
     if (norms == 0).any():
         raise InterpError("direction is zero; a contrast whose two sides have equal means gives no direction")
     if (wide @ wide.T - torch.eye(len(wide), dtype=wide.dtype)).abs().max() < 1e-6:
-        return rows.detach().cpu().float().contiguous()  # orthonormal already: saving and loading must not change a bit
+        return rows.detach().cpu().float().contiguous()  # already orthonormal: saving and loading must not change a bit
     basis, triangle = torch.linalg.qr((wide / norms[:, None]).T)
     diagonal = triangle.diagonal()
     if len(diagonal) < len(rows) or (diagonal.abs() < 1e-6).any():
@@ -38,7 +38,7 @@ def project_out(
 ) -> Float[Tensor, "*batch d_model"]:
     """x minus `strength` times its component in the span of the orthonormal rows.
 
-    Narrower types are computed in float32: in bfloat16 the product would leave a share of 1e-3 of a large component.
+    bfloat16 and float16 are computed in float32: a product in bfloat16 would leave 1e-3 of a large component.
     """
     if x.dtype in (torch.bfloat16, torch.float16):
         return project_out(x.float(), rows, strength).to(x.dtype)
@@ -54,7 +54,7 @@ def erase(
 ) -> Float[Tensor, "*batch d_model"]:
     """x - ((x - mean) readᵀ) write; an oblique projection where read times writeᵀ is the identity.
 
-    Narrower types are computed in float32, as in `project_out`.
+    bfloat16 and float16 are computed in float32, as in `project_out`.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     read, write, mean = read.to(wide), write.to(wide), mean.to(wide)

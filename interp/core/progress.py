@@ -1,4 +1,4 @@
-"""Progress bars on standard error, silent when it is not a terminal."""
+"""Progress bars on standard error, hidden when it is not a terminal."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
@@ -13,10 +13,14 @@ def track(
     size: int | Callable[[Item], int] = 1,
     unit: str = "",
 ) -> Iterator[Item]:
-    """Yield the items; show a bar with the time left meanwhile if standard error is a terminal.
+    """Yield the items, with a bar and the time left if standard error is a terminal.
 
-    Where an item stands for `size` of a unit, the bar counts those, and shows how many are done a second. `size` may
-    say it of each item; the total is then known for a collection.
+    Args:
+        items: What to iterate over.
+        title: Text next to the bar.
+        total: Number of items, if known; that of a collection is its length.
+        size: How many units an item counts for, the same for all or a function of the item.
+        unit: Name of the unit; the bar then shows units per second.
     """
     from rich.console import Console
     from rich.progress import (
@@ -31,10 +35,10 @@ def track(
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Units a second."""
+        """Units per second."""
 
         def render(self, task: Task) -> Text:
-            """As text, empty before it is known."""
+            """The rate as text, empty before it is known."""
             speed = task.speed or 0.0
             return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s" if unit and speed else "")
 

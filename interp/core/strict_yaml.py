@@ -1,4 +1,4 @@
-"""YAML read strictly: a key that is there twice, or is no plain text, is refused, where YAML would take it silently."""
+"""Strict YAML: duplicate keys and keys that are not plain text raise; YAML itself accepts them."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from interp.core.errors import InterpError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a text: it wants a point and a signed exponent. Everyone else takes it for a number."""
+    """A loader for which 1e-3 is a number; YAML 1.1 requires a point and a signed exponent and reads it as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -18,7 +18,7 @@ _Loader.add_implicit_resolver(
 
 
 def compose_yaml(text: str, source: str) -> yaml.Node | None:
-    """The tree of a text, None for an empty one. `source` names its origin in errors, which give the line."""
+    """The syntax tree of a text, None if it is empty. Errors name `source` and the line."""
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as problem:
@@ -29,10 +29,10 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
 
 
 def construct_yaml(node: yaml.Node, source: str) -> Any:
-    """The plain values of a tree, or of a part of it."""
+    """The plain values of a syntax tree or of a part of it."""
     try:
         return _Loader("").construct_document(node)
-    except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError) as problem:  # ValueError: an invalid date
         raise InterpError(f"{source}: not valid YAML: {problem}") from None
 
 
@@ -57,5 +57,5 @@ def _require_plain_keys(node: yaml.Node, source: str, seen: set[int]) -> None:
                 raise InterpError(f"{source}, line {line}: key {key.value!r} is there twice; leave one out")
             keys.add(key.value)
         inner = [value for _, value in node.value]
-    for one in inner:
-        _require_plain_keys(one, source, seen)
+    for child in inner:
+        _require_plain_keys(child, source, seen)

@@ -1,18 +1,18 @@
 """Pairs of turns, and the layouts of rows that they are read from.
 
-A row is one pair, in one of four layouts:
+Each row is one pair, in one of four layouts:
 
-- `{"positive": "…", "negative": "…"}`, where positive shows (or triggers) the behaviour; a side may also be
-  `{"prompt": "…", "answer": "…"}`, whose answer begins the model's reply;
-- `{"prompt": "…", "chosen": "…", "rejected": "…"}`, preference pairs as TRL reads them, the chosen side positive.
-  Without a prompt, chosen and rejected are whole texts or conversations;
+- `{"positive": "…", "negative": "…"}`, where positive shows (or triggers) the behaviour. A side may also be
+  `{"prompt": "…", "answer": "…"}`, whose answer begins the model's reply.
+- `{"prompt": "…", "chosen": "…", "rejected": "…"}`, preference pairs as TRL reads them; the chosen side is positive.
+  Without a prompt, chosen and rejected are whole texts or conversations.
 - `{"question": "…", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"}`, the layout of
   contrastive activation addition (Rimsky et al. 2023) and of Anthropic's evals. The option's closing bracket is
-  dropped, so that the last token is the letter;
-- `{"prompt": "…", "correct": "(A)", "incorrect": "(B)"}`, right and wrong answers, the right one positive.
+  dropped, so that the last token is the letter.
+- `{"prompt": "…", "correct": "(A)", "incorrect": "(B)"}`, right and wrong answers; the right one is positive.
 
-In the first two a side, or TRL's prompt, may be a conversation, `[{"role": "user", "content": "…"}, …]`. What the
-assistant says last is the answer; the user's message before it is the prompt.
+In the first two layouts a side, or TRL's prompt, may be a conversation, `[{"role": "user", "content": "…"}, …]`. The
+assistant's last message is the answer, and the user's message before it is the prompt.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ GROUP = "group"
 
 
 class Message(NamedTuple):
-    """What one side of a conversation said."""
+    """One message of a conversation: who speaks, and the text."""
 
     role: str
     content: str
@@ -39,7 +39,18 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt and the beginning of its reply, which may be empty; `before` are the messages that came earlier."""
+    """A prompt and the beginning of its reply.
+
+    Args:
+        prompt: The user's text.
+        answer: How the reply begins; it may be empty.
+        before: Earlier messages of the conversation.
+
+    Example:
+        >>> from interp.data import Turn
+        >>> Turn("Who bakes?", "The baker").before
+        ()
+    """
 
     prompt: str
     answer: str = ""
@@ -48,17 +59,26 @@ class Turn:
 
 @dataclass(frozen=True)
 class TurnPair:
-    """One pair of a contrast."""
+    """One pair of a contrast.
+
+    Args:
+        positive: The side that shows the behaviour.
+        negative: The side that does not.
+        group: Name that near-duplicates share; a split never separates them.
+
+    Example:
+        >>> from interp.data import Turn, TurnPair
+        >>> interp.Contrast((TurnPair(Turn("I hate you."), Turn("I like you."), group="you"),)).groups
+        (0,)
+    """
 
     positive: Turn
     negative: Turn
     group: str | None = None
 
 
-def read_pair(row: Any, where: str, columns: Mapping[str, str] | None = None) -> TurnPair:
-    """A pair from a row; `columns` gives, by a layout's name, the row's own name for it."""
-    if not isinstance(row, dict):
-        raise InterpError(f"{where}: expected an object with positive and negative, got {type(row).__name__}")
+def read_pair(row: dict[str, Any], where: str, columns: Mapping[str, str] | None = None) -> TurnPair:
+    """A pair from a row; `columns` maps a layout's keys to the row's own."""
     names = columns or {}
     row = row | {name: _column(row, column, where) for name, column in names.items()}
     positive, negative, *_ = _layout(names) or _layout(row) or _LAYOUTS[0]
@@ -68,7 +88,7 @@ def read_pair(row: Any, where: str, columns: Mapping[str, str] | None = None) ->
 
 
 def require_columns(columns: Mapping[str, str]) -> None:
-    """Raise unless a column mapping names both sides of one layout, and nothing that this layout has not."""
+    """Raise unless a column mapping names both sides of one layout, and no keys of another."""
     layout = _layout(columns)
     known = {name for names in _LAYOUTS for name in names} | {GROUP}
     for name in columns:
@@ -110,12 +130,12 @@ def _preference(row: dict[str, Any], key: str, where: str) -> Turn:
         return _side(row, key, where)
     if isinstance(prompt, str) and isinstance(reply, str):
         return Turn(prompt, reply)
-    asked, said = (
+    before, after = (
         (Message(role, value),) if isinstance(value, str) else _messages(value, name, where)
         for name, role, value in (("prompt", "user", prompt), (key, "assistant", reply))
     )
     # Some data sets repeat the prompt in each side.
-    return _last_turn(said if said[: len(asked)] == asked else asked + said, key, where)
+    return _last_turn(after if after[: len(before)] == before else before + after, key, where)
 
 
 def _choice(row: dict[str, Any], key: str, where: str) -> Turn:

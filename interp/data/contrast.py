@@ -1,9 +1,9 @@
 """Contrasts: pairs of prompts that differ in one thing, from which a direction is found.
 
-They are read from JSONL, a pair a row; `pairs` lists the layouts. `group` (optional) names rows that are
-near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt, but for case and
-spaces, are one group. Rows of
-two groups that share a prompt are refused at the split, which would leave that prompt on both sides.
+They are read from JSONL, one pair per row; `_pairs` lists the layouts. The optional key `group` marks rows that are
+near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt, apart from case and
+spaces, form a group. Rows of two groups that share a prompt raise at the split, which would otherwise put that prompt
+on both sides.
 """
 
 import sys
@@ -21,7 +21,20 @@ from interp.data._pairs import Message, Turn, TurnPair, read_pair, require_colum
 
 @dataclass(frozen=True)
 class Contrast:
-    """Pairs of turns. Raises for no pairs, an empty side, and two equal sides, by row."""
+    """Pairs of turns, of which one shows a behaviour and the other does not.
+
+    Args:
+        pairs: The pairs, at least one.
+        name: Its name in errors and records, such as the file's.
+
+    Raises:
+        InterpError: There are no pairs, or a pair has an empty prompt or two equal sides; the row is named.
+
+    Example:
+        >>> contrast = interp.Contrast.of([("I hate you.", "I like you."), ("Go away!", "Come in!")])
+        >>> len(contrast), contrast.pairs[0].positive.prompt
+        (2, 'I hate you.')
+    """
 
     pairs: tuple[TurnPair, ...]
     name: str = "contrast"
@@ -37,11 +50,11 @@ class Contrast:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the pairs."""
-        turns = [(p.positive, p.negative) for p in self.pairs]
-        before = [[turn.before for turn in pair] for pair in turns]
-        texts = [[text for turn in pair for text in (turn.prompt, turn.answer)] for pair in turns]
-        return sha256_json([texts, before] if any(map(any, before)) else texts)
+        """Hex SHA-256 of the pairs."""
+        turns = [(pair.positive, pair.negative) for pair in self.pairs]
+        earlier = [[turn.before for turn in sides] for sides in turns]
+        texts = [[text for turn in sides for text in (turn.prompt, turn.answer)] for sides in turns]
+        return sha256_json([texts, earlier] if any(map(any, earlier)) else texts)
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -50,7 +63,7 @@ class Contrast:
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]], name: str = "contrast") -> "Contrast":
-        """A contrast of (positive, negative) texts."""
+        """A contrast of (positive, negative) texts. Raises for a row that is not two texts."""
         rows = tuple(tuple(pair) for pair in pairs)
         for number, row in enumerate(rows, 1):
             if len(row) != 2 or not all(isinstance(text, str) for text in row):
@@ -60,10 +73,22 @@ class Contrast:
 
     @classmethod
     def read(cls, path: str | Path, columns: Mapping[str, str] | None = None, skip_bad: bool = False) -> "Contrast":
-        """Read JSONL; a broken row is named by its line.
+        """Read a contrast from JSONL.
 
-        `columns` gives the file's own names: `{"positive": "toxic", "negative": "neutral"}`. `skip_bad` passes over
-        rows that are no pairs, and tells on the console how many there were.
+        Args:
+            path: The file; `interp.data._pairs` lists the layouts of its rows.
+            columns: The file's names for a layout's keys, such as `{"positive": "toxic", "negative": "neutral"}`.
+            skip_bad: Ignore rows that are not pairs, and print how many there were.
+
+        Raises:
+            InterpError: The file cannot be read, or a row is broken; the line is named.
+
+        Example:
+            >>> row = '{"toxic": "I hate you.", "neutral": "I like you."}'
+            >>> _ = (tmp / "pairs.jsonl").write_text(row)
+            >>> columns = {"positive": "toxic", "negative": "neutral"}
+            >>> interp.Contrast.read(tmp / "pairs.jsonl", columns).pairs[0].negative.prompt
+            'I like you.'
         """
         file = Path(path)
         if columns is not None:
@@ -72,18 +97,32 @@ class Contrast:
         read = [_read_row(line, place, columns, skip_bad) for place, line in lines]
         pairs = tuple(pair for pair in read if pair is not None)
         if len(pairs) < len(read):
-            print(f"interp: passed over {len(read) - len(pairs)} bad rows", file=sys.stderr)
+            print(f"interp: ignored {len(read) - len(pairs)} bad rows", file=sys.stderr)
         return cls(pairs, str(file))
 
     def split(self, held_out: float = 0.3, seed: int = 0) -> tuple["Contrast", "Contrast"]:
-        """Train and held-out parts, drawn by group, each with at least one pair."""
+        """Training and held-out parts, drawn by group, each with at least one pair.
+
+        >>> train, test = contrast.split(held_out=0.25)
+        >>> len(train), len(test)
+        (24, 8)
+        """
         test, train = self.deal({"held out": max(1, round(held_out * len(self))), "train": 1}, seed)
         return train, test
 
     def deal(self, sizes: Mapping[str, int], seed: int = 0) -> list["Contrast"]:
-        """Disjoint parts of at least these sizes, whole groups dealt in random order; the last takes what is left.
+        """Disjoint parts of at least these sizes.
 
-        Raises where that can't be, and for a prompt that rows of two groups share.
+        Args:
+            sizes: The least number of pairs of each part, by its name. The last part takes all that is left.
+            seed: Seed of the random order in which whole groups are dealt.
+
+        Raises:
+            InterpError: There are too few pairs or groups, or rows of two groups share a prompt.
+
+        Example:
+            >>> [len(part) for part in contrast.deal({"test": 8, "train": 1})]
+            [8, 24]
         """
         self._refuse_leaks()
         groups: dict[int, list[TurnPair]] = {}
@@ -99,8 +138,7 @@ class Contrast:
             if len(parts[part]) < size:
                 raise InterpError(
                     f"{self.name}: {len(self)} pairs in {len(groups)} groups can't be dealt into parts of "
-                    f"{dict(sizes)}; "
-                    "give more rows, or rows of more groups"
+                    f"{dict(sizes)}; give more rows, or rows of more groups"
                 )
         return [Contrast(tuple(pairs), f"{self.name} ({part})") for part, pairs in parts.items()]
 
@@ -118,9 +156,14 @@ class Contrast:
     def texts(
         self, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None = None
     ) -> tuple[list[str], list[str]]:
-        """Positive and negative texts: prompts as `render` makes them model input, then the answers.
+        """Positive and negative texts: rendered prompts followed by the answers.
 
-        A prompt that has messages before it is rendered by `chat`, with them.
+        Args:
+            render: Turns a prompt into model input.
+            chat: Renders messages, for prompts that have earlier messages.
+
+        Raises:
+            InterpError: A prompt has earlier messages and there is no `chat`.
         """
         positive, negative = self.prompts(render, chat)
         return (
@@ -131,7 +174,7 @@ class Contrast:
     def prompts(
         self, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None = None
     ) -> tuple[list[str], list[str]]:
-        """The same without the answers."""
+        """The same texts without the answers."""
         sides = [pair.positive for pair in self.pairs], [pair.negative for pair in self.pairs]
         positive, negative = ([self._prompt(turn, render, chat) for turn in side] for side in sides)
         return positive, negative
@@ -143,8 +186,7 @@ class Contrast:
             return render(turn.prompt)
         if chat is None:
             raise InterpError(
-                f"{self.name}: {turn.prompt[:40]!r} has messages before it; pass a chat renderer too, such as "
-                "model.chat"
+                f"{self.name}: {turn.prompt[:40]!r} has earlier messages; pass a chat renderer too, such as model.chat"
             )
         return chat([message._asdict() for message in (*turn.before, Message("user", turn.prompt))])
 
@@ -155,7 +197,7 @@ class Contrast:
 
 
 def _groups(pairs: Sequence[TurnPair]) -> tuple[int, ...]:
-    """Pairs joined that share a prompt or a group's name: connected components, numbered as they come."""
+    """Groups of pairs that share a prompt or a group's name: connected components, numbered in order."""
     leader: dict[str, str] = {}
 
     def find(key: str) -> str:
@@ -176,9 +218,9 @@ def _keys(pair: TurnPair) -> list[str]:
 
 
 def _prompts(pair: TurnPair) -> list[str]:
-    """What each side asks, with all that came before it; case and spaces do not make another prompt of it."""
-    asked = (f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative))
-    return [" ".join(text.casefold().split()) for text in asked]
+    """The prompt of each side with its earlier messages, apart from case and spaces."""
+    prompts = (f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative))
+    return [" ".join(text.casefold().split()) for text in prompts]
 
 
 def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> TurnPair | None:
@@ -194,8 +236,8 @@ def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad
 
 def _require(pair: TurnPair, where: str) -> None:
     if not pair.positive.prompt.strip() or not pair.negative.prompt.strip():
-        raise InterpError(f"{where}: an empty prompt; both sides need text (skip_bad passes over such rows)")
+        raise InterpError(f"{where}: an empty prompt; both sides need text (skip_bad ignores such rows)")
     if pair.positive == pair.negative:
         raise InterpError(
-            f"{where}: both sides are equal, so nothing can be learned from it (skip_bad passes over such rows)"
+            f"{where}: both sides are equal, so nothing can be learned from it (skip_bad ignores such rows)"
         )

@@ -1,4 +1,4 @@
-"""Conversations as text: rendered with a tokenizer's chat template, and where the assistant's words stand in it."""
+"""Conversations as text: rendered with a chat template, with the places of the assistant's words."""
 
 import re
 from typing import Any
@@ -10,10 +10,25 @@ Span = tuple[int, int]
 
 
 def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Span]]:
-    """The text of a conversation, and the characters [begin, end) of each assistant message's content.
+    """Render a conversation with a chat template and find the assistant's words in the text.
 
-    Raises for a tokenizer without a chat template, and for a template that changes what an assistant said or rewrites
-    what came before it, so that its words can't be found.
+    Args:
+        conversation: Messages `{"role": …, "content": …}`.
+        tokenizer: A Hugging Face tokenizer with a chat template.
+
+    Returns:
+        The text, and the characters [begin, end) of each assistant message's content.
+
+    Raises:
+        InterpError: There is no chat template, or the template refuses the conversation, changes an assistant's words
+            or rewrites the text before them, so that they cannot be found.
+
+    Example:
+        >>> from interp.data import render_conversation
+        >>> messages = [{"role": "user", "content": "who bakes ?"}, {"role": "assistant", "content": "the baker ."}]
+        >>> text, [(begin, end)] = render_conversation(messages, model.tokenizer)
+        >>> text[begin:end]
+        'the baker .'
     """
     if tokenizer is None or tokenizer.chat_template is None:
         raise InterpError(
@@ -22,7 +37,7 @@ def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str
     try:
         text = tokenizer.apply_chat_template(conversation, tokenize=False)
         spans = [
-            _said(
+            _span(
                 text,
                 tokenizer.apply_chat_template(conversation[:turn], tokenize=False, add_generation_prompt=True),
                 message,
@@ -32,17 +47,17 @@ def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str
         ]
     except InterpError:
         raise
-    except Exception as problem:  # templates refuse by raising, each in its way
+    except Exception as problem:  # templates raise exceptions of any type
         raise InterpError(
-            f"the chat template refuses a conversation ({problem}); mend it, or give plain text"
+            f"the chat template refuses a conversation ({problem}); correct the conversation, or give plain text"
         ) from None
     return text, spans
 
 
-def _said(text: str, before: str, message: dict[str, str]) -> Span:
-    words = message["content"].strip()  # templates strip, or don't
+def _span(text: str, before: str, message: dict[str, str]) -> Span:
+    words = message["content"].strip()  # some templates strip the content
     begin = text.find(words, len(before)) if text.startswith(before) else -1
-    # Between a turn's opening and its words there is nothing, or a thought that the template left empty.
+    # Between the start of the turn and its words there is nothing, or a thought that the template left empty.
     if begin < 0 or not re.fullmatch(r"\s*(<think>\s*</think>\s*)?", text[len(before) : begin]):
         raise InterpError(
             f"the chat template does not keep an assistant's words in place ({words[:40]!r}); give plain text instead"

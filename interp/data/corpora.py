@@ -1,15 +1,15 @@
 """Corpora: documents one at a time, from files, folders, globs, URLs, Hugging Face datasets or memory.
 
-    .jsonl     one JSON object a line, the document in its field `text` (or another); blank lines are skipped
-    .parquet   one document a row, in the same field
-    .txt       one document a file
+    .jsonl     one JSON object per line, the document in its field `text` (or another); blank lines are skipped
+    .parquet   one document per row, in the same field
+    .txt       one document per file
 
 A document is a text, or a conversation: a list of messages `{"role": …, "content": …}`, whose further keys are for the
-chat template. A folder means every such file in it, at
-any depth, in the order of their paths, so that a corpus read twice is the same corpus. `.jsonl` and `.txt` may be
-compressed (`.gz`, `.xz`, `.bz2`; `.zst` where the package zstandard is installed). Paths may be URLs of any fsspec file
-system (`s3://…`, `hf://datasets/…`, `memory://…`). `hf:NAME[:CONFIG[:SPLIT]]` streams a Hugging Face dataset from the
-hub or reads one from a local folder. Files are streamed; only a .txt is held whole.
+chat template. A folder means every such file in it, at any depth, in the order of their paths, so that a corpus that is
+read twice is the same corpus. `.jsonl` and `.txt` may be compressed (`.gz`, `.xz`, `.bz2`; `.zst` where the package
+zstandard is installed). Paths may be URLs of any fsspec file system (`s3://…`, `hf://datasets/…`, `memory://…`).
+`hf:NAME[:CONFIG[:SPLIT]]` streams a Hugging Face dataset from the hub or reads one from a local folder. Files are
+streamed; only a .txt is held in memory.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from interp.core.jsonl import parse_object
 Conversation = list[dict[str, Any]]
 Document = str | Conversation
 Source = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
-Record = Callable[[], Document]  # gives the document, or raises what is wrong with it
+Record = Callable[[], Document]  # returns the document, or raises if it is broken
 
 _DATASET = "hf:"
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
@@ -39,12 +39,27 @@ _ROLES = ("system", "user", "assistant", "tool")
 def documents(
     source: Source, field: str = "text", skip_bad: bool = False, accept: Callable[[Document], object] | None = None
 ) -> Iterator[Document]:
-    """The documents of a corpus: a file, a folder, a glob of either, a URL, a dataset, or an iterable passed through.
+    """The documents of a corpus, one at a time.
 
-    A single str is a path. What an iterable gives is a text, a conversation, or a record with one of these in `field`,
-    as the rows of a `datasets.Dataset` are. A missing path raises here; an empty corpus, broken JSON, bytes that are
-    not UTF-8 and a missing field raise when they are reached, with the file and the line, and so does what `accept`
-    raises for. `skip_bad` passes over such records instead, and tells on the console how many there were.
+    Args:
+        source: A path, a glob or a URL of files or folders, or `hf:NAME` for a dataset; a str is always a path. Or an
+            iterable of texts, conversations or records, such as the rows of a `datasets.Dataset`.
+        field: The key or column that holds the document in a record.
+        skip_bad: Ignore broken records, and print how many there were.
+        accept: Called with each document; a document for which it raises InterpError is broken.
+
+    Returns:
+        An iterator of texts and conversations.
+
+    Raises:
+        InterpError: At once, if a path does not exist or holds no known files. On reaching it, with the file and the
+            line: broken JSON, bytes that are not UTF-8, a missing field, an empty corpus.
+
+    Example:
+        >>> from interp.data import documents
+        >>> _ = (tmp / "a.jsonl").write_text('{"text": "the baker ."}')
+        >>> list(documents(tmp)), list(documents([{"body": "the doctor ."}], field="body"))
+        (['the baker .'], ['the doctor .'])
     """
     if isinstance(source, Mapping):
         shown = ", ".join(map(str, source))
@@ -54,7 +69,7 @@ def documents(
     if not isinstance(source, str | Path):
         if not isinstance(source, Iterable):
             raise InterpError(f"a corpus of type {type(source).__name__}; expected a path, a URL or documents")
-        return _nonempty(_good(_passed(source, field), skip_bad, accept), "the corpus")
+        return _nonempty(_good(_records(source, field), skip_bad, accept), "the corpus")
     name = str(source)
     if not name.strip() or name == ".":
         raise InterpError(f"corpus {name!r}: no path; give a file, a folder, a glob, a URL or hf:NAME")
@@ -64,7 +79,12 @@ def documents(
 
 
 def texts(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[str]:
-    """The documents of a corpus of texts; a conversation raises."""
+    """The documents of a corpus of plain text. Arguments are those of `documents`; a conversation raises.
+
+    >>> from interp.data import texts
+    >>> list(texts(["the baker ."]))
+    ['the baker .']
+    """
     return map(_only_text, documents(source, field, skip_bad))
 
 
@@ -75,13 +95,13 @@ def _only_text(document: Document) -> str:
 
 
 class Digest:
-    """SHA-256 that identifies a sequence of documents, boundaries included, taken as they come."""
+    """SHA-256 of a sequence of documents, with their boundaries, updated document by document."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
 
     def update(self, document: Document) -> None:
-        """Count in the next document."""
+        """Take in the next document."""
         text = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
         encoded = text.encode()
         self._sha.update(len(encoded).to_bytes(8, "little") + encoded)
@@ -94,7 +114,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of some file system; `name` is how the user knows it."""
+    """A file of any file system; `name` is how the user knows it."""
 
     system: Any
     path: str
@@ -102,22 +122,22 @@ class _File:
 
     @property
     def kind(self) -> str:
-        """The ending that says how to read it, that of a compression taken off."""
+        """The file name's ending, without that of a compression."""
         return _kind(self.path)
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """Its bytes, decompressed. Raises with its name where the system, the compression or the format gives up."""
+        """Its bytes, decompressed. Raises, with its name, if it cannot be opened, decompressed or parsed."""
         try:
             with self.system.open(self.path, "rb", compression=_compression(self.path)) as content:
                 yield content
         except InterpError:
             raise
-        except Exception as problem:  # file systems and decoders raise whatever they like
-            raise InterpError(f"{self.name}: cannot be read ({_told(problem)}); restore the file") from None
+        except Exception as problem:  # file systems and decoders raise exceptions of any type
+            raise InterpError(f"{self.name}: cannot be read ({_reason(problem)}); restore the file") from None
 
 
-def _told(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     return f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"
 
 
@@ -137,25 +157,25 @@ def _files(source: str) -> list[_File]:
     try:
         system, path = url_to_fs(str(Path(source).expanduser()) if "://" not in source else source)
         if system.exists(path):
-            found = [path]
+            paths = [path]
         elif has_magic(source):
-            found = sorted(system.glob(path))
+            paths = sorted(system.glob(path))
         else:
             parent = str(PurePosixPath(path).parent)
-            beside = [PurePosixPath(other).name for other in system.ls(parent, False)] if system.isdir(parent) else []
+            siblings = [PurePosixPath(other).name for other in system.ls(parent, False)] if system.isdir(parent) else []
             raise InterpError(
-                f"corpus {source!r}: no such file or folder; {nearest(PurePosixPath(path).name, beside)}; "
+                f"corpus {source!r}: no such file or folder; {nearest(PurePosixPath(path).name, siblings)}; "
                 f"a Hugging Face dataset is {_DATASET}NAME"
             )
-        files = [file for item in found for file in (_inside(system, item) if system.isdir(item) else [item])]
+        files = [file for item in paths for file in (_inside(system, item) if system.isdir(item) else [item])]
     except InterpError:
         raise
     except Exception as problem:
         raise InterpError(
-            f"corpus {source!r}: cannot be listed ({_told(problem)}); give a path or URL that can"
+            f"corpus {source!r}: cannot be listed ({_reason(problem)}); give another path or URL"
         ) from None
     if not files:
-        raise InterpError(f"corpus {source!r}: no {', '.join(_READERS)} files there; give a path that has some")
+        raise InterpError(f"corpus {source!r}: no {', '.join(_READERS)} files there; give a path with such files")
     return [_known(_File(system, file, system.unstrip_protocol(file) if "://" in source else file)) for file in files]
 
 
@@ -168,21 +188,21 @@ def _known(file: _File) -> _File:
 
 
 def _inside(system: Any, folder: str) -> list[str]:
-    found = sorted(system.find(folder))
-    names = {PurePosixPath(file).name for file in found}
+    files = sorted(system.find(folder))
+    names = {PurePosixPath(file).name for file in files}
     if names & {"state.json", "dataset_dict.json"}:
         raise InterpError(f"corpus {folder!r} is a saved Hugging Face dataset; give it as {_DATASET}{folder}")
-    return [file for file in found if _kind(file) in _READERS]
+    return [file for file in files if _kind(file) in _READERS]
 
 
 def _dataset(spec: str, field: str) -> Iterator[Record]:
-    """Records of a dataset named on the hub (streamed), of a local folder of files, or of one saved to disk."""
+    """Records of a dataset: streamed from the hub, in a local folder of files, or saved to disk."""
     import datasets
 
     name, config, split, *more = (*spec.removeprefix(_DATASET).split(":"), "", "")
     if any(more):
         raise InterpError(
-            f"dataset {spec!r}: more than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object for parts of one"
+            f"dataset {spec!r}: more parts than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object for parts of one"
         )
     folder = Path(name).expanduser()
     try:
@@ -200,15 +220,15 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
             yield partial(_document, row, f"{spec}, row {number}", field)
     except InterpError:
         raise
-    except Exception as problem:  # the loaders and the network raise whatever they like
+    except Exception as problem:  # loaders and the network raise exceptions of any type
         raise InterpError(
-            f"dataset {spec!r} can't be read ({_told(problem)}); expected {_DATASET}NAME[:CONFIG[:SPLIT]], "
+            f"dataset {spec!r} can't be read ({_reason(problem)}); expected {_DATASET}NAME[:CONFIG[:SPLIT]], "
             "a name on the hub or a folder"
         ) from None
 
 
 def _good(records: Iterator[Record], skip_bad: bool, accept: Callable[[Document], object] | None) -> Iterator[Document]:
-    """The documents; a bad record raises when it is read, or is counted."""
+    """The documents. A bad record raises when it is read, or is counted if `skip_bad`."""
     skipped = 0
     try:
         for number, record in enumerate(records):
@@ -222,9 +242,9 @@ def _good(records: Iterator[Record], skip_bad: bool, accept: Callable[[Document]
                 skipped += 1
             else:
                 yield document
-    finally:  # a reader that has enough tokens stops before the end
+    finally:  # the reader may stop before the end
         if skipped:
-            print(f"interp: passed over {skipped} bad records", file=sys.stderr)
+            print(f"interp: ignored {skipped} bad records", file=sys.stderr)
 
 
 def _accepted(accept: Callable[[Document], object], document: Document, number: int) -> None:
@@ -269,7 +289,7 @@ def _parquet(file: _File, field: str) -> Iterator[Record]:
                     number += 1
                     yield partial(_document, row, f"{file.name}, row {number}", field)
         except (OSError, pyarrow.ArrowInvalid) as problem:
-            raise InterpError(f"{file.name}: damaged behind row {number} ({problem}); restore it") from None
+            raise InterpError(f"{file.name}: damaged after row {number} ({problem}); restore it") from None
 
 
 def _txt(file: _File, field: str) -> Iterator[Record]:
@@ -287,7 +307,7 @@ _READERS: dict[str, Callable[[_File, str], Iterator[Record]]] = {
 }
 
 
-def _passed(records: Iterable[Any], field: str) -> Iterator[Record]:
+def _records(records: Iterable[Any], field: str) -> Iterator[Record]:
     for number, record in enumerate(records):
         yield partial(_document, record, f"document {number}", field)
 
@@ -300,7 +320,7 @@ def _utf8(content: bytes, where: str) -> str:
 
 
 def _document(value: Any, where: str, field: str) -> Document:
-    """A text, a conversation, or the one in a record's field, checked."""
+    """A text or a conversation, bare or in a record's field, after checks."""
     if isinstance(value, Mapping):
         if field not in value and "role" in value:
             raise InterpError(f"{where}: a message where a document is expected; a conversation is a list of messages")
@@ -316,9 +336,9 @@ def _document(value: Any, where: str, field: str) -> Document:
 
 def _message(turn: Any, where: str) -> dict[str, Any]:
     if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
-        raise InterpError(f"{where}: {turn!r} is no message; expected role ({', '.join(_ROLES)}) and content")
-    said = "" if turn.get("content") is None and turn.get("tool_calls") else turn.get("content")
-    return {**turn, "content": _text(said, f"{where}, {turn['role']}")}
+        raise InterpError(f"{where}: {turn!r} is not a message; expected role ({', '.join(_ROLES)}) and content")
+    content = "" if turn.get("content") is None and turn.get("tool_calls") else turn.get("content")
+    return {**turn, "content": _text(content, f"{where}, {turn['role']}")}
 
 
 def _text(value: Any, where: str) -> str:
@@ -327,14 +347,14 @@ def _text(value: Any, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as problem:
-        # JSON can escape half of a surrogate pair, which no tokenizer takes.
+        # JSON can escape half of a surrogate pair, which no tokenizer accepts.
         raise InterpError(f"{where}: half a surrogate pair at character {problem.start}; repair the text") from None
     return value
 
 
-def _nonempty(found: Iterator[Document], name: str) -> Iterator[Document]:
+def _nonempty(source: Iterator[Document], name: str) -> Iterator[Document]:
     count = 0
-    for count, document in enumerate(found, start=1):  # noqa: B007 (read after the loop)
+    for count, document in enumerate(source, start=1):  # noqa: B007 (read after the loop)
         yield document
     if not count:
         raise InterpError(f"{name} is empty; expected at least one document")

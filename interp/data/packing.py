@@ -1,16 +1,15 @@
-"""Packing: documents laid end to end in rows of one length, so that no computation is spent on padding.
+"""Packing: documents placed end to end in rows of one length, so that no computation is spent on padding.
 
-1. `encode` turns documents into tokens, each beginning with BOS where the tokenizer has one, and keeps which characters
-   of the document each token stands for.
-2. `pack` puts each document into the first open row with room for it; only one longer than a row is split.
-3. Position ids restart at 0 with every piece. Given `input_ids` and `position_ids` and no attention mask,
-   transformers reads the restarts as boundaries and attends within each piece alone: a packed document's
-   activations are those it has alone.
+1. `encode` turns documents into tokens, with BOS first where the tokenizer has one, and keeps which characters of the
+   document each token stands for.
+2. `pack` puts each document into the first open row with room for it. Only a document longer than a row is split.
+3. Position ids restart at 0 with every piece. Given `input_ids` and `position_ids` and no attention mask, transformers
+   reads the restarts as boundaries and attends within each piece only: the activations of a packed document are those
+   that it has by itself.
 
-Some architectures do not read the restarts, and their documents would leak into each other. For these each
-piece gets a row of its own (`together=False`), padded on the right, where causal attention never looks.
-
-A document that is split loses its earlier part from view, as it would at the model's context length.
+Limitations: some architectures ignore the restarts, so that packed documents would attend to each other. For these,
+`together=False` gives each piece its own row, padded on the right, where causal attention never looks. A document that
+is split loses its earlier part from view, as it would at the model's context length.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,17 +27,17 @@ from interp.data.corpora import Document
 
 PADDING = -1
 Keep = Literal["all", "inner", "assistant"]
-# Rows kept open for a document that fits; the fullest is closed when there are more.
+# Number of rows kept open for further documents; beyond it, the fullest row is closed.
 _OPEN_ROWS = 32
 _ENCODED_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A document's tokens, the characters [begin, end) that each stands for, and which are an assistant's words.
+    """A document's tokens, the characters [begin, end) of each, and which are an assistant's words.
 
-    Characters are those of the document, of a conversation as it is rendered. A BOS that was added stands for none, and
-    so do all tokens of a tokenizer that can't tell (those written in Python): begin and end are 0.
+    Characters count in the document, or in the rendered text of a conversation. Begin and end are 0 for a BOS that was
+    added, and for all tokens of a tokenizer written in Python, which does not report characters.
     """
 
     ids: Int[Tensor, "token"]
@@ -48,7 +47,7 @@ class Encoded:
 
     @classmethod
     def of(cls, ids: list[int]) -> "Encoded":
-        """Bare ids, of which no character is known."""
+        """Token ids without characters."""
         none = torch.zeros(len(ids), dtype=torch.long)
         return cls(torch.tensor(ids, dtype=torch.long), none, none, none.bool())
 
@@ -56,15 +55,27 @@ class Encoded:
         return len(self.ids)
 
     def part(self, start: int, stop: int | None) -> "Encoded":
-        """Some of the tokens."""
+        """The tokens from `start` up to `stop`."""
         return Encoded(*(getattr(self, field.name)[start:stop] for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class PackedRows:
-    """Rows of documents. `document` is the number of each token's document, -1 on padding at a row's end.
+    """Rows of packed documents.
 
-    `begin`, `end` and `assistant` are those of `Encoded`.
+    Attributes:
+        ids: Token ids, (batch, pos).
+        position_ids: Position of each token in its piece of a document.
+        document: Number of each token's document, -1 on padding at the end of a row.
+        begin: First character of each token in its document.
+        end: The character after its last one.
+        assistant: True on an assistant's words.
+
+    Example:
+        >>> from interp.data import encode, pack
+        >>> rows = pack(encode(["the baker .", "the doctor ."], model.tokenizer), context=16)
+        >>> len(rows), int(rows.mask.sum()), rows.document.unique().tolist()
+        (1, 15, [-1, 0, 1])
     """
 
     ids: Int[Tensor, "batch pos"]
@@ -76,33 +87,33 @@ class PackedRows:
 
     @property
     def mask(self) -> Bool[Tensor, "batch pos"]:
-        """True on real tokens."""
+        """True on tokens that are not padding."""
         return self.document != PADDING
 
     @property
     def inner(self) -> Bool[Tensor, "batch pos"]:
-        """True on real tokens but the first of each piece, which models use as an attention sink."""
+        """True on all tokens except padding and the first of each piece, which models use as an attention sink."""
         return self.position_ids > 0
 
     @property
     def predicted(self) -> Bool[Tensor, "batch pos_minus_1"]:
-        """Whether each token but the row's last has a successor in its piece, which it predicts."""
+        """Whether each token, the row's last apart, predicts a next token of its piece."""
         return self.inner[:, 1:]
 
     def kept(self, keep: Keep) -> Bool[Tensor, "batch pos"]:
-        """True on the tokens that a filter keeps: all real ones, those after a piece's first, an assistant's words."""
+        """True on the tokens that a filter keeps: "all", "inner" (not first of a piece), "assistant" (its words)."""
         return {"all": self.mask, "inner": self.inner, "assistant": self.assistant}[keep]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def rows(self, start: int, stop: int) -> "PackedRows":
-        """A part of the rows, without the columns at their end that this part does not need."""
+        """The rows from `start` up to `stop`, without columns at the end that hold only padding."""
         filled = (self.document[start:stop] != PADDING).any(0).nonzero()
         return self.part(slice(start, stop), slice(0, int(filled[-1]) + 1 if len(filled) else 1))
 
     def part(self, rows: slice | Int[Tensor, "row"], columns: slice) -> "PackedRows":
-        """Some rows and columns."""
+        """The given rows and columns."""
         return PackedRows(*(getattr(self, field.name)[rows, columns] for field in fields(self)))
 
     def batches(self, size: int) -> Iterator["PackedRows"]:
@@ -117,10 +128,21 @@ class PackedRows:
 def encode(
     documents: Iterable[Document], tokenizer: Any, tokens: int | None = None, bos_first: bool = True
 ) -> Iterator[Encoded]:
-    """The tokens of each document, BOS first where the tokenizer has one and the text does not begin with it.
+    """The tokens of each document.
 
-    Conversations are rendered with the chat template. `bos_first=False` adds no BOS. `tokens` ends the stream after
-    that many, cutting the last document short.
+    Args:
+        documents: Texts, or conversations, which are rendered with the chat template.
+        tokenizer: A Hugging Face tokenizer.
+        tokens: Stop after this many tokens, cutting the last document short; None for no end.
+        bos_first: Begin each document with BOS, where the tokenizer has one and the text does not begin with it.
+
+    Raises:
+        InterpError: There is no tokenizer, or one that does not report characters for a conversation.
+
+    Example:
+        >>> from interp.data import encode
+        >>> [document.ids.tolist() for document in encode(["the baker ."], model.tokenizer)]
+        [[1, ...]]
     """
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
@@ -128,7 +150,7 @@ def encode(
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
         texts = [(text, []) if isinstance(text, str) else render_conversation(text, tokenizer) for text in together]
-        found = tokenizer(
+        encoded = tokenizer(
             [text for text, _ in texts],
             add_special_tokens=False,
             return_offsets_mapping=tokenizer.is_fast,
@@ -137,15 +159,15 @@ def encode(
         for index, (_, spans) in enumerate(texts):
             if left == 0:
                 return
-            characters = found["offset_mapping"][index] if tokenizer.is_fast else None
-            document = _encoded(found["input_ids"][index], characters, spans, bos).part(0, left)
+            characters = encoded["offset_mapping"][index] if tokenizer.is_fast else None
+            document = _encoded(encoded["input_ids"][index], characters, spans, bos).part(0, left)
             left = None if left is None else left - len(document)
             yield document
 
 
 def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], bos: int | None) -> Encoded:
     if spans and characters is None:
-        raise InterpError("this tokenizer does not say which characters its tokens stand for; give plain text")
+        raise InterpError("this tokenizer does not report the characters of its tokens; give plain text")
     if bos is not None and ids[:1] != [bos]:
         ids, characters = [bos, *ids], None if characters is None else [(0, 0), *characters]
     if characters is None:
@@ -153,15 +175,28 @@ def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], b
     begin, end = torch.tensor(characters, dtype=torch.long).reshape(-1, 2).unbind(1)
     assistant = torch.zeros(len(ids), dtype=torch.bool)
     for first, last in spans:
-        # A token that reaches beyond the words, as those that join a space do, counts if any character is theirs.
+        # A token that extends beyond the words, such as one with a leading space, counts if it shares a character.
         assistant |= (end > first) & (begin < last)
     return Encoded(torch.tensor(ids, dtype=torch.long), begin, end, assistant)
 
 
 def pack(documents: Iterable[Encoded], context: int, pad: int = 0, together: bool = True) -> PackedRows:
-    """Rows of `context` tokens, all at once. A document without tokens takes no room but keeps its number.
+    """Pack documents into rows, all at once.
 
-    `together=False` puts every piece in a row of its own. Raises for a context below 2 and a corpus without a token.
+    Args:
+        documents: Encoded documents. One without tokens takes no room but keeps its number.
+        context: Tokens per row, at least 2.
+        pad: Token id of padding.
+        together: Put several documents into a row; False gives each piece its own row.
+
+    Raises:
+        InterpError: The context is below 2, or the corpus has no tokens.
+
+    Example:
+        >>> from interp.data import encode, pack
+        >>> documents = list(encode(["the baker .", "the doctor ."], model.tokenizer))
+        >>> pack(documents, context=16).ids.shape, pack(documents, context=16, together=False).ids.shape
+        (torch.Size([1, 16]), torch.Size([2, 16]))
     """
     rows = list(assign_rows(enumerate(documents), context, together))
     if not rows:
@@ -173,12 +208,12 @@ Piece = tuple[int, Encoded]
 
 
 def assign_rows(documents: Iterable[Piece], context: int, together: bool = True) -> Iterator[list[Piece]]:
-    """Rows as pieces with the number of their document, each as soon as it is full or, among the open ones, fullest.
+    """Rows as lists of pieces with the numbers of their documents, each as soon as it is closed.
 
-    Memory is bounded by the open rows, however long the corpus.
+    A row closes when it is full, or when it is the fullest of too many open ones: memory is bounded by the open rows.
     """
     if context < 2:
-        raise InterpError(f"context is {context}; expected at least 2 tokens a row")
+        raise InterpError(f"context is {context}; expected at least 2 tokens per row")
     rows: dict[int, list[Piece]] = {}
     room: dict[int, int] = {}
     opened = 0
@@ -201,7 +236,7 @@ def assign_rows(documents: Iterable[Piece], context: int, together: bool = True)
 
 
 def lay_out(rows: list[list[Piece]], context: int, pad: int = 0) -> PackedRows:
-    """Placed rows as tensors."""
+    """Rows of pieces as tensors."""
     shape = (len(rows), context)
     ids, position_ids, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
     begin, end, assistant = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.zeros(shape).bool()

@@ -1,4 +1,18 @@
-"""Sparse autoencoders: trained on a store, measured in the model, read feature by feature."""
+"""Sparse autoencoders, transcoders and crosscoders: trained on activations, measured in the model, read by latent.
+
+In reading order:
+
+- `nonlinearities`: which latents fire: TopK or JumpReLU.
+- `code`: the latents that fire on each token, as a sparse code.
+- `config`: how to train, and the records of a trained autoencoder.
+- `coder`: `SparseAutoencoder`: encode, decode, save and load.
+- `training`: `train`, from kinds and gradients to the run folder.
+- `splice`: a forward pass with the reconstruction in place of the activations.
+- `metrics`: variance explained, and the loss that the reconstruction costs.
+- `feature`: the page of a latent: top snippets, promoted tokens, nearest latents.
+- `neuronpedia`: such pages in Neuronpedia's JSON.
+- `file_formats`: autoencoders of SAELens, sparsify, dictionary_learning and Gemma Scope.
+"""
 
 from interp.core.lazy import lazy_exports
 

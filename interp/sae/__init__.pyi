@@ -12,7 +12,7 @@ from .nonlinearities import JumpReLU as JumpReLU
 from .nonlinearities import TopK as TopK
 from .training.bundle import TrainingPlan as TrainingPlan
 from .training.fine_tuning import finetune as finetune
-from .training.trackers import tracker as tracker
 from .training.trainer import TrainedSae as TrainedSae
+from .training.trainer import tracker as tracker
 from .training.trainer import train as train
 from .training.trainer import train_all as train_all

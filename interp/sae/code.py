@@ -1,4 +1,4 @@
-"""A sparse code: which latents fire on each token and how strongly, whatever their number."""
+"""A sparse code: which latents fire on each token and how strongly, with any number per token."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from torch.nn.functional import embedding_bag, linear
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """Entries in the order of their tokens. A value of 0 did not fire; `count` is the number of tokens."""
+    """Entries in the order of their tokens. An entry of value 0 did not fire; `count` is the number of tokens."""
 
     values: Float[Tensor, "entry"]
     latents: Int[Tensor, "entry"]
@@ -20,14 +20,14 @@ class Code:
 
     @classmethod
     def of_rows(cls, values: Float[Tensor, "token k"], latents: Int[Tensor, "token k"]) -> "Code":
-        """As many entries for each token."""
+        """A code with k entries for each token."""
         count, k = latents.shape
         tokens = torch.arange(count, device=latents.device).repeat_interleave(k)
         return cls(values.flatten(), latents.flatten(), tokens, count)
 
     @classmethod
     def joined(cls, codes: "list[Code]") -> "Code":
-        """The codes of consecutive tokens as one."""
+        """The codes of consecutive tokens as one code."""
         starts = [0]
         for code in codes:
             starts.append(starts[-1] + code.count)
@@ -36,11 +36,11 @@ class Code:
         return cls(values, latents, torch.cat(tokens), starts[-1])
 
     def decode(self, rows: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "token d_out"]:
-        """The sum of each token's rows, weighted by its values."""
+        """For each token, the sum of its latents' rows, weighted by its values."""
         return bag_sums(rows, self.latents, self.values.to(rows.dtype), self.tokens, self.count)
 
     def dense(self, d_sae: int) -> Float[Tensor, "token d_sae"]:
-        """Every latent of every token, zeros included."""
+        """All latents of all tokens, zeros included."""
         return self.values.new_zeros(self.count, d_sae).index_put((self.tokens, self.latents), self.values)
 
 
@@ -51,7 +51,7 @@ def bag_sums(
     bags: Int[Tensor, "entry"],
     number: int,
 ) -> Float[Tensor, "bag d_out"]:
-    """Sums of weighted rows over the entries of each bag; entries come in the order of their bags."""
+    """For each bag, the sum of its entries' rows times their weights; entries are in the order of their bags."""
     if not number:
         return rows.new_zeros(0, rows.shape[1])
     if _has_kernels(rows.device):
@@ -69,10 +69,10 @@ def _has_kernels(device: torch.device) -> bool:
 def pre_activations(
     x: Float[Tensor, "*batch d_in"], W_enc: Float[Tensor, "d_sae d_read"], b_enc: Float[Tensor, "d_sae"]
 ) -> Float[Tensor, "*batch d_sae"]:
-    """What the nonlinearity is put to.
+    """The encoder's output, to which the nonlinearity is applied.
 
-    Where the encoder's rows are narrower than x, latents come in as many equal groups as the rows go into x, each of
-    which reads its own part.
+    Where the encoder's rows are narrower than x, x has several parts of their width, and latents form as many equal
+    groups: each group reads its own part.
     """
     groups = x.shape[-1] // W_enc.shape[1]
     if groups == 1:

@@ -1,23 +1,24 @@
-"""SparseAutoencoder: activations of a site as few latents out of many, and back.
+"""SparseAutoencoder: the activations of a site as few latents out of many, and back.
 
     latents = nonlinearity(W_enc x + b_enc)        x_hat = W_dec^T latents + b_dec (+ W_skip x)
 
-What it reads and what it writes make it one of
+The sites that it reads and writes make it one of
 
-- an autoencoder: both are one site;
+- an autoencoder: it reads and writes one site;
 - a transcoder: it writes another site than it reads, with W_skip if it is a skip transcoder (Paulo et al. 2025,
   https://arxiv.org/abs/2501.18823);
-- a crosscoder: both are the same several sites, or one site of two models, side by side (Lindsey et al. 2024,
-  https://transformer-circuits.pub/2024/crosscoders);
-- a cross-layer transcoder: it reads several sites, writes several others, and W_enc has rows of one site's width:
-  latents come in as many equal groups as there are sites to read, and each group reads its own.
+- a crosscoder: it reads and writes the same several sites, or one site of two models, side by side (Lindsey et al.
+  2024, https://transformer-circuits.pub/2024/crosscoders);
+- a cross-layer transcoder: it reads several sites and writes several others, and W_enc has rows of one site's width.
+  Latents form as many equal groups as there are sites to read, and each group reads its own site.
 
-It reads raw activations: whatever centring and scaling it was trained with is folded into its tensors. So is the kind
-it was trained as: a saved autoencoder takes the largest k latents of a token, or those above their thresholds.
-Decoder rows have unit norm,
-so a latent's value is the length it adds to the reconstruction; TopK ranks latents by value, so its rows have norms as
-they were trained, near one. The first token of a document is outside its knowledge: models park attention there, with
-norms far from all others, so training and measures leave it out.
+It reads raw activations: centring, scaling and the kind it was trained as are folded into its tensors. A saved
+autoencoder takes the k largest latents of a token, or those above their thresholds. Decoder rows have unit norm, so
+that a latent's value is the length that it adds to the reconstruction. TopK ranks latents by value, so its rows keep
+the norms they were trained with, near one.
+
+Limitations: the first token of a document is left out of training and measurements. Models use it as an attention sink,
+with a norm far from all others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,32 @@ _OPTIONAL = ("threshold", "W_skip")
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class SparseAutoencoder:
-    """See the module. `threshold` comes with JumpReLU alone. `reads` and `writes` are side by side in x and x_hat."""
+    """An autoencoder, transcoder or crosscoder; the sites decide.
+
+    Args:
+        W_enc: Encoder rows, (d_sae, d_in), or (d_sae, d_read) for a cross-layer transcoder.
+        b_enc: Encoder biases, (d_sae).
+        W_dec: Decoder rows, (d_sae, d_out).
+        b_dec: Decoder bias, (d_out).
+        nonlinearity: TopK or JumpReLU.
+        reads: The sites that x consists of, side by side.
+        writes: The sites that x_hat consists of, side by side.
+        config: How it was trained, if it was trained here.
+        metrics: What `evaluate` measured, if it was kept.
+        threshold: Thresholds of the latents, (d_sae), for JumpReLU only.
+        W_skip: The linear map of a skip transcoder, (d_out, d_in).
+
+    Raises:
+        InterpError: Shapes, thresholds or k do not fit together.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> sae.encode(2 * rows).diagonal(), torch.equal(sae(rows), rows)
+        (tensor([2., 2., 2., 2.]), True)
+    """
 
     W_enc: Float[Tensor, "d_sae d_read"]
     b_enc: Float[Tensor, "d_sae"]
@@ -84,7 +110,7 @@ class SparseAutoencoder:
     def site(self) -> Site:
         """The site it reads and writes. Raises for transcoders and crosscoders, which have no such site."""
         if len(self.reads) > 1 or self.reads != self.writes:
-            raise InterpError(f"{self} is no autoencoder of one site, which this needs")
+            raise InterpError(f"{self} is not an autoencoder of one site, which is needed here")
         return Site.parse(self.reads[0].site)
 
     @property
@@ -93,7 +119,7 @@ class SparseAutoencoder:
         models = {place.model.digest: place.model for place in (*self.reads, *self.writes)}
         if len(models) > 1:
             names = ", ".join(model.name for model in models.values())
-            raise InterpError(f"{self} belongs to {names}, and this needs one of a single model")
+            raise InterpError(f"{self} belongs to {names}; one of a single model is needed here")
         return next(iter(models.values()))
 
     def __repr__(self) -> str:
@@ -112,12 +138,12 @@ class SparseAutoencoder:
 
     @property
     def d_in(self) -> int:
-        """Width of what it reads."""
+        """Width of all sites that it reads."""
         return sum(place.width for place in self.reads)
 
     @property
     def d_out(self) -> int:
-        """Width of what it writes."""
+        """Width of all sites that it writes."""
         return self.W_dec.shape[1]
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
@@ -125,32 +151,32 @@ class SparseAutoencoder:
         return self.encode_sparse(x).dense(self.d_sae).view(*x.shape[:-1], self.d_sae).float()
 
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> Code:
-        """The latents that fire on each token, tokens counted through all leading axes."""
+        """The latents that fire on each token; tokens are numbered through all leading axes."""
         rows = x.reshape(-1, x.shape[-1])
-        # A few hundred tokens at a time: all pre-activations at once would be the largest tensor by far.
+        # A few hundred tokens at a time: all pre-activations together would be the largest tensor by far.
         parts = [self.nonlinearity.code(self._pre(part), self.threshold) for part in rows.split(_ROWS)]
         return Code.joined(parts)
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        """Activations from all latents, without what W_skip would add."""
+        """Activations from all latents, without the part of W_skip."""
         return features @ self.W_dec + self.b_dec
 
     def decode_sparse(self, code: Code, x: Float[Tensor, "token d_in"] | None = None) -> Float[Tensor, "token d_out"]:
-        """Activations from a code, as `encode_sparse` gives it. A skip transcoder needs what was encoded, too."""
-        found = code.decode(self.W_dec) + self.b_dec
+        """Activations from a code of `encode_sparse`. A skip transcoder needs x, the activations encoded, too."""
+        decoded = code.decode(self.W_dec) + self.b_dec
         if self.W_skip is None:
-            return found
+            return decoded
         if x is None:
-            raise InterpError(f"{self} adds W_skip x to what its latents say; give x=, what was encoded")
-        return found + linear(x.to(found.dtype), self.W_skip)
+            raise InterpError(f"{self} adds W_skip x to its decoded latents; give x=, the activations encoded")
+        return decoded + linear(x.to(decoded.dtype), self.W_skip)
 
     def __call__(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """The reconstruction of activations, or what a transcoder predicts from them, in their own type."""
-        found = self.decode_sparse(self.encode_sparse(x), x.reshape(-1, x.shape[-1]))
-        return found.view(*x.shape[:-1], self.d_out).to(x.dtype)
+        """The reconstruction of activations, or a transcoder's prediction, in the type of x."""
+        decoded = self.decode_sparse(self.encode_sparse(x), x.reshape(-1, x.shape[-1]))
+        return decoded.view(*x.shape[:-1], self.d_out).to(x.dtype)
 
     def norms(self) -> Float[Tensor, "place d_sae"]:
-        """Length of each latent's decoder row in each place that is written."""
+        """Norm of each latent's decoder row at each site that is written."""
         return torch.stack([part.norm(dim=1) for part in self.W_dec.split([place.width for place in self.writes], 1)])
 
     def _pre(self, x: Tensor) -> Tensor:
@@ -159,41 +185,41 @@ class SparseAutoencoder:
         return pre_activations(x.to(self.W_enc.dtype), self.W_enc, self.b_enc)
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "SparseAutoencoder":
-        """The same on another device, or in another type for its products too: bfloat16 is faster and rougher."""
+        """The same autoencoder on another device or in another type; bfloat16 is faster and less precise."""
         return replace(self, **{name: x.to(device=device, dtype=dtype) for name, x in self._named().items()})
 
     def require(self, model: HookedModel) -> None:
-        """Raise unless this is the model the SAE was trained on."""
+        """Raise unless this is the model that the autoencoder was trained on."""
         self.model.check(model.reference, "this SAE")
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights and their card into a new folder."""
+        """Write weights and card into a new folder."""
         with new_folder(folder) as out:
             safetensors.torch.save_file(self.tensors(), out / WEIGHTS)
-            made = {"sha256": sha256_file(out / WEIGHTS), "versions": versions()}
-            write_json(out / CARD, self.card().model_dump() | made)
+            provenance = {"sha256": sha256_file(out / WEIGHTS), "versions": versions()}
+            write_json(out / CARD, self.card().model_dump() | provenance)
 
     @classmethod
     def load(cls, folder: str | Path) -> "SparseAutoencoder":
-        """Read a saved SAE. Raises for a missing, damaged or misshapen one, and for unknown fields."""
+        """Read a saved autoencoder. Raises if it is missing, damaged or misshapen, and for unknown fields."""
         path = Path(folder)
         record = SaeCard.parse(read_json(path / CARD), source=str(path / CARD))
         if not (path / WEIGHTS).is_file() or sha256_file(path / WEIGHTS) != record.sha256:
-            raise InterpError(f"{path / WEIGHTS}: missing or damaged (its SHA-256 is not that in {CARD}); restore it")
+            raise InterpError(f"{path / WEIGHTS}: missing or damaged (its SHA-256 differs from {CARD}); restore it")
         tensors = _read(path / WEIGHTS)
         require_shapes(tensors, record.reads, record.writes, str(path / WEIGHTS))
         return cls.of(record, tensors)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name, on the CPU."""
-        return {name: x.cpu().contiguous() for name, x in self._named().items()}
+        """Copies of its tensors by name, on the CPU; encoder and decoder may share memory, files may not."""
+        return {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in self._named().items()}
 
     def _named(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in (*_TENSORS, *_OPTIONAL)}
         return {name: x for name, x in named.items() if x is not None}
 
     def card(self) -> SaeCard:
-        """All of it but the tensors."""
+        """All of it except the tensors."""
         return SaeCard(
             reads=self.reads,
             writes=self.writes,
@@ -217,7 +243,7 @@ class SparseAutoencoder:
         )
 
     def _repr_html_(self) -> str:
-        kind = f"{self.nonlinearity.k} a token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"
+        kind = f"{self.nonlinearity.k} per token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"
         size = f"{self.d_sae:,} latents, {kind}, width {self.d_in}"
         models = ", ".join(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
         measured = [] if self.metrics is None else [(n, f"{v:.4g}") for n, v in self.metrics.model_dump().items()]
@@ -243,20 +269,20 @@ def _read(file: Path) -> dict[str, Tensor]:
 def require_shapes(
     tensors: Mapping[str, Tensor], reads: Sequence[SiteColumns], writes: Sequence[SiteColumns], where: str
 ) -> None:
-    """Raise unless an autoencoder's tensors go together, by the name of the one that does not."""
+    """Raise unless an autoencoder's tensors fit together; the error names the one that does not."""
     d_in, d_out = (sum(place.width for place in side) for side in (reads, writes))
     d_sae, d_read = tensors["W_enc"].shape
     if d_read != d_in and (d_sae % len(reads) or {place.width for place in reads} != {d_read}):
         raise InterpError(f"{where}: W_enc has shape {(d_sae, d_read)}; expected rows of width {d_in}")
     shapes = {"b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "threshold": (d_sae,)}
     for name, shape in (shapes | {"W_skip": (d_out, d_in)}).items():
-        if name in tensors and (found := tuple(tensors[name].shape)) != shape:
-            raise InterpError(f"{where}: {name} has shape {found}; expected {shape}, to go with W_enc")
+        if name in tensors and (actual := tuple(tensors[name].shape)) != shape:
+            raise InterpError(f"{where}: {name} has shape {actual}; expected {shape}, to go with W_enc")
 
 
 def unit_rows(tensors: Mapping[str, Tensor], norms: Tensor | None = None) -> dict[str, Tensor]:
-    """The same autoencoder with decoder rows of norm one, or divided by these norms, and latents as much larger."""
-    by = tensors["W_dec"].norm(dim=1).clamp(min=1e-12) if norms is None else norms
-    scaled = {name: tensors[name] * by for name in ("b_enc", "threshold") if name in tensors}
-    rows = {"W_enc": tensors["W_enc"] * by[:, None], "W_dec": tensors["W_dec"] / by[:, None]}
+    """The same autoencoder with decoder rows divided by their norms, or by these, and latents multiplied by them."""
+    norms = tensors["W_dec"].norm(dim=1).clamp(min=1e-12) if norms is None else norms
+    scaled = {name: tensors[name] * norms for name in ("b_enc", "threshold") if name in tensors}
+    rows = {"W_enc": tensors["W_enc"] * norms[:, None], "W_dec": tensors["W_dec"] / norms[:, None]}
     return {**tensors, **scaled, **rows}

@@ -1,14 +1,12 @@
-"""The page of a feature: when a latent fires, on what text, what it promotes, and which latents are like it.
+"""The page of a latent: when it fires, on what text, which tokens it promotes, and which latents are similar.
 
-1. One pass over a corpus finds every token on which the latents fire (`firings`); first tokens of documents
-   are left out.
-2. Top snippets come from distinct documents, each around its document's largest activation.
-3. Promoted and suppressed tokens are the direct effect of the decoder row on the logits (`models.unembedding`).
+1. One pass over a corpus collects every token on which the latents fire; first tokens of documents are left out.
+2. Top snippets come from different documents, each around its document's largest activation.
+3. Promoted and suppressed tokens are the direct effect of the decoder row on the logits
+   (`interp.models.architectures.unembedding`).
 
-What it does not know: what a feature means. Top activations show its extremes, which can mislead about the
-rest; look at the histogram and test by intervention.
-
-Where latents fire in a corpus: for each of them, the tokens and the values.
+Limitations: a page does not say what a latent means. Top activations are extremes and can mislead about the rest; look
+at the histogram, and test by intervention.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,10 +30,13 @@ from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 
+_BEFORE, _AFTER = 24, 8  # tokens of a snippet around its peak
+_BINS, _WORDS, _NEAREST = 20, 10, 5
+
 
 @dataclass(frozen=True, eq=False)
 class Firings:
-    """The tokens on which a latent fires, as places in the flattened rows of a corpus, and its values."""
+    """The tokens on which a latent fires, as indices into the flattened rows of a corpus, and its values."""
 
     places: Int[Tensor, "firing"]
     values: Float[Tensor, "firing"]
@@ -55,21 +56,17 @@ def collect_firings(
     parts = []
     for start in track(range(0, len(packed), batch_size), "features"):
         batch = packed.rows(start, start + batch_size)
-        found = model.forward_to(sites, batch.model_inputs(model.device))
-        x = torch.cat([found[site].flatten(2) for site in sites], dim=2)
+        activations = model.forward_to(sites, batch.model_inputs(model.device))
+        x = torch.cat([activations[site].flatten(2) for site in sites], dim=2)
         code = coder.encode_sparse(x)
         slots, tokens, values = slot[code.latents.cpu()], code.tokens.cpu(), code.values.cpu()
-        wanted = (slots >= 0) & (values > 0) & batch.inner.flatten()[tokens]
+        fires = (slots >= 0) & (values > 0) & batch.inner.flatten()[tokens]
         row, column = tokens.div(x.shape[1], rounding_mode="floor"), tokens % x.shape[1]
-        parts.append((slots[wanted], ((start + row) * context + column)[wanted], values[wanted]))
+        parts.append((slots[fires], ((start + row) * context + column)[fires], values[fires]))
     slots, places, values = (torch.cat(part) for part in zip(*parts, strict=True))
     order = slots.argsort(stable=True)
     counts = torch.bincount(slots, minlength=len(latents)).tolist()
     return [Firings(*pair) for pair in zip(places[order].split(counts), values[order].split(counts), strict=True)]
-
-
-_BEFORE, _AFTER = 24, 8
-_BINS, _WORDS, _NEAREST = 20, 10, 5
 
 
 @dataclass(frozen=True)
@@ -84,10 +81,18 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Feature:
-    """A latent's page. `density` is the share of tokens it fires on, `counts` and `edges` a histogram.
+    """A latent's page.
 
-    `promoted` and `suppressed` hold tokens with their logit effect, strongest first, and are empty at sites
-    that do not write to the residual stream. `nearest` holds latents with the cosine of their decoder rows.
+    Attributes:
+        latent: Its number.
+        site: The site that it reads.
+        density: Share of tokens on which it fires.
+        counts: Histogram of its values, as counts.
+        edges: Edges of the histogram's bins.
+        snippets: Text around its largest activations.
+        promoted: Tokens with their logit effect, strongest first; empty unless it writes to the residual stream.
+        suppressed: The same for the most negative effects.
+        nearest: Other latents with the cosine of their decoder rows.
     """
 
     latent: int
@@ -116,7 +121,28 @@ class Feature:
 def feature_page(
     sae: SparseAutoencoder, model: HookedModel, texts: Source, latent: int, top: int = 12, **options: int
 ) -> Feature:
-    """The page of one latent; see `features`."""
+    """The page of one latent.
+
+    Args:
+        sae: The autoencoder.
+        model: Its model.
+        texts: A corpus, as `interp.data.documents` takes it.
+        latent: The latent's number.
+        top: Number of snippets.
+        options: `tokens`, `context` and `batch_size`, as for `feature_pages`.
+
+    Raises:
+        InterpError: As `feature_pages` does.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, feature_page
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> page = feature_page(sae, model, ["the baker sold bread ."], latent=2, top=1)
+        >>> page.latent, len(page.counts), len(page.nearest)
+        (2, 20, 3)
+    """
     return feature_pages(sae, model, texts, [latent], top, **options)[0]
 
 
@@ -131,19 +157,38 @@ def feature_pages(
     context: int = 128,
     batch_size: int = 16,
 ) -> list[Feature]:
-    """The pages of several latents, in one pass over the corpus, at most `tokens` of it.
+    """The pages of several latents, from one pass over the corpus.
 
-    Raises for a latent that the SAE does not have, and for another model than the SAE's.
+    Args:
+        sae: The autoencoder.
+        model: Its model.
+        texts: A corpus, as `interp.data.documents` takes it.
+        latents: The latents' numbers.
+        top: Snippets per latent.
+        tokens: Use at most this many tokens of the corpus; None for all.
+        context: Tokens per row.
+        batch_size: Rows per forward pass.
+
+    Raises:
+        InterpError: A latent does not exist, or the model is not the autoencoder's.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, feature_pages
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> [page.latent for page in feature_pages(sae, model, ["the baker sold bread ."], [1, 3])]
+        [1, 3]
     """
     sae.require(model)
     for latent in latents:
         if not 0 <= latent < sae.d_sae:
-            raise InterpError(f"latent {latent} does not exist; this SAE has latents 0 to {sae.d_sae - 1}")
+            raise InterpError(f"latent {latent} does not exist; this autoencoder has latents 0 to {sae.d_sae - 1}")
     packed = pack_rows(model, texts, context, tokens)
     read = cache(lambda token: token_text(model.tokenizer, token))
-    wanted = list(dict.fromkeys(latents))
-    found = dict(zip(wanted, collect_firings(sae, model, packed, wanted, batch_size), strict=True))
-    return [_feature(sae, model, packed, latent, found[latent], top, read) for latent in latents]
+    unique = list(dict.fromkeys(latents))
+    firings = dict(zip(unique, collect_firings(sae, model, packed, unique, batch_size), strict=True))
+    return [_feature(sae, model, packed, latent, firings[latent], top, read) for latent in latents]
 
 
 def _feature(
@@ -172,7 +217,7 @@ def _feature(
 
 
 def _snippets(packed: PackedRows, fired: Firings, top: int, read: Callable[[int], str]) -> tuple[Snippet, ...]:
-    """Around the largest activation of each of the `top` documents where it is largest."""
+    """One snippet from each of the `top` documents with the largest activations."""
     documents = packed.document.flatten()[fired.places].tolist()
     peaks: dict[int, int] = {}
     for index in fired.values.argsort(descending=True, stable=True).tolist():
@@ -215,7 +260,7 @@ def _nearest(sae: SparseAutoencoder, latent: int) -> tuple[tuple[int, float], ..
 
 
 def _snippet_html(snippet: Snippet, top: float) -> str:
-    """The tokens, the shade of each saying how strongly the latent fires on it; the peak is underlined."""
+    """The tokens, shaded by the strength of the latent, with the peak underlined."""
     spans = []
     for index, (token, value) in enumerate(zip(snippet.tokens, snippet.activations, strict=True)):
         line = ";text-decoration:underline" if index == snippet.peak else ""
@@ -226,7 +271,7 @@ def _snippet_html(snippet: Snippet, top: float) -> str:
 
 
 def _histogram_html(counts: Sequence[int]) -> str:
-    """Bars of the histogram, zero on the left, on a logarithmic scale so that rare values show."""
+    """Bars of the histogram, zero on the left, on a logarithmic scale that shows rare values."""
     heights = torch.tensor(counts).float().log1p()
     heights = 40 * heights / max(1.0, float(heights.max()))
     bars = "".join(

@@ -5,10 +5,10 @@
     dictionary_learning  a folder with ae.pt and config.json                        read and written
     Gemma Scope          a file params.npz                                          read and written (in a folder)
 
-What is read becomes an autoencoder on raw activations with one bias before the nonlinearity: a decoder bias that the
-other tool takes off its input moves into the encoder's, a gate becomes a threshold (the two are one where they share
-their direction: Rajamanoharan et al. 2024, appendix), and decoder rows are given norm one where that changes nothing.
-Fields that change what is computed and are not known here are refused by name; nothing pickled is run.
+An autoencoder that is read works on raw activations with one bias before the nonlinearity. A decoder bias that the
+other tool subtracts from its input moves into the encoder's bias. A gate becomes a threshold; the two are equivalent
+where they share their direction (Rajamanoharan et al. 2024, appendix). Decoder rows are scaled to norm one where that
+changes nothing. Unknown fields that change the computation raise, by name. No pickled code is run.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from interp.sae.coder import SparseAutoencoder, require_shapes, unit_rows
 from interp.sae.nonlinearities import JumpReLU, TopK
 
 _SAELENS = ("standard", "gated", "topk", "jumprelu")
-# Transcoders of SAELens, and what each is apart from that.
+# Transcoders of SAELens, and the kind of each.
 _TRANSCODERS = {
     "transcoder": "standard",
     "skip_transcoder": "standard",
@@ -43,8 +43,8 @@ _GATED = ("b_gate", "b_mag", "r_mag")
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a file holds, and where it says that this reads and writes; `transcodes` if that is not one place."""
+class _Content:
+    """The content of a file; `hook` and `hook_out` are the sites that it names, for a transcoder or not."""
 
     tensors: dict[str, Tensor]
     nonlinearity: TopK | JumpReLU
@@ -56,52 +56,67 @@ class _Found:
 def read_autoencoder(
     path: str | Path, model: ModelReference, site: str | Site | None = None, writes: str | Site | None = None
 ) -> SparseAutoencoder:
-    """An autoencoder of another tool, which its files tell. `model`, `site` and `writes` are what it belongs to.
+    """Read an autoencoder of another tool; its files show which.
 
-    `site` may be left out where the file names a TransformerLens hook, and `writes` is for transcoders alone. Raises
-    for files of no known tool, for kinds that can't be represented exactly (group maxima, normalised inputs), and for
-    missing or misshapen tensors.
+    Args:
+        path: A folder, or a file of Gemma Scope.
+        model: The model that it belongs to, such as `model.reference`.
+        site: The site that it reads; needed only if the file names no TransformerLens hook.
+        writes: The site that it writes, for transcoders only.
+
+    Raises:
+        InterpError: The tool is unknown, the kind cannot be represented exactly (group maxima, normalised inputs), or
+            tensors are missing, misshapen or not finite.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, read_autoencoder, write_autoencoder
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> write_autoencoder(sae, tmp / "saelens", "saelens")
+        >>> read_autoencoder(tmp / "saelens", model.reference)
+        <autoencoder of resid_post.1: 4 latents, kind='topk' k=1, width 192>
     """
     where = Path(path)
     name = next((name for name, (detect, _) in _READERS.items() if detect(where)), None)
     if name is None:
-        raise InterpError(f"{where}: not a file or folder of {', '.join(_READERS)}; give one that is")
+        raise InterpError(f"{where}: not a file or folder of {', '.join(_READERS)}; give one of these")
     try:
-        found = _READERS[name][1](where)
+        content = _READERS[name][1](where)
     except InterpError:
         raise
     except RuntimeError as problem:
         reason = str(problem).partition("\n")[0]
         raise InterpError(f"{where} ({name}): its tensors do not go together ({reason}); download it again") from None
     except (LookupError, TypeError, AttributeError, ValueError) as problem:
-        # Other people's settings may be of any type, in any place.
+        # The settings of other tools may have any type, in any place.
         reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
         raise InterpError(
             f"{where} ({name}): its settings are not of this format ({reason}); expected {name}'s"
         ) from None
-    if writes is not None and not found.transcodes:
-        raise InterpError(f"{where} ({name}) is no transcoder, and writes is {writes}; leave it out")
-    tensors = found.tensors
+    if writes is not None and not content.transcodes:
+        raise InterpError(f"{where} ({name}) is not a transcoder, and writes is {writes}; leave it out")
+    tensors = content.tensors
     if bad := [tensor for tensor, values in tensors.items() if not values.isfinite().all()]:
         raise InterpError(f"{where} ({name}): {', '.join(bad)} hold NaN or infinite entries; download it again")
     for side in ("W_enc", "W_dec"):
         if tensors[side].ndim != 2:
             raise InterpError(f"{where} ({name}): {side} has shape {tuple(tensors[side].shape)}; expected two axes")
-    reads = (_place(site or found.hook, "reads; give site=", tensors["W_enc"].shape[1], model, f"{where} ({name})"),)
+    reads = (_place(site or content.hook, "reads; give site=", tensors["W_enc"].shape[1], model, f"{where} ({name})"),)
     written = reads
-    if found.transcodes:
-        says = f"{where} ({name})"
-        written = (_place(writes or found.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, says),)
+    if content.transcodes:
+        label = f"{where} ({name})"
+        written = (_place(writes or content.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, label),)
     require_shapes(tensors, reads, written, str(where))
     # TopK ranks latents by size, so its rows stay as they are; elsewhere rows of norm one change nothing.
-    same = tensors if isinstance(found.nonlinearity, TopK) else unit_rows(tensors)
-    plain: dict[str, Any] = {name: x.float().contiguous() for name, x in same.items()}
-    return SparseAutoencoder(**plain, nonlinearity=found.nonlinearity, reads=reads, writes=written)
+    scaled = tensors if isinstance(content.nonlinearity, TopK) else unit_rows(tensors)
+    named: dict[str, Any] = {name: x.float().contiguous() for name, x in scaled.items()}
+    return SparseAutoencoder(**named, nonlinearity=content.nonlinearity, reads=reads, writes=written)
 
 
 def _place(site: str | Site | None, what: str, width: int, model: ModelReference, where: str) -> SiteColumns:
     if site is None:
-        raise InterpError(f"{where} does not say where in the model it {what}, say resid_post.3")
+        raise InterpError(f"{where} does not name the site that it {what}, such as resid_post.3")
     at = site if isinstance(site, Site) else Site.parse(site)
     if at.in_residual_basis and width != model.d_model:
         raise InterpError(f"{where} has width {width} at {at}, but {model.name} has d_model {model.d_model}")
@@ -112,7 +127,7 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
     """Write an autoencoder as SAELens reads it (`SAE.load_from_disk`), into a new folder."""
     read, written = _one(sae.reads), _one(sae.writes)
     architecture: str = sae.nonlinearity.kind
-    # Without its version the layout is taken for an older one, whose metadata are elsewhere.
+    # Without a version the layout is taken for an older one, whose metadata are elsewhere.
     metadata = {
         "sae_lens_version": "6.0.0",
         "model_name": read.model.name,
@@ -147,7 +162,7 @@ def write_sparsify(sae: SparseAutoencoder, folder: str | Path) -> None:
     if not isinstance(sae.nonlinearity, TopK):
         raise InterpError(f"sparsify has no {sae.nonlinearity.kind} autoencoders; write it for saelens")
     tensors, transcodes = sae.tensors(), _one(sae.reads) != _one(sae.writes)
-    # It takes the decoder's bias off an autoencoder's input, which the encoder's bias makes up for.
+    # sparsify subtracts the decoder's bias from an autoencoder's input; the encoder's bias compensates.
     shift = torch.zeros(sae.d_sae) if transcodes else tensors["W_enc"] @ tensors["b_dec"]
     named = {
         "encoder.weight": tensors["W_enc"],
@@ -178,7 +193,7 @@ def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> Non
     place, tensors = _autoencoder(sae, "dictionary_learning"), sae.tensors()
     trainer: dict[str, Any] = {"activation_dim": sae.d_in, "dict_size": sae.d_sae, "lm_name": place.model.name}
     if isinstance(sae.nonlinearity, TopK):
-        # It takes the decoder's bias off the input here, and not from its JumpReLU's.
+        # dictionary_learning subtracts the decoder's bias from the input of TopK, but not of JumpReLU.
         k = sae.nonlinearity.k
         state = {
             "encoder.weight": tensors["W_enc"],
@@ -186,7 +201,7 @@ def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> Non
             "decoder.weight": tensors["W_dec"].T.contiguous(),
             "b_dec": tensors["b_dec"],
             "k": torch.tensor(k),
-            "threshold": torch.tensor(-1.0),  # it has none
+            "threshold": torch.tensor(-1.0),  # none
         }
         trainer |= {"dict_class": "AutoEncoderTopK", "k": k}
     else:
@@ -217,7 +232,25 @@ WRITERS: dict[str, Callable[[SparseAutoencoder, str | Path], None]] = {
 
 
 def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str) -> None:
-    """Write an autoencoder in the format of a tool, by its name."""
+    """Write an autoencoder in the format of another tool.
+
+    Args:
+        sae: The autoencoder.
+        folder: A new folder.
+        kind: One of interp, saelens, sparsify, dictionary_learning and gemma_scope.
+
+    Raises:
+        InterpError: The format is unknown or cannot hold this autoencoder, or the folder exists.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, write_autoencoder
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> write_autoencoder(sae, tmp / "sparsify", "sparsify")
+        >>> sorted(file.name for file in (tmp / "sparsify").iterdir())
+        ['cfg.json', 'sae.safetensors']
+    """
     if kind not in WRITERS:
         raise InterpError(f"format {kind!r} can't be written; {nearest(kind, WRITERS)}")
     WRITERS[kind](sae, folder)
@@ -225,19 +258,19 @@ def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str) -> 
 
 def _one(places: tuple[SiteColumns, ...]) -> SiteColumns:
     if len(places) > 1:
-        raise InterpError(f"a crosscoder of {len(places)} places can be written in no other tool's format; save it")
+        raise InterpError(f"a crosscoder of {len(places)} sites fits no other tool's format; use save()")
     return places[0]
 
 
 def _autoencoder(sae: SparseAutoencoder, tool: str) -> SiteColumns:
-    """Where it reads and writes."""
+    """The site that it reads and writes. Raises for transcoders."""
     if _one(sae.reads) != _one(sae.writes):
         raise InterpError(f"{tool} has no transcoders; write it for saelens or sparsify")
     return sae.reads[0]
 
 
-def _read_saelens(folder: Path) -> _Found:
-    """Of today's layout, or of those before it, whose settings are flat and which called hook_name hook_point."""
+def _read_saelens(folder: Path) -> _Content:
+    """Today's layout, or older ones, whose settings are flat and whose hook_name is hook_point."""
     config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
     named = config.get("architecture", "standard")
     kind = _TRANSCODERS.get(named, named)
@@ -259,7 +292,7 @@ def _read_saelens(folder: Path) -> _Found:
     _require(folder, tensors, (*needed, "threshold") if kind == "jumprelu" else needed)
     if unknown := sorted(set(tensors) - {*needed, "threshold", "W_skip", "scaling_factor"}):
         raise InterpError(
-            f"{folder}: holds {', '.join(unknown)}, which {named} has no use for; it can't be read exactly"
+            f"{folder}: holds {', '.join(unknown)}, which {named} does not use; it cannot be read exactly"
         )
     W_enc, W_dec, b_dec = tensors["W_enc"].T, tensors["W_dec"], tensors["b_dec"]
     if "scaling_factor" in tensors and config.get("finetuning_scaling_factor"):
@@ -270,73 +303,73 @@ def _read_saelens(folder: Path) -> _Found:
     if "skip" in named:
         _require(folder, tensors, ("W_skip",))
         common["W_skip"] = tensors["W_skip"]
-    told = config | config.get("metadata", {})
-    hook, hook_out = told.get("hook_name", told.get("hook_point")), told.get("hook_name_out")
+    metadata = config | config.get("metadata", {})
+    hook, hook_out = metadata.get("hook_name", metadata.get("hook_point")), metadata.get("hook_name_out")
 
-    def found(tensors: dict[str, Tensor], nonlinearity: TopK | JumpReLU) -> _Found:
-        return _Found(tensors, nonlinearity, hook, hook_out, named != kind)
+    def content(tensors: dict[str, Tensor], nonlinearity: TopK | JumpReLU) -> _Content:
+        return _Content(tensors, nonlinearity, hook, hook_out, named != kind)
 
     if gated:
-        return found(_gated(W_enc, shift, tensors) | common, JumpReLU())
+        return content(_gated(W_enc, shift, tensors) | common, JumpReLU())
     common |= {"W_enc": W_enc, "b_enc": tensors["b_enc"] - shift}
     if kind == "topk" or config.get("activation_fn_str") == "topk":
         k = config.get("k", config.get("activation_fn_kwargs", {}).get("k"))
         if config.get("rescale_acts_by_decoder_norm"):
-            # It ranks latents by what they add, as rows of norm one do by themselves.
+            # SAELens ranks latents by what they add, which equals their values for rows of norm one.
             common = unit_rows(common)
-        return found(common, TopK(k=k))
-    return found(common | {"threshold": tensors.get("threshold", torch.zeros(len(W_enc))).relu()}, JumpReLU())
+        return content(common, TopK(k=k))
+    return content(common | {"threshold": tensors.get("threshold", torch.zeros(len(W_enc))).relu()}, JumpReLU())
 
 
-def _read_sparsify(folder: Path) -> _Found:
+def _read_sparsify(folder: Path) -> _Content:
     config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae.safetensors")
     if config.get("activation", "topk") != "topk":
-        raise InterpError(f"{folder}: activation is {config['activation']!r}, and only 'topk' can be read")
+        raise InterpError(f"{folder}: activation is {config['activation']!r}, but only 'topk' can be read")
     skips, transcodes = config.get("skip_connection", False), config.get("transcode", False)
     _require(folder, tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec", *(("W_skip",) if skips else ())))
     W_enc, b_dec, b_enc = tensors["encoder.weight"], tensors["b_dec"], tensors["encoder.bias"]
     if not transcodes:
         b_enc = b_enc - W_enc @ b_dec
-    found = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": tensors["W_dec"], "b_dec": b_dec}
+    named = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": tensors["W_dec"], "b_dec": b_dec}
     if skips:
-        found["W_skip"] = tensors["W_skip"]
-    return _Found(found, TopK(k=config["k"]), transcodes=transcodes)
+        named["W_skip"] = tensors["W_skip"]
+    return _Content(named, TopK(k=config["k"]), transcodes=transcodes)
 
 
-def _read_dictionary_learning(folder: Path) -> _Found:
+def _read_dictionary_learning(folder: Path) -> _Content:
     tensors = _unpickled(folder / "ae.pt")
     kind = read_json(folder / "config.json").get("trainer", {}).get("dict_class", "")
     if "group_sizes" in tensors or "W_enc" in tensors:
         _require(folder, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
         W_enc, b_dec = tensors["W_enc"].T, tensors["b_dec"]
-        # Matryoshka takes the decoder's bias off its input, JumpReLU does not.
+        # Matryoshka subtracts the decoder's bias from its input, JumpReLU does not.
         shift = W_enc @ b_dec if "group_sizes" in tensors else 0
         threshold = tensors["threshold"].expand(len(W_enc)).relu()
         common = {"W_enc": W_enc, "b_enc": tensors["b_enc"] - shift, "W_dec": tensors["W_dec"], "b_dec": b_dec}
-        return _Found(common | {"threshold": threshold}, JumpReLU())
+        return _Content(common | {"threshold": threshold}, JumpReLU())
     _require(folder, tensors, ("encoder.weight", "decoder.weight"))
     W_enc, W_dec = tensors["encoder.weight"], tensors["decoder.weight"].T
     if "r_mag" in tensors:
         _require(folder, tensors, ("decoder_bias", "gate_bias", "mag_bias"))
         gates = {"b_gate": tensors["gate_bias"], "b_mag": tensors["mag_bias"], "r_mag": tensors["r_mag"]}
         b_dec = tensors["decoder_bias"]
-        return _Found(_gated(W_enc, W_enc @ b_dec, gates) | {"W_dec": W_dec, "b_dec": b_dec}, JumpReLU())
+        return _Content(_gated(W_enc, W_enc @ b_dec, gates) | {"W_dec": W_dec, "b_dec": b_dec}, JumpReLU())
     bias = "b_dec" if "b_dec" in tensors else "bias"
     _require(folder, tensors, (bias, "encoder.bias"))
     b_dec = tensors[bias]
     common = {"W_enc": W_enc, "b_enc": tensors["encoder.bias"] - W_enc @ b_dec, "W_dec": W_dec, "b_dec": b_dec}
     if "k" in tensors and "Batch" not in kind:
-        return _Found(common, TopK(k=int(tensors["k"])))
+        return _Content(common, TopK(k=int(tensors["k"])))
     threshold = tensors.get("threshold", torch.zeros(())).expand(len(W_enc)).relu()
-    return _Found(common | {"threshold": threshold}, JumpReLU())
+    return _Content(common | {"threshold": threshold}, JumpReLU())
 
 
 def _npz(path: Path) -> Path:
-    """The file itself, or the one of a folder."""
+    """The file itself, or the one in a folder."""
     return path if path.suffix == ".npz" else path / "params.npz"
 
 
-def _read_gemma_scope(path: Path) -> _Found:
+def _read_gemma_scope(path: Path) -> _Content:
     file = _npz(path)
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -345,11 +378,10 @@ def _read_gemma_scope(path: Path) -> _Found:
         raise InterpError(f"{file}: not a plain npz file ({problem}); download it again") from None
     _require(file, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
     common = {name: tensors[name] for name in ("b_enc", "W_dec", "b_dec")}
-    found = common | {"W_enc": tensors["W_enc"].T, "threshold": tensors["threshold"].relu()}
-    return _Found(found, JumpReLU())
+    return _Content(common | {"W_enc": tensors["W_enc"].T, "threshold": tensors["threshold"].relu()}, JumpReLU())
 
 
-_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Found]]] = {
+_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Content]]] = {
     "SAELens": (lambda path: (path / "sae_weights.safetensors").is_file(), _read_saelens),
     "sparsify": (lambda path: (path / "cfg.json").is_file() and (path / "sae.safetensors").is_file(), _read_sparsify),
     "dictionary_learning": (lambda path: (path / "ae.pt").is_file(), _read_dictionary_learning),
@@ -358,7 +390,7 @@ _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Found]]] = {
 
 
 def _gated(W_enc: Tensor, shift: Tensor, gates: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A gate as a threshold: it is open where the magnitude is above what it is at the gate's edge."""
+    """A gate as a threshold: it is open where the magnitude exceeds its value at the gate's edge."""
     growth = gates["r_mag"].exp()
     threshold = (gates["b_mag"] - growth * gates["b_gate"]).relu()
     return {"W_enc": W_enc * growth[:, None], "b_enc": gates["b_mag"] - growth * shift, "threshold": threshold}
@@ -377,12 +409,12 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
-    """A state dict, by torch's loader that runs nothing."""
+    """A state dict, read by torch's loader that runs no code."""
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as problem:  # a pickle that wants more than tensors raises whatever it likes
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as problem:  # a pickle of more than tensors raises exceptions of any type
         reason = str(problem).strip().partition("\n")[0]
         raise InterpError(f"{file}: holds more than tensors, or is damaged ({reason}); it is not read") from None
-    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
+    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise InterpError(f"{file}: not a dictionary of tensors; expected what dictionary_learning saves")
-    return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
+    return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}

@@ -1,7 +1,7 @@
-"""How well an SAE stands in for its site: in the activations, and in what the model predicts.
+"""How well an autoencoder stands in for its site: in the activations, and in the model's predictions.
 
-Three forward passes over held-out text: as it is, with the reconstruction of what was read there put in wherever the
-autoencoder writes, and with zeros there. The first token of each document is left as it is in all three.
+Three forward passes over held-out text are compared: the plain model, the model with the autoencoder's reconstruction
+at the sites that it writes, and with zeros there. The first token of each document keeps its activations in all three.
 """
 
 import warnings
@@ -36,9 +36,31 @@ def evaluate(
     context: int = 128,
     batch_size: int = 16,
 ) -> SaeMetrics:
-    """Measure an SAE on its model over a corpus, at most `tokens` of it.
+    """Measure an autoencoder on its model over a corpus.
 
-    Raises for another model than the SAE's, and for documents of one token, which predict nothing.
+    Args:
+        sae: An autoencoder, a transcoder, or a crosscoder of one model.
+        model: The model that it was trained on.
+        texts: A corpus, as `interp.data.documents` takes it; held-out text.
+        tokens: Use at most this many tokens of it; None for all.
+        context: Tokens per row.
+        batch_size: Rows per forward pass.
+
+    Returns:
+        Unexplained variance, sparsity, dead latents, and next-token losses in nats.
+
+    Raises:
+        InterpError: The model is not the autoencoder's, or all documents have a single token, which predicts nothing.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, evaluate
+        >>> rows = torch.cat([torch.eye(192), -torch.eye(192)])  # one latent per direction and sign: exact
+        >>> site = SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(384), rows, torch.zeros(192), TopK(k=192), (site,), (site,))
+        >>> metrics = evaluate(sae, model, ["the baker sold bread ."] * 4)
+        >>> metrics.tokens, metrics.l0, round(metrics.fvu, 6), round(metrics.loss_recovered, 3)
+        (32, 192.0, 0.0, 1.0)
     """
     sae.require(model)
     packed = pack_rows(model, texts, context, tokens)
@@ -48,10 +70,10 @@ def evaluate(
     clean = reconstructed = zeroed = 0.0
     for batch in packed.batches(batch_size):
         before = unspliced_pass(coder, model, batch)
-        found = tally.update(coder, before.read, before.written)
+        reconstruction = tally.update(coder, before.read, before.written)
         clean += _loss(before.logits, batch)
-        reconstructed += _loss(spliced_logits(coder, model, batch, found), batch)
-        zeroed += _loss(spliced_logits(coder, model, batch, torch.zeros_like(found)), batch)
+        reconstructed += _loss(spliced_logits(coder, model, batch, reconstruction), batch)
+        zeroed += _loss(spliced_logits(coder, model, batch, torch.zeros_like(reconstruction)), batch)
     tally.warn(str(sae))
     predicted = int(packed.predicted.sum())
     return SaeMetrics(
@@ -67,7 +89,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Explained:
-    """What an autoencoder explains of the activations of a source; `fvu` has one number for each place written."""
+    """How much of a source's activations an autoencoder explains; `fvu` has one number per site written."""
 
     tokens: int
     fvu: tuple[float, ...]
@@ -76,9 +98,9 @@ class Explained:
 
 
 def explained_variance(sae: SparseAutoencoder, source: ActivationSource, tokens: int, seed: int = 0) -> Explained:
-    """Measure reconstruction alone, over `tokens` of a store, a stream or a pair; first tokens do not count.
+    """Measure only the reconstruction, over `tokens` of a store, a stream or a pair; first tokens do not count.
 
-    For what has no single model to run, such as a crosscoder of two.
+    For autoencoders without a single model to run, such as a crosscoder of two models.
     """
     reads, writes = ([place.site for place in side] for side in (sae.reads, sae.writes))
     if sae.reads != source.places(list(dict.fromkeys(reads))) and sae.reads != source.places(reads):
@@ -100,7 +122,7 @@ def explained_variance(sae: SparseAutoencoder, source: ActivationSource, tokens:
 
 
 class _Tally:
-    """Sums over the activations seen: variance, squared error of reconstruction, firings of each latent."""
+    """Sums over activations: variance, squared error of the reconstruction, firings of each latent."""
 
     def __init__(self, d_sae: int):
         self.moments = StreamingMoments()
@@ -110,16 +132,16 @@ class _Tally:
     def update(
         self, sae: SparseAutoencoder, read: Float[Tensor, "token d_in"], written: Float[Tensor, "token d_out"]
     ) -> Float[Tensor, "token d_out"]:
-        """Take in activations; what the autoencoder makes of them."""
+        """Take in activations and return their reconstruction."""
         code = sae.encode_sparse(read)
-        found = sae.decode_sparse(code, read)
+        reconstruction = sae.decode_sparse(code, read)
         self.moments.update(written.cpu())
-        self.errors = self.errors + (found - written).double().square().sum(0).cpu()
+        self.errors = self.errors + (reconstruction - written).double().square().sum(0).cpu()
         self.fired += torch.bincount(code.latents[code.values > 0], minlength=len(self.fired)).cpu()
-        return found
+        return reconstruction
 
     def warn(self, name: str) -> None:
-        """Say so if the reconstruction is worse than the mean would be."""
+        """Warn if the reconstruction is worse than the mean."""
         if self.fvu > 1:
             warnings.warn(
                 f"{name} leaves {self.fvu:.3g} of the variance unexplained, more than their mean would: was it trained "

@@ -1,7 +1,7 @@
-"""Feature pages in Neuronpedia's JSON: what its API gives for a feature, and what its dashboards upload in batches.
+"""Feature pages in Neuronpedia's JSON: one feature as its API returns it, or batches as its dashboards upload them.
 
-A file holds one feature, a list of them, or a batch with a list under `features`. Histogram bars are given there by
-their middles, so that reading gives edges to a rounding.
+A file holds one feature, a list of features, or a batch with a list under `features`. The format gives the middles of
+histogram bars, so that edges are recovered only up to rounding.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,53 @@ from interp.sae.feature import Feature, Snippet
 
 
 def write_feature_pages(features: Sequence[Feature], sae: SparseAutoencoder, file: str | Path) -> None:
-    """Write the pages of an autoencoder's latents as a list of features, decoder rows included, into a new file."""
+    """Write the pages of an autoencoder's latents, with their decoder rows, as a list in Neuronpedia's JSON.
+
+    Args:
+        features: Pages, as `feature_pages` makes them.
+        sae: The autoencoder that they belong to.
+        file: The new file.
+
+    Raises:
+        InterpError: The file exists or cannot be written.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, feature_pages, read_feature_pages, write_feature_pages
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> write_feature_pages(feature_pages(sae, model, ["the baker ."], [2]), sae, tmp / "page.json")
+        >>> [(page.latent, str(page.site)) for page in read_feature_pages(tmp / "page.json")]
+        [(2, 'resid_post.1')]
+    """
     require_free(file)
     write_json(Path(file), [_record(feature, sae) for feature in features])
 
 
 def read_feature_pages(file: str | Path, site: str | Site | None = None) -> list[Feature]:
-    """The pages in a file. `site` is theirs, where the file names no TransformerLens hook.
+    """Read feature pages from Neuronpedia's JSON.
 
-    Raises for files that are no features, by the name of the field that is missing.
+    Args:
+        file: A feature, a list of features or a batch.
+        site: The site of the features; needed only if the file names no TransformerLens hook.
+
+    Raises:
+        InterpError: The file does not hold features, or lacks a field; the field is named.
+
+    Example:
+        >>> from interp.sae import read_feature_pages
+        >>> _ = (tmp / "page.json").write_text('{"index": "7", "hookName": "blocks.1.hook_resid_post"}')
+        >>> read_feature_pages(tmp / "page.json")
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: ... no field 'freq_hist_data_bar_values'; expected Neuronpedia's JSON
     """
     where = Path(file)
-    found = read_json(where)
-    if isinstance(found, dict):
-        found = found.get("features", [found])
-    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+    records = read_json(where)
+    if isinstance(records, dict):
+        records = records.get("features", [records])
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise InterpError(f"{where}: not a feature, a list of them, or a batch; expected Neuronpedia's JSON")
-    return [_feature(record, f"{where}, feature {number}", site) for number, record in enumerate(found)]
+    return [_feature(record, f"{where}, feature {number}", site) for number, record in enumerate(records)]
 
 
 def _record(feature: Feature, sae: SparseAutoencoder) -> dict[str, Any]:
@@ -66,7 +96,7 @@ def _activation(snippet: Snippet) -> dict[str, Any]:
 def _feature(record: dict[str, Any], where: str, site: str | Site | None) -> Feature:
     hook, latent = site or record.get("hookName"), record.get("index", record.get("feature_index"))
     if hook is None:
-        raise InterpError(f"{where}: names no hook; give site=, say resid_post.3")
+        raise InterpError(f"{where}: names no hook; give site=, such as resid_post.3")
     at = hook if isinstance(hook, Site) else Site.parse(str(hook))
     try:
         middles = record["freq_hist_data_bar_values"]

@@ -1,7 +1,7 @@
 """Which latents fire: the nonlinearity between an encoder's pre-activations and its latents, as data.
 
-A trained autoencoder has one of two, whatever it was trained as (`kinds`): BatchTopK, gated and plain ReLU autoencoders
-are all thresholds of some height. Each is a small frozen record that is saved as it is.
+A trained autoencoder has one of two, whatever kind it was trained as (`interp.sae.training.kinds`): BatchTopK, gated
+and plain ReLU autoencoders are all thresholds of some height. Each is a small frozen record that is saved as it is.
 
 TopK: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), https://arxiv.org/abs/2406.04093.
 JumpReLU: Rajamanoharan et al., "Jumping ahead" (2024), https://arxiv.org/abs/2407.14435.
@@ -21,13 +21,19 @@ from interp.sae.training.selection import above, largest
 
 @final
 class TopK(Config):
-    """The k largest pre-activations of each token, those below zero set to zero."""
+    """Keep the k largest pre-activations of each token; negative ones become zero.
+
+    Example:
+        >>> from interp.sae import TopK
+        >>> TopK(k=2).code(torch.tensor([[1.0, -1.0, 3.0, 2.0]]), None).dense(4)
+        tensor([[0., 0., 3., 2.]])
+    """
 
     kind: Literal["topk"] = "topk"
-    k: int
+    k: int = Field(description="number of latents chosen per token")
 
     def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
-        """The k chosen latents of each token; those with 0 did not fire."""
+        """The k chosen latents of each token; those of value 0 did not fire."""
         del threshold
         values, latents = largest(pre, self.k)
         return Code.of_rows(values.relu(), latents)
@@ -35,14 +41,20 @@ class TopK(Config):
 
 @final
 class JumpReLU(Config):
-    """Pre-activations above the latent's threshold, which is at least zero; the others are zero."""
+    """Keep pre-activations above the latent's threshold, which is at least zero; the others become zero.
+
+    Example:
+        >>> from interp.sae import JumpReLU
+        >>> JumpReLU().code(torch.tensor([[1.0, 0.5, 3.0]]), torch.tensor([0.0, 1.0, 1.0])).dense(3)
+        tensor([[1., 0., 3.]])
+    """
 
     kind: Literal["jumprelu"] = "jumprelu"
 
     def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
         """The latents that fire."""
         if threshold is None:
-            raise InterpError("a jumprelu code needs the thresholds of its latents; expected one for each")
+            raise InterpError("a jumprelu code needs thresholds; expected one for each latent")
         values, tokens, latents = above(pre, threshold)
         return Code(values, latents, tokens, len(pre))
 

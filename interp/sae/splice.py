@@ -1,7 +1,7 @@
-"""A model with something else at the places that an autoencoder writes: what its logits are then.
+"""Splicing: a forward pass with other values at the sites that an autoencoder writes.
 
-Reading and writing take two passes, so that any shape goes: everything is read from the plain model, and all places are
-written at once. The first token of each document is left as it is.
+Reading and writing take two passes, so that any shape works: the plain model is read at all sites, then all sites are
+written at once. The first token of each document keeps its activations.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from interp.sae.coder import SparseAutoencoder
 
 @dataclass(frozen=True)
 class UnsplicedPass:
-    """A pass of the plain model: its logits, and what is at the places read and written, places side by side."""
+    """A pass of the plain model: its logits, and the activations read and written, sites side by side."""
 
     logits: Float[Tensor, "batch pos d_vocab"]
     read: Float[Tensor, "token d_in"]
@@ -29,21 +29,21 @@ class UnsplicedPass:
 
 @torch.no_grad()
 def unspliced_pass(sae: SparseAutoencoder, model: HookedModel, batch: PackedRows) -> UnsplicedPass:
-    """The plain model's pass over the rows."""
-    found: dict[Site, Tensor] = {}
+    """Run the plain model over the rows."""
+    activations: dict[Site, Tensor] = {}
     reads, writes = ([Site.parse(place.site) for place in side] for side in (sae.reads, sae.writes))
 
     def keep(site: Site, x: Tensor) -> None:
-        found[site] = x.flatten(2)[batch.inner.to(x.device)].float()
+        activations[site] = x.flatten(2)[batch.inner.to(x.device)].float()
 
     logits = _logits(model, batch, [(site, partial(keep, site)) for site in {*reads, *writes}])
-    return UnsplicedPass(logits, *(torch.cat([found[site] for site in side], dim=1) for side in (reads, writes)))
+    return UnsplicedPass(logits, *(torch.cat([activations[site] for site in side], dim=1) for side in (reads, writes)))
 
 
 def spliced_logits(
     sae: SparseAutoencoder, model: HookedModel, batch: PackedRows, values: Float[Tensor, "token d_out"]
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """The logits with these values where the autoencoder writes; gradients flow into them if they are enabled."""
+    """The logits with these values at the sites that the autoencoder writes; gradients flow into the values."""
     parts = values.split([place.width for place in sae.writes], dim=1)
     pairs = zip(sae.writes, parts, strict=True)
     return _logits(model, batch, [(Site.parse(place.site), _put(batch.inner, part)) for place, part in pairs])

@@ -279,7 +279,7 @@ def test_a_bad_record_met_on_the_way_can_be_passed_over(tiny, tmp_path, capsys):
     with pytest.raises(InterpError, match=r"line 81: not valid JSON .*skip_bad ignores it"):
         harvest(tiny("llama"), tmp_path / "bad.jsonl", "embed", tmp_path / "cut", **SETTINGS)
     store = harvest(tiny("llama"), tmp_path / "bad.jsonl", "embed", tmp_path / "cut", skip_bad=True, **SETTINGS)
-    assert "passed over 2 bad records" in capsys.readouterr().err
+    assert "ignored 2 bad records" in capsys.readouterr().err
     assert len(store) == len(harvest(tiny("llama"), tmp_path / "good.jsonl", "embed", tmp_path / "ok", **SETTINGS))
     chat = [[{"role": "user", "content": "w5"}]]
     with pytest.raises(InterpError, match=r"document 0: .*no chat template"):

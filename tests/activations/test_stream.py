@@ -81,7 +81,7 @@ def test_training_takes_either(tiny, corpus, store):
 
 def test_what_cannot_be_streamed_is_refused(tiny, corpus):
     model = tiny("llama")
-    with pytest.raises(InterpError, match="reads its text once an epoch"):
+    with pytest.raises(InterpError, match="reads its text once per epoch"):
         Stream(model, iter(corpus), SITE)
     with pytest.raises(InterpError, match=r"site 'resid_post\.2' is not in this stream; did you mean resid_post\.1"):
         next(Stream(model, corpus, SITE, context=32).batches("resid_post.2", 4, seed=0))
@@ -93,5 +93,5 @@ def test_what_cannot_be_streamed_is_refused(tiny, corpus):
     nan = at_layer(model, 0, lambda x: torch.full_like(x, torch.nan))
     with nan, pytest.raises(InterpError, match="NaN or infinite activations"):
         next(stream.batches(SITE, 4, seed=0))
-    with pytest.raises(InterpError, match="first tokens only"):
+    with pytest.raises(InterpError, match="only first tokens"):
         next(Stream(model, ["", ""], SITE, context=32).batches(SITE, 4, seed=0, first_tokens=False))

@@ -82,7 +82,7 @@ def test_bad_rows_are_passed_over_where_that_is_asked(tmp_path, capsys):
     same, empty = {"positive": "c", "negative": "c"}, {"positive": " ", "negative": "c"}
     file = write(tmp_path, [same, {"positive": "a", "negative": "b"}, "{broken", empty, {"positive": "a"}])
     assert Contrast.read(file, skip_bad=True).pairs == (TurnPair(Turn("a"), Turn("b")),)
-    assert "passed over 4 bad rows" in capsys.readouterr().err
+    assert "ignored 4 bad rows" in capsys.readouterr().err
     with pytest.raises(InterpError, match="line 1: both sides are equal"):
         Contrast.read(file)
     with pytest.raises(InterpError, match="row 1: both sides are equal"):

@@ -106,7 +106,7 @@ def test_bad_records_are_passed_over_and_counted_on_request(tmp_path, capsys):
     with pytest.raises(InterpError, match="line 2: not valid JSON"):
         list(texts(file))
     assert list(texts(file, skip_bad=True)) == ["one", "four"]
-    assert "passed over 4 bad records" in capsys.readouterr().err
+    assert "ignored 4 bad records" in capsys.readouterr().err
 
 
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
@@ -177,7 +177,7 @@ def test_conversations_are_documents(tmp_path):
     with pytest.raises(InterpError, match=r"no field 'text'; .*messages"):
         list(documents(file))
     for turn in ({"role": "user"}, {"role": "robot", "content": "x"}, "hello", {"role": "user", "content": 3}):
-        with pytest.raises(InterpError, match=r"document 0.*(is no message|expected text)"):
+        with pytest.raises(InterpError, match=r"document 0.*(is not a message|expected text)"):
             list(documents(iter([[turn]])))
 
 

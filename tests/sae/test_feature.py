@@ -138,7 +138,7 @@ def test_sites_outside_the_residual_stream_promote_nothing(tiny, words, corpus):
 
 
 def test_wrong_latents_and_models_are_refused(tiny, words, corpus):
-    with pytest.raises(InterpError, match="latent 40 does not exist; this SAE has latents 0 to 39"):
+    with pytest.raises(InterpError, match="latent 40 does not exist; this autoencoder has latents 0 to 39"):
         feature_page(words, tiny("llama"), corpus, LATENTS, context=64)
     with pytest.raises(InterpError, match="was made for tiny llama 0"):
         feature_page(words, tiny("llama", seed=1), corpus, 0, context=64)

@@ -122,7 +122,7 @@ def test_transcoders_of_saelens_go_both_ways(tmp_path, kind, skip):
     file = tmp_path / "sae" / "sae_weights.safetensors"
     stored = safetensors.torch.load_file(file) | ({"W_skip": t["W_skip"]} if skip else {})
     safetensors.torch.save_file(stored, file)
-    with pytest.raises(InterpError, match="does not say where in the model it writes; give writes="):
+    with pytest.raises(InterpError, match="does not name the site that it writes; give writes="):
         file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
     found = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, writes="mlp_out.0")
     pre = X @ t["W_enc"] + t["b_enc"]
@@ -133,7 +133,7 @@ def test_transcoders_of_saelens_go_both_ways(tmp_path, kind, skip):
     again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP)
     assert (again.reads, again.writes) == (found.reads, found.writes)
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
-    with pytest.raises(InterpError, match="is no autoencoder of one site"):
+    with pytest.raises(InterpError, match="is not an autoencoder of one site"):
         assert found.site
 
 
@@ -187,7 +187,7 @@ def test_sparsify_files_go_both_ways(tmp_path):
     file_formats.write_autoencoder(sae, tmp_path / "again", "sparsify")
     again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_post.0")
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
-    with pytest.raises(InterpError, match=r"does not say where in the model it reads; give site="):
+    with pytest.raises(InterpError, match=r"does not name the site that it reads; give site="):
         file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
 
 
@@ -326,7 +326,7 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(InterpError, match=r"its tensors do not go together \(The size of tensor"):
         file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"W_more": torch.zeros(3)}, file)
-    with pytest.raises(InterpError, match="holds W_more, which jumprelu has no use for"):
+    with pytest.raises(InterpError, match="holds W_more, which jumprelu does not use"):
         file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"b_dec": torch.full((D,), torch.nan)}, file)
     with pytest.raises(InterpError, match="b_dec, b_enc hold NaN or infinite entries"):

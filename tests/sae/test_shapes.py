@@ -65,7 +65,7 @@ def test_a_transcoder_finds_what_is_read_and_what_is_written(layers, tmp_path, k
     again = SparseAutoencoder.load(tmp_path / "sae")
     assert torch.equal(again(x), sae(x))
     assert (again.reads, again.writes) == (sae.reads, sae.writes)
-    with pytest.raises(InterpError, match="is no autoencoder of one site"):
+    with pytest.raises(InterpError, match="is not an autoencoder of one site"):
         assert sae.site
 
 
@@ -174,7 +174,7 @@ def test_one_pass_trains_several_as_if_alone(layers):
             {"layered": True, "d_sae": 63},
             "d_sae is 63; expected a multiple of the 2",
         ),
-        ([], None, {}, "no site named"),
+        ([], None, {}, "no site given"),
         (IN, "mlp_out.9", {}, r"site 'mlp_out\.9' is not in"),
     ],
 )

@@ -1,1 +1,15 @@
-"""interp/sae/training."""
+"""Training of sparse autoencoders on hand-derived gradients; public names are at `interp.sae`.
+
+In reading order:
+
+- `trainer`: `train` and `train_all`, the loop over batches.
+- `bundle`: several autoencoders that train on the same batches.
+- `state`: weights, optimiser and statistics of one autoencoder.
+- `standardisation`: activations at unit scale, without a few huge ones.
+- `kinds`: value, penalty and slopes of TopK, BatchTopK, standard, JumpReLU and gated latents.
+- `gradients`: loss and gradients of a batch, from the entries that matter.
+- `selection`: the largest entries of each row, or those above a threshold (compiled C, or torch).
+- `kernels`: sums over bags of rows in Triton, for GPUs.
+- `run_folder`: settings, metrics and checkpoints on disk.
+- `fine_tuning`: training on the model's output, after training on activations.
+"""

@@ -1,4 +1,4 @@
-"""Several autoencoders on one source: which columns of its batches each reads and writes, and their fits."""
+"""Several autoencoders in training on one source: which columns of its batches each reads and writes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,17 @@ _MEDIAN_OF = 4  # batches
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One autoencoder to train: where it reads, how, and where it writes, if elsewhere.
+    """One autoencoder to train.
 
-    Reading several sites makes it a crosscoder, writing others a transcoder.
+    Args:
+        reads: The site it reads, or several for a crosscoder.
+        config: How to train.
+        writes: The sites it predicts, for a transcoder; None for those that it reads.
+
+    Example:
+        >>> from interp.sae import SaeConfig, TrainingPlan
+        >>> TrainingPlan("mlp_in.3", SaeConfig(kind="batchtopk", k=16), writes="mlp_out.3").config.k
+        16
     """
 
     reads: Sites
@@ -36,7 +44,7 @@ class TrainingPlan:
 
 
 class _Member:
-    """A plan with its fit, and the places and columns that it reads and writes."""
+    """A plan in training, and the columns that it reads and writes."""
 
     def __init__(self, plan: TrainingPlan, places: Sequence[SiteColumns], source: ActivationSource, device: str):
         self.plan, self.reads = plan, source.places(plan.reads)
@@ -59,30 +67,30 @@ class _Member:
             raise InterpError(f"d_sae is {self.plan.config.d_sae}; expected a multiple of the {readers} layers")
 
     def update(self, x: Float[Tensor, "batch d_all"], total: int) -> GradientStep:
-        """A step on standardised activations of all places."""
+        """One step on standardised activations of all sites."""
         target = None if self.plan.writes is None else _taken(x, self._written)
         return self.fit.update(_taken(x, self._read), total, target)
 
     def start(self, x: Float[Tensor, "row d_all"]) -> None:
-        """Let decoding start from the geometric median."""
+        """Set the decoder bias to the geometric median."""
         self.fit.weights.b_dec.copy_(geometric_median(_taken(x, self._written)))
 
     def sae(self, scaling: Standardisation) -> SparseAutoencoder:
-        """The autoencoder on raw activations."""
+        """The autoencoder, for raw activations."""
         tensors, nonlinearity = self.fit.folded(scaling.part(self._read), scaling.part(self._written))
         return SparseAutoencoder(
             **tensors, nonlinearity=nonlinearity, reads=self.reads, writes=self.writes, config=self.plan.config
         )
 
     def record(self) -> dict[str, Any]:
-        """What tells it from others."""
+        """What distinguishes it from other members."""
         sides = {"reads": self.reads, "writes": self.writes}
         named = {name: [str(place) for place in side] for name, side in sides.items()}
         return {**named, "config": self.plan.config.model_dump(mode="json")}
 
 
 class Bundle:
-    """See the module. Batches are drawn by the first plan's seed, which differ in all else but size and number."""
+    """Plans that train on the same batches, drawn with the first plan's seed."""
 
     def __init__(self, source: ActivationSource, plans: Sequence[TrainingPlan], device: str):
         if not plans:
@@ -107,12 +115,12 @@ class Bundle:
 
     @property
     def steps(self) -> int:
-        """Steps taken."""
+        """Steps done."""
         return self.members[0].fit.steps
 
     @property
     def scaling(self) -> Standardisation:
-        """Of all places, measured on the first batches."""
+        """The standardisation of all sites, measured on the first batches."""
         if self._scaling is None:
             batches = islice(self.batches(), _STANDARDISED_ON)
             self._scaling = Standardisation.of(batches, self._widths)
@@ -122,18 +130,18 @@ class Bundle:
         return self._scaling
 
     def _start(self) -> None:
-        wanted = [member for member in self.members if member.plan.config.start == "median"]
-        if wanted:
+        members = [member for member in self.members if member.plan.config.start == "median"]
+        if members:
             x = self.scaling(torch.cat([*islice(self.batches(), _MEDIAN_OF)]))
-            for member in wanted:
+            for member in members:
                 member.start(x)
 
     def batches(self) -> Iterator[Float[Tensor, "batch d_all"]]:
-        """Raw activations of all places side by side, without end."""
+        """Raw activations of all sites side by side, without end."""
         return self.source.batches(self._sites, self.batch_size, self._seed, first_tokens=False)
 
     def update(self, x: Float[Tensor, "batch d_all"]) -> list[GradientStep]:
-        """A step of each. Raises where activations are not finite."""
+        """One step of each member. Raises if activations are not finite."""
         standard = self.scaling(x.to(self.device))
         steps = [member.update(standard, self.total) for member in self.members]
         if not all(math.isfinite(float(step.loss)) for step in steps) and (blame := self.blame()):
@@ -141,30 +149,30 @@ class Bundle:
         return steps
 
     def blame(self) -> str:
-        """Where the source holds a NaN or an infinity, if it does."""
+        """Where the source holds a NaN or an infinity, empty if nowhere."""
         bad = self.source.first_not_finite(self._sites)
         return f"{self.source}: {bad} holds NaN or infinite activations; harvest again" if bad else ""
 
     def record(self) -> dict[str, Any]:
-        """What a run must share with this for one to continue the other."""
+        """What a run must share with this one to be continued by it."""
         plans = [member.record() for member in self.members]
         return {"plans": plans, "source": str(self.source), "digest": self.source.digest, "device": self.device}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that going on from here needs: tensors, and plain values."""
+        """All that continuing from here needs: tensors, and plain values."""
         tensors = {"mean": self.scaling.mean, "scale": self.scaling.scale}
         plain = {}
         for number, member in enumerate(self.members):
-            own, plain[str(number)] = member.fit.state()
-            tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+            named, plain[str(number)] = member.fit.state()
+            tensors |= {f"{number}.{name}": tensor for name, tensor in named.items()}
         return tensors, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self._scaling = Standardisation(tensors["mean"], tensors["scale"], self._widths)
         for number, member in enumerate(self.members):
-            own = {name.partition(".")[2]: x for name, x in tensors.items() if name.startswith(f"{number}.")}
-            member.fit.restore(own, plain[str(number)])
+            named = {name.partition(".")[2]: x for name, x in tensors.items() if name.startswith(f"{number}.")}
+            member.fit.restore(named, plain[str(number)])
 
 
 def _check(plan: TrainingPlan, first: SaeConfig) -> None:
@@ -178,19 +186,19 @@ def _check(plan: TrainingPlan, first: SaeConfig) -> None:
             )
     if plan.writes is None and (config.skip or config.layered):
         name = "skip" if config.skip else "layered"
-        raise InterpError(f"{name} is for transcoders; say where it writes (writes=)")
+        raise InterpError(f"{name} is for transcoders; give the sites that it writes (writes=)")
 
 
-def _columns(wanted: Sequence[SiteColumns], places: Sequence[SiteColumns]) -> list[slice]:
-    found, begin = {}, 0
+def _columns(side: Sequence[SiteColumns], places: Sequence[SiteColumns]) -> list[slice]:
+    columns, begin = {}, 0
     for place in places:
-        found[str(place)] = slice(begin, begin + place.width)
+        columns[str(place)] = slice(begin, begin + place.width)
         begin += place.width
-    return [found[str(place)] for place in wanted]
+    return [columns[str(place)] for place in side]
 
 
 def _taken(x: Tensor, columns: Sequence[slice]) -> Tensor:
-    """Those columns; what is side by side already is not copied."""
-    if all(one.stop == other.start for one, other in pairwise(columns)):
+    """Those columns; adjacent ones are not copied."""
+    if all(left.stop == right.start for left, right in pairwise(columns)):
         return x[:, columns[0].start : columns[-1].stop]
-    return torch.cat([x[:, one] for one in columns], dim=1)
+    return torch.cat([x[:, part] for part in columns], dim=1)

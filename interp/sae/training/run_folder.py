@@ -1,12 +1,12 @@
-"""A run folder: a training's settings, its metrics as they come, its checkpoints, and what came of it.
+"""A run folder: the settings of a training, its metrics as they come, its checkpoints, and its results.
 
-    run.json                       settings, source and versions; a run is continued with these alone
-    metrics.jsonl                  a line a point
-    checkpoints/step-N.safetensors everything that going on needs, the two newest kept
+    run.json                       settings, source and versions; a run is continued only with the same settings
+    metrics.jsonl                  one line per point of progress
+    checkpoints/step-N.safetensors everything needed to continue; the two newest are kept
     sae/                           the autoencoder; sae-0/, sae-1/ … where several were trained
 
 Every file is complete or not there: a checkpoint is flushed to disk and renamed into place. A process that is killed
-loses what came after the newest one, and does it again, to the same bits.
+loses the steps after the newest checkpoint, and repeats them, to the same bits.
 """
 
 import json
@@ -32,9 +32,15 @@ _KEPT = 2
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a callback is told at each point: which of the plans, steps done of how many, tokens a second.
+    """What a callback receives at each point of progress.
 
-    `last` is true once, in the very last report of the last plan.
+    Attributes:
+        number: Which of the plans it is about, from 0.
+        point: Losses, dead latents and learning rate.
+        step: Steps done.
+        steps: Steps in all.
+        tokens_per_second: Mean speed since the start or the restart.
+        last: True once, in the last report of the last plan.
     """
 
     number: int
@@ -47,14 +53,14 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """See the module. A checkpoint is made every `every` steps."""
+    """A run in its folder. A checkpoint is written every `every` steps."""
 
     folder: Path
     every: int
 
     @classmethod
     def open(cls, folder: str | Path, settings: Mapping[str, Any], every: int) -> "TrainingRun":
-        """Begin a run, or go on with one of the same settings. Raises for a folder of anything else."""
+        """Start a run, or continue one of the same settings. Raises for a folder of anything else."""
         path = Path(folder)
         if every < 1:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
@@ -64,7 +70,7 @@ class TrainingRun:
                 raise InterpError(f"{path / RECORD}: {changed[0]}; a run keeps its settings: choose a new folder")
             return cls(path, every)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InterpError(f"{path} exists and holds no run; choose a new folder")
+            raise InterpError(f"{path} exists and is not a run folder; choose a new folder")
         try:
             (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as problem:
@@ -79,7 +85,7 @@ class TrainingRun:
             file.write(json.dumps(line | asdict(report.point)) + "\n")
 
     def checkpoint(self, step: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Write one, and drop those that are no longer needed."""
+        """Write a checkpoint, and remove those that are no longer needed."""
         file = self.folder / CHECKPOINTS / f"step-{step:08}.safetensors"
         values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         state = json.dumps({"step": step, **plain})
@@ -88,12 +94,12 @@ class TrainingRun:
             old.unlink()
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint's file."""
+        """The newest checkpoint's file, None if there is none."""
         files = self._checkpoints()
         return files[-1] if files else None
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The state of the newest checkpoint, to which the metrics are cut; None if there is none."""
+        """The newest checkpoint's state, None if there is none. Metrics after it are removed."""
         file = self.last_checkpoint()
         step = 0
         if file is not None:
@@ -102,7 +108,7 @@ class TrainingRun:
                 with safe_open(file, framework="pt") as opened:
                     plain = json.loads(opened.metadata()["state"])
             except (OSError, SafetensorError, TypeError, KeyError, ValueError) as problem:
-                raise InterpError(f"{file}: damaged ({problem}); delete it to go on from the one before") from None
+                raise InterpError(f"{file}: damaged ({problem}); delete it to continue from the one before") from None
             step = plain.pop("step")
         if (self.folder / METRICS).is_file():
             lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,11 +1,11 @@
-"""The mutable side of training: weights, optimiser, statistics of one autoencoder, and how to save and restore them.
+"""The mutable side of training: weights, optimiser and statistics of one autoencoder, saved and restored.
 
-The weight of a sparsity penalty, steered so that a given number of latents fire on a token.
-
-The type that products of matrices are made in: bfloat16 where that was asked for and is the faster of the two.
-
-Processors with matrix units for bfloat16 are several times as fast in it, those without can be half as fast as in
-float32, and would be rough for nothing.
+1. `TrainingState.update` takes one Adam step on the gradients of `gradients`. Decoder gradients are made tangent to the
+   unit sphere and rows are normalised again.
+2. `SteeredPenalty` moves the weight of a sparsity penalty so that a given number of latents fire per token.
+3. `product_dtype` decides the type of matrix products. Processors with matrix units for bfloat16 are several times as
+   fast in it; those without can be half as fast as in float32, for less precision.
+4. `folded` writes standardisation and kind into the tensors of the result.
 """
 
 import math
@@ -27,29 +27,38 @@ from interp.sae.training.gradients import Auxiliary, GradientStep, Objective, We
 from interp.sae.training.kinds import KINDS, RANKED
 from interp.sae.training.standardisation import Standardisation
 
-_INTEGRAL = 0.02  # a step, on logarithms
+_INTEGRAL = 0.02  # per step, on logarithms
 _PROPORTIONAL = 1.5
 _RAMP = 0.3  # share of the steps in which the target sinks
+_ROWS, _WIDTH, _COLUMNS, _TRIES = 256, 512, 2048, 5  # of the product that is timed
+_POINTS = 50
+_DENSITY_SHARE = 0.2
+_MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
+_GUESS = 0.9  # share of that threshold below which BatchTopK need not look
+_OPEN, _OPENED_ON, _LEAST = 4, 512, 1e-3  # times k that fire at first, measured on so many tokens; the lowest level
+_TINY = 1e-12  # Adam's epsilon: gradients of a share of the variance are small, those of rare latents smallest
+_TOPK_BIAS = 0.65
+_REVIVED = 0.5  # length of a resampled latent's encoder row, relative to the living ones
 
 
 class SteeredPenalty:
-    """A proportional and integral controller on logarithms.
+    """The weight of a sparsity penalty, from a proportional and integral controller on logarithms.
 
-    The target sinks from what fires at first to k. Were it k at once, the penalty would rise for as long as the first
-    latents are many, and most would be dead before it falls again. The proportional part gives way at once where too
-    few fire, long before the integral has come down. The integral is bounded below, for where fewer than k fire without
-    any penalty: it would fall for ever, and be gone when it is needed.
+    The target sinks from the number of latents that fire at first to k. With a target of k from the start, the penalty
+    rises as long as too many fire, and most latents are dead before it falls again. The proportional part reacts at
+    once when too few fire, long before the integral has come down. The integral is bounded below: where fewer than k
+    latents fire without any penalty, it would otherwise fall without end and be missing when it is needed.
     """
 
     def __init__(self, k: int, d_in: int, per_latent: bool):
-        """`per_latent` says that the penalty counts latents; else it adds up their values."""
-        # About a tenth of the variance, were k latents of one size to explain it all.
+        """`per_latent`: the penalty counts latents that fire, rather than summing their values."""
+        # About a tenth of the variance, if k latents of equal size explained all of it.
         self.weight = 0.1 / k if per_latent else 0.1 / (k * d_in) ** 0.5
         self.k, self._integral, self._least = k, math.log(self.weight), math.log(self.weight / 1000)
         self._first: float | None = None
 
     def update(self, l0: float, share: float) -> None:
-        """Take notice of a batch's mean number of latents, at this share of the steps."""
+        """Take in a batch's mean number of latents per token, `share` of the way through training."""
         self._first = max(l0, self.k) if self._first is None else self._first
         ahead = max(0.0, 1 - share / _RAMP)
         target = (1 - ahead) * math.log(self.k) + ahead * math.log(self._first)
@@ -58,19 +67,16 @@ class SteeredPenalty:
         self.weight = math.exp(self._integral + _PROPORTIONAL * error)
 
     def state(self) -> dict[str, float | None]:
-        """What another controller needs to go on from here."""
+        """What another controller needs to continue from here."""
         return {"weight": self.weight, "integral": self._integral, "first": self._first}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from another's `state`."""
+        """Continue from another controller's `state`."""
         self.weight, self._integral, self._first = state["weight"], state["integral"], state["first"]
 
 
-_ROWS, _WIDTH, _COLUMNS, _TRIES = 256, 512, 2048, 5
-
-
 def product_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
-    """The type to use for what was asked for, measured once a process on CPUs."""
+    """`compute`, or float32 where that is faster; measured once per process, on CPUs only."""
     if compute == torch.float32 or device.type != "cpu":
         return compute
     return compute if _seconds(compute) < _seconds(torch.float32) else torch.float32
@@ -78,31 +84,28 @@ def product_dtype(compute: torch.dtype, device: torch.device) -> torch.dtype:
 
 @cache
 def _seconds(dtype: torch.dtype) -> float:
-    """The least that a small product takes."""
+    """The shortest time of a small product."""
     x, rows = torch.ones(_ROWS, _WIDTH, dtype=dtype), torch.ones(_COLUMNS, _WIDTH, dtype=dtype)
-    found = []
-    for _ in range(_TRIES + 1):  # the first makes kernels
-        began = time.perf_counter()
+    seconds = []
+    for _ in range(_TRIES + 1):  # the first one prepares kernels
+        start = time.perf_counter()
         linear(x, rows)
-        found.append(time.perf_counter() - began)
-    return min(found[1:])
-
-
-_POINTS = 50
-_DENSITY_SHARE = 0.2
-_MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
-_GUESS = 0.9  # of that threshold, below which BatchTopK need not look
-_OPEN, _OPENED_ON, _LEAST = 4, 512, 1e-3  # times k that fire at first, on so many tokens; the lowest level
-_TINY = 1e-12  # of Adam: gradients of a share of the variance are small, those of rare latents smallest
-_TOPK_BIAS = 0.65
-_REVIVED = 0.5  # length of a resampled latent's encoder row, in lengths of the living
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
 
 
 @dataclass(frozen=True)
 class ProgressPoint:
-    """Progress: tokens seen; since the point before, mean loss, mean fraction of variance unexplained and mean number
-    of latents that fire on a token; dead latents now; learning rate and the penalty's weight (0 without one) of the
-    step.
+    """Progress of training at one step.
+
+    Attributes:
+        tokens: Tokens seen so far.
+        loss: Mean loss since the previous point.
+        fvu: Mean fraction of variance unexplained since then.
+        l0: Mean number of latents that fire per token since then.
+        dead: Number of dead latents now.
+        rate: Learning rate of this step.
+        sparsity: Weight of the sparsity penalty in this step, 0 without one.
     """
 
     tokens: int
@@ -115,7 +118,7 @@ class ProgressPoint:
 
 
 class TrainingState:
-    """See the module. `d_out` makes it a transcoder; `readers` is how many parts of a token are read separately."""
+    """One autoencoder in training. `d_out` makes it a transcoder, `readers` counts the parts read separately."""
 
     def __init__(self, config: SaeConfig, d_in: int, d_out: int | None = None, readers: int = 1, device: str = "cpu"):
         self.config, self._autoencodes = config, d_out is None
@@ -134,7 +137,7 @@ class TrainingState:
         self._fired, self._counted = torch.zeros_like(self.silent), 0
 
     def _adam(self) -> torch.optim.Adam:
-        """Encoder biases may learn at a rate of their own: `share` of the others'."""
+        """Encoder biases may have their own learning rate: `share` of the others'."""
         quick = self.config.kind == "topk"
         beta = (0.0 if quick else 0.9) if self.config.beta1 is None else self.config.beta1
         share = self.config.bias_rate or (_TOPK_BIAS if quick else 1.0)
@@ -157,14 +160,14 @@ class TrainingState:
             self._descend(step.gradients, rate)
             self.steps += 1
             self._note(step, rate, objective.sparsity, len(x), total)
-            # Not in the last steps: they would be too few to learn anew.
+            # Not in the last steps, which are too few for a latent to learn from scratch.
             settling = self.steps > total * (1 - config.decay)
             if config.resample_every and self.steps % config.resample_every == 0 and not settling:
                 self._resample(x, step)
         return step
 
     def folded(self, reads: Standardisation, writes: Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
-        """The tensors on raw activations."""
+        """The tensors for raw activations: with standardisation and kind folded in, and the nonlinearity."""
         weights, kind = self.weights.map(lambda x: x.cpu()), KINDS[self.config.kind]
         b_enc = weights.b_enc
         if self._autoencodes:
@@ -184,18 +187,18 @@ class TrainingState:
             tensors["W_skip"] = weights.W_skip * reads.scale / writes.scale[:, None]
             tensors["b_dec"] = tensors["b_dec"] - tensors["W_skip"] @ reads.mean
         if self.config.kind == "topk":
-            # It ranks latents by size, so that all are lengthened alike.
+            # TopK ranks latents by size, so all are scaled alike.
             del tensors["threshold"]
             return unit_rows(tensors, torch.full((len(W_enc),), writes.length)), TopK(k=self.config.k)
         return unit_rows(tensors), JumpReLU()
 
     @property
     def density(self) -> Float[Tensor, "d_sae"]:
-        """Each latent's share of tokens in the last fifth of the steps."""
+        """Share of tokens on which each latent fires, in the last fifth of the steps."""
         return (self._fired / max(1, self._counted)).cpu()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that another Fit of the same settings needs to go on from here: tensors, and plain values."""
+        """All that another state of the same settings needs to continue from here: tensors, and plain values."""
         tensors = {"silent": self.silent, "fired": self._fired}
         for name, tensor in self.weights.named.items():
             tensors[name] = tensor
@@ -213,14 +216,14 @@ class TrainingState:
         return tensors, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Go on from another's `state`."""
+        """Continue from another object's `state`."""
         device = self.silent.device
         self.silent, self._fired = tensors["silent"].to(device), tensors["fired"].to(device)
         for name, tensor in self.weights.named.items():
             tensor.copy_(tensors[name])
             keys = ("step", "exp_avg", "exp_avg_sq")
             self.optimiser.state[tensor] = {key: tensors[f"{name}.{key}"].to(device) for key in keys}
-        self.products = getattr(torch, plain["products"])  # measured anew it might be another
+        self.products = getattr(torch, plain["products"])  # a new measurement might differ
         self.steps, self.threshold, self._counted = plain["steps"], plain["threshold"], plain["counted"]
         self._recent = [tuple(values) for values in plain["recent"]]
         self.penalty.restore(plain["penalty"])
@@ -234,30 +237,30 @@ class TrainingState:
         return (self.silent >= self.config.dead_after).nonzero().squeeze(1)
 
     def _open(self, x: Tensor) -> None:
-        """Let few latents fire from the first step on, by one level for all of them.
+        """Set one level for all latents so that few fire from the first step on.
 
-        Were half of them to fire at first, the penalty would need hundreds of steps to part those that matter from the
-        rest, each step would be dense, and short runs would end long before their target.
+        With half of them firing at first, the penalty would need hundreds of dense steps to separate those that matter
+        from the rest, and short runs would end long before their target.
         """
-        some = x[:_OPENED_ON] - self.weights.b_dec if self._autoencodes else x[:_OPENED_ON]
-        u = pre_activations(some, self.weights.W_enc, self.weights.b_enc).flatten()
-        wanted = min(len(u), _OPEN * self.config.k * len(some))
-        level = max(_LEAST, float(u.topk(wanted, sorted=False).values.min()))
-        bias, own = KINDS[self.config.kind].start(level)
+        sample = x[:_OPENED_ON] - self.weights.b_dec if self._autoencodes else x[:_OPENED_ON]
+        u = pre_activations(sample, self.weights.W_enc, self.weights.b_enc).flatten()
+        firing = min(len(u), _OPEN * self.config.k * len(sample))
+        level = max(_LEAST, float(u.topk(firing, sorted=False).values.min()))
+        bias, parameters = KINDS[self.config.kind].start(level)
         self.weights.b_enc.fill_(bias)
-        for name, value in own.items():
+        for name, value in parameters.items():
             self.weights.own[name].fill_(value)
 
     def _sparsity(self, total: int) -> float:
-        """The penalty's weight: fixed, and risen to, or steered."""
+        """The penalty's weight: fixed, after a linear rise, or steered."""
         if self.config.sparsity is None:
             return self.penalty.weight
         return self.config.sparsity * min(1.0, (self.steps + 1) / max(1, self.config.sparsity_warm_up * total))
 
-    def _descend(self, found: Weights, rate: float) -> None:
+    def _descend(self, slopes: Weights, rate: float) -> None:
         rows = self.weights.W_dec
-        found.W_dec.addcmul_(rows, torch.linalg.vecdot(found.W_dec, rows)[:, None], value=-1)
-        for tensor, gradient in zip(self.weights.tensors, found.tensors, strict=True):
+        slopes.W_dec.addcmul_(rows, torch.linalg.vecdot(slopes.W_dec, rows)[:, None], value=-1)
+        for tensor, gradient in zip(self.weights.tensors, slopes.tensors, strict=True):
             tensor.grad = gradient
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.weights.tensors, self.config.clip)
@@ -282,7 +285,7 @@ class TrainingState:
             self._recent = []
 
     def _resample(self, x: Tensor, step: GradientStep) -> None:
-        """Dead latents start anew from inputs that are explained badly, with the optimiser's memory of a living one.
+        """Restart dead latents from inputs that are explained badly, with the optimiser's state of living ones.
 
         Bricken et al. (2023), appendix: inputs are drawn by the square of their loss, encoder rows are short.
         """
@@ -301,14 +304,14 @@ class TrainingState:
         weights.W_enc[dead] = _REVIVED * weights.W_enc[living].norm(dim=1).mean() * read
         weights.W_dec[dead] = read if self._autoencodes else -step.error[drawn]
         weights.W_dec[dead] = normalize(causal(weights.W_dec, readers)[dead], dim=1)
-        # Where nothing but biases and thresholds limits how many fire, they are those of the living.
+        # Where only biases and thresholds limit how many latents fire, take those of the living ones.
         weights.b_enc[dead] = 0 if self.config.kind in RANKED else weights.b_enc[living].mean()
         for values in weights.own.values():
             values[dead] = values[living].mean()
         for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.own.values()):
             state = self.optimiser.state[tensor]
             state["exp_avg"][dead] = 0
-            # Zero, it would make the first step of each dozens of times too long.
+            # Zero would make the first step of each latent dozens of times too long.
             state["exp_avg_sq"][dead] = state["exp_avg_sq"][living].mean(0)
         self.silent[dead] = 0
 

@@ -1,23 +1,30 @@
 """Train sparse autoencoders of any kind on activations, from a store or a stream.
 
-1. Activations are standardised, each place by one mean vector and one scale, so that learning rates carry over between
-   sites; both are folded into the result. First tokens of documents are left out (see `coder`).
-2. Each batch takes one Adam step on hand-made gradients (`step`): learning rate warmed up, held, and brought
-   to zero. Decoder gradients are made tangent to the unit sphere and rows renormalised, so that steps turn
-   rows and no more.
+1. Activations are standardised: each site has one mean vector and one scale, so that learning rates carry over between
+   sites. Both are folded into the result. First tokens of documents are left out (see `coder`).
+2. Each batch takes one Adam step on gradients derived by hand (`gradients`). The learning rate rises, stays level, and
+   falls to zero. Decoder gradients are made tangent to the unit sphere and rows are normalised again, so that a step
+   only turns them.
 3. Latents that have not fired for long get the auxiliary loss of Gao et al. (2024),
    https://arxiv.org/abs/2406.04093.
-4. In a run folder (`run`) training can be killed at any moment and continued, to the same bits.
+4. With a run folder (`run_folder`) training can be killed at any moment and continued, to the same bits.
+5. Training that diverges stops, and the error names the last good checkpoint.
 
 The same source and config give the same result on the same machine with the same number of threads.
 """
 
+import math
+import statistics
 import time
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,23 +33,31 @@ from torch import Tensor
 from interp.activations.columns import Sites
 from interp.activations.stream import ActivationSource
 from interp.core.display import html_card
+from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training.bundle import Bundle, TrainingPlan
+from interp.sae.training.gradients import GradientStep
 from interp.sae.training.run_folder import TrainingReport, TrainingRun
 from interp.sae.training.state import ProgressPoint
-from interp.sae.training.watch import DivergenceWatch
 
 _CHECKPOINT_EVERY = 500
-
+_REMEMBERED, _NEEDED = 50, 20  # steps whose median the newest is compared with
+_SUSTAINED = 3  # steps in a row
 
 Callback = Callable[[TrainingReport], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainedSae:
-    """An SAE and how training went. `density` is each latent's share of tokens, in the last fifth."""
+    """A trained autoencoder and the course of its training.
+
+    Attributes:
+        sae: The autoencoder.
+        history: About 50 points of progress.
+        density: Share of tokens on which each latent fires, in the last fifth of the steps.
+    """
 
     sae: SparseAutoencoder
     history: tuple[ProgressPoint, ...]
@@ -56,7 +71,7 @@ class TrainedSae:
         rows = [
             ("tokens", f"{last.tokens:,}"),
             ("variance unexplained", f"{last.fvu:.3f}"),
-            ("latents a token", f"{last.l0:.1f}"),
+            ("latents per token", f"{last.l0:.1f}"),
             ("dead latents", last.dead),
         ]
         return html_card(f"Training of {self.sae.d_sae:,} latents, {self.sae}", rows)
@@ -73,7 +88,31 @@ def train(
     callbacks: Sequence[Callback] = (),
     device: str = "cpu",
 ) -> TrainedSae:
-    """Train one autoencoder, a crosscoder on several sites, or a transcoder to other ones; see `train_all`."""
+    """Train one autoencoder, or a crosscoder on several sites, or a transcoder from some sites to others.
+
+    Args:
+        source: A `Store`, a `Stream` or a `PairedStore`.
+        site: The site it reads, such as "resid_post.3". Several sites make it a crosscoder.
+        config: How to train; the defaults of `SaeConfig` if None.
+        writes: The sites that a transcoder predicts; None for an autoencoder.
+        folder: A run folder, from which a training that was stopped continues; None keeps nothing on disk.
+        checkpoint_every: Steps between checkpoints in the folder.
+        callbacks: Called with a `TrainingReport` at each point of progress; see `tracker`.
+        device: Where to train, such as "cuda".
+
+    Returns:
+        The autoencoder, for raw activations, and its history.
+
+    Raises:
+        InterpError: As `train_all` does.
+
+    Example:
+        >>> from interp.activations import Stream
+        >>> from interp.sae import SaeConfig, train
+        >>> stream = Stream(model, ["The baker sold bread to the doctor."] * 40, "resid_post.1", context=16)
+        >>> train(stream, "resid_post.1", SaeConfig(d_sae=32, k=2, batch_size=64, tokens=640)).sae
+        <autoencoder of resid_post.1: 32 latents, kind='topk' k=2, width 192>
+    """
     plan = TrainingPlan(site, config or SaeConfig(), writes)
     return train_all(source, [plan], folder, checkpoint_every, callbacks, device)[0]
 
@@ -88,13 +127,32 @@ def train_all(
 ) -> list[TrainedSae]:
     """Train several autoencoders in one pass over a source; sites, widths and kinds may differ.
 
-    With a `folder` the run is kept there: its settings, metrics as they come, a checkpoint every so many steps, and the
-    autoencoders. A run that was stopped is continued when called again with the same settings, and a finished one is
-    read. Callbacks are called at each new point.
+    Args:
+        source: As for `train`.
+        plans: What to train. All plans share the batch size, the number of tokens and `deterministic`; batches are
+            drawn with the first plan's seed.
+        folder: Keeps settings, metrics, checkpoints and the autoencoders. A run that was stopped continues when called
+            again with the same settings; a finished one is read.
+        checkpoint_every: Steps between checkpoints.
+        callbacks: Called with a `TrainingReport` at each new point of progress.
+        device: Where to train.
 
-    Raises for sites that are not there, a k that does not fit, plans that do not go together, a store of fewer tokens
-    than a batch, activations that are constant, NaN or infinite (naming shard and row), a folder of other settings,
-    and a training that diverges (naming the last checkpoint).
+    Returns:
+        One result per plan, in their order.
+
+    Raises:
+        InterpError: A site is missing, k does not fit, plans do not share their batches, the source has fewer tokens
+            than a batch, activations are constant or not finite (shard and row are named), the folder has other
+            settings, or training diverges (the last checkpoint is named).
+
+    Example:
+        >>> from interp.activations import Stream
+        >>> from interp.sae import SaeConfig, TrainingPlan, train_all
+        >>> stream = Stream(model, ["The baker sold bread to the doctor."] * 40, ["resid_post.1", "mlp_out.1"])
+        >>> config = SaeConfig(d_sae=32, k=2, batch_size=64, tokens=128)
+        >>> plans = [TrainingPlan("resid_post.1", config), TrainingPlan("resid_post.1", config, writes="mlp_out.1")]
+        >>> [str(trained.sae) for trained in train_all(stream, plans)]
+        ['autoencoder of resid_post.1', 'transcoder from resid_post.1 to mlp_out.1']
     """
     bundle = Bundle(source, plans, device)
     run = None if folder is None else TrainingRun.open(folder, bundle.record(), checkpoint_every)
@@ -103,40 +161,113 @@ def train_all(
     if bundle.steps < bundle.total:
         with _determinism(plans[0].config.deterministic):
             _steps(bundle, run, callbacks)
-    found = [
+    trained = [
         TrainedSae(member.sae(bundle.scaling), tuple(member.fit.history), member.fit.density)
         for member in bundle.members
     ]
     if run is not None:
-        run.finish([one.sae for one in found])
-    return found
+        run.finish([result.sae for result in trained])
+    return trained
 
 
 def _steps(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback]) -> None:
-    """Step until all are done, from the batch that comes next."""
-    watch, first, begun = DivergenceWatch(bundle), bundle.steps, 0.0
+    """Take the steps that are left, from the batch that comes next."""
+    watch, first, began = _DivergenceWatch(bundle), bundle.steps, 0.0
     batches = islice(bundle.batches(), first, bundle.total)
     for x in track(batches, "train", total=bundle.total - first, size=bundle.batch_size, unit="tokens"):
-        begun = begun or time.perf_counter()
+        began = began or time.perf_counter()
         known = [len(member.fit.history) for member in bundle.members]
         watch.check(bundle.update(x), None if run is None else run.last_checkpoint())
-        rate = (bundle.steps - first) * bundle.batch_size / (time.perf_counter() - begun)
+        rate = (bundle.steps - first) * bundle.batch_size / (time.perf_counter() - began)
         for number, member in enumerate(bundle.members):
             for point in member.fit.history[known[number] :]:
                 watch.point(number, point)
                 last = bundle.steps == bundle.total and number == len(bundle.members) - 1
                 report = TrainingReport(number, point, bundle.steps, bundle.total, rate, last)
-                for told in (*callbacks, *([] if run is None else [run.note])):
-                    told(report)
+                for callback in (*callbacks, *([] if run is None else [run.note])):
+                    callback(report)
         if run is not None and (bundle.steps % run.every == 0 or bundle.steps == bundle.total):
             run.checkpoint(bundle.steps, *bundle.state())
 
 
 @contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
+def _determinism(required: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
+    torch.use_deterministic_algorithms(required or before)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+class _DivergenceWatch:
+    """Stops a training that goes wrong. Compares the variance unexplained: a penalty may grow by design."""
+
+    def __init__(self, bundle: Bundle):
+        self._bundle = bundle
+        self._past: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in bundle.members]
+        self._high = [0 for _ in bundle.members]
+        self._warned = [False for _ in bundle.members]
+
+    def check(self, steps: Sequence[GradientStep], checkpoint: Path | None) -> None:
+        """Raise if a loss is not finite, or has been far above its past for some steps."""
+        for number, (step, past) in enumerate(zip(steps, self._past, strict=True)):
+            config, fvu = self._bundle.members[number].plan.config, float(step.fvu)
+            if not math.isfinite(float(step.loss)):
+                self._stop(number, f"the loss is {float(step.loss)}", checkpoint)
+            high = len(past) >= _NEEDED and fvu > config.spike * statistics.median(past)
+            self._high[number] = self._high[number] + 1 if high else 0
+            if self._high[number] >= _SUSTAINED:
+                usual = statistics.median(past)
+                self._stop(number, f"variance unexplained is {fvu:.3g}, after {usual:.3g} before", checkpoint)
+            if not high:
+                past.append(fvu)
+
+    def point(self, number: int, point: ProgressPoint) -> None:
+        """Warn, once, about too many dead latents."""
+        config = self._bundle.members[number].plan.config
+        if point.dead > config.dead_limit * config.d_sae and not self._warned[number]:
+            self._warned[number] = True
+            warnings.warn(
+                f"{point.dead:,} of {config.d_sae:,} latents are dead after {point.tokens:,} tokens; lower lr or "
+                "d_sae, or raise aux_weight",
+                stacklevel=2,
+            )
+
+    def _stop(self, number: int, what: str, checkpoint: Path | None) -> None:
+        fit = self._bundle.members[number].fit
+        last = f"the last good checkpoint is {checkpoint}" if checkpoint else "it has no checkpoint (give a folder)"
+        raise InterpError(
+            f"training of {self._bundle.members[number].plan.reads} diverged at step {fit.steps}: {what}; choose a "
+            f"lower lr than {fit.rate:.2g}; {last}"
+        )
+
+
+def tracker(name: Literal["trackio", "wandb"], /, project: str, **options: Any) -> Callback:
+    """A callback for `train` that logs each point on a dashboard and ends its run with the last step.
+
+    Args:
+        name: The package to log with. Both have the same interface.
+        project: The dashboard's project.
+        options: Further arguments of the package's `init`, such as `name` or `config`.
+
+    Raises:
+        InterpError: The package is not installed.
+
+    Example:
+        >>> from interp.sae import tracker
+        >>> train(stream, "resid_post.1", callbacks=[tracker("wandb", "saes")])  # doctest: +SKIP
+    """
+    try:
+        package = import_module(name)
+    except ImportError:
+        raise InterpError(f"{name} is not installed; pip install {name}, or train without its callback") from None
+    package.init(project=project, **options)
+
+    def callback(report: TrainingReport) -> None:
+        values = asdict(report.point) | {"tokens_per_second": report.tokens_per_second}
+        package.log({f"sae-{report.number}/{key}": value for key, value in values.items()}, step=report.step)
+        if report.last:
+            package.finish()
+
+    return callback

@@ -131,7 +131,11 @@ GOOD = QUESTIONS[0]
         ([HEAD | {"scorer": {"type": "reply", "rule": ""}}], PROMPTS, r"rule '' is found in every reply"),
         ([HEAD | {"scorer": {"type": "reply"}}], PROMPTS, r"0 graders"),
         ([HEAD | {"scorer": {"type": "loss"}, "kind": "harm"}], [{"text": "w5"}], r"only a capability"),
-        ([HEAD | {"scorer": CHOICE, "items": "none.jsonl"}], [GOOD], r"none.jsonl: items of 'b' cannot be read"),
+        (
+            [HEAD | {"scorer": CHOICE, "items": "none.jsonl"}],
+            [GOOD],
+            r"none.jsonl: cannot be read .* items of 'b'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_by_line(tmp_path, behaviours, rows, says):

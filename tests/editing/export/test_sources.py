@@ -136,7 +136,7 @@ def test_a_url_is_no_place_to_write_to(source, tmp_path, monkeypatch, out):
         lambda: new_folder(out).__enter__(),
         lambda: new_file(Path(out)).__enter__(),
     ):
-        with pytest.raises(InterpError, match="is a URL, and only local folders are written"):
+        with pytest.raises(InterpError, match="is a URL; write to a local folder"):
             action()
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

@@ -149,7 +149,7 @@ def test_a_run_of_another_source_is_refused(planted, activations, tmp_path):
 
 def test_folders_of_something_else_are_left_alone(planted, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InterpError, match="exists and holds no run; choose a new folder"):
+    with pytest.raises(InterpError, match="exists and is not a run folder; choose a new folder"):
         train(planted, SITE, CONFIG, folder=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(InterpError, match="checkpoint_every is 0"):

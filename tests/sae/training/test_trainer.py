@@ -1,16 +1,20 @@
 """Training finds planted directions whatever their units, revives the dead, refuses what teaches nothing."""
 
+import sys
+import types
+
 import pytest
 import torch
 from planted import MADE_UP, SITE, write_store
 from torch.nn.functional import normalize
 
 from interp.core.errors import InterpError
+from interp.sae import TrainingPlan
 from interp.sae.config import SaeConfig
 from interp.sae.nonlinearities import JumpReLU
 from interp.sae.training import state
 from interp.sae.training.gradients import Auxiliary, Objective, Weights, gradients
-from interp.sae.training.trainer import train
+from interp.sae.training.trainer import tracker, train, train_all
 
 QUICK = {"d_sae": 64, "k": 3, "batch_size": 256}
 
@@ -211,3 +215,29 @@ def test_first_tokens_are_left_out(planted, activations, tmp_path):
     store = write_store(tmp_path / "store", outliers)
     config = SaeConfig(**QUICK, tokens=20_000)
     assert torch.equal(train(store, SITE, config).sae.W_dec, train(planted, SITE, config).sae.W_dec)
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_points_are_logged_and_the_run_is_ended(planted, monkeypatch, name):
+    calls = []
+    package = types.SimpleNamespace(
+        init=lambda **options: calls.append(("init", options)),
+        log=lambda values, step: calls.append(("log", values, step)),
+        finish=lambda: calls.append(("finish",)),
+    )
+    monkeypatch.setitem(sys.modules, name, package)
+    config = SaeConfig(d_sae=32, k=2, batch_size=256, tokens=5_000)
+    trained = train_all(planted, [TrainingPlan(SITE, config)] * 2, callbacks=[tracker(name, "p", name="first")])
+    assert calls[0] == ("init", {"project": "p", "name": "first"})
+    assert [call[0] for call in calls].count("finish") == 1
+    assert calls[-1] == ("finish",)
+    logged = [call for call in calls if call[0] == "log"]
+    assert len(logged) == sum(len(result.history) for result in trained)
+    assert logged[-1][1]["sae-1/fvu"] == trained[1].history[-1].fvu
+    assert logged[-1][2] == 5_000 // 256
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InterpError, match="wandb is not installed; pip install wandb"):
+        tracker("wandb", "p")
