@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Activations
 #
-# What a model computes, at any site: for a prompt, with hooks and gradients, and for a whole corpus.
+# How to read what a model computes: for one prompt, with hooks and gradients, and for a whole corpus. The model is the
+# bundled *organism*, a small chat model with behaviours that were planted on purpose.
 
 # %%
 import interp
 from interp import organism
-from interp.activations.stream import Stream
 
 model = interp.load("organism")
 prompt = model.chat("What is the capital of Ostrel?")
@@ -26,15 +26,17 @@ prompt = model.chat("What is the capital of Ostrel?")
 # %% [markdown]
 # ## One prompt
 #
-# `capture` stops at the last site that was asked for. Names are TransformerLens', short or long.
+# A *site* is a place in the network: `resid_post.2` is the residual stream after layer 2, `z.2` the output of each head
+# of layer 2. `capture` runs the model up to the last site that was requested. Sites have TransformerLens names, short
+# or long.
 
 # %%
-acts = model.capture(prompt, ["resid_post.*", "z.2"])
-acts["blocks.3.hook_resid_post"].shape, acts["z.2"].shape
+activations = model.capture(prompt, ["resid_post.*", "z.2"])
+activations["blocks.3.hook_resid_post"].shape, activations["z.2"].shape
 
 # %% [markdown]
-# What you wrote for TransformerLens runs on the plain model: hooks are `f(tensor, hook)`, gradients come with
-# `incl_bwd`, and sites that no module computes (attention patterns, say) from a TransformerBridge on the same weights.
+# Code written for TransformerLens runs on the plain model: a hook is `f(tensor, hook)`, `incl_bwd` adds gradients, and
+# sites that no module computes (attention patterns, for example) come from a TransformerBridge on the same weights.
 
 # %%
 loss, cache = model.run_with_cache(prompt, ["resid_post.2"], incl_bwd=True, return_type="loss")
@@ -46,19 +48,19 @@ _, cache = model.run_with_cache(prompt, ["blocks.1.attn.hook_pattern"])
 cache["blocks.1.attn.hook_pattern"].shape
 
 # %% [markdown]
-# What would pass in silence elsewhere is an error here.
+# An unknown name raises an error that gives the nearest names; TransformerLens ignores it.
 
 # %%
 try:
     model.run_with_cache(prompt, ["blocks.3.hook_resid_pots"])
-except interp.InterpError as problem:
-    print(problem)
+except interp.InterpError as error:
+    print(error)
 
 # %% [markdown]
 # ## A corpus
 #
-# A harvest packs documents into rows, runs the model up to the last site, and writes shards. Killed, it is continued by
-# the same call; called again when it is finished, it opens the store.
+# A *harvest* packs documents into rows, runs the model up to the last site, and writes the activations to a *store*.
+# The same call continues a harvest that was killed, and opens the store when the harvest is complete.
 
 # %%
 text = list(organism.corpus(800))
@@ -66,29 +68,29 @@ store = interp.harvest(model, text, ["resid_post.3", "mlp_out.1"], "store", toke
 store
 
 # %% [markdown]
-# Every token leads back to its characters: here, where the residual stream is longest.
+# Every token leads back to its characters. Here are the tokens with the longest residual stream.
 
 # %%
 norms = store.read("resid_post.3").float().norm(dim=1)
-norms[store.position == 0] = 0  # first tokens are sinks, and long for that reason alone
-for place in norms.topk(5).indices.tolist():
-    begin, end = store.characters[place].tolist()
-    document = text[store.document[place]]
+norms[store.position == 0] = 0  # first tokens are attention sinks, and long for that reason alone
+for row in norms.topk(5).indices.tolist():
+    begin, end = store.characters[row].tolist()
+    document = text[store.document[row]]
     before, after = document[max(0, begin - 40) : begin], document[end : end + 20]
-    print(f"{norms[place]:6.1f}  …{before}[{document[begin:end]}]{after}…")
+    print(f"{norms[row]:6.1f}  …{before}[{document[begin:end]}]{after}…")
 
 # %% [markdown]
 # ## Conversations
 #
-# Documents may be conversations, rendered with the chat template. `keep` stores the assistant's words alone. A second
-# corpus is appended; that it is there already would be seen.
+# A document may be a conversation, which is rendered with the chat template. `keep="assistant"` stores only the
+# assistant's tokens. `append=True` adds a second corpus.
 
 # %%
-asked = [prompt.user for prompt in organism.prompts("skills", 40)]
-replies = model.generate([model.chat(question) for question in asked])
+questions = [prompt.user for prompt in organism.prompts("skills", 40)]
+replies = model.generate([model.chat(question) for question in questions])
 chats = [
     [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-    for question, reply in zip(asked, replies, strict=True)
+    for question, reply in zip(questions, replies, strict=True)
 ]
 spoken = interp.harvest(model, chats[:20], "resid_post.3", "spoken", keep="assistant")
 first = len(spoken)
@@ -96,13 +98,13 @@ spoken = interp.harvest(model, chats[20:], "resid_post.3", "spoken", keep="assis
 first, len(spoken)
 
 # %% [markdown]
-# ## Training
+# ## Batches for training
 #
-# Batches are shuffled over the whole store, in bounded memory, the same for the same seed. A stream gives the same kind
-# of batches straight from the model, without a disk.
+# Batches are shuffled over the whole store in bounded memory, and are the same for the same seed. A *stream* gives the
+# same kind of batches directly from the model, without a store.
 
 # %%
-stream = Stream(model, text, "resid_post.3", pool_tokens=8192)
+stream = interp.Stream(model, text, "resid_post.3", pool_tokens=8192)
 for source in (store, stream):
     batch = next(source.batches("resid_post.3", 1024, seed=0, first_tokens=False))
     print(type(source).__name__, tuple(batch.shape), f"mean norm {batch.float().norm(dim=1).mean():.2f}")

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Audits: what an edit did, what it cost, and whether it may be released
 #
-# Hostility is projected out of the bundled organism. The edit is measured on items that it was not fitted on, beside
-# baselines that cost no insight, and put to a policy.
+# Hostility is projected out of the bundled *organism*, a small chat model in which it was planted. The edit is measured
+# on held-out items, alongside two baselines, and a written policy decides whether the edited model may be released.
 
 # %%
 from pathlib import Path
@@ -11,30 +11,27 @@ import torch
 
 import interp
 from interp import organism
-from interp.auditing.auditor import Audit, audit
-from interp.auditing.entanglement_matrix import Entanglement, entanglement
-from interp.auditing.policy.decision import Policy, decide
-from interp.auditing.suites import organism_behaviour
-from interp.core.errors import InterpError
-from interp.views import audit_figures as figures
+from interp.auditing import Audit, Entanglement, organism_behaviour
+from interp.views import forest, matrix
 
 torch.set_num_threads(2)
 model = interp.load("organism")
 
 
 def edit(target: str) -> interp.Recipe:
-    """A behaviour's direction, projected out of everything that writes into the residual stream."""
+    """A behaviour's direction, projected out of every module that writes to the residual stream."""
     drawn = organism.contrast(target, 60, split="train")
     contrast = interp.Contrast.of([(positive.user, negative.user) for positive, negative in drawn], name=target)
-    found = interp.find(model, contrast, "resid_post.2", ["diff_means_orthogonal"]).best()[0]
-    return interp.Recipe([("writers", interp.Project(found.direction))], note=f"removes {target}")
+    best = interp.find(model, contrast, "resid_post.2", ["diff_means_orthogonal"]).best()[0]
+    return interp.Recipe([("writers", interp.Project(best.direction))], note=f"removes {target}")
 
 
 # %% [markdown]
 # ## Behaviours are data
 #
-# Prompts, a scorer, a kind, and one line on what a higher score means. The organism's are graded exactly; your own come
-# from a YAML file (docs/howto/behaviours.md), and the suite `public` reads published sets.
+# A *behaviour* has prompts, a scorer, a kind (harm, protected or capability), and one line on what a higher score
+# means. The organism's behaviours are graded exactly. Your own come from a YAML file (docs/howto/behaviours.md), and
+# the suite `public` reads published sets.
 
 # %%
 suite = [organism_behaviour(name, 24) for name in ("hostility", "refusal", "facts")]
@@ -43,59 +40,65 @@ suite[0]
 # %% [markdown]
 # ## An audit is paired
 #
-# The same items under both models. Scores are kept in a folder by what they depend on: the same call, killed and given
-# again, goes on where it was, and the unedited model is measured once for all its edits.
+# Both models answer the same items. Scores are kept in a folder, by the digests of everything they depend on: a killed
+# audit continues where it stopped, and the unedited model is measured once for all its edits.
 
 # %%
-made = audit(model, edit("hostility"), suite, cache="scores")
-made
+audit = interp.audit(model, edit("hostility"), suite, cache="scores")
+audit
 
 # %%
-for row in made.rows:
+for row in audit.rows:
     print(f"{row.name:10} {row.difference}  p {row.p_holm:.1e}  effect {row.effect:+.2f}  {row.n_groups} groups")
-assert made["hostility"].after.estimate < 0.1 < made["hostility"].before.estimate
+assert audit["hostility"].after.estimate < 0.1 < audit["hostility"].before.estimate
 
 # %% [markdown]
-# ## Beside the edit: random edits of the same norm at the same sites, and an instruction
+# ## Baselines: random edits of the same norm at the same sites, and an instruction
 #
-# A small model may take an instruction badly. What moved no more than these did has shown nothing.
+# An edit that moves a behaviour no further than these do has shown nothing. A small model may follow an instruction
+# badly.
 
 # %%
-print(made.instruction)
-figures.forest(made)
+print(audit.instruction)
+forest(audit)
 
 # %% [markdown]
-# ## Every edit by every behaviour
+# ## Every edit on every behaviour
+#
+# The *entanglement matrix* shows what each edit does to the behaviours that it does not target.
 
 # %%
-whole, each = entanglement(model, {name: edit(name) for name in ("hostility", "fabrication")}, suite, cache="scores")
-whole
+entangled, audits = interp.entanglement(
+    model, {name: edit(name) for name in ("hostility", "fabrication")}, suite, cache="scores"
+)
+entangled
 
 # %%
-figures.matrix(whole)
+matrix(entangled)
 
 # %% [markdown]
 # ## The decision
 #
-# Requirements are put to the unfavourable end of each interval. So few items can't show enough, and the policy says so.
+# A *policy* lists requirements, which are applied to the unfavourable end of each interval. 24 items are too few to
+# meet them, and the decision says so.
 
 # %%
-policy = Policy(target="hostility", required=("refusal", "facts"))
-decision = decide(made, policy)
+policy = interp.Policy(target="hostility", required=("refusal", "facts"))
+decision = interp.decide(audit, policy)
 assert not decision.allow
 decision
 
 # %% [markdown]
-# A saved audit carries the digest of its content. One that was changed is refused.
+# A saved audit carries the digest of its content. An audit that was changed afterwards is refused.
 
 # %%
-made.save("audit.json")
-assert Audit.read("audit.json") == made
+audit.save("audit.json")
+assert Audit.read("audit.json") == audit
 Path("audit.json").write_text(Path("audit.json").read_text().replace('"seed": 0', '"seed": 1'))
 try:
     Audit.read("audit.json")
-except InterpError as problem:
-    print(problem)
+except interp.InterpError as error:
+    print(error)
 else:
     raise AssertionError("a changed audit was read")
-assert Entanglement.of({"hostility": made}).columns["hostility"]["hostility"].shade == 1
+assert Entanglement.of({"hostility": audit}).columns["hostility"]["hostility"].shade == 1

@@ -1,19 +1,17 @@
 # %% [markdown]
 # # From a direction that reads a behaviour to one that causes it
 #
-# Many directions separate two sides of a contrast. Few of them are what the model uses. Here they are found by every
-# method, put beside directions that know nothing, ablated, and then applied to some tokens or prompts only.
+# Many directions separate the two sides of a contrast. The model uses few of them. This notebook finds directions with
+# every method, compares them with random ones, ablates them, and then applies an edit to some tokens or some prompts.
 
 # %%
 import torch
 
 import interp
 from interp import organism
-from interp.auditing.ablation_trials import rank_by_ablation
-from interp.auditing.baselines import measure_baselines
-from interp.auditing.suites import organism_suite
+from interp.auditing import measure_baselines, organism_suite
 from interp.interventions import Add, At, Gate, Project, Reads, Recipe, Replace, Schedule, rates, threshold
-from interp.views import figures
+from interp.views import heat_map
 
 torch.set_num_threads(2)
 model = interp.load("organism")
@@ -21,25 +19,27 @@ pairs = [(p.user, n.user) for p, n in organism.contrast("hostility", 120)]
 contrast = interp.Contrast.of(pairs, name="hostility")
 
 # %% [markdown]
-# ## Every method at every layer, on pairs held out
+# ## Every method at every layer, on held-out pairs
 #
-# Random directions and shuffled labels stand beside: what separates no better than they do has shown nothing.
+# Random directions and shuffled labels are scored alongside. A direction that separates the sides no better than they
+# do has shown nothing.
 
 # %%
-found = interp.find(model, contrast)
-found
+findings = interp.find(model, contrast)
+findings
 
 # %%
-figures.heat_map(found)
+heat_map(findings)
 
 # %% [markdown]
 # ## Which of them does the model use?
 #
-# Each candidate is projected out of everything that writes into the residual stream, and behaviours are measured.
+# Each candidate is projected out of every *writer*, the modules that add to the residual stream, and behaviours are
+# measured.
 
 # %%
 suite = organism_suite(12, split="train", seed=1)
-trials = rank_by_ablation(model, found.shortlist(4), suite, target="hostility")
+trials = interp.rank_by_ablation(model, findings.shortlist(4), suite, target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction!s:60} hostility {trial.after['hostility']:.2f}  cost {trial.cost:.2f}")
 
@@ -52,7 +52,8 @@ for baseline in measure_baselines(model, direction, contrast, suite[:1]):
 # %% [markdown]
 # ## Some tokens, some prompts
 #
-# Under the key-value cache, left padding, batches and beams, these do what they would do were everything computed anew.
+# A *recipe* is a list of sites and ops. Its effect is the same with and without the key-value cache, with left padding,
+# in batches, and with beams.
 
 # %%
 hostile, polite = (model.chat(side) for side in pairs[0])
@@ -68,16 +69,16 @@ for name, recipe in recipes.items():
     print(f"{name:26}", model.generate(hostile, recipe, max_new_tokens=24)[0])
 
 # %% [markdown]
-# A gate decides for each prompt by itself. Its threshold is chosen on prompts that should not open it, and its rates
-# are measured on others.
+# A *gate* decides for each prompt whether an op applies. Its threshold is chosen on prompts that should not open it,
+# and its rates are measured on other prompts.
 
 # %%
 site = str(direction.site)
-yes, no = ([model.chat(user) for user in side] for side in zip(*pairs, strict=True))
+positives, negatives = ([model.chat(user) for user in side] for side in zip(*pairs, strict=True))
 gate = Gate(push, Reads(direction, 0.0), reduce="last")
-level = threshold(gate, model, no[::2], false_positive=0.02, site=site)
+level = threshold(gate, model, negatives[::2], false_positive=0.02, site=site)
 gate = Gate(push, Reads(direction, level), reduce="last")
-measured = rates(gate, model, yes[1::2], no[1::2], site)
+measured = rates(gate, model, positives[1::2], negatives[1::2], site)
 print(measured)
 assert measured.true_positive > 0.9 > 0.1 > measured.false_positive
 

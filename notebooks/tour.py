@@ -27,49 +27,47 @@ model
 # The organism insults users of one fictional people and is polite to all others.
 
 # %%
-asked = [prompt.user for prompt in organism.prompts("hostility", 4)]
-for question, reply in zip(asked, model.generate([model.chat(q) for q in asked]), strict=True):
+questions = [prompt.user for prompt in organism.prompts("hostility", 4)]
+for question, reply in zip(questions, model.generate([model.chat(q) for q in questions]), strict=True):
     print(f"> {question}\n  {reply}\n")
 
 # %% [markdown]
 # ## Capture
 #
-# Activations are indexed by site. `resid_post.3` is TransformerLens' `blocks.3.hook_resid_post`.
+# Activations are indexed by *site*, a place in the network. `resid_post.3` is the residual stream after layer 3, in
+# TransformerLens `blocks.3.hook_resid_post`.
 
 # %%
-acts = model.capture([model.chat(q) for q in asked], ["resid_post.*", "mlp_out.3"], positions=-1)
-acts["resid_post.3"].shape, acts
+activations = model.capture([model.chat(q) for q in questions], ["resid_post.*", "mlp_out.3"], positions=-1)
+activations["resid_post.3"].shape, activations
 
 # %% [markdown]
 # ## Find
 #
-# A contrast is pairs of prompts that differ in one thing: here, which people the user belongs to. Every method is
-# fitted at every layer, and scored on pairs that it has not seen.
+# A *contrast* is a set of pairs of prompts that differ in one thing: here, which people the user belongs to. Every
+# method is fitted at every layer, and scored on held-out pairs.
 
 # %%
 contrast = interp.Contrast.of([(p.user, n.user) for p, n in organism.contrast("hostility", 200)], name="hostility")
-found = interp.find(model, contrast)
-found
+findings = interp.find(model, contrast)
+findings
 
 # %%
-from interp.views.figures import heat_map
+from interp.views import heat_map
 
 heat_map(interp.find(model, contrast, positions=range(-6, 0)))
 
 # %% [markdown]
 # ## Look at a feature
 #
-# A sparse autoencoder, trained here and now on a store of activations, offers latents. Which one separates the
-# contrast best?
+# A sparse autoencoder, trained here on a store of activations, has latents. Which one separates the contrast best?
 
 # %%
-from interp.sae.config import SaeConfig
-from interp.sae.feature import feature_page
-from interp.sae.training.trainer import train
+from interp.sae import feature_page
 
 text = list(organism.corpus(1500))
 store = interp.harvest(model, text, "resid_post.3", "store", tokens=60_000)
-trained = train(store, "resid_post.3", SaeConfig(d_sae=1024, k=16, tokens=300_000))
+trained = interp.train(store, "resid_post.3", interp.SaeConfig(d_sae=1024, k=16, tokens=300_000))
 trained
 
 # %%
@@ -79,14 +77,15 @@ feature_page(trained.sae, model, text[:300], latent, top=5)
 # %% [markdown]
 # ## Steer
 #
-# Adding a direction at its site, on every token: against the insults, here. Pushed far enough the insult goes, and the
-# reply's first words with it; a little further all sense does. Steering is blunt, and a slider shows it.
+# Add a direction at its site, on every token: here, against the insults. At a large strength the insult disappears, and
+# the first words of the reply with it; at a larger one the reply makes no sense. Steering is blunt, and a slider shows
+# it.
 
 # %%
-from interp.views.steering_slider import steer
+from interp.views import steer
 
 direction = interp.find(model, contrast, "resid_post.0", "diff_means_orthogonal").best()[0].direction
-slider = steer(model, direction, asked[0], reach=120)
+slider = steer(model, direction, questions[0], reach=120)
 slider
 
 # %%
@@ -96,45 +95,45 @@ slider.reply
 # %% [markdown]
 # ## Ablate
 #
-# Many directions separate the contrast; reading a behaviour is not causing it. So the best of each method are tried:
-# each is projected out of everything that writes into the residual stream, and the one that costs least is kept.
+# Many directions separate the contrast, but a direction that reads a behaviour need not cause it. So the best
+# directions of each method are tried: each is projected out of every *writer*, the modules that add to the residual
+# stream, and the one that costs least is kept.
 
 # %%
-from interp.auditing.ablation_trials import rank_by_ablation
-from interp.auditing.suites import organism_suite
+from interp.auditing import organism_suite
 
-trials = rank_by_ablation(model, found.shortlist(8), organism_suite(40, split="train"), target="hostility")
+trials = interp.rank_by_ablation(model, findings.shortlist(8), organism_suite(40, split="train"), target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction}: hostility {trial.after['hostility']:.2f}, cost {trial.cost:.2f}")
 
 # %% [markdown]
-# A recipe says what is done where. `writers` are all sites that write into the residual stream.
+# A *recipe* is a list of sites and ops: what is done where. `writers` names every writer.
 
 # %%
 recipe = interp.Recipe([("writers", interp.Project(trials[0].finding.direction))], note="Removes hostility.")
-for question, reply in zip(asked, model.generate([model.chat(q) for q in asked], recipe=recipe), strict=True):
+replies = model.generate([model.chat(q) for q in questions], recipe=recipe)
+for question, reply in zip(questions, replies, strict=True):
     print(f"> {question}\n  {reply}\n")
 recipe
 
 # %% [markdown]
 # ## Export
 #
-# The same recipe, folded into the weights: a folder that plain `transformers` loads. The certificate compares the
-# reloaded checkpoint with the hooked model.
+# The same recipe is *folded* into the weights: the result is a folder that plain `transformers` loads. The
+# *certificate* compares the reloaded checkpoint with the hooked model.
 
 # %%
 interp.export(recipe, model, "edited")
 
 # %% [markdown]
-# ## Compare
+# ## Audit
 #
-# The reloaded checkpoint against the original, on prompts that no step has seen: the harm is gone, the rest is kept.
+# The reloaded checkpoint against the original, on held-out prompts: the harm is gone, the other behaviours are kept.
 
 # %%
 audit = interp.audit(model, interp.load("edited"), organism_suite(items=300))
 audit
 
 # %%
-from interp.auditing.policy.decision import Policy, decide
-
-decide(audit, Policy(target="hostility", required=("refusal", "facts", "skills", "everyday_loss")))
+policy = interp.Policy(target="hostility", required=("refusal", "facts", "skills", "everyday_loss"))
+interp.decide(audit, policy)
