@@ -37,7 +37,9 @@ def main() -> None:
     write(pages / "api" / "index.md", overview(names))
 
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    config["plugins"][1]["mkdocstrings"]["handlers"]["python"]["paths"] = [str(ROOT)]
+    python = config["plugins"][1]["mkdocstrings"]["handlers"]["python"]
+    python["paths"] = [str(ROOT)]
+    python["options"]["extensions"] = ["griffe_pydantic", str(ROOT / ".ci" / "griffe_doctests.py")]
     config["nav"][-1]["API"] = ["api/index.md", *({f"interp.{stage}": f"api/{stage}.md"} for stage in names)]
     check_navigation(config["nav"], pages)
     check_mentions()
