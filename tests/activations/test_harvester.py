@@ -362,7 +362,7 @@ def test_text_can_be_appended_once(tiny, corpus, tmp_path):
         harvest(model, second, SITES, out, **SETTINGS)
     with pytest.raises(InterpError, match="dtype was 'float32' and is now 'bfloat16'"):
         harvest(model, ["w4 w5"], SITES, out, append=True, dtype="bfloat16", **SETTINGS)
-    with pytest.raises(InterpError, match=r"one with the same beginning .* only what is new to append"):
+    with pytest.raises(InterpError, match=r"with the same beginning .* only new text to append"):
         harvest(model, [*second, "w4 w5"], SITES, out, append=True, **SETTINGS)
     with pytest.raises(InterpError, match="tokens was None and is now 9000"):
         harvest(model, second, SITES, out, append=True, tokens=9000, **SETTINGS)

@@ -121,7 +121,7 @@ def test_a_conversations_earlier_messages_stand_before_its_prompt(tmp_path):
 
     rendered = "system:Be kind.|user:A|assistant:B|user:C|"
     assert contrast.texts(str.upper, chat) == ([rendered + "D"], [rendered])
-    with pytest.raises(InterpError, match="'C' has messages before it; pass a chat renderer"):
+    with pytest.raises(InterpError, match="'C' has earlier messages; pass a chat renderer"):
         contrast.texts(str.upper)
     plain = Contrast((TurnPair(Turn("C", "D"), Turn("C")),))
     assert plain.digest != contrast.digest, "what came before is part of the data"

@@ -196,7 +196,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     [
         ({"train": ["a"], "test": ["b"]}, "a corpus that maps train, test; give one of its values"),
         ("", "no path"),
-        ("hf:name:config:train:more", "more than hf:NAME:CONFIG:SPLIT"),
+        ("hf:name:config:train:more", "more parts than hf:NAME:CONFIG:SPLIT"),
         (CHAT, "a conversation is a list of messages"),
         (iter([[]]), "a conversation without messages"),
     ],

@@ -138,7 +138,7 @@ def test_another_model_is_refused(sae, tiny):
 
 
 def test_it_shows_itself(sae):
-    assert "50 latents, 4 a token" in sae._repr_html_()
+    assert "50 latents, 4 per token" in sae._repr_html_()
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""End-to-end fine-tuning: an autoencoder learns what the model's output needs, after it has learned the activations.
+"""End-to-end fine-tuning: after training on activations, an autoencoder learns what the model's output needs.
 
-    loss = KL(plain model || model with the reconstruction put in)  +  fraction of variance unexplained
+    loss = KL(plain model || model with the reconstruction)  +  fraction of variance unexplained
 
-The second term is scaled to the size of the first at each step, so that both pull alike; with `reconstruction=0` there
-is the KL alone, and nothing keeps latents faithful to the activations. A short phase of it at the end of ordinary
-training gives most of what training end to end from the start does (Karvonen 2025, https://arxiv.org/abs/2503.17272;
-Braun et al. 2024, https://arxiv.org/abs/2405.12241). Thresholds stay as they are.
+The second term is scaled to the size of the first at each step, so that both weigh the same. With `reconstruction=0`
+only the KL is left, and nothing keeps latents faithful to the activations. A short phase of it at the end of ordinary
+training gives most of the benefit of training end to end from the start (Karvonen 2025,
+https://arxiv.org/abs/2503.17272; Braun et al. 2024, https://arxiv.org/abs/2405.12241). Thresholds stay as they are.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ _TRAINED = ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip")
 
 @dataclass(frozen=True)
 class Tuning:
-    """A step: KL divergence in nats a token, and the fraction of variance unexplained."""
+    """One step: KL divergence in nats per token, and the fraction of variance unexplained."""
 
     kl: float
     fvu: float
@@ -38,7 +38,7 @@ class Tuning:
 
 @dataclass(frozen=True, eq=False)
 class FineTuned:
-    """The autoencoder, and each step before its update."""
+    """The autoencoder, and the losses of each step before its update."""
 
     sae: SparseAutoencoder
     history: tuple[Tuning, ...]
@@ -56,10 +56,32 @@ def finetune(
     reconstruction: float = 1.0,
     seed: int = 0,
 ) -> FineTuned:
-    """Train an autoencoder, a transcoder or a crosscoder of one model on the model's own output.
+    """Train an autoencoder, a transcoder or a crosscoder of one model on the model's output.
 
-    `lr` is Adam's on standardised activations, falling to zero; `batch_size` counts rows of `context` tokens, in random
-    order. Raises for another model than the autoencoder's, and where the KL is not finite.
+    Args:
+        sae: The autoencoder, trained on activations.
+        model: Its model.
+        texts: A corpus, as `interp.data.documents` takes it.
+        tokens: Use at most this many tokens of the corpus, each once.
+        context: Tokens per row.
+        batch_size: Rows per step, in random order.
+        lr: Adam's learning rate on standardised activations; it falls linearly to zero.
+        reconstruction: Weight of the unexplained variance, relative to the KL.
+        seed: Seed of the order of rows.
+
+    Returns:
+        The tuned autoencoder, without metrics, and the losses of each step.
+
+    Raises:
+        InterpError: The model is not the autoencoder's, or the loss is not finite.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import SparseAutoencoder, TopK, finetune
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> len(finetune(sae, model, ["the baker sold bread ."] * 8, context=16, batch_size=4).history)
+        2
     """
     sae.require(model)
     packed = pack_rows(model, texts, context, tokens)
@@ -68,22 +90,22 @@ def finetune(
     named = {name: getattr(start, name) for name in _TRAINED if getattr(start, name) is not None}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in named.items()}
     scale = _scale(start, model, packed.rows(0, batch_size))
-    # Adam's steps have the size of the rate: biases are as large as activations, rows are not.
+    # Adam's steps have the size of the learning rate: biases are as large as activations, rows are not.
     biases = [leaf for name, leaf in leaves.items() if name.startswith("b_")]
     others = [leaf for name, leaf in leaves.items() if not name.startswith("b_")]
     optimiser = torch.optim.Adam([{"params": others, "lr": lr}, {"params": biases, "lr": lr * scale}])
-    chosen = order.split(batch_size)
-    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(chosen))
+    batches = order.split(batch_size)
+    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(batches))
     history: list[Tuning] = []
     with frozen_weights(model):
-        for picked in track(chosen, "fine-tune"):
-            batch = packed.part(picked, slice(0, packed.ids.shape[1]))
+        for numbers in track(batches, "fine-tune"):
+            batch = packed.part(numbers, slice(0, packed.ids.shape[1]))
             before = unspliced_pass(start, model, batch)
             with torch.enable_grad():
-                found = replace(start, **leaves)(before.read)
-                kl = _divergence(before.logits, spliced_logits(start, model, batch, found), batch.predicted)
+                reconstructed = replace(start, **leaves)(before.read)
+                kl = _divergence(before.logits, spliced_logits(start, model, batch, reconstructed), batch.predicted)
                 spread = (before.written - before.written.mean(0)).square().sum()
-                fvu = (found - before.written).square().sum() / spread
+                fvu = (reconstructed - before.written).square().sum() / spread
                 loss = kl + reconstruction * fvu * (kl / fvu).detach()
             if not torch.isfinite(loss):
                 raise InterpError(f"fine-tuning diverged at step {len(history)}; choose a lower lr than {lr:.2g}")

@@ -1,23 +1,24 @@
-"""One gradient of an autoencoder's objective, by hand, at the cost of the encoder's product and little else.
+"""Loss and gradient of an autoencoder, derived by hand, at little more than the cost of the encoder's product.
 
-    loss = mean over prefixes of |x - x_hat|^2 / |x - mean(x)|^2  +  sparsity * penalty a token  +  auxiliary
+    loss = mean over prefixes of |x - x_hat|^2 / |x - mean(x)|^2  +  sparsity * penalty per token  +  auxiliary
 
-x is the batch, or for a transcoder (Dunefsky et al. 2024, https://arxiv.org/abs/2406.11944) what is to be predicted
-from it. x_hat of a prefix is decoded from the latents below it; there is one prefix, all latents, unless the objective
-is Matryoshka (Bussmann et al. 2025, https://arxiv.org/abs/2503.17547). The auxiliary loss is aux_weight |e - e_hat|^2 /
-|e|^2 with e = x - x_hat held constant and e_hat decoded from the `aux_k` largest dead latents alone (Gao et al. 2024,
-section 2.2), so that dead latents learn what the living leave unexplained. Sums run over the batch.
+x is the batch; for a transcoder (Dunefsky et al. 2024, https://arxiv.org/abs/2406.11944) it is the target that is
+predicted from the batch. x_hat of a prefix is decoded from the latents below it. There is one prefix, all latents,
+unless the objective is Matryoshka (Bussmann et al. 2025, https://arxiv.org/abs/2503.17547). The auxiliary loss is
+aux_weight |e - e_hat|^2 / |e|^2, with e = x - x_hat held constant and e_hat decoded only from the `aux_k` largest dead
+latents (Gao et al. 2024, section 2.2), so that dead latents learn what the living leave unexplained. Sums run over the
+batch.
 
-1. Pre-activations are dense and are made a few hundred rows at a time; only entries that can have a value or a slope
-   outlive their rows.
-2. Decoding and every gradient touch those entries alone. A weight's gradient is a bag of tokens for each latent, the
-   transposed incidence, so each latent's row is written once. Latents of different prefixes decode into bags of their
-   own, which are added up.
+1. Pre-activations are dense and are computed a few hundred rows at a time; only entries that can have a value or a
+   slope are kept.
+2. Decoding and every gradient touch only those entries. A weight's gradient is a bag of tokens for each latent, the
+   transposed incidence, so that each latent's row is written once. Latents of different prefixes decode into separate
+   bags, which are added up.
 3. Where too many entries matter (thresholds at their start), dense products take over, a few hundred rows at a time.
-4. A cross-layer transcoder's latents come in groups, one a layer that is read: each reads its own layer's part of the
+4. A cross-layer transcoder's latents form groups, one per layer that is read: each reads its own layer's part of the
    batch, and writes to its own and all later layers' parts of the target (Ameisen et al. 2025,
    https://transformer-circuits.pub/2025/attribution-graphs/methods.html).
-5. `compute` may be bfloat16 for the products; errors and the weights themselves stay float32.
+5. Products may be in bfloat16 (`compute`); errors and the weights themselves stay float32.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,16 +34,16 @@ from interp.sae.training.kinds import KINDS, RANKED, Kind, KindName, Own
 from interp.sae.training.selection import Chosen, above, largest
 
 _ROWS = 512
-# Beyond this share of entries, products of dense matrices are faster than bags: sooner where bfloat16 is used, as it is
-# where products are fast.
+# Above this share of entries, dense products are faster than bags; sooner in bfloat16, which is used where products
+# are fast.
 _CROWDED = {torch.bfloat16: 0.03, torch.float32: 0.05}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained tensors, or their gradients; `own` are the kind's.
+    """The trained tensors, or their gradients; `own` are the kind's parameters.
 
-    An autoencoder's encoder reads x - b_dec, a transcoder's x. `d_read` is d_in, or a group's part of it.
+    An autoencoder's encoder reads x - b_dec, a transcoder's reads x. `d_read` is d_in, or a group's part of it.
     """
 
     W_enc: Float[Tensor, "d_sae d_read"]
@@ -63,10 +64,10 @@ class Weights:
         groups: int = 1,
         skip: bool = False,
     ) -> "Weights":
-        """Random unit rows, no biases. Encoder and decoder have the same, unless `d_out` makes it a transcoder.
+        """Random unit rows and zero biases. Encoder and decoder rows are equal, unless `d_out` makes it a transcoder.
 
-        Where nothing limits how many latents fire, half of them do at first: the encoder's rows are shortened so that
-        together they reconstruct an input once, not many times over.
+        Where nothing limits how many latents fire, half of them fire at first: the encoder's rows are shortened so
+        that together they reconstruct an input once, not many times over.
         """
         generator = torch.Generator().manual_seed(seed)
         read = normalize(torch.randn(d_sae, d_in // groups, generator=generator), dim=1)
@@ -90,14 +91,14 @@ class Weights:
         return plain if self.W_skip is None else plain | {"W_skip": self.W_skip}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
-        """The same with each tensor changed."""
+        """The weights with a function applied to each tensor."""
         own = {name: change(x) for name, x in self.own.items()}
         skip = None if self.W_skip is None else change(self.W_skip)
         return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own, skip)
 
 
 def causal(W_dec: Tensor, groups: int) -> Tensor:
-    """In place, nothing of a group of latents to the parts before its own."""
+    """Set to zero, in place, what each group of latents writes to the parts before its own."""
     width = W_dec.shape[1] // groups
     for group, rows in enumerate(W_dec.chunk(groups)):
         rows[:, : group * width] = 0
@@ -106,7 +107,7 @@ def causal(W_dec: Tensor, groups: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. `k` is for ranked kinds, `sparsity` the penalty's weight for the others."""
+    """The objective. `k` is for ranked kinds, `sparsity` is the penalty's weight for the others."""
 
     kind: KindName = "topk"
     k: int = 32
@@ -126,10 +127,10 @@ class Auxiliary:
 
 @dataclass(frozen=True)
 class GradientStep:
-    """A batch's fraction of variance unexplained, loss, gradients, and tokens that each latent fired on.
+    """A batch's fraction of variance unexplained, loss, gradients, and number of tokens on which each latent fired.
 
-    `lowest` is the smallest value that BatchTopK chose, which the next batch may be told as a guess. `error` is the
-    reconstruction less the target.
+    `lowest` is the smallest value that BatchTopK chose, a guess for the next batch. `error` is the reconstruction minus
+    the target.
     """
 
     fvu: Float[Tensor, ""]
@@ -150,7 +151,7 @@ class _Entries:
 
     @classmethod
     def of(cls, chosen: Chosen, start: int) -> "_Entries":
-        """Those of some rows, the first of which is this token."""
+        """The chosen entries of some rows, of which the first is token `start`."""
         u, rows, columns = chosen
         return cls(u, columns, rows + start)
 
@@ -171,9 +172,9 @@ def gradients(
     guess: float | None = None,
     target: Float[Tensor, "batch d_out"] | None = None,
 ) -> GradientStep:
-    """Loss and gradients for a batch of standardised activations, and for a transcoder its target.
+    """Loss and gradients for a batch of standardised activations, with a target for a transcoder.
 
-    `guess` speeds BatchTopK up and changes nothing.
+    `guess` is a lower bound for BatchTopK's smallest value; a wrong one costs time and changes nothing.
     """
     low = weights.map(lambda x: x.to(objective.compute))
     y = x if target is None else target
@@ -193,24 +194,22 @@ def gradients(
 
 
 def _aided(batch: "_Batch", step: GradientStep, dead: _Entries, aux: Auxiliary) -> GradientStep:
-    """A step with the auxiliary loss added. The residual is held constant, and so is the bias in it."""
+    """A step with the auxiliary loss added. The residual is held constant, including its bias."""
     missed = float(step.error.square().sum())
     if not missed:
         return step
     scale = aux.weight / missed
     objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
     extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
-    found, more = step.gradients, extra.gradients
-    found = replace(
-        found, W_enc=found.W_enc + more.W_enc, b_enc=found.b_enc + more.b_enc, W_dec=found.W_dec + more.W_dec
-    )
-    return replace(step, loss=step.loss + extra.loss, gradients=found)
+    main, more = step.gradients, extra.gradients
+    total = replace(main, W_enc=main.W_enc + more.W_enc, b_enc=main.b_enc + more.b_enc, W_dec=main.W_dec + more.W_dec)
+    return replace(step, loss=step.loss + extra.loss, gradients=total)
 
 
 def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[_Entries | None, _Entries | None]:
-    """The entries of the objective, None if they are too many to be listed, and those of the auxiliary loss."""
+    """The entries of the objective, None if they are too many to list, and those of the auxiliary loss."""
     objective, kind = batch.objective, KINDS[batch.objective.kind]
-    wanted = objective.k * len(batch.inputs)
+    count = objective.k * len(batch.inputs)
     floor = guess
     main: list[_Entries] | None = []
     dead: list[_Entries] = []
@@ -225,17 +224,17 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
             near = above(u, kind.floor(batch.weights.own), int(_CROWDED[u.dtype] * u.numel()))
             main = None if near is None else [*main, _Entries.of(near, start)]
         if main is None and aux is None:
-            return None, None  # dense products make all pre-activations themselves
+            return None, None  # dense products compute all pre-activations themselves
         if aux is not None:
-            found = _Entries.largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
-            dead.append(_Entries(found.u, aux.dead[found.latents], found.tokens))
+            chosen = _Entries.largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
+            dead.append(_Entries(chosen.u, aux.dead[chosen.latents], chosen.tokens))
     entries = None if main is None else _joined(main)
     if objective.kind == "batchtopk" and entries is not None:
-        if len(entries.u) < wanted and floor is not None and floor > 0:
-            # The guess was too high: without one, or lower, all are seen.
+        if len(entries.u) < count and floor is not None and floor > 0:
+            # The guess was too high: without one, or with a lower one, all entries are seen.
             return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
-        if len(entries.u) > wanted:
-            best = largest(entries.u[None], wanted)[1][0]
+        if len(entries.u) > count:
+            best = largest(entries.u[None], count)[1][0]
             entries = _Entries(entries.u[best], entries.latents[best], entries.tokens[best])
     return entries, _joined(dead) if dead else None
 
@@ -246,7 +245,7 @@ def _joined(parts: Sequence[_Entries]) -> _Entries:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch, and what its error is multiplied by in the loss. `low` and `inputs` have the type of the products."""
+    """A batch, and the scale of its error in the loss. `low` and `inputs` have the type of the products."""
 
     weights: Weights
     low: Weights
@@ -272,7 +271,7 @@ class _Batch:
             yield start, pre_activations(self.inputs[start : start + _ROWS], self.low.W_enc, self.low.b_enc)
 
     def sparse(self, entries: _Entries) -> GradientStep:
-        """The step from entries alone."""
+        """The step, from the listed entries."""
         n, prefixes = len(self.inputs), self.objective.prefixes or (len(self.low.b_enc),)
         bags = entries.tokens
         if len(prefixes) > 1:
@@ -292,15 +291,15 @@ class _Batch:
             loss, weight = loss + self.scale * gate_error.square().sum((1, 2)).mean(), weight + d_gate
         loss = loss + self.penalty_weight * self.kind.penalty(u, own).sum()
         d_u, d_own = self.kind.slopes(u, own, d_values, weight)
-        found = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
+        slopes = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
         fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
         lowest = float(entries.u.min()) if len(entries.u) else 0.0
-        return GradientStep(losses[-1], loss, found, fired, error[-1], lowest)
+        return GradientStep(losses[-1], loss, slopes, fired, error[-1], lowest)
 
     def _decoded(
         self, values: Tensor, entries: _Entries, bags: Tensor, groups: int
     ) -> tuple[Float[Tensor, "group batch d_in"], Float[Tensor, "group_batch d_in"], Float[Tensor, "entry"]]:
-        """Errors of each prefix, the loss's slope by what each group of latents adds, and by each value."""
+        """Errors of each prefix, and slopes of the loss by each group's output and by each value."""
         n, width = self.target.shape
         with torch.enable_grad():
             low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
@@ -308,7 +307,7 @@ class _Batch:
         decoded = sums.detach().float().view(groups, n, width)
         error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.target)
         pull = (2 * self.scale / groups) * error
-        if groups > 1:  # what a group adds is in every later prefix, too
+        if groups > 1:  # a group's output is part of every later prefix as well
             pull = pull.flip(0).cumsum(0).flip(0)
         pull = pull.view(groups * n, width)
         (d_values,) = torch.autograd.grad(sums, low_values, pull.to(sums.dtype))
@@ -318,7 +317,7 @@ class _Batch:
         self, entries: _Entries, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
     ) -> Weights:
         d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
-        # Those without a value and a slope are in no sum (within JumpReLU's rectangle, most).
+        # Entries without value and slope (most of those within JumpReLU's rectangle) are in no sum.
         matter = ((values != 0) | (d_u != 0)).nonzero().squeeze(1)
         order = matter[entries.latents[matter].argsort(stable=True)]
         latents = entries.latents[order]
@@ -346,9 +345,9 @@ class _Batch:
         return (pull.to(rows.dtype).T @ rows).float()
 
     def dense(self) -> GradientStep:
-        """The same from all entries, by products of dense matrices."""
+        """The step, from all entries, by dense products."""
         low, kind, own, weight = self.low, self.kind, self.weights.own, self.penalty_weight
-        found = self.weights.map(torch.zeros_like)
+        total = self.weights.map(torch.zeros_like)
         fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.inputs.device)
         errors, loss = [], torch.zeros((), device=self.inputs.device)
         for start, pre in self.pre_activations():
@@ -362,23 +361,23 @@ class _Batch:
                 loss, weights = loss + self.scale * gate_error.square().sum(), weights + d_gate
             d_u, d_own = kind.slopes(u, own, d_values, weights)
             each = zip(
-                found.W_enc.chunk(self.readers), d_u.chunk(self.readers, 1), rows.chunk(self.readers, 1), strict=True
+                total.W_enc.chunk(self.readers), d_u.chunk(self.readers, 1), rows.chunk(self.readers, 1), strict=True
             )
             for gradient, slope, part in each:
                 gradient.add_(slope.to(low.W_enc.dtype).T @ part)
-            if found.W_skip is not None:
-                found.W_skip.add_(self._skip_gradient(pull, rows))
-            found.W_dec.add_(values.to(low.W_dec.dtype).T @ pull)
-            found.b_enc.add_(d_u.sum(0))
-            found.b_dec.add_(pull.float().sum(0))
+            if total.W_skip is not None:
+                total.W_skip.add_(self._skip_gradient(pull, rows))
+            total.W_dec.add_(values.to(low.W_dec.dtype).T @ pull)
+            total.b_enc.add_(d_u.sum(0))
+            total.b_dec.add_(pull.float().sum(0))
             for name, slope in d_own.items():
-                found.own[name].add_(slope.sum(0))
+                total.own[name].add_(slope.sum(0))
             fired += (values > 0).sum(0)
             loss = loss + weight * penalty.sum()
             errors.append(error)
         error = torch.cat(errors)
         fvu = self.scale * error.square().sum()
-        return GradientStep(fvu, loss + fvu, found, fired, error)
+        return GradientStep(fvu, loss + fvu, total, fired, error)
 
     def _decoded_densely(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         error = (values.to(self.low.W_dec.dtype) @ self.low.W_dec).float() - target

@@ -1,9 +1,8 @@
 """The two sparse operations of training as Triton kernels, for GPUs: sums over bags, and products along them.
 
-A program has one bag and so many of its columns: it walks the bag's entries, so that rows are read once each and
-nothing is added to one place by two programs. Values are summed in float32 whatever the type of the rows. `code` uses
-these for tensors on a CUDA device where Triton is installed; on the CPU, and without Triton, torch's embedding bags do
-the same.
+A program handles one bag and some of its columns: it walks over the bag's entries, so that rows are read once and no
+two programs add to the same place. Values are summed in float32 whatever the type of the rows. `interp.sae.code` uses
+these kernels for tensors on a CUDA device where Triton is installed; elsewhere torch's embedding bags do the same.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _COLUMNS = 128
-# Triton compiles the kernels below: their arguments are pointers and numbers, for which Python has no types.
+# Triton compiles the kernels below; Python has no types for their arguments, pointers and numbers.
 
 
 @triton.jit
@@ -76,6 +75,6 @@ def triton_bag_sums(
     bags: Int[Tensor, "entry"],
     number: int,
 ) -> Float[Tensor, "bag d_out"]:
-    """As `code.bag_sums`; gradients flow to rows and weights."""
-    found: Tensor = _BagSums.apply(rows, index, per_entry, bags, number)
-    return found
+    """As `interp.sae.code.bag_sums`; gradients flow to rows and weights."""
+    sums: Tensor = _BagSums.apply(rows, index, per_entry, bags, number)
+    return sums

@@ -1,13 +1,13 @@
-"""The kinds of autoencoder that are trained: what each does to one pre-activation, and the slopes of its loss.
+"""The kinds of autoencoder that can be trained: the value of one pre-activation, and the slopes of its loss.
 
 A kind is written for single entries, the pre-activation u = W_enc x + b_enc of one latent on one token, with the
-latent's own parameters. Training calls it on whatever entries matter: the chosen ones alone, or all of them (`step`).
+latent's own parameters. Training applies it to the entries that matter: only the chosen ones, or all of them.
 
-- topk, batchtopk: the k largest of each token, or of a whole batch k times its tokens; value = relu(u).
+- topk, batchtopk: the k largest of each token, or k per token on average over a batch; value = relu(u).
 - standard: value = relu(u), with a penalty on the sum of values.
-- jumprelu: value = u where that is above the latent's threshold, with a penalty on how many are; what has no slope is
-  given that of a rectangle around the threshold (straight-through).
-- gated: value = relu(exp(r) u + b) where u > 0; the penalty is on relu(u), which has to reconstruct, too.
+- jumprelu: value = u if that is above the latent's threshold, with a penalty on the number of latents that fire. The
+  jump gets the slope of a rectangle around the threshold (straight-through estimator).
+- gated: value = relu(exp(r) u + b) if u > 0; the penalty is on relu(u), which has to reconstruct as well.
 
 Standard: Bricken et al. (2023), https://transformer-circuits.pub/2023/monosemantic-features. Gated: Rajamanoharan et
 al. (2024), https://arxiv.org/abs/2404.16014. JumpReLU: the same (2024), https://arxiv.org/abs/2407.14435. BatchTopK:
@@ -24,25 +24,25 @@ from torch import Tensor
 
 KindName = Literal["topk", "batchtopk", "standard", "jumprelu", "gated"]
 Entries = Float[Tensor, "*entries"]
-Own = dict[str, Tensor]  # parameters of each entry's latent
+Own = dict[str, Tensor]  # a kind's own parameters, of each entry's latent
 BANDWIDTH = 0.1  # of the rectangle, in units of the standardised input
 
 
 @runtime_checkable
 class Kind(Protocol):
-    """See the module. `own` are the latent's parameters beside its rows and bias, by name."""
+    """A kind of latent; `own` are its parameters in addition to rows and bias, by name."""
 
     @property
     def own(self) -> dict[str, float]:
-        """The parameters of a latent beside its rows and bias, and what they start from."""
+        """The latent's additional parameters and their initial values."""
         ...
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
-        """The bias and the parameters that every latent starts from, for W_enc x to have to be above this level."""
+        """Initial bias and parameters with which a latent fires if W_enc x exceeds this level."""
         ...
 
     def floor(self, own: Own) -> Float[Tensor, "*latent"]:
-        """Below which neither an entry's value nor any of its slopes is other than zero; for each latent or for all."""
+        """Below this, an entry's value and slopes are zero; one number per latent or for all."""
         ...
 
     def value(self, u: Entries, own: Own) -> Entries:
@@ -50,22 +50,22 @@ class Kind(Protocol):
         ...
 
     def penalty(self, u: Entries, own: Own) -> Entries:
-        """What the entry costs, before the penalty's weight."""
+        """The sparsity penalty of the entry, before its weight."""
         ...
 
     def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
-        """Slopes of the loss by u and by the latent's parameters, given those by value and by penalty."""
+        """Slopes of the loss by u and by the parameters, from those by value (`pull`) and by penalty (`weight`)."""
         ...
 
     def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder rows, bias and threshold of the JumpReLU autoencoder that this one is."""
+        """Encoder rows, bias and threshold of the equivalent JumpReLU autoencoder."""
         ...
 
 
 @final
 @dataclass(frozen=True)
 class Rectified:
-    """A rectified line. For TopK and BatchTopK, where only the chosen entries are given, and for the standard kind."""
+    """A ReLU: for the standard kind, and for TopK and BatchTopK, which apply it to the chosen entries only."""
 
     own: dict[str, float] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class Rectified:
 @final
 @dataclass(frozen=True)
 class Jump:
-    """JumpReLU. The threshold is kept as a logarithm, so that it stays positive."""
+    """JumpReLU. The threshold is stored as a logarithm, so that it stays positive."""
 
     own: dict[str, float] = field(default_factory=lambda: {"log_threshold": -2.3})
 
@@ -114,14 +114,14 @@ class Jump:
         return torch.where(u > own["log_threshold"].exp(), u, 0)
 
     def penalty(self, u: Entries, own: Own) -> Entries:
-        """One for each that fires."""
+        """1 for each latent that fires."""
         return (u > own["log_threshold"].exp()).to(u.dtype)
 
     def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
-        """The line's above the threshold; for the threshold, the rectangle's."""
+        """1 above the threshold; for the threshold, the rectangle's."""
         threshold = own["log_threshold"].exp()
         height = ((u - threshold).abs() < BANDWIDTH / 2) / BANDWIDTH
-        # By its logarithm: the threshold is a factor once more.
+        # By the logarithm: the threshold is a factor once more.
         return pull * (u > threshold), {"log_threshold": -(threshold * pull + weight) * height * threshold}
 
     def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +137,7 @@ class Gated:
     own: dict[str, float] = field(default_factory=lambda: {"r_mag": 0.0, "b_mag": 0.0})
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
-        """By the gate's bias, which the magnitude's makes up for."""
+        """By the gate's bias, for which the magnitude's bias compensates."""
         return -level, {"r_mag": 0.0, "b_mag": level}
 
     def floor(self, own: Own) -> Float[Tensor, "*latent"]:
@@ -153,7 +153,7 @@ class Gated:
         return u.relu()
 
     def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
-        """The magnitude's through the open gate, and the gate's own."""
+        """The magnitude's slope through the open gate, and the gate's own."""
         growth = own["r_mag"].exp()
         passed = pull * ((u > 0) & (growth * u + own["b_mag"] > 0))
         return passed * growth + weight * (u > 0), {"r_mag": passed * growth * u, "b_mag": passed}

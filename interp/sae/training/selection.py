@@ -1,12 +1,11 @@
-"""Which pre-activations of each token are the largest, or above a floor: of all that training does on a CPU beside
-products of matrices, the longest.
+"""Which pre-activations of each token are the largest, or above a floor.
 
-Both are found by `selection.c` where there is a C compiler, which a process asks once for each type of numbers it
-needs; that takes half a second. Elsewhere, and on GPUs, torch finds the same entries in the same order, more slowly. Of
-equal pre-activations, of which bfloat16 makes many, the first are taken. NaNs count as infinite, and are above
-nothing. Gradients flow to what is chosen.
+On a CPU this is the slowest part of training after matrix products. `selection.c` does it where there is a C compiler,
+which a process calls once for each type of numbers that it needs; that takes half a second. Elsewhere, and on GPUs,
+torch finds the same entries in the same order, more slowly. Of equal pre-activations, which are common in bfloat16, the
+first are taken. NaNs count as infinite for `largest`, and are above no floor. Gradients flow to the entries chosen.
 
-INTERP_NATIVE=0 has torch do it everywhere; `interp doctor` says what is used, and why.
+INTERP_NATIVE=0 uses torch everywhere; `interp doctor` says which is used, and why.
 """
 
 import ctypes
@@ -39,9 +38,12 @@ Chosen = tuple[Float[Tensor, "entry"], Int[Tensor, "entry"], Int[Tensor, "entry"
 
 
 def largest(u: Float[Tensor, "row d_sae"], k: int) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    """Values and columns of the k largest of each row, in the order of the columns.
+    """Values and columns of the k largest entries of each row, in the order of the columns.
 
-    Raises for a k that does not fit.
+    Raises unless 1 <= k <= d_sae.
+
+    >>> [part.tolist() for part in largest(torch.tensor([[1.0, 3.0, 2.0]]), 2)]
+    [[[3.0, 2.0]], [[1, 2]]]
     """
     _require_rows(u)
     width = u.shape[1]
@@ -62,9 +64,12 @@ def above(u: Tensor, floors: Tensor) -> Chosen: ...
 @overload
 def above(u: Tensor, floors: Tensor, most: int) -> Chosen | None: ...
 def above(u: Float[Tensor, "row d_sae"], floors: Float[Tensor, "*d_sae"], most: int | None = None) -> Chosen | None:
-    """Values, rows and columns of what is above its column's floor, row by row; None if they are more than `most`.
+    """Values, rows and columns of the entries above their column's floor, row by row; None if more than `most`.
 
-    Floors are one for each column or one for all, and are taken in the type of u.
+    `floors` has one value per column or one for all, and is cast to the type of u.
+
+    >>> [part.tolist() for part in above(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor(1.5))]
+    [[3.0, 2.0], [0, 0], [1, 2]]
     """
     _require_rows(u)
     floors, library = floors.to(u).expand(u.shape[1]), _library_for(u)
@@ -83,10 +88,10 @@ def above(u: Float[Tensor, "row d_sae"], floors: Float[Tensor, "*d_sae"], most: 
 
 
 def native() -> str:
-    """Whether the compiled selection is used, in words."""
-    if not _wanted():
+    """Which selection is used, in words."""
+    if not _enabled():
         return "torch (INTERP_NATIVE is 0)"
-    problems = [found.problem for found in map(_built, _KEYS) if found.problem]
+    problems = [built.problem for built in map(_built, _KEYS) if built.problem]
     return f"torch ({problems[0]})" if problems else "compiled"
 
 
@@ -96,16 +101,16 @@ def _require_rows(u: Tensor) -> None:
 
 
 def _largest(u: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As torch's topk takes any of those that share the last place, the first are picked out of more."""
+    """The k largest by torch. Its topk takes any of equal entries, so the first are picked out of more."""
     keys = u.nan_to_num(torch.inf, torch.inf, -torch.inf)
     many = min(2 * k, u.shape[1])
-    found = keys.topk(many)
-    order = found.indices.sort(1)
-    ranked = found.values.gather(1, order.indices).sort(dim=1, descending=True, stable=True)
+    top = keys.topk(many)
+    order = top.indices.sort(1)
+    ranked = top.values.gather(1, order.indices).sort(dim=1, descending=True, stable=True)
     columns = order.values.gather(1, ranked.indices[:, :k])
     if many < u.shape[1]:
-        edge = found.values[:, k - 1 : k]
-        tied = (found.values[:, -1:] == edge).any(1).nonzero().squeeze(1)
+        edge = top.values[:, k - 1 : k]
+        tied = (top.values[:, -1:] == edge).any(1).nonzero().squeeze(1)
         over, equal = keys[tied] > edge[tied], keys[tied] == edge[tied]
         taken = over | (equal & (equal.cumsum(1) <= k - over.sum(1, keepdim=True)))
         columns[tied] = taken.nonzero()[:, 1].view(-1, k)
@@ -122,19 +127,19 @@ def _above(u: Tensor, floors: Tensor, most: int | None) -> Chosen | None:
 
 
 def _ordered(floors: Tensor) -> Tensor:
-    """Whole numbers in the order of these floats; see `selection.c`. Nothing is above a NaN."""
+    """Whole numbers in the same order as these floats; see `selection.c`. Nothing is above a NaN."""
     keys = floors.contiguous().view(_KEYS[floors.dtype][0])
     most = torch.iinfo(keys.dtype).max
     return torch.where(floors.isnan(), most, torch.where(keys < 0, -(keys & most), keys))
 
 
 def _library_for(u: Tensor) -> ctypes.CDLL | None:
-    if u.device.type != "cpu" or u.dtype not in _KEYS or not u.numel() or not _wanted():
+    if u.device.type != "cpu" or u.dtype not in _KEYS or not u.numel() or not _enabled():
         return None
     return _built(u.dtype).loaded
 
 
-def _wanted() -> bool:
+def _enabled() -> bool:
     return os.environ.get("INTERP_NATIVE", "1") != "0"
 
 
@@ -152,24 +157,24 @@ class _Built:
 
 @cache
 def _built(dtype: torch.dtype) -> _Built:
-    """The source compiled for a type, with OpenMP if that works, whose calls find torch's own threads.
+    """The source compiled for a type, with OpenMP if that works; its calls use torch's threads.
 
-    It is compiled for the machine at hand, loaded, and deleted: a file that is kept can be damaged, or meant for
-    another machine that shares the folder.
+    It is compiled for this machine, loaded, and deleted: a file that is kept can be damaged, or belong to another
+    machine that shares the folder.
     """
-    found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None or os.name != "posix":
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or os.name != "posix":
         return _Built(None, "no C compiler; set CC to one")
     problem = ""
     for threads in (["-fopenmp"], []):
         try:
-            library = _compiled([*shlex.split(found), *_KEYS[dtype][1:], *threads])
+            library = _compiled([*shlex.split(compiler), *_KEYS[dtype][1:], *threads])
         except (OSError, AttributeError, subprocess.SubprocessError) as failure:
-            problem = f"{found} fails: {failure}".partition("\n")[0]
+            problem = f"{compiler} fails: {failure}".partition("\n")[0]
             continue
         if _agrees(library, dtype):
             return _Built(library)
-        problem = f"what {found} makes of selection.c chooses otherwise"
+        problem = f"selection.c as compiled by {compiler} chooses other entries than torch"
     return _Built(None, problem)
 
 
@@ -177,7 +182,7 @@ def _compiled(command: list[str]) -> ctypes.CDLL:
     shared = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
     with tempfile.TemporaryDirectory() as folder:
         unlinked, linked = Path(folder) / "selection.o", Path(folder) / "selection.so"
-        # Linked without -fopenmp, which would bring threads other than torch's.
+        # Linked without -fopenmp, which would add threads other than torch's.
         compiling = [*command, "-O3", "-march=native", "-fPIC", "-c", str(_SOURCE), "-o", str(unlinked)]
         plain = [part for part in command if part != "-fopenmp"]
         for step in (compiling, [*plain, "-shared", str(unlinked), *shared, "-o", str(linked)]):
@@ -192,7 +197,7 @@ def _compiled(command: list[str]) -> ctypes.CDLL:
 
 
 def _agrees(library: ctypes.CDLL, dtype: torch.dtype) -> bool:
-    """Whether it takes of a row with ties, NaNs and infinities what torch does."""
+    """Whether it chooses the same entries as torch from a row with ties, NaNs and infinities."""
     u = (torch.arange(99.0) % 7 - 3)[None].to(dtype)
     u[0, 40:44] = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf])
     values, columns = u.new_empty(1, 20), torch.empty(1, 20, dtype=torch.long)

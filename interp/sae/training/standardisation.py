@@ -17,23 +17,23 @@ _REACH = 10  # times the usual distance from the mean
 
 @dataclass(frozen=True, eq=False)
 class Standardisation:
-    """u = scale * (x - mean). Each place has one scale, by which it has unit variance a coordinate on average.
+    """u = scale * (x - mean). Each site has one scale, with which its coordinates have unit variance on average.
 
-    A few tokens of most language models, attention sinks among them, are hundreds of times as long as the others (Sun
-    et al., "Massive activations in large language models", 2024, https://arxiv.org/abs/2402.17762): a single one is
-    more than nine tenths of its batch's variance. What is further than ten times the usual distance from the mean is
-    drawn in along its own direction, here and while mean and scale are measured.
+    In most language models a few tokens, attention sinks among them, have norms hundreds of times those of the others
+    (Sun et al., "Massive activations in large language models", 2024, https://arxiv.org/abs/2402.17762): a single one
+    can have more than nine tenths of its batch's variance. Tokens further than ten times the usual distance from the
+    mean are shortened to that distance, here and while mean and scale are measured.
     """
 
     mean: Float[Tensor, "d_in"]
     scale: Float[Tensor, "d_in"]
-    widths: tuple[int, ...]  # of the places side by side
+    widths: tuple[int, ...]  # of the sites side by side
 
     @classmethod
     def of(cls, batches: Iterable[Float[Tensor, "_ d_in"]], widths: Sequence[int] | None = None) -> "Standardisation":
-        """What makes these activations standard; `widths` are of the places that are side by side in them.
+        """Measure mean and scale; `widths` are those of the sites that are side by side in the batches.
 
-        Raises if a place is constant, or holds NaN or infinities.
+        Raises if a site's activations are constant.
         """
         moments, parts = StreamingMoments(), tuple(widths or ())
         for x in batches:
@@ -54,18 +54,18 @@ class Standardisation:
         return u
 
     def part(self, columns: Sequence[slice]) -> "Standardisation":
-        """That of some of the places, by their columns."""
-        mean, scale = (torch.cat([whole[one] for one in columns]) for whole in (self.mean, self.scale))
-        return Standardisation(mean, scale, tuple(one.stop - one.start for one in columns))
+        """The standardisation of some of the sites, given by their columns."""
+        mean, scale = (torch.cat([x[part] for part in columns]) for x in (self.mean, self.scale))
+        return Standardisation(mean, scale, tuple(part.stop - part.start for part in columns))
 
     @property
     def length(self) -> float:
-        """What a standardised unit is on raw activations; the geometric mean over places."""
+        """Length of a standardised unit in raw activations; the geometric mean over sites."""
         return math.exp(-float(self.scale.double().log().mean()))
 
 
 def _draw_in(apart: Float[Tensor, "row width"], usual: Float[Tensor, ""] | float) -> None:
-    """In place, let no row be longer than ten times the usual length, unless that is zero."""
+    """Shorten rows, in place, to ten times the usual length, unless that is zero."""
     length = torch.linalg.vector_norm(apart, dim=1)
     far = (length > _REACH * usual).nonzero().squeeze(1)
     if len(far) and usual:
@@ -73,7 +73,7 @@ def _draw_in(apart: Float[Tensor, "row width"], usual: Float[Tensor, ""] | float
 
 
 def _around_median(x: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
-    """Drawn in towards the median, which a few outliers do not move, in median distances."""
+    """Rows shortened towards the median, in median distances, neither of which a few outliers move."""
     middle = x.median(0).values
     apart = x - middle
     _draw_in(apart, torch.linalg.vector_norm(apart, dim=1).median())
@@ -81,7 +81,7 @@ def _around_median(x: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
 
 
 def geometric_median(x: Float[Tensor, "row d_in"]) -> Float[Tensor, "d_in"]:
-    """The point of the least sum of distances from the rows, by Weiszfeld's iteration.
+    """The point with the least sum of distances from the rows, by Weiszfeld's iteration.
 
     Vardi and Zhang, "The multivariate L1-median and associated data depth" (2000).
     """
