@@ -3,8 +3,7 @@
 In reading order:
 
 - `errors`: `InterpError`, and hints for unknown names.
-- `config`: frozen configuration with strict keys; differences between settings.
-- `strict_yaml`: YAML without duplicate keys.
+- `config`: frozen configuration with strict keys, strict YAML, differences between settings.
 - `files`: files and folders that are written completely or not at all; digests of files.
 - `locks`: one process at a time in a folder.
 - `jsonl`: JSON objects per line, with errors that name the line.

@@ -52,6 +52,6 @@ class StreamingMoments:
         self.count = total
 
     @property
-    def variance(self) -> Float[Tensor, "d_model"]:
+    def variance(self) -> Float[Tensor, "*d_model"]:
         """Unbiased variance per coordinate, or the covariance matrix if `joint`."""
         return self.squares / (self.count - 1)
