@@ -1,1 +1,13 @@
-"""interp/cli."""
+"""The command line: `interp VERB`. Every verb's options derive from a frozen Config whose fields carry the help text.
+
+In reading order:
+
+- `app`: the root command, its tables of verbs, exit codes, `demo`, `doctor` and the verbs of `runs`
+- `capture`: `harvest`
+- `sae`: `sae train`, `sae convert`, `sae features`
+- `find`: `find`
+- `export`: `export`, `verify`, `undo`
+- `audit`: `audit`, `gate`
+- `search`: `run`
+- `_options`: from the fields of a Config to the options of a verb
+"""

@@ -1,4 +1,4 @@
-"""The verb `interp audit`: behaviours before and after an edit, or several, with baselines, as files and as a page."""
+"""The verbs `interp audit` and `interp gate`: behaviours before and after an edit, and a policy's decision on them."""
 
 import sys
 import time
@@ -8,127 +8,159 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import Field, model_validator
 
+from interp.cli._options import Device, Json, Model
+from interp.core.config import Config
 from interp.core.display import print_table, print_values
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, require_free
 
 CACHE = ".interp-audit"
 MATRIX = "entanglement"
+CODES = {"allow": 0, "deny": 1, "inconclusive": 2}
 
 
-def audit(
-    model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")],
-    out: Annotated[Path, typer.Option(help="file for the audit (JSON); a folder where there are several recipes")],
-    base: Annotated[str | None, typer.Option(help="the model before the edit, where MODEL is the edited one")] = None,
-    recipe: Annotated[
-        list[Path] | None,
-        typer.Option(help="an edit of MODEL, as hooks; repeated for a matrix. With --base: what MODEL was made by"),
-    ] = None,
-    suite: Annotated[str, typer.Option(help="the behaviours: a suite's name, or a YAML file of them")] = "organism",
-    data: Annotated[Path | None, typer.Option(help="folder of the sets that a suite reads")] = None,
-    items: Annotated[int, typer.Option(help="items a behaviour; a set kept balanced may give a few more", min=1)] = 300,
-    only: Annotated[list[str] | None, typer.Option(help="one behaviour of the suite; may be repeated")] = None,
-    baselines: Annotated[str, typer.Option(help="random, prompt, all or none; names with commas between")] = "all",
-    instruction: Annotated[
-        str | None, typer.Option(help="of the prompt baseline; asks for the suite's harms to stop if not given")
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help=f"folder of scores, for going on and for other edits; {CACHE} beside --out if not given"),
-    ] = None,
-    policy: Annotated[str | None, typer.Option(help="a policy (YAML), or release, whose decision is shown")] = None,
-    page: Annotated[Path | None, typer.Option(help="new HTML file for the report")] = None,
-    seed: Annotated[int, typer.Option(help="seed of items and intervals", min=0)] = 0,
-    device: Annotated[str | None, typer.Option(help="where to run it: cpu, cuda, cuda:1, mps")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own if not given")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON value on standard output")] = False,
-) -> None:
+class AuditOptions(Config):
+    """What to measure, against what, and where the results go."""
+
+    out: Path = Field(description="new file for the audit (JSON); a new folder if there are several recipes")
+    base: str | None = Field(None, description="the model before the edit, if MODEL is the edited one")
+    recipe: tuple[Path, ...] = Field(
+        (),
+        strict=False,
+        description="edit of MODEL, run as hooks; repeat it for a matrix of edits. With --base: the recipe that MODEL "
+        "was made with",
+    )
+    suite: str = Field("organism", description="the behaviours: a suite's name, or a YAML file of them")
+    data: Path | None = Field(None, description="folder of the data sets that the suite reads")
+    items: int = Field(300, ge=1, description="items per behaviour; a set that is kept balanced may give a few more")
+    only: tuple[str, ...] = Field((), strict=False, description="one behaviour of the suite; may be repeated")
+    baselines: str = Field("all", description="random, prompt, all or none; several names are separated by commas")
+    instruction: str | None = Field(
+        None, description="instruction of the prompt baseline; asks for the suite's harms to stop if not given"
+    )
+    cache: Path | None = Field(
+        None,
+        description=f"folder of scores, from which an audit is resumed or shared with other edits; {CACHE} next to "
+        "--out if not given",
+    )
+    policy: str | None = Field(None, description="policy (YAML file, or release) whose decision is shown")
+    page: Path | None = Field(None, description="new HTML file for the report")
+    seed: int = Field(0, ge=0, description="seed of the items and the intervals")
+    dtype: str | None = Field(
+        None, description="type to run in: float32, bfloat16 or float16; the checkpoint's own if not given"
+    )
+
+    @model_validator(mode="after")
+    def _check_conflicts(self) -> "AuditOptions":
+        names = self.recipes
+        if len(names) < len(self.recipe):
+            raise InterpError(
+                f"recipes {', '.join(map(str, self.recipe))}: two have one name; give folders of different names"
+            )
+        if len(names) > 1 and MATRIX in names:
+            raise InterpError(
+                f"{names[MATRIX]}: its audit would be written over the matrix, {MATRIX}.json; rename the folder"
+            )
+        if self.base is not None and len(names) > 1:
+            raise InterpError(f"base with {len(names)} recipes; MODEL is one edited model, made by one of them")
+        return self
+
+    @property
+    def recipes(self) -> dict[str, Path]:
+        """Folders of the recipes by name."""
+        return {folder.resolve().name: folder for folder in self.recipe}
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the cached scores."""
+        return self.cache or self.out.parent / CACHE
+
+    @property
+    def baseline_names(self) -> tuple[str, ...] | None:
+        """None: all that the edits allow."""
+        if self.baselines in ("all", "none"):
+            return None if self.baselines == "all" else ()
+        return tuple(name.strip() for name in self.baselines.split(","))
+
+    def require_free_places(self) -> None:
+        """Refuse outputs that exist, or that would overwrite each other, before anything is measured."""
+        files = {"out": self.out} | ({"page": self.page} if self.page else {})
+        for path in files.values():
+            require_free(path)
+        places = {name: path.resolve() for name, path in (files | {"cache": self.scores}).items()}
+        for name, other in permutations(places, 2):
+            inside = name in files and places[name] in places[other].parents
+            # A folder of audits may hold the page.
+            allowed = len(self.recipes) > 1 and (name, other) == ("out", "page")
+            if places[name] == places[other] or (inside and not allowed):
+                raise InterpError(
+                    f"{name} {places[name]} is in the way of {other} {places[other]}; choose another place"
+                )
+
+
+def audit_command(model: Model, options: AuditOptions, device: Device = None, as_json: Json = False) -> None:
     """Measure behaviours before and after an edit, on the same items, with intervals, tests and baselines.
 
-    Without --recipe and --base: of MODEL as it is.
-    A killed audit goes on where it was when the same command is given again.
+    Without --recipe and --base: measure MODEL as it is.
+    An audit that was stopped is resumed by the same command.
     """
     from interp.auditing import suites
     from interp.auditing.entanglement_matrix import require_names
-    from interp.auditing.policy.decision import Policy
+    from interp.auditing.policy.decision import Policy, decide
     from interp.interventions.recipe import Recipe
     from interp.models.loading import load
 
     began = time.perf_counter()
-    recipes = _named(recipe or [])
-    require_names(recipes)
-    if base is not None and len(recipes) > 1:
-        raise InterpError(f"--base with {len(recipes)} recipes; MODEL is one edited model, made by one of them")
-    scores = cache or out.parent / CACHE
-    _require_places(out, page, scores, several=len(recipes) > 1)
-    edits = {name: Recipe.load(folder) for name, folder in recipes.items()}
-    rules = Policy.of_name(policy) if policy else None
-    behaviours = _only(suites.suite(suite, items, seed, data), only or [])
-    loaded = [load(name, dtype=dtype, device=device) for name in (base, model) if name is not None]
-    options: dict[str, Any] = {
-        "seed": seed,
-        "baselines": _baselines(baselines),
-        "instruction": instruction,
-        "cache": scores,
-    }
-    from interp.auditing.auditor import audit as compare
-    from interp.auditing.entanglement_matrix import Entanglement, entanglement
-
-    matrix: Entanglement | None
-    if len(edits) > 1:
-        options["baselines"] = options["baselines"] if options["baselines"] is not None else ("random", "prompt")
-        matrix, audits = entanglement(loaded[0], edits, behaviours, **options)
-        with new_folder(out) as staging:
-            matrix.save(staging / f"{MATRIX}.json")
-            for name, one in audits.items():
-                one.save(staging / f"{name}.json")
-    else:
-        edit = next(iter(edits.values()), None)
-        after = loaded[1] if base is not None else edit
-        made_by = edit if base is not None else None
-        audits = {
-            next(iter(edits), "edit" if base else "model"): compare(
-                loaded[0], after, behaviours, recipe=made_by, **options
-            )
-        }
-        matrix = Entanglement.of(audits) if next(iter(audits.values())).edited else None
-        out.parent.mkdir(parents=True, exist_ok=True)
-        next(iter(audits.values())).save(out)
-    decisions = _decisions(audits, rules)
-    if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        _write_page(page, audits, matrix, rules, decisions, time.perf_counter() - began)
-    _say(as_json, audits, matrix, decisions, f"Audit of {model}" + (f" against {base}" if base else ""))
+    require_names(options.recipes)
+    options.require_free_places()
+    edits = {name: Recipe.load(folder) for name, folder in options.recipes.items()}
+    policy = Policy.of_name(options.policy) if options.policy else None
+    behaviours = _only(suites.suite(options.suite, options.items, options.seed, options.data), options.only)
+    models = [load(name, dtype=options.dtype, device=device) for name in (options.base, model) if name is not None]
+    matrix, audits = _measure(models, edits, behaviours, options)
+    decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
+    if options.page is not None:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        _write_page(options.page, audits, matrix, policy, decisions, time.perf_counter() - began)
+    title = f"Audit of {model}" + (f" against {options.base}" if options.base else "")
+    _print_audits(as_json, audits, matrix, decisions, title)
 
 
-def _named(folders: list[Path]) -> dict[str, Path]:
-    named = {folder.resolve().name: folder for folder in folders}
-    if len(named) < len(folders):
-        raise InterpError(f"recipes {', '.join(map(str, folders))}: two have one name; give folders of different names")
-    if len(named) > 1 and MATRIX in named:
-        raise InterpError(
-            f"{named[MATRIX]}: its audit would be written over the matrix, {MATRIX}.json; rename the folder"
-        )
-    return named
+def gate_command(
+    file: Annotated[Path, typer.Argument(help="audit written by interp audit")],
+    policy: Annotated[str, typer.Option(help="policy: a YAML file, or release, the policy that is shipped")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="checkpoint to be released; checks that the audit is of it")
+    ] = None,
+    safeguard: Annotated[
+        list[str] | None,
+        typer.Option(help="safeguard that is in place, by the policy's name for it; may be repeated"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Apply a policy to an audit: exit code 0 to allow, 1 to deny, 2 if inconclusive."""
+    from interp.auditing.policy.release_gate import gate
+
+    decision = gate(file, policy, checkpoint, safeguard or [])
+    print_decision(decision, as_json)
+    raise typer.Exit(CODES[decision.outcome])
 
 
-def _require_places(out: Path, page: Path | None, cache: Path, several: bool) -> None:
-    """Refuse places that would fail, or take each other's, after everything was measured."""
-    files = {"--out": out} | ({"--page": page} if page else {})
-    for path in files.values():
-        require_free(path)
-    places = {name: path.resolve() for name, path in (files | {"--cache": cache}).items()}
-    for name, other in permutations(places, 2):
-        inside = name in files and places[name] in places[other].parents
-        # A folder of audits may hold the page.
-        if places[name] == places[other] or (inside and not (several and (name, other) == ("--out", "--page"))):
-            raise InterpError(f"{name} {places[name]} is in the way of {other} {places[other]}; choose another place")
+def print_decision(decision: Any, as_json: bool) -> None:
+    """Each reason, and the outcome."""
+    if as_json:
+        print_values(True, decision.to_json())
+        return
+    for reason in decision.reasons:
+        print(reason)
+    for note in decision.notes:
+        print(f"{'':<8} {note}")
+    print(decision.outcome + (f" (tier {decision.tier})" if decision.tier else ""))
 
 
-def _only(behaviours: list[Any], names: list[str]) -> list[Any]:
+def _only(behaviours: list[Any], names: tuple[str, ...]) -> list[Any]:
     known = [behaviour.name for behaviour in behaviours]
     for name in names:
         if name not in known:
@@ -136,17 +168,34 @@ def _only(behaviours: list[Any], names: list[str]) -> list[Any]:
     return [behaviour for behaviour in behaviours if not names or behaviour.name in names]
 
 
-def _baselines(text: str) -> tuple[str, ...] | None:
-    """None: all that can be made."""
-    if text in ("all", "none"):
-        return None if text == "all" else ()
-    return tuple(name.strip() for name in text.split(","))
+def _measure(
+    models: list[Any], edits: Mapping[str, Any], behaviours: list[Any], options: AuditOptions
+) -> tuple[Any, Mapping[str, Any]]:
+    """The matrix, if an edit was measured, and the audits by the name of their edit; both are saved."""
+    from interp.auditing.auditor import audit
+    from interp.auditing.entanglement_matrix import Entanglement, entanglement
 
-
-def _decisions(audits: Mapping[str, Any], policy: Any) -> dict[str, Any]:
-    from interp.auditing.policy.decision import decide
-
-    return {name: decide(one, policy) for name, one in audits.items()} if policy else {}
+    settings: dict[str, Any] = {
+        "seed": options.seed,
+        "baselines": options.baseline_names,
+        "instruction": options.instruction,
+        "cache": options.scores,
+    }
+    if len(edits) > 1:
+        settings["baselines"] = ("random", "prompt") if settings["baselines"] is None else settings["baselines"]
+        matrix, audits = entanglement(models[0], edits, behaviours, **settings)
+        with new_folder(options.out) as staging:
+            matrix.save(staging / f"{MATRIX}.json")
+            for name, result in audits.items():
+                result.save(staging / f"{name}.json")
+        return matrix, audits
+    edit = next(iter(edits.values()), None)
+    after, recipe = (models[1], edit) if options.base is not None else (edit, None)
+    result = audit(models[0], after, behaviours, recipe=recipe, **settings)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    result.save(options.out)
+    audits = {next(iter(edits), "edit" if options.base else "model"): result}
+    return Entanglement.of(audits) if result.edited else None, audits
 
 
 def _write_page(
@@ -155,7 +204,7 @@ def _write_page(
     from interp.views.report_page import Report, ReportedRun, write_report
 
     name, first = next(iter(audits.items()))
-    one = {"audit": first, "baselines": first.baselines, "policy": policy, "decision": decisions.get(name)}
+    single = {"audit": first, "baselines": first.baselines, "policy": policy, "decision": decisions.get(name)}
     hashes = {f"audit {edit}": audit.digest for edit, audit in audits.items()} | {"suite": first.suite}
     report = Report(
         title=f"Audit of {first.after.name}" if len(audits) == 1 else f"Audits of {len(audits)} edits",
@@ -164,57 +213,50 @@ def _write_page(
         + (" before and after, on the same items" if first.edited else " of the model as it is"),
         run=ReportedRun(" ".join(["interp", *sys.argv[1:]]), seconds, first.versions, hashes),
         entanglement=matrix,
-        **(one if len(audits) == 1 else {"edits": audits, "decisions": decisions}),
+        **(single if len(audits) == 1 else {"edits": audits, "decisions": decisions}),
     )
     write_report(report, page)
 
 
-def _say(as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mapping[str, Any], title: str) -> None:
-    several = len(audits) > 1
+def _print_audits(
+    as_json: bool, audits: Mapping[str, Any], matrix: Any, decisions: Mapping[str, Any], title: str
+) -> None:
+    several, first = len(audits) > 1, next(iter(audits.values()))
     if as_json:
-        decided = {name: decision.to_json() for name, decision in decisions.items()}
-        rows = next(iter(audits.values())).to_json()["rows"]
-        if several or decided:
-            print_values(
-                True, ({"entanglement": matrix.to_json()} if several else {"rows": rows}) | {"decisions": decided}
-            )
+        rows = first.to_json()["rows"]
+        if several or decisions:
+            shown = {"entanglement": matrix.to_json()} if several else {"rows": rows}
+            print_values(True, shown | {"decisions": {name: d.to_json() for name, d in decisions.items()}})
         else:
             print_table(True, rows, "")
         return
     if several:
-        print_table(False, matrix.rows(), f"{title}: differences, * p < .05 over the matrix")
-        print("".join(f"{name}: {note}\n" for name, one in audits.items() for note in _notes(one)), end="")
+        print_table(False, matrix.rows(), f"{title}: differences, * p < 0.05 over the matrix")
     else:
-        first = next(iter(audits.values()))
-        print_table(False, [_row(row) if first.edited else _measured(row) for row in first.rows], title)
-        print("".join(f"{note}\n" for note in _notes(first)), end="")
-        if matrix is not None and len(matrix.columns) > 1:
-            print_table(False, matrix.rows(), "Beside baselines: differences, * p < .05 over the table")
+        print_table(False, [_row(row, first.edited) for row in first.rows], title)
+    for name, audit in audits.items():
+        for note in _notes(audit):
+            print(f"{name}: {note}" if several else note)
+    if not several and matrix is not None and len(matrix.columns) > 1:
+        print_table(False, matrix.rows(), "The edit and its baselines: differences, * p < 0.05 over the table")
     for name, decision in decisions.items():
         print("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
 
 
-def _row(row: Any) -> dict[str, Any]:
-    return {
-        "behaviour": row.name,
-        "kind": row.kind,
-        "before": row.before.estimate,
-        "after": row.after.estimate,
-        "difference": str(row.difference),
-        "p (Holm)": f"{row.p_holm:.2g}",
-    }
-
-
-def _measured(row: Any) -> dict[str, Any]:
-    return {"behaviour": row.name, "kind": row.kind, "score [95 %]": str(row.before), "items": row.before.n}
+def _row(row: Any, edited: bool) -> dict[str, Any]:
+    cells = {"behaviour": row.name, "kind": row.kind}
+    if not edited:
+        return cells | {"score [95 %]": str(row.before), "items": row.before.n}
+    estimates = {"before": row.before.estimate, "after": row.after.estimate}
+    return cells | estimates | {"difference": str(row.difference), "p (Holm)": f"{row.p_holm:.2g}"}
 
 
 def _notes(audit: Any) -> list[str]:
-    """What the table has no room for and must not be missed."""
+    """What the table has no room for and a reader must not miss."""
     notes = []
     for row in audit.rows:
         if row.constant:
-            notes.append(f"{row.name}: every item scored alike; it can't discriminate")
+            notes.append(f"{row.name}: every item has the same score, so this scorer can't discriminate")
         if row.missing:
             notes.append(f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score")
     return notes

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli import gate
+from interp.cli.audit import CODES, print_decision
 from interp.core.display import print_values
 from interp.core.errors import InterpError, nearest
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
 
 
-def export(
+def export_command(
     model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, a URL of one, or a hub id")],
     recipe: Annotated[Path, typer.Option(help="folder of the recipe")],
     out: Annotated[Path | None, typer.Option(help="new folder for the checkpoint")] = None,
@@ -63,7 +63,10 @@ def export(
         Path | None, typer.Option(help="an audit of this recipe on this model, that a policy must allow (--policy)")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="with --require: a policy (YAML), or release")] = None,
-    safeguard: gate.Safeguard = None,
+    safeguard: Annotated[
+        list[str] | None,
+        typer.Option(help="safeguard that is in place, by the policy's name for it; may be repeated"),
+    ] = None,
     distil: Annotated[
         str | None, typer.Option(help="a corpus on which to train low-rank factors for a recipe that does not fold")
     ] = None,
@@ -101,7 +104,7 @@ def export(
     asked = (require, policy, safeguard)
     if any(asked) and (dry or streamed or form != "checkpoint"):
         raise InterpError("--require is for checkpoints that are certified; leave --dry-run, --streamed and --form out")
-    release = gate.require(*asked, edits, as_json) if any(asked) else None
+    release = _release(*asked, edits, as_json) if any(asked) else None
     if distil is not None and (dry or streamed or form not in ("checkpoint", "adapter")):
         raise InterpError("--distil trains a loaded model; leave --dry-run, --streamed and --form control-vector out")
     if dry:
@@ -142,7 +145,7 @@ def export(
     print_values(as_json, {"checkpoint": str(out), **remains, **_figures(certificate, as_json)})
 
 
-def verify(
+def verify_command(
     folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export")],
     base: Annotated[str | None, typer.Option(help="the model it was made from, if it has moved")] = None,
     key: Annotated[Path | None, typer.Option(help="public key (PEM) that it must be signed with")] = None,
@@ -161,7 +164,7 @@ def verify(
     raise typer.Exit(0 if certificate.faithful else 1)
 
 
-def undo(
+def undo_command(
     folder: Annotated[Path, typer.Argument(help="a checkpoint written by interp export --undo")],
     out: Annotated[Path, typer.Option(help="new folder for the original checkpoint")],
     as_json: Json = False,
@@ -183,6 +186,21 @@ def _clear_of(recipe: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
     made, found = clear_of(recipe, Direction.load(folder))
     angle, overlap = max(x.angle for x in found), max(x.overlap for x in found)
     return made, {"protected": f"{folder}: turned by {angle:.1f} degrees, cosine with it {overlap:.2f} before"}
+
+
+def _release(audit: Path | None, policy: str | None, safeguards: list[str] | None, recipe: Any, as_json: bool) -> Any:
+    """The release of a recipe. If the policy does not allow it: the reasons, and the decision's exit code."""
+    from interp.auditing.policy.release_gate import decide_release, gate
+    from interp.auditing.policy.schema import Policy
+
+    if audit is None or policy is None:
+        raise InterpError("--require, --policy and --safeguard go together; give the audit and the policy")
+    rules = Policy.of_name(policy)
+    decision = gate(audit, rules, None, safeguards or [], recipe)
+    if not decision.allow:
+        print_decision(decision, as_json)
+        raise typer.Exit(CODES[decision.outcome])
+    return decide_release(audit, rules, decision)
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:

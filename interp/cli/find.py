@@ -1,132 +1,144 @@
-"""The verb `interp find`: directions of a contrast, by layer and method, with what stands beside them."""
+"""The verb `interp find`: directions of a contrast, by layer and method, with their controls."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from pydantic import Field
 
+from interp.cli._options import Device, Json, Model
+from interp.core.config import Config
 from interp.core.display import print_table
 from interp.core.errors import InterpError, nearest
 from interp.core.files import require_free
 
 
-def find(
-    model: Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")],
-    contrast: Annotated[str, typer.Option(help="JSONL file of pairs, or organism.BEHAVIOUR")],
-    columns: Annotated[
-        str | None, typer.Option(help="the file's own names, such as positive=toxic,negative=neutral")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="pass over rows of the file that are no pairs")] = False,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="such as diff_means; all closed forms if not given, steering_vector and reft_r1 if named"),
-    ] = None,
-    sites: Annotated[list[str] | None, typer.Option(help="sites or patterns; resid_post.* if not given")] = None,
-    position: Annotated[list[int] | None, typer.Option(help="token of the prompt, from its end if negative")] = None,
-    sae: Annotated[Path | None, typer.Option(help="add the best latent of this autoencoder")] = None,
-    protect: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FOLDER of a direction to be left alone: how far each is aligned with it"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="write a recipe that projects the best direction out everywhere")
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="write a page (HTML) with the heat map of layers and methods")
-    ] = None,
-    try_on: Annotated[
-        str | None, typer.Option("--try", help="a harm of the organism: rank the best by what ablating them does to it")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="seed of the held-out split", min=0)] = 0,
-    device: Annotated[str | None, typer.Option(help="where to run it: cpu, cuda, cuda:1, mps")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON value on standard output")] = False,
-) -> None:
-    """Fit directions to a contrast and score them on held-out pairs."""
-    from interp.directions.finder import find as find_directions
-    from interp.directions.methods.closed_form import FITS
-    from interp.interventions.ops import Project
-    from interp.interventions.recipe import Recipe
-    from interp.models.loading import load
-    from interp.sae.coder import SparseAutoencoder
+class FindOptions(Config):
+    """Which contrast to fit, where and how, and what to write."""
 
-    for path in (out, page):
+    contrast: str = Field(description="JSONL file of pairs, or organism.BEHAVIOUR")
+    columns: str | None = Field(
+        None, description="the file's names for the two sides, such as positive=toxic,negative=neutral"
+    )
+    skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
+    method: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="method, such as diff_means; may be repeated. All closed-form methods if not given; "
+        "steering_vector and reft_r1 only if named",
+    )
+    sites: tuple[str, ...] = Field((), strict=False, description="site or pattern; resid_post.* if not given")
+    position: tuple[int, ...] = Field(
+        (), strict=False, description="token position of the prompt, from its end if negative; -1 if not given"
+    )
+    sae: Path | None = Field(None, description="autoencoder whose best latent is added to the findings")
+    protect: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="NAME=FOLDER of a saved direction to leave alone; the table shows each finding's cosine with it",
+    )
+    out: Path | None = Field(
+        None, description="new folder for a recipe that projects out the best direction everywhere"
+    )
+    page: Path | None = Field(None, description="new HTML page with the heat map of layers and methods")
+    try_: str | None = Field(
+        None, description="harm of the organism; ranks the best findings by how well ablating them removes it"
+    )
+    seed: int = Field(0, ge=0, description="seed of the held-out split")
+
+
+def find_command(model: Model, options: FindOptions, device: Device = None, as_json: Json = False) -> None:
+    """Fit directions to a contrast and score them on held-out pairs."""
+    from interp.models.loading import load
+
+    for path in (options.out, options.page):
         if path:
             require_free(path)
-    asked = method or ["all"]
-    methods = list(dict.fromkeys(name for one in asked for name in (FITS if one == "all" else [one])))
-    kept = _protected(protect or [])
-    pairs = _contrast(contrast, columns, skip_bad, seed)
-    hooked = load(model, device=device)
-    coder = SparseAutoencoder.load(sae) if sae else None
-    where = sites or "resid_post.*", methods, position or (-1,)
-    found = find_directions(hooked, pairs, *where, coder, seed=seed, protected=kept)
-    ranked = found.best(len(found))
-    rows = [finding.row | found.beside(finding) for finding in ranked]
-    if try_on:
-        trials = _trials(hooked, found.shortlist(8), try_on)
+    hooked, findings = _fit(options, lambda: load(model, device=device))
+    ranked = findings.best(len(findings))
+    rows = [finding.row | findings.beside(finding) for finding in ranked]
+    if options.try_:
+        trials = _trials(hooked, findings.shortlist(8), options.try_)
         ranked = [trial.finding for trial in trials]
-        tried = [{"cost": trial.cost, try_on: trial.after[try_on]} for trial in trials]
-        rows = [f.row | found.beside(f) | trial for f, trial in zip(ranked, tried, strict=True)]
-    if out:
-        tested = (
-            f"chosen by intervention on {try_on}" if try_on else "it separates the contrast; not tested by intervention"
-        )
-        note = f"Projects out {ranked[0].direction}: {tested}."
-        Recipe([("writers", Project(ranked[0].direction))], note=note).save(out)
-    if page:
-        _write_page(page, hooked, found, ranked[0] if try_on else None)
-    for failure in found.failures if as_json else ():
-        print(_unfitted(failure), file=sys.stderr)
+        effects = [{"cost": trial.cost, options.try_: trial.after[options.try_]} for trial in trials]
+        rows = [f.row | findings.beside(f) | effect for f, effect in zip(ranked, effects, strict=True)]
+    if options.out:
+        _write_recipe(options.out, ranked[0].direction, options.try_)
+    if options.page:
+        _write_page(options.page, hooked, findings, ranked[0] if options.try_ else None)
+    failures = [f"not fitted: {f.method} at {f.site}, position {f.position}: {f.reason}" for f in findings.failures]
     if as_json:
+        print("".join(f"{failure}\n" for failure in failures), end="", file=sys.stderr)
         print_table(True, rows, "")
         return
-    _print_grid(_layers(found), f"Held-out AUROC on {contrast}; * the best")
-    listed = rows if try_on else [finding.row for finding in found.shortlist(12)]
-    title = "Best first, by what ablating them does" if try_on else "The best of each method in turn"
+    _print_grid(_layers(findings), f"Held-out AUROC on {options.contrast}; * the best")
+    listed = rows if options.try_ else [finding.row for finding in findings.shortlist(12)]
+    title = "Ranked by the effect of ablation, best first" if options.try_ else "The best of each method in turn"
     print_table(False, _cells(listed), title)
-    for failure in found.failures:
-        print(_unfitted(failure))
+    print("".join(f"{failure}\n" for failure in failures), end="")
 
 
-def _unfitted(failure: Any) -> str:
-    return f"not fitted: {failure.method} at {failure.site}, position {failure.position}: {failure.reason}"
+def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
+    """The model and the findings. What is read from disk is checked before the model is loaded."""
+    from interp.directions.finder import find
+    from interp.directions.methods.closed_form import FITS
+    from interp.sae.coder import SparseAutoencoder
+
+    names = [closed for name in options.method or ["all"] for closed in (FITS if name == "all" else [name])]
+    protected = _protected(options.protect)
+    pairs = _contrast(options)
+    model = load_model()
+    coder = SparseAutoencoder.load(options.sae) if options.sae else None
+    places = options.sites or "resid_post.*", list(dict.fromkeys(names)), options.position or (-1,)
+    return model, find(model, pairs, *places, coder, seed=options.seed, protected=protected)
 
 
-def _protected(named: list[str]) -> dict[str, Any]:
+def _protected(words: tuple[str, ...]) -> dict[str, Any]:
     from interp.directions.direction import Direction
 
-    found = {}
-    for one in named:
-        name, sign, folder = one.partition("=")
+    directions = {}
+    for word in words:
+        name, sign, folder = word.partition("=")
         if not (name and sign and folder):
             raise InterpError(
-                f"--protect {one!r} can't be read; expected NAME=FOLDER, such as refusal=refusal-direction"
+                f"--protect {word!r} can't be read; expected NAME=FOLDER, such as refusal=refusal-direction"
             )
         if not (Path(folder) / "direction.json").is_file():
-            raise InterpError(f"--protect {one!r}: {folder} is no saved direction (finding.direction.save writes one)")
-        found[name] = Direction.load(folder)
-    return found
+            raise InterpError(
+                f"--protect {word!r}: {folder} is not a saved direction (finding.direction.save writes one)"
+            )
+        directions[name] = Direction.load(folder)
+    return directions
 
 
-def _contrast(source: str, columns: str | None, skip_bad: bool, seed: int) -> Any:
+def _contrast(options: FindOptions) -> Any:
     from interp.data.contrast import Contrast
     from interp.pipeline.materials import read_contrast
 
-    if columns is None and not skip_bad:
-        return read_contrast(source, seed=seed)
-    names = [name.partition("=") for name in columns.split(",")] if columns is not None else []
+    if options.columns is None and not options.skip_bad:
+        return read_contrast(options.contrast, seed=options.seed)
+    names = [name.partition("=") for name in options.columns.split(",")] if options.columns is not None else []
     if not all(name and sign and column for name, sign, column in names):
-        raise InterpError(f"--columns {columns!r} can't be read; expected name=column, such as positive=toxic")
+        raise InterpError(f"--columns {options.columns!r} can't be read; expected name=column, such as positive=toxic")
     mapped = {name.strip(): column.strip() for name, _, column in names}
-    return Contrast.read(source, None if columns is None else mapped, skip_bad)
+    return Contrast.read(options.contrast, None if options.columns is None else mapped, options.skip_bad)
 
 
-def _layers(found: Any) -> list[dict[str, str]]:
+def _write_recipe(folder: Path, direction: Any, target: str | None) -> None:
+    from interp.interventions.ops import Project
+    from interp.interventions.recipe import Recipe
+
+    reason = (
+        f"chosen by intervention on {target}" if target else "it separates the contrast; not tested by intervention"
+    )
+    Recipe([("writers", Project(direction))], note=f"Projects out {direction}: {reason}.").save(folder)
+
+
+def _layers(findings: Any) -> list[dict[str, str]]:
     """The grid as texts, the best findings marked; positions are shown where there are several."""
-    rows = found.grid()
-    best, several = found.best()[0].auroc, len({row["position"] for row in rows}) > 1
-    methods = set(found.methods)
+    rows = findings.grid()
+    best, several = findings.best()[0].auroc, len({row["position"] for row in rows}) > 1
+    methods = set(findings.methods)
     return [
         {
             name: _score(value) + ("*" if name in methods and value == best else "")
@@ -138,7 +150,7 @@ def _layers(found: Any) -> list[dict[str, str]]:
 
 
 def _print_grid(rows: list[dict[str, str]], title: str) -> None:
-    """A narrow table: names are broken rather than cut."""
+    """A narrow table: names are wrapped rather than cut."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
@@ -155,19 +167,20 @@ def _print_grid(rows: list[dict[str, str]], title: str) -> None:
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Findings for the terminal, without the columns that say nothing there."""
     rows = [row | {f"cosine with {name}": value for name, value in row.get("alignment", {}).items()} for row in rows]
-    dull = {"alignment"} | {name for name in ("latent", "position") if len({row[name] for row in rows}) == 1}
-    return [{name: _score(value) for name, value in row.items() if name not in dull} for row in rows]
+    constant = {name for name in ("latent", "position") if len({row[name] for row in rows}) == 1}
+    hidden = {"alignment"} | constant
+    return [{name: _score(value) for name, value in row.items() if name not in hidden} for row in rows]
 
 
 def _score(value: object) -> str:
     return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _write_page(path: Path, model: Any, found: Any, chosen: Any) -> None:
+def _write_page(path: Path, model: Any, findings: Any, chosen: Any) -> None:
     from interp.views.report_page import Report, write_report
 
-    title = f"What separates {found.contrast.name}"
-    write_report(Report(title, model.reference, findings=found, chosen=chosen), path)
+    title = f"What separates {findings.contrast.name}"
+    write_report(Report(title, model.reference, findings=findings, chosen=chosen), path)
 
 
 def _trials(model: Any, candidates: Any, behaviour: str) -> Any:

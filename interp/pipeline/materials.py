@@ -109,6 +109,11 @@ def read_corpus(source: str | Path, documents: int | None = None, seed: int = 0)
     return organism.corpus(documents, split="train", seed=seed)
 
 
+def corpus_source(text: str, documents: int | None) -> str | Iterator[str]:
+    """What the stages read: the organism's training text drawn as documents, any other source as it is."""
+    return read_corpus(text, documents) if text == ORGANISM else text
+
+
 def _of_organism(data: Data, target: str, seed: int) -> Materials:
     contrast = read_contrast(data.contrast, data.pairs, seed)
     fitted = frozenset(turn.prompt for pair in contrast.pairs for turn in (pair.positive, pair.negative))

@@ -1,0 +1,54 @@
+"""The verb `interp harvest`: a model's activations over a corpus, stored."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from interp.cli._options import Device, Json, Model
+from interp.core.config import Config
+from interp.core.display import print_values
+
+
+class HarvestOptions(Config):
+    """What to store, of which text, and where."""
+
+    text: str = Field(
+        description="corpus: a file, folder, glob or URL of .jsonl, .txt or .parquet; hf:DATASET[:CONFIG[:SPLIT]]; or "
+        "organism"
+    )
+    sites: tuple[str, ...] = Field(
+        strict=False, description="site or pattern to store, such as resid_post.3; may be repeated"
+    )
+    out: Path = Field(description="folder of the store; an interrupted harvest is resumed")
+    tokens: int | None = Field(None, ge=1, description="stop after this many tokens; all of the corpus if not given")
+    context: int = Field(128, description="tokens per packed row")
+    batch_size: int = Field(16, description="rows per forward pass")
+    dtype: str = Field("float32", description="type of the stored activations: float32, bfloat16, float16 or int8")
+    keep: str = Field(
+        "all",
+        description="tokens to store: all, inner (all but the first of each document) or assistant (assistant turns)",
+    )
+    field: str = Field("text", description="field of each record that holds the text or the conversation")
+    bos: bool = Field(True, description="put the BOS token before each document")
+    skip_bad: bool = Field(False, description="skip records that cannot be read, instead of stopping at them")
+    append: bool = Field(False, description="add this text to a finished store")
+
+
+def harvest_command(model: Model, options: HarvestOptions, device: Device = None, as_json: Json = False) -> None:
+    """Store a model's activations over a corpus."""
+    from interp.activations.harvester import harvest
+    from interp.models.loading import load
+    from interp.pipeline.materials import corpus_source
+
+    store = harvest(
+        load(model, device=device),
+        # A document has at least one token, so no more documents than tokens are needed.
+        corpus_source(options.text, options.tokens),
+        options.sites,
+        options.out,
+        text_field=options.field,
+        bos_first=options.bos,
+        **options.model_dump(include={"tokens", "context", "batch_size", "dtype", "keep", "skip_bad", "append"}),
+    )
+    values = {"store": str(options.out), "tokens": len(store), "sites": [str(site) for site in store.sites]}
+    print_values(as_json, values)

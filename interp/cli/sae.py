@@ -1,0 +1,144 @@
+"""The verbs of `interp sae`: train a sparse autoencoder, convert one, and export its features."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import Field
+
+from interp.cli._options import Device, Json, Model
+from interp.core.config import Config
+from interp.core.display import print_table, print_values
+from interp.core.errors import InterpError
+from interp.core.files import require_free
+
+
+class TrainOptions(Config):
+    """Which sites of which store to train on, and where the results go."""
+
+    site: tuple[str, ...] = Field(
+        strict=False, description="site of the store to read; several sites make a crosscoder"
+    )
+    out: Path = Field(description="new folder for the autoencoder")
+    writes: tuple[str, ...] = Field(
+        (), strict=False, description="site to write, which makes a transcoder; may be repeated"
+    )
+    beside: Path | None = Field(
+        None, description="store of a second model over the same tokens, for a crosscoder of the two models"
+    )
+    run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run is resumed")
+    checkpoint_every: int = Field(500, description="steps between the checkpoints of a run")
+    verify: bool = Field(True, description="check every byte of the store first")
+    model: str | None = Field(None, description="refuse a store that was not harvested from this model")
+
+
+class ConvertOptions(Config):
+    """Where to write, in which format, and what the source's files may not say."""
+
+    out: Path = Field(description="new folder")
+    to: str = Field(
+        "interp", description="format to write: interp, saelens, sparsify, dictionary_learning or gemma_scope"
+    )
+    model: str | None = Field(
+        None, description="model that the autoencoder was trained on; not needed for interp's format"
+    )
+    site: str | None = Field(None, description="site that it reads, if its files do not say")
+    writes: str | None = Field(None, description="site that a transcoder writes, if its files do not say")
+
+
+class FeatureOptions(Config):
+    """Which latents to describe, from which text."""
+
+    text: str = Field(description="corpus, as for interp harvest")
+    latents: tuple[int, ...] = Field(strict=False, description="latent to describe; may be repeated")
+    out: Path = Field(description="new file for the features, in Neuronpedia's JSON format")
+    tokens: int = Field(100_000, ge=1, description="tokens of the corpus to look at")
+    top: int = Field(12, ge=1, description="top-activating snippets per latent")
+
+
+def train_command(
+    store: Annotated[Path, typer.Argument(help="store written by interp harvest")],
+    options: TrainOptions,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="training settings as key=value, such as d_sae=4096 k=32 seed=1")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train a sparse autoencoder on a store of activations."""
+    from interp.activations.paired_store import PairedStore
+    from interp.activations.store import Store
+    from interp.models.loading import load
+    from interp.sae.config import SaeConfig
+    from interp.sae.training.trainer import train
+
+    require_free(options.out)
+    config = SaeConfig.of(settings or [], source="sae train")
+    activations = Store.open(store, options.verify)
+    if options.model:
+        activations.require(load(options.model))
+    trained = train(
+        PairedStore(activations, Store.open(options.beside, options.verify)) if options.beside else activations,
+        options.site,
+        config,
+        writes=options.writes or None,
+        folder=options.run,
+        checkpoint_every=options.checkpoint_every,
+        device=device or "cpu",
+    )
+    sae, last = trained.sae, trained.history[-1]
+    sae.save(options.out)
+    metrics = {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead}
+    print_values(as_json, _description(sae, options.out) | metrics)
+
+
+def convert_command(
+    source: Annotated[
+        Path,
+        typer.Argument(help="autoencoder of interp, SAELens, sparsify or dictionary_learning, or Gemma Scope's npz"),
+    ],
+    options: ConvertOptions,
+    as_json: Json = False,
+) -> None:
+    """Convert a sparse autoencoder from another tool's format, or to one."""
+    from interp.models.loading import load
+    from interp.sae import file_formats
+    from interp.sae.coder import CARD, SparseAutoencoder
+
+    require_free(options.out)
+    if (source / CARD).is_file():
+        sae = SparseAutoencoder.load(source)
+    elif options.model is None:
+        raise InterpError(f"{source} does not say which weights it was trained on; give the model (--model)")
+    else:
+        reference = load(options.model).reference
+        sae = file_formats.read_autoencoder(source, reference, options.site, options.writes)
+    file_formats.write_autoencoder(sae, options.out, options.to)
+    print_values(as_json, _description(sae, options.out))
+
+
+def features_command(
+    sae: Annotated[Path, typer.Argument(help="folder of the autoencoder")],
+    model: Model,
+    options: FeatureOptions,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Describe latents for Neuronpedia: where they fire, which tokens they promote, which latents are similar."""
+    from interp.models.loading import load
+    from interp.pipeline.materials import corpus_source
+    from interp.sae import neuronpedia
+    from interp.sae.coder import SparseAutoencoder
+    from interp.sae.feature import feature_pages
+
+    require_free(options.out)
+    coder, hooked = SparseAutoencoder.load(sae), load(model, device=device)
+    text = corpus_source(options.text, options.tokens)
+    features = feature_pages(coder, hooked, text, list(options.latents), options.top, tokens=options.tokens)
+    neuronpedia.write_feature_pages(features, coder, options.out)
+    rows = [{"latent": page.latent, "density": page.density, "largest": page.edges[-1]} for page in features]
+    print_table(as_json, rows, f"{len(rows)} features in {options.out}")
+
+
+def _description(sae: Any, out: Path) -> dict[str, Any]:
+    return {"sae": str(out), "kind": str(sae), "d_sae": sae.d_sae, "d_in": sae.d_in, "d_out": sae.d_out}

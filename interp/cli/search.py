@@ -1,0 +1,42 @@
+"""The verb `interp run`: an experiment file, run end to end; `interp demo` runs the bundled one."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli._options import Json
+from interp.core.display import print_table, print_values
+
+
+def run_command(
+    file: Annotated[Path, typer.Argument(help="experiment (YAML)")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="changes of the file as key=value, such as data.audit_items=50")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder for the results; runs/NAME if not given")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="resume a run that was stopped")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: the end-to-end pipeline of the demo, with the model and the data of a file."""
+    run_file(str(file), overrides or [], out or Path("runs") / file.stem, as_json, resume)
+
+
+def run_file(file: str, overrides: list[str], out: Path, as_json: bool, resume: bool = False) -> None:
+    """Run the experiment of a file into `out`, and print the audit's table, or the summary as JSON."""
+    from interp.pipeline.experiment import Experiment, run_experiment
+
+    experiment = Experiment.read(file, overrides)
+    say = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
+    command = " ".join(["interp", *sys.argv[1:]])
+    summary = run_experiment(experiment, out, folder=Path(file).parent, say=say, command=command, resume=resume)
+    if as_json:
+        print_values(True, summary.to_json())
+        return
+    rows = [
+        {"name": row.name, "kind": row.kind, "before": str(row.before), "after": str(row.after)}
+        for row in summary.audit.rows
+    ]
+    print_table(False, rows, f"{experiment.name}: {summary.decision.outcome}")
+    print(f"{summary.seconds:.0f} s; open {out / 'report.html'}")
