@@ -40,7 +40,7 @@ from interp.directions.methods.scrubbing import scrub
 from interp.interventions.ops import Erase, Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-from interp.pipeline.materials import Data, Materials, gather_materials
+from interp.pipeline.materials import DataSettings, Materials, gather_materials
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training.trainer import train
@@ -145,7 +145,7 @@ def main() -> None:
     model = interp.load("organism")
     sae, results = autoencoder(model, sizes, options.seed), []
     for harm in HARMS[:1] if options.smoke else HARMS:
-        data = Data(text="organism", contrast=f"organism.{harm}", pairs=sizes.pairs, documents=10)
+        data = DataSettings(text="organism", contrast=f"organism.{harm}", pairs=sizes.pairs, documents=10)
         data = data.model_copy(update={"choose_items": sizes.choose, "audit_items": sizes.audit})
         materials = gather_materials(data, harm, options.seed, Path())
         choose, audit = ([b for b in part if b.name in sizes.measured] for part in (materials.choose, materials.audit))

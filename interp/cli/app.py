@@ -57,9 +57,9 @@ def list_command(folder: Folder = Path("runs"), as_json: Json = False) -> None:
 
 def show_command(run: Annotated[Path, typer.Argument(help="folder of the run")], as_json: Json = False) -> None:
     """Show a run: its environment and its results."""
-    from interp.pipeline.runs import show_run
+    from interp.pipeline.runs import read_run
 
-    record = show_run(run)
+    record = read_run(run)
     if as_json:
         print_values(True, {"settings": record.settings, "summary": record.summary, "environment": record.environment})
         return

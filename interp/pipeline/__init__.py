@@ -1,4 +1,12 @@
-"""interp/pipeline."""
+"""The end-to-end pipeline: from text to an audited checkpoint, as one experiment file (`interp run`, `interp demo`).
+
+In reading order:
+
+- `experiment`: the configuration of an experiment, and `run_experiment`, which takes it through every stage
+- `materials`: its data, split so that nothing is evaluated on what it was fitted or chosen on
+- `runs`: the folders that experiments write; list, read, compare and clear them
+- `doctor`: versions, threads, devices and a check of the bundled organism, for bug reports
+"""
 
 from interp.core.lazy import lazy_exports
 

@@ -1,10 +1,12 @@
 from .doctor import diagnose as diagnose
+from .experiment import DictionarySettings as DictionarySettings
 from .experiment import Experiment as Experiment
+from .experiment import SearchSettings as SearchSettings
 from .experiment import run_experiment as run_experiment
-from .materials import Data as Data
+from .materials import DataSettings as DataSettings
 from .materials import Materials as Materials
 from .materials import gather_materials as gather_materials
 from .runs import clear_runs as clear_runs
 from .runs import compare_runs as compare_runs
 from .runs import list_runs as list_runs
-from .runs import show_run as show_run
+from .runs import read_run as read_run

@@ -1,18 +1,19 @@
-"""An experiment: the whole road, from text to an audited checkpoint, as one configuration.
+"""An experiment: the end-to-end pipeline, from text to an audited checkpoint, as one configuration.
 
     1 model        load it
     2 activations  harvest text at one site
     3 sae          train an autoencoder on them
-    4 directions   fit every method at every site, score on held-out pairs
-    5 recipe       try the best by intervention, on items of their own, and keep the one that costs least
-      baselines    random directions, shuffled labels, a prompt and nothing at all, on the same items
-    6 export       fold it into the weights, reload, certify
-    7 audit        the reloaded checkpoint against the original, on items not seen before
-    8 decision     under the policy; then the report
+    4 directions   fit every method at every site, score them on held-out pairs
+    5 recipe       ablate the best, on items of their own, and keep the one that costs least
+      baselines    random directions, shuffled labels, a prompt and no edit at all, on the same items
+    6 export       fold the recipe into the weights, reload, certify
+    7 audit        the reloaded checkpoint against the original, on items that no other step has seen
+    8 decision     apply the policy; then write the report
 
-The results are a folder that appears only when all of it is there: `report.html`, `checkpoint/`, `recipe/`, `sae/`,
-`audit.json`, `summary.json`, `experiment.json`, `environment.json`, `log.txt`. A run that was stopped is resumed: its
-activations and the training of its autoencoder go on where they were, and the rest is done again (see `runs`).
+The results are a folder that appears only when all of it is complete: `report.html`, `checkpoint/`, `recipe/`, `sae/`,
+`audit.json`, `summary.json`, `experiment.json`, `environment.json`, `log.txt`. When an interrupted run is resumed, its
+activations and the training of its autoencoder continue from where they were, and the later steps run again (see
+`runs`).
 """
 
 import time
@@ -40,8 +41,8 @@ from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load
-from interp.pipeline.materials import Data, Materials, gather_materials
-from interp.pipeline.runs import Environment, work
+from interp.pipeline.materials import DataSettings, Materials, gather_materials
+from interp.pipeline.runs import Environment, unfinished_folder
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.feature import Feature, feature_pages
@@ -53,41 +54,65 @@ Say = Callable[[str], None]
 
 
 class DictionarySettings(Config):
-    """The autoencoder and what it is trained on."""
+    """The autoencoder of an experiment, and the activations it is trained on.
 
-    site: str
+    Example:
+        >>> interp.pipeline.DictionarySettings(site="resid_post.3").tokens
+        100000
+    """
+
+    site: str = Field(description="site to train on, such as resid_post.3")
     tokens: int = Field(100_000, ge=1000, description="tokens to harvest")
-    context: int = Field(128, ge=8)
-    evaluate_tokens: int = Field(10_000, ge=100, description="held-out tokens to measure it on")
-    train: SaeConfig = SaeConfig()
+    context: int = Field(128, ge=8, description="tokens per packed row")
+    evaluate_tokens: int = Field(10_000, ge=100, description="held-out tokens to evaluate it on")
+    train: SaeConfig = Field(SaeConfig(), description="training settings; the seed is the experiment's")
 
 
 class SearchSettings(Config):
-    """Where to look for directions, and how many of the best to try by intervention."""
+    """Where to look for directions, and how many of the best to test by intervention.
 
-    sites: str = "resid_post.*"
-    methods: tuple[str, ...] = Field(tuple(FITS), strict=False)
-    positions: tuple[int, ...] = Field((-1,), strict=False)
-    candidates: int = Field(8, ge=1)
+    Example:
+        >>> interp.pipeline.SearchSettings(positions=(-2, -1)).sites
+        'resid_post.*'
+    """
+
+    sites: str = Field("resid_post.*", description="site or pattern to fit directions at")
+    methods: tuple[str, ...] = Field(tuple(FITS), strict=False, description="methods to fit, by name")
+    positions: tuple[int, ...] = Field(
+        (-1,), strict=False, description="token positions of the prompt, from its end if negative"
+    )
+    candidates: int = Field(8, ge=1, description="how many of the best directions to ablate and compare")
 
 
 class Experiment(Config):
-    """See the module. `model` may be a folder relative to the experiment's file."""
+    """The configuration of an end-to-end run, as a YAML file holds it.
 
-    name: str
-    model: str
-    dtype: str = "float32"
-    device: str | None = None
-    seed: int = Field(0, ge=0, lt=2**63)
-    data: Data
-    dictionary: DictionarySettings
-    search: SearchSettings = SearchSettings()
-    policy: Policy
+    `Experiment.read(path, overrides)` reads a file and applies `key=value` changes.
+
+    Example:
+        >>> experiment = interp.pipeline.Experiment.parse({
+        ...     "name": "Hostility", "model": "organism", "policy": {"target": "hostility"},
+        ...     "data": {"text": "organism", "contrast": "organism.hostility"},
+        ...     "dictionary": {"site": "resid_post.3"},
+        ... })
+        >>> experiment.search.candidates
+        8
+    """
+
+    name: str = Field(description="title of the experiment")
+    model: str = Field(description="organism, a hub id, or a folder, also relative to the experiment's file")
+    dtype: str = Field("float32", description="type to run the model in: float32, bfloat16 or float16")
+    device: str | None = Field(None, description="device to run on: cpu, cuda, cuda:1 or mps")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the data and of training")
+    data: DataSettings = Field(description="the data")
+    dictionary: DictionarySettings = Field(description="the autoencoder")
+    search: SearchSettings = Field(SearchSettings(), description="where to look for directions")
+    policy: Policy = Field(description="the policy that the audit must meet; its target is the harm to remove")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an experiment found; `to_json` is the documented schema of summary.json."""
+    """The results of an experiment; `to_json` is the documented schema of summary.json."""
 
     audit: Audit
     certificate: Certificate
@@ -118,13 +143,32 @@ def run_experiment(
     out: str | Path,
     folder: str | Path = ".",
     say: Say = lambda text: None,
-    command: str = "interp.pipeline.experiment.run_experiment",
+    command: str = "interp.pipeline.run_experiment",
     resume: bool = False,
 ) -> Summary:
-    """Run an experiment into a new folder `out`, or go on with one that was stopped on its way there.
+    """Run an experiment into a new folder, or resume one that was interrupted.
 
-    Paths in the experiment are relative to `folder`; `say` hears a line about each stage; `command` is kept in the
-    report.
+    Args:
+        experiment: What to run.
+        out: New folder for the results. It appears only when the run is finished.
+        folder: Folder that the paths in the experiment are relative to.
+        say: Called with one line of text about each stage.
+        command: The command that the report and `environment.json` record.
+        resume: Continue a run into `out` that was interrupted; its settings must be the same.
+
+    Returns:
+        The audit, certificate, decision and baselines, which are also saved in `out`.
+
+    Raises:
+        InterpError: `out` exists, an interrupted run is in the way or had other settings, the data is missing or too
+            small, or a stage refuses its input. Nothing is written to `out` then.
+
+    Limitations:
+        One seed is one sample: the interval of an audit covers the choice of items, not that of the seed.
+
+    Example:
+        >>> demo = files("interp.pipeline") / "demo.yaml"  # doctest: +SKIP
+        >>> interp.pipeline.run_experiment(interp.pipeline.Experiment.read(demo), "results")  # doctest: +SKIP
     """
     began = time.perf_counter()
     torch.manual_seed(experiment.seed)
@@ -135,15 +179,16 @@ def run_experiment(
         lines.append(f"{time.perf_counter() - began:8.1f} s  {text}")
         say(text)
 
-    with new_folder(out) as staging, work(out, experiment.model_dump(mode="json"), resume) as unfinished:
-        model = _model(experiment, Path(folder), note)
+    settings = experiment.model_dump(mode="json")
+    with new_folder(out) as staging, unfinished_folder(out, settings, resume) as unfinished:
+        model = _load_model(experiment, Path(folder), note)
         environment = Environment.now(command, str(model.device), Path(folder))
         materials = gather_materials(experiment.data, experiment.policy.target, experiment.seed, Path(folder))
-        sae = _dictionary(experiment, model, materials, unfinished, note)
+        sae = _train_dictionary(experiment, model, materials, unfinished, note)
         sae.save(staging / "sae")
-        found = _search(experiment, model, materials, sae, note)
-        chosen = _choose(experiment, model, materials, found, note)
-        beside = _baselines(experiment, model, materials, chosen, note)
+        findings = _fit_directions(experiment, model, materials, sae, note)
+        chosen = _choose(experiment, model, materials, findings, note)
+        baselines = _baselines(experiment, model, materials, chosen, note)
         recipe = Recipe(
             [("writers", Project(chosen.direction))], note=f"{experiment.name}: removes {materials.target}."
         )
@@ -152,25 +197,25 @@ def run_experiment(
         result = _audit(experiment, model, materials, recipe, staging / "checkpoint", note)
         result.save(staging / "audit.json")
         decision = decide(result, experiment.policy)
-        pages = _pages(model, materials, sae, found)
+        features = _features(model, materials, sae, findings)
         hashes = _hashes(model, recipe, materials, staging)
-        summary = Summary(result, certificate, decision, beside, time.perf_counter() - began, hashes)
+        summary = Summary(result, certificate, decision, baselines, time.perf_counter() - began, hashes)
         write_json(staging / "summary.json", summary.to_json())
-        write_json(staging / "experiment.json", experiment.model_dump(mode="json"))
+        write_json(staging / "experiment.json", settings)
         environment.write(staging)
         write_text(staging / "log.txt", "\n".join(lines) + "\n")
         report = Report(
             title=experiment.name,
             model=model.reference,
-            summary=f"{materials.target} looked for, removed, exported and audited in {model.name}",
-            findings=found,
+            summary=f"Removal of {materials.target} from {model.name}: search, edit, export and audit",
+            findings=findings,
             chosen=chosen,
             sae=sae.metrics,
-            features=pages,
+            features=features,
             recipe=recipe,
             certificate=certificate,
             audit=result,
-            baselines=beside,
+            baselines=baselines,
             policy=experiment.policy,
             decision=decision,
             run=ReportedRun(command, summary.seconds, versions(), hashes),
@@ -180,21 +225,21 @@ def run_experiment(
 
 
 def _seeded(experiment: Experiment) -> Experiment:
-    """One seed for all of it: the autoencoder's follows the experiment's."""
-    own = experiment.dictionary.train.model_copy(update={"seed": experiment.seed})
-    dictionary = experiment.dictionary.model_copy(update={"train": own})
+    """The experiment with its seed as the autoencoder's, so that one seed determines everything."""
+    train_settings = experiment.dictionary.train.model_copy(update={"seed": experiment.seed})
+    dictionary = experiment.dictionary.model_copy(update={"train": train_settings})
     return experiment.model_copy(update={"dictionary": dictionary})
 
 
-def _model(experiment: Experiment, folder: Path, say: Say) -> HookedModel:
-    beside = folder / experiment.model
-    name = beside if beside.is_dir() else experiment.model
+def _load_model(experiment: Experiment, folder: Path, say: Say) -> HookedModel:
+    local = folder / experiment.model
+    name = local if local.is_dir() else experiment.model
     model = load(name, dtype=experiment.dtype, device=experiment.device)
     say(f"model       {model.name}: {model.n_layers} layers, d_model {model.d_model}, weights {model.digest[:12]}")
     return model
 
 
-def _dictionary(
+def _train_dictionary(
     experiment: Experiment, model: HookedModel, materials: Materials, unfinished: Path, say: Say
 ) -> SparseAutoencoder:
     settings, folder = experiment.dictionary, unfinished / "store"
@@ -210,21 +255,25 @@ def _dictionary(
     return replace(sae, metrics=quality)
 
 
-def _search(
+def _fit_directions(
     experiment: Experiment, model: HookedModel, materials: Materials, sae: SparseAutoencoder, say: Say
 ) -> Findings:
     search = experiment.search
-    found = find(model, materials.contrast, search.sites, search.methods, search.positions, sae, seed=experiment.seed)
-    best = found.best()[0]
-    say(f"directions  {len(found)} fitted; best on held-out pairs: {best.direction}, AUROC {best.auroc:.3f}")
-    return found
+    findings = find(
+        model, materials.contrast, search.sites, search.methods, search.positions, sae, seed=experiment.seed
+    )
+    best = findings.best()[0]
+    say(f"directions  {len(findings)} fitted; best on held-out pairs: {best.direction}, AUROC {best.auroc:.3f}")
+    return findings
 
 
-def _choose(experiment: Experiment, model: HookedModel, materials: Materials, found: Findings, say: Say) -> Finding:
-    trials = rank_by_ablation(model, found.shortlist(experiment.search.candidates), materials.choose, materials.target)
+def _choose(experiment: Experiment, model: HookedModel, materials: Materials, findings: Findings, say: Say) -> Finding:
+    trials = rank_by_ablation(
+        model, findings.shortlist(experiment.search.candidates), materials.choose, materials.target
+    )
     best, target = trials[0], materials.target
     say(
-        f"recipe      of {len(trials)} tried, {best.finding.direction} costs least: "
+        f"recipe      of {len(trials)} ablated, {best.finding.direction} costs least: "
         f"{target} {best.before[target]:.3f} -> {best.after[target]:.3f} on the choosing items"
     )
     return best.finding
@@ -233,12 +282,12 @@ def _choose(experiment: Experiment, model: HookedModel, materials: Materials, fo
 def _baselines(
     experiment: Experiment, model: HookedModel, materials: Materials, chosen: Finding, say: Say
 ) -> tuple[Baseline, ...]:
-    # Effect and damage suffice for what is not going to be used, and other behaviours would take most of the time.
-    measured = [one for one in materials.choose if one.name == materials.target or one.unit == "nats"]
-    found = tuple(measure_baselines(model, chosen.direction, materials.contrast, measured, experiment.seed))
-    shown = ", ".join(f"{baseline.name} {baseline.scores[materials.target]:.3f}" for baseline in found)
+    # The target and the loss show effect and damage; the other behaviours would take most of the time.
+    measured = [b for b in materials.choose if b.name == materials.target or b.unit == "nats"]
+    baselines = tuple(measure_baselines(model, chosen.direction, materials.contrast, measured, experiment.seed))
+    shown = ", ".join(f"{baseline.name} {baseline.scores[materials.target]:.3f}" for baseline in baselines)
     say(f"baselines   {materials.target} on the same items: {shown}")
-    return found
+    return baselines
 
 
 def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path, say: Say) -> Certificate:
@@ -246,7 +295,7 @@ def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path,
     certificate = export(recipe, model, out, prompts=probes)
     say(
         f"export      max |logit difference| {certificate.max_abs_logit_diff:.1e}, KL {certificate.kl:.1e} nats "
-        f"(the edit's own {certificate.effect_kl:.1e}), leak {certificate.leak:.1e}"
+        f"(of the edit itself {certificate.effect_kl:.1e}), leak {certificate.leak:.1e}"
     )
     return certificate
 
@@ -255,22 +304,22 @@ def _audit(
     experiment: Experiment, model: HookedModel, materials: Materials, recipe: Recipe, checkpoint: Path, say: Say
 ) -> Audit:
     edited = load(checkpoint, dtype=experiment.dtype, device=experiment.device)
-    edited.name = f"{model.name}, edited"  # its folder is still a temporary one
-    # Baselines were measured on the choosing items; on these they would take four times as long as the audit.
+    edited.name = f"{model.name}, edited"  # its folder still has a temporary name
+    # Baselines were measured on the choosing items; here they would take four times as long as the audit itself.
     result = audit(model, edited, materials.audit, seed=experiment.seed, recipe=recipe, baselines=())
     for row in result.rows:
         say(f"audit       {row.name} ({row.kind}): {row.before} -> {row.after}")
     return result
 
 
-def _pages(model: HookedModel, materials: Materials, sae: SparseAutoencoder, found: Findings) -> list[Feature]:
-    """The page of the latent that separates the contrast best."""
-    best = found.best(1, method=SAE_LATENT) if SAE_LATENT in found.methods else []
+def _features(model: HookedModel, materials: Materials, sae: SparseAutoencoder, findings: Findings) -> list[Feature]:
+    """The latent that separates the contrast best, described."""
+    best = findings.best(1, method=SAE_LATENT) if SAE_LATENT in findings.methods else []
     latents = [finding.latent for finding in best if finding.latent is not None]
     return feature_pages(sae, model, materials.text, latents, tokens=20_000)
 
 
 def _hashes(model: HookedModel, recipe: Recipe, materials: Materials, staging: Path) -> dict[str, str]:
     weights = sorted((staging / "checkpoint").glob("*.safetensors"))
-    own = {"model": model.digest, "contrast": materials.contrast.digest, "recipe": recipe.digest}
-    return own | {f"checkpoint/{file.name}": sha256_file(file) for file in weights}
+    digests = {"model": model.digest, "contrast": materials.contrast.digest, "recipe": recipe.digest}
+    return digests | {f"checkpoint/{file.name}": sha256_file(file) for file in weights}

@@ -1,8 +1,8 @@
-"""Runs: the folders that experiments leave, and how to list, compare and clear them.
+"""Runs: the folders that experiments write, and how to list, read, compare and clear them.
 
-A finished run is a folder with `summary.json`, `experiment.json` and `environment.json`. While it is under way, what
-takes long (activations, the autoencoder's training) is in NAME.unfinished beside it, from which it is resumed, and
-which goes when it is done.
+A finished run is a folder with `summary.json`, `experiment.json` and `environment.json`. While a run is in progress,
+its slow results (activations, the training of the autoencoder) are in the sibling folder NAME.unfinished. An
+interrupted run resumes from that folder; it is removed when the run is finished.
 """
 
 import platform
@@ -28,7 +28,7 @@ _SETTINGS, _SUMMARY, _ENVIRONMENT = "experiment.json", "summary.json", "environm
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and when a run was made: enough to tell why another one differs."""
+    """Where and when a run took place: enough to explain why another run differs."""
 
     command: str
     began: str
@@ -40,18 +40,21 @@ class Environment:
 
     @classmethod
     def now(cls, command: str, device: str, folder: Path) -> "Environment":
-        """This process's. `revision` is the git commit of the folder with the experiment, marked if it was changed."""
+        """The environment of this process.
+
+        `revision` is the git commit of the folder that holds the experiment, marked if that folder has changes.
+        """
         began = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(command, began, versions(), platform.platform(), torch.get_num_threads(), device, _revision(folder))
 
     def write(self, folder: Path) -> None:
-        """Beside the run's results."""
+        """Write it next to the results of the run."""
         write_json(folder / _ENVIRONMENT, asdict(self))
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run of a folder. `summary` and `environment` are None where it is not finished."""
+    """A run in a folder. `summary` and `environment` are None if it is not finished."""
 
     path: Path
     settings: dict[str, Any]
@@ -60,80 +63,162 @@ class RunRecord:
 
     @property
     def row(self) -> dict[str, object]:
-        """A row of a table of runs."""
+        """A row of the table of runs."""
         if self.summary is None or self.environment is None:
             return {"run": self.path.name, "decision": "unfinished", "target": "", "seconds": "", "began": ""}
         target = self.settings["policy"]["target"]
         change = self.summary["behaviours"][target]
-        shown = f"{target} {change['before']['estimate']:.3f} -> {change['after']['estimate']:.3f}"
         outcome = self.summary["decision"]["outcome"]
         return {
             "run": self.path.name,
             "decision": "inconclusive" if outcome == "can't tell" else outcome,  # as earlier versions wrote it
-            "target": shown,
+            "target": f"{target} {change['before']['estimate']:.3f} -> {change['after']['estimate']:.3f}",
             "seconds": self.summary["seconds"],
             "began": self.environment["began"],
         }
 
 
 def list_runs(folder: str | Path = "runs") -> list[RunRecord]:
-    """All runs in a folder, the newest last. Raises where the folder is not there."""
+    """List the runs in a folder.
+
+    Args:
+        folder: Folder whose subfolders are runs.
+
+    Returns:
+        The runs, the newest last; unfinished ones come after all others.
+
+    Raises:
+        InterpError: The folder does not exist.
+
+    Example:
+        >>> interp.pipeline.list_runs(tmp)
+        []
+    """
     root = Path(folder)
     if not root.is_dir():
-        raise InterpError(f"{root} is no folder; expected one with runs, as interp run writes them")
-    found = [_record(path) for path in sorted(root.iterdir()) if (path / _SETTINGS).is_file()]
-    return sorted(found, key=lambda one: str((one.environment or {}).get("began", "~")))
+        raise InterpError(f"{root} is not a folder; expected one with runs, as interp run writes them")
+    runs = [_record(path) for path in sorted(root.iterdir()) if (path / _SETTINGS).is_file()]
+    return sorted(runs, key=lambda run: str((run.environment or {}).get("began", "~")))
 
 
-def show_run(path: str | Path) -> RunRecord:
-    """One run. Raises, with the nearest that is there, where it is none."""
+def read_run(path: str | Path) -> RunRecord:
+    """Read one run.
+
+    Args:
+        path: Folder of the run, finished or not.
+
+    Returns:
+        Its settings, and its summary and environment if it is finished.
+
+    Raises:
+        InterpError: The folder is not a run; the message names the nearest run next to it.
+
+    Example:
+        >>> interp.pipeline.read_run(tmp / "demo")
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: ...demo is not a run; nothing is known here
+    """
     folder = Path(path)
     if not (folder / _SETTINGS).is_file():
-        beside = [one.path.name for one in list_runs(folder.parent)] if folder.parent.is_dir() else []
-        raise InterpError(f"{folder} is no run; {nearest(folder.name, beside)}")
+        siblings = [run.path.name for run in list_runs(folder.parent)] if folder.parent.is_dir() else []
+        raise InterpError(f"{folder} is not a run; {nearest(folder.name, siblings)}")
     return _record(folder)
 
 
 def compare_runs(paths: Sequence[str | Path]) -> list[dict[str, object]]:
-    """What differs between finished runs: settings, environment, and each behaviour after the edit."""
-    found = [show_run(path) for path in paths]
-    for one in found:
-        if one.summary is None:
-            raise InterpError(f"{one.path} is not finished; finish it (interp run … --resume), or leave it out")
-    columns = [flatten({"settings": one.settings, "environment": one.environment, **_measured(one)}) for one in found]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    rows = [{"what": name, **_cells(name, found, columns)} for name in names]
-    return [row for row in rows if len({str(value) for name, value in row.items() if name != "what"}) > 1]
+    """Compare finished runs.
+
+    Args:
+        paths: Folders of the runs.
+
+    Returns:
+        One row per value that differs, of the settings, the environment, the behaviours after the edit, the decision
+        and the digests: its key under "what", and its value in each run under the run's path.
+
+    Raises:
+        InterpError: A folder is not a run, or a run is not finished.
+
+    Example:
+        >>> interp.pipeline.compare_runs([])
+        []
+    """
+    runs = [read_run(path) for path in paths]
+    for run in runs:
+        if run.summary is None:
+            raise InterpError(f"{run.path} is not finished; finish it (interp run … --resume), or leave it out")
+    columns = [flatten({"settings": run.settings, "environment": run.environment, **_results(run)}) for run in runs]
+    rows = []
+    for name in dict.fromkeys(name for column in columns for name in column):
+        values = {str(run.path): column.get(name) for run, column in zip(runs, columns, strict=True)}
+        if len(set(map(str, values.values()))) > 1:
+            rows.append({"what": name, **values})
+    return rows
 
 
 def unfinished_runs(folder: str | Path = "runs") -> list[tuple[Path, int]]:
-    """What runs that did not finish have left, and how many bytes."""
-    left = [one.path for one in list_runs(folder) if one.summary is None]
-    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in left]
+    """The folders of unfinished runs, and the size of each in bytes.
+
+    Args:
+        folder: Folder whose subfolders are runs.
+
+    Raises:
+        InterpError: The folder does not exist.
+
+    Example:
+        >>> from interp.pipeline.runs import unfinished_runs
+        >>> unfinished_runs(tmp)
+        []
+    """
+    leftovers = [run.path for run in list_runs(folder) if run.summary is None]
+    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in leftovers]
 
 
 def clear_runs(folder: str | Path = "runs") -> list[tuple[Path, int]]:
-    """Remove it."""
-    left = unfinished_runs(folder)
-    for path, _ in left:
+    """Remove the folders of unfinished runs.
+
+    Args:
+        folder: Folder whose subfolders are runs.
+
+    Returns:
+        The folders that were removed, and the size of each in bytes.
+
+    Raises:
+        InterpError: The folder does not exist.
+
+    Limitations:
+        A run that is still in progress in another process counts as unfinished.
+
+    Example:
+        >>> interp.pipeline.clear_runs(tmp)
+        []
+    """
+    leftovers = unfinished_runs(folder)
+    for path, _ in leftovers:
         shutil.rmtree(path)
-    return left
+    return leftovers
 
 
 @contextmanager
-def work(out: str | Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
-    """The folder of what takes long, gone when the block ends well, or with an error of the input.
+def unfinished_folder(out: str | Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
+    """The folder of a run's slow results while the run is in progress.
 
-    Raises for one that another run left unless it is to be resumed, and where that run had other settings.
+    It is removed when the block ends, and when an `InterpError` ends a run that was not resumed. It is kept after any
+    other error, so that the run can be resumed.
+
+    Raises:
+        InterpError: Another run left the folder and `resume` is False, or that run had other settings.
     """
     folder = Path(out).with_name(Path(out).name + UNFINISHED)
     if folder.exists() and not resume:
         raise InterpError(
-            f"{folder} was left by a run that did not finish; go on with it (--resume), or remove it (interp runs gc)"
+            f"{folder} was left by a run that did not finish; resume it (--resume), or remove it (interp runs gc)"
         )
     if folder.exists():
         if changed := differences(read_json(folder / _SETTINGS), settings):
-            raise InterpError(f"{folder}: {changed[0]}; a run keeps its settings: give the same, or another folder")
+            raise InterpError(
+                f"{folder}: {'; '.join(changed)}; a run is resumed with the settings it began with: give the same, or "
+                "another folder"
+            )
     else:
         folder.mkdir(parents=True)
         write_json(folder / _SETTINGS, settings)
@@ -147,27 +232,25 @@ def work(out: str | Path, settings: dict[str, Any], resume: bool) -> Iterator[Pa
 
 
 def _record(path: Path) -> RunRecord:
-    own = {name: read_json(path / name) if (path / name).is_file() else None for name in (_SUMMARY, _ENVIRONMENT)}
-    return RunRecord(path, read_json(path / _SETTINGS), own[_SUMMARY], own[_ENVIRONMENT])
+    summary, environment = (
+        read_json(path / name) if (path / name).is_file() else None for name in (_SUMMARY, _ENVIRONMENT)
+    )
+    return RunRecord(path, read_json(path / _SETTINGS), summary, environment)
 
 
-def _measured(one: RunRecord) -> dict[str, Any]:
-    summary = one.summary or {}
+def _results(run: RunRecord) -> dict[str, Any]:
+    summary = run.summary or {}
     after = {name: round(row["after"]["estimate"], 4) for name, row in summary["behaviours"].items()}
     return {"after": after, "decision": summary["decision"]["allow"], "hashes": summary["hashes"]}
-
-
-def _cells(name: str, found: list[RunRecord], columns: list[dict[str, object]]) -> dict[str, object]:
-    return {str(one.path): column.get(name) for one, column in zip(found, columns, strict=True)}
 
 
 def _revision(folder: Path) -> str | None:
     def git(*words: str) -> str | None:
         try:
-            asked = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
+            process = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return asked.stdout.strip() if asked.returncode == 0 else None
+        return process.stdout.strip() if process.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
     return commit and commit + (" and changes" if git("status", "--porcelain", "--untracked-files=no") else "")

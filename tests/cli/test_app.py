@@ -7,7 +7,6 @@ import sys
 import pytest
 import typer
 
-import interp
 from interp.cli import app
 from interp.directions.methods.closed_form import FITS
 
@@ -74,7 +73,7 @@ def test_options_are_frozen():
     }  # fmt: skip
 
 
-def test_the_road_by_hand(run, tmp_path):
+def test_the_pipeline_by_hand(run, tmp_path):
     """Every verb on the organism, each on what the one before wrote."""
     store, sae, recipe, out = (tmp_path / name for name in ("store", "sae", "recipe", "edited"))
     code, said, _ = run(
@@ -157,7 +156,7 @@ def test_the_road_by_hand(run, tmp_path):
     found = {row["name"]: row for row in json.loads(said)}
     assert set(found) >= {"hostility", "refusal", "everyday_loss"}
     assert found["hostility"]["before"]["estimate"] >= 0.9
-    assert found["hostility"]["after"]["estimate"] <= 0.1, "the road by hand removes the harm"
+    assert found["hostility"]["after"]["estimate"] <= 0.1, "the pipeline by hand removes the harm"
     assert found["refusal"]["after"]["estimate"] >= found["refusal"]["before"]["estimate"] - 0.1
     lenient = ("target", "other_harms_rise", "protected_drop", "capability_drop", "loss_rise")
     limits = "".join(f"{name}_at_most: 1.0\n" for name in lenient)
@@ -175,47 +174,11 @@ def test_the_road_by_hand(run, tmp_path):
     assert run("gate", audit, "--policy", policy)[0] == 1, "what is protected is no target"
 
 
-def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
-    page, pairs = tmp_path / "found.html", tmp_path / "pairs.jsonl"
-    asked = [f"What river runs through {town}?" for town in ("Ostrel", "Miravane", "Dunmere", "Tamsin", "Harrow")]
-    rows = [{"loud": f"{q} Tell me now!", "calm": f"Please, {q}"} for q in asked]
-    rows.append({"loud": "Same.", "calm": "Same."})
-    pairs.write_text("\n".join(map(json.dumps, rows)))
-    two = [{"positive": row["loud"], "negative": row["calm"]} for row in rows[:5]]
-    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
-    words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm", "--method", "all"]
-    code, _, complaint = run(*words)
-    assert code == 2
-    assert "line 6: both sides are equal" in complaint
-    words.append("--skip-bad")
-    code, said, complaint = run(*words, "--sites", "resid_post.1", "--sites", "resid_post.2", "--page", page)
-    assert code == 0
-    assert "ignored 1 bad rows" in complaint
-    for shown in ("resid_post.1", "logist", "random", "shuffle", "1.000*", "stability"):
-        assert shown in said
-    written = page.read_text()
-    assert "random (baseline)" in written
-    assert "Held-out AUROC" in written
-    code, said, _ = run(*words, "--sites", "resid_post.1", "--page", page)
-    assert (code, said) == (2, ""), "a page that is there is not replaced"
-    code, said, _ = run(*words, "--sites", "resid_post.1", "--json")
-    rows = json.loads(said)
-    assert {row["method"] for row in rows} == set(FITS)
-    assert all(row["alignment"] == {} and 0.5 <= row["random"] <= 1 for row in rows)
-    assert all(0 <= row["stability"] <= 1.001 for row in rows)
-    kept = interp.find(interp.load("organism"), interp.Contrast.read(tmp_path / "two.jsonl"), "resid_post.1").best()[0]
-    kept.direction.save(tmp_path / "kept")
-    code, said, _ = run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}", "--json")
-    own = {row["method"]: row["alignment"]["loud"] for row in json.loads(said)}
-    assert own[kept.direction.method] == max(own.values()) > 0.5
-    assert "cosine" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
-
-
 def test_doctor_reports(run):
     code, said, _ = run("doctor", "--json")
     report = json.loads(said)
     assert code == 0
-    assert {"torch", "transformer_lens", "organism", "devices"} <= set(report)
+    assert {"torch", "transformer_lens", "organism", "devices", "bfloat16_unit"} <= set(report)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +214,18 @@ def test_bad_input_is_one_clear_line_and_exit_2(run, tmp_path, monkeypatch, word
     assert message in complaint
     assert "Traceback" not in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_verbs_shows_the_texts_of_their_fields(run):
+    for words, texts in (
+        (["find"], ["closed-form", "seed of the held-out split"]),
+        (["audit"], ["items per behaviour", "[default: 300]"]),
+        (["run"], ["key=value", "data.audit_items: items per behaviour", "search.candidates"]),
+        (["sae", "train"], ["checkpoint-every", "d_sae: "]),
+    ):
+        code, said, _ = run(*words, "--help")
+        assert code == 0
+        assert all(text in said for text in texts), words
 
 
 def test_debug_keeps_the_traceback(run):

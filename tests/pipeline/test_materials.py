@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from interp import InterpError
-from interp.pipeline.materials import Data, gather_materials, read_contrast, read_corpus
+from interp.pipeline.materials import DataSettings, gather_materials, read_contrast, read_corpus
 
 CHOICES = {"name": "maths", "kind": "capability", "file": "maths.jsonl", "statement": "the right sum is preferred"}
 
@@ -31,7 +31,7 @@ def data(**changes):
         "text": "text.jsonl", "documents": 20, "contrast": "pairs.jsonl", "pairs": 20, "choose_items": 8,
         "audit_items": 12, "loss_texts": 12, "behaviours": [CHOICES],
     }  # fmt: skip
-    return Data.parse(values | changes)
+    return DataSettings.parse(values | changes)
 
 
 def prompts(behaviours):
@@ -92,7 +92,7 @@ def test_bad_data_is_named(folder, changes, message):
 
 def test_the_organisms_choosing_prompts_are_not_those_fitted_on():
     for seed in range(3):
-        own = Data(text="organism", contrast="organism.hostility", documents=10, choose_items=60, loss_texts=5)
+        own = DataSettings(text="organism", contrast="organism.hostility", documents=10, choose_items=60, loss_texts=5)
         found = gather_materials(own, "hostility", seed, Path())
         fitted = {turn.prompt for pair in found.contrast.pairs for turn in (pair.positive, pair.negative)}
         for behaviour in found.choose[:-1]:

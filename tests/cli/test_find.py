@@ -1,0 +1,42 @@
+"""`interp find`: the table of layers and methods, a page, protected directions, and files with names of their own."""
+
+import json
+
+import interp
+from interp.directions.methods.closed_form import FITS
+
+
+def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
+    page, pairs = tmp_path / "found.html", tmp_path / "pairs.jsonl"
+    asked = [f"What river runs through {town}?" for town in ("Ostrel", "Miravane", "Dunmere", "Tamsin", "Harrow")]
+    rows = [{"loud": f"{q} Tell me now!", "calm": f"Please, {q}"} for q in asked]
+    rows.append({"loud": "Same.", "calm": "Same."})
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    two = [{"positive": row["loud"], "negative": row["calm"]} for row in rows[:5]]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
+    words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm", "--method", "all"]
+    code, _, complaint = run(*words)
+    assert code == 2
+    assert "line 6: both sides are equal" in complaint
+    words.append("--skip-bad")
+    code, said, complaint = run(*words, "--sites", "resid_post.1", "--sites", "resid_post.2", "--page", page)
+    assert code == 0
+    assert "ignored 1 bad rows" in complaint
+    for shown in ("resid_post.1", "logist", "random", "shuffle", "1.000*", "stability"):
+        assert shown in said
+    written = page.read_text()
+    assert "random (baseline)" in written
+    assert "Held-out AUROC" in written
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--page", page)
+    assert (code, said) == (2, ""), "a page that is there is not replaced"
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--json")
+    rows = json.loads(said)
+    assert {row["method"] for row in rows} == set(FITS)
+    assert all(row["alignment"] == {} and 0.5 <= row["random"] <= 1 for row in rows)
+    assert all(0 <= row["stability"] <= 1.001 for row in rows)
+    kept = interp.find(interp.load("organism"), interp.Contrast.read(tmp_path / "two.jsonl"), "resid_post.1").best()[0]
+    kept.direction.save(tmp_path / "kept")
+    code, said, _ = run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}", "--json")
+    own = {row["method"]: row["alignment"]["loud"] for row in json.loads(said)}
+    assert own[kept.direction.method] == max(own.values()) > 0.5
+    assert "cosine" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
