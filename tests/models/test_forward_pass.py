@@ -50,12 +50,19 @@ def between(model, site, row, reduce):
     return (scores[0] + scores[1]) / 2
 
 
+def amid(scores):
+    """A threshold in the widest gap of the middle half of some scores, so that rounding moves none across it."""
+    ordered = scores.sort().values[len(scores) // 4 : -(len(scores) // 4)]
+    below = int(ordered.diff().argmax())
+    return float(ordered[below] + ordered[below + 1]) / 2
+
+
 def recipes(model):
     """One of each op and selector, strong enough to change what is written."""
     push, row = Add(8 * normalize(draw(32, seed=2), dim=0)), normalize(draw(32, seed=3), dim=0)
     site = "resid_post.1"
     seen = model.capture(PROMPTS, site).at_tokens(site)
-    middle, cosine = (float((x @ row).median()) for x in (seen, normalize(seen, dim=1)))
+    middle, cosine = (amid(x @ row) for x in (seen, normalize(seen, dim=1)))
     found = {
         "project": [("writers", Project(draw(2, 32)))],
         "erase": [(site, Erase(draw(1, 32), draw(1, 32, seed=4) / 9, draw(32)))],

@@ -84,7 +84,8 @@ class ReftR1:
     def load(cls, folder: str | Path) -> "ReftR1":
         """The inverse of `save`."""
         values: dict[str, Any] = read_json(Path(folder) / "reft.json")
-        rows = load_file(Path(folder) / "reft.safetensors")["rows"]
+        # A copy is aligned in memory as a trained row is, so that detection gives the same bits on every processor.
+        rows = load_file(Path(folder) / "reft.safetensors")["rows"].clone()
         losses = tuple((float(a), float(b), float(c)) for a, b, c in values.pop("losses"))
         return cls(Direction.from_json(values.pop("direction"), rows), losses=losses, **values)
 

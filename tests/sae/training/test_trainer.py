@@ -69,14 +69,16 @@ def test_units_and_origin_do_not_matter(planted, activations, tmp_path):
 
 
 def test_dead_latents_come_back_to_life(tmp_path):
-    # Rare directions and a rough learning rate: many latents fall silent while much is left to explain.
+    # Rare directions and a rough learning rate: many latents fall silent while much is left to explain. Not so rough
+    # that training is near divergence (0.04 and above), where rounding alone decides how many fall silent; and long
+    # enough that with every seed the bounds hold with room to spare.
     generator = torch.Generator().manual_seed(7)
     directions = normalize(torch.randn(128, 32, generator=generator), dim=1)
     chosen = torch.multinomial((torch.arange(128) + 1.0) ** -1, 16384, replacement=True, generator=generator)
     lengths = 1 + torch.rand(8192, 2, generator=generator)
     x = torch.zeros(8192, 128).scatter(1, chosen.view(8192, 2), lengths) @ directions
     store = write_store(tmp_path / "store", x)
-    rough = {"d_sae": 128, "k": 2, "batch_size": 512, "tokens": 80_000, "dead_after": 3_000, "lr": 0.05}
+    rough = {"d_sae": 128, "k": 2, "batch_size": 512, "tokens": 160_000, "dead_after": 3_000, "lr": 0.03}
     left, aided = (train(store, SITE, SaeConfig(**rough, aux_weight=w)).history[-1] for w in (0.0, 1 / 32))
     revived = train(store, SITE, SaeConfig(**rough, aux_weight=0.0, resample_every=30)).history[-1]
     assert left.dead > 30
