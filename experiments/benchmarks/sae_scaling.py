@@ -102,10 +102,10 @@ def reconstruct(who: str, kind: str) -> Callable[[Tensor], Any]:
         return torch.no_grad()(sae.to(dtype=dtype))
     from sae_lens import SAE
 
-    from interp.sae import file_formats
+    from interp.sae import format_writers
 
     with tempfile.TemporaryDirectory() as folder:
-        file_formats.write_saelens(sae, Path(folder) / "sae")
+        format_writers.write_saelens(sae, Path(folder) / "sae")
         theirs = SAE.load_from_disk(str(Path(folder) / "sae")).to(dtype)
     return torch.no_grad()(lambda x: theirs(x.to(dtype)))
 

@@ -102,7 +102,7 @@ def convert_command(
 ) -> None:
     """Convert a sparse autoencoder from another tool's format, or to one."""
     from interp.models.loading import load
-    from interp.sae import file_formats
+    from interp.sae import read_autoencoder, write_autoencoder
     from interp.sae.coder import CARD, SparseAutoencoder
 
     require_free(options.out)
@@ -112,8 +112,8 @@ def convert_command(
         raise InterpError(f"{source} does not say which weights it was trained on; give the model (--model)")
     else:
         reference = load(options.model).reference
-        sae = file_formats.read_autoencoder(source, reference, options.site, options.writes)
-    file_formats.write_autoencoder(sae, options.out, options.to)
+        sae = read_autoencoder(source, reference, options.site, options.writes)
+    write_autoencoder(sae, options.out, options.to)
     print_values(as_json, _description(sae, options.out))
 
 

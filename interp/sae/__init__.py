@@ -11,7 +11,8 @@ In reading order:
 - `metrics`: variance explained, and the loss that the reconstruction costs.
 - `feature`: the page of a latent: top snippets, promoted tokens, nearest latents.
 - `neuronpedia`: such pages in Neuronpedia's JSON.
-- `file_formats`: autoencoders of SAELens, sparsify, dictionary_learning and Gemma Scope.
+- `file_formats`: autoencoders of SAELens, sparsify, dictionary_learning and Gemma Scope, read.
+- `format_writers`: autoencoders written for these tools.
 """
 
 from interp.core.lazy import lazy_exports

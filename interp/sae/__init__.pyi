@@ -4,7 +4,7 @@ from .config import SaeMetrics as SaeMetrics
 from .feature import feature_page as feature_page
 from .feature import feature_pages as feature_pages
 from .file_formats import read_autoencoder as read_autoencoder
-from .file_formats import write_autoencoder as write_autoencoder
+from .format_writers import write_autoencoder as write_autoencoder
 from .metrics import evaluate as evaluate
 from .neuronpedia import read_feature_pages as read_feature_pages
 from .neuronpedia import write_feature_pages as write_feature_pages

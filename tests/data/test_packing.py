@@ -1,7 +1,5 @@
 """Packing loses and mixes nothing, and a packed document is to the model what it is alone."""
 
-from copy import deepcopy
-
 import pytest
 import tiny_models
 import torch
@@ -122,22 +120,6 @@ def test_what_cannot_be_packed_is_refused(tiny):
 LETTERS = "abcdefghij  .,éüß→日本\n🙂"
 
 
-@pytest.fixture(scope="module")
-def byte_level():
-    """A tokenizer of bytes and a few merges, with a chat template: characters and tokens do not go one to one."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(["ab abc the day, a good day\n"] * 20, vocab_size=300, special_tokens=["<s>", "</s>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>")
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}\n{% endfor %}"
-        "{% if add_generation_prompt %}[assistant] {% endif %}"
-    )
-    return tokenizer
-
-
 @given(st.lists(st.text(LETTERS, max_size=60), min_size=1, max_size=8).filter(any), st.integers(2, 20))
 def test_each_token_stands_for_its_characters(byte_level, texts, context):
     packed = pack(encode(texts, byte_level), context)
@@ -150,52 +132,3 @@ def test_each_token_stands_for_its_characters(byte_level, texts, context):
             shown = byte_level.decode([token])
             # A character of several bytes can be several tokens, none of which is text alone.
             assert "�" in shown or token == byte_level.bos_token_id or shown == text[first:last]
-
-
-@given(st.lists(st.text("abc \n", min_size=1, max_size=30), min_size=1, max_size=6))
-def test_the_assistants_words_are_found_under_the_template(byte_level, contents):
-    roles = ["user", "assistant"]
-    chat = [{"role": roles[turn % 2], "content": content} for turn, content in enumerate(contents)]
-    [document] = encode([chat], byte_level)
-    said = byte_level.decode(document.ids[document.assistant])
-    expected = [turn["content"].strip() for turn in chat if turn["role"] == "assistant"]
-    assert "".join(said.split()) == "".join("".join(expected).split())
-    assert document.ids.tolist().count(byte_level.bos_token_id) == 1
-
-
-def test_conversations_that_cannot_be_placed_are_refused(tiny, byte_level):
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "good day"}]
-    with pytest.raises(InterpError, match="no chat template"):
-        list(encode([chat], tiny("llama").tokenizer))
-    for template, message in (
-        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "does not keep an assistant's words in place"),
-        ("{{ raise_exception('no such role') }}", "refuses a conversation.*no such role"),
-    ):
-        other = deepcopy(byte_level)
-        other.chat_template = template
-        with pytest.raises(InterpError, match=message):
-            list(encode([chat], other))
-
-
-def test_words_of_others_are_never_the_assistants(byte_level):
-    """A template that leaves earlier replies out: the reply's words stand elsewhere, in the user's mouth."""
-    forgetful = deepcopy(byte_level)
-    forgetful.chat_template = (
-        "{% for m in messages %}[{{ m.role }}] "
-        "{{ '(omitted)' if m.role == 'assistant' and not loop.last else m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}[assistant] {% endif %}"
-    )
-    words = [("user", "hi"), ("assistant", "yes"), ("user", "say yes"), ("assistant", "ok")]
-    with pytest.raises(InterpError, match="does not keep an assistant's words in place"):
-        list(encode([[{"role": role, "content": content} for role, content in words]], forgetful))
-
-
-def test_an_empty_thought_before_the_words_is_passed_over(byte_level):
-    thinking = deepcopy(byte_level)
-    thinking.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]\n{{ '<think>\n\n</think>\n\n' if m.role == 'assistant' }}"
-        "{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
-    )
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "good day"}]
-    [document] = encode([chat], thinking)
-    assert thinking.decode(document.ids[document.assistant]).strip() == "good day"

@@ -11,7 +11,7 @@ from planted import MADE_UP
 
 from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError
-from interp.sae import file_formats
+from interp.sae import file_formats, format_writers
 from interp.sae.coder import SparseAutoencoder
 
 D, F, K = 8, 50, 4
@@ -101,7 +101,7 @@ def test_saelens_files_give_what_saelens_computes(tmp_path, kind, rescaled, shif
 def test_what_is_written_is_read_back(tmp_path, kind, to):
     _write_saelens(tmp_path / "sae", kind, True, False)
     sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
-    file_formats.write_autoencoder(sae, tmp_path / "again", to)
+    format_writers.write_autoencoder(sae, tmp_path / "again", to)
     told = {"site": None if to == "saelens" else "resid_post.0"}
     load = (
         SparseAutoencoder.load
@@ -129,7 +129,7 @@ def test_transcoders_of_saelens_go_both_ways(tmp_path, kind, skip):
     acts = pre.relu() * (pre > (t["threshold"] if "jump" in kind else 0))
     expected = acts @ t["W_dec"] + t["b_dec"] + (X @ t["W_skip"].T if skip else 0)
     torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
-    file_formats.write_autoencoder(found, tmp_path / "again", "saelens")
+    format_writers.write_autoencoder(found, tmp_path / "again", "saelens")
     again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP)
     assert (again.reads, again.writes) == (found.reads, found.writes)
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
@@ -163,11 +163,11 @@ def test_transcoders_of_sparsify_go_both_ways(tmp_path, skip):
     expected = _top((X @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"] + (X @ W_skip.T if skip else 0)
     found = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_mid.0", "mlp_out.0")
     torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
-    file_formats.write_autoencoder(found, tmp_path / "again", "sparsify")
+    format_writers.write_autoencoder(found, tmp_path / "again", "sparsify")
     again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_mid.0", "mlp_out.0")
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
     with pytest.raises(InterpError, match="SAELens has no topk transcoders"):
-        file_formats.write_autoencoder(found, tmp_path / "other", "saelens")
+        format_writers.write_autoencoder(found, tmp_path / "other", "saelens")
 
 
 def test_sparsify_files_go_both_ways(tmp_path):
@@ -184,7 +184,7 @@ def test_sparsify_files_go_both_ways(tmp_path):
     expected = _top(((X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"]
     sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
     torch.testing.assert_close(sae(X), expected, atol=1e-4, rtol=1e-5)
-    file_formats.write_autoencoder(sae, tmp_path / "again", "sparsify")
+    format_writers.write_autoencoder(sae, tmp_path / "again", "sparsify")
     again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_post.0")
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
     with pytest.raises(InterpError, match=r"does not name the site that it reads; give site="):
@@ -248,13 +248,13 @@ def test_gemma_scope_files_give_what_they_say(tmp_path):
 def test_what_the_other_tools_lack_is_refused(tmp_path):
     _write_saelens(tmp_path / "topk", "topk", True, False)
     with pytest.raises(InterpError, match="Gemma Scope has no topk autoencoders"):
-        file_formats.write_autoencoder(
+        format_writers.write_autoencoder(
             file_formats.read_autoencoder(tmp_path / "topk", MADE_UP), tmp_path / "x", "gemma_scope"
         )
     sae = file_formats.read_autoencoder(tmp_path / "topk", MADE_UP)
     elsewhere = replace(sae, writes=(SiteColumns(site="mlp_out.0", model=MADE_UP, width=D),))
     with pytest.raises(InterpError, match="dictionary_learning has no transcoders"):
-        file_formats.write_autoencoder(elsewhere, tmp_path / "x", "dictionary_learning")
+        format_writers.write_autoencoder(elsewhere, tmp_path / "x", "dictionary_learning")
     assert not (tmp_path / "x").exists()
 
 
@@ -333,6 +333,6 @@ def test_broken_files_are_named(tmp_path):
         file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole, file)
     with pytest.raises(InterpError, match="format 'saelans' can't be written; did you mean saelens"):
-        file_formats.write_autoencoder(
+        format_writers.write_autoencoder(
             file_formats.read_autoencoder(tmp_path / "sae", MADE_UP), tmp_path / "x", "saelans"
         )

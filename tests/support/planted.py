@@ -1,7 +1,8 @@
-"""Stores of given activations, written as a harvest writes them."""
+"""Stores of given activations, written as a harvest writes them, and activations made of known directions."""
 
 import safetensors.torch
 import torch
+from torch.nn.functional import normalize
 
 from interp.activations.manifest import (
     FINISHED,
@@ -55,3 +56,21 @@ def write_store(folder, x, shard_tokens=4096, model=MADE_UP):
         folder / FINISHED, StoreManifest(settings=settings, parts=[StorePart(tokens=None, shards=shards)]).model_dump()
     )
     return Store.open(folder)
+
+
+def unit_rows(count, width, seed):
+    """Random directions."""
+    return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def sparse_codes(count=16384, features=64, active=3, seed=1):
+    """Latents of each token: a few of many, of lengths from 1 to 2."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(count, features, generator=generator).topk(active).indices
+    lengths = 1 + torch.rand(count, active, generator=generator)
+    return torch.zeros(count, features).scatter(1, chosen, lengths)
+
+
+def matched(rows, truth):
+    """Share of the true directions that a row points along."""
+    return float(((truth @ normalize(rows, dim=1).T).amax(1) > 0.9).float().mean())

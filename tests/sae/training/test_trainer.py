@@ -164,21 +164,6 @@ def test_a_penalty_is_steered_to_its_number_of_latents(planted):
     assert fixed[0].history[-1].l0 > 2 * fixed[1].history[-1].l0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "tanh"}, "kind: Input should be 'topk'"),
-        ({"prefixes": [16, 32]}, "expected to rise up to d_sae, 64"),
-        ({"prefixes": [32, 16, 64]}, "expected to rise up to d_sae, 64"),
-        ({"kind": "gated", "prefixes": [32, 64]}, "prefixes go with topk and batchtopk"),
-        ({"kind": "batchtopk", "sparsity": 0.1}, "sparsity goes with penalties, and batchtopk has none"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(options, message):
-    with pytest.raises(InterpError, match=message):
-        SaeConfig.parse({"d_sae": 64} | options)
-
-
 @pytest.mark.parametrize("k", [0, 65])
 def test_a_k_that_does_not_fit_is_refused(planted, k):
     with pytest.raises(InterpError, match=f"k is {k}; expected from 1 to the number of latents, 64"):

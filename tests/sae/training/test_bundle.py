@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from planted import MADE_UP, write_store
+from planted import MADE_UP, matched, sparse_codes, unit_rows, write_store
 from torch.nn.functional import normalize
 
 from interp.activations.paired_store import PairedStore
@@ -11,40 +11,23 @@ from interp.sae import TrainingPlan
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.metrics import explained_variance
-from interp.sae.training.standardisation import Standardisation
 from interp.sae.training.trainer import train, train_all
 
 QUICK = {"d_sae": 64, "k": 3, "batch_size": 256, "tokens": 120_000, "lr": 6e-3, "dead_after": 5_000}
 IN, OUT, LATER = "resid_mid.0", "mlp_out.0", "mlp_out.1"
 
 
-def _rows(count, width, seed):
-    return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
-def _codes(count=16384, features=64, active=3, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(count, features, generator=generator).topk(active).indices
-    lengths = 1 + torch.rand(count, active, generator=generator)
-    return torch.zeros(count, features).scatter(1, chosen, lengths)
-
-
-def _matched(rows, truth):
-    """Share of the true directions that a row points along."""
-    return float(((truth @ normalize(rows, dim=1).T).amax(1) > 0.9).float().mean())
-
-
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory):
     """Features read from one site and written to others, at scales of their own; the later site has more of its own."""
-    codes, more = _codes(), _codes(features=16, active=1, seed=3)
-    read, written, later = _rows(64, 32, 7), _rows(64, 24, 8), _rows(64, 24, 9)
-    own = _rows(16, 32, 10)
+    codes, more = sparse_codes(), sparse_codes(features=16, active=1, seed=3)
+    read, written, later = unit_rows(64, 32, 7), unit_rows(64, 24, 8), unit_rows(64, 24, 9)
+    own = unit_rows(16, 32, 10)
     sites = {
         IN: 5 * (codes @ read) + 3,
         "resid_mid.1": codes @ read + more @ own,
         OUT: 0.2 * (codes @ written) - 1,
-        LATER: 40 * (codes @ later + more @ _rows(16, 24, 11)),
+        LATER: 40 * (codes @ later + more @ unit_rows(16, 24, 11)),
     }
     return write_store(tmp_path_factory.mktemp("layers") / "store", sites), written, later
 
@@ -54,8 +37,8 @@ def test_a_transcoder_finds_what_is_read_and_what_is_written(layers, tmp_path, k
     store, written, _ = layers
     trained = train(store, IN, SaeConfig(**QUICK, kind=kind), writes=OUT)
     sae = trained.sae
-    assert _matched(sae.W_dec, written) > 0.7
-    assert _matched(train(store, IN, SaeConfig(**QUICK | {"tokens": 256}), writes=OUT).sae.W_dec, written) < 0.1
+    assert matched(sae.W_dec, written) > 0.7
+    assert matched(train(store, IN, SaeConfig(**QUICK | {"tokens": 256}), writes=OUT).sae.W_dec, written) < 0.1
     assert (sae.d_in, sae.d_out, str(sae)) == (32, 24, f"transcoder from {IN} to {OUT}")
     x, y = (store.read(site)[store.position > 0] for site in (IN, OUT))
     fvu = float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum())
@@ -70,7 +53,7 @@ def test_a_transcoder_finds_what_is_read_and_what_is_written(layers, tmp_path, k
 
 
 def test_a_skip_connection_takes_what_is_linear(layers, tmp_path):
-    codes, read, written = _codes(), _rows(64, 32, 7), _rows(64, 24, 8)
+    codes, read, written = sparse_codes(), unit_rows(64, 32, 7), unit_rows(64, 24, 8)
     x = codes @ read + 2 * torch.randn(16384, 32, generator=torch.Generator().manual_seed(4))
     straight = torch.randn(24, 32, generator=torch.Generator().manual_seed(5))
     store = write_store(tmp_path / "store", {IN: 3 * x, OUT: (codes > 0).float() @ written + x @ straight.T + 7})
@@ -94,8 +77,8 @@ def test_a_crosscoder_of_layers_reads_them_side_by_side(layers):
     sae = train(store, [OUT, LATER], SaeConfig(**QUICK | {"k": 4, "d_sae": 80}, kind="batchtopk")).sae
     assert str(sae) == f"crosscoder of {OUT}, {LATER}"
     first, second = sae.W_dec.split([24, 24], dim=1)
-    assert _matched(first, written) > 0.7
-    assert _matched(second, later) > 0.7
+    assert matched(first, written) > 0.7
+    assert matched(second, later) > 0.7
     # Each place counts alike, though one is 200 times as large.
     assert max(explained_variance(sae, store, 8000).fvu) < 0.3
     norms = sae.norms()
@@ -105,8 +88,8 @@ def test_a_crosscoder_of_layers_reads_them_side_by_side(layers):
 
 
 def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path):
-    codes, more = _codes(active=3), _codes(features=8, active=1, seed=3)
-    one, other, own = _rows(64, 32, 7), _rows(64, 32, 8), _rows(8, 32, 9)
+    codes, more = sparse_codes(active=3), sparse_codes(features=8, active=1, seed=3)
+    one, other, own = unit_rows(64, 32, 7), unit_rows(64, 32, 8), unit_rows(8, 32, 9)
     tuned = MADE_UP.model_copy(update={"name": "tuned", "digest": "1" * 64})
     base = write_store(tmp_path / "base", {OUT: codes @ one})
     edited = write_store(tmp_path / "tuned", {OUT: codes @ other + 2 * more @ own}, model=tuned)
@@ -117,8 +100,8 @@ def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path
     exclusive = ratio > 0.9
     new = normalize(sae.W_dec[exclusive, 32:], dim=1) @ own.T
     assert (new.amax(0) > 0.9).all()
-    assert _matched(sae.W_dec[~exclusive][:, :32], one) > 0.6
-    assert _matched(sae.W_dec[~exclusive][:, 32:], other) > 0.6
+    assert matched(sae.W_dec[~exclusive][:, :32], one) > 0.6
+    assert matched(sae.W_dec[~exclusive][:, 32:], other) > 0.6
     assert len(explained_variance(sae, both, 4000).fvu) == 2
     with pytest.raises(InterpError, match="belongs to made up, tuned"):
         assert sae.model
@@ -164,7 +147,7 @@ def test_one_pass_trains_several_as_if_alone(layers):
 @pytest.mark.parametrize(
     ("reads", "writes", "options", "message"),
     [
-        (IN, None, {"skip": True}, "skip is for transcoders; say where it writes"),
+        (IN, None, {"skip": True}, "skip is for transcoders; give the sites that it writes"),
         (IN, None, {"layered": True}, "layered is for transcoders"),
         ([IN, "resid_mid.1"], [OUT], {"layered": True}, "reads 2 places and writes 1"),
         ([IN, OUT], [IN, OUT], {"layered": True}, r"of widths \[24, 32\] and \[24, 32\]"),
@@ -189,51 +172,3 @@ def test_plans_of_one_pass_share_their_batches(layers):
         train_all(layers[0], plans)
     with pytest.raises(InterpError, match="no plans"):
         train_all(layers[0], [])
-
-
-def test_pairs_of_different_tokens_are_refused(tmp_path, layers):
-    store = layers[0]
-    short = write_store(tmp_path / "short", {OUT: torch.randn(4096, 24)})
-    with pytest.raises(InterpError, match="do not hold the same tokens in the same order"):
-        PairedStore(store, short)
-    narrow = write_store(tmp_path / "narrow", {OUT: torch.randn(16384, 20)})
-    with pytest.raises(InterpError, match=r"has width 24, .* has 20"):
-        PairedStore(store, narrow).places(OUT)
-
-
-def test_a_start_from_the_geometric_median_is_not_moved_by_outliers(tmp_path):
-    x = torch.randn(8192, 16, generator=torch.Generator().manual_seed(0)) + 2
-    x[::10] += 9
-    store = write_store(tmp_path / "store", {OUT: x})
-    quick = {"d_sae": 32, "k": 2, "batch_size": 1024, "tokens": 1024, "lr": 1e-9}
-    mean, median = (train(store, OUT, SaeConfig(**quick, start=start)).sae.b_dec for start in ("mean", "median"))
-    assert (median - 2).norm() < 1 < (mean - 2).norm()
-
-
-@pytest.mark.parametrize("alike", [True, False])
-def test_massive_tokens_do_not_spoil_training(tmp_path, alike):
-    """A few tokens, as attention sinks do, hold more variance than all others together."""
-    usual, written = _codes() @ _rows(64, 24, 8), _rows(64, 24, 8)
-    sinks = usual.clone()
-    sinks[1::500] = 1000 * _rows(1, 24, 9) + sinks[1::500] if alike else 500 * sinks[1::500]
-    assert sinks.var(0).sum() > 100 * usual.var(0).sum()
-    found = [
-        _matched(train(write_store(tmp_path / name, {OUT: x}), OUT, SaeConfig(**QUICK)).sae.W_dec, written)
-        for name, x in (("usual", usual), ("sinks", sinks))
-    ]
-    assert found[1] > found[0] - 0.15 > 0.6
-
-
-def test_standardised_activations_are_within_reach_and_keep_their_directions():
-    x = torch.randn(4096, 24, generator=torch.Generator().manual_seed(0)) * 3 + 1
-    plain = Standardisation.of([x], [8, 16])
-    x[5, :8] *= 1000
-    scaling = Standardisation.of([x], [8, 16])
-    assert torch.allclose(scaling.scale, plain.scale, rtol=0.05)
-    u, raw = scaling(x), (x - scaling.mean) * scaling.scale
-    assert float(u[5, :8].norm()) == pytest.approx(10 * 8**0.5, rel=1e-4)
-    assert torch.cosine_similarity(u[5, :8], raw[5, :8], dim=0) > 0.9999
-    raw[5, :8] = u[5, :8]
-    assert torch.equal(u, raw)  # nothing else is changed, the same token's other place included
-    rare = torch.zeros(64, 8).index_fill(0, torch.tensor([3]), 1.0)
-    assert Standardisation.of([rare]).scale.isfinite().all()  # where most tokens are one point

@@ -12,7 +12,7 @@ from planted import MADE_UP
 from torch.nn.functional import normalize
 
 from interp.activations.columns import SiteColumns
-from interp.sae import file_formats
+from interp.sae import file_formats, format_writers
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.nonlinearities import JumpReLU, TopK
 
@@ -37,7 +37,7 @@ def _coder(kind, writes=HERE, skip=False):
 def test_saelens_reads_an_autoencoder(tmp_path, kind):
     saes = pytest.importorskip("sae_lens")
     ours = _coder(kind)
-    file_formats.write_autoencoder(ours, tmp_path / "sae", "saelens")
+    format_writers.write_autoencoder(ours, tmp_path / "sae", "saelens")
     theirs = saes.SAE.load_from_disk(str(tmp_path / "sae"))
     torch.testing.assert_close(theirs(X), ours(X), atol=1e-5, rtol=1e-5)
     assert torch.equal(theirs.encode(X) > 0, ours.encode(X) > 0)
@@ -48,7 +48,7 @@ def test_saelens_reads_an_autoencoder(tmp_path, kind):
 def test_saelens_reads_a_transcoder(tmp_path, skip):
     saes = pytest.importorskip("sae_lens")
     ours = _coder("jumprelu", THERE, skip)
-    file_formats.write_autoencoder(ours, tmp_path / "sae", "saelens")
+    format_writers.write_autoencoder(ours, tmp_path / "sae", "saelens")
     theirs = saes.SAE.load_from_disk(str(tmp_path / "sae"))
     found = theirs.decode(theirs.encode(X)) + (X @ theirs.W_skip.T if skip else 0)
     torch.testing.assert_close(found, ours(X), atol=1e-4, rtol=1e-5)
@@ -82,7 +82,7 @@ def test_sparsify_reads_and_writes(tmp_path, monkeypatch, writes, skip):
     monkeypatch.setenv("SPARSIFY_DISABLE_TRITON", "1")  # whose kernels need a GPU
     sparsify = pytest.importorskip("sparsify")
     ours = _coder("topk", writes, skip)
-    file_formats.write_autoencoder(ours, tmp_path / "sae", "sparsify")
+    format_writers.write_autoencoder(ours, tmp_path / "sae", "sparsify")
     theirs = sparsify.SparseCoder.load_from_disk(tmp_path / "sae")
     with torch.no_grad():
         torch.testing.assert_close(theirs(X).sae_out, ours(X), atol=1e-5, rtol=1e-5)
@@ -98,7 +98,7 @@ def test_dictionary_learning_reads_what_is_written(tmp_path, kind):
     utils = pytest.importorskip("dictionary_learning.utils", exc_type=ImportError)
     ours = _coder(kind)
     ours = replace(ours, W_dec=normalize(ours.W_dec))  # which it assumes
-    file_formats.write_autoencoder(ours, tmp_path / "sae", "dictionary_learning")
+    format_writers.write_autoencoder(ours, tmp_path / "sae", "dictionary_learning")
     theirs, config = utils.load_dictionary(str(tmp_path / "sae"), "cpu")
     with torch.no_grad():
         torch.testing.assert_close(theirs(X), ours(X), atol=1e-5, rtol=1e-5)
