@@ -1,4 +1,4 @@
-"""Activations: what a model computed at some sites on a batch of prompts."""
+"""Activations: the tensors that a model computes at some sites on a batch of prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,25 @@ from interp.models.tokens import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Captured tensors, indexed by site: `acts["resid_post.3"]` is (batch, pos, d_model).
+    """Captured tensors, indexed by site: `activations["resid_post.3"]` is (batch, pos, d_model).
 
     `q`, `k`, `v` and `z` have a head axis: (batch, pos, head, d_head). Rows are left-padded as in `tokens`; where
     positions were chosen, the pos axis runs over those.
+
+    Args:
+        tensors: The activations by site, in the order of the forward pass.
+        tokens: The batch of tokens.
+        positions: The chosen positions of each prompt; None if all were kept.
+
+    Raises:
+        InterpError: The site of an index was not captured; the message has the nearest one.
+
+    Example:
+        >>> activations = model.capture("The river of", ["z.3", "resid_post.3"])
+        >>> activations["resid_post.3"].shape, activations["z.3"].shape
+        (torch.Size([1, 4, 192]), torch.Size([1, 4, 6, 32]))
+        >>> activations.at_tokens("resid_post.3").shape
+        torch.Size([4, 192])
     """
 
     tensors: dict[Site, Float[Tensor, "batch pos *features"]]
@@ -26,10 +41,10 @@ class Activations:
     positions: tuple[int, ...] | None = None
 
     def __getitem__(self, site: str | Site) -> Float[Tensor, "batch pos *features"]:
-        wanted = site if isinstance(site, Site) else Site.parse(site)
-        if wanted not in self.tensors:
-            raise InterpError(f"site {str(wanted)!r} was not captured; {nearest(str(wanted), map(str, self.tensors))}")
-        return self.tensors[wanted]
+        site = site if isinstance(site, Site) else Site.parse(site)
+        if site not in self.tensors:
+            raise InterpError(f"site {str(site)!r} was not captured; {nearest(str(site), map(str, self.tensors))}")
+        return self.tensors[site]
 
     @property
     def sites(self) -> list[Site]:
@@ -37,7 +52,7 @@ class Activations:
         return list(self.tensors)
 
     def at_tokens(self, site: str | Site) -> Float[Tensor, "token *features"]:
-        """The site's activations at real tokens only, padding dropped, prompts one after another."""
+        """The activations at real tokens only, (token, d_model): padding removed, prompts one after another."""
         x = self[site]
         return x[self.tokens.mask] if self.positions is None else x.flatten(0, 1)
 
@@ -47,21 +62,26 @@ class Activations:
 
 
 def position_columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:
-    """Columns of the batch at which each prompt has the chosen positions; None for all.
+    """The columns of the batch at which each prompt has the chosen positions; None for all.
 
-    A position counts from the prompt's own first token, or from its end if negative, whatever the padding.
+    Args:
+        tokens: The left-padded batch.
+        positions: Positions in each prompt: from its first token, or from its end if negative. Padding does not count.
+
+    Raises:
+        InterpError: The list is empty, or a position is outside a prompt.
     """
     if positions is None:
         return None
     chosen = torch.tensor([positions] if isinstance(positions, int) else list(positions))
     if not len(chosen):
-        raise InterpError("no positions given; expected at least one, for instance -1, or none at all for every token")
+        raise InterpError("the list of positions is empty; expected at least one, such as -1, or None for every token")
     lengths, width = tokens.lengths[:, None], tokens.ids.shape[1]
     index = torch.where(chosen < 0, width + chosen, width - lengths + chosen)
     outside = (index >= width) | (index < width - lengths)
     if outside.any():
         row = int(outside.any(1).nonzero()[0])
         raise InterpError(
-            f"positions {chosen.tolist()} reach outside prompt {row}, which has {int(tokens.lengths[row])} tokens"
+            f"positions {chosen.tolist()} are outside prompt {row}, which has {int(tokens.lengths[row])} tokens"
         )
     return index

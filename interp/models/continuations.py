@@ -1,9 +1,7 @@
-"""Continuations: prompts with what follows them, and how likely the model finds that.
+"""Continuations: prompts with their continuations, and the likelihood of a continuation given its prompt.
 
-Prompt and continuation are tokenised as one text; the continuation's tokens are those past the tokens that this text
-shares with the prompt alone, so that a token merged across the border is still scored.
-
-A model whose weights take no gradients for a while, so that what is trained on its output leaves them alone.
+Prompt and continuation are tokenised as one text. The tokens of the continuation are those after the tokens that this
+text shares with the prompt alone, so a token that is merged across the border is still scored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,17 +20,36 @@ from interp.models.tokens import Tokens, common_length
 
 @dataclass(frozen=True, eq=False)
 class Continuations:
-    """Texts as tokens, of which the first `skipped` of each row (at least 1) are not scored."""
+    """Tokenised texts, of which the first tokens of each row are not scored.
+
+    Args:
+        tokens: The left-padded batch.
+        skipped: How many first tokens of each row are not scored, at least 1; (batch).
+
+    Example:
+        >>> batch = interp.models.Continuations.of(model, ["The river"], [" is the Nim."])
+        >>> len(batch), int(batch.scored.sum())
+        (1, 4)
+    """
 
     tokens: Tokens
     skipped: Int[Tensor, "batch"]
 
     @classmethod
     def of(cls, model: HookedModel, prompts: Sequence[str], continuations: Sequence[str]) -> "Continuations":
-        """Each prompt with its continuation. Raises where one adds no token, by its number."""
+        """Join each prompt with its continuation.
+
+        Args:
+            model: The model whose tokenizer is used.
+            prompts: The prompts.
+            continuations: One continuation per prompt, with its leading space if it has one.
+
+        Raises:
+            InterpError: A continuation adds no token to its prompt.
+        """
         whole = model.tokens([prompt + end for prompt, end in zip(prompts, continuations, strict=True)])
         alone = model.tokens(list(prompts))
-        shared = torch.tensor([_shared(whole, alone, row) for row in range(len(whole))])
+        shared = torch.tensor([_shared_length(whole, alone, row) for row in range(len(whole))])
         if (shared >= whole.lengths).any():
             raise InterpError(
                 f"continuation {int((shared >= whole.lengths).int().argmax())} adds no token to its prompt"
@@ -41,12 +58,12 @@ class Continuations:
 
     @classmethod
     def whole(cls, tokens: Tokens) -> "Continuations":
-        """Texts that are scored from their second token on."""
+        """Texts that are scored from their second token."""
         return cls(tokens, torch.ones(len(tokens), dtype=torch.long))
 
     @property
     def scored(self) -> Bool[Tensor, "batch pos"]:
-        """Which columns hold tokens that are scored."""
+        """True at the tokens that are scored."""
         width = self.tokens.ids.shape[1]
         return torch.arange(width) >= (width - self.tokens.lengths + self.skipped)[:, None]
 
@@ -54,39 +71,50 @@ class Continuations:
         return len(self.tokens)
 
     def rows(self, start: int, stop: int) -> "Continuations":
-        """A part, without the padding that this part does not need."""
+        """Rows `start` to `stop`, without padding columns that these rows do not need."""
         return Continuations(self.tokens.rows(start, stop), self.skipped[start:stop])
 
     def pick(self, rows: Int[Tensor, "n"]) -> "Continuations":
-        """The rows of these numbers, without the padding that they do not need."""
+        """The rows with these indices, without padding columns that these rows do not need."""
         return Continuations(self.tokens.pick(rows), self.skipped[rows])
 
 
 def token_losses(model: HookedModel, part: Continuations) -> tuple[Float[Tensor, "token"], Int[Tensor, "token"]]:
-    """Cross-entropy of each scored token, and the row it is in; with the graph that gradients need, if enabled."""
-    keep = part.scored[:, 1:]
-    losses = next_token_losses(model.forward(part.tokens), part.tokens.ids, keep)
-    return losses, keep.nonzero()[:, 0].to(losses.device)
+    """Cross-entropy of each scored token in nats, and its row; with the graph for gradients, if enabled."""
+    scored = part.scored[:, 1:]
+    losses = next_token_losses(model.forward(part.tokens), part.tokens.ids, scored)
+    return losses, scored.nonzero()[:, 0].to(losses.device)
 
 
 def logprobs(model: HookedModel, part: Continuations) -> Float[Tensor, "batch"]:
-    """log p(continuation | prompt) in nats, summed over its tokens in float64; with the graph, if enabled."""
+    """log p(continuation | prompt) in nats, summed over tokens in float64; with the graph for gradients, if enabled."""
     losses, row = token_losses(model, part)
     return torch.zeros(len(part), dtype=torch.float64, device=losses.device).index_add(0, row, -losses.double())
 
 
-def _shared(whole: Tokens, alone: Tokens, row: int) -> int:
+def _shared_length(whole: Tokens, alone: Tokens, row: int) -> int:
     return common_length([tokens.ids[row][tokens.mask[row]].tolist() for tokens in (whole, alone)])
 
 
 @contextmanager
 def frozen_weights(model: HookedModel) -> Iterator[None]:
-    """No gradients for the model's own weights within the block."""
-    wanted = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
-    for parameter in wanted:
+    """Switch gradients of the model's weights off for as long as the block lasts.
+
+    For training something on the model's output (a vector, an adapter, an autoencoder) without a gradient per weight.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> with interp.models.frozen_weights(model):
+        ...     model.mean_loss(model.tokens("The river is the Nim.")).requires_grad
+        False
+    """
+    trainable = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)

@@ -1,9 +1,10 @@
-"""Passes: what a forward pass is about, for functions that act on some tokens only.
+"""ForwardPass: which tokens a forward pass covers, for functions that act on some tokens only.
 
-A generation with a key-value cache is one pass over the prompt and then one over each new token, without a cache it is
-one over everything each time. A function that acts on prompts, on replies or on some tokens has to do the same in both.
-So it is told which column of the left-padded batch each token stands in, where the prompt ends, and what was decided
-about the prompt when that was read. Prompts end in the same column, so beams and batches need no more than that.
+Generation with a key-value cache is one pass over the prompt and then one pass per new token; without a cache, each
+pass covers everything. A function that acts on prompts, on replies or on some tokens has to do the same in both cases.
+So it can read which column of the left-padded batch each token is in, where the prompt ends, and what was decided about
+the prompt when the model read it. All prompts of a batch end in the same column, so this suffices for batches and
+beams.
 """
 
 from collections.abc import Iterator
@@ -20,10 +21,10 @@ from interp.core.errors import InterpError
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
-    """One forward pass. Its tokens stand in columns `start` onwards; columns before `prompt` are the prompt.
+    """One forward pass. Its tokens are in columns `start` onwards; columns before `prompt` are the prompt.
 
-    `ids` is None where the model was given embeddings. `notes` are kept until another prompt is read: whoever decides
-    something about a prompt leaves it there for the passes over the reply, as a tensor with a row a sequence.
+    `ids` is None where the model receives embeddings. `notes` are kept until another prompt is read: a function that
+    decides something about a prompt stores it there for the passes over the reply, as a tensor with a row per sequence.
     """
 
     ids: Int[Tensor, "batch pos"] | None
@@ -34,7 +35,7 @@ class ForwardPass:
 
     @property
     def columns(self) -> Int[Tensor, "pos"]:
-        """Each token's column, in the batch with everything that came before."""
+        """The column of each token, counted from the first column of the prompt."""
         return torch.arange(self.start, self.start + self.real.shape[1], device=self.real.device)
 
     @property
@@ -49,12 +50,12 @@ class ForwardPass:
 
     @property
     def begins(self) -> bool:
-        """Whether the prompt is read in this pass."""
+        """Whether this pass reads the prompt."""
         return self.start == 0
 
 
 class ForwardPasses:
-    """Keeps the pass that a model is in."""
+    """Keeps track of a model's current forward pass."""
 
     def __init__(self) -> None:
         self._current: ForwardPass | None = None
@@ -63,14 +64,14 @@ class ForwardPasses:
 
     @property
     def current(self) -> ForwardPass:
-        """The pass under way. Raises outside one."""
+        """The current pass. Raises outside a forward pass."""
         if self._current is None:
-            raise InterpError("no forward pass is under way; run the op in a recipe, by model.hooked or model.generate")
+            raise InterpError("no forward pass is running; run the op in a recipe, with model.hooked or model.generate")
         return self._current
 
     @contextmanager
     def watched(self, body: nn.Module) -> Iterator[None]:
-        """Take notice of every pass through a model's body for as long as the block lasts."""
+        """Track every pass through a model's body for as long as the block lasts."""
         handle = None if self._depth else body.register_forward_pre_hook(self._enter, with_kwargs=True)
         self._depth += 1
         try:
@@ -83,7 +84,7 @@ class ForwardPasses:
 
     @contextmanager
     def prompted(self, columns: int | None) -> Iterator[None]:
-        """Say how many columns the prompt has, where passes hold what was written after it, too."""
+        """Set how many columns the prompt has, for passes that cover prompt and reply. None changes nothing."""
         before, self._prompt = self._prompt, self._prompt if columns is None else columns
         try:
             yield
@@ -92,7 +93,7 @@ class ForwardPasses:
 
     @contextmanager
     def branched(self, rows: Int[Tensor, "n"]) -> Iterator[None]:
-        """Go on from the pass under way with chosen rows of it, and forget afterwards what is noted meanwhile."""
+        """Continue the current pass with some of its rows; what the block stores in `notes` is dropped afterwards."""
         before = self._current
         if before is not None:
             kept = {key: note[rows.to(note.device)] for key, note in before.notes.items()}
@@ -104,11 +105,11 @@ class ForwardPasses:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
-        given = ids if ids is not None else kwargs["inputs_embeds"]
+        inputs = ids if ids is not None else kwargs["inputs_embeds"]
         cache = kwargs.get("past_key_values")
         start = 0 if cache is None else int(cache.get_seq_length())
-        width, mask = given.shape[1], kwargs.get("attention_mask")
-        real = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        width, mask = inputs.shape[1], kwargs.get("attention_mask")
+        real = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         if isinstance(mask, Tensor) and mask.ndim == 2:
             real = mask[:, start : start + width].bool()
         if start == 0:
@@ -116,7 +117,7 @@ class ForwardPasses:
             self._current = ForwardPass(ids, real, 0, prompt)
         elif self._current is None:
             raise InterpError(
-                f"a pass over {width} tokens goes on from {start} in a cache that was filled outside this block; "
+                f"a pass over {width} tokens continues from {start} in a cache that was filled outside this block; "
                 "read the prompt inside it"
             )
         else:

@@ -291,6 +291,9 @@ class HookedModel(TransformerLensFace):
                 f"model's context of {self.context}; lower max_new_tokens or shorten the prompt"
             )
 
+    def __repr__(self) -> str:
+        return f"HookedModel({self.name}: {self.config.model_type}, {self.n_layers} layers, d_model {self.d_model})"
+
     def _repr_html_(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())
         size = [("parameters", f"{parameters:,}"), ("layers", self.n_layers), ("d_model", self.d_model)]

@@ -1,12 +1,11 @@
-"""Which model a saved record was made with.
+"""Model identity: a reference to the model that a saved record was made with, by digests.
 
-Digests of what decides a model's output: its weights, and all else that a checkpoint says of how it is to be run.
+The same weights give other outputs under another rope base, chat template, tokenizer or set of generation settings.
+So there are two digests: one of the weights, which decides whether an edit fits a model, and one of all other settings
+of the checkpoint, which records of measurements carry as well.
 
-The same weights say other things under another rope base, chat template, tokenizer or set of generation settings. Two
-digests keep them apart: edits fit a model by its weights; what was measured is of both.
-
-What it does not know: code that comes with a checkpoint, the kernels that attention runs on, and a tokenizer written in
-Python beyond its class, vocabulary and special tokens.
+Limitations: the digests do not cover code that comes with a checkpoint, the attention kernels, or a tokenizer written
+in Python beyond its class, vocabulary and special tokens.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import model_serializer
+from pydantic import Field, model_serializer
 from torch import Tensor
 
 from interp.core.config import Config
@@ -24,32 +23,45 @@ from interp.core.files import sha256_json
 
 
 class ModelReference(Config):
-    """A model's name, the digest of its weights, and its shape; `revision` is its commit on the hub, if it has one.
+    """A model's name, the digest of its weights, and its shape.
 
-    `settings` is the digest of what decides its output beside the weights (config, tokenizer, chat template, generation
-    settings), in records of what was measured; elsewhere it is not stated. Edits fit a model by its weights alone.
+    Example:
+        >>> model.reference.model_type, model.reference.d_model, len(model.reference.digest)
+        ('llama', 192, 64)
+        >>> model.reference.check(model.reference, "this direction")  # raises for another model
     """
 
-    name: str
-    digest: str
-    model_type: str
-    d_model: int
-    n_layers: int
-    revision: str | None = None
-    settings: str = ""
+    name: str = Field(description="Name of the model: its hub id, folder or file.")
+    digest: str = Field(description="SHA-256 of the weights.")
+    model_type: str = Field(description="Architecture, as in the Hugging Face config.")
+    d_model: int = Field(description="Width of the residual stream.")
+    n_layers: int = Field(description="Number of transformer blocks.")
+    revision: str | None = Field(default=None, description="Commit on the hub, if the model has one.")
+    settings: str = Field(
+        default="",
+        description="SHA-256 of config, tokenizer, chat template and generation settings, in records of measurements; "
+        "empty elsewhere.",
+    )
 
     @model_serializer(mode="wrap")
-    def _as_stated(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `settings` where they are not stated: digests of records made before there were any stay the same."""
+    def _without_empty_settings(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave `settings` out where it is empty, so that the digests of older records stay the same."""
         return {name: value for name, value in dump(self).items() if name != "settings" or value}
 
     def check(self, other: "ModelReference", what: str) -> None:
-        """Raise if `what`, made with this model, is used on another one."""
+        """Raise if something made with this model is used on another one.
+
+        Args:
+            other: The model that it is used on.
+            what: What was made, for the message, such as "this direction".
+
+        Raises:
+            InterpError: The models differ in shape or in weights.
+        """
         if (self.d_model, self.n_layers) != (other.d_model, other.n_layers):
             raise InterpError(
                 f"{what} was made for {self.name} (d_model {self.d_model}, {self.n_layers} layers), but {other.name} "
-                "has "
-                f"d_model {other.d_model} and {other.n_layers} layers; make one for this model"
+                f"has d_model {other.d_model} and {other.n_layers} layers; make one for this model"
             )
         if self.digest != other.digest:
             raise InterpError(
@@ -58,34 +70,34 @@ class ModelReference(Config):
             )
 
 
-# Names and versions, and the type of the weights, which is kept beside the digest.
-_LEFT_OUT = {"architectures", "dtype", "torch_dtype", "transformers_version"}
+# Names, versions, and the dtype, which do not decide the output.
+_IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 class Digests:
-    """Of one model; each is taken again only after a change."""
+    """The digests of one model; each is computed again only after a change."""
 
     def __init__(self) -> None:
         self._weights: tuple[list[Any], str] | None = None
         self._settings: tuple[list[Any], str] | None = None
 
     def weights(self, hf: Any) -> str:
-        """SHA-256 that identifies the weights, whatever type they were loaded in; see `tensors_digest`."""
+        """SHA-256 of the weights, whatever dtype they were loaded in; see `tensors_digest`."""
         state = hf.state_dict()
         if hf.config.tie_word_embeddings:
             state.pop("lm_head.weight", None)
-        # In-place edits raise a tensor's version, those through `.data` move the sample.
+        # An in-place edit raises a tensor's version; an edit through `.data` changes the sampled values.
         stamp = [(name, x.data_ptr(), x._version, _sample(x)) for name, x in state.items()]
         if self._weights is None or self._weights[0] != stamp:
             self._weights = (stamp, tensors_digest(state.items()))
         return self._weights[1]
 
     def settings(self, hf: Any, tokenizer: Any) -> str:
-        """SHA-256 of config, generation settings, tokenizer and chat template, without names, versions and types."""
-        said = [_said(hf.config), _said(hf.generation_config), *_shown(tokenizer)]
-        stamp = [*said, tokenizer]
+        """SHA-256 of config, generation settings, tokenizer and chat template, without names, versions and dtypes."""
+        settings = [_config_values(hf.config), _config_values(hf.generation_config), *_tokenizer_settings(tokenizer)]
+        stamp = [*settings, tokenizer]
         if self._settings is None or self._settings[0] != stamp:
-            self._settings = (stamp, sha256_json([*said, _cutting(tokenizer)]))
+            self._settings = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
         return self._settings[1]
 
 
@@ -95,21 +107,21 @@ def _sample(x: Tensor) -> int:
     return hash(tuple(flat[:: max(1, len(flat) // 256)].tolist()))
 
 
-def _said(config: Any) -> Any:
+def _config_values(config: Any) -> Any:
     """A config as plain values."""
-    return None if config is None else _settings(json.loads(config.to_json_string(use_diff=False)))
+    return None if config is None else _without_ignored(json.loads(config.to_json_string(use_diff=False)))
 
 
-def _settings(values: Any) -> Any:
-    """Without what decides nothing, at any depth."""
+def _without_ignored(values: Any) -> Any:
+    """The values without those that do not decide the output, at any depth."""
     if not isinstance(values, dict):
         return values
-    kept = {name: x for name, x in values.items() if name not in _LEFT_OUT and not name.startswith("_")}
-    return {name: _settings(x) for name, x in kept.items()}
+    kept = {name: x for name, x in values.items() if name not in _IGNORED and not name.startswith("_")}
+    return {name: _without_ignored(x) for name, x in kept.items()}
 
 
-def _shown(tokenizer: Any) -> list[Any]:
-    """What of a tokenizer is cheap to look at, and is likely to be changed in memory."""
+def _tokenizer_settings(tokenizer: Any) -> list[Any]:
+    """The parts of a tokenizer that are cheap to read and likely to be changed in memory."""
     if tokenizer is None:
         return []
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
@@ -117,14 +129,14 @@ def _shown(tokenizer: Any) -> list[Any]:
     return [len(tokenizer), tokenizer.chat_template, special, after]
 
 
-def _cutting(tokenizer: Any) -> Any:
-    """How it cuts text."""
+def _tokenizer_rules(tokenizer: Any) -> Any:
+    """The vocabulary and rules by which a tokenizer splits text."""
     if tokenizer is None:
         return None
     if not tokenizer.is_fast:
         return [type(tokenizer).__name__, tokenizer.get_vocab()]
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {name: x for name, x in whole.items() if name not in ("padding", "truncation")}  # the last call's
+    return {name: x for name, x in whole.items() if name not in ("padding", "truncation")}  # left from the last call
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

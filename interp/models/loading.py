@@ -1,9 +1,7 @@
-"""`interp.load`: one door for a hub id, a local folder, a GGUF file, a model object in memory, or the bundled organism.
+"""`interp.load`: a model from a hub id, a local folder, a URL, a GGUF file, an object in memory, or "organism".
 
-Whatever it is named by, a checkpoint is on disk before anything of it is loaded (a hub id is downloaded first,
-safetensors only), and is checked there. Of a multimodal model the language model is loaded.
-
-The text-only part of a model that also reads images or sound, as the language model it contains.
+A checkpoint is on disk before any part of it is loaded (a hub id is downloaded first, safetensors only), and is checked
+there. From a multimodal checkpoint, the language model is loaded.
 """
 
 import re
@@ -23,15 +21,18 @@ from interp.models.hooked import HookedModel
 
 
 def reads_more_than_text(config: Any) -> bool:
-    """Whether a config describes parts beside a language model."""
+    """Whether a config describes more than a language model (images, sound)."""
     return config.get_text_config(decoder=True) is not config
 
 
 def text_part(hf: Any) -> Any:
-    """The causal language model in a multimodal model: its own modules, shared, under the usual names.
+    """The causal language model in a multimodal model, with the same module objects under the usual names.
 
-    A model that reads text alone is returned as it is. Raises where the part is not of a class that transformers has a
-    causal language model for, so that what is hooked is the standard class or nothing.
+    Args:
+        hf: A Hugging Face model. A text-only model is returned unchanged.
+
+    Raises:
+        InterpError: transformers has no causal language model class for the text part.
     """
     if not reads_more_than_text(hf.config):
         return hf
@@ -44,15 +45,15 @@ def text_part(hf: Any) -> Any:
             "load a checkpoint whose text part is a standard class, such as Llama, Qwen2 or Gemma 3"
         )
     with torch.device("meta"):
-        language_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        text = language_model(config)
-    whole = [module for module in hf.modules() if type(module) is type(text)]
-    if len(whole) == 1:
-        return whole[0]
+        text_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        text = text_class(config)
+    language_models = [module for module in hf.modules() if type(module) is type(text)]
+    if len(language_models) == 1:
+        return language_models[0]
     bodies = [module for module in hf.modules() if type(module) is type(text.base_model)]
     if len(bodies) != 1 or hf.get_output_embeddings() is None:
         raise InterpError(
-            f"{type(hf).__name__}: expected one {type(text.base_model).__name__} and an unembedding in it, found "
+            f"{type(hf).__name__}: expected one {type(text.base_model).__name__} and an unembedding in it, but it has "
             f"{len(bodies)}; load a text-only checkpoint"
         )
     setattr(text, text.base_model_prefix, bodies[0])
@@ -63,7 +64,7 @@ def text_part(hf: Any) -> Any:
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*"]
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*"]
 
 
 def load(
@@ -76,15 +77,34 @@ def load(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> HookedModel:
-    """A HookedModel from a hub id, a local folder, a GGUF file, a URL, a Hugging Face model object, or "organism".
+    """Load a HookedModel.
 
-    `dtype` is float32 unless told otherwise, so that measurements are exact; "auto" keeps the checkpoint's own. A model
-    object is hooked in place, not copied: it keeps its type, and `dtype` is refused. `device` is the CPU unless given;
-    `revision` pins a hub id. Code and pickled weights that come with a checkpoint are refused unless let in, and code
-    from the hub unless `revision` is a commit. A checkpoint at a URL of any fsspec file system is fetched into a
-    temporary folder. GGUF is dequantised, and needs the extra `gguf`. An architecture that the table lacks is taken
-    where its sites add up as those of a known one do (`recognise`), else refused by name.
-    Raises InterpError for a name that is neither a folder nor on the hub, and for checkpoints that can't be trusted.
+    Args:
+        model: A hub id, a local folder, a GGUF file, a URL of any fsspec file system (fetched into a temporary folder),
+            a Hugging Face model object (hooked in place, not copied), or "organism" for the bundled model organism.
+        dtype: dtype of the weights. Default float32, so that measurements are exact; "auto" keeps the checkpoint's.
+            Refused for a model object, which keeps its own.
+        device: Where to move the weights. Default: the CPU.
+        tokenizer: A tokenizer to use instead of the checkpoint's.
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run code that comes with the checkpoint. For a hub id this needs a commit as `revision`.
+        allow_pickle: Load pickled weights, which can run code.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        InterpError: There is no such model, the checkpoint is incomplete or unsafe, or the architecture is not
+            supported.
+
+    Limitations:
+        GGUF files are dequantised, and need the extra `gguf`. An architecture outside the table is accepted only if its
+        sites add up like those of a known one (`architectures.recognition`).
+
+    Example:
+        >>> model = interp.load("organism")
+        >>> model
+        HookedModel(organism: llama, 6 layers, d_model 192)
     """
     if not isinstance(model, str | Path):
         _refuse_unused("a model in memory", revision=revision, trust=trust_remote_code, pickle=allow_pickle)
@@ -93,7 +113,7 @@ def load(
         raise InterpError("the model's name is empty; expected a folder, a hub id, a GGUF file or organism")
     if is_remote(model):
         _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
-        Checkpoint.open(str(model))  # before gigabytes are fetched
+        Checkpoint.open(str(model))  # checked before gigabytes are fetched
         with fetched(str(model)) as folder:
             loaded = load(folder, dtype=dtype, device=device, tokenizer=tokenizer)
         loaded.name, loaded.source = str(model).rstrip("/").rpartition("/")[2], str(model)
@@ -102,8 +122,8 @@ def load(
     place = Path(model).expanduser()
     if is_gguf(model):
         _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
-        hf, found = _from_gguf(place, _dtype(dtype), tokenizer)
-        return _on(HookedModel(hf, found, place.stem, str(place.resolve())), device)
+        hf, tokenizer = _from_gguf(place, _dtype(dtype), tokenizer)
+        return _on(HookedModel(hf, tokenizer, place.stem, str(place.resolve())), device)
     local = place.is_dir()
     if trust_remote_code and not local and not _is_commit(revision):
         raise InterpError(
@@ -115,10 +135,10 @@ def load(
     folder = locate(model, revision)
     Checkpoint.open(folder, trust_remote_code, allow_pickle)
     options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
-    hf, found = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
-    # Saved records name where a model came from: a folder by its whole path, so that it is found from anywhere.
+    hf, tokenizer = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
+    # Saved records name a model's source: a folder by its absolute path, so that it is found from anywhere.
     source, name = (str(folder.resolve()), folder.resolve().name) if local else (str(model), str(model))
-    return _on(HookedModel(hf, found, name, source, folder.name if _is_commit(folder.name) else None), device)
+    return _on(HookedModel(hf, tokenizer, name, source, folder.name if _is_commit(folder.name) else None), device)
 
 
 def is_gguf(model: Any) -> bool:
@@ -126,10 +146,10 @@ def is_gguf(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".gguf" and not Path(model).is_dir()
 
 
-def _refuse_unused(what: str, **given: Any) -> None:
-    """Raise for options that would be passed over in silence."""
+def _refuse_unused(what: str, **options: Any) -> None:
+    """Raise for options that would be ignored."""
     names = {"trust": "trust_remote_code", "pickle": "allow_pickle"}
-    for name, value in given.items():
+    for name, value in options.items():
         if value:
             raise InterpError(f"{names.get(name, name)}={value!r} has no meaning for {what}; leave it out")
 
@@ -140,11 +160,11 @@ def _is_commit(revision: str | None) -> bool:
 
 def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedModel:
     if dtype is not None:
-        raise InterpError(f"dtype={dtype!r} was given with a model in memory, which keeps its own; convert it before")
+        raise InterpError(f"dtype={dtype!r} has no meaning for a model in memory, which keeps its own; convert it")
     if isinstance(model, HookedModel):
         if tokenizer is not None:
             raise InterpError(
-                "a tokenizer was given with a HookedModel, which has its own; set model.tokenizer instead"
+                "tokenizer= has no meaning for a HookedModel, which has its own; set model.tokenizer instead"
             )
         return _on(model, device)
     if not hasattr(model, "config"):
@@ -155,7 +175,15 @@ def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedMod
 
 
 def locate(model: str | Path, revision: str | None = None) -> Path:
-    """The folder that a name means; a hub id is downloaded, or found in the cache. Raises where there is none."""
+    """The local folder of a checkpoint.
+
+    Args:
+        model: A folder, a `file://` URL, "organism", or a hub id, which is downloaded unless it is in the cache.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        InterpError: There is no such folder or hub id; the message has the nearest name.
+    """
     model = local_path(model)
     folder = Path(model).expanduser()
     if str(model) == ORGANISM:
@@ -165,7 +193,7 @@ def locate(model: str | Path, revision: str | None = None) -> Path:
     if folder.exists():
         raise InterpError(f"model {str(model)!r} is a file; expected a Hugging Face model folder or a hub id")
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
-        raise InterpError(f"model {str(model)!r}: no such folder; {nearest(folder.name, _beside(folder))}")
+        raise InterpError(f"model {str(model)!r}: no such folder; {nearest(folder.name, _neighbours(folder))}")
     return _from_hub(str(model), revision)
 
 
@@ -173,28 +201,28 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns="*/*"))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, ignore_patterns="*/*"))
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise InterpError(
-            f"model {name!r} is neither a folder here nor to be had from the hub; "
-            f"{nearest(name, _beside(Path(name)))}. Reason: {reason}"
+            f"model {name!r} is neither a local folder nor available from the hub; "
+            f"{nearest(name, _neighbours(Path(name)))}. Reason: {reason}"
         ) from None
 
 
-def _beside(folder: Path) -> list[str]:
+def _neighbours(folder: Path) -> list[str]:
     others = folder.parent.glob("*/config.json") if folder.parent.is_dir() else ()
     return [other.parent.name for other in others] + [ORGANISM]
 
 
 def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
     if not file.is_file():
-        beside = [other.name for other in file.parent.glob("*.gguf")]
-        raise InterpError(f"model {str(file)!r}: no such file; {nearest(file.name, beside)}")
+        neighbours = [other.name for other in file.parent.glob("*.gguf")]
+        raise InterpError(f"model {str(file)!r}: no such file; {nearest(file.name, neighbours)}")
     if find_spec("gguf") is None:
         raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
     hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name})
-    # The weights are plain tensors now; the mark of a quantised model would only keep transformers from saving them.
+    # The weights are plain tensors now; marked as quantised, transformers would refuse to save them.
     for owner, mark in ((hf.config, "quantization_config"), (hf, "hf_quantizer"), (hf, "is_quantized")):
         if hasattr(owner, mark):
             delattr(owner, mark)
@@ -205,28 +233,29 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    # transformers draws its own bars wherever standard error goes; ours are for terminals only.
+    # transformers draws progress bars even where standard error is not a terminal.
     if not sys.stderr.isatty():
         disable_progress_bar()
-    where = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
+    local = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
+    gguf = options.get("gguf_file")
     try:
-        more = "gguf_file" not in where and reads_more_than_text(AutoConfig.from_pretrained(folder, **where))
-        loaded: Any = (AutoModelForImageTextToText if more else AutoModelForCausalLM).from_pretrained(
+        multimodal = gguf is None and reads_more_than_text(AutoConfig.from_pretrained(folder, **local))
+        loaded: Any = (AutoModelForImageTextToText if multimodal else AutoModelForCausalLM).from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
         hf, report = loaded
-        if tokenizer is None and ("gguf_file" in where or any((folder / name).exists() for name in _TOKENIZERS)):
-            tokenizer = AutoTokenizer.from_pretrained(folder, **where)
-    except Exception as problem:  # a malformed folder makes transformers raise whatever its parts raise
+        if tokenizer is None and (gguf or any((folder / name).exists() for name in _TOKENIZERS)):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    except Exception as problem:  # for a malformed folder, transformers raises errors of many types
         reason = str(problem).strip().partition("\n")[0]
-        file = folder / where["gguf_file"] if "gguf_file" in where else folder
         raise InterpError(
-            f"{file}: transformers can't load it ({type(problem).__name__}: {reason}); restore it, or convert it anew"
+            f"{folder / (gguf or '')}: transformers can't load it ({type(problem).__name__}: {reason}); restore it, "
+            "or convert it again"
         ) from problem
     incomplete = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if incomplete:
         raise InterpError(
-            f"{folder}: {len(incomplete)} tensors are missing or of another shape than its config says "
+            f"{folder}: {len(incomplete)} tensors are missing or have another shape than its config says "
             f"({incomplete[0]}), and would be random; download the checkpoint again"
         )
     text = text_part(hf)
@@ -244,7 +273,7 @@ def _on(model: HookedModel, device: str | torch.device | None) -> HookedModel:
     if device is not None:
         try:
             model.hf.to(device)
-        except (RuntimeError, AssertionError) as problem:  # torch's word for a device that is not there, or full
+        except (RuntimeError, AssertionError) as problem:  # torch's errors for a missing or full device
             reason = str(problem).strip().partition("\n")[0]
             raise InterpError(f"the model can't be moved to device {str(device)!r}: {reason}") from None
     return model

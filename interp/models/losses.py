@@ -10,9 +10,19 @@ def next_token_losses(
     ids: Int[Tensor, "batch pos"],
     predicted: Bool[Tensor, "batch pos-1"],
 ) -> Float[Tensor, "token"]:
-    """Cross-entropy, in nats and float32, of each token `ids[:, 1:]` that is `predicted`, row after row.
+    """Cross-entropy of each predicted token, in nats and float32, row after row.
 
-    Logits are picked before they are cast, so that padding costs no float32 copy.
+    The logits are selected before they are cast, so padding costs no float32 copy.
+
+    Args:
+        logits: Next-token logits at every position.
+        ids: The token ids.
+        predicted: True where the token `ids[:, 1:]` counts, as `Tokens.predicted`.
+
+    Example:
+        >>> batch = model.tokens("The river is")
+        >>> interp.models.next_token_losses(model.logits(batch), batch.ids, batch.predicted).shape
+        torch.Size([3])
     """
     predicted = predicted.to(logits.device)
     targets = ids[:, 1:].to(logits.device)[predicted]

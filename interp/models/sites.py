@@ -1,10 +1,10 @@
-"""Sites: where in the network. `resid_post.12` is the short form of TransformerLens' `blocks.12.hook_resid_post`.
+"""Sites: named places in the network. `resid_post.12` is short for TransformerLens' `blocks.12.hook_resid_post`.
 
 Both forms are read everywhere and name the same site. A pattern such as `resid_post.*` or `mlp_out.4-8` names many, and
 `writers` names every site that writes into the residual stream (token and position embeddings, attention and MLP
-outputs): the sites at which an edit can be folded into the weights. Where a model multiplies what attention
-and MLP compute before adding it (Granite), the site is what is added. `mlp_input` is what the MLP reads: behind its
-norm, where it has one (TransformerLens' `hook_mlp_in` is before it).
+outputs): the sites at which an edit can be folded into the weights. Where a model multiplies the outputs of attention
+and MLP before it adds them (Granite), the site is the product. `mlp_input` is the input of the MLP after its norm
+(TransformerLens' `hook_mlp_in` is before it).
 """
 
 import re
@@ -37,11 +37,16 @@ _SHORT_OF_HOOK = {hook: kind for kind, hook in (_GLOBAL | _LAYERED).items()}
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A kind of activation and, unless it is global, a layer.
+    """A kind of activation and, unless it is global (`embed`, `pos_embed`), a layer.
 
-    >>> site = Site.parse("blocks.3.hook_mlp_out")
-    >>> str(site), site.hook_name
-    ('mlp_out.3', 'blocks.3.hook_mlp_out')
+    Args:
+        kind: One of `KINDS`, such as `resid_post`.
+        layer: The block, counted from 0; None for a global site.
+
+    Example:
+        >>> site = interp.models.Site.parse("blocks.3.hook_mlp_out")
+        >>> str(site), site.hook_name
+        ('mlp_out.3', 'blocks.3.hook_mlp_out')
     """
 
     kind: str
@@ -52,12 +57,12 @@ class Site:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts sites as a forward pass gets to them, up to the order within a block."""
+        """A sort key: the order in which a forward pass computes the sites, approximately within a block."""
         return (-1 if self.layer is None else self.layer, _PASS.index(self.kind))
 
     @property
     def in_residual_basis(self) -> bool:
-        """Whether its vectors are in the residual stream's basis: those of the stream and of what writes into it."""
+        """Whether its vectors are in the basis of the residual stream: the stream itself and its writers."""
         return self.kind in RESIDUAL
 
     @property
@@ -67,7 +72,14 @@ class Site:
 
     @classmethod
     def parse(cls, name: str) -> "Site":
-        """Read either form. Raises for a kind that does not exist, with the nearest ones."""
+        """Read a site from its short name or its TransformerLens name.
+
+        Args:
+            name: `resid_post.3`, `blocks.3.hook_resid_post`, `embed` or `hook_embed`.
+
+        Raises:
+            InterpError: There is no such kind of site; the message has the nearest ones.
+        """
         if name in _GLOBAL:
             return cls(name)
         if _SHORT_OF_HOOK.get(name) in _GLOBAL:
@@ -83,21 +95,26 @@ class Site:
 
 
 def resolve(patterns: str | Site | Iterable[str | Site], known: Sequence[Site]) -> list[Site]:
-    """The known sites that the patterns name, in the order of `known`, each once.
+    """The known sites that patterns name, in the order of `known`, each once.
 
-    Raises for a pattern that names none, with the nearest known sites: a hook that would never fire is an error.
+    Args:
+        patterns: Sites, names, patterns over layers (`resid_post.*`, `mlp_out.2-4`) or `writers`.
+        known: The sites of a model.
+
+    Raises:
+        InterpError: A pattern names no known site: a hook there would never fire. The message has the nearest site.
     """
     if isinstance(patterns, str | Site):
         patterns = [patterns]
-    wanted: set[Site] = set()
+    sites: set[Site] = set()
     for pattern in patterns:
-        found = [site for site in known if _matches(pattern, site)]
-        if not found:
-            raise InterpError(f"unknown site {str(pattern)!r}; {nearest(_short(pattern), map(str, known))}")
-        wanted.update(found)
-    if not wanted:
+        matches = [site for site in known if _matches(pattern, site)]
+        if not matches:
+            raise InterpError(f"unknown site {str(pattern)!r}; {nearest(_short_name(pattern), map(str, known))}")
+        sites.update(matches)
+    if not sites:
         raise InterpError("no sites named; expected at least one, for instance resid_post.3 or writers")
-    return [site for site in known if site in wanted]
+    return [site for site in known if site in sites]
 
 
 def _matches(pattern: str | Site, site: Site) -> bool:
@@ -107,12 +124,12 @@ def _matches(pattern: str | Site, site: Site) -> bool:
         return site.kind in WRITERS
     if pattern in (str(site), site.hook_name):
         return True
-    band = re.fullmatch(r"(\w+)\.(?:\*|(\d+)-(\d+))", pattern)
-    if not band or band[1] != site.kind or site.layer is None:
+    layers = re.fullmatch(r"(\w+)\.(?:\*|(\d+)-(\d+))", pattern)
+    if not layers or layers[1] != site.kind or site.layer is None:
         return False
-    return band[2] is None or int(band[2]) <= site.layer <= int(band[3])
+    return layers[2] is None or int(layers[2]) <= site.layer <= int(layers[3])
 
 
-def _short(pattern: str | Site) -> str:
+def _short_name(pattern: str | Site) -> str:
     hook = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(pattern))
     return f"{_SHORT_OF_HOOK.get(hook[2], hook[2])}.{hook[1]}" if hook else str(pattern)

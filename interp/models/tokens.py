@@ -1,6 +1,6 @@
-"""Prompts to token ids: left-padded batches whose position ids come from the mask, never from the column.
+"""Tokens: prompts as left-padded batches of token ids, whose position ids come from the mask, not from the column.
 
-A prompt is text, taken as it is; a conversation is rendered with the tokenizer's chat template first (`chat`). A text
+A prompt is plain text; a conversation is first rendered with the tokenizer's chat template (`HookedModel.chat`). A text
 that already begins with the BOS token, as rendered conversations do, gets no second one.
 """
 
@@ -18,14 +18,24 @@ from interp.core.errors import InterpError
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A left-padded batch. `mask` is true on real tokens; `position_ids` count them from 0 in each row."""
+    """A left-padded batch of token ids.
+
+    Args:
+        ids: Token ids; any id on padding.
+        mask: True on real tokens.
+
+    Example:
+        >>> batch = model.tokens(["The river of", "Hello"])
+        >>> batch.lengths.tolist(), batch.position_ids[0].tolist()
+        ([4, 4], [0, 1, 2, 3])
+    """
 
     ids: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
 
     @property
     def position_ids(self) -> Int[Tensor, "batch pos"]:
-        """Position of each token in its own prompt; 0 on padding."""
+        """Position of each token in its prompt, from 0; 0 on padding."""
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)
 
     @property
@@ -42,17 +52,17 @@ class Tokens:
         return len(self.ids)
 
     def rows(self, start: int, stop: int) -> "Tokens":
-        """A part of the batch, without the padding columns that this part does not need."""
+        """Rows `start` to `stop`, without padding columns that these rows do not need."""
         mask = self.mask[start:stop]
         first = int(mask.any(0).int().argmax())
         return Tokens(self.ids[start:stop, first:], mask[:, first:])
 
     def pick(self, rows: Int[Tensor, "n"]) -> "Tokens":
-        """The rows of these numbers, without the padding columns that they do not need."""
+        """The rows with these indices, without padding columns that these rows do not need."""
         return Tokens(self.ids[rows], self.mask[rows]).rows(0, len(rows))
 
     def model_inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """Keyword arguments for a Hugging Face model's forward."""
+        """Keyword arguments of a Hugging Face model's forward."""
         return {
             "input_ids": self.ids.to(device),
             "attention_mask": self.mask.long().to(device),
@@ -60,7 +70,7 @@ class Tokens:
         }
 
     def prompt_inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """The same for its `generate`, which counts positions itself."""
+        """Keyword arguments of a Hugging Face model's `generate`, which computes positions itself."""
         return {name: x for name, x in self.model_inputs(device).items() if name != "position_ids"}
 
 
@@ -70,9 +80,17 @@ Prompts = str | Sequence[str] | Tensor | Tokens
 def tokenise(
     prompts: Prompts, tokenizer: Any, context: int | None, cut: int | None = None, prepend_bos: bool | None = None
 ) -> Tokens:
-    """Token ids of prompts. Raises for no prompts, an empty one, and one past the context length, by its number.
+    """Tokenise prompts into a left-padded batch.
 
-    `cut` keeps the first so many tokens of each. `prepend_bos` None leaves BOS to the tokenizer, a bool overrides it.
+    Args:
+        prompts: A text, texts, token ids (batch, pos) or `Tokens`.
+        tokenizer: The tokenizer; None if the prompts are token ids.
+        context: Maximum number of tokens of a prompt; None for no limit.
+        cut: Keep only the first `cut` tokens of each prompt.
+        prepend_bos: Whether a BOS token comes first. None: the tokenizer's own rule.
+
+    Raises:
+        InterpError: There are no prompts, or one is empty or longer than the context; the message has its index.
     """
     if isinstance(prompts, Tokens):
         return prompts
@@ -87,7 +105,7 @@ def tokenise(
         rows = [_encode(text, tokenizer, prepend_bos) for text in ([prompts] if isinstance(prompts, str) else prompts)]
     rows = [row[:cut] for row in rows]
     if not rows:
-        raise InterpError("no prompts given; expected a text, a list of texts, or a tensor of token ids")
+        raise InterpError("no prompts; expected a text, a list of texts, or a tensor of token ids")
     for number, row in enumerate(rows):
         if not row:
             raise InterpError(f"prompt {number} is empty; expected at least one token")
@@ -97,11 +115,11 @@ def tokenise(
 
 
 def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
-    """A row of ids without the pad tokens that `to_tokens` puts before it; a BOS that is the pad token too stays."""
+    """A row of ids without the pad tokens that `to_tokens` puts before it; a BOS that is also the pad token stays."""
     pad = None if tokenizer is None else tokenizer.pad_token_id
     if pad is None or all(token == pad for token in ids):
         return ids
-    leading = next(place for place, token in enumerate(ids) if token != pad)
+    leading = next(index for index, token in enumerate(ids) if token != pad)
     return ids[max(0, leading - (pad == tokenizer.bos_token_id)) :]
 
 
@@ -129,7 +147,7 @@ def _pad_id(tokenizer: Any) -> int:
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
-    """Rows of ids as a batch. Any id will do for padding: the mask hides it."""
+    """Rows of token ids as a left-padded batch. Any id serves as `pad`: the mask hides it."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -137,17 +155,23 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
 
 
 def common_length(rows: Collection[list[int]]) -> int:
-    """How many ids all rows begin with."""
-    first, last = min(rows), max(rows)  # whatever lies between these shares as much
+    """The length of the longest common prefix of rows of ids."""
+    first, last = min(rows), max(rows)  # every row between these shares their common prefix
     shortest = min(len(first), len(last))
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
 
 
 def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> str:
-    """A conversation rendered with the chat template, ready for the reply. A text is one message of the user.
+    """Render a conversation with the chat template, ready for the model's reply.
 
-    An instruction becomes the system message, or stands before the first message where there is one already or the
-    template knows none.
+    Args:
+        messages: One user message as text, or messages with role and content.
+        tokenizer: The tokenizer, with a chat template.
+        instruction: Text for the system message. Where there is a system message already, or the template has none, it
+            is put before the first message.
+
+    Raises:
+        InterpError: There is no chat template, a message is empty, or the template refuses a role.
     """
     if tokenizer is None or tokenizer.chat_template is None:
         raise InterpError("this model's tokenizer has no chat template; pass plain text prompts instead")
@@ -160,7 +184,7 @@ def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instru
     except TemplateError as problem:
         roles = ", ".join(turn["role"] for turn in turns)
         raise InterpError(
-            f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not know"
+            f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not support"
         ) from None
 
 
@@ -171,6 +195,6 @@ def _instructed(turns: list[dict[str, str]], tokenizer: Any, instruction: str) -
     with_system = [{"role": "system", "content": instruction}, *turns]
     try:
         shown = instruction in tokenizer.apply_chat_template(with_system, tokenize=False)
-    except Exception:  # templates refuse a role by raising, each in its way
+    except Exception:  # each template refuses a role with an error of its own
         shown = False
     return with_system if shown else [first, *turns[1:]]

@@ -99,7 +99,7 @@ def test_bad_requests_are_named(tiny):
         find(model, contrast(), sites="mlp_post.1")
     with pytest.raises(InterpError, match="did you mean diff_means"):
         find(model, contrast(), methods=("dif_means",))
-    with pytest.raises(InterpError, match="reach outside prompt"):
+    with pytest.raises(InterpError, match="are outside prompt"):
         find(model, contrast(), positions=(-9,))
     with pytest.raises(InterpError, match="no finding by 'logistic'; known: diff_means"):
         find(model, contrast(), methods="diff_means").best(method="logistic")

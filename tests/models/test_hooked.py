@@ -22,7 +22,7 @@ def test_residual_stream_is_the_sum_of_what_is_written(tiny, name):
     model = tiny(name)
     acts = model.capture(ids(), model.sites)
     if name == "gemma4":
-        pytest.skip("Gemma 4 adds per-layer inputs behind its MLP and scales the sum, which are no sites")
+        pytest.skip("Gemma 4 adds per-layer inputs after its MLP and scales the sum, which no site covers")
     for layer in range(model.n_layers):
         written = acts[f"attn_out.{layer}"] + acts[f"mlp_out.{layer}"]
         assert written.norm() > 0.1
@@ -122,7 +122,7 @@ def test_positions_count_from_each_prompts_own_ends(tiny):
     lengths = model.tokens(WORDS).lengths
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(ends[row], everything[row, [-length, -1]], atol=1e-5, rtol=1e-4)
-    with pytest.raises(InterpError, match=r"positions \[-3\] reach outside prompt 1, which has 1 tokens"):
+    with pytest.raises(InterpError, match=r"positions \[-3\] are outside prompt 1, which has 1 tokens"):
         model.capture(WORDS, "resid_post.1", positions=-3)
 
 

@@ -1,18 +1,17 @@
-"""Recognise an architecture that the table does not have: by trying the table's rows on the model itself.
+"""Recognition of architectures outside the table, by trying the rows of the table on the model itself.
 
-Many model types are a known family under another name. A row fits where every module that it names is there, and where
-on random tokens, to within rounding,
+Many model types are a known family under another name. A row fits if every module that it names exists, and if on
+random tokens, up to rounding,
 
-    the first block's input is the token table's rows, plus positions where there are any
-    each block's output is its input plus what attention and MLP write, behind norms and multipliers
-    each block's input is the output of the one before
-    the MLP reads the input plus what attention wrote, or, in parallel blocks, does not change with what attention wrote
+    the input of the first block is the token embedding, plus the position embedding where there is one
+    the output of each block is its input plus the outputs of attention and MLP, after norms and multipliers
+    the input of each block is the output of the block before
+    the MLP reads the input plus the output of attention; in parallel blocks it does not depend on that output
 
-What fits is used under the model's own name from then on, in this process. What does not is refused, by name. Experts
-are not looked for: where their tensors are, and along which axis, is nothing that sums could show.
+A row that fits is used for this model type from then on, in this process. A model that no row fits is refused by name.
 
-What it does not know: whether the tensors that a row names are what writes. `interp.editing.certificate.writer_check`
-measures that.
+Limitations: mixtures of experts are not recognised, because sums do not show where their tensors are. Whether the
+tensors that a row names are the writers is measured by `interp.editing.certificate.writer_check`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,9 +31,13 @@ _KINDS = ("embed", "pos_embed", "resid_pre", "attn_out", "resid_mid", "mlp_out",
 
 
 def recognise_architecture(hf: Any) -> Architecture:
-    """The row that a causal language model's sites agree with; it is in the table afterwards, so that `load` takes it.
+    """The table's row that fits a causal language model. It is added to the table, so that `load` accepts the type.
 
-    Raises InterpError where none does. A model type that is in the table already is returned as it is there.
+    Args:
+        hf: The Hugging Face model. For a model type that is in the table, its row is returned without a test.
+
+    Raises:
+        InterpError: No row fits.
     """
     kind, rows = hf.config.model_type, known_architectures()
     if kind in rows:
@@ -49,24 +52,24 @@ def recognise_architecture(hf: Any) -> Architecture:
             problems.append(problem)
     reason = problems[0] if problems else "its modules have other names"
     raise InterpError(
-        f"architecture {kind!r} is not supported: none of the known ones describes it ({reason}), so it needs a row of "
-        f"its own in interp.models.architectures; {nearest(kind, rows)}"
+        f"architecture {kind!r} is not supported: no known architecture fits it ({reason}), so it needs a row of "
+        f"its own in interp.models.architectures.table; {nearest(kind, rows)}"
     )
 
 
 def _candidates(hf: Any, rows: Iterable[Architecture]) -> list[Architecture]:
-    """Rows whose modules are all there, each once; those of sequential blocks first, whose sites say more."""
-    found: list[Architecture] = []
+    """The rows whose modules all exist, without repeats; sequential blocks first, because they have more sites."""
+    candidates: list[Architecture] = []
     for row in rows:
         if row.experts or not _config_fits(hf.config, row):
             continue
-        # What sums can't tell is left at the careful choice.
+        # What sums can't show keeps its safe value.
         plain = replace(row, packs=False, requires=(), parallel=row.is_parallel(hf.config))
         named = plain.qkv and all(_module(hf, f"{plain.layers}.0.{plain.qkv.format(x)}") for x in "qkv")
         fitted = plain if named else replace(plain, qkv=None)
-        if fitted not in found and _modules_fit(hf, fitted):
-            found.append(fitted)
-    return sorted(found, key=lambda row: bool(row.parallel))
+        if fitted not in candidates and _modules_fit(hf, fitted):
+            candidates.append(fitted)
+    return sorted(candidates, key=lambda row: bool(row.parallel))
 
 
 def _config_fits(config: Any, row: Architecture) -> bool:
@@ -100,27 +103,27 @@ def _module(hf: Any, path: str) -> nn.Module | None:
 
 @torch.no_grad()
 def _problem(model: HookedModel, row: Architecture) -> str | None:
-    """What does not add up; None if everything does."""
+    """The first equation that does not hold; None if all hold."""
     ids = torch.randint(
         model.config.vocab_size, (2, min(8, model.context or 8)), generator=torch.Generator().manual_seed(0)
     )
-    wanted, inputs = [s for s in model.sites if s.kind in _KINDS], {"input_ids": ids.to(model.device)}
+    sites, inputs = [s for s in model.sites if s.kind in _KINDS], {"input_ids": ids.to(model.device)}
     first = Site("mlp_out", 0)
     try:
-        acts = model.forward_to(wanted, inputs)
+        acts = model.forward_to(sites, inputs)
         with model.hooked([(Site("attn_out", 0), lambda x: x + 1)]):
-            moved = model.forward_to([first], inputs)[first]
+            shifted = model.forward_to([first], inputs)[first]
     except (InterpError, RuntimeError, KeyError, AttributeError, IndexError) as problem:
         return f"its sites can't be read ({str(problem).partition(chr(10))[0]})"
     tolerance = _TOLERANCE.get(model.dtype, 0.0)
-    if row.parallel and not _same(moved, acts[first], tolerance):
+    if row.parallel and not _same(shifted, acts[first], tolerance):
         return "not so that attention and MLP read the same"
     table = model.hf.get_input_embeddings().weight[ids.to(model.device)]
     return next((f"not so that {what}" for what, x, y in _sums(acts, table) if not _same(x, y, tolerance)), None)
 
 
 def _sums(acts: dict[Site, Tensor], table: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """What has to be equal, with its name."""
+    """The equations: a name, and the two sides that must be equal."""
     start, positions = acts[Site("embed")], acts.get(Site("pos_embed"))
     yield "the token table's output is its rows", start, table
     yield (

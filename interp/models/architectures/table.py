@@ -1,8 +1,7 @@
-"""Which module of a Hugging Face model is which site.
+"""The table of architectures: which module of a Hugging Face model is which site.
 
-One row per family of architectures, data only. `sites` says where to hook; what an edit must change, the tensors that
-write the residual stream, is in `writers` beside this. A model type that is not in the table is refused by name, never
-guessed at.
+There is one row per family, data only. `site_taps` says where to hook each site; `writers` says which tensors write the
+residual stream. A model type outside the table is refused by name unless `recognition` finds a row that fits.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +17,29 @@ _OF_MLP = ("resid_mid", "mlp_input", "mlp_post", "mlp_out")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Paths of modules: of the model's parts from its root, of a layer's parts from the layer.
+    """One row: module paths. The parts of the model count from its root, the parts of a layer from the layer.
 
-    `qkv` is the path of separate query, key and value projections, `{}` standing for the letter. `parallel` says if
-    attention and MLP read the same input, or names the config flags any of which says so. `flat_mlp` marks layers that
-    run their MLP on (batch * pos, d_model); `mlp_read` is the module whose input the MLP reads. `packs` says whether
-    position ids that restart within a row keep its documents apart. `write_scale` names the config value by which what
-    attention and MLP compute is multiplied before it is added. `requires` are config values without which the sites
-    would mean something else.
+    Args:
+        layers: The list of layers.
+        embed: The token embedding.
+        embed_norm: A norm after the token embedding.
+        pos_embed: The position embedding.
+        attn: The attention module.
+        qkv: Separate query, key and value projections, with `{}` for the letter; None if they are fused.
+        attn_write: The output projection of attention.
+        mlp: The MLP module.
+        mlp_read: The module whose input the MLP reads.
+        mlp_write: The output projection of the MLP; None for experts.
+        mlp_norm: The norm before the MLP.
+        attn_post_norm: A norm between attention and the residual stream.
+        mlp_post_norm: A norm between the MLP and the residual stream.
+        parallel: Whether attention and MLP read the same input, or the config flags any of which says so.
+        flat_mlp: Whether the MLP runs on (batch * pos, d_model).
+        write_scale: The config value that multiplies the outputs of attention and MLP before they are added.
+        transposed: Whether projections are Conv1D, with weights (in, out).
+        experts: Whether the MLP is a mixture of experts.
+        packs: Whether position ids that restart within a row keep its documents independent.
+        requires: Config values without which the sites would mean something else.
     """
 
     layers: str = "model.layers"
@@ -54,7 +68,7 @@ class Architecture:
         return self.parallel if isinstance(self.parallel, bool) else any(getattr(config, x) for x in self.parallel)
 
     def scale(self, config: Any) -> float:
-        """What a config multiplies the outputs of attention and MLP by before they are added."""
+        """The factor by which a config multiplies the outputs of attention and MLP before they are added."""
         return getattr(config, self.write_scale) if self.write_scale else 1.0
 
 
@@ -113,7 +127,7 @@ _TABLE = {
         _GPT,
         embed="transformer.word_embeddings",
         embed_norm="transformer.word_embeddings_layernorm",
-        # The residual is added inside these two modules: what is written is their last layer's output.
+        # The residual is added inside attention and MLP, so their last layers are what writes.
         attn="self_attention.dense",
         attn_write="self_attention.dense",
         mlp="mlp.dense_4h_to_h",
@@ -164,24 +178,35 @@ _TABLE = {
 }
 
 
-_WRITTEN_DOWN = frozenset(_TABLE)
+_BUILT_IN = frozenset(_TABLE)
 
 
 def was_recognised(model_type: str) -> bool:
-    """Whether a model type's row was found by trying others' on a model, not written down here."""
-    return model_type in _TABLE and model_type not in _WRITTEN_DOWN
+    """Whether a model type's row comes from recognition, not from this table."""
+    return model_type in _TABLE and model_type not in _BUILT_IN
 
 
 def architecture(config: Any) -> Architecture:
-    """The table's row for a config. Raises for a model type that is not in the table, and for a variant of one."""
-    found = architecture_of_type(config.model_type)
-    for name, expected in found.requires:
+    """The table's row for a Hugging Face config.
+
+    Args:
+        config: The config of the model.
+
+    Raises:
+        InterpError: The model type is not in the table, or the config is an unsupported variant of it.
+
+    Example:
+        >>> interp.models.architecture(model.config).mlp_write
+        'mlp.down_proj'
+    """
+    row = architecture_of_type(config.model_type)
+    for name, expected in row.requires:
         if getattr(config, name) != expected:
             raise InterpError(
                 f"{config.model_type} with {name}={getattr(config, name)!r} adds up its residual stream in another "
                 f"way and is not supported; expected {name}={expected!r}"
             )
-    return found
+    return row
 
 
 def architecture_of_type(model_type: str) -> Architecture:
@@ -201,7 +226,7 @@ def known_architectures() -> dict[str, Architecture]:
 
 @contextmanager
 def register(model_type: str, row: Architecture) -> Iterator[Callable[[], None]]:
-    """Have a row for another model type within a `with` block, and after it if what the block is given is called."""
+    """Add a row for a model type for as long as the block lasts, and for good if the yielded function is called."""
     if model_type in _TABLE:
         raise InterpError(f"architecture {model_type!r} is in the table already")
     kept: list[bool] = []
@@ -215,11 +240,15 @@ def register(model_type: str, row: Architecture) -> Iterator[Callable[[], None]]
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in the module tree: a module's input or output, split into heads if `heads` is given.
+    """A place in the module tree where a hook attaches.
 
-    The site is `scale` times what is there. `batch_of` is the path of a module whose input tells batch and pos, where
-    the place itself has them as one axis. With end "sees" it is which columns each token of an attention module sees,
-    and `layer` is where the module's keys are in a cache.
+    Args:
+        path: Path of the module.
+        end: Its input ("in"), its output ("out"), or, for an attention module, its attention mask ("mask").
+        heads: Number of heads to split the last axis into.
+        scale: The site is `scale` times the tensor at this place.
+        batch_of: Path of a module whose input has batch and pos axes, where this place has them flattened to one.
+        layer: The index of an attention module's keys in a cache.
     """
 
     path: str

@@ -1,8 +1,9 @@
-"""Directions in terms of the vocabulary: which tokens a direction in the residual stream makes likelier.
+"""Unembedding of directions: which tokens a direction in the residual stream makes likelier.
 
-The direct effect on the logits is direction, times the final norm's gain, times the unembedding. It is per
-unit length and up to the norm's own division, which differs from token to token; what later layers do with
-the direction is left out.
+The direct effect on the logits is the direction, times the gain of the final norm, times the unembedding.
+
+Limitations: the effect is per unit length and up to the division by the norm, which differs from token to token; it
+leaves out what later layers do with the direction.
 """
 
 from typing import Any
@@ -17,7 +18,12 @@ from interp.models.hooked import HookedModel
 
 @torch.no_grad()
 def logit_effect(model: HookedModel, directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
-    """Direct effect of each direction on the logits."""
+    """The direct effect of each direction on the logits, (k, d_vocab).
+
+    Args:
+        model: The model.
+        directions: Directions in the residual stream.
+    """
     norm, unembed = final_norm(model), model.hf.get_output_embeddings()
     rows = directions.to(model.device).float()
     # A LayerNorm subtracts the mean of its input; an RMSNorm does not.
@@ -26,24 +32,25 @@ def logit_effect(model: HookedModel, directions: Float[Tensor, "k d_model"]) -> 
 
 
 def norm_gain(norm: nn.Module, model: HookedModel) -> Float[Tensor, "d_model"]:
-    """A norm's gain, measured on an input of mean 0 and unit variance: some store it as 1 + weight."""
+    """The gain of a norm, measured on an input of mean 0 and variance 1, since some norms store it as gain - 1."""
     signs = torch.ones(model.d_model, device=model.device, dtype=model.dtype)
     signs[1::2] = -1
     return ((norm(signs) - norm(0 * signs)) * signs).float()
 
 
 def final_norm(model: HookedModel) -> nn.Module:
-    """The only norm beside the layers: a direct child of the model whose sole weight is a vector."""
+    """The final norm: the child of the base model whose only weight is a vector. Raises where there is none."""
     for child in model.hf.base_model.children():
         if [weight.ndim for name, weight in child.named_parameters() if name == "weight"] == [1]:
             return child
     raise InterpError(
-        f"{model.config.model_type} has no norm before its unembedding; its direct logit effect is not known"
+        f"{model.config.model_type} has no norm before its unembedding, so its direct logit effect is not known; "
+        "use a model with a final norm"
     )
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token as it reads within a text, its leading space included."""
-    # Many decoders drop the space of a text's first token, so the token is read behind another.
+    """A token as it reads inside a text, including its leading space."""
+    # Many decoders drop the space of a text's first token, so the token is decoded after another one.
     before = tokenizer.decode([0], clean_up_tokenization_spaces=False)
     return tokenizer.decode([0, token], clean_up_tokenization_spaces=False).removeprefix(before)

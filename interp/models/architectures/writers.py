@@ -1,15 +1,16 @@
-"""Which tensors of a checkpoint write the residual stream, along which axis, and through what they pass on the way.
+"""Writers: the tensors of a checkpoint that write the residual stream, and how each product reaches the stream.
 
     stream = embedding [+ positions] + the sum over layers of attention and MLP outputs
-    what a tensor's product is multiplied by: `scale` up to its site, `stream` from there to the stream
-    a norm behind the writer: site = gain * product / rms(product)
+    site   = scale * product, where the product is the tensor times its input
+    site   = gain * product / rms(product), with a norm after the writer
+    stream gets `stream` * site
 
-`writers` names the tensors of one checkpoint from its config and the names in it. Both forms of a mixture of experts
-are read: fused as in memory, [expert, out, in] or gpt-oss' [expert, in, out], and one matrix an expert as most files
-have them. A layer without a tensor that it must have is an error, and so is a quantised one: nothing is skipped.
-`bias_slots` says which config flag gives a site's writer a bias, and which other biases come with the flag.
+`writers` lists the tensors of a checkpoint from its config and its tensor names. It reads both forms of a mixture of
+experts: fused as in memory, [expert, out, in] or gpt-oss' [expert, in, out], and one matrix per expert as in most
+files. A missing tensor is an error, and so is a quantised one: nothing is skipped. `bias_slots` says which config flag
+gives a writer a bias, and which other biases come with the flag.
 
-What it does not know: whether the table is right. `interp.editing.certificate.writer_check` measures that on a model.
+Limitations: whether the table is right is measured on a model by `interp.editing.certificate.writer_check`.
 """
 
 from collections.abc import Iterable
@@ -27,10 +28,17 @@ _QUANTISED = (".weight_scale", ".weight_scale_inv", ".SCB", ".weight.absmax", ".
 
 @dataclass(frozen=True)
 class Writer:
-    """A tensor whose product, times `scale`, is the activation at `site`; times `stream`, what the stream gets.
+    """A tensor that writes the residual stream.
 
-    `layout`: "table" (one vector a row), "bias" (a vector, or one an expert), "out_in" (nn.Linear) or "in_out" (Conv1D,
-    gpt-oss' experts). `gain` names the gain of a norm behind the writer; the norm multiplies by it plus `offset`.
+    Args:
+        tensor: Its name in the checkpoint.
+        site: Where its output is an activation.
+        layout: "table" (one vector per row), "bias" (one vector, or one per expert), "out_in" (nn.Linear) or "in_out"
+            (Conv1D, gpt-oss' experts).
+        scale: The activation at the site is `scale` times the product.
+        stream: The residual stream receives `stream` times the activation.
+        gain: Name of the gain of a norm after the writer.
+        offset: The norm multiplies by gain plus `offset`.
     """
 
     tensor: str
@@ -44,7 +52,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class BiasSlot:
-    """A config flag that gives writers of `kinds` a bias, and the modules of every layer that get one with it."""
+    """A config flag that gives the writers of `kinds` a bias, and the modules of each layer that get one with it."""
 
     flag: str
     kinds: tuple[str, ...]
@@ -53,9 +61,16 @@ class BiasSlot:
 
 @dataclass(frozen=True)
 class Experts:
-    """Where a layer's experts are: `{}` stands for the expert's number, `count` is the config value that says how many.
+    """Where the experts of a layer are.
 
-    `shared` is the module of an expert that every token uses, `shares` the config value that says whether there is one.
+    Args:
+        count: The config value with the number of experts.
+        fused: The tensor of all experts.
+        each: The tensor of one expert, with `{}` for its index.
+        layout: The layout of the fused tensor.
+        shared: The module of an expert that every token uses.
+        shares: The config value that says whether there is a shared expert.
+        dense: The output projection in layers without experts.
     """
 
     count: str
@@ -109,60 +124,65 @@ _GAIN_OFFSET = {"gemma2": 1.0, "gemma3_text": 1.0}  # their norms multiply by 1 
 _SCALED_TABLE = ("gemma", "gemma2", "gemma3_text")  # the embedding module multiplies by sqrt(d_model)
 _EMBED_MULTIPLIER = {"granite": "embedding_multiplier"}  # the model multiplies what the module returns
 _UNEMBEDDING = {"gpt_neox": "embed_out.weight"}
-_MORE = {"gemma4_text": "adds per-layer inputs to the residual stream behind its MLP, which no site covers"}
+_UNCOVERED = {"gemma4_text": "adds per-layer inputs to the residual stream after its MLP, which no site covers"}
 
 
 def unembedding_name(config: Any) -> str:
-    """The name that checkpoints give the unembedding."""
+    """The name of the unembedding in checkpoints."""
     return _UNEMBEDDING.get(config.model_type, "lm_head.weight")
 
 
 def bias_slots(config: Any) -> tuple[BiasSlot, ...]:
-    """Config flags that add biases to this architecture's writers."""
+    """The config flags that add biases to this architecture's writers."""
     return _SLOTS.get(config.model_type, ())
 
 
 def has_post_norms(config: Any) -> bool:
-    """Whether what attention or MLP write passes through a norm."""
+    """Whether the output of attention or MLP passes through a norm before it is added."""
     arch = architecture(config)
     return bool(arch.attn_post_norm or arch.mlp_post_norm)
 
 
 def writers(config: Any, names: Iterable[str]) -> list[Writer]:
-    """Every tensor of a checkpoint, of these names, that writes the residual stream.
+    """Every tensor of a checkpoint that writes the residual stream.
 
-    Raises InterpError for an architecture whose writers are not all known, and for a checkpoint that lacks one.
+    Args:
+        config: The Hugging Face config.
+        names: The names of the tensors in the checkpoint.
+
+    Raises:
+        InterpError: Not all writers of the architecture are known, or the checkpoint lacks one, or one is quantised.
     """
     arch, present = architecture(config), set(names)
     _refuse_unknown(arch, config)
-    found = _tables(arch, config)
+    expected = _tables(arch, config)
     for layer in range(config.num_hidden_layers):
-        found += _linear(arch, config, Site("attn_out", layer), arch.attn_write)
-        found += _mlp(arch, config, layer, present)
-    missing = [w.tensor for w in found if w.layout != "bias" and w.tensor not in present]
+        expected += _linear(arch, config, Site("attn_out", layer), arch.attn_write)
+        expected += _mlp(arch, config, layer, present)
+    missing = [w.tensor for w in expected if w.layout != "bias" and w.tensor not in present]
     if missing:
         raise InterpError(_why_missing(missing, present))
-    listed = [writer for writer in found if writer.tensor in present]
-    _refuse_quantised(listed, present)
-    return listed
+    existing = [writer for writer in expected if writer.tensor in present]
+    _refuse_quantised(existing, present)
+    return existing
 
 
 def writer_of(config: Any, site: Site, tensor: str) -> Writer:
-    """The writer that a bias of that name would be, at a site of attention or MLP."""
+    """The writer that a bias with this name would be, at a site of attention or MLP."""
     arch = architecture(config)
     return Writer(tensor, site, "bias", arch.scale(config), 1.0, *_gain(arch, config, site))
 
 
 def bias_name(config: Any, site: Site) -> str | None:
-    """The name of the bias on a site's one output projection; None where several modules write the site."""
+    """The name of the bias of a site's output projection; None where several modules write the site."""
     arch = architecture(config)
     path = {"attn_out": arch.attn_write, "mlp_out": arch.mlp_write}.get(site.kind)
     return None if path is None else f"{arch.layers}.{site.layer}.{path}.bias"
 
 
 def _refuse_unknown(arch: Architecture, config: Any) -> None:
-    if config.model_type in _MORE:
-        raise InterpError(f"{config.model_type} {_MORE[config.model_type]}; run the recipe with hooks")
+    if config.model_type in _UNCOVERED:
+        raise InterpError(f"{config.model_type} {_UNCOVERED[config.model_type]}; run the recipe with hooks")
     if arch.embed_norm:
         raise InterpError(
             f"{config.model_type} normalises its embeddings, so a projection can't be folded into its weights exactly; "
@@ -176,10 +196,10 @@ def _tables(arch: Architecture, config: Any) -> list[Writer]:
     scale = sqrt(config.hidden_size) if config.model_type in _SCALED_TABLE else 1.0
     key = _EMBED_MULTIPLIER.get(config.model_type)
     stream = float(getattr(config, key)) if key else 1.0
-    found = [Writer(f"{arch.embed}.weight", Site("embed"), "table", scale, stream)]
+    tables = [Writer(f"{arch.embed}.weight", Site("embed"), "table", scale, stream)]
     if arch.pos_embed:
-        found.append(Writer(f"{arch.pos_embed}.weight", Site("pos_embed"), "table"))
-    return found
+        tables.append(Writer(f"{arch.pos_embed}.weight", Site("pos_embed"), "table"))
+    return tables
 
 
 def _mlp(arch: Architecture, config: Any, layer: int, present: set[str]) -> list[Writer]:
@@ -191,20 +211,20 @@ def _mlp(arch: Architecture, config: Any, layer: int, present: set[str]) -> list
         return _linear(arch, config, site, experts.dense)
     if base + experts.fused in present:
         fused = base + experts.fused
-        found = [Writer(fused, site, experts.layout), Writer(f"{fused}_bias", site, "bias")]
+        written = [Writer(fused, site, experts.layout), Writer(f"{fused}_bias", site, "bias")]
     else:
-        numbers = range(getattr(config, experts.count))
-        found = [Writer(base + experts.each.format(number), site, "out_in") for number in numbers]
+        indices = range(getattr(config, experts.count))
+        written = [Writer(base + experts.each.format(index), site, "out_in") for index in indices]
     if experts.shared and experts.shares and getattr(config, experts.shares):
-        found += _linear(arch, config, site, experts.shared)
-    return found
+        written += _linear(arch, config, site, experts.shared)
+    return written
 
 
 def _linear(arch: Architecture, config: Any, site: Site, path: str) -> list[Writer]:
-    module, layout = f"{arch.layers}.{site.layer}.{path}", "in_out" if arch.transposed else "out_in"
-    layouts: list[tuple[str, Any]] = [("weight", layout), ("bias", "bias")]
-    passes = (arch.scale(config), 1.0, *_gain(arch, config, site))
-    return [Writer(f"{module}.{name}", site, layout, *passes) for name, layout in layouts]
+    module = f"{arch.layers}.{site.layer}.{path}"
+    layouts: dict[str, Layout] = {"weight": "in_out" if arch.transposed else "out_in", "bias": "bias"}
+    factors = (arch.scale(config), 1.0, *_gain(arch, config, site))
+    return [Writer(f"{module}.{name}", site, layout, *factors) for name, layout in layouts.items()]
 
 
 def _gain(arch: Architecture, config: Any, site: Site) -> tuple[str | None, float]:
@@ -221,9 +241,9 @@ def _why_missing(missing: list[str], present: set[str]) -> str:
     return f"the checkpoint has no tensor {missing[0]!r} ({len(missing)} missing), so the fold would be partial"
 
 
-def _refuse_quantised(found: list[Writer], present: set[str]) -> None:
-    for writer in found:
+def _refuse_quantised(tensors: list[Writer], present: set[str]) -> None:
+    for writer in tensors:
         stem = writer.tensor.removesuffix(".weight")
         kinds = [kind for kind in _QUANTISED if stem + kind in present]
         if kinds:
-            raise InterpError(f"{writer.tensor} is quantised ({kinds[0]} beside it); dequantise the checkpoint first")
+            raise InterpError(f"{writer.tensor} is quantised (it has {kinds[0]}); dequantise the checkpoint first")
