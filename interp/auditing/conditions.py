@@ -23,7 +23,7 @@ import torch
 
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.core.errors import InterpError
-from interp.editing.certificate.replay import MANIFEST, RECIPE, ExportManifest
+from interp.editing.certificate.manifest import MANIFEST, RECIPE, ExportManifest
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 

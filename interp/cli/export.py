@@ -225,14 +225,14 @@ def _other(form: str, recipe: Any, model: str, out: Path, choices: Any, distille
     """What was written in a form that is no checkpoint."""
     from interp.editing.export.adapter import export_adapter
     from interp.editing.export.control_vector import export_control_vector
-    from interp.editing.export.sources import WeightSource
+    from interp.editing.export.sources import open_source
 
     if form == "adapter":
         made = export_adapter(recipe, model, out, fold=choices, distilled=distilled)
         merging = "the same edit" if made.merges else "another edit, of the unembedding too: do not merge it"
         return {"adapter": str(out), "rank": made.rank, "merged": merging}
     if form == "control-vector":
-        layers = export_control_vector(recipe, WeightSource.of(model).reference(recipe.model), out)
+        layers = export_control_vector(recipe, open_source(model).reference(recipe.model), out)
         return {"control vector": str(out), "layers": layers}
     raise InterpError(f"unknown form {form!r}; {nearest(form, ['checkpoint', 'adapter', 'control-vector'])}")
 

@@ -5,8 +5,8 @@ from .approximate.distillation import distil as distil
 from .approximate.fidelity import Fidelity as Fidelity
 from .approximate.fidelity import measure_fidelity as measure_fidelity
 from .approximate.low_rank_factors import Distilled as Distilled
+from .certificate.manifest import ExportManifest as ExportManifest
 from .certificate.record import Certificate as Certificate
-from .certificate.replay import ExportManifest as ExportManifest
 from .certificate.verifier import verify as verify
 from .certificate.writer_check import check_writers as check_writers
 from .export.adapter import export_adapter as export_adapter

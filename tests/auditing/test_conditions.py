@@ -12,7 +12,7 @@ from interp.auditing.auditor import audit
 from interp.auditing.policy.decision import Policy
 from interp.auditing.policy.release_gate import gate
 from interp.auditing.scoring.choices import text_loss
-from interp.editing.certificate.replay import MANIFEST
+from interp.editing.certificate.manifest import MANIFEST
 from interp.editing.options import FoldOptions
 
 SUITE = [text_loss("loss", [f"w{i} w{i + 1} w{i + 2}" for i in range(5, 25)])]

@@ -56,7 +56,8 @@ def written(model, plan, dtype=torch.float32):
     edited = {name: plan.apply(name, x) for name, x in tensors.items()}
     if plan.untie:
         edited[plan.unembedding] = tensors[plan.untie]
-    return edited | {name: plan.create(name, tensors[weight]) for name, weight in plan.created.items()}
+    biases = {name: torch.zeros_like(tensors[weight][:, 0]) for name, weight in plan.created.items()}
+    return edited | {name: plan.apply(name, bias) for name, bias in biases.items()}
 
 
 def loaded(tensors, config, dtype=torch.float32):

@@ -12,8 +12,7 @@ from interp.auditing.auditor import Audit, AuditRow
 from interp.auditing.policy.decision import Decision, Policy, Reason, decide
 from interp.core.errors import InterpError
 from interp.core.files import sha256_file
-from interp.editing.certificate.replay import MANIFEST, ExportManifest
-from interp.editing.export.provenance import Release
+from interp.editing.certificate.manifest import MANIFEST, ExportManifest, Release
 from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.models.loading import load

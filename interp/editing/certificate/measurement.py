@@ -1,14 +1,16 @@
-"""Certify: measure a folder against the hooked base model, as it is and before its weights were rounded.
+"""Measure an exported folder against the hooked base model, as it is and before its weights were rounded.
 
-    1. the exported model against the hooked base on the probes: logits, what both write, and part by part (`local`)
-    2. the fold is made again in float32 and takes the exported weights' place, each of which has to be that one rounded
-    3. unless all is float32 already, the same measurements on it
+    1. compare the exported model with the hooked base on the probes: logits, greedy continuations, and part by part
+    2. compute the planned fold again in float32 and put it in the place of the exported weights, each of which has to
+       be that fold rounded
+    3. unless everything is float32 already, repeat the measurements on it
 
-The base is rounded to the type that an export was cast to, so that what is compared is the edit, not the cast.
+The base is first rounded to the type that the export was cast to, so that the edit is compared and not the cast.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,56 +18,75 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.editing.certificate.compared_sites import compared_edits, compared_sites, stream_readers
-from interp.editing.certificate.part_gaps import PartComparison
+from interp.editing.certificate._compared_sites import compared_edits, compared_sites, stream_readers
+from interp.editing.certificate._comparison import PartComparison, Tally
+from interp.editing.certificate.manifest import ExportSettings
 from interp.editing.certificate.record import Certificate
-from interp.editing.certificate.replay import ExportSettings, planned
-from interp.editing.certificate.tally import Tally
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import compute_shard, one_thread
-from interp.editing.fold.plan import Plan, PlannedEdit, Status
-from interp.editing.fold.rounding_units import allowed_gap, rounding_reach, rounding_units_of
+from interp.editing.fold.plan import Plan, Status
+from interp.editing.fold.rounding import rounding_units_of
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
+from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.hooked import HookedModel, greedy_settings
 from interp.models.loading import load
 from interp.models.tokens import Tokens
 
-NEW_TOKENS = 16  # that both models write on their own behind a prompt
+NEW_TOKENS = 16  # that both models generate after a prompt
 
 
 def certify(
-    base: HookedModel,
-    recipe: Recipe,
-    folder: Path,
-    probes: list[Tokens],
-    items: Sequence[PlannedEdit],
-    how: ExportSettings,
+    base: HookedModel, recipe: Recipe, plan: Plan, folder: Path, probes: list[Tokens], settings: ExportSettings
 ) -> Certificate:
-    """Measure an exported folder against its hooked base model, both in float32; `items` are the plan's.
+    """Measure an exported folder against its hooked base model, both in float32.
 
-    Raises InterpError, naming the tensor, where a weight is not what the fold gives, rounded.
+    Args:
+        base: The model that the folder was made from.
+        recipe: The edit that its hooks run.
+        plan: The fold that was written, by the names that tensors have in the folder.
+        folder: The exported checkpoint.
+        probes: Batches of tokens to measure on.
+        settings: How the fold was written.
+
+    Raises:
+        InterpError: A weight, named in the message, is not what the plan gives, rounded.
     """
-    kinds = sorted(set(Checkpoint.open(folder).dtypes.values()))
-    exported, plain = load(folder, device=base.device), _plain(base, how.cast)
-    # Factors that were trained are in whatever weights were chosen, not where the ops are.
-    others: Status = "approximate" if how.distilled else "exact"
-    where = compared_sites(recipe, plain), compared_edits(recipe, items, plain), stream_readers(plain), others
-    found, meant = Tally(PartComparison(*where)), recipe.retarget(plain)
-    _measure(found, plain, exported, meant, probes)
+    stored = Checkpoint.open(folder).dtypes
+    kinds = sorted(set(stored.values()))
+    exported, plain = load(folder, device=base.device), _plain(base, settings.cast)
+    # Trained factors are in whichever weights were chosen, not where the ops are.
+    others: Status = "approximate" if settings.distilled else "exact"
+    where = compared_sites(recipe, plain), compared_edits(recipe, plan.items, plain), stream_readers(plain), others
+    tally, edit = Tally(PartComparison(*where)), recipe.retarget(plain)
+    _measure(tally, plain, exported, edit, probes)
     for batch in _beginnings(probes, base.context):
-        with plain.hooked(meant):
-            hooked = _written(plain, batch)
-        found.write(hooked, _written(exported, batch))
-    before = found
-    origin = WeightSource.of(plain)
-    _refold(exported, origin, planned(folder, how, recipe, origin), [DTYPES[kind] for kind in kinds])
+        with plain.hooked(edit):
+            hooked = _generate(plain, batch)
+        tally.write(hooked, _generate(exported, batch))
+    unrounded = tally
+    source = open_source(plain)
+    _refold(exported, source, _in_memory(plan, source, stored), [DTYPES[kind] for kind in kinds])
     if kinds != ["F32"]:
-        before = Tally(PartComparison(*where))
-        _measure(before, plain, exported, meant, probes)
-    return found.certificate(", ".join(kinds), before.fold)
+        unrounded = Tally(PartComparison(*where))
+        _measure(unrounded, plain, exported, edit, probes)
+    return tally.certificate(", ".join(kinds), unrounded.fold)
+
+
+def _in_memory(plan: Plan, source: WeightSource, names: Collection[str]) -> Plan:
+    """The plan by the names that tensors have in memory, where transformers stacks the experts of a file."""
+    config, present = source.config, set(source.names)
+    changes = {name: change for name, change in plan.changes.items() if name in present or name in plan.created}
+    alike = {replace(w, tensor=""): plan.changes[w.tensor] for w in writers(config, names) if w.tensor in plan.changes}
+    tables = writers(config, present)
+    for writer in tables:
+        if writer.tensor not in changes and (change := alike.get(replace(writer, tensor=""))):
+            changes[writer.tensor] = change
+    parted = source.is_tied and plan.config.get("tie_word_embeddings") is False
+    table = next(writer.tensor for writer in tables if writer.site.kind == "embed")
+    return replace(plan, changes=changes, untie=table if parted else None)
 
 
 @torch.no_grad()
@@ -81,51 +102,48 @@ def _plain(base: HookedModel, cast: torch.dtype | None) -> HookedModel:
     return HookedModel(hf.float(), base.tokenizer)
 
 
-def _measure(tally: Tally, plain: HookedModel, exported: HookedModel, meant: Recipe, probes: Sequence[Tokens]) -> None:
+def _measure(tally: Tally, plain: HookedModel, exported: HookedModel, edit: Recipe, probes: Sequence[Tokens]) -> None:
     for batch in probes:
         before = plain.logits(batch)[batch.mask]
-        with plain.hooked(meant):
+        with plain.hooked(edit):
             hooked = plain.logits(batch)[batch.mask]
-            found = plain.forward_to(tally.local.sites, batch.model_inputs(plain.device))
+            activations = plain.forward_to(tally.parts.sites, batch.model_inputs(plain.device))
         tally.update(before, hooked, exported.logits(batch)[batch.mask])
-        tally.local.update(exported, batch, found)
+        tally.parts.update(exported, batch, activations)
 
 
 @torch.no_grad()
-def _refold(exported: HookedModel, origin: WeightSource, plan: Plan, kinds: Sequence[torch.dtype]) -> None:
-    """Put the fold's own weights, not rounded, in the place of the exported ones, which have to be those rounded.
-
-    Tensors go by the names that transformers has in memory, whatever those in the files are.
-    """
+def _refold(exported: HookedModel, source: WeightSource, plan: Plan, kinds: Sequence[torch.dtype]) -> None:
+    """Replace the exported weights by the fold's own, not rounded, and raise where the former are not those rounded."""
     held = dict(exported.hf.state_dict())
     if exported.config.tie_word_embeddings:
         held.pop(UNEMBEDDING, None)
     coarsest = max((kind for kind in kinds if kind.is_floating_point), key=lambda kind: torch.finfo(kind).eps)
-    pieces = {piece.name: piece for file in origin.edited(plan) for piece in file}
+    pieces = {piece.name: piece for file in source.edited(plan) for piece in file}
     if plan.unembedding in pieces and plan.unembedding not in held:
         pieces[UNEMBEDDING] = pieces.pop(plan.unembedding)
     if odd := sorted(set(pieces) ^ set(held)):
         raise InterpError(f"{odd[0]}: in one of the reloaded checkpoint and the recipe's fold of the base, not in both")
     with one_thread():
         for name, piece in pieces.items():
-            expected, own = compute_shard(piece).to(held[name].device), held[name]
-            if own.shape != expected.shape:
-                raise InterpError(f"{name} is {tuple(own.shape)}; the recipe gives {tuple(expected.shape)}")
-            if not torch.equal(own, expected):
-                source = piece.source if isinstance(piece.source, Tensor) else expected
-                more = rounding_reach(plan, name, source, expected, coarsest)
-                off = rounding_units_of(own, expected, coarsest, more)
-                if not off <= allowed_gap(plan.changes.get(name)):
+            expected, weight = compute_shard(piece).to(held[name].device), held[name]
+            if weight.shape != expected.shape:
+                raise InterpError(f"{name} is {tuple(weight.shape)}; the recipe gives {tuple(expected.shape)}")
+            if not torch.equal(weight, expected):
+                original = piece.source if isinstance(piece.source, Tensor) else expected
+                reach = plan.rounding_reach(name, original, expected, coarsest)
+                off = rounding_units_of(weight, expected, coarsest, reach)
+                if not off <= plan.allowed_units(name):
                     raise InterpError(
                         f"{name} is not what the recipe makes of the base (off by {off:.3g} rounding units)"
                     )
-                own.copy_(expected)
+                weight.copy_(expected)
 
 
 def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:
-    """Up to four prompts of each of the first batches: the random ones cut so that there is room to write behind them.
+    """Up to four prompts of each of the first batches, the random ones cut so that there is room to continue them.
 
-    Prompts given that leave no room are passed over; `generated_tokens` tells how much was written in all.
+    Other prompts that leave no room are skipped; `generated_tokens` counts what was generated in all.
     """
     for number, batch in enumerate(probes[:4]):
         some = batch.rows(0, 4)
@@ -137,7 +155,7 @@ def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:
 
 
 @torch.no_grad()
-def _written(model: HookedModel, batch: Tokens) -> Int[Tensor, "batch new"]:
-    """What the model writes greedily behind a batch; it may not end."""
+def _generate(model: HookedModel, batch: Tokens) -> Int[Tensor, "batch new"]:
+    """The model's greedy continuation of a batch, which may not end early."""
     settings = greedy_settings(NEW_TOKENS, model.config.eos_token_id, pad=0, min_new_tokens=NEW_TOKENS)
     return model.hf.generate(**batch.prompt_inputs(model.device), generation_config=settings)[:, batch.ids.shape[1] :]

@@ -1,143 +1,46 @@
-"""Replay: an exported folder against its record, and against the recipe applied to the base once more.
+"""Replay: a recipe applied to the base again, and compared with what an exported folder holds.
 
-The manifest names the base, the recipe, how it was folded and every file's SHA-256. With these the edit can be made
-again tensor by tensor, without loading a model, and compared with what is in the folder, and so can the config, the
-tokenizer and all else that is copied. On the machine that wrote it not a bit may differ; on another, products may be
-rounded otherwise, which moves a weight by a rounding unit, or by what adding in another order makes of a vector
-(`interp.editing.fold.rounding_units`).
+The manifest names the base, the recipe, how it was folded and every file's SHA-256. From these the edit is made again
+tensor by tensor, without loading a model, and compared with what is in the folder; so are the config, the tokenizer
+and everything else that is copied. On the machine that wrote the folder every bit agrees. Another machine may round
+products differently, which moves a weight by a rounding unit, or by what another order of summation makes of a vector
+(`interp.editing.fold.rounding`).
 
-What it does not know: whether the weights do what the recipe's hooks do. That is `interp.editing.certificate.verifier`.
+Limitations: a replay does not show that the weights do what the recipe's hooks do.
+`interp.editing.certificate.verifier` does.
 """
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
-from interp.core.config import Config
 from interp.core.digests import versions
-from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
-from interp.core.files import read_json, sha256_file
-from interp.editing.approximate.low_rank_factors import FACTORS, Distillation, Distilled
-from interp.editing.export.provenance import PROVENANCE, Release, statement
-from interp.editing.export.signatures import SIGNATURE
-from interp.editing.export.sources import WeightSource
+from interp.core.files import read_json
+from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
+from interp.editing.certificate.manifest import PROVENANCE, RECIPE, WRITTEN, ExportManifest, ExportSettings
+from interp.editing.export.provenance import provenance_statement
+from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, one_thread
-from interp.editing.fold.plan import Plan, Status
-from interp.editing.fold.rounding_units import allowed_gap, rounding_reach, rounding_units_of
+from interp.editing.fold.plan import Plan
+from interp.editing.fold.rounding import rounding_units_of
 from interp.editing.fold.steps import fold
-from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
-from interp.models.checkpoints.checkpoint import INDEX, Checkpoint
+from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import TensorFile
 from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
 from interp.models.loading import load
-
-MANIFEST = "interp_manifest.json"
-RECIPE = "interp_recipe"
-CERTIFICATE = "interp_certificate.json"
-PROBES = "interp_probes.safetensors"
-PATCH = "interp_undo.safetensors"
-# What an export writes beside weights, recipe and what the base has.
-_OWN = (
-    INDEX,
-    CERTIFICATE,
-    FACTORS,
-    PROVENANCE,
-    "README.md",
-    PROBES,
-    PATCH,
-)
-
-
-class ExportSettings(Config):
-    """How a recipe was folded: `FoldOptions`, and the type that weights were cast to.
-
-    `loaded` is the type in which the base was in memory, where it was not read from its files. `distilled` says how the
-    factors beside the weights were trained, where they were merged in place of a fold.
-    """
-
-    dtype: str | None = None
-    loaded: str | None = None
-    approximate: bool = False
-    rehost: bool = False
-    leave_embedding: bool = False
-    keep_norms: bool = False
-    compensate: bool = False
-    sharpness: float = 256.0
-    dequantise: bool = False
-    distilled: Distillation | None = None
-
-    @classmethod
-    def used(
-        cls, options: ExportOptions, loaded: str | None, distilled: Distillation | None = None
-    ) -> "ExportSettings":
-        """Those of an export whose base was in memory in the type `loaded`, if it was."""
-        return cls(dtype=options.dtype, loaded=loaded, distilled=distilled, **dict(options.fold))
-
-    @property
-    def fold(self) -> FoldOptions:
-        """As `fold` takes them."""
-        return FoldOptions(**{name: getattr(self, name) for name in FoldOptions.model_fields})
-
-    @property
-    def cast(self) -> torch.dtype | None:
-        """The type, if any."""
-        return dtype_of(self.dtype) if self.dtype else None
-
-    def config(self, plan: Plan) -> dict[str, Any]:
-        """What of config.json is changed."""
-        return dict(plan.config) | ({"dtype": self.dtype} if self.dtype else {})
-
-
-class ExportManifest(Config):
-    """What an export was made from and how, and the SHA-256 of each of its files.
-
-    `source` is where the base came from, `status` how exact the fold is, `release` the decision that let it go out, if
-    one was asked for.
-    """
-
-    base: ModelReference
-    source: str | None
-    recipe: str
-    made: ExportSettings = ExportSettings()
-    status: Status = "exact"
-    files: dict[str, str]
-    versions: dict[str, str]
-    release: Release | None = None
-
-    @classmethod
-    def at(cls, folder: Path) -> "ExportManifest":
-        """Read it. Raises where the folder has none."""
-        if not (folder / MANIFEST).is_file():
-            raise InterpError(f"{folder}: no {MANIFEST} in it; expected a folder written by interp export")
-        return cls.parse(read_json(folder / MANIFEST), str(folder / MANIFEST))
-
-    def check_files(self, folder: Path) -> None:
-        """Raise, by its name, for a file that is missing, changed or added."""
-        # A link to a folder is one more file: nothing in it would be looked at.
-        found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_symlink() or not f.is_dir()}
-        found -= {MANIFEST, SIGNATURE}  # which covers the manifest, and is checked on its own (`sign`)
-        for name in sorted({*self.files, *found}):
-            if name not in self.files:
-                raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")
-            if name not in found or not (folder / name).is_file():
-                raise InterpError(f"{folder / name}: missing; the export had it")
-            if sha256_file(folder / name) != self.files[name]:
-                raise InterpError(f"{folder / name}: changed after the export (SHA-256 differs from the manifest)")
 
 
 @dataclass(frozen=True)
 class Replay:
-    """How many tensors were compared, how many are the same to the bit, and the largest gap in rounding units.
+    """How many tensors were compared, how many agree to the bit, and the largest gap in rounding units.
 
-    `files` is how many of config, tokenizer and the like were compared byte by byte; 0 where another version of
-    transformers wrote them from a model in memory, which need not write the same.
+    `files` counts the config, tokenizer and other files that were compared byte by byte. It is 0 where another version
+    of transformers wrote them from a model in memory, since versions write them differently.
     """
 
     tensors: int
@@ -152,42 +55,68 @@ class Replay:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Rebuilt:
+    """An edit that was made again: what the comparison showed, and what it was made from, for later steps."""
+
+    replay: Replay
+    manifest: ExportManifest
+    recipe: Recipe
+    plan: Plan
+    base: str | Path | HookedModel
+
+
 def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> Replay:
-    """Make the edit again and compare. `base` is the model it was made from, if it has moved.
+    """Make an exported edit again, and compare it with the folder.
 
-    Raises InterpError, naming the tensor or file, where one is missing or too many, of another shape or type, a tensor
-    off by more than rounding explains, or a file not that of the base.
+    Args:
+        folder: A checkpoint written by `export` or `export_streamed`.
+        base: The model that it was made from, if that has moved since or was in memory.
+
+    Raises:
+        InterpError: A tensor or file, named in the message, is missing, additional, of another shape or type, or
+            differs by more than rounding explains.
     """
-    return rebuild(Path(folder), base)[0]
+    return rebuild(Path(folder), base).replay
 
 
-def rebuild(path: Path, base: str | Path | HookedModel | None = None) -> tuple[Replay, Plan, str | Path | HookedModel]:
-    """As `replay`, with the plan, and the base or where it is."""
-    manifest, recipe = ExportManifest.at(path), Recipe.load(path / RECIPE)
-    given = base if base is not None else manifest.source
-    if given is None:
-        raise InterpError(f"{path} was made from a model in memory; give it, or where it is now, as base")
-    where = _as_it_was(given, manifest)
-    origin = WeightSource.of(where, manifest.made.dequantise and not isinstance(where, HookedModel))
-    plan = planned(path, manifest.made, recipe, origin)
-    found = _tensors(path, origin, plan, manifest.made)
-    files = _companions(path, manifest, origin, plan)
-    _require_told(path, manifest, recipe)
-    return Replay(*found, files), plan, given if isinstance(given, HookedModel) else where
+def rebuild(folder: Path, base: str | Path | HookedModel | None = None) -> Rebuilt:
+    """As `replay`, with everything that was read and planned for it."""
+    manifest, recipe = ExportManifest.at(folder), Recipe.load(folder / RECIPE)
+    named = base if base is not None else manifest.source
+    if named is None:
+        raise InterpError(f"{folder} was made from a model in memory; give it, or where it is now, as base")
+    original = _as_exported(named, manifest)
+    source = open_source(original, manifest.made.dequantise and not isinstance(original, HookedModel))
+    plan = plan_export(recipe, source, manifest.made, _read_factors(folder, manifest))
+    tensors = _compare_tensors(folder, source, plan, manifest.made)
+    files = _compare_companions(folder, manifest, source, plan)
+    _require_same_provenance(folder, manifest, recipe)
+    model = named if isinstance(named, HookedModel) else original
+    return Rebuilt(Replay(*tensors, files), manifest, recipe, plan, model)
 
 
-def planned(folder: Path, made: ExportSettings, recipe: Recipe, origin: WeightSource) -> Plan:
-    """The fold that a folder's manifest tells of, planned again; or the merge of the factors that are beside it."""
-    if made.distilled is not None:
-        distilled = Distilled.load(folder / FACTORS)
-        if distilled.record != made.distilled:
-            raise InterpError(f"{folder / FACTORS}: not the factors that the manifest tells of; it was changed")
-        return distilled.plan(recipe, origin.config, origin.names)
-    return fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.fold)
+def plan_export(recipe: Recipe, source: WeightSource, settings: ExportSettings, distilled: Distilled | None) -> Plan:
+    """The fold of a recipe into a source's tensors, or the merge of distilled factors in its place.
+
+    Raises InterpError where the recipe does not fold as the settings demand.
+    """
+    if distilled is not None:
+        return distilled.plan(recipe, source.config, source.names)
+    return fold(recipe, source.config, source.names, source.is_tied, source.reader(settings.cast), settings.fold)
 
 
-def _as_it_was(base: str | Path | HookedModel, manifest: ExportManifest) -> str | Path | HookedModel:
-    """The base in the form that the export was made from: a model in memory, in its type then, or its files."""
+def _read_factors(folder: Path, manifest: ExportManifest) -> Distilled | None:
+    if manifest.made.distilled is None:
+        return None
+    distilled = Distilled.load(folder / FACTORS)
+    if distilled.record != manifest.made.distilled:
+        raise InterpError(f"{folder / FACTORS}: not the factors that the manifest names; it was changed")
+    return distilled
+
+
+def _as_exported(base: str | Path | HookedModel, manifest: ExportManifest) -> str | Path | HookedModel:
+    """The base in the form that the export was made from: a model in memory in its type then, or its files."""
     loaded = manifest.made.loaded
     if isinstance(base, HookedModel) and not loaded:
         if base.source is None:
@@ -200,60 +129,59 @@ def _as_it_was(base: str | Path | HookedModel, manifest: ExportManifest) -> str 
     return load(base, dtype=loaded) if loaded else base
 
 
-def _tensors(path: Path, origin: WeightSource, plan: Plan, how: ExportSettings) -> tuple[int, int, float]:
-    expected = {piece.name: piece for file in origin.edited(plan, how.cast) for piece in file}
-    found = {name: file for file in Checkpoint.open(path).opened for name in file.entries}
-    for name in sorted(set(expected) ^ set(found)):
+def _compare_tensors(
+    folder: Path, source: WeightSource, plan: Plan, settings: ExportSettings
+) -> tuple[int, int, float]:
+    expected = {piece.name: piece for file in source.edited(plan, settings.cast) for piece in file}
+    stored = {name: file for file in Checkpoint.open(folder).opened for name in file.entries}
+    for name in sorted(set(expected) ^ set(stored)):
         what = "is missing" if name in expected else "is one too many"
-        raise InterpError(f"{path}: {name} {what}: the recipe applied to {origin.name} does not give these tensors")
+        raise InterpError(f"{folder}: {name} {what}: the recipe applied to {source.name} does not give these tensors")
     with one_thread():
-        gaps = [_gap(piece, plan, found[name]) for name, piece in expected.items()]
+        gaps = [_gap(piece, plan, stored[name]) for name, piece in expected.items()]
     return len(gaps), sum(gap is None for gap in gaps), max((gap for gap in gaps if gap is not None), default=0.0)
 
 
 def _gap(piece: TensorPiece, plan: Plan, file: TensorFile) -> float | None:
     """The largest difference in rounding units; None where not a bit differs."""
     name, expected = piece.name, compute_shard(piece)
-    held = file.read(name)
-    if held.shape != expected.shape or held.dtype != expected.dtype:
+    stored = file.read(name)
+    if stored.shape != expected.shape or stored.dtype != expected.dtype:
         raise InterpError(
-            f"{file.path}: {name} is {held.dtype} {tuple(held.shape)}; the recipe applied to the base gives "
+            f"{file.path}: {name} is {stored.dtype} {tuple(stored.shape)}; the recipe applied to the base gives "
             f"{expected.dtype} {tuple(expected.shape)}"
         )
-    if torch.equal(held, expected):
+    if torch.equal(stored, expected):
         return None
     source = compute_shard(replace(piece, change=None, changed_shape=None))
-    gap = rounding_units_of(held, expected, held.dtype, rounding_reach(plan, name, source, expected, held.dtype))
-    if not gap <= allowed_gap(plan.changes.get(name)):
+    gap = rounding_units_of(stored, expected, stored.dtype, plan.rounding_reach(name, source, expected, stored.dtype))
+    if not gap <= plan.allowed_units(name):
         raise InterpError(
             f"{file.path}: {name} is not what the recipe makes of the base (off by {gap:.3g} rounding units)"
         )
     return gap
 
 
-def _companions(path: Path, manifest: ExportManifest, origin: WeightSource, plan: Plan) -> int:
-    """How many of the files beside the weights are the base's, with what the plan changes. Raises for others."""
-    if origin.model and manifest.versions.get("transformers") != versions()["transformers"]:
+def _compare_companions(folder: Path, manifest: ExportManifest, source: WeightSource, plan: Plan) -> int:
+    """How many of the files next to the weights are the base's, with what the plan changes. Raises for others."""
+    if source.loaded and manifest.versions.get("transformers") != versions()["transformers"]:
         return 0
-    with TemporaryDirectory() as made_again:
-        origin.write_companions(Path(made_again), manifest.made.config(plan))
-        wanted = {str(file.relative_to(made_again)): file for file in Path(made_again).rglob("*") if file.is_file()}
-        for name, file in sorted(wanted.items()):
-            if not (path / name).is_file() or (path / name).read_bytes() != file.read_bytes():
-                raise InterpError(f"{path / name}: not what {origin.name} has, with what the recipe changes in it")
-        weights = {file.name for file in Checkpoint.open(path).files}
-        for name in sorted(set(manifest.files) - set(wanted) - weights - set(_OWN)):
+    with TemporaryDirectory() as scratch:
+        source.write_companions(Path(scratch), manifest.made.config(plan))
+        expected = {str(file.relative_to(scratch)): file for file in Path(scratch).rglob("*") if file.is_file()}
+        for name, file in sorted(expected.items()):
+            if not (folder / name).is_file() or (folder / name).read_bytes() != file.read_bytes():
+                raise InterpError(f"{folder / name}: not what {source.name} has, with what the recipe changes in it")
+        weights = {file.name for file in Checkpoint.open(folder).files}
+        for name in sorted(set(manifest.files) - set(expected) - weights - set(WRITTEN)):
             if Path(name).parts[0] != RECIPE:
-                raise InterpError(f"{path / name}: neither {origin.name} has it nor does an export write it")
-    return len(wanted)
+                raise InterpError(f"{folder / name}: neither {source.name} has it nor does an export write it")
+    return len(expected)
 
 
-def _require_told(path: Path, manifest: ExportManifest, recipe: Recipe) -> None:
-    """Raise unless the provenance statement tells what the manifest does: an edit of one alone is seen."""
-    told = read_json(path / PROVENANCE)
-    weights = {file.name: manifest.files.get(file.name, "") for file in Checkpoint.open(path).files}
-    how = manifest.made.model_dump()
-    expected = statement(weights, manifest.base, manifest.source, recipe, how, manifest.status, manifest.release)
-    expected["predicate"]["runDetails"]["builder"]["version"] = manifest.versions
-    if json.loads(json.dumps(expected)) != told:
-        raise InterpError(f"{path}: its manifest and {PROVENANCE} tell different things; one of them was changed")
+def _require_same_provenance(folder: Path, manifest: ExportManifest, recipe: Recipe) -> None:
+    """Raise unless the provenance statement agrees with the manifest, which shows that neither was edited alone."""
+    weights = {file.name: manifest.files.get(file.name, "") for file in Checkpoint.open(folder).files}
+    expected = json.loads(json.dumps(provenance_statement(manifest, recipe, weights)))
+    if expected != read_json(folder / PROVENANCE):
+        raise InterpError(f"{folder}: its manifest and {PROVENANCE} tell different things; one of them was changed")

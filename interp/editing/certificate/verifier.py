@@ -1,15 +1,14 @@
 """Verify an export: its files are those that were written, and its weights do what the recipe's hooks do.
 
-    1. every file's SHA-256 against the manifest, and the manifest against the provenance statement beside it
-    2. the edit made again from the base: each tensor, the config, the tokenizer and all that lies beside it (`replay`)
-    3. reload the folder with plain transformers, load the base, check that its sites are all that writes to the stream
-       (`prove`), hook the recipe, and measure what the certificate has (`certify`), on the probes kept at export
-    4. the certificate in the folder has to tell the same, within what another machine's rounding explains
+    1. compare every file's SHA-256 with the manifest, and the manifest with the provenance statement
+    2. make the edit again from the base and compare each tensor, the config, the tokenizer and all else that is copied
+    3. reload the folder with plain transformers, load the base, check that its sites are all that writes to the stream,
+       hook the recipe, and measure what the certificate holds, on the probes that were saved at export
+    4. compare with the certificate in the folder, within what another machine's rounding explains
 
-What it does not know: whether the edit is any good. That is the audit's question. Nor who wrote the folder: the model
-card, the decision on a release, and base and recipe themselves are as the folder has them, so that whoever makes all of
-them anew, digests included, passes. Only a signature (`interp.editing.export.signatures`) shows that, given the
-writer's key.
+Limitations: it does not show whether the edit is any good, which is the audit's question, nor who wrote the folder. The
+model card, the release decision, the base and the recipe are taken from the folder, so someone who rewrites all of
+them, digests included, passes. Only a signature (`interp.editing.export.signatures`) and the writer's key exclude that.
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from interp.core.errors import InterpError
+from interp.editing.certificate.manifest import CERTIFICATE, PROBES, ExportManifest
 from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.record import Certificate
-from interp.editing.certificate.replay import CERTIFICATE, PROBES, RECIPE, ExportManifest, Replay, rebuild
+from interp.editing.certificate.replay import Replay, rebuild
 from interp.editing.certificate.writer_check import require_writer_check
-from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load
 from interp.models.tokens import Tokens
@@ -33,11 +32,25 @@ from interp.models.tokens import Tokens
 def verify(
     folder: str | Path, base: str | Path | HookedModel | None = None, prompts: Sequence[str] = ()
 ) -> Certificate:
-    """Check an exported folder's files, make the edit again, and measure it, on the same tokens as at export.
+    """Check an exported folder, make its edit again, and measure it on the same tokens as at export.
 
-    `base` is the model it was made from, if it has moved or was in memory; `prompts` are texts of yours to measure on
-    as well. Raises InterpError where a file is missing, changed or added, where making it again gives something else,
-    where the certificate in the folder does not tell what is measured, or the base is another model than the recipe's.
+    Args:
+        folder: A checkpoint written by `export` or `export_streamed`.
+        base: The model that it was made from, if that has moved since or was in memory.
+        prompts: More texts to measure on.
+
+    Returns:
+        The certificate as measured now.
+
+    Raises:
+        InterpError: A file is missing, changed or additional, the edit made again differs from the folder, the saved
+            certificate is not what is measured, or the base is another model than the recipe's.
+
+    Example:
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> manifest = interp.editing.export_streamed(recipe, model, tmp / "edited")
+        >>> interp.verify(tmp / "edited", model).faithful
+        True
     """
     return check(folder, base, prompts)[0]
 
@@ -45,49 +58,49 @@ def verify(
 def check(
     folder: str | Path, base: str | Path | HookedModel | None = None, prompts: Sequence[str] = ()
 ) -> tuple[Certificate, Replay]:
-    """As `verify`, with what making it again found."""
+    """As `verify`, with the comparison of the edit made again."""
     path = Path(folder)
-    manifest = ExportManifest.at(path)
-    manifest.check_files(path)
-    recipe = Recipe.load(path / RECIPE)
-    replayed, plan, where = rebuild(path, base)
-    quantised = manifest.made.dequantise and not isinstance(where, HookedModel)
-    model = where if isinstance(where, HookedModel) else load(where, dtype="bfloat16" if quantised else None)
+    ExportManifest.at(path).check_files(path)
+    rebuilt = rebuild(path, base)
+    manifest, recipe, plan = rebuilt.manifest, rebuilt.recipe, rebuilt.plan
+    model = rebuilt.base
+    if not isinstance(model, HookedModel):
+        model = load(model, dtype="bfloat16" if manifest.made.dequantise else None)
     recipe.check(model.reference)
     if recipe.digest != manifest.recipe or manifest.base.digest not in ("", model.digest):
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")
     if manifest.release is not None:
         manifest.release.check(manifest.recipe, manifest.base, plan.status)
-    # Written without loading the model (`export_streamed`), it was measured on nothing yet.
-    probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model, [])
+    # What `export_streamed` wrote was not measured yet.
+    probes = read_probes(path) if (path / PROBES).is_file() else random_probes(model)
     require_writer_check(model)
     if plan.status != manifest.status:
         raise InterpError(f"{path}: its manifest says {manifest.status}, but the fold is {plan.status}; it was changed")
-    certificate = certify(model, recipe, path, probes, plan.items, manifest.made)
+    certificate = certify(model, recipe, plan, path, probes, manifest.made)
     if (path / CERTIFICATE).is_file() and (name := Certificate.read(path / CERTIFICATE).differs(certificate)):
         raise InterpError(f"{path / CERTIFICATE}: its {name} is not what is measured; it was changed")
     if prompts:
-        more = [*probes, *random_probes(model, list(prompts))[1:]]
-        certificate = certify(model, recipe, path, more, plan.items, manifest.made)
-    return certificate, replayed
+        probes = [*probes, *random_probes(model, prompts)[1:]]
+        certificate = certify(model, recipe, plan, path, probes, manifest.made)
+    return certificate, rebuilt.replay
 
 
-def random_probes(model: HookedModel, prompts: Sequence[str], instead: Sequence[Tokens] = ()) -> list[Tokens]:
+def random_probes(model: HookedModel, prompts: Sequence[str] = (), instead: Sequence[Tokens] = ()) -> list[Tokens]:
     """Eight sequences of 32 random tokens, then the prompts; in small batches, since all logits are held at once.
 
-    What is given `instead` takes the random ones' place: what was learnt from texts holds on texts.
+    `instead` replaces the random ones: what was learnt from texts holds on texts.
     """
     length = min(32, model.context or 32)
     ids = torch.randint(model.config.vocab_size, (8, length), generator=torch.Generator().manual_seed(0))
     batches = [*instead] or [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
-    given = model.tokens(list(prompts)) if prompts else None
-    if given is not None:
-        batches += [given.rows(start, start + 4) for start in range(0, len(given), 4)]
+    if prompts:
+        tokens = model.tokens(list(prompts))
+        batches += [tokens.rows(start, start + 4) for start in range(0, len(tokens), 4)]
     return batches
 
 
 def write_probes(folder: Path, probes: list[Tokens]) -> None:
-    """Keep the tokens that an export was measured on."""
+    """Save the tokens that an export was measured on."""
     named = {f"{number}.{name}": getattr(p, name) for number, p in enumerate(probes) for name in ("ids", "mask")}
     save_file({name: x.contiguous() for name, x in named.items()}, folder / PROBES)
 

@@ -22,7 +22,7 @@ from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, write_json, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
 from interp.editing.export.identity import identified, require_base
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.tensor_difference import Factors, factors
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import fold
@@ -62,40 +62,40 @@ def export_adapter(
     """
     options = ExportOptions.merged(options, {**fields, "form": "adapter"})
     require_free(out)
-    origin = WeightSource.of(source)
-    origin.require_row()
-    base = require_base(recipe, origin)
+    weights = open_source(source)
+    weights.require_row()
+    base = require_base(recipe, weights)
     if distilled is not None:
-        distilled.check(base.digest or identified(origin), options.fold)
-        plan = distilled.plan(recipe, origin.config, origin.names)
+        distilled.check(base.digest or identified(weights), options.fold)
+        plan = distilled.plan(recipe, weights.config, weights.names)
     else:
-        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.read, options.fold)
-    origin.require_fit(plan)
-    _require_weights(plan, origin)
-    found = {name: factors(name, change, origin.read(name)) for name, change in plan.changes.items()}
+        plan = fold(recipe, weights.config, weights.names, weights.is_tied, weights.read, options.fold)
+    weights.require_fit(plan)
+    _require_weights(plan, weights)
+    found = {name: factors(name, change, weights.read(name)) for name, change in plan.changes.items()}
     found = {name: each for name, each in found.items() if each.rank}
     tables = {name for name in found if plan.changes[name].layout == "table"}
     rank = max((each.rank for each in found.values()), default=0)
     if not rank:
         raise InterpError("the recipe changes no tensor, so there is no adapter; check its strength and sites")
-    made = LoraAdapter(rank, not (tables and origin.is_tied))
+    made = LoraAdapter(rank, not (tables and weights.is_tied))
     with new_folder(out) as staging:
         tensors = {key: x for name, each in found.items() for key, x in _pair(name, each, name in tables).items()}
         save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(staging / "adapter_config.json", _config(origin, found, rank))
+        write_json(staging / "adapter_config.json", _config(weights, found, rank))
         (staging / "interp_recipe").mkdir()
         recipe.write(staging / "interp_recipe")
-        write_text(staging / "README.md", _card(origin, plan, made))
+        write_text(staging / "README.md", _card(weights, plan, made))
     return made
 
 
-def _require_weights(plan: Plan, origin: WeightSource) -> None:
+def _require_weights(plan: Plan, weights: WeightSource) -> None:
     if plan.grown:
         raise InterpError("grafted neurons make tensors grow, which no adapter does; export a checkpoint instead")
     for name in plan.created:
         raise InterpError(f"the recipe adds a bias, {name}, which LoRA has no place for; export a checkpoint instead")
     for name in plan.changes:
-        if not name.endswith(".weight") or origin.read(name).ndim != 2:
+        if not name.endswith(".weight") or weights.read(name).ndim != 2:
             raise InterpError(
                 f"the recipe edits {name}, and LoRA has factors for weights of linear layers and embeddings alone; "
                 "export a checkpoint instead"
@@ -114,17 +114,17 @@ def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
     return {key: x.float().contiguous() for key, x in named.items()}
 
 
-def _config(origin: WeightSource, found: Mapping[str, Factors], rank: int) -> dict[str, Any]:
+def _config(weights: WeightSource, found: Mapping[str, Factors], rank: int) -> dict[str, Any]:
     ranks = {name.removesuffix(".weight"): each.rank for name, each in found.items()}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": origin.source,
+        "base_model_name_or_path": weights.path,
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": origin.config.model_type == "gpt2",
+        "fan_in_fan_out": weights.config.model_type == "gpt2",
         "inference_mode": True,
         "target_modules": sorted(ranks),
         # The scaling is alpha / rank of each module: 1.
@@ -133,11 +133,11 @@ def _config(origin: WeightSource, found: Mapping[str, Factors], rank: int) -> di
     }
 
 
-def _card(origin: WeightSource, plan: Plan, adapter: LoraAdapter) -> str:
+def _card(weights: WeightSource, plan: Plan, adapter: LoraAdapter) -> str:
     items = "\n".join(f"- {item}" for item in plan.items)
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
     return (
-        f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(origin.name).name}, edited by an adapter\n\n"
+        f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(weights.name).name}, edited by an adapter\n\n"
         f"{items}\n\n{'' if adapter.merges else UNMERGED}"
         f"Made with {made}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
     )

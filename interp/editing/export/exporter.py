@@ -1,53 +1,53 @@
 """Export: the edited checkpoint as a Hugging Face folder that plain transformers loads.
 
-    source -> fold plan -> shards -> config, tokenizer, recipe, manifest -> certificate -> rename into place
+    source -> fold plan -> shards -> config, tokenizer, recipe -> certificate -> card, provenance, manifest -> rename
 
-Everything is written into a temporary sibling folder, reloaded and measured there; only then is it renamed. Nothing
-half-written is left behind, whatever fails.
+Everything is written into a temporary sibling folder, reloaded and measured there; only then is it renamed. Whatever
+fails, nothing half-written is left behind. The fold is planned once, and the plan, the digests of the weights and the
+probes are passed on from step to step.
 """
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from interp.core.digests import versions
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
-from interp.core.files import (
-    KEY,
-    new_folder,
-    require_free,
-    sha256_file,
-    sha256_json,
-    unfinished_path,
-    write_json,
-    write_text,
-)
+from interp.core.files import new_folder, require_free, sha256_json, unfinished_path, write_json, write_text
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
+from interp.editing.certificate.manifest import (
+    CARD,
+    CERTIFICATE,
+    PROVENANCE,
+    RECIPE,
+    ExportManifest,
+    ExportSettings,
+    Release,
+)
 from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.record import Certificate
-from interp.editing.certificate.replay import CERTIFICATE, MANIFEST, RECIPE, ExportManifest, ExportSettings
+from interp.editing.certificate.replay import plan_export
 from interp.editing.certificate.verifier import random_probes, write_probes
 from interp.editing.certificate.writer_check import require_writer_check
 from interp.editing.export.estimate import ExportEstimate, estimate_export
 from interp.editing.export.identity import require_base
 from interp.editing.export.model_card import render_model_card
-from interp.editing.export.provenance import PROVENANCE, Release, statement
+from interp.editing.export.provenance import provenance_statement
 from interp.editing.export.restoring import write_patch
 from interp.editing.export.signatures import signer
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import CheckpointSource, WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
 from interp.editing.fold.plan import Plan
-from interp.editing.fold.steps import fold, plan_fold
+from interp.editing.fold.steps import plan_fold
 from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
-from interp.models.loading import load
 
 
 def export(
@@ -93,26 +93,21 @@ def export(
     """
     options = ExportOptions.merged(options, fields)
     _require_call(options, certified=True)
-    origin = _origin(source, options.fold)
-    origin.refuse_overlap(Path(out))
-    require_free(out)
-    base = origin.model or load(source, dtype="bfloat16" if origin.dequantise else None)
+    weights = _open(source, options.fold, out)
+    base = weights.load_model()
     recipe.check(base.reference)
     require_writer_check(base)
     if distilled is not None:
         distilled.check(base.digest, options.fold)
-    made = ExportSettings.used(options, origin.loaded, distilled.record if distilled else None)
-    with _written(recipe, origin, Path(out), made, options, distilled=distilled) as (staging, plan, digests):
+    with _written(recipe, weights, Path(out), options, distilled) as written:
         if release is not None:
-            release.check(recipe.digest, base.identity, plan.status)
+            release.check(recipe.digest, base.identity, written.plan.status)
         probes = random_probes(base, options.prompts, distilled.probes if distilled else ())
-        write_probes(staging, probes)
-        certificate = certify(base, recipe, staging, probes, plan.items, made)
+        write_probes(written.folder, probes)
+        certificate = certify(base, recipe, written.plan, written.folder, probes, written.settings)
         _require_faithful(certificate)
-        if options.undo:
-            write_patch(staging, origin, plan)
-        write_json(staging / CERTIFICATE, certificate.to_json())
-        _write_record(staging, recipe, plan, made, base.identity, base.source, digests, certificate, release)
+        write_json(written.folder / CERTIFICATE, certificate.to_json())
+        _write_records(written, base.identity, base.source, certificate, release)
     return certificate
 
 
@@ -150,21 +145,16 @@ def export_streamed(
     """
     options = ExportOptions.merged(options, {**fields, "streamed": True})
     _require_call(options)
-    origin = _origin(source, options.fold)
-    origin.refuse_overlap(Path(out))
-    require_free(out)
-    _require_written_down(origin)
-    reference = origin.model.reference if origin.model else origin.reference(recipe.model)
+    weights = _open(source, options.fold, out)
+    weights.require_known_writers()
+    reference = weights.reference(recipe.model)
     recipe.check(reference)
-    made = ExportSettings.used(options, origin.loaded)
-    with _written(recipe, origin, Path(out), made, options) as (staging, plan, digests):
-        if options.trust_base and origin.checkpoint:
+    with _written(recipe, weights, Path(out), options) as written:
+        if options.trust_base and not weights.loaded:
             reference = reference.model_copy(update={"digest": ""})
         elif reference.digest:
-            reference = require_base(recipe, origin, _nearer(origin, plan, made, staging))
-        if options.undo:
-            write_patch(staging, origin, plan)
-        return _write_record(staging, recipe, plan, made, reference, origin.source, digests, None)
+            reference = require_base(recipe, weights, _nearest_copies(weights, written))
+        return _write_records(written, reference, weights.path)
 
 
 def dry_run(
@@ -191,15 +181,26 @@ def dry_run(
         ('exact', True)
     """
     options = ExportOptions.merged(options, {**fields, "dry_run": True})
-    origin = _origin(source, options.fold)
-    origin.require_row()
-    if options.trust_base or (origin.checkpoint and origin.checkpoint.remote):
-        recipe.check(origin.model.reference if origin.model else origin.reference(recipe.model))
+    weights = _open(source, options.fold)
+    weights.require_row()
+    if options.trust_base or (isinstance(weights, CheckpointSource) and weights.checkpoint.remote):
+        recipe.check(weights.reference(recipe.model))
     else:
-        require_base(recipe, origin)
+        require_base(recipe, weights)
     cast = dtype_of(options.dtype) if options.dtype else None
-    plan = plan_fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(cast), options.fold)
-    return plan, estimate_export(list(origin.edited(plan, cast)))
+    plan = plan_fold(recipe, weights.config, weights.names, weights.is_tied, weights.reader(cast), options.fold)
+    return plan, estimate_export(list(weights.edited(plan, cast)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """Edited weights in a temporary folder, with what later steps need: planned once, hashed once."""
+
+    folder: Path
+    recipe: Recipe
+    plan: Plan
+    settings: ExportSettings
+    digests: dict[str, str]
 
 
 def _require_call(options: ExportOptions, certified: bool = False) -> None:
@@ -216,68 +217,73 @@ def _require_call(options: ExportOptions, certified: bool = False) -> None:
 
 @contextmanager
 def _written(
-    recipe: Recipe,
-    origin: WeightSource,
-    out: Path,
-    made: ExportSettings,
-    options: ExportOptions,
-    distilled: Distilled | None = None,
-) -> Iterator[tuple[Path, Plan, dict[str, str]]]:
-    """The folder with weights, config, tokenizer and recipe, and the weights' digests; `out` when the block ends."""
+    recipe: Recipe, source: WeightSource, out: Path, options: ExportOptions, distilled: Distilled | None = None
+) -> Iterator[_Written]:
+    """Write weights, config, tokenizer and recipe to a folder, which gets the name `out` when the block ends."""
     sign = signer(options.sign) if options.sign is not None else None
-    if distilled is not None:
-        plan = distilled.plan(recipe, origin.config, origin.names)
-    else:
-        plan = fold(recipe, origin.config, origin.names, origin.is_tied, origin.reader(made.cast), made.fold)
-    shards = cut_shards(origin.edited(plan, made.cast), options.shard_size)
+    settings = ExportSettings.used(options, source.loaded, distilled.record if distilled else None)
+    plan = plan_export(recipe, source, settings, distilled)
+    shards = cut_shards(source.edited(plan, settings.cast), options.shard_size)
     _require_room(out, sum(shard.nbytes for shard in shards))
-    same = sha256_json([recipe.digest, origin.name, origin.stamp, options.shard_size, made.model_dump(), versions()])
-    with new_folder(out, resume_key=same if origin.checkpoint else None) as staging:
-        digests = write_weights(shards, staging)
-        origin.write_companions(staging, made.config(plan))
-        (staging / RECIPE).mkdir(exist_ok=True)
-        recipe.write(staging / RECIPE)
+    run = [recipe.digest, source.name, source.stamp, options.shard_size, settings.model_dump(), versions()]
+    with new_folder(out, resume_key=sha256_json(run) if source.stamp else None) as folder:
+        digests = write_weights(shards, folder)
+        source.write_companions(folder, settings.config(plan))
+        (folder / RECIPE).mkdir(exist_ok=True)
+        recipe.write(folder / RECIPE)
         if distilled is not None:
-            distilled.save(staging / FACTORS)
-        yield staging, plan, digests
+            distilled.save(folder / FACTORS)
+        if options.undo:
+            write_patch(folder, source, plan)
+        yield _Written(folder, recipe, plan, settings, digests)
         if sign:
-            sign(staging)
+            sign(folder)
 
 
-def _origin(source: str | Path | HookedModel, fold: FoldOptions) -> WeightSource:
-    origin = WeightSource.of(source, fold.dequantise)
-    if fold.dequantise and not origin.dequantise:
-        raise InterpError(f"{origin.name} is not quantised, or is in memory; leave dequantise out")
-    return origin
+def _write_records(
+    written: _Written,
+    base: ModelReference,
+    path: str | None,
+    certificate: Certificate | None = None,
+    release: Release | None = None,
+) -> ExportManifest:
+    """Write the model card, the provenance statement and the manifest, which has the digests of all files."""
+    folder, recipe, plan = written.folder, written.recipe, written.plan
+    manifest = ExportManifest(
+        base=base, source=path, recipe=recipe.digest, made=written.settings, status=plan.status, release=release
+    )
+    write_text(folder / CARD, render_model_card(manifest, plan, recipe.note, certificate))
+    write_json(folder / PROVENANCE, provenance_statement(manifest, recipe, written.digests))
+    return manifest.sealed(folder, written.digests)
 
 
-def _nearer(origin: WeightSource, plan: Plan, made: ExportSettings, folder: Path) -> dict[str, TensorPiece]:
-    """The source's tensors, those that were passed on unchanged as they are in `folder`."""
-    copies = {name: (file, entry) for file in Checkpoint.open(folder).opened for name, entry in file.entries.items()}
-    kept = {piece.name for file in origin.edited(plan, made.cast) for piece in file if piece.is_kept}
-    pieces = {piece.name: piece for file in origin.files for piece in file}
+def _open(source: str | Path | HookedModel, fold: FoldOptions, out: str | Path | None = None) -> WeightSource:
+    weights = open_source(source, fold.dequantise)
+    if fold.dequantise and not (isinstance(weights, CheckpointSource) and weights.dequantise):
+        raise InterpError(f"{weights.name} is not quantised, or is in memory; leave dequantise out")
+    if out is not None:
+        weights.refuse_overlap(Path(out))
+        require_free(out)
+    return weights
+
+
+def _nearest_copies(source: WeightSource, written: _Written) -> dict[str, TensorPiece]:
+    """The source's tensors, those that were copied unchanged as they are in the new folder."""
+    files = Checkpoint.open(written.folder).opened
+    copies = {name: (file, entry) for file in files for name, entry in file.entries.items()}
+    kept = {p.name for file in source.edited(written.plan, written.settings.cast) for p in file if p.is_kept}
+    pieces = {piece.name: piece for file in source.files for piece in file}
     return {n: replace(x, source=copies[n]) if n in kept else x for n, x in pieces.items()}
 
 
-def _require_written_down(origin: WeightSource) -> None:
-    """What writes the stream of a recognised type is proved on a loaded model alone."""
-    if origin.model:
-        require_writer_check(origin.model)
-    elif not origin.is_written_down:
-        raise InterpError(
-            f"{origin.model_type} is not among the architectures that are written down, and of others only a loaded "
-            "model shows what writes its residual stream; export it without streaming"
-        )
-
-
 def _require_room(out: Path, needed: int) -> None:
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    begun = unfinished_path(out)  # goes on from there, or is removed
-    held = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file()) if begun.is_dir() else 0
-    free = shutil.disk_usage(place).free + held
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    unfinished = unfinished_path(out)  # is resumed, or removed
+    files = unfinished.rglob("*") if unfinished.is_dir() else ()
+    free = shutil.disk_usage(parent).free + sum(file.stat().st_size for file in files if file.is_file())
     if needed > free:
         raise InterpError(
-            f"{out} needs {needed / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free; choose another place"
+            f"{out} needs {needed / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB free; choose another place"
         )
 
 
@@ -285,35 +291,5 @@ def _require_faithful(certificate: Certificate) -> None:
     if not certificate.faithful:
         raise InterpError(
             f"the exported weights do not do what the recipe's hooks do: {'; '.join(certificate.unmet)}. Nothing was "
-            "written; run the recipe with hooks, and if the fold is said to be exact, please report the architecture"
+            "written; run the recipe with hooks, and if the fold claims to be exact, please report the architecture"
         )
-
-
-def _write_record(
-    staging: Path,
-    recipe: Recipe,
-    plan: Plan,
-    made: ExportSettings,
-    base: ModelReference,
-    source: str | None,
-    weights: dict[str, str],
-    certificate: Certificate | None,
-    release: Release | None = None,
-) -> ExportManifest:
-    write_text(staging / "README.md", render_model_card(recipe, plan, base, certificate, release))
-    origin = statement(weights, base, source, recipe, made.model_dump(), plan.status, release)
-    write_json(staging / PROVENANCE, origin)
-    rest = [file for file in staging.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
-    digests = weights | {str(file.relative_to(staging)): sha256_file(file) for file in rest}
-    manifest = ExportManifest(
-        base=base,
-        source=source,
-        recipe=recipe.digest,
-        made=made,
-        status=plan.status,
-        files=digests,
-        versions=versions(),
-        release=release,
-    )
-    write_json(staging / MANIFEST, manifest.model_dump())
-    return manifest

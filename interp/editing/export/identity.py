@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import ModelSource, WeightSource
 from interp.editing.export.weight_writer import TensorPiece, compute_shard
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
@@ -37,13 +37,13 @@ class Unknown(InterpError):
     """The digest can't be told without loading the model."""
 
 
-def checkpoint_digest(origin: WeightSource, pieces: Mapping[str, TensorPiece]) -> str:
+def checkpoint_digest(source: WeightSource, pieces: Mapping[str, TensorPiece]) -> str:
     """The digest of a checkpoint's weights, given each of its tensors. Raises `Unknown` where only loading would tell.
 
     The pieces are the checkpoint's own, or copies of them that are nearer.
     """
     whole = hashlib.sha256()
-    for name, shape, parts in sorted(_assembled(origin, pieces)):
+    for name, shape, parts in sorted(_assembled(source, pieces)):
         whole.update(f"{name}{list(shape)}".encode())
         for part in parts:
             for values in _values(pieces[part]):
@@ -51,25 +51,25 @@ def checkpoint_digest(origin: WeightSource, pieces: Mapping[str, TensorPiece]) -
     return whole.hexdigest()
 
 
-def identified(origin: WeightSource) -> str:
+def identified(source: WeightSource) -> str:
     """The digest of a source's weights. Raises `Unknown` as `digest` does."""
-    every = {piece.name: piece for file in origin.files for piece in file}
-    return origin.model.digest if origin.model else checkpoint_digest(origin, every)
+    every = {piece.name: piece for file in source.files for piece in file}
+    return source.model.digest if isinstance(source, ModelSource) else checkpoint_digest(source, every)
 
 
 def require_base(
-    recipe: Recipe, origin: WeightSource, pieces: Mapping[str, TensorPiece] | None = None
+    recipe: Recipe, source: WeightSource, pieces: Mapping[str, TensorPiece] | None = None
 ) -> ModelReference:
     """The base model, by its digest if the recipe names one. Raises where that is another model's.
 
     Where only loading would tell the digest it is left empty, and a warning says so. `pieces` are as for `digest`.
     """
-    reference = origin.model.reference if origin.model else origin.reference(recipe.model)
+    reference = source.reference(recipe.model)
     recipe.check(reference)
-    if origin.model or not reference.digest:
+    if isinstance(source, ModelSource) or not reference.digest:
         return reference
     try:
-        found = checkpoint_digest(origin, pieces) if pieces else identified(origin)
+        found = checkpoint_digest(source, pieces) if pieces else identified(source)
     except Unknown as problem:
         warnings.warn(f"{problem}; so it was not compared with the recipe's but by type and shape", stacklevel=3)
         return reference.model_copy(update={"digest": ""})
@@ -79,15 +79,15 @@ def require_base(
 
 
 def _assembled(
-    origin: WeightSource, pieces: Mapping[str, TensorPiece]
+    source: WeightSource, pieces: Mapping[str, TensorPiece]
 ) -> Iterator[tuple[str, tuple[int, ...], list[str]]]:
     """Each tensor of the loaded model: its name, its shape, and the pieces that it is made of, in order."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(origin.config)
+        model = AutoModelForCausalLM.from_config(source.config)
     state = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    if origin.is_tied:
+    if source.is_tied:
         state.pop(UNEMBEDDING, None)
     found = _parts(model, list(pieces))
     for name, shape in state.items():
@@ -95,12 +95,12 @@ def _assembled(
         shapes = [pieces[part].source_shape for part in parts]
         if len(parts) == 1 and shapes != [shape]:
             raise InterpError(
-                f"{parts[0]} has shape {shapes[0]} in the files of {origin.name}, and {shape} by its config; restore "
+                f"{parts[0]} has shape {shapes[0]} in the files of {source.name}, and {shape} by its config; restore "
                 "the checkpoint"
             )
         fits = len(parts) == 1 or all(each[1:] == shape[2:] for each in shapes)
         if not fits or sum(map(prod, shapes)) != prod(shape):
-            raise Unknown(f"{name} is not in the files of {origin.name} as transformers has it in memory")
+            raise Unknown(f"{name} is not in the files of {source.name} as transformers has it in memory")
         yield name, shape, parts
 
 

@@ -1,38 +1,35 @@
-"""Card: the README.md of an exported checkpoint, as a Hugging Face model card.
+"""The README.md of an exported checkpoint, a Hugging Face model card.
 
-What was edited and how exactly, what the edit is for and what not, what was measured, and what nobody knows.
+It says what was edited and how exactly, what the edit is for, what was measured, and what is unknown.
 """
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from interp.editing.certificate.manifest import ExportManifest
 from interp.editing.certificate.record import Certificate
-from interp.editing.export.provenance import Release
 from interp.editing.fold.plan import MEANS, Plan, PlannedEdit
-from interp.interventions.recipe import Recipe
-from interp.models.identity import ModelReference
 
 _UNMEASURED = "It was written without loading the model, and nothing was measured: run `interp verify` on it."
 _MEASURED = (
-    "These figures say that the weights do what the recipe does. They do not say what the recipe does to the model's "
+    "These figures show that the weights do what the recipe does. They do not show what the recipe does to the model's "
     "behaviour: read the audit before use."
 )
 _UNAUDITED = (
-    "No audit went with this export, so nothing here says what the edit does to the model's behaviour, nor that the "
+    "No audit went with this export, so nothing here shows what the edit does to the model's behaviour, or that the "
     "checkpoint may be released. `interp audit` measures it and `interp gate` decides."
 )
-_LIMITS = (
+_LIMITATIONS = (
     "- Behaviours that were not measured may have changed, and so may measured ones on other prompts, in other "
-    "languages or behind other instructions.\n"
+    "languages or after other instructions.\n"
     "- What was removed from the weights can be trained back by whoever has them.\n"
     "- Quantising or fine-tuning the checkpoint voids the certificate: measure again afterwards.\n"
-    "- The licence and the limits of the base model hold for this one too."
+    "- The licence and the limitations of the base model apply to this one too."
 )
 
 
-def render_model_card(
-    recipe: Recipe, plan: Plan, base: ModelReference, certificate: Certificate | None, release: Release | None = None
-) -> str:
-    """The whole text, front matter included."""
+def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certificate: Certificate | None = None) -> str:
+    """The whole text, front matter included; `note` is the recipe's own description."""
+    base, release = manifest.base, manifest.release
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -42,20 +39,20 @@ def render_model_card(
     )
     sections = [
         f"# {base.name}, edited",
-        recipe.note,
+        note,
         "## What was edited",
         f"Made with interp from {base.name} (weights {base.digest[:12]}) by the recipe in `interp_recipe/` "
-        f"({recipe.digest[:12]}), folded into the weights:",
+        f"({manifest.recipe[:12]}), folded into the weights:",
         _table(["op", "where", "how exactly"], [[i.op, _places(i.sites), _exactly(i)] for i in plan.items]),
         "## Intended use",
-        "As the base model is used, where what the recipe removes is unwanted. It is no safeguard on its own: keep "
-        "those that the base model needs.",
+        "As the base model is used, where what the recipe removes is unwanted. It is not a safeguard on its own: keep "
+        "the safeguards that the base model needs.",
         "## Certificate",
         *_measured(certificate),
         "## Audit",
         release.section if release and release.section else _UNAUDITED,
         "## Limits",
-        _LIMITS,
+        _LIMITATIONS,
     ]
     body = "\n\n".join(section for section in sections if section)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))

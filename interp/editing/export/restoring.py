@@ -24,15 +24,15 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, write_json
-from interp.editing.certificate.replay import PATCH, ExportManifest
-from interp.editing.export.sources import WeightSource
+from interp.editing.certificate.manifest import PATCH, ExportManifest
+from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.tensor_difference import factors
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
 from interp.editing.fold.plan import Plan
 from interp.models.checkpoints.safetensors_file import TensorFile
 
 
-def write_patch(folder: Path, origin: WeightSource, plan: Plan) -> None:
+def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
     """Write the patch of a plan that `folder` has the result of. Raises where an edit has no low rank."""
     if plan.grown:
         raise InterpError("grafted neurons make tensors grow, for which there is no undo patch; keep the original")
@@ -40,7 +40,7 @@ def write_patch(folder: Path, origin: WeightSource, plan: Plan) -> None:
     for name, change in plan.changes.items():
         if name in plan.created:
             continue
-        original = origin.read(name)
+        original = source.read(name)
         kept = torch.float32 if original.element_size() == 2 else torch.float64
         if original.ndim == 1:
             tensors[f"{name}.difference"] = (original.double() - change.apply(original.double())).to(kept)
@@ -51,7 +51,7 @@ def write_patch(folder: Path, origin: WeightSource, plan: Plan) -> None:
         else:
             raise InterpError(f"{name} holds several experts, for which there is no undo patch; keep the original")
     dropped = [*plan.created, *([plan.unembedding] if plan.untie else [])]
-    metadata = {"format": "pt", "dropped": json.dumps(dropped), "config": json.dumps(origin.config_values)}
+    metadata = {"format": "pt", "dropped": json.dumps(dropped), "config": json.dumps(source.config_values)}
     save_file(tensors, folder / PATCH, metadata=metadata)
 
 
@@ -61,7 +61,7 @@ def undo(folder: str | Path, out: str | Path) -> None:
     if not (path / PATCH).is_file():
         raise InterpError(f"{path}: no {PATCH} in it, so the edit can't be undone; export with undo to have one")
     ExportManifest.at(path).check_files(path)
-    patch, edited = TensorFile.open(path / PATCH), WeightSource.of(path)
+    patch, edited = TensorFile.open(path / PATCH), open_source(path)
     edited.refuse_overlap(Path(out))
     with new_folder(out) as staging:
         write_weights(cut_shards(_restored(edited, patch), None), staging)

@@ -1,15 +1,15 @@
-"""Origin: what an export is made from, be it a checkpoint on disk or a model in memory.
+"""Where the weights of an export come from: a checkpoint on disk or at a URL, or a model in memory.
 
-Of a checkpoint no model is made for this: its config, the headers of its weight files and what lies beside them tell
-all that an edit has to know.
+No model is made of a checkpoint: its config, the headers of its weight files and the files next to them tell all that a
+fold has to know. The files that accompany the weights (tokenizer, generation settings, licence) are copied, except
+config.json, which the fold may change.
 
-Companions: what lies beside a checkpoint's weights and goes along with them, but for config.json, which may change.
-
-A file that is a link to another folder is refused: what is beside the weights is published with them. The Hugging Face
-cache alone keeps files in a folder of its own and links to them.
+A file that links out of the checkpoint's folder is refused, since what is copied is published with the weights. Only
+the Hugging Face cache keeps files elsewhere and links to them.
 """
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,6 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.files import write_json
 from interp.editing.certificate.writer_check import require_writer_check
-from interp.editing.export import sources
 from interp.editing.export.weight_writer import TensorPiece
 from interp.editing.fold.ablation import unit_width
 from interp.editing.fold.plan import Plan
@@ -31,7 +30,8 @@ from interp.editing.fold.steps import UNEMBEDDING
 from interp.models.architectures.table import architecture_of_type, known_architectures, was_recognised
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint, inside
-from interp.models.checkpoints.dequantising import dequantise, unsupported_reason
+from interp.models.checkpoints.dequantising import dequantise as dequantised
+from interp.models.checkpoints.dequantising import unsupported_reason
 from interp.models.checkpoints.remote_files import RemoteFile, is_remote
 from interp.models.checkpoints.safetensors_file import DTYPES, dtype_name
 from interp.models.hooked import HookedModel
@@ -39,91 +39,89 @@ from interp.models.identity import ModelReference
 from interp.models.loading import is_gguf, load, locate
 from interp.models.sites import Site
 
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+)
+
 
 @dataclass(frozen=True, eq=False)
-class WeightSource:
-    """A checkpoint on disk, or a model in memory; `name` is what the user called it by."""
+class WeightSource(ABC):
+    """The weights that an export starts from: a `CheckpointSource` or a `ModelSource`.
+
+    `name` is what the user called it. `loaded` is the type that the weights have in memory; None for a checkpoint.
+    `path` is where the source can be found again; None for a model that exists only in memory. `folder` must not be
+    written into.
+    """
 
     name: str
-    checkpoint: Checkpoint | None
-    model: HookedModel | None
-    dequantise: bool = False
+    loaded: str | None
+    path: str | None
+    folder: str | Path | None
 
-    @classmethod
-    def of(cls, source: str | Path | HookedModel, dequantise: bool = False) -> "WeightSource":
-        """Check a source. GGUF files are dequantised into memory; what else is quantised, tensor by tensor if asked."""
-        if is_gguf(source):
-            source = load(source)
-        if isinstance(source, HookedModel):
-            return cls(source.name, None, source)
-        checkpoint = Checkpoint.open(source if is_remote(source) else locate(source))
-        if "text_config" in checkpoint.config:
-            raise InterpError(
-                f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
-                "interp.load(…) of it to export its language model as a text-only checkpoint"
-            )
-        quantised = checkpoint.config.get("quantization_config") or {}
-        if not isinstance(quantised, dict) or not isinstance(checkpoint.config.get("model_type"), str):
-            raise InterpError(
-                f"{source}: its config.json has model_type {checkpoint.config.get('model_type')!r} and "
-                f"quantization_config {str(quantised)[:40]!r}; expected a name, and an object if anything"
-            )
-        if quantised and not dequantise:
-            raise unsupported_reason(str(source), quantised.get("quant_method", "unknown"))
-        return cls(str(source), checkpoint, None, bool(quantised))
-
-    @cached_property
+    @property
+    @abstractmethod
     def config(self) -> Any:
         """The Hugging Face config."""
-        if self.model:
-            return self.model.config
-        from transformers import AutoConfig
 
-        try:
-            return AutoConfig.from_pretrained(self._folder, local_files_only=True)
-        except Exception as problem:  # what a malformed config makes of transformers is no one type
-            reason = " ".join(str(problem).split())
-            raise InterpError(f"{self.name}: transformers can't read its config.json ({reason[:200]})") from problem
+    @property
+    @abstractmethod
+    def config_values(self) -> dict[str, Any]:
+        """config.json as plain values."""
+
+    @property
+    @abstractmethod
+    def files(self) -> list[list[TensorPiece]]:
+        """Every tensor as it is, file by file, under the name that transformers gives it."""
+
+    @abstractmethod
+    def load_model(self) -> HookedModel:
+        """The model, with hooks."""
+
+    @abstractmethod
+    def reference(self, made_for: ModelReference | None) -> ModelReference:
+        """The model as a recipe that was made for `made_for` refers to it."""
+
+    @abstractmethod
+    def require_known_writers(self) -> None:
+        """Raise unless the table of writers holds for it, without loading a model."""
+
+    @abstractmethod
+    def _write_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, and the other files that accompany the weights except config.json."""
+
+    @property
+    def stamp(self) -> list[object]:
+        """Values that change when the files do; empty for a model in memory."""
+        return []
 
     @property
     def model_type(self) -> str:
         """As config.json names it."""
-        return str(self.config.model_type if self.model else self._opened.config["model_type"])
+        return str(self.config_values["model_type"])
 
     @property
     def is_written_down(self) -> bool:
-        """Whether its architecture is one of the table's, not one to be recognised by trying."""
+        """Whether its architecture is in the table, and was not recognised by trying."""
         return self.model_type in known_architectures() and not was_recognised(self.model_type)
 
     def require_row(self) -> None:
-        """Have a row of the table for its type, proved: of one that is not written down, the model is loaded for it."""
+        """Have a row of the table for its type; a type that is not written down is loaded and checked for it."""
         if not self.is_written_down:
-            require_writer_check(self.model or load(self.name))
-
-    @property
-    def loaded(self) -> str | None:
-        """The type that a model in memory has; None for a checkpoint on disk."""
-        return str(self.model.dtype).removeprefix("torch.") if self.model else None
+            require_writer_check(self.load_model())
 
     @property
     def is_tied(self) -> bool:
         """Whether the unembedding is the table of token embeddings."""
         return bool(self.config.tie_word_embeddings)
-
-    @cached_property
-    def files(self) -> list[list[TensorPiece]]:
-        """Every tensor as it is, file by file, by the name that transformers gives it."""
-        if self.checkpoint:
-            opened = dequantise(self.checkpoint) if self.dequantise else self.checkpoint.sources
-            return [
-                [TensorPiece(self._full_name(name), source[1].dtype, source) for name, source in file.items()]
-                for file in opened
-                if file
-            ]
-        state = self._held.hf.state_dict()
-        if self.is_tied:
-            state.pop(UNEMBEDDING, None)
-        return [[TensorPiece(name, dtype_name(x.dtype), x) for name, x in state.items()]]
 
     @property
     def names(self) -> list[str]:
@@ -136,7 +134,7 @@ class WeightSource:
         return source if isinstance(source, Tensor) else source[0].read_entry(source[1])
 
     def reader(self, dtype: torch.dtype | None) -> Callable[[str], Tensor]:
-        """`read` of what will be written: a fold has to go by the gains that the norms will have."""
+        """`read` of what will be written: a fold depends on the gains that the norms will have."""
 
         def read(name: str) -> Tensor:
             tensor = self.read(name)
@@ -148,15 +146,15 @@ class WeightSource:
         """The pieces to write, file by file: edited, cast, with a table that is untied and biases that are created."""
         self.require_fit(plan)
         for file in self.files:
-            made = []
+            pieces = []
             for piece in file:
-                wanted = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
-                made.append(_changed(replace(piece, dtype=wanted), plan))
+                kind = dtype_name(dtype) if dtype and DTYPES[piece.dtype].is_floating_point else piece.dtype
+                pieces.append(_changed(replace(piece, dtype=kind), plan))
                 if piece.name == plan.untie:
-                    made.append(replace(piece, name=plan.unembedding, dtype=wanted))
+                    pieces.append(replace(piece, name=plan.unembedding, dtype=kind))
                 for bias in (name for name, weight in plan.created.items() if weight == piece.name):
-                    made.append(_changed(TensorPiece(bias, wanted, torch.zeros(piece.shape[0])), plan))
-            yield made
+                    pieces.append(_changed(TensorPiece(bias, kind, torch.zeros(piece.shape[0])), plan))
+            yield pieces
 
     def require_fit(self, plan: Plan) -> None:
         """Raise for a tensor that a plan changes and whose shape is not what the config says of it."""
@@ -172,92 +170,190 @@ class WeightSource:
                     f"{width}, {heads} heads); restore the checkpoint"
                 )
 
+    def refuse_overlap(self, out: Path) -> None:
+        """Raise if the output would be the source's folder or inside it."""
+        if self.folder is None:
+            return
+        source, target = Path(self.folder).resolve(), out.resolve()
+        if target == source or source in target.parents:
+            raise InterpError(f"{out} is the model's own folder or inside it; choose another output folder")
+
+    def write_companions(self, folder: Path, changed: dict[str, Any]) -> None:
+        """Write the tokenizer and its like as they are, and config.json with what the edit changes in it."""
+        self._write_tokenizer(folder)
+        config = self.config_values
+        if "dtype" in changed:
+            config.pop("torch_dtype", None)
+        write_json(folder / "config.json", config | changed)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointSource(WeightSource):
+    """A checkpoint whose tensors are read one by one; with `dequantise`, as bfloat16."""
+
+    checkpoint: Checkpoint
+    dequantise: bool
+
+    @cached_property
+    def config(self) -> Any:
+        """As transformers reads it; raises where it can't."""
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.checkpoint.folder, local_files_only=True)
+        except Exception as problem:  # transformers raises errors of many types for a malformed config
+            reason = " ".join(str(problem).split())
+            raise InterpError(f"{self.name}: transformers can't read its config.json ({reason[:200]})") from problem
+
+    @property
+    def config_values(self) -> dict[str, Any]:
+        """As stored, or of the dequantised checkpoint."""
+        if not self.dequantise:
+            return dict(self.checkpoint.config)
+        gone = ("quantization_config", "torch_dtype")
+        return {k: x for k, x in self.checkpoint.config.items() if k not in gone} | {"dtype": "bfloat16"}
+
+    @cached_property
+    def files(self) -> list[list[TensorPiece]]:
+        """As the files are cut."""
+        opened = dequantised(self.checkpoint) if self.dequantise else self.checkpoint.sources
+        # Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load.
+        prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
+        missing = "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
+        return [
+            [
+                TensorPiece(name if name == UNEMBEDDING else missing + name, source[1].dtype, source)
+                for name, source in file.items()
+            ]
+            for file in opened
+            if file
+        ]
+
+    @property
+    def stamp(self) -> list[object]:
+        """Names or URLs, sizes and times of the weight files."""
+        return [_stamp(file) for file in self.checkpoint.files]
+
+    def load_model(self) -> HookedModel:
+        """Load the checkpoint."""
+        return load(self.name, dtype="bfloat16" if self.dequantise else None)
+
     def reference(self, made_for: ModelReference | None) -> ModelReference:
-        """The model, with the digest of the one that a recipe was made for, as far as shape and type can tell."""
+        """As far as type and shape can tell, with the digest of the model that the recipe was made for."""
         if made_for and made_for.model_type != self.config.model_type:
             raise InterpError(
                 f"the recipe was made for {made_for.name}, a {made_for.model_type}, but {self.name} is a "
                 f"{self.config.model_type}; make one for this model"
             )
-        named = Path(self.name).name
         return ModelReference(
-            name=named,
+            name=Path(self.name).name,
             digest=made_for.digest if made_for else "",
             model_type=self.config.model_type,
             d_model=self.config.hidden_size,
             n_layers=self.config.num_hidden_layers,
         )
 
-    @property
-    def source(self) -> str | None:
-        """Where it can be found again; None for a model that was only ever in memory."""
-        if self.model:
-            return self.model.source
-        return str(Path(self.name).expanduser().resolve()) if Path(self.name).expanduser().is_dir() else self.name
+    def require_known_writers(self) -> None:
+        """Refuse a type that is not written down."""
+        if not self.is_written_down:
+            raise InterpError(
+                f"{self.model_type} is not among the architectures that are written down, and for others only a loaded "
+                "model shows what writes its residual stream; export it without streaming"
+            )
+
+    def _write_tokenizer(self, folder: Path) -> None:
+        source = self.checkpoint.folder
+        for pattern in _COMPANIONS:
+            for file in sorted(source.glob(pattern)):
+                if not file.is_dir():
+                    name = str(file.relative_to(source))
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(inside(source, name), folder / name)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSource(WeightSource):
+    """A model in memory, whose tensors are exported in the type that they have there."""
+
+    model: HookedModel
 
     @property
-    def stamp(self) -> list[object]:
-        """What changes when the files do; nothing for a model in memory."""
-        return [_stamp(file) for file in self.checkpoint.files] if self.checkpoint else []
-
-    def refuse_overlap(self, out: Path) -> None:
-        """Raise if the output would be the source's folder or in it."""
-        folder = self.checkpoint.folder if self.checkpoint else self.model and self.model.source
-        if not folder:
-            return
-        source, target = Path(folder).resolve(), out.resolve()
-        if target == source or source in target.parents:
-            raise InterpError(f"{out} is the model's own folder or inside it; choose another output folder")
-
-    def write_companions(self, folder: Path, changed: dict[str, Any]) -> None:
-        """Config and tokenizer: copied as they are, but for what the edit changes in the config."""
-        config = self.config_values
-        if self.checkpoint:
-            sources.copy(self._folder, folder)
-        else:
-            sources.save(self._held, folder)
-        if "dtype" in changed:
-            config.pop("torch_dtype", None)
-        write_json(folder / "config.json", config | changed)
+    def config(self) -> Any:
+        """The model's."""
+        return self.model.config
 
     @property
     def config_values(self) -> dict[str, Any]:
-        """config.json as plain values."""
-        if self.checkpoint and self.dequantise:
-            gone = ("quantization_config", "torch_dtype")
-            return {k: x for k, x in self.checkpoint.config.items() if k not in gone} | {"dtype": "bfloat16"}
-        if self.checkpoint:
-            return dict(self.checkpoint.config)
-        base = self._held
-        own = {"architectures": [type(base.hf).__name__], "dtype": str(base.dtype).removeprefix("torch.")}
+        """As transformers would save it."""
+        base = self.model
+        own = {"architectures": [type(base.hf).__name__], "dtype": self.loaded}
         return base.config.to_diff_dict() | own
 
-    @property
-    def _held(self) -> HookedModel:
-        if self.model is None:
-            raise InterpError(f"{self.name} is on disk, not in memory")
+    @cached_property
+    def files(self) -> list[list[TensorPiece]]:
+        """The state dict as one file."""
+        state = self.model.hf.state_dict()
+        if self.is_tied:
+            state.pop(UNEMBEDDING, None)
+        return [[TensorPiece(name, dtype_name(x.dtype), x) for name, x in state.items()]]
+
+    def load_model(self) -> HookedModel:
+        """The model itself."""
         return self.model
 
-    @property
-    def _opened(self) -> Checkpoint:
-        if self.checkpoint is None:
-            raise InterpError(f"{self.name} is in memory, not on disk")
-        return self.checkpoint
+    def reference(self, made_for: ModelReference | None) -> ModelReference:
+        """The model's own, whatever the recipe was made for."""
+        return self.model.reference
 
-    @property
-    def _folder(self) -> Path:
-        return self._opened.folder
+    def require_known_writers(self) -> None:
+        """Run the writer check on the model."""
+        require_writer_check(self.model)
 
-    def _full_name(self, name: str) -> str:
-        """Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load."""
-        return name if name == UNEMBEDDING else self._missing_prefix + name
+    def _write_tokenizer(self, folder: Path) -> None:
+        if self.model.hf.generation_config is not None:
+            # Its own save refuses settings that it loads: a temperature without sampling, say.
+            write_json(folder / "generation_config.json", self.model.hf.generation_config.to_diff_dict())
+        if self.model.tokenizer is not None:
+            tokenizer = deepcopy(self.model.tokenizer)
+            if tokenizer.is_fast:  # it keeps how the last call padded and cut, which is not part of the model
+                tokenizer.backend_tokenizer.no_padding()
+                tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.save_pretrained(folder)
 
-    @cached_property
-    def _missing_prefix(self) -> str:
-        if self.checkpoint is None:
-            return ""
-        prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
-        return "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
+
+def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> WeightSource:
+    """Open and check a source of weights.
+
+    Args:
+        source: A model in memory, a local folder, a hub id or a URL. A GGUF file is dequantised into memory.
+        dequantise: Read an fp8 or MXFP4 checkpoint as bfloat16, tensor by tensor; it is refused otherwise.
+
+    Raises:
+        InterpError: The checkpoint is multimodal, quantised in a way that is not read, or has a broken config.
+    """
+    if is_gguf(source):
+        source = load(source)
+    if isinstance(source, HookedModel):
+        kind = str(source.dtype).removeprefix("torch.")
+        return ModelSource(source.name, kind, source.source, source.source, source)
+    checkpoint = Checkpoint.open(source if is_remote(source) else locate(source))
+    config, model_type = checkpoint.config, checkpoint.config.get("model_type")
+    if "text_config" in config:
+        raise InterpError(
+            f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
+            "interp.load(…) of it to export its language model as a text-only checkpoint"
+        )
+    quantised = config.get("quantization_config") or {}
+    if not isinstance(quantised, dict) or not isinstance(model_type, str):
+        raise InterpError(
+            f"{source}: its config.json has model_type {model_type!r} and quantization_config {str(quantised)[:40]!r}; "
+            "expected a name, and an object if anything"
+        )
+    if quantised and not dequantise:
+        raise unsupported_reason(str(source), quantised.get("quant_method", "unknown"))
+    folder = Path(source).expanduser()
+    path = str(folder.resolve()) if folder.is_dir() else str(source)
+    return CheckpointSource(str(source), None, path, checkpoint.folder, checkpoint, bool(quantised))
 
 
 def _stamp(file: Path | RemoteFile) -> list[object]:
@@ -277,42 +373,3 @@ def _changed(piece: TensorPiece, plan: Plan) -> TensorPiece:
 
 def _in_place(plan: Plan, name: str, tensor: Tensor) -> Tensor:
     return plan.apply(name, tensor, out=tensor)
-
-
-_PATTERNS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "additional_chat_templates/*.jinja",
-    "LICENSE*",
-    "NOTICE*",
-)
-
-
-def copy(source: Path, folder: Path) -> None:
-    """Copy those of a checkpoint's folder. Raises for a link that leads out of it."""
-    for name in _names(source):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(inside(source, name), folder / name)
-
-
-def save(model: HookedModel, folder: Path) -> None:
-    """Write those of a model in memory."""
-    if model.hf.generation_config is not None:
-        # Its own save refuses settings that it loads: a temperature without sampling, say.
-        write_json(folder / "generation_config.json", model.hf.generation_config.to_diff_dict())
-    if model.tokenizer is not None:
-        tokenizer = deepcopy(model.tokenizer)
-        if tokenizer.is_fast:  # keeps how the last call padded and cut, which is no part of the model
-            tokenizer.backend_tokenizer.no_padding()
-            tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.save_pretrained(folder)
-
-
-def _names(source: Path) -> Iterator[str]:
-    for pattern in _PATTERNS:
-        yield from (str(file.relative_to(source)) for file in sorted(source.glob(pattern)) if not file.is_dir())

@@ -152,10 +152,18 @@ class MapChange:
             out.narrow(axis, offset, count).copy_(self._narrowed(wide, out.dtype))
         return out
 
-    @property
-    def holds_constants(self) -> bool:
-        """Whether each of the tensor's rows is added to the stream as it is."""
-        return self.layout in ("table", "bias")
+    def magnitude(self, tensor: Tensor) -> Tensor:
+        """A bound on the vectors that are summed on the way, before and after each map; for bounds on rounding."""
+        axis = -2 if self.layout == "out_in" and tensor.ndim > 1 else -1
+        size = tensor.double().norm(dim=axis, keepdim=True)
+        constants = [edit.constant for edit in self.maps] if self.layout in ("table", "bias") else []
+        size = size + sum(float(vector.double().norm()) for vector in (self.first, *constants) if vector is not None)
+        if self.added is not None:
+            left, right = (factor.double() for factor in self.added)
+            size = size + left.norm(dim=1)[:, None] * right.norm(dim=0)
+        for edit in self.maps:
+            size = size * (1.0 + float((edit.read.double().norm(dim=-1) * edit.write.double().norm(dim=-1)).sum()))
+        return size
 
     @property
     def _written(self) -> int:
@@ -195,7 +203,7 @@ class MapChange:
             wide.addmm_(*((write.T, along) if self._written == -2 else (along, write)), alpha=-1)
         elif along is not None:
             wide -= write.T @ along if self._written == -2 else along @ write
-        if edit.constant is not None and self.holds_constants:
+        if edit.constant is not None and self.layout in ("table", "bias"):
             wide += edit.constant.to(wide)
 
     def _narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:

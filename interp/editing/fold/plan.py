@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from interp.core.display import html_table
-from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
+from interp.editing.fold.rounding import SIXTEEN_BITS
 from interp.editing.fold.transcoder_neurons import Growth
 from interp.editing.options import FoldOptions
 
 Status = Literal["exact", "scale", "approximate", "refused"]
+_ROOM = 8.0  # by how much rounding may exceed one unit of a whole vector (`interp.editing.fold.rounding`)
 STATUSES: tuple[Status, ...] = ("exact", "scale", "approximate", "refused")
 MEANS = {
     "exact": "exact",
@@ -77,15 +78,17 @@ class Plan:
         """The shape of what becomes of a tensor of a shape."""
         return self.grown[name].shape(shape) if name in self.grown else shape
 
-    def axis(self, name: str, ndim: int) -> int:
-        """The axis along which a tensor of so many dimensions can be read, edited and written in pieces."""
-        return self.changes[name].axis(ndim) if name in self.changes else 0
+    def rounding_reach(self, name: str, base: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """By how much another order of summation may move entries of an edited tensor, in the type computed in."""
+        change = self.changes.get(name)
+        if change is None or not dtype.is_floating_point:
+            return 0.0
+        eps = torch.finfo(torch.float32 if dtype in SIXTEEN_BITS else torch.float64).eps
+        return _ROOM * eps * change.magnitude(expected if name in self.grown else base)
 
-    def create(self, name: str, weight: Tensor) -> Tensor:
-        """A new bias, given the weight that `created` names for it."""
-        if name not in self.created:
-            raise InterpError(f"{name} is not among the tensors that this plan creates; expected one of plan.created")
-        return self.apply(name, torch.zeros(len(weight), dtype=weight.dtype))
+    def allowed_units(self, name: str) -> float:
+        """How many rounding units two machines may be apart: compensation first shifts an entry by half a unit."""
+        return 2.0 if name in self.changes and self.changes[name].compensate else 1.0
 
     @property
     def status(self) -> Status:

@@ -17,7 +17,7 @@ from interp.auditing.policy.schema import Policy
 from interp.auditing.statistics.comparison import compare
 from interp.cli.app import app
 from interp.core.files import sha256_file
-from interp.editing.certificate.replay import ExportManifest
+from interp.editing.certificate.manifest import ExportManifest
 from interp.editing.options import FoldOptions
 
 RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))])

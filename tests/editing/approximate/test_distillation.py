@@ -16,7 +16,7 @@ from interp.cli import app
 from interp.core.files import sha256_file
 from interp.editing.approximate.distillation import distil
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
-from interp.editing.certificate.replay import MANIFEST
+from interp.editing.certificate.manifest import MANIFEST
 from interp.editing.certificate.verifier import verify
 from interp.editing.export.adapter import LoraAdapter, export_adapter
 from interp.editing.export.exporter import export

@@ -12,7 +12,7 @@ import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.cli.app import app
 from interp.core.files import read_json, sha256_file, write_json
-from interp.editing.certificate.replay import MANIFEST
+from interp.editing.certificate.manifest import MANIFEST
 from interp.editing.fold import steps
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.post_norm import Gains

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import interp
 from interp import Add, InterpError, Project, Recipe
+from interp.editing import dry_run, export_streamed
+from interp.editing.fold import steps
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import fold
 from interp.models.checkpoints.checkpoint import Checkpoint
@@ -282,3 +284,29 @@ def test_verify_finds_weights_that_do_not_do_what_the_recipe_says(saved, tmp_pat
         interp.verify(out)
     with pytest.raises(InterpError, match=r"embed_tokens\.weight is not what the recipe makes of the base"):
         interp.verify(out, base=interp.load(source))
+
+
+@pytest.fixture
+def plannings(monkeypatch):
+    """How often a fold is computed."""
+    counted, plan = [], steps._Folding.plan
+
+    def counting(folding, tied):
+        counted.append(folding)
+        return plan(folding, tied)
+
+    monkeypatch.setattr(steps._Folding, "plan", counting)
+    return counted
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "smollm3"])
+def test_a_fold_is_planned_once(saved, tmp_path, plannings, name):
+    """Also where transformers stacks a file's experts in memory, and where a tied table is parted."""
+    source = saved(name)
+    assert interp.export(ablation(), source, tmp_path / "out").faithful
+    assert len(plannings) == 1
+    assert interp.verify(tmp_path / "out").faithful
+    assert len(plannings) == 2, "control: verifying a folder plans it once, too"
+    export_streamed(ablation(), source, tmp_path / "streamed", undo=name != "mixtral", dtype="bfloat16")
+    dry_run(ablation(), source)
+    assert len(plannings) == 4

@@ -12,16 +12,16 @@ import interp
 from interp import InterpError, Project, Recipe
 from interp.core.digests import tensors_digest
 from interp.directions.direction import Direction
-from interp.editing.certificate.replay import ExportManifest
+from interp.editing.certificate.manifest import ExportManifest
 from interp.editing.export.exporter import export_streamed
 from interp.editing.export.identity import checkpoint_digest
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import open_source
 
 ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 
 
 def told(folder):
-    origin = WeightSource.of(folder)
+    origin = open_source(folder)
     return checkpoint_digest(origin, {piece.name: piece for file in origin.files for piece in file})
 
 

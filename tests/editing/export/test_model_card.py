@@ -6,8 +6,7 @@ from huggingface_hub import ModelCard
 
 import interp
 from interp import InterpError, Project, Recipe
-from interp.editing.certificate.replay import ExportManifest
-from interp.editing.export.provenance import Release
+from interp.editing.certificate.manifest import ExportManifest, Release
 from interp.editing.options import FoldOptions
 
 RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))], note="Removes nothing in particular.")

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM
 
 import interp
 from interp import Add, InterpError, Project, Recipe
-from interp.editing.certificate.replay import PATCH
+from interp.editing.certificate.manifest import PATCH
 from interp.editing.export.adapter import LoraAdapter, export_adapter
 from interp.editing.export.control_vector import export_control_vector, read_control_vector
 from interp.editing.export.exporter import export_streamed
 from interp.editing.export.restoring import undo
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import open_source
 from interp.editing.export.tensor_difference import factors
 from interp.editing.fold.steps import fold
 from interp.editing.options import FoldOptions
@@ -111,7 +111,7 @@ def test_what_can_not_be_undone_says_so(saved, tiny, tmp_path):
     export_streamed(PROJECT, source, tmp_path / "edited")
     with pytest.raises(InterpError, match=r"no interp_undo\.safetensors in it"):
         undo(tmp_path / "edited", tmp_path / "again")
-    origin = WeightSource.of(source)
+    origin = open_source(source)
     plan = fold(
         PROJECT,
         origin.config,

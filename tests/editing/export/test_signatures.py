@@ -8,7 +8,7 @@ import torch
 
 import interp
 from interp import InterpError, Project, Recipe
-from interp.editing.certificate.replay import ExportManifest
+from interp.editing.certificate.manifest import ExportManifest
 from interp.editing.certificate.verifier import verify
 from interp.editing.export.exporter import export_streamed
 from interp.editing.export.signatures import SIGNATURE, read_signature

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 import interp
 from interp import InterpError, Project, Recipe
 from interp.core import files
-from interp.editing.certificate.replay import MANIFEST, replay
+from interp.editing.certificate.manifest import MANIFEST
+from interp.editing.certificate.replay import replay
 from interp.editing.certificate.verifier import verify
 from interp.editing.export.exporter import export_streamed
 from interp.models.checkpoints.checkpoint import Checkpoint

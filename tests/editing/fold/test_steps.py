@@ -72,7 +72,7 @@ def test_pieces_of_a_tensor_are_edited_like_the_whole(tiny):
         plan = planned(model, recipe)
         for tensor in plan.changes:
             whole = on_disk(model)[0][tensor]
-            axis = plan.axis(tensor, whole.ndim)
+            axis = plan.changes[tensor].axis(whole.ndim)
             parts = whole.split(max(1, whole.shape[axis] // 3), axis)
             starts = [sum(p.shape[axis] for p in parts[:n]) for n in range(len(parts))]
             if whole.ndim == 1:

@@ -14,7 +14,7 @@ from interp.editing.certificate.replay import replay
 from interp.editing.certificate.verifier import verify
 from interp.editing.export.exporter import dry_run, export_streamed
 from interp.editing.export.identity import checkpoint_digest
-from interp.editing.export.sources import WeightSource
+from interp.editing.export.sources import open_source
 from interp.editing.export.weight_writer import compute_shard
 from interp.editing.options import FoldOptions
 
@@ -41,7 +41,7 @@ def rewritten(model, folder, settings, change):
 
 
 def plain(folder):
-    return {piece.name: compute_shard(piece) for file in WeightSource.of(folder, True).files for piece in file}
+    return {piece.name: compute_shard(piece) for file in open_source(folder, True).files for piece in file}
 
 
 def made_fp8(model, folder, kind, block=24):
@@ -153,7 +153,7 @@ def test_an_export_is_that_of_the_plain_checkpoint(kind, tmp_path, request, tiny
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert replay(tmp_path / "out").units == 0
     assert verify(tmp_path / "out").faithful
-    origin = WeightSource.of(folder, True)
+    origin = open_source(folder, True)
     pieces = {piece.name: piece for file in origin.files for piece in file}
     assert checkpoint_digest(origin, pieces) == interp.load(folder, dtype="bfloat16").digest, "recipes know it by this"
     assert interp.export(RECIPE, folder, tmp_path / "loaded", fold=DEQUANTISE).faithful

@@ -1,0 +1,163 @@
+"""The manifest of an exported folder: what it was made from, how, and the SHA-256 of each of its files.
+
+The names of the files that an export writes next to the weights are here, too. The settings and the release decision
+that the manifest holds are those that the provenance statement and the model card tell.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from interp.core.config import Config
+from interp.core.digests import versions
+from interp.core.dtypes import dtype_of
+from interp.core.errors import InterpError
+from interp.core.files import KEY, read_json, sha256_file, write_json
+from interp.editing.approximate.low_rank_factors import FACTORS, Distillation
+from interp.editing.export.signatures import SIGNATURE
+from interp.editing.fold.plan import MEANS, Plan, Status
+from interp.editing.options import ExportOptions, FoldOptions
+from interp.models.checkpoints.checkpoint import INDEX
+from interp.models.identity import ModelReference
+
+MANIFEST = "interp_manifest.json"
+RECIPE = "interp_recipe"
+CERTIFICATE = "interp_certificate.json"
+PROBES = "interp_probes.safetensors"
+PATCH = "interp_undo.safetensors"
+PROVENANCE = "interp_provenance.json"
+CARD = "README.md"
+# What an export writes next to weights, recipe and what the base has.
+WRITTEN = (INDEX, CERTIFICATE, FACTORS, PROVENANCE, CARD, PROBES, PATCH)
+
+
+class ExportSettings(Config):
+    """How a recipe was folded: `FoldOptions`, and the type that the weights were cast to.
+
+    `loaded` is the type that the base had in memory, where it was not read from its files. `distilled` records how the
+    factors were trained that were merged in place of a fold, where there are any.
+    """
+
+    dtype: str | None = None
+    loaded: str | None = None
+    approximate: bool = False
+    rehost: bool = False
+    leave_embedding: bool = False
+    keep_norms: bool = False
+    compensate: bool = False
+    sharpness: float = 256.0
+    dequantise: bool = False
+    distilled: Distillation | None = None
+
+    @classmethod
+    def used(
+        cls, options: ExportOptions, loaded: str | None, distilled: Distillation | None = None
+    ) -> "ExportSettings":
+        """Those of an export whose base was in memory in the type `loaded`, if it was."""
+        return cls(dtype=options.dtype, loaded=loaded, distilled=distilled, **dict(options.fold))
+
+    @property
+    def fold(self) -> FoldOptions:
+        """As `fold` takes them."""
+        return FoldOptions(**{name: getattr(self, name) for name in FoldOptions.model_fields})
+
+    @property
+    def cast(self) -> torch.dtype | None:
+        """The type, if any."""
+        return dtype_of(self.dtype) if self.dtype else None
+
+    def config(self, plan: Plan) -> dict[str, Any]:
+        """What of config.json is changed."""
+        return dict(plan.config) | ({"dtype": self.dtype} if self.dtype else {})
+
+
+class Release(Config):
+    """What was decided, on what.
+
+    `base` is the digest of the model's weights before the edit, `settings` that of what else decides its output.
+    `section` is for the model card: Markdown, not kept in the manifest.
+    """
+
+    outcome: str
+    tier: str = ""
+    policy: str
+    policy_sha256: str
+    audit_sha256: str
+    base: str
+    settings: str = ""
+    recipe: str
+    reasons: tuple[str, ...] = Field((), strict=False)
+    safeguards: tuple[str, ...] = Field((), strict=False)
+    section: str = Field("", exclude=True)
+
+    def check(self, recipe: str, base: ModelReference, status: Status) -> None:
+        """Raise unless it lets this recipe's exact fold into this model go out."""
+        if self.outcome != "allow":
+            raise InterpError(f"the policy's decision is {self.outcome!r}; only what is allowed is exported")
+        if self.recipe != recipe:
+            raise InterpError(
+                f"the decision is on recipe {self.recipe[:12] or 'unknown'}, but this one is {recipe[:12]}: can't "
+                "tell; audit this recipe"
+            )
+        if self.base != base.digest:
+            raise InterpError(
+                f"the decision is on a model with weights {self.base[:12]}, but {base.name} has weights "
+                f"{base.digest[:12]}: can't tell; audit the recipe on this model"
+            )
+        if self.settings != base.settings:
+            raise InterpError(
+                f"the decision is on a model with settings {self.settings[:12] or 'unknown'} (config, tokenizer, chat "
+                f"template), but {base.name} has {base.settings[:12]}: can't tell; audit the recipe on this model"
+            )
+        if status != "exact":
+            raise InterpError(
+                f"the recipe folds into this model {MEANS[status]}, so what was audited is not what would be written: "
+                "can't tell; export without --require, audit that checkpoint, and put it to interp gate --checkpoint"
+            )
+
+
+class ExportManifest(Config):
+    """What an export was made from and how, and the SHA-256 of each of its files.
+
+    `source` is where the base came from, `status` how exact the fold is, `release` the decision that let it go out, if
+    one was asked for.
+    """
+
+    base: ModelReference
+    source: str | None
+    recipe: str
+    made: ExportSettings = ExportSettings()
+    status: Status = "exact"
+    files: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=versions)
+    release: Release | None = None
+
+    @classmethod
+    def at(cls, folder: Path) -> "ExportManifest":
+        """Read it. Raises where the folder has none."""
+        if not (folder / MANIFEST).is_file():
+            raise InterpError(f"{folder}: no {MANIFEST} in it; expected a folder written by interp export")
+        return cls.parse(read_json(folder / MANIFEST), str(folder / MANIFEST))
+
+    def check_files(self, folder: Path) -> None:
+        """Raise, by its name, for a file that is missing, changed or added."""
+        # A link to a folder is one more file: nothing in it would be looked at.
+        found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_symlink() or not f.is_dir()}
+        found -= {MANIFEST, SIGNATURE}  # which covers the manifest, and is checked on its own (`sign`)
+        for name in sorted({*self.files, *found}):
+            if name not in self.files:
+                raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")
+            if name not in found or not (folder / name).is_file():
+                raise InterpError(f"{folder / name}: missing; the export had it")
+            if sha256_file(folder / name) != self.files[name]:
+                raise InterpError(f"{folder / name}: changed after the export (SHA-256 differs from the manifest)")
+
+    def sealed(self, folder: Path, weights: dict[str, str]) -> "ExportManifest":
+        """The manifest with the digest of every file in a folder, written into it; those of the weights are known."""
+        rest = [file for file in folder.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
+        digests = weights | {str(file.relative_to(folder)): sha256_file(file) for file in rest}
+        sealed = self.model_copy(update={"files": digests})
+        write_json(folder / MANIFEST, sealed.model_dump())
+        return sealed
