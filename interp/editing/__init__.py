@@ -1,4 +1,13 @@
-"""Editing: a recipe folded into weights, the folder that transformers loads, the certificate that both agree."""
+"""Editing: write a recipe into a model's weights, and prove that the weights do what the recipe's hooks do.
+
+In reading order:
+
+- `options`: what a user can choose about a fold and an export.
+- `fold`: a recipe as changes of tensors, exact or refused with the reason.
+- `approximate`: what replaces a recipe that does not fold.
+- `certificate`: what was measured between the hooked model and the exported one, and how it is verified.
+- `export`: the folder that transformers loads, an adapter, a control vector, and the way back.
+"""
 
 from interp.core.lazy import lazy_exports
 

@@ -11,7 +11,7 @@ x -> x - f(x) d, a latent ablated, is not affine, and has no fold. In its place:
 - the same `at_writer`, for an op behind a block: what is added to the stream there may as well be added to what its MLP
   writes, and only what comes behind sees either. So the change is fitted by what the MLP writes, and that folds. It
   misses what is known of the latent from what was in the stream before.
-- for a transcoder, neurons (`graft`), within a bound.
+- for a transcoder, neurons (`interp.editing.fold.transcoder_neurons`), within a bound.
 
 What none of them knows: what the edit is for. Fidelity is to the edit, on the given text.
 """

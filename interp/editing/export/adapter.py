@@ -91,7 +91,7 @@ def export_adapter(
 
 def _require_weights(plan: Plan, weights: WeightSource) -> None:
     if plan.grown:
-        raise InterpError("grafted neurons make tensors grow, which no adapter does; export a checkpoint instead")
+        raise InterpError("added neurons make tensors grow, which an adapter cannot; export a checkpoint instead")
     for name in plan.created:
         raise InterpError(f"the recipe adds a bias, {name}, which LoRA has no place for; export a checkpoint instead")
     for name in plan.changes:

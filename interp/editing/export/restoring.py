@@ -35,7 +35,7 @@ from interp.models.checkpoints.safetensors_file import TensorFile
 def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
     """Write the patch of a plan that `folder` has the result of. Raises where an edit has no low rank."""
     if plan.grown:
-        raise InterpError("grafted neurons make tensors grow, for which there is no undo patch; keep the original")
+        raise InterpError("added neurons make tensors grow, for which there is no undo patch; keep the original")
     tensors: dict[str, Tensor] = {}
     for name, change in plan.changes.items():
         if name in plan.created:

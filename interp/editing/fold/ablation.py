@@ -1,8 +1,8 @@
 """Zero and mean ablation, and scaling, in weights.
 
-Heads (at z) and neurons (at mlp_post) are inputs of an output projection W: their columns are zeroed, and W v of the
-value v that they are replaced by is added to its bias; or their columns are scaled. What attention, an MLP or a table
-writes is replaced whole, or some coordinates of it, by a map that keeps the others.
+Heads (at z) and neurons (at mlp_post) are inputs of an output projection W. Where a value v replaces them, their
+columns are zeroed and W v is added to the bias; where they are scaled, their columns are. What attention, an MLP or a
+table writes is replaced as a whole or in some coordinates, by a map that keeps the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def replacement(op: Replace, site: Site, d_model: int) -> TensorMap:
 
 
 def refuse_positions(op: Replace, site: Site) -> None:
-    """Raise where the value is another at each position."""
+    """Raise where the value differs between positions."""
     if op.value is not None and op.value.ndim > (2 if site.kind == "z" else 1):
         raise InterpError(
             f"a value of shape {tuple(op.value.shape)} at {site} differs between positions, and weights act at every "
@@ -44,7 +44,7 @@ def refuse_positions(op: Replace, site: Site) -> None:
 
 
 def inputs_of(ops: Sequence[Replace], width: int) -> tuple[Int[Tensor, "inputs"] | None, bool]:
-    """The inputs that some ops replace, `width` of them a unit, and whether that is all of them."""
+    """The inputs that some ops replace, `width` per unit, and whether these are all."""
     if any(op.units is None for op in ops):
         return None, True
     return torch.cat([_columns(op, width) for op in ops]).unique(), False
@@ -53,7 +53,7 @@ def inputs_of(ops: Sequence[Replace], width: int) -> tuple[Int[Tensor, "inputs"]
 def written_by(
     ops: Sequence[Replace], weight: Writer, read: Callable[[str], Tensor], width: int
 ) -> Float[Tensor, "d_model"] | None:
-    """What the values write through the weight they are inputs of; None where all are zero. The last op counts."""
+    """What the values write through the weight that reads them; None where all are zero. The last op wins."""
     if all(op.value is None for op in ops):
         return None
     tensor = read(weight.tensor).double()
@@ -69,7 +69,7 @@ def written_by(
 
 
 def unit_width(config: Any, site: Site) -> int:
-    """How many inputs of the output projection a unit at a site is: those of a head, or one neuron."""
+    """How many inputs of the output projection a unit at a site has: a head's width, or 1 for a neuron."""
     if site.kind not in ("z", "attn_out"):
         return 1
     width = getattr(config, "v_head_dim", None) or getattr(config, "head_dim", None)
@@ -77,14 +77,14 @@ def unit_width(config: Any, site: Site) -> int:
 
 
 def factors_of(ops: Sequence[Scale], width: int) -> Float[Tensor, "inputs"] | None:
-    """What each input is multiplied by, `width` of them a unit; None if no op scales any."""
+    """What each input is multiplied by, `width` inputs per unit; None if no op scales any."""
     if not ops:
         return None
     return torch.stack([op.factors for op in ops]).prod(0).repeat_interleave(width)
 
 
 def refuse_mixture(op: Replace | Scale, others: Sequence[Replace | Scale], site: Site) -> None:
-    """Raise where one site has units replaced and scaled: what is added to the bias would depend on the order."""
+    """Raise where a site has units replaced and scaled: what is added to the bias would depend on the order."""
     if any(type(other) is not type(op) for other in others):
         raise InterpError(
             f"units at {site} are both replaced and scaled; scale those to be zeroed by 0, or replace all"
@@ -92,9 +92,9 @@ def refuse_mixture(op: Replace | Scale, others: Sequence[Replace | Scale], site:
 
 
 def refuse_units(op: Replace | Scale, site: Site, config: Any, inputs: Callable[[], int]) -> None:
-    """Raise for units that are not there, and where not every unit has its factor.
+    """Raise for units that do not exist, and unless every unit has a factor.
 
-    `inputs` counts those of the output projection, for configs that leave the number of neurons to the model.
+    `inputs` counts the inputs of the output projection, for configs that do not give the number of neurons.
     """
     if isinstance(op, Replace) and op.units is None:
         return

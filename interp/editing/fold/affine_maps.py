@@ -1,18 +1,18 @@
 """What an edit does to one tensor: inputs scaled or zeroed, then affine maps on what it writes, in its coordinates.
 
 A map is y -> keep · y - (y readᵀ) write + constant on vectors of the residual stream. On a weight it acts on the axis
-that is written, and the constant has no place there; on tables and biases each row is such a vector:
+that is written, and has no place for the constant; on tables and biases each row is such a vector:
 
     nn.Linear (out, in)       W - writeᵀ (read W)
     Conv1D (in, out), rows    W - (W readᵀ) write, and for tables and biases + constant
 
-Three-dimensional experts are the same with an axis before. Behind a norm y = g · x / rms(x) the map on y is the map on
-x with read · g and write / g, up to the factor rms(x) / rms(x'), one number a token: for a projection
-W' = diag(1/g) P diag(g) W. Where some |g| are near 0 that would blow up rows of W; projecting q = g · r instead leaves
-nothing along r either, but takes away g · q where it should have taken r.
+Three-dimensional experts are the same with a leading axis. After a norm y = g · x / rms(x), the map on y is the map on
+x with read · g and write / g, up to the factor rms(x) / rms(x') per token: for a projection W' = diag(1/g) P diag(g) W.
+Where some |g| are near 0 that would blow up rows of W. Projecting out q = g · r instead leaves nothing along r either,
+but removes g · q where it should have removed r.
 
-Tensors are worked on in pieces along the axis that is not written, so that beside the tensor and its edited copy only
-tens of megabytes are needed. 16-bit types are computed in float32, others in float64.
+Tensors are edited in pieces along the axis that is not written, so that only tens of megabytes are needed in addition
+to the tensor and its edited copy. 16-bit types are computed in float32, others in float64.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ from interp.editing.fold.rounding import SIXTEEN_BITS, round_onto
 from interp.interventions.ops import Affine
 from interp.models.architectures.writers import Layout
 
-_PIECE = 1 << 20  # entries; larger ones take longer to be given by the system than to be edited
-_NEAR_ZERO = 10.0  # by how much a map may blow up what it moves before it is counted as near a zero of the gain
+_PIECE = 1 << 20  # entries; allocating larger ones takes longer than editing them
+_NEAR_ZERO = 10.0  # growth of what a map moves, above which the gain counts as near zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class TensorMap:
 
     @classmethod
     def of(cls, affine: Affine) -> "TensorMap":
-        """An op's affine form."""
+        """The map of an op's affine form."""
         return cls(affine.read, affine.write, affine.bias if affine.bias.any() else None)
 
     @classmethod
@@ -52,17 +52,17 @@ class TensorMap:
 
     @property
     def linear(self) -> "TensorMap":
-        """Without the constant."""
+        """The map without its constant."""
         return replace(self, constant=None)
 
     @property
     def is_constant(self) -> bool:
-        """Whether it adds a vector and does no more."""
+        """Whether it only adds a vector."""
         return len(self.read) == 0 and self.keep is None
 
     @property
     def idempotent(self) -> bool:
-        """Whether once is as good as twice: read times writeᵀ is the identity, and the constant is read as itself."""
+        """Whether twice equals once: read times writeᵀ is the identity, and the constant lies where it is written."""
         if self.keep is not None or self.is_constant:
             return False
         square = self.read.double() @ self.write.double().T
@@ -75,7 +75,7 @@ class TensorMap:
         return self.constant is None and self.idempotent and torch.allclose(self.read, self.write, atol=1e-5)
 
     def _written(self, vector: Float[Tensor, "d_model"]) -> bool:
-        """Whether a vector is in the span of what is written, where alone an eraser's constant is."""
+        """Whether a vector lies in the span of what is written, as an eraser's constant does."""
         again = (vector.double() @ self.read.double().T) @ self.write.double()
         return torch.allclose(again, vector.double(), atol=1e-4 * float(vector.abs().max()))
 
@@ -83,8 +83,8 @@ class TensorMap:
         """The same map where vectors are stored divided by a factor."""
         return self if self.constant is None else replace(self, constant=self.constant / factor)
 
-    def behind(self, gain: Float[Tensor, "d_model"]) -> "TensorMap":
-        """The map on x that does the same to y = gain · x as this does to y."""
+    def before_norm(self, gain: Float[Tensor, "d_model"]) -> "TensorMap":
+        """The map on x that does to y = gain · x what this one does to y."""
         wide = gain.double()
         return replace(self, read=self.read.double() * wide, write=self.write.double() / wide)
 
@@ -94,12 +94,12 @@ class TensorMap:
         return replace(self, read=rows, write=rows)
 
     def blows_up(self, gain: Float[Tensor, "d_model"]) -> bool:
-        """Whether `behind` would write vectors far longer than those it reads: some |gain| are near 0."""
+        """Whether `before_norm` would write far longer vectors than it reads, because some |gain| are near 0."""
         if not len(self.read):
             return False
         if not gain.all():
             return True
-        moved = self.behind(gain)
+        moved = self.before_norm(gain)
         growth = moved.read.norm(dim=1) * moved.write.norm(dim=1)
         usual = self.read.double().norm(dim=1) * self.write.double().norm(dim=1)
         return bool((growth > _NEAR_ZERO * usual).any())
@@ -107,12 +107,18 @@ class TensorMap:
 
 @dataclass(frozen=True, eq=False)
 class MapChange:
-    """One tensor's edit: the inputs of a weight that are zeroed, or scaled, then maps, in order.
+    """One tensor's edit: inputs of a weight are zeroed or scaled, then maps act on what it writes, in order.
 
-    `first` is added to a bias before the maps. `keep_norms` brings each vector that a weight or table writes back to
-    its former length: columns of (out, in), never rows. `compensate` rounds to 16 bits so that what was removed stays
-    removed. `added` are factors of a matrix that is added last, as the weight is stored
-    (`interp.editing.approximate.low_rank_factors`).
+    Attributes:
+        layout: Which axis is written, see `Writer`.
+        maps: Maps on the written vectors.
+        zeroed: Inputs that are zeroed.
+        first: Added to a bias before the maps.
+        keep_norms: Restore the norm of each vector that a weight or table writes: columns of (out, in), never rows.
+        compensate: Round to 16 bits so that what was removed stays removed.
+        factors: What each input is multiplied by.
+        added: Factors of a matrix that is added last, as the weight is stored
+            (`interp.editing.approximate.low_rank_factors`).
     """
 
     layout: Layout
@@ -125,11 +131,11 @@ class MapChange:
     added: tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]] | None = None
 
     def axis(self, ndim: int) -> int:
-        """The axis along which a tensor of so many dimensions can be cut into pieces that are edited one by one."""
+        """The axis along which a tensor of `ndim` dimensions can be cut into pieces that are edited one by one."""
         return 1 if self.layout == "out_in" and ndim == 2 else 0
 
     def fits(self, shape: tuple[int, ...], d_model: int, inputs: int | None = None) -> bool:
-        """Whether a tensor of a shape can be what it edits, with so many inputs if they are known."""
+        """Whether it can edit a tensor of this shape, with `inputs` inputs if their number is known."""
         if self.added is not None:
             return shape == (len(self.added[0]), self.added[1].shape[1])
         if len(shape) not in {"table": (2,), "bias": (1, 2)}.get(self.layout, (2, 3)):
@@ -138,12 +144,12 @@ class MapChange:
         return shape[self._written] == d_model and read == inputs
 
     def apply(self, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
-        """The edited tensor, in its own type; `start` says where on `axis` it begins, if it is a piece.
+        """The edited tensor, in its own type; a piece of one begins at `start` on `axis`.
 
-        It is written to `out`, which may be the tensor itself, or of another type.
+        It is written to `out`, which may be the tensor itself or have another type.
         """
         out, axis = torch.empty_like(tensor) if out is None else out, self.axis(tensor.ndim)
-        # One buffer for all pieces: to be given new memory each time takes longer than the arithmetic.
+        # One buffer for all pieces: allocating new memory each time takes longer than the arithmetic.
         buffer = tensor.new_empty(0, dtype=torch.float32 if tensor.element_size() == 2 else torch.float64)
         for offset, count in _pieces(tensor, axis):
             piece = tensor.narrow(axis, offset, count)
@@ -167,7 +173,7 @@ class MapChange:
 
     @property
     def _written(self) -> int:
-        """The axis that is written to the stream."""
+        """The axis along which vectors of the stream lie."""
         return -2 if self.layout == "out_in" else -1
 
     def _edit(self, wide: Tensor, start: int) -> None:
@@ -187,7 +193,7 @@ class MapChange:
             self._map(wide, edit)
         if before is not None:
             after = wide.norm(dim=self._written, keepdim=True)
-            # Vectors of which rounding is all that is left have no direction to be kept.
+            # Vectors of which only rounding is left have no direction to keep.
             wide *= torch.where(after > 1e-6 * before, before / after, 1.0)
         if self.added is not None:
             left, right = (factor.to(wide) for factor in self.added)
@@ -209,7 +215,7 @@ class MapChange:
     def _narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
         kept = [edit.read for edit in self.maps if edit.idempotent]
         if not (self.compensate and kept and dtype in SIXTEEN_BITS):
-            return wide  # copying it into the result rounds it
+            return wide  # the copy into the result rounds it
         values, basis = torch.linalg.svd(torch.cat([read.double() for read in kept]), full_matrices=False)[1:]
         rows = wide.transpose(-1, -2) if self._written == -2 else wide
         rounded = round_onto(rows.reshape(-1, rows.shape[-1]), basis[values > 1e-6 * values[0]], dtype)
@@ -217,7 +223,7 @@ class MapChange:
 
 
 def _pieces(tensor: Tensor, axis: int) -> Iterator[tuple[int, int]]:
-    """Where pieces begin on the axis, and how long they are."""
+    """Start and length of each piece along the axis."""
     length = tensor.shape[axis]
     step = max(1, _PIECE // max(1, tensor.numel() // max(1, length)))
     for offset in range(0, length, step):

@@ -1,12 +1,12 @@
-"""Where a checkpoint can hold a constant: in a writer's bias, in one that a config flag adds, or as another class.
+"""Where a checkpoint can hold an added vector: in a writer's bias, in one that a config flag adds, or as another class.
 
     1. a bias that the checkpoint has
     2. a config flag of its own class (`mlp_bias`, `attention_bias`, …): the flag is set, and every bias that comes with
-       it is created in every layer, zero but for the one that is wanted. A tensor without its flag would be dropped
-       in silence when the checkpoint is loaded.
-    3. when asked for, the Llama class: Qwen2 and Mistral compute what Llama does, which has both flags
+       it is created in every layer, all of them zero except the one that is needed. Transformers would ignore a
+       tensor without its flag when it loads the checkpoint.
+    3. with `rehost`, the Llama class: Qwen2 and Mistral compute what Llama does, which has both flags
 
-What it does not know: whether other programs than transformers read the flags.
+Limitations: programs other than transformers may not read the flags.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ REHOSTED = ("mistral", "qwen2")
 
 @dataclass
 class BiasSlots:
-    """The mutable side of a plan's biases: asked for one site after the other, it notes flags and new tensors."""
+    """The mutable side of a plan's biases: collects flags and new tensors, site by site."""
 
     config: Any
     names: set[str]
@@ -33,12 +33,12 @@ class BiasSlots:
     flags: dict[str, Any] = field(default_factory=dict)
 
     def hold(self, site: Site) -> None:
-        """Make sure that a site's writer has a bias. Raises with what can be done where it can't have one."""
-        own = [writer for writer in self.written if writer.site == site and writer.layout in ("table", "bias")]
-        if len(own) == 1:
+        """Make sure that a site's writer has a bias. Raises, with what to do instead, where it can't have one."""
+        slots = [writer for writer in self.written if writer.site == site and writer.layout in ("table", "bias")]
+        if len(slots) == 1:
             return None
         name = bias_name(self.config, site)
-        if not own and name is not None:
+        if not slots and name is not None:
             for slot in bias_slots(self.config):
                 if site.kind in slot.kinds and not getattr(self.config, slot.flag):
                     return self._open(slot, site, name)
@@ -66,9 +66,7 @@ class BiasSlots:
     def _why_not(self, site: Site) -> str:
         kind = self.config.model_type
         hint = (
-            "ask for it to be saved under the Llama class (rehost), which has one; or "
-            if kind in REHOSTED and not self.rehost
-            else ""
+            "save it under the Llama class (rehost), which has one; or " if kind in REHOSTED and not self.rehost else ""
         )
         return (
             f"adding a vector at {site} needs a bias on its writer, and {kind} has none there; {hint}run the recipe "
@@ -82,7 +80,7 @@ class _Typed:
 
 
 def as_llama(config: Any) -> Mapping[str, Any]:
-    """Keys of config.json that make a Qwen2 or Mistral checkpoint a Llama one."""
+    """Keys of config.json that make a Qwen2 or Mistral checkpoint a Llama checkpoint."""
     from transformers import LlamaConfig
 
     if config.model_type not in REHOSTED:
@@ -92,9 +90,9 @@ def as_llama(config: Any) -> Mapping[str, Any]:
             f"this {config.model_type} attends within a window of {config.sliding_window} tokens, which the Llama "
             "class can't do, so it can't be saved as one"
         )
-    own, llama = config.to_dict(), LlamaConfig().to_dict()
+    values, llama = config.to_dict(), LlamaConfig().to_dict()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kept = {key: own[key] for key in llama if key in own and key not in ("transformers_version", "_name_or_path")}
+    kept = {key: values[key] for key in llama if key in values and key not in ("transformers_version", "_name_or_path")}
     unused = dict.fromkeys(("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"))
     changed = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "head_dim": head}
     return kept | unused | changed | {"attention_bias": True, "mlp_bias": True, "pretraining_tp": 1}

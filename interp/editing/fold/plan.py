@@ -1,12 +1,12 @@
-"""Plan: what an edit does to a checkpoint, tensor by tensor, and how exactly, before anything of it is read or written.
+"""The plan of a fold: what it does to a checkpoint, tensor by tensor, and how exactly. It is made before any writing.
 
     exact         the weights compute what the hooks compute, up to rounding
-    scale         exact up to one factor a token, behind a norm; nothing is left along what was removed
-    approximate   another edit than the hooks', which was asked for by name
+    scale         exact up to one factor per token, after a norm; nothing is left along what was removed
+    approximate   a different edit from the hooks', which has to be allowed by name
     refused       not folded, with the reason
 
-A plan is applied one tensor at a time, or one piece of a tensor at a time, in any order: it holds all that it needs of
-other tensors (gains of norms, and what ablated inputs wrote on average).
+A plan is applied to one tensor, or one piece of a tensor, at a time and in any order. It holds everything that it needs
+of other tensors (gains of norms, and what ablated inputs wrote on average).
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,14 @@ MEANS = {
 
 @dataclass(frozen=True)
 class PlannedEdit:
-    """How one op folds at some of its sites, and why if not exactly."""
+    """How one op folds at some of its sites.
+
+    Attributes:
+        op: Name of the op's class.
+        sites: The sites, as text.
+        status: "exact", "scale", "approximate" or "refused".
+        reason: Why it is not exact; empty if it is.
+    """
 
     op: str
     sites: tuple[str, ...]
@@ -51,9 +58,21 @@ class PlannedEdit:
 class Plan:
     """Changes of tensors by name, and what has to be written with them.
 
-    `untie` names the table to be copied to `unembedding` first, where the checkpoint has none of its own. `created` are
-    biases that the checkpoint lacks, each with the weight whose outputs it is added to. `config` has the keys of
-    config.json to set. `grown` says what is appended to tensors, behind their change if they have one.
+    Attributes:
+        changes: What is done to each tensor that changes.
+        untie: The token table that is first copied to `unembedding`, where the checkpoint has no unembedding of its
+            own; None where nothing is untied.
+        unembedding: The name that the file gives the unembedding.
+        created: Biases that the checkpoint lacks, each with the weight to whose output it is added.
+        config: Keys of config.json to set.
+        items: How each op folds, in the order of the recipe.
+        grown: What is appended to tensors, after their change if they have one.
+
+    Example:
+        >>> recipe = interp.Recipe([("mlp_out.0", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> print(interp.editing.dry_run(recipe, model)[0])
+        Project at mlp_out.0: exact
+        1 tensors change, 0 of which are new biases
     """
 
     changes: Mapping[str, MapChange]
@@ -65,17 +84,20 @@ class Plan:
     grown: Mapping[str, Growth] = field(default_factory=dict)
 
     def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
-        """A tensor after the edit, in its own type; one not in the plan comes back as it is.
+        """A tensor after the edit, in its own type; one that is not in the plan is returned unchanged.
 
-        A piece of a tensor will do, cut along `axis` from `start`. With `out` the result is written there: to the
-        tensor itself, so that no second one of its size is needed, or to one of another type. A tensor that grows has
-        to be whole, and comes back as a new one.
+        Args:
+            name: The tensor's name.
+            tensor: The tensor, or a piece of it cut along `MapChange.axis`. A tensor that grows has to be whole.
+            start: Where the piece begins.
+            out: Where the result is written: the tensor itself, so that no second one of its size is needed, or a
+                tensor of another type. A tensor that grows is always returned as a new one.
         """
         edited = self.changes[name].apply(tensor, start, out) if name in self.changes else tensor
         return self.grown[name].apply(edited) if name in self.grown else edited
 
     def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of what becomes of a tensor of a shape."""
+        """The shape of an edited tensor, given its shape before."""
         return self.grown[name].shape(shape) if name in self.grown else shape
 
     def rounding_reach(self, name: str, base: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor | float:
@@ -92,7 +114,7 @@ class Plan:
 
     @property
     def status(self) -> Status:
-        """The least exact of its items'."""
+        """The status of the least exact item."""
         return max((item.status for item in self.items), key=STATUSES.index, default="exact")
 
     def barred(self, options: FoldOptions) -> list[PlannedEdit]:
@@ -104,9 +126,9 @@ class Plan:
         lines = [str(item) for item in self.items]
         lines.append(f"{len(self.changes)} tensors change, {len(self.created)} of which are new biases")
         if self.grown:
-            lines.append(f"{len(self.grown)} tensors grow, by neurons of which those of other layers are zero")
+            lines.append(f"{len(self.grown)} tensors grow by neurons, which are zero in the other layers")
         if self.untie:
-            lines.append(f"the unembedding is untied from {self.untie} and stays as it was")
+            lines.append(f"the unembedding is untied from {self.untie} and does not change")
         if self.config:
             lines.append("config.json: " + ", ".join(f"{key} = {value!r}" for key, value in self.config.items()))
         return "\n".join(lines)

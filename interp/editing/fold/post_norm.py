@@ -1,4 +1,4 @@
-"""Maps behind a norm: y = g · x / rms(x) can be mapped by mapping x, up to one factor a token (`maps`)."""
+"""Maps after a norm: y = g · x / rms(x) can be mapped by mapping x, up to one factor per token (`affine_maps`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from interp.editing.fold.plan import Status
 from interp.models.architectures.writers import Writer
 
 GainRead = Callable[[str], Tensor]
-SCALED = "the model normalises what attention and MLP write, so each token's write keeps another length than with hooks"
+SCALED = "the model normalises what attention and MLP write, so each token's write has another norm than with hooks"
 ELSEWHERE = (
-    "some gains of the norm behind it are near 0: nothing is left along the direction, but more than it is taken away"
+    "some gains of the norm after it are near 0: nothing is left along the direction, but more than that is removed"
 )
 
 
 @dataclass
 class Gains:
-    """Reads tensors of a checkpoint while a plan is made; gains of norms once each."""
+    """Reads tensors of a checkpoint while a plan is made, and keeps the gains of norms."""
 
     read: GainRead | None
     known: dict[str, Tensor] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class Gains:
         return self.read(name)
 
     def through(self, edit: TensorMap, writer: Writer) -> tuple[TensorMap, Status, str]:
-        """The map of a writer's tensors that does an edit's to what the norm behind them returns."""
+        """The map of a writer's tensors that has an edit's effect on what the norm after them returns."""
         if edit.constant is not None:
-            raise InterpError(f"nothing holds a constant behind the norm at {writer.site}")
+            raise InterpError(f"nothing holds a constant after the norm at {writer.site}")
         if edit.keep is not None:
             return (edit, "scale", SCALED) if edit.keep.any() else (edit, "exact", "")
         gain = self._gain(writer)
         if not edit.blows_up(gain):
-            return edit.behind(gain), "scale", SCALED
+            return edit.before_norm(gain), "scale", SCALED
         if not edit.projection:
             raise InterpError(
                 f"some gains of {writer.gain} are near 0, where only a full projection can be folded; project instead, "

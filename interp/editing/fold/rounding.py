@@ -90,6 +90,6 @@ def _steps(rows: Float[Tensor, "k d_model"]) -> tuple[Tensor, Float[Tensor, "d_m
     columns = wide[:, order].T
     products = columns[:, :, None] * columns[:, None, :]
     rest = products.flip(0).cumsum(0).flip(0)
-    # The last k - 1 have too few coordinates behind them to reach every row; the pseudo-inverse does what can be done.
+    # The last k - 1 have too few coordinates after them to reach every row; the pseudo-inverse comes nearest.
     steps = (columns[:, None, :] @ torch.linalg.pinv(rest, rtol=1e-9, hermitian=True)).squeeze(1)
     return order, steps.float()

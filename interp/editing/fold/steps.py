@@ -1,20 +1,20 @@
 """Fold a recipe into the tensors that write the residual stream: exactly, or refused with the reason.
 
-    inputs   heads at z and neurons at mlp_post that are replaced: columns of the output projection are zeroed, what
-             they wrote on average is added to its bias; or that are scaled, as the columns then are
-    sites    affine ops at a writer's site, in the recipe's order, on what the writer's tensors write (`maps`)
-    stream   ops at the stream's own sites, where they are maps of the writers too (`residual`)
-    grafts   latents of a transcoder turned down, by neurons that the MLP gets (`graft`), within a bound
+    inputs   heads at z and neurons at mlp_post: where they are replaced, columns of the output projection are zeroed
+             and what they wrote on average is added to its bias; where they are scaled, the columns are
+    sites    affine ops at a writer's site, in the recipe's order, on what the writer's tensors write (`affine_maps`)
+    stream   ops at the stream's own sites, where they are maps of the writers as well (`stream_sites`)
+    neurons  suppressed latents of a transcoder, by neurons that are added to the MLP (`transcoder_neurons`)
 
-in that order, which is that of the forward pass. Constants go into tables and biases (`slots`), divided by what the
-model multiplies them by later. A tied unembedding is untied first, since it reads the stream and must stay as it was.
+This is the order of the forward pass. Constants go into tables and biases (`bias_slots`), divided by what the model
+multiplies them by later. A tied unembedding is untied first, since it reads the stream and must not change.
 
-Hook and weights then agree for every prompt and position, but for norms behind writers: there the weights do it up to a
-factor a token, which is an approximation that has to be asked for. Two projections at one site act one after the other,
-in the weights as with hooks, and the second brings back some of the first unless their directions are orthogonal:
-`interp.editing.fold.subspaces.join_subspaces` makes one projection of them.
+Hooks and weights then agree for every prompt and position, except where a norm follows a writer: there they agree up
+to a factor per token, an approximation that has to be allowed. Two projections at one site act one after the other, in
+the weights as with hooks, and the second restores some of what the first removed unless their directions are
+orthogonal: `interp.editing.fold.subspaces.join_subspaces` makes one projection of them.
 
-What it does not know: what a recipe does to behaviour.
+Limitations: a plan says nothing about what a recipe does to behaviour.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
 from interp.editing.fold.plan import Plan as Plan
 from interp.editing.fold.post_norm import GainRead, Gains
 from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of, refuse_company, refuse_stream
-from interp.editing.fold.transcoder_neurons import Grafts
+from interp.editing.fold.transcoder_neurons import AddedNeurons
 from interp.editing.options import FoldOptions
 from interp.interventions.ablate import Replace, Scale
 from interp.interventions.latents import Suppress
@@ -47,9 +47,9 @@ from interp.models.architectures.table import site_taps
 from interp.models.architectures.writers import Writer, unembedding_name, writers
 from interp.models.sites import WRITERS, Site, resolve
 
-UNEMBEDDING = "lm_head.weight"  # in memory; a file may have another name for it (`Plan.unembedding`)
-LEFT = "the token table is left as it is"
-TABLE_NEEDED = "the token table holds what this op adds, so it can't be left as it is"
+UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another (`Plan.unembedding`)
+LEFT = "the token table does not change"
+TABLE_NEEDED = "the token table holds what this op adds, so it has to change; do not set leave_embedding"
 _TOKENS = Site("embed")
 
 
@@ -61,11 +61,30 @@ def fold(
     read: GainRead | None = None,
     options: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
 ) -> Plan:
-    """Plan a recipe's fold into a checkpoint with these tensor names.
+    """Plan a recipe's fold into a checkpoint.
 
-    `config` is the Hugging Face config, `read` gives a tensor by its name: gains of norms, and weights whose inputs are
-    mean ablated, are read while planning. Raises InterpError with every reason where the fold would not be exact,
-    or, if `options` lets in what is approximate, where there is none.
+    Args:
+        recipe: The edit.
+        config: The Hugging Face config of the model.
+        names: Names of the checkpoint's tensors.
+        tied: Whether the unembedding is the token table.
+        read: Gives a tensor by its name. Gains of norms, and weights whose inputs are ablated to their mean, are read
+            while planning.
+        options: How to fold, and whether edits that are not exact are allowed.
+
+    Returns:
+        The plan, which is applied tensor by tensor.
+
+    Raises:
+        InterpError: An edit does not fold, or only approximately where that is not allowed. The message has every
+            reason.
+
+    Example:
+        >>> from interp.editing.fold import fold
+        >>> recipe = interp.Recipe([("mlp_out.0", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> plan = fold(recipe, model.config, model.hf.state_dict(), tied=True)
+        >>> list(plan.changes)
+        ['model.layers.0.mlp.down_proj.weight']
     """
     plan = plan_fold(recipe, config, names, tied, read, options)
     if barred := plan.barred(options):
@@ -81,7 +100,25 @@ def plan_fold(
     read: GainRead | None = None,
     options: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
 ) -> Plan:
-    """As `fold`, with what is refused or approximate among the plan's items instead of an error."""
+    """Plan a recipe's fold as `fold` does, but record what is refused or approximate instead of raising.
+
+    Args:
+        recipe: The edit.
+        config: The Hugging Face config of the model.
+        names: Names of the checkpoint's tensors.
+        tied: Whether the unembedding is the token table.
+        read: Gives a tensor by its name.
+        options: How to fold.
+
+    Returns:
+        The plan, whose `items` say of each edit how exactly it folds, and why not exactly.
+
+    Example:
+        >>> from interp.editing import plan_fold
+        >>> recipe = interp.Recipe([("resid_post.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> plan_fold(recipe, model.config, model.hf.state_dict(), tied=True).status
+        'refused'
+    """
     present = set(names)
     folding = _Folding(config, present, writers(config, present), read, options)
     for edit in recipe.edits:
@@ -92,11 +129,11 @@ def plan_fold(
 def _objection(item: PlannedEdit) -> str:
     if item.status == "refused":
         return item.reason
-    return f"{item}; let it in by name (approximate), or run the recipe with hooks (model.hooked(recipe))"
+    return f"{item}; allow it (approximate), or run the recipe with hooks (model.hooked(recipe))"
 
 
 class _Folding:
-    """The mutable side of a plan: takes in edits, then makes the changes."""
+    """The mutable side of a plan: collects edits, then makes the changes."""
 
     def __init__(
         self, config: Any, names: set[str], written: list[Writer], read: GainRead | None, options: FoldOptions
@@ -104,7 +141,7 @@ class _Folding:
         self.config, self.options = config, options
         self.biases = BiasSlots(config, names, written, options.rehost)
         self.gains = Gains(read)
-        self.grafts = Grafts(config, names, self.biases, options.sharpness, self.gains.tensor)
+        self.neurons = AddedNeurons(config, names, self.biases, options.sharpness, self.gains.tensor)
         self.known = list(site_taps(config))
         self.items: list[PlannedEdit] = []
         self.inputs: dict[Site, list[Replace]] = {}
@@ -113,7 +150,7 @@ class _Folding:
         self.stream: list[tuple[TensorMap, Site | None]] = []
 
     def take(self, edit: Edit) -> None:
-        """Note what an edit does; what can't be folded becomes an item that says why."""
+        """Record what an edit does; what can't be folded becomes an item with the reason."""
         chosen, items = resolve(edit.sites, self.known), list[PlannedEdit]()
         for group in self._groups(edit.op, chosen):
             try:
@@ -129,10 +166,10 @@ class _Folding:
         self.items += items
 
     def _groups(self, op: Op, chosen: list[Site]) -> list[list[Site]]:
-        """Sites that fold together: all of the stream's, or each alone."""
+        """Sites that fold together: all of the stream's, or each on its own."""
         if not covers(chosen, self.config) or is_constant(op):
             return [[site] for site in chosen]
-        # At writers as well, an op that does the same twice as once is no more than at the stream's sites alone.
+        # An idempotent op at the writers as well does no more than one at the stream's sites alone.
         whole = sorted((site for site in chosen if site.in_residual_basis), key=lambda site: site.kind not in STREAM)
         return [whole, *([site] for site in chosen if not site.in_residual_basis)]
 
@@ -141,11 +178,11 @@ class _Folding:
         if site.kind in INPUTS and isinstance(op, Replace | Scale):
             return self._input(op, site)
         if isinstance(op, Suppress):
-            return "approximate", self.grafts.take(op, site, len(self.at_site.get(site, [])))
+            return "approximate", self.neurons.take(op, site, len(self.at_site.get(site, [])))
         if site.kind not in WRITERS:
-            map_of(op, site, self.config.hidden_size)  # what has no affine form folds nowhere, and says so
+            map_of(op, site, self.config.hidden_size)  # raises for an op without an affine form
             raise InterpError(
-                f"an op at {str(site)!r} can't be folded: no single tensor writes that site of the residual stream; "
+                f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream; "
                 f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
             )
         edit = map_of(op, site, self.config.hidden_size)
@@ -156,9 +193,9 @@ class _Folding:
         if edit.constant is not None:
             self._refuse_behind_norm(site)
             self.biases.hold(site)
-        found = [self._through(edit, writer, writer.scale)[1:] for writer in self._writers(site)]
+        statuses = [self._through(edit, writer, writer.scale)[1:] for writer in self._writers(site)]
         self.at_site.setdefault(site, []).append(edit)
-        return self._worst(edit, found)
+        return self._worst(edit, statuses)
 
     def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
         written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
@@ -188,9 +225,9 @@ class _Folding:
         if self.options.leave_embedding and (edit.constant is not None or not whole):
             raise InterpError(TABLE_NEEDED)
         written = self.biases.written if whole else self._writers(_TOKENS)
-        found = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
+        statuses = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
         self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
-        return self._worst(edit, [*found, ("approximate", LEFT)] if self.options.leave_embedding else found)
+        return self._worst(edit, [*statuses, ("approximate", LEFT)] if self.options.leave_embedding else statuses)
 
     def _vector(self, edit: TensorMap, site: Site) -> tuple[Status, str]:
         refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
@@ -215,30 +252,30 @@ class _Folding:
         if any(writer.gain for writer in self._writers(site)):
             raise InterpError(
                 f"{self.config.model_type} normalises what attention and MLP write, and nothing holds a constant "
-                f"behind that norm at {site}; run the recipe with hooks (model.hooked(recipe))"
+                f"after that norm at {site}; run the recipe with hooks (model.hooked(recipe))"
             )
 
     def _through(self, edit: TensorMap, writer: Writer, factor: float) -> tuple[TensorMap, Status, str]:
         return (edit.scaled(factor), "exact", "") if writer.gain is None else self.gains.through(edit, writer)
 
-    def _worst(self, edit: TensorMap, found: list[tuple[Status, str]]) -> tuple[Status, str]:
+    def _worst(self, edit: TensorMap, statuses: list[tuple[Status, str]]) -> tuple[Status, str]:
         if self.options.keep_norms and not edit.is_constant:
-            found = [*found, ("approximate", "written vectors keep their former lengths")]
-        return max(found, key=lambda pair: STATUSES.index(pair[0]), default=("exact", ""))
+            statuses = [*statuses, ("approximate", "written vectors keep their former norms")]
+        return max(statuses, key=lambda pair: STATUSES.index(pair[0]), default=("exact", ""))
 
     def plan(self, tied: bool) -> Plan:
-        """What was taken in."""
+        """The plan of the edits so far."""
         changes = {writer.tensor: change for writer in self.biases.written if (change := self._change(writer))}
         table = next(writer.tensor for writer in self.biases.written if writer.site == _TOKENS)
         head, parted = unembedding_name(self.config), tied and table in changes
-        # A file may hold the unembedding though it is tied: then that is what stays.
+        # A file may hold the unembedding although it is tied: then that one stays.
         untie = None if {head, UNEMBEDDING} & self.biases.names or not parted else table
-        config = {**self.biases.flags, **({"tie_word_embeddings": False} if parted else {}), **self.grafts.flags}
-        grown = self.grafts.growths(self._after)
+        config = {**self.biases.flags, **({"tie_word_embeddings": False} if parted else {}), **self.neurons.flags}
+        grown = self.neurons.growths(self._after)
         return Plan(changes, untie, head, self.biases.created, config, tuple(self.items), grown)
 
     def _after(self, site: Site, before: int) -> MapChange:
-        """What the ops at a site but the first so many, and those of the stream, make of what is written there."""
+        """What the ops at a site, except the first `before`, and those of the stream do to what is written there."""
         maps = [edit.linear for edit in self._maps(self._weight(site))[before:] if not edit.is_constant]
         return MapChange("out_in", tuple(maps), compensate=self.options.compensate)
 

@@ -2,13 +2,13 @@
 
 An idempotent map T = x -> (I - A) x + A mu at every point where something reads the stream is the same as (I - A) at
 every writer and A mu once: T x + (I - A) y is T of the sum. So the constant goes into one table, and no biases are
-needed. What acts at some of these points only, or differently at each, or compounds (a projection of strength s takes
-(1 - s)^n after n sites) is no map of the writers.
+needed. An op that acts at only some of these points, differs between them, or compounds (after n sites a projection of
+strength s leaves (1 - s)^n) is not a map of the writers.
 
-A vector added behind a block is a bias of what the block wrote last; added to the first block's input, it is part of
+A vector added after a block is a bias of what the block wrote last. Added to the first block's input, it is part of
 every row of the token table.
 
-The form in which an op can be folded: a map of what is written at its site, or the reason why there is none.
+`map_of` gives the form in which an op folds, a map of what is written at its site, or the reason why there is none.
 """
 
 from collections.abc import Collection, Iterable
@@ -38,54 +38,54 @@ def covers(sites: Collection[Site], config: Any) -> bool:
 
 
 def holders(site: Site, config: Any) -> list[Site]:
-    """Sites of writers at which a vector may be added instead of at a site of the stream, the first that can be."""
+    """Writers' sites at which a vector can be added in place of a site of the stream, the preferred one first."""
     if site.kind == "resid_mid":
         raise InterpError(
-            f"a vector added at {site} is seen by the MLP alone, not by what comes after it, so no writer can hold it; "
+            f"a vector added at {site} is seen by the MLP alone, not by what follows it, so no writer can hold it; "
             "add it at attn_out or resid_post, or run it with hooks"
         )
     if site == FIRST:
         return [Site("embed")]
     layer = site.layer if site.kind == "resid_post" else (site.layer or 0) - 1
-    # In a parallel block nothing reads between attention and MLP, so that either may hold it.
+    # In a parallel block nothing reads between attention and MLP, so either can hold it.
     parallel = architecture(config).is_parallel(config)
     return [Site(kind, layer) for kind in (("mlp_out", "attn_out") if parallel else ("mlp_out",))]
 
 
 def refuse_stream(edit: TensorMap, group: Collection[Site], whole: bool) -> None:
-    """Raise where a map at sites of the stream is no map of the writers: at some sites only, or not idempotent."""
+    """Raise where a map at sites of the stream is not a map of the writers: at some sites only, or not idempotent."""
     site = next(iter(group))
     if not whole and site != FIRST:
         raise InterpError(
-            f"an op at {str(site)!r} can't be folded: no single tensor writes that site of the residual stream, and "
-            f"what was written before it is read elsewhere as it was; declare it at writers ({', '.join(WRITERS)}; or "
+            f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream, and "
+            f"what was written before it is read unchanged elsewhere; declare it at writers ({', '.join(WRITERS)}; or "
             "all of them: 'writers'), or at every site of the stream (resid_pre.*, resid_mid.*, resid_post.*), the "
             "same at each"
         )
     if whole and not edit.idempotent:
         raise InterpError(
-            "at every site of the residual stream an op that does not do the same twice as once compounds: with "
+            "an op that is not idempotent compounds over the sites of the residual stream: with "
             "strength s, (1 - s)^n of a direction is left after n sites; declare it at 'writers', where strength "
-            "counts once per write"
+            "acts once per write"
         )
 
 
 def refuse_company(edit: TensorMap, whole: bool, others: Iterable[tuple[TensorMap, bool]]) -> None:
-    """Raise where what else acts on the stream changes what an op at all its sites comes to."""
+    """Raise where another op on the stream changes the effect of one at all its sites."""
     for other, other_whole in others:
-        if whole and other_whole and _apart(edit, other):
+        if whole and other_whole and _commute(edit, other):
             continue
         if whole or other_whole:
             raise InterpError(
-                "an op at every site of the residual stream acts on what another op at one of its sites has done as "
-                "well, which no writer does; declare additions at writers (mlp_out, attn_out), and join projections"
+                "an op at every site of the residual stream also acts on what another op at one of its sites did, "
+                "which no writer does; declare additions at writers (mlp_out, attn_out), and join projections"
             )
 
 
-def _apart(one: TensorMap, other: TensorMap) -> bool:
-    """Whether neither reads what the other writes, so that their order is nothing."""
+def _commute(first: TensorMap, second: TensorMap) -> bool:
+    """Whether neither reads what the other writes, so that their order does not matter."""
     return all(
-        bool(((a.read.double() @ b.write.double().T).abs() < 1e-5).all()) for a, b in ((one, other), (other, one))
+        bool(((a.read.double() @ b.write.double().T).abs() < 1e-5).all()) for a, b in ((first, second), (second, first))
     )
 
 
@@ -105,6 +105,6 @@ def map_of(op: Op, site: Site, d_model: int) -> TensorMap:
 
 
 def is_constant(op: Op) -> bool:
-    """Whether it adds a vector and does no more."""
+    """Whether an op only adds a vector."""
     affine = op.affine()
     return affine is not None and TensorMap.of(affine).is_constant

@@ -1,13 +1,13 @@
-"""Subspaces of several edits: joined into one, or kept clear of what has to stay.
+"""Subspaces of several edits: joined into one, or kept clear of a protected one.
 
-Projecting off two directions one after the other brings some of the first back unless they are orthogonal:
-P2 P1 x has -(r1·r2)(r2·x) + … along r1. `joint` makes one projection of them, off the span of both.
+Projecting out two directions one after the other restores some of the first unless they are orthogonal: P2 P1 x has
+-(r1·r2)(r2·x) + … along r1. `join_subspaces` makes one projection of them, which removes the span of both.
 
-`preserving` takes a protected subspace (what refusals of dangerous requests are read from, say) out of a direction, so
-that the edit leaves every vector of that subspace as it is. The angle says how much of the direction is left: at 0
-degrees it was clear of the subspace anyway, near 90 little of what it was fitted for remains.
+`preserving` takes a protected subspace (such as the one that refusals of dangerous requests are read from) out of a
+direction, so that the edit does not change any vector of that subspace. The angle says how much of the direction is
+left: at 0 degrees it was clear of the subspace before, near 90 little of what it was fitted for remains.
 
-What it does not know: whether behaviour hangs on the protected subspace alone. The audit measures that.
+Limitations: behaviour may depend on more than the protected subspace. The audit measures that.
 """
 
 from collections.abc import Iterator
@@ -24,15 +24,17 @@ from interp.directions.direction import Direction
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Edit, Recipe
 
-_LEFT = 1e-3  # of a unit row: what is shorter after the protected part is gone has no direction of its own
+_LEFT = 1e-3  # of a unit row: what is shorter without its protected part has no direction left
 
 
 @dataclass(frozen=True)
 class Preserved:
-    """A direction clear of a protected subspace.
+    """A direction that was made clear of a protected subspace.
 
-    `angle` is the largest, in degrees, between the directions before and after; `overlap` the largest cosine between
-    the direction and the protected subspace.
+    Attributes:
+        direction: The new direction.
+        angle: The largest angle between the directions before and after, in degrees.
+        overlap: The largest cosine between the direction before and the protected subspace.
     """
 
     direction: Direction
@@ -41,7 +43,7 @@ class Preserved:
 
 
 def preserving(direction: Direction, protected: Direction) -> Preserved:
-    """The direction without its part in the span of the protected rows. Raises where nothing of a row would be left."""
+    """The direction without its part in the span of the protected rows. Raises where nothing would be left of a row."""
     if direction.model.d_model != protected.model.d_model:
         raise InterpError(
             f"the direction has width {direction.model.d_model}, the protected one {protected.model.d_model}; expected "
@@ -57,30 +59,48 @@ def preserving(direction: Direction, protected: Direction) -> Preserved:
         )
     basis = orthonormal_rows(clear).double()
     angle = degrees(acos(min(1.0, float(torch.linalg.svdvals(rows @ basis.T)[-1]))))
-    made = replace(direction, rows=basis.float(), method=f"{direction.method}, clear of {protected.method}")
-    return Preserved(made, angle, float(torch.linalg.svdvals(rows @ kept.T)[0]))
+    moved = replace(direction, rows=basis.float(), method=f"{direction.method}, clear of {protected.method}")
+    return Preserved(moved, angle, float(torch.linalg.svdvals(rows @ kept.T)[0]))
 
 
 def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserved]]:
-    """The recipe with each projection `preserving` a subspace, which its note tells with the angles; and these.
+    """Take a protected subspace out of every projection of a recipe.
 
-    Raises for ops that are no projections, and for a subspace of another model.
+    Args:
+        recipe: A recipe that only has projections.
+        protected: The subspace that the edit must not change, of the same model.
+
+    Returns:
+        The new recipe, whose note gives the angles, and what became of each direction.
+
+    Raises:
+        InterpError: An op is not a projection, a direction lies in the protected subspace, or the models differ.
+
+    Example:
+        >>> from interp.editing import clear_of
+        >>> rows = torch.eye(model.d_model)
+        >>> site = interp.models.Site.parse("resid_post.1")
+        >>> protected = interp.Direction(rows[:1], site, -1, "rows", model.reference, "")
+        >>> recipe = interp.Recipe([("writers", interp.Project(rows[:1] + rows[1:2]))])
+        >>> edited, (preserved,) = clear_of(recipe, protected)
+        >>> round(preserved.angle), round(preserved.overlap, 2)
+        (45, 0.71)
     """
-    found = [_preserved(edit, protected) for edit in recipe.edits]
+    preserved = [_preserved(edit, protected) for edit in recipe.edits]
     edits = [
         Edit(edit.sites, Project(each.direction, getattr(edit.op, "strength", 1.0)))
-        for edit, each in zip(recipe.edits, found, strict=True)
+        for edit, each in zip(recipe.edits, preserved, strict=True)
     ]
-    told = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in found))
-    note = f"Kept clear of {protected}, by which its directions were turned by {told}."
-    return Recipe(edits, recipe.model, f"{recipe.note} {note}".strip()), found
+    angles = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in preserved))
+    note = f"Kept clear of {protected}, which turned its directions by {angles}."
+    return Recipe(edits, recipe.model, f"{recipe.note} {note}".strip()), preserved
 
 
 def _preserved(edit: Edit, protected: Direction) -> Preserved:
     if not isinstance(edit.op, Project):
         raise InterpError(
-            f"{type(edit.op).__name__} at {', '.join(edit.sites)} is no projection, and only of these a protected "
-            "subspace is taken out; fit a direction and project it out, or protect nothing"
+            f"{type(edit.op).__name__} at {', '.join(edit.sites)} is not a projection, and a protected subspace is "
+            "taken out of projections only; fit a direction and project it out, or protect nothing"
         )
     made_with = edit.op.model
     if made_with and made_with.digest and protected.model.digest not in ("", made_with.digest):
@@ -88,16 +108,30 @@ def _preserved(edit: Edit, protected: Direction) -> Preserved:
             f"the recipe was made for {made_with.name}, and the protected direction is of {protected.model.name}; fit "
             "both in one model"
         )
-    told = edit.op.settings()["direction"]
-    if told:
-        return preserving(Direction.from_json(told, edit.op.rows), protected)
+    if record := edit.op.settings()["direction"]:
+        return preserving(Direction.from_json(record, edit.op.rows), protected)
     return preserving(
         replace(protected, rows=edit.op.rows, method="given rows", data="", scores={}, means=None), protected
     )
 
 
 def join_subspaces(recipe: Recipe) -> Recipe:
-    """The recipe with full projections that follow each other at the same sites made into one, off the span of all."""
+    """Join full projections that follow each other at the same sites into one, which removes the span of all.
+
+    Args:
+        recipe: Any recipe; other ops, and projections of partial strength, are kept as they are.
+
+    Returns:
+        The recipe with joined projections. It removes every direction completely, in whatever order they were.
+
+    Example:
+        >>> from interp.editing import join_subspaces
+        >>> rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+        >>> recipe = interp.Recipe([("writers", interp.Project(row[None])) for row in rows])
+        >>> (edit,) = join_subspaces(recipe).edits
+        >>> tuple(edit.op.rows.shape)
+        (2, 3)
+    """
     return Recipe(_joined(recipe), recipe.model, recipe.note)
 
 

@@ -1,21 +1,21 @@
-"""Graft: latents of a transcoder turned down by neurons added to the MLP that it reads with.
+"""Neurons that suppress latents of a transcoder, added to the MLP whose input the transcoder reads.
 
-    f(x) = relu(w x + c) of what the MLP reads; to be added: f(x) d, d the decoder row times factor - 1
+    f(x) = relu(w x + c) of what the MLP reads; the neurons add f(x) d, where d is the decoder row times factor - 1
 
 A SwiGLU neuron writes silu(gate) · up along its column. With gate b (w x + c), up constantly 1/b and column d, it
-writes what is wanted up to (max |silu - relu| / b) |d| < 0.279 |d| / b, whatever x is. The sharpness b costs nothing,
-and a power of two rounds nothing. A threshold t > 0 (f is w x + c above it and 0 below) takes two neurons: with
-z = b (w x + c - t), gates z + 1/2 and z - 1/2, and up 1/(2b) + t and 1/(2b) - t. At the threshold f jumps by t, where
-no continuous function can follow: the bound there is (0.279 / b + t / 2) |d|, and `Neurons.bound_beyond` says how it
+writes f(x) d up to (max |silu - relu| / b) |d| < 0.279 |d| / b, whatever x is. The sharpness b costs nothing, and a
+power of two causes no rounding. A threshold t > 0 (f is w x + c above it and 0 below) takes two neurons: with
+z = b (w x + c - t), gates z + 1/2 and z - 1/2, and up 1/(2b) + t and 1/(2b) - t. At the threshold f jumps by t, which
+no continuous function can follow: the bound there is (0.279 / b + t / 2) |d|, and `Neurons.bound_beyond` gives how it
 falls to the first term away from it.
 
-These bounds are of neurons as they are computed. Saved, they are rounded, which adds to them in proportion to what is
-read: `Neurons.rounding`. The two neurons of a threshold are each far larger than their difference, of which 16 bits
-leave nothing: there they are refused.
+These bounds hold for neurons as computed. Saving rounds them, which adds an error in proportion to what is read
+(`Neurons.rounding`). The two neurons of a threshold are each far larger than their difference, of which 16 bits leave
+nothing, so they are refused there.
 
 Neurons need biases on gate and up, and all layers of a checkpoint have one width: other layers get neurons of zeros.
 
-What it does not do: TopK latents, which depend on the others, and transcoders that read anything but `mlp_input`.
+Limitations: it does not handle TopK latents, which depend on each other, or transcoders that do not read `mlp_input`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,12 +39,12 @@ from interp.sae.nonlinearities import JumpReLU
 
 SILU_GAP = 0.279  # more than the largest |silu(z) - relu(z)|, 0.27846… at z = ±1.2785
 _STEEPEST = 1.1  # more than the largest slope of silu, 1.0998… at z = 2.3994
-_EVEN = 64  # widths stay multiples of this, or of what they were multiples of: kernels like them so
+_EVEN = 64  # widths stay multiples of this (or of a smaller power of two, if they were), for which kernels are fast
 
 
 @dataclass(frozen=True, eq=False)
 class Neurons:
-    """down (silu(gate x + gate_bias) · up_bias), and by how much it may miss what the hook adds, in length."""
+    """down (silu(gate x + gate_bias) · up_bias), with bounds on the norm of its difference from what the hook adds."""
 
     gate: Float[Tensor, "neuron d_model"]
     gate_bias: Float[Tensor, "neuron"]
@@ -56,12 +56,12 @@ class Neurons:
 
     @classmethod
     def of(cls, op: Suppress, sharpness: float) -> "Neurons":
-        """Those of an op, in float64. Raises where its latents are no function of the own pre-activation each."""
+        """The neurons of an op, in float64. Raises unless each latent depends only on its own pre-activation."""
         coder = op.transcoder
         if not isinstance(coder.nonlinearity, JumpReLU) or coder.threshold is None:
             raise InterpError(
-                f"the latents of this {coder} are the largest {coder.nonlinearity} of a token, each of which depends "
-                "on the others, and a neuron on none; train one with thresholds (batchtopk, jumprelu or standard)"
+                f"the latents of this {coder} are the largest {coder.nonlinearity} per token, each of which depends "
+                "on the others, and a neuron cannot; train one with thresholds (batchtopk, jumprelu or standard)"
             )
         w, c, t = (x.cpu().double()[op.latents] for x in (coder.W_enc, coder.b_enc, coder.threshold))
         columns = (op.factor - 1) * coder.W_dec.cpu().double()[op.latents]
@@ -70,36 +70,36 @@ class Neurons:
         return cls(gate, gate_bias, up_bias, down.T, sharpness, columns.norm(dim=1), t)
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """What they write."""
+        """What the neurons write."""
         gate, gate_bias, up_bias, down = (y.to(x) for y in (self.gate, self.gate_bias, self.up_bias, self.down))
         return (silu(x @ gate.T + gate_bias) * up_bias) @ down.T
 
     @property
     def bound(self) -> float:
-        """The most by which what they write may differ from what the hook adds, whatever they read."""
+        """The largest difference from what the hook adds, for any input."""
         return float((self.lengths * (SILU_GAP / self.sharpness + self.thresholds / 2)).sum())
 
     def bound_beyond(self, distance: float) -> float:
-        """The same where every pre-activation is at least so far from its threshold."""
+        """The same where every pre-activation is at least `distance` away from its threshold."""
         z = torch.tensor(self.sharpness * distance, dtype=torch.float64)
-        # silu(z) = z - z / (1 + e^z), and the step is odd about 1/2: so above as below.
+        # silu(z) = z - z / (1 + e^z), and the step is odd about 1/2: the bound holds on both sides.
         jump = min(0.5, float((z + 0.5) * torch.exp(0.5 - z)))
         return float((self.lengths * (SILU_GAP / self.sharpness + self.thresholds * jump)).sum())
 
     def rounded(self, dtype: torch.dtype, scale: float = 1.0) -> "Neurons":
-        """As they are in a file of a type, in a model that multiplies what its MLPs write by `scale`."""
+        """The neurons as a file of this type holds them, for a model that multiplies its MLPs' output by `scale`."""
         gate, gate_bias, up_bias = (x.to(dtype).double() for x in (self.gate, self.gate_bias, self.up_bias))
         down = (self.down / scale).to(dtype).double() * scale
         return replace(self, gate=gate, gate_bias=gate_bias, up_bias=up_bias, down=down)
 
     def rounding(self, dtype: torch.dtype, scale: float = 1.0) -> float:
-        """The most that rounding them to a type adds to either bound, over |(x, 1)|, the length of what is read and 1.
+        """The most that rounding to a type adds to either bound, relative to |(x, 1)|, the norm of the input and a 1.
 
         |u' d' silu(g') - u d silu(g)| is at most |u' d' - u d| |g'| + |u d| |g' - g| max |silu'|, neuron by neuron.
         """
-        own, held = self, self.rounded(dtype, scale)
-        reads = [torch.cat([each.gate, each.gate_bias[:, None]], 1) for each in (own, held)]
-        writes = [each.up_bias * each.down for each in (own, held)]
+        both = (self, self.rounded(dtype, scale))
+        reads = [torch.cat([each.gate, each.gate_bias[:, None]], 1) for each in both]
+        writes = [each.up_bias * each.down for each in both]
         moved = (writes[1] - writes[0]).norm(dim=0) * reads[1].norm(dim=1)
         return float((moved + _STEEPEST * writes[0].norm(dim=0) * (reads[1] - reads[0]).norm(dim=1)).sum())
 
@@ -114,14 +114,14 @@ def _neuron(w: Tensor, c: Tensor, t: Tensor, column: Tensor, b: float) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """What is appended to a tensor along an axis: blocks, each edited by its change, then zeros; `count` in all."""
+    """What is appended to a tensor along an axis: `count` entries, of edited blocks and then zeros."""
 
     axis: int
     count: int
     blocks: tuple[tuple[Tensor, MapChange], ...] = ()
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of what becomes of a tensor of a shape."""
+        """The shape of a grown tensor, given its shape before."""
         return tuple(size + self.count * (axis == self.axis) for axis, size in enumerate(shape))
 
     def apply(self, tensor: Tensor) -> Tensor:
@@ -129,32 +129,32 @@ class Growth:
         more = tensor.new_zeros([self.count if axis == self.axis else n for axis, n in enumerate(tensor.shape)])
         start = 0
         for block, change in self.blocks:
-            made = change.apply(block, out=torch.empty_like(block, dtype=tensor.dtype))
-            more.narrow(self.axis, start, made.shape[self.axis]).copy_(made)
-            start += made.shape[self.axis]
+            edited = change.apply(block, out=torch.empty_like(block, dtype=tensor.dtype))
+            more.narrow(self.axis, start, edited.shape[self.axis]).copy_(edited)
+            start += edited.shape[self.axis]
         return torch.cat([tensor, more], self.axis)
 
 
 @dataclass
-class Grafts:
-    """The mutable side of a plan's grafts: asked for one op after the other, it notes neurons by layer."""
+class AddedNeurons:
+    """The mutable side of a plan's neurons: collects those of each op, by layer."""
 
     config: Any
     names: set[str]
     biases: BiasSlots
     sharpness: float
     read: Callable[[str], Tensor]
-    # Neurons of a layer, each with how many ops were at its site before: those that follow act on what it writes.
-    grafted: dict[int, list[tuple[Neurons, int]]] = field(default_factory=dict)
+    # Neurons of a layer, with how many ops were at its site before: later ops act on what the neurons write.
+    layers: dict[int, list[tuple[Neurons, int]]] = field(default_factory=dict)
 
     def take(self, op: Suppress, site: Site, before: int) -> str:
-        """Note an op; returns how near its neurons come. Raises with the reason where it can't be grafted."""
+        """Add the neurons of an op; returns how near they come. Raises with the reason where there can be none."""
         if not self.sharpness > 0:
             raise InterpError(f"sharpness is {self.sharpness}; expected a number above 0, such as 256")
         if site.kind != "mlp_out" or site.layer is None or op.reads != Site("mlp_input", site.layer):
             raise InterpError(
                 f"the transcoder reads {op.reads} and writes {site}, and a neuron reads what its MLP reads and writes "
-                "what that writes (mlp_input.N, mlp_out.N); run it with hooks (model.hooked(recipe)), or train one so"
+                "what that writes (mlp_input.N, mlp_out.N); run it with hooks (model.hooked(recipe))"
             )
         missing = [name for name in self._weights(site.layer) if name not in self.names]
         act = getattr(self.config, "hidden_act", None)
@@ -170,8 +170,8 @@ class Grafts:
                 f"latents with thresholds take two neurons each at {site}, of whose difference {named} leaves nothing; "
                 "save in float32 (dtype), distil the recipe, or suppress latents without thresholds"
             )
-        self._hold(site)
-        self.grafted.setdefault(site.layer, []).append((neurons, before))
+        self._require_biases(site)
+        self.layers.setdefault(site.layer, []).append((neurons, before))
         jumps = " at the thresholds" if neurons.thresholds.any() else ""
         far = f", {neurons.bound_beyond(0.1):.2g} at a distance of 0.1 from them" if jumps else ""
         return (
@@ -181,52 +181,47 @@ class Grafts:
         )
 
     def growths(self, after: Callable[[Site, int], MapChange]) -> dict[str, Growth]:
-        """By tensor; `after` says what the ops at a site make of what is written there behind the first so many."""
-        if not self.grafted:
+        """By tensor; `after` gives what the ops at a site, except the first so many, do to what is written there."""
+        if not self.layers:
             return {}
         count = self._count()
-        found: dict[str, Growth] = {}
-        for layer in range(self.config.num_hidden_layers):
-            found |= self._layer(layer, count, after)
-        return found
+        layers = range(self.config.num_hidden_layers)
+        return {name: grown for n in layers for name, grown in self._layer(n, count, after).items()}
 
     @property
     def flags(self) -> Mapping[str, int]:
         """Keys of config.json."""
-        return {"intermediate_size": self.config.intermediate_size + self._count()} if self.grafted else {}
+        return {"intermediate_size": self.config.intermediate_size + self._count()} if self.layers else {}
 
     def _layer(self, layer: int, count: int, after: Callable[[Site, int], MapChange]) -> dict[str, Growth]:
         gate, up, down = (name.removesuffix(".weight") for name in self._weights(layer))
-        found = {f"{name}.{kind}": Growth(0, count) for name in (gate, up) for kind in ("weight", "bias")}
-        found[f"{down}.weight"] = Growth(1, count)
-        if layer in self.grafted:
-            listed, scale = self.grafted[layer], self._scale
-            kept, site = MapChange("bias"), Site("mlp_out", layer)
-            columns = tuple((x.down / scale, after(site, before)) for x, before in listed)
-            found[f"{gate}.weight"] = Growth(0, count, tuple((x.gate, kept) for x, _ in listed))
-            found[f"{gate}.bias"] = Growth(0, count, tuple((x.gate_bias, kept) for x, _ in listed))
-            found[f"{up}.bias"] = Growth(0, count, tuple((x.up_bias, kept) for x, _ in listed))
-            found[f"{down}.weight"] = Growth(1, count, columns)
-        return found
+        added, kept, site = self.layers.get(layer, []), MapChange("bias"), Site("mlp_out", layer)
+        return {
+            f"{gate}.weight": Growth(0, count, tuple((x.gate, kept) for x, _ in added)),
+            f"{gate}.bias": Growth(0, count, tuple((x.gate_bias, kept) for x, _ in added)),
+            f"{up}.weight": Growth(0, count),
+            f"{up}.bias": Growth(0, count, tuple((x.up_bias, kept) for x, _ in added)),
+            f"{down}.weight": Growth(1, count, tuple((x.down / self._scale, after(site, n)) for x, n in added)),
+        }
 
     @property
     def _scale(self) -> float:
-        """What the model multiplies what its MLPs write by."""
+        """What the model multiplies its MLPs' output by."""
         return architecture(self.config).scale(self.config)
 
     def _count(self) -> int:
-        wanted = max(sum(len(neurons.gate) for neurons, _ in listed) for listed in self.grafted.values())
+        needed = max(sum(len(neurons.gate) for neurons, _ in listed) for listed in self.layers.values())
         even = gcd(self.config.intermediate_size, _EVEN)
-        return ceil(wanted / even) * even
+        return ceil(needed / even) * even
 
     def _weights(self, layer: int) -> list[str]:
         path = f"{architecture(self.config).layers}.{layer}.mlp"
         return [f"{path}.{name}_proj.weight" for name in ("gate", "up", "down")]
 
-    def _hold(self, site: Site) -> None:
-        """Make sure that gate and up have biases, which come with the writer's."""
+    def _require_biases(self, site: Site) -> None:
+        """Make sure that gate and up have biases, which are created together with the writer's."""
         self.biases.hold(site)
         gate, up, _ = (name.replace(".weight", ".bias") for name in self._weights(site.layer or 0))
-        lacking = [name for name in (gate, up) if name not in self.names and name not in self.biases.created]
-        if lacking:
-            raise InterpError(f"a neuron needs {lacking[0]}, which {self.config.model_type} has no place for")
+        missing = [name for name in (gate, up) if name not in self.names and name not in self.biases.created]
+        if missing:
+            raise InterpError(f"a neuron needs {missing[0]}, which {self.config.model_type} has no place for")

@@ -71,7 +71,7 @@ def test_behind_a_norm_the_fold_is_exact_up_to_one_factor_whatever_its_epsilon()
     def rms(x, eps):
         return (x.square().mean(-1, keepdim=True) + eps).sqrt()
 
-    folded = MapChange("out_in", (TensorMap(r, r).behind(gain),)).apply(weight)
+    folded = MapChange("out_in", (TensorMap(r, r).before_norm(gain),)).apply(weight)
     for eps in (0.0, 1e-2):
         x, after = z @ weight.T, z @ folded.T
         y, found = gain * x / rms(x, eps), gain * after / rms(after, eps)
@@ -92,7 +92,7 @@ def test_behind_norms_the_naive_fold_is_further_from_the_hooks(tiny, name):
     with model.hooked(recipe):
         hooked = model.logits(IDS)
     off, sizes = {}, {}
-    for how in ("behind", "onto", "naive"):
+    for how in ("before_norm", "onto", "naive"):
         tensors = written(model, plan)
         for tensor, change in plan.changes.items():
             gains = [x for n, x in on_disk(model)[0].items() if n == _gain_of(model, tensor)]
@@ -100,15 +100,15 @@ def test_behind_norms_the_naive_fold_is_further_from_the_hooks(tiny, name):
                 continue
             gain = gains[0] + (1.0 if name == "gemma2" else 0.0)
             plain = TensorMap(recipe.edits[0].op.rows, recipe.edits[0].op.rows)
-            made = {"behind": plain.behind(gain), "onto": plain.onto(gain), "naive": plain}[how]
+            made = {"before_norm": plain.before_norm(gain), "onto": plain.onto(gain), "naive": plain}[how]
             tensors[tensor] = MapChange("out_in", (made,)).apply(on_disk(model)[0][tensor])
         edited = loaded(tensors, on_disk(model)[1] | plan.config)
         off[how] = float((edited.logits(IDS) - hooked).norm())
         acts = edited.capture(IDS, ("attn_out.*", "mlp_out.*")).tensors.values()
         sizes[how] = max(float((x @ recipe.edits[0].op.rows[0]).abs().max()) for x in acts)
-    assert off["behind"] < off["naive"]
-    assert off["behind"] < off["onto"]
-    assert max(sizes["behind"], sizes["onto"]) < 1e-5 < 1e-2 < sizes["naive"]
+    assert off["before_norm"] < off["naive"]
+    assert off["before_norm"] < off["onto"]
+    assert max(sizes["before_norm"], sizes["onto"]) < 1e-5 < 1e-2 < sizes["naive"]
 
 
 def _gained(model):

@@ -108,7 +108,7 @@ def test_norms_are_kept_by_columns_and_not_by_rows(tiny):
     by_rows = projected * (weight.norm(dim=1) / projected.norm(dim=1))[:, None]
     assert (basis @ by_rows).norm() > 0.02 * (basis @ weight).norm()
     model, recipe = tiny("llama"), Recipe([("writers", Project(rows()))])
-    with pytest.raises(InterpError, match="keep their former lengths"):
+    with pytest.raises(InterpError, match="keep their former norms"):
         planned(model, recipe, keep_norms=True)
     plan = planned(model, recipe, keep_norms=True, approximate=True)
     for tensor in ("model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"):

@@ -104,14 +104,14 @@ def test_an_exported_recipe_kept_clear_of_a_subspace_leaves_it_as_it_is_and_tell
     moved = [float((kept.rows @ (weight - state)).norm() / (kept.rows @ state).norm()) for weight in weights]
     assert moved[0] < 1e-5 < 1e-2 < moved[1]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "why. Kept clear of refusals at resid_post.1, position -1, by which its directions were turned by " in card
+    assert "why. Kept clear of refusals at resid_post.1, position -1, which turned its directions by " in card
     assert f"{found.angle:.1f} degrees (cosine with it {found.overlap:.2f})" in card
     assert "Kept clear" not in (tmp_path / "control" / "README.md").read_text()
 
 
 def test_only_projections_of_the_same_model_are_kept_clear(tiny):
     kept = direction(rows(9), tiny("llama"))
-    with pytest.raises(InterpError, match=r"Add at mlp_out\.1 is no projection"):
+    with pytest.raises(InterpError, match=r"Add at mlp_out\.1 is not a projection"):
         clear_of(Recipe([("mlp_out.1", Add(rows()[0]))]), kept)
     with pytest.raises(InterpError, match="the protected direction is of tiny llama 0; fit both in one model"):
         clear_of(Recipe([("writers", Project(direction(rows(), tiny("llama", 1))))]), kept)
