@@ -1,19 +1,19 @@
-"""Features: edits of SAE latents as what folds into weights, each with how near it comes.
+"""Edits of SAE latents as edits that fold into weights, each with how near it comes.
 
-x -> x - f(x) d, a latent ablated, is not affine, and has no fold. In its place:
+Ablating a latent, x -> x - f(x) d, is not affine and does not fold. In its place:
 
-- `as_projection`: the decoder rows projected out of every writer. Folds exactly; it takes away all along the rows, be
-  the latent silent or not, at every layer.
-- `affine_fit`: the affine map that comes nearest to the op on real text, by least squares over all tokens but first
-  ones: change = (x - mean) W + mean change, W = Sxx^-1 Sxc, of the rank that the changes have. Sums are in float64 and
-  take no more memory for more text. It folds where an affine op does: at what writes the stream (an autoencoder of
-  mlp_out or attn_out; a bias is needed), not at one site of the stream.
-- the same `at_writer`, for an op behind a block: what is added to the stream there may as well be added to what its MLP
-  writes, and only what comes behind sees either. So the change is fitted by what the MLP writes, and that folds. It
-  misses what is known of the latent from what was in the stream before.
+- `as_projection`: the decoder rows projected out of every writer. It folds exactly, and removes everything
+  along the rows at every layer, whether the latent fires or not.
+- `affine_fit`: the affine map that comes nearest to the op on real text, by least squares over all tokens except
+  first ones: change = (x - mean) W + mean change, W = Sxx^-1 Sxc, of the rank that the changes have. Sums are float64,
+  and memory does not grow with the text. It folds where an affine op does: at what writes the stream (an autoencoder of
+  mlp_out or attn_out; a bias is needed), not at a single site of the stream.
+- the same with `at_writer`, for an op after a block: what is added to the stream there can as well be added to what its
+  MLP writes, since only later layers see either. The change is then fitted from what the MLP writes, and that folds.
+  It misses what the earlier stream says about the latent.
 - for a transcoder, neurons (`interp.editing.fold.transcoder_neurons`), within a bound.
 
-What none of them knows: what the edit is for. Fidelity is to the edit, on the given text.
+Limitations: fidelity is measured against the edit, on the given text, and not against the edit's purpose.
 """
 
 from collections.abc import Iterator
@@ -42,12 +42,19 @@ from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 
-_NONE = 1e-12  # of the mean square of the largest component of the changes: rounding, not a direction of the edit
+_NONE = 1e-12  # of the largest component's mean square: below it is rounding, not a direction of the edit
 
 
 @dataclass(frozen=True, eq=False)
 class AffineFit:
-    """An affine recipe in place of another, its fidelity on held-out text, and how it folds (`items`)."""
+    """An affine recipe in place of another, with its fidelity on held-out text and how it folds (`items`).
+
+    Attributes:
+        recipe: The affine edit.
+        fidelity: How near it comes to the original edit, on held-out text.
+        tokens: Tokens it was fitted on.
+        items: How each of its ops folds.
+    """
 
     recipe: Recipe
     fidelity: Fidelity
@@ -56,7 +63,7 @@ class AffineFit:
 
     @property
     def exports(self) -> bool:
-        """Whether `export` takes it as it is: folded exactly. If not, `items` say why."""
+        """Whether it folds exactly, as `export` demands. If not, `items` say why."""
         return all(item.status == "exact" for item in self.items)
 
     def __str__(self) -> str:
@@ -68,7 +75,20 @@ class AffineFit:
 
 
 def as_projection(sae: SparseAutoencoder, latents: int | list[int]) -> Recipe:
-    """The recipe that projects latents' decoder rows out of every writer. Raises for rows that are elsewhere."""
+    """The recipe that projects the decoder rows of latents out of every writer.
+
+    Args:
+        sae: An autoencoder of one site in the residual stream's basis.
+        latents: One latent or several, counted from 0.
+
+    Raises:
+        InterpError: A latent is out of range, or the decoder does not write in the residual stream's basis.
+
+    Example:
+        >>> from interp.editing import as_projection
+        >>> sae = interp.SparseAutoencoder.load("sae")  # doctest: +SKIP
+        >>> interp.export(as_projection(sae, [3, 7]), model, "edited")  # doctest: +SKIP
+    """
     chosen = [latents] if isinstance(latents, int) else list(latents)
     outside = [latent for latent in chosen if not 0 <= latent < sae.d_sae]
     if outside or not chosen:
@@ -94,14 +114,32 @@ def affine_fit(
     tokens: int | None = None,
     batch_size: int = 8,
 ) -> AffineFit:
-    """Fit an affine op to the one op of a recipe at its one site, on text, and measure it on the last rows of the text.
+    """Fit an affine op to the single op of a recipe at its single site, and measure it on held-out text.
 
-    `rank` limits how many directions it moves. With `at_writer` the fit reads and edits what is written last before the
-    site (mlp_out of the same block for resid_post), which folds where a site of the stream does not. Raises where the
-    op is no function of the activations at its site, where the text has too few tokens, and where the op changes
-    nothing on it.
+    Args:
+        model: The model that the recipe was made for.
+        recipe: A recipe with one op at one site.
+        texts: Documents, as `harvest` takes them.
+        at_writer: Read and edit what is written last before the site (mlp_out of the same block for resid_post), which
+            folds where a site of the stream does not.
+        rank: Largest number of directions that the op moves; all by default.
+        held_out: Share of the rows of text, the last ones, to measure on.
+        context: Tokens per row of packed text.
+        tokens: Largest number of tokens; all by default.
+        batch_size: Rows per forward pass.
+
+    Raises:
+        InterpError: The op is not a function of the activations at its site, the text has too few tokens, or the op
+            changes nothing on it.
+
+    Example:
+        >>> from interp.editing import affine_fit
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> texts = [f"The guard at gate {n} is calm, and the visitor asks for keys." for n in range(40)]
+        >>> affine_fit(model, recipe, texts, context=16, rank=1).exports
+        True
     """
-    op, site = _one(model, recipe)
+    op, site = _single_op(model, recipe)
     packed = pack_rows(model, texts, context, tokens)
     held = ceil(held_out * len(packed))
     if not 0 < held < len(packed):
@@ -122,31 +160,31 @@ def affine_fit(
     return AffineFit(fitted, measured(model, recipe, fitted, rest, batch_size), sums.count, items)
 
 
-def _one(model: HookedModel, recipe: Recipe) -> tuple[Op, Site]:
+def _single_op(model: HookedModel, recipe: Recipe) -> tuple[Op, Site]:
     recipe.check(model.reference)
     edits = [(edit.op, site) for edit in recipe.edits for site in model.resolve(edit.sites)]
     if len(edits) != 1:
-        raise InterpError(f"the recipe has {len(edits)} ops at sites; expected one op at one site, fitted by itself")
+        raise InterpError(f"the recipe has {len(edits)} ops at sites; expected one op at one site")
     op, site = edits[0]
     if type(op).within is not Op.within or op.observers():
         raise InterpError(
-            f"{type(op).__name__} goes by more than the activations at {site}, of which a fit is a function; fit the "
+            f"{type(op).__name__} depends on more than the activations at {site}, and a fit only on these; fit the "
             "op inside it, or, for a transcoder that reads mlp_input, export its neurons "
             "(interp.editing.fold.transcoder_neurons)"
         )
     if not site.in_residual_basis:
-        raise InterpError(f"{site} is not in the basis of the residual stream, where alone a fit could be folded")
+        raise InterpError(f"{site} is not in the basis of the residual stream, and only there a fit folds")
     return op, site
 
 
 def _activations(
     model: HookedModel, site: Site, where: Site, packed: PackedRows, size: int
 ) -> Iterator[tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_model"]]]:
-    """What is at both sites."""
+    """Activations at both sites."""
     for batch in packed.batches(size):
-        found = model.forward_to(list({site, where}), batch.model_inputs(model.device))
+        activations = model.forward_to(list({site, where}), batch.model_inputs(model.device))
         inner = batch.inner.to(model.device)
-        yield found[site][inner].double(), found[where].expand(*inner.shape, -1)[inner].double()
+        yield activations[site][inner].double(), activations[where].expand(*inner.shape, -1)[inner].double()
 
 
 @dataclass
@@ -172,7 +210,7 @@ class _Regression:
         self.count = total
 
     def op(self, model: ModelReference, rank: int | None) -> LowRank:
-        """The op that adds to x what comes nearest to y."""
+        """The op that adds to x the nearest affine function to y."""
         width = len(self.xx) if self.count else 0
         if self.count <= width:
             raise InterpError(f"{self.count} tokens to fit {width} coefficients on; expected more tokens than that")
@@ -189,6 +227,6 @@ def _basis(second: Float[Tensor, "d_model d_model"], rank: int | None) -> Float[
         raise InterpError(f"rank is {rank}; expected 1 or more, or None for all")
     squares, vectors = torch.linalg.eigh(second)
     if float(squares[-1]) <= 0:
-        raise InterpError("the op changes nothing on these texts; give some on which the latents fire")
+        raise InterpError("the op changes nothing on these texts; give texts on which the latents fire")
     kept = int((squares > _NONE * squares[-1]).sum())
     return vectors.flip(1)[:, : kept if rank is None else min(rank, kept)].T.contiguous()

@@ -1,20 +1,20 @@
-"""Distil: what no fold can do, as low-rank factors trained so that the plain model predicts what the hooked one does.
+"""Distil a recipe that does not fold: train low-rank factors until the model predicts what the hooked one does.
 
     minimise KL(hooked || plain + factors) of the next token, the mean over all tokens of the texts
 
-1. Documents are divided into those to train on and those held out; one that comes twice counts once.
-2. Each weight of attention and MLP, from the layer of the recipe's first site on, gets factors: left is zero, so that
-   training begins at the plain model, and right random. The model's own weights take no gradients.
-3. Adam, its rate falling to zero; at a higher rank it begins lower, since so many more parts move at once
-   (Kalajdzievski 2023, "A rank stabilization scaling factor for fine-tuning with LoRA"). What the hooked model predicts
-   is computed anew for each batch, as it is with hooks: one document a row, so positions count as they do in use.
-4. On the held-out documents KL(hooked || distilled) is measured beside the effect's own, KL(hooked || plain).
+1. Documents are split into training and held-out ones; duplicates count once.
+2. Each weight of attention and MLP, from the layer of the recipe's first site on, gets two factors. The left one is
+   zero, so that training begins at the plain model; the right one is random. The model's own weights are frozen.
+3. Adam minimises the loss, with a rate that decays to zero and begins lower at a higher rank, where more parameters
+   move (Kalajdzievski 2023, "A rank stabilization scaling factor for fine-tuning with LoRA"). The hooked model's
+   predictions are computed for each batch, with one document per row, so that positions are as in use.
+4. On the held-out documents KL(hooked || distilled) is measured next to the effect's own, KL(hooked || plain).
 
 Distillation: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network". Factors: Hu et al. 2021,
 "LoRA: Low-rank adaptation of large language models".
 
-What it does not know: how the distilled model predicts on text unlike that given, where it was never compared with
-the hooked one. An edit that acts on rare prompts needs those among the texts.
+Limitations: on text unlike the training texts the distilled model was never compared with the hooked one. An edit that
+acts on rare prompts needs such prompts among the texts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,8 +39,8 @@ from interp.models.tokens import Tokens
 
 _FEWEST = 8  # documents
 _PROBES = 32  # documents, of those held out
-_RANK = 8  # at which the rate is as given
-_NOTHING = 1e-7  # nats: what rounding in float32 alone leaves of a KL
+_RANK = 8  # the rank at which the rate is `lr`
+_NOTHING = 1e-7  # nats: the KL that rounding in float32 alone makes
 
 
 def distil(
@@ -58,21 +58,42 @@ def distil(
     held_out: float = 0.2,
     even_if_exact: bool = False,
 ) -> Distilled:
-    """Train factors on texts for a recipe that does not fold, and measure on held-out documents what remains.
+    """Train low-rank factors for a recipe that does not fold, and measure on held-out documents what remains.
 
-    `texts` are documents as `harvest` takes them, at most the first `most`, of each the first `context` tokens; each
-    step takes `batch_size` of them. Each is a prompt as a whole, and a gate that decides by prompts reads all of it.
-    `lr` is Adam's rate at rank 8, from which it falls with the root of the rank. `seed` draws which documents are held
-    out, the order, and where training begins. With `even_if_exact` a recipe that folds exactly is distilled too.
-    Raises InterpError for settings out of range, for too few documents, for a recipe of another model, that folds, or
-    that does nothing on the texts, and where training diverges.
+    Args:
+        recipe: The edit to distil.
+        model: The model it was made for.
+        texts: Documents, as `harvest` takes them. Each is one prompt, which a gate that decides by prompts reads whole.
+        rank: Rank of each weight's factors.
+        steps: Training steps.
+        lr: Adam's rate at rank 8; it falls with the square root of the rank.
+        seed: Draws which documents are held out, their order, and where training begins.
+        batch_size: Documents per step.
+        context: Tokens used of each document.
+        most: Largest number of documents used.
+        held_out: Share of the documents to measure on.
+        even_if_exact: Distil a recipe that folds exactly, too.
+
+    Returns:
+        The factors and their record, for `export(recipe, model, out, distilled=...)`.
+
+    Raises:
+        InterpError: A setting is out of range, there are too few documents, the recipe is another model's, folds, or
+            does nothing on the texts, or training diverges.
+
+    Example:
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> texts = [f"The guard at gate {n} is calm today." for n in range(8)]
+        >>> distilled = interp.distil(recipe, model, texts, rank=1, steps=1, context=8, even_if_exact=True)
+        >>> distilled.record.rank, len(distilled.losses)
+        (1, 1)
     """
     _require_settings(rank, steps, lr, batch_size, context, held_out)
     recipe.check(model.reference)
     if not even_if_exact:
         _refuse_exact(recipe, model)
-    taken, found = _read(model, texts, most)
-    train, held = _parted(model, taken, held_out, seed, min(context, model.context or context))
+    unique, digest = _read(model, texts, most)
+    train, held = _split(model, unique, held_out, seed, min(context, model.context or context))
     teacher = _Teacher(model, recipe)
     effect = teacher.distance(held, batch_size, {})
     if not effect < float("inf"):
@@ -82,8 +103,8 @@ def distil(
             f"the recipe changes nothing that is predicted on the held-out texts (KL {effect:.1e} nats); give texts "
             "on which it acts"
         )
-    pairs = _begun(model, _first(model, recipe), rank, seed)
-    losses = _trained(teacher, train, pairs, steps, lr * (_RANK / rank) ** 0.5, batch_size, seed, effect)
+    pairs = _initial_factors(model, _first_layer(model, recipe), rank, seed)
+    losses = _train(teacher, train, pairs, steps, lr * (_RANK / rank) ** 0.5, batch_size, seed, effect)
     pairs = {name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in pairs.items()}
     remaining = teacher.distance(held, batch_size, pairs)
     if not remaining < float("inf"):
@@ -91,7 +112,7 @@ def distil(
     record = Distillation(
         recipe=recipe.digest,
         base=model.digest,
-        texts=found.hex,
+        texts=digest.hex,
         factors=factors_digest(pairs),
         rank=rank,
         steps=steps,
@@ -111,7 +132,7 @@ def distil(
 
 
 class _Teacher:
-    """The hooked model, which says what is to be predicted."""
+    """The hooked model, whose predictions are the target."""
 
     def __init__(self, model: HookedModel, recipe: Recipe):
         self.model, self.bound = model, recipe.bind(model)
@@ -125,7 +146,7 @@ class _Teacher:
 
     @torch.no_grad()
     def distance(self, tokens: Tokens, size: int, pairs: dict[str, FactorPair]) -> float:
-        """Its mean over all tokens."""
+        """The mean divergence over all tokens."""
         parts = [self.divergence(tokens.rows(s, s + size), pairs) for s in range(0, len(tokens), size)]
         mean = float(torch.cat(parts).double().mean())
         return mean if mean != mean else max(0.0, mean)
@@ -135,7 +156,7 @@ class _Teacher:
         return self.model.hf(**inputs, use_cache=False).logits[batch.mask.to(self.model.device)].float()
 
 
-def _trained(
+def _train(
     teacher: _Teacher,
     train: Tokens,
     pairs: dict[str, FactorPair],
@@ -145,7 +166,7 @@ def _trained(
     seed: int,
     effect: float,
 ) -> list[float]:
-    """Train the factors in place; returns each step's loss over the effect."""
+    """Train the factors in place; returns each step's loss relative to the effect."""
     trained = [factor.requires_grad_() for pair in pairs.values() for factor in pair]
     optimiser = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.99))
     fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(1, steps))
@@ -165,7 +186,7 @@ def _trained(
 
 
 def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Numbers of documents, all of them once before any comes again."""
+    """Indices of documents: each comes once before any comes again."""
     draw, order = torch.Generator().manual_seed(seed), torch.zeros(0, dtype=torch.long)
     for _ in range(steps):
         if len(order) < min(size, count):
@@ -174,8 +195,8 @@ def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
         order = order[size:]
 
 
-def _begun(model: HookedModel, first: int, rank: int, seed: int) -> dict[str, FactorPair]:
-    """Factors that add nothing yet, of every linear layer of attention and MLP from a layer on."""
+def _initial_factors(model: HookedModel, first: int, rank: int, seed: int) -> dict[str, FactorPair]:
+    """Factors that add nothing yet, for every linear layer of attention and MLP from a layer on."""
     draw = torch.Generator().manual_seed(seed)
     layers, transposed = architecture(model.config).layers, architecture(model.config).transposed
     pairs: dict[str, FactorPair] = {}
@@ -186,7 +207,7 @@ def _begun(model: HookedModel, first: int, rank: int, seed: int) -> dict[str, Fa
         outputs, inputs = module.weight.T.shape if transposed else module.weight.shape
         if rank > min(outputs, inputs):
             raise InterpError(f"rank is {rank}, but {name} has {inputs} inputs and {outputs} outputs; lower it")
-        # What a layer reads has a root mean square of about 1, and so then has what the first factor makes of it.
+        # A layer's input has a root mean square of about 1, and then so has the first factor's output.
         pair = (torch.zeros(outputs, rank), torch.randn(rank, inputs, generator=draw) * inputs**-0.5)
         left, right = (pair[1].T, pair[0].T) if transposed else pair
         pairs[f"{name}.weight"] = (left.to(model.device), right.to(model.device))
@@ -197,31 +218,31 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def _first(model: HookedModel, recipe: Recipe) -> int:
-    """The layer of the recipe's first site: before it, hooked and plain model are the same."""
+def _first_layer(model: HookedModel, recipe: Recipe) -> int:
+    """The layer of the recipe's first site; before it, hooked and plain model agree."""
     return min(site.layer or 0 for edit in recipe.edits for site in model.resolve(edit.sites))
 
 
 def _read(model: HookedModel, texts: Source, most: int) -> tuple[list[str], Digest]:
-    """The documents as text, each once, and their digest."""
-    found, seen = Digest(), dict[str, None]()
+    """The documents as text, without duplicates, and their digest."""
+    digest, seen = Digest(), dict[str, None]()
     for document in islice(documents(texts), most):
-        found.update(document)
+        digest.update(document)
         seen[document if isinstance(document, str) else render_conversation(document, model.tokenizer)[0]] = None
-    return [text for text in seen if text], found
+    return [text for text in seen if text], digest
 
 
-def _parted(model: HookedModel, taken: Sequence[str], share: float, seed: int, cut: int) -> tuple[Tokens, Tokens]:
+def _split(model: HookedModel, texts: Sequence[str], share: float, seed: int, cut: int) -> tuple[Tokens, Tokens]:
     """Training documents and held-out ones."""
-    held = max(1, round(share * len(taken)))
-    if len(taken) < _FEWEST:
+    held = max(1, round(share * len(texts)))
+    if len(texts) < _FEWEST:
         raise InterpError(
-            f"the texts have {len(taken)} different documents; expected at least {_FEWEST}, and hundreds for a "
+            f"the texts have {len(texts)} different documents; expected at least {_FEWEST}, and hundreds for a "
             "distillation that holds on others"
         )
-    order = torch.randperm(len(taken), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = [[taken[number] for number in sorted(part)] for part in (order[held:], order[:held])]
-    train, rest = (model.tokens(part, cut) for part in chosen)
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    parts = [[texts[number] for number in sorted(part)] for part in (order[held:], order[:held])]
+    train, rest = (model.tokens(part, cut) for part in parts)
     return train, rest
 
 

@@ -1,7 +1,7 @@
 """Fidelity: how near one recipe comes to another on real text, at its own sites and in the next token.
 
-Every token counts but the first of each document. What is compared is what the recipes do together with all that comes
-of it: a recipe that acts at more sites than the other is off by what it does there, too.
+The first token of each document is left out. The comparison includes everything that follows from a recipe: one that
+acts at more sites than the other is also off by what it does there.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,14 @@ _TOKENS = 128
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a recipe, or an edited checkpoint, comes to a recipe, over `tokens` of text.
+    """How near a recipe, or an edited checkpoint, comes to another recipe.
 
-    `explained` is the share of the variance of the wanted change, at the sites of the wanted recipe, that the other one
-    makes too; below 0 it is further off than a constant would be. `kl` is KL(wanted || instead) of the next token in
-    nats, mean over the tokens, beside the edit's own effect, `effect_kl`, KL(plain || wanted).
+    Attributes:
+        explained: Share of the variance of the intended change, at the sites of the intended recipe, that is also
+            made by the other one. Below 0 it is further off than a constant would be.
+        kl: KL(intended || instead) of the next token in nats, the mean over the tokens.
+        effect_kl: The edit's own effect, KL(plain || intended).
+        tokens: Tokens of text that were compared.
     """
 
     explained: float
@@ -39,7 +42,7 @@ class Fidelity:
 
     @property
     def reproduced(self) -> float:
-        """The share of the edit's effect on the next token that is not off: 1 - kl / effect_kl."""
+        """The share of the edit's effect on the next token that is reproduced: 1 - kl / effect_kl."""
         return 1 - self.kl / self.effect_kl
 
     def __str__(self) -> str:
@@ -59,9 +62,27 @@ def measure_fidelity(
     tokens: int | None = None,
     batch_size: int = 8,
 ) -> Fidelity:
-    """How near `instead` comes to `wanted`, over all tokens of the text but the first of each document.
+    """Measure how near one edit comes to another on text.
 
-    `instead` is a recipe for the same model, or a model with other weights, such as an export loaded again.
+    Args:
+        model: The plain model.
+        wanted: The intended edit.
+        instead: A recipe for the same model, or a model with other weights, such as an export that was reloaded.
+        texts: Documents, as `harvest` takes them.
+        context: Tokens per row of packed text.
+        tokens: Largest number of tokens; all by default.
+        batch_size: Rows per forward pass.
+
+    Raises:
+        InterpError: The intended edit changes nothing on these texts.
+
+    Example:
+        >>> from interp.editing import measure_fidelity
+        >>> rows = torch.eye(model.d_model)
+        >>> full, half = (interp.Recipe([("mlp_out.1", interp.Project(rows[:1], s))]) for s in (1.0, 0.5))
+        >>> texts = [f"The guard at gate {n} is calm today." for n in range(4)]
+        >>> 0 < measure_fidelity(model, full, half, texts, context=8).explained < 1
+        True
     """
     return measured(model, wanted, instead, pack_rows(model, texts, context, tokens), batch_size)
 
@@ -70,7 +91,7 @@ def measure_fidelity(
 def measured(
     model: HookedModel, wanted: Recipe, instead: Recipe | HookedModel, packed: PackedRows, size: int
 ) -> Fidelity:
-    """As `fidelity`, on rows of text that are packed already."""
+    """As `measure_fidelity`, on packed rows of text."""
     wanted.check(model.reference)
     other, applied = (instead, None) if isinstance(instead, HookedModel) else (model, instead)
     if applied is not None:
@@ -79,31 +100,31 @@ def measured(
     off, square, total = 0.0, 0.0, torch.zeros(())
     kl, effect, count = 0.0, 0.0, 0
     for batch in packed.batches(size):
-        plain, was = _run(model, None, sites, batch)
-        want, asked = _run(model, wanted, sites, batch)
-        got, done = _run(other, applied, sites, batch)
-        change = (asked - was).double()
-        off += float((done - asked).double().square().sum())
+        plain, before = _run(model, None, sites, batch)
+        target, intended = _run(model, wanted, sites, batch)
+        logits, reached = _run(other, applied, sites, batch)
+        change = (intended - before).double()
+        off += float((reached - intended).double().square().sum())
         square, total = square + float(change.square().sum()), total + change.sum(0).cpu()
-        kl, effect, count = kl + _total_kl(want, got), effect + _total_kl(plain, want), count + len(change)
+        kl, effect, count = kl + _total_kl(target, logits), effect + _total_kl(plain, target), count + len(change)
     variance = square - float(total.square().sum()) / max(1, count)
     if variance <= 0 or effect <= 0:
-        raise InterpError("the wanted edit changes nothing on these texts; give some on which the latents fire")
+        raise InterpError("the intended edit changes nothing on these texts; give texts on which the latents fire")
     return Fidelity(1 - off / variance, kl / count, effect / count, count)
 
 
 def _run(
     model: HookedModel, recipe: Recipe | None, sites: list[Site], batch: PackedRows
 ) -> tuple[Float[Tensor, "token d_vocab"], Float[Tensor, "token d_all"]]:
-    """Logits, and what is at the sites side by side, behind the recipe's ops."""
-    found, inner = dict[Site, Tensor](), batch.inner.to(model.device)
+    """Logits, and the concatenated activations at the sites after the recipe's ops."""
+    activations, inner = dict[Site, Tensor](), batch.inner.to(model.device)
 
     def keep(site: Site, x: Tensor) -> None:
-        found[site] = x.flatten(2).expand(*inner.shape, -1)[inner].float()
+        activations[site] = x.flatten(2).expand(*inner.shape, -1)[inner].float()
 
     with model.hooked(recipe if recipe is not None else ()), model.hooked([(s, partial(keep, s)) for s in sites]):
         logits = model.hf(**batch.model_inputs(model.device), use_cache=False).logits[inner].float()
-    return logits, torch.cat([found[site] for site in sites], dim=1)
+    return logits, torch.cat([activations[site] for site in sites], dim=1)
 
 
 def _total_kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> float:

@@ -1,10 +1,10 @@
-"""Distilled: low-rank factors in place of a recipe that has no fold, merged like a fold, and kept beside the weights.
+"""Low-rank factors in place of a recipe that does not fold: merged like a fold, and saved next to the weights.
 
     W' = W + left right
 
-for weights of attention and MLP, as they are stored. The factors and how they were trained are one safetensors file; in
-an exported folder it lies beside the weights, so that the merge can be made again bit by bit, and the same plan of
-changes gives undo patches and LoRA adapters. How they are trained is `interp.editing.approximate.distillation`.
+for weights of attention and MLP, as they are stored. One safetensors file holds the factors and the record of their
+training. In an exported folder it lies next to the weights, so that the merge can be repeated bit by bit; the same plan
+gives undo patches and LoRA adapters. `interp.editing.approximate.distillation` trains the factors.
 """
 
 import json
@@ -41,11 +41,11 @@ FactorPair = tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]
 
 
 class Distillation(Config):
-    """How factors were trained, and what was measured on documents that they were not trained on.
+    """How factors were trained, and what was measured on held-out documents.
 
     `recipe`, `base`, `texts` and `factors` are digests. `kl` is KL(hooked || distilled) of the next token in nats, the
-    mean over all tokens held out, and `effect_kl` the effect's own: KL(hooked || base) on the same tokens, as `kl` is
-    before the first step.
+    mean over all held-out tokens. `effect_kl` is the edit's own effect on the same tokens, KL(hooked || base), which is
+    the value of `kl` before the first step.
     """
 
     recipe: str
@@ -67,7 +67,7 @@ class Distillation(Config):
 
     @property
     def share(self) -> float:
-        """What remains, over the effect's own KL: 0 is the hooked model, 1 as far from it as the plain one."""
+        """The remaining KL relative to the effect's own: 0 is the hooked model, 1 as far from it as the plain one."""
         return self.kl / self.effect_kl
 
     def __str__(self) -> str:
@@ -79,10 +79,10 @@ class Distillation(Config):
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
-    """Trained factors by the name of the weight they are added to, and how they came to be.
+    """Trained factors by the name of the weight that they are added to, and the record of their training.
 
-    `losses` are KL(hooked || distilled) over the effect's, step by step on the training batches, and
-    `probes` some of the documents held out, on which an export is measured; neither is saved.
+    `losses` are KL(hooked || distilled) relative to the effect's, per step on the training batches. `probes` are some
+    of the held-out documents, on which an export is measured. Neither is saved.
     """
 
     pairs: Mapping[str, FactorPair]
@@ -92,15 +92,15 @@ class Distilled:
 
     @contextmanager
     def running(self, model: HookedModel) -> Iterator[HookedModel]:
-        """The plain model with the factors at work, its weights as they are, for as long as the block lasts."""
+        """Run the plain model with the factors added, its weights unchanged, until the block ends."""
         self._require(model.reference.digest, model.name)
         with add_factors(model, self.pairs):
             yield model
 
     def plan(self, recipe: Recipe, config: Any, names: Iterable[str]) -> Plan:
-        """The merge as a plan of changes, whose items say of each op of the recipe that it was distilled.
+        """The merge as a plan, whose items record that each op of the recipe was distilled.
 
-        Raises where the factors were distilled from another recipe, or are of weights that are not there.
+        Raises where the factors were distilled from another recipe, or belong to weights that are missing.
         """
         if recipe.digest != self.record.recipe:
             raise InterpError(
@@ -110,7 +110,7 @@ class Distilled:
         missing = sorted(set(self.pairs) - set(names))
         if missing:
             raise InterpError(
-                f"the checkpoint has no {missing[0]}, to which factors were distilled; export from the model that was "
+                f"the checkpoint has no {missing[0]}, for which factors were distilled; export from the model that was "
                 "loaded (interp.load), whose tensors have these names"
             )
         layout: Layout = "in_out" if architecture(config).transposed else "out_in"
@@ -122,7 +122,7 @@ class Distilled:
         return Plan({name: MapChange(layout, added=pair) for name, pair in self.pairs.items()}, items=items)
 
     def check(self, base: str, options: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
-        """Raise unless the base model's weights have this digest, and for factors that bring nothing.
+        """Raise unless the base model's weights have this digest and the factors come nearer to the hooked model.
 
         Options of folding have no effect here, and are refused.
         """
@@ -152,20 +152,20 @@ class Distilled:
 
     @classmethod
     def load(cls, file: str | Path) -> "Distilled":
-        """The inverse of `save`. Raises for a broken file, and for factors that are not those of the record."""
+        """The inverse of `save`. Raises for a broken file, and for factors that do not match the record."""
         try:
             with safe_open(file, "pt") as opened:
-                told = (opened.metadata() or {}).get(_KEY, "")
+                record_text = (opened.metadata() or {}).get(_KEY, "")
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{file}: cannot be read ({problem}); expected factors written by distil") from None
-        record = parse_factors(told, str(file))
+        record = parse_record(record_text, str(file))
         names = sorted({name.rpartition(".")[0] for name in tensors})
         if sorted(tensors) != sorted(f"{name}.{end}" for name in names for end in ("left", "right")):
             raise InterpError(f"{file}: expected a .left and a .right for each weight; it was changed")
         pairs = {name: (tensors[f"{name}.left"], tensors[f"{name}.right"]) for name in names}
         if factors_digest(pairs) != record.factors:
-            raise InterpError(f"{file}: its factors are not those that its record names; it was changed")
+            raise InterpError(f"{file}: its factors do not match its record; it was changed")
         return cls(pairs, record)
 
     def __str__(self) -> str:
@@ -179,22 +179,22 @@ class Distilled:
 
 
 def factors_digest(pairs: Mapping[str, FactorPair]) -> str:
-    """Of the factors' names, shapes and values, to the last bit."""
+    """SHA-256 of the factors' names, shapes and values, to the last bit."""
     wide = {name: x.contiguous().view(torch.uint8) for name, x in _named(pairs).items()}
     return tensors_digest(wide.items())
 
 
-def parse_factors(told: str, where: str) -> Distillation:
+def parse_record(text: str, where: str) -> Distillation:
     """A record from its JSON."""
     try:
-        return Distillation.parse(json.loads(told), where)
+        return Distillation.parse(json.loads(text), where)
     except json.JSONDecodeError:
         raise InterpError(f"{where}: it does not say how its factors were distilled; distil again") from None
 
 
 @contextmanager
 def add_factors(model: HookedModel, pairs: Mapping[str, FactorPair]) -> Iterator[None]:
-    """Factors at work behind the modules whose weights they are for, in their own type, which may be a wider one."""
+    """Add the factors' products to the outputs of their modules, in their own type, which may be wider."""
     transposed = architecture(model.config).transposed
     with ExitStack() as stack:
         for name, (left, right) in pairs.items():
@@ -205,8 +205,8 @@ def add_factors(model: HookedModel, pairs: Mapping[str, FactorPair]) -> Iterator
         yield
 
 
-def _plus(first: Tensor, second: Tensor, _: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    x = given[0]
+def _plus(first: Tensor, second: Tensor, _: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    x = inputs[0]
     return out + (x.to(first.dtype) @ first.to(x.device) @ second.to(x.device)).to(out.dtype)
 
 

@@ -1,8 +1,8 @@
-"""Places: where hooked and exported model have to be the same, and what may not be left there, op by op.
+"""Where the hooked and the exported model have to agree, and what may not be left there, op by op.
 
-Where no op acts on the stream itself, each writer's output is compared. An op on the stream acts on what was written
-behind its writers with hooks, and in them in weights, so that there the stream is compared in their place, and only
-where something reads it: what is added at resid_pre.2 is in the weights of mlp_out.1, and so in resid_post.1.
+Where no op acts on the stream itself, each writer's output is compared. An op on the stream acts after the writers with
+hooks, but inside them in weights. The stream is then compared instead, and only where something reads it: what is added
+at resid_pre.2 is in the weights of mlp_out.1, and so in resid_post.1.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from interp.models.sites import WRITERS, Site
 
 @dataclass(frozen=True, eq=False)
 class RemovedSubspace:
-    """What a site must not have: anything of x - mean along the rows (orthonormal; the mean None if it is 0)."""
+    """What may not be left at a site: anything of x - mean along the orthonormal rows (None: the mean is 0)."""
 
     rows: Float[Tensor, "k d_model"]
     mean: Float[Tensor, "d_model"] | None = None
 
     @classmethod
     def by(cls, op: Op) -> "RemovedSubspace | None":
-        """What an op removes in full, if anything: full projections and erasers."""
+        """What an op removes completely: full projections and erasers do, other ops nothing."""
         if isinstance(op, Project) and op.strength == 1:
             return cls(op.rows)
         if isinstance(op, Erase) and map_of(op, Site("embed"), op.width).idempotent:
@@ -37,7 +37,7 @@ class RemovedSubspace:
         return None
 
     def share(self, x: Float[Tensor, "token d_model"]) -> float:
-        """The largest share of it that is left."""
+        """The largest share of a token's vector that is left along the rows."""
         inside = x.double() if self.mean is None else x.double() - self.mean.to(x.device).double()
         along = (inside @ self.rows.to(inside).T).norm(dim=-1)
         return float((along / x.double().norm(dim=-1).clamp(min=1e-12)).max())
@@ -45,7 +45,7 @@ class RemovedSubspace:
 
 @dataclass(frozen=True, eq=False)
 class ComparedEdit:
-    """A plan's item with where it is measured: at its sites, and at those of which the op has the last word."""
+    """A planned edit, the sites where it is measured, and what it removes at those where no later op acts."""
 
     item: PlannedEdit
     sites: tuple[Site, ...]
@@ -71,26 +71,26 @@ def compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedMo
     """The items of a recipe's plan, which come edit by edit and divide each one's sites among them."""
     last = {site: edit for edit in recipe.edits for site in model.resolve(edit.sites)}
     where, open_ = compared_sites(recipe, model), _not_last(recipe, model)
-    left, found = iter(items), list[ComparedEdit]()
+    remaining, compared = iter(items), list[ComparedEdit]()
     for edit in recipe.edits:
-        wanted, emptied = set(map(str, model.resolve(edit.sites))), RemovedSubspace.by(edit.op)
-        while wanted:
-            item = next(left)
-            wanted -= set(item.sites)
-            own = model.resolve(item.sites)
-            closed = [site for site in own if emptied and last[site] is edit and site not in open_]
-            at = {_at(site, where) if site.kind in STREAM else site: emptied for site in closed if emptied}
-            found.append(ComparedEdit(item, tuple(dict.fromkeys(_at(site, where) for site in own)), at))
-    return found
+        names, removed = set(map(str, model.resolve(edit.sites))), RemovedSubspace.by(edit.op)
+        while names:
+            item = next(remaining)
+            names -= set(item.sites)
+            sites = model.resolve(item.sites)
+            final = [site for site in sites if last[site] is edit and site not in open_]
+            emptied = {_at(s, where) if s.kind in STREAM else s: removed for s in final if removed}
+            compared.append(ComparedEdit(item, tuple(dict.fromkeys(_at(site, where) for site in sites)), emptied))
+    return compared
 
 
-def claimed_status(found: Sequence[ComparedEdit]) -> dict[Site, Status]:
-    """The least exact that any op's fold claims to be at a site."""
-    said: dict[Site, Status] = {}
-    for place in found:
-        for site in place.sites:
-            said[site] = max(said.get(site, "exact"), place.item.status, key=STATUSES.index)
-    return said
+def claimed_status(edits: Sequence[ComparedEdit]) -> dict[Site, Status]:
+    """The least exact status that any op's fold claims at each site."""
+    claims: dict[Site, Status] = {}
+    for edit in edits:
+        for site in edit.sites:
+            claims[site] = max(claims.get(site, "exact"), edit.item.status, key=STATUSES.index)
+    return claims
 
 
 def _edited(recipe: Recipe, model: HookedModel) -> set[Site]:
@@ -107,14 +107,14 @@ def _at(site: Site, where: Sequence[Site]) -> Site:
 
 
 def _not_last(recipe: Recipe, model: HookedModel) -> set[Site]:
-    """Writers whose weights hold what an op does to the stream behind them."""
-    found: set[Site] = set()
+    """Writers whose weights hold what an op does to the stream after them."""
+    open_: set[Site] = set()
     for edit in recipe.edits:
-        own = model.resolve(edit.sites)
-        stream = [site for site in own if site.kind in STREAM]
+        sites = model.resolve(edit.sites)
+        stream = [site for site in sites if site.kind in STREAM]
         if stream and is_constant(edit.op):
-            found |= {holder for site in stream if site.kind != "resid_mid" for holder in holders(site, model.config)}
+            open_ |= {holder for site in stream if site.kind != "resid_mid" for holder in holders(site, model.config)}
         elif stream:
-            kinds = WRITERS if covers(own, model.config) else ("embed", "pos_embed")
-            found |= {site for site in model.sites if site.kind in kinds}
-    return found
+            kinds = WRITERS if covers(sites, model.config) else ("embed", "pos_embed")
+            open_ |= {site for site in model.sites if site.kind in kinds}
+    return open_

@@ -1,9 +1,9 @@
-"""Certificate: what was measured between the hooked base model and the reloaded export.
+"""The certificate: what was measured between the hooked base model and the reloaded export.
 
-Two questions, each with its own bars. Does the fold do what the hooks do? That is asked of the weights before they are
-rounded to 16 bits, in float32, where only float32's own rounding is let pass; so an error far below a 16-bit unit is
-seen. What did rounding do to it? Each weight is within a unit of the unrounded one, and the export has to be nearer to
-the hooked model than the base is.
+It answers two questions, each with its own limits. Does the fold do what the hooks do? This is measured in float32 on
+the weights before they are rounded to 16 bits, with limits that only allow float32's own rounding, so that an error far
+below a 16-bit unit shows. What did rounding do? Each weight has to be within a unit of the unrounded one, and the
+export has to be nearer to the hooked model than the base is.
 """
 
 from collections.abc import Iterator
@@ -16,19 +16,21 @@ from interp.core.errors import InterpError
 from interp.core.files import read_json
 from interp.editing.fold.plan import MEANS, Status
 
-# What float32 alone leaves, with room.
+# What float32's rounding alone leaves, with room.
 OFF, LEAK, LOGITS, SHARE = 1e-5, 1e-6, 1e-4, 0.01
-_NO_KL = 1e-8  # nats that float32 makes of nothing
+_NO_KL = 1e-8  # nats that float32's rounding alone makes
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What the fold does before its weights are rounded to 16 bits, all that its claims have to answer for.
+    """What the fold does before its weights are rounded to 16 bits; its claims are about these figures.
 
-    `off` is the largest gap of any writer's output (or of the stream) that claims to be exact, or, without the factor
-    that each token may have, exact up to one; each read the stream that the hooked model has there. `leak` is the
-    largest share left along what was removed, where the claim is not "approximate". `logit_diff` is the largest
-    difference of logits, over their range, and `kl` in nats; these two of whole models, and claimed if all is exact.
+    Attributes:
+        off: The largest gap at a writer's output (or in the stream) that is claimed to be exact, or exact up to a
+            factor per token, which is then taken out. Each part reads the stream that the hooked model has there.
+        leak: The largest share left along what was removed, where the claim is not "approximate".
+        logit_diff: The largest difference of the models' logits, relative to their range.
+        kl: KL(hooked || exported) in nats. This and `logit_diff` are claimed only where every op is exact.
     """
 
     off: float
@@ -37,7 +39,7 @@ class Fold:
     kl: float
 
     def unmet(self, exact: bool, effect_kl: float) -> Iterator[str]:
-        """Which bars of float32 are not met, in words."""
+        """Which of float32's limits are exceeded, in words."""
         if not self.off <= OFF:
             yield f"a writer is off by {self.off:.1e} of what it writes, limit {OFF:.0e}"
         if self.leak is not None and not self.leak <= LEAK:
@@ -50,11 +52,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class OpFigures:
-    """What one op's fold claims to be at its sites, and what was measured there.
+    """What one op's fold claims at its sites, and what was measured there.
 
-    `gap` is the largest difference of what is at one of the sites (for inputs of an output projection: of what that
-    writes) between hooked and exported model, relative to what is there; `leak` the largest share of it that is left
-    along what the op removes in full, None where that is nothing or another op follows.
+    Attributes:
+        op: Name of the op's class.
+        sites: Its sites.
+        status: How exact the fold is claimed to be.
+        reason: Why it is not exact.
+        gap: The largest relative difference between hooked and exported model at one of the sites (for inputs of an
+            output projection: of what that writes).
+        leak: The largest share left along what the op removes completely; None where it removes nothing completely, or
+            another op follows.
     """
 
     op: str
@@ -73,23 +81,31 @@ class OpFigures:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Figures over `tokens` positions, computed in float32 with the weights as exported: rounded to their type.
+    """Figures that compare the hooked base with the export, in float32 with the weights as they are stored.
 
-    The base is rounded to that type first where the export was cast: what is compared is the edit.
+    Where the export was cast, the base is rounded to the same type first: the edit is compared and not the cast.
 
-    `max_abs_logit_diff`, `mean_abs_logit_diff`, `kl` (nats, hooked || exported, mean over positions) and
-    `top1_agreement` compare the two models; `effect_kl` (base || hooked) is the control: what the edit itself changes
-    on the same positions. `generated_agreement` is the share of the same tokens, place by place, of `generated_tokens`
-    that each model writes greedily on its own behind random tokens and the prompts (after a first difference texts
-    part).
-    `logit_range` is that of the hooked model's logits, largest less smallest.
-    `writer_gap` is the largest difference of any writer's output between the two, relative to that output, over all
-    tokens, where each reads the stream that the hooked model has there (`interp.editing.certificate.part_gaps`); of the
-    stream itself where the recipe acts on that. `leak` is the largest share of any writer's output that
-    is left along a removed direction, and `leak_by_writer` the largest of each; None and empty where the recipe removes
-    none in full. `status` is what the fold claims to be: "exact", "scale" (exact up to one factor a token, behind a
-    norm) or "approximate": the least exact of `ops`, which has an entry for each op, or for those of its sites that
-    fold in one way. `fold` has the figures before rounding; None in certificates of older versions.
+    Attributes:
+        max_abs_logit_diff: Largest difference of a logit.
+        kl: KL(hooked || exported) of the next token in nats, the mean over positions.
+        top1_agreement: Share of positions where both models prefer the same token.
+        effect_kl: KL(base || hooked), the control: what the edit itself changes at the same positions.
+        writer_gap: Largest relative difference of a writer's output, where each reads the stream that the hooked model
+            has there; of the stream itself where the recipe acts on that.
+        leak: Largest share of a writer's output that is left along a removed direction; None where the recipe removes
+            none completely.
+        tokens: Positions that were compared.
+        dtype: Types of the exported weights.
+        leak_by_writer: The largest leak of each writer.
+        status: How exact the fold is claimed to be, that of the least exact op: "exact", "scale" (exact up to one
+            factor per token, after a norm) or "approximate".
+        mean_abs_logit_diff: Mean difference of the logits.
+        generated_agreement: Share of generated tokens that agree, position by position, where each model continues
+            the probes greedily on its own (after a first difference the texts diverge).
+        generated_tokens: Tokens that each model generated.
+        ops: Figures of each op, or of those of its sites that fold alike.
+        logit_range: Largest less smallest logit of the hooked model.
+        fold: Figures before rounding; None in certificates of older versions.
     """
 
     max_abs_logit_diff: float
@@ -111,25 +127,25 @@ class Certificate:
 
     @property
     def faithful(self) -> bool:
-        """Whether the weights do what the fold claims, and are nearer to the hooked model than the base is."""
+        """Whether the weights do what the fold claims, and the export is nearer to the hooked model than the base."""
         return not self.unmet
 
     @property
     def unmet(self) -> tuple[str, ...]:
-        """What is not as claimed, in words."""
+        """Which claims are not met, in words."""
         if self.fold is None:
-            return ("it was measured by an older version, which did not look at the fold before rounding",)
-        found = list(self.fold.unmet(self.status == "exact", self.effect_kl))
+            return ("it was measured by an older version, which did not measure the fold before rounding",)
+        problems = list(self.fold.unmet(self.status == "exact", self.effect_kl))
         if not (self.kl < self.effect_kl or self.kl <= _NO_KL):
-            rounded = not found and self.status != "approximate" and self.dtype != "F32"
+            rounded = not problems and self.status != "approximate" and self.dtype != "F32"
             why = f"; rounding to {self.dtype} hides the edit, export as float32" if rounded else ""
-            found.append(
+            problems.append(
                 f"it is no nearer to the hooked model (KL {self.kl:.1e} nats) than the base ({self.effect_kl:.1e}){why}"
             )
-        return tuple(found)
+        return tuple(problems)
 
     def differs(self, other: "Certificate") -> str | None:
-        """The name of a figure that is another in `other`, by more than measuring on another machine explains."""
+        """The name of a figure that differs from `other`'s by more than another machine explains; None if all agree."""
         floors = {
             "max_abs_logit_diff": LOGITS * (self.logit_range or 1.0),
             "mean_abs_logit_diff": LOGITS * (self.logit_range or 1.0),
@@ -144,11 +160,11 @@ class Certificate:
                 continue
             if not _near(value, theirs[name], floors.get(name, _NO_KL)):
                 return name
-        said = [[(op.op, op.sites, op.status) for op in each.ops] for each in (self, other)]
-        return None if said[0] == said[1] else "ops"
+        claims = [[(op.op, op.sites, op.status) for op in each.ops] for each in (self, other)]
+        return None if claims[0] == claims[1] else "ops"
 
     def rows(self) -> list[tuple[str, object]]:
-        """Names and values for display, one row a figure."""
+        """Names and values for display, one row per figure."""
         figures = {name: value for name, value in asdict(self).items() if name not in ("leak_by_writer", "ops", "fold")}
         before = asdict(self.fold).items() if self.fold else ()
         figures |= {f"before rounding: {name}": value for name, value in before}
@@ -174,8 +190,8 @@ class Certificate:
         return html_card("Certificate: hooked base model against reloaded export", self.rows())
 
 
-def _near(one: object, other: object, floor: float) -> bool:
-    """The same within a tenth, or within what is nothing."""
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= 0.1 * max(abs(one), abs(other)) + floor
-    return one == other
+def _near(first: object, second: object, floor: float) -> bool:
+    """Whether two figures agree within a tenth and the floor."""
+    if isinstance(first, float) and isinstance(second, float):
+        return abs(first - second) <= 0.1 * max(abs(first), abs(second)) + floor
+    return first == second

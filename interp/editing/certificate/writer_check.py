@@ -1,18 +1,18 @@
-"""Prove on a model that the table of writers is right: what it says is folded, and the stream has to follow.
+"""Check on a model that the table of writers is complete and right.
 
-    1. the first block's input is the sum of the tables' outputs
-    2. each block adds to the stream what is at its sites of attention and MLP, and no more; the next one reads that,
-       and so does the final norm
+    1. the first block's input is the sum of the outputs of the embedding tables
+    2. each block adds to the stream what is at its attention and MLP sites, and no more; the next block reads that, and
+       so does the final norm
     3. a random subspace is folded out of every writer; run with the edited tensors, each block adds nothing along it
 
-`prove_sums` does the first two in one pass over a few tokens, a tenth of a second for a small model, and every export
-and `verify` begins with it: a certificate compares hooked and exported model at the sites, and where something else
-writes, both leave it alone. An architecture that was recognised, not known, is proved in full there (`require_proof`).
+`check_stream_sums` does the first two in one pass over a few tokens, a tenth of a second for a small model. Exports and
+`verify` begin with it: a certificate compares the models at the sites, and if something else writes to the stream,
+neither model edits that. An architecture that was recognised, not known, is checked in full (`require_writer_check`).
 
-A writer that the table misses, a bias, an expert, an axis taken for another: each leaves something along the subspace.
-Blocks are run one at a time on the plain model's own activations, so that one block's edited tensors are held at once.
+A missing writer, a bias, an expert, or a wrong axis each leave something along the subspace. Blocks are run one at a
+time on the plain model's own activations, so that only one block's edited tensors are held at once.
 
-What it does not know: what happens on other tokens; experts that a few tokens don't reach are folded unproved.
+Limitations: other tokens are not checked. Experts that the few tokens do not reach are folded unchecked.
 """
 
 from collections.abc import Iterator
@@ -45,10 +45,12 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-2, tor
 
 @dataclass
 class WriterCheck:
-    """What was measured: shares of what blocks write that lie along the subspace, the largest of each block.
+    """What was measured.
 
-    `leaks` with the edited tensors, `before` with the model's own; `sum_gap` is how far the first block's input is from
-    the sum of the tables, relative to it.
+    Attributes:
+        leaks: Per block, the largest share of what it writes along the subspace, with the edited tensors.
+        before: The same with the model's own tensors.
+        sum_gap: How far the first block's input is from the sum of the tables, relative to it.
     """
 
     leaks: list[float] = field(default_factory=list)
@@ -58,7 +60,20 @@ class WriterCheck:
 
 @torch.no_grad()
 def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
-    """Run the check on a few random tokens. Raises InterpError, naming the block, where the table is wrong."""
+    """Check on a few random tokens that folding a subspace out of every writer leaves nothing along it.
+
+    Args:
+        model: The model to check.
+        seed: Draws the tokens and the subspace.
+
+    Raises:
+        InterpError: The table of writers is wrong for a block, which the message names.
+
+    Example:
+        >>> from interp.editing import check_writers
+        >>> max(check_writers(model).leaks) < 1e-6
+        True
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = orthonormal_rows(torch.randn(_ROWS, model.d_model, generator=generator))
     state = dict(model.hf.state_dict())
@@ -66,24 +81,24 @@ def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
     plan = plan_fold(recipe, model.config, state, False, state.__getitem__, FoldOptions(approximate=True))
     if plan.status == "refused":
         raise InterpError(f"{model.config.model_type} can't be folded: {plan}")
-    proof, tolerance = WriterCheck(), _TOLERANCE.get(model.dtype, 0.0)
+    check, tolerance = WriterCheck(), _TOLERANCE.get(model.dtype, 0.0)
     ids = torch.randint(model.config.vocab_size, (2, min(8, model.context or 8)), generator=generator)
-    with _blocks_watched(model, plan, rows, proof):
-        proof.sum_gap = _sum_gap(model, ids)
+    with _blocks_watched(model, plan, rows, check):
+        check.sum_gap = _sum_gap(model, ids)
         model.hf(input_ids=ids.to(model.device), use_cache=False)
-    if proof.sum_gap > tolerance:
-        raise InterpError(_not_the_tables(model.config.model_type, proof.sum_gap))
-    for layer, (leak, before) in enumerate(zip(proof.leaks, proof.before, strict=True)):
+    if check.sum_gap > tolerance:
+        raise InterpError(_not_the_tables(model.config.model_type, check.sum_gap))
+    for layer, (leak, before) in enumerate(zip(check.leaks, check.before, strict=True)):
         if leak > tolerance or leak > 0.1 * before:
             raise InterpError(
                 f"{model.config.model_type}: block {layer} still writes {leak:.1e} along a subspace that was folded "
-                f"out of every writer known of ({before:.1e} before); the table of writers misses one"
+                f"out of every known writer ({before:.1e} before); the table of writers misses one"
             )
-    return proof
+    return check
 
 
 def require_writer_check(model: HookedModel) -> None:
-    """What an export has to know of a model: the sums, and all the rest of an architecture that was recognised."""
+    """Check what an export relies on: the sums, and everything for an architecture that was only recognised."""
     check_stream_sums(model)
     if was_recognised(model.config.model_type):
         check_writers(model)
@@ -93,7 +108,7 @@ def require_writer_check(model: HookedModel) -> None:
 def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
     """How far each block's sum is off, relative to what it writes, on a few random tokens.
 
-    Raises InterpError, naming the model type and the place, where anything but the sites writes to the stream.
+    Raises InterpError, naming the model type and the block, where something other than the sites writes to the stream.
     """
     kind, tolerance = model.config.model_type, _TOLERANCE.get(model.dtype, 0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -104,10 +119,10 @@ def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
     gaps = [_block_gap(seen, layer) for layer in range(model.n_layers)]
     if any(isnan(each) for each in (gap, *gaps)):
         raise InterpError(_not_finite(model))
-    for layer, found in enumerate(gaps):
-        if not found <= 10 * tolerance:
+    for layer, off in enumerate(gaps):
+        if not off <= 10 * tolerance:
             raise InterpError(
-                f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {found:.1e} of what "
+                f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {off:.1e} of what "
                 "attention and MLP write); a fold would miss it, so run the recipe with hooks"
             )
     starts = [seen[Site("resid_pre", layer)] for layer in range(1, model.n_layers)]
@@ -129,30 +144,30 @@ def _not_finite(model: HookedModel) -> str:
 
 
 def _pass(model: HookedModel, ids: Tensor) -> tuple[dict[Site, Tensor], Tensor]:
-    """What is at the stream's and its writers' sites, and what the first module behind the blocks reads."""
+    """Activations at the sites of the stream and its writers, and what the first module after the blocks reads."""
     seen: dict[Site, Tensor] = {}
-    behind: list[Tensor] = []
+    after: list[Tensor] = []
 
     def keep(site: Site, x: Tensor) -> Tensor:
         seen[site] = x.clone()
         return x
 
-    def first_behind(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if Site("resid_post", model.n_layers - 1) in seen and args and not behind:
-            behind.append(args[0].clone())
+    def first_after(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if Site("resid_post", model.n_layers - 1) in seen and args and not after:
+            after.append(args[0].clone())
 
     kinds = ("resid_pre", "attn_out", "mlp_out", "resid_post")
     body = model.hf.get_submodule(architecture(model.config).layers.rpartition(".")[0])
     with ExitStack() as stack:
         for child in body.children():
-            stack.callback(child.register_forward_pre_hook(first_behind).remove)
+            stack.callback(child.register_forward_pre_hook(first_after).remove)
         stack.enter_context(model.hooked([(str(s), partial(keep, s)) for s in model.sites if s.kind in kinds]))
         out = _first(model.hf.base_model(input_ids=ids.to(model.device), use_cache=False, return_dict=False))
-    return seen, behind[0] if behind else out
+    return seen, after[0] if after else out
 
 
 def _block_gap(seen: dict[Site, Tensor], layer: int) -> float:
-    """The largest over tokens, less what rounding of a long stream alone makes."""
+    """The largest gap over tokens, less what rounding a long stream alone causes."""
     before, attn, mlp, after = (seen[Site(kind, layer)] for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
     written = attn.double() + mlp.double()
     off = (after.double() - before.double() - written).norm(dim=-1)
@@ -171,31 +186,31 @@ def _not_the_tables(kind: str, gap: float) -> str:
 
 @contextmanager
 def _blocks_watched(
-    model: HookedModel, plan: Plan, rows: Float[Tensor, "k d_model"], proof: WriterCheck
+    model: HookedModel, plan: Plan, rows: Float[Tensor, "k d_model"], check: WriterCheck
 ) -> Iterator[None]:
     path = architecture(model.config).layers
     with ExitStack() as stack:
         for layer, block in enumerate(model.hf.get_submodule(path)):
-            hook = _watch(block, f"{path}.{layer}.", plan, rows, proof)
+            hook = _watch(block, f"{path}.{layer}.", plan, rows, check)
             stack.callback(block.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
 
-def _watch(block: nn.Module, prefix: str, plan: Plan, rows: Tensor, proof: WriterCheck) -> Any:
-    """A hook that runs the block again with edited tensors, and notes what each run adds along the rows."""
+def _watch(block: nn.Module, prefix: str, plan: Plan, rows: Tensor, check: WriterCheck) -> Any:
+    """A hook that runs the block again with edited tensors and records what each run adds along the rows."""
     running: list[bool] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if running:
             return
-        own = {name: x for name, x in block.state_dict().items() if prefix + name in plan.changes}
-        edited = {name: plan.apply(prefix + name, x) for name, x in own.items()}
+        state = block.state_dict().items()
+        edited = {name: plan.apply(prefix + name, x) for name, x in state if prefix + name in plan.changes}
         running.append(True)
         again = functional_call(module, edited, args, kwargs)
         running.clear()
         x = args[0] if args else kwargs["hidden_states"]
-        proof.leaks.append(_share(x, _first(again), rows))
-        proof.before.append(_share(x, _first(output), rows))
+        check.leaks.append(_share(x, _first(again), rows))
+        check.before.append(_share(x, _first(output), rows))
 
     return hook
 
@@ -207,7 +222,7 @@ def _first(output: Any) -> Tensor:
 def _share(
     x: Float[Tensor, "batch pos d_model"], y: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "k d_model"]
 ) -> float:
-    """The largest share of y - x along the rows, less what rounding of a long y alone puts there."""
+    """The largest share of y - x along the rows, less what rounding a long y alone causes."""
     wide = y.double() - x.double()
     along = (wide @ rows.to(wide).T).norm(dim=-1) - 2 * torch.finfo(y.dtype).eps * y.double().norm(dim=-1)
     return float((along.clamp(min=0) / wide.norm(dim=-1).clamp(min=1e-12)).max())

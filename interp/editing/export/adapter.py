@@ -1,12 +1,12 @@
-"""Adapter: a recipe's fold as a PEFT LoRA adapter, for servers that load the base once and many adapters to it.
+"""A recipe's fold as a PEFT LoRA adapter, for servers that load the base once and many adapters.
 
 W' = W + B A with the edit's own rank, and a scaling of 1: the merged adapter is the exported checkpoint, up to
 rounding. LoRA (Hu et al. 2021, "LoRA: Low-rank adaptation of large language models") has factors of the weights of
-linear layers and of embeddings. So an edit that needs a bias, or of several experts in one tensor, is refused.
+linear layers and of embeddings. So an edit that needs a bias, or one of several experts in one tensor, is refused.
 
-A tied unembedding stays as it was, as in the exported checkpoint, while the adapter is not merged. Merged into the one
-table that a tied model has, the edit would be of the unembedding as well, which is another edit: then `Adapter.merges`
-is false, and the adapter's card says so.
+A tied unembedding does not change as long as the adapter is not merged, as in the exported checkpoint. Merged into the
+one table of a tied model, the edit would change the unembedding as well, which is a different edit: then
+`LoraAdapter.merges` is false, and the adapter's card says so.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, write_json, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
-from interp.editing.export.identity import identified, require_base
+from interp.editing.export.identity import require_base, source_digest
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.tensor_difference import Factors, factors
 from interp.editing.fold.plan import Plan
@@ -31,15 +31,20 @@ from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
 UNMERGED = (
-    "**Do not merge it.** The base uses one table for token embeddings and unembedding, of which the adapter edits the "
-    "first alone. `merge_and_unload` would edit both, which is another edit than the one above; keep the adapter "
-    "beside the base, or export a checkpoint.\n\n"
+    "**Do not merge it.** The base uses one table for token embeddings and unembedding, of which the adapter edits "
+    "only the first. `merge_and_unload` would edit both, which is a different edit; keep the adapter "
+    "next to the base, or export a checkpoint.\n\n"
 )
 
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """What was written: the largest rank of any tensor's factors, and whether merging them gives the same edit."""
+    """What was written.
+
+    Attributes:
+        rank: The largest rank of any tensor's factors.
+        merges: Whether the merged adapter is the same edit.
+    """
 
     rank: int
     merges: bool
@@ -54,11 +59,26 @@ def export_adapter(
     distilled: Distilled | None = None,
     **fields: Any,
 ) -> LoraAdapter:
-    """Write the adapter's folder.
+    """Write a recipe's fold as a LoRA adapter, a folder that PEFT loads.
 
-    `distilled` factors take the place of a fold.
-    Raises InterpError where the recipe is another model's, by its digest, or can't be folded, or not into weights of
-    linear layers and embeddings alone.
+    Args:
+        recipe: The edit.
+        source: A model, a local folder or a hub id.
+        out: The new folder.
+        options: How to fold; options that only checkpoints have are refused.
+        distilled: Trained factors (`distil`) in place of a fold.
+
+    Returns:
+        The adapter's rank, and whether it may be merged.
+
+    Raises:
+        InterpError: The recipe is another model's, does not fold, or changes tensors other than weights of linear
+            layers and embeddings.
+
+    Example:
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> interp.editing.export_adapter(recipe, model, tmp / "adapter")
+        LoraAdapter(rank=1, merges=True)
     """
     options = ExportOptions.merged(options, {**fields, "form": "adapter"})
     require_free(out)
@@ -66,44 +86,44 @@ def export_adapter(
     weights.require_row()
     base = require_base(recipe, weights)
     if distilled is not None:
-        distilled.check(base.digest or identified(weights), options.fold)
+        distilled.check(base.digest or source_digest(weights), options.fold)
         plan = distilled.plan(recipe, weights.config, weights.names)
     else:
         plan = fold(recipe, weights.config, weights.names, weights.is_tied, weights.read, options.fold)
     weights.require_fit(plan)
     _require_weights(plan, weights)
-    found = {name: factors(name, change, weights.read(name)) for name, change in plan.changes.items()}
-    found = {name: each for name, each in found.items() if each.rank}
-    tables = {name for name in found if plan.changes[name].layout == "table"}
-    rank = max((each.rank for each in found.values()), default=0)
+    changed = ((name, factors(name, change, weights.read(name))) for name, change in plan.changes.items())
+    pairs = {name: pair for name, pair in changed if pair.rank}
+    tables = {name for name in pairs if plan.changes[name].layout == "table"}
+    rank = max((pair.rank for pair in pairs.values()), default=0)
     if not rank:
         raise InterpError("the recipe changes no tensor, so there is no adapter; check its strength and sites")
-    made = LoraAdapter(rank, not (tables and weights.is_tied))
+    adapter = LoraAdapter(rank, not (tables and weights.is_tied))
     with new_folder(out) as staging:
-        tensors = {key: x for name, each in found.items() for key, x in _pair(name, each, name in tables).items()}
+        tensors = {key: x for name, pair in pairs.items() for key, x in _pair(name, pair, name in tables).items()}
         save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(staging / "adapter_config.json", _config(weights, found, rank))
+        write_json(staging / "adapter_config.json", _config(weights, pairs, rank))
         (staging / "interp_recipe").mkdir()
         recipe.write(staging / "interp_recipe")
-        write_text(staging / "README.md", _card(weights, plan, made))
-    return made
+        write_text(staging / "README.md", _card(weights, plan, adapter))
+    return adapter
 
 
 def _require_weights(plan: Plan, weights: WeightSource) -> None:
     if plan.grown:
         raise InterpError("added neurons make tensors grow, which an adapter cannot; export a checkpoint instead")
     for name in plan.created:
-        raise InterpError(f"the recipe adds a bias, {name}, which LoRA has no place for; export a checkpoint instead")
+        raise InterpError(f"the recipe adds a bias, {name}, which LoRA does not have; export a checkpoint instead")
     for name in plan.changes:
         if not name.endswith(".weight") or weights.read(name).ndim != 2:
             raise InterpError(
-                f"the recipe edits {name}, and LoRA has factors for weights of linear layers and embeddings alone; "
+                f"the recipe edits {name}, and LoRA has factors for weights of linear layers and embeddings only; "
                 "export a checkpoint instead"
             )
 
 
 def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
-    """LoRA's two matrices. For a table PEFT keeps A as (rank, tokens) and B as (d_model, rank)."""
+    """LoRA's two matrices. For a table PEFT stores A as (rank, tokens) and B as (d_model, rank)."""
     module = f"base_model.model.{name.removesuffix('.weight')}"
     if table:
         named = {f"{module}.lora_embedding_A": each.left.T, f"{module}.lora_embedding_B": -each.right.T}
@@ -114,8 +134,8 @@ def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
     return {key: x.float().contiguous() for key, x in named.items()}
 
 
-def _config(weights: WeightSource, found: Mapping[str, Factors], rank: int) -> dict[str, Any]:
-    ranks = {name.removesuffix(".weight"): each.rank for name, each in found.items()}
+def _config(weights: WeightSource, pairs: Mapping[str, Factors], rank: int) -> dict[str, Any]:
+    ranks = {name.removesuffix(".weight"): pair.rank for name, pair in pairs.items()}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -135,9 +155,9 @@ def _config(weights: WeightSource, found: Mapping[str, Factors], rank: int) -> d
 
 def _card(weights: WeightSource, plan: Plan, adapter: LoraAdapter) -> str:
     items = "\n".join(f"- {item}" for item in plan.items)
-    made = ", ".join(f"{name} {version}" for name, version in versions().items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     return (
         f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(weights.name).name}, edited by an adapter\n\n"
         f"{items}\n\n{'' if adapter.merges else UNMERGED}"
-        f"Made with {made}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
+        f"Made with {packages}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
     )

@@ -1,7 +1,7 @@
-"""Control vectors: `Add` at residual sites as a GGUF file, which llama.cpp applies while it runs (--control-vector).
+"""Control vectors: `Add` at residual sites as a GGUF file, which llama.cpp applies at run time (--control-vector).
 
-One tensor a layer, `direction.N`, is added to the stream behind layer N. The format has none behind layer 0, and knows
-no positions, gates or other ops: a recipe with such is refused. Needs the extra `gguf`.
+One tensor per layer, `direction.N`, is added to the stream after layer N. The format has none for layer 0, and no
+positions, gates or other ops, so a recipe with these is refused. Needs the extra `gguf`.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,27 @@ _KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
 def export_control_vector(recipe: Recipe, model: HookedModel | ModelReference, out: str | Path) -> list[int]:
-    """Write the file; returns the layers it adds to. `model` says the type and how many layers there are."""
+    """Write added vectors as a control vector for llama.cpp.
+
+    Args:
+        recipe: A recipe of `Add` ops at resid_post sites from layer 1 on.
+        model: The model, or its reference, which has its type and number of layers.
+        out: The new GGUF file.
+
+    Returns:
+        The layers to which vectors are added.
+
+    Raises:
+        InterpError: The recipe has another op or site, the package gguf is missing, or `out` exists.
+
+    Example:
+        >>> from interp.editing import export_control_vector, read_control_vector
+        >>> recipe = interp.Recipe([("resid_post.2", interp.Add(torch.ones(model.d_model)))])
+        >>> export_control_vector(recipe, model, tmp / "steer.gguf")
+        [2]
+        >>> {layer: tuple(vector.shape) for layer, vector in read_control_vector(tmp / "steer.gguf").items()}
+        {2: (192,)}
+    """
     if find_spec("gguf") is None:
         raise InterpError("writing GGUF needs the package gguf; pip install 'interp[gguf]'")
     from gguf import GGUFWriter
@@ -48,7 +68,21 @@ def export_control_vector(recipe: Recipe, model: HookedModel | ModelReference, o
 
 
 def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]:
-    """Vectors by layer, from a file of ours or of repeng's."""
+    """Read a control vector file, of interp or of repeng.
+
+    Args:
+        file: A GGUF file with tensors named `direction.LAYER`.
+
+    Returns:
+        The vector that is added after each layer, by layer.
+
+    Raises:
+        InterpError: The file cannot be read, or holds other tensors.
+
+    Example:
+        >>> interp.editing.read_control_vector("steer.gguf")[2].shape  # doctest: +SKIP
+        torch.Size([192])
+    """
     if find_spec("gguf") is None:
         raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
     from gguf import GGUFReader
@@ -57,25 +91,26 @@ def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]
         tensors: Iterable[Any] = GGUFReader(file).tensors
     except (OSError, ValueError) as problem:
         raise InterpError(f"{file}: not a GGUF file that can be read ({problem})") from None
-    found = {t.name: torch.from_numpy(t.data.copy()) for t in tensors}
-    if not found or not all(name.startswith("direction.") for name in found):
-        raise InterpError(f"{file}: holds {', '.join(found) or 'nothing'}; expected tensors named direction.LAYER")
-    return {int(name.removeprefix("direction.")): vector for name, vector in found.items()}
+    named = {t.name: torch.from_numpy(t.data.copy()) for t in tensors}
+    if not named or not all(name.startswith("direction.") for name in named):
+        raise InterpError(f"{file}: holds {', '.join(named) or 'nothing'}; expected tensors named direction.LAYER")
+    return {int(name.removeprefix("direction.")): vector for name, vector in named.items()}
 
 
 def _vectors(recipe: Recipe, n_layers: int) -> dict[int, Tensor]:
-    found: dict[int, Tensor] = {}
+    vectors: dict[int, Tensor] = {}
     known = [Site("embed"), *(Site(kind, layer) for layer in range(n_layers) for kind in _KINDS)]
     for edit in recipe.edits:
         if not isinstance(edit.op, Add) or edit.op.relative:
             raise InterpError(
-                f"a control vector adds constants, and {type(edit.op).__name__} at {', '.join(edit.sites)} is none; "
+                f"a control vector adds constants, and {type(edit.op).__name__} at {', '.join(edit.sites)} does not; "
                 "export a checkpoint, or steer with Add"
             )
         for site in resolve(edit.sites, known):
             if site.kind != "resid_post" or not site.layer:
                 raise InterpError(
-                    f"a control vector is added behind layers 1 to {n_layers - 1} (resid_post.1 and on), not at {site}"
+                    f"a control vector is added after layers 1 to {n_layers - 1} (resid_post.1 and on), not at {site}"
                 )
-            found[site.layer] = found.get(site.layer, torch.zeros(len(edit.op.vector))) + edit.op.scale * edit.op.vector
-    return found
+            before = vectors.get(site.layer, torch.zeros(len(edit.op.vector)))
+            vectors[site.layer] = before + edit.op.scale * edit.op.vector
+    return vectors

@@ -1,7 +1,9 @@
-"""Estimate: what an export will take of memory, disk and time, before it is begun.
+"""An estimate of the memory, disk and time that an export takes.
 
-Disk is known. Memory is that of one large tensor, its edited copy and the buffers. Time is reckoned from how fast this
-machine hashes and edits now, on a few megabytes; the disk's own speed, and other work on the machine, it does not know.
+The disk space is known. The memory is that of the largest tensor, its edited copy and the buffers. The time follows
+from how fast this machine hashes and edits a few megabytes now.
+
+Limitations: the speed of the disk and other work on the machine are not taken into account.
 """
 
 import hashlib
@@ -21,7 +23,14 @@ _BUFFERS = 150 << 20
 
 @dataclass(frozen=True)
 class ExportEstimate:
-    """Bytes to be written, of which `edited` are changed; bytes of memory beyond the interpreter's; seconds."""
+    """What an export takes.
+
+    Attributes:
+        disk: Bytes to be written.
+        edited: Bytes of these that change.
+        memory: Bytes of memory in addition to the interpreter's.
+        seconds: Time.
+    """
 
     disk: int
     edited: int
@@ -36,7 +45,7 @@ class ExportEstimate:
 
 
 def estimate_export(files: Sequence[Sequence[TensorPiece]]) -> ExportEstimate:
-    """Of writing these pieces. Raises what reading the largest edited tensor raises."""
+    """The estimate for writing these pieces, file by file."""
     pieces = [piece for file in files for piece in file]
     changed = [piece for piece in pieces if not piece.is_kept]
     largest = max((piece.nbytes for piece in changed), default=0)
@@ -47,7 +56,7 @@ def estimate_export(files: Sequence[Sequence[TensorPiece]]) -> ExportEstimate:
 
 
 def _hashing() -> float:
-    """Seconds a byte."""
+    """Seconds per byte."""
     sample = as_bytes(torch.zeros(_SAMPLE, dtype=torch.uint8))
     began = time.perf_counter()
     hashlib.sha256(sample).digest()
@@ -55,11 +64,11 @@ def _hashing() -> float:
 
 
 def _editing(changed: Sequence[TensorPiece]) -> float:
-    """Seconds a byte, on a part of one of the tensors."""
+    """Seconds per byte, measured on a tensor as large as the largest."""
     wide = [piece for piece in changed if piece.change and len(piece.source_shape) == 2]
     if not wide:
         return 0.0
-    piece = max(wide, key=lambda one: one.nbytes)
+    piece = max(wide, key=lambda piece: piece.nbytes)
     rows, columns = piece.source_shape
     sample = torch.zeros(rows, columns, dtype=DTYPES[piece.dtype])
     began = time.perf_counter()

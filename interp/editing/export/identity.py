@@ -1,12 +1,12 @@
-"""Identity: the digest of a checkpoint's weights, as the loaded model has it, without loading the model.
+"""The digest of a checkpoint's weights, equal to that of the loaded model, without loading the model.
 
 `HookedModel.digest` hashes names, shapes and values (as bfloat16) of the loaded model, in name order. Which tensors
-those are, and what those of the files are called in it, transformers says itself: by a model without weights made of
-the checkpoint's config, and by its own table of names. Experts that it stacks are hashed one behind the other, which is
-the stack. So memory does not grow with the model.
+these are, and what transformers calls the tensors of the files, is taken from transformers itself: from a model without
+weights, made from the checkpoint's config, and from its own table of names. Experts that it stacks are hashed one after
+the other, which equals the stack. So memory does not grow with the model.
 
-What it does not do: follow transformers where it rearranges a tensor's values at load. There the digest is not to be
-had this way, and `Unknown` names the tensor.
+Limitations: where transformers rearranges a tensor's values at load, the digest is unknown before the model is loaded,
+and `Unknown` names the tensor.
 """
 
 import hashlib
@@ -29,18 +29,18 @@ from interp.models.checkpoints.remote_files import RemoteFile
 from interp.models.checkpoints.safetensors_file import DTYPES, as_bytes
 from interp.models.identity import ModelReference
 
-_CHUNK = 1 << 20  # bytes; a multiple of every type's size, and small enough to be hashed in the processor's cache
-_FAR = 32 << 20  # a request takes its time, whatever its size
+_CHUNK = 1 << 20  # bytes; a multiple of every type's size, small enough for the processor's cache
+_FAR = 32 << 20  # bytes per request to a remote file, each of which takes long whatever its size
 
 
 class Unknown(InterpError):
-    """The digest can't be told without loading the model."""
+    """The digest is unknown unless the model is loaded."""
 
 
 def checkpoint_digest(source: WeightSource, pieces: Mapping[str, TensorPiece]) -> str:
-    """The digest of a checkpoint's weights, given each of its tensors. Raises `Unknown` where only loading would tell.
+    """The digest of a checkpoint's weights, given all its tensors, or copies of them that are faster to read.
 
-    The pieces are the checkpoint's own, or copies of them that are nearer.
+    Raises `Unknown` where the model has to be loaded for it.
     """
     whole = hashlib.sha256()
     for name, shape, parts in sorted(_assembled(source, pieces)):
@@ -51,8 +51,8 @@ def checkpoint_digest(source: WeightSource, pieces: Mapping[str, TensorPiece]) -
     return whole.hexdigest()
 
 
-def identified(source: WeightSource) -> str:
-    """The digest of a source's weights. Raises `Unknown` as `digest` does."""
+def source_digest(source: WeightSource) -> str:
+    """The digest of a source's weights. Raises `Unknown` as `checkpoint_digest` does."""
     every = {piece.name: piece for file in source.files for piece in file}
     return source.model.digest if isinstance(source, ModelSource) else checkpoint_digest(source, every)
 
@@ -60,20 +60,21 @@ def identified(source: WeightSource) -> str:
 def require_base(
     recipe: Recipe, source: WeightSource, pieces: Mapping[str, TensorPiece] | None = None
 ) -> ModelReference:
-    """The base model, by its digest if the recipe names one. Raises where that is another model's.
+    """The base model, with its digest if the recipe names one. Raises where it is not the recipe's model.
 
-    Where only loading would tell the digest it is left empty, and a warning says so. `pieces` are as for `digest`.
+    Where the model has to be loaded for the digest, it is left empty with a warning. `pieces` are as for
+    `checkpoint_digest`.
     """
     reference = source.reference(recipe.model)
     recipe.check(reference)
     if isinstance(source, ModelSource) or not reference.digest:
         return reference
     try:
-        found = checkpoint_digest(source, pieces) if pieces else identified(source)
+        digest = checkpoint_digest(source, pieces) if pieces else source_digest(source)
     except Unknown as problem:
-        warnings.warn(f"{problem}; so it was not compared with the recipe's but by type and shape", stacklevel=3)
+        warnings.warn(f"{problem}; so only its type and shape were compared with the recipe's", stacklevel=3)
         return reference.model_copy(update={"digest": ""})
-    reference = reference.model_copy(update={"digest": found})
+    reference = reference.model_copy(update={"digest": digest})
     recipe.check(reference)
     return reference
 
@@ -81,7 +82,7 @@ def require_base(
 def _assembled(
     source: WeightSource, pieces: Mapping[str, TensorPiece]
 ) -> Iterator[tuple[str, tuple[int, ...], list[str]]]:
-    """Each tensor of the loaded model: its name, its shape, and the pieces that it is made of, in order."""
+    """Each tensor of the loaded model: its name, its shape, and the pieces that it consists of, in order."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -89,9 +90,9 @@ def _assembled(
     state = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     if source.is_tied:
         state.pop(UNEMBEDDING, None)
-    found = _parts(model, list(pieces))
+    stored = _parts(model, list(pieces))
     for name, shape in state.items():
-        parts = found.get(name, [])
+        parts = stored.get(name, [])
         shapes = [pieces[part].source_shape for part in parts]
         if len(parts) == 1 and shapes != [shape]:
             raise InterpError(
@@ -105,7 +106,7 @@ def _assembled(
 
 
 def _parts(model: Any, names: list[str]) -> dict[str, list[str]]:
-    """For each tensor of a model the names in files that transformers makes it of, in order."""
+    """For each tensor of a model, the names in the files that transformers makes it from, in order."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -113,7 +114,7 @@ def _parts(model: Any, names: list[str]) -> dict[str, list[str]]:
     renamings = [entry for entry in table if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in table if isinstance(entry, WeightConverter)]
     state = model.state_dict()
-    found: dict[str, list[tuple[list[int], int, str]]] = {}
+    sources: dict[str, list[tuple[list[int], int, str]]] = {}
     for name in names:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         place = 0
@@ -125,19 +126,19 @@ def _parts(model: Any, names: list[str]) -> dict[str, list[str]]:
         elif target not in state and name in state:
             target = name
         numbers = [int(number) for number in re.findall(r"\.(\d+)(?=\.)", name)]
-        found.setdefault(target, []).append((numbers, place, name))
-    # Expert by expert, and of each the gate's rows before the up projection's.
-    return {target: [name for *_, name in sorted(parts)] for target, parts in found.items()}
+        sources.setdefault(target, []).append((numbers, place, name))
+    # Expert by expert, each with the gate's rows before the up projection's.
+    return {target: [name for *_, name in sorted(parts)] for target, parts in sources.items()}
 
 
 def _stacks(operations: list[Any]) -> bool:
-    """Whether experts are stacked along the first axis, and of each several weights joined row-wise; no more."""
+    """Whether experts are only stacked along the first axis, and weights of each joined along the rows."""
     known = [("MergeModulelist", 0), ("Concatenate", 1)]
-    return [(type(one).__name__, getattr(one, "dim", None)) for one in operations] in (known, known[:1])
+    return [(type(each).__name__, getattr(each, "dim", None)) for each in operations] in (known, known[:1])
 
 
 def _values(piece: TensorPiece) -> Iterator[Shaped[Tensor, "..."]]:
-    """A piece's values in order, some at a time, in one buffer."""
+    """A piece's values in order, part by part in one buffer."""
     if not isinstance(piece.source, tuple):
         yield compute_shard(piece)
         return

@@ -1,14 +1,14 @@
-"""Undo: a patch beside an edited checkpoint, of low-rank factors, that brings the original weights back.
+"""Undo: a patch of low-rank factors next to an edited checkpoint, which restores the original weights.
 
     original = edited + left right
 
-computed in float64 and rounded once, so that each weight is the original one to within a rounding unit (of the larger
-of the two, where the edit made it larger), or two where the edit was rounded with compensation, which shifts an entry
-by half a unit first. For that the factors of 16-bit weights are kept in float32, and those of
-float32 weights in float64. What the edit created is dropped, what it untied is tied, and config.json is the original
-one. The patch takes a few percent of the checkpoint's size.
+computed in float64 and rounded once. Each weight is then the original one to within a rounding unit (of the larger of
+the two, where the edit made it larger), or two units where the edit was rounded with compensation, which first shifts
+an entry by half a unit. For this the factors of 16-bit weights are stored in float32, and those of float32 weights in
+float64. What the edit created is dropped, what it untied is tied, and config.json is the original one. The patch takes
+a few percent of the checkpoint's size.
 
-The folder's files have to be those that were written: of a changed weight it would make another model.
+The folder's files have to be those that were written: a changed weight would give a different model.
 """
 
 import json
@@ -33,7 +33,7 @@ from interp.models.checkpoints.safetensors_file import TensorFile
 
 
 def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
-    """Write the patch of a plan that `folder` has the result of. Raises where an edit has no low rank."""
+    """Write the patch of a plan into a folder that has its result. Raises where a change does not have a low rank."""
     if plan.grown:
         raise InterpError("added neurons make tensors grow, for which there is no undo patch; keep the original")
     tensors: dict[str, Tensor] = {}
@@ -41,13 +41,13 @@ def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
         if name in plan.created:
             continue
         original = source.read(name)
-        kept = torch.float32 if original.element_size() == 2 else torch.float64
+        wide = torch.float32 if original.element_size() == 2 else torch.float64
         if original.ndim == 1:
-            tensors[f"{name}.difference"] = (original.double() - change.apply(original.double())).to(kept)
+            tensors[f"{name}.difference"] = (original.double() - change.apply(original.double())).to(wide)
         elif original.ndim == 2:
-            found = factors(name, change, original)
-            for end, factor in (("left", found.left), ("right", found.right)):
-                tensors[f"{name}.{end}"] = factor.to(kept).contiguous()
+            pair = factors(name, change, original)
+            for end, factor in (("left", pair.left), ("right", pair.right)):
+                tensors[f"{name}.{end}"] = factor.to(wide).contiguous()
         else:
             raise InterpError(f"{name} holds several experts, for which there is no undo patch; keep the original")
     dropped = [*plan.created, *([plan.unembedding] if plan.untie else [])]
@@ -56,10 +56,27 @@ def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
 
 
 def undo(folder: str | Path, out: str | Path) -> None:
-    """Write the original checkpoint again from an edited one and its patch. Raises where there is none."""
+    """Restore the original checkpoint from an edited one and its undo patch.
+
+    Args:
+        folder: A checkpoint that was exported with `undo=True`.
+        out: The new folder for the original checkpoint.
+
+    Raises:
+        InterpError: The folder has no patch, one of its files was changed, or `out` exists.
+
+    Example:
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> manifest = interp.editing.export_streamed(recipe, model, tmp / "edited", undo=True)
+        >>> interp.undo(tmp / "edited", tmp / "original")
+        >>> interp.load(tmp / "original").digest == model.digest
+        True
+    """
     path = Path(folder)
     if not (path / PATCH).is_file():
-        raise InterpError(f"{path}: no {PATCH} in it, so the edit can't be undone; export with undo to have one")
+        raise InterpError(
+            f"{path}: no {PATCH} in it, so the edit can't be undone; export with undo=True (--undo) to have one"
+        )
     ExportManifest.at(path).check_files(path)
     patch, edited = TensorFile.open(path / PATCH), open_source(path)
     edited.refuse_overlap(Path(out))
@@ -87,7 +104,7 @@ def _added(name: str, patch: TensorFile) -> partial[Tensor] | None:
 
 
 def _plus(patch: TensorFile, first: str, second: str | None, tensor: Tensor) -> Tensor:
-    """The tensor plus the product, in its own type; in pieces of rows, since float64 takes four times bfloat16."""
+    """The tensor plus the product, in its own type; by rows, since float64 takes four times the memory of bfloat16."""
     left, right = patch.read(first).double(), patch.read(second).double() if second else None
     for start in range(0, len(tensor), 4096):
         part = tensor[start : start + 4096]

@@ -1,10 +1,10 @@
-"""Low-rank factors of what an edit takes off a tensor: an adapter adds them to the base, an undo patch to the result.
+"""Low-rank factors of what an edit subtracts from a tensor, for adapters and undo patches.
 
 An edit of k directions changes a weight by a matrix of rank k at most, an ablated head by one of the head's width. The
 residual stream's side of the factors is found by a randomised range finder (Halko, Martinsson and Tropp 2011, "Finding
-structure with randomness"), with as many samples as ranks are allowed and some more: what is in the range of so many is
-all of it, or else the rank is above the limit and that is said. The difference is computed in float64 and in pieces, so
-it is that of the edit and not of its rounding, and takes little memory.
+structure with randomness"), with a few more samples than the limit of the rank: either they span the whole range, or
+the rank is above the limit, which is an error. The difference is computed in float64, so that it is that of the edit
+and not of its rounding, and in pieces, so that it takes little memory.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """Of the edit."""
+        """Rank of the edit."""
         return self.stream.shape[1]
 
     @property
@@ -72,7 +72,7 @@ def factors(name: str, change: MapChange, tensor: Float[Tensor, "rows columns"],
 
 
 def _differences(change: MapChange, tensor: Tensor, axis: int) -> Iterator[tuple[int, Float[Tensor, "d_model n"]]]:
-    """Pieces of original - edited, one vector of the residual stream a column, in float64."""
+    """Pieces of original - edited in float64, with one vector of the residual stream per column."""
     length = tensor.shape[axis]
     step = max(1, _PIECE // max(1, tensor.shape[1 - axis]))
     for start in range(0, length, step):

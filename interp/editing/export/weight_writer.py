@@ -1,11 +1,11 @@
-"""Stream: a checkpoint's weight files written anew, tensor by tensor, with a fold plan applied on the way.
+"""Writes a checkpoint's weight files tensor by tensor, with a fold plan applied on the way.
 
-Files stay as they are cut unless another size is asked for. A tensor that the plan leaves alone keeps its bytes: they
-are passed on in chunks and never become a tensor. One that it changes is read, changed and written; large ones one at a
-time, whatever number of files is being written. So memory does not grow with the model.
+Files keep their cuts unless a size is given. A tensor that the plan does not change keeps its bytes, which are copied
+in chunks and never become a tensor. One that it changes is read, changed and written; of large ones only one is in
+memory, however many files are written at once. So memory does not grow with the model.
 
-Every file is hashed while it is written, flushed, and given its name only then, with its SHA-256 kept beside it. A run
-that was killed finds the files it has finished, and goes on behind them.
+Every file is hashed while it is written, flushed, and only then gets its name; its SHA-256 is recorded. A run that was
+killed finds the files that are finished and continues after them.
 """
 
 import hashlib
@@ -35,17 +35,17 @@ TensorChange = Callable[[Tensor], Tensor]
 
 FINISHED = "finished.json"
 _CHUNK = 8 << 20
-_PART = 512 << 10  # bytes hashed and then written: what stays in the cache between the two
-_HEAD, _LINE = 64, 100  # bytes of a header, and of a tensor's line in it, but for its name and shape
-_LARGE = 32 << 20  # bytes of a tensor of which only one is held at a time
+_PART = 512 << 10  # bytes that are hashed and then written, few enough to stay in the cache in between
+_HEAD, _LINE = 64, 100  # bytes of a header, and of a tensor's line in it without its name and shape
+_LARGE = 32 << 20  # bytes, from which on only one tensor is in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class TensorPiece:
-    """A tensor to write: its name and type, where it comes from, and what is done to it (None: its bytes are kept).
+    """A tensor to write: its name and type, where it comes from, and how it changes (None: its bytes are copied).
 
-    `source` is an entry of a file, or a tensor in memory. `change` may work in place on what it is given; where it
-    returns another shape, `changed_shape` says which.
+    `source` is an entry of a file, or a tensor in memory. `change` may work in place; where it returns another shape,
+    `changed_shape` gives it.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TensorPiece:
 
     @property
     def source_shape(self) -> tuple[int, ...]:
-        """The shape of what `change` is given."""
+        """The shape before `change`."""
         return tuple(self.source.shape) if isinstance(self.source, Tensor) else self.source[1].shape
 
     @property
@@ -71,7 +71,7 @@ class TensorPiece:
 
     @property
     def is_kept(self) -> bool:
-        """Whether its bytes are passed on as they are."""
+        """Whether its bytes are copied."""
         return self.change is None and not isinstance(self.source, Tensor) and self.source[1].dtype == self.dtype
 
 
@@ -90,41 +90,41 @@ class WeightShard:
 
 
 def cut_shards(pieces: Iterable[Sequence[TensorPiece]], limit: int | None) -> list[WeightShard]:
-    """Files for the pieces of each file of the source: as they are, or anew where the next would pass the limit."""
-    groups = [list(group) for group in pieces] if limit is None else list(_cut_anew(pieces, limit))
+    """Files for the pieces: cut as in the source, or, with a limit in bytes, before one would exceed it."""
+    groups = [list(group) for group in pieces] if limit is None else list(_cut_at(pieces, limit))
     if len(groups) == 1:
         return [WeightShard(SINGLE, groups[0])]
     total = len(groups)
     return [WeightShard(f"model-{n:05d}-of-{total:05d}.safetensors", group) for n, group in enumerate(groups, 1)]
 
 
-def _cut_anew(pieces: Iterable[Sequence[TensorPiece]], limit: int) -> Iterator[list[TensorPiece]]:
-    held, size = list[TensorPiece](), _HEAD
-    for piece in (piece for group in pieces for piece in group):
-        # At most what its line of the header takes: names are written as JSON, numbers in full.
+def _cut_at(pieces: Iterable[Sequence[TensorPiece]], limit: int) -> Iterator[list[TensorPiece]]:
+    group, size = list[TensorPiece](), _HEAD
+    for piece in (piece for file in pieces for piece in file):
+        # An upper bound of its line in the header, where names are JSON and numbers are written in full.
         more = piece.nbytes + len(json.dumps(piece.name).encode()) + 24 * len(piece.shape) + _LINE
-        if held and size + more > limit:
-            yield held
-            held, size = [], _HEAD
-        held.append(piece)
+        if group and size + more > limit:
+            yield group
+            group, size = [], _HEAD
+        group.append(piece)
         size += more
-    yield held
+    yield group
 
 
 def write_weights(shards: Sequence[WeightShard], folder: Path) -> dict[str, str]:
-    """Write the files, and their index if they are several; returns the SHA-256 of each."""
+    """Write the files, and an index if there are several; returns the SHA-256 of each."""
     digests, keep, large = _finished(folder, shards), Lock(), _Memory()
 
-    def make(shard: WeightShard) -> None:
+    def write(shard: WeightShard) -> None:
         digest = _write_shard(shard, folder, large)
         with keep:
             digests[shard.name] = digest
             write_json(folder / FINISHED, digests)
 
-    # Hashing and copying leave the interpreter free, so two files at once keep two cores busy, and a third the disk.
+    # Hashing and copying release the interpreter's lock: two files at once keep two cores busy, and a third the disk.
     with one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1) + 1) as pool:
         left = [shard for shard in shards if shard.name not in digests]
-        list(track(pool.map(make, left), "write", total=len(left)))
+        list(track(pool.map(write, left), "write", total=len(left)))
     (folder / FINISHED).unlink(missing_ok=True)
     if len(shards) > 1:
         weight_map = {piece.name: shard.name for shard in shards for piece in shard.pieces}
@@ -134,10 +134,10 @@ def write_weights(shards: Sequence[WeightShard], folder: Path) -> dict[str, str]
 
 
 def _finished(folder: Path, shards: Sequence[WeightShard]) -> dict[str, str]:
-    """Files of an earlier run that was killed, whole and on disk, with their SHA-256; all else of it is removed."""
+    """Finished files of an earlier run that was killed, with their SHA-256; the rest of it is removed."""
     record, names = folder / FINISHED, {shard.name for shard in shards}
-    found = read_json(record) if record.is_file() else {}
-    digests = {name: digest for name, digest in found.items() if name in names and (folder / name).is_file()}
+    finished = read_json(record) if record.is_file() else {}
+    digests = {name: digest for name, digest in finished.items() if name in names and (folder / name).is_file()}
     for path in folder.iterdir():
         if path.name not in {*digests, KEY}:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -146,7 +146,7 @@ def _finished(folder: Path, shards: Sequence[WeightShard]) -> dict[str, str]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Products on one thread: several files are edited side by side, and no bit depends on how many cores there are."""
+    """Compute products on one thread: several files are edited in parallel, and results do not depend on the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -156,17 +156,17 @@ def one_thread() -> Iterator[None]:
 
 
 class _Memory:
-    """Memory for one tensor at a time: to be given new memory for each takes as long as to edit it."""
+    """Memory for one tensor at a time: allocating new memory for each takes as long as editing it."""
 
     def __init__(self) -> None:
         self._lock, self._buffer = Lock(), torch.empty(0, dtype=torch.uint8)
 
     @contextmanager
     def of(self, nbytes: int) -> Iterator[Tensor]:
-        """So many bytes, until the block ends."""
+        """A buffer of `nbytes` bytes, until the block ends."""
         with self._lock:
             if len(self._buffer) < nbytes:
-                self._buffer = torch.empty(0, dtype=torch.uint8)  # gone before a larger one is there
+                self._buffer = torch.empty(0, dtype=torch.uint8)  # freed before a larger one is allocated
                 self._buffer = torch.empty(nbytes, dtype=torch.uint8)
             yield self._buffer[:nbytes]
 
@@ -198,7 +198,7 @@ def _write_shard(shard: WeightShard, folder: Path, large: _Memory) -> str:
 
 
 def _chunks(file: TensorFile | QuantisedTensor, entry: Entry) -> Iterator[memoryview]:
-    """A tensor's bytes, a part at a time in one buffer."""
+    """A tensor's bytes, part by part in one buffer."""
     buffer = torch.empty(min(_CHUNK, entry.nbytes), dtype=torch.uint8)
     for start in range(entry.start, entry.stop, _CHUNK):
         part = buffer[: min(_CHUNK, entry.stop - start)]
@@ -207,16 +207,16 @@ def _chunks(file: TensorFile | QuantisedTensor, entry: Entry) -> Iterator[memory
 
 
 def compute_shard(piece: TensorPiece, memory: Shaped[Tensor, "bytes"] | None = None) -> Shaped[Tensor, "..."]:
-    """The tensor that a piece stands for: read, cast and changed; in `memory` of its size in the source, if given."""
+    """The tensor of a piece: read, cast and changed; in `memory` of its size in the source, if given."""
     if isinstance(piece.source, Tensor):
         tensor = piece.source.detach().cpu().clone(memory_format=torch.contiguous_format)
     else:
         file, entry = piece.source
         tensor = file.read_entry(entry, memory)
-    wanted = DTYPES[piece.dtype]
-    tensor = tensor.to(wanted)
-    # Edited in the wider of the two types, so that widening a bfloat16 checkpoint makes the edit exact in float32.
-    result = (piece.change(tensor) if piece.change else tensor).to(wanted).contiguous()
+    dtype = DTYPES[piece.dtype]
+    tensor = tensor.to(dtype)
+    # The edit follows the cast, so that widening a bfloat16 checkpoint makes it exact in float32.
+    result = (piece.change(tensor) if piece.change else tensor).to(dtype).contiguous()
     _require_finite(piece, result)
     return result
 
