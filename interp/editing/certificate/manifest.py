@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 
 from interp.core.config import Config
-from interp.core.digests import versions
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
 from interp.core.files import KEY, read_json, sha256_file, write_json
@@ -130,8 +129,8 @@ class ExportManifest(Config):
     recipe: str
     made: ExportSettings = ExportSettings()
     status: Status = "exact"
-    files: dict[str, str] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=versions)
+    files: dict[str, str]
+    versions: dict[str, str]
     release: Release | None = None
 
     @classmethod
@@ -154,10 +153,10 @@ class ExportManifest(Config):
             if sha256_file(folder / name) != self.files[name]:
                 raise InterpError(f"{folder / name}: changed after the export (SHA-256 differs from the manifest)")
 
-    def sealed(self, folder: Path, weights: dict[str, str]) -> "ExportManifest":
-        """The manifest with the digest of every file in a folder, written into it; those of the weights are known."""
-        rest = [file for file in folder.rglob("*") if file.is_file() and file.name not in {*weights, KEY}]
-        digests = weights | {str(file.relative_to(folder)): sha256_file(file) for file in rest}
+    def sealed(self, folder: Path) -> "ExportManifest":
+        """Write the manifest into a folder, with the digests of those of its files that are not in it yet."""
+        rest = [file for file in folder.rglob("*") if file.is_file() and file.name not in {*self.files, KEY}]
+        digests = self.files | {str(file.relative_to(folder)): sha256_file(file) for file in rest}
         sealed = self.model_copy(update={"files": digests})
         write_json(folder / MANIFEST, sealed.model_dump())
         return sealed

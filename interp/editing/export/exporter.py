@@ -250,11 +250,18 @@ def _write_records(
     """Write the model card, the provenance statement and the manifest, which has the digests of all files."""
     folder, recipe, plan = written.folder, written.recipe, written.plan
     manifest = ExportManifest(
-        base=base, source=path, recipe=recipe.digest, made=written.settings, status=plan.status, release=release
+        base=base,
+        source=path,
+        recipe=recipe.digest,
+        made=written.settings,
+        status=plan.status,
+        files=written.digests,
+        versions=versions(),
+        release=release,
     )
     write_text(folder / CARD, render_model_card(manifest, plan, recipe.note, certificate))
     write_json(folder / PROVENANCE, provenance_statement(manifest, recipe, written.digests))
-    return manifest.sealed(folder, written.digests)
+    return manifest.sealed(folder)
 
 
 def _open(source: str | Path | HookedModel, fold: FoldOptions, out: str | Path | None = None) -> WeightSource:

@@ -67,7 +67,7 @@ def test_a_bias_without_its_flag_is_dropped_in_silence(tiny):
 @pytest.mark.parametrize("site", ["resid_post.1", "attn_out.2"])
 def test_rehosting_as_llama_is_exact(tiny, name, site):
     model, recipe = tiny(name), steering(site)
-    with pytest.raises(InterpError, match="saved under the Llama class"):
+    with pytest.raises(InterpError, match="save it under the Llama class"):
         planned(model, recipe)
     plan = planned(model, recipe, rehost=True)
     edited = reloaded(model, plan)

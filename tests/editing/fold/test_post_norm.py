@@ -83,7 +83,7 @@ def test_a_vector_is_added_before_the_first_block_or_not_at_all(tiny):
     off, effect = gap(model, recipe, planned(model, recipe))
     assert off < 2e-6 < 1e-2 < effect
     for site in ("mlp_out.1", "resid_post.0"):
-        with pytest.raises(InterpError, match="nothing holds a constant behind that norm"):
+        with pytest.raises(InterpError, match="nothing holds a constant after that norm"):
             planned(model, Recipe([(site, Add(rows()[0]))]), approximate=True)
 
 

@@ -46,7 +46,7 @@ def test_a_tenth_of_the_leak_for_a_twentieth_more_error(dtype, k, spike):
 
 
 def test_the_example_holds():
-    assert doctest.testmod(rounding).attempted == 2
+    assert doctest.testmod(rounding).attempted == 3
     assert doctest.testmod(rounding).failed == 0
 
 
