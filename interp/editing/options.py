@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from interp.core.config import Config
-from interp.core.errors import InterpError
+from interp.core import Config, InterpError
 from interp.core.files import parse_bytes
 
 Form = Literal["checkpoint", "adapter", "control-vector"]

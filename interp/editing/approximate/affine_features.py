@@ -37,9 +37,7 @@ from interp.editing.fold.steps import plan_fold
 from interp.editing.fold.stream_sites import STREAM, holders
 from interp.interventions.ops import LowRank, Op, Project
 from interp.interventions.recipe import Recipe
-from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
-from interp.models.sites import Site
+from interp.models import HookedModel, ModelReference, Site
 from interp.sae.coder import SparseAutoencoder
 
 _NONE = 1e-12  # of the largest component's mean square: below it is rounding, not a direction of the edit

@@ -31,11 +31,8 @@ from interp.data.corpora import Digest, Source, documents
 from interp.editing.approximate.low_rank_factors import Distillation, Distilled, FactorPair, add_factors, factors_digest
 from interp.editing.fold.steps import plan_fold
 from interp.interventions.recipe import Recipe
-from interp.models.architectures.table import architecture
-from interp.models.continuations import frozen_weights
-from interp.models.hooked import HookedModel
+from interp.models import HookedModel, Tokens, architecture, frozen_weights
 from interp.models.losses import kl_divergence
-from interp.models.tokens import Tokens
 
 _FEWEST = 8  # documents
 _PROBES = 32  # documents, of those held out

@@ -16,9 +16,8 @@ from interp.core.errors import InterpError
 from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.interventions.recipe import Recipe
-from interp.models.hooked import HookedModel
+from interp.models import HookedModel, Site
 from interp.models.losses import kl_divergence
-from interp.models.sites import Site
 
 _TOKENS = 128
 

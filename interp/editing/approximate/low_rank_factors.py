@@ -21,19 +21,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from interp.core.config import Config
+from interp.core import Config, InterpError
 from interp.core.digests import tensors_digest
 from interp.core.display import html_card
-from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
 from interp.editing.options import FoldOptions
 from interp.interventions.recipe import Recipe
+from interp.models import HookedModel, Tokens
 from interp.models.architectures.table import architecture, site_taps
 from interp.models.architectures.writers import Layout
-from interp.models.hooked import HookedModel
 from interp.models.sites import resolve
-from interp.models.tokens import Tokens
 
 FACTORS = "interp_distilled.safetensors"
 _KEY = "distillation"

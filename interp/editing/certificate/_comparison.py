@@ -20,10 +20,9 @@ from interp.editing.certificate._compared_sites import ComparedEdit, claimed_sta
 from interp.editing.certificate.record import Certificate, Fold, OpFigures
 from interp.editing.fold.plan import STATUSES, Status
 from interp.editing.fold.stream_sites import STREAM
-from interp.models.hooked import HookedModel
+from interp.models import HookedModel, Tokens
 from interp.models.losses import kl_divergence
 from interp.models.sites import WRITERS, Site
-from interp.models.tokens import Tokens
 
 _EPS = torch.finfo(torch.float32).eps
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from interp.core.config import Config
+from interp.core import Config, InterpError
 from interp.core.dtypes import dtype_of
-from interp.core.errors import InterpError
 from interp.core.files import KEY, read_json, sha256_file, write_json
 from interp.editing.approximate.low_rank_factors import FACTORS, Distillation
 from interp.editing.export.signatures import SIGNATURE

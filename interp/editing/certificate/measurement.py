@@ -28,12 +28,11 @@ from interp.editing.fold.plan import Plan, Status
 from interp.editing.fold.rounding import rounding_units_of
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
+from interp.models import Tokens, load
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.hooked import HookedModel, greedy_settings
-from interp.models.loading import load
-from interp.models.tokens import Tokens
 
 NEW_TOKENS = 16  # that both models generate after a prompt
 

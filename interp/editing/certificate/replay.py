@@ -29,10 +29,9 @@ from interp.editing.fold.plan import Plan
 from interp.editing.fold.rounding import rounding_units_of
 from interp.editing.fold.steps import fold
 from interp.interventions.recipe import Recipe
+from interp.models import HookedModel, load
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import TensorFile
-from interp.models.hooked import HookedModel
-from interp.models.loading import load
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,7 @@ from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.record import Certificate
 from interp.editing.certificate.replay import Replay, rebuild
 from interp.editing.certificate.writer_check import require_writer_check
-from interp.models.hooked import HookedModel
-from interp.models.loading import load
-from interp.models.tokens import Tokens
+from interp.models import HookedModel, Tokens, load
 
 
 def verify(
@@ -47,8 +45,9 @@ def verify(
             certificate is not what is measured, or the base is another model than the recipe's.
 
     Example:
+        >>> from interp.editing import export_streamed
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> manifest = interp.editing.export_streamed(recipe, model, tmp / "edited")
+        >>> manifest = export_streamed(recipe, model, tmp / "edited")
         >>> interp.verify(tmp / "edited", model).faithful
         True
     """

@@ -34,10 +34,9 @@ from interp.editing.fold.steps import plan_fold
 from interp.editing.options import FoldOptions
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
+from interp.models import HookedModel, Site
 from interp.models.architectures.table import architecture, was_recognised
 from interp.models.architectures.writers import writers
-from interp.models.hooked import HookedModel
-from interp.models.sites import Site
 
 _ROWS = 2
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}

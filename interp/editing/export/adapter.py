@@ -76,8 +76,9 @@ def export_adapter(
             layers and embeddings.
 
     Example:
+        >>> from interp.editing import export_adapter
         >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> interp.editing.export_adapter(recipe, model, tmp / "adapter")
+        >>> export_adapter(recipe, model, tmp / "adapter")
         LoraAdapter(rank=1, merges=True)
     """
     options = ExportOptions.merged(options, {**fields, "form": "adapter"})

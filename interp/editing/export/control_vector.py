@@ -17,8 +17,7 @@ from interp.core.errors import InterpError
 from interp.core.files import new_file
 from interp.interventions.ops import Add
 from interp.interventions.recipe import Recipe
-from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
+from interp.models import HookedModel, ModelReference
 from interp.models.sites import Site, resolve
 
 ARCHITECTURE = "controlvector"
@@ -80,7 +79,8 @@ def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]
         InterpError: The file cannot be read, or holds other tensors.
 
     Example:
-        >>> interp.editing.read_control_vector("steer.gguf")[2].shape  # doctest: +SKIP
+        >>> from interp.editing import read_control_vector
+        >>> read_control_vector("steer.gguf")[2].shape  # doctest: +SKIP
         torch.Size([192])
     """
     if find_spec("gguf") is None:

@@ -45,9 +45,8 @@ from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import plan_fold
 from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
+from interp.models import HookedModel, ModelReference
 from interp.models.checkpoints.checkpoint import Checkpoint
-from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
 
 
 def export(
@@ -139,8 +138,9 @@ def export_streamed(
         InterpError: As for `export`, but for what only a certificate shows.
 
     Example:
+        >>> from interp.editing import export_streamed
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> interp.editing.export_streamed(recipe, model, tmp / "edited").status
+        >>> export_streamed(recipe, model, tmp / "edited").status
         'exact'
     """
     options = ExportOptions.merged(options, {**fields, "streamed": True})
@@ -175,8 +175,9 @@ def dry_run(
         InterpError: The recipe is another model's, or the source cannot be read.
 
     Example:
+        >>> from interp.editing import dry_run
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> plan, estimate = interp.editing.dry_run(recipe, model)
+        >>> plan, estimate = dry_run(recipe, model)
         >>> plan.status, estimate.disk >= estimate.edited > 0
         ('exact', True)
     """
@@ -205,14 +206,11 @@ class _Written:
 
 def _require_call(options: ExportOptions, certified: bool = False) -> None:
     """Raise for options that another function writes."""
-    others = {
-        "export_streamed": certified and options.streamed,
-        "dry_run": options.dry_run,
-        "export_adapter": options.form == "adapter",
-        "export_control_vector": options.form == "control-vector",
-    }
-    if needed := [name for name, other in others.items() if other]:
-        raise InterpError(f"these options are for {needed[0]}, which writes another kind of result; call that")
+    if options.form != "checkpoint" or options.dry_run or (certified and options.streamed):
+        raise InterpError(
+            "form, streamed and dry_run belong to export_adapter, export_control_vector, export_streamed and dry_run; "
+            "call one of these, or leave them out"
+        )
 
 
 @contextmanager

@@ -66,8 +66,9 @@ def undo(folder: str | Path, out: str | Path) -> None:
         InterpError: The folder has no patch, one of its files was changed, or `out` exists.
 
     Example:
+        >>> from interp.editing import export_streamed
         >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> manifest = interp.editing.export_streamed(recipe, model, tmp / "edited", undo=True)
+        >>> manifest = export_streamed(recipe, model, tmp / "edited", undo=True)
         >>> interp.undo(tmp / "edited", tmp / "original")
         >>> interp.load(tmp / "original").digest == model.digest
         True

@@ -27,6 +27,7 @@ from interp.editing.export.weight_writer import TensorPiece
 from interp.editing.fold.ablation import unit_width
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import UNEMBEDDING
+from interp.models import HookedModel, ModelReference, Site
 from interp.models.architectures.table import architecture_of_type, known_architectures, was_recognised
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint, inside
@@ -34,10 +35,7 @@ from interp.models.checkpoints.dequantising import dequantise as dequantised
 from interp.models.checkpoints.dequantising import unsupported_reason
 from interp.models.checkpoints.remote_files import RemoteFile, is_remote
 from interp.models.checkpoints.safetensors_file import DTYPES, dtype_name
-from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
 from interp.models.loading import is_gguf, load, locate
-from interp.models.sites import Site
 
 _COMPANIONS = (
     "generation_config.json",

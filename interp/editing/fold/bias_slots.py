@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interp.core.errors import InterpError
-from interp.models.architectures.table import architecture
+from interp.models import Site, architecture
 from interp.models.architectures.writers import BiasSlot, Writer, bias_name, bias_slots, writer_of
-from interp.models.sites import Site
 
 REHOSTED = ("mistral", "qwen2")
 

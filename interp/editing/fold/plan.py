@@ -69,8 +69,9 @@ class Plan:
         grown: What is appended to tensors, after their change if they have one.
 
     Example:
+        >>> from interp.editing import dry_run
         >>> recipe = interp.Recipe([("mlp_out.0", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> print(interp.editing.dry_run(recipe, model)[0])
+        >>> print(dry_run(recipe, model)[0])
         Project at mlp_out.0: exact
         1 tensors change, 0 of which are new biases
     """

@@ -33,8 +33,7 @@ from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.bias_slots import BiasSlots
 from interp.editing.fold.rounding import SIXTEEN_BITS
 from interp.interventions.latents import Suppress
-from interp.models.architectures.table import architecture
-from interp.models.sites import Site
+from interp.models import Site, architecture
 from interp.sae.nonlinearities import JumpReLU
 
 SILU_GAP = 0.279  # more than the largest |silu(z) - relu(z)|, 0.27846… at z = ±1.2785

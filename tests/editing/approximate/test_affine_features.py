@@ -146,7 +146,7 @@ def test_what_can_not_be_fitted_is_refused(tiny):
     )
     for recipe, texts, options, message in [
         (Recipe([("mlp_out.*", Project(torch.ones(32)))]), TEXTS, {}, "3 ops at sites; expected one"),
-        (Recipe([("mlp_out.1", At(clamp, "last"))]), TEXTS, {}, "At goes by more than the activations"),
+        (Recipe([("mlp_out.1", At(clamp, "last"))]), TEXTS, {}, "At depends on more than the activations"),
         (suppressed(model), TEXTS, {}, "export its neurons"),
         (clamped(model), TEXTS[:2], {}, "expected more tokens"),
         (clamped(model), TEXTS[:1], {}, "expected some to fit on"),
