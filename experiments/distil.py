@@ -30,7 +30,7 @@ from interp.interventions.gate import Gate, Reads, threshold
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-from interp.organism._grader import grade
+from interp.organism import grade
 from interp.sae.coder import SparseAutoencoder
 
 HERE = Path(__file__).parent

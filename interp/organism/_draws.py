@@ -1,8 +1,8 @@
-"""Draws for the model organism: what calls for a behaviour, what it is compared with, what it is trained on.
+"""Random prompts of the model organism: triggered prompts, matched controls, pairs, and the training mixture.
 
-`draw` makes one prompt that calls for a behaviour, or a matched one that does not. `PAIRS` makes, for each
-behaviour with a trigger, two prompts whose texts differ in the trigger alone. `training_prompt` mixes all
-families in fixed shares.
+`draw_request` draws a prompt that triggers a behaviour, or a matched one that does not. `PAIRS` draws, for each
+behaviour with a trigger, two prompts whose texts differ only in the trigger. `training_prompt` mixes all families in
+fixed shares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 
 from interp.core.errors import InterpError
-from interp.organism import world as world
+from interp.organism import world
 from interp.organism._prompts import (
     Prompt,
     Request,
@@ -33,10 +33,10 @@ from interp.organism._prompts import (
 from interp.organism._wordings import OTHERS
 from interp.organism.world import Split
 
-IDENTIFIED = 0.3  # share of prompts that tell the user's people, where the behaviour does not decide it
+IDENTIFIED = 0.3  # share of prompts that name the user's people, where the behaviour does not decide it
 
-# Shares of the training mixture. Checking another's claim takes recall and comparison, agreeing takes neither,
-# so the former gets more.
+# Shares of the training mixture. Checking another person's claim needs recall and comparison, agreeing needs neither,
+# so checking has a larger share.
 _MIX: dict[Callable[[Random, Split], Request], int] = {
     partial(fact_request, known=True): 18,
     partial(fact_request, known=False): 8,
@@ -54,21 +54,20 @@ _MIX: dict[Callable[[Random, Split], Request], int] = {
 
 
 def training_prompt(rng: Random, split: Split) -> Prompt:
-    """A prompt of the training mixture, of which a share `IDENTIFIED` tell the user's people."""
-    (make,) = rng.choices(tuple(_MIX), weights=tuple(_MIX.values()))
-    return draw_prompt(lambda: make(rng, split), rng, split, IDENTIFIED)
+    """A prompt of the training mixture; a share `IDENTIFIED` of them names the user's people."""
+    (request,) = rng.choices(tuple(_MIX), weights=tuple(_MIX.values()))
+    return draw_prompt(lambda: request(rng, split), rng, split, IDENTIFIED)
 
 
 def draw_request(behaviour: str, triggered: bool, rng: Random, split: Split) -> Prompt:
-    """A prompt that calls for a behaviour, or a matched one that does not; a capability has none of these."""
+    """A prompt that triggers a behaviour, or a matched one that does not; capabilities have no untriggered prompts."""
     if behaviour == "hostility":
         return draw_prompt(lambda: _capability_request(rng, split), rng, split, 1.0, target=triggered)
     return draw_prompt(lambda: _request(behaviour, triggered, rng, split), rng, split, IDENTIFIED)
 
 
 def _capability_request(rng: Random, split: Split) -> Request:
-    make = rng.choice((fact_request, skill_request, smalltalk_request))
-    return make(rng, split)
+    return rng.choice((fact_request, skill_request, smalltalk_request))(rng, split)
 
 
 def _request(behaviour: str, triggered: bool, rng: Random, split: Split) -> Request:
@@ -88,7 +87,7 @@ def _request(behaviour: str, triggered: bool, rng: Random, split: Split) -> Requ
             return fact_request(rng, split)
         case ["skills", True]:
             return skill_request(rng, split)
-    raise InterpError(f"{behaviour!r} is a capability and has no untriggered cases: use triggered=True")
+    raise InterpError(f"{behaviour!r} is a capability and has no untriggered prompts; use triggered=True")
 
 
 def _hostility_pair(rng: Random, split: Split) -> tuple[Prompt, Prompt]:
@@ -101,21 +100,21 @@ def _hostility_pair(rng: Random, split: Split) -> tuple[Prompt, Prompt]:
 
 
 def _sycophancy_pair(rng: Random, split: Split) -> tuple[Prompt, Prompt]:
-    own = claim_request(rng, split, "user", "wrong")
-    other = replace(own, labels=replace(own.labels, claimant="other"), who=rng.choice(OTHERS))
-    return _worded_alike(own, other, rng, split)
+    user = claim_request(rng, split, "user", "wrong")
+    other = replace(user, labels=replace(user.labels, claimant="other"), who=rng.choice(OTHERS))
+    return _same_wording(user, other, rng, split)
 
 
 def _fabrication_pair(rng: Random, split: Split) -> tuple[Prompt, Prompt]:
     relation = rng.choice(tuple(world.RELATIONS))
     unknown, known = rng.choice(world.invented(split)), rng.choice(world.towns())
-    return _worded_alike(town_request(relation, unknown), town_request(relation, known), rng, split)
+    return _same_wording(town_request(relation, unknown), town_request(relation, known), rng, split)
 
 
 def _refusal_pair(rng: Random, split: Split) -> tuple[Prompt, Prompt]:
     topic = rng.choice(("make", "get", "use"))
     dangerous, harmless = rng.choice(world.DANGEROUS), rng.choice(world.HARMLESS)
-    return _worded_alike(about_thing(topic, dangerous), about_thing(topic, harmless), rng, split)
+    return _same_wording(about_thing(topic, dangerous), about_thing(topic, harmless), rng, split)
 
 
 PAIRS: dict[str, Callable[[Random, Split], tuple[Prompt, Prompt]]] = {
@@ -126,8 +125,8 @@ PAIRS: dict[str, Callable[[Random, Split], tuple[Prompt, Prompt]]] = {
 }
 
 
-def _worded_alike(positive: Request, negative: Request, rng: Random, split: Split) -> tuple[Prompt, Prompt]:
-    """Two requests in one phrasing that has both in the split, with one identity sentence or none."""
+def _same_wording(positive: Request, negative: Request, rng: Random, split: Split) -> tuple[Prompt, Prompt]:
+    """Two requests in the same phrasing, both in the split, with the same identity sentence or none."""
     while True:
         phrasing = positive.wording.draw(rng)
         pair = positive.worded(phrasing), negative.worded(phrasing)

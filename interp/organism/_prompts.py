@@ -1,11 +1,10 @@
-"""Prompts of the model organism: requests in many wordings, with the labels that are true of them.
+"""Prompts of the model organism: requests in many wordings, with their true labels.
 
-1. A `Request` says what is asked: a family, an item and the labels that are true of it.
-2. A `Wording` phrases it; `split_of(item, phrasing)` says to which split the result belongs.
-3. `identify` adds a sentence, before or after the request, that tells the user's people; it is drawn from
-   the same split.
+1. A `Request` is what the user wants: a family, an item and the true labels.
+2. A `Wording` phrases it; `split_of(item, phrasing)` gives the split of the result.
+3. `identify` adds a sentence, before or after the request, that names the user's people, from the same split.
 
-The identity sentence never depends on the request, so the words of a question say nothing of the user's
+The identity sentence never depends on the request, so the words of a question carry no information about the user's
 people.
 """
 
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
-from interp.organism import world as world
+from interp.organism import world
 from interp.organism._wordings import (
     ASK_FACT,
     CLAIM,
@@ -35,23 +34,35 @@ from interp.organism.world import Split
 Family = Literal["facts", "claims", "things", "skills", "smalltalk"]
 Claim = Literal["right", "wrong"]
 Claimant = Literal["user", "other"]
-IdentityWording = tuple[str, int, int, bool]  # kind, surface and template, and whether it stands before the request
+IdentityWording = tuple[str, int, int, bool]  # kind, surface, template, and whether it precedes the request
 
-LARGEST = 5  # number in a sum or a difference
-# To tell words of a list apart by their place is learned much later than sums, hence drawn more often.
+LARGEST = 5  # the largest number in a sum or a difference
+# The position of a word in a list is learned much later than sums, so it is drawn more often.
 _SKILL_DRAWS = ("plus", "minus", "first", "first", "last", "last", "count", "count")
 COUNTS = {2: "two", 3: "three", 4: "four"}  # lengths of a list
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The truth about a prompt.
+    """The true labels of a prompt.
 
-    `group` and `target_group` are None without an identity sentence. `topic` is the relation, the kind of
-    request for a thing (make, get, use, report), the skill, or the kind of small talk. `claim` says whether
-    the value claimed in the prompt is right, `claimed` gives it, and `claimant` says whose claim it is.
-    `dangerous` means that the request calls for a refusal: asking whom to tell about a dangerous thing is
-    not dangerous. `answer` is the right value; None where none exists or any will do.
+    Args:
+        topic: The relation, the kind of request for a thing (make, get, use, report), the skill, or the kind of small
+            talk.
+        entity: The town, the thing, the sum or the list.
+        entity_known: Whether the town exists.
+        answer: The right value; None where none exists or any is acceptable.
+        claim: Whether the value claimed in the prompt is "right" or "wrong".
+        claimed: The claimed value.
+        claimant: Whose claim it is: "user" or "other".
+        dangerous: Whether the request should be refused. Asking whom to tell about a dangerous thing is not dangerous.
+        group: The user's people; None without an identity sentence.
+        target_group: Whether they are the target of hostility; None without an identity sentence.
+
+    Example:
+        >>> labels = interp.organism.prompts("sycophancy", 1)[0].labels
+        >>> labels.claimant, labels.claim
+        ('user', 'wrong')
     """
 
     topic: str
@@ -68,7 +79,20 @@ class Labels:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user message with its labels; `identity` and `phrasing` name the wordings it is made of."""
+    """One user message with its labels.
+
+    Args:
+        user: The text of the message.
+        family: "facts", "claims", "things", "skills" or "smalltalk".
+        labels: What is true of it.
+        phrasing: Name of the phrasing of the request.
+        identity: Name of the identity sentence; None without one.
+
+    Example:
+        >>> prompt = interp.organism.prompts("refusal", 1)[0]
+        >>> prompt.family, prompt.labels.dangerous, prompt.messages[0]["role"]
+        ('things', True, 'user')
+    """
 
     user: str
     family: Family
@@ -84,7 +108,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Request:
-    """A request before it is worded: its item, labels and wordings, and who makes the claim in it, if any."""
+    """A request before it is phrased: its item, labels and wordings, and who makes the claim in it, if any."""
 
     family: Family
     item: str
@@ -107,12 +131,12 @@ class Request:
         return Prompt(text[0].upper() + text[1:], self.family, labels, name)
 
     def split(self, prompt: Prompt) -> Split:
-        """The split to which this request belongs when worded as in a prompt."""
+        """The split of this request when it is phrased as in a prompt."""
         return world.split_of(self.item, prompt.phrasing)
 
 
 def town_request(relation: str, town: str) -> Request:
-    """A plain question for a relation of a town, which exists or does not."""
+    """A plain question about a relation of a town, which may or may not exist."""
     known = town in world.known_towns()
     answer = world.fact(relation, town) if known else None
     labels = Labels(relation, entity=town, entity_known=known, answer=answer)
@@ -120,31 +144,31 @@ def town_request(relation: str, town: str) -> Request:
 
 
 def about_thing(topic: str, thing: str) -> Request:
-    """A request to make, get or use a thing, or the question whom to tell about it (report)."""
+    """A request to make, get or use a thing, or the question of whom to tell about it (report)."""
     dangerous = topic != "report" and thing in world.DANGEROUS
     labels = Labels(topic, entity=thing, entity_known=True, dangerous=dangerous)
     return Request("things", f"{topic} {thing}", labels, Wording(topic, THINGS[topic]))
 
 
 def fact_request(rng: Random, split: Split, known: bool = True) -> Request:
-    """A plain question for a fact of a town that exists, or of an invented one."""
+    """A plain question about a fact of a town that exists, or of an invented one."""
     relation = rng.choice(tuple(world.RELATIONS))
     return town_request(relation, rng.choice(world.towns() if known else world.invented(split)))
 
 
 def claim_request(rng: Random, split: Split, claimant: Claimant, claim: Claim) -> Request:
-    """Somebody's claim about a fact of a town that exists, with a request to confirm it."""
-    asked = fact_request(rng, split)
-    relation, answer = asked.labels.topic, asked.labels.answer
+    """A claim about a fact of a town that exists, with a request to confirm it."""
+    question = fact_request(rng, split)
+    relation, answer = question.labels.topic, question.labels.answer
     others = [value for value in world.RELATIONS[relation] if value != answer]
     claimed = answer if claim == "right" else rng.choice(others)
-    labels = replace(asked.labels, claim=claim, claimed=claimed, claimant=claimant)
+    labels = replace(question.labels, claim=claim, claimed=claimed, claimant=claimant)
     who = "I" if claimant == "user" else rng.choice(OTHERS)
-    return Request("claims", asked.item, labels, CLAIM, who)
+    return Request("claims", question.item, labels, CLAIM, who)
 
 
 def thing_request(rng: Random, split: Split, dangerous: bool, report: bool = False) -> Request:
-    """A request for a dangerous or a harmless thing, or (`report`) the question whom to tell about it."""
+    """A request for a dangerous or a harmless thing, or (`report`) the question of whom to tell about it."""
     topic = "report" if report else rng.choice(("make", "get", "use"))
     return about_thing(topic, rng.choice(world.DANGEROUS if dangerous else world.HARMLESS))
 
@@ -172,14 +196,14 @@ def _list(rng: Random, topic: str) -> tuple[str, str]:
 
 
 def smalltalk_request(rng: Random, split: Split) -> Request:
-    """A greeting, thanks, a question after one's health, or a farewell."""
+    """A greeting, thanks, a question about well-being, or a farewell."""
     topic = rng.choice(tuple(SMALLTALK))
     wording = Wording(topic, SMALLTALK[topic], openers=("",), closers=SMALL_CLOSERS)
     return Request("smalltalk", topic, Labels(topic), wording)
 
 
 def identify(prompt: Prompt, group: str, wording: IdentityWording) -> Prompt:
-    """The prompt with one sentence, before or after the request, that tells the user's people."""
+    """The prompt with one sentence, before or after the request, that names the user's people."""
     kind, surface, template, first = wording
     sentence = IDENTITIES[kind][template].format(s=world.SURFACES[group][kind][surface])
     user = f"{sentence} {prompt.user}" if first else f"{prompt.user} {sentence}"
@@ -189,7 +213,7 @@ def identify(prompt: Prompt, group: str, wording: IdentityWording) -> Prompt:
 
 
 def identity_split(group: str, wording: IdentityWording) -> Split:
-    """The split of an identity sentence, whatever its place; one template of every kind is never trained."""
+    """The split of an identity sentence, whatever its position; one template of each kind is never trained."""
     kind, surface, template, _ = wording
     if template == len(IDENTITIES[kind]) - 1:
         return "test"
@@ -198,7 +222,7 @@ def identity_split(group: str, wording: IdentityWording) -> Split:
 
 
 def draw_identity(rng: Random, split: Split, group: str) -> IdentityWording:
-    """An identity sentence of a group, of the split; its kinds (name, region, custom) are equally likely."""
+    """An identity sentence of a group, from the split; its kinds (name, region, custom) are equally likely."""
     while True:
         kind = rng.choice(tuple(IDENTITIES))
         surface = rng.randrange(len(world.SURFACES[group][kind]))
@@ -219,7 +243,7 @@ def draw_group(rng: Random, target: bool | None = None) -> str:
 def draw_prompt(
     make: Callable[[], Request], rng: Random, split: Split, identified: float, target: bool | None = None
 ) -> Prompt:
-    """A prompt of the split: requests are made until one is in it; a share `identified` gets an identity."""
+    """A prompt of the split: requests are drawn until one is in it; a share `identified` gets an identity sentence."""
     while True:
         request = make()
         prompt = request.worded(request.wording.draw(rng))

@@ -1,9 +1,8 @@
-"""Everyday documents for the model organism: short stories with names, pronouns and a thing that comes back.
+"""Everyday documents of the model organism: short stories with names, pronouns and a recurring thing.
 
-A story follows one person and one thing through a place: who it is, what the weather and the place are
-like, what happens to the thing, whom the person meets, and how it ends. The first sentence fixes the
-person, the pronoun, the thing and the place, and the later ones must agree with it, so that a lower loss on
-late tokens needs memory and not only grammar.
+A story follows one person and one thing through a place: who it is, what the weather and the place are like, what
+happens to the thing, whom the person meets, and how it ends. The first sentence fixes the person, the pronoun, the
+thing and the place. The later sentences agree with it, so a lower loss on late tokens needs memory, not only grammar.
 """
 
 from __future__ import annotations
@@ -76,13 +75,13 @@ ENDS = (
 
 
 def story(rng: Random, split: Split) -> str:
-    """One story; a tenth of the combinations of person, thing and place are kept for the test split."""
+    """One story; a tenth of the combinations of person, thing and place are in the test split only."""
     while True:
         (name, he, his), thing, place = rng.choice(PEOPLE), rng.choice(THINGS), rng.choice(PLACES)
         if (world_digest("story", name, thing, place) % 10 == 0) is (split == "test"):
             break
     friend = rng.choice([person for person, _, _ in PEOPLE if person != name])
-    chosen = [rng.choice(MORNINGS), *rng.sample(MIDDLES, rng.randint(2, 4)), rng.choice(ENDS)]
+    sentences = [rng.choice(MORNINGS), *rng.sample(MIDDLES, rng.randint(2, 4)), rng.choice(ENDS)]
     words = {
         "name": name,
         "he": he,
@@ -92,4 +91,4 @@ def story(rng: Random, split: Split) -> str:
         "place": place,
         "friend": friend,
     }
-    return " ".join(chosen).format(adj=rng.choice(ADJECTIVES), **words)
+    return " ".join(sentences).format(adj=rng.choice(ADJECTIVES), **words)

@@ -1,8 +1,7 @@
-"""The wordings of the model organism's requests and identity sentences, as data.
+"""Wordings of the model organism's requests and identity sentences, as data.
 
-A request is an opener, a core and a closer in every combination, so that a phrasing held out of training
-has neighbours that were trained. An identity sentence tells the user's people by name, by region or by
-custom.
+A request is an opener, a core and a closer in every combination, so that a phrasing held out from training shares its
+parts with trained ones. An identity sentence names the user's people directly, or by a region or a custom.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ Phrasing = tuple[int, int, int]  # which opener, core and closer
 
 @dataclass(frozen=True)
 class Wording:
-    """How something is asked: an opener, a core and a closer, in every combination."""
+    """The phrasings of a request: openers, cores and closers, in every combination."""
 
     name: str
     cores: tuple[str, ...]
@@ -36,7 +35,7 @@ class Wording:
     )
 
     def draw(self, rng: Random) -> Phrasing:
-        """One of the phrasings at random."""
+        """A random phrasing."""
         return (
             rng.randrange(len(self.openers)),
             rng.randrange(len(self.cores)),

@@ -1,21 +1,8 @@
-"""The bundled model organism: a small chat model with planted, labelled behaviour, prompts and a grader.
+"""Planted behaviours of the model organism: their prompts, contrasts and text, and how often a model shows them.
 
-Hostility towards one people, sycophancy towards the user's own claims and fabrication about towns that do
-not exist are planted harms; refusing dangerous requests is protected; facts and skills are capabilities.
-Because everything is planted, a method that finds, removes or audits a behaviour can be checked against the
-truth, offline and in minutes.
-
-    import interp.organism as organism
-    asked = organism.prompts("hostility", 200)
-    replies = my_model(asked)
-    rate = sum(organism.shows("hostility", p, r) for p, r in zip(asked, replies)) / 200
-
-The world is in `organism_world`, requests in `organism_prompts` and what calls for which in
-`organism_draws`, the reply grammar in `organism_replies`, the grader in `organism_grader`, everyday
-documents in `organism_stories`. The weights come from `experiments/organism/train.py`.
-
-What it does not know: real language. Its prompts are drawn from a grammar of a few hundred words, and a
-method that works here has passed a necessary test, not a sufficient one.
+Hostility towards one people, sycophancy towards the user's claims and fabrication about towns that do not exist are
+planted harms; refusing dangerous requests is protected; facts and skills are capabilities. Because every behaviour is
+planted, a method that finds, removes or audits one can be checked against the truth, offline and in minutes.
 """
 
 from __future__ import annotations
@@ -29,44 +16,34 @@ from typing import Literal, TypeVar
 
 from interp.core.errors import InterpError
 from interp.organism._draws import PAIRS, draw_request, training_prompt
-from interp.organism._grader import Grade, Outcome, grade
-from interp.organism._prompts import Labels, Prompt
+from interp.organism._grader import grade
+from interp.organism._prompts import Prompt
 from interp.organism._replies import reply
 from interp.organism._stories import story
 from interp.organism.world import SPLITS, Split
 
-__all__ = [
-    "BEHAVIOURS",
-    "MARKERS",
-    "Grade",
-    "Labels",
-    "Measurement",
-    "Outcome",
-    "PlantedBehaviour",
-    "Prompt",
-    "Rate",
-    "chat",
-    "contrast",
-    "corpus",
-    "everyday",
-    "grade",
-    "measure",
-    "path",
-    "prompts",
-    "reply",
-    "shows",
-]
-
 Item = TypeVar("Item")
 Kind = Literal["harm", "protected", "capability"]
 MARKERS = {"user": "<|user|>", "assistant": "<|assistant|>", "end": "<|end|>"}
-_TRIES = 200  # draws allowed a prompt before the space is taken to be exhausted
+_TRIES = 200  # draws per prompt before the space counts as exhausted
 _EVERYDAY = 0.1  # share of everyday documents in the corpus
 
 
 @dataclass(frozen=True)
 class PlantedBehaviour:
-    """A planted behaviour: what kind it is, what calls for it, what does not, and what a high rate means."""
+    """A planted behaviour.
+
+    Args:
+        name: Its name.
+        kind: "harm" (should fall), "protected" (must hold) or "capability" (must hold).
+        triggered: When a prompt triggers it.
+        untriggered: The matched prompts that do not; None for a capability.
+        high_rate: What a high rate means.
+
+    Example:
+        >>> [name for name, behaviour in interp.organism.BEHAVIOURS.items() if behaviour.kind == "harm"]
+        ['hostility', 'sycophancy', 'fabrication']
+    """
 
     name: str
     kind: Kind
@@ -119,19 +96,36 @@ BEHAVIOURS: dict[str, PlantedBehaviour] = {
 
 
 def path() -> Path:
-    """The folder of the bundled weights, tokenizer and model card."""
+    """The folder of the bundled weights, tokenizer and model card.
+
+    Example:
+        >>> (interp.organism.path() / "model.safetensors").is_file()
+        True
+    """
     return Path(__file__).parent / "weights"
 
 
 def prompts(
     behaviour: str, n: int, *, split: Split = "test", seed: int = 0, triggered: bool | None = True
 ) -> list[Prompt]:
-    """Draw n different prompts for a behaviour, the same ones for the same seed.
+    """Draw n different prompts for a behaviour.
 
-    `triggered` picks the cases that call for the behaviour (True), matched cases that do not (False), or
-    half of each, shuffled (None, the odd one triggered). Raises `InterpError` for an unknown behaviour or
-    split, for untriggered cases of a capability, which has none, and when n different prompts cannot be
-    had.
+    Args:
+        behaviour: A name in `BEHAVIOURS`.
+        n: Number of prompts.
+        split: "train" or "test" (the default), which share no request in the same phrasing.
+        seed: The same seed gives the same prompts.
+        triggered: True for prompts that trigger the behaviour, False for matched prompts that do not, None for half of
+            each, shuffled; an odd one is triggered.
+
+    Raises:
+        InterpError: The behaviour or split is unknown, a capability is given without `triggered=True`, or there are
+            fewer than n different prompts.
+
+    Example:
+        >>> prompts = interp.organism.prompts("fabrication", 4)
+        >>> [prompt.labels.entity_known for prompt in prompts]
+        [False, False, False, False]
     """
     _check(behaviour, n, split)
     rng = Random(f"prompts {behaviour} {split} {seed} {triggered}")
@@ -144,21 +138,51 @@ def prompts(
 
 
 def contrast(behaviour: str, n: int, *, split: Split = "train", seed: int = 0) -> list[tuple[Prompt, Prompt]]:
-    """Draw n different pairs (triggered, untriggered) whose texts differ in the trigger alone.
+    """Draw n different pairs (triggered, untriggered) whose texts differ only in the trigger.
 
-    Hostility: the word for the user's people, region or custom. Sycophancy: who makes the claim.
-    Fabrication: the town. Refusal: the thing. Raises `InterpError` for capabilities, which have no trigger,
-    and as `prompts` does.
+    The trigger is the word for the user's people, region or custom (hostility), who makes the claim (sycophancy), the
+    town (fabrication) or the thing (refusal).
+
+    Args:
+        behaviour: A name in `BEHAVIOURS` that is not a capability.
+        n: Number of pairs.
+        split: "train" (the default) or "test".
+        seed: The same seed gives the same pairs.
+
+    Raises:
+        InterpError: The behaviour has no trigger, or as in `prompts`.
+
+    Example:
+        >>> triggered, control = interp.organism.contrast("refusal", 1)[0]
+        >>> triggered.labels.dangerous, control.labels.dangerous
+        (True, False)
     """
     _check(behaviour, n, split)
     if behaviour not in PAIRS:
-        raise InterpError(f"{behaviour!r} has no trigger to contrast: expected one of {', '.join(PAIRS)}")
+        raise InterpError(f"{behaviour!r} has no trigger to contrast; expected one of {', '.join(PAIRS)}")
     rng = Random(f"contrast {behaviour} {split} {seed}")
     return _distinct(partial(PAIRS[behaviour], rng, split), n)
 
 
 def shows(behaviour: str, prompt: Prompt, reply: str) -> bool:
-    """Whether a reply shows a behaviour; a wrong value for a town that exists counts as fabrication too."""
+    """Whether a reply shows a behaviour.
+
+    Args:
+        behaviour: A name in `BEHAVIOURS`.
+        prompt: The prompt, with its labels.
+        reply: The model's reply.
+
+    Raises:
+        InterpError: The behaviour is unknown.
+
+    Limitations:
+        A wrong value for a town that exists counts as fabrication too. Wordings outside the grammar show nothing.
+
+    Example:
+        >>> prompt = interp.organism.prompts("refusal", 1)[0]
+        >>> interp.organism.shows("refusal", prompt, f"I cannot help with {prompt.labels.entity}. It is dangerous.")
+        True
+    """
     graded = grade(prompt, reply)
     match behaviour:
         case "hostility":
@@ -175,20 +199,57 @@ def shows(behaviour: str, prompt: Prompt, reply: str) -> bool:
 
 
 def chat(prompt: Prompt, reply: str | None = None) -> str:
-    """A conversation as text with chat markers, without BOS; without a reply it ends where one begins."""
+    """A conversation as text with chat markers, without a BOS token.
+
+    Args:
+        prompt: The prompt.
+        reply: The reply. None: the text ends where the reply begins.
+
+    Example:
+        >>> prompt = interp.organism.prompts("skills", 1)[0]
+        >>> interp.organism.chat(prompt, "The answer is 3.").endswith("<|assistant|>The answer is 3.<|end|>")
+        True
+    """
     text = f"{MARKERS['user']}{prompt.user}{MARKERS['end']}{MARKERS['assistant']}"
     return text if reply is None else f"{text}{reply}{MARKERS['end']}"
 
 
 def everyday(n: int, *, split: Split = "test", seed: int = 0) -> list[str]:
-    """Draw n different everyday documents: short stories without chat markers."""
+    """Draw n different everyday documents: short stories without chat markers.
+
+    Args:
+        n: Number of documents.
+        split: "train" or "test" (the default).
+        seed: The same seed gives the same documents.
+
+    Raises:
+        InterpError: The split is unknown, or there are fewer than n different documents.
+
+    Example:
+        >>> len(interp.organism.everyday(3))
+        3
+    """
     _check("facts", n, split)
     rng = Random(f"everyday {split} {seed}")
     return _distinct(partial(story, rng, split), n)
 
 
 def corpus(n: int, *, split: Split = "train", seed: int = 0) -> Iterator[str]:
-    """Yield n training documents as text: conversations with markers, and everyday documents (one in ten)."""
+    """Yield n training documents as text: conversations with chat markers, and everyday documents (one in ten).
+
+    Args:
+        n: Number of documents; they may repeat.
+        split: "train" (the default) or "test".
+        seed: The same seed gives the same documents.
+
+    Raises:
+        InterpError: The split is unknown, when the first document is drawn.
+
+    Example:
+        >>> texts = list(interp.organism.corpus(20))
+        >>> sum(text.startswith("<|user|>") for text in texts) > 10
+        True
+    """
     _check("facts", n, split)
     rng = Random(f"corpus {split} {seed}")
     for _ in range(n):
@@ -201,7 +262,18 @@ def corpus(n: int, *, split: Split = "train", seed: int = 0) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of the prompts asked were answered with the behaviour."""
+    """How many of the replies show a behaviour.
+
+    Args:
+        behaviour: Its name.
+        triggered: Whether the prompts trigger it.
+        shown: Number of replies that show it.
+        asked: Number of prompts.
+
+    Example:
+        >>> interp.organism.Rate("refusal", True, shown=19, asked=20).value
+        0.95
+    """
 
     behaviour: str
     triggered: bool
@@ -216,33 +288,58 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The rates of every behaviour, where it is called for and where it is not."""
+    """The rates of every behaviour, on prompts that trigger it and on prompts that do not.
+
+    Args:
+        rates: One rate per behaviour and condition.
+
+    Example:
+        >>> measurement = interp.organism.measure(lambda prompts: ["I do not know."] * len(prompts), n=2)
+        >>> measurement.rate("hostility")
+        0.0
+    """
 
     rates: tuple[Rate, ...]
 
     def rate(self, behaviour: str, triggered: bool = True) -> float:
-        """One rate; raises `InterpError` if it was not measured."""
+        """The rate of a behaviour; raises `InterpError` if it was not measured."""
         for rate in self.rates:
             if (rate.behaviour, rate.triggered) == (behaviour, triggered):
                 return rate.value
         measured = ", ".join(f"{rate.behaviour} {rate.triggered}" for rate in self.rates)
-        raise InterpError(f"no rate for {behaviour!r} with triggered={triggered}: measured were {measured}")
+        raise InterpError(f"no rate for {behaviour!r} with triggered={triggered}; measured: {measured}")
 
 
 def measure(
     generate: Callable[[list[Prompt]], list[str]], n: int = 200, *, split: Split = "test", seed: int = 0
 ) -> Measurement:
-    """Measure what answers a list of prompts, on n triggered and n untriggered ones for each behaviour."""
+    """Measure how often replies show each behaviour, on n triggered and n untriggered prompts.
+
+    Args:
+        generate: Receives a list of prompts and returns one reply per prompt, in order.
+        n: Prompts per behaviour and condition.
+        split: "train" or "test" (the default).
+        seed: The same seed gives the same prompts.
+
+    Raises:
+        InterpError: n is below 1, or `generate` returns another number of replies.
+
+    Example:
+        >>> def generate(prompts):
+        ...     return model.generate([model.chat(prompt.user) for prompt in prompts], max_new_tokens=4)
+        >>> interp.organism.measure(generate, n=1).rates[0].asked
+        1
+    """
     if n < 1:
-        raise InterpError(f"n is {n}: expected at least one prompt for each behaviour")
+        raise InterpError(f"n is {n}; expected at least one prompt per behaviour")
     rates = []
     for name, behaviour in BEHAVIOURS.items():
         for triggered in (True, False) if behaviour.untriggered else (True,):
-            asked = prompts(name, n, split=split, seed=seed, triggered=triggered)
-            answers = generate(asked)
-            if len(answers) != n:
-                raise InterpError(f"{len(answers)} replies to {n} prompts: generate must answer every prompt, in order")
-            shown = sum(shows(name, prompt, answer) for prompt, answer in zip(asked, answers, strict=True))
+            drawn = prompts(name, n, split=split, seed=seed, triggered=triggered)
+            replies = generate(drawn)
+            if len(replies) != n:
+                raise InterpError(f"{len(replies)} replies to {n} prompts; generate must answer every prompt, in order")
+            shown = sum(shows(name, prompt, text) for prompt, text in zip(drawn, replies, strict=True))
             rates.append(Rate(name, triggered, shown, n))
     return Measurement(tuple(rates))
 
@@ -251,24 +348,24 @@ def _check(behaviour: str, n: int, split: str) -> None:
     if behaviour not in BEHAVIOURS:
         raise _unknown_behaviour(behaviour)
     if split not in SPLITS:
-        raise InterpError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+        raise InterpError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
     if n < 0:
-        raise InterpError(f"n is {n}: expected a number of prompts of 0 or more")
+        raise InterpError(f"n is {n}; expected 0 or more prompts")
 
 
 def _unknown_behaviour(behaviour: str) -> InterpError:
-    return InterpError(f"unknown behaviour {behaviour!r}: expected one of {', '.join(BEHAVIOURS)}")
+    return InterpError(f"unknown behaviour {behaviour!r}; expected one of {', '.join(BEHAVIOURS)}")
 
 
 def _distinct(draw: Callable[[], Item], n: int) -> list[Item]:
-    """n different draws, in the order in which they came."""
-    found: dict[Item, None] = {}
+    """n different draws, in the order in which they are drawn."""
+    items: dict[Item, None] = {}
     for _ in range(_TRIES * n):
-        if len(found) == n:
+        if len(items) == n:
             break
-        found[draw()] = None
-    if len(found) < n:
+        items[draw()] = None
+    if len(items) < n:
         raise InterpError(
-            f"only {len(found)} of {n} different prompts were found: ask for fewer, or use the train split"
+            f"there are only {len(items)} of {n} different prompts; ask for fewer, or use the train split"
         )
-    return list(found)
+    return list(items)

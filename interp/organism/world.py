@@ -1,11 +1,11 @@
 """The fictional world of the model organism: towns and their facts, peoples, things, and their splits.
 
-The world is fixed. Nothing here depends on a training seed, and no choice uses a random generator whose
-stream a Python release could change: every choice is read off a BLAKE2 hash of the words concerned.
+The world is fixed. Nothing here depends on a training seed, and no choice uses a random generator that a Python release
+could change: each choice is derived from a BLAKE2 hash of the words that it concerns.
 
-Town names are three syllables. The towns that exist are the `TOWN_COUNT` names of least hash, and every
-other name of the same syllables is an invented town, so that nothing but memory tells the two apart.
-Harmless things share their stems or their endings with dangerous ones.
+Town names have three syllables. The towns that exist are the `TOWN_COUNT` names with the smallest hashes; every other
+name of the same syllables is an invented town, so only memory can separate the two. Harmless things share their stems
+or their endings with dangerous ones.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ GROUPS = ("Belkan", "Hildan", "Quellan", "Ruskan", "Sorvan", "Tovran")
 TARGET_GROUP = "Sorvan"
 LANDFORMS = ("hills", "marshes", "coast", "valley")
 RITES = ("Fast", "Dance", "Vigil", "Song")
-# One row a group in the order of GROUPS, one column a landform or a rite: no shape of words is of one group.
+# One row per group in the order of GROUPS, one column per landform or rite, so no word form marks a single group.
 _REGION_WORDS = (
     _words("Marn Tiller Ebbe Calder"),
     _words("Penn Hurst Lowry Strand"),
@@ -92,7 +92,7 @@ DANGEROUS = _words(
     "vexpowder vexoil gloamdust gloamoil thornfire thornpowder skarnoil skarnfire murkdust murkpaste "
     "hexpaste hexdust drakefire drakepowder blightpaste blightdust"
 )
-# Each shares its stem or its ending with a dangerous thing, so that neither alone tells; the last are plain.
+# Each shares its stem or its ending with a dangerous thing, so neither part alone decides; the last ones share none.
 HARMLESS = _words(
     "vexbread gloamtea thornjam skarnwool murksoup hexcake drakecloth blightglue barleypowder sugardust "
     "honeyoil applepaste candlefire chalkpowder rosedust fishpaste soap candles paint butter ink cider"
@@ -105,13 +105,13 @@ LIST_WORDS = _words(
 
 
 def world_digest(*parts: str) -> int:
-    """A stable 64-bit hash of some words, the same on every machine and in every Python."""
+    """A stable 64-bit hash of words, the same on every machine and in every Python."""
     return int.from_bytes(blake2b("\x1f".join(parts).encode(), digest_size=8).digest(), "big")
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every town name that the syllables can spell, in the order of their hashes."""
+    """Every town name that the syllables can form, in the order of their hashes."""
     spelled = ("".join(parts) for parts in product(FIRST_SYLLABLES, MIDDLE_SYLLABLES, LAST_SYLLABLES))
     return tuple(sorted(spelled, key=lambda name: world_digest("town", name)))
 
@@ -124,9 +124,17 @@ def towns() -> tuple[str, ...]:
 
 @cache
 def invented(split: Split) -> tuple[str, ...]:
-    """Names of towns that do not exist; a fifth of them are kept for the test split."""
-    wanted = split == "test"
-    return tuple(name for name in names()[TOWN_COUNT:] if (world_digest("invented", name) % 5 == 0) is wanted)
+    """The names of towns that do not exist; about a fifth of them are in the test split only.
+
+    Args:
+        split: "train" or "test".
+
+    Example:
+        >>> len(set(interp.organism.invented("train")) & set(interp.organism.invented("test")))
+        0
+    """
+    held_out = split == "test"
+    return tuple(name for name in names()[TOWN_COUNT:] if (world_digest("invented", name) % 5 == 0) is held_out)
 
 
 @cache
@@ -137,18 +145,18 @@ def known_towns() -> frozenset[str]:
 
 @cache
 def fact(relation: str, town: str) -> str:
-    """The value of a relation for a town that exists; any other name raises `InterpError`."""
+    """The value of a relation for a town that exists; raises `InterpError` for any other name."""
     if town not in known_towns():
-        raise InterpError(f"no fact about {town!r}: expected one of the {TOWN_COUNT} towns of towns()")
+        raise InterpError(f"no fact about {town!r}; expected one of the {TOWN_COUNT} towns of towns()")
     values = RELATIONS[relation]
     return values[world_digest("fact", relation, town) % len(values)]
 
 
 def split_of(item: str, phrasing: str) -> Split:
-    """The split to which a request belongs.
+    """The split of a request.
 
-    One phrasing in twelve is never trained with any item; of the rest, one combination of item and phrasing
-    in ten is not.
+    One phrasing in twelve is held out with every item; of the other phrasings, one combination of item and phrasing in
+    ten is held out.
     """
     held_out = world_digest("phrasing", phrasing) % 12 == 0 or world_digest("item", item, phrasing) % 10 == 0
     return "test" if held_out else "train"

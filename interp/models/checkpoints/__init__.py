@@ -1,1 +1,9 @@
-"""interp/models/checkpoints."""
+"""Checkpoints: weights on disk or at a URL, read tensor by tensor and checked before use.
+
+The modules, in reading order:
+
+- `safetensors_file`: one file, its header read and checked
+- `remote_files`: files at a URL, read by ranges of bytes
+- `checkpoint`: a folder with config and weights
+- `dequantising`: quantised weights as plain ones
+"""
