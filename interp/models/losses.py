@@ -1,8 +1,14 @@
-"""Next-token losses: cross-entropy with the text, and KL divergence from another model's predictions."""
+"""Next-token losses, cross-entropy with a text and KL divergence from another model, and descent on any loss."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from interp.core.errors import InterpError
 
 
 def next_token_losses(
@@ -50,3 +56,38 @@ def kl_divergence(
     """
     log_p, log_q = log_softmax(logits, -1), log_softmax(other, -1)
     return kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+
+
+class LinearDescent:
+    """Adam with a learning rate that falls linearly to zero over a known number of steps.
+
+    Args:
+        parameters: Tensors, or groups of them as torch's optimisers take them.
+        lr: Learning rate of the first step.
+        steps: Number of steps.
+        betas: Adam's.
+
+    Example:
+        >>> from interp.models.losses import LinearDescent
+        >>> x = torch.tensor(1.0, requires_grad=True)
+        >>> descent = LinearDescent([x], lr=0.1, steps=60)
+        >>> for _ in range(60):
+        ...     descent.step(x.square(), "choose a lower lr")
+        >>> abs(x.item()) < 0.1
+        True
+    """
+
+    def __init__(self, parameters: Iterable[Any], lr: float, steps: int, betas: tuple[float, float] = (0.9, 0.999)):
+        self._adam = torch.optim.Adam(parameters, lr=lr, betas=betas)
+        self._decay = torch.optim.lr_scheduler.LinearLR(self._adam, 1.0, 0.0, total_iters=max(1, steps))
+        self._steps = 0
+
+    def step(self, loss: Float[Tensor, ""], hint: str) -> None:
+        """Descend along the gradient of a loss. Raises, with the hint, if the loss is not finite."""
+        self._steps += 1
+        if not torch.isfinite(loss):
+            raise InterpError(f"training diverged at step {self._steps} (loss {float(loss.detach())}); {hint}")
+        self._adam.zero_grad()
+        loss.backward()
+        self._adam.step()
+        self._decay.step()

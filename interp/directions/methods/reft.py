@@ -34,6 +34,7 @@ from interp.directions.methods._answers import Answers, adding, answer_texts, ba
 from interp.directions.scores import best_threshold
 from interp.models.continuations import Continuations, frozen_weights, token_losses
 from interp.models.hooked import HookedModel
+from interp.models.losses import LinearDescent
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
@@ -111,8 +112,7 @@ def reft_r1(
         raise InterpError(f"steering is {steering} and sparsity {sparsity}; expected weights of 0 or more")
     place, pairs = residual_site(model, site), answer_texts(model, contrast)
     fitter = _Fitter(model, place, pairs, k, torch.Generator().manual_seed(seed))
-    optimiser = torch.optim.Adam(fitter.trained, lr=_RATE)
-    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
+    descent = LinearDescent(fitter.trained, _RATE, steps)
     losses: list[tuple[float, float, float]] = []
     with frozen_weights(model):
         for picked in track(batches(len(contrast), batch_size, steps, seed), "reft", total=steps):
@@ -121,12 +121,7 @@ def reft_r1(
                 loss = parts[0] + steering * parts[1] + sparsity * parts[2]
             detection, steered, spread = (float(part.detach()) for part in parts)
             losses.append((detection, steered, spread))
-            if not torch.isfinite(loss):
-                raise InterpError(f"ReFT-r1 diverged at step {len(losses)} (losses {losses[-1]}); lower steering")
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            fall.step()
+            descent.step(loss, f"lower steering ({steering:g})")
             fitter.renormalise()
     return fitter.finish(contrast.digest, losses)
 

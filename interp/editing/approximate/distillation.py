@@ -32,7 +32,7 @@ from interp.editing.approximate.low_rank_factors import Distillation, Distilled,
 from interp.editing.fold.steps import plan_fold
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, Tokens, architecture, frozen_weights
-from interp.models.losses import kl_divergence
+from interp.models.losses import LinearDescent, kl_divergence
 
 _FEWEST = 8  # documents
 _PROBES = 32  # documents, of those held out
@@ -165,20 +165,14 @@ def _train(
 ) -> list[float]:
     """Train the factors in place; returns each step's loss relative to the effect."""
     trained = [factor.requires_grad_() for pair in pairs.values() for factor in pair]
-    optimiser = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.99))
-    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(1, steps))
+    descent = LinearDescent(trained, lr, steps, betas=(0.9, 0.99))
     losses: list[float] = []
     with frozen_weights(teacher.model):
         for picked in track(_batches(len(train), size, steps, seed), "distil", total=steps):
             with torch.enable_grad():
                 loss = teacher.divergence(train.pick(picked), pairs).mean() / effect
             losses.append(float(loss.detach()))
-            if not torch.isfinite(loss):
-                raise InterpError(f"distillation diverged at step {len(losses)} (loss {losses[-1]}); lower lr ({lr:g})")
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            fall.step()
+            descent.step(loss, f"choose a lower lr than {lr:g}")
     return losses
 
 

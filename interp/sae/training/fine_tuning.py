@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from interp.activations.token_rows import pack_rows
-from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
-from interp.models.losses import kl_divergence
+from interp.models.losses import LinearDescent, kl_divergence
 from interp.sae.coder import SparseAutoencoder, unit_rows
 from interp.sae.nonlinearities import TopK
 from interp.sae.splice import spliced_logits, unspliced_pass
@@ -93,9 +92,8 @@ def finetune(
     # Adam's steps have the size of the learning rate: biases are as large as activations, rows are not.
     biases = [leaf for name, leaf in leaves.items() if name.startswith("b_")]
     others = [leaf for name, leaf in leaves.items() if not name.startswith("b_")]
-    optimiser = torch.optim.Adam([{"params": others, "lr": lr}, {"params": biases, "lr": lr * scale}])
     batches = order.split(batch_size)
-    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(batches))
+    descent = LinearDescent([{"params": others}, {"params": biases, "lr": lr * scale}], lr, len(batches))
     history: list[Tuning] = []
     with frozen_weights(model):
         for numbers in track(batches, "fine-tune"):
@@ -107,13 +105,8 @@ def finetune(
                 spread = (before.written - before.written.mean(0)).square().sum()
                 fvu = (reconstructed - before.written).square().sum() / spread
                 loss = kl + reconstruction * fvu * (kl / fvu).detach()
-            if not torch.isfinite(loss):
-                raise InterpError(f"fine-tuning diverged at step {len(history)}; choose a lower lr than {lr:.2g}")
+            descent.step(loss, f"choose a lower lr than {lr:.2g}")
             history.append(Tuning(float(kl.detach()), float(fvu.detach())))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            fall.step()
     tensors = {name: leaf.detach().cpu() for name, leaf in leaves.items()}
     if not isinstance(sae.nonlinearity, TopK):
         assert sae.threshold is not None
