@@ -38,33 +38,32 @@ MODEL = HERE / ".cache" / "smollm2-135m-instruct"
 CODER = HERE / ".cache" / "sae-smollm2" / "SAELens-batchtopk"
 TEXT = HERE.parents[1] / "shared" / "data" / "text_corpus" / "wikipedia_boolq_passages.jsonl"
 LAYER = 3
-HEAD = """# Recipes that have no fold, distilled
+HEAD = """# Distilling recipes that have no fold
 
 Written by `python experiments/distil.py --out docs/results/distillation.md`.
 
-Gates, clamps of latents and whatever else is no affine map at a writer can't be folded into weights. `interp export
-MODEL --recipe DIR --distil TEXTS --out DIR` trains low-rank factors of the weights of attention and MLP instead, from
-the layer of the recipe's first site on, so that the plain model predicts what the hooked one does, and merges them
-(`interp.editing.approximate.distillation`). The export is approximate, and says what remains: KL(hooked || distilled)
-of the next token
-on documents held out from training, over the effect's own, KL(hooked || plain) on the same tokens. So 0 % is the hooked
-model, and 100 % the plain one.
+Gates, clamps of latents, and any other op that is not an affine map at a writer cannot be folded into weights.
+Instead, `interp export MODEL --recipe DIR --distil TEXTS --out DIR` trains low-rank factors of the attention and MLP
+weights, from the layer of the recipe's first site onwards, such that the plain model predicts what the hooked model
+does, and merges them (`interp.distil`). The export is approximate and reports what remains: KL(hooked || distilled)
+of the next token on held-out documents, as a share of the edit's own effect, KL(hooked || plain), on the same tokens.
+0 % is the hooked model, 100 % the plain one.
 
 """
 READING = """
-*KL*: nats a token, on held-out documents. *CPU*: seconds, one thread, the measuring included. Each row is trained anew,
-from seed 0, so the rows of few steps are no early part of those of many: their rate falls to zero sooner.
+*KL* is in nats per token, on held-out documents. *CPU* is in seconds on one thread, including the measurement. Each
+row is trained from scratch with seed 0, so a row of few steps is not an early point of a longer run: its learning
+rate reaches zero sooner.
 
-On the organism the edit is hostility projected out of the stream behind layers 3 to 5, at tokens that read above a
-threshold along it: nothing that folds does that. 100 steps leave about 1 % of the effect at every rank, so one rank
-in each weight is enough; 25 steps leave 24 to 36 %. With 0.7 % left the distilled model is never
-hostile, as the hooked one is not. But on others' prompts, where the hooks do nothing, a third of greedy replies are
-worded otherwise, and one in fifty is graded otherwise. Who needs other prompts untouched to the letter has to keep
-the hooks.
+On the organism, the edit projects hostility out of the residual stream after layers 3 to 5, at tokens whose reading
+along it is above a threshold. Nothing that folds does this. 100 steps leave about 1 % of the effect at every rank, so
+rank 1 in each weight is enough; 25 steps leave 24 to 36 %. With 0.7 % left, the distilled model is never hostile,
+like the hooked one. But on prompts of other users, where the hooks do nothing, a third of the greedy replies have a
+different wording, and one in fifty has a different grade. To leave other prompts exactly unchanged, keep the hooks.
 
-On SmolLM2 the edit is four latents of the stream behind layer 15 clamped to zero, on encyclopedic text, 8 documents
-of 32 tokens a step. Rank hardly matters in 16 steps, which leave a fifth; 64 steps leave 5.7 % and 128 steps 4.2 %.
-More steps at other ranks, and other text, were not tried.
+On SmolLM2, the edit clamps four latents of the stream after layer 15 to zero, on encyclopedic text, with 8 documents
+of 32 tokens per step. Rank hardly matters in 16 steps, which leave a fifth of the effect; 64 steps leave 5.7 % and
+128 steps 4.2 %. More steps at other ranks, and other text, were not tested.
 """
 
 
@@ -196,7 +195,7 @@ def told(lines: Sequence[Replies]) -> str:
     """Markdown, empty for none."""
     if not lines:
         return ""
-    head = "\n| organism | hostile to the target people | replies to others changed | graded otherwise |\n"
+    head = "\n| organism | hostile to the target people | replies to others changed | grade changed |\n"
     shown = [f"| {x.model} | {x.hostile:.0%} | {x.changed:.0%} | {x.graded:.0%} |\n" for x in lines]
     return head + "|---|---|---|---|\n" + "".join(shown)
 

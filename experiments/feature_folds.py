@@ -51,46 +51,49 @@ HEAD = """# SAE features in weights
 
 Written by `python experiments/feature_folds.py --out docs/results/features.md`.
 
-Ablating a latent, x - f(x) d, is not affine and has no fold. What folds in its place
-(`interp.editing.approximate.affine_features`,
-`interp.editing.fold.transcoder_neurons`):
+Ablating a latent, x - f(x) d, is not affine and has no fold. What can be folded in its place (`interp.editing`):
 
-- *projection* (`as_projection`): d projected out of every writer, whether the latent fires or not. Folds exactly.
+- *projection* (`as_projection`): d is projected out of every writer, whether the latent fires or not. Folds exactly.
 - *affine fit* (`affine_fit`): the affine map nearest to the ablation at its site, by least squares on text. Folds
-  exactly at what writes the stream (mlp_out, attn_out) where that has, or can have, a bias; not at one of its sites.
-- *at_writer*: for a site of the stream, the same by what the MLP before it wrote, to which it is added. Folds exactly.
-- *neurons* (`Suppress`): a transcoder's latent as a SwiGLU neuron of the MLP that it reads with, within 0.279 |d| /
-  sharpness of every write on every input (sharpness 256 here); with a threshold two neurons, which next to it are off
-  by up to half its height, since the latent jumps there and they can't. To these bounds comes what rounding to the
-  saved type adds, in proportion to what is read: the plan says how much, and refuses thresholds in 16 bits, which
-  leave nothing of them. The transcoder has to read `mlp_input` and write `mlp_out` of one layer, in a model
-  with gate and biases: Llama, SmolLM3, Granite, Seed-OSS, and, under the Llama class (`rehost`), Qwen2 and Mistral.
+  exactly at writers (mlp_out, attn_out) that have a bias or can have one; does not fold at a site of the stream.
+- *at_writer*: for a site of the stream, the same fit as a function of what the preceding MLP writes, applied to that
+  write. Folds exactly.
+- *neurons* (`Suppress`): a transcoder's latent as a SwiGLU neuron of the MLP whose input it reads, within 0.279 |d| /
+  sharpness of every write on every input (sharpness 256 here). A latent with a threshold takes two neurons, which
+  next to the threshold differ from it by up to half its height, because the latent jumps there and neurons cannot.
+  Rounding to the saved type adds an error in proportion to what is read: the plan reports it, and refuses thresholds
+  in 16 bits, where nothing of them would remain. The transcoder has to read `mlp_input` and write `mlp_out` of one
+  layer, in a model with a gate and biases: Llama, SmolLM3, Granite, Seed-OSS, and, under the Llama class (`rehost`),
+  Qwen2 and Mistral.
 
-All but the neurons are other edits than the ablation, whose fidelity is what it is. Top-k latents compete with each
-other, and no neuron knows of the others: such transcoders are refused.
+All but the neurons are different edits from the ablation, and the table measures how near they come. Latents of a
+top-k transcoder compete with each other, which independent neurons cannot reproduce: such transcoders are refused.
 
-- *fires*: share of tokens on which the latent fires.
-- *explained*: share of the variance of the ablation's change, at its site, that the form makes too, on held-out text;
-  below 0 it is further off than doing the same to every token. For neurons, of what the MLP writes.
-- *effect*: KL(plain || ablated) of the next token, in nats a token; *off*: KL(ablated || form) over that. 0 is the
-  ablation, 1 as far from it as doing nothing. Measured in the exported checkpoint for neurons, with hooks for the rest.
+- *fires*: the share of tokens on which the latent fires.
+- *explained*: the share of the variance of the ablation's change, at its site, that the form reproduces on held-out
+  text. Below 0, the form is further off than the same constant change on every token. For neurons: the share of what
+  the MLP writes.
+- *effect*: KL(plain || ablated) of the next token, in nats per token. *off*: KL(ablated || form) over that effect: 0
+  is the ablation, 1 is as far from it as no edit. Measured in the exported checkpoint for neurons, with hooks for the
+  rest.
 
 """
 READING = """
-How to read it:
+What the table shows:
 
-- A projection is no ablation of a latent: it takes away what every token has along d, and is further from the ablation
-  than doing nothing is, by far.
-- The affine fit comes near at the output of an MLP, where it folds. At a site of the stream it may come as near, and
-  does not fold; the one that does, by what the MLP wrote last, knows too little of the latent.
+- A projection is not an ablation of a latent: it removes what every token has along d, and is much further from the
+  ablation than no edit.
+- The affine fit comes near the ablation at the output of an MLP, where it folds. At a site of the stream it may come
+  as near, but does not fold. The form that does fold there, a function of what the last MLP wrote, does not have
+  enough information about the latent.
 - Neurons are the ablation, within their bound.
 
-So a feature that has to go from the weights, and only it, is best looked for with a transcoder of an MLP, or with an
-autoencoder of what an MLP writes; features of the stream are ablated with hooks.
+To remove one feature from the weights and nothing else, look for it with a transcoder of an MLP, or with an
+autoencoder of what an MLP writes. Ablate features of the stream with hooks.
 
-Ops act on first tokens as well, which models park attention on, while fits and *explained* leave those out. SmolLM2's
-stream is about 25,000 long on a first token and 170 on others, and all three latents here fire there, at 379, 638 and
-27: their *effect* and *off* are mostly about that, and say little of the feature.
+Ops also act on first tokens, which are attention sinks, while fits and *explained* leave them out. SmolLM2's residual
+stream has a norm of about 25,000 on a first token and 170 on others, and all three latents here fire on first tokens,
+at 379, 638 and 27. Their *effect* and *off* are mostly due to those tokens and say little about the feature.
 """
 
 

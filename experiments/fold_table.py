@@ -39,37 +39,38 @@ from interp.models.hooked import HookedModel  # noqa: E402
 MODEL = ROOT / "experiments" / ".cache" / "smollm2-135m-instruct"
 SMOKE = ("llama", "gpt2", "gemma2", "qwen3_moe")
 WRITTEN = ("embed", "attn_out.*", "mlp_out.*")
-HEAD = """# Editing: what folds into weights
+HEAD = """# Exactness: what folds into weights
 
 Written by `python experiments/fold_table.py --out docs/results/editing.md`.
 
-A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding), exact up
-to a *scale* a token (behind a norm; nothing is left along what was removed), *approximate* (another edit, asked for by
-name), or *refused* with the reason. `interp.editing.fold.steps` folds what is exact and refuses the rest unless
-`Choices(approximate=True)` lets it in.
+A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding), exact
+up to a *scale* per token (after a norm; nothing is left along what was removed), *approximate* (a different edit,
+which has to be requested), or *refused* with the reason. `interp.export` folds what is exact and refuses the rest
+unless `FoldOptions(approximate=True)` allows it.
 
-- The first figure is the largest difference of logits between hooks and exported weights, loaded by plain transformers,
-  over the range of the logits: float32, random tokens. The edits themselves change logits by {effects} of it.
-- *left*: the largest share of a writer's output along the removed directions. Without regard to the norm behind it,
-  the fold would leave {naive}.
-- *flag*, *Llama*: biases come with a flag in config.json, or with the Llama class (asked for by name).
+- The first figure is the largest difference of logits between hooks and exported weights, loaded by plain
+  transformers, as a share of the range of the logits, in float32 on random tokens. The edits themselves change logits
+  by {effects} of it.
+- *left* is the largest share of a writer's output along the removed directions. If the norm after the writer were
+  ignored, the fold would leave {naive}.
+- *flag*, *Llama*: the biases come with a flag in config.json, or with the Llama class (on request).
 
 """
 COLUMNS = {
     "projection": "projection of 2 directions at all writers",
     "strength": "strength 0.5 at all writers",
-    "band": "projection at a band of layers",
-    "joint": "two projections made one (`joint`)",
+    "band": "projection in a band of layers",
+    "joint": "two projections joined into one (`join_subspaces`)",
     "eraser": "affine eraser (LEACE's form, oblique, rank 3) at every site of the stream",
-    "vector": "a vector added behind a block",
+    "vector": "a vector added after a block",
     "token vector": "a vector added before the first block",
     "attention vector": "a vector added to attention's output",
     "heads": "zero ablation of heads",
     "mean heads": "mean ablation of heads",
     "write": "zero ablation of an MLP's output",
     "coordinates": "zero ablation of coordinates of attention's output",
-    "norms kept": "projection, written vectors' lengths kept",
-    "table left": "projection, token table left alone",
+    "norms kept": "projection, with the lengths of written vectors kept",
+    "table left": "projection, with the token table unchanged",
     "one site": "projection at one site of the stream, a trained low-rank edit there, or a relative addition",
 }
 
@@ -193,7 +194,7 @@ def markdown(cells: list[Cell], left: float | None) -> str:
     parts += ["\n", line(["model", *shown]), line(["---"] * (len(shown) + 1))]
     by = {(found.architecture, found.op): found for found in cells}
     parts += [line([name, *(str(by[name, op]) for op in shown)]) for name in names]
-    parts += ["\n## Why not\n\n", line(["reason", "models", "op"]), line(["---"] * 3)]
+    parts += ["\n## Reasons for refusals\n\n", line(["reason", "models", "op"]), line(["---"] * 3)]
     why: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for found in cells:
         if found.status == "refused":
@@ -281,15 +282,15 @@ def real(folder: Path) -> tuple[str, dict[str, list[dict[str, float | str]]]]:
         return f"\n{folder.name} is not here (experiments/smollm2.py makes it), so nothing was measured on it.\n", {}
     edited, cast = smollm2(folder), casts(folder)
     text = (
-        "\n## SmolLM2-135M-Instruct\n\nOne random direction projected out of every writer; KL(hooked || weights) in "
-        "nats on random tokens, largest difference of logits over their range, largest share of a writer's output left "
-        "along the direction.\n\n"
+        "\n## SmolLM2-135M-Instruct\n\nOne random direction is projected out of every writer. The columns are "
+        "KL(hooked || weights) in nats on random tokens, the largest difference of logits over their range, and the "
+        "largest share of a writer's output left along the direction.\n\n"
     )
     text += line(["weights", "KL", "logits", "left"]) + line(["---"] * 4)
     text += "".join(line([str(row["weights"]), *(figure(row.get(x)) for x in ("kl", "gap", "left"))]) for row in edited)
     text += (
         "\nWhat a cast leaves of the write along the direction, over all attention and MLP output projections, and how "
-        "much larger the rounding error is where it is compensated:\n\n"
+        "much larger the rounding error is with compensation:\n\n"
     )
     text += line(["type", "cast", "compensated", "error"]) + line(["---"] * 4)
     for row in cast:

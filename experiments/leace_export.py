@@ -48,9 +48,9 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
 BATCH = 32
 NOTES = {
-    "pronoun": "The word itself tells its gender, and layer by layer along other directions: more of them than the "
-    "rank, which is for all sites and places together.",
-    "behind": "Here probes read what the model has told later tokens of the person.",
+    "pronoun": "The word itself reveals its gender, along different directions in each layer. Together these exceed "
+    "the rank of the eraser, which serves all sites and positions.",
+    "behind": "Here probes read what the model has passed on about the person to later tokens.",
 }
 
 
@@ -246,11 +246,11 @@ def report(results: dict, certificate: Certificate) -> str:
     before, after = ({(p["site"], p["where"]): p for p in results[name]} for name in ("before", "after"))
     lines = [
         "# An eraser in the weights: what probes read of the exported checkpoint", "",
-        f"Written by `{results['command']}`. What was done is said at the head of the script.", "",
-        f"The fold is {certificate.status}: {certificate.ops[0]}. Largest difference of logits between hooks and the "
-        f"reloaded checkpoint {certificate.max_abs_logit_diff:.1e}, mean {certificate.mean_abs_logit_diff:.1e}; "
-        f"KL {certificate.kl:.1e} nats where the edit's own is {certificate.effect_kl:.1e}; of "
-        f"{certificate.generated_tokens} greedily generated tokens {certificate.generated_agreement:.1%} are the same.",
+        f"Written by `{results['command']}`; the script's docstring describes the method.", "",
+        f"The fold is {certificate.status}: {certificate.ops[0]}. Logits of the hooked model and the reloaded "
+        f"checkpoint differ by at most {certificate.max_abs_logit_diff:.1e} (mean {certificate.mean_abs_logit_diff:.1e}); KL is "
+        f"{certificate.kl:.1e} nats, and the edit's own effect {certificate.effect_kl:.1e}. Of "
+        f"{certificate.generated_tokens} greedily generated tokens, {certificate.generated_agreement:.1%} agree.",
         "", "| perplexity on other text | |", "|---|---|",
         *(f"| {name} | {shown(figure)} |" for name, figure in results["perplexity"].items()), "",
     ]  # fmt: skip
@@ -258,12 +258,12 @@ def report(results: dict, certificate: Certificate) -> str:
         found = [p for p in results["after"] if p["where"] == where]
         chance = sum(p["auroc"][1] <= 0.5 <= p["auroc"][2] for p in found)
         means = [np.mean([p["auroc"][0] for p in results[n] if p["where"] == where]) for n in ("before", "after")]
-        place = "at the pronoun" if where == "pronoun" else "at a token behind the pronoun"
+        place = "at the pronoun" if where == "pronoun" else "at a token after the pronoun"
         lines += [
             f"## Probes {place}", "",
-            f"Held-out sentences: {results['test']}, each with both pronouns; chance is 0.5. AUROC over the layers: "
-            f"mean {means[0]:.3f} before, {means[1]:.3f} after; after, chance is in the interval at {chance} of "
-            f"{len(found)} sites. {NOTES[where]}", "",
+            f"{results['test']} held-out sentences, each with both pronouns; chance is 0.5. The mean AUROC over layers "
+            f"is {means[0]:.3f} before and {means[1]:.3f} after the edit. After it, the interval contains chance at "
+            f"{chance} of {len(found)} sites. {NOTES[where]}", "",
             "| site | AUROC before | after | accuracy before | after |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for p in found:

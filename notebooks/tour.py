@@ -129,9 +129,10 @@ interp.export(recipe, model, "edited")
 # ## Audit
 #
 # The reloaded checkpoint against the original, on held-out prompts: the harm is gone, the other behaviours are kept.
+# The audit notebook adds baselines: random edits and an instruction.
 
 # %%
-audit = interp.audit(model, interp.load("edited"), organism_suite(items=300))
+audit = interp.audit(model, interp.load("edited"), organism_suite(items=300), baselines=())
 audit
 
 # %%

@@ -44,9 +44,9 @@ WIDTH, VOCABULARY = 2048, 32_000
 
 
 KILLS = """
-The old state is that there is no folder of that name; the new one is the whole folder, byte by byte what an export left
-alone gives. The last column counts, over all kills, weight files that were finished when the export was killed, and
-those of them that the next run did not write again.
+In the old state there is no folder of that name; the new state is the complete folder, equal byte by byte to that of
+an export that was not killed. The last column counts, over all kills, the weight files that were finished when the
+export was killed, and those that the next run did not write again.
 """
 
 
@@ -231,9 +231,11 @@ def page(options: argparse.Namespace, largest: int, sections: list[str]) -> str:
     command += " --kills" if options.kills else ""
     return (
         f"# Exports without a model in memory\n\nWritten by `python experiments/benchmarks/export.py {command} --out "
-        f"docs/results/export.md`, whose head says what was measured, on {os.cpu_count()} cores with a load of "
-        f"{os.getloadavg()[2]:.1f} (15 minutes' average: the machine had other work, which lengthens times, not CPU). "
-        f"The largest tensor has {largest} MB.\n\n" + "\n".join(sections) + (KILLS if options.kills else "")
+        f"docs/results/export.md`, whose docstring says what is measured, on {os.cpu_count()} cores with a load of "
+        f"{os.getloadavg()[2]:.1f} (average of 15 minutes: the machine had other work, which lengthens times "
+        f"but not CPU). The largest tensor has {largest} MB.\n\n"
+        + "\n".join(sections)
+        + (KILLS if options.kills else "")
     )
 
 
