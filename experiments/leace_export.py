@@ -248,9 +248,10 @@ def report(results: dict, certificate: Certificate) -> str:
         "# An eraser in the weights: what probes read of the exported checkpoint", "",
         f"Written by `{results['command']}`; the script's docstring describes the method.", "",
         f"The fold is {certificate.status}: {certificate.ops[0]}. Logits of the hooked model and the reloaded "
-        f"checkpoint differ by at most {certificate.max_abs_logit_diff:.1e} (mean {certificate.mean_abs_logit_diff:.1e}); KL is "
-        f"{certificate.kl:.1e} nats, and the edit's own effect {certificate.effect_kl:.1e}. Of "
-        f"{certificate.generated_tokens} greedily generated tokens, {certificate.generated_agreement:.1%} agree.",
+        f"checkpoint differ by at most {certificate.max_abs_logit_diff:.1e} (mean "
+        f"{certificate.mean_abs_logit_diff:.1e}); KL is {certificate.kl:.1e} nats, and the edit's own effect "
+        f"{certificate.effect_kl:.1e}. Of {certificate.generated_tokens} greedily generated tokens, "
+        f"{certificate.generated_agreement:.1%} agree.",
         "", "| perplexity on other text | |", "|---|---|",
         *(f"| {name} | {shown(figure)} |" for name, figure in results["perplexity"].items()), "",
     ]  # fmt: skip
