@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from quick import progress
 from rich.console import Console
 from rich.table import Table
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=24)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -135,8 +137,11 @@ def main() -> None:
         print(f"skipped: needs {MODEL} (experiments/smollm2.py) and the sets in {options.data}")
         return
     model = interp.load("organism" if options.smoke else str(MODEL))
-    sets = made_up(model) if options.smoke else suites(model, options.data, options.items)
-    rows = {name: measured(model, items) for name, items in sets.items()}
+    sets = made_up(model) if options.smoke else suites(model, options.data, 4 if options.quick else options.items)
+    rows = {}
+    for name, items in sets.items():
+        progress(name)
+        rows[name] = measured(model, items)
     ways = ["plain", "sorted", "interp"]
     total = {way: sum(row[way] for row in rows.values()) for way in ("items", *ways)}
     table = Table("suite", "items", *(f"{way}/s" for way in ways), *(f"x {way}" for way in ways if way != "interp"))

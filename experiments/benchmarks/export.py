@@ -31,6 +31,7 @@ from statistics import median
 
 import kills
 import torch
+from quick import progress
 from rich.console import Console
 from rich.table import Table
 
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=float, nargs="*", default=[], help="gigabytes, for memory alone")
     parser.add_argument("--kills", action="store_true", help="kill exports as well")
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--out", type=Path, help="page to write")
     parser.add_argument("--work", type=Path, default=Path(__file__).parents[1] / ".cache" / "export")
     parser.add_argument("--json", type=Path)
@@ -187,9 +189,12 @@ def main() -> None:
             project(*options.peak)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
+    if options.quick:
+        options.sizes, options.rounds, options.memory = [0.25], 1, [0.5]
     claims, idle = {"largest_tensor_mb": round(2 * VOCABULARY * WIDTH / 2**20)}, peak(["--peak"])
     times, memory, sections = [], {}, []
     for size in options.sizes:
+        progress(f"time and memory of {size:g} GB")
         source = options.work / f"{size:g}gb"
         make(source, size)
         found = timed(source, options.work, options.rounds)
@@ -204,6 +209,7 @@ def main() -> None:
         claims[f"time_vs_cp_{size:g}gb".replace(".", "_")] = round(own / plain, 2)
     for size in options.memory:
         if size not in memory:
+            progress(f"memory of {size:g} GB")
             make(options.work / f"{size:g}gb", size)
             memory[size] = extra(options.work / f"{size:g}gb", options.work, idle)
     tables = [
@@ -213,7 +219,8 @@ def main() -> None:
          [[f"{size:g} GB", f"{memory[size]:.0f}"] for size in sorted(memory)]),
     ]  # fmt: skip
     if options.kills:
-        tables.append((kills.HEADER, kills.rows(kills.measured())))
+        progress("kills")
+        tables.append((kills.HEADER, kills.rows(kills.measured(8 if options.quick else 1))))
     for title, (header, rows) in zip(("Time", "Memory", "Kills"), tables, strict=False):
         print_table(header, rows)
         sections.append(f"## {title}\n\n{markdown(header, rows)}")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from quick import progress
 from rich.console import Console
 from rich.table import Table
 
@@ -54,15 +55,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.quick:
+        args.rounds, args.batch = 2, args.batch[:1]
     model, rows = interp.load(MODEL, dtype=args.dtype), {}
     table = Table("batch", "recipe", "tokens/s", "of the plain model's", title=f"Generation, {args.dtype}")
     for batch in args.batch:
         prompts = [" ".join(TEXT.split()[: 4 + number % 12]) for number in range(batch)]
         seconds(model, prompts, ())
         for name, recipe in recipes(model).items():
+            progress(f"{name}, batch {batch}")
             times = [(seconds(model, prompts, ()), seconds(model, prompts, recipe)) for _ in range(args.rounds)]
             ratio = statistics.median(plain / hooked for plain, hooked in times)
             speed = batch * NEW / statistics.median(hooked for _, hooked in times)

@@ -28,6 +28,7 @@ from random import Random
 from typing import Any
 
 import torch
+from quick import measures_bfloat16, progress
 from rich.console import Console
 from rich.table import Table
 
@@ -211,38 +212,47 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    shapes, repeats = (SHAPES[:1], 1) if args.quick else (SHAPES, args.repeats)
+    dtypes = ("float32", "bfloat16") if measures_bfloat16(args.quick) else ("float32",)
     console, claims = Console(), {}
     speed = Table("dtype", "shape", "who", "tokens/s", "of bound", title=f"resid_post.{LAYER}, {args.threads} threads")
     rest = Table("what", "who", "seconds", "ratio")
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in dtypes:
+            progress(f"{dtype}: the model is loaded")
             model = interp.load(args.model, dtype=dtype)
-            for rows, width in SHAPES:
-                found = turns(capture_contenders(model, random_batch(model, rows, width)), args.repeats)
+            for rows, width in shapes:
+                progress(f"{dtype}: capture of {rows}x{width}")
+                found = turns(capture_contenders(model, random_batch(model, rows, width)), repeats)
                 for who, seconds in found.items():
                     share = found["bound"] / seconds
                     speed.add_row(dtype, f"{rows}x{width}", who, f"{rows * width / seconds:,.0f}", f"{share:.2f}")
-                if dtype == "bfloat16":
-                    theirs = found["TransformerBridge, stop_at_layer"]
-                    claims[f"vs_bridge_{rows}x{width}_bf16"] = theirs / found["interp"]
-            found = turns(harvest_contenders(model, Path(folder), dtype), args.repeats)
-            claims[f"of_bound_{'fp32' if dtype == 'float32' else 'bf16'}"] = found["bound"] / found["interp"]
+                short = "fp32" if dtype == "float32" else "bf16"
+                theirs = found["TransformerBridge, stop_at_layer"]
+                claims[f"vs_bridge_{rows}x{width}_{short}"] = theirs / found["interp"]
+            progress(f"{dtype}: harvest")
+            found = turns(harvest_contenders(model, Path(folder), dtype), repeats)
+            claims[f"of_bound_{short}"] = found["bound"] / found["interp"]
             for who, seconds in found.items():
                 rest.add_row(f"harvest, {dtype}", who, f"{seconds:.2f}", f"{found['bound'] / seconds:.2f}")
             if dtype == "float32":
-                found = turns(packing_contenders(model), args.repeats)
+                progress("short documents, packed and padded")
+                found = turns(packing_contenders(model), repeats)
                 claims["packing"] = found["padded"] / found["packed"]
                 for who, seconds in found.items():
                     rest.add_row("short documents", who, f"{seconds:.2f}", f"{found['padded'] / seconds:.2f}")
-                found = turns(generation_contenders(model), args.repeats)
+                progress("generation")
+                found = turns(generation_contenders(model), repeats)
                 claims["generate_30_hooks"] = found["transformers"] / found["30 hooks"]
                 claims["generate_projections"] = found["transformers"] / found["projections"]
                 for who, seconds in found.items():
                     rest.add_row("generate", who, f"{seconds:.2f}", f"{found['transformers'] / seconds:.2f}")
-        claims["store_read_gb_s"] = store_gb_s(Path(folder), args.repeats)
+        progress("the store is read")
+        claims["store_read_gb_s"] = store_gb_s(Path(folder), repeats)
     console.print(speed, rest, f"store read, shuffled: {claims['store_read_gb_s']:.2f} GB/s")
     if args.json:
         args.json.write_text(json.dumps({"claims": claims}, indent=2, sort_keys=True) + "\n")

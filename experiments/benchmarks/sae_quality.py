@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quick import progress
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -217,9 +218,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], help="contenders whose name begins so")
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.quick:
+        args.seeds, args.steps, args.samples = 1, 400, 100_000
+        args.only = args.only or ["interp topk", "SAELens topk", "dictionary_learning topk"]
     names = [name for name in CONTENDERS if not args.only or name.startswith(tuple(args.only))]
     found: dict[str, dict[str, dict[str, float]]] = read_json(args.json) if args.json and args.json.exists() else {}
     for seed in range(args.seeds):
@@ -227,6 +232,7 @@ def main() -> None:
         world = World(args.samples, seed) if wanted else None
         for name in wanted:
             assert world is not None
+            progress(f"seed {seed}: {name}")
             began = time.perf_counter()
             sae = CONTENDERS[name](world, args.steps, seed)
             row = {"seconds": time.perf_counter() - began, **judged(sae, world)}

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quick import measures_bfloat16
 from rich.console import Console
 from rich.table import Table
 from sae_train import BATCH, BATCHES, LATENTS, WIDTH, K, data, elsewhere, peak_mib
@@ -45,12 +46,12 @@ PARTS = {
 }
 
 
-def fit(d_sae: int) -> Callable[[Tensor], Any]:
+def fit(d_sae: int, compute: str) -> Callable[[Tensor], Any]:
     """The step of `train`."""
     from interp.sae.config import SaeConfig
     from interp.sae.training.state import TrainingState
 
-    config = SaeConfig(kind="topk", d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute="bfloat16")
+    config = SaeConfig(kind="topk", d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute)
     made = TrainingState(config, WIDTH)
     return lambda x: made.update(x, 100)
 
@@ -65,11 +66,11 @@ def timed(call: Callable[[Tensor], Any], warm_up: int = 2, steps: int = 4) -> di
     return {"seconds": statistics.median(seconds[warm_up:]), "mib": peak_mib() - before}
 
 
-def breakdown() -> dict[str, float]:
+def breakdown(compute: str) -> dict[str, float]:
     """Seconds of each part of a step."""
     from torch.profiler import ProfilerActivity, profile
 
-    step, batches = fit(LATENTS), data()
+    step, batches = fit(LATENTS, compute), data()
     for x in batches[:2]:
         step(x)
     with profile(activities=[ProfilerActivity.CPU]) as found:
@@ -134,12 +135,12 @@ def selection() -> dict[str, float]:
     return found
 
 
-def work(name: str) -> dict[str, float]:
+def work(name: str, compute: str) -> dict[str, float]:
     """One measurement in this process."""
     what, _, which = name.partition(" ")
     if what in ("breakdown", "selection"):
-        return breakdown() if what == "breakdown" else selection()
-    return timed(fit(int(which)) if what == "step" else reconstruct(*which.split()))
+        return breakdown(compute) if what == "breakdown" else selection()
+    return timed(fit(int(which), compute) if what == "step" else reconstruct(*which.split()))
 
 
 def median(rounds: list[dict[str, Any]]) -> dict[str, float]:
@@ -153,23 +154,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, nargs="*", help="folders that hold the peers, for other processes' paths")
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         torch.set_num_threads(args.threads)
         try:
-            print(json.dumps(work(args.work)))
+            print(json.dumps(work(args.work, "bfloat16" if measures_bfloat16(args.quick) else "float32")))
         except ImportError as problem:
             print(json.dumps({"missing": str(problem)}))
         return
+    widths, reconstruct_by, rounds_of = WIDTHS, RECONSTRUCT, args.rounds
+    if args.quick:
+        widths, rounds_of = WIDTHS[:3], 1
+        reconstruct_by = tuple((who, kind) for who, kind in RECONSTRUCT if kind == "float32")
     names = [
         "breakdown",
         "selection",
-        *(f"step {width}" for width in WIDTHS),
-        *(f"reconstruct {who} {kind}" for who, kind in RECONSTRUCT),
+        *(f"step {width}" for width in widths),
+        *(f"reconstruct {who} {kind}" for who, kind in reconstruct_by),
     ]
-    rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(args.rounds)]
+    rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(rounds_of)]
     found = {name: [turn[name] for turn in rounds] for name in names}
     console, claims = Console(), {}
 
@@ -189,18 +195,18 @@ def main() -> None:
 
     table = Table("latents", "tokens/s", "cost a token and latent", "peak MiB", "16 + 2 bytes a parameter, chunk")
     first = None
-    for width in WIDTHS:
+    for width in widths:
         one = median(found[f"step {width}"])
         cost = one["seconds"] / BATCH / width
         first = first or cost
         stated = (18 * width * (2 * WIDTH + 1) + 2 * CHUNK * width) / 2**20
         row = (f"{BATCH / one['seconds']:,.0f}", f"{cost / first:.2f}", f"{one['mib']:,.0f}", f"{stated:,.0f}")
         table.add_row(f"{width:,}", *row)
-        claims[f"cost_{width}_vs_{WIDTHS[0]}"] = cost / first
+        claims[f"cost_{width}_vs_{widths[0]}"] = cost / first
     console.print(table)
 
     table, speeds = Table("encode and decode", "tokens/s"), {}
-    for who, kind in RECONSTRUCT:
+    for who, kind in reconstruct_by:
         if missing := found[f"reconstruct {who} {kind}"][0].get("missing"):
             table.add_row(f"{who} {kind}", f"left out: {missing[:60]}")
             continue

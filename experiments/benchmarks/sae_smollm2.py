@@ -23,12 +23,14 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from quick import measures_bfloat16, progress
 from rich.console import Console
 from rich.table import Table
 from sae_quality import on_raw
@@ -46,12 +48,29 @@ from interp.sae.metrics import evaluate
 from interp.sae.training.standardisation import Standardisation
 from interp.sae.training.trainer import train
 
-SITE, TOKENS, BATCH, LATENTS, K, STEPS = "resid_post.15", 2_100_000, 4096, 4608, 32, 510
+SITE, BATCH, LATENTS, K = "resid_post.15", 4096, 4608, 32
 KINDS = ("topk", "batchtopk", "jumprelu")
 # SAELens' penalty of JumpReLU.
 COEFFICIENT = 5.0
 RATE, THEIR_RATE = 3e-3, 1e-3
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is harvested, trained and measured, and in which type."""
+
+    tokens: int = 2_100_000
+    steps: int = 510
+    held_out: int = 40_000
+    dtype: str = "bfloat16"
+    kinds: tuple[str, ...] = KINDS
+
+    @classmethod
+    def quick(cls) -> Size:
+        """One kind, a few steps: who is ahead, not by how much."""
+        dtype = "bfloat16" if measures_bfloat16(quick=True) else "float32"
+        return cls(tokens=16_384, steps=40, held_out=2_000, dtype=dtype, kinds=KINDS[:1])
 
 
 def documents(pattern: str, held_out: bool) -> list[str]:
@@ -66,13 +85,14 @@ def batches(store: Store) -> Iterator[Tensor]:
     return store.batches(SITE, BATCH, seed=0, first_tokens=False)
 
 
-def ours(kind: str, store: Store) -> SparseAutoencoder:
+def ours(kind: str, store: Store, size: Size) -> SparseAutoencoder:
     """interp's, with its own schedule."""
-    settings: dict[str, Any] = {"d_sae": LATENTS, "k": K, "batch_size": BATCH, "tokens": STEPS * BATCH, "lr": RATE}
-    return train(store, SITE, SaeConfig(kind=kind, compute="bfloat16", **settings)).sae
+    settings: dict[str, Any] = {"d_sae": LATENTS, "k": K, "batch_size": BATCH, "lr": RATE}
+    settings |= {"tokens": size.steps * BATCH, "compute": size.dtype}
+    return train(store, SITE, SaeConfig(kind=kind, **settings)).sae
 
 
-def saelens(kind: str, store: Store) -> SparseAutoencoder:
+def saelens(kind: str, store: Store, size: Size) -> SparseAutoencoder:
     """SAELens', by its trainer."""
     from sae_lens import saes
     from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -87,7 +107,7 @@ def saelens(kind: str, store: Store) -> SparseAutoencoder:
         getattr(saes, f"{name}TrainingSAEConfig")(d_in=width, d_sae=LATENTS, **options)
     )
     settings = SAETrainerConfig(
-        total_training_samples=STEPS * BATCH,
+        total_training_samples=size.steps * BATCH,
         train_batch_size_samples=BATCH,
         lr=THEIR_RATE,
         lr_end=1e-4,
@@ -99,13 +119,13 @@ def saelens(kind: str, store: Store) -> SparseAutoencoder:
         return on_raw(file_formats.read_autoencoder(folder, store.model, SITE), scaling)
 
 
-def trained(who: str, kind: str, store: Store, work: Path) -> tuple[SparseAutoencoder, float]:
+def trained(who: str, kind: str, store: Store, work: Path, size: Size) -> tuple[SparseAutoencoder, float]:
     """An autoencoder and the seconds it took; SAELens' are kept."""
     folder = work / f"{who}-{kind}"
     if folder.exists():
         return SparseAutoencoder.load(folder), read_json(work / f"{who}-{kind}.json")
     began = time.perf_counter()
-    sae = {"interp": ours, "SAELens": saelens}[who](kind, store)
+    sae = {"interp": ours, "SAELens": saelens}[who](kind, store, size)
     seconds = time.perf_counter() - began
     if who == "SAELens":
         sae.save(folder)
@@ -113,10 +133,10 @@ def trained(who: str, kind: str, store: Store, work: Path) -> tuple[SparseAutoen
     return sae, seconds
 
 
-def model_and_store(pattern: str, work: Path) -> tuple[HookedModel, Store]:
-    """The model in bfloat16, and its activations."""
-    model = interp.load(MODEL, dtype="bfloat16")
-    settings: dict[str, Any] = {"tokens": TOKENS, "context": 256, "batch_size": 16, "dtype": "bfloat16"}
+def model_and_store(pattern: str, work: Path, size: Size) -> tuple[HookedModel, Store]:
+    """The model, and its activations."""
+    model = interp.load(MODEL, dtype=size.dtype)
+    settings: dict[str, Any] = {"tokens": size.tokens, "context": 256, "batch_size": 16, "dtype": size.dtype}
     return model, interp.harvest(model, documents(pattern, False), [SITE], work / "store", **settings)
 
 
@@ -126,19 +146,23 @@ def main() -> None:
     parser.add_argument("--text", required=True, help="a corpus of 3 million tokens or so")
     parser.add_argument("--work", type=Path, default=MODEL.parent / "sae-smollm2")
     parser.add_argument("--only", nargs="*", default=[], help="contenders whose name begins so")
-    parser.add_argument("--tokens", type=int, default=40_000, help="held-out tokens to measure on")
+    parser.add_argument("--tokens", type=int, help="held-out tokens to measure on (default: 40,000)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model, store = model_and_store(args.text, args.work)
+    size, folder = (Size.quick(), args.work / "quick") if args.quick else (Size(), args.work)
+    progress("the harvest, made where it is missing")
+    model, store = model_and_store(args.text, folder, size)
     held_out, rows = documents(args.text, True), {}
     for who in ("interp", "SAELens"):
-        for kind in KINDS:
+        for kind in size.kinds:
             if args.only and not f"{who} {kind}".startswith(tuple(args.only)):
                 continue
-            sae, seconds = trained(who, kind, store, args.work)
-            found = evaluate(sae, model, held_out, tokens=args.tokens, context=256)
+            progress(f"{who} {kind}")
+            sae, seconds = trained(who, kind, store, folder, size)
+            found = evaluate(sae, model, held_out, tokens=args.tokens or size.held_out, context=256)
             rows[f"{who} {kind}"] = {
                 "L0": found.l0,
                 "FVU": found.fvu,

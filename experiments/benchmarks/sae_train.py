@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quick import measures_bfloat16, progress
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -208,7 +209,9 @@ def elsewhere(script: str, name: str, args: argparse.Namespace) -> dict[str, Any
     environment = os.environ | given
     if args.peers and "interp" not in name:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, args.peers))
+    progress(name)
     command = [sys.executable, script, "--work", name, "--threads", str(args.threads)]
+    command += ["--quick"] if args.quick else []
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         return {"missing": done.stderr.strip().splitlines()[-1]}
@@ -223,6 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, nargs="*", help="folders that hold the peers, for other processes' paths")
     parser.add_argument("--only", nargs="*", default=[], help="contenders whose name begins so")
+    parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -230,6 +234,10 @@ def main() -> None:
         print(json.dumps(work(args.work, args.threads)))
         return
     names = [name for name in CONTENDERS if not args.only or name.startswith(tuple(args.only))]
+    if args.quick:
+        args.rounds, names = 1, [name for name in names if name.split()[0] == "bound" or name.split()[1] == "topk"]
+    if not measures_bfloat16(args.quick):
+        names = [name for name in names if not name.endswith(("bfloat16", "autocast"))]
     rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(args.rounds)]
     table = Table("who", "tokens/s", "of its bound", "peak MiB", title=f"{LATENTS} latents, {args.threads} threads")
     speeds: dict[str, float] = {}

@@ -27,20 +27,18 @@ def here(script):
 
 
 def test_no_public_name_has_two_homes(here):
-    assert set(here.names_with_two_homes) <= {
-        "audit", "compare", "export", "find", "gate", "harvest", "show", "undo", "verify",
-    }  # fmt: skip
+    assert here.names_with_two_homes == {}
 
 
 def test_no_modules_import_each_other_even_for_type_checking(here):
-    assert here.import_cycles in ([], [["interp.models.hooked", "interp.models.transformer_lens"]])
+    assert here.import_cycles == []
 
 
 def test_folders_files_and_signatures_stay_small(here):
-    assert max(here.folders.values()) <= 13
-    assert set(here.longest_modules) <= {"interp.models.hooked"}
+    assert max(here.folders.values()) <= 12
+    assert here.longest_modules == {}
     assert len(here.small_modules) < 20
-    assert len(here.long_signatures) <= 5
+    assert here.long_signatures == {}
     assert all(folder.count(".") <= 2 for folder in here.folders), "two levels"
 
 

@@ -8,7 +8,7 @@ import torch
 from tiny_models import one_site
 from torch.nn.functional import normalize
 
-from interp import Clamp, Contrast, Direction, InterpError, SparseAutoencoder
+from interp import Clamp, Contrast, InterpError, SparseAutoencoder
 from interp.data._pairs import Turn, TurnPair
 from interp.directions.contrast_activations import Sides
 from interp.directions.methods._answers import answer_continuations
@@ -141,18 +141,6 @@ def test_the_latent_that_speaks_for_the_answer_comes_first(tiny):
     assert best[0].score > 0
     assert [abs(b.score) for b in best] == sorted((abs(b.score) for b in best), reverse=True)
     assert by_attribution(model, sae, pairs, count=1)[0].latent != 17, "control: it did not before"
-
-
-def test_a_latents_direction_survives_saving(tiny, tmp_path):
-    model = tiny("llama")
-    sae, pairs = dictionary(model), choices()
-    found = by_attribution(model, sae, pairs, count=1)[0]
-    direction = found.direction(sae, pairs.digest)
-    torch.testing.assert_close(direction.rows[0], sae.W_dec[found.latent])
-    direction.save(tmp_path / "direction")
-    kept = Direction.load(tmp_path / "direction")
-    assert torch.equal(kept.rows, direction.rows)
-    assert (str(kept.site), kept.method, kept.data) == (SITE, "sae_latent_attribution", pairs.digest)
 
 
 def test_the_latent_that_separates_is_found(tiny):
