@@ -1,12 +1,13 @@
-"""Quantised weights as plain ones: fp8 with scales, and MXFP4, made bfloat16 a part at a time.
+"""Dequantisation: fp8 and MXFP4 weights as bfloat16, computed a part at a time.
 
-    fp8     NAME in float8 and NAME_scale_inv beside it (DeepSeek-V3; transformers' finegrained_fp8): one scale for the
-            tensor, or one for each block; values times scale
-    mxfp4   NAME_blocks, two 4-bit numbers (sign, two bits of exponent, one of mantissa) to a byte, the lower first, and
-            NAME_scales, an exponent of two for every 32 of them (gpt-oss); of each expert the transpose is wanted
+    fp8     NAME in float8 and NAME_scale_inv (DeepSeek-V3; transformers' finegrained_fp8), one scale per tensor or per
+            block; the result is value * scale
+    mxfp4   NAME_blocks, two 4-bit numbers (sign, two exponent bits, one mantissa bit) per byte, the lower half first,
+            and NAME_scales, one power of two per 32 numbers (gpt-oss); the result is the transpose of each expert
 
-Products are taken in float32 and rounded once. That is what transformers does when it dequantises (there are tests).
-What it does not know: other packings. They are refused by their name, with what to do.
+Products are computed in float32 and rounded once, as transformers does when it dequantises.
+
+Limitations: other quantisation methods are refused by name, with what to do instead.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,19 +28,23 @@ from interp.models.checkpoints.safetensors_file import DTYPES, Entry, TensorFile
 SCALE, BLOCKS, SCALES = "_scale_inv", "_blocks", "_scales"
 _ACTIVATIONS = (".activation_scale", ".input_scale")  # of no use without the quantised product
 _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-_ROWS = 1024  # of an fp8 matrix at a time, about
+_ROWS = 1024  # rows of an fp8 matrix to dequantise at a time
 _ADVICE = {
     "bitsandbytes": "load it with transformers, call model.dequantize(), and save it",
-    "gptq": "give the checkpoint that it was made from",
-    "awq": "give the checkpoint that it was made from",
+    "gptq": "use the checkpoint that it was made from",
+    "awq": "use the checkpoint that it was made from",
 }
 
 
 @dataclass(eq=False)
 class QuantisedTensor:
-    """A quantised tensor, with what of `TensorFile` reading it takes: its entry is the plain tensor's.
+    """A quantised tensor that is read like a plain tensor of a `TensorFile`.
 
-    `part(start, stop)` makes those rows of its first axis; `step` is how many are made at a time.
+    Args:
+        path: The file.
+        part: `part(start, stop)` dequantises these rows of the first axis.
+        step: How many rows to dequantise at a time.
+        entry: The header entry of the plain tensor.
     """
 
     path: Path | RemoteFile
@@ -49,7 +54,7 @@ class QuantisedTensor:
     _held: tuple[int, Tensor] | None = field(default=None, repr=False)
 
     def read_entry(self, entry: Entry, memory: Shaped[Tensor, "bytes"] | None = None) -> Float[Tensor, "..."]:
-        """The plain tensor; in `memory`, if it is given some of the right size."""
+        """The plain tensor, in `memory` if it is passed."""
         buffer = torch.empty(entry.nbytes, dtype=torch.uint8) if memory is None else memory
         self.read_into(buffer, entry.start)
         return buffer.view(DTYPES[entry.dtype]).view(entry.shape)
@@ -60,23 +65,23 @@ class QuantisedTensor:
         done = 0
         while done < len(buffer):
             number, offset = divmod(start + done, size)
-            made = self._made(number)[offset : offset + len(buffer) - done]
-            buffer[done : done + len(made)] = made
-            done += len(made)
+            chunk = self._part_bytes(number)[offset : offset + len(buffer) - done]
+            buffer[done : done + len(chunk)] = chunk
+            done += len(chunk)
         if start + done >= self.entry.nbytes:
             self._held = None
 
-    def _made(self, number: int) -> Tensor:
-        """The bytes of one part; kept until another is asked for, since readers ask for less at a time."""
+    def _part_bytes(self, number: int) -> Tensor:
+        """The bytes of one part; cached until another part is read, since readers ask for smaller chunks."""
         if self._held is None or self._held[0] != number:
             first = number * self.step
-            made = self.part(first, min(self.entry.shape[0], first + self.step)).to(torch.bfloat16).contiguous()
-            self._held = (number, made.view(-1).view(torch.uint8))
+            rows = self.part(first, min(self.entry.shape[0], first + self.step)).to(torch.bfloat16).contiguous()
+            self._held = (number, rows.view(-1).view(torch.uint8))
         return self._held[1]
 
 
 def dequantise(checkpoint: Checkpoint) -> list[dict[str, tuple[TensorFile | QuantisedTensor, Entry]]]:
-    """The plain tensors of a quantised checkpoint, by name, file by file. Raises for packings that it does not know."""
+    """For each file of a quantised checkpoint, the plain tensors by name; raises for other quantisation methods."""
     settings = checkpoint.config.get("quantization_config", {})
     method = settings.get("quant_method", "unknown")
     if method not in ("fp8", "mxfp4"):
@@ -87,10 +92,10 @@ def dequantise(checkpoint: Checkpoint) -> list[dict[str, tuple[TensorFile | Quan
 
 
 def unsupported_reason(name: str, method: str) -> InterpError:
-    """Why a checkpoint of a quantisation method is not edited, and what to do."""
-    advice = _ADVICE.get(method, "give a checkpoint in float32, bfloat16 or float16")
+    """The error for a quantised checkpoint: why it is not edited, and what to do."""
+    advice = _ADVICE.get(method, "use a checkpoint in float32, bfloat16 or float16")
     if method in ("fp8", "mxfp4"):
-        advice = "let it be dequantised to bfloat16 (--dequantise, or Choices(dequantise=True)), or give a plain one"
+        advice = "dequantise it to bfloat16 (--dequantise, or FoldOptions(dequantise=True)), or use a plain one"
     return InterpError(f"{name} is quantised ({method}), and an edit of quantised weights is not exact; {advice}")
 
 
@@ -103,8 +108,8 @@ def _plain(
         if name.endswith(SCALES) and name.removesuffix(SCALES) + BLOCKS in every:
             continue
         if name.endswith(BLOCKS):
-            made = _mxfp4(name, every)
-            yield name.removesuffix(BLOCKS), (made, made.entry)
+            mxfp4 = _mxfp4(name, every)
+            yield name.removesuffix(BLOCKS), (mxfp4, mxfp4.entry)
         elif entry.dtype.startswith("F8_") or name + SCALE in every:
             fp8 = _fp8(name, every, block)
             yield name, (fp8, fp8.entry)
@@ -115,7 +120,9 @@ def _plain(
 def _fp8(name: str, every: Mapping[str, tuple[TensorFile, Entry]], block: Any) -> QuantisedTensor:
     file, entry = every[name]
     if name + SCALE not in every:
-        raise InterpError(f"{file.path}: {name} is {entry.dtype}, and there is no {name + SCALE}; can't dequantise it")
+        raise InterpError(
+            f"{file.path}: {name} is {entry.dtype} without {name + SCALE}, so it can't be dequantised; use a plain one"
+        )
     scale = _scales(*every[name + SCALE])
     if entry.dtype not in ("F8_E4M3", "F8_E5M2") or len(entry.shape) not in (2, 3):
         raise InterpError(f"{file.path}: {name} is {entry.dtype} {entry.shape}; expected a float8 matrix, or several")
@@ -126,28 +133,30 @@ def _fp8(name: str, every: Mapping[str, tuple[TensorFile, Entry]], block: Any) -
     def part(start: int, stop: int) -> Tensor:
         values = torch.empty((stop - start) * row, dtype=torch.uint8)
         file.read_into(values, entry.start + start * row)
-        wanted = values.view(DTYPES[entry.dtype]).view(stop - start, *entry.shape[1:]).float()
+        plain = values.view(DTYPES[entry.dtype]).view(stop - start, *entry.shape[1:]).float()
         rows = torch.arange(start, stop) if len(entry.shape) == 2 else torch.arange(entry.shape[-2])
-        chosen = grid if len(entry.shape) == 2 or len(grid) == 1 else grid[start:stop]
-        by_row = chosen.index_select(-2, rows // high)
-        return wanted * by_row.index_select(-1, torch.arange(entry.shape[-1]) // wide)
+        blocks = grid if len(entry.shape) == 2 or len(grid) == 1 else grid[start:stop]
+        by_row = blocks.index_select(-2, rows // high)
+        return plain * by_row.index_select(-1, torch.arange(entry.shape[-1]) // wide)
 
     return QuantisedTensor(file.path, part, _ROWS if len(entry.shape) == 2 else 1, _entry(entry.shape))
 
 
 def _side(name: str, size: int, count: int, axis: int, block: Any) -> int:
     """How many rows or columns share a scale."""
-    given = block[axis] if block else 0
-    if given and -(-size // given) == count:
-        return int(given)
+    declared = block[axis] if block else 0
+    if declared and -(-size // declared) == count:
+        return int(declared)
     if count and size % count == 0:
         return size // count
-    raise InterpError(f"{name} has {size} along one side and {count} scales there; can't tell which is whose")
+    raise InterpError(
+        f"{name} has {size} along one side and {count} scales there; expected a scale per block of equal size"
+    )
 
 
 def _scales(file: TensorFile, entry: Entry) -> Tensor:
     scale = file.read_entry(entry)
-    # Bytes are exponents of two: torch has a type for that.
+    # Bytes are exponents of two, for which torch has a dtype.
     scale = scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
     return scale.float().view(1, 1) if scale.numel() == 1 else scale.float()
 
@@ -157,12 +166,12 @@ def _mxfp4(name: str, every: Mapping[str, tuple[TensorFile, Entry]]) -> Quantise
     other = name.removesuffix(BLOCKS) + SCALES
     if other not in every or every[other][1].shape != entry.shape[:-1] or entry.shape[3:] != (16,):
         raise InterpError(f"{file.path}: {name} is {entry.shape}; expected (experts, out, groups, 16), with {other}")
-    far, scale = every[other]
+    scale_file, scale = every[other]
     experts, out, groups, _ = entry.shape
     table = torch.tensor(_FP4)
 
     def part(start: int, stop: int) -> Tensor:
-        packed, exponents = (_experts(*each, start, stop) for each in ((file, entry), (far, scale)))
+        packed, exponents = (_experts(*each, start, stop) for each in ((file, entry), (scale_file, scale)))
         low, high = table[(packed & 15).int()], table[(packed >> 4).int()]
         values = torch.stack([low, high], -1).flatten(-2) * (exponents.float() - 127).exp2().unsqueeze(-1)
         return values.flatten(2).transpose(1, 2)

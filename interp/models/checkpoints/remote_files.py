@@ -1,11 +1,11 @@
-"""Checkpoints at URLs of any fsspec file system: s3://, http://, memory:// and others.
+"""Remote files: checkpoints at URLs of any fsspec file system (s3://, http://, memory:// and others).
 
-What is small (config, tokenizer, index) is fetched when the folder is opened, into a temporary folder that goes with
-it. Weight files stay where they are, and of them the bytes that are asked for are read, range by range. A server that
-does not serve ranges is refused by name: it would send the whole file each time.
+Small files (config, tokenizer, index) are fetched into a temporary folder when the checkpoint is opened. Weight files
+stay at the URL and are read by ranges of bytes. A server without ranges is refused by name: it would send the whole
+file each time.
 
-Over HTTP a folder has no listing, so files are asked for by the names that Hugging Face gives them. How to get in
-(keys, endpoints) is the file system's own matter: environment variables, or fsspec's configuration.
+Over HTTP a folder has no listing, so files are requested by the names that Hugging Face gives them. Credentials and
+endpoints are configured in fsspec: by environment variables or its configuration files.
 """
 
 import json
@@ -46,18 +46,18 @@ class _Missing(InterpError):
 
 
 def is_remote(name: Any) -> bool:
-    """Whether a model is named by a URL, and not one of a local file."""
+    """Whether a name is a URL other than of a local file."""
     return isinstance(name, str) and re.match(r"(?!file:)[a-z][a-z0-9+.-]*://", name) is not None
 
 
 def local_path(name: Any) -> Any:
-    """A `file://` URL as the path that it is; anything else as it came."""
+    """The path of a `file://` URL; any other value unchanged."""
     return Path(name.removeprefix("file://")) if isinstance(name, str) and name.startswith("file://") else name
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URL; of `Path` it has what reading needs."""
+    """A file at a URL, with the parts of `Path` that reading needs."""
 
     url: str
     fs: Any = field(repr=False, compare=False)
@@ -72,52 +72,54 @@ class RemoteFile:
         return self.url
 
     def size(self) -> int:
-        """Its size in bytes. Raises where it is not there, or can't be read in parts."""
-        size = self._tried(lambda: self.fs.info(self.path)).get("size")
+        """Its size in bytes; raises if it does not exist or can't be read in parts."""
+        size = self._retried(lambda: self.fs.info(self.path)).get("size")
         if size is None or (_is_http(self.fs) and size > 16 and not self._is_ranged()):
             raise InterpError(
-                f"{self.url}: its server does not say its size, or sends no ranges of bytes, so it can't be read "
-                "tensor by tensor; download the folder, and give that"
+                f"{self.url}: its server gives no size or sends no ranges of bytes, so it can't be read tensor by "
+                "tensor; download the folder and use that"
             )
         return int(size)
 
     def _is_ranged(self) -> bool:
-        """Whether an HTTP server sends a range that is asked for; one that does not says so by sending another."""
+        """Whether an HTTP server sends the range that a request names."""
         try:
             with self.fs.open(self.path, "rb", cache_type="none") as opened:
                 opened.seek(8)
                 return len(opened.read(8)) == 8
-        except (ValueError, NotImplementedError):  # fsspec's for a seek in a stream, or a range that came back whole
+        except (ValueError, NotImplementedError):  # fsspec's errors for a stream, or for the whole file in reply
             return False
 
     def stamp(self) -> str:
-        """What changes when the file does, as far as its file system tells."""
-        info = self._tried(lambda: self.fs.info(self.path))
+        """A text that changes when the file does, as far as its file system reports changes."""
+        info = self._retried(lambda: self.fs.info(self.path))
         return str([info.get(key) for key in ("ETag", "Last-Modified", "LastModified", "mtime", "created")])
 
     def is_there(self) -> bool:
-        """Whether there is such a file."""
-        try:  # not `isfile`, for which some file systems begin to send the file
-            return bool(self._tried(lambda: self.fs.info(self.path))["type"] == "file")
+        """Whether the file exists."""
+        try:  # not `isfile`, for which some file systems start to send the file
+            return bool(self._retried(lambda: self.fs.info(self.path))["type"] == "file")
         except _Missing:
             return False
 
     def read_into(self, buffer: memoryview, start: int) -> None:
-        """Fill a buffer with its bytes from `start` on, a part at a time."""
+        """Fill a buffer with its bytes from `start`, a part at a time."""
         for done in range(0, len(buffer), _PART):
             part = buffer[done : done + _PART]
             part[:] = self.read(start + done, start + done + len(part))
 
     def read(self, start: int, stop: int) -> bytes:
         """Its bytes from `start` to `stop`."""
-        data = self._tried(lambda: self.fs.cat_file(self.path, start=start, end=stop))
+        data = self._retried(lambda: self.fs.cat_file(self.path, start=start, end=stop))
         if len(data) != stop - start:
-            raise InterpError(f"{self.url}: gave {len(data)} bytes for {start} to {stop}; it was changed meanwhile")
+            raise InterpError(
+                f"{self.url}: sent {len(data)} bytes for {start} to {stop}; it was changed meanwhile, so try again"
+            )
         return bytes(data)
 
     def read_all(self) -> bytes:
         """The whole of a small file."""
-        return bytes(self._tried(lambda: self.fs.cat_file(self.path)))
+        return bytes(self._retried(lambda: self.fs.cat_file(self.path)))
 
     def save(self, place: Path) -> None:
         """Copy it to a local file, a part at a time."""
@@ -126,8 +128,8 @@ class RemoteFile:
             for start in range(0, size, _PART):
                 out.write(self.read(start, min(size, start + _PART)))
 
-    def _tried(self, action: Callable[[], T]) -> T:
-        """An export reads for hours, and one lost connection is not its end."""
+    def _retried(self, action: Callable[[], T]) -> T:
+        """Retry an action: a long export has to survive a lost connection."""
         for attempt in range(_TRIES):
             try:
                 return action()
@@ -138,12 +140,12 @@ class RemoteFile:
                     reason = str(problem).strip().partition("\n")[0]
                     raise InterpError(f"{self.url}: cannot be read ({type(problem).__name__}: {reason})") from problem
                 time.sleep(0.5 * 4**attempt)
-        raise AssertionError
+        raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A checkpoint at a URL, and the temporary local folder with all of it but the weights."""
+    """A checkpoint at a URL, and a temporary local folder with all its files except the weights."""
 
     url: str
     fs: Any = field(repr=False, compare=False)
@@ -152,9 +154,9 @@ class RemoteFolder:
 
     @classmethod
     def open(cls, url: str) -> "RemoteFolder":
-        """Fetch what is small. Raises where the URL has no config.json, or its file system is not installed."""
+        """Fetch the small files; raises if the URL has a password in it or its file system is not installed."""
         if re.match(r"[^/]*://[^/]*@", url):
-            raise InterpError("a URL with a user or password in it would be written into records; leave them to fsspec")
+            raise InterpError("a URL with a user or password would be written into records; configure them in fsspec")
         fs, path = _file_system(url)
         folder = cls(url.rstrip("/"), fs, path.rstrip("/"), tempfile.TemporaryDirectory(prefix="interp-"))
         for name in folder._companions():
@@ -167,7 +169,7 @@ class RemoteFolder:
         return Path(self.local.name)
 
     def file(self, name: str) -> RemoteFile:
-        """A file of it, which need not be there."""
+        """A file of the folder, which may not exist."""
         return RemoteFile(f"{self.url}/{name}", self.fs, f"{self.path}/{name}")
 
     def _companions(self) -> Iterator[str]:
@@ -180,7 +182,7 @@ class RemoteFolder:
 
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """A checkpoint at a URL as a local folder, weights and all, for as long as the block runs."""
+    """A checkpoint at a URL as a local folder, including the weights, for as long as the block lasts."""
     folder = RemoteFolder.open(url)
     with folder.local:
         for name in _weights(folder):
@@ -202,7 +204,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         fs, path = url_to_fs(url)
     except (ImportError, ValueError) as problem:
-        raise InterpError(f"{url}: its file system is not to be had ({problem})") from None
+        raise InterpError(f"{url}: its file system is not available ({problem}); install its fsspec package") from None
     return fs, path
 
 

@@ -1,12 +1,12 @@
-"""A safetensors file, its header read and checked here: what each tensor is and which bytes it has.
+"""TensorFile: a safetensors file with a checked header, read tensor by tensor.
 
-The format (https://huggingface.co/docs/safetensors): eight bytes with the header's length, little-endian; the header,
-JSON that maps names to {dtype, shape, data_offsets} and may hold `__metadata__`; then the tensors' bytes. The usual
-reader lets a name that occurs twice and bytes of no tensor pass; here they are refused, since what one program reads
-from such a file another does not.
+The format (https://huggingface.co/docs/safetensors): eight bytes with the length of the header, little-endian; the
+header, JSON that maps names to {dtype, shape, data_offsets} and may hold `__metadata__`; then the bytes of the tensors.
+The reference reader accepts repeated names and bytes that belong to no tensor. This one refuses them, because two
+programs could read different weights from such a file.
 
-Tensors are read into memory of their own, not mapped: pages of a mapped file count as the process's, and a program that
-promises to edit a checkpoint larger than memory must keep its word.
+Tensors are read into new memory, not mapped: pages of a mapped file count towards the memory of the process, and an
+export has to handle checkpoints larger than memory.
 """
 
 import json
@@ -44,12 +44,12 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_HEADER_LIMIT = 100_000_000  # bytes, as the reference reader has it
+_HEADER_LIMIT = 100_000_000  # bytes, as in the reference reader
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a file: its type as the format writes it, its shape, and its bytes from `start` to `stop`."""
+    """A tensor in a file: its dtype as the format writes it, its shape, and the offsets of its first and last byte."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -64,7 +64,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """See the module. `entries` by name, in the order of their bytes; offsets count from the file's beginning."""
+    """A safetensors file.
+
+    Args:
+        path: The file.
+        entries: The tensors by name, in the order of their bytes; offsets count from the beginning of the file.
+        metadata: The `__metadata__` of the header.
+        data: Offset of the first byte after the header.
+    """
 
     path: Path | RemoteFile
     entries: Mapping[str, Entry]
@@ -73,7 +80,7 @@ class TensorFile:
 
     @classmethod
     def open(cls, path: str | Path | RemoteFile) -> "TensorFile":
-        """Read and check the header. Raises, naming the file and the fault, where it can't be trusted."""
+        """Read and check the header; raises with the file and the fault if it is invalid."""
         file = path if isinstance(path, RemoteFile) else Path(path)
         try:
             size = file.size() if isinstance(file, RemoteFile) else file.stat().st_size
@@ -85,7 +92,7 @@ class TensorFile:
             raise InterpError(f"{file}: cannot be read ({problem.strerror})") from None
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise _invalid(file, "its metadata are not texts by name")
+            raise _invalid(file, "its metadata is not a map of names to texts")
         entries = {name: _entry(file, name, value, 8 + length) for name, value in header.items()}
         ordered = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)))
         _require_gapless(file, ordered, 8 + length, size)
@@ -96,13 +103,13 @@ class TensorFile:
         return self.read_entry(self.entries[name])
 
     def read_entry(self, entry: Entry, memory: Shaped[Tensor, "bytes"] | None = None) -> Shaped[Tensor, "..."]:
-        """The tensor that an entry of this file says; in `memory`, if it is given some of the right size."""
+        """The tensor of an entry, in `memory` if it is passed."""
         buffer = torch.empty(entry.nbytes, dtype=torch.uint8) if memory is None else memory
         self.read_into(buffer, entry.start)
         return buffer.view(DTYPES[entry.dtype]).view(entry.shape)
 
     def read_into(self, buffer: Shaped[Tensor, "bytes"], start: int) -> None:
-        """Fill a buffer of bytes from the file. Raises where the file ends first."""
+        """Fill a buffer with the file's bytes from `start`; raises if the file ends before the buffer is full."""
         if isinstance(self.path, RemoteFile):
             self.path.read_into(as_bytes(buffer), start)
             return
@@ -111,7 +118,12 @@ class TensorFile:
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """The header, with its length before it, of a file with these types and shapes, in this order."""
+    """The header of a file, preceded by its length.
+
+    Args:
+        tensors: dtype and shape by name, in the order of the file.
+        metadata: Texts by name.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, (dtype, shape) in tensors.items():
@@ -124,12 +136,12 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: M
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A type's name in the format."""
+    """The format's name of a dtype."""
     return _NAMES[dtype]
 
 
 def as_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, not copied."""
+    """The bytes of a contiguous CPU tensor, without a copy."""
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
@@ -146,18 +158,19 @@ def _read_into(descriptor: int, buffer: Shaped[Tensor, "bytes"], start: int) -> 
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], start + done)
         if count == 0:
-            raise InterpError(f"a weight file ended {len(view) - done} bytes early; it was changed while it was read")
+            raise InterpError(
+                f"a weight file ended {len(view) - done} bytes early; it changed while being read, try again"
+            )
         done += count
 
 
 def _parsed(file: Path | RemoteFile, text: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            seen = [name for name, _ in pairs]
-            twice = next(name for name in seen if seen.count(name) > 1)
-            raise _invalid(file, f"its header has {twice!r} twice")
-        return found
+        names = [name for name, _ in pairs]
+        repeated = [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
+        if repeated:
+            raise _invalid(file, f"its header has {repeated[0]!r} twice")
+        return dict(pairs)
 
     try:
         header = json.loads(text, object_pairs_hook=once)
@@ -176,22 +189,22 @@ def _entry(file: Path | RemoteFile, name: str, value: Any, data: int) -> Entry:
         plain = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
         expected = prod(shape) * DTYPES[dtype].itemsize
     except (KeyError, TypeError, ValueError):
-        raise _invalid(file, f"what its header says of {name!r} can't be understood: {str(value)[:80]}") from None
+        raise _invalid(file, f"its header's entry of {name!r} can't be read: {str(value)[:80]}") from None
     if not plain or stop - start != expected:
         raise _invalid(file, f"{name!r} has {dtype} {shape}, which is {expected} bytes, at {start} to {stop}")
     return Entry(dtype, shape, data + start, data + stop)
 
 
 def _require_gapless(file: Path | RemoteFile, entries: Mapping[str, Entry], data: int, size: int) -> None:
-    reached = data
+    end = data
     for name, entry in entries.items():
-        if entry.start != reached:
-            what = "overlaps the tensor before it" if entry.start < reached else "leaves bytes of no tensor before it"
-            raise _invalid(file, f"{name!r} {what}")
-        reached = entry.stop
-    if reached != size:
-        what = "it was cut short" if reached > size else "bytes of no tensor follow"
-        raise _invalid(file, f"its tensors end at {reached}, the file at {size}: {what}")
+        if entry.start != end:
+            fault = "overlaps the tensor before it" if entry.start < end else "leaves bytes of no tensor before it"
+            raise _invalid(file, f"{name!r} {fault}")
+        end = entry.stop
+    if end != size:
+        fault = "it was cut short" if end > size else "bytes of no tensor follow"
+        raise _invalid(file, f"its tensors end at {end}, the file at {size}: {fault}")
 
 
 def _invalid(file: Path | RemoteFile, reason: str) -> InterpError:

@@ -141,7 +141,7 @@ def test_what_is_wrong_at_a_url_is_said_by_its_url(source, memory, tmp_path):
     config = json.loads((source / "config.json").read_text())
     for url, words in (
         ("memory://models/none", r"memory://models/none: no config\.json"),
-        ("nosuch://models/source", "its file system is not to be had"),
+        ("nosuch://models/source", "its file system is not available"),
         ("s3://user:secret@host/model", "user or password"),
     ):
         with pytest.raises(InterpError, match=words):

@@ -67,9 +67,9 @@ def entry(start, stop, dtype="F32", shape=None):
         ({"a": entry(0, 16)}, "its tensors end at .*: it was cut short"),
         ({"a": entry(0, 8, shape=[3])}, r"'a' has F32 \(3,\), which is 12 bytes, at 0 to 8"),
         ({"a": entry(0, 8, shape=[-2])}, r"'a' has F32 \(-2,\)"),
-        ({"a": entry(0, 8, "F31")}, "what its header says of 'a' can't be understood"),
-        ({"a": 3}, "what its header says of 'a'"),
-        ({"a": entry(0, 8), "__metadata__": {"format": 1}}, "its metadata are not texts"),
+        ({"a": entry(0, 8, "F31")}, "its header's entry of 'a' can't be read"),
+        ({"a": 3}, "its header's entry of 'a'"),
+        ({"a": entry(0, 8), "__metadata__": {"format": 1}}, "its metadata is not a map"),
     ],
 )
 def test_a_header_that_can_not_be_trusted_is_refused_by_its_fault(tmp_path, header, message):
