@@ -52,6 +52,10 @@ class AffineFit:
         fidelity: How near it comes to the original edit, on held-out text.
         tokens: Tokens it was fitted on.
         items: How each of its ops folds.
+
+    Example:
+        >>> fit = interp.editing.affine_fit(model, recipe, texts)  # doctest: +SKIP
+        >>> interp.export(fit.recipe, model, "edited") if fit.exports else print(fit)  # doctest: +SKIP
     """
 
     recipe: Recipe

@@ -32,6 +32,11 @@ class Fidelity:
         kl: KL(intended || instead) of the next token in nats, the mean over the tokens.
         effect_kl: The edit's own effect, KL(plain || intended).
         tokens: Tokens of text that were compared.
+
+    Example:
+        >>> from interp.editing import Fidelity
+        >>> print(Fidelity(explained=0.9, kl=0.01, effect_kl=0.2, tokens=1000))
+        90.0% of the change's variance, KL 1.00e-02 of 2.00e-01 nats, on 1000 tokens
     """
 
     explained: float

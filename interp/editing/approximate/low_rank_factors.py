@@ -81,6 +81,14 @@ class Distilled:
 
     `losses` are KL(hooked || distilled) relative to the effect's, per step on the training batches. `probes` are some
     of the held-out documents, on which an export is measured. Neither is saved.
+
+    Example:
+        >>> from interp.editing import Distilled
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> texts = [f"The guard at gate {n} is calm today." for n in range(8)]
+        >>> interp.distil(recipe, model, texts, 1, 0, context=8, even_if_exact=True).save(tmp / "factors.safetensors")
+        >>> Distilled.load(tmp / "factors.safetensors").record.share
+        1.0
     """
 
     pairs: Mapping[str, FactorPair]

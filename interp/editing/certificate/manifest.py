@@ -53,29 +53,46 @@ class ExportSettings(Config):
     def used(
         cls, options: ExportOptions, loaded: str | None, distilled: Distillation | None = None
     ) -> "ExportSettings":
-        """Those of an export whose base was in memory in the type `loaded`, if it was."""
+        """The settings of an export; `loaded` is the type that the base had in memory, if it was there."""
         return cls(dtype=options.dtype, loaded=loaded, distilled=distilled, **dict(options.fold))
 
     @property
     def fold(self) -> FoldOptions:
-        """As `fold` takes them."""
+        """The options that `fold` receives."""
         return FoldOptions(**{name: getattr(self, name) for name in FoldOptions.model_fields})
 
     @property
     def cast(self) -> torch.dtype | None:
-        """The type, if any."""
+        """The type that weights were cast to, if any."""
         return dtype_of(self.dtype) if self.dtype else None
 
     def config(self, plan: Plan) -> dict[str, Any]:
-        """What of config.json is changed."""
+        """Keys of config.json that change."""
         return dict(plan.config) | ({"dtype": self.dtype} if self.dtype else {})
 
 
 class Release(Config):
-    """What was decided, on what.
+    """A policy decision under which an export goes out. It holds for one recipe on one base model.
 
-    `base` is the digest of the model's weights before the edit, `settings` that of what else decides its output.
-    `section` is for the model card: Markdown, not kept in the manifest.
+    Whoever decides makes it (`interp.auditing.policy.release_gate`). It names the audit and the policy by their
+    SHA-256; whether the audit would still say the same is not checked.
+
+    Attributes:
+        outcome: "allow", or it lets nothing out.
+        tier: Tier of the policy.
+        policy: Name of the policy.
+        policy_sha256: Digest of the policy.
+        audit_sha256: Digest of the audit.
+        base: Digest of the model's weights before the edit.
+        settings: Digest of what else decides the model's output.
+        recipe: Digest of the recipe.
+        reasons: Why it was decided so.
+        safeguards: Safeguards that are required in use.
+        section: Markdown for the model card, which the manifest does not store.
+
+    Example:
+        >>> decision = interp.decide(policy, audit)  # doctest: +SKIP
+        >>> certificate = interp.export(recipe, model, "edited", release=release)  # doctest: +SKIP
     """
 
     outcome: str
@@ -91,7 +108,7 @@ class Release(Config):
     section: str = Field("", exclude=True)
 
     def check(self, recipe: str, base: ModelReference, status: Status) -> None:
-        """Raise unless it lets this recipe's exact fold into this model go out."""
+        """Raise unless it allows this recipe's exact fold into this model."""
         if self.outcome != "allow":
             raise InterpError(f"the policy's decision is {self.outcome!r}; only what is allowed is exported")
         if self.recipe != recipe:
@@ -119,8 +136,22 @@ class Release(Config):
 class ExportManifest(Config):
     """What an export was made from and how, and the SHA-256 of each of its files.
 
-    `source` is where the base came from, `status` how exact the fold is, `release` the decision that let it go out, if
-    one was asked for.
+    Attributes:
+        base: The model that was edited.
+        source: Where it can be found; None for a model that was only in memory.
+        recipe: Digest of the recipe.
+        made: How the recipe was folded and written.
+        status: How exact the fold is.
+        files: SHA-256 of each file, by its path in the folder.
+        versions: Versions of Python and of the packages that wrote it.
+        release: The policy decision under which it went out, if there was one.
+
+    Example:
+        >>> from interp.editing import ExportManifest, export_streamed
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> manifest = export_streamed(recipe, model, tmp / "edited")
+        >>> ExportManifest.at(tmp / "edited") == manifest
+        True
     """
 
     base: ModelReference
@@ -134,16 +165,16 @@ class ExportManifest(Config):
 
     @classmethod
     def at(cls, folder: Path) -> "ExportManifest":
-        """Read it. Raises where the folder has none."""
+        """Read a folder's manifest. Raises where it has none."""
         if not (folder / MANIFEST).is_file():
             raise InterpError(f"{folder}: no {MANIFEST} in it; expected a folder written by interp export")
         return cls.parse(read_json(folder / MANIFEST), str(folder / MANIFEST))
 
     def check_files(self, folder: Path) -> None:
         """Raise, by its name, for a file that is missing, changed or added."""
-        # A link to a folder is one more file: nothing in it would be looked at.
+        # A link to a folder counts as a file, since nothing inside it would be checked.
         found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_symlink() or not f.is_dir()}
-        found -= {MANIFEST, SIGNATURE}  # which covers the manifest, and is checked on its own (`sign`)
+        found -= {MANIFEST, SIGNATURE}  # the signature covers the manifest, and is checked on its own (`signatures`)
         for name in sorted({*self.files, *found}):
             if name not in self.files:
                 raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")

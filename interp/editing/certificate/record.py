@@ -106,6 +106,11 @@ class Certificate:
         ops: Figures of each op, or of those of its sites that fold alike.
         logit_range: Largest less smallest logit of the hooked model.
         fold: Figures before rounding; None in certificates of older versions.
+
+    Example:
+        >>> certificate = interp.export(recipe, model, "edited")  # doctest: +SKIP
+        >>> certificate.faithful, certificate.kl < certificate.effect_kl  # doctest: +SKIP
+        (True, True)
     """
 
     max_abs_logit_diff: float

@@ -44,6 +44,11 @@ class LoraAdapter:
     Attributes:
         rank: The largest rank of any tensor's factors.
         merges: Whether the merged adapter is the same edit.
+
+    Example:
+        >>> from interp.editing.export import LoraAdapter
+        >>> LoraAdapter(rank=2, merges=True).rank
+        2
     """
 
     rank: int

@@ -30,6 +30,11 @@ class ExportEstimate:
         edited: Bytes of these that change.
         memory: Bytes of memory in addition to the interpreter's.
         seconds: Time.
+
+    Example:
+        >>> from interp.editing import ExportEstimate
+        >>> print(ExportEstimate(disk=2_000_000_000, edited=500_000_000, memory=300_000_000, seconds=8.0))
+        2.00 GB to write, 0.50 GB of it edited; about 300 MB of memory and 8 s
     """
 
     disk: int

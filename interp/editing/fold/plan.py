@@ -42,6 +42,11 @@ class PlannedEdit:
         sites: The sites, as text.
         status: "exact", "scale", "approximate" or "refused".
         reason: Why it is not exact; empty if it is.
+
+    Example:
+        >>> from interp.editing.fold import PlannedEdit
+        >>> print(PlannedEdit("Project", ("mlp_out.1",), "exact"))
+        Project at mlp_out.1: exact
     """
 
     op: str

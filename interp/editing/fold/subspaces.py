@@ -35,6 +35,11 @@ class Preserved:
         direction: The new direction.
         angle: The largest angle between the directions before and after, in degrees.
         overlap: The largest cosine between the direction before and the protected subspace.
+
+    Example:
+        >>> recipe, preserved = interp.editing.clear_of(recipe, protected)  # doctest: +SKIP
+        >>> preserved[0].angle  # doctest: +SKIP
+        12.4
     """
 
     direction: Direction
