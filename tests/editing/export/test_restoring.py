@@ -1,4 +1,4 @@
-"""Adapters, control vectors and undo patches: each does, or undoes, what the exported weights do."""
+"""Undo patches restore the original weights, of the folder that was written and of no other."""
 
 import copy
 import json
@@ -11,8 +11,6 @@ from transformers import AutoModelForCausalLM
 import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.editing.certificate.manifest import PATCH
-from interp.editing.export.adapter import LoraAdapter, export_adapter
-from interp.editing.export.control_vector import export_control_vector, read_control_vector
 from interp.editing.export.exporter import export_streamed
 from interp.editing.export.restoring import undo
 from interp.editing.export.sources import open_source
@@ -45,37 +43,6 @@ def tensors(folder):
 def logits(model):
     with torch.no_grad():
         return model(IDS).logits
-
-
-@pytest.mark.parametrize(("name", "recipe", "rank"), [
-    ("llama", PROJECT, 3), ("gpt_neox", Recipe([("mlp_out.1", Project(ROWS[:1], 0.5))]), 1), ("qwen3", HEAD, 8),
-])  # fmt: skip
-def test_an_adapter_has_the_edits_rank_and_does_what_the_hooks_do(tiny, tmp_path, name, recipe, rank):
-    peft = pytest.importorskip("peft")
-    model = tiny(name)
-    with model.hooked(recipe):
-        expected = model.logits(IDS)
-    plain = model.logits(IDS)
-    if name == "gpt_neox":
-        with pytest.raises(InterpError, match="LoRA has factors for weights"):
-            export_adapter(recipe, model, tmp_path / "adapter")
-        return
-    folder = tmp_path / "source"
-    model.hf.save_pretrained(folder)
-    assert export_adapter(recipe, folder, tmp_path / "adapter") == LoraAdapter(rank, True)
-    adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
-    assert (expected - plain).abs().max() > 0.05, "control"
-    torch.testing.assert_close(logits(adapted), expected, atol=2e-5, rtol=1e-4)
-    if name != "qwen3":
-        return
-    merged = tensors_of(adapted.merge_and_unload())
-    export_streamed(recipe, folder, tmp_path / "edited")
-    for key, tensor in tensors(tmp_path / "edited").items():
-        torch.testing.assert_close(merged[key], tensor, atol=1e-6, rtol=1e-5)
-
-
-def tensors_of(model):
-    return dict(model.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -128,33 +95,6 @@ def test_what_can_not_be_undone_says_so(saved, tiny, tmp_path):
     undo(tmp_path / "loaded", tmp_path / "again")
     again = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again"))
     torch.testing.assert_close(again, tiny("llama").logits(IDS), atol=1e-4, rtol=1e-3)
-
-
-def test_a_control_vector_is_what_add_adds_and_is_read_back(tiny, tmp_path):
-    pytest.importorskip("gguf")
-    model, file = tiny("llama"), tmp_path / "vector.gguf"
-    recipe = Recipe([("resid_post.1-2", Add(ROWS[0], 2.0)), ("resid_post.2", Add(ROWS[1]))])
-    assert export_control_vector(recipe, model, file) == [1, 2]
-    found = read_control_vector(file)
-    with model.hooked(recipe):
-        expected = model.logits(IDS)
-    with model.hooked([(f"resid_post.{layer}", lambda x, v=vector: x + v) for layer, vector in found.items()]):
-        torch.testing.assert_close(model.logits(IDS), expected)
-    assert (expected - model.logits(IDS)).abs().max() > 0.1, "control"
-    with pytest.raises(InterpError, match="exists already"):
-        export_control_vector(recipe, model, file)
-    for wrong, message in (
-        (PROJECT, "adds constants, and Project"),
-        (Recipe([("resid_post.0", Add(ROWS[0]))]), r"resid_post\.1 and on\), not at resid_post\.0"),
-        (Recipe([("mlp_out.1", Add(ROWS[0]))]), r"not at mlp_out\.1"),
-        (Recipe([("resid_post.1", Add(ROWS[0], relative=True))]), "adds constants"),
-    ):
-        with pytest.raises(InterpError, match=message):
-            export_control_vector(wrong, model, tmp_path / "other.gguf")
-    assert [path.name for path in tmp_path.iterdir()] == ["vector.gguf"]
-    (tmp_path / "none.gguf").write_bytes(b"GGUF nonsense")
-    with pytest.raises(InterpError, match="not a GGUF file"):
-        read_control_vector(tmp_path / "none.gguf")
 
 
 def test_a_folder_that_was_changed_is_not_undone(saved, tmp_path):
