@@ -32,8 +32,7 @@ from interp.data.packing import PackedRows
 from interp.directions.direction import Direction
 from interp.directions.methods.latents import SAE_LATENT
 from interp.editing.approximate.fidelity import Fidelity, measured
-from interp.editing.fold.plan import PlannedEdit
-from interp.editing.fold.steps import plan_fold
+from interp.editing.fold import PlannedEdit, plan_fold
 from interp.editing.fold.stream_sites import STREAM, holders
 from interp.interventions.ops import LowRank, Op, Project
 from interp.interventions.recipe import Recipe

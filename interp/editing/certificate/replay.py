@@ -25,9 +25,8 @@ from interp.editing.certificate.manifest import PROVENANCE, RECIPE, WRITTEN, Exp
 from interp.editing.export.provenance import provenance_statement
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, one_thread
-from interp.editing.fold.plan import Plan
+from interp.editing.fold import Plan, fold
 from interp.editing.fold.rounding import rounding_units_of
-from interp.editing.fold.steps import fold
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, load
 from interp.models.checkpoints.checkpoint import Checkpoint

@@ -29,8 +29,7 @@ from torch.func import functional_call
 
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows
-from interp.editing.fold.plan import Plan
-from interp.editing.fold.steps import plan_fold
+from interp.editing.fold import Plan, plan_fold
 from interp.editing.options import FoldOptions
 from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe

@@ -24,8 +24,7 @@ from interp.editing.approximate.low_rank_factors import Distilled
 from interp.editing.export.identity import require_base, source_digest
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.tensor_difference import Factors, factors
-from interp.editing.fold.plan import Plan
-from interp.editing.fold.steps import fold
+from interp.editing.fold import Plan, fold
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel

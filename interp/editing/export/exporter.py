@@ -19,17 +19,9 @@ from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, sha256_json, unfinished_path, write_json, write_text
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
-from interp.editing.certificate.manifest import (
-    CARD,
-    CERTIFICATE,
-    PROVENANCE,
-    RECIPE,
-    ExportManifest,
-    ExportSettings,
-    Release,
-)
+from interp.editing.certificate import Certificate, ExportManifest, Release
+from interp.editing.certificate.manifest import CARD, CERTIFICATE, PROVENANCE, RECIPE, ExportSettings
 from interp.editing.certificate.measurement import certify
-from interp.editing.certificate.record import Certificate
 from interp.editing.certificate.replay import plan_export
 from interp.editing.certificate.verifier import random_probes, write_probes
 from interp.editing.certificate.writer_check import require_writer_check
@@ -41,8 +33,7 @@ from interp.editing.export.restoring import write_patch
 from interp.editing.export.signatures import signer
 from interp.editing.export.sources import CheckpointSource, WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
-from interp.editing.fold.plan import Plan
-from interp.editing.fold.steps import plan_fold
+from interp.editing.fold import Plan, plan_fold
 from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference

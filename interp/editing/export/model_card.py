@@ -5,8 +5,7 @@ It says what was edited and how exactly, what the edit is for, what was measured
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from interp.editing.certificate.manifest import ExportManifest
-from interp.editing.certificate.record import Certificate
+from interp.editing.certificate import Certificate, ExportManifest
 from interp.editing.fold.plan import MEANS, Plan, PlannedEdit
 
 _UNMEASURED = "It was written without loading the model, and nothing was measured: run `interp verify` on it."

@@ -38,17 +38,9 @@ from interp.models.checkpoints.safetensors_file import DTYPES, dtype_name
 from interp.models.loading import is_gguf, load, locate
 
 _COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "additional_chat_templates/*.jinja",
-    "LICENSE*",
-    "NOTICE*",
-)
+    "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
+    "merges.txt", "added_tokens.json", "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
