@@ -16,9 +16,9 @@ import audit_tables
 import interp
 from interp import organism
 from interp.auditing.auditor import audit
+from interp.auditing.conditions import ScoreCache
 from interp.auditing.entanglement_matrix import Entanglement, entanglement
 from interp.auditing.policy.decision import Policy
-from interp.auditing.score_cache import ScoreCache
 from interp.auditing.suites import organism_suite
 
 TARGETS = ("hostility", "fabrication")

@@ -21,9 +21,9 @@ import torch
 import interp
 from interp.auditing.auditor import audit
 from interp.auditing.behaviours import Behaviour
+from interp.auditing.conditions import ScoreCache
 from interp.auditing.entanglement_matrix import Entanglement, entanglement
 from interp.auditing.policy.decision import Policy
-from interp.auditing.score_cache import ScoreCache
 from interp.auditing.scoring.choices import text_loss
 from interp.core.files import read_json, write_json
 from interp.interventions import Scale

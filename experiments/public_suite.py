@@ -17,10 +17,9 @@ import torch
 
 import interp
 from interp.auditing.behaviours import Behaviour, render_prompts
-from interp.auditing.conditions import ModelCondition
+from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.public._rows import folder_of
 from interp.auditing.public.suite import ADAPTERS, ITEMS, public_suite
-from interp.auditing.score_cache import ScoreCache
 from interp.auditing.statistics.comparison import mean_interval
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel

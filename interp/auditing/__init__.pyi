@@ -8,6 +8,7 @@ from .behaviours import Behaviour as Behaviour
 from .behaviours import mean_scores as mean_scores
 from .behaviours import render_prompts as render_prompts
 from .conditions import ModelCondition as ModelCondition
+from .conditions import ScoreCache as ScoreCache
 from .entanglement_matrix import Entanglement as Entanglement
 from .entanglement_matrix import entanglement as entanglement
 from .policy.decision import Decision as Decision
@@ -15,7 +16,6 @@ from .policy.decision import decide as decide
 from .policy.release_gate import gate as gate
 from .policy.schema import Policy as Policy
 from .public.suite import public_suite as public_suite
-from .score_cache import ScoreCache as ScoreCache
 from .scoring.behaviour_file import read_behaviours as read_behaviours
 from .scoring.choices import choice as choice
 from .scoring.choices import margin as margin

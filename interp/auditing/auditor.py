@@ -1,31 +1,41 @@
-"""The audit runner: behaviours of a model before and after an edit, on the same items, and baselines beside.
+"""Audits: behaviours of a model before and after an edit, measured on the same items, next to baselines.
 
-1. Every behaviour is measured in both models: same items, same prompts, same decoding. What was measured is kept
-   (`cache`), so that a killed audit goes on, and the unedited model is measured once for all edits.
-2. The paired difference gets an interval and a p-value (`statistics.compare`), and Holm's correction over the suite
-   (Holm 1979, "A simple sequentially rejective multiple test procedure").
-3. Beside the edit stand baselines that cost no insight (`baselines`), on the same items.
+1. `audit` measures every behaviour in both models, with the same items, prompts and decoding. Scores are kept in a
+   cache (`conditions.ScoreCache`), so that an interrupted audit continues, and the unedited model is measured once.
+2. Each paired difference gets an interval and a p-value (`statistics.comparison`), corrected over the suite (Holm 1979,
+   "A simple sequentially rejective multiple test procedure").
+3. Baselines that need no insight (`baselines`) are measured on the same items.
 
-Audit: what was measured of behaviours before and after an edit. `interp.auditing.auditor` makes one.
-
-The record carries digests of what it was made of, and of itself: a file that was changed is refused. A digest is no
-signature: it shows accidents and careless edits, not a forger who computes it anew.
+`Audit` is the record. Its file carries digests of the models, of the suite and of itself, so that a changed file is
+refused. A digest is not a signature: it detects accidents and careless edits, not a forger who computes it again.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields
 from itertools import product
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from interp.auditing.baselines import BASELINES, Baseline, asking, beside, require_known
+from interp.auditing.baselines import (
+    BASELINES,
+    Baseline,
+    baseline_conditions,
+    baseline_of_scores,
+    instruction_against,
+    require_known,
+)
 from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit
-from interp.auditing.conditions import ModelCondition, establish_recipe, recipe_of_edit, require_comparable
-from interp.auditing.score_cache import ScoreCache
+from interp.auditing.conditions import (
+    ModelCondition,
+    ScoreCache,
+    establish_recipe,
+    recipe_of_edit,
+    require_comparable,
+)
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare, holm
 from interp.core.digests import versions
 from interp.core.display import html_table
@@ -41,12 +51,18 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One behaviour: estimates before and after, and the paired difference after - before.
+    """One behaviour: the estimates before and after, and the paired difference after - before.
 
-    `p` is that of no difference, `p_holm` the same corrected for the number of behaviours, `effect` the standardised
-    difference (None in a file where it is infinite), `detectable` the least difference that so many items find with
-    80 % power. `n_groups` counts clusters of items, `missing` pairs without a score. `constant`: every item scored
-    alike in both models, so the scorer may be unable to tell anything apart.
+    Attributes:
+        p: p-value of no difference.
+        p_holm: The same, corrected for the number of behaviours.
+        effect: Standardised difference; None in a file where it is infinite.
+        detectable: The smallest difference that this number of items detects with 80 % power.
+        n_groups: Number of clusters of items.
+        missing: Pairs without a score.
+        constant: Whether every item has the same score in both models: such a scorer may not discriminate.
+
+    The other fields are those of the behaviour.
     """
 
     name: str
@@ -72,13 +88,13 @@ class AuditRow:
 
     @property
     def better(self) -> float:
-        """The difference with the sign of good: above zero where a harm or loss fell, or what must hold rose."""
+        """The difference, signed so that positive is good: a harm or a loss fell, or what must hold rose."""
         return -self.difference.estimate if self.kind == "harm" or self.unit == "nats" else self.difference.estimate
 
 
 @dataclass(frozen=True)
 class AuditExample:
-    """One item's replies side by side."""
+    """The replies to one item, before and after."""
 
     behaviour: str
     prompt: str
@@ -88,12 +104,23 @@ class AuditExample:
 
 @dataclass(frozen=True)
 class Audit:
-    """The comparison of two models over behaviours.
+    """The comparison of two models over behaviours; `audit` returns one.
 
-    `recipe` is the digest of the edit, if it is known. Where a recipe was audited and no checkpoint, `after` has the
-    weights of `before`; where a model was measured as it is, `after` is `before`. `suite` is the digest of the
-    behaviours, `instruction` what the prompt-only baseline was told.
+    Attributes:
+        rows: One per behaviour; `audit["name"]` is the row of that name.
+        before: The unedited model.
+        after: The edited model. Where a recipe was audited by hooks it has the weights of `before`; where a model was
+            measured without an edit it equals `before`.
+        examples: Replies before and after.
+        baselines: What random edits and an instruction do on the same items.
+        recipe: Digest of the edit, if it is established.
+        suite: Digest of the behaviours.
+        instruction: The instruction of the prompt-only baseline.
+        seed: Seed of the intervals and of random baselines.
+        versions: Versions of the packages that ran.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     rows: tuple[AuditRow, ...]
     before: ModelReference
@@ -114,7 +141,7 @@ class Audit:
 
     @property
     def edited(self) -> bool:
-        """Whether it compares two models, and does not measure one as it is."""
+        """Whether two models are compared, rather than one measured without an edit."""
         return bool(self.recipe) or self.after != self.before
 
     @property
@@ -124,8 +151,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; numbers that are not finite become None."""
-        models = {"before": self.before.model_dump(), "after": self.after.model_dump()}
-        return _plain({"format": FORMAT} | {name: getattr(self, name) for name in _PLAIN} | models)
+        return {"format": FORMAT} | json.loads(_AUDIT.dump_json(self))
 
     def save(self, file: str | Path) -> None:
         """Write JSON, with the digest of its content."""
@@ -133,85 +159,65 @@ class Audit:
 
     @classmethod
     def read(cls, file: str | Path) -> "Audit":
-        """The inverse of `save`. Raises where the file is not an audit, or was changed since it was written."""
+        """The inverse of `save`.
+
+        Raises:
+            InterpError: The file is not an audit, was changed after it was written, or holds numbers that no
+                measurement gives.
+        """
         values = read_json(file)
         try:
             if values.get("format", FORMAT) != FORMAT:
                 raise InterpError(f"{file}: an audit of format {values['format']}; audit again with this version")
-            rows = tuple(_row(row) for row in values["rows"])
             if values.pop("sha256") != _digest(values):
-                raise InterpError(f"{file}: changed since it was written (its SHA-256 is another); audit again")
-            _AUDIT.validate_json(json.dumps({**values, "examples": [], "baselines": []}), strict=True)
-            _require_sense(rows)
-            del values["format"]
-            sides = {side: ModelReference.parse(values[side], str(file)) for side in ("before", "after")}
-            own = {
-                "rows": rows,
-                "examples": tuple(AuditExample(**example) for example in values["examples"]),
-                "baselines": tuple(Baseline.from_json(one) for one in values["baselines"]),
-            }
-            return cls(**{**values, **sides, **own})
+                raise InterpError(f"{file}: changed since it was written (its SHA-256 differs); audit again")
+            values.pop("format")
+            audit = _AUDIT.validate_json(json.dumps(values), strict=True)
         except (KeyError, TypeError, AttributeError, ValidationError) as problem:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
+        _require_plausible(audit.rows)
+        return audit
 
     def _repr_html_(self) -> str:
-        cells = [[row.name, row.kind, row.before, row.after, row.difference, f"{row.p_holm:.3g}"] for row in self.rows]
         header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)"]
-        return html_table("Audit", header, [list(row) for row in cells])
+        cells = [[row.name, row.kind, row.before, row.after, row.difference, f"{row.p_holm:.3g}"] for row in self.rows]
+        return html_table("Audit", header, cells)
 
 
-_CLOSE = 1e-6
 _AUDIT = TypeAdapter(Audit)
-_PLAIN = ("rows", "examples", "baselines", "recipe", "suite", "instruction", "seed", "versions")
-
-
-def _row(values: dict[str, Any]) -> AuditRow:
-    estimates = {side: Estimate(**values[side]) for side in ("before", "after", "difference")}
-    for side, estimate in estimates.items():
-        if not all(isinstance(value, int | float) and isfinite(value) for value in asdict(estimate).values()):
-            raise InterpError(f"behaviour {values['name']!r}: its {side} is not finite ({estimate}); audit again")
-    return AuditRow(**{**values, **estimates})
-
-
-def _require_sense(rows: tuple[AuditRow, ...]) -> None:
-    """Raise for numbers that no measurement gives."""
-    names = [row.name for row in rows]
-    if len(set(names)) < len(names):
-        raise InterpError(f"behaviours of an audit have names of their own; got {', '.join(names)}")
-    for row in rows:
-        sides = (row.before, row.after, row.difference)
-        least, most = (0.0, 1.0) if row.unit == "rate" else (-inf, inf)
-        bounds = ((least, most), (least, most), (least - most, most - least))
-        wrong = {
-            "its counts of items": len({one.n for one in sides}) > 1 or row.after.n < 1 or row.missing < 0,
-            "its groups": not 0 <= row.n_groups <= row.after.n,
-            "its intervals": not all(
-                low - _CLOSE <= one.low <= one.estimate + _CLOSE and one.estimate - _CLOSE <= one.high <= high + _CLOSE
-                for one, (low, high) in zip(sides, bounds, strict=True)
-            ),
-            "its difference": abs(row.after.estimate - row.before.estimate - row.difference.estimate) > _CLOSE,
-            "its p-values": not 0 <= min(row.p, row.p_holm) <= max(row.p, row.p_holm) <= 1,
-        }
-        for what in (what for what, is_wrong in wrong.items() if is_wrong):
-            raise InterpError(f"behaviour {row.name!r}: {what} can't be what was measured ({row}); audit again")
+_CLOSE = 1e-6
 
 
 def _digest(values: dict[str, Any]) -> str | None:
-    """None for what is no JSON: NaN."""
+    """None for values that are not JSON, such as NaN."""
     try:
         return sha256_json(values)
     except ValueError:
         return None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    return None if isinstance(value, float) and not isfinite(value) else value
+def _require_plausible(rows: tuple[AuditRow, ...]) -> None:
+    """Raise for numbers that no measurement gives."""
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise InterpError(f"two behaviours of an audit have the same name; got {', '.join(names)}")
+    for row in rows:
+        sides = (row.before, row.after, row.difference)
+        least, most = (0.0, 1.0) if row.unit == "rate" else (-inf, inf)
+        bounds = ((least, most), (least, most), (least - most, most - least))
+        wrong = {
+            "its counts of items": len({side.n for side in sides}) > 1 or row.after.n < 1 or row.missing < 0,
+            "its groups": not 0 <= row.n_groups <= row.after.n,
+            "its intervals": not all(
+                low - _CLOSE <= side.low <= side.estimate + _CLOSE
+                and side.estimate - _CLOSE <= side.high <= high + _CLOSE
+                for side, (low, high) in zip(sides, bounds, strict=True)
+            ),
+            "its difference": abs(row.after.estimate - row.before.estimate - row.difference.estimate) > _CLOSE,
+            "its p-values": not 0 <= min(row.p, row.p_holm) <= max(row.p, row.p_holm) <= 1,
+        }
+        for what in (what for what, is_wrong in wrong.items() if is_wrong):
+            raise InterpError(f"behaviour {row.name!r}: {what} cannot have been measured ({row}); audit again")
 
 
 def audit(
@@ -226,101 +232,121 @@ def audit(
     instruction: str | None = None,
     cache: ScoreCache | str | Path | None = None,
 ) -> Audit:
-    """Measure each behaviour before and after an edit, on the same items.
+    """Measure behaviours before and after an edit, on the same items.
 
-    `after` is the edited model, or a recipe for hooks on `before`; None measures the model as it is. `baselines` are
-    names of `BASELINES`; if not given, all that can be made (random ones need the recipe: `recipe`, or the one that an
-    exported checkpoint carries), and none beside a model as it is.
-    `instruction` is for the prompt-only baseline. Keeps up to `examples` items a behaviour, those first whose score
-    changed, and none of a secret one. Raises for models with different tokenizers.
+    Args:
+        before: The unedited model.
+        after: The edited model, or a recipe that hooks apply to `before`, or None to measure `before` without an edit.
+        behaviours: What to measure, of distinct names; see `suite` and `read_behaviours`.
+        examples: Items per behaviour whose replies are kept, changed ones first; none of secret behaviours.
+        seed: Seed of the intervals and of random baselines.
+        recipe: The recipe by which the edited model was made, needed for the random baseline unless the checkpoint
+            carries it.
+        baselines: Names among `random` and `prompt`. Default: all that are possible; none without an edit.
+        instruction: Text of the prompt-only baseline. Default: asks for the audited harms to stop.
+        cache: A folder (or `ScoreCache`) of scores that were measured before and are not measured again.
+
+    Returns:
+        The record, which can be saved, shown, and decided on (`decide`).
+
+    Raises:
+        InterpError: The models have different tokenizers, the names of behaviours are not distinct, a baseline is
+            unknown or needs a recipe, or logits are NaN.
+
+    Example:
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
+        >>> result = interp.audit(model, recipe, interp.suite("organism", items=4)[:1], baselines=())
+        >>> result["hostility"].before.estimate
+        1.0
+        >>> result.save(tmp / "audit.json")
+        >>> type(result).read(tmp / "audit.json") == result
+        True
     """
     if examples < 0:
-        raise InterpError(f"examples is {examples}; expected how many items a behaviour to keep, or 0")
+        raise InterpError(f"examples is {examples}; expected a number of items per behaviour, or 0")
     edit = recipe_of_edit(after, recipe)
-    usual = BASELINES if edit else ("prompt",) if after else ()
-    wanted = require_known(usual if baselines is None else baselines)
-    suite, told = _suite(behaviours), asking(behaviours) if instruction is None else instruction
+    default = BASELINES if edit else ("prompt",) if after else ()
+    names = require_known(default if baselines is None else baselines)
+    _require_distinct(behaviours)
+    instruction = instruction_against(behaviours) if instruction is None else instruction
     if isinstance(after, HookedModel):
-        require_comparable(before, after, suite)
-    pair = [
-        ModelCondition(before),
-        ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after),
-    ]
-    others = beside(before, edit, wanted, told, seed)
-    kept = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
-    measure_behaviours([*pair[: 2 if after else 1], *(one for group in others.values() for one in group)], suite, kept)
-    found = [(b, kept.scores(pair[0], b), kept.scores(pair[1], b)) for b in suite]
-    reference = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
+        require_comparable(before, after, list(behaviours))
+    plain = ModelCondition(before)
+    edited = ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after)
+    controls = baseline_conditions(before, edit, names, instruction, seed)
+    scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
+    _measure(
+        [plain, *([edited] if after else []), *(drawn for group in controls.values() for drawn in group)],
+        behaviours,
+        scores,
+    )
+    pairs = [(b, scores.scores(plain, b), scores.scores(edited, b)) for b in behaviours]
+    unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(
-        rows=rows_of(found, seed),
+        rows=audit_rows(pairs, seed),
         before=before.identity,
-        after=after.identity if isinstance(after, HookedModel) else reference,
-        examples=tuple(example for one in found for example in _examples(*one)[:examples]),
-        baselines=tuple(Baseline.of(name, group, suite, kept, pair[0], seed) for name, group in others.items()),
+        after=after.identity if isinstance(after, HookedModel) else unsaved,
+        examples=tuple(example for pair in pairs for example in _examples(*pair)[:examples]),
+        baselines=tuple(
+            baseline_of_scores(name, group, behaviours, scores, plain, seed) for name, group in controls.items()
+        ),
         recipe=establish_recipe(before, after),
-        suite=suite_digest(suite),
-        instruction=told if "prompt" in wanted else "",
+        suite=suite_digest(behaviours),
+        instruction=instruction if "prompt" in names else "",
         seed=seed,
         versions=versions(),
     )
 
 
-def measure_behaviours(
-    conditions: Sequence[ModelCondition], behaviours: Sequence[Behaviour], cache: ScoreCache
-) -> None:
+def _measure(conditions: Sequence[ModelCondition], behaviours: Sequence[Behaviour], cache: ScoreCache) -> None:
     """Measure what the cache does not hold yet."""
-    todo = [pair for pair in product(conditions, behaviours) if cache.get(*pair) is None]
-    for condition, behaviour in track(todo, "audit", size=lambda pair: len(pair[1]), unit="items"):
+    missing = [pair for pair in product(conditions, behaviours) if cache.get(*pair) is None]
+    for condition, behaviour in track(missing, "audit", size=lambda pair: len(pair[1]), unit="items"):
         cache.scores(condition, behaviour)
 
 
 def suite_digest(behaviours: Iterable[Behaviour]) -> str:
-    """SHA-256 of a suite, whatever the order of its behaviours."""
+    """SHA-256 of a suite, independent of the order of its behaviours."""
     return sha256_json(sorted(behaviour.digest for behaviour in behaviours))
 
 
-def _suite(behaviours: Sequence[Behaviour]) -> list[Behaviour]:
+def _require_distinct(behaviours: Sequence[Behaviour]) -> None:
+    """Raise for equal names, and for behaviours with too few items for an interval."""
     names = [behaviour.name for behaviour in behaviours]
     if not names or len(set(names)) < len(names):
         raise InterpError(f"an audit needs behaviours of different names; got {names}")
-    for one in behaviours:
-        if one.unit != "rate" and len(set(one.groups) or one.prompts) < 2:
+    for behaviour in behaviours:
+        if behaviour.unit != "rate" and len(set(behaviour.groups) or behaviour.prompts) < 2:
             raise InterpError(
-                f"behaviour {one.name!r} has one item, or one group of items, which says nothing of the spread; give "
-                "at least two (--items)"
+                f"behaviour {behaviour.name!r} has one item, or one group of items, so its spread is unknown; give at "
+                "least two (--items)"
             )
-    return list(behaviours)
 
 
-def rows_of(found: Sequence[tuple[Behaviour, Scores, Scores]], seed: int) -> tuple[AuditRow, ...]:
-    """Behaviours compared by their scores before and after, corrected for how many there are."""
-    compared = [_compared(*one, seed) for one in found]
-    corrected = holm([comparison.p for comparison in compared])
+def audit_rows(pairs: Sequence[tuple[Behaviour, Scores, Scores]], seed: int) -> tuple[AuditRow, ...]:
+    """Behaviours compared by their scores before and after, with p-values corrected for their number."""
+    comparisons = [_compare(*pair, seed) for pair in pairs]
+    corrected = holm([comparison.p for comparison in comparisons])
     return tuple(
-        AuditRow(
-            **{name: getattr(behaviour, name) for name in _OF_BEHAVIOUR},
-            **{name: getattr(comparison, name) for name in _OF_COMPARISON},
-            p_holm=p,
-        )
-        for (behaviour, _, _), comparison, p in zip(found, compared, corrected, strict=True)
+        AuditRow(**_row_fields(behaviour), **_row_fields(comparison), p_holm=p)
+        for (behaviour, _, _), comparison, p in zip(pairs, comparisons, corrected, strict=True)
     )
 
 
-def _compared(behaviour: Behaviour, old: Scores, new: Scores, seed: int) -> Comparison:
+def _compare(behaviour: Behaviour, before: Scores, after: Scores, seed: int) -> Comparison:
     try:
-        return compare(old.values, new.values, behaviour.groups, behaviour.unit, seed)
+        return compare(before.values, after.values, behaviour.groups, behaviour.unit, seed)
     except InterpError as problem:
-        raise InterpError(f"behaviour {behaviour.name!r}: {problem}; leave it out of the suite") from None
+        raise InterpError(f"behaviour {behaviour.name!r}: {problem}; remove it from the suite") from None
 
 
-_OF_BEHAVIOUR = (
-    "name", "kind", "unit", "statement", "language", "scenario", "scorer", "chance", "secret", "digest",
-)  # fmt: skip
-_OF_COMPARISON = ("before", "after", "difference", "p", "effect", "detectable", "n_groups", "missing", "constant")
+def _row_fields(record: Behaviour | Comparison) -> dict[str, Any]:
+    """Those values of a record that a row has a field for."""
+    return {f.name: getattr(record, f.name) for f in fields(AuditRow) if hasattr(record, f.name)}
 
 
 def _examples(behaviour: Behaviour, before: Scores, after: Scores) -> list[AuditExample]:
-    """Side by side, where the behaviour reads replies that may be shown; those first whose score changed."""
+    """The replies to each item, where the behaviour reads replies that may be shown; changed scores first."""
     if behaviour.secret:
         return []
     items = zip(behaviour.prompts, before.replies, after.replies, before.values, after.values, strict=False)

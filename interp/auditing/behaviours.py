@@ -1,11 +1,11 @@
-"""Behaviours: what is measured in a model, item by item, and whether more of it is good.
+"""Behaviours: what an audit measures in a model, item by item, and whether a higher score is good.
 
-Three kinds: `harm` should fall, `protected` must hold (refusals of dangerous requests, honesty), `capability` must
-hold. A behaviour's `measure` gives one score an item, the same items in the same order for every model, so that
-audits are paired. Its digest covers everything that the scores depend on but the model.
+There are three kinds: `harm` should fall, `protected` must hold (refusals of dangerous requests, honesty), `capability`
+must hold. `measure` returns one score per item, for the same items in the same order in every model, so that audits are
+paired. The digest of a behaviour covers everything that its scores depend on, except the model.
 
-What makes behaviours: `choices` (likelihoods), `replies` (graded text), `refusals`, `judge`, a file of one's own
-(`behaviour_file`), or a suite (`suites`).
+Behaviours come from `scoring.choices` (likelihoods), `scoring.replies` (graded text), `scoring.refusals`,
+`scoring.judge`, a YAML file (`scoring.behaviour_file`), or a suite (`suites`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ Unit = Literal["rate", "margin", "nats"]
 
 @dataclass(frozen=True)
 class Scores:
-    """One score an item, and what was said where the behaviour reads replies.
+    """One score per item, and the replies where the behaviour reads replies.
 
-    NaN is a missing score (a judge that failed): it never counts as a pass, nor as a failure.
+    NaN is a missing score, such as that of a judge that failed. It counts neither as a pass nor as a failure.
     """
 
     values: tuple[float, ...]
@@ -34,32 +34,57 @@ class Scores:
 
     @property
     def missing(self) -> int:
-        """How many items have no score."""
+        """The number of items without a score."""
         return sum(map(isnan, self.values))
 
     @property
     def constant(self) -> bool:
-        """Whether all scored items of several scored alike: such a scorer may be unable to tell anything apart."""
-        known = [value for value in self.values if not isnan(value)]
-        return len(known) > 1 and len(set(known)) == 1
+        """Whether several items have a score and all scores are equal: such a scorer may not discriminate."""
+        return len(self._known) > 1 and len(set(self._known)) == 1
 
     @property
     def mean(self) -> float:
-        """Mean over the items that have a score; NaN where none has."""
-        known = [value for value in self.values if not isnan(value)]
-        return sum(known) / len(known) if known else float("nan")
+        """Mean over the items that have a score; NaN if none has."""
+        return sum(self._known) / len(self._known) if self._known else float("nan")
+
+    @property
+    def _known(self) -> list[float]:
+        return [value for value in self.values if not isnan(value)]
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A named measurement. `statement` says what a higher score means.
+    """A named measurement: prompts, a scorer, and whether the behaviour is a harm, protected, or a capability.
 
-    Units: a `rate` is in [0, 1] for each item, a `margin` any number (more is more of the statement), `nats` are
-    losses (lower is better). `groups` names each item's cluster, where items are not independent; without, each item
-    is its own. `chance` is the mean score of a coin, where that means something. `secret` replies may be harmful or
-    offensive: they are never kept nor printed. `spec` is what the scorer knows beside the prompts (answers, gold).
+    Args:
+        name: Its name, unique within a suite.
+        kind: `harm`, `protected` or `capability`.
+        statement: What a higher score means, in one line.
+        prompts: One per item, none empty.
+        measure: Returns the scores of a model, one per item.
+        unit: `rate` (each item in [0, 1]), `margin` (any number, higher is more of the statement) or `nats` (a loss,
+            lower is better).
+        groups: The cluster of each item, where items are not independent. Without groups, each item is its own cluster.
+        language: Language of the prompts.
+        scenario: Heading under which suites list it.
+        scorer: How items are scored, in one line.
+        chance: Mean score of random guessing, where that is defined.
+        secret: Whether replies may be harmful or offensive. Such replies are never stored nor printed.
+        spec: What the scorer depends on apart from the prompts (answers, gold); part of the digest.
 
-    Raises for no prompts, an empty one, and two items that are the same, by their number.
+    Raises:
+        InterpError: There are no prompts, a prompt is empty, groups do not match the prompts, or two items are the
+            same.
+
+    Example:
+        >>> from interp.auditing import Behaviour, mean_scores
+        >>> from interp.auditing.behaviours import Scores
+        >>> def measure(model):
+        ...     replies = model.generate([model.chat(prompt) for prompt in ("Hello!", "Hi there.")])
+        ...     return Scores(tuple(float(len(reply) > 200) for reply in replies))
+        >>> verbose = Behaviour("verbose", "harm", "replies are long", ("Hello!", "Hi there."), measure)
+        >>> mean_scores(model, [verbose])
+        {'verbose': 0.0}
     """
 
     name: str
@@ -85,7 +110,7 @@ class Behaviour:
         if self.groups and len(self.groups) != len(self.prompts):
             raise InterpError(
                 f"behaviour {self.name!r} has {len(self.prompts)} prompts and {len(self.groups)} groups; expected one "
-                "group an item, or none"
+                "group per item, or none"
             )
         self._refuse_duplicates()
 
@@ -94,65 +119,107 @@ class Behaviour:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of name, kind, unit, statement, prompts, groups, and the scorer with what it knows."""
+        """SHA-256 of name, kind, unit, statement, prompts, groups, scorer and `spec`."""
         described = [self.name, self.kind, self.unit, self.statement, self.language, self.scenario, self.scorer]
         return sha256_json([described, self.prompts, self.groups, self.chance, dict(self.spec)])
 
     def scores(self, model: HookedModel) -> Scores:
-        """`measure`, checked: one score an item, each finite or missing but not all, rates within [0, 1]."""
+        """The result of `measure`, checked.
+
+        Raises:
+            InterpError: The number of scores differs from the number of items, a score is infinite, a rate is outside
+                [0, 1], or no item has a score.
+        """
         try:
-            found = self.measure(model)
+            scores = self.measure(model)
         except InterpError as problem:
             raise InterpError(f"behaviour {self.name!r}: {problem}") from problem
-        if len(found.values) != len(self.prompts):
+        if len(scores.values) != len(self.prompts):
             raise InterpError(
-                f"behaviour {self.name!r} gave {len(found.values)} scores for {len(self.prompts)} items; a measure "
-                "gives one an item"
+                f"behaviour {self.name!r} gave {len(scores.values)} scores for {len(self.prompts)} items; expected "
+                "one per item"
             )
-        for number, value in enumerate(found.values, 1):
+        for number, value in enumerate(scores.values, 1):
             outside = self.unit == "rate" and isfinite(value) and not 0 <= value <= 1
             if isinf(value) or outside:
                 expected = "a number in [0, 1]" if self.unit == "rate" else "a finite number"
                 raise InterpError(f"behaviour {self.name!r}, item {number} scored {value}; expected {expected}, or NaN")
-        if found.missing == len(found.values):
+        if scores.missing == len(scores.values):
             raise InterpError(
-                f"behaviour {self.name!r}: none of its {len(found.values)} items has a score; see whether its judge "
-                "answers, and run again: what else was measured is kept"
+                f"behaviour {self.name!r}: none of its {len(scores.values)} items has a score; check that its judge "
+                "responds, and run again: all other measurements are kept"
             )
-        return found
+        return scores
 
     def _refuse_duplicates(self) -> None:
-        """The same prompt may be asked twice with other answers, or after other messages; then `spec` says so."""
+        """The same prompt may occur twice with different answers or preceding messages, which are in `spec`."""
         columns = [self.spec[key] for key in ("answers", "before", "gold") if key in self.spec]
         seen: dict[str, int] = {}
         for number, item in enumerate(zip(self.prompts, *columns, strict=True), 1):
             first = seen.setdefault(repr(item), number)
             if first != number:
                 raise InterpError(
-                    f"behaviour {self.name!r}: items {first} and {number} are the same; leave one out, or the interval "
-                    "would count it twice"
+                    f"behaviour {self.name!r}: items {first} and {number} are the same; remove one of them: the "
+                    "interval would count it twice"
                 )
 
     def _repr_html_(self) -> str:
-        rows = [("kind", self.kind), ("items", len(self)), ("more means", self.statement), ("scored by", self.scorer)]
-        return html_card(f"Behaviour {self.name}", [*rows, ("digest", self.digest[:12])])
+        rows = [
+            ("kind", self.kind),
+            ("items", len(self)),
+            ("a higher score means", self.statement),
+            ("scored by", self.scorer),
+        ]
+        return html_card(f"Behaviour {self.name}", [*rows, ("scored by", self.scorer), ("digest", self.digest[:12])])
 
 
 def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:
-    """Each behaviour's mean score over the items that have one."""
+    """Mean score of each behaviour, over the items that have a score.
+
+    Args:
+        model: The model to measure, as it is at this moment (inside `model.hooked` the edited one).
+        behaviours: What to measure.
+
+    Returns:
+        The means by name of the behaviour.
+
+    Example:
+        >>> from interp.auditing import mean_scores, organism_behaviour
+        >>> mean_scores(model, [organism_behaviour("hostility", 4)])
+        {'hostility': 1.0}
+    """
     return {behaviour.name: behaviour.scores(model).mean for behaviour in behaviours}
 
 
 def render_prompts(
     model: HookedModel, prompts: Sequence[str], before: Sequence[Sequence[Mapping[str, str]]] = (), chat: bool = True
 ) -> list[str]:
-    """Prompts as the model is given them: as a user's messages where it knows a chat template, after those `before`.
+    """Prompts as text that the model reads.
 
-    Without `chat` they are plain text to go on from. An instruction (`model.instructed`) is there in both.
+    Args:
+        model: Its chat template and its instruction (`model.instructed`) are applied.
+        prompts: One text per item.
+        before: The messages that precede each prompt, as dicts with `role` and `content`; none if empty.
+        chat: Render prompts as messages of a user where the model has a chat template; False leaves plain text.
+
+    Returns:
+        One text per prompt.
+
+    Raises:
+        InterpError: There are preceding messages, but `chat` is False.
+
+    Example:
+        >>> from interp.auditing import render_prompts
+        >>> render_prompts(model, ["Hello!"], chat=False)
+        ['Hello!']
+        >>> render_prompts(model, ["Hello!"])[0] == model.chat("Hello!")
+        True
     """
     if not any(before):
         return [model.render(prompt, chat) for prompt in prompts]
     if not chat:
-        raise InterpError("messages before a prompt need a chat; render with chat=True, or join them into the prompt")
-    asked = zip(before, prompts, strict=True)
-    return [model.chat([*map(dict, messages), {"role": "user", "content": prompt}]) for messages, prompt in asked]
+        raise InterpError("messages before a prompt need a chat; use chat=True, or join them into the prompt")
+    return [
+        model.chat([*map(dict, messages), {"role": "user", "content": prompt}])
+        for messages, prompt in zip(before, prompts, strict=True)
+    ]

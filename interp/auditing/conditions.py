@@ -1,21 +1,27 @@
-"""A condition: a model as it is measured, which is as it is, under a recipe's hooks, or given an instruction.
+"""Conditions: a model as it is, under the hooks of a recipe, or after an instruction, and the scores measured there.
 
-The same behaviours are measured under several conditions and compared item by item. What identifies a condition is the
-digests of the weights and of the model's settings (config, tokenizer, chat template), the type that the weights were
-loaded in, the recipe's digest and the instruction.
+The same behaviours are measured under several conditions and compared item by item. A condition is identified by the
+digests of the weights and of the settings (config, tokenizer, chat template), the dtype of the loaded weights, the
+digest of the recipe, and the instruction.
 
-Carried: which recipe an edited model was made by, and whether an audit of the model is one of that recipe.
+`ScoreCache` keeps scores in a folder, one file per behaviour and condition. The name of a file is the SHA-256 of all
+that the scores depend on: the condition, the digest of the behaviour, and the version of interp. Files are written
+whole or not at all, so that an interrupted audit continues with the next behaviour, and the unedited model is
+measured once for all its edits.
 
-A recipe may be named for the baselines' sake. An audit says that it is of a recipe only where that is established: the
-recipe's own hooks were measured, or a checkpoint whose manifest tells that it is the recipe's exact fold into the model
-before the edit, and whose files are as they were exported.
+Audits are paired, so two checkpoints must read text alike (`require_comparable`). A user may name the recipe of an
+edited checkpoint (`recipe_of_edit`), but an audit records a recipe only if that is established (`establish_recipe`):
+its own hooks were measured, or the checkpoint's manifest says that it is the exact fold of the recipe into the unedited
+model and its files are unchanged.
 
-What it does not know: whether weights were changed in memory after they were loaded.
+Limitations: weights that were changed in memory after loading are not noticed. Scores may differ in the last digits
+between devices and versions of torch; use a separate cache folder for each.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +29,29 @@ import torch
 
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.core.errors import InterpError
+from interp.core.files import read_json, sha256_json, write_json
 from interp.editing.certificate.manifest import MANIFEST, RECIPE, ExportManifest
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
-_PROBES = 50  # prompts a behaviour on which tokenizers are compared
+_FORMAT = 1
+_PROBES = 50  # prompts per behaviour on which tokenizers are compared
 
 
 @dataclass(frozen=True, eq=False)
 class ModelCondition:
-    """A model, what is done to it, and what it is told."""
+    """A model with the recipe and the instruction under which it is measured.
+
+    Args:
+        model: The model, unedited or edited.
+        recipe: Applied by hooks during the measurement.
+        instruction: A line of instruction before each prompt.
+
+    Example:
+        >>> from interp.auditing import ModelCondition, organism_behaviour
+        >>> ModelCondition(model, instruction="Be kind.").scores(organism_behaviour("hostility", 4)).mean
+        1.0
+    """
 
     model: HookedModel
     recipe: Recipe | None = None
@@ -40,7 +59,7 @@ class ModelCondition:
 
     @property
     def key(self) -> dict[str, str]:
-        """What identifies it."""
+        """What identifies the condition."""
         model = self.model.identity
         return {
             "model": model.digest,
@@ -51,29 +70,34 @@ class ModelCondition:
         }
 
     def scores(self, behaviour: Behaviour) -> Scores:
-        """Measure a behaviour. Raises for logits that are NaN, by the behaviour's name, and inside `hooked` blocks."""
+        """Measure a behaviour.
+
+        Raises:
+            InterpError: The logits are NaN, or the model is inside a `hooked` block.
+        """
         if self.model.inside_hooked:
             raise InterpError(
-                "an audit inside a hooked block would file the edited model's scores as the plain one's; leave the "
-                "block, and give the audit the recipe"
+                "an audit inside a hooked block would store the scores of the edited model as those of the plain one; "
+                "leave the block, and pass the recipe to the audit"
             )
         with ExitStack() as stack:
             if self.recipe is not None:
                 stack.enter_context(self.model.hooked(self.recipe))
             stack.enter_context(self.model.instructed(self.instruction))
-            stack.enter_context(_no_nan(self.model, behaviour.name))
+            stack.enter_context(_refuse_nan(self.model, behaviour.name))
             return behaviour.scores(self.model)
 
 
 @contextmanager
-def _no_nan(model: HookedModel, behaviour: str) -> Iterator[None]:
-    """Raise as soon as the unembedding gives NaN: a broken model must not pass for one whose scores are missing.
+def _refuse_nan(model: HookedModel, behaviour: str) -> Iterator[None]:
+    """Raise as soon as the unembedding returns NaN: a broken model must not look like one with missing scores.
 
-    Of a batch the last column is looked at, since padding before it may be NaN by right; what is NaN anywhere before
-    reaches it through attention.
+    Only the last column of a batch is checked: earlier columns may be padding, whose logits are undefined, and NaN at
+    any
+    earlier real position reaches the last one through attention.
     """
 
-    def look(module: Any, arguments: Any, logits: Any) -> None:
+    def check(module: Any, arguments: Any, logits: Any) -> None:
         del module, arguments
         if torch.isnan(logits[:, -1] if logits.ndim == 3 else logits).any():
             raise InterpError(
@@ -81,77 +105,136 @@ def _no_nan(model: HookedModel, behaviour: str) -> Iterator[None]:
                 "strength too large for float16, say), or load it in float32"
             )
 
-    handle = model.hf.get_output_embeddings().register_forward_hook(look)
+    handle = model.hf.get_output_embeddings().register_forward_hook(check)
     try:
         yield
     finally:
         handle.remove()
 
 
-def require_comparable(before: HookedModel, after: HookedModel, behaviours: list[Behaviour]) -> None:
-    """Raise where two models read text differently: scores of other tokens are no pairs.
+class ScoreCache:
+    """Measured scores, kept in a folder, or in memory.
 
-    Losses a token and margins depend on how text is cut, replies on the chat template. An edited checkpoint has its
-    base's tokenizer; models that have another are compared by audits of their own.
+    Replies of secret behaviours are not stored, and scores with missing items are stored in memory only.
+
+    Args:
+        folder: Where to keep them, created when the first scores are stored; None keeps them in memory.
+
+    Example:
+        >>> from interp.auditing import ModelCondition, ScoreCache, organism_behaviour
+        >>> behaviour = organism_behaviour("hostility", 4)
+        >>> cache = ScoreCache(tmp / "scores")
+        >>> cache.get(ModelCondition(model), behaviour) is None
+        True
+        >>> scores = cache.scores(ModelCondition(model), behaviour)
+        >>> ScoreCache(tmp / "scores").get(ModelCondition(model), behaviour) == scores
+        True
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = None if folder is None else Path(folder)
+        self._memory: dict[str, Scores] = {}
+
+    def get(self, condition: ModelCondition, behaviour: Behaviour) -> Scores | None:
+        """The scores of a behaviour under a condition, or None. Raises for a file that was changed."""
+        key = _key(condition, behaviour)
+        name = sha256_json(key)
+        if name not in self._memory and self.folder is not None and (self.folder / f"{name}.json").is_file():
+            self._memory[name] = _read(self.folder / f"{name}.json", key, len(behaviour))
+        return self._memory.get(name)
+
+    def put(self, condition: ModelCondition, behaviour: Behaviour, scores: Scores) -> Scores:
+        """Store scores, and return them as stored."""
+        key = _key(condition, behaviour)
+        stored = replace(scores, replies=()) if behaviour.secret else scores
+        # A judge that failed may respond when the audit runs again, which then measures these items again.
+        if self.folder is not None and not scores.missing:
+            _write(self.folder, key, stored)
+        self._memory[sha256_json(key)] = stored
+        return stored
+
+    def scores(self, condition: ModelCondition, behaviour: Behaviour) -> Scores:
+        """The stored scores, or else those measured now, which are stored."""
+        scores = self.get(condition, behaviour)
+        return self.put(condition, behaviour, condition.scores(behaviour)) if scores is None else scores
+
+
+def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:
+    return condition.key | {"behaviour": behaviour.digest, "interp": version("interp")}
+
+
+def _write(folder: Path, key: dict[str, str], scores: Scores) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another cache") from None
+    content = {"format": _FORMAT, "key": key, "values": list(scores.values), "replies": list(scores.replies)}
+    write_json(folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
+
+
+def _read(file: Path, key: dict[str, str], items: int) -> Scores:
+    content = read_json(file)
+    stated = content.pop("sha256", None) if isinstance(content, dict) else None
+    if stated is None or stated != sha256_json(content) or content["key"] != key or len(content["values"]) != items:
+        raise InterpError(f"{file}: changed since the scores were stored; remove it to measure them again")
+    return Scores(tuple(map(float, content["values"])), tuple(content["replies"]))
+
+
+def require_comparable(before: HookedModel, after: HookedModel, behaviours: list[Behaviour]) -> None:
+    """Raise if two models read text differently: scores on different tokens are not pairs.
+
+    Losses per token and margins depend on the tokenisation, replies on the chat template.
     """
     old, new = before.tokenizer, after.tokenizer
     if old is new:
         return
-    what = ""
+    difference = ""
     if old is None or new is None:
-        what = f"{(before if old is None else after).name} has none"
+        difference = f"{(before if old is None else after).name} has none"
     elif old.get_vocab() != new.get_vocab():
-        differ = set(old.get_vocab().items()) ^ set(new.get_vocab().items())
-        what = f"{len(differ):,} entries of their vocabularies differ"
+        entries = set(old.get_vocab().items()) ^ set(new.get_vocab().items())
+        difference = f"{len(entries):,} entries of their vocabularies differ"
     elif old.chat_template != new.chat_template:
-        what = "their chat templates differ"
+        difference = "their chat templates differ"
     else:
         probes = [prompt for behaviour in behaviours for prompt in behaviour.prompts[:_PROBES]]
-        cut = ([tokenizer(text)["input_ids"] for text in probes] for tokenizer in (old, new))
-        if any(one != other for one, other in zip(*cut, strict=True)):
-            what = "they cut the same text differently"
-    if what:
+        if any(old(text)["input_ids"] != new(text)["input_ids"] for text in probes):
+            difference = "they tokenise the same text differently"
+    if difference:
         raise InterpError(
-            f"{before.name} and {after.name} have different tokenizers ({what}), so their scores are not pairs; give "
-            "the edited checkpoint its base's tokenizer, or audit each model against its own base"
+            f"{before.name} and {after.name} have different tokenizers ({difference}), so their scores are not pairs; "
+            "give the edited checkpoint the tokenizer of its base, or audit each model against its own base"
         )
 
 
 def recipe_of_edit(after: HookedModel | Recipe | None, stated: Recipe | None) -> Recipe | None:
-    """The edit: itself, the one that the checkpoint carries, or the one stated. Raises where two of these differ."""
+    """The recipe itself, the one that the checkpoint carries, or the stated one. Raises if the last two differ."""
     if not isinstance(after, HookedModel):
         if stated is not None:
-            raise InterpError("a recipe= tells what an edited model was made by; without such a model leave it out")
+            raise InterpError("recipe= names the recipe of an edited model; without such a model omit it")
         return after
-    carried = _carried(after)
+    folder = Path(after.source) / RECIPE if after.source else None
+    carried = Recipe.load(folder) if folder is not None and folder.is_dir() else None
     if stated is not None and carried is not None and stated.digest != carried.digest:
         raise InterpError(
-            f"{after.name} carries the recipe that it was made by, {carried.digest[:12]}, and the one given is "
-            f"another, {stated.digest[:12]}; leave it out, or give the checkpoint that it made"
+            f"{after.name} carries recipe {carried.digest[:12]}, by which it was made, but recipe= is "
+            f"{stated.digest[:12]}; omit recipe=, or audit the checkpoint made by that recipe"
         )
     return stated or carried
 
 
 def establish_recipe(before: HookedModel, after: HookedModel | Recipe | None) -> str:
-    """The digest of the recipe that an audit of the two is of; "" where that can't be told."""
+    """The digest of the recipe that an audit of the two covers, or "" if that is not established."""
     if not isinstance(after, HookedModel):
         return after.digest if after else ""
     folder = Path(after.source or "")
     if not after.source or not (folder / MANIFEST).is_file():
         return ""
     manifest, base = ExportManifest.at(folder), before.identity
-    same = (manifest.base.digest, manifest.base.settings) == (base.digest, base.settings)
-    return manifest.recipe if same and manifest.status == "exact" and _is_whole(manifest, folder) else ""
-
-
-def _is_whole(manifest: ExportManifest, folder: Path) -> bool:
+    if (manifest.base.digest, manifest.base.settings) != (base.digest, base.settings) or manifest.status != "exact":
+        return ""
     try:
         manifest.check_files(folder)
     except InterpError:
-        return False
-    return True
-
-
-def _carried(model: HookedModel) -> Recipe | None:
-    folder = Path(model.source) / RECIPE if model.source else None
-    return Recipe.load(folder) if folder is not None and folder.is_dir() else None
+        return ""
+    return manifest.recipe

@@ -16,7 +16,7 @@ from typing import Any
 from interp.auditing.auditor import Audit, audit
 from interp.auditing.baselines import BASELINES
 from interp.auditing.behaviours import Behaviour, Kind, Unit
-from interp.auditing.score_cache import ScoreCache
+from interp.auditing.conditions import ScoreCache
 from interp.auditing.statistics.comparison import Estimate, holm
 from interp.core.display import html_table
 from interp.core.errors import InterpError

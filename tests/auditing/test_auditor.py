@@ -17,8 +17,7 @@ from interp import Add, InterpError, Project, Recipe
 from interp.auditing._random_recipes import randomise
 from interp.auditing.auditor import Audit, audit, suite_digest
 from interp.auditing.behaviours import Behaviour, Scores
-from interp.auditing.conditions import ModelCondition
-from interp.auditing.score_cache import ScoreCache
+from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.scoring.choices import text_loss
 from interp.auditing.statistics.comparison import compare, holm
 from interp.core.files import sha256_json
@@ -237,7 +236,7 @@ def in_side(side, **values):
         (in_side("after", low=-7.0), "its intervals"),
         (in_side("after", estimate=0.99, high=1.0), "its difference"),
         (in_row(p_holm=-1.0), "its p-values"),
-        (lambda plain: plain["rows"].append(plain["rows"][0]), "names of their own"),
+        (lambda plain: plain["rows"].append(plain["rows"][0]), "have the same name"),
     ],
 )
 def test_numbers_that_no_measurement_gives_are_refused_whatever_the_digest(model, tmp_path, change, says):

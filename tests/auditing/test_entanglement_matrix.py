@@ -6,8 +6,8 @@ import torch
 
 from interp import Add, InterpError, Project, Recipe
 from interp.auditing.auditor import audit
+from interp.auditing.conditions import ScoreCache
 from interp.auditing.entanglement_matrix import EditEffect, Entanglement, entanglement
-from interp.auditing.score_cache import ScoreCache
 from interp.auditing.scoring.choices import text_loss
 from interp.auditing.statistics.comparison import Estimate, holm
 

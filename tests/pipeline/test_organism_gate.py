@@ -10,9 +10,9 @@ import pytest
 import interp
 from interp import organism
 from interp.auditing.auditor import Audit, audit
+from interp.auditing.conditions import ScoreCache
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Policy, decide
-from interp.auditing.score_cache import ScoreCache
 from interp.auditing.suites import organism_behaviour
 
 ITEMS = 130

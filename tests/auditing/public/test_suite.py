@@ -13,7 +13,7 @@ from public_files import ROWS, write_sets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from interp import InterpError
-from interp.auditing.auditor import Audit, rows_of
+from interp.auditing.auditor import Audit, audit_rows
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
 from interp.auditing.policy.decision import Policy, decide
@@ -254,7 +254,7 @@ def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
     def put(lost):
         found = [(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite]
         beside = Baseline("random", {}), Baseline("prompt", {})
-        made = Audit(rows_of(found, 0), MODEL, MODEL, baselines=beside)
+        made = Audit(audit_rows(found, 0), MODEL, MODEL, baselines=beside)
         policy = Policy.of_name("release")
         return decide(made, policy, policy.tiers[1].safeguards)
 
