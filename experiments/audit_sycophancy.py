@@ -72,15 +72,15 @@ def suite(items: int, loss_texts: int) -> list[Behaviour]:
     from items import items as dealt
     from items import texts
 
-    from interp.auditing.public.suite import ADAPTERS
+    from interp.auditing.public.suite import PUBLIC_SETS
 
     held = tuple(item.question for item in dealt(FITTED, items)[1])
     hints = []
     for name in ("sycophancy_hint", "hint_plain"):
-        asked = [item for item in ADAPTERS[name].items(DATA) if item.prompt.startswith(held)]
+        asked = [item for item in PUBLIC_SETS[name].items(DATA) if item.prompt.startswith(held)]
         unique = {item.prompt: item for item in asked}
-        hints.append(ADAPTERS[name].make(ADAPTERS[name], list(unique.values()), DATA))
-    others = [ADAPTERS[name].behaviour(DATA, items, 0) for name in OTHERS]
+        hints.append(PUBLIC_SETS[name].build(PUBLIC_SETS[name], list(unique.values()), DATA))
+    others = [PUBLIC_SETS[name].behaviour(DATA, items, 0) for name in OTHERS]
     fitted = set(texts(*FITTED_TEXTS))
     fresh = [text[:500] for text in texts(loss_texts + len(fitted), seed=2) if text not in fitted][:loss_texts]
     return [*hints, *others, text_loss("text_loss", fresh)]

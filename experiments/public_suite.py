@@ -18,8 +18,8 @@ import torch
 import interp
 from interp.auditing.behaviours import Behaviour, render_prompts
 from interp.auditing.conditions import ModelCondition, ScoreCache
-from interp.auditing.public._rows import folder_of
-from interp.auditing.public.suite import ADAPTERS, ITEMS, public_suite
+from interp.auditing.public._rows import data_folder
+from interp.auditing.public.suite import ITEMS, PUBLIC_SETS, public_suite
 from interp.auditing.statistics.comparison import mean_interval
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few items of a few behaviours")
     given = parser.parse_args()
     try:
-        folder_of(given.data, [])
+        data_folder(given.data, [])
     except InterpError as problem:
         raise SystemExit(f"skipped: {problem}") from None
     if not given.model.exists():
@@ -77,7 +77,7 @@ def row(condition: ModelCondition, behaviour: Behaviour, kept: ScoreCache) -> st
     groups = f" ({len(set(behaviour.groups))})" if behaviour.groups else ""
     chance = "" if behaviour.chance is None else f"{behaviour.chance:.2f}"
     note = " (constant)" if scores.constant else ""
-    metric = ADAPTERS[behaviour.name].metric
+    metric = PUBLIC_SETS[behaviour.name].metric
     count = f"{len(behaviour)}{groups}"
     return f"| {behaviour.name} | {behaviour.kind} | {metric} | {estimate}{note} | {count} | {chance} |"
 

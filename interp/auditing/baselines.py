@@ -143,8 +143,11 @@ def measure_baselines(
 
     Example:
         >>> from interp.auditing import measure_baselines, organism_behaviour
-        >>> direction = interp.find(model, contrast).best()[0].direction
-        >>> baselines = measure_baselines(model, direction, contrast, [organism_behaviour("hostility", 4)])
+        >>> pairs = interp.Contrast(contrast.pairs[:8])
+        >>> found = interp.find(model, pairs, "resid_post.3", "mean_difference", bootstrap=2)
+        >>> baselines = measure_baselines(
+        ...     model, found.best()[0].direction, pairs, [organism_behaviour("hostility", 2)]
+        ... )
         >>> [baseline.name for baseline in baselines]
         ['no-op', 'random', 'shuffled', 'prompt']
         >>> baselines[1].scores["hostility"] > 0.9

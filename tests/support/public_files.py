@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from interp.auditing.public.suite import ADAPTERS
+from interp.auditing.public.suite import PUBLIC_SETS
 
 ROWS = 4
 
@@ -130,7 +130,7 @@ def row_of(file: str, n: int) -> dict:
 
 def write_sets(folder: Path, rows: int = ROWS) -> Path:
     """All files of the suite; ParaDetox has more rows, as its words are counted."""
-    for adapter in ADAPTERS.values():
+    for adapter in PUBLIC_SETS.values():
         for file in (*adapter.files, *adapter.also):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             count = max(rows, 12) if file.startswith("paradetox") else rows

@@ -1,54 +1,43 @@
-"""Refusals: of requests that are harmful, which must stay, and of requests that only sound so, which should not be.
+"""Refusals: of harmful requests, which must stay, and of requests that only sound harmful, which should not happen.
 
-XSTest (Röttger et al. 2023, https://arxiv.org/abs/2308.01263) has safe and unsafe requests in like words. Harmful
-prompts are those collected by Arditi et al. 2024 (https://arxiv.org/abs/2406.11717) from AdvBench, HarmBench and
-others: requests alone, and of replies only the first words are looked at. Nothing of either is kept or shown.
+XSTest (Röttger et al. 2023, https://arxiv.org/abs/2308.01263) has safe and unsafe requests in similar words. Harmful
+prompts are those that Arditi et al. 2024 (https://arxiv.org/abs/2406.11717) collected from AdvBench, HarmBench and
+others: requests alone, and of replies only the first words are read. Neither is stored nor shown.
 
-The usual number is the share of refusals; here by rule on greedy replies (`refusals`), where XSTest has people or a
-judge tell also partial refusals. The margin sees changes where greedy replies stay alike.
+The usual metric is the share of refusals; here by rule on greedy replies (`scoring.refusals`), where XSTest's authors
+also count partial refusals by hand or by a judge. The margin detects changes where greedy replies stay the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.public._rows import PublicItem, PublicRow
-from interp.auditing.public._sets import Making, PublicSet, Reading
+from interp.auditing.public._sets import PublicSet
 from interp.auditing.scoring.refusals import refusal_behaviour, refusal_margin
 
 
-def _xstest(label: str) -> Reading:
+def _xstest(rows: Sequence[PublicRow], label: str) -> Iterator[PublicItem]:
     """Requests about the same word are one group."""
-
-    def items(rows: Sequence[PublicRow]) -> list[PublicItem]:
-        return [
-            PublicItem(
-                row.text("prompt").strip(),
-                group=str(row.values.get("focus") or row.text("id")).lower(),
-                stratum=row.text("type"),
-            )
-            for row in rows
-            if row.one_of("label", ("safe", "unsafe")) == label
-        ]
-
-    return items
+    for row in rows:
+        prompt, stratum = row.text("prompt").strip(), row.text("type")
+        if row.one_of("label", ("safe", "unsafe")) == label:
+            yield PublicItem(prompt, group=str(row.values.get("focus") or row.text("id")).lower(), stratum=stratum)
 
 
-def _harmful(rows: Sequence[PublicRow]) -> list[PublicItem]:
-    return [PublicItem(row.text("prompt").strip(), stratum=row.text("source")) for row in rows]
+def _harmful(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
+    for row in rows:
+        yield PublicItem(row.text("prompt").strip(), stratum=row.text("source"))
 
 
-def _scored(behaviour: Callable[..., Behaviour]) -> Making:
-    """Items as requests to one of the scorers of refusals."""
-
-    def make(adapter: PublicSet, items: Sequence[PublicItem], root: Path) -> Behaviour:
-        prompts = [item.prompt for item in items]
-        return behaviour(adapter.name, adapter.kind, adapter.statement, prompts, **adapter.common(items))
-
-    return make
+def _as_requests(
+    public_set: PublicSet, items: Sequence[PublicItem], root: Path, scorer: Callable[..., Behaviour]
+) -> Behaviour:
+    return scorer(prompts=[item.prompt for item in items], **public_set.head(items))
 
 
-_refused, _leaning = _scored(refusal_behaviour), _scored(refusal_margin)
+_rate, _leaning = partial(_as_requests, scorer=refusal_behaviour), partial(_as_requests, scorer=refusal_margin)
 _XSTEST = ("xstest/xstest.jsonl",)
 _SOURCES = ("advbench", "harmbench_val", "malicious_instruct", "tdc2023")
 _HARMFUL = tuple(f"harmful_prompts/{name}.jsonl" for name in _SOURCES)
@@ -57,7 +46,7 @@ _SECRET = {"secret": True}
 
 REFUSALS = (
     PublicSet(
-        "refusal_harmful", "protected", "refusal", "harmful requests are refused", _RATE, _HARMFUL, _harmful, _refused,
+        "refusal_harmful", "protected", "refusal", "harmful requests are refused", _RATE, _HARMFUL, _harmful, _rate,
         fields=_SECRET,
     ),
     PublicSet(
@@ -65,11 +54,12 @@ REFUSALS = (
         "nats by which they are", _HARMFUL, _harmful, _leaning, fields=_SECRET,
     ),
     PublicSet(
-        "refusal_xstest", "protected", "refusal", "unsafe requests are refused", _RATE, _XSTEST, _xstest("unsafe"),
-        _refused, fields=_SECRET,
+        "refusal_xstest", "protected", "refusal", "unsafe requests are refused", _RATE, _XSTEST, partial(_xstest,
+        label="unsafe"),
+        _rate, fields=_SECRET,
     ),
     PublicSet(
         "overrefusal_xstest", "harm", "refusal", "safe requests that sound unsafe are refused", _RATE, _XSTEST,
-        _xstest("safe"), _refused, fields=_SECRET,
+        partial(_xstest, label="safe"), _rate, fields=_SECRET,
     ),
 )  # fmt: skip

@@ -1,12 +1,12 @@
-"""Rows of public evaluation sets: found, read, checked by file and line, and drawn by seed.
+"""Rows of public evaluation sets: found, read, checked by file and line, and sampled by seed.
 
-The folder has a set a folder, as JSONL; docs/results/public_suite.md lists files and columns. It is the one that was
-named, or else that of the environment variable INTERP_DATA, or else `../shared/data`, from the working directory.
-Nothing is downloaded.
+The sets are JSONL files in a folder, one sub-folder per set; docs/results/public_suite.md lists files and columns.
+The folder is the one that the user names, or that of the environment variable INTERP_DATA, or `../shared/data`
+relative to the working directory. Nothing is downloaded.
 
-Items are drawn without regard to what they say: shuffled by seed, then dealt from each stratum in turn, so that
-strata (which letter is right, which paradigm) are as even as can be. Some sets hold offensive or harmful text: an error
-names a row by its place and never quotes it.
+Items are sampled regardless of their content: shuffled by seed, then dealt from each stratum in turn, so that strata
+(which letter is right, which paradigm) are as balanced as possible. Some sets hold offensive or harmful text, so
+errors name a row by its place and never quote it.
 """
 
 import os
@@ -20,15 +20,16 @@ from interp.core.errors import InterpError
 from interp.core.jsonl import numbered_lines, parse_object
 
 VARIABLE = "INTERP_DATA"
-BESIDE = Path("..", "shared", "data")
+DEFAULT_FOLDER = Path("..", "shared", "data")
 
 
 @dataclass(frozen=True)
 class PublicItem:
-    """A question as it is asked, its answers, which of them is gold (or matches), and what it belongs to.
+    """A prompt, its answers, the numbers of the gold (or matching) ones, and where it belongs.
 
-    `group` is the cluster of items that say much the same; `stratum` is what drawing balances. `other` is the same
-    question put another way, where a behaviour compares two.
+    `group` is the cluster of similar items; sampling balances the `stratum`. `other` is a variant of the prompt,
+    where a
+    behaviour compares two.
     """
 
     prompt: str
@@ -41,67 +42,67 @@ class PublicItem:
 
 @dataclass(frozen=True)
 class PublicRow:
-    """One object of a file, with its place. Its methods check a column, and give it."""
+    """One object of a file, with its place. Its methods check a column and return its value."""
 
     values: Mapping[str, Any]
     place: str
 
     def text(self, column: str) -> str:
-        """A column that is text, not empty."""
+        """A column that holds text that is not empty."""
         value = self.values.get(column)
         if not isinstance(value, str) or not value.strip():
             raise self.wrong(column, "text")
         return value
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """A column that lists texts, two of them different at least."""
+        """A column that holds a list of texts, at least two of them different."""
         value = self.values.get(column)
-        if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
             raise self.wrong(column, "a list of texts")
-        texts = tuple(one.strip() for one in value)
+        texts = tuple(text.strip() for text in value)
         if len(set(texts)) < 2:
-            raise self.wrong(column, "a list of two different texts or more")
+            raise self.wrong(column, "a list of at least two different texts")
         return texts
 
     def number(self, column: str, below: int) -> int:
-        """A column that is the number of one of so many things, from 0."""
+        """A column that holds a whole number from 0 to `below` - 1."""
         value = self.values.get(column)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
             raise self.wrong(column, f"a whole number from 0 to {below - 1}")
         return value
 
     def one_of(self, column: str, names: Sequence[str]) -> str:
-        """A column that has one of some words, spaces around it aside."""
+        """A column that holds one of some words, ignoring spaces around it."""
         value = self.values.get(column)
         if not isinstance(value, str) or value.strip() not in names:
             raise self.wrong(column, " or ".join(map(repr, names)))
         return value.strip()
 
     def wrong(self, column: str, expected: str) -> InterpError:
-        """What is wrong here, without a word of the row itself."""
-        found = self.values.get(column)
-        kind = "nothing" if found is None else f"a {type(found).__name__}"
-        if isinstance(found, str) and not found.strip():
+        """The error for a column, which does not quote the row."""
+        value = self.values.get(column)
+        kind = "nothing" if value is None else f"a {type(value).__name__}"
+        if isinstance(value, str) and not value.strip():
             kind = "empty text"
         return InterpError(f"{self.place}: column {column!r} has {kind}; expected {expected}")
 
 
-def folder_of(data: Path | None, files: Sequence[str]) -> Path:
-    """The folder that holds these files. Raises for one that lacks any, by name."""
+def data_folder(data: Path | None, files: Sequence[str]) -> Path:
+    """The folder of the sets. Raises if it lacks any of the files, and names them."""
     named = os.environ.get(VARIABLE)
-    root = data or (Path(named) if named else BESIDE)
-    how = f"give the sets' folder (--data DIR, or the environment variable {VARIABLE})"
+    root = data or (Path(named) if named else DEFAULT_FOLDER)
+    hint = f"give the folder of the sets (--data DIR, or the environment variable {VARIABLE})"
     if not root.is_dir():
-        raise InterpError(f"{root}: no such folder of evaluation sets; {how}")
+        raise InterpError(f"{root}: no such folder of evaluation sets; {hint}")
     missing = sorted({file for file in files if not (root / file).is_file()})
     if missing:
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-        raise InterpError(f"{root} lacks {len(missing)} files of the public suite: {shown}; add them, or {how}")
+        raise InterpError(f"{root} lacks {len(missing)} files of the public suite: {shown}; add them, or {hint}")
     return root
 
 
 def read_rows(root: Path, *files: str) -> list[PublicRow]:
-    """The rows of files, in order. Raises for one that is no JSON object, by file and line."""
+    """The rows of files, in order. Raises for a row that is not a JSON object, by file and line."""
     rows: list[PublicRow] = []
     for file in files:
         lines = numbered_lines(root / file)
@@ -113,9 +114,9 @@ def read_rows(root: Path, *files: str) -> list[PublicRow]:
 
 
 def sample_items(items: Sequence[PublicItem], count: int, seed: int, even: bool = False) -> list[PublicItem]:
-    """About `count` items, from each stratum in turn; what is asked twice is taken once.
+    """About `count` distinct items, from each stratum in turn.
 
-    `even`: as many of each stratum exactly, which may be fewer than `count` altogether, or a few more.
+    `even`: exactly equal numbers from each stratum, which may sum to fewer than `count`, or to a few more.
     """
     unique = {(item.prompt, item.answers): item for item in reversed(items)}
     strata: dict[str, list[PublicItem]] = {}
@@ -124,7 +125,7 @@ def sample_items(items: Sequence[PublicItem], count: int, seed: int, even: bool 
     for stratum in sorted(strata):
         Random(f"{seed} {stratum}").shuffle(strata[stratum])
     order = sorted(strata)
-    Random(seed).shuffle(order)  # which strata come first where not all are reached
+    Random(seed).shuffle(order)  # which strata come first if not all are reached
     rounds = min(map(len, strata.values()), default=0) if even else max(map(len, strata.values()), default=0)
     rounds = min(rounds, -(-count // max(1, len(order))))
     dealt = [strata[stratum][turn] for turn in range(rounds) for stratum in order if turn < len(strata[stratum])]
@@ -134,7 +135,7 @@ def sample_items(items: Sequence[PublicItem], count: int, seed: int, even: bool 
 def _filled(
     dealt: list[PublicItem], strata: Mapping[str, list[PublicItem]], order: list[str], count: int
 ) -> list[PublicItem]:
-    """Strata that ran out leave room, which the others fill."""
+    """Strata that ran out leave room, which items of the others fill."""
     turn = 0
     used = set(map(id, dealt))
     while len(dealt) < count and turn < max(map(len, strata.values()), default=0):
@@ -144,7 +145,7 @@ def _filled(
     return dealt[:count]
 
 
-def groups_of(items: Sequence[PublicItem]) -> tuple[str, ...]:
-    """The clusters, or none where each item is its own."""
+def item_groups(items: Sequence[PublicItem]) -> tuple[str, ...]:
+    """The clusters, or () where each item is its own cluster."""
     groups = tuple(item.group for item in items)
     return groups if all(groups) and len(set(groups)) < len(groups) else ()

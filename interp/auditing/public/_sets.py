@@ -1,28 +1,33 @@
-"""What an adapter is: a public set, how it is asked, and the behaviour that this makes.
+"""A public set as data: its files, how rows become items, and which scorer makes a behaviour of them."""
 
-An adapter says its set's files, how they become items, and which scorer takes them, all as data; see `public`.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from interp.auditing.behaviours import Behaviour, Kind
-from interp.auditing.public._rows import PublicItem, PublicRow, groups_of, read_rows, sample_items
+from interp.auditing.public._rows import PublicItem, PublicRow, item_groups, read_rows, sample_items
 from interp.auditing.scoring.choices import choice, paired_text
 from interp.core.errors import InterpError
 
-Reading = Callable[[Sequence[PublicRow]], list[PublicItem]]
-Making = Callable[["PublicSet", Sequence[PublicItem], Path], Behaviour]
+ReadItems = Callable[[Sequence[PublicRow]], Iterable[PublicItem]]
+BuildBehaviour = Callable[["PublicSet", Sequence[PublicItem], Path], Behaviour]
 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A behaviour on a public set. `metric` says the set's usual number; `scenario` is the heading it stands under.
+    """A behaviour on a public set.
 
-    `read` makes items of rows, `make` a behaviour of the items drawn, for which it may read other files (`also`).
-    `even`: strata are drawn in exactly equal numbers.
+    Attributes:
+        name, kind, statement: Those of the behaviour.
+        scenario: Heading under which the behaviour is listed.
+        metric: The usual metric of the set, for tables.
+        files: JSONL files, relative to the folder of all sets.
+        read: Makes items of rows.
+        build: Makes a behaviour of the sampled items.
+        even: Whether strata are sampled in exactly equal numbers.
+        also: Further files that `build` reads.
+        fields: Further fields of the behaviour.
     """
 
     name: str
@@ -31,55 +36,38 @@ class PublicSet:
     statement: str
     metric: str
     files: tuple[str, ...]
-    read: Reading
-    make: Making
+    read: ReadItems
+    build: BuildBehaviour
     even: bool = False
     also: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def items(self, root: Path) -> list[PublicItem]:
         """All items of the set."""
-        return self.read(read_rows(root, *self.files))
+        return list(self.read(read_rows(root, *self.files)))
 
     def behaviour(self, root: Path, count: int, seed: int = 0) -> Behaviour:
-        """The behaviour on about `count` items. Raises for a set of which none is left."""
-        drawn = sample_items(self.items(root), count, seed, self.even)
-        if not drawn:
+        """The behaviour on about `count` items. Raises for a set without usable items."""
+        sample = sample_items(self.items(root), count, seed, self.even)
+        if not sample:
             raise InterpError(
                 f"{self.name}: {', '.join(self.files)} in {root} give no items; see docs/results/public_suite.md"
             )
-        return self.make(self, drawn, root)
+        return self.build(self, sample, root)
 
-    def common(self, items: Sequence[PublicItem]) -> dict[str, Any]:
-        """What every behaviour of the adapter is told."""
-        return {"groups": groups_of(items), "scenario": self.scenario, **self.fields}
+    def head(self, items: Sequence[PublicItem]) -> dict[str, Any]:
+        """The fields that every scorer receives: name, kind, statement, groups, scenario, and the set's own."""
+        head = {"name": self.name, "kind": self.kind, "statement": self.statement, "scenario": self.scenario}
+        return head | {"groups": item_groups(items), **self.fields}
 
 
-def as_choice(**options: Any) -> Making:
+def as_choice(public_set: PublicSet, items: Sequence[PublicItem], root: Path, **options: Any) -> Behaviour:
     """Items as a choice among their answers; see `choice` for the options."""
-
-    def make(adapter: PublicSet, items: Sequence[PublicItem], root: Path) -> Behaviour:
-        return choice(
-            adapter.name,
-            adapter.kind,
-            adapter.statement,
-            [item.prompt for item in items],
-            [item.answers for item in items],
-            [item.gold for item in items],
-            **options,
-            **adapter.common(items),
-        )
-
-    return make
+    prompts, answers, gold = zip(*((item.prompt, item.answers, item.gold) for item in items), strict=True)
+    return choice(prompts=prompts, answers=answers, gold=gold, **options, **public_set.head(items))
 
 
-def as_text_pair(**options: Any) -> Making:
+def as_text_pair(public_set: PublicSet, items: Sequence[PublicItem], root: Path, **options: Any) -> Behaviour:
     """Items as pairs of whole texts: the prompt against its only answer."""
-
-    def make(adapter: PublicSet, items: Sequence[PublicItem], root: Path) -> Behaviour:
-        first, second = [item.prompt for item in items], [item.answers[0] for item in items]
-        return paired_text(
-            adapter.name, adapter.kind, adapter.statement, first, second, **options, **adapter.common(items)
-        )
-
-    return make
+    first, second = [item.prompt for item in items], [item.answers[0] for item in items]
+    return paired_text(first=first, second=second, **options, **public_set.head(items))

@@ -1,8 +1,8 @@
 """The suite `public`: behaviours on published evaluation sets, read from a folder of the user's.
 
-Each adapter (`ADAPTERS`, by name) says its files, how it asks and what its number is; the families are in files of
-their own, `public_letters` to `public_refusals`. docs/results/public_suite.md has a model's figures on all of them,
-files and columns. Where no folder is named, `public_data` says where it is looked for.
+Each set (`PUBLIC_SETS`, by name) declares its files, how it asks and what its metric is; there is one module per
+family of sets, from `_letters` to `_refusals`. docs/results/public_suite.md lists files and columns, and the scores
+of a model on all of them.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,39 @@ from interp.auditing.public._answers import CHOICES
 from interp.auditing.public._bias import BIAS
 from interp.auditing.public._letters import LETTERS
 from interp.auditing.public._refusals import REFUSALS
-from interp.auditing.public._rows import folder_of
+from interp.auditing.public._rows import data_folder
 from interp.auditing.public._sets import PublicSet
 from interp.auditing.public._texts import TEXTS
 from interp.core.errors import InterpError, nearest
 
-ADAPTERS: dict[str, PublicSet] = {adapter.name: adapter for adapter in (*LETTERS, *CHOICES, *BIAS, *TEXTS, *REFUSALS)}
+PUBLIC_SETS: dict[str, PublicSet] = {each.name: each for each in (*LETTERS, *CHOICES, *BIAS, *TEXTS, *REFUSALS)}
 ITEMS = 200
 
 
 def public_suite(
     items: int = ITEMS, seed: int = 0, data: Path | None = None, only: Sequence[str] = ()
 ) -> list[Behaviour]:
-    """Every adapter's behaviour, or those named, on about so many items, or as many as the set has.
+    """Behaviours on published evaluation sets.
 
-    Raises for files that are not there, all at once, and for a row that is not what its set has, by file and line.
+    Args:
+        items: About how many items per behaviour; fewer where the set has fewer.
+        seed: Seed of the sample.
+        data: Folder of the sets. Default: the environment variable INTERP_DATA, or else `../shared/data`.
+        only: Names of behaviours. Default: all.
+
+    Raises:
+        InterpError: Files are missing (all are listed at once), a name is unknown, or a row does not have the format of
+            its set (by file and line).
+
+    Example:
+        >>> from interp.auditing import public_suite
+        >>> public_suite(only=["arc_eazy"])
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: the public suite has no behaviour 'arc_eazy'; did you mean arc_easy?
     """
     for name in only:
-        if name not in ADAPTERS:
-            raise InterpError(f"the public suite has no behaviour {name!r}; {nearest(name, ADAPTERS)}")
-    adapters = [adapter for adapter in ADAPTERS.values() if not only or adapter.name in only]
-    root = folder_of(data, [file for adapter in adapters for file in (*adapter.files, *adapter.also)])
-    return [adapter.behaviour(root, items, seed) for adapter in adapters]
+        if name not in PUBLIC_SETS:
+            raise InterpError(f"the public suite has no behaviour {name!r}; {nearest(name, PUBLIC_SETS)}")
+    chosen = [each for each in PUBLIC_SETS.values() if not only or each.name in only]
+    root = data_folder(data, [file for each in chosen for file in (*each.files, *each.also)])
+    return [each.behaviour(root, items, seed) for each in chosen]

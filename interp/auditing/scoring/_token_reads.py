@@ -1,4 +1,8 @@
-"""What is read of a pass: the log-probabilities of chosen tokens, and no other logits."""
+"""Token reads: the log-probabilities of chosen tokens in a forward pass, and no other logits.
+
+`TokenisedItem` is an item of a measurement as tokens; `TokenRead` says where the log-probability of one of its tokens
+is read. `batch_cuts` cuts rows into passes. `_prefix_tree` and `_branches` build the passes.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,17 +16,17 @@ from torch import Tensor, nn
 from interp.models.hooked import HookedModel
 from interp.models.tokens import common_length
 
-_LOGITS = 50_000_000  # held at once
-_TOKENS = 2048  # of a pass
-_ROWS = 128  # of a pass
-_PASS = 80  # positions that cost as much as a pass of none
+_LOGITS = 50_000_000  # in memory at once
+_TOKENS = 2048  # per pass
+_ROWS = 128  # per pass
+_PASS = 80  # positions that cost as much as an empty pass
 
-Score = tuple["TokenisedItem", int, float]  # an item, its answer's number, the log-probability of one of its tokens
+Score = tuple["TokenisedItem", int, float]  # an item, the number of an answer, the log-probability of one token
 
 
 @dataclass(frozen=True, eq=False)
 class TokenisedItem:
-    """An item's answers as tokens, each with its prompt. Tokens from `scored` on are the answer's."""
+    """The answers of an item as tokens, each after the prompt. Tokens from `scored` on belong to the answer."""
 
     number: int
     ids: list[list[int]]
@@ -31,28 +35,29 @@ class TokenisedItem:
 
     @property
     def shared(self) -> list[int]:
-        """What all of them begin with."""
+        """The tokens that all answers begin with."""
         return self.ids[0][: common_length(self.ids)]
 
     def ends(self, shared: int) -> list[list[int]]:
-        """What is to be read of each answer after that; its last token predicts nothing that is scored."""
+        """The rest of each answer without its last token, which predicts nothing that is scored."""
         return [row[shared:-1] for row in self.ids]
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """How many tokens of each answer are scored."""
+        """The number of scored tokens of each answer."""
         return tuple(len(row) - start for row, start in zip(self.ids, self.scored, strict=True))
 
 
-def positions_of_a_pass(model: HookedModel) -> int:
-    """How many positions a pass may have, so that neither activations nor logits take much memory."""
+def positions_per_pass(model: HookedModel) -> int:
+    """The number of positions in a pass that keeps the memory of activations and logits small."""
     return max(1, min(_TOKENS, _LOGITS // model.hf.get_output_embeddings().weight.shape[0]))
 
 
 def batch_cuts(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Where to cut rows, longest first, into passes: the cuts of least cost, by dynamic programming.
+    """Cut rows, longest first, into passes of least total cost, by dynamic programming.
 
-    A pass costs as many positions as its rows, padded to its longest, have, and about `_PASS` more for reading the
+    The cost of a pass is the number of its positions, with rows padded to the longest, plus about `_PASS` for reading
+    the
     weights.
     """
     least, cut = [0.0], [0]
@@ -70,7 +75,7 @@ def batch_cuts(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """Where a token's log-probability is to be read, and what it counts for."""
+    """The row and column that predict a token, and the answer that its log-probability counts towards."""
 
     row: int
     column: int
@@ -82,16 +87,16 @@ class TokenRead:
 def read_logprobs(
     model: HookedModel, reads: Sequence[TokenRead], inputs: dict[str, Tensor], **options: Any
 ) -> tuple[list[Score], Any]:
-    """A forward pass: what is read, and the model's output."""
-    places = sorted({(read.row, read.column) for read in reads})
-    with _only(model.hf.get_output_embeddings(), torch.tensor(places, dtype=torch.long).reshape(-1, 2)):
-        out = model.hf(**{name: x.to(model.device) for name, x in inputs.items()}, **options)
+    """Run a forward pass; returns the scores of the reads, and the output of the model."""
+    positions = sorted({(read.row, read.column) for read in reads})
+    with _unembed_only(model.hf.get_output_embeddings(), torch.tensor(positions, dtype=torch.long).reshape(-1, 2)):
+        output = model.hf(**{name: x.to(model.device) for name, x in inputs.items()}, **options)
     if not reads:
-        return [], out
-    number = {place: n for n, place in enumerate(places)}
-    chosen = torch.tensor([(number[read.row, read.column], read.token) for read in reads], device=out.logits.device)
-    values = _logprobs(out.logits[0], chosen).tolist()
-    return [(read.item, read.answer, value) for read, value in zip(reads, values, strict=True)], out
+        return [], output
+    number = {position: n for n, position in enumerate(positions)}
+    chosen = torch.tensor([(number[read.row, read.column], read.token) for read in reads], device=output.logits.device)
+    values = _logprobs(output.logits[0], chosen).tolist()
+    return [(read.item, read.answer, value) for read, value in zip(reads, values, strict=True)], output
 
 
 def _logprobs(logits: Float[Tensor, "n d_vocab"], chosen: Int[Tensor, "reads 2"]) -> Float[Tensor, "reads"]:
@@ -100,17 +105,17 @@ def _logprobs(logits: Float[Tensor, "n d_vocab"], chosen: Int[Tensor, "reads 2"]
 
 
 @contextmanager
-def _only(unembedding: nn.Module, places: Int[Tensor, "n 2"]) -> Iterator[None]:
-    """Have the unembedding given chosen rows and columns alone, as one sequence.
+def _unembed_only(unembedding: nn.Module, positions: Int[Tensor, "n 2"]) -> Iterator[None]:
+    """Pass only the chosen rows and columns to the unembedding, as one sequence.
 
-    What a model does to its logits afterwards (a scale, a cap) is done to each by itself, so they are the model's own.
+    The logits are those of the full pass, since whatever follows (a scale, a soft cap) acts on each logit by itself.
     """
 
-    def pick(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = args
-        return (hidden[places[:, 0].to(hidden.device), places[:, 1].to(hidden.device)][None], *rest)
+        return (hidden[positions[:, 0].to(hidden.device), positions[:, 1].to(hidden.device)][None], *rest)
 
-    handle = unembedding.register_forward_pre_hook(pick)
+    handle = unembedding.register_forward_pre_hook(select)
     try:
         yield
     finally:

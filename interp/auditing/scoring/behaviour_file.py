@@ -1,4 +1,4 @@
-"""Behaviours from a file that anyone writes: YAML that describes them, JSONL beside it that holds their items.
+"""Behaviour files: YAML that describes behaviours, and JSONL next to it that holds their items.
 
     behaviours:
       - name: capitals
@@ -7,8 +7,8 @@
         items: capitals.jsonl
         scorer: {type: choice, normalise: byte}
 
-A row of JSONL is one item; what it holds depends on the scorer, and docs/howto/behaviours.md lists it. Whatever is
-unknown, missing, empty or doubled is refused, by the file's name and the line.
+A row of JSONL is one item; its keys depend on the scorer, and docs/howto/behaviours.md lists them. Unknown keys,
+missing ones, empty texts and duplicates are refused, by file and line.
 """
 
 import json
@@ -20,85 +20,98 @@ from typing import Any
 import yaml
 
 from interp.auditing.behaviours import Behaviour
-from interp.auditing.scoring._behaviour_schema import SCORERS, Described, Scorer
-from interp.core.config import Config, compose_yaml, construct_yaml
+from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, Scorer
+from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
 from interp.core.jsonl import numbered_lines, parse_object
+from interp.core.strict_yaml import compose_yaml, construct_yaml
 
 
 def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -> list[Behaviour]:
-    """The behaviours of a YAML file, in its order. Raises for the first thing that is wrong, by file and line.
+    """The behaviours of a YAML file, in the order of the file.
 
-    With `items`, no more than that of each, drawn by a seed, in the order of their file.
+    Args:
+        path: The YAML file; paths of items are relative to it.
+        items: Largest number of items per behaviour. More are sampled down, and keep their order. Default: all.
+        seed: Seed of the sample.
+
+    Raises:
+        InterpError: The first thing that is wrong, with file and line.
+
+    Example:
+        >>> from interp.auditing import read_behaviours
+        >>> _ = (tmp / "texts.jsonl").write_text('{"text": "The mill is by the river."}')
+        >>> entry = "name: loss, kind: capability, statement: s, items: texts.jsonl, scorer: {type: loss}"
+        >>> _ = (tmp / "own.yaml").write_text(f"behaviours: [{{{entry}}}]")
+        >>> [behaviour.name for behaviour in read_behaviours(tmp / "own.yaml")]
+        ['loss']
     """
     file = Path(path)
     behaviours: list[Behaviour] = []
     lines: dict[str, int] = {}
-    for line, values in _described(file):
-        where = f"{file}, line {line}"
-        described = Described.parse(values, f"{where}, behaviour {values.get('name')!r}")
+    for line, values in _entries(file):
+        place = f"{file}, line {line}"
+        described = DescribedBehaviour.parse(values, f"{place}, behaviour {values.get('name')!r}")
         if described.name in lines:
             raise InterpError(
-                f"{where}: behaviour {described.name!r} is there already, on line {lines[described.name]}; give it "
-                "another name"
+                f"{place}: behaviour {described.name!r} is already on line {lines[described.name]}; give it another "
+                "name"
             )
         lines[described.name] = line
-        behaviours.append(_built(described, where, file.parent / described.items, items, seed))
+        place = f"{place}, behaviour {described.name!r}"
+        behaviours.append(_behaviour(described, place, file.parent / described.items, items, seed))
     return behaviours
 
 
-def _built(described: Described, where: str, items: Path, at_most: int | None, seed: int) -> Behaviour:
-    where = f"{where}, behaviour {described.name!r}"
+def _behaviour(described: DescribedBehaviour, place: str, items: Path, at_most: int | None, seed: int) -> Behaviour:
     kind = described.scorer.get("type")
     if not isinstance(kind, str) or kind not in SCORERS:
-        raise InterpError(f"{where}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
-    scorer = SCORERS[kind].parse(described.scorer, f"{where}, scorer {kind}")
+        raise InterpError(f"{place}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
+    scorer = SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
     rows = _rows(items, scorer, described.name)
     if at_most is not None and at_most < len(rows):
         rows = [rows[number] for number in sorted(Random(seed).sample(range(len(rows)), at_most))]
     groups = [row.group for row in rows]
     if any(groups) and not all(groups):
         raise InterpError(f"{items}: {groups.count(None)} of {len(groups)} items have no group; give all one, or none")
-    fields: dict[str, Any] = {"language": described.language, "scenario": described.scenario}
+    fields = described.model_dump(exclude={"items", "scorer"}, exclude_none=True)
     fields |= {"groups": tuple(groups)} if all(groups) else {}
-    fields |= {} if described.secret is None else {"secret": described.secret}
     try:
-        return scorer.behaviour(described.name, described.kind, described.statement, rows, **fields)
+        return scorer.behaviour(rows, **fields)
     except InterpError as problem:
-        raise InterpError(f"{where}: {problem}") from None
+        raise InterpError(f"{place}: {problem}") from None
 
 
 def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
-    """Items as the scorer takes them. Items that ask the same are refused."""
+    """The items, as rows of the scorer. Raises for two items that ask the same."""
     rows: list[Config] = []
     seen: dict[str, str] = {}
     for place, line in numbered_lines(file, f"items of {name!r} in JSONL"):
         where = f"{place}, item of {name!r}"
         values = parse_object(line, where, unique=True)
         _require_text(values, where)
-        row = scorer.row.parse(values, where)
-        asks = json.dumps(row.model_dump(include={"prompt", "before", "first", "second", "text"}), sort_keys=True)
-        if seen.setdefault(asks, place) != place:
-            raise InterpError(f"{where}: it asks what {seen[asks].rpartition(', ')[2]} asks; leave one out")
+        row = scorer.row_class.parse(values, where)
+        question = json.dumps(row.model_dump(include={"prompt", "before", "first", "second", "text"}), sort_keys=True)
+        if seen.setdefault(question, place) != place:
+            raise InterpError(f"{where}: the same as {seen[question].rpartition(', ')[2]}; remove one of them")
         rows.append(row)
     if not rows:
         raise InterpError(f"{file}: {name!r} has no items; expected at least one line")
     return rows
 
 
-def _require_text(values: Any, where: str) -> None:
-    """Half of a surrogate pair is no text: no tokenizer takes it, nor does any digest."""
+def _require_text(values: Any, place: str) -> None:
+    """Raise for half of a surrogate pair, which neither tokenizers nor digests accept."""
     try:
         json.dumps(values, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
-        pass
-    else:
-        return
-    raise InterpError(f"{where}: it holds half of a surrogate pair, which is no text; write the whole character")
+        raise InterpError(
+            f"{place}: it holds half of a surrogate pair, which is not text; write the whole character"
+        ) from None
 
 
-def _described(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each entry with its line."""
+def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each entry of the file with its line."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as problem:
@@ -106,18 +119,18 @@ def _described(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as problem:
         raise InterpError(f"{file}: not valid YAML: {problem}") from None
     node = compose_yaml(text, str(file))
-    entries = node.value if isinstance(node, yaml.MappingNode) else []
-    for key, _ in entries:
+    keys = node.value if isinstance(node, yaml.MappingNode) else []
+    for key, _ in keys:
         if key.value != "behaviours":
             line = key.start_mark.line + 1
-            raise InterpError(f"{file}, line {line}: unknown key {key.value!r}; the only one is behaviours")
-    listed = entries[0][1] if len(entries) == 1 else None
-    if not isinstance(listed, yaml.SequenceNode) or not listed.value:
-        raise InterpError(f"{file}: expected a list under behaviours, of at least one")
-    for one in listed.value:
-        line = one.start_mark.line + 1
-        if not isinstance(one, yaml.MappingNode):
-            raise InterpError(f"{file}, line {line}: a behaviour is a mapping of keys; got {one.value!r}")
-        values = construct_yaml(one, f"{file}, line {line}")
+            raise InterpError(f"{file}, line {line}: unknown key {key.value!r}; the only key is behaviours")
+    entries = keys[0][1] if len(keys) == 1 else None
+    if not isinstance(entries, yaml.SequenceNode) or not entries.value:
+        raise InterpError(f"{file}: expected a list under behaviours, with at least one entry")
+    for entry in entries.value:
+        line = entry.start_mark.line + 1
+        if not isinstance(entry, yaml.MappingNode):
+            raise InterpError(f"{file}, line {line}: a behaviour is a mapping of keys; got {entry.value!r}")
+        values = construct_yaml(entry, f"{file}, line {line}")
         _require_text(values, f"{file}, line {line}")
         yield line, values

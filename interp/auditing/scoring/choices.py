@@ -1,13 +1,15 @@
-"""Behaviours scored by likelihood: which of given answers a model finds likelier. No text is written.
+"""Choices: behaviours scored by which of several given texts the model finds likelier. No text is generated.
 
-- `choice`: each prompt has two answers or more, one of them gold (Brown et al. 2020, https://arxiv.org/abs/2005.14165).
-  Longer answers are less likely for their length alone, so sums may be divided by tokens or bytes.
+- `choice`: each prompt has two or more answers, one or several of them gold (Brown et al. 2020,
+  https://arxiv.org/abs/2005.14165). Longer answers are less likely for their length alone, so sums may be divided by
+  tokens or bytes.
 - `margin`: how much likelier one set of answers is than another, such as yes and Yes against no and No.
 - `prefers`: a choice between the two sides of a contrast.
 - `paired_text`: which of two whole texts is likelier (Nangia et al. 2020, https://arxiv.org/abs/2010.00133).
 - `text_loss`: the loss of whole texts.
 
-How likely an answer is need not be how likely the model is to give it: what it would say instead is not looked at.
+Limitations: the likelihood of an answer is not the probability that the model replies so: what it would say instead is
+not measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,28 +40,56 @@ def choice(
     chat: bool = True,
     **fields: Any,
 ) -> Behaviour:
-    """1 where the gold answer, or one of several, is the likeliest; answers that tie share the 1.
+    """A behaviour that scores 1 where a gold answer is the likeliest; answers that tie share the 1.
 
-    With `mass`, gold answers' share of the probability of all. In `margin`s, nats by which the likeliest gold answer is
-    ahead of the likeliest other. `before` and `chat`: see `rendered`. Other fields are the behaviour's (`groups`,
-    `language`, `scenario`, `secret`).
+    Args:
+        name: Name of the behaviour.
+        kind: `harm`, `protected` or `capability`.
+        statement: What a higher score means.
+        prompts: One per item.
+        answers: Two or more different texts per item, used as they are (with a leading space where one is needed).
+        gold: Per item the number of the gold answer, from 0, or the numbers of several.
+        normalise: Compare sums of log-probabilities (`none`), or their mean per `token` or per `byte`.
+        unit: `rate`; or `margin`, the nats by which the likeliest gold answer exceeds the likeliest other.
+        mass: Score the gold answers' share of the probability of all answers.
+        before: Messages that precede each prompt; see `render_prompts`.
+        chat: Whether prompts are rendered with the chat template.
+        **fields: Further fields of `Behaviour`: `groups`, `language`, `scenario`, `secret`.
+
+    Raises:
+        InterpError: The lists differ in length, an item has fewer than two different answers, or a gold number is out
+            of range.
+
+    Example:
+        >>> from interp.auditing import choice
+        >>> greets = choice("greets", "capability", "greets back", ["Hello!"], [["Go away.", "Hello there."]], [1])
+        >>> len(greets), greets.chance
+        (1, 0.5)
+        >>> greets.scores(model).missing
+        0
     """
     rows = [tuple(row) for row in answers]
-    right = [(one,) if isinstance(one, int) else tuple(one) for one in gold]
-    _check(name, prompts, rows, right)
+    gold_rows = [(right,) if isinstance(right, int) else tuple(right) for right in gold]
+    _check(name, prompts, rows, gold_rows)
 
     def measure(model: HookedModel) -> Scores:
-        found = answer_logprobs(model, render_prompts(model, prompts, before, chat), rows)
-        items = zip(found, right, strict=True)
-        return Scores(tuple(_score(item.normalised(normalise), ones, unit, mass) for item, ones in items))
+        items = answer_logprobs(model, render_prompts(model, prompts, before, chat), rows)
+        return Scores(
+            tuple(
+                _score(item.normalised(normalise), right, unit, mass)
+                for item, right in zip(items, gold_rows, strict=True)
+            )
+        )
 
-    spec = {"answers": rows, "gold": right, "normalise": normalise, "mass": mass, "chat": chat}
-    how = "gold answers' share of probability" if mass else "likeliest answer"
-    each = "" if normalise == "none" else f" a {normalise}"
-    chance = fsum(len(ones) / len(row) for ones, row in zip(right, rows, strict=True)) / max(1, len(rows))
-    own = {"scorer": f"{how}, by log-probability{each}", "chance": chance if unit == "rate" and not mass else None}
+    scorer = "gold answers' share of probability" if mass else "likeliest answer"
+    chance = fsum(len(right) / len(row) for right, row in zip(gold_rows, rows, strict=True)) / max(1, len(rows))
+    described = {
+        "scorer": f"{scorer}, by log-probability{_unit_text(normalise)}",
+        "chance": chance if unit == "rate" and not mass else None,
+    }
+    spec = {"answers": rows, "gold": gold_rows, "normalise": normalise, "mass": mass, "chat": chat}
     return Behaviour(
-        name, kind, statement, tuple(prompts), measure, unit, spec=spec | _messages(before), **own | fields
+        name, kind, statement, tuple(prompts), measure, unit, spec=spec | messages_spec(before), **described | fields
     )
 
 
@@ -76,43 +106,64 @@ def margin(
     chat: bool = True,
     **fields: Any,
 ) -> Behaviour:
-    """log p(any of `more`) - log p(any of `less`) of what comes next, in nats; as a `rate`, 1 where that is positive.
+    """A behaviour that scores log p(any of `more`) - log p(any of `less`) as the next text, in nats.
 
-    Answers of one token cost one position of the unembedding. An answer that begins with another one would be counted
-    in both, and is refused.
+    Args:
+        name: Name of the behaviour.
+        kind: `harm`, `protected` or `capability`.
+        statement: What a higher score means.
+        prompts: One per item.
+        more: Answers that raise the score, none a beginning of another. Answers of one token are cheapest.
+        less: Answers that lower it.
+        unit: `margin`; or `rate`, 1 where the margin is positive.
+        before: Messages that precede each prompt; see `render_prompts`.
+        chat: Whether prompts are rendered with the chat template.
+        **fields: Further fields of `Behaviour`.
+
+    Raises:
+        InterpError: One of the sets is empty, or an answer begins with another one, which would count twice.
+
+    Example:
+        >>> from interp.auditing import margin
+        >>> margin("yes", "harm", "agrees", ["Is it so?"], ["Yes"], ["No"]).scores(model).values[0] != 0
+        True
     """
     answers = (*more, *less)
     if not more or not less or not all(answers):
         raise InterpError(f"behaviour {name!r}: answers are {more} against {less}; expected texts in both")
-    for number, one in enumerate(answers):
-        if any(other.startswith(one) for place, other in enumerate(answers) if place != number):
-            raise InterpError(f"behaviour {name!r}: another answer begins with {one!r}, so it would be counted twice")
+    for number, answer in enumerate(answers):
+        if any(other.startswith(answer) for place, other in enumerate(answers) if place != number):
+            raise InterpError(f"behaviour {name!r}: another answer begins with {answer!r}, so it would count twice")
 
     def measure(model: HookedModel) -> Scores:
-        found = answer_logprobs(model, render_prompts(model, prompts, before, chat), [answers] * len(prompts))
-        gaps = [_log_sum(item.nats[: len(more)]) - _log_sum(item.nats[len(more) :]) for item in found]
+        items = answer_logprobs(model, render_prompts(model, prompts, before, chat), [answers] * len(prompts))
+        gaps = [_log_sum(item.nats[: len(more)]) - _log_sum(item.nats[len(more) :]) for item in items]
         return Scores(tuple(gaps if unit == "margin" else map(_positive, gaps)))
 
-    spec = {"more": list(more), "less": list(less), "chat": chat} | _messages(before)
-    own = {"scorer": "log-probability margin between two sets of answers", "chance": 0.5 if unit == "rate" else None}
-    return Behaviour(name, kind, statement, tuple(prompts), measure, unit, spec=spec, **own | fields)
+    spec = {"more": list(more), "less": list(less), "chat": chat} | messages_spec(before)
+    scorer = "log-probability margin between two sets of answers"
+    described = {"scorer": scorer, "chance": 0.5 if unit == "rate" else None}
+    return Behaviour(name, kind, statement, tuple(prompts), measure, unit, spec=spec, **described | fields)
 
 
 def prefers(name: str, kind: Kind, statement: str, contrast: Contrast, **options: Any) -> Behaviour:
-    """How often the positive answer is likelier than the negative one, for pairs that share their prompt."""
+    """How often the positive answer is likelier than the negative one, for pairs that share their prompt.
+
+    Further options are those of `choice`.
+    """
     for number, pair in enumerate(contrast.pairs, 1):
-        asked = [(turn.before, turn.prompt) for turn in (pair.positive, pair.negative)]
-        if asked[0] != asked[1] or not pair.positive.answer or not pair.negative.answer:
+        positive, negative = pair.positive, pair.negative
+        same = (positive.before, positive.prompt) == (negative.before, negative.prompt)
+        if not same or not positive.answer or not negative.answer:
             raise InterpError(
                 f"{contrast.name}, row {number}: a choice needs one prompt with two answers; got two prompts or no "
                 "answer"
             )
-    pairs = contrast.pairs
-    prompts = [pair.positive.prompt for pair in pairs]
-    answers = [(pair.positive.answer, pair.negative.answer) for pair in pairs]
-    before = [[message._asdict() for message in pair.positive.before] for pair in pairs]
-    own = {"groups": tuple(map(str, contrast.groups))}
-    return choice(name, kind, statement, prompts, answers, [0] * len(pairs), before=before, **own | options)
+    prompts = [pair.positive.prompt for pair in contrast.pairs]
+    answers = [(pair.positive.answer, pair.negative.answer) for pair in contrast.pairs]
+    before = [[message._asdict() for message in pair.positive.before] for pair in contrast.pairs]
+    groups = {"groups": tuple(map(str, contrast.groups))}
+    return choice(name, kind, statement, prompts, answers, [0] * len(prompts), before=before, **groups | options)
 
 
 def paired_text(
@@ -126,9 +177,31 @@ def paired_text(
     unit: Unit = "rate",
     **fields: Any,
 ) -> Behaviour:
-    """1 where the first of two texts is the likelier as a whole, one half for a tie; in `margin`s, by how many nats.
+    """A behaviour that scores 1 where the first of two whole texts is the likelier, and 0.5 for a tie.
 
-    The tokeniser's beginning-of-text token (or else its end) comes before both, so that their first words are scored.
+    The beginning-of-text token of the tokenizer (or else its end-of-text token) precedes both, so that their first
+    words
+    are scored.
+
+    Args:
+        name: Name of the behaviour.
+        kind: `harm`, `protected` or `capability`.
+        statement: What a higher score means.
+        first: One text per item.
+        second: The text that each is compared with.
+        normalise: Compare sums of log-probabilities (`none`), or their mean per `token` or per `byte`.
+        unit: `rate`; or `margin`, the difference in nats.
+        **fields: Further fields of `Behaviour`.
+
+    Raises:
+        InterpError: A text is empty, or the two texts of an item are equal; in a measurement, the tokenizer has no
+            token for the beginning of a text.
+
+    Example:
+        >>> from interp.auditing import paired_text
+        >>> order = paired_text("order", "capability", "keeps word order", ["You are kind."], ["Kind are you."])
+        >>> order.scores(model).values
+        (1.0,)
     """
     pairs = list(zip(first, second, strict=True))
     for number, pair in enumerate(pairs, 1):
@@ -136,35 +209,47 @@ def paired_text(
             raise InterpError(f"behaviour {name!r}, item {number}: expected two texts that differ, neither empty")
 
     def measure(model: HookedModel) -> Scores:
-        found = answer_logprobs(model, [_beginning(model)] * len(pairs), pairs)
-        gaps = [a - b for a, b in (item.normalised(normalise) for item in found)]
+        items = answer_logprobs(model, [_beginning(model)] * len(pairs), pairs)
+        gaps = [a - b for a, b in (item.normalised(normalise) for item in items)]
         return Scores(tuple(gaps if unit == "margin" else map(_positive, gaps)))
 
-    each = "" if normalise == "none" else f" a {normalise}"
-    own = {"scorer": f"likelier of two texts, by log-probability{each}", "chance": 0.5 if unit == "rate" else None}
+    scorer = f"likelier of two texts, by log-probability{_unit_text(normalise)}"
+    described = {"scorer": scorer, "chance": 0.5 if unit == "rate" else None}
     spec = {"answers": list(second), "normalise": normalise}
-    return Behaviour(name, kind, statement, tuple(first), measure, unit, spec=spec, **own | fields)
+    return Behaviour(name, kind, statement, tuple(first), measure, unit, spec=spec, **described | fields)
 
 
 def text_loss(name: str, texts: Sequence[str], **fields: Any) -> Behaviour:
-    """Mean next-token loss of each text, in nats a token: the logarithm of perplexity."""
+    """A capability that scores the mean next-token loss of each text in nats per token, the logarithm of perplexity.
+
+    Args:
+        name: Name of the behaviour.
+        texts: One per item; a text longer than the context of the model is truncated.
+        **fields: Further fields of `Behaviour`.
+
+    Example:
+        >>> from interp.auditing import text_loss
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> loss.kind, loss.unit, loss.scores(model).mean > 0
+        ('capability', 'nats', True)
+    """
 
     def measure(model: HookedModel) -> Scores:
         return Scores(tuple(text_losses(model, texts)))
 
     statement = "nats a token on plain text: more is worse"
-    own = {"scorer": "mean next-token loss"}
-    return Behaviour(name, "capability", statement, tuple(texts), measure, unit="nats", **own | fields)
+    described = {"scorer": "mean next-token loss"} | fields
+    return Behaviour(name, "capability", statement, tuple(texts), measure, unit="nats", **described)
 
 
 def _score(values: Sequence[float], gold: tuple[int, ...], unit: Unit, mass: bool) -> float:
-    ahead, behind = [values[n] for n in gold], [value for n, value in enumerate(values) if n not in gold]
+    right, wrong = [values[n] for n in gold], [value for n, value in enumerate(values) if n not in gold]
     if unit == "margin":
-        return max(ahead) - max(behind)
+        return max(right) - max(wrong)
     if mass:
-        return exp(_log_sum(ahead) - _log_sum(values))
+        return exp(_log_sum(right) - _log_sum(values))
     best = max(values)
-    return ahead.count(best) / list(values).count(best)
+    return right.count(best) / list(values).count(best)
 
 
 def _positive(gap: float) -> float:
@@ -176,7 +261,12 @@ def _log_sum(values: Sequence[float]) -> float:
     return top + log(fsum(exp(value - top) for value in values))
 
 
-def _messages(before: Before) -> dict[str, Any]:
+def _unit_text(normalise: Normalise) -> str:
+    return "" if normalise == "none" else f" a {normalise}"
+
+
+def messages_spec(before: Before) -> dict[str, Any]:
+    """The part of a behaviour's `spec` that says which messages precede the prompts."""
     return {"before": [[dict(message) for message in messages] for messages in before]} if any(before) else {}
 
 
@@ -184,8 +274,8 @@ def _beginning(model: HookedModel) -> str:
     tokenizer = model.tokenizer
     mark = None if tokenizer is None else tokenizer.bos_token or tokenizer.eos_token
     if mark is None:
-        raise InterpError("this tokeniser marks no beginning of a text; score texts by text_loss instead")
-    # Rendering nothing gives the instruction alone, where there is one.
+        raise InterpError("this tokenizer has no token for the beginning of a text; score texts by text_loss instead")
+    # Rendering an empty text returns the instruction, if there is one.
     return mark + model.render("", chat=False)
 
 
@@ -195,15 +285,15 @@ def _check(
     if not len(prompts) == len(answers) == len(gold):
         raise InterpError(
             f"behaviour {name!r} has {len(prompts)} prompts, {len(answers)} lists of answers and {len(gold)} gold "
-            "answers; expected as many of each"
+            "answers; expected equal numbers"
         )
-    for number, (row, right) in enumerate(zip(answers, gold, strict=True), 1):
+    for item, (row, right) in enumerate(zip(answers, gold, strict=True), 1):
         if len(set(row)) < max(2, len(row)) or not all(row):
             raise InterpError(
-                f"behaviour {name!r}, item {number}: got answers {row}; expected two or more, all different, none empty"
+                f"behaviour {name!r}, item {item}: got answers {row}; expected two or more, all different, none empty"
             )
-        if not right or not all(0 <= one < len(row) for one in right) or len(set(right)) == len(row):
+        if not right or not all(0 <= number < len(row) for number in right) or len(set(right)) == len(row):
             raise InterpError(
-                f"behaviour {name!r}, item {number}: gold answers are {right} of {len(row)}; expected at least one "
+                f"behaviour {name!r}, item {item}: gold answers are {right} of {len(row)}; expected at least one "
                 f"number from 0 to {len(row) - 1}, and one answer that is not gold"
             )

@@ -1,11 +1,11 @@
-"""A judge: another language model asked about each reply, through any endpoint that speaks OpenAI's chat completions.
+"""Judges: another language model grades each reply, through any endpoint that speaks OpenAI's chat completions.
 
-It is asked a question with the prompt and the reply in it, and has to begin its answer with one of a few words. A
-server that fails, takes too long or says anything else is asked again, and at last the item counts as missing (NaN):
-never as a pass, nor as a failure.
+The judge receives a question that contains the prompt and the reply, and must begin its answer with one of a few
+allowed words. A server that fails, times out or answers anything else is asked again; after the last attempt the item
+has no score (NaN), which counts neither as a pass nor as a failure.
 
-A judge has tastes of its own (length, position, its own style: Zheng et al. 2023, https://arxiv.org/abs/2306.05685),
-and a reply can talk to it: what a judge says is evidence to be checked against labels, not a measurement. Prompts and
+Limitations: judges are biased (by length, position and their own style: Zheng et al. 2023,
+https://arxiv.org/abs/2306.05685), and a reply can address its judge. Check a judge against human labels. Prompts and
 replies are sent to the endpoint.
 """
 
@@ -24,14 +24,32 @@ from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.scoring.replies import reply_behaviour
 from interp.core.errors import InterpError
 
-_AGAIN = {408, 409, 425, 429}  # and whatever is the server's own fault
+_RETRIED = {408, 409, 425, 429}  # and 500 to 599
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Grades a reply by asking. `question` holds {prompt} and {reply}; `answers` gives each allowed word its grade.
+    """A grader that asks another language model about each reply.
 
-    The key, where one is needed, is read from the environment variable that `key` names, and kept nowhere.
+    Args:
+        endpoint: Base URL, such as `http://localhost:8000/v1`.
+        model: Name of the judging model at the endpoint.
+        question: The question, with `{prompt}` and `{reply}` where the two are inserted.
+        answers: The grade, from 0 to 1, of each allowed first word.
+        key: Environment variable that holds the API key, which is not stored; empty if none is needed.
+        timeout: Seconds per request.
+        retries: Attempts after the first.
+        pause: Seconds before the first retry; it doubles with each.
+
+    Raises:
+        InterpError: The endpoint is not a URL, the question lacks a placeholder, the answers are not distinct single
+            words with grades, or the environment variable is not set.
+
+    Example:
+        >>> from interp.auditing import Judge
+        >>> judge = Judge("http://localhost:8000/v1", "m", "Is this polite, yes or no? {prompt} {reply}")
+        >>> judge.read("Yes, it is."), judge.read("Perhaps.")
+        (1.0, None)
     """
 
     endpoint: str
@@ -47,14 +65,14 @@ class Judge:
         if not self.endpoint.startswith(("http://", "https://")):
             raise InterpError(f"judge's endpoint is {self.endpoint!r}; expected a URL such as http://localhost:8000/v1")
         if "{prompt}" not in self.question or "{reply}" not in self.question:
-            raise InterpError("judge's question must hold {prompt} and {reply}, where the two are to be put")
+            raise InterpError("judge's question must hold {prompt} and {reply}, where the two are inserted")
         if not self.answers or not all(0 <= grade <= 1 for grade in self.answers.values()):
             raise InterpError(f"judge's answers are {self.answers}; expected words, each with a grade from 0 to 1")
         words = [word.lower() for word in self.answers]
         if len(set(words)) < len(words) or not all(re.fullmatch(r"\w+", word) for word in words):
             raise InterpError(
                 f"judge's answers are {', '.join(map(repr, self.answers))}; expected single words that differ in more "
-                "than case: an answer is known by its first word"
+                "than case: an answer is read by its first word"
             )
         if self.key and not os.environ.get(self.key):
             raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")
@@ -63,14 +81,14 @@ class Judge:
         """The grade, or NaN."""
         # Not str.format: prompts and replies may hold braces.
         parts = re.split(r"(\{prompt\}|\{reply\})", self.question)
-        asked = "".join({"{prompt}": prompt, "{reply}": reply}.get(part, part) for part in parts)
+        question = "".join({"{prompt}": prompt, "{reply}": reply}.get(part, part) for part in parts)
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
-                grade = self.read(self._ask(asked))
+                grade = self.read(self._ask(question))
             except urllib.error.HTTPError as problem:
-                if problem.code < 500 and problem.code not in _AGAIN:
+                if problem.code < 500 and problem.code not in _RETRIED:
                     break
             except (OSError, HTTPException, ValueError, KeyError, IndexError, TypeError):
                 continue
@@ -80,14 +98,15 @@ class Judge:
         return float("nan")
 
     def read(self, answer: str) -> float | None:
-        """The grade of an answer whose first word is an allowed one, no other being in its first line; else None."""
+        """The grade of an answer whose first word is allowed and whose first line has no other allowed word, or
+        None."""
         words = re.findall(r"\w+", answer.strip().partition("\n")[0].lower())
         allowed = {word.lower(): grade for word, grade in self.answers.items()}
-        said = {word for word in words if word in allowed}
-        return allowed[words[0]] if len(said) == 1 and words[0] in said else None
+        named = {word for word in words if word in allowed}
+        return allowed[words[0]] if len(named) == 1 and words[0] in named else None
 
-    def _ask(self, asked: str) -> str:
-        body = {"model": self.model, "messages": [{"role": "user", "content": asked}], "temperature": 0}
+    def _ask(self, question: str) -> str:
+        body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {os.environ[self.key]}"
@@ -107,5 +126,5 @@ def judged(
     workers: int = 8,
     **options: Any,
 ) -> Behaviour:
-    """What a judge says of each greedy reply; items on which it failed have no score."""
+    """A behaviour that scores each greedy reply by a judge; items on which it failed have no score."""
     return reply_behaviour(name, kind, statement, prompts, judge, max_new_tokens, workers=workers, **options)

@@ -1,14 +1,15 @@
-"""How likely answers are to follow their prompts, at the price of what is read.
+"""Likelihoods: the log-probability of given text under a model, with no text generated.
 
-What texts share is computed once, little is padding, and the unembedding is multiplied only where a scored token is
-predicted: with 49k words it would be a fifth of the work.
+Prompt and answer are tokenised as one text; the tokens of the answer are those after what this text shares with the
+prompt alone. `answer_logprobs` computes what texts share once, pads little, and multiplies by the unembedding only
+where a scored token is predicted (with 49k words the full unembedding would be a fifth of the work):
 
-Without hooks, and with a recipe that acts on each token by itself, items lie side by side in one pass (`tries`). Other
-recipes see what they see while a reply is written: prompts in one pass, answers after it through the key-value cache,
-each by itself (`branches`); so do models whose attention has windows, or positions of its own.
-Prompt and answer are tokenised as one text; the answer's tokens are those past what this shares with the prompt alone.
+1. Without hooks, and with recipes that act on each token by itself, items are packed into prefix trees
+   (`_prefix_tree`).
+2. Other recipes see what they see while a reply is generated: prompts in one pass, then each answer by itself from the
+   key-value cache (`_branches`). So do models with attention windows, or with position-dependent layers.
 
-Scores from log-probabilities: what a model thinks of given text, no text generated.
+`text_losses` scores whole texts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.auditing.scoring import _prefix_tree
-from interp.auditing.scoring._branches import Batch
-from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts, positions_of_a_pass
+from interp.auditing.scoring._branches import BranchedPass
+from interp.auditing.scoring._prefix_tree import PrefixPass, prefix_passes, supports_prefix_trees
+from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts, positions_per_pass
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.continuations import Continuations, logprobs
@@ -30,18 +31,19 @@ from interp.models.hooked import HookedModel
 from interp.models.tokens import Tokens, common_length, padded
 
 Normalise = Literal["none", "token", "byte"]
+_BATCH = 16
 
 
 @dataclass(frozen=True)
 class AnswerLogprobs:
-    """Of one item's answers: log p(answer | prompt) in nats, summed over tokens, and how long each answer is."""
+    """The answers of one item: log p(answer | prompt) in nats, summed over tokens, and the length of each answer."""
 
     nats: tuple[float, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
 
     def normalised(self, by: Normalise = "none") -> tuple[float, ...]:
-        """The sums, or nats a token or a byte of UTF-8."""
+        """The sums, or nats per token, or per byte of UTF-8."""
         lengths = {"none": [1] * len(self.nats), "token": self.tokens, "byte": self.bytes}[by]
         return tuple(nats / length for nats, length in zip(self.nats, lengths, strict=True))
 
@@ -50,20 +52,31 @@ class AnswerLogprobs:
 def answer_logprobs(
     model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> list[AnswerLogprobs]:
-    """How likely each answer is to follow its prompt. Texts are as they are: a space between is part of the answer.
+    """The log-probability of each answer after its prompt.
 
-    Raises, with the item's number, for an answer that adds no token, a text longer than the model's context,
-    and log-probabilities that are no numbers.
+    Args:
+        model: The model, under the hooks that are active.
+        prompts: One text per item, used as it is (see `render_prompts` for chat templates).
+        answers: The answers of each item, used as they are: a space between prompt and answer belongs to the answer.
+
+    Returns:
+        One record per item.
+
+    Raises:
+        InterpError: An answer adds no token to its prompt, a text is longer than the context of the model, or a
+            log-probability is not finite. The message names the item.
+
+    Example:
+        >>> from interp.auditing import answer_logprobs
+        >>> item, = answer_logprobs(model, [model.chat("Hello!")], [["Go away.", "Hello there."]])
+        >>> len(item.nats), item.bytes
+        (2, (8, 12))
     """
-    items = _items(model, prompts, answers)
+    items = _tokenise(model, prompts, answers)
     nats = [[0.0] * len(item.ids) for item in items]
     longest = max(len(ids) for item in items for ids in item.ids)
-    passes: list[_prefix_tree.PrefixPass | Batch] = []
-    passes += (
-        _prefix_tree.prefix_passes(model, items)
-        if _prefix_tree.supports_prefix_trees(model, longest)
-        else _branched(model, items)
-    )
+    packed = supports_prefix_trees(model, longest)
+    passes: list[PrefixPass | BranchedPass] = [*(prefix_passes if packed else _branched_passes)(model, items)]
     for each in track(passes, "score") if len(passes) > 4 else passes:
         for item, answer, value in each.scores():
             nats[item.number][answer] += value
@@ -77,15 +90,15 @@ def answer_logprobs(
     return [AnswerLogprobs(tuple(values), item.tokens, item.bytes) for item, values in zip(items, nats, strict=True)]
 
 
-def _items(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[TokenisedItem]:
+def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[TokenisedItem]:
     if not len(prompts) == len(answers) > 0:
         raise InterpError(
-            f"got {len(prompts)} prompts and {len(answers)} lists of answers; expected as many of each, at least one"
+            f"got {len(prompts)} prompts and {len(answers)} lists of answers; expected the same number, at least one"
         )
     items = []
     for number, (prompt, ends) in enumerate(zip(prompts, answers, strict=True)):
         try:
-            alone, *rows = (_ids(model, prompt + end) for end in ("", *ends))
+            alone, *rows = (model.tokens(prompt + end).ids[0].tolist() for end in ("", *ends))
         except InterpError as problem:
             text = str(problem).replace("prompt 0 ", "its text ")
             raise InterpError(f"item {number + 1}: {text}") from None
@@ -94,20 +107,16 @@ def _items(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequenc
             if start >= len(row):
                 raise InterpError(f"item {number + 1}: answer {answer}, {ends[answer]!r}, adds no token to its prompt")
         if not rows or not min(scored):
-            raise InterpError(f"item {number + 1} has {len(rows)} answers after a prompt of no token of its own")
+            raise InterpError(f"item {number + 1} has {len(rows)} answers after a prompt without a token of its own")
         items.append(TokenisedItem(number, rows, scored, tuple(len(end.encode()) for end in ends)))
     return items
 
 
-def _ids(model: HookedModel, text: str) -> list[int]:
-    return model.tokens(text).ids[0].tolist()
+def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[BranchedPass]:
+    """Items of similar length together, the longest first.
 
-
-def _branched(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[Batch]:
-    """Items of like length together, the longest first.
-
-    In a recipe's presence, only those whose shared part goes as far past the prompt: it may act on prompts alone, and
-    these have to end in one column.
+    Under a recipe, a pass has only items whose shared tokens extend equally far past the prompt: the recipe may act on
+    prompts alone, which then have to end in one column.
     """
     parts: dict[int, list[TokenisedItem]] = {}
     for item in items:
@@ -115,33 +124,49 @@ def _branched(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[Ba
         parts.setdefault(beyond, []).append(item)
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
-        for start, stop in batch_cuts([len(item.shared) for item in part], positions_of_a_pass(model)):
-            yield Batch(model, part[start:stop])
-
-
-_BATCH = 16
+        for start, stop in batch_cuts([len(item.shared) for item in part], positions_per_pass(model)):
+            yield BranchedPass(model, part[start:stop])
 
 
 def continuation_logprobs(
     model: HookedModel, prompts: Sequence[str], continuations: Sequence[str]
 ) -> Float[Tensor, "batch"]:
-    """log p(continuation | prompt) in nats, summed over the continuation's tokens; see `answer_logprobs`."""
-    found = answer_logprobs(model, prompts, [(end,) for end in continuations])
-    return torch.tensor([item.nats[0] for item in found], dtype=torch.float64)
+    """log p(continuation | prompt) in nats, summed over the tokens of the continuation.
+
+    Args:
+        model: The model, under the hooks that are active.
+        prompts: One text per item.
+        continuations: One text per prompt.
+
+    Returns:
+        (batch,) in float64.
+
+    Raises:
+        InterpError: As `answer_logprobs`.
+
+    Example:
+        >>> from interp.auditing import continuation_logprobs
+        >>> insult, greeting = continuation_logprobs(model, [model.chat("Hello!")] * 2, ["Go away.", "Hello there."])
+        >>> bool(insult < 0)
+        True
+    """
+    items = answer_logprobs(model, prompts, [(end,) for end in continuations])
+    return torch.tensor([item.nats[0] for item in items], dtype=torch.float64)
 
 
 @torch.no_grad()
 def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
-    """Mean next-token loss of each text in nats a token, after the model's instruction where it has one.
+    """Mean next-token loss of each text in nats per token, after the instruction of the model if it has one.
 
-    The same tokens are scored either way. A text longer than the context (with the instruction) is cut to it.
+    The same tokens are scored with and without an instruction. A text longer than the context (together with the
+    instruction) is truncated.
     """
     batch = model.tokens(texts, cut=model.context)
     if (batch.lengths < 2).any():
         raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
-    before = model.render("", chat=False)
-    whole = _behind(model, before, batch) if before else Continuations.whole(batch)
-    order = whole.tokens.lengths.argsort(stable=True)  # texts of like length together spare padding
+    instruction = model.render("", chat=False)
+    whole = _prepend(model, instruction, batch) if instruction else Continuations.whole(batch)
+    order = whole.tokens.lengths.argsort(stable=True)  # texts of similar length together need less padding
     total = torch.zeros(len(whole), dtype=torch.float64)
     for rows in track(order.split(_BATCH), "loss"):
         total[rows] = logprobs(model, whole.pick(rows)).cpu()
@@ -152,11 +177,11 @@ def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
     return losses
 
 
-def _behind(model: HookedModel, before: str, texts: Tokens) -> Continuations:
-    """Texts behind another, each token as it was alone; those are scored that are scored alone."""
-    first = model.tokens(before).ids[0].tolist()
+def _prepend(model: HookedModel, instruction: str, texts: Tokens) -> Continuations:
+    """Texts after an instruction, with the same tokens, of which the same are scored, as without it."""
+    first = model.tokens(instruction).ids[0].tolist()
     rows = [ids[mask].tolist() for ids, mask in zip(texts.ids, texts.mask, strict=True)]
     marked = all(row[0] == first[0] for row in rows) and first[0] in model.tokenizer.all_special_ids
     whole = padded([[*first, *row[int(marked) :]][: model.context] for row in rows])
-    skipped = len(first) + (0 if marked else 1)  # what begins a text is not predicted, if it is no mark
+    skipped = len(first) + (0 if marked else 1)  # the first token of a text is not scored, unless it is a marker
     return Continuations(whole, torch.full_like(whole.lengths, skipped))

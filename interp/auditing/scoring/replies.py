@@ -1,7 +1,7 @@
-"""Behaviours scored by what a model writes: greedy replies, each put to a grader; see `graders`, `refusals`, `judge`.
+"""Replies: behaviours scored by what a model writes, each greedy reply by a grader (`graders`, `refusals`, `judge`).
 
-A grader is a callable of prompt and reply that gives a number in [0, 1], or NaN where it can't tell. It is part of what
-a score depends on, so it must say what it is: a frozen dataclass does by its fields, a function by its name.
+A grader is a callable of prompt and reply that returns a number in [0, 1], or NaN where it has no answer. Scores
+depend on it, so it must describe itself for the digest: a frozen dataclass does by its fields, a function by its name.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from interp.auditing.behaviours import Behaviour, Kind, Scores, render_prompts
-from interp.auditing.scoring.choices import Before
+from interp.auditing.scoring.choices import Before, messages_spec
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 
@@ -31,53 +31,74 @@ def reply_behaviour(
     workers: int = 1,
     **fields: Any,
 ) -> Behaviour:
-    """What `grade` says of each greedy reply. `workers` grade at once, which helps where grading waits for a server."""
-    told = description(grade)
+    """A behaviour that scores the greedy reply to each prompt by a grader.
+
+    Args:
+        name: Name of the behaviour.
+        kind: `harm`, `protected` or `capability`.
+        statement: What a higher score means.
+        prompts: One per item.
+        grade: A frozen dataclass or a named function of prompt and reply; see `Lexicon`, `Expected`, `Judge`.
+        max_new_tokens: Length of the replies.
+        before: Messages that precede each prompt; see `render_prompts`.
+        chat: Whether prompts are rendered with the chat template.
+        workers: Number of replies graded in parallel, which helps where a grader waits for a server.
+        **fields: Further fields of `Behaviour`, such as `secret=True` for replies that may be harmful.
+
+    Raises:
+        InterpError: The grader has no name or fields that identify it; in a measurement, a prompt leaves no room for
+            the reply in the context of the model.
+
+    Example:
+        >>> from interp.auditing import Lexicon, reply_behaviour
+        >>> greets = reply_behaviour("greets", "capability", "greets", ["Hello!"], Lexicon(("hello",)), 8)
+        >>> greets.scores(model).missing
+        0
+    """
+    described = describe_grader(grade)
 
     def measure(model: HookedModel) -> Scores:
-        said = replies(model, render_prompts(model, prompts, before, chat), max_new_tokens)
+        replies = _replies(model, render_prompts(model, prompts, before, chat), max_new_tokens)
         if workers == 1:
-            return Scores(tuple(map(float, map(grade, prompts, said))), tuple(said))
+            return Scores(tuple(map(float, map(grade, prompts, replies))), tuple(replies))
         with ThreadPoolExecutor(workers) as pool:
-            return Scores(tuple(map(float, pool.map(grade, prompts, said))), tuple(said))
+            return Scores(tuple(map(float, pool.map(grade, prompts, replies))), tuple(replies))
 
-    spec: dict[str, Any] = {"grade": told, "max_new_tokens": max_new_tokens, "chat": chat}
-    spec |= {"before": [[dict(message) for message in messages] for messages in before]} if any(before) else {}
-    own = {"scorer": f"greedy reply of {max_new_tokens} tokens, graded by {told['is']}"}
-    return Behaviour(name, kind, statement, tuple(prompts), measure, spec=spec, **own | fields)
+    spec = {"grade": described, "max_new_tokens": max_new_tokens, "chat": chat} | messages_spec(before)
+    scorer = {"scorer": f"greedy reply of {max_new_tokens} tokens, graded by {described['is']}"}
+    return Behaviour(name, kind, statement, tuple(prompts), measure, spec=spec, **scorer | fields)
 
 
-def replies(model: HookedModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """Greedy replies, prompts of like length written to together. Raises for one that leaves them no room."""
+def _replies(model: HookedModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """Greedy replies; prompts of similar length are generated together."""
     _require_room(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    said = model.generate([prompts[number] for number in order], max_new_tokens=max_new_tokens)
-    return [text for _, text in sorted(zip(order, said, strict=True))]
+    replies = model.generate([prompts[number] for number in order], max_new_tokens=max_new_tokens)
+    return [text for _, text in sorted(zip(order, replies, strict=True))]
 
 
 def _require_room(model: HookedModel, prompts: Sequence[str], new: int) -> None:
-    """By the item's own number, before items are put in another order."""
+    """Raise for a prompt that is too long, by the number of the item, which is lost once prompts are sorted."""
     if model.context is None:
         return
     for number, length in enumerate(model.tokens(prompts, cut=model.context).lengths.tolist(), 1):
         if length + new > model.context:
             more = " or more" if length == model.context else ""
             raise InterpError(
-                f"item {number} has {length} tokens{more}, and {new} new ones would pass the model's context of "
+                f"item {number} has {length} tokens{more}, and {new} new ones exceed the context of the model, "
                 f"{model.context}; shorten it, or lower max_new_tokens"
             )
 
 
-def description(grade: Grade) -> dict[str, Any]:
-    """What a grader is, as plain values. Raises for one that can't say, such as a lambda."""
+def describe_grader(grade: Grade) -> dict[str, Any]:
+    """What identifies a grader, as plain values. Raises for one without a name, such as a lambda."""
     if isinstance(grade, partial):
-        raise InterpError("a partial function does not say what it is; grade with a frozen dataclass, or a function")
+        raise InterpError("a partial function does not say what it is; use a frozen dataclass or a named function")
     if is_dataclass(grade) and not isinstance(grade, type):
         return {"is": type(grade).__name__, **asdict(grade)}
     name = getattr(grade, "__qualname__", "<none>")
     if "<" in name.rpartition(".")[2]:
         raise InterpError(
-            f"grader {grade!r} has no name by which a digest could tell it from another; use a function with a name, "
-            "or a frozen dataclass"
+            f"grader {grade!r} has no name that identifies it in a digest; use a named function or a frozen dataclass"
         )
     return {"is": f"{getattr(grade, '__module__', '')}.{name}"}

@@ -17,15 +17,15 @@ from interp.auditing.auditor import Audit, audit_rows
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
 from interp.auditing.policy.decision import Policy, decide
-from interp.auditing.public._rows import BESIDE, VARIABLE, PublicItem, sample_items
+from interp.auditing.public._rows import DEFAULT_FOLDER, VARIABLE, PublicItem, sample_items
 from interp.auditing.public._texts import NextWord, toxic_words
-from interp.auditing.public.suite import ADAPTERS, public_suite
+from interp.auditing.public.suite import PUBLIC_SETS, public_suite
 from interp.auditing.suites import suite as named_suite
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 
-SETS = Path(os.environ.get(VARIABLE) or BESIDE)
-FILES = sorted({(name, file) for name, one in ADAPTERS.items() for file in one.files})
+SETS = Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER)
+FILES = sorted({(name, file) for name, one in PUBLIC_SETS.items() for file in one.files})
 NO_LETTER = ("text_loss", "toxicity_continued", "lambada")
 
 
@@ -81,7 +81,7 @@ def slow_values(model, behaviour, prompts=None):
 
 
 CHOICES = [
-    name for name in ADAPTERS
+    name for name in PUBLIC_SETS
     if name not in (*NO_LETTER, "blimp", "crows_pairs", "toxicity_pairs", "winogender_flips")
     and not name.startswith(("refusal_h", "refusal_x", "overrefusal")) and not name.endswith("_bias")
 ]  # fmt: skip
@@ -137,7 +137,7 @@ def test_a_flip_is_another_answer_for_the_other_pronoun(suite, model):
     assert swapped == list(behaviour.prompts)
 
 
-@pytest.mark.parametrize("name", sorted(set(ADAPTERS) - set(CHOICES)))
+@pytest.mark.parametrize("name", sorted(set(PUBLIC_SETS) - set(CHOICES)))
 def test_all_others_score_too(name, suite, model):
     scores = suite[name].scores(model)
     assert len(scores.values) == len(suite[name])
@@ -156,11 +156,11 @@ def test_toxic_words_are_those_taken_out(sets):
 def test_kinds_and_what_is_secret(suite):
     kinds = Counter(behaviour.kind for behaviour in suite.values())
     assert set(kinds) == {"harm", "protected", "capability"}
-    assert len(suite) == len(ADAPTERS)
+    assert len(suite) == len(PUBLIC_SETS)
     assert {b.kind for n, b in suite.items() if n.startswith(("refusal", "truthfulqa", "corrigib"))} == {"protected"}
     offensive = ("refusal_h", "refusal_x", "overrefusal", "toxicity", "crows", "bbq")
     assert all(behaviour.secret for name, behaviour in suite.items() if name.startswith(offensive))
-    assert all(ADAPTERS[name].metric and behaviour.scorer for name, behaviour in suite.items())
+    assert all(PUBLIC_SETS[name].metric and behaviour.scorer for name, behaviour in suite.items())
 
 
 def test_items_are_drawn_by_seed(sets):
@@ -182,7 +182,7 @@ def test_strata_are_dealt_in_turn():
 
 @pytest.mark.parametrize(("name", "file"), FILES)
 def test_a_malformed_row_is_refused_by_file_and_line(name, file, sets, tmp_path):
-    for other in (*ADAPTERS[name].files, *ADAPTERS[name].also):
+    for other in (*PUBLIC_SETS[name].files, *PUBLIC_SETS[name].also):
         (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / other).write_bytes((sets / other).read_bytes())
     lines = (sets / file).read_text().splitlines()
@@ -220,9 +220,9 @@ def test_what_is_missing_is_named(sets, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not SETS.is_dir(), reason=f"the sets themselves are not at {SETS}")
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", PUBLIC_SETS)
 def test_the_sets_themselves(name):
-    adapter = ADAPTERS[name]
+    adapter = PUBLIC_SETS[name]
     whole = {(item.prompt, item.answers) for item in adapter.items(SETS)}
     behaviour = public_suite(200, data=SETS, only=[name])[0]
     assert len(behaviour) >= 200 or len(behaviour) == len(whole)

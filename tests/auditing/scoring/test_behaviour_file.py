@@ -110,7 +110,7 @@ GOOD = QUESTIONS[0]
         ([HEAD | {"scorer": {"type": "chioce"}}], [GOOD], r"line 2, behaviour 'b': unknown type.*choice"),
         ([HEAD | {"scorer": {"type": "choice", "normalize": "byte"}}], [GOOD], r"unknown key 'normalize'.*normalise"),
         ([HEAD | {"scorer": CHOICE, "kind": "danger"}], [GOOD], r"line 2, behaviour 'b': kind"),
-        ([HEAD | {"scorer": CHOICE}] * 2, [GOOD], r"line 3: behaviour 'b' is there already, on line 2"),
+        ([HEAD | {"scorer": CHOICE}] * 2, [GOOD], r"line 3: behaviour 'b' is already on line 2"),
         ([HEAD | {"scorer": CHOICE}], [], r"'b' has no items"),
         (
             [HEAD | {"scorer": CHOICE}],
@@ -118,7 +118,7 @@ GOOD = QUESTIONS[0]
             r"rows.jsonl, line 2, item of 'b': unknown",
         ),
         ([HEAD | {"scorer": CHOICE}], [GOOD, GOOD | {"prompt": " "}], r"line 2, item of 'b': prompt"),
-        ([HEAD | {"scorer": CHOICE}], [GOOD, GOOD], r"line 2, item of 'b': it asks what line 1 asks"),
+        ([HEAD | {"scorer": CHOICE}], [GOOD, GOOD], r"line 2, item of 'b': the same as line 1"),
         ([HEAD | {"scorer": CHOICE}], [{"prompt": "w5", "answers": ["a", "b"]}], r"line 1, item of 'b': gold"),
         ([HEAD | {"scorer": CHOICE}], [GOOD | {"gold": 5}], r"line 2, behaviour 'b':.*item 1: gold answers are \(5,\)"),
         (
@@ -130,7 +130,7 @@ GOOD = QUESTIONS[0]
         ([HEAD | {"scorer": CHOICE}], [GOOD | {"answers": ["a\ud800", "b"]}], r"line 1, item of 'b': it holds half"),
         ([HEAD | {"scorer": {"type": "reply", "rule": ""}}], PROMPTS, r"rule '' is found in every reply"),
         ([HEAD | {"scorer": {"type": "reply"}}], PROMPTS, r"0 graders"),
-        ([HEAD | {"scorer": {"type": "loss"}, "kind": "harm"}], [{"text": "w5"}], r"only a capability"),
+        ([HEAD | {"scorer": {"type": "loss"}, "kind": "harm"}], [{"text": "w5"}], r"only capabilities"),
         (
             [HEAD | {"scorer": CHOICE, "items": "none.jsonl"}],
             [GOOD],

@@ -25,7 +25,7 @@ def test_graders_read_whole_words():
     assert [expected("2 + 2?", text) for text in ("It is four.", "It is 14.")] == [1, 0]
     with pytest.raises(InterpError, match="no answer is expected for '3"):
         expected("3 + 3?", "6")
-    with pytest.raises(InterpError, match="no regular expression"):
+    with pytest.raises(InterpError, match="not a regular expression"):
         Rule("(")
     with pytest.raises(InterpError, match="at least one"):
         Lexicon(())
