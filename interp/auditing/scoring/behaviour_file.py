@@ -21,10 +21,9 @@ import yaml
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, Scorer
-from interp.core.config import Config
+from interp.core.config import Config, compose_yaml, construct_yaml
 from interp.core.errors import InterpError, nearest
 from interp.core.jsonl import numbered_lines, parse_object
-from interp.core.strict_yaml import compose_yaml, construct_yaml
 
 
 def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -> list[Behaviour]:
