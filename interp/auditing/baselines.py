@@ -144,7 +144,7 @@ def measure_baselines(
     Example:
         >>> from interp.auditing import measure_baselines, organism_behaviour
         >>> pairs = interp.Contrast(contrast.pairs[:8])
-        >>> found = interp.find(model, pairs, "resid_post.3", "mean_difference", bootstrap=2)
+        >>> found = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=2)
         >>> baselines = measure_baselines(
         ...     model, found.best()[0].direction, pairs, [organism_behaviour("hostility", 2)]
         ... )
