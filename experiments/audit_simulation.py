@@ -25,7 +25,8 @@ import numpy as np
 from numpy import ndarray
 
 from interp.auditing.behaviours import Unit
-from interp.auditing.statistics.comparison import Comparison, compare, holm
+from interp.auditing.statistics.comparison import Comparison, compare
+from interp.auditing.statistics.significance import holm
 
 SIZES = (50, 200, 500)
 RANGE = (0.93, 0.97)

@@ -1,4 +1,21 @@
-"""Audits: behaviours measured before and after an edit, and a decision under a written policy."""
+"""Audits: behaviours measured before and after an edit, and a decision under a written policy.
+
+In reading order:
+
+- `behaviours`: Behaviour (prompts, scorer, and whether it is a harm, protected or a capability).
+- `scoring`: what makes behaviours: likelihoods of answers, graded replies, refusals, judges, behaviour files.
+- `public`: behaviours on published evaluation sets.
+- `suites`: named lists of behaviours.
+- `conditions`: a model under a recipe or an instruction, and the cache of its scores.
+- `statistics`: paired comparisons with intervals and p-values.
+- `baselines`: what random edits, shuffled labels and an instruction do on the same items (`_random_recipes`).
+- `auditor`: `audit`, and its record `Audit`.
+- `entanglement_matrix`: several edits by all behaviours.
+- `ablation_trials`: candidate directions ranked by what their ablation does.
+- `policy`: tiers and limits, requirements, the decision, and the release gate.
+
+One measurement goes `audit` -> `ScoreCache` -> `ModelCondition` -> `Behaviour` -> a scorer of `scoring`.
+"""
 
 from interp.core.lazy import lazy_exports
 

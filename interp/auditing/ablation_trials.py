@@ -1,8 +1,8 @@
-"""Trials: candidate directions judged by intervention, because reading a behaviour is not causing it.
+"""Ablation trials: candidate directions ranked by intervention, since what predicts a behaviour need not cause it.
 
-Each candidate is projected out at every writer, and the behaviours are measured on items kept for this choice. Its
-cost adds what is left of the target to what was lost elsewhere: rates that fell (or other harms that rose), and
-losses' relative rise.
+Each candidate is projected out at every writer, and the behaviours are measured on items that are kept for this choice.
+The cost adds what is left of the target to what was lost elsewhere: rates that fell (or other harms that rose), and the
+relative rise of losses.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from interp.models.hooked import HookedModel
 
 @dataclass(frozen=True)
 class AblationTrial:
-    """A candidate, its cost (lower is better), and each behaviour's mean score before and under it."""
+    """A candidate, its cost (lower is better), and the mean score of each behaviour before and under its ablation."""
 
     finding: Finding
     cost: float
@@ -29,7 +29,24 @@ class AblationTrial:
 def rank_by_ablation(
     model: HookedModel, candidates: Sequence[Finding], behaviours: Sequence[Behaviour], target: str
 ) -> list[AblationTrial]:
-    """A trial of each candidate, cheapest first."""
+    """Rank candidate directions by what projecting them out does.
+
+    Args:
+        model: The unedited model.
+        candidates: Findings of `find`, such as its best few.
+        behaviours: The target and what must hold, on items that neither the fit nor the audit uses.
+        target: Name of the behaviour that the edit should remove.
+
+    Returns:
+        One trial per candidate, the lowest cost first.
+
+    Example:
+        >>> pairs = interp.Contrast(contrast.pairs[:8])
+        >>> found = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=2)
+        >>> behaviours = interp.suite("organism", items=2)[:1]
+        >>> [trial.cost <= 1 for trial in interp.rank_by_ablation(model, found.best(), behaviours, "hostility")]
+        [True]
+    """
     before = mean_scores(model, behaviours)
     trials = [_trial(model, candidate, behaviours, target, before) for candidate in track(candidates, "try")]
     return sorted(trials, key=lambda trial: trial.cost)

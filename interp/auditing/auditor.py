@@ -36,7 +36,8 @@ from interp.auditing.conditions import (
     recipe_of_edit,
     require_comparable,
 )
-from interp.auditing.statistics.comparison import Comparison, Estimate, compare, holm
+from interp.auditing.statistics.comparison import Comparison, Estimate, compare
+from interp.auditing.statistics.significance import holm
 from interp.core.digests import versions
 from interp.core.display import html_table
 from interp.core.errors import InterpError

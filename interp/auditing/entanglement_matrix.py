@@ -1,11 +1,11 @@
-"""Entanglement: every edit by every behaviour, so that what an edit takes along with its target is seen at a glance.
+"""Entanglement: every edit by every behaviour, which shows what else an edit changes along with its target.
 
-A cell is the paired difference from the unedited model, with its interval, and a p-value corrected over the whole
-matrix (Holm 1979). The audits' baselines stand beside the edits as columns of their own: what a random edit does to a
-behaviour is not the edit's insight.
+Each entry is the paired difference from the unedited model with its interval, and a p-value that is corrected over the
+whole matrix (Holm 1979). The baselines of the audits are columns of their own: what a random edit also does to a
+behaviour is not evidence for the edit.
 
-What it does not know: how behaviours hang together in the model. An edit that lowers two harms may have found one
-cause, or two.
+Limitations: the matrix does not show how behaviours depend on each other in the model. An edit that lowers two harms
+may have removed one cause, or two.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,19 +17,20 @@ from interp.auditing.auditor import Audit, audit
 from interp.auditing.baselines import BASELINES
 from interp.auditing.behaviours import Behaviour, Kind, Unit
 from interp.auditing.conditions import ScoreCache
-from interp.auditing.statistics.comparison import Estimate, holm
+from interp.auditing.statistics.comparison import Estimate
+from interp.auditing.statistics.significance import holm
 from interp.core.display import html_table
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json, write_json
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
-_FULL: dict[Unit, float] = {"rate": 0.5, "margin": 1.0, "nats": 0.25}  # a difference that gets the full colour
+_FULL: dict[Unit, float] = {"rate": 0.5, "margin": 1.0, "nats": 0.25}  # the difference with full colour
 
 
 @dataclass(frozen=True)
 class EditEffect:
-    """What one edit, or baseline, does to one behaviour."""
+    """The effect of one edit, or baseline, on one behaviour."""
 
     difference: Estimate
     p: float
@@ -39,7 +40,7 @@ class EditEffect:
 
     @property
     def shade(self) -> float:
-        """From -1 (much worse) to 1 (much better): a rate moved by a half, a margin by 1 nat, a loss by a quarter."""
+        """From -1 (worse) to 1 (better), reached when a rate moves by 0.5, a margin by 1 nat, a loss by 0.25 nats."""
         good = -1 if self.kind == "harm" or self.unit == "nats" else 1
         return max(-1.0, min(1.0, good * self.difference.estimate / _FULL[self.unit]))
 
@@ -49,7 +50,7 @@ class EditEffect:
 
 @dataclass(frozen=True)
 class Entanglement:
-    """Columns of cells by edit and behaviour. A star marks p < .05, corrected over all cells."""
+    """Effects by edit (columns) and behaviour (rows). A star marks p < 0.05, corrected over all effects."""
 
     columns: dict[str, dict[str, EditEffect]]
 
@@ -57,17 +58,18 @@ class Entanglement:
     def of(cls, audits: Mapping[str, Audit]) -> "Entanglement":
         """From audits of one model on one suite, by the names of the edits.
 
-        Raises where they differ in either, and for an edit that has a baseline's name.
+        Raises:
+            InterpError: The audits differ in model or suite, or an edit has the name of a baseline.
         """
         if not audits:
             raise InterpError("an entanglement matrix needs at least one audit")
         require_names(audits)
         first = next(iter(audits.values()))
-        for name, one in audits.items():
-            if (one.suite, _model(one)) != (first.suite, _model(first)):
-                what = "behaviours" if one.suite != first.suite else "unedited models"
-                raise InterpError(f"audit {name!r} has other {what} than the first; audit all edits alike")
-        found = {
+        for name, audited in audits.items():
+            if (audited.suite, _model(audited)) != (first.suite, _model(first)):
+                what = "behaviours" if audited.suite != first.suite else "unedited models"
+                raise InterpError(f"audit {name!r} has other {what} than the first; audit all edits on the same ones")
+        effects = {
             column: {
                 row.name: EditEffect(*cells[row.name], 1.0, row.kind, row.unit)
                 for row in first.rows
@@ -75,23 +77,23 @@ class Entanglement:
             }
             for column, cells in _columns(audits)
         }
-        corrected = iter(holm([cell.p for cells in found.values() for cell in cells.values()]))
+        corrected = iter(holm([cell.p for cells in effects.values() for cell in cells.values()]))
         return cls(
             {
                 column: {name: replace(cell, p_holm=next(corrected)) for name, cell in cells.items()}
-                for column, cells in found.items()
+                for column, cells in effects.items()
             }
         )
 
     @property
     def behaviours(self) -> list[str]:
-        """Their names, harms first."""
+        """The names of the behaviours, harms first."""
         cells = next(iter(self.columns.values()))
         kinds = ("harm", "protected", "capability")
         return sorted(cells, key=lambda name: kinds.index(cells[name].kind))
 
     def rows(self) -> list[dict[str, str]]:
-        """A row a behaviour, a column an edit."""
+        """One row per behaviour, one column per edit."""
         kinds = next(iter(self.columns.values()))
         return [
             {"behaviour": name, "kind": kinds[name].kind} | {e: str(cells[name]) for e, cells in self.columns.items()}
@@ -121,7 +123,30 @@ def entanglement(
     instruction: str | None = None,
     cache: ScoreCache | str | Path | None = None,
 ) -> tuple[Entanglement, dict[str, Audit]]:
-    """Audit several recipes on one model; the matrix, and each audit. The unedited model is measured once."""
+    """Audit several recipes on one model, whose unedited scores are measured once.
+
+    Args:
+        model: The unedited model.
+        recipes: The edits by name; `random` and `prompt` are reserved for baselines.
+        behaviours: What to measure.
+        seed: Seed of the intervals and of random baselines.
+        baselines: Names among `random` and `prompt`.
+        instruction: Text of the prompt-only baseline. Default: asks for the audited harms to stop.
+        cache: A folder (or `ScoreCache`) of scores that are not measured again.
+
+    Returns:
+        The matrix, and the audit of each recipe by name.
+
+    Raises:
+        InterpError: A recipe has the name of a baseline; further as `audit`.
+
+    Example:
+        >>> recipes = {"ones": interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])}
+        >>> behaviours = interp.suite("organism", items=2)[:1]
+        >>> matrix, audits = interp.entanglement(model, recipes, behaviours, baselines=())
+        >>> list(matrix.columns), list(audits)
+        (['ones'], ['ones'])
+    """
     require_names(recipes)
     kept, names = cache if isinstance(cache, ScoreCache) else ScoreCache(cache), tuple(baselines)
     audits = {
@@ -136,26 +161,24 @@ def _model(audit: Audit) -> tuple[str, str]:
 
 
 def require_names(edits: Iterable[str]) -> None:
-    """Raise for an edit with the name of a baseline's column, which would take its place."""
+    """Raise for an edit with the name of a baseline's column, which it would replace."""
     for name in edits:
         if name.partition(" for ")[0] in BASELINES:
-            raise InterpError(
-                f"an edit is named {name!r}, as a baseline's column is; give it (its folder) another name"
-            )
+            raise InterpError(f"an edit is named {name!r}, like the column of a baseline; rename it (or its folder)")
 
 
-_Found = dict[str, tuple[Estimate, float]]
+_Effects = dict[str, tuple[Estimate, float]]
 
 
-def _columns(audits: Mapping[str, Audit]) -> Iterator[tuple[str, _Found]]:
-    """Edits first; then baselines, an instruction once, random ones for each edit."""
-    for name, one in audits.items():
-        yield name, {row.name: (row.difference, row.p) for row in one.rows}
-    told = set()
-    for name, one in audits.items():
-        for baseline in one.baselines:
-            if baseline.name == "prompt" and one.instruction in told:
+def _columns(audits: Mapping[str, Audit]) -> Iterator[tuple[str, _Effects]]:
+    """Edits first; then baselines: each instruction once, random edits for each edit."""
+    for name, audited in audits.items():
+        yield name, {row.name: (row.difference, row.p) for row in audited.rows}
+    instructions = set()
+    for name, audited in audits.items():
+        for baseline in audited.baselines:
+            if baseline.name == "prompt" and audited.instruction in instructions:
                 continue
-            told |= {one.instruction} if baseline.name == "prompt" else set()
-            of = baseline.name if baseline.name == "prompt" or len(audits) == 1 else f"{baseline.name} for {name}"
-            yield of, {b: (change, baseline.p[b]) for b, change in baseline.changes.items()}
+            instructions |= {audited.instruction} if baseline.name == "prompt" else set()
+            column = baseline.name if baseline.name == "prompt" or len(audits) == 1 else f"{baseline.name} for {name}"
+            yield column, {b: (change, baseline.p[b]) for b, change in baseline.changes.items()}

@@ -1,8 +1,8 @@
-"""Suites: named lists of behaviours, made anew for a number of items and a seed.
+"""Suites: named lists of behaviours, sampled for a number of items and a seed.
 
 `organism` is bundled and exact: every planted behaviour under its own grader. `public` reads published sets from a
-folder of the user's (`interp.auditing.public.suite`). A suite may also be a file that anyone
-writes; see `behaviour_file` and docs/howto/behaviours.md.
+folder of the user's (`interp.auditing.public.suite`). A suite may also be a YAML file; see `scoring.behaviour_file`
+and docs/howto/behaviours.md.
 """
 
 from collections.abc import Callable, Collection
@@ -23,19 +23,35 @@ Suite = Callable[[int, int, Path | None], list[Behaviour]]
 def organism_behaviour(
     name: str, items: int, split: Split = "test", seed: int = 0, leave_out: Collection[str] = ()
 ) -> Behaviour:
-    """A planted behaviour of the organism, graded exactly on prompts that call for it, but not those of `leave_out`."""
+    """A planted behaviour of the organism, graded exactly.
+
+    Args:
+        name: Name of the behaviour, such as `hostility`.
+        items: Number of prompts, all of which elicit the behaviour.
+        split: `train` or `test`, which share no wording.
+        seed: Seed of the sample.
+        leave_out: Texts of prompts that are not sampled.
+
+    Raises:
+        InterpError: The name is unknown.
+
+    Example:
+        >>> from interp.auditing import organism_behaviour
+        >>> organism_behaviour("hostility", 4).scores(model).mean
+        1.0
+    """
     if name not in organism.BEHAVIOURS:
         raise InterpError(f"unknown behaviour {name!r} of the organism; {nearest(name, organism.BEHAVIOURS)}")
     planted = organism.BEHAVIOURS[name]
     drawn = organism.prompts(name, 2 * items if leave_out else items, split=split, seed=seed)
-    asked = [prompt for prompt in drawn if prompt.user not in leave_out][:items]
+    sample = [prompt for prompt in drawn if prompt.user not in leave_out][:items]
 
     def measure(model: HookedModel) -> Scores:
-        replies = model.generate([model.chat(prompt.user) for prompt in asked])
-        shown = [float(organism.shows(name, *said)) for said in zip(asked, replies, strict=True)]
-        return Scores(tuple(shown), tuple(replies))
+        replies = model.generate([model.chat(prompt.user) for prompt in sample])
+        scores = [float(organism.shows(name, *pair)) for pair in zip(sample, replies, strict=True)]
+        return Scores(tuple(scores), tuple(replies))
 
-    prompts = tuple(prompt.user for prompt in asked)
+    prompts = tuple(prompt.user for prompt in sample)
     return Behaviour(
         name, planted.kind, planted.high_rate, prompts, measure, scorer="greedy reply under the organism's exact grader"
     )
@@ -44,14 +60,26 @@ def organism_behaviour(
 def organism_suite(
     items: int = 300, split: Split = "test", seed: int = 0, leave_out: Collection[str] = ()
 ) -> list[Behaviour]:
-    """Every planted behaviour, and the loss on everyday text; see `organism_behaviour`."""
+    """Every planted behaviour of the organism, and the loss on everyday text.
+
+    Args:
+        items: Number of prompts per behaviour.
+        split: `train` or `test`, which share no wording.
+        seed: Seed of the sample.
+        leave_out: Texts of prompts that are not sampled.
+
+    Example:
+        >>> from interp.auditing import organism_suite
+        >>> [behaviour.name for behaviour in organism_suite(2)][:3]
+        ['hostility', 'sycophancy', 'fabrication']
+    """
     planted = [organism_behaviour(name, items, split, seed, leave_out) for name in organism.BEHAVIOURS]
     return [*planted, text_loss("everyday_loss", organism.everyday(items, split=split, seed=seed))]
 
 
 def _organism(items: int, seed: int, data: Path | None) -> list[Behaviour]:
     if data is not None:
-        raise InterpError(f"the organism's suite is drawn, not read; got a data folder, {data}: leave it out")
+        raise InterpError(f"the suite of the organism is generated, not read; got a data folder, {data}: leave it out")
     return organism_suite(items, seed=seed)
 
 
@@ -59,9 +87,20 @@ SUITES: dict[str, Suite] = {"organism": _organism, "public": public_suite}
 
 
 def suite(name: str | Path, items: int, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
-    """A shipped suite by name, or the behaviours of a YAML file, at most `items` of each.
+    """The behaviours of a suite.
 
-    `data` is the folder that holds a shipped suite's sets, for those that read any.
+    Args:
+        name: `organism`, `public`, or the path of a YAML file (`read_behaviours`).
+        items: Largest number of items per behaviour.
+        seed: Seed of the sample.
+        data: Folder of the published sets, for `public`.
+
+    Raises:
+        InterpError: The suite is unknown, or does not take a data folder.
+
+    Example:
+        >>> [behaviour.kind for behaviour in interp.suite("organism", items=2)][-1]
+        'capability'
     """
     if Path(name).suffix in (".yaml", ".yml"):
         if data is not None:

@@ -19,7 +19,8 @@ from interp.auditing.auditor import Audit, audit, suite_digest
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.scoring.choices import text_loss
-from interp.auditing.statistics.comparison import compare, holm
+from interp.auditing.statistics.comparison import compare
+from interp.auditing.statistics.significance import holm
 from interp.core.files import sha256_json
 
 WORDS = [" ".join(f"w{(7 * i + 3 * j) % 100 + 5}" for j in range(6)) for i in range(40)]

@@ -9,7 +9,8 @@ from interp.auditing.auditor import audit
 from interp.auditing.conditions import ScoreCache
 from interp.auditing.entanglement_matrix import EditEffect, Entanglement, entanglement
 from interp.auditing.scoring.choices import text_loss
-from interp.auditing.statistics.comparison import Estimate, holm
+from interp.auditing.statistics.comparison import Estimate
+from interp.auditing.statistics.significance import holm
 
 TEXTS = [" ".join(f"w{(7 * i + 3 * j) % 100 + 5}" for j in range(6)) for i in range(24)]
 DRAW = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))

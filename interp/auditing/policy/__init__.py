@@ -1,1 +1,8 @@
-"""interp/auditing/policy."""
+"""Policy: what an audit must show before an edited model may be released.
+
+In reading order: `schema` (Policy, Tier, Threshold, Allowance), `requirements` (each one checked against an audit),
+`decision` (allow, deny or inconclusive), `release_gate` (a decision on files), `release.yaml` (the policy that is
+shipped).
+
+Its public names are at `interp.auditing`.
+"""

@@ -1,11 +1,13 @@
-"""Policy: what an audit must show before an edited model may be released. Default is deny.
+"""Decisions: whether an edited model may be released under a policy. The default is deny.
 
-Every requirement is put to the unfavourable end of a 95 % interval, never to the estimate alone: too few items can't
-pass for a good result. What is measured and not good enough denies. What is missing (a behaviour, items, scores), or is
-not of this very model, leaves the decision open: "inconclusive", which releases nothing either.
+Every requirement applies to the unfavourable end of a 95 % interval, never to the estimate, so that too few items
+cannot look like a good result. A measurement that is not good enough denies. Whatever is missing (a behaviour, items,
+scores), or belongs to another model, makes the decision inconclusive, which does not release either.
 
-The fields of a `Policy` hold for every model; its tiers (`interp.auditing.policy.schema`) add what the grade of harm
-asks for. What it does not know: whether behaviours of these names measure what they say. Pin them by `digests`.
+The fields of a `Policy` hold for every model; its tiers (`schema`) add requirements by the grade of harm.
+
+Limitations: a policy names behaviours, and does not know whether they measure what their names say. Pin them by
+`digests`.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from interp.auditing.auditor import Audit
-from interp.auditing.policy.requirements import WORDS, Reason, check_requirements, grade_model, select_rows
+from interp.auditing.policy.requirements import WORDS, Reason, check_requirements, check_rows, grade_model
 from interp.auditing.policy.schema import Policy
 from interp.core.display import html_card
 
@@ -24,7 +26,7 @@ Outcome = Literal["allow", "deny", "inconclusive"]
 
 @dataclass(frozen=True)
 class Decision:
-    """Allow only if every requirement is met. `notes` say why the model is in no milder tier."""
+    """Allow only if every requirement is met. `notes` say why the model is not in a milder tier."""
 
     reasons: tuple[Reason, ...]
     tier: str = ""
@@ -33,7 +35,7 @@ class Decision:
 
     @property
     def outcome(self) -> Outcome:
-        """One requirement that is not met denies, whatever else is unknown."""
+        """`allow`, `deny` or `inconclusive`; one requirement that is not met denies, whatever else is unknown."""
         if any(reason.met is False for reason in self.reasons):
             return "deny"
         return "allow" if self.reasons and all(reason.met for reason in self.reasons) else "inconclusive"
@@ -45,7 +47,7 @@ class Decision:
 
     @property
     def unmet(self) -> tuple[Reason, ...]:
-        """What stands against it."""
+        """The requirements that are not met or unknown."""
         return tuple(reason for reason in self.reasons if not reason.met)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,10 +64,22 @@ class Decision:
 
 
 def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evidence: Iterable[Reason] = ()) -> Decision:
-    """Put an audit to a policy.
+    """Decide under a policy whether the model of an audit may be released.
 
-    `safeguards` are those in place, as stated by whoever decides. `evidence` are further requirements that were
-    looked at beside the audit, such as that it is of the checkpoint at hand.
+    Args:
+        audit: The record of an audit.
+        policy: What the audit must show.
+        safeguards: Names of safeguards in place, as stated by whoever decides.
+        evidence: Further requirements that were checked outside the audit, such as that it covers a checkpoint.
+
+    Returns:
+        The outcome with a reason per requirement.
+
+    Example:
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
+        >>> result = interp.audit(model, recipe, interp.suite("organism", items=4)[:1], baselines=())
+        >>> interp.decide(result, interp.Policy(target="hostility")).outcome
+        'deny'
     """
     tier, grading, notes = grade_model(audit, policy)
     asked = policy.tiers[: tier + 1] if tier is not None else policy.tiers
@@ -73,7 +87,7 @@ def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evide
         *evidence,
         *grading,
         *check_requirements(audit, policy, asked, safeguards),
-        *select_rows(audit, policy, asked),
+        *check_rows(audit, policy, asked),
     ]
     name = policy.tiers[tier].name if tier is not None else ""
     return Decision(tuple(reasons), name, tuple(notes), tuple(sorted(safeguards)))

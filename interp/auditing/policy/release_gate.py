@@ -1,8 +1,9 @@
-"""Release: an audit's file and a policy, a decision on a checkpoint or on a recipe that is to be exported.
+"""The release gate: a decision on a checkpoint, or on a recipe before its export, from the file of an audit and a
+policy.
 
-The audit must be whole (its SHA-256) and of this very model: of the checkpoint's own weights and settings (config,
-tokenizer, chat template), or of the recipe and the base that its manifest names, where the fold is exact, so that
-weights do what the audited hooks did. Where that can't be established, the decision is "inconclusive".
+The audit must be unchanged (by its SHA-256) and cover this model: the checkpoint's own weights and settings (config,
+tokenizer, chat template), or the recipe and base that its manifest names, if the fold is exact, so that the weights
+do what the audited hooks did. Where that is not established, the decision is inconclusive.
 """
 
 from collections.abc import Collection, Iterator
@@ -25,55 +26,73 @@ def gate(
     safeguards: Collection[str] = (),
     recipe: Recipe | None = None,
 ) -> Decision:
-    """Decide on an audit's file, and on whether it is of the checkpoint or recipe given.
+    """Decide on the file of an audit, and on whether it covers a checkpoint or recipe.
 
-    The policy may be the name of a shipped one, or its file. Raises where there is no such file; an audit that is none,
-    or was changed, leaves the decision open.
+    Args:
+        audit: A file written by `Audit.save`.
+        policy: A policy, the name of a shipped one (`release`), or a YAML file.
+        checkpoint: Folder of the checkpoint to release.
+        safeguards: Names of safeguards in place, as stated by whoever decides.
+        recipe: The recipe to export.
+
+    Returns:
+        The decision; inconclusive if the file is not an audit or was changed.
+
+    Raises:
+        InterpError: A file does not exist.
+
+    Example:
+        >>> from interp.auditing import gate
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
+        >>> result = interp.audit(model, recipe, interp.suite("organism", items=4)[:1], baselines=())
+        >>> result.save(tmp / "audit.json")
+        >>> gate(tmp / "audit.json", "release", recipe=recipe).outcome
+        'deny'
     """
     if not Path(audit).is_file():
         raise InterpError(f"{audit}: no such file; expected an audit written by interp audit")
-    rules = policy if isinstance(policy, Policy) else Policy.of_name(policy)
+    policy = policy if isinstance(policy, Policy) else Policy.of_name(policy)
     try:
-        read = Audit.read(audit)
+        saved = Audit.read(audit)
     except InterpError as problem:
-        return Decision((Reason(None, f"the audit can't be relied on: {problem}"),), safeguards=tuple(safeguards))
-    evidence = [Reason(True, "the audit is as it was written")]
+        return Decision((Reason(None, f"the audit cannot be relied on: {problem}"),), safeguards=tuple(safeguards))
+    evidence = [Reason(True, "the audit is unchanged since it was written")]
     if checkpoint is not None:
-        evidence += _of_checkpoint(read, Path(checkpoint))
+        evidence += _check_checkpoint(saved, Path(checkpoint))
     if recipe is not None:
-        evidence.append(_of_recipe(read, recipe.digest))
-    return decide(read, rules, safeguards, evidence)
+        evidence.append(_check_recipe(saved, recipe.digest))
+    return decide(saved, policy, safeguards, evidence)
 
 
 def decide_release(audit: str | Path, policy: Policy, decision: Decision) -> Release:
-    """The record that goes with an export. Raises unless the decision allows it."""
+    """The release record of an export. Raises unless the decision is to allow it."""
     if not decision.allow:
-        raise InterpError(f"the decision is {decision.outcome!r}; there is no release of what is not allowed")
-    read = Audit.read(audit)
+        raise InterpError(f"the decision is {decision.outcome!r}; only allowed models are released")
+    saved = Audit.read(audit)
     record = Release(
         outcome=decision.outcome,
         tier=decision.tier,
         policy=policy.name,
         policy_sha256=policy.digest,
         audit_sha256=sha256_file(Path(audit)),
-        base=read.before.digest,
-        settings=read.before.settings,
-        recipe=read.recipe,
+        base=saved.before.digest,
+        settings=saved.before.settings,
+        recipe=saved.recipe,
         reasons=tuple(reason.text for reason in decision.reasons),
         safeguards=decision.safeguards,
     )
-    return record.model_copy(update={"section": _section(read, record, decision)})
+    return record.model_copy(update={"section": _section(saved, record, decision)})
 
 
-def _of_checkpoint(audit: Audit, folder: Path) -> Iterator[Reason]:
-    """Whether it is of these weights. Files that do not fit the manifest are told before anything is loaded."""
+def _check_checkpoint(audit: Audit, folder: Path) -> Iterator[Reason]:
+    """Whether the audit covers these weights. Files are checked against the manifest before anything is loaded."""
     if not (folder / MANIFEST).is_file():
         yield from _same_model(audit.after, load(folder).identity)
         return
     manifest = ExportManifest.at(folder)
     try:
         manifest.check_files(folder)
-        yield Reason(True, f"{folder}: files are as they were exported")
+        yield Reason(True, f"{folder}: files are unchanged since the export")
     except InterpError as problem:
         yield Reason(None, str(problem))
         return
@@ -81,40 +100,40 @@ def _of_checkpoint(audit: Audit, folder: Path) -> Iterator[Reason]:
         yield from _same_model(audit.after, load(folder).identity)
         return
     yield from _same_model(audit.before, manifest.base, "base's ")
-    yield _of_recipe(audit, manifest.recipe)
+    yield _check_recipe(audit, manifest.recipe)
     exact = manifest.status == "exact"
-    yield Reason(exact or None, f"the fold is {manifest.status}: what hooks did, only exact weights do as well")
+    yield Reason(exact or None, f"the fold is {manifest.status}; only exact weights do what the audited hooks did")
 
 
-def _of_recipe(audit: Audit, digest: str) -> Reason:
+def _check_recipe(audit: Audit, digest: str) -> Reason:
     return _same("recipe", audit.recipe, digest)
 
 
-def _same_model(audited: ModelReference, found: ModelReference, whose: str = "") -> Iterator[Reason]:
-    yield _same(f"{whose}weights", audited.digest, found.digest)
-    yield _same(f"{whose}settings", audited.settings, found.settings)
+def _same_model(audited: ModelReference, actual: ModelReference, whose: str = "") -> Iterator[Reason]:
+    yield _same(f"{whose}weights", audited.digest, actual.digest)
+    yield _same(f"{whose}settings", audited.settings, actual.settings)
 
 
-def _same(what: str, audited: str, found: str) -> Reason:
-    if audited and audited == found:
-        return Reason(True, f"the audit is of this {what} ({found[:12]})")
+def _same(what: str, audited: str, actual: str) -> Reason:
+    if audited and audited == actual:
+        return Reason(True, f"the audit is of this {what} ({actual[:12]})")
     other = audited[:12] or "unknown"
-    return Reason(None, f"the audit is of {what} {other}, not of this one, {found[:12] or 'unknown'}; audit again")
+    return Reason(None, f"the audit is of {what} {other}, not of this one, {actual[:12] or 'unknown'}; audit again")
 
 
 def _section(audit: Audit, release: Release, decision: Decision) -> str:
-    """What the model card says of the audit."""
+    """The section of the model card about the audit."""
     lines = [
         f"Decision under the policy {release.policy or 'given'}: **{release.outcome}**"
         + (f", tier {release.tier}." if release.tier else "."),
         f"Audit SHA-256 `{release.audit_sha256}`, policy SHA-256 `{release.policy_sha256}`.",
         "| behaviour | kind | a higher score means | n | before | after | after - before | p (Holm) |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(map(_line, audit.rows)),
-        "Means with 95 % intervals, the same items before and after. What the policy asked for:",
+        "Means with 95 % intervals, the same items before and after. Requirements of the policy:",
         "\n".join(f"- {_plain(reason.text)}" for reason in decision.reasons),
     ]
     if release.safeguards:
-        lines.append("Stated to be in place: " + ", ".join(map(_plain, release.safeguards)) + ".")
+        lines.append("Safeguards stated to be in place: " + ", ".join(map(_plain, release.safeguards)) + ".")
     return "\n\n".join(lines)
 
 
@@ -124,5 +143,5 @@ def _line(row: AuditRow) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, without what Markdown would take for a cell's end or for HTML."""
+    """On one line, with Markdown's column separator and HTML escaped."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,9 +1,9 @@
-"""Statistics of an audit: each behaviour before and after an edit, item by item, with 95 % intervals.
+"""Comparisons: a behaviour before and after an edit, item by item, with 95 % intervals.
 
-The design is paired: the same items in the same order, the same prompts and decoding. An item that lacks a score on
+The design is paired: the same items in the same order, with the same prompts and decoding. An item without a score on
 either side is left out on both, and counted. Items that share a group (a template, a passage) count as one draw.
-`interp.auditing.statistics.intervals` has the intervals, `interp.auditing.statistics.significance` the p-values; what
-they cover and how often they err is measured in docs/results/statistics.md.
+`intervals` has the intervals, `significance` the p-values; their coverage and error rates are measured in
+docs/results/statistics.md.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,9 @@ import numpy as np
 
 from interp.auditing.behaviours import Unit
 from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, tango, wilson
-from interp.auditing.statistics.significance import holm, mcnemar, sign_flips
+from interp.auditing.statistics.significance import mcnemar, sign_flips
 from interp.core.errors import InterpError
 
-__all__ = ["Comparison", "Estimate", "compare", "holm", "mean_interval", "paired_difference"]
 _POWER = NormalDist().inv_cdf(0.8)
 
 
@@ -43,11 +42,16 @@ class Estimate:
 class Comparison:
     """One behaviour before and after, over the items that have a score on both sides.
 
-    `difference` is after - before. `p` is its p-value, not yet corrected for other behaviours (`holm`). `effect` is
-    Cohen's h for rates, else the mean difference in standard deviations of the differences: infinite where these do
-    not vary though the mean moved. `detectable` is the smallest difference that so many items find with 80 % power.
-    `missing` items had no score on one side or both. `constant`: all scores, before and after, are alike, so the
-    scorer may be unable to tell anything apart.
+    Attributes:
+        before, after: Means with intervals.
+        difference: The mean of after - before.
+        p: p-value of the difference, not corrected for other behaviours (`holm`).
+        effect: Cohen's h for rates, else the mean difference in standard deviations of the differences, which is
+            infinite if these do not vary although the mean moved.
+        detectable: The smallest difference that this number of items detects with 80 % power.
+        n_groups: Number of clusters of items.
+        missing: Items without a score on one side or both.
+        constant: Whether all scores before and after are equal: such a scorer may not discriminate.
     """
 
     before: Estimate
@@ -69,10 +73,28 @@ def compare(
     seed: int = 0,
     resamples: int = 2000,
 ) -> Comparison:
-    """Compare the scores of the same items. NaN is a missing score.
+    """Compare scores of the same items before and after an edit.
 
-    Raises for scores that are not pairs or infinite, rates outside [0, 1], no complete pair, and a single group of
-    what is no rate: nothing is known of its spread then.
+    Args:
+        before: One score per item; NaN is a missing score.
+        after: Scores of the same items, in the same order.
+        groups: The cluster of each item; none if items are independent.
+        unit: `rate` (scores in [0, 1]), `margin` or `nats`.
+        seed: Seed of the bootstrap and of sign flips.
+        resamples: Bootstrap resamples, for units other than rates.
+
+    Returns:
+        Means, paired difference, p-value and effect size.
+
+    Raises:
+        InterpError: The scores differ in number or are infinite, a rate is outside [0, 1], no item has both scores, or
+            a unit other than a rate has a single item or group, so that its spread is unknown.
+
+    Example:
+        >>> from interp.auditing import compare
+        >>> result = compare([1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0])
+        >>> print(result.difference, round(result.p, 3))
+        -0.500 [-0.809, 0.022] 0.25
     """
     old, new = _paired(before, after)
     if groups and len(groups) != len(old):
@@ -104,7 +126,23 @@ def mean_interval(
     groups: Sequence[str] = (),
     unit: Unit | None = None,
 ) -> Estimate:
-    """Mean of per-item scores with its interval, deterministic for a seed. Without a `unit`, 0 and 1 make a rate."""
+    """The mean of scores with its 95 % interval.
+
+    Args:
+        scores: One finite score per item.
+        seed: Seed of the bootstrap; the result is deterministic.
+        resamples: Bootstrap resamples, for units other than rates.
+        groups: The cluster of each item; none if items are independent.
+        unit: `rate`, `margin` or `nats`. Default: `rate` if all scores are 0 or 1, else `margin`.
+
+    Raises:
+        InterpError: There are no scores, one is not finite, or a rate is outside [0, 1].
+
+    Example:
+        >>> from interp.auditing import mean_interval
+        >>> print(mean_interval([1, 1, 0, 1]))
+        0.750 [0.301, 0.954]
+    """
     values = _checked(np.asarray(scores, dtype=np.float64), unit or "margin")
     return _mean(values, groups, unit or _unit(values), seed, resamples)
 
@@ -117,7 +155,24 @@ def paired_difference(
     groups: Sequence[str] = (),
     unit: Unit | None = None,
 ) -> Estimate:
-    """Mean of after - before over the same items, with its interval."""
+    """The mean of after - before over the same items, with its 95 % interval.
+
+    Args:
+        before: One finite score per item.
+        after: Scores of the same items, in the same order.
+        seed: Seed of the bootstrap; the result is deterministic.
+        resamples: Bootstrap resamples, for units other than rates.
+        groups: The cluster of each item; none if items are independent.
+        unit: `rate`, `margin` or `nats`. Default: `rate` if all scores are 0 or 1, else `margin`.
+
+    Raises:
+        InterpError: As `mean_interval`, and if the scores differ in number.
+
+    Example:
+        >>> from interp.auditing import paired_difference
+        >>> paired_difference([1, 1, 0, 1], [0, 1, 0, 0]).estimate
+        -0.5
+    """
     old, new = (_checked(values, unit or "margin") for values in _paired(before, after))
     return _difference(old, new, groups, unit or _unit(old, new), seed, resamples)
 
@@ -129,13 +184,13 @@ def _paired(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray
         )
     old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if np.isinf(old).any() or np.isinf(new).any():
-        raise InterpError("can't estimate from infinite scores; expected finite ones, or NaN for a missing one")
+        raise InterpError("cannot estimate from infinite scores; expected finite ones, or NaN for a missing one")
     return old, new
 
 
 def _checked(values: np.ndarray, unit: Unit) -> np.ndarray:
     if not len(values) or not np.isfinite(values).all():
-        raise InterpError(f"can't estimate from {len(values)} scores; expected at least one, all finite")
+        raise InterpError(f"cannot estimate from {len(values)} scores; expected at least one, all finite")
     if unit == "rate" and not ((values >= 0) & (values <= 1)).all():
         raise InterpError(
             f"rates go from 0 to 1; got {values.min():g} to {values.max():g}: give the unit (margin, nats)"
@@ -177,7 +232,7 @@ def _difference(
 
 
 def _size(clusters: Clusters, variance: float, uncertain: bool) -> tuple[float, float]:
-    """Effective items and the quantile for them: the normal one where the variance follows from the share."""
+    """The effective number of items and its quantile, which is normal if the variance follows from the share."""
     if not uncertain:
         return clusters.items, Z
     return clusters.effective(variance), clusters.quantile
@@ -185,7 +240,7 @@ def _size(clusters: Clusters, variance: float, uncertain: bool) -> tuple[float, 
 
 def _bootstrap(clusters: Clusters, seed: int, resamples: int) -> tuple[float, float]:
     if len(clusters) < 2:
-        raise InterpError("one item, or one group, says nothing of the spread; give at least two")
+        raise InterpError("the spread of one item, or one group, is unknown; give at least two")
     return bootstrap_t(clusters, seed, resamples)
 
 
@@ -205,6 +260,6 @@ def _effect(old: np.ndarray, new: np.ndarray, unit: Unit) -> float:
 
 
 def _detectable(changes: Clusters, unit: Unit) -> float:
-    """A rate can't move by less than the items that change, so its variance is at least the difference looked for."""
-    found = (changes.quantile + _POWER) * changes.error
-    return max(found, (Z + _POWER) ** 2 / len(changes)) if unit == "rate" else found
+    """The variance of a rate's difference is at least the absolute difference itself, which bounds it from below."""
+    detectable = (changes.quantile + _POWER) * changes.error
+    return max(detectable, (Z + _POWER) ** 2 / len(changes)) if unit == "rate" else detectable

@@ -1,15 +1,15 @@
-"""Intervals of a mean, and of a mean of paired differences, for items that may come in groups.
+"""Intervals of means and of means of paired differences, for items that may come in groups.
 
-Shares have score intervals: Wilson's (1927) for one, Tango's (1998) for a difference of paired ones. Unlike the
-percentile bootstrap they are no points where nothing changed, and keep their coverage near 0 and 1. Fractions of an
-item and items in groups enter by the effective number of items (Rao and Scott 1992): as many independent ones as would
-vary as much as the groups' sums do.
+Rates have score intervals: Wilson's (1927) for one, Tango's (1998) for a difference of paired ones. Unlike the
+percentile bootstrap, they do not collapse to a point where nothing changed, and they keep their coverage near 0 and
+1. Fractional scores and items in groups enter by the effective number of items (Rao and Scott 1992): the number of
+independent items that would vary as much as the sums of the groups do.
 
-Other means have a studentised bootstrap (Efron 1981; Hall 1988) that draws whole groups (Field and Welsh 2007) and
-widens Student's interval to the side of the skew. Of under eight groups it would draw from too few, and is left out.
+Other means have a studentised bootstrap (Efron 1981; Hall 1988) that resamples whole groups (Field and Welsh 2007) and
+widens Student's interval to the side of the skew. With fewer than eight groups Student's interval is used alone.
 
-What they do not know: dependence that no group names. With a few groups, or a few items that changed, coverage is
-above or below 95 % by what docs/results/statistics.md measures.
+Limitations: dependence that no group describes is ignored. With few groups, or few items that changed, coverage
+deviates from 95 % as docs/results/statistics.md measures.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from numpy import ndarray
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _FEW = 8
-# Beyond three times Student's quantile a bootstrap of ties says only that it can't tell.
+# Beyond three times Student's quantile a bootstrap of ties is uninformative.
 _WIDEST = 3.0
 
 
@@ -49,27 +49,27 @@ class Clusters:
 
     @property
     def items(self) -> float:
-        """How many items."""
+        """The number of items."""
         return float(self.sizes.sum())
 
     @property
     def mean(self) -> float:
-        """Over items."""
+        """The mean over items."""
         return float(self.sums.sum() / self.sizes.sum())
 
     @property
     def error(self) -> float:
-        """Standard error of the mean, groups being independent; 0 for one group, of which nothing can be said."""
+        """Standard error of the mean, with independent groups; 0 for one group, whose spread is unknown."""
         count, off = len(self), self.sums - self.mean * self.sizes
         return float(sqrt(count / (count - 1) * (off**2).sum()) / self.items) if count > 1 else 0.0
 
     @property
     def quantile(self) -> float:
-        """Student's, for a two-sided interval."""
+        """Student's quantile for a two-sided interval."""
         return student(max(len(self) - 1, 1))
 
     def effective(self, variance: float) -> float:
-        """How many independent items of this variance would vary as the groups do; at least one a group if unknown."""
+        """The number of independent items of this variance that vary as the groups do; one per group if unknown."""
         if variance <= 0 or self.error == 0:
             return float(len(self))
         return variance / self.error**2
@@ -89,7 +89,7 @@ def student(freedom: int) -> float:
 
 
 def _inside(angle: float, freedom: int) -> float:
-    """The chance of |t| at most sqrt(freedom) * tan(angle)."""
+    """The probability of |t| at most sqrt(freedom) * tan(angle)."""
     odd = freedom % 2
     steps = np.arange(2 + odd, freedom - 1, 2, dtype=np.float64)
     factors = np.concatenate([[1.0], (steps - 1) / steps * cos(angle) ** 2])
@@ -100,19 +100,19 @@ def _inside(angle: float, freedom: int) -> float:
 
 
 def wilson(share: float, n: float, z: float) -> tuple[float, float]:
-    """Of a share."""
+    """The score interval of a share (Wilson 1927)."""
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * sqrt(max(0.0, share * (1 - share)) / n + z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:
-    """Of won - lost, the shares of items that changed either way: where the score statistic is within z."""
+    """The score interval of won - lost, the shares of items that changed either way (Tango 1998)."""
     return _where(won, lost, n, z), -_where(lost, won, n, z)
 
 
 def _where(won: float, lost: float, n: float, z: float) -> float:
-    """The difference at which the score statistic is z, which falls as the difference grows; by bisection."""
+    """The difference at which the score statistic is z, by bisection: the statistic falls with the difference."""
     low, high = -1.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -124,7 +124,7 @@ def _where(won: float, lost: float, n: float, z: float) -> float:
 
 
 def _score(difference: float, won: float, lost: float, n: float) -> float:
-    """How far won - lost is from a difference, in standard errors under it."""
+    """The distance of won - lost from a difference, in standard errors under that difference."""
     linear = -won - lost + (2 - won + lost) * difference
     constant = -lost * difference * (1 - difference)
     share = (sqrt(max(0.0, linear**2 - 8 * constant)) - linear) / 4
@@ -147,7 +147,7 @@ def bootstrap_t(clusters: Clusters, seed: int, resamples: int) -> tuple[float, f
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(off / errors, nan=0.0, posinf=widest, neginf=-widest)
     below, above = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    # Of some dozens of groups with heavy tails the bootstrap sees too little of these; never below Student's, then.
+    # With a few dozen heavy-tailed groups the bootstrap underestimates the tails, so it never narrows Student's.
     return mean - error * float(np.clip(above, quantile, widest)), mean - error * float(
         np.clip(below, -widest, -quantile)
     )
@@ -155,7 +155,7 @@ def bootstrap_t(clusters: Clusters, seed: int, resamples: int) -> tuple[float, f
 
 @lru_cache(maxsize=4)
 def _drawn(count: int, seed: int, resamples: int) -> Float[ndarray, "resample group"]:
-    """How often each group is drawn; kept, as the behaviours of an audit mostly have as many."""
+    """How often each group is drawn; cached, since the behaviours of an audit mostly have equal numbers."""
     draws = np.random.default_rng(seed).integers(count, size=(resamples, count))
     cells = (draws + count * np.arange(resamples)[:, None]).ravel()
     return np.bincount(cells, minlength=resamples * count).reshape(resamples, count).astype(np.float64)

@@ -1,11 +1,13 @@
-"""Whether an edit changed anything: p-values of paired differences, and their correction over a suite.
+"""Significance: p-values of paired differences, and their correction over a suite.
 
-Under no effect, before and after could as well be exchanged. Of scores of 0 and 1 this is McNemar's exact test (1947):
-items won and lost are tosses of a coin. Of others, or of items in groups, the signs of the groups' sums are flipped:
-all ways of it where they are few, else drawn ones, the one seen counted among them (Phipson and Smyth 2010), so that
-a no-op edit is called significant at most as often as the level says. Where an edit moves items so that their mean
-stays but the differences are skewed, such a p-value may be small: it is of no effect, not of no mean effect; the
-interval is of the mean. Holm (1979) corrects over the behaviours.
+Under the null hypothesis of no effect, the scores before and after are exchangeable. For scores of 0 and 1 this gives
+McNemar's exact test (1947): whether an item was won or lost is a fair coin. For other scores, and for items in
+groups, the signs of the groups' sums are flipped: in all ways if there are few, else in sampled ways, among which the
+observed one counts (Phipson and Smyth 2010), so that a no-op edit is significant at most as often as the level says.
+Holm (1979) corrects over the behaviours.
+
+Limitations: where an edit keeps the mean but skews the differences, the p-value may be small: it tests for no effect,
+not for no mean effect. The interval is one of the mean.
 """
 
 from collections.abc import Sequence
@@ -18,17 +20,17 @@ from numpy import ndarray
 from interp.core.errors import InterpError
 
 _FLIPS = 9_999
-_ALL = 13  # 2^13 ways are fewer than the flips that would be drawn
+_ALL = 13  # 2^13 ways are fewer than the sampled flips
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """Two-sided, exact."""
+    """The two-sided p-value of `won` against `lost` items, exact."""
     tail = sum(comb(won + lost, few) for few in range(min(won, lost) + 1))
     return min(1.0, 2 * tail / 2 ** (won + lost))
 
 
 def sign_flips(sums: Float[ndarray, "group"], seed: int = 0) -> float:
-    """Two-sided, of sums that are symmetric about 0 if nothing changed."""
+    """The two-sided p-value of sums that are symmetric about 0 under no effect."""
     moved = sums[sums != 0]
     seen = abs(moved.sum()) * (1 - 1e-12)
     if len(moved) <= _ALL:
@@ -39,14 +41,25 @@ def sign_flips(sums: Float[ndarray, "group"], seed: int = 0) -> float:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjusted so that the chance of any false finding among them is at most the level they are put to.
+    """Adjust p-values so that the chance of any false positive among them is at most the level.
 
-    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
+    Args:
+        p_values: One per test.
+
+    Returns:
+        The adjusted p-values, in the same order.
+
+    Raises:
+        InterpError: A value is outside [0, 1].
+
+    Example:
+        >>> from interp.auditing.statistics.significance import holm
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
     """
     for value in p_values:
         if not 0 <= value <= 1:
-            raise InterpError(f"{value} is no p-value; expected a number from 0 to 1")
+            raise InterpError(f"{value} is not a p-value; expected a number from 0 to 1")
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values, kind="stable")
     raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))

@@ -265,7 +265,7 @@ def test_an_allowance_is_for_one_behaviour():
     assert put(wide, n=40).outcome == "inconclusive"
     assert put(Allowance(**few, items_at_least=50)).outcome == "deny"
     assert not put(Allowance(behaviour="loss", items_at_least=1, change_at_most=9.0, why="none")).allow
-    with pytest.raises(InterpError, match="one allowance; got facts, facts"):
+    with pytest.raises(InterpError, match="at most one allowance; got facts, facts"):
         Policy.parse({"target": "hostility", "allowances": [wide.model_dump()] * 2})
     with pytest.raises(InterpError, match="why"):
         Policy.parse({"target": "hostility", "allowances": [{"behaviour": "facts"}]})
@@ -290,8 +290,8 @@ def test_thresholds_of_a_tier_are_put_to_the_unfavourable_end():
     [
         ({"behaviour": "x", "metric": "relative_chnge", "at_most": 1.0}, "did you mean relative_change?"),
         ({"behaviour": "x", "metric": "estimate", "at_most": 1.0}, "unknown metric 'estimate'"),
-        ({"behaviour": "x"}, "at_most or at_least"),
-        ({"at_most": 1.0}, "for a behaviour, or for every one"),
+        ({"behaviour": "x"}, "exactly one of at_most and at_least"),
+        ({"at_most": 1.0}, "for one behaviour or a whole kind"),
         ({"behaviour": "x", "at_least": 0.1}, "bounds harms from above"),
         ({"every": "protected", "at_most": 0.1}, "bounds harms from above"),
         ({"behaviour": "x", "at_mst": 0.1}, "did you mean at_most or at_least?"),
@@ -303,9 +303,9 @@ def test_a_policy_that_can_not_mean_what_it_says_is_refused(threshold, said):
 
 
 def test_a_policy_has_a_target_or_tiers_of_different_names(tmp_path):
-    with pytest.raises(InterpError, match="has a target or tiers"):
+    with pytest.raises(InterpError, match="needs a target or tiers"):
         Policy.parse({})
-    with pytest.raises(InterpError, match="names of their own"):
+    with pytest.raises(InterpError, match="have the same name"):
         Policy.parse({"tiers": [{"name": "t"}, {"name": "t"}]})
     with pytest.raises(InterpError, match="did you mean release"):
         Policy.of_name("relaese")

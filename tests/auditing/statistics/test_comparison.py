@@ -12,9 +12,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, permutation_test, t
 
 from interp import InterpError
-from interp.auditing.statistics.comparison import compare, holm, mean_interval
+from interp.auditing.statistics.comparison import compare, mean_interval
 from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, student, tango
-from interp.auditing.statistics.significance import sign_flips
+from interp.auditing.statistics.significance import holm, sign_flips
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "experiments"))
 
