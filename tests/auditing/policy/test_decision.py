@@ -89,7 +89,7 @@ def test_each_failing_requirement_denies_and_says_so(changed):
             of_scores("facts", "capability", [1.0] * 300, [1.0] * 270 + [float("nan")] * 30),
             "facts: 10.0% of items have no",
         ),
-        (of_scores("loss", "capability", [2.0] * 300, [2.0] * 300, "nats"), "loss: scored alike on all items"),
+        (of_scores("loss", "capability", [2.0] * 300, [2.0] * 300, "nats"), "loss: the same score on all items"),
     ],
 )
 def test_too_little_to_go_by_leaves_it_open(changed, said):

@@ -225,4 +225,4 @@ def test_safeguards_that_are_stated_are_kept(files):
     assert export(folder, *asked, "--safeguard", "filtered outputs")[0] == 0
     kept = ExportManifest.at(folder / "out").release
     assert (kept.tier, kept.safeguards) == ("some", ("filtered outputs",))
-    assert "Stated to be in place: filtered outputs." in (folder / "out" / "README.md").read_text()
+    assert "Safeguards stated to be in place: filtered outputs." in (folder / "out" / "README.md").read_text()

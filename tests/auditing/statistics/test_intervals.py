@@ -68,7 +68,7 @@ def test_pairing_narrows_the_interval():
 
 def test_no_scores_and_nan_are_refused():
     for scores in ([], [float("nan")], [1.0, float("inf")]):
-        with pytest.raises(InterpError, match="can't estimate"):
+        with pytest.raises(InterpError, match="cannot estimate"):
             mean_interval(scores)
     with pytest.raises(InterpError, match="differ in number"):
         paired_difference([1.0], [1.0, 0.0])
