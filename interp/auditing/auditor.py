@@ -256,7 +256,7 @@ def audit(
 
     Example:
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> result = interp.audit(model, recipe, interp.suite("organism", items=4)[:1], baselines=())
+        >>> result = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
         >>> result["hostility"].before.estimate
         1.0
         >>> result.save(tmp / "audit.json")

@@ -142,16 +142,12 @@ def measure_baselines(
         Four baselines: no-op, random, shuffled, prompt.
 
     Example:
-        >>> from interp.auditing import measure_baselines, organism_behaviour
-        >>> pairs = interp.Contrast(contrast.pairs[:8])
-        >>> found = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=2)
-        >>> baselines = measure_baselines(
-        ...     model, found.best()[0].direction, pairs, [organism_behaviour("hostility", 2)]
-        ... )
-        >>> [baseline.name for baseline in baselines]
+        >>> from interp.auditing import measure_baselines, text_loss
+        >>> pairs = interp.Contrast(contrast.pairs[:4])
+        >>> direction = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=0).best()[0].direction
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> [baseline.name for baseline in measure_baselines(model, direction, pairs, [loss])]
         ['no-op', 'random', 'shuffled', 'prompt']
-        >>> baselines[1].scores["hostility"] > 0.9
-        True
     """
     sides = [
         model.capture(side, direction.site, direction.position)[direction.site][:, 0].cpu()

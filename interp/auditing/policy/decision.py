@@ -77,7 +77,7 @@ def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evide
 
     Example:
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> result = interp.audit(model, recipe, interp.suite("organism", items=4)[:1], baselines=())
+        >>> result = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
         >>> interp.decide(result, interp.Policy(target="hostility")).outcome
         'deny'
     """

@@ -44,7 +44,7 @@ def gate(
     Example:
         >>> from interp.auditing import gate
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> result = interp.audit(model, recipe, interp.suite("organism", items=4)[:1], baselines=())
+        >>> result = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
         >>> result.save(tmp / "audit.json")
         >>> gate(tmp / "audit.json", "release", recipe=recipe).outcome
         'deny'

@@ -92,9 +92,9 @@ def compare(
 
     Example:
         >>> from interp.auditing import compare
-        >>> result = compare([1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0])
+        >>> result = compare([1.0, 1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
         >>> print(result.difference, round(result.p, 3))
-        -0.500 [-0.809, 0.022] 0.25
+        -0.500 [-0.812, 0.086] 0.25
     """
     old, new = _paired(before, after)
     if groups and len(groups) != len(old):
@@ -140,7 +140,7 @@ def mean_interval(
 
     Example:
         >>> from interp.auditing import mean_interval
-        >>> print(mean_interval([1, 1, 0, 1]))
+        >>> print(mean_interval([1.0, 1.0, 0.0, 1.0]))
         0.750 [0.301, 0.954]
     """
     values = _checked(np.asarray(scores, dtype=np.float64), unit or "margin")
@@ -170,7 +170,7 @@ def paired_difference(
 
     Example:
         >>> from interp.auditing import paired_difference
-        >>> paired_difference([1, 1, 0, 1], [0, 1, 0, 0]).estimate
+        >>> paired_difference([1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]).estimate
         -0.5
     """
     old, new = (_checked(values, unit or "margin") for values in _paired(before, after))
