@@ -26,8 +26,8 @@ from interp.data.corpora import texts
 from interp.editing.approximate.distillation import distil
 from interp.editing.approximate.low_rank_factors import Distilled
 from interp.interventions import Clamp
+from interp.interventions.affine_ops import Project
 from interp.interventions.gate import Gate, Reads, threshold
-from interp.interventions.ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.organism import grade

@@ -37,7 +37,7 @@ from interp.core.files import write_json
 from interp.directions.finder import find
 from interp.directions.methods.erasure import ErasureFitter
 from interp.directions.methods.scrubbing import scrub
-from interp.interventions.ops import Erase, Project
+from interp.interventions.affine_ops import Erase, Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.pipeline.materials import DataSettings, Materials, gather_materials

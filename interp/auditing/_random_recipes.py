@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.interventions.ops import OPS, Op
+from interp.interventions.op import Op, op_class
 from interp.interventions.recipe import Edit, Recipe
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
@@ -65,7 +65,7 @@ def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int)
     for part, edit in zip(innermost, recipe.edits, strict=True):
         if part.op not in _TURNED:
             _redraw(part, model.resolve(edit.sites), model, draw)
-    ops = [OPS[part.op].restore(part.settings, part.tensors) for part in parts]
+    ops = [op_class(part.op).restore(part.settings, part.tensors) for part in parts]
     edits = [Edit(edit.sites, op) for edit, op in zip(recipe.edits, ops, strict=True)]
     return Recipe(edits, recipe.model, f"random, seed {seed}: {recipe.note}")
 

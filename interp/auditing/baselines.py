@@ -27,7 +27,7 @@ from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.direction import Direction
-from interp.interventions.ops import Project
+from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 

@@ -125,7 +125,7 @@ def _contrast(options: FindOptions) -> Any:
 
 
 def _write_recipe(folder: Path, direction: Any, target: str | None) -> None:
-    from interp.interventions.ops import Project
+    from interp.interventions.affine_ops import Project
     from interp.interventions.recipe import Recipe
 
     reason = (

@@ -1,17 +1,17 @@
-"""Gate: an op that acts only where a condition on the activations holds, for each sequence or token by itself.
+"""Gate: an op that acts only where a condition on the activations holds, for each sequence or token separately.
 
-A condition reads one number of each token's activations, at the op's own site or at an earlier one, and says yes above
-a threshold. Decided for a `token`, it holds there. Decided for a `sequence`, it is made once, on its prompt, and holds
-for the whole of it and its reply: Lee et al. 2024, "Programming refusal with conditional activation steering",
-https://arxiv.org/abs/2409.05907. Sequences of a batch are decided one by one.
+A condition reads one number from each token's activations, at the op's own site or at an earlier one, and holds above a
+threshold. With `per="token"` it is decided at each token. With `per="sequence"` it is decided once, on the prompt, and
+holds for the whole prompt and its reply: Lee et al. 2024, "Programming refusal with conditional activation steering",
+https://arxiv.org/abs/2409.05907. The sequences of a batch are decided one by one.
 
-How often a gate opens where it should and where it should not is to be measured: `rates`.
+`rates` measures how often a gate opens where it should and where it should not; `threshold` chooses the threshold.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,80 +19,149 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.directions.direction import Direction
-from interp.interventions.ops import Observer, Op, Vectors, as_tensor, finite, numbers, reference
-from interp.interventions.wrapped import Wrapped, inner, only
+from interp.interventions.affine_ops import Vectors, as_tensor
+from interp.interventions.latents import SAE, latent_values
+from interp.interventions.op import (
+    MODEL,
+    NUMBER,
+    TENSOR,
+    Observer,
+    Op,
+    Record,
+    Settings,
+    Tensors,
+    Wrapped,
+    only,
+    part,
+    setting,
+)
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.models.tokens import Prompts
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.config import SaeCard
 
 Per = Literal["token", "sequence"]
 Reduce = Literal["max", "mean", "last"]
-_CONDITION = "when."
 
 
-class Reads:
-    """Yes where x · row > threshold; with `cosine`, where the cosine of x and row is."""
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Reads(Record):
+    """The condition x · row > threshold; with `cosine`, the condition on the cosine of x and the row.
+
+    Args:
+        direction: A Direction with a single row, or a non-zero vector (d_model,).
+        threshold: The number above which the condition holds.
+        cosine: Whether to compare the cosine, which does not depend on the length of x.
+
+    Raises:
+        InterpError: There is not exactly one non-zero row, or a number is not finite.
+
+    Example:
+        >>> interp.interventions.Reads([2.0, 0.0], threshold=1.0).score(torch.tensor([[3.0, 4.0]]))
+        tensor([6.])
+    """
+
+    row: Float[Tensor, "d_model"] = field(metadata=TENSOR)
+    threshold: float = field(metadata=NUMBER)
+    cosine: bool
+    model: ModelReference | None = field(metadata=MODEL)
 
     def __init__(self, direction: Vectors, threshold: float, cosine: bool = False):
-        row = direction.rows.squeeze(0) if isinstance(direction, Direction) else as_tensor(direction)
-        if row.ndim != 1 or not row.any():
-            raise InterpError(f"a condition reads one non-zero row (d_model,); got shape {tuple(row.shape)}")
-        self.row, self.threshold, self.cosine = numbers(row, "a condition"), finite(threshold, "threshold"), cosine
-        self.model = direction.model if isinstance(direction, Direction) else None
+        model = direction.model if isinstance(direction, Direction) else None
+        self._declare(row=as_tensor(direction), threshold=threshold, cosine=cosine, model=model)
+
+    def _check(self) -> None:
+        if self.row.ndim != 1 or not self.row.any():
+            raise InterpError(f"a condition reads one non-zero row (d_model,); got shape {tuple(self.row.shape)}")
 
     def score(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """What is compared with the threshold."""
+        """The number that is compared with the threshold."""
         wide = x.float()
-        read = wide @ self.row.to(wide)
-        return read / (wide.norm(dim=-1) * self.row.norm()).clamp(min=1e-12) if self.cosine else read
-
-    def settings(self) -> dict[str, Any]:
-        """Plain values."""
-        model = self.model and self.model.model_dump()
-        return {"kind": "reads", "threshold": self.threshold, "cosine": self.cosine, "model": model}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The row."""
-        return {"row": self.row}
+        reading = wide @ self.row.to(wide)
+        return reading / (wide.norm(dim=-1) * self.row.norm()).clamp(min=1e-12) if self.cosine else reading
 
 
-class Fires:
-    """Yes where a latent of a sparse autoencoder is above the threshold."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Fires(Record):
+    """The condition that a latent of a sparse autoencoder is above the threshold.
 
-    def __init__(self, sae: SparseAutoencoder, latent: int, threshold: float = 0.0):
-        if not 0 <= latent < sae.d_sae:
-            raise InterpError(f"latent {latent} is not there; expected one from 0 to {sae.d_sae - 1}")
-        self.sae, self.latent, self.threshold = sae, latent, finite(threshold, "threshold")
-        self.model: ModelReference | None = sae.model
+    Args:
+        sae: An autoencoder.
+        latent: The latent, counted from 0.
+        threshold: The value above which the condition holds.
+
+    Raises:
+        InterpError: The latent does not exist, or the threshold is not finite.
+
+    Example:
+        >>> fires = interp.interventions.Fires(sae, latent=3, threshold=0.5)  # doctest: +SKIP
+        >>> gate = interp.Gate(interp.Project(direction), fires)  # doctest: +SKIP
+    """
+
+    sae: SparseAutoencoder = field(metadata=SAE)
+    latent: int
+    threshold: float = field(default=0.0, metadata=NUMBER)
+
+    def _check(self) -> None:
+        if not 0 <= self.latent < self.sae.d_sae:
+            raise InterpError(f"latent {self.latent} does not exist; expected one from 0 to {self.sae.d_sae - 1}")
+
+    @property
+    def model(self) -> ModelReference | None:
+        """The model that the autoencoder was trained on."""
+        return self.sae.model
 
     def score(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """The latent's activation."""
-        if self.sae.W_dec.device != x.device:
-            self.sae = self.sae.to(x.device)
-        return self.sae.encode(x.float())[..., self.latent]
-
-    def settings(self) -> dict[str, Any]:
-        """Plain values, the autoencoder's among them."""
-        card = self.sae.card().model_dump()
-        return {"kind": "fires", "threshold": self.threshold, "latent": self.latent, "sae": card}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The autoencoder's."""
-        return self.sae.tensors()
+        """The latent's value."""
+        return latent_values(self, "sae", x, self.latent)
 
 
 GateCondition = Reads | Fires
+_KINDS: Mapping[str, type[Reads] | type[Fires]] = {"reads": Reads, "fires": Fires}
 
 
+def _restored(settings: Settings, tensors: Tensors) -> GateCondition:
+    return _KINDS[settings["when"]["kind"]].restore(settings["when"], tensors)
+
+
+_WHEN = part(
+    lambda when: {"when": {"kind": type(when).__name__.lower()} | when.settings()},
+    lambda when: when.tensors(),
+    _restored,
+    "when.",
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Gate(Wrapped):
-    """An op where a condition holds. `site` is where the condition reads: the op's own if not given.
+    """An op where a condition holds, and nothing elsewhere.
 
-    For a `sequence` its prompt's tokens are reduced to the largest score, the mean, or the last token's.
+    Args:
+        op: The op.
+        when: The condition, `Reads` or `Fires`.
+        per: Whether it is decided at each `token`, or once for a `sequence`, on its prompt.
+        reduce: How the scores of a prompt's tokens make the score of a sequence: the `max`, the `mean`, or the `last`
+            token's.
+        site: Where the condition reads; by default the autoencoder's site for `Fires`, and the op's own for `Reads`.
+
+    Raises:
+        InterpError: An option is unknown, `when` is not a condition, or the op acts on attention (`Knockout`).
+
+    Example:
+        >>> row = torch.ones(model.d_model)
+        >>> gate = interp.Gate(interp.Project(row), interp.interventions.Reads(row, threshold=2.0), per="token")
+        >>> with model.hooked(interp.Recipe([("resid_post.2", gate)])):
+        ...     logits = model.logits("Hello there.")
     """
+
+    when: GateCondition = field(metadata=_WHEN)
+    per: Per
+    reduce: Reduce
+    reads: Site | None = field(
+        metadata=setting(dump=lambda site: site and str(site), load=lambda name: name and Site.parse(name), key="site")
+    )
 
     def __init__(
         self,
@@ -102,16 +171,21 @@ class Gate(Wrapped):
         reduce: Reduce = "max",
         site: str | Site | None = None,
     ):
-        super().__init__(op)
-        if per not in ("token", "sequence") or reduce not in ("max", "mean", "last"):
+        if isinstance(site, str):
+            site = Site.parse(site)
+        elif site is None and isinstance(when, Fires):
+            site = when.sae.site
+        self._declare(op=op, when=when, per=per, reduce=reduce, reads=site)
+
+    def _check(self) -> None:
+        if self.per not in ("token", "sequence") or self.reduce not in ("max", "mean", "last"):
             raise InterpError(
-                f"per is {per!r} and reduce {reduce!r}; expected token or sequence, and max, mean or last"
+                f"per is {self.per!r} and reduce {self.reduce!r}; expected token or sequence, and max, mean or last"
             )
-        if not isinstance(when, Reads | Fires):
-            raise InterpError(f"{when!r} is no condition; expected Reads(direction, threshold) or Fires(sae, latent)")
-        self.when, self.per, self.reduce = when, per, reduce
-        own = when.sae.site if isinstance(when, Fires) else None
-        self.reads = Site.parse(site) if isinstance(site, str) else site or own
+        if not isinstance(self.when, Reads | Fires):
+            raise InterpError(
+                f"{self.when!r} is not a condition; expected Reads(direction, threshold) or Fires(sae, latent)"
+            )
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The op where the gate is open, and x elsewhere."""
@@ -119,24 +193,24 @@ class Gate(Wrapped):
             self._note(x, passing)
         opened = passing.notes.get(self)
         if opened is None:
-            raise InterpError(f"a gate's condition at {self.reads} was not read before its op; put the op behind it")
+            raise InterpError(f"a gate's condition at {self.reads} was not read before its op; put the op after it")
         opened = opened.to(x.device)
         return only(opened.expand(x.shape[:2]), self.op.within(x, passing), x) if opened.any() else x
 
     def observers(self) -> list[tuple[Site, Observer]]:
-        """The condition's site."""
-        own: list[tuple[Site, Observer]] = [] if self.reads is None else [(self.reads, self._note)]
-        return [*own, *self.op.observers()]
+        """The condition's site, and what the inner op reads."""
+        condition: list[tuple[Site, Observer]] = [] if self.reads is None else [(self.reads, self._note)]
+        return [*condition, *self.op.observers()]
 
     def _note(self, x: Tensor, passing: ForwardPass) -> None:
-        """Decide: of these tokens, or, where this is the pass of the prompt, of each sequence."""
+        """Decide for these tokens, or for each sequence if this is the pass of the prompt."""
         if self.per == "token":
             passing.notes[self] = self.when.score(x) > self.when.threshold
         elif passing.begins:
             passing.notes[self] = (self.score(x, passing.of_prompt) > self.when.threshold)[:, None]
 
     def score(self, x: Float[Tensor, "batch pos d_model"], real: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
-        """Each sequence's number, over its real tokens."""
+        """The score of each sequence, over its real tokens."""
         scores, real = self.when.score(x), real.to(x.device)
         if self.reduce == "last":
             last = real.shape[1] - 1 - real.flip(1).int().argmax(1)
@@ -145,31 +219,15 @@ class Gate(Wrapped):
             return scores.where(real, 0).sum(1) / real.sum(1)
         return scores.where(real, -torch.inf).amax(1)
 
-    @property
-    def model(self) -> ModelReference | None:
-        """The op's, or else the condition's."""
-        return self.op.model or self.when.model
-
-    def settings(self) -> dict[str, Any]:
-        """The condition, how it decides, and the op."""
-        how = {"per": self.per, "reduce": self.reduce, "site": self.reads and str(self.reads)}
-        return super().settings() | how | {"when": self.when.settings()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Those of the condition and of the op."""
-        return super().tensors() | {_CONDITION + name: x for name, x in self.when.tensors().items()}
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Gate":
-        """The inverse of `settings` and `tensors`."""
-        own = {name.removeprefix(_CONDITION): x for name, x in tensors.items() if name.startswith(_CONDITION)}
-        when = _condition(settings["when"], own)
-        return cls(inner(settings, tensors), when, settings["per"], settings["reduce"], settings["site"])
-
 
 @dataclass(frozen=True)
 class Rates:
-    """How often a gate opened: on prompts where it should, and where it should not; shares of prompts."""
+    """How often a gate opened, as shares of prompts.
+
+    Args:
+        true_positive: The share of the prompts where it should open.
+        false_positive: The share of the prompts where it should not.
+    """
 
     true_positive: float
     false_positive: float
@@ -182,14 +240,29 @@ def rates(
     negative: Sequence[str],
     site: str | Site | None = None,
 ) -> Rates:
-    """Measure a gate on prompts where it should open and on others; use ones that the threshold was not chosen on.
+    """Measure a gate on prompts where it should open and on prompts where it should not.
 
-    `site` is needed where the gate reads at its op's own. Decided for tokens, a prompt counts if any token opens it.
-    Warns of a gate that opened always, or never.
+    Use prompts that the threshold was not chosen on. Warns if the gate opens always, or never.
+
+    Args:
+        gate: The gate. With `per="token"`, a prompt counts if any of its tokens opens the gate.
+        model: The model.
+        positive: Prompts where the gate should open.
+        negative: Prompts where it should not.
+        site: Where the gate reads, if it reads at its op's own site.
+
+    Raises:
+        InterpError: The site is not known.
+
+    Example:
+        >>> from interp.interventions import Reads, rates
+        >>> row = torch.ones(model.d_model)
+        >>> gate = interp.Gate(interp.Project(row), Reads(row, threshold=0.0), per="token", site="resid_post.2")
+        >>> measured = rates(gate, model, ["Hello there."], ["My tea is hot."])  # doctest: +SKIP
     """
     where = gate.reads or site
     if where is None:
-        raise InterpError("this gate reads where its op is put; say where that is (site=…)")
+        raise InterpError("this gate reads at its op's own site; give that site (site=…)")
     shares = [float(_opened(gate, model, list(side), where).double().mean()) for side in (positive, negative)]
     if min(shares) == 1 or max(shares) == 0:
         how = "always" if min(shares) else "never"
@@ -204,7 +277,25 @@ def rates(
 def threshold(
     gate: Gate, model: HookedModel, negative: Sequence[str], false_positive: float, site: str | Site | None = None
 ) -> float:
-    """The threshold above which the gate would open on at most this share of prompts where it should not."""
+    """The threshold above which a gate opens on at most a given share of prompts where it should not.
+
+    Args:
+        gate: The gate; its own threshold does not matter.
+        model: The model.
+        negative: Prompts where the gate should not open.
+        false_positive: The share, below 1.
+        site: Where the gate reads, if it reads at its op's own site.
+
+    Raises:
+        InterpError: The site is not known, or the share is not from 0 to below 1.
+
+    Example:
+        >>> from interp.interventions import Reads, threshold
+        >>> row = torch.ones(model.d_model)
+        >>> gate = interp.Gate(interp.Project(row), Reads(row, 0.0))
+        >>> level = threshold(gate, model, ["Hello there.", "Good day."], 0.5, site="resid_post.2")
+        >>> gate = interp.Gate(interp.Project(row), Reads(row, level))
+    """
     where = gate.reads or site
     if where is None or not 0 <= false_positive < 1:
         raise InterpError(f"site is {where} and false_positive {false_positive}; expected a site, and a share below 1")
@@ -222,12 +313,3 @@ def _scores(gate: Gate, model: HookedModel, prompts: Prompts, site: str | Site) 
     if gate.per == "token":
         return gate.when.score(x).where(acts.tokens.mask.to(x.device), -torch.inf).amax(1)
     return gate.score(x, acts.tokens.mask)
-
-
-def _condition(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GateCondition:
-    if settings["kind"] == "fires":
-        sae = SparseAutoencoder.of(SaeCard.parse(settings["sae"], "the gate's autoencoder"), tensors)
-        return Fires(sae, settings["latent"], settings["threshold"])
-    reads = Reads(tensors["row"], settings["threshold"], settings["cosine"])
-    reads.model = reference(settings["model"])
-    return reads

@@ -1,63 +1,89 @@
-"""Clamp: hold latents of a sparse autoencoder, leaving its error where it is.
+"""Edits of latents: Clamp holds latents of an autoencoder, Suppress turns latents of a transcoder down.
 
-Suppress: turn latents of a transcoder down where it writes, by what it reads.
+- Clamp: x -> x + (value - f(x)) · decoder row, for each latent
+- Suppress: y -> y + (factor - 1) f(x) · decoder row, for each latent, where the transcoder reads x and writes y
 
-    y -> y + (factor - 1) f(x) · decoder row, for each latent
-
-A transcoder predicts what an MLP writes from what it reads, so that a latent is a share of the MLP's work that can be
-named: what is taken away here is that share, and what the transcoder does not explain stays (Dunefsky et al. 2024,
-"Transcoders find interpretable LLM feature circuits", https://arxiv.org/abs/2406.11944). It folds into weights as
-neurons of that MLP (`interp.editing.fold.transcoder_neurons`) where the transcoder reads `mlp_input`.
+A transcoder predicts what an MLP writes from what it reads, so a latent is a share of the MLP's work that can be named.
+Suppress takes away that share alone, and the transcoder's error stays: Dunefsky et al. 2024, "Transcoders find
+interpretable LLM feature circuits", https://arxiv.org/abs/2406.11944. It folds into weights as neurons of that MLP
+(`interp.editing.fold.transcoder_neurons`) where the transcoder reads `mlp_input`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.interventions.ops import Observer, Op, finite
+from interp.interventions.op import NUMBER, Observer, Op, finite, part, setting
 from interp.models.forward_pass import ForwardPass
-from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeCard
 
+SAE = part(
+    lambda sae: {"sae": sae.card().model_dump()},
+    lambda sae: sae.tensors(),
+    lambda settings, tensors: SparseAutoencoder.of(SaeCard.parse(settings["sae"], "the recipe's autoencoder"), tensors),
+)
 
+
+def latent_values(record: Any, name: str, x: Tensor, latents: int | list[int]) -> Tensor:
+    """Values of some latents on x. The record's autoencoder, its field `name`, moves to the device of x once."""
+    if getattr(record, name).W_dec.device != x.device:
+        object.__setattr__(record, name, getattr(record, name).to(x.device))
+    return getattr(record, name).encode(x.float())[..., latents]
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Clamp(Op):
-    """Hold latents of a sparse autoencoder at a value: x -> x + (value - f(x)) · decoder row, for each latent.
+    """Hold latents of a sparse autoencoder: x -> x + (value - f(x)) · decoder row, for each latent.
 
-    The autoencoder's error stays in place: only the latents' own contribution changes. Replacing x by a
-    reconstruction instead would add the error's effect to the edit's. Templeton et al. 2024, "Scaling monosemanticity".
-    With a `factor` latents become so many times what they are: suppressed below 1, boosted above.
+    Only the latents' own contribution changes, and the autoencoder's error stays in place. Replacing x by a
+    reconstruction would add the effect of that error to the edit. Templeton et al. 2024, "Scaling monosemanticity".
+
+    Args:
+        sae: An autoencoder of one site, where the op must be put.
+        latents: One latent or several, counted from 0.
+        value: What the latents are held at; 0 ablates them.
+        factor: Instead of a value: each latent becomes this many times what it is, suppressed below 1 and boosted
+            above.
+
+    Raises:
+        InterpError: A latent does not exist, value and factor are both given, or the autoencoder has several sites.
+
+    Example:
+        >>> hold = interp.Clamp(sae, latents=[3, 7], factor=0.5)  # doctest: +SKIP
+        >>> recipe = interp.Recipe([("resid_post.1", hold)])  # doctest: +SKIP
     """
 
+    sae: SparseAutoencoder = field(metadata=SAE)
+    latents: list[int]
+    value: float = field(metadata=NUMBER)
+    factor: float | None = field(
+        metadata=setting(lambda value, name: None if value is None else finite(value, name), older=None)
+    )
+
     def __init__(
-        self, sae: SparseAutoencoder, latents: int | list[int], value: float = 0.0, factor: float | None = None
+        self, sae: SparseAutoencoder, latents: int | Sequence[int], value: float = 0.0, factor: float | None = None
     ):
-        self.sae, self._site = sae, sae.site
-        self.latents = [latents] if isinstance(latents, int) else list(latents)
-        self.value = finite(value, "value")
-        self.factor = None if factor is None else finite(factor, "factor")
+        self._declare(sae=sae, latents=_listed(latents), value=value, factor=factor)
+
+    def _check(self) -> None:
         if self.value and self.factor is not None:
-            raise InterpError(f"value is {value} and factor {factor}; give one of them")
-        outside = [latent for latent in self.latents if not 0 <= latent < sae.d_sae]
+            raise InterpError(f"value is {self.value} and factor {self.factor}; give one of them")
+        outside = [latent for latent in self.latents if not 0 <= latent < self.sae.d_sae]
         if outside or not self.latents:
-            raise InterpError(f"latents {self.latents}: expected one or more from 0 to {sae.d_sae - 1}")
+            raise InterpError(f"latents {self.latents}: expected one or more from 0 to {self.sae.d_sae - 1}")
+        _ = self.site  # raises for an autoencoder of several sites
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The activations with the latents' part changed as if they were at the value."""
-        if self.sae.W_dec.device != x.device:
-            self.sae = self.sae.to(x.device)
-        fired = self.sae.encode(x.float())[..., self.latents]
-        change = self.value - fired if self.factor is None else (self.factor - 1) * fired
+        """The activations with the contribution of the latents changed to the held value's."""
+        values = latent_values(self, "sae", x, self.latents)
+        change = self.value - values if self.factor is None else (self.factor - 1) * values
         return x + (change @ self.sae.W_dec[self.latents]).to(x)
-
-    @property
-    def model(self) -> ModelReference | None:
-        """The model that the autoencoder was trained on."""
-        return self.sae.model
 
     @property
     def width(self) -> int:
@@ -66,75 +92,74 @@ class Clamp(Op):
 
     @property
     def site(self) -> Site:
-        """Where the autoencoder reads."""
-        return self._site
-
-    def settings(self) -> dict[str, Any]:
-        """Latents and value, with the autoencoder's own settings."""
-        how = {"value": self.value, "factor": self.factor}
-        return {"latents": self.latents, **how, "sae": self.sae.card().model_dump()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The autoencoder's tensors."""
-        return self.sae.tensors()
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Clamp":
-        """The inverse of `settings` and `tensors`."""
-        sae = SparseAutoencoder.of(SaeCard.parse(settings["sae"], "the recipe's autoencoder"), tensors)
-        return cls(sae, settings["latents"], settings["value"], settings.get("factor"))
+        """The site that the autoencoder reads."""
+        return self.sae.site
 
 
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Suppress(Op):
-    """Make latents of a transcoder `factor` times what they are, at the site that it writes; 0 ablates them.
+    """Make latents of a transcoder `factor` times what they are, at the site that it writes.
 
-    >>> Recipe([("mlp_out.3", Suppress(transcoder, 17))])  # doctest: +SKIP
+    Args:
+        transcoder: An autoencoder that reads one site and writes another, where the op must be put.
+        latents: One latent or several different ones, counted from 0.
+        factor: The factor; 0 ablates the latents.
+
+    Raises:
+        InterpError: A latent does not exist or is repeated, or the autoencoder is not a transcoder between two sites.
+
+    Example:
+        >>> off = interp.Suppress(transcoder, latents=17)  # doctest: +SKIP
+        >>> recipe = interp.Recipe([("mlp_out.3", off)])  # doctest: +SKIP
     """
 
+    transcoder: SparseAutoencoder = field(metadata=SAE)
+    latents: list[int]
+    factor: float = field(metadata=NUMBER)
+
     def __init__(self, transcoder: SparseAutoencoder, latents: int | Sequence[int], factor: float = 0.0):
-        if len(transcoder.reads) != 1 or len(transcoder.writes) != 1 or transcoder.reads == transcoder.writes:
+        self._declare(transcoder=transcoder, latents=_listed(latents), factor=factor)
+
+    def _check(self) -> None:
+        coder = self.transcoder
+        if len(coder.reads) != 1 or len(coder.writes) != 1 or coder.reads == coder.writes:
             raise InterpError(
-                f"{transcoder} is no transcoder from one site to another, which Suppress needs; hold latents of an "
+                f"{coder} is not a transcoder from one site to another, which Suppress needs; hold latents of an "
                 "autoencoder by Clamp"
             )
-        self.transcoder, self.factor = transcoder, finite(factor, "factor")
-        self.latents = [latents] if isinstance(latents, int) else list(latents)
-        outside = [latent for latent in self.latents if not 0 <= latent < transcoder.d_sae]
+        outside = [latent for latent in self.latents if not 0 <= latent < coder.d_sae]
         if outside or not self.latents or len(set(self.latents)) < len(self.latents):
             raise InterpError(
-                f"latents {self.latents}: expected one or more different ones from 0 to {transcoder.d_sae - 1}"
+                f"latents {self.latents}: expected one or more different ones from 0 to {coder.d_sae - 1}"
             )
-        self.reads, self._site = (Site.parse(side[0].site) for side in (transcoder.reads, transcoder.writes))
 
     def change(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_model"]:
-        """What is added to what is written, given what is read."""
-        if self.transcoder.W_dec.device != x.device:
-            self.transcoder = self.transcoder.to(x.device)
-        fired = self.transcoder.encode(x.float())[..., self.latents]
-        return (self.factor - 1) * fired @ self.transcoder.W_dec[self.latents]
+        """What is added to what the MLP writes, given what the transcoder reads."""
+        values = latent_values(self, "transcoder", x, self.latents)
+        return (self.factor - 1) * values @ self.transcoder.W_dec[self.latents]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Raises: what the transcoder reads is known in a forward pass alone."""
+        """Raises: only a forward pass knows what the transcoder reads."""
         raise InterpError(f"Suppress has to know what is at {self.reads}; run it in a recipe, by model.hooked")
 
     def within(self, x: Float[Tensor, "batch pos d_model"], passing: ForwardPass) -> Float[Tensor, "batch pos d_model"]:
-        """What is written, without the latents' part."""
+        """What is written, with the contribution of the latents changed."""
         change = passing.notes.get(self)
         if change is None:
-            raise InterpError(f"{self.reads} was not read before Suppress at {self._site}; put the op behind it")
+            raise InterpError(f"{self.reads} was not read before Suppress at {self.site}; put the op after it")
         return x + change.to(x)
 
     def observers(self) -> list[tuple[Site, Observer]]:
-        """Where the transcoder reads."""
+        """The site that the transcoder reads."""
         return [(self.reads, self._note)]
 
     def _note(self, x: Tensor, passing: ForwardPass) -> None:
         passing.notes[self] = self.change(x.flatten(2))
 
     @property
-    def model(self) -> ModelReference | None:
-        """The model that the transcoder was trained on."""
-        return self.transcoder.model
+    def reads(self) -> Site:
+        """The site that the transcoder reads."""
+        return Site.parse(self.transcoder.reads[0].site)
 
     @property
     def width(self) -> int:
@@ -143,19 +168,9 @@ class Suppress(Op):
 
     @property
     def site(self) -> Site:
-        """Where the transcoder writes."""
-        return self._site
+        """The site that the transcoder writes."""
+        return Site.parse(self.transcoder.writes[0].site)
 
-    def settings(self) -> dict[str, Any]:
-        """Latents and factor, with the transcoder's own settings."""
-        return {"latents": self.latents, "factor": self.factor, "sae": self.transcoder.card().model_dump()}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The transcoder's tensors."""
-        return self.transcoder.tensors()
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Suppress":
-        """The inverse of `settings` and `tensors`."""
-        transcoder = SparseAutoencoder.of(SaeCard.parse(settings["sae"], "the recipe's transcoder"), tensors)
-        return cls(transcoder, settings["latents"], settings["factor"])
+def _listed(latents: int | Sequence[int]) -> list[int]:
+    return [latents] if isinstance(latents, int) else list(latents)

@@ -1,46 +1,55 @@
 """At and Schedule: an op at some positions only, or with a strength that changes while a reply is written.
 
-Both do under a key-value cache, left padding, beams and sampling what they would do were everything computed anew for
-each token. They run as hooks only.
+Under a key-value cache, left padding, beams and sampling, both do what they would do if every pass were computed from
+scratch. They run as hooks only.
 """
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from interp.core.errors import InterpError, nearest
-from interp.interventions.ops import Op, finite
-from interp.interventions.wrapped import Wrapped, inner, only
+from interp.interventions.op import NUMBER, Op, Record, Wrapped, finite, only, part, setting
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 
 NAMED = ("prompt", "generated", "last", "assistant")
 
 
-@dataclass(frozen=True)
-class Turns:
-    """How a chat template opens the assistant's turns and closes any: ids of tokens."""
+@dataclass(frozen=True, repr=False)
+class Turns(Record):
+    """How a chat template opens the assistant's turns and closes any turn.
 
-    opening: tuple[int, ...]
+    Args:
+        opening: Ids of the tokens that open a turn of the assistant.
+        closing: Id of the token that closes a turn.
+
+    Example:
+        >>> turns = interp.interventions.Turns.of(model)
+        >>> model.tokenizer.decode(list(turns.opening)).strip() != ""
+        True
+    """
+
+    opening: tuple[int, ...] = field(metadata=setting(lambda ids, name: tuple(ids), list))
     closing: int
 
     @classmethod
     def of(cls, model: HookedModel) -> "Turns":
-        """Of a model's chat template. Raises where it has none, or one in which turns have no marks."""
+        """The marks in a model's chat template. Raises where there is no template, or one that does not mark turns."""
         user, words = [{"role": "user", "content": "a"}], "b"
-        asked = model.chat(user)
+        request = model.chat(user)
         template = model.tokenizer.apply_chat_template
         before = template(user, tokenize=False)
         full = template([*user, {"role": "assistant", "content": words}], tokenize=False)
-        opening, closing = asked.removeprefix(before), full.removeprefix(asked + words)
+        opening, closing = request.removeprefix(before), full.removeprefix(request + words)
         marks = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, closing.strip())]
-        if not asked.startswith(before) or not full.startswith(asked + words) or not all(marks):
+        if not request.startswith(before) or not full.startswith(request + words) or not all(marks):
             raise InterpError(
                 "this chat template does not mark where the assistant's turns begin and end; choose prompt, generated, "
                 "last, or tokens"
@@ -48,26 +57,49 @@ class Turns:
         return cls(tuple(marks[0]), marks[1][0])
 
     def of_assistant(self, ids: Tensor) -> Bool[Tensor, "batch pos"]:
-        """Tokens between an opening and the next closing, that included."""
+        """Which tokens stand between an opening and the next closing, the closing included."""
         opening = torch.tensor(self.opening, device=ids.device)
-        n, said = len(opening), torch.zeros_like(ids, dtype=torch.bool)
+        n, spoken = len(opening), torch.zeros_like(ids, dtype=torch.bool)
         speaking = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         for column in range(ids.shape[1]):
-            said[:, column] = speaking
+            spoken[:, column] = speaking
             speaking = speaking & (ids[:, column] != self.closing)
             if column + 1 >= n:
                 speaking = speaking | (ids[:, column + 1 - n : column + 1] == opening).all(1)
-        return said
+        return spoken
 
 
-class Positions:
-    """Some tokens of a pass: those of any of the choices, and all of them if there are several.
+_TURNS = setting(
+    dump=lambda turns: turns and turns.settings(),
+    load=lambda plain: None if plain is None else Turns.restore(plain, {}),
+)
 
-    `names` are `prompt`, `generated` (what comes after the prompt), `last` (the prompt's last token, from which the
-    reply's first is predicted), `assistant` (the assistant's words in the prompt, by its chat template, and all that is
-    generated), and numbers: tokens of the prompt, from its first if not negative, else from its end. `tokens` are ids:
-    every token that is one of them (`matching` finds them by a pattern).
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Positions(Record):
+    """Some tokens of a pass: those that any of the choices names.
+
+    Args:
+        names: `prompt`; `generated` (all after the prompt); `last` (the last token of the prompt, which predicts the
+            first token of the reply); `assistant` (the assistant's turns in the prompt, by its chat template, and all
+            that is generated); and numbers, which count tokens of the prompt from its first, or from its end if
+            negative.
+        tokens: Ids: every token that is one of them. `matching` finds ids by a pattern.
+        model: The model whose chat template marks the turns, for `assistant`.
+        turns: The marks themselves, instead of the model.
+
+    Raises:
+        InterpError: A name is unknown, nothing is chosen, or `assistant` comes without a model or turns.
+
+    Example:
+        >>> from interp.interventions import Positions
+        >>> Positions(["last", 0]).names
+        ['last', 0]
     """
+
+    names: list[str | int] = field(metadata=setting(key="positions"))
+    tokens: list[int] = field(metadata=setting())
+    turns: Turns | None = field(metadata=_TURNS)
 
     def __init__(
         self,
@@ -76,29 +108,30 @@ class Positions:
         model: HookedModel | None = None,
         turns: Turns | None = None,
     ):
-        self.names = [names] if isinstance(names, str | int) else list(names)
-        self.tokens = sorted(int(token) for token in tokens)
+        listed = [names] if isinstance(names, str | int) else list(names)
+        if "assistant" in listed and turns is None and model is not None:
+            turns = Turns.of(model)
+        self._declare(names=listed, tokens=sorted(int(token) for token in tokens), turns=turns)
+
+    def _check(self) -> None:
         for name in self.names:
             if isinstance(name, str) and name not in NAMED:
                 raise InterpError(f"unknown position {name!r}; {nearest(name, NAMED)}; or a number")
         if not self.names and not self.tokens:
             raise InterpError(f"no positions are given; expected some of {', '.join(NAMED)}, numbers, or tokens")
-        self.turns = turns
-        if "assistant" in self.names and turns is None:
-            if model is None:
-                raise InterpError("position 'assistant' goes by a chat template; give the model, too (model=…)")
-            self.turns = Turns.of(model)
+        if "assistant" in self.names and self.turns is None:
+            raise InterpError("position 'assistant' needs the chat template; give the model, too (model=…)")
 
     def chosen(self, passing: ForwardPass) -> Bool[Tensor, "batch pos"]:
-        """Which tokens of a pass these are."""
-        found = torch.zeros_like(passing.real)
+        """Which tokens of a pass are at these positions."""
+        chosen = torch.zeros_like(passing.real)
         for position in self.names:
             if isinstance(position, int) and passing.begins:
-                self._warn_of_nobody(position, passing)
-            found = found | self._chosen(position, passing)
+                self._warn_if_absent(position, passing)
+            chosen = chosen | self._chosen(position, passing)
         if self.tokens:
-            found = found | torch.isin(_ids(passing), torch.tensor(self.tokens, device=passing.real.device))
-        return found & passing.real
+            chosen = chosen | torch.isin(_ids(passing), torch.tensor(self.tokens, device=passing.real.device))
+        return chosen & passing.real
 
     def _chosen(self, position: str | int, passing: ForwardPass) -> Tensor:
         if position == "prompt":
@@ -106,7 +139,7 @@ class Positions:
         if position == "generated":
             return passing.of_reply
         if position == "assistant":
-            turns = cast(Turns, self.turns)  # see __init__
+            turns = cast(Turns, self.turns)  # see _check
             return (turns.of_assistant(_ids(passing)) & passing.of_prompt) | passing.of_reply
         if position == "last" or int(position) < 0:
             column = passing.prompt + (-1 if position == "last" else int(position))
@@ -114,30 +147,40 @@ class Positions:
         padding = (~passing.real).sum(1, keepdim=True)  # all of it is to the left
         return (passing.columns == padding + int(position)) & passing.of_prompt
 
-    def _warn_of_nobody(self, position: int, passing: ForwardPass) -> None:
+    def _warn_if_absent(self, position: int, passing: ForwardPass) -> None:
         longest = int(passing.of_prompt.sum(1).max())
         if not -longest <= position < longest:
             warnings.warn(
                 f"position {position} is in none of these {len(passing.real)} prompts (the longest has {longest} "
-                "tokens): nothing is done there",
+                "tokens): the op does nothing there",
                 stacklevel=2,
             )
 
-    def settings(self) -> dict[str, Any]:
-        """Plain values: names, tokens and turns."""
-        turns = None if self.turns is None else {"opening": list(self.turns.opening), "closing": self.turns.closing}
-        return {"positions": self.names, "tokens": self.tokens, "turns": turns}
 
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any]) -> "Positions":
-        """The inverse of `settings`."""
-        marks = settings["turns"]
-        turns = None if marks is None else Turns(tuple(marks["opening"]), marks["closing"])
-        return cls(settings["positions"], settings["tokens"], turns=turns)
+_WHERE = part(lambda where: where.settings(), lambda where: {}, Positions.restore)
 
 
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class At(Wrapped):
-    """An op at some positions only; what these may be is told by `Positions`, which has the same arguments."""
+    """An op at some positions only.
+
+    Args:
+        op: The op.
+        positions: Where it acts: the names and numbers of `Positions`, or a `Positions`.
+        tokens: Ids of tokens at which it acts, too.
+        model: The model whose chat template marks the turns, for `assistant`.
+        turns: The marks themselves, instead of the model.
+
+    Raises:
+        InterpError: A position is unknown, none is given, or the op acts on attention (`Knockout`).
+
+    Example:
+        >>> steer = interp.Add(torch.ones(model.d_model), scale=0.1)
+        >>> recipe = interp.Recipe([("resid_post.2", interp.At(steer, ["last", "generated"]))])
+        >>> text = model.generate(["Hello there."], recipe=recipe)
+    """
+
+    where: Positions = field(metadata=_WHERE)
 
     def __init__(
         self,
@@ -147,42 +190,44 @@ class At(Wrapped):
         model: HookedModel | None = None,
         turns: Turns | None = None,
     ):
-        super().__init__(op)
-        if not isinstance(positions, Positions):
-            positions = Positions(positions, tokens, model, turns)
-        self.where = positions
+        where = positions if isinstance(positions, Positions) else Positions(positions, tokens, model, turns)
+        self._declare(op=op, where=where)
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The op at the positions, and x elsewhere."""
         chosen = self.where.chosen(passing).to(x.device)
         return only(chosen, self.op.within(x, passing), x) if chosen.any() else x
 
-    def settings(self) -> dict[str, Any]:
-        """Positions, tokens and turns, and the op."""
-        return super().settings() | self.where.settings()
 
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "At":
-        """The inverse of `settings` and `tensors`."""
-        return cls(inner(settings, tensors), Positions.restore(settings))
+def _finite_each(strengths: Sequence[float], name: str) -> list[float]:
+    if not strengths:
+        raise InterpError("a schedule has no strengths; expected one for the first generated token, or more")
+    return [finite(strength, name.replace("strengths", "a strength")) for strength in strengths]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Wrapped):
-    """An op whose strength depends on how much has been written: x + strength · (op(x) - x).
+    """An op whose strength depends on how much of the reply is written: x + strength · (op(x) - x).
 
-    `strengths` are of the first generated token, the second and so on; the last one holds from there on. `prompt` is
-    the strength over the prompt.
+    Args:
+        op: The op.
+        strengths: The strength at the first generated token, the second and so on. The last one holds from there on.
+        prompt: The strength over the prompt.
+
+    Raises:
+        InterpError: There are no strengths, or one is not finite.
+
+    Example:
+        >>> steer = interp.Add(torch.ones(model.d_model), scale=0.1)
+        >>> fade = interp.interventions.Schedule(steer, strengths=[1.0, 0.5, 0.0])
+        >>> text = model.generate(["Hello there."], recipe=interp.Recipe([("resid_post.2", fade)]))
     """
 
-    def __init__(self, op: Op, strengths: Sequence[float], prompt: float = 0.0):
-        super().__init__(op)
-        self.strengths = [finite(value, "strength") for value in strengths]
-        self.prompt = finite(prompt, "prompt")
-        if not self.strengths:
-            raise InterpError("a schedule has no strengths; expected one for the first generated token, or more")
+    strengths: Sequence[float] = field(metadata=setting(_finite_each))
+    prompt: float = field(default=0.0, metadata=NUMBER)
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
-        """The blend."""
+        """The activations, moved towards the op's by the strength of each token."""
         written = (passing.columns - passing.prompt).clamp(max=len(self.strengths) - 1)
         values = torch.tensor([*self.strengths, self.prompt], device=x.device, dtype=x.dtype)
         strength = values[torch.where(written < 0, len(self.strengths), written).to(x.device)]
@@ -190,31 +235,35 @@ class Schedule(Wrapped):
             return x
         return x + strength[(..., *[None] * (x.ndim - 2))] * (self.op.within(x, passing) - x)
 
-    def settings(self) -> dict[str, Any]:
-        """The strengths, and the op."""
-        return super().settings() | {"strengths": self.strengths, "prompt": self.prompt}
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Schedule":
-        """The inverse of `settings` and `tensors`."""
-        return cls(inner(settings, tensors), settings["strengths"], settings["prompt"])
-
 
 def matching(model: HookedModel, pattern: str) -> list[int]:
-    """Ids of the tokens whose text matches a regular expression in full. Raises where none does."""
+    """Ids of the tokens whose text matches a regular expression in full, for `At` and `Positions`.
+
+    Args:
+        model: The model, for its tokenizer.
+        pattern: The regular expression. The text of a token often begins with a space.
+
+    Raises:
+        InterpError: The pattern is not a regular expression, or no token matches it.
+
+    Example:
+        >>> ids = interp.interventions.matching(model, r"\s?tea")
+        >>> model.tokenizer.decode(ids[:1]).strip()
+        'tea'
+    """
     try:
-        wanted = re.compile(pattern)
+        expression = re.compile(pattern)
     except re.error as problem:
-        raise InterpError(f"pattern {pattern!r} is no regular expression ({problem})") from None
+        raise InterpError(f"pattern {pattern!r} is not a regular expression ({problem})") from None
     vocabulary = range(model.hf.get_input_embeddings().num_embeddings)
     texts = model.tokenizer.batch_decode([[token] for token in vocabulary], clean_up_tokenization_spaces=False)
-    found = [token for token, text in enumerate(texts) if wanted.fullmatch(text)]
-    if not found:
+    ids = [token for token, text in enumerate(texts) if expression.fullmatch(text)]
+    if not ids:
         raise InterpError(f"no token's text matches {pattern!r} in full; a token often begins with a space")
-    return found
+    return ids
 
 
 def _ids(passing: ForwardPass) -> Tensor:
     if passing.ids is None:
-        raise InterpError("the model was given embeddings, so there are no tokens to go by; choose positions instead")
+        raise InterpError("the model was given embeddings, so tokens can't be matched; choose positions instead")
     return passing.ids

@@ -17,8 +17,7 @@ from interp.core.digests import tensors_digest
 from interp.core.display import html_table
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
-from interp.interventions import ablate, gate, knockout, latents, positions
-from interp.interventions.ops import OPS, Observer, Op
+from interp.interventions.op import OPS, Observer, Op, op_class
 from interp.models.architectures.table import Tap
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
@@ -26,13 +25,21 @@ from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
 FORMAT: Literal[1] = 1
-# Files whose ops a saved recipe may have, beside those of `ops`.
-KNOWN = (latents, gate, knockout, ablate, latents, positions)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An op at every site that the patterns name."""
+    """An op at every site that the patterns name.
+
+    Args:
+        sites: Names or patterns of sites, such as `writers`, `resid_post.3` or `mlp_out.2-5`.
+        op: The op.
+
+    Example:
+        >>> edit = interp.interventions.Edit(("writers",), interp.Project([1.0, 0.0]))
+        >>> edit.sites
+        ('writers',)
+    """
 
     sites: tuple[str, ...]
     op: Op
@@ -42,12 +49,25 @@ class Edit:
 class Recipe:
     """Edits in order, the model they were made with, and a note of what they are for.
 
-    >>> recipe = Recipe([("writers", Project(direction))])  # doctest: +SKIP
-    >>> with model.hooked(recipe):  # doctest: +SKIP
-    ...     model.generate("Hello")
+    The same recipe is run by hooks, folded into weights, verified and audited. `writers` names every site that writes
+    into the residual stream. A projection there removes the direction from the whole model, and folds into the weights
+    exactly.
 
-    `writers` names every site that writes into the residual stream. A projection there removes the direction from the
-    whole model, and folds into its weights exactly.
+    Args:
+        edits: `Edit`s, or pairs of sites and op. Sites are a name or pattern, or several.
+        model: The model the recipe is for; by default that of its ops, if known.
+        note: What the recipe is for.
+
+    Raises:
+        InterpError: There are no edits, something is not an op, or directions come from different models.
+
+    Example:
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))], note="an example")
+        >>> with model.hooked(recipe):
+        ...     logits = model.logits("Hello there.")
+        >>> recipe.save(tmp / "recipe")
+        >>> interp.Recipe.load(tmp / "recipe").digest == recipe.digest
+        True
     """
 
     edits: tuple[Edit, ...]
@@ -63,18 +83,18 @@ class Recipe:
         listed = tuple(_edit(edit) for edit in edits)
         if not listed:
             raise InterpError('a recipe needs at least one edit, for instance ("writers", Project(direction))')
-        made_with = {edit.op.model for edit in listed if edit.op.model is not None}
-        if len({reference.digest for reference in made_with}) > 1:
-            names = ", ".join(sorted(reference.name for reference in made_with))
+        models = {edit.op.model for edit in listed if edit.op.model is not None}
+        if len({reference.digest for reference in models}) > 1:
+            names = ", ".join(sorted(reference.name for reference in models))
             raise InterpError(f"the recipe's directions come from different models ({names}); fit them all in one")
         object.__setattr__(self, "edits", listed)
-        object.__setattr__(self, "model", model or next(iter(made_with), None))
+        object.__setattr__(self, "model", model or next(iter(models), None))
         object.__setattr__(self, "note", note)
 
     def bind(self, model: HookedModel) -> list[tuple[Site | Tap, Transform]]:
-        """The ops, each at one site of a model (or at the tap it asks for), and what they have to see elsewhere.
+        """The hooks of a model: each op at a site (or at its tap), and its observers at the sites they read.
 
-        Raises if the recipe was made for another model, or has an op where it makes no sense.
+        Raises if the recipe was made for another model, or puts an op where it makes no sense.
         """
         self.check(model.reference)
         bound: list[tuple[Site | Tap, Transform]] = []
@@ -85,7 +105,7 @@ class Recipe:
             for site, observe in edit.op.observers():
                 model.resolve(site)
                 _require_before(edit.op, site, sites, model.sites)
-                bound.append((site, _seeing(observe, model)))
+                bound.append((site, _observing(observe, model)))
             bound += [(edit.op.tap(model.config, site) or site, _acting(edit.op, model)) for site in sites]
         return bound
 
@@ -106,7 +126,7 @@ class Recipe:
 
     @property
     def tokenwise(self) -> bool:
-        """Whether every op does to each token what it would do to it alone."""
+        """Whether every op treats each token alone."""
         return all(edit.op.tokenwise for edit in self.edits)
 
     @property
@@ -127,7 +147,7 @@ class Recipe:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recipe":
-        """The inverse of `save`. Raises for another format, an unknown op, or broken tensors, by name."""
+        """The inverse of `save`. Raises, by the file's name, for another format, an unknown op, or broken tensors."""
         path = Path(folder)
         plain = _RecipeFile.parse(read_json(path / "recipe.json"), str(path / "recipe.json"))
         try:
@@ -138,9 +158,8 @@ class Recipe:
         return cls(edits, plain.model, plain.note)
 
     def _repr_html_(self) -> str:
-        rows = [[", ".join(e.sites), type(e.op).__name__, _fitted(e.op)] for e in self.edits]
-        name = self.model.name if self.model else "any model"
-        return html_table(f"Recipe for {name}", ["sites", "op", "how"], [list(row) for row in rows])
+        rows: list[list[object]] = [[", ".join(edit.sites), edit.op] for edit in self.edits]
+        return html_table(f"Recipe for {self.model.name if self.model else 'any model'}", ["sites", "op"], rows)
 
 
 class _EditFile(Config):
@@ -168,12 +187,12 @@ def _edit(edit: Edit | tuple[str | Iterable[str], Op]) -> Edit:
 
 
 def _acting(op: Op, model: HookedModel) -> Transform:
-    if type(op).within is Op.within:  # it asks for no more than x
+    if type(op).within is Op.within:  # it needs nothing but x
         return op
     return lambda x: op.within(x, model.passes.current)
 
 
-def _seeing(observe: Observer, model: HookedModel) -> Transform:
+def _observing(observe: Observer, model: HookedModel) -> Transform:
     def see(x: Tensor) -> None:
         observe(x, model.passes.current)
 
@@ -184,7 +203,7 @@ def _require_sense(op: Op, site: Site) -> None:
     if op.width is not None and not site.in_residual_basis:
         raise InterpError(
             f"{type(op).__name__} at {site}: it acts on vectors of the residual stream, and those at {site} have "
-            "another basis; declare it at writers or at residual sites"
+            "another basis; put it at writers or at residual sites"
         )
     if op.site is not None and op.site != site:
         raise InterpError(f"{type(op).__name__} at {site}: its autoencoder was trained at {op.site}; put it there")
@@ -193,15 +212,9 @@ def _require_sense(op: Op, site: Site) -> None:
 def _require_before(op: Op, observed: Site, sites: Sequence[Site], order: Sequence[Site]) -> None:
     if order.index(observed) > min(map(order.index, sites)):
         raise InterpError(
-            f"{type(op).__name__} at {', '.join(map(str, sites))} goes by what is at {observed}, which comes later in "
-            "the forward pass; put the op behind it"
+            f"{type(op).__name__} at {', '.join(map(str, sites))} reads {observed}, which comes later in the forward "
+            "pass; put the op after it"
         )
-
-
-def _fitted(op: Op) -> str:
-    settings = op.settings()
-    direction = settings.get("direction")
-    return f"{direction['method']} at {direction['site']}" if direction else str(settings)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -218,9 +231,9 @@ def _restore(number: int, values: _EditFile, tensors: dict[str, Tensor], path: P
     if values.op not in OPS:
         raise InterpError(f"{path}: edit {number} is an unknown op {values.op!r}; {nearest(values.op, OPS)}")
     prefix = f"{number}."
-    own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    named = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     try:
-        return Edit(tuple(values.sites), OPS[values.op].restore(values.settings, own))
+        return Edit(tuple(values.sites), op_class(values.op).restore(values.settings, named))
     except (KeyError, TypeError) as problem:
         raise InterpError(
             f"{path}: edit {number} ({values.op}) is incomplete: {problem}; save the recipe again"

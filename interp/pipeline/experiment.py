@@ -37,7 +37,7 @@ from interp.directions.finder import SAE_LATENT, Finding, Findings, find
 from interp.directions.methods.closed_form import FITS
 from interp.editing.certificate.record import Certificate
 from interp.editing.export.exporter import export
-from interp.interventions.ops import Project
+from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load

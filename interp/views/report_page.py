@@ -26,7 +26,7 @@ from interp.core.errors import InterpError
 from interp.core.files import write_text
 from interp.directions.finder import Finding, Findings
 from interp.editing.certificate.record import Certificate
-from interp.interventions.ops import Op
+from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.sae.config import SaeMetrics

@@ -12,7 +12,7 @@ import anywidget
 import traitlets
 
 from interp.directions.direction import Direction
-from interp.interventions.ops import Add
+from interp.interventions.affine_ops import Add
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 

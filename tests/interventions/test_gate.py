@@ -57,7 +57,7 @@ def test_a_gate_that_does_not_decide_is_warned_of(model, row, level, how):
 def test_a_gate_goes_by_what_comes_before_its_op(model, row):
     gate = Gate(PUSH, Reads(row, 0.0), site="resid_post.2")
     assert Recipe([("resid_post.2", gate)]).bind(model)
-    with pytest.raises(InterpError, match=r"Gate at mlp_out\.1 goes by what is at resid_post\.2, which comes later"):
+    with pytest.raises(InterpError, match=r"Gate at mlp_out\.1 reads resid_post\.2, which comes later"):
         Recipe([("mlp_out.1", gate)]).bind(model)
 
 
@@ -65,7 +65,7 @@ def test_a_gate_goes_by_what_comes_before_its_op(model, row):
     ("make", "message"),
     [
         (lambda: Reads(torch.zeros(32), 0.0), "one non-zero row"),
-        (lambda: Reads(torch.ones(32), float("nan")), "threshold is nan"),
+        (lambda: Reads(torch.ones(32), float("nan")), "threshold of Reads is nan"),
     ],
 )
 def test_bad_gates_are_refused(make, message):
@@ -76,10 +76,10 @@ def test_bad_gates_are_refused(make, message):
 def test_latents_that_are_not_there_are_refused(model):
     from sae_samples import autoencoder
 
-    with pytest.raises(InterpError, match="latent 40 is not there; expected one from 0 to 39"):
+    with pytest.raises(InterpError, match="latent 40 does not exist; expected one from 0 to 39"):
         Fires(autoencoder(model), 40)
 
 
 def test_rates_need_to_know_where(model, row):
-    with pytest.raises(InterpError, match="say where that is"):
+    with pytest.raises(InterpError, match="give that site"):
         rates(Gate(PUSH, Reads(row, 0.0)), model, YES, NO)

@@ -184,7 +184,7 @@ def test_misuse_is_refused(tiny):
             hold(cut, "last")
     for edits, problem in (
         (("resid_post.1", cut), "put it at z"),
-        (("z.1", Knockout("last", keys=0, heads=[4])), "head 4 is not there"),
+        (("z.1", Knockout("last", keys=0, heads=[4])), "head 4 does not exist"),
     ):
         with pytest.raises(InterpError, match=problem):
             Recipe([edits]).bind(model)

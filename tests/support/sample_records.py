@@ -12,7 +12,7 @@ from interp.data.contrast import Contrast
 from interp.directions.direction import Direction
 from interp.directions.finder import Finding, Findings
 from interp.editing.certificate.record import Certificate, Fold
-from interp.interventions.ops import Project
+from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.models.sites import Site

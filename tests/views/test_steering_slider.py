@@ -3,7 +3,7 @@
 import torch
 
 from interp.directions.direction import Direction
-from interp.interventions.ops import Add
+from interp.interventions.affine_ops import Add
 from interp.models.sites import Site
 from interp.views.steering_slider import steer
 

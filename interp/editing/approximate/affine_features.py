@@ -34,7 +34,8 @@ from interp.directions.methods.latents import SAE_LATENT
 from interp.editing.approximate.fidelity import Fidelity, measured
 from interp.editing.fold import PlannedEdit, plan_fold
 from interp.editing.fold.stream_sites import STREAM, holders
-from interp.interventions.ops import LowRank, Op, Project
+from interp.interventions.affine_ops import LowRank, Project
+from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference, Site
 from interp.sae.coder import SparseAutoencoder

@@ -14,7 +14,8 @@ from torch import Tensor
 from interp.core.linalg import orthonormal_rows
 from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
 from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of
-from interp.interventions.ops import Erase, Op, Project
+from interp.interventions.affine_ops import Erase, Project
+from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.sites import WRITERS, Site

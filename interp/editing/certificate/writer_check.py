@@ -31,7 +31,7 @@ from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows
 from interp.editing.fold import Plan, plan_fold
 from interp.editing.options import FoldOptions
-from interp.interventions.ops import Project
+from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, Site
 from interp.models.architectures.table import architecture, was_recognised

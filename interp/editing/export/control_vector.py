@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import new_file
-from interp.interventions.ops import Add
+from interp.interventions.affine_ops import Add
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference
 from interp.models.sites import Site, resolve

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import TensorMap
-from interp.interventions.ablate import Replace, Scale
+from interp.interventions.ablation import Replace, Scale
 from interp.models.architectures.writers import Writer
 from interp.models.sites import Site
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from interp.core.linalg import orthonormal_rows
 from interp.editing.fold.rounding import SIXTEEN_BITS, round_onto
-from interp.interventions.ops import Affine
+from interp.interventions.op import Affine
 from interp.models.architectures.writers import Layout
 
 _PIECE = 1 << 20  # entries; allocating larger ones takes longer than editing them

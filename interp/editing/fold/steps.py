@@ -39,9 +39,9 @@ from interp.editing.fold.post_norm import GainRead, Gains
 from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of, refuse_company, refuse_stream
 from interp.editing.fold.transcoder_neurons import AddedNeurons
 from interp.editing.options import FoldOptions
-from interp.interventions.ablate import Replace, Scale
+from interp.interventions.ablation import Replace, Scale
 from interp.interventions.latents import Suppress
-from interp.interventions.ops import Op
+from interp.interventions.op import Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.models.architectures.table import site_taps
 from interp.models.architectures.writers import Writer, unembedding_name, writers

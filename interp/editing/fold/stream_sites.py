@@ -17,9 +17,8 @@ from typing import Any
 from interp.core.errors import InterpError
 from interp.editing.fold.ablation import replacement
 from interp.editing.fold.affine_maps import TensorMap
-from interp.interventions.ablate import Replace
-from interp.interventions.ops import Op
-from interp.interventions.wrapped import Wrapped
+from interp.interventions.ablation import Replace
+from interp.interventions.op import Op, Wrapped
 from interp.models.architectures.table import architecture
 from interp.models.sites import WRITERS, Site
 

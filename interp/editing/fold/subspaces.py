@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows, project_out
 from interp.directions.direction import Direction
-from interp.interventions.ops import Project
+from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Edit, Recipe
 
 _LEFT = 1e-3  # of a unit row: what is shorter without its protected part has no direction left

@@ -6,7 +6,7 @@ import torch
 from interp import Contrast, InterpError, Recipe
 from interp.directions.methods.erasure import ErasureFitter, NothingToErase
 from interp.directions.methods.scrubbing import scrub
-from interp.interventions.ops import Erase
+from interp.interventions.affine_ops import Erase
 
 
 def material(n=60, length=9, seed=0):

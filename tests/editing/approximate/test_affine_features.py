@@ -14,7 +14,7 @@ from interp import Clamp, InterpError, Project, Recipe, SparseAutoencoder
 from interp.activations.token_rows import pack_rows
 from interp.editing.approximate.affine_features import affine_fit, as_projection
 from interp.editing.approximate.fidelity import measure_fidelity
-from interp.interventions.ablate import Replace
+from interp.interventions.ablation import Replace
 from interp.interventions.positions import At
 from interp.models.sites import Site
 from interp.sae.nonlinearities import JumpReLU

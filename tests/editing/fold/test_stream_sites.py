@@ -45,9 +45,10 @@ def test_the_identity_in_float64_and_the_constant_once(tiny, name):
     wide.hf.load_state_dict(state)
     # Exactly idempotent, which tensors of float32 are not.
     op = oblique()
-    op.write = op.write.double()
-    op.read = torch.linalg.solve(op.read.double() @ op.write.T, op.read.double())
-    op.mean = op.mean.double()
+    write = op.write.double()
+    read = torch.linalg.solve(op.read.double() @ write.T, op.read.double())
+    for field, tensor in (("read", read), ("write", write), ("mean", op.mean.double())):
+        object.__setattr__(op, field, tensor)
     plan = fold(Recipe([(sites(model), op)]), model.config, state, tied=False)
     with wide.hooked([(pattern, op) for pattern in sites(model)]):
         hooked = wide.logits(IDS)

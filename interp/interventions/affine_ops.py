@@ -1,0 +1,281 @@
+"""The ops that have an exact affine form: Project, Add, Erase and LowRank. They fold into weights.
+
+- Project: x -> x - strength · (x Qᵀ) Q
+- Add: x -> x + scale · v
+- Erase: x -> x - ((x - mean) readᵀ) write
+- LowRank: x -> x + (x weightᵀ + bias - x rowsᵀ) rows
+
+Rows of vectors are (k, d_model), and activations (…, d_model).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import InterpError
+from interp.core.linalg import erase, orthonormal_rows, project_out
+from interp.directions.direction import Direction
+from interp.directions.methods.erasure import Eraser
+from interp.interventions.op import MODEL, NUMBER, TENSOR, Affine, Form, Op, Settings, Tensors, part, setting
+from interp.models.identity import ModelReference
+
+# A fitted direction, or its numbers as a tensor, an array or lists: (d_model,) or (k, d_model).
+Vectors = Direction | Float[Tensor, "*k d_model"] | np.ndarray | Sequence[Any]
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A tensor from a direction's rows, a tensor, an array or a list of numbers."""
+    if isinstance(value, Direction):
+        return value.rows.squeeze(0)
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InterpError(
+            f"direction is a {type(value).__name__}; expected a Direction (a finding has one: finding.direction), "
+            "or the numbers of a vector"
+        ) from None
+
+
+def _rows_of(direction: Vectors) -> Tensor:
+    return torch.atleast_2d(as_tensor(direction))
+
+
+def _rows(direction: Any, name: str) -> Direction | Tensor:
+    """A direction as it is, or orthonormal rows of its numbers."""
+    del name
+    if isinstance(direction, Direction):
+        return direction
+    rows = _rows_of(direction)
+    if rows.ndim != 2:
+        raise InterpError(f"direction has shape {tuple(rows.shape)}; expected (d_model,) or (k, d_model)")
+    return orthonormal_rows(rows)
+
+
+def _vector(direction: Any, name: str) -> Direction | Tensor:
+    """A direction of one row as it is, or the numbers of one vector."""
+    del name
+    vector = as_tensor(direction)
+    if vector.ndim != 1 or not torch.isfinite(vector).all() or not vector.any():
+        raise InterpError(f"Add needs one finite, non-zero vector (d_model,); got shape {tuple(vector.shape)}")
+    return direction if isinstance(direction, Direction) else vector.detach().cpu().float().clone()
+
+
+def _direction(
+    keep: Callable[[Any, str], Direction | Tensor], tensor: str, numbers: Callable[[Vectors], Tensor]
+) -> dict[str, Form]:
+    """Metadata of a field that is a Direction or its bare numbers, which are saved under the name `tensor`."""
+
+    def settings(direction: Vectors) -> dict[str, Any]:
+        return {"direction": direction.to_json() if isinstance(direction, Direction) else None}
+
+    def load(saved: Settings, tensors: Tensors) -> Direction | Tensor:
+        fitted, values = saved["direction"], tensors[tensor]
+        return Direction.from_json(fitted, torch.atleast_2d(values)) if fitted else values
+
+    return part(settings, lambda direction: {tensor: numbers(direction)}, load, keep=keep)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Project(Op):
+    """Remove a direction or a subspace: x -> x - strength · (x Qᵀ) Q, with orthonormal rows Q.
+
+    At every writer of the residual stream, the stream keeps exactly the share 1 - strength of its component, however
+    many layers there are. Arditi et al. 2024, "Refusal in language models is mediated by a single direction",
+    https://arxiv.org/abs/2406.11717, use the operation with strength 1.
+
+    Args:
+        direction: A Direction, or numbers of shape (d_model,) or (k, d_model). The rows are made orthonormal.
+        strength: The share of the component that is removed; 1 removes all of it, 2 reflects it.
+
+    Raises:
+        InterpError: The rows are zero, not finite or linearly dependent, or the strength is not finite.
+
+    Example:
+        >>> interp.Project([0.0, 5.0])(torch.tensor([3.0, 1.0]))
+        tensor([3., 0.])
+    """
+
+    direction: Vectors = field(metadata=_direction(_rows, "rows", _rows_of))
+    strength: float = field(default=1.0, metadata=NUMBER)
+
+    @property
+    def rows(self) -> Float[Tensor, "k d_model"]:
+        """The orthonormal rows Q."""
+        return _rows_of(self.direction)
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations without `strength` of their component in the span of the rows."""
+        return project_out(x, self.rows, self.strength)
+
+    def affine(self) -> Affine:
+        """Reads along the rows, and takes away `strength` of that along the same rows."""
+        return Affine(self.rows, self.strength * self.rows, torch.zeros(self.width))
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return self.rows.shape[1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Add(Op):
+    """Steer: x -> x + scale · v. Turner et al. 2023, "Activation addition", https://arxiv.org/abs/2308.10248.
+
+    Args:
+        direction: v: a Direction with a single row, of norm 1, or a vector (d_model,), which keeps its norm.
+        scale: The factor of v.
+        relative: Whether the addition is `scale` times as long as x, whatever the norm of v. Then one scale means the
+            same at every layer, and the op has no affine form.
+
+    Raises:
+        InterpError: There is not exactly one finite, non-zero vector, or the scale is not finite.
+
+    Example:
+        >>> x = torch.tensor([[3.0, 4.0]])
+        >>> interp.Add([0.0, 2.0], scale=0.5)(x)
+        tensor([[3., 5.]])
+        >>> interp.Add([0.0, 2.0], scale=0.5, relative=True)(x)
+        tensor([[3.0000, 6.5000]])
+    """
+
+    direction: Vectors = field(metadata=_direction(_vector, "vector", as_tensor))
+    scale: float = field(default=1.0, metadata=NUMBER)
+    relative: bool = field(default=False, metadata=setting(lambda value, name: bool(value), older=False))
+
+    @property
+    def vector(self) -> Float[Tensor, "d_model"]:
+        """v."""
+        return as_tensor(self.direction)
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations plus the vector."""
+        if self.relative:
+            length = x.float().norm(dim=-1, keepdim=True) / self.vector.norm()
+            return x + (self.scale * length * self.vector.to(x.device)).to(x)
+        return x + self.scale * self.vector.to(x)
+
+    def affine(self) -> Affine | None:
+        """A constant; None if the addition is relative to the length of the activations."""
+        if self.relative:
+            return None
+        none = torch.zeros(0, self.width)
+        return Affine(none, none, self.scale * self.vector)
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return len(self.vector)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Erase(Op):
+    """Erase a concept: x -> x - ((x - mean) readᵀ) write, an oblique projection where read and write differ.
+
+    Least-squares concept erasure is of this form: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed
+    form", https://arxiv.org/abs/2306.03819. `interp.ErasureFitter` and `interp.scrub` fit it.
+
+    Args:
+        read: What is read of x - mean, (k, d_model).
+        write: What is taken away for each reading, (k, d_model).
+        mean: The mean of the activations, (d_model,).
+        model: The model it was fitted in, if known.
+
+    Raises:
+        InterpError: The shapes do not match, or an entry is not finite.
+
+    Limitations:
+        At a residual site the constant counts once. At writers it counts at every one of them.
+
+    Example:
+        >>> row = torch.tensor([[1.0, 0.0]])
+        >>> interp.Erase(row, row, mean=torch.tensor([2.0, 0.0]))(torch.tensor([[5.0, 4.0]]))
+        tensor([[2., 4.]])
+    """
+
+    read: Tensor = field(metadata=TENSOR)
+    write: Tensor = field(metadata=TENSOR)
+    mean: Tensor = field(metadata=TENSOR)
+    model: ModelReference | None = field(default=None, metadata=MODEL)
+
+    def _check(self) -> None:
+        if self.read.ndim != 2 or self.read.shape != self.write.shape or self.mean.shape != self.read.shape[1:]:
+            raise InterpError(
+                f"read, write and mean have shapes {tuple(self.read.shape)}, {tuple(self.write.shape)} and "
+                f"{tuple(self.mean.shape)}; expected (k, d_model) twice, and (d_model,)"
+            )
+
+    @classmethod
+    def of(cls, eraser: Eraser) -> "Erase":
+        """The op of a fitted eraser."""
+        return cls(eraser.read, eraser.write, eraser.mean, eraser.model)
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations with the concept's component at its mean; narrower types are computed in float32."""
+        return erase(x, self.read, self.write, self.mean)
+
+    def affine(self) -> Affine:
+        """The component of the mean is the constant."""
+        return Affine(self.read, self.write, (self.mean @ self.read.T) @ self.write)
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return len(self.mean)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LowRank(Op):
+    """A trained or fitted low-rank edit: x -> x + (x weightᵀ + bias - x rowsᵀ) rows, with orthonormal rows.
+
+    It replaces the coordinates of x along the rows by an affine function of x. LoReFT is of this form: Wu et al. 2024,
+    "ReFT: Representation finetuning for language models", https://arxiv.org/abs/2404.03592.
+
+    Args:
+        rows: The subspace that is written, (k, d_model).
+        weight: The linear function of x that gives the new coordinates, (k, d_model).
+        bias: Its constant, (k,).
+        model: The model it was trained in, if known.
+
+    Raises:
+        InterpError: The shapes do not match, the rows are not orthonormal, or an entry is not finite.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0]])
+        >>> interp.interventions.LowRank(rows, weight=0 * rows, bias=torch.tensor([7.0]))(torch.tensor([[3.0, 4.0]]))
+        tensor([[7., 4.]])
+    """
+
+    rows: Tensor = field(metadata=TENSOR)
+    weight: Tensor = field(metadata=TENSOR)
+    bias: Tensor = field(metadata=TENSOR)
+    model: ModelReference | None = field(default=None, metadata=MODEL)
+
+    def _check(self) -> None:
+        if self.rows.ndim != 2 or self.rows.shape != self.weight.shape or self.bias.shape != self.rows.shape[:1]:
+            raise InterpError(
+                f"rows, weight and bias have shapes {tuple(self.rows.shape)}, {tuple(self.weight.shape)} and "
+                f"{tuple(self.bias.shape)}; expected (k, d_model) twice, and (k,)"
+            )
+        basis = orthonormal_rows(self.rows)
+        if not torch.allclose(basis, self.rows, atol=1e-4):
+            raise InterpError("the rows of a low-rank edit are not orthonormal; orthonormalise them while training it")
+        object.__setattr__(self, "rows", basis)
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations with new coordinates along the rows."""
+        rows, weight, bias = (tensor.to(x) for tensor in (self.rows, self.weight, self.bias))
+        return x + (x @ (weight - rows).T + bias) @ rows
+
+    def affine(self) -> Affine:
+        """The map as it is."""
+        return Affine(self.rows - self.weight, self.rows, self.bias @ self.rows)
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return self.rows.shape[1]
