@@ -24,4 +24,4 @@ from .methods.unsupervised_candidates import unsupervised as unsupervised
 from .scores import auroc as auroc
 from .scores import best_threshold as best_threshold
 from .scores import cohens_d as cohens_d
-from .stability import stability as stability
+from .stability import bootstrap_stability as bootstrap_stability

@@ -25,7 +25,7 @@ from interp.directions.methods.closed_form import FITS
 from interp.directions.methods.latents import SAE_LATENT, BySeparation
 from interp.directions.methods.trained import TRAINED, TrainedFit
 from interp.directions.scores import auroc, cohens_d
-from interp.directions.stability import Refit, resamples, stability
+from interp.directions.stability import Refit, bootstrap_stability, resamples
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 
@@ -166,4 +166,4 @@ def _aligned(finding: Finding, protected: Mapping[str, Direction]) -> Finding:
 
 
 def _repeated(job: _Job, finding: Finding, samples: Sequence[Tensor]) -> Finding:
-    return replace(finding, stability=stability(finding.direction.rows[0], job.fit, job.cell.fit, samples))
+    return replace(finding, stability=bootstrap_stability(finding.direction.rows[0], job.fit, job.cell.fit, samples))

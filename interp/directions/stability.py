@@ -1,6 +1,6 @@
 """Stability: whether a fit finds the same direction again on other pairs of the same kind.
 
-The groups of the training pairs are drawn anew with replacement (Efron 1979, "Bootstrap methods"), so that
+The groups of the training pairs are resampled with replacement (Efron 1979, "Bootstrap methods"), so that
 near-duplicates stay together, and the direction is fitted again. Stability is the mean |cosine| between the direction
 and the refits: 1 where every sample gives it. A resample shares pairs with the original, so that noise alone gives more
 than chance: about 0.7 for a difference of means. A refit that finds no direction counts as 0.
@@ -29,8 +29,26 @@ def resamples(groups: Sequence[int], count: int, seed: int = 0) -> list[Int[Tens
     return [torch.cat([members[number] for number in draw]) for draw in draws]
 
 
-def stability(row: Float[Tensor, "d_model"], refit: Refit, sides: Sides, samples: Sequence[Int[Tensor, "_"]]) -> float:
-    """Mean |cosine| between a row and what `refit` gives on each sample of the pairs."""
+def bootstrap_stability(
+    row: Float[Tensor, "d_model"], refit: Refit, sides: Sides, samples: Sequence[Int[Tensor, "_"]]
+) -> float:
+    """Mean |cosine| between a direction and its refits on resampled pairs.
+
+    Args:
+        row: The direction, (d_model,).
+        refit: The fit: it maps the two sides' activations to a row.
+        sides: The activations (n, d_model) of the pairs that the direction was fitted on.
+        samples: Numbers of pairs, one tensor for each refit, as `resamples` draws them.
+
+    Returns:
+        From 0 to 1. A refit that raises `InterpError` counts as 0.
+
+    Example:
+        >>> from interp.directions import Sides, bootstrap_stability, diff_means
+        >>> sides = Sides(torch.eye(3)[[0, 0, 0]], torch.zeros(3, 3))
+        >>> bootstrap_stability(torch.tensor([1.0, 0, 0]), diff_means, sides, [torch.tensor([0, 0, 2])])
+        1.0
+    """
     return sum(_agreement(row, refit, sides.pick(sample)) for sample in samples) / len(samples)
 
 
