@@ -96,8 +96,13 @@ class Fires(Record):
         InterpError: The latent does not exist, or the threshold is not finite.
 
     Example:
-        >>> fires = interp.interventions.Fires(sae, latent=3, threshold=0.5)  # doctest: +SKIP
-        >>> gate = interp.Gate(interp.Project(direction), fires)  # doctest: +SKIP
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import TopK
+        >>> rows, zero = torch.eye(model.d_model), torch.zeros(model.d_model)
+        >>> site = (SiteColumns(site="resid_post.1", model=model.reference, width=model.d_model),)
+        >>> sae = interp.SparseAutoencoder(rows, zero, rows, zero, TopK(k=2), reads=site, writes=site)
+        >>> interp.interventions.Fires(sae, latent=3, threshold=0.5).score(rows[:5])
+        tensor([0., 0., 0., 1., 0.])
     """
 
     sae: SparseAutoencoder = field(metadata=SAE)
@@ -227,6 +232,10 @@ class Rates:
     Args:
         true_positive: The share of the prompts where it should open.
         false_positive: The share of the prompts where it should not.
+
+    Example:
+        >>> interp.interventions.Rates(true_positive=0.95, false_positive=0.02).false_positive
+        0.02
     """
 
     true_positive: float
@@ -258,7 +267,10 @@ def rates(
         >>> from interp.interventions import Reads, rates
         >>> row = torch.ones(model.d_model)
         >>> gate = interp.Gate(interp.Project(row), Reads(row, threshold=0.0), per="token", site="resid_post.2")
-        >>> measured = rates(gate, model, ["Hello there."], ["My tea is hot."])  # doctest: +SKIP
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # two prompts are too few
+        ...     measured = rates(gate, model, ["Hello there."], ["My tea is hot."])
     """
     where = gate.reads or site
     if where is None:

@@ -55,8 +55,13 @@ class Clamp(Op):
         InterpError: A latent does not exist, value and factor are both given, or the autoencoder has several sites.
 
     Example:
-        >>> hold = interp.Clamp(sae, latents=[3, 7], factor=0.5)  # doctest: +SKIP
-        >>> recipe = interp.Recipe([("resid_post.1", hold)])  # doctest: +SKIP
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import TopK
+        >>> rows, zero = torch.eye(model.d_model), torch.zeros(model.d_model)
+        >>> site = (SiteColumns(site="resid_post.1", model=model.reference, width=model.d_model),)
+        >>> sae = interp.SparseAutoencoder(rows, zero, rows, zero, TopK(k=2), reads=site, writes=site)
+        >>> interp.Clamp(sae, latents=3, value=2.0)(zero)[2:5]
+        tensor([0., 2., 0.])
     """
 
     sae: SparseAutoencoder = field(metadata=SAE)
@@ -109,8 +114,15 @@ class Suppress(Op):
         InterpError: A latent does not exist or is repeated, or the autoencoder is not a transcoder between two sites.
 
     Example:
-        >>> off = interp.Suppress(transcoder, latents=17)  # doctest: +SKIP
-        >>> recipe = interp.Recipe([("mlp_out.3", off)])  # doctest: +SKIP
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import TopK
+        >>> rows, zero = torch.eye(model.d_model), torch.zeros(model.d_model)
+        >>> def at(site):
+        ...     return (SiteColumns(site=site, model=model.reference, width=model.d_model),)
+        >>> sites = at("mlp_input.3"), at("mlp_out.3")
+        >>> transcoder = interp.SparseAutoencoder(rows, zero, rows, zero, TopK(k=2), *sites)
+        >>> with model.hooked(interp.Recipe([("mlp_out.3", interp.Suppress(transcoder, latents=17))])):
+        ...     logits = model.logits("Hello there.")
     """
 
     transcoder: SparseAutoencoder = field(metadata=SAE)
