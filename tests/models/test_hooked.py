@@ -109,59 +109,6 @@ def test_a_padded_batch_equals_one_by_one(tiny, name):
         torch.testing.assert_close(acts["resid_post.2"][row][real], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_batches_of_a_capture_do_not_change_it(tiny):
-    model = tiny("gpt2")
-    whole, cut = (model.capture(WORDS, "mlp_out.1", batch_size=size) for size in (4, 1))
-    torch.testing.assert_close(whole.at_tokens("mlp_out.1"), cut.at_tokens("mlp_out.1"), atol=1e-5, rtol=1e-4)
-
-
-def test_positions_count_from_each_prompts_own_ends(tiny):
-    model = tiny("llama")
-    everything = model.capture(WORDS, "resid_post.1")["resid_post.1"]
-    ends = model.capture(WORDS, "resid_post.1", positions=[0, -1], batch_size=2)["resid_post.1"]
-    lengths = model.tokens(WORDS).lengths
-    for row, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(ends[row], everything[row, [-length, -1]], atol=1e-5, rtol=1e-4)
-    with pytest.raises(InterpError, match=r"positions \[-3\] are outside prompt 1, which has 1 tokens"):
-        model.capture(WORDS, "resid_post.1", positions=-3)
-
-
-def test_captured_tensors_are_copies(tiny):
-    model = tiny("llama")
-    acts = model.capture(ids(), "resid_post.0")
-    before = model.logits(ids())
-    acts["resid_post.0"].zero_()
-    torch.testing.assert_close(model.logits(ids()), before)
-
-
-def test_a_copy_is_spared_on_request(tiny):
-    model, seen = tiny("llama"), []
-    with model.hooked([("resid_post.1", seen.append)]):
-        shared = model.capture(ids(), "resid_post.1", copy=False)["resid_post.1"]
-        copied = model.capture(ids(), "resid_post.1")["resid_post.1"]
-    assert shared.data_ptr() == seen[0].data_ptr()
-    assert copied.data_ptr() != seen[1].data_ptr()
-    assert torch.equal(shared, copied)
-
-
-@pytest.mark.parametrize("problem", [RuntimeError, KeyboardInterrupt])
-def test_hooks_are_removed_whatever_happens_inside(tiny, problem):
-    model = tiny("llama")
-    before = model.logits(ids())
-    with pytest.raises(problem), model.hooked([("mlp_out.*", lambda x: 0 * x)]):
-        assert not torch.allclose(model.logits(ids()), before), "control: the hook acts inside"
-        raise problem
-    assert torch.equal(model.logits(ids()), before)
-
-
-def test_hooks_are_removed_when_one_of_them_fails(tiny):
-    model = tiny("llama")
-    before = model.logits(ids())
-    with model.hooked([("mlp_out.0", lambda x: x[:, :1])]), pytest.raises(InterpError, match="returned shape"):
-        model.logits(ids())
-    assert torch.equal(model.logits(ids()), before)
-
-
 def test_loss_is_the_mean_over_real_tokens(tiny):
     model = tiny("qwen3")
     total, count = 0.0, 0

@@ -1,0 +1,27 @@
+"""The logit effect of a direction against the formula of each family."""
+
+import pytest
+import torch
+
+from interp.models.architectures.unembedding import logit_effect
+
+
+def _by_hand(model, direction):
+    """The logit effect from each family's own formula."""
+    hf, kind = model.hf, model.config.model_type
+    unembed = hf.get_output_embeddings().weight
+    if kind == "llama":
+        return unembed @ (direction * hf.model.norm.weight)
+    if kind == "gemma2":
+        return unembed @ (direction * (1 + hf.model.norm.weight))
+    gain = hf.transformer.ln_f.weight if kind == "gpt2" else hf.gpt_neox.final_layer_norm.weight
+    return unembed @ ((direction - direction.mean()) * gain)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "gpt_neox"])
+def test_the_logit_effect_is_each_familys_formula(tiny, architecture):
+    model = tiny(architecture)
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(0)) + 0.5
+    assert torch.allclose(logit_effect(model, direction[None])[0], _by_hand(model, direction), atol=1e-4)
+    plain = model.hf.get_output_embeddings().weight @ direction
+    assert not torch.allclose(plain, _by_hand(model, direction), atol=1e-2)
