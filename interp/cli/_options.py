@@ -3,14 +3,16 @@
     @with_options
     def find_command(model: Model, options: FindOptions, as_json: Json = False) -> None: ...
 
-A parameter whose type is a Config becomes one option per field. The field `skip_bad` is the option `--skip-bad`, a
-trailing underscore is dropped (`try_` is `--try`), and the field's description is the help text. Other parameters are
-what Typer makes of them. The values that were given on the line are parsed as the Config, whose validators see them.
+A parameter whose type is a Config becomes one option per field, and a field that is a Config is expanded in turn.
+`Annotated[ExportOptions, Without("prompts")]` leaves fields out, which keep their defaults. The field `skip_bad` is the
+option `--skip-bad`, a trailing underscore is dropped (`try_` is `--try`), and the field's description is the help text.
+Other parameters are what Typer makes of them. The values on the line are parsed as the Config, so its validators apply.
 """
 
 import inspect
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,25 +23,39 @@ from pydantic.fields import FieldInfo
 from interp.core.config import Config
 
 Command = Callable[..., None]
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 Model = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value on standard output")]
 Device = Annotated[str | None, typer.Option(help="device to run on: cpu, cuda, cuda:1 or mps")]
 
 
+@dataclass(frozen=True)
+class Without:
+    """Fields of a Config that are not options of the verb."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str):
+        object.__setattr__(self, "names", names)
+
+
 def with_options(command: Command) -> Command:
     """A command for Typer whose Config parameters are replaced by an option per field."""
     signature = inspect.signature(command)
-    configs = {name: p.annotation for name, p in signature.parameters.items() if _is_config(p.annotation)}
+    configs = {name: config for name, p in signature.parameters.items() if (config := _config(p.annotation))}
+    parameters = [
+        parameter
+        for name, given in signature.parameters.items()
+        for parameter in (_options(*configs[name]) if name in configs else [given.replace(kind=_KEYWORD)])
+    ]
 
     @wraps(command)
     def parsed(**values: Any) -> None:
-        for name, config in configs.items():
-            fields = {field: values.pop(field) for field in config.model_fields}
-            set_fields = {field: value for field, value in fields.items() if value is not None}
-            values[name] = config.parse(set_fields, source="options")
+        for name, (config, _) in configs.items():
+            values[name] = config.parse(_take(config, values), source="options")
         command(**values)
 
-    parsed.__signature__ = signature.replace(parameters=list(_parameters(signature)))  # type: ignore[attr-defined]
+    parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return parsed
 
 
@@ -66,13 +82,31 @@ def keys_command(load_config: Callable[[], type[Config]]) -> type[typer.core.Typ
     return KeysCommand
 
 
-def _parameters(signature: inspect.Signature) -> Iterator[inspect.Parameter]:
-    for parameter in signature.parameters.values():
-        if _is_config(parameter.annotation):
-            for name, field in parameter.annotation.model_fields.items():
-                yield _option(name, field)
-        else:
-            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+def _config(annotation: Any) -> tuple[type[Config], tuple[str, ...]] | None:
+    """The Config that an annotation names, and its fields that are left out."""
+    arguments = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if not _is_config(arguments[0]):
+        return None
+    return arguments[0], tuple(name for mark in arguments[1:] for name in mark.names)
+
+
+def _options(config: type[Config], without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    for name, field in config.model_fields.items():
+        if _is_config(field.annotation):
+            yield from _options(field.annotation, without)  # type: ignore[arg-type]
+        elif name not in without:
+            yield _option(name, field)
+
+
+def _take(config: type[Config], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a Config's fields, taken out of all values of the line; those not given keep their defaults."""
+    fields = {}
+    for name, field in config.model_fields.items():
+        nested = _is_config(field.annotation)
+        value = _take(field.annotation, values) if nested else values.pop(name, None)  # type: ignore[arg-type]
+        if value is not None:
+            fields[name] = value
+    return fields
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -83,19 +117,17 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     least: Any = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)
     option = typer.Option(*names, help=field.description, min=least)
     annotation = Annotated[_plain_type(field.annotation), option]  # type: ignore[valid-type]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
 
 
 def _plain_type(annotation: Any) -> Any:
-    """What Typer reads from a word: texts for literals, lists for tuples."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return str
+    """The type that Typer reads a word as: a text for a literal or a union, a list for a tuple."""
+    origin, arguments = get_origin(annotation), [part for part in get_args(annotation) if part is not type(None)]
     if origin is tuple:
         return list[_plain_type(arguments[0])]  # type: ignore[misc]
     if origin in (Union, types.UnionType):
-        return Union[tuple(_plain_type(argument) for argument in arguments)]  # noqa: UP007
-    return annotation
+        return (_plain_type(arguments[0]) if len(arguments) == 1 else str) | None
+    return str if origin is Literal else annotation
 
 
 def _is_config(annotation: Any) -> bool:

@@ -90,7 +90,9 @@ def _explain(config: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"{where}: {error['msg']}"
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg']} (got {error['input']!r})"
+        # Pydantic quotes the words that a literal allows.
+        hint = nearest(str(error["input"]), error.get("ctx", {}).get("expected", "").split("'")[1::2])
+        return f"{where}: {error['msg']} (got {error['input']!r})" + (f"; {hint}" if hint.startswith("did") else "")
     return f"unknown key {where!r}; {nearest(path[-1], _keys_at(config, path[:-1]))}"
 
 

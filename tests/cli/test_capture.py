@@ -21,5 +21,5 @@ def test_options_are_those_of_the_store(run, tmp_path):
 def test_values_out_of_range_leave_nothing(run, tmp_path):
     code, _, complaint = run(*WORDS[:-4], "--tokens", 0, "--out", tmp_path / "store")
     assert code == 2
-    assert "0" in complaint
+    assert "greater than or equal to 1" in complaint
     assert list(tmp_path.iterdir()) == []
