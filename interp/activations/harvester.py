@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -59,15 +60,10 @@ def harvest(
     out: str | Path,
     *,
     tokens: int | None = None,
-    context: int = 128,
-    batch_size: int = 16,
-    dtype: str = "float32",
-    shard_tokens: int = 65536,
-    keep: str = "all",
-    bos_first: bool = True,
     skip_bad: bool = False,
     text_field: str = "text",
     append: bool = False,
+    **options: Any,
 ) -> Store:
     """Store the activations of a model at some sites over a corpus.
 
@@ -78,15 +74,12 @@ def harvest(
         out: The store's folder. If it holds an unfinished harvest of the same settings, that is continued; a finished
             one is opened.
         tokens: Run at most this many tokens of the corpus; None for all.
-        context: Tokens per row; longer documents are split.
-        batch_size: Rows per forward pass; halved when a batch does not fit into memory.
-        dtype: Stored type: float32, bfloat16, float16 or int8 (one scale per token and site).
-        shard_tokens: Most tokens per shard.
-        keep: Tokens to store: "all", "inner" (not the first of a document), or "assistant" (an assistant's words).
-        bos_first: Begin each document with BOS, where the tokenizer has one.
         skip_bad: Ignore broken records of the corpus.
         text_field: The key or column of the document in a record.
         append: Add another corpus to a finished store; one that is there already is not added again.
+        options: The fields of `HarvestConfig`: `context` (128) tokens per row, where longer documents are split;
+            `batch_size` (16) rows per forward pass; `dtype` ("float32", "bfloat16", "float16" or "int8") as stored;
+            `shard_tokens` (65536); `keep` ("all", "inner" or "assistant") tokens; and `bos_first` (True).
 
     Returns:
         The store, opened.
@@ -101,28 +94,20 @@ def harvest(
         >>> harvest(model, ["the baker ."] * 4, ["resid_post.1", "mlp_out.1"], tmp / "store")
         Store('...store': 24 tokens at mlp_out.1, resid_post.1)
     """
-    options = {
-        "context": context,
-        "batch_size": batch_size,
-        "dtype": dtype,
-        "shard_tokens": shard_tokens,
-        "keep": keep,
-        "bos_first": bos_first,
-    }
     config = HarvestConfig.parse(options, source="harvest")
     part = StorePart.parse({"tokens": tokens, "shards": []}, source="harvest")
     resolved = model.resolve(sites)
     if config.shard_tokens < config.context:
-        raise InterpError(f"shard_tokens is {shard_tokens}; expected at least one row, {context} tokens")
+        raise InterpError(f"shard_tokens is {config.shard_tokens}; expected at least one row, {config.context} tokens")
     reading = CorpusProgress()
     rows = pack_groups(
         model,
         texts,
         config.shard_tokens // config.context,
-        context=context,
+        context=config.context,
         reading=reading,
         tokens=tokens,
-        bos_first=bos_first,
+        bos_first=config.bos_first,
         skip_bad=skip_bad,
         text_field=text_field,
     )
