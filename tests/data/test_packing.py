@@ -1,5 +1,7 @@
 """Packing loses and mixes nothing, and a packed document is to the model what it is alone."""
 
+from copy import deepcopy
+
 import pytest
 import tiny_models
 import torch
