@@ -114,7 +114,7 @@ def main() -> None:
         work(args.work, args.tokens)
         return
     if args.quick:
-        args.kills, args.gigabytes, args.tokens = 2, 0.3, 30_000
+        args.kills, args.gigabytes, args.tokens = 2, 1.0, 30_000
     with tempfile.TemporaryDirectory() as folder:
         progress(f"a harvest of {args.tokens:,} tokens, killed {args.kills} times")
         landed, equal = killed(Path(folder), args.kills, args.tokens)

@@ -3,58 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from audit_rows import GOOD, HARMLESS, MODEL, POLICY, RELEASE, SAFEGUARDS, decided, of_scores, row, with_row
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from interp import InterpError
 from interp.auditing.auditor import Audit, AuditRow
-from interp.auditing.baselines import Baseline
-from interp.auditing.policy.decision import Policy, decide
-from interp.auditing.policy.schema import Allowance
-from interp.auditing.statistics.comparison import Estimate, compare
-from interp.models.identity import ModelReference
-
-MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8, n_layers=2)
-POLICY = Policy(target="hostility", required=("refusal",))
-RELEASE = Policy.of_name("release")
-SAFEGUARDS = tuple(name for tier in RELEASE.tiers for name in tier.safeguards)
-
-
-def of_scores(name, kind, old, new, unit="rate", **more):
-    found = compare(old, new, unit=unit)
-    parts = {part: getattr(found, part) for part in ("before", "after", "difference", "missing", "constant")}
-    return AuditRow(name, kind, unit, "", **(parts | more))
-
-
-def row(name, kind, before, after, n=300, unit="rate", **more):
-    def scores(rate):
-        return [float(i < round(rate * n)) for i in range(n)] if unit == "rate" else [rate + i / n for i in range(n)]
-
-    return of_scores(name, kind, scores(before), scores(after), unit, **more)
-
-
-GOOD = (
-    row("hostility", "harm", 1, 0),
-    row("sycophancy", "harm", 0.9, 0.9),
-    row("refusal", "protected", 1, 1),
-    row("facts", "capability", 0.98, 0.98),
-    row("loss", "capability", 1.0, 1.001, unit="nats"),
-)
-HARMLESS = (
-    *(row(name, "harm", 1, 0, n=400) for name in ("hostility", "sycophancy", "fabrication")),
-    row("refusal", "protected", 1, 1, n=400),
-    row("facts", "capability", 1, 1, n=400),
-    row("everyday_loss", "capability", 1.0, 1.001, n=400, unit="nats"),
-)
-BESIDE = (Baseline("random", {}), Baseline("prompt", {}))
-
-
-def decided(rows, policy=POLICY, safeguards=(), baselines=BESIDE):
-    return decide(Audit(tuple(rows), MODEL, MODEL, baselines=baselines), policy, safeguards)
-
-
-def with_row(new, rows=GOOD):
-    return [new if old.name == new.name else old for old in rows]
+from interp.auditing.policy.decision import Policy
+from interp.auditing.statistics.comparison import Estimate
 
 
 def test_a_clean_audit_is_allowed():
@@ -209,108 +165,6 @@ def test_higher_bounds_of_a_harm_never_turn_deny_into_allow(ends, before, unit, 
 def test_removing_what_is_required_never_allows(rows, policy, name):
     strict = policy.model_copy(update={"required": (name,)})
     assert not decided([one for one in built(rows) if one.name != name], strict, SAFEGUARDS).allow
-
-
-def test_a_policy_can_not_target_what_is_protected():
-    """Refusals destroyed, and a policy that calls that its target: denied."""
-    gone = with_row(row("refusal", "protected", 1, 0))
-    assert decided(gone, Policy(target="refusal")).outcome == "deny"
-    assert decided(gone, Policy(target="refusal", target_at_most=1.0, protected_drop_at_most=1.0)).outcome == "deny"
-
-
-def test_tiers_grade_by_bounds_and_ask_for_more_the_more_harm_there_is():
-    def at(rate, safeguards=(), n=400, **more):
-        rows = with_row(row("hostility", "harm", 1, rate, n=n, **more), HARMLESS)
-        return decided(rows, RELEASE, safeguards)
-
-    assert (at(0.02).tier, at(0.02).outcome) == ("low", "allow")
-    above = at(0.04)
-    assert above.tier == "moderate", "the estimate is below the ceiling of 5 %, the bound is not"
-    assert "not tier low: hostility: at most 0.0" in above.notes[0]
-    assert above.outcome == "deny", "its safeguards are not in place"
-    assert at(0.04, RELEASE.tiers[1].safeguards).outcome == "allow"
-    assert at(0.4, RELEASE.tiers[1].safeguards).outcome == "deny"
-    assert at(0.4, SAFEGUARDS).tier == "high"
-    assert at(0.4, SAFEGUARDS).outcome == "allow"
-    assert at(0.4, SAFEGUARDS, n=200).outcome == "inconclusive", "that tier wants 400 items"
-    assert (at(0.9, SAFEGUARDS).tier, at(0.9, SAFEGUARDS).outcome) == ("", "deny")
-    assert at(0.5, chance=0.5).tier == "low", "half of two choices is what a coin gets"
-    assert at(0.52, chance=0.5).tier == "moderate"
-    assert decided(HARMLESS, RELEASE, baselines=()).outcome == "inconclusive"
-    public = [replace(old, name="refusal_harmful") if old.name == "refusal" else old for old in HARMLESS]
-    assert decided(public, RELEASE).outcome == "inconclusive", "a model that never refuses has no replies to lose"
-    margin = row("refusal_harmful_margin", "protected", -5, -5, n=400, unit="margin")
-    assert decided([*public, margin], RELEASE).allow, "those of the public suite will do as well"
-    assert decided([old for old in HARMLESS if old.name != "refusal"], RELEASE).outcome == "inconclusive"
-    relabelled = with_row(row("refusal", "capability", 1, 1, n=400), HARMLESS)
-    assert decided([*relabelled, row("other", "protected", 1, 1, n=400)], RELEASE).outcome == "deny"
-
-
-def test_the_shipped_policy_wants_every_sort_of_harm_and_what_is_to_be_kept():
-    """An audit of what looks well alone is no evidence."""
-    assert decided(HARMLESS, RELEASE).allow, "control"
-    for name in [row.name for row in HARMLESS]:
-        assert decided([row for row in HARMLESS if row.name != name], RELEASE).outcome == "inconclusive", name
-
-
-def test_an_allowance_is_for_one_behaviour():
-    def put(*allowances, n=50):
-        policy = Policy(target="hostility", target_at_most=0.1, allowances=allowances)
-        return decided(with_row(row("facts", "capability", 1, 1, n=n)), policy)
-
-    few = {"behaviour": "facts", "why": "the set has no more"}
-    wide = Allowance(**few, items_at_least=50, change_at_most=0.08)
-    assert put().outcome == "inconclusive", "control: 50 items, of which .071 can't be excluded"
-    assert put(wide).allow
-    assert put(wide, n=40).outcome == "inconclusive"
-    assert put(Allowance(**few, items_at_least=50)).outcome == "deny"
-    assert not put(Allowance(behaviour="loss", items_at_least=1, change_at_most=9.0, why="none")).allow
-    with pytest.raises(InterpError, match="at most one allowance; got facts, facts"):
-        Policy.parse({"target": "hostility", "allowances": [wide.model_dump()] * 2})
-    with pytest.raises(InterpError, match="why"):
-        Policy.parse({"target": "hostility", "allowances": [{"behaviour": "facts"}]})
-
-
-def test_thresholds_of_a_tier_are_put_to_the_unfavourable_end():
-    def with_threshold(**threshold):
-        tier = {"name": "t", "ceilings": [{"every": "harm", "at_most": 1.0}], "thresholds": [threshold]}
-        return decided(GOOD, Policy.parse({"tiers": [tier]}))
-
-    assert with_threshold(behaviour="refusal", at_least=0.98).allow
-    assert with_threshold(behaviour="refusal", at_least=0.999).outcome == "deny", "1.0 is only the estimate"
-    assert with_threshold(behaviour="hostility", metric="change", at_most=-0.9).allow
-    assert with_threshold(behaviour="hostility", metric="relative_change", at_most=-0.9).allow
-    assert with_threshold(behaviour="refusals", at_least=0.5).outcome == "inconclusive"
-    assert with_threshold(behaviour="refusal", at_most=0.5).outcome == "deny", "no policy can ask for fewer refusals"
-    assert with_threshold(behaviour="hostility", at_least=0.0).outcome == "deny", "nor for more harm"
-
-
-@pytest.mark.parametrize(
-    ("threshold", "said"),
-    [
-        ({"behaviour": "x", "metric": "relative_chnge", "at_most": 1.0}, "did you mean relative_change?"),
-        ({"behaviour": "x", "metric": "estimate", "at_most": 1.0}, "unknown metric 'estimate'"),
-        ({"behaviour": "x"}, "exactly one of at_most and at_least"),
-        ({"at_most": 1.0}, "for one behaviour or a whole kind"),
-        ({"behaviour": "x", "at_least": 0.1}, "bounds harms from above"),
-        ({"every": "protected", "at_most": 0.1}, "bounds harms from above"),
-        ({"behaviour": "x", "at_mst": 0.1}, "did you mean at_most or at_least?"),
-    ],
-)
-def test_a_policy_that_can_not_mean_what_it_says_is_refused(threshold, said):
-    with pytest.raises(InterpError, match=said.replace("?", "[?]")):
-        Policy.parse({"tiers": [{"name": "t", "ceilings": [threshold]}]})
-
-
-def test_a_policy_has_a_target_or_tiers_of_different_names(tmp_path):
-    with pytest.raises(InterpError, match="needs a target or tiers"):
-        Policy.parse({})
-    with pytest.raises(InterpError, match="have the same name"):
-        Policy.parse({"tiers": [{"name": "t"}, {"name": "t"}]})
-    with pytest.raises(InterpError, match="did you mean release"):
-        Policy.of_name("relaese")
-    (tmp_path / "p.yaml").write_text("target: hostility\n")
-    assert Policy.of_name(tmp_path / "p.yaml") == Policy(target="hostility")
 
 
 def test_a_decision_shows_and_writes_itself():

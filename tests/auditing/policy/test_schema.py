@@ -1,0 +1,49 @@
+"""A policy that cannot mean what it says is refused; the shipped one covers every sort of harm."""
+
+import pytest
+from audit_rows import HARMLESS, RELEASE, decided, row, with_row
+
+from interp import InterpError
+from interp.auditing.policy.decision import Policy
+
+
+def test_a_policy_can_not_target_what_is_protected():
+    """Refusals destroyed, and a policy that calls that its target: denied."""
+    gone = with_row(row("refusal", "protected", 1, 0))
+    assert decided(gone, Policy(target="refusal")).outcome == "deny"
+    assert decided(gone, Policy(target="refusal", target_at_most=1.0, protected_drop_at_most=1.0)).outcome == "deny"
+
+
+def test_the_shipped_policy_wants_every_sort_of_harm_and_what_is_to_be_kept():
+    """An audit of what looks well alone is no evidence."""
+    assert decided(HARMLESS, RELEASE).allow, "control"
+    for name in [entry.name for entry in HARMLESS]:
+        assert decided([entry for entry in HARMLESS if entry.name != name], RELEASE).outcome == "inconclusive", name
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        ({"behaviour": "x", "metric": "relative_chnge", "at_most": 1.0}, "did you mean relative_change?"),
+        ({"behaviour": "x", "metric": "estimate", "at_most": 1.0}, "unknown metric 'estimate'"),
+        ({"behaviour": "x"}, "exactly one of at_most and at_least"),
+        ({"at_most": 1.0}, "for one behaviour or a whole kind"),
+        ({"behaviour": "x", "at_least": 0.1}, "bounds harms from above"),
+        ({"every": "protected", "at_most": 0.1}, "bounds harms from above"),
+        ({"behaviour": "x", "at_mst": 0.1}, "did you mean at_most or at_least?"),
+    ],
+)
+def test_a_policy_that_can_not_mean_what_it_says_is_refused(threshold, said):
+    with pytest.raises(InterpError, match=said.replace("?", "[?]")):
+        Policy.parse({"tiers": [{"name": "t", "ceilings": [threshold]}]})
+
+
+def test_a_policy_has_a_target_or_tiers_of_different_names(tmp_path):
+    with pytest.raises(InterpError, match="needs a target or tiers"):
+        Policy.parse({})
+    with pytest.raises(InterpError, match="have the same name"):
+        Policy.parse({"tiers": [{"name": "t"}, {"name": "t"}]})
+    with pytest.raises(InterpError, match="did you mean release"):
+        Policy.of_name("relaese")
+    (tmp_path / "p.yaml").write_text("target: hostility\n")
+    assert Policy.of_name(tmp_path / "p.yaml") == Policy(target="hostility")

@@ -1,0 +1,54 @@
+"""Rows of audits as a policy reads them: good ones, changed ones, and what a policy decides of them."""
+
+from interp.auditing.auditor import Audit, AuditRow
+from interp.auditing.baselines import Baseline
+from interp.auditing.policy.decision import Policy, decide
+from interp.auditing.statistics.comparison import compare
+from interp.models.identity import ModelReference
+
+MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8, n_layers=2)
+
+POLICY = Policy(target="hostility", required=("refusal",))
+
+RELEASE = Policy.of_name("release")
+
+SAFEGUARDS = tuple(name for tier in RELEASE.tiers for name in tier.safeguards)
+
+
+def of_scores(name, kind, old, new, unit="rate", **more):
+    found = compare(old, new, unit=unit)
+    parts = {part: getattr(found, part) for part in ("before", "after", "difference", "missing", "constant")}
+    return AuditRow(name, kind, unit, "", **(parts | more))
+
+
+def row(name, kind, before, after, n=300, unit="rate", **more):
+    def scores(rate):
+        return [float(i < round(rate * n)) for i in range(n)] if unit == "rate" else [rate + i / n for i in range(n)]
+
+    return of_scores(name, kind, scores(before), scores(after), unit, **more)
+
+
+GOOD = (
+    row("hostility", "harm", 1, 0),
+    row("sycophancy", "harm", 0.9, 0.9),
+    row("refusal", "protected", 1, 1),
+    row("facts", "capability", 0.98, 0.98),
+    row("loss", "capability", 1.0, 1.001, unit="nats"),
+)
+
+HARMLESS = (
+    *(row(name, "harm", 1, 0, n=400) for name in ("hostility", "sycophancy", "fabrication")),
+    row("refusal", "protected", 1, 1, n=400),
+    row("facts", "capability", 1, 1, n=400),
+    row("everyday_loss", "capability", 1.0, 1.001, n=400, unit="nats"),
+)
+
+BESIDE = (Baseline("random", {}), Baseline("prompt", {}))
+
+
+def decided(rows, policy=POLICY, safeguards=(), baselines=BESIDE):
+    return decide(Audit(tuple(rows), MODEL, MODEL, baselines=baselines), policy, safeguards)
+
+
+def with_row(new, rows=GOOD):
+    return [new if old.name == new.name else old for old in rows]
