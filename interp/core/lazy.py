@@ -4,6 +4,9 @@ The stub is what type checkers and editors read, so what they complete is what t
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
 
 import lazy_loader
 
@@ -13,18 +16,20 @@ from interp.core.errors import nearest
 def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package, from the stub next to its `__init__.py`.
 
-    A name that the package does not have raises AttributeError with the nearest one.
+    The modules of the package are attributes too, imported on first use, so that `interp.sae.train` works after
+    `import interp`. A name that the package does not have raises AttributeError with the nearest one.
     """
-    load, names, exported = lazy_loader.attach_stub(package, file)
+    load, _, exported = lazy_loader.attach_stub(package, file)
+
+    def names() -> list[str]:
+        folders = [module.name for module in iter_modules(import_module(package).__path__) if module.ispkg]
+        return sorted({*exported, *folders})
 
     def attribute(name: str) -> object:
-        try:
+        if name in exported:
             return load(name)
-        except AttributeError as problem:
-            if name in exported or name.startswith("__"):
-                raise
-            raise AttributeError(
-                f"module {package!r} has no attribute {name!r}; {nearest(name, exported)}"
-            ) from problem
+        if not name.startswith("__") and find_spec(f"{package}.{name}"):
+            return import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}; {nearest(name, names())}")
 
     return attribute, names, exported

@@ -50,6 +50,13 @@ def test_an_unknown_name_gets_the_nearest():
         _ = importlib.import_module("interp.data").render_conversations
 
 
+def test_stages_are_attributes_of_the_package():
+    code = "import interp; interp.sae.train; interp.editing.export.export; assert {'sae', 'train'} <= set(dir(interp))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    with pytest.raises(AttributeError, match="did you mean auditing"):
+        _ = interp.auditting
+
+
 def test_importing_the_package_does_not_import_torch():
     code = "import interp, sys; assert 'torch' not in sys.modules, 'torch was imported'; interp.Recipe; import torch"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
