@@ -58,7 +58,7 @@ def test_a_matrix_may_hold_its_page(run, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "says"), [("prompt", "as a baseline's"), ("entanglement", "over the matrix")])
+@pytest.mark.parametrize(("name", "says"), [("prompt", "column of a baseline"), ("entanglement", "over the matrix")])
 def test_recipes_whose_names_are_taken_are_refused(run, tmp_path, name, says):
     code, _, complaint = run(*SMALL, *saved("one"), *saved(name, 1), "--out", "m")
     assert code == 2

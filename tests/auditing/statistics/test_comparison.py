@@ -175,7 +175,7 @@ def test_skew_moves_the_interval():
 def test_what_can_not_be_compared_is_refused(arguments, said):
     with pytest.raises(InterpError, match=said):
         compare(*arguments)
-    with pytest.raises(InterpError, match="no p-value"):
+    with pytest.raises(InterpError, match="not a p-value"):
         holm([0.5, float("nan")])
 
 
