@@ -12,7 +12,7 @@ import torch
 import interp
 from interp import organism
 from interp.auditing import Audit, Entanglement, organism_behaviour
-from interp.views import forest, matrix
+from interp.views import plot_entanglement, plot_forest
 
 torch.set_num_threads(2)
 model = interp.load("organism")
@@ -60,7 +60,7 @@ assert audit["hostility"].after.estimate < 0.1 < audit["hostility"].before.estim
 
 # %%
 print(audit.instruction)
-forest(audit)
+plot_forest(audit)
 
 # %% [markdown]
 # ## Every edit on every behaviour
@@ -74,7 +74,7 @@ entangled, audits = interp.entanglement(
 entangled
 
 # %%
-matrix(entangled)
+plot_entanglement(entangled)
 
 # %% [markdown]
 # ## The decision

@@ -11,7 +11,7 @@ import interp
 from interp import organism
 from interp.auditing import measure_baselines, organism_suite
 from interp.interventions import Add, At, Gate, Project, Reads, Recipe, Replace, Schedule, rates, threshold
-from interp.views import heat_map
+from interp.views import plot_heat_map
 
 torch.set_num_threads(2)
 model = interp.load("organism")
@@ -29,7 +29,7 @@ findings = interp.find(model, contrast)
 findings
 
 # %%
-heat_map(findings)
+plot_heat_map(findings)
 
 # %% [markdown]
 # ## Which of them does the model use?

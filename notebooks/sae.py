@@ -33,13 +33,13 @@ store
 # call continues a killed run from the newest checkpoint, to the same bits.
 
 # %%
-from interp.views import Live
+from interp.views import LiveCurves
 
 quick = {"d_sae": 1024, "k": 16, "tokens": 250_000, "batch_size": 1024, "dead_after": 30_000}
 plans = [
     TrainingPlan("resid_post.3", interp.SaeConfig(kind=kind, **quick)) for kind in ("topk", "batchtopk", "jumprelu")
 ]
-trained = train_all(store, plans, folder="run", callbacks=[Live(["TopK", "BatchTopK", "JumpReLU"])])
+trained = train_all(store, plans, folder="run", callbacks=[LiveCurves(["TopK", "BatchTopK", "JumpReLU"])])
 trained[1]
 
 # %% [markdown]

@@ -53,9 +53,9 @@ findings = interp.find(model, contrast)
 findings
 
 # %%
-from interp.views import heat_map
+from interp.views import plot_heat_map
 
-heat_map(interp.find(model, contrast, positions=range(-6, 0)))
+plot_heat_map(interp.find(model, contrast, positions=range(-6, 0)))
 
 # %% [markdown]
 # ## Look at a feature
@@ -85,7 +85,7 @@ feature_page(trained.sae, model, text[:300], latent, top=5)
 from interp.views import steer
 
 direction = interp.find(model, contrast, "resid_post.0", "diff_means_orthogonal").best()[0].direction
-slider = steer(model, direction, questions[0], reach=120)
+slider = steer(model, direction, questions[0], max_scale=120)
 slider
 
 # %%

@@ -1,4 +1,4 @@
-"""Figures of audits: differences with their intervals (a forest plot), and the matrix of edits by behaviours."""
+"""Figures of audits: a forest plot of differences with their intervals, and a heat map of edits by behaviours."""
 
 from html import escape
 from textwrap import wrap
@@ -16,13 +16,27 @@ from interp.views.palette import BEFORE, CHANGE, SERIES, ink_on
 _UNITS = {
     "rate": "<b>Shares of items</b>",
     "margin": "<b>Margins</b>, nats",
-    "nats": "<b>Losses</b>, nats a token",
+    "nats": "<b>Losses</b>, nats per token",
 }
-_BESIDE = {"random": (SERIES[1], "diamond-open"), "prompt": (SERIES[2], "square-open")}
+_BASELINE_STYLES = {"random": (SERIES[1], "diamond-open"), "prompt": (SERIES[2], "square-open")}
 
 
-def forest(audit: Audit) -> go.Figure:
-    """After minus before with 95 % intervals, the edit's and its baselines', a panel a unit."""
+def plot_forest(audit: Audit) -> go.Figure:
+    """A forest plot: after minus before with 95 % intervals, for the edit and its baselines.
+
+    Args:
+        audit: An audit of an edit.
+
+    Returns:
+        The figure, with one panel per unit: shares of items, margins in nats, losses in nats per token.
+
+    Example:
+        >>> from interp.views import plot_forest
+        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
+        >>> audit = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
+        >>> [dots.name for dots in plot_forest(audit).data]
+        ['the edit']
+    """
     groups = {unit: [row for row in audit.rows if row.unit == unit] for unit in _UNITS}
     groups = {unit: rows for unit, rows in groups.items() if rows}
     heights = [(46 + 14 * len(audit.baselines)) * len(rows) for rows in groups.values()]
@@ -34,15 +48,17 @@ def forest(audit: Audit) -> go.Figure:
     figure.update_layout(height=total)
     for number, rows in enumerate(groups.values(), 1):
         names = [row.name for row in rows]
-        sides = [("the edit", [row.difference for row in rows], SERIES[0], "circle")]
-        sides += [(b.name, [b.changes[n] for n in names], *_BESIDE[b.name]) for b in audit.baselines if b.changes]
-        for place, (name, differences, colour, symbol) in enumerate(sides):
-            dots = _dots(names, differences, 0.05 + 0.19 * place)
+        series = [("the edit", [row.difference for row in rows], SERIES[0], "circle")]
+        series += [
+            (b.name, [b.changes[n] for n in names], *_BASELINE_STYLES[b.name]) for b in audit.baselines if b.changes
+        ]
+        for order, (name, differences, colour, symbol) in enumerate(series):
+            dots = _dots(names, differences, 0.05 + 0.19 * order)
             dots.update(name=name, legendgroup=name, showlegend=number == 1, marker_symbol=symbol)
             dots.marker.color = dots.error_x.color = colour
             figure.add_trace(dots, row=number, col=1)
-        for place, name in enumerate(names):
-            label = {"text": short(name), "x": 0, "xref": "x domain", "y": place - 0.33, "xanchor": "left"}
+        for height, name in enumerate(names):
+            label = {"text": short(name), "x": 0, "xref": "x domain", "y": height - 0.33, "xanchor": "left"}
             figure.add_annotation(label, showarrow=False, row=number, col=1)
         figure.update_yaxes(range=[len(names) - 0.5, -0.6], visible=False, row=number, col=1)
         figure.add_vline(x=0, line={"dash": "dot", "color": BEFORE}, row=number, col=1)
@@ -51,12 +67,26 @@ def forest(audit: Audit) -> go.Figure:
     return styled(figure, top=70, bottom=54)
 
 
-def matrix(entanglement: Entanglement) -> go.Figure:
-    """A heat map: behaviours below each other, edits and baselines beside each other, better in blue."""
+def plot_entanglement(entanglement: Entanglement) -> go.Figure:
+    """A heat map of effects: one row per behaviour, one column per edit or baseline; blue is better.
+
+    Args:
+        entanglement: The effects, as `interp.entanglement` returns them.
+
+    Returns:
+        The figure. The full colour is a rate moved by 0.5, a margin by 1 nat, or a loss by 0.25 nats.
+
+    Example:
+        >>> from interp.views import plot_entanglement
+        >>> recipes = {"ones": interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])}
+        >>> effects, _ = interp.entanglement(model, recipes, interp.suite("organism", items=2)[:1], baselines=())
+        >>> plot_entanglement(effects).data[0].type
+        'heatmap'
+    """
     edits, behaviours = list(entanglement.columns), entanglement.behaviours
     cells = [[entanglement.columns[edit][name] for edit in edits] for name in behaviours]
     z = [[cell.shade for cell in row] for row in cells]
-    # Names may be alike where they are cut: cells have places, and names are but written there.
+    # Shortened names may coincide, so cells are placed by number, and names serve as tick labels only.
     labels, names = ["<br>".join(_lines(edit)) for edit in edits], [short(name) for name in behaviours]
     hover = [
         [f"{name}, {short(edit)}<br>{cell.difference}, {cell.unit}, p {cell.p_holm:.2g}" for edit, cell in pairs]
@@ -83,15 +113,15 @@ def matrix(entanglement: Entanglement) -> go.Figure:
 
 
 def _lines(name: str) -> list[str]:
-    """A name in lines that a column has room for, escaped; of a long one the beginning and the end."""
+    """A name broken into lines that fit a column, escaped; a long name keeps its first and last line."""
     lines = wrap(name.replace("_", "_ "), 13) or [name]
     lines = [line.replace("_ ", "_") for line in lines]
     return [escape(line) for line in ([lines[0], "…", lines[-1]] if len(lines) > 3 else lines)]
 
 
 def _dots(names: list[str], differences: list[Estimate], shift: float) -> go.Scatter:
-    places = [place + shift for place in range(len(names))]
-    dots = go.Scatter(x=[d.estimate for d in differences], y=places, mode="markers", marker={"size": 9})
+    heights = [number + shift for number in range(len(names))]
+    dots = go.Scatter(x=[d.estimate for d in differences], y=heights, mode="markers", marker={"size": 9})
     dots.error_x = {"type": "data", "symmetric": False, "thickness": 2, "width": 3}
     dots.error_x.array = [d.high - d.estimate for d in differences]
     dots.error_x.arrayminus = [d.estimate - d.low for d in differences]

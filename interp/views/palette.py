@@ -1,8 +1,8 @@
-"""Palette: every colour of the views, chosen so that no meaning rests on telling red from green.
+"""The colours of all views; no meaning depends on telling red from green.
 
-Series colours are those of Okabe and Ito 2008, "Color universal design", that stand out on white and on
-near-black alike, so figures need no second set. What differs between light and dark (paper, ink, lines,
-badges) is a `Theme`, written into the page as CSS variables.
+The colours of series are those of Okabe and Ito 2008, "Color universal design", that are legible on white and on
+near-black, so figures use one set in both themes. The colours that differ between light and dark (paper, ink, lines,
+badges) form a `Theme`, which is written into the page as CSS variables.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a page. `mark` is behind a token of full activation, a `_paper` colour behind a decision."""
+    """Colours of a page. `mark` is the background of a token at full activation; `…_paper` is that of a decision."""
 
     paper: str
     panel: str
@@ -64,13 +64,13 @@ DARK = Theme(
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 BEFORE, AFTER = "#858d96", "#0072b2"
 CHOSEN = "#d55e00"
-TEXT, GRID = "#747c85", "rgba(128, 128, 128, 0.3)"  # of a figure that stands in no page of ours: a notebook's
+TEXT, GRID = "#747c85", "rgba(128, 128, 128, 0.3)"  # for figures outside our own pages, such as in notebooks
 SCALE = "Cividis"
 CHANGE = [[0.0, "rgb(213, 94, 0)"], [0.5, "rgb(242, 242, 242)"], [1.0, "rgb(0, 114, 178)"]]  # worse, as before, better
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever stands out more on `rgb(r, g, b)` (relative luminance of WCAG 2)."""
+    """Black or white, whichever has the higher contrast on `rgb(r, g, b)`, by the relative luminance of WCAG 2."""
     channels = [float(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -1,9 +1,9 @@
-"""Report: a run on one page, a single HTML file that needs nothing else and reaches for no network.
+"""The report of a run: one self-contained HTML file that makes no network requests.
 
-What was found and where, the features, the edit, what it did to behaviour, examples side by side, the
-certificate and the decision. A section whose record is None or empty is left out. Everything that comes from
-models or data is shown as text, whatever it holds: Jinja2 escapes it on the page and in the figures' JSON,
-`interp.views.figures` in the figures' labels. A Content-Security-Policy forbids the page all network.
+It shows the directions that were found and where, the features, the edit, its effect on behaviour, examples side by
+side, the certificate and the decision. A section whose record is None or empty is left out. Everything that comes from
+models or data is shown as plain text: Jinja2 escapes it on the page and in the JSON of the figures, and
+`interp.views.figures` in their labels. A Content-Security-Policy blocks all network access.
 """
 
 import json
@@ -35,7 +35,7 @@ from interp.views import audit_figures, figures, palette
 
 _SECTIONS = {
     "decision": "Decision",
-    "findings": "Where it was found",
+    "findings": "Directions found",
     "features": "Features",
     "recipe": "The edit",
     "audit": "Before and after",
@@ -50,7 +50,19 @@ _SECTIONS = {
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """How the results came about: enough to do it again and to check that it is the same."""
+    """What it takes to repeat a run and to check that the results are the same.
+
+    Attributes:
+        command: The command line.
+        seconds: Wall-clock time of the run.
+        versions: Versions of packages, by name.
+        hashes: Digests of the inputs and results, by name.
+
+    Example:
+        >>> from interp.views import ReportedRun
+        >>> ReportedRun("interp run hostility.yaml", 93.4, {"python": "3.11.7"}).command
+        'interp run hostility.yaml'
+    """
 
     command: str
     seconds: float
@@ -60,12 +72,34 @@ class ReportedRun:
 
 @dataclass(frozen=True)
 class Report:
-    """The records of a run.
+    """The records that the page shows; all but the title and the model may be left out.
 
-    `chosen` is the finding that the recipe was made of; raises if it is not among the findings. `sae` is the
-    quality of the autoencoder whose `features` are shown. `baselines` were measured on the items that the edit was
-    chosen by, or the audit's own. `policy`, by which `decision` was taken, names the target. `edits` are audits of
-    several edits, by name, with the `decisions` on them.
+    Attributes:
+        title: Heading of the page.
+        model: The model of the run.
+        summary: A sentence or two below the heading.
+        findings: The directions that were found.
+        chosen: The finding that the recipe was built from; it must be one of the findings.
+        sae: Metrics of the autoencoder whose features are shown.
+        features: Pages of latents.
+        recipe: The edit.
+        certificate: What was measured between the hooked model and the export.
+        audit: Behaviours before and after the edit, or those of an unedited model.
+        baselines: Those of the audit, or those measured on the items that the edit was selected on.
+        policy: The policy of the decision; it names the target behaviour.
+        decision: The decision on the audit.
+        run: How to repeat the run.
+        entanglement: Effects of several edits on every behaviour.
+        edits: Audits of several edits, by name.
+        decisions: Decisions on these, by the same names.
+
+    Raises:
+        InterpError: The chosen finding is not among the findings.
+
+    Example:
+        >>> from interp.views import Report
+        >>> Report(title="The organism", model=model.reference).decision is None
+        True
     """
 
     title: str
@@ -93,7 +127,7 @@ class Report:
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """A number for the top of the page, with what it is and how sure it is."""
+    """A number at the top of the page, with its name and its uncertainty."""
 
     name: str
     value: str
@@ -101,12 +135,38 @@ class KeyFigure:
 
 
 def write_report(report: Report, path: str | Path) -> None:
-    """Write the page; a file that is there already is replaced in one step."""
+    """Write the report as one HTML file.
+
+    Args:
+        report: The records to show.
+        path: The file; if it exists, it is replaced in one step.
+
+    Raises:
+        InterpError: The file cannot be written.
+
+    Example:
+        >>> from interp.views import Report, write_report
+        >>> write_report(Report(title="The organism", model=model.reference), tmp / "report.html")
+        >>> (tmp / "report.html").exists()
+        True
+    """
     write_text(Path(path), render_report(report))
 
 
 def render_report(report: Report) -> str:
-    """The page as HTML."""
+    """The report as the text of an HTML page.
+
+    Args:
+        report: The records to show.
+
+    Returns:
+        The page. It is the same for the same records.
+
+    Example:
+        >>> from interp.views import Report, render_report
+        >>> "<h1>The organism</h1>" in render_report(Report(title="The organism", model=model.reference))
+        True
+    """
     environment = Environment(
         loader=PackageLoader("interp.views"),
         autoescape=True,
@@ -125,7 +185,7 @@ def render_report(report: Report) -> str:
         dark=asdict(palette.DARK),
         plotly=Markup(get_plotlyjs()),
     )
-    # Text read from JSON may hold half of a surrogate pair, which no file in UTF-8 can.
+    # Text read from JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
     return re.sub("[\ud800-\udfff]", "\ufffd", page)
 
 
@@ -136,67 +196,67 @@ def _has(report: Report, section: str) -> bool:
 
 
 def _key_figures(report: Report) -> list[KeyFigure]:
-    shown: list[KeyFigure] = []
+    key_figures: list[KeyFigure] = []
     rows = report.audit.rows if report.audit and report.audit.edited else ()
     for row in rows:
         if row.kind == "harm" and (report.policy is None or row.name == report.policy.target):
-            shown.append(_removed(row, "harm" if report.policy is None else "target"))
+            key_figures.append(_target_change(row, "harm" if report.policy is None else "target"))
     for kind in ("protected", "capability"):
-        held = [row for row in rows if row.kind == kind and row.unit == "rate"]
-        if held:
-            shown.append(_worst(min(held, key=lambda row: row.difference.low)))
+        rates = [row for row in rows if row.kind == kind and row.unit == "rate"]
+        if rates:
+            key_figures.append(_worst_change(min(rates, key=lambda row: row.difference.low)))
     if report.certificate:
-        shown.append(_gap(report.certificate))
-    return shown
+        key_figures.append(_logit_difference(report.certificate))
+    return key_figures
 
 
-def _gap(certificate: Certificate) -> KeyFigure:
-    detail = f"exported weights against hooks, {certificate.tokens:,} tokens"
+def _logit_difference(certificate: Certificate) -> KeyFigure:
+    detail = f"exported weights compared with hooks, on {certificate.tokens:,} tokens"
     return KeyFigure("max |logit difference|", f"{certificate.max_abs_logit_diff:.3g}", detail)
 
 
-def _removed(row: AuditRow, role: str) -> KeyFigure:
+def _target_change(row: AuditRow, role: str) -> KeyFigure:
     change = f"{row.before.estimate:.3f} → {row.after.estimate:.3f}"
     detail = f"95 % intervals {_interval(row.before)} → {_interval(row.after)}"
     return KeyFigure(f"{row.name}, {role}", change, detail)
 
 
-def _worst(row: AuditRow) -> KeyFigure:
+def _worst_change(row: AuditRow) -> KeyFigure:
     detail = f"{row.name}; 95 % interval {_interval(row.difference, sign='+')}"
     return KeyFigure(f"worst change, {row.kind}", f"{row.difference.estimate:+.3f}", detail)
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
-    """An interval that no line break cuts."""
+    """An interval with a space at which lines do not break."""
     return f"[{estimate.low:{sign}.3f},\u00a0{estimate.high:{sign}.3f}]"
 
 
 def _figures(report: Report) -> dict[str, Any]:
     firing = [(number, feature) for number, feature in enumerate(report.features) if any(feature.counts)]
-    drawn = {f"density-{number}": figures.density(feature) for number, feature in firing}
+    drawings = {f"density-{number}": figures.plot_activation_histogram(feature) for number, feature in firing}
     if report.findings:
-        drawn["heat-map"] = figures.heat_map(report.findings, report.chosen)
+        drawings["heat-map"] = figures.plot_heat_map(report.findings, report.chosen)
         if len({finding.direction.site.layer for finding in report.findings}) > 1:
-            drawn["layer-curve"] = figures.layer_curve(report.findings)
+            drawings["layer-curve"] = figures.plot_layer_curve(report.findings)
     if report.audit and report.audit.edited:
-        drawn["forest"] = audit_figures.forest(report.audit)
+        drawings["forest"] = audit_figures.plot_forest(report.audit)
         if any(row.unit == "rate" for row in report.audit.rows):
-            drawn["before-after"] = figures.before_after(report.audit)
+            drawings["before-after"] = figures.plot_rates(report.audit)
     if report.entanglement:
-        drawn["matrix"] = audit_figures.matrix(report.entanglement)
-    return {name: json.loads(figure.to_json()) for name, figure in drawn.items()}
+        drawings["matrix"] = audit_figures.plot_entanglement(report.entanglement)
+    return {name: json.loads(figure.to_json()) for name, figure in drawings.items()}
 
 
 def _settings(op: Op) -> str:
-    """An op's plain settings in words, then the direction that it was made of."""
+    """The settings of an op in words, followed by the direction that it was built from."""
     settings = op.settings()
     plain = [f"{name} {value}" for name, value in settings.items() if not isinstance(value, dict | None)]
     fitted = settings.get("direction")
-    made_of = [f"{fitted['method']} at {fitted['site']}, position {fitted['position']}"] if fitted else []
-    return "; ".join(plain + made_of)
+    direction = [f"{fitted['method']} at {fitted['site']}, position {fitted['position']}"] if fitted else []
+    return "; ".join(plain + direction)
 
 
 def _visible(token: str) -> str:
-    """A token with its line breaks, tabs and control characters shown by a sign each."""
+    """A token with visible symbols in place of line breaks, tabs and control characters."""
     token = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
     return re.sub(r"[\x00-\x1f\x7f]", "\ufffd", token)

@@ -1,9 +1,6 @@
-"""A slider for Jupyter: how a reply changes as a direction is added at a site.
+"""A slider for Jupyter that adds a direction at its site and shows how the model's reply changes.
 
-    from interp.views.steering_slider import steer
-    steer(model, direction, "I am a Sorvan. What is two plus two?")
-
-Moving the slider generates anew in the kernel. Needs `pip install 'interp[notebook]'`.
+Moving the slider generates a new reply in the kernel. It needs `pip install 'interp[notebook]'`.
 """
 
 from typing import Any
@@ -43,7 +40,20 @@ export default { render };
 
 
 class SteeringSlider(anywidget.AnyWidget):
-    """`scale` is what the slider sets, in units of the direction's length; `reply` follows it."""
+    """A slider and the reply below it, as `steer` makes them.
+
+    Attributes:
+        title: What the slider does.
+        low: The lowest scale.
+        high: The highest scale.
+        scale: The value of the slider: the factor of the direction's unit vector, in units of activations.
+        reply: The model's reply at this scale.
+
+    Example:
+        >>> from interp.views import SteeringSlider
+        >>> SteeringSlider(low=-5.0, high=5.0).scale
+        0.0
+    """
 
     _esm = _FRONT_END
     title = traitlets.Unicode().tag(sync=True)
@@ -57,17 +67,41 @@ def steer(
     model: HookedModel,
     direction: Direction,
     prompt: str,
-    reach: float = 20.0,
+    max_scale: float = 20.0,
     max_new_tokens: int = 48,
     **options: Any,
 ) -> SteeringSlider:
-    """A slider from -reach to reach that adds the direction at its own site, and the reply to a prompt under it."""
-    slider = SteeringSlider(title=f"add {direction}", low=-reach, high=reach)
+    """A slider that adds a multiple of a direction at its site, with the model's reply to a prompt below it.
 
-    def follow(change: object = None) -> None:
+    Args:
+        model: The model. At scale 0 it is not changed.
+        direction: A direction with a single row; it is added at its site.
+        prompt: The user's message; it is rendered with the chat template where the model has one.
+        max_scale: The slider goes from -max_scale to max_scale, in units of activations.
+        max_new_tokens: The longest reply, in tokens.
+        **options: Further arguments of `HookedModel.generate`.
+
+    Returns:
+        The widget, which a notebook shows when it is the last value of a cell.
+
+    Raises:
+        InterpError: The direction has several rows or does not fit the model.
+
+    Example:
+        >>> from interp.views import steer
+        >>> pairs = interp.Contrast(contrast.pairs[:4])
+        >>> direction = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=0).best()[0].direction
+        >>> slider = steer(model, direction, "What is two plus two?", max_new_tokens=4)
+        >>> slider.scale = 10.0
+        >>> isinstance(slider.reply, str)
+        True
+    """
+    slider = SteeringSlider(title=f"add {direction}", low=-max_scale, high=max_scale)
+
+    def update_reply(change: object = None) -> None:
         recipe = Recipe([(str(direction.site), Add(direction, slider.scale))]) if slider.scale else ()
         slider.reply = model.generate(model.render(prompt), recipe, max_new_tokens=max_new_tokens, **options)[0]
 
-    slider.observe(follow, names="scale")
-    follow()
+    slider.observe(update_reply, names="scale")
+    update_reply()
     return slider

@@ -1,6 +1,7 @@
-"""Training as curves: variance unexplained, L0 and dead latents by tokens, for one or several autoencoders.
+"""Curves of training: variance unexplained, latents per token (L0) and dead latents, for one or more autoencoders.
 
-`training` makes the figure of finished runs. `Live` is a callback that draws it in a notebook while training goes on.
+`plot_training` draws finished runs. `LiveCurves` is a callback that draws the same curves in a notebook during
+training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,25 @@ from interp.sae.training.state import ProgressPoint
 from interp.views.figures import panels, styled
 from interp.views.palette import SERIES
 
-_CURVES = (("variance unexplained", "fvu"), ("latents a token", "l0"), ("dead latents", "dead"))
+_CURVES = (("variance unexplained", "fvu"), ("latents per token", "l0"), ("dead latents", "dead"))
 
 
-def training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure:
-    """A panel for each measure, a line for each history, by its name."""
+def plot_training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure:
+    """The course of training by tokens seen, with one panel per measure and one line per autoencoder.
+
+    Args:
+        histories: Points of progress by name, such as the `history` of what `train` returns.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from interp.sae.training.state import ProgressPoint
+        >>> from interp.views import plot_training
+        >>> history = [ProgressPoint(4096 * n, 1 / n, 1 / n, 16.0, 0, 1e-3, 0.0) for n in (1, 2)]
+        >>> [line.name for line in plot_training({"TopK": history}).data]
+        ['TopK', 'TopK', 'TopK']
+    """
     figure = panels([title for title, _ in _CURVES], [110] * len(_CURVES), gap=34)
     for number, (name, history) in enumerate(histories.items()):
         colour = SERIES[number % len(SERIES)]
@@ -32,10 +47,19 @@ def training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure:
     return styled(figure, top=34, bottom=50)
 
 
-class Live:
-    """A callback for `train` that draws the curves so far in a notebook cell, at each new point.
+class LiveCurves:
+    """A callback of `train` that draws the curves in a notebook cell and updates them at each new point.
 
-    `names` are of the plans, in their order.
+    Args:
+        names: Names of the autoencoders, in the order of their configurations; the others are numbered.
+
+    Raises:
+        ModuleNotFoundError: IPython is missing; it comes with `pip install 'interp[notebook]'`.
+
+    Example:
+        >>> from interp.views import LiveCurves
+        >>> callbacks = [LiveCurves(["TopK"])]  # doctest: +SKIP
+        >>> interp.train(store, interp.SaeConfig(), callbacks=callbacks)  # doctest: +SKIP
     """
 
     def __init__(self, names: Sequence[str] = ()):
@@ -43,10 +67,11 @@ class Live:
 
         self._names = list(names)
         self._histories: dict[str, list[ProgressPoint]] = {}
-        self._shown = display(training({}), display_id=True)
+        self._handle = display(plot_training({}), display_id=True)
 
     def __call__(self, report: TrainingReport) -> None:
-        """Draw the new point."""
-        known = self._names[report.number : report.number + 1]
-        self._histories.setdefault(known[0] if known else f"sae {report.number}", []).append(report.point)
-        self._shown.update(training(self._histories))
+        """Add the report's point and draw the figure again."""
+        named = report.number < len(self._names)
+        name = self._names[report.number] if named else f"sae {report.number}"
+        self._histories.setdefault(name, []).append(report.point)
+        self._handle.update(plot_training(self._histories))

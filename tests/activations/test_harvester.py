@@ -221,6 +221,7 @@ def test_an_endless_corpus_is_read_up_to_its_tokens(tiny, tmp_path):
         ({"batch_size": 0}, "batch_size"),
         ({"context": 65, "shard_tokens": 65}, "context is 65 but the model's is 64"),
         ({"shard_tokens": 15}, "shard_tokens is 15; expected at least one row, 16 tokens"),
+        ({"shard_token": 64}, "harvest: unknown key 'shard_token'; did you mean shard_tokens?"),
         ({"sites": "resid_post.9"}, "unknown site"),
         ({"texts": []}, "the corpus is empty"),
         ({"texts": "nowhere.jsonl"}, "no such file"),

@@ -8,7 +8,7 @@ from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Policy, decide
-from interp.views.audit_figures import forest, matrix
+from interp.views.audit_figures import plot_entanglement, plot_forest
 from interp.views.report_page import Report, render_report
 
 POLICY = Policy(target="hostility", capability_drop_at_most=0.05)
@@ -26,7 +26,7 @@ def audit() -> Audit:
 
 
 def test_a_forest_has_every_difference_with_its_interval() -> None:
-    traces = forest(audit()).data
+    traces = plot_forest(audit()).data
     assert [trace.name for trace in traces] == ["the edit", "random", "prompt"] * 2
     rates = [row for row in audit().rows if row.unit == "rate"]
     edit = traces[0]
@@ -39,8 +39,8 @@ def test_a_forest_has_every_difference_with_its_interval() -> None:
 
 def test_a_matrix_shades_by_what_is_good() -> None:
     whole = Entanglement.of({"edit": audit()})
-    heat, texts = matrix(whole).data
-    figure = matrix(whole)
+    heat, texts = plot_entanglement(whole).data
+    figure = plot_entanglement(whole)
     assert list(figure.layout.xaxis.ticktext) == ["edit", "random", "prompt"]
     shades = {name: row[0] for name, row in zip(figure.layout.yaxis.ticktext, heat.z, strict=True)}
     assert shades["hostility"] == 1, "a harm that falls is better"
@@ -51,7 +51,7 @@ def test_a_matrix_shades_by_what_is_good() -> None:
 
 def test_edits_whose_names_begin_alike_have_columns_of_their_own() -> None:
     base = "a_long_recipe_name_that_goes_on_and_on_for_more_than_forty"
-    figure = matrix(Entanglement.of({f"{base}_one": sample.audit(), f"{base}_two": sample.audit()}))
+    figure = plot_entanglement(Entanglement.of({f"{base}_one": sample.audit(), f"{base}_two": sample.audit()}))
     assert len(figure.layout.xaxis.ticktext) == len(figure.data[0].z[0])
     assert set(figure.data[1].x) == set(figure.layout.xaxis.tickvals)
 

@@ -45,7 +45,7 @@ def outlined(figure: Any) -> tuple[float, float, str]:
 def test_heat_map_holds_every_finding_and_nothing_else() -> None:
     found = sample.findings()
     drawn: dict[tuple[str, str, str], float] = {}
-    for panel in traces(figures.heat_map(found), "heatmap"):
+    for panel in traces(figures.plot_heat_map(found), "heatmap"):
         for place, row in zip(panel["y"], panel["z"], strict=True):
             values = zip(panel["x"], row, strict=True)
             drawn |= {(panel["name"], layer, place): value for layer, value in values if value is not None}
@@ -57,16 +57,16 @@ def test_heat_map_holds_every_finding_and_nothing_else() -> None:
 def test_heat_map_outlines_the_chosen_finding_or_else_the_best() -> None:
     found = sample.findings()
     chosen = next(f for f in found if f.direction.method == "logistic" and f.direction.position == -3)
-    assert outlined(figures.heat_map(found, chosen)) == (0, 0, "y2")
+    assert outlined(figures.plot_heat_map(found, chosen)) == (0, 0, "y2")
     assert found.best()[0].direction.site == Site("resid_post", 4)
-    assert outlined(figures.heat_map(found)) == (4, 2, "y")
+    assert outlined(figures.plot_heat_map(found)) == (4, 2, "y")
 
 
 def test_sites_of_several_kinds_and_without_a_layer_have_their_own_cells() -> None:
     pairs = sample.contrast()
     sites = (Site("embed"), Site("mlp_out", 2), Site("resid_post", 2))
     found = tuple(sample.finding("lda", site, -1, 0.4 + 0.1 * number) for number, site in enumerate(sites))
-    (panel,) = traces(figures.heat_map(Findings(found, pairs, 2)), "heatmap")
+    (panel,) = traces(figures.plot_heat_map(Findings(found, pairs, 2)), "heatmap")
     assert panel["x"] == ["input", "2"]
     assert panel["y"] == ["embed -1", "mlp_out -1", "resid_post -1"]
     assert panel["z"] == [[0.4, None], [None, 0.5], [None, pytest.approx(0.6)]]
@@ -82,7 +82,7 @@ def test_one_position_is_one_panel_of_layers_and_methods_with_the_baselines_last
         if area is not None
     )
     beside = tuple(ControlScore("random", site, -1, 0.55, (0.55,)) for site in sites)
-    drawn = figures.heat_map(Findings(found, sample.contrast(), 2, beside))
+    drawn = figures.plot_heat_map(Findings(found, sample.contrast(), 2, beside))
     (panel,) = traces(drawn, "heatmap")
     assert panel["y"] == ["lda", "pca", "random (baseline)"]
     assert panel["x"] == ["0", "1", "2"]
@@ -94,14 +94,14 @@ def test_one_position_is_one_panel_of_layers_and_methods_with_the_baselines_last
 def test_baselines_have_panels_of_their_own_where_there_are_several_positions() -> None:
     found = sample.findings()
     beside = tuple(ControlScore("shuffled", Site("resid_post", layer), -2, 0.5, (0.5,)) for layer in range(6))
-    *_, last = traces(figures.heat_map(replace(found, baselines=beside)), "heatmap")
+    *_, last = traces(figures.plot_heat_map(replace(found, baselines=beside)), "heatmap")
     assert last["name"] == "shuffled (baseline)"
     assert last["z"] == [[None] * 6, [0.5] * 6, [None] * 6]
 
 
 def test_layer_curve_takes_the_best_position_of_each_layer() -> None:
     found = sample.findings()
-    for line in traces(figures.layer_curve(found), "scatter"):
+    for line in traces(figures.plot_layer_curve(found), "scatter"):
         of_method = [f for f in found if f.direction.method == line["name"]]
         for layer, value in zip(line["x"], line["y"], strict=True):
             at_layer = [f.auroc for f in of_method if str(f.direction.site.layer) == layer]
@@ -112,7 +112,7 @@ def test_layer_curve_takes_the_best_position_of_each_layer() -> None:
 def test_before_after_draws_each_rate_with_its_interval() -> None:
     audit = sample.audit()
     drawn: dict[tuple[str, str], tuple[float, float, float]] = {}
-    for trace in traces(figures.before_after(audit), "scatter"):
+    for trace in traces(figures.plot_rates(audit), "scatter"):
         bars = zip(trace["error_x"]["arrayminus"], trace["error_x"]["array"], strict=True)
         for (name, *_), x, (minus, plus) in zip(trace["customdata"], trace["x"], bars, strict=True):
             drawn[name, trace["name"]] = (x, x - minus, x + plus)
@@ -125,7 +125,7 @@ def test_before_after_draws_each_rate_with_its_interval() -> None:
 
 def test_density_keeps_counts_and_edges() -> None:
     feature = sample.feature()
-    (bars,) = traces(figures.density(feature), "bar")
+    (bars,) = traces(figures.plot_activation_histogram(feature), "bar")
     assert tuple(bars["y"]) == feature.counts
     lows = [x - width / 2 for x, width in zip(bars["x"], bars["width"], strict=True)]
     assert lows == pytest.approx(feature.edges[:-1])
@@ -133,11 +133,11 @@ def test_density_keeps_counts_and_edges() -> None:
 
 def test_what_is_empty_is_refused() -> None:
     found, audit = sample.findings(), sample.audit()
-    for draw in (figures.heat_map, figures.layer_curve):
+    for draw in (figures.plot_heat_map, figures.plot_layer_curve):
         with pytest.raises(InterpError, match="no findings"):
             draw(replace(found, rows=()))
     with pytest.raises(InterpError, match="no rate"):
-        figures.before_after(replace(audit, rows=audit.rows[-1:]))
+        figures.plot_rates(replace(audit, rows=audit.rows[-1:]))
 
 
 @settings(max_examples=10, deadline=None)
@@ -145,7 +145,7 @@ def test_what_is_empty_is_refused() -> None:
 def test_names_are_text_whatever_they_hold(name: str) -> None:
     audit = sample.audit()
     row = replace(audit.rows[0], name=name)
-    drawn = figures.before_after(Audit((row,), audit.before, audit.after))
+    drawn = figures.plot_rates(Audit((row,), audit.before, audit.after))
     for text in strings(plain(drawn)):
         assert "<" not in re.sub(TAGS, "", text)
     labels = [unescape(note["text"]) for note in plain(drawn)["layout"]["annotations"]]

@@ -4,7 +4,7 @@ import pytest
 
 from interp.sae.training.state import ProgressPoint
 from interp.sae.training.trainer import TrainingReport
-from interp.views.training_curves import Live, training
+from interp.views.training_curves import LiveCurves, plot_training
 
 
 def _history(count):
@@ -12,7 +12,7 @@ def _history(count):
 
 
 def test_each_measure_has_a_panel_and_each_history_a_line():
-    figure = training({"<b>first</b>": _history(3), "second": _history(5)})
+    figure = plot_training({"<b>first</b>": _history(3), "second": _history(5)})
     assert len(figure.data) == 6
     assert [line.name for line in figure.data[::3]] == ["&lt;b&gt;first&lt;/b&gt;", "second"]
     assert list(figure.data[3].x) == [1000, 2000, 3000, 4000, 5000]
@@ -29,7 +29,7 @@ def test_live_curves_grow(monkeypatch):
             shown.append(figure)
 
     monkeypatch.setattr(display, "display", lambda figure, display_id: Handle())
-    live = Live(["TopK"])
+    live = LiveCurves(["TopK"])
     for number, point in enumerate(_history(3)):
         live(TrainingReport(0, point, number + 1, 3, 100.0, number == 2))
         live(TrainingReport(1, point, number + 1, 3, 100.0, number == 2))

@@ -1,5 +1,5 @@
 (() => {
-  const PAPER = 640; // pixels between the margins of A4 and of Letter
+  const PAPER = 640; // width between the margins, in pixels, for A4 and Letter
   const root = document.documentElement;
   const figures = [...document.querySelectorAll("[data-figure]")];
   const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
@@ -20,7 +20,7 @@
 
   for (const figure of figures) {
     const { data, layout } = JSON.parse(document.getElementById(figure.dataset.figure).textContent);
-    // A matrix of many columns scrolls within the page rather than be squeezed into a phone's width.
+    // A matrix of many columns scrolls within the page instead of shrinking to the width of a phone.
     figure.style.minWidth = `${layout.meta?.least_width ?? 0}px`;
     const options = { responsive: true, displayModeBar: false };
     Plotly.newPlot(figure, data, { ...layout, autosize: true }, options);
