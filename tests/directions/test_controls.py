@@ -18,7 +18,7 @@ def test_baselines_are_at_chance_on_noise_and_beside_every_cell(tiny):
         assert len(baseline.each) == 5
         assert baseline.auroc == pytest.approx(sum(baseline.each) / 5)
         assert 0.5 <= baseline.auroc < 0.6
-    assert found.beside(found.best()[0]).keys() == {"random", "shuffled"}
+    assert found.baselines_at(found.best()[0]).keys() == {"random", "shuffled"}
     listed = {f.direction.method for f in (*found.best(1000), *found.shortlist(1000))}
     assert listed == set(FITS), "baselines are no findings"
     grid = found.grid()

@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_models import one_site
 from torch.nn.functional import normalize
-from word_contrasts import last_words, noise
+from word_contrasts import choices, last_words, noise, sentences
 
 from interp import Contrast, Direction, InterpError, SparseAutoencoder, find
 from interp.directions.methods.closed_form import FITS
+from interp.directions.methods.steering_vectors import steering_vector
 from interp.directions.scores import auroc
 from interp.models.sites import Site
 from interp.sae.nonlinearities import TopK
@@ -130,3 +131,17 @@ def test_protected_directions_of_another_model_or_basis_are_refused(tiny):
         find(model, last_words(), protected={"refusal": direction(model, row, "q.1")})
     with pytest.raises(InterpError, match="bootstrap is -1"):
         find(model, last_words(), bootstrap=-1)
+
+
+def test_a_search_trains_what_is_named(tiny):
+    model = tiny("llama")
+    found = find(model, sentences(), sites="resid_post.1", methods=("diff_means", "reft_r1", "steering_vector"))
+    assert found.methods == ["diff_means", "reft_r1"]
+    assert [failure.method for failure in found.failures] == ["steering_vector"]
+    assert "has no answers" in found.failures[0].reason
+    assert found.best(1, "reft_r1")[0].stability is None, "training again is not worth a stability"
+    pairs = choices()
+    chosen = find(model, pairs, sites="resid_post.1", methods=("steering_vector",)).best()[0].direction
+    train, _ = pairs.split(0.3, seed=0)
+    gap = torch.linalg.vector_norm(chosen.means[0] - chosen.means[1])
+    torch.testing.assert_close(chosen.rows, steering_vector(model, train, "resid_post.1", float(gap)).direction.rows)

@@ -180,7 +180,7 @@ def test_labels_are_read_from_neuronpedias_files(tmp_path):
     for content, said in (
         ("[]", "none of 0 features"),
         ("3", "expected Neuronpedia's JSON"),
-        ('[{"description": "x"}]', "of latent None"),
+        ('[{"description": "x"}]', "belongs to latent None"),
     ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(InterpError, match=said):
