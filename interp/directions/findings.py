@@ -27,7 +27,8 @@ class Finding:
             largest over its vectors.
 
     Example:
-        >>> findings = interp.find(model, contrast, "resid_post.3", "diff_means", bootstrap=0)
+        >>> few = interp.Contrast(contrast.pairs[:8])
+        >>> findings = interp.find(model, few, "resid_post.3", "diff_means", bootstrap=0)
         >>> finding = findings.best()[0]
         >>> print(finding.direction, finding.auroc)
         diff_means at resid_post.3, position -1 1.0
@@ -70,7 +71,8 @@ class Findings:
         failures: What could not be fitted, and why.
 
     Example:
-        >>> findings = interp.find(model, contrast, "resid_post.3", ["diff_means", "lda"], bootstrap=0)
+        >>> few = interp.Contrast(contrast.pairs[:8])
+        >>> findings = interp.find(model, few, "resid_post.3", ["diff_means", "lda"], bootstrap=0)
         >>> [finding.direction.method for finding in findings.shortlist(2)]
         ['diff_means', 'lda']
         >>> sorted(findings.baselines_at(findings.best()[0]))

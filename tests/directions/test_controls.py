@@ -28,4 +28,4 @@ def test_baselines_are_at_chance_on_noise_and_stand_at_every_site_and_position(t
     assert {"site": "resid_post.1", "position": -1, "lda": row.auroc}.items() <= grid[2].items()
     page = findings._repr_html_()
     assert "random (baseline)" in page
-    assert "shuffled (baseline)" in shown
+    assert "shuffled (baseline)" in page

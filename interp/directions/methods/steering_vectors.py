@@ -130,7 +130,7 @@ def steering_vector(
     Example:
         >>> from interp.data import Turn, TurnPair
         >>> answers = interp.Contrast((TurnPair(Turn("Who bakes?", "The baker"), Turn("Who bakes?", "Nobody")),))
-        >>> steered = interp.directions.steering_vector(model, answers, "resid_post.4", norm=1.0, steps=2)
+        >>> steered = interp.directions.steering_vector(model, answers, "resid_post.4", 1.0, 1, "margin")
         >>> steered.after < steered.before
         True
     """
