@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,13 @@ class Audit:
         try:
             if values.get("format", FORMAT) != FORMAT:
                 raise InterpError(f"{file}: an audit of format {values['format']}; audit again with this version")
-            if values.pop("sha256") != _digest(values):
+            _require_finite(values["rows"])
+            sha256 = values.pop("sha256")
+            if sha256 is None or sha256 != _digest(values):
                 raise InterpError(f"{file}: changed since it was written (its SHA-256 differs); audit again")
             values.pop("format")
             audit = _AUDIT.validate_json(json.dumps(values), strict=True)
-        except (KeyError, TypeError, AttributeError, ValidationError) as problem:
+        except (KeyError, TypeError, AttributeError, OverflowError, ValidationError) as problem:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
         _require_plausible(audit.rows)
         return audit
@@ -195,6 +197,14 @@ def _digest(values: dict[str, Any]) -> str | None:
         return sha256_json(values)
     except ValueError:
         return None
+
+
+def _require_finite(rows: list[dict[str, Any]]) -> None:
+    """Raise for estimates of a file that are not finite numbers."""
+    for row in rows:
+        for side in ("before", "after", "difference"):
+            if not all(isinstance(value, int | float) and isfinite(value) for value in row[side].values()):
+                raise InterpError(f"behaviour {row['name']!r}: its {side} is not finite ({row[side]}); audit again")
 
 
 def _require_plausible(rows: tuple[AuditRow, ...]) -> None:

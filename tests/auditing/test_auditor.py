@@ -1,5 +1,6 @@
 """Audits: paired, tested, corrected, with baselines beside; killed ones go on; changed files are refused."""
 
+import hashlib
 import json
 import os
 import signal
@@ -249,6 +250,30 @@ def test_numbers_that_no_measurement_gives_are_refused_whatever_the_digest(model
         Audit.read(tmp_path / "forged.json")
     made.save(tmp_path / "whole.json")
     assert Audit.read(tmp_path / "whole.json") == made, "control"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (in_side("before", estimate=float("nan")), "its before is not finite"),
+        (in_side("after", high=float("nan")), "its after is not finite"),
+        (in_side("difference", low=-float("inf")), "its difference is not finite"),
+        (in_side("difference", low=None), "its difference is not finite"),
+        (in_row(p_holm=float("nan")), "changed since it was written"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_whatever_the_digest(model, tmp_path, change, says):
+    """No digest covers NaN, so a file may have none, or one of JSON that allows NaN."""
+    plain = audit(model, recipe(), [word_chosen()], baselines=()).to_json()
+    whole = plain | {"sha256": sha256_json(plain)}
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    assert Audit.read(tmp_path / "whole.json").digest == whole["sha256"], "control"
+    change(plain)
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    for sha256 in (hashlib.sha256(canonical.encode()).hexdigest(), whole["sha256"], "", None):
+        (tmp_path / "forged.json").write_text(json.dumps(plain | {"sha256": sha256}))
+        with pytest.raises(InterpError, match=says):
+            Audit.read(tmp_path / "forged.json")
 
 
 class Killed(BaseException):
