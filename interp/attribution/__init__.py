@@ -1,7 +1,4 @@
-"""Attribution: which parts of the network a prediction comes from.
-
-- `direct`: direct logit attribution, the part of a logit difference that each writer adds.
-"""
+"""Attribution: which parts of the network a prediction comes from."""
 
 from interp.core.lazy import lazy_exports
 

@@ -84,8 +84,6 @@ def test_a_suite_may_be_a_file_and_items_are_drawn_by_seed(tmp_path):
     assert len(first) == 10
     assert (first.language, first.scenario, first.secret) == ("de", "s", True)
     assert [int(prompt[1:]) for prompt in first.prompts] == sorted(int(prompt[1:]) for prompt in first.prompts)
-    with pytest.raises(InterpError, match="unknown suite 'organsm'"):
-        suite("organsm", 10)
 
 
 def test_the_page_has_every_type_and_its_settings():

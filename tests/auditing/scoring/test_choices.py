@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp import InterpError, Project, Recipe
-from interp.auditing.behaviours import Behaviour, Scores, mean_scores
+from interp.auditing.behaviours import mean_scores
 from interp.auditing.scoring.choices import choice, margin, paired_text
 
 PROMPTS = ["w5 w9", "w8", "w12 w99 w101 w4", "w31 w30"]
@@ -138,23 +138,3 @@ def test_bad_items_are_named(prompts, answers, gold, says):
 
 def test_a_prompt_may_come_twice_with_other_answers():
     assert len(choice("b", "harm", "", ["a", "a"], [("b", "c"), ("b", "d")], [0, 0])) == 2
-
-
-def test_measures_are_checked_and_missing_scores_left_out(tiny):
-    def of(values, unit="rate"):
-        return Behaviour("b", "harm", "", ("x", "y"), lambda model: Scores(values), unit)
-
-    nan = float("nan")
-    model = tiny("llama")
-    assert mean_scores(model, [of((1.0, nan))]) == {"b": 1.0}
-    assert of((1.0, nan)).scores(model).missing == 1
-    assert Scores((0.5, 0.5, nan)).constant
-    assert not Scores((0.5, 0.0)).constant
-    for values, unit in (((1.0,), "rate"), ((1.0, 2.0), "rate"), ((1.0, float("inf")), "margin")):
-        with pytest.raises(InterpError, match="behaviour 'b'"):
-            of(values, unit).scores(model)
-    assert of((1.0, 2.0), "margin").scores(model).mean == 1.5
-    with pytest.raises(
-        InterpError, match=r"behaviour 'b': item 2: its text has \d+ tokens but the model's context is 64"
-    ):
-        choice("b", "harm", "", ["w5", "w6 " * 69], [(" w7", " w8")] * 2, [0, 0]).scores(model)
