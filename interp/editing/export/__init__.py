@@ -6,12 +6,12 @@ In reading order:
 - `sources`: where the weights come from, a checkpoint or a model in memory.
 - `identity`: whether they are those of the recipe's model, without loading it.
 - `weight_writer`: writes weight files tensor by tensor, and resumes.
-- `estimate`: memory, disk and time that an export takes.
+- `_estimate`: memory, disk and time that an export takes.
 - `model_card`: the README.md of the exported checkpoint.
 - `provenance`: how the checkpoint came to be, as an in-toto statement.
 - `signatures`: signs the folder, and checks the signature.
 - `restoring`: the patch that restores the original weights (`undo`).
-- `tensor_difference`: low-rank factors of what an edit changes.
+- `_tensor_difference`: low-rank factors of what an edit changes.
 - `adapter`: the edit as a LoRA adapter.
 - `control_vector`: added vectors as a GGUF file for llama.cpp.
 """

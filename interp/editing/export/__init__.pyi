@@ -1,8 +1,8 @@
+from ._estimate import ExportEstimate as ExportEstimate
 from .adapter import LoraAdapter as LoraAdapter
 from .adapter import export_adapter as export_adapter
 from .control_vector import export_control_vector as export_control_vector
 from .control_vector import read_control_vector as read_control_vector
-from .estimate import ExportEstimate as ExportEstimate
 from .exporter import dry_run as dry_run
 from .exporter import export as export
 from .exporter import export_streamed as export_streamed

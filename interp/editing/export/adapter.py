@@ -21,9 +21,9 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, write_json, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
+from interp.editing.export._tensor_difference import Factors, factors
 from interp.editing.export.identity import require_base, source_digest
 from interp.editing.export.sources import WeightSource, open_source
-from interp.editing.export.tensor_difference import Factors, factors
 from interp.editing.fold import Plan, fold
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe

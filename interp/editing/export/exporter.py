@@ -25,7 +25,7 @@ from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.replay import plan_export
 from interp.editing.certificate.verifier import random_probes, write_probes
 from interp.editing.certificate.writer_check import require_writer_check
-from interp.editing.export.estimate import ExportEstimate, estimate_export
+from interp.editing.export._estimate import ExportEstimate, estimate_export
 from interp.editing.export.identity import require_base
 from interp.editing.export.model_card import render_model_card
 from interp.editing.export.provenance import provenance_statement

@@ -25,8 +25,8 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, write_json
 from interp.editing.certificate.manifest import PATCH, ExportManifest
+from interp.editing.export._tensor_difference import factors
 from interp.editing.export.sources import WeightSource, open_source
-from interp.editing.export.tensor_difference import factors
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
 from interp.editing.fold.plan import Plan
 from interp.models.checkpoints.safetensors_file import TensorFile

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.editing.certificate.manifest import PATCH
+from interp.editing.export._tensor_difference import factors
 from interp.editing.export.exporter import export_streamed
 from interp.editing.export.restoring import undo
 from interp.editing.export.sources import open_source
-from interp.editing.export.tensor_difference import factors
 from interp.editing.fold.steps import fold
 from interp.editing.options import FoldOptions
 from interp.interventions import Replace

@@ -49,12 +49,6 @@ def test_it_is_what_the_loading_export_writes_and_verifies(tiny, source, tmp_pat
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if "o_proj" in name or "down_proj" in name or "embed" in name} == set(before) - same
     assert verify(tmp_path / "streamed").faithful
-    told = json.loads((tmp_path / "streamed" / "interp_provenance.json").read_text())
-    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in told["subject"]}
-    shards = Checkpoint.open(tmp_path / "streamed").files
-    assert subjects == {file.name: files.sha256_file(file) for file in shards}
-    recipe = told["predicate"]["buildDefinition"]["resolvedDependencies"][1]
-    assert recipe["digest"]["sha256"] == RECIPE.digest
 
 
 @pytest.mark.parametrize("limit", [20_000, 60_000, 10**9])

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+import transformers
+from tiny_models import CONFIGS
 
 from interp import InterpError
+from interp.models.architectures.attention_mask import attention_mask_hook
 from interp.models.architectures.table import attention_mask_tap
+from interp.models.hooked import HookedModel
 from interp.models.hooks import attached
 
 HIDDEN, WIDTH = 2, 7
@@ -44,3 +48,31 @@ def test_the_mask_is_causal_and_what_is_hidden_has_no_influence(tiny, name):
 def test_another_type_or_shape_is_refused(tiny, transform):
     with pytest.raises(InterpError, match="a function on an attention mask returned"):
         logits(tiny("llama"), IDS, transform)
+
+
+def test_a_mask_of_numbers_is_the_same_booleans_and_is_cut_alike(tiny):
+    """Eager attention receives numbers that are added to the scores, sdpa booleans; both with padding."""
+    model = tiny("llama")
+    hf = transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"](), attn_implementation="eager").float()
+    hf.load_state_dict(model.hf.state_dict())
+    eager, batch = HookedModel(hf, model.tokenizer), model.tokens(["w5 w9 w20 w33 w41", "w7 w12 w9"])
+    seen, cut = [], []
+    for each in (model, eager):
+        tap = attention_mask_tap(each.config, 1)
+        plain = each.logits(batch)
+        with attached(each.hf, [(tap, seen.append)]):
+            assert torch.equal(each.logits(batch), plain), "a function that returns None changes nothing"
+        with attached(each.hf, [(tap, hide)]):
+            cut.append(each.logits(batch)[batch.mask])
+    columns = torch.arange(batch.ids.shape[1])
+    expected = ((columns <= columns[:, None]) & batch.mask[:, None])[:, None].expand_as(seen[0])
+    real = batch.mask[:, None, :, None].expand_as(expected)
+    assert all(torch.equal(mask[real], expected[real]) for mask in seen)
+    torch.testing.assert_close(*cut, atol=2e-5, rtol=1e-4)
+    assert (cut[0] - plain[batch.mask]).abs().max() > 1e-3, "control: the hidden token has an influence"
+
+
+def test_a_module_without_a_mask_is_refused(tiny):
+    tap = attention_mask_tap(tiny("llama").config, 1)
+    with pytest.raises(InterpError, match="takes no attention mask"):
+        attention_mask_hook(lambda mask: mask, torch.nn.Linear(2, 2), tap)
