@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from interp.core import Config, InterpError
 from interp.core.digests import tensors_digest
 from interp.core.display import html_card
+from interp.core.files import write_tensors
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
 from interp.editing.options import FoldOptions
@@ -153,8 +153,7 @@ class Distilled:
 
     def save(self, file: str | Path) -> None:
         """Write the factors, with the record among the file's metadata."""
-        metadata = {"format": "pt", _KEY: self.record.model_dump_json()}
-        save_file(_named(self.pairs), file, metadata=metadata)
+        write_tensors(Path(file), _named(self.pairs), {"format": "pt", _KEY: self.record.model_dump_json()})
 
     @classmethod
     def load(cls, file: str | Path) -> "Distilled":

@@ -61,11 +61,8 @@ def stream_readers(model: HookedModel) -> list[Site]:
 
 def compared_sites(recipe: Recipe, model: HookedModel) -> list[Site]:
     """Sites at which hooked and exported model have to agree: every writer's, or the stream's where it is read."""
-    return (
-        stream_readers(model)
-        if any(site.kind in STREAM for site in _edited(recipe, model))
-        else model.resolve("writers")
-    )
+    edited = {site.kind for edit in recipe.edits for site in model.resolve(edit.sites)}
+    return model.resolve("writers") if edited.isdisjoint(STREAM) else stream_readers(model)
 
 
 def compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel) -> list[ComparedEdit]:
@@ -92,10 +89,6 @@ def claimed_status(edits: Sequence[ComparedEdit]) -> dict[Site, Status]:
         for site in edit.sites:
             claims[site] = max(claims.get(site, "exact"), edit.item.status, key=STATUSES.index)
     return claims
-
-
-def _edited(recipe: Recipe, model: HookedModel) -> set[Site]:
-    return {site for edit in recipe.edits for site in model.resolve(edit.sites)}
 
 
 def _at(site: Site, where: Sequence[Site]) -> Site:

@@ -190,11 +190,5 @@ class Tally:
     def _ops(self) -> Iterator[OpFigures]:
         for number, edit in enumerate(self.parts.edits):
             leaks = [share for (other, _), share in self.parts.leaks.items() if other == number]
-            yield OpFigures(
-                edit.item.op,
-                edit.item.sites,
-                edit.item.status,
-                edit.item.reason,
-                max((self.parts.gaps[site] for site in edit.sites), default=0.0),
-                max(leaks, default=None),
-            )
+            gap = max((self.parts.gaps[site] for site in edit.sites), default=0.0)
+            yield OpFigures(**vars(edit.item), gap=gap, leak=max(leaks, default=None))

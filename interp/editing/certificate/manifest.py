@@ -31,8 +31,8 @@ CARD = "README.md"
 WRITTEN = (INDEX, CERTIFICATE, FACTORS, PROVENANCE, CARD, PROBES, PATCH)
 
 
-class ExportSettings(Config):
-    """How a recipe was folded: `FoldOptions`, and the type that the weights were cast to.
+class ExportSettings(FoldOptions):
+    """How a recipe was folded, and the type that the weights were cast to.
 
     `loaded` is the type that the base had in memory, where it was not read from its files. `distilled` records how the
     factors were trained that were merged in place of a fold, where there are any.
@@ -40,13 +40,6 @@ class ExportSettings(Config):
 
     dtype: str | None = None
     loaded: str | None = None
-    approximate: bool = False
-    rehost: bool = False
-    leave_embedding: bool = False
-    keep_norms: bool = False
-    compensate: bool = False
-    sharpness: float = 256.0
-    dequantise: bool = False
     distilled: Distillation | None = None
 
     @classmethod

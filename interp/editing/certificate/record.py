@@ -14,7 +14,7 @@ from typing import Any
 from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import read_json
-from interp.editing.fold.plan import MEANS, Status
+from interp.editing.fold.plan import PlannedEdit
 
 # What float32's rounding alone leaves, with room.
 OFF, LEAK, LOGITS, SHARE = 1e-5, 1e-6, 1e-4, 0.01
@@ -51,32 +51,22 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class OpFigures:
+class OpFigures(PlannedEdit):
     """What one op's fold claims at its sites, and what was measured there.
 
     Attributes:
-        op: Name of the op's class.
-        sites: Its sites.
-        status: How exact the fold is claimed to be.
-        reason: Why it is not exact.
         gap: The largest relative difference between hooked and exported model at one of the sites (for inputs of an
             output projection: of what that writes).
         leak: The largest share left along what the op removes completely; None where it removes nothing completely, or
             another op follows.
     """
 
-    op: str
-    sites: tuple[str, ...]
-    status: Status
-    reason: str
-    gap: float
-    leak: float | None
+    gap: float = 0.0
+    leak: float | None = None
 
     def __str__(self) -> str:
-        where = ", ".join(self.sites[:4]) + (f" and {len(self.sites) - 4} more" if len(self.sites) > 4 else "")
         left = "" if self.leak is None else f", leak {self.leak:.1e}"
-        why = f" ({self.reason})" if self.reason else ""
-        return f"{self.op} at {where}: {MEANS[self.status]}{why}, gap {self.gap:.1e}{left}"
+        return f"{super().__str__()}, gap {self.gap:.1e}{left}"
 
 
 @dataclass(frozen=True)

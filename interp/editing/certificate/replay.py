@@ -116,15 +116,13 @@ def _read_factors(folder: Path, manifest: ExportManifest) -> Distilled | None:
 def _as_exported(base: str | Path | HookedModel, manifest: ExportManifest) -> str | Path | HookedModel:
     """The base in the form that the export was made from: a model in memory in its type then, or its files."""
     loaded = manifest.made.loaded
-    if isinstance(base, HookedModel) and not loaded:
-        if base.source is None:
-            raise InterpError(
-                "the export was made from files, which a model in memory does not have; give their folder"
-            )
-        return base.source
-    if isinstance(base, HookedModel):
+    if not isinstance(base, HookedModel):
+        return load(base, dtype=loaded) if loaded else base
+    if loaded:
         return base
-    return load(base, dtype=loaded) if loaded else base
+    if base.source is None:
+        raise InterpError("the export was made from files, which a model in memory does not have; give their folder")
+    return base.source
 
 
 def _compare_tensors(

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from interp.core.errors import InterpError
+from interp.core.files import write_tensors
 from interp.editing.certificate.manifest import CERTIFICATE, PROBES, ExportManifest
 from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.record import Certificate
@@ -101,7 +102,7 @@ def random_probes(model: HookedModel, prompts: Sequence[str] = (), instead: Sequ
 def write_probes(folder: Path, probes: list[Tokens]) -> None:
     """Save the tokens that an export was measured on."""
     named = {f"{number}.{name}": getattr(p, name) for number, p in enumerate(probes) for name in ("ids", "mask")}
-    save_file({name: x.contiguous() for name, x in named.items()}, folder / PROBES)
+    write_tensors(folder / PROBES, {name: x.contiguous() for name, x in named.items()})
 
 
 def read_probes(folder: Path) -> list[Tokens]:

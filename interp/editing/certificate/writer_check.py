@@ -169,9 +169,8 @@ def _block_gap(seen: dict[Site, Tensor], layer: int) -> float:
     before, attn, mlp, after = (seen[Site(kind, layer)] for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
     written = attn.double() + mlp.double()
     off = (after.double() - before.double() - written).norm(dim=-1)
-    rounding = (
-        2 * torch.finfo(after.dtype).eps * torch.maximum(after.double().norm(dim=-1), before.double().norm(dim=-1))
-    )
+    longer = torch.maximum(after.double().norm(dim=-1), before.double().norm(dim=-1))
+    rounding = 2 * torch.finfo(after.dtype).eps * longer
     return float(((off - rounding).clamp(min=0) / written.norm(dim=-1).clamp(min=1e-12)).max())
 
 

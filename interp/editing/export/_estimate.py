@@ -70,13 +70,11 @@ def _hashing() -> float:
 
 def _editing(changed: Sequence[TensorPiece]) -> float:
     """Seconds per byte, measured on a tensor as large as the largest."""
-    wide = [piece for piece in changed if piece.change and len(piece.source_shape) == 2]
-    if not wide:
+    matrices = (piece for piece in changed if piece.change and len(piece.source_shape) == 2)
+    largest = max(matrices, key=lambda piece: piece.nbytes, default=None)
+    if largest is None or largest.change is None:
         return 0.0
-    piece = max(wide, key=lambda piece: piece.nbytes)
-    rows, columns = piece.source_shape
-    sample = torch.zeros(rows, columns, dtype=DTYPES[piece.dtype])
+    sample = torch.zeros(largest.source_shape, dtype=DTYPES[largest.dtype])
     began = time.perf_counter()
-    if piece.change:
-        piece.change(sample)
+    largest.change(sample)
     return (time.perf_counter() - began) / max(1, sample.nbytes)

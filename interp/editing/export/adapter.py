@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.core.digests import versions
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, require_free, write_json, write_text
+from interp.core.files import new_folder, require_free, write_json, write_tensors, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
 from interp.editing.export._tensor_difference import Factors, factors
 from interp.editing.export.identity import require_base, source_digest
@@ -106,7 +105,7 @@ def export_adapter(
     adapter = LoraAdapter(rank, not (tables and weights.is_tied))
     with new_folder(out) as staging:
         tensors = {key: x for name, pair in pairs.items() for key, x in _pair(name, pair, name in tables).items()}
-        save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(staging / "adapter_model.safetensors", tensors, {"format": "pt"})
         write_json(staging / "adapter_config.json", _config(weights, pairs, rank))
         (staging / "interp_recipe").mkdir()
         recipe.write(staging / "interp_recipe")
@@ -132,15 +131,16 @@ def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
     module = f"base_model.model.{name.removesuffix('.weight')}"
     if table:
         named = {f"{module}.lora_embedding_A": each.left.T, f"{module}.lora_embedding_B": -each.right.T}
-        return {key: x.float().contiguous() for key, x in named.items()}
-    # Conv1D (GPT-2) stores (in, out), the transpose of what LoRA's product is.
-    left, right = (each.right.T, each.left.T) if each.transposed else (each.left, each.right)
-    named = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": -left}
+    else:
+        # Conv1D (GPT-2) stores (in, out), the transpose of what LoRA's product is.
+        left, right = (each.right.T, each.left.T) if each.transposed else (each.left, each.right)
+        named = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": -left}
     return {key: x.float().contiguous() for key, x in named.items()}
 
 
 def _config(weights: WeightSource, pairs: Mapping[str, Factors], rank: int) -> dict[str, Any]:
     ranks = {name.removesuffix(".weight"): pair.rank for name, pair in pairs.items()}
+    other_ranks = {f"^{name}$": each for name, each in ranks.items() if each != rank}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -153,8 +153,8 @@ def _config(weights: WeightSource, pairs: Mapping[str, Factors], rank: int) -> d
         "inference_mode": True,
         "target_modules": sorted(ranks),
         # The scaling is alpha / rank of each module: 1.
-        "rank_pattern": {f"^{name}$": each for name, each in ranks.items() if each != rank},
-        "alpha_pattern": {f"^{name}$": each for name, each in ranks.items() if each != rank},
+        "rank_pattern": other_ranks,
+        "alpha_pattern": other_ranks,
     }
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.digests import versions
-from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, sha256_json, unfinished_path, write_json, write_text
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
@@ -179,7 +178,7 @@ def dry_run(
         recipe.check(weights.reference(recipe.model))
     else:
         require_base(recipe, weights)
-    cast = dtype_of(options.dtype) if options.dtype else None
+    cast = ExportSettings.used(options, weights.loaded).cast
     plan = plan_fold(recipe, weights.config, weights.names, weights.is_tied, weights.reader(cast), options.fold)
     return plan, estimate_export(list(weights.edited(plan, cast)))
 

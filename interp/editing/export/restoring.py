@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, write_json
+from interp.core.files import new_folder, write_json, write_tensors
 from interp.editing.certificate.manifest import PATCH, ExportManifest
 from interp.editing.export._tensor_difference import factors
 from interp.editing.export.sources import WeightSource, open_source
@@ -52,7 +51,7 @@ def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
             raise InterpError(f"{name} holds several experts, for which there is no undo patch; keep the original")
     dropped = [*plan.created, *([plan.unembedding] if plan.untie else [])]
     metadata = {"format": "pt", "dropped": json.dumps(dropped), "config": json.dumps(source.config_values)}
-    save_file(tensors, folder / PATCH, metadata=metadata)
+    write_tensors(folder / PATCH, tensors, metadata)
 
 
 def undo(folder: str | Path, out: str | Path) -> None:
@@ -97,18 +96,15 @@ def _restored(edited: WeightSource, patch: TensorFile) -> Iterator[list[TensorPi
 
 
 def _added(name: str, patch: TensorFile) -> partial[Tensor] | None:
-    if f"{name}.difference" in patch.entries:
-        return partial(_plus, patch, f"{name}.difference", None)
-    if f"{name}.left" in patch.entries:
-        return partial(_plus, patch, f"{name}.left", f"{name}.right")
-    return None
+    keys = [key for end in ("difference", "left", "right") if (key := f"{name}.{end}") in patch.entries]
+    return partial(_plus, patch, keys) if keys else None
 
 
-def _plus(patch: TensorFile, first: str, second: str | None, tensor: Tensor) -> Tensor:
+def _plus(patch: TensorFile, keys: list[str], tensor: Tensor) -> Tensor:
     """The tensor plus the product, in its own type; by rows, since float64 takes four times the memory of bfloat16."""
-    left, right = patch.read(first).double(), patch.read(second).double() if second else None
+    left, *right = (patch.read(key).double() for key in keys)
     for start in range(0, len(tensor), 4096):
         part = tensor[start : start + 4096]
         added = left[start : start + 4096]
-        part.copy_(part.double() + (added if right is None else added @ right))
+        part.copy_(part.double() + (added @ right[0] if right else added))
     return tensor

@@ -28,9 +28,7 @@ def signer(key: str | Path) -> Callable[[Path], None]:
         config = from_key.use_elliptic_key_signer(private_key=Path(key))
     except OSError as problem:
         raise InterpError(f"{key}: cannot be read ({problem.strerror})") from None
-    except (
-        Exception
-    ) as problem:  # cryptography raises many types for a key that is broken, encrypted, or of another kind
+    except Exception as problem:  # many types, for a key that is broken, encrypted, or of another kind
         raise InterpError(
             f"{key}: not a key to sign with ({_reason(problem)}); expected a private key in PEM, not encrypted, on the "
             "curve P-256, P-384 or P-521 (openssl ecparam -name prime256v1 -genkey -noout)"

@@ -210,14 +210,8 @@ class CheckpointSource(WeightSource):
         # Checkpoints of a base model (the original GPT-2's) leave out the prefix that transformers adds at load.
         prefix = architecture_of_type(self.checkpoint.config["model_type"]).layers.partition(".")[0] + "."
         missing = "" if any(name.startswith(prefix) for name in self.checkpoint.dtypes) else prefix
-        return [
-            [
-                TensorPiece(name if name == UNEMBEDDING else missing + name, source[1].dtype, source)
-                for name, source in file.items()
-            ]
-            for file in opened
-            if file
-        ]
+        named = [{n if n == UNEMBEDDING else missing + n: source for n, source in file.items()} for file in opened]
+        return [[TensorPiece(name, x[1].dtype, x) for name, x in file.items()] for file in named if file]
 
     @property
     def stamp(self) -> list[object]:
@@ -275,9 +269,7 @@ class ModelSource(WeightSource):
     @property
     def config_values(self) -> dict[str, Any]:
         """As transformers would save it."""
-        base = self.model
-        own = {"architectures": [type(base.hf).__name__], "dtype": self.loaded}
-        return base.config.to_diff_dict() | own
+        return self.config.to_diff_dict() | {"architectures": [type(self.model.hf).__name__], "dtype": self.loaded}
 
     @cached_property
     def files(self) -> list[list[TensorPiece]]:

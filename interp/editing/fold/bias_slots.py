@@ -11,6 +11,7 @@ Limitations: programs other than transformers may not read the flags.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from interp.core.errors import InterpError
@@ -57,25 +58,19 @@ class BiasSlots:
 
     def _rehost(self, site: Site, name: str) -> None:
         self.flags |= as_llama(self.config)
-        for slot in bias_slots(_Typed("llama")):
+        for slot in bias_slots(SimpleNamespace(model_type="llama")):
             self._open(slot, site, name)
             self.written.pop()
         self.written.append(writer_of(self.config, site, name))
 
     def _why_not(self, site: Site) -> str:
         kind = self.config.model_type
-        hint = (
-            "save it under the Llama class (rehost), which has one; or " if kind in REHOSTED and not self.rehost else ""
-        )
+        can_move = kind in REHOSTED and not self.rehost
+        hint = "save it under the Llama class (rehost), which has one; or " if can_move else ""
         return (
             f"adding a vector at {site} needs a bias on its writer, and {kind} has none there; {hint}run the recipe "
             "with hooks (model.hooked(recipe)), or project instead of adding"
         )
-
-
-@dataclass(frozen=True)
-class _Typed:
-    model_type: str
 
 
 def as_llama(config: Any) -> Mapping[str, Any]:

@@ -25,12 +25,7 @@ from interp.editing.options import FoldOptions
 Status = Literal["exact", "scale", "approximate", "refused"]
 _ROOM = 8.0  # by how much rounding may exceed one unit of a whole vector (`interp.editing.fold.rounding`)
 STATUSES: tuple[Status, ...] = ("exact", "scale", "approximate", "refused")
-MEANS = {
-    "exact": "exact",
-    "scale": "exact up to a per-token scale (post-norm)",
-    "approximate": "approximate",
-    "refused": "refused",
-}
+MEANS: dict[str, str] = {**{each: each for each in STATUSES}, "scale": "exact up to a per-token scale (post-norm)"}
 
 
 @dataclass(frozen=True)
@@ -140,5 +135,5 @@ class Plan:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = [[i.op, ", ".join(i.sites), MEANS[i.status], i.reason] for i in self.items]
-        return html_table("Fold plan", ["op", "sites", "fold", "why"], [list(row) for row in rows])
+        rows: list[list[object]] = [[i.op, ", ".join(i.sites), MEANS[i.status], i.reason] for i in self.items]
+        return html_table("Fold plan", ["op", "sites", "fold", "why"], rows)

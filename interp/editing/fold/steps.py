@@ -21,16 +21,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from interp.core.errors import InterpError
-from interp.editing.fold.ablation import (
-    INPUTS,
-    factors_of,
-    inputs_of,
-    refuse_mixture,
-    refuse_positions,
-    refuse_units,
-    unit_width,
-    written_by,
-)
+from interp.editing.fold import ablation
 from interp.editing.fold.affine_maps import MapChange, TensorMap
 from interp.editing.fold.bias_slots import BiasSlots
 from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
@@ -154,9 +145,8 @@ class _Folding:
         chosen, items = resolve(edit.sites, self.known), list[PlannedEdit]()
         for group in self._groups(edit.op, chosen):
             try:
-                status, reason = (
-                    self._stream(edit.op, group) if group[0].kind in STREAM else self._site(edit.op, group[0])
-                )
+                on_stream = group[0].kind in STREAM
+                status, reason = self._stream(edit.op, group) if on_stream else self._site(edit.op, group[0])
             except InterpError as refusal:
                 status, reason = "refused", str(refusal)
             names, last = tuple(map(str, group)), items[-1] if items else None
@@ -175,7 +165,7 @@ class _Folding:
 
     def _site(self, op: Op, site: Site) -> tuple[Status, str]:
         """An op at a writer's site, or at what its output projection reads."""
-        if site.kind in INPUTS and isinstance(op, Replace | Scale):
+        if site.kind in ablation.INPUTS and isinstance(op, Replace | Scale):
             return self._input(op, site)
         if isinstance(op, Suppress):
             return "approximate", self.neurons.take(op, site, len(self.at_site.get(site, [])))
@@ -199,12 +189,12 @@ class _Folding:
 
     def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
         written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
-        refuse_mixture(op, [*self.inputs.get(written, []), *self.scales.get(written, [])], site)
-        refuse_units(op, site, self.config, lambda: self._inputs(written))
+        ablation.refuse_mixture(op, [*self.inputs.get(written, []), *self.scales.get(written, [])], site)
+        ablation.refuse_units(op, site, self.config, lambda: self._inputs(written))
         if isinstance(op, Scale):
             self.scales.setdefault(written, []).append(op)
             return "exact", ""
-        refuse_positions(op, site)
+        ablation.refuse_positions(op, site)
         if op.value is not None:
             self.biases.hold(written)
         self.inputs.setdefault(written, []).append(op)
@@ -283,13 +273,13 @@ class _Folding:
         maps = self._maps(writer)
         held = writer.layout in ("table", "bias")
         ablated = [] if writer.layout == "table" else self.inputs.get(writer.site, [])
-        zeroed, first, width = None, None, unit_width(self.config, writer.site)
+        zeroed, first, width = None, None, ablation.unit_width(self.config, writer.site)
         if ablated and held:
-            first = written_by(ablated, self._weight(writer.site), self.gains.tensor, width)
+            first = ablation.written_by(ablated, self._weight(writer.site), self.gains.tensor, width)
         elif ablated:
-            zeroed, everything = inputs_of(ablated, width)
+            zeroed, everything = ablation.inputs_of(ablated, width)
             maps = [TensorMap.nothing(self.config.hidden_size)] * everything + maps
-        factors = None if held else factors_of(self.scales.get(writer.site, []), width)
+        factors = None if held else ablation.factors_of(self.scales.get(writer.site, []), width)
         if not held:
             maps = [edit.linear for edit in maps if not edit.is_constant]
         if not maps and zeroed is None and first is None and factors is None:
