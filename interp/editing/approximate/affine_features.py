@@ -54,8 +54,12 @@ class AffineFit:
         items: How each of its ops folds.
 
     Example:
-        >>> fit = interp.editing.affine_fit(model, recipe, texts)  # doctest: +SKIP
-        >>> interp.export(fit.recipe, model, "edited") if fit.exports else print(fit)  # doctest: +SKIP
+        >>> from interp.editing import affine_fit
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> texts = [f"The guard at gate {n} is calm, and the visitor asks for keys." for n in range(40)]
+        >>> fit = affine_fit(model, recipe, texts, context=16, rank=1)
+        >>> [item.status for item in fit.items]
+        ['exact']
     """
 
     recipe: Recipe

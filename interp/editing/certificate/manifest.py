@@ -84,8 +84,12 @@ class Release(Config):
         section: Markdown for the model card, which the manifest does not store.
 
     Example:
-        >>> decision = interp.decide(policy, audit)  # doctest: +SKIP
-        >>> certificate = interp.export(recipe, model, "edited", release=release)  # doctest: +SKIP
+        >>> from interp.editing.certificate import Release
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> digests = {"policy_sha256": "1" * 64, "audit_sha256": "2" * 64, "recipe": recipe.digest}
+        >>> base = model.identity
+        >>> release = Release(outcome="allow", policy="strict", base=base.digest, settings=base.settings, **digests)
+        >>> release.check(recipe.digest, base, "exact")
     """
 
     outcome: str

@@ -98,8 +98,9 @@ class Certificate:
         fold: Figures before rounding; None in certificates of older versions.
 
     Example:
-        >>> certificate = interp.export(recipe, model, "edited")  # doctest: +SKIP
-        >>> certificate.faithful, certificate.kl < certificate.effect_kl  # doctest: +SKIP
+        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
+        >>> certificate = interp.export(recipe, model, tmp / "edited")
+        >>> certificate.faithful, certificate.kl < certificate.effect_kl
         (True, True)
     """
 

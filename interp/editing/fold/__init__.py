@@ -7,7 +7,6 @@ In reading order:
 - `affine_maps`: what an edit does to one tensor.
 - `stream_sites`: edits at the residual stream itself, as edits of what writes it.
 - `bias_slots`: where a checkpoint can hold an added vector.
-- `post_norm`: edits of outputs that a norm follows.
 - `ablation`: replaced and scaled heads, neurons and outputs.
 - `transcoder_neurons`: suppressed latents of a transcoder as neurons of the MLP.
 - `subspaces`: projections joined into one, or kept clear of a protected subspace.

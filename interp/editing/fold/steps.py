@@ -17,8 +17,12 @@ orthogonal: `interp.editing.fold.subspaces.join_subspaces` makes one projection 
 Limitations: a plan says nothing about what a recipe does to behaviour.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.editing.fold import ablation
@@ -26,7 +30,6 @@ from interp.editing.fold.affine_maps import MapChange, TensorMap
 from interp.editing.fold.bias_slots import BiasSlots
 from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
 from interp.editing.fold.plan import Plan as Plan
-from interp.editing.fold.post_norm import GainRead, Gains
 from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of, refuse_company, refuse_stream
 from interp.editing.fold.transcoder_neurons import AddedNeurons
 from interp.editing.options import FoldOptions
@@ -40,6 +43,11 @@ from interp.models.sites import WRITERS, Site, resolve
 
 UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another (`Plan.unembedding`)
 LEFT = "the token table does not change"
+GainRead = Callable[[str], Tensor]
+SCALED = "the model normalises what attention and MLP write, so each token's write has another norm than with hooks"
+ELSEWHERE = (
+    "some gains of the norm after it are near 0: nothing is left along the direction, but more than that is removed"
+)
 TABLE_NEEDED = "the token table holds what this op adds, so it has to change; do not set leave_embedding"
 _TOKENS = Site("embed")
 
@@ -121,6 +129,48 @@ def _objection(item: PlannedEdit) -> str:
     if item.status == "refused":
         return item.reason
     return f"{item}; allow it (approximate), or run the recipe with hooks (model.hooked(recipe))"
+
+
+@dataclass
+class Gains:
+    """Reads tensors of a checkpoint while a plan is made, and keeps the gains of norms.
+
+    After a norm, y = g · x / rms(x) can be mapped by mapping x, up to one factor per token (`affine_maps`).
+    """
+
+    read: GainRead | None
+    known: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor by its name."""
+        if self.read is None:
+            raise InterpError(
+                "the fold depends on tensors of the checkpoint, such as gains where a model normalises what attention "
+                "and MLP write; give fold a function that reads them (read)"
+            )
+        return self.read(name)
+
+    def through(self, edit: TensorMap, writer: Writer) -> tuple[TensorMap, Status, str]:
+        """The map of a writer's tensors that has an edit's effect on what the norm after them returns."""
+        if edit.constant is not None:
+            raise InterpError(f"nothing holds a constant after the norm at {writer.site}")
+        if edit.keep is not None:
+            return (edit, "scale", SCALED) if edit.keep.any() else (edit, "exact", "")
+        gain = self._gain(writer)
+        if not edit.blows_up(gain):
+            return edit.before_norm(gain), "scale", SCALED
+        if not edit.projection:
+            raise InterpError(
+                f"some gains of {writer.gain} are near 0, where only a full projection can be folded; project instead, "
+                "or run the recipe with hooks (model.hooked(recipe))"
+            )
+        return edit.onto(gain), "approximate", ELSEWHERE
+
+    def _gain(self, writer: Writer) -> Float[Tensor, "d_model"]:
+        name = writer.gain or ""
+        if name not in self.known:
+            self.known[name] = self.tensor(name).double() + writer.offset
+        return self.known[name]
 
 
 class _Folding:

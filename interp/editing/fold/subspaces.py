@@ -37,9 +37,11 @@ class Preserved:
         overlap: The largest cosine between the direction before and the protected subspace.
 
     Example:
-        >>> recipe, preserved = interp.editing.clear_of(recipe, protected)  # doctest: +SKIP
-        >>> preserved[0].angle  # doctest: +SKIP
-        12.4
+        >>> from interp.editing import Preserved
+        >>> site = interp.models.Site.parse("resid_post.1")
+        >>> direction = interp.Direction(torch.eye(model.d_model)[:1], site, -1, "rows", model.reference, "")
+        >>> Preserved(direction, angle=45.0, overlap=0.71).angle
+        45.0
     """
 
     direction: Direction

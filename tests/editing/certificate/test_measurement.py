@@ -12,7 +12,7 @@ from interp.core.files import read_json, sha256_file, write_json
 from interp.editing.certificate.manifest import MANIFEST
 from interp.editing.fold import steps
 from interp.editing.fold.plan import Plan
-from interp.editing.fold.post_norm import Gains
+from interp.editing.fold.steps import Gains
 from interp.editing.options import FoldOptions
 from interp.interventions import Erase, Replace
 from interp.models.checkpoints.checkpoint import Checkpoint
