@@ -98,10 +98,12 @@ class Certificate:
         fold: Figures before rounding; None in certificates of older versions.
 
     Example:
-        >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.eye(model.d_model)[:1]))])
-        >>> certificate = interp.export(recipe, model, tmp / "edited")
-        >>> certificate.faithful, certificate.kl < certificate.effect_kl
-        (True, True)
+        >>> from interp.editing import Certificate
+        >>> from interp.editing.certificate.record import Fold
+        >>> fold = Fold(off=1e-7, leak=None, logit_diff=1e-6, kl=1e-9)
+        >>> figures = {"max_abs_logit_diff": 1e-5, "kl": 1e-9, "top1_agreement": 1.0, "effect_kl": 0.2}
+        >>> Certificate(**figures, writer_gap=1e-7, leak=None, tokens=256, dtype="F32", fold=fold).faithful
+        True
     """
 
     max_abs_logit_diff: float
