@@ -58,7 +58,7 @@ class Fidelity:
 
 def measure_fidelity(
     model: HookedModel,
-    wanted: Recipe,
+    intended: Recipe,
     instead: Recipe | HookedModel,
     texts: Source,
     *,
@@ -70,7 +70,7 @@ def measure_fidelity(
 
     Args:
         model: The plain model.
-        wanted: The intended edit.
+        intended: The intended edit.
         instead: A recipe for the same model, or a model with other weights, such as an export that was reloaded.
         texts: Documents, as `harvest` takes them.
         context: Tokens per row of packed text.
@@ -88,27 +88,27 @@ def measure_fidelity(
         >>> 0 < measure_fidelity(model, full, half, texts, context=8).explained < 1
         True
     """
-    return measured(model, wanted, instead, pack_rows(model, texts, context, tokens), batch_size)
+    return measured(model, intended, instead, pack_rows(model, texts, context, tokens), batch_size)
 
 
 @torch.no_grad()
 def measured(
-    model: HookedModel, wanted: Recipe, instead: Recipe | HookedModel, packed: PackedRows, size: int
+    model: HookedModel, intended: Recipe, instead: Recipe | HookedModel, packed: PackedRows, size: int
 ) -> Fidelity:
     """As `measure_fidelity`, on packed rows of text."""
-    wanted.check(model.reference)
+    intended.check(model.reference)
     other, applied = (instead, None) if isinstance(instead, HookedModel) else (model, instead)
     if applied is not None:
         applied.check(model.reference)
-    sites = [site for site in model.sites if any(site in model.resolve(edit.sites) for edit in wanted.edits)]
+    sites = [site for site in model.sites if any(site in model.resolve(edit.sites) for edit in intended.edits)]
     off, square, total = 0.0, 0.0, torch.zeros(())
     kl, effect, count = 0.0, 0.0, 0
     for batch in packed.batches(size):
         plain, before = _run(model, None, sites, batch)
-        target, intended = _run(model, wanted, sites, batch)
+        target, edited = _run(model, intended, sites, batch)
         logits, reached = _run(other, applied, sites, batch)
-        change = (intended - before).double()
-        off += float((reached - intended).double().square().sum())
+        change = (edited - before).double()
+        off += float((reached - edited).double().square().sum())
         square, total = square + float(change.square().sum()), total + change.sum(0).cpu()
         kl, effect, count = kl + _total_kl(target, logits), effect + _total_kl(plain, target), count + len(change)
     variance = square - float(total.square().sum()) / max(1, count)

@@ -68,7 +68,7 @@ def compared_sites(recipe: Recipe, model: HookedModel) -> list[Site]:
 def compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel) -> list[ComparedEdit]:
     """The items of a recipe's plan, which come edit by edit and divide each one's sites among them."""
     last = {site: edit for edit in recipe.edits for site in model.resolve(edit.sites)}
-    where, open_ = compared_sites(recipe, model), _not_last(recipe, model)
+    where, holding = compared_sites(recipe, model), _not_last(recipe, model)
     remaining, compared = iter(items), list[ComparedEdit]()
     for edit in recipe.edits:
         names, removed = set(map(str, model.resolve(edit.sites))), RemovedSubspace.by(edit.op)
@@ -76,7 +76,7 @@ def compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedMo
             item = next(remaining)
             names -= set(item.sites)
             sites = model.resolve(item.sites)
-            final = [site for site in sites if last[site] is edit and site not in open_]
+            final = [site for site in sites if last[site] is edit and site not in holding]
             emptied = {_at(s, where) if s.kind in STREAM else s: removed for s in final if removed}
             compared.append(ComparedEdit(item, tuple(dict.fromkeys(_at(site, where) for site in sites)), emptied))
     return compared
@@ -102,13 +102,13 @@ def _at(site: Site, where: Sequence[Site]) -> Site:
 
 def _not_last(recipe: Recipe, model: HookedModel) -> set[Site]:
     """Writers whose weights hold what an op does to the stream after them."""
-    open_: set[Site] = set()
+    holding: set[Site] = set()
     for edit in recipe.edits:
         sites = model.resolve(edit.sites)
         stream = [site for site in sites if site.kind in STREAM]
         if stream and is_constant(edit.op):
-            open_ |= {holder for site in stream if site.kind != "resid_mid" for holder in holders(site, model.config)}
+            holding |= {holder for site in stream if site.kind != "resid_mid" for holder in holders(site, model.config)}
         elif stream:
             kinds = WRITERS if covers(sites, model.config) else ("embed", "pos_embed")
-            open_ |= {site for site in model.sites if site.kind in kinds}
-    return open_
+            holding |= {site for site in model.sites if site.kind in kinds}
+    return holding

@@ -135,7 +135,7 @@ class ExportManifest(Config):
 
     Attributes:
         base: The model that was edited.
-        source: Where it can be found; None for a model that was only in memory.
+        source: Where it can be present; None for a model that was only in memory.
         recipe: Digest of the recipe.
         made: How the recipe was folded and written.
         status: How exact the fold is.
@@ -170,12 +170,12 @@ class ExportManifest(Config):
     def check_files(self, folder: Path) -> None:
         """Raise, by its name, for a file that is missing, changed or added."""
         # A link to a folder counts as a file, since nothing inside it would be checked.
-        found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_symlink() or not f.is_dir()}
-        found -= {MANIFEST, SIGNATURE}  # the signature covers the manifest, and is checked on its own (`signatures`)
-        for name in sorted({*self.files, *found}):
+        present = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_symlink() or not f.is_dir()}
+        present -= {MANIFEST, SIGNATURE}  # the signature covers the manifest, and is checked on its own (`signatures`)
+        for name in sorted({*self.files, *present}):
             if name not in self.files:
                 raise InterpError(f"{folder / name}: not in the manifest; it was added after the export")
-            if name not in found or not (folder / name).is_file():
+            if name not in present or not (folder / name).is_file():
                 raise InterpError(f"{folder / name}: missing; the export had it")
             if sha256_file(folder / name) != self.files[name]:
                 raise InterpError(f"{folder / name}: changed after the export (SHA-256 differs from the manifest)")

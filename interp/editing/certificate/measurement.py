@@ -145,12 +145,12 @@ def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:
     Other prompts that leave no room are skipped; `generated_tokens` counts what was generated in all.
     """
     for number, batch in enumerate(probes[:4]):
-        some = batch.rows(0, 4)
-        room = some.ids.shape[1] if context is None else context - NEW_TOKENS
+        prompts = batch.rows(0, 4)
+        room = prompts.ids.shape[1] if context is None else context - NEW_TOKENS
         if number == 0:
-            some = Tokens(some.ids[:, : max(room, 0)], some.mask[:, : max(room, 0)])
-        if 0 < some.ids.shape[1] <= room:
-            yield some
+            prompts = Tokens(prompts.ids[:, : max(room, 0)], prompts.mask[:, : max(room, 0)])
+        if 0 < prompts.ids.shape[1] <= room:
+            yield prompts
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
     recipe = Recipe([("writers", Project(rows))])
     plan = plan_fold(recipe, model.config, state, False, state.__getitem__, FoldOptions(approximate=True))
     if plan.status == "refused":
-        raise InterpError(f"{model.config.model_type} can't be folded: {plan}")
+        raise InterpError(f"{model.config.model_type} cannot be folded: {plan}")
     check, tolerance = WriterCheck(), _TOLERANCE.get(model.dtype, 0.0)
     ids = torch.randint(model.config.vocab_size, (2, min(8, model.context or 8)), generator=generator)
     with _blocks_watched(model, plan, rows, check):

@@ -81,7 +81,7 @@ def export(
         (True, 'exact')
     """
     options = ExportOptions.merged(options, fields)
-    _require_call(options, certified=True)
+    _require_form(options, certified=True)
     weights = _open(source, options.fold, out)
     base = weights.load_model()
     recipe.check(base.reference)
@@ -134,7 +134,7 @@ def export_streamed(
         'exact'
     """
     options = ExportOptions.merged(options, {**fields, "streamed": True})
-    _require_call(options)
+    _require_form(options)
     weights = _open(source, options.fold, out)
     weights.require_known_writers()
     reference = weights.reference(recipe.model)
@@ -184,7 +184,7 @@ def dry_run(
 
 
 @dataclass(frozen=True, eq=False)
-class _Written:
+class _WrittenFolder:
     """Edited weights in a temporary folder, with what later steps need: planned once, hashed once."""
 
     folder: Path
@@ -194,7 +194,7 @@ class _Written:
     digests: dict[str, str]
 
 
-def _require_call(options: ExportOptions, certified: bool = False) -> None:
+def _require_form(options: ExportOptions, certified: bool = False) -> None:
     """Raise for options that another function writes."""
     if options.form != "checkpoint" or options.dry_run or (certified and options.streamed):
         raise InterpError(
@@ -206,15 +206,15 @@ def _require_call(options: ExportOptions, certified: bool = False) -> None:
 @contextmanager
 def _written(
     recipe: Recipe, source: WeightSource, out: Path, options: ExportOptions, distilled: Distilled | None = None
-) -> Iterator[_Written]:
+) -> Iterator[_WrittenFolder]:
     """Write weights, config, tokenizer and recipe to a folder, which gets the name `out` when the block ends."""
     sign = signer(options.sign) if options.sign is not None else None
     settings = ExportSettings.used(options, source.loaded, distilled.record if distilled else None)
     plan = plan_export(recipe, source, settings, distilled)
     shards = cut_shards(source.edited(plan, settings.cast), options.shard_size)
-    _require_room(out, sum(shard.nbytes for shard in shards))
-    run = [recipe.digest, source.name, source.stamp, options.shard_size, settings.model_dump(), versions()]
-    with new_folder(out, resume_key=sha256_json(run) if source.stamp else None) as folder:
+    _require_space(out, sum(shard.nbytes for shard in shards))
+    run_settings = [recipe.digest, source.name, source.stamp, options.shard_size, settings.model_dump(), versions()]
+    with new_folder(out, resume_key=sha256_json(run_settings) if source.stamp else None) as folder:
         digests = write_weights(shards, folder)
         source.write_companions(folder, settings.config(plan))
         (folder / RECIPE).mkdir(exist_ok=True)
@@ -223,13 +223,13 @@ def _written(
             distilled.save(folder / FACTORS)
         if options.undo:
             write_patch(folder, source, plan)
-        yield _Written(folder, recipe, plan, settings, digests)
+        yield _WrittenFolder(folder, recipe, plan, settings, digests)
         if sign:
             sign(folder)
 
 
 def _write_records(
-    written: _Written,
+    written: _WrittenFolder,
     base: ModelReference,
     path: str | None,
     certificate: Certificate | None = None,
@@ -262,16 +262,16 @@ def _open(source: str | Path | HookedModel, fold: FoldOptions, out: str | Path |
     return weights
 
 
-def _nearest_copies(source: WeightSource, written: _Written) -> dict[str, TensorPiece]:
+def _nearest_copies(source: WeightSource, written: _WrittenFolder) -> dict[str, TensorPiece]:
     """The source's tensors, those that were copied unchanged as they are in the new folder."""
     files = Checkpoint.open(written.folder).opened
     copies = {name: (file, entry) for file in files for name, entry in file.entries.items()}
-    kept = {p.name for file in source.edited(written.plan, written.settings.cast) for p in file if p.is_kept}
+    copied = {p.name for file in source.edited(written.plan, written.settings.cast) for p in file if p.is_kept}
     pieces = {piece.name: piece for file in source.files for piece in file}
-    return {n: replace(x, source=copies[n]) if n in kept else x for n, x in pieces.items()}
+    return {n: replace(x, source=copies[n]) if n in copied else x for n, x in pieces.items()}
 
 
-def _require_room(out: Path, needed: int) -> None:
+def _require_space(out: Path, needed: int) -> None:
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     unfinished = unfinished_path(out)  # is resumed, or removed
     files = unfinished.rglob("*") if unfinished.is_dir() else ()

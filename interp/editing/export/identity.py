@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.editing.export.sources import ModelSource, WeightSource
-from interp.editing.export.weight_writer import TensorPiece, compute_shard
+from interp.editing.export.weight_writer import TensorPiece, compute_shard, read_parts
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.remote_files import RemoteFile
@@ -144,8 +144,4 @@ def _values(piece: TensorPiece) -> Iterator[Shaped[Tensor, "..."]]:
         return
     file, entry = piece.source
     size = _FAR if isinstance(file.path, RemoteFile) else _CHUNK
-    buffer = torch.empty(min(size, entry.nbytes), dtype=torch.uint8)
-    for start in range(entry.start, entry.stop, size):
-        part = buffer[: min(size, entry.stop - start)]
-        file.read_into(part, start)
-        yield part.view(DTYPES[entry.dtype])
+    yield from (part.view(DTYPES[entry.dtype]) for part in read_parts(file, entry, size))

@@ -200,8 +200,8 @@ class CheckpointSource(WeightSource):
         """As stored, or of the dequantised checkpoint."""
         if not self.dequantise:
             return dict(self.checkpoint.config)
-        gone = ("quantization_config", "torch_dtype")
-        return {k: x for k, x in self.checkpoint.config.items() if k not in gone} | {"dtype": "bfloat16"}
+        dropped = ("quantization_config", "torch_dtype")
+        return {k: x for k, x in self.checkpoint.config.items() if k not in dropped} | {"dtype": "bfloat16"}
 
     @cached_property
     def files(self) -> list[list[TensorPiece]]:

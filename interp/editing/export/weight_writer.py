@@ -186,8 +186,8 @@ def _write_shard(shard: WeightShard, folder: Path, large: _Memory) -> str:
         put(header_bytes({piece.name: (piece.dtype, piece.shape) for piece in shard.pieces}, shard.metadata))
         for piece in shard.pieces:
             if piece.is_kept:
-                for chunk in _chunks(*piece.source):
-                    put(chunk)
+                for part in read_parts(*piece.source):
+                    put(as_bytes(part))
                 continue
             size = 0 if isinstance(piece.source, Tensor) else piece.source[1].nbytes
             with (large if max(size, piece.nbytes) >= _LARGE else small).of(size) as memory:
@@ -197,13 +197,15 @@ def _write_shard(shard: WeightShard, folder: Path, large: _Memory) -> str:
     return digest.hexdigest()
 
 
-def _chunks(file: TensorFile | QuantisedTensor, entry: Entry) -> Iterator[memoryview]:
-    """A tensor's bytes, part by part in one buffer."""
-    buffer = torch.empty(min(_CHUNK, entry.nbytes), dtype=torch.uint8)
-    for start in range(entry.start, entry.stop, _CHUNK):
-        part = buffer[: min(_CHUNK, entry.stop - start)]
+def read_parts(
+    file: TensorFile | QuantisedTensor, entry: Entry, size: int = _CHUNK
+) -> Iterator[Shaped[Tensor, "bytes"]]:
+    """A tensor's bytes in parts of at most `size`, all of which are in one buffer."""
+    buffer = torch.empty(min(size, entry.nbytes), dtype=torch.uint8)
+    for start in range(entry.start, entry.stop, size):
+        part = buffer[: min(size, entry.stop - start)]
         file.read_into(part, start)
-        yield as_bytes(part)
+        yield part
 
 
 def compute_shard(piece: TensorPiece, memory: Shaped[Tensor, "bytes"] | None = None) -> Shaped[Tensor, "..."]:

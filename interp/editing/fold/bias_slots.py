@@ -9,7 +9,7 @@
 Limitations: programs other than transformers may not read the flags.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -41,26 +41,21 @@ class BiasSlots:
         if not slots and name is not None:
             for slot in bias_slots(self.config):
                 if site.kind in slot.kinds and not getattr(self.config, slot.flag):
-                    return self._open(slot, site, name)
+                    return self._open([slot], site, name)
             if self.rehost and self.config.model_type in REHOSTED:
-                return self._rehost(site, name)
+                self.flags |= as_llama(self.config)
+                return self._open(bias_slots(SimpleNamespace(model_type="llama")), site, name)
         raise InterpError(self._why_not(site))
 
-    def _open(self, slot: BiasSlot, site: Site, name: str) -> None:
-        self.flags[slot.flag] = True
+    def _open(self, slots: Sequence[BiasSlot], site: Site, name: str) -> None:
+        """Set the slots' flags and create every bias that comes with them; one of them is the site's."""
+        self.flags |= {slot.flag: True for slot in slots}
         layers = architecture(self.config).layers
         for layer in range(self.config.num_hidden_layers):
-            for module in slot.modules:
+            for module in (module for slot in slots for module in slot.modules):
                 path = f"{layers}.{layer}.{module}"
                 if f"{path}.weight" in self.names and f"{path}.bias" not in self.names:
                     self.created[f"{path}.bias"] = f"{path}.weight"
-        self.written.append(writer_of(self.config, site, name))
-
-    def _rehost(self, site: Site, name: str) -> None:
-        self.flags |= as_llama(self.config)
-        for slot in bias_slots(SimpleNamespace(model_type="llama")):
-            self._open(slot, site, name)
-            self.written.pop()
         self.written.append(writer_of(self.config, site, name))
 
     def _why_not(self, site: Site) -> str:
