@@ -197,9 +197,7 @@ def _write_shard(shard: WeightShard, folder: Path, large: _Memory) -> str:
     return digest.hexdigest()
 
 
-def read_parts(
-    file: TensorFile | QuantisedTensor, entry: Entry, size: int = _CHUNK
-) -> Iterator[Shaped[Tensor, "bytes"]]:
+def read_parts(file: TensorFile | QuantisedTensor, entry: Entry, size: int = _CHUNK) -> Iterator[Tensor]:
     """A tensor's bytes in parts of at most `size`, all of which are in one buffer."""
     buffer = torch.empty(min(size, entry.nbytes), dtype=torch.uint8)
     for start in range(entry.start, entry.stop, size):
