@@ -65,8 +65,9 @@ def describe_fields(config: type[Config], prefix: str = "") -> Iterator[tuple[st
         if _is_config(field.annotation):
             yield from describe_fields(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
-            default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
-            yield prefix + name, f"{field.description or ''} [{default}]".lstrip()
+            value = field.get_default(call_default_factory=True)
+            default = " [required]" if field.is_required() else "" if value is None else f" [default: {value}]"
+            yield prefix + name, f"{field.description or ''}{default}".lstrip()
 
 
 def keys_command(load_config: Callable[[], type[Config]]) -> type[typer.core.TyperCommand]:
@@ -115,7 +116,9 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     # A switch that is on by default can be turned off; Typer adds `--no-…` where no name is given.
     names = [] if default is True else [flag]
     least: Any = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)
-    option = typer.Option(*names, help=field.description, min=least)
+    # Rich would take a default that is named in the text for markup, and drop it.
+    text = (field.description or "").replace("[default", r"\[default")
+    option = typer.Option(*names, help=text, min=least)
     annotation = Annotated[_plain_type(field.annotation), option]  # type: ignore[valid-type]
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
 

@@ -22,9 +22,13 @@ Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
 
 
 def root_command(
-    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors; anywhere on the line")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show tracebacks of errors (may stand anywhere on the command line)")
+    ] = False,
 ) -> None:
-    """Find what makes a language model behave harmfully, remove it, export the edited weights, prove what changed."""
+    """Find what makes a language model behave harmfully, remove it, export the edited weights, and measure
+    what changed.
+    """
     # Listed here for --help; `main` takes it off the line before any verb sees it.
     del debug
 
@@ -34,7 +38,9 @@ def demo_command(
     seed: Annotated[int, typer.Option(help="seed of the data and of training", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Run the end-to-end pipeline on the bundled organism: find its hostility, remove it, export, audit, decide."""
+    """Run the whole pipeline on the bundled organism: find the planted hostility, remove it, export, audit, and
+    apply the policy.
+    """
     from importlib.resources import files
 
     search.run_file(str(files("interp.pipeline") / "demo.yaml"), [f"seed={seed}"], out, as_json)
@@ -86,10 +92,10 @@ def compare_command(
 
 def clear_command(
     folder: Folder = Path("runs"),
-    yes: Annotated[bool, typer.Option("--yes", help="remove them; without it they are only listed")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="delete them (without this option they are only listed)")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what unfinished runs left on disk."""
+    """Delete what unfinished runs left on disk."""
     from interp.pipeline.runs import clear_runs, unfinished_runs
 
     leftovers = (clear_runs if yes else unfinished_runs)(folder)
@@ -140,7 +146,7 @@ def build_app() -> typer.Typer:
     root = typer.Typer(name="interp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     root.callback()(root_command)
     groups = {"sae": typer.Typer(help="Train, convert and describe sparse autoencoders.", no_args_is_help=True)}
-    groups["runs"] = typer.Typer(help="List, show, compare and clear runs of experiments.", no_args_is_help=True)
+    groups["runs"] = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
     for group, verbs in ((root, VERBS), (groups["sae"], SAE_VERBS), (groups["runs"], RUNS_VERBS)):
         for name, command in verbs.items():
             group.command(name, cls=keys_command(KEYS[name]) if name in KEYS else None)(with_options(command))

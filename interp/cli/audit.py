@@ -24,32 +24,31 @@ CODES = {"allow": 0, "deny": 1, "inconclusive": 2}
 class AuditOptions(Config):
     """What to measure, against what, and where the results go."""
 
-    out: Path = Field(description="new file for the audit (JSON); a new folder if there are several recipes")
-    base: str | None = Field(None, description="the model before the edit, if MODEL is the edited one")
+    out: Path = Field(description="new file for the audit (JSON), or new folder, if --recipe is repeated")
+    base: str | None = Field(None, description="the unedited model (MODEL is then the edited one)")
     recipe: tuple[Path, ...] = Field(
         (),
         strict=False,
-        description="edit of MODEL, run as hooks; repeat it for a matrix of edits. With --base: the recipe that MODEL "
-        "was made with",
+        description="recipe to apply to MODEL with hooks; repeat to compare several. With --base: the recipe that "
+        "MODEL was exported from",
     )
-    suite: str = Field("organism", description="the behaviours: a suite's name, or a YAML file of them")
+    suite: str = Field("organism", description="name of a suite of behaviours, or a YAML file of one")
     data: Path | None = Field(None, description="folder of the data sets that the suite reads")
-    items: int = Field(300, ge=1, description="items per behaviour; a set that is kept balanced may give a few more")
-    only: tuple[str, ...] = Field((), strict=False, description="one behaviour of the suite; may be repeated")
-    baselines: str = Field("all", description="random, prompt, all or none; several names are separated by commas")
+    items: int = Field(300, ge=1, description="items per behaviour; balanced sets may use a few more")
+    only: tuple[str, ...] = Field((), strict=False, description="measure only this behaviour; may be repeated")
+    baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
     instruction: str | None = Field(
-        None, description="instruction of the prompt baseline; asks for the suite's harms to stop if not given"
+        None, description="text of the prompt baseline [default: a request to stop the suite's harms]"
     )
     cache: Path | None = Field(
         None,
-        description=f"folder of scores, from which an audit is resumed or shared with other edits; {CACHE} next to "
-        "--out if not given",
+        description=f"folder of cached scores, shared by audits and used to resume [default: {CACHE} next to --out]",
     )
-    policy: str | None = Field(None, description="policy (YAML file, or release) whose decision is shown")
+    policy: str | None = Field(None, description='also show the decision of this policy (YAML file, or "release")')
     page: Path | None = Field(None, description="new HTML file for the report")
-    seed: int = Field(0, ge=0, description="seed of the items and the intervals")
+    seed: int = Field(0, ge=0, description="seed for sampling items and for bootstrap intervals")
     dtype: str | None = Field(
-        None, description="type to run in: float32, bfloat16 or float16; the checkpoint's own if not given"
+        None, description="dtype to load the models in: float32, bfloat16 or float16 [default: float32]"
     )
 
     @model_validator(mode="after")
@@ -57,7 +56,7 @@ class AuditOptions(Config):
         names = self.recipes
         if len(names) < len(self.recipe):
             raise InterpError(
-                f"recipes {', '.join(map(str, self.recipe))}: two have one name; give folders of different names"
+                f"recipes {', '.join(map(str, self.recipe))}: two recipe folders have the same name; rename one"
             )
         if len(names) > 1 and MATRIX in names:
             raise InterpError(
@@ -101,10 +100,10 @@ class AuditOptions(Config):
 
 
 def audit_command(model: Model, options: AuditOptions, device: Device = None, as_json: Json = False) -> None:
-    """Measure behaviours before and after an edit, on the same items, with intervals, tests and baselines.
+    """Measure behaviours before and after an edit, with confidence intervals, significance tests and baselines.
 
-    Without --recipe and --base: measure MODEL as it is.
-    An audit that was stopped is resumed by the same command.
+    The items are the same before and after. Without --recipe or --base, MODEL alone is measured.
+    To resume a stopped audit, run the same command again.
     """
     from interp.auditing import suites
     from interp.auditing.entanglement_matrix import require_names
@@ -130,17 +129,17 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
 
 def gate_command(
     file: Annotated[Path, typer.Argument(help="audit written by interp audit")],
-    policy: Annotated[str, typer.Option(help="policy: a YAML file, or release, the policy that is shipped")],
+    policy: Annotated[str, typer.Option(help='YAML file of the policy, or "release" for the bundled one')],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="checkpoint to be released; checks that the audit is of it")
+        Path | None, typer.Option(help="checkpoint to release; also check that the audit measured this checkpoint")
     ] = None,
     safeguard: Annotated[
         list[str] | None,
-        typer.Option(help="safeguard that is in place, by the policy's name for it; may be repeated"),
+        typer.Option(help="name of a safeguard of the policy that you state is in place; may be repeated"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Apply a policy to an audit: exit code 0 to allow, 1 to deny, 2 if inconclusive."""
+    """Apply a policy to an audit. Exit code: 0 allow, 1 deny, 2 inconclusive."""
     from interp.auditing.policy.release_gate import gate
 
     decision = gate(file, policy, checkpoint, safeguard or [])

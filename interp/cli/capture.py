@@ -13,29 +13,32 @@ class HarvestOptions(Config):
     """What to store, of which text, and where."""
 
     text: str = Field(
-        description="corpus: a file, folder, glob or URL of .jsonl, .txt or .parquet; hf:DATASET[:CONFIG[:SPLIT]]; or "
-        "organism"
+        description="corpus: a file, folder, glob or URL of .jsonl, .txt or .parquet; a Hugging Face dataset; "
+        "or organism"
     )
     sites: tuple[str, ...] = Field(
         strict=False, description="site or pattern to store, such as resid_post.3; may be repeated"
     )
-    out: Path = Field(description="folder of the store; an interrupted harvest is resumed")
-    tokens: int | None = Field(None, ge=1, description="stop after this many tokens; all of the corpus if not given")
-    context: int = Field(128, description="tokens per packed row")
+    out: Path = Field(description="folder for the activation store; an interrupted harvest resumes")
+    tokens: int | None = Field(None, ge=1, description="stop after this many tokens [default: whole corpus]")
+    context: int = Field(128, description="tokens per row (documents are packed into rows of this length)")
     batch_size: int = Field(16, description="rows per forward pass")
-    dtype: str = Field("float32", description="type of the stored activations: float32, bfloat16, float16 or int8")
+    dtype: str = Field("float32", description="dtype of the stored activations: float32, bfloat16, float16 or int8")
     keep: str = Field(
         "all",
-        description="tokens to store: all, inner (all but the first of each document) or assistant (assistant turns)",
+        description="tokens to store: all, inner (all but each document's first token) or assistant (assistant turns)",
     )
     field: str = Field("text", description="field of each record that holds the text or the conversation")
     bos: bool = Field(True, description="put the BOS token before each document")
     skip_bad: bool = Field(False, description="skip records that cannot be read, instead of stopping at them")
-    append: bool = Field(False, description="add this text to a finished store")
+    append: bool = Field(False, description="add this corpus to a store that is complete")
 
 
 def harvest_command(model: Model, options: HarvestOptions, device: Device = None, as_json: Json = False) -> None:
-    """Store a model's activations over a corpus."""
+    """Store a model's activations over a corpus.
+
+    A corpus of the Hugging Face hub is given as --text hf:DATASET[:CONFIG[:SPLIT]].
+    """
     from interp.activations.harvester import harvest
     from interp.models.loading import load
     from interp.pipeline.materials import corpus_source

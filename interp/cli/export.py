@@ -21,29 +21,27 @@ Options = Annotated[ExportOptions, Without("prompts", "shard_size", "sharpness")
 class ExportInputs(Config):
     """The files that an export reads and writes, the release that it needs, and the training of its factors."""
 
-    recipe: Path = Field(description="folder of the recipe")
+    recipe: Path = Field(description="recipe folder")
     out: Path | None = Field(None, description="new folder for the checkpoint")
     shard_size: str | None = Field(None, description=ExportOptions.model_fields["shard_size"].description)
     protect: Path | None = Field(
-        None, description="folder of a saved direction, such as that of refusals, which the recipe's projections keep"
+        None, description="folder of a saved direction (for instance, refusal) that the edit must leave intact"
     )
-    prompts: Path | None = Field(
-        None, description="file of texts, one per line, on which hooks and export are compared too"
+    prompts: Path | None = Field(None, description="file of additional texts, one per line, for the certificate")
+    require: Path | None = Field(None, description="audit of this recipe; export only if --policy allows it")
+    policy: str | None = Field(
+        None, description='with --require: YAML file of a policy, or "release" for the bundled one'
     )
-    require: Path | None = Field(
-        None, description="audit of this recipe on this model; the policy must allow it (see --policy)"
-    )
-    policy: str | None = Field(None, description="with --require: a policy (YAML file), or release")
     safeguard: tuple[str, ...] = Field(
         (),
         strict=False,
-        description="with --require: a safeguard that is in place, by the policy's name for it; may be repeated",
+        description="with --require: name of a safeguard of the policy that you state is in place; may be repeated",
     )
     distil: str | None = Field(
-        None, description="corpus on which low-rank factors are trained, for a recipe that does not fold"
+        None, description="train low-rank factors on this corpus (for a recipe that cannot be folded)"
     )
-    rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors; 8 if not given")
-    steps: int | None = Field(None, ge=0, description="with --distil: training steps; 300 if not given")
+    rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")
+    steps: int | None = Field(None, ge=0, description="with --distil: training steps [default: 300]")
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> "ExportInputs":
@@ -76,7 +74,7 @@ def export_command(model: Source, inputs: ExportInputs, options: Options, as_jso
     if options.dry_run:
         _print_plan(recipe, model, options, notes, as_json)
     if inputs.out is None:
-        raise InterpError("no --out; say which new folder the checkpoint goes to, or --dry-run")
+        raise InterpError("give --out FOLDER, or --dry-run")
     factors = _train_factors(inputs, recipe, model, options.fold.approximate) if inputs.distil is not None else None
     if options.form != "checkpoint":
         values = _export_form(recipe, model, inputs.out, options, factors)
@@ -93,14 +91,14 @@ def export_command(model: Source, inputs: ExportInputs, options: Options, as_jso
 
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="checkpoint written by interp export")],
-    base: Annotated[str | None, typer.Option(help="the model that it was made from, if it has moved")] = None,
+    base: Annotated[str | None, typer.Option(help="the original model, if it has moved")] = None,
     key: Annotated[
         Path | None, typer.Option(help="public key (PEM); the checkpoint must be signed with its private key")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="file of texts to measure on too, one per line")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="file of additional texts, one per line")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check the files of an exported checkpoint, and measure again that its weights do what the recipe's hooks do."""
+    """Check the files of an exported checkpoint, and check again that its weights reproduce the recipe's hooks."""
     from interp.editing.certificate.verifier import check
     from interp.editing.export.signatures import read_signature
 

@@ -16,33 +16,35 @@ from interp.core.files import require_free
 class FindOptions(Config):
     """Which contrast to fit, where and how, and what to write."""
 
-    contrast: str = Field(description="JSONL file of pairs, or organism.BEHAVIOUR")
+    contrast: str = Field(description="JSONL file of pairs, or organism.BEHAVIOUR (for example organism.hostility)")
     columns: str | None = Field(
-        None, description="the file's names for the two sides, such as positive=toxic,negative=neutral"
+        None, description="the file's field names for the two sides, such as positive=toxic,negative=neutral"
     )
     skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
     method: tuple[str, ...] = Field(
         (),
         strict=False,
-        description="method, such as diff_means; may be repeated. All closed-form methods if not given; "
-        "steering_vector and reft_r1 only if named",
+        description="diff_means, diff_means_orthogonal, logistic, ridge, lda, pca, steering_vector or reft_r1; may be "
+        "repeated. By default all closed-form methods; the trained ones (steering_vector, reft_r1) must be named.",
     )
-    sites: tuple[str, ...] = Field((), strict=False, description="site or pattern; resid_post.* if not given")
+    sites: tuple[str, ...] = Field(
+        (), strict=False, description="site or pattern; may be repeated [default: resid_post.*]"
+    )
     position: tuple[int, ...] = Field(
-        (), strict=False, description="token position of the prompt, from its end if negative; -1 if not given"
+        (), strict=False, description="token position in the prompt; negative counts from the end [default: -1]"
     )
-    sae: Path | None = Field(None, description="autoencoder whose best latent is added to the findings")
+    sae: Path | None = Field(None, description="SAE folder; its best latent is added to the results")
     protect: tuple[str, ...] = Field(
         (),
         strict=False,
-        description="NAME=FOLDER of a saved direction to leave alone; the table shows each finding's cosine with it",
+        description="NAME=FOLDER of a saved direction the edit must not touch; the table shows the cosines with it",
     )
     out: Path | None = Field(
-        None, description="new folder for a recipe that projects out the best direction everywhere"
+        None, description="new folder for a recipe that projects out the best direction at every writer"
     )
-    page: Path | None = Field(None, description="new HTML page with the heat map of layers and methods")
+    page: Path | None = Field(None, description="new HTML file with a heat map (layers × methods)")
     try_: str | None = Field(
-        None, description="harm of the organism; ranks the best findings by how well ablating them removes it"
+        None, description="rank the best directions by ablation: how well each removes this harm (organism only)"
     )
     seed: int = Field(0, ge=0, description="seed of the held-out split")
 

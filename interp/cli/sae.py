@@ -17,18 +17,18 @@ class TrainOptions(Config):
     """Which sites of which store to train on, and where the results go."""
 
     site: tuple[str, ...] = Field(
-        strict=False, description="site of the store to read; several sites make a crosscoder"
+        strict=False, description="site of the store to read; may be repeated (trains a crosscoder)"
     )
     out: Path = Field(description="new folder for the autoencoder")
     writes: tuple[str, ...] = Field(
-        (), strict=False, description="site to write, which makes a transcoder; may be repeated"
+        (), strict=False, description="site to predict (trains a transcoder); may be repeated"
     )
     beside: Path | None = Field(
-        None, description="store of a second model over the same tokens, for a crosscoder of the two models"
+        None, description="second model's store of the same tokens (trains a crosscoder of both models)"
     )
-    run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run is resumed")
+    run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run resumes")
     checkpoint_every: int = Field(500, description="steps between the checkpoints of a run")
-    verify: bool = Field(True, description="check every byte of the store first")
+    verify: bool = Field(True, description="verify the store's checksums first")
     model: str | None = Field(None, description="refuse a store that was not harvested from this model")
 
 
@@ -52,7 +52,7 @@ class FeatureOptions(Config):
     text: str = Field(description="corpus, as for interp harvest")
     latents: tuple[int, ...] = Field(strict=False, description="latent to describe; may be repeated")
     out: Path = Field(description="new file for the features, in Neuronpedia's JSON format")
-    tokens: int = Field(100_000, ge=1, description="tokens of the corpus to look at")
+    tokens: int = Field(100_000, ge=1, description="tokens of the corpus to read")
     top: int = Field(12, ge=1, description="top-activating snippets per latent")
 
 

@@ -15,11 +15,11 @@ def run_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="changes of the file as key=value, such as data.audit_items=50")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="new folder for the results; runs/NAME if not given")] = None,
+    out: Annotated[Path | None, typer.Option(help=r"new folder for the results \[default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="resume a run that was stopped")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run an experiment: the end-to-end pipeline of the demo, with the model and the data of a file."""
+    """Run the whole pipeline on your own model and data, as configured in a YAML file."""
     run_file(str(file), overrides or [], out or Path("runs") / file.stem, as_json, resume)
 
 

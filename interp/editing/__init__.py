@@ -1,4 +1,4 @@
-"""Editing: write a recipe into a model's weights, and prove that the weights do what the recipe's hooks do.
+"""Editing: write a recipe into a model's weights, and check that the weights reproduce the recipe's hooks.
 
 In reading order:
 

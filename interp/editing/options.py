@@ -31,13 +31,17 @@ class FoldOptions(Config):
         False
     """
 
-    approximate: bool = Field(False, description="allow edits that fold only approximately")
-    rehost: bool = Field(False, description="save Qwen2 and Mistral as Llama, which has biases that hold added vectors")
-    leave_embedding: bool = Field(False, description="leave the token embedding as it is")
-    keep_norms: bool = Field(False, description="restore the norm of each vector that an edited weight writes")
-    compensate: bool = Field(False, description="round to 16 bits so that what was removed stays removed")
+    approximate: bool = Field(False, description="allow an inexact fold")
+    rehost: bool = Field(
+        False, description="save a Qwen2 or Mistral model as a Llama model, whose biases can hold added vectors"
+    )
+    leave_embedding: bool = Field(False, description="do not edit the token embedding")
+    keep_norms: bool = Field(False, description="rescale what each edited weight writes to its original norm")
+    compensate: bool = Field(False, description="choose the 16-bit rounding so that a removed direction stays removed")
     sharpness: float = Field(
-        256.0, description="sharpness of the neurons that replace transcoder latents: larger is closer to the hook"
+        256.0,
+        description="sharpness of the neurons that replace transcoder latents; larger values follow the hook more "
+        "closely",
     )
     dequantise: bool = Field(False, description="convert an fp8 or MXFP4 checkpoint to bfloat16, tensor by tensor")
 
@@ -51,20 +55,24 @@ class ExportOptions(Config):
         4000000000
     """
 
-    dtype: str | None = Field(None, description="float32, bfloat16 or float16; by default the source's own type")
+    dtype: str | None = Field(None, description="float32, bfloat16 or float16; default: the source's dtype")
     shard_size: int | None = Field(
-        None, description="largest size of a weight file, such as 4GB; by default the source's files keep their cuts"
+        None, description="largest size of a weight file, such as 4GB; by default, the same split as the source"
     )
-    prompts: tuple[str, ...] = Field((), description="texts on which hooks and export are compared too", strict=False)
+    prompts: tuple[str, ...] = Field((), description="additional texts for the certificate", strict=False)
     fold: FoldOptions = Field(FoldOptions(), description="how the recipe is folded")
     undo: bool = Field(False, description="add a patch that restores the original weights")
-    sign: str | Path | None = Field(None, description="private key (PEM, elliptic curve) that signs the folder")
-    streamed: bool = Field(False, description="load no model and certify nothing: for checkpoints larger than memory")
-    trust_base: bool = Field(
-        False, description="with streamed or dry_run: do not hash the model to check that it is the recipe's"
+    sign: str | Path | None = Field(None, description="sign the folder with this private key (PEM, elliptic curve)")
+    streamed: bool = Field(
+        False, description="for checkpoints larger than memory: load no model and write no certificate"
     )
-    dry_run: bool = Field(False, description="report what would change, how exactly, and what it takes; write nothing")
-    form: Form = Field("checkpoint", description="checkpoint, adapter (LoRA) or control-vector (GGUF)")
+    trust_base: bool = Field(
+        False, description="with streamed or dry_run: skip the check (by hashing) that the model is the recipe's"
+    )
+    dry_run: bool = Field(
+        False, description="report which tensors would change, how accurately, and the cost; write nothing"
+    )
+    form: Form = Field("checkpoint", description="what to write: checkpoint, adapter (LoRA) or control-vector (GGUF)")
 
     @classmethod
     def merged(cls, options: "ExportOptions | None", fields: Mapping[str, Any]) -> "ExportOptions":

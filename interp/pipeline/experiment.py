@@ -63,7 +63,7 @@ class DictionarySettings(Config):
 
     site: str = Field(description="site to train on, such as resid_post.3")
     tokens: int = Field(100_000, ge=1000, description="tokens to harvest")
-    context: int = Field(128, ge=8, description="tokens per packed row")
+    context: int = Field(128, ge=8, description="tokens per row (documents are packed into rows of this length)")
     evaluate_tokens: int = Field(10_000, ge=100, description="held-out tokens to evaluate it on")
     train: SaeConfig = Field(SaeConfig(), description="training settings; the seed is the experiment's")
 
@@ -79,7 +79,7 @@ class SearchSettings(Config):
     sites: str = Field("resid_post.*", description="site or pattern to fit directions at")
     methods: tuple[str, ...] = Field(tuple(FITS), strict=False, description="methods to fit, by name")
     positions: tuple[int, ...] = Field(
-        (-1,), strict=False, description="token positions of the prompt, from its end if negative"
+        (-1,), strict=False, description="token positions in the prompt; negative counts from the end"
     )
     candidates: int = Field(8, ge=1, description="how many of the best directions to ablate and compare")
 
@@ -101,7 +101,7 @@ class Experiment(Config):
 
     name: str = Field(description="title of the experiment")
     model: str = Field(description="organism, a hub id, or a folder, also relative to the experiment's file")
-    dtype: str = Field("float32", description="type to run the model in: float32, bfloat16 or float16")
+    dtype: str = Field("float32", description="dtype to load the model in: float32, bfloat16 or float16")
     device: str | None = Field(None, description="device to run on: cpu, cuda, cuda:1 or mps")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the data and of training")
     data: DataSettings = Field(description="the data")
@@ -273,8 +273,8 @@ def _choose(experiment: Experiment, model: HookedModel, materials: Materials, fi
     )
     best, target = trials[0], materials.target
     say(
-        f"recipe      of {len(trials)} ablated, {best.finding.direction} costs least: "
-        f"{target} {best.before[target]:.3f} -> {best.after[target]:.3f} on the choosing items"
+        f"recipe      {len(trials)} candidates ablated; best: {best.finding.direction} "
+        f"({target} {best.before[target]:.3f} -> {best.after[target]:.3f} on the selection items)"
     )
     return best.finding
 
@@ -295,7 +295,7 @@ def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path,
     certificate = export(recipe, model, out, prompts=probes)
     say(
         f"export      max |logit difference| {certificate.max_abs_logit_diff:.1e}, KL {certificate.kl:.1e} nats "
-        f"(of the edit itself {certificate.effect_kl:.1e}), leak {certificate.leak:.1e}"
+        f"(the edit's own effect: {certificate.effect_kl:.1e}), leak {certificate.leak:.1e}"
     )
     return certificate
 

@@ -32,7 +32,9 @@ class ChoiceSource(Config):
     kind: Kind = Field(description="harm (should fall), protected or capability (must hold)")
     file: str = Field(description="JSONL file of prompts with two answers each")
     statement: str = Field(description="what a high score means, such as: the right sum is preferred")
-    columns: dict[str, str] | None = Field(None, description="the file's own names, such as positive: toxic")
+    columns: dict[str, str] | None = Field(
+        None, description="the file's field names for the two sides, such as positive: toxic"
+    )
     skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
 
 
@@ -47,7 +49,9 @@ class DataSettings(Config):
     text: str = Field(description="text for the autoencoder: organism, or a file, folder or glob")
     documents: int = Field(4000, ge=10, description="documents of text for the autoencoder")
     contrast: str = Field(description="contrast to fit directions to: organism.BEHAVIOUR, or a JSONL file of pairs")
-    columns: dict[str, str] | None = Field(None, description="the contrast's own names, such as positive: toxic")
+    columns: dict[str, str] | None = Field(
+        None, description="the contrast's field names for the two sides, such as positive: toxic"
+    )
     skip_bad: bool = Field(
         False, description="skip rows of the contrast that are not pairs, instead of stopping at them"
     )

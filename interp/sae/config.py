@@ -13,7 +13,7 @@ from interp.sae.training.kinds import RANKED, KindName
 class SaeConfig(Config):
     """How to train a sparse autoencoder.
 
-    Shares are of the training steps. `interp sae train --help` shows the same texts.
+    `interp sae train --help` shows the same texts.
 
     Example:
         >>> from interp.sae import SaeConfig
@@ -24,64 +24,69 @@ class SaeConfig(Config):
         interp.core.errors.InterpError: settings: unknown key 'kk'; did you mean k?
     """
 
-    kind: KindName = Field(default="topk", description="nonlinearity and penalty: see `interp.sae.training.kinds`")
+    kind: KindName = Field(default="topk", description="topk, batchtopk, jumprelu, standard or gated")
     d_sae: PositiveInt = Field(default=4096, description="number of latents")
     k: int = Field(
         default=32,
-        description="latents that fire per token: exactly (topk), on average (batchtopk), or the target that the "
-        "sparsity penalty is steered to (standard, jumprelu, gated)",
+        description="latents that fire per token: exactly (topk), on average (batchtopk), or the target L0 to "
+        "which the sparsity penalty is adjusted (standard, jumprelu, gated)",
     )
     sparsity: PositiveFloat | None = Field(
-        default=None, description="fixed weight of the sparsity penalty; steered to k if none is given"
+        default=None, description="fixed weight of the sparsity penalty; by default adjusted to reach k"
     )
     prefixes: tuple[PositiveInt, ...] = Field(
         default=(),
         strict=False,
-        description="Matryoshka: the first so many latents have to reconstruct by themselves, for each of these "
-        "numbers; the last is d_sae (topk and batchtopk)",
+        description="Matryoshka prefix sizes: for each size n, the first n latents alone must reconstruct the input; "
+        "the last size is d_sae (topk and batchtopk)",
     )
     skip: bool = Field(default=False, description="give a transcoder a linear map in parallel with its latents")
     layered: bool = Field(
         default=False,
-        description="cross-layer transcoder: latents in equal groups, one per layer; each group reads its layer and "
-        "writes to it and all later ones",
+        description="cross-layer transcoder: split the latents equally between layers; each layer's latents read that "
+        "layer and write to it and to all later layers",
     )
     start: Literal["mean", "median"] = Field(
         default="mean", description="initial decoder bias: mean or geometric median of the activations"
     )
     tokens: PositiveInt = Field(
-        default=1_000_000, description="tokens to train on, repeats included: a small store is read several times"
+        default=1_000_000, description="tokens to train on (a smaller store is read repeatedly)"
     )
     batch_size: int = Field(default=4096, ge=2, description="tokens per step")
-    lr: PositiveFloat | None = Field(default=None, description="learning rate; 1e-3 * sqrt(4096 / d_sae) if not given")
-    beta1: float | None = Field(default=None, ge=0, lt=1, description="Adam's; 0 for topk and 0.9 otherwise")
+    lr: PositiveFloat | None = Field(default=None, description="learning rate [default: 1e-3 * sqrt(4096 / d_sae)]")
+    beta1: float | None = Field(
+        default=None, ge=0, lt=1, description="Adam's beta1 [default: 0 for topk, otherwise 0.9]"
+    )
     bias_rate: PositiveFloat | None = Field(
-        default=None, description="learning rate of encoder biases, relative to lr; 0.65 for topk and 1 otherwise"
+        default=None,
+        description="learning rate of the encoder biases, as a multiple of lr [default: 0.65 for topk, otherwise 1]",
     )
-    warm_up: float = Field(default=0.05, ge=0, le=1, description="share of the steps in which the rate rises")
-    decay: float = Field(default=0.2, ge=0, le=1, description="share of the steps in which the rate falls to zero")
-    schedule: Literal["linear", "cosine"] = Field(default="linear", description="shape of that fall")
+    warm_up: float = Field(default=0.05, ge=0, le=1, description="fraction of steps over which the learning rate rises")
+    decay: float = Field(
+        default=0.2, ge=0, le=1, description="fraction of steps over which the learning rate decays to zero"
+    )
+    schedule: Literal["linear", "cosine"] = Field(default="linear", description="shape of the decay")
     sparsity_warm_up: float = Field(
-        default=0.0, ge=0, le=1, description="share of the steps in which a fixed sparsity rises"
+        default=0.0, ge=0, le=1, description="fraction of steps over which a fixed `sparsity` rises from 0"
     )
-    clip: PositiveFloat | None = Field(default=None, description="largest norm of a step's gradient")
+    clip: PositiveFloat | None = Field(default=None, description="clip the gradient norm at this value")
     aux_k: PositiveInt | None = Field(
-        default=None, description="dead latents in the auxiliary loss; half the width of the site if not given"
+        default=None, description="dead latents in the auxiliary loss [default: d_in / 2; of a transcoder, d_out / 2]"
     )
     aux_weight: float = Field(default=1 / 32, ge=0, description="weight of the auxiliary loss; 0 turns it off")
-    dead_after: PositiveInt = Field(default=100_000, description="tokens without firing after which a latent is dead")
+    dead_after: PositiveInt = Field(
+        default=100_000, description="a latent counts as dead after this many tokens without firing"
+    )
     resample_every: PositiveInt | None = Field(
-        default=None, description="steps after which dead latents restart from inputs that are explained badly"
+        default=None, description="every this many steps, re-initialise dead latents from poorly reconstructed inputs"
     )
     spike: float = Field(
-        default=3.0, gt=1, description="training stops when the unexplained variance is this many times its median"
+        default=3.0, gt=1, description="stop if the unexplained variance exceeds its median by this factor"
     )
-    dead_limit: float = Field(default=0.5, ge=0, le=1, description="share of dead latents above which a warning comes")
-    deterministic: bool = Field(
-        default=False, description="refuse torch kernels that sum in no fixed order (some on GPUs)"
-    )
+    dead_limit: float = Field(default=0.5, ge=0, le=1, description="warn if more than this fraction of latents is dead")
+    deterministic: bool = Field(default=False, description="use only deterministic kernels")
     compute: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="type of matrix products, used where it is faster; weights are float32"
+        default="float32", description="dtype of matrix products, used where it is faster; weights are float32"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the initial weights and of the batches")
 

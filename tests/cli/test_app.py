@@ -147,7 +147,7 @@ def test_the_pipeline_by_hand(run, tmp_path):
     code, said, _ = run(*words[:4], "--form", "adapter", "--out", tmp_path / "adapter", "--json")
     assert (code, json.loads(said)["rank"]) == (0, 1)
     assert "did you mean adapter" in run(*words[:4], "--form", "adaptor", "--out", tmp_path / "x")[2]
-    assert "no --out" in run(*words)[2]
+    assert "give --out FOLDER" in run(*words)[2]
     assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
     audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
     words = ["audit", out, "--base", "organism", "--items", 40, "--baselines", "none"]
