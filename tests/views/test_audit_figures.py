@@ -14,7 +14,7 @@ from interp.views.report_page import Report, render_report
 POLICY = Policy(target="hostility", capability_drop_at_most=0.05)
 
 
-def beside(name: str, each: int = 0) -> Baseline:
+def baseline(name: str, each: int = 0) -> Baseline:
     changes = {row.name: sample.audit()[row.name].difference for row in sample.audit().rows}
     scores = dict.fromkeys(changes, 0.25)
     return Baseline(name, scores, ({**scores},) * each, changes, dict.fromkeys(changes, 0.5))
@@ -22,7 +22,7 @@ def beside(name: str, each: int = 0) -> Baseline:
 
 def audit() -> Audit:
     plain = sample.audit()
-    return Audit(plain.rows, plain.before, plain.after, plain.examples, (beside("random", 5), beside("prompt")))
+    return Audit(plain.rows, plain.before, plain.after, plain.examples, (baseline("random", 5), baseline("prompt")))
 
 
 def test_a_forest_has_every_difference_with_its_interval() -> None:
@@ -57,12 +57,12 @@ def test_edits_whose_names_begin_alike_have_columns_of_their_own() -> None:
 
 
 def test_the_page_shows_baselines_and_matrix() -> None:
-    made, whole = audit(), Entanglement.of({"edit": audit()})
-    decision = decide(made, POLICY)
+    measured, whole = audit(), Entanglement.of({"edit": audit()})
+    decision = decide(measured, POLICY)
     page = parse(
         render_report(
-            Report("An audit", sample.MODEL, audit=made, baselines=made.baselines, entanglement=whole, policy=POLICY,
-                   decision=decision)
+            Report("An audit", sample.MODEL, audit=measured, baselines=measured.baselines, entanglement=whole,
+                   policy=POLICY, decision=decision)
         )
     )  # fmt: skip
     text = page.id("baselines").text
@@ -75,7 +75,7 @@ def test_the_page_shows_baselines_and_matrix() -> None:
 
 def test_several_edits_have_a_table_and_a_decision_each() -> None:
     audits = {"first": audit(), "second": sample.audit()}
-    decisions = {name: decide(one, POLICY) for name, one in audits.items()}
+    decisions = {name: decide(measured, POLICY) for name, measured in audits.items()}
     whole = Entanglement.of(audits)
     page = parse(render_report(Report("Edits", sample.MODEL, entanglement=whole, edits=audits, decisions=decisions)))
     assert [title.text for title in page.id("edits").all("h3")] == ["first", "second"]

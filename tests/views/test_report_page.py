@@ -51,9 +51,9 @@ def hostile_report() -> Report:
     behaviours = tuple(replace(row, name=f"{row.name} {HOSTILE}", statement=HOSTILE) for row in audit.rows)
     examples = (AuditExample(behaviours[0].name, HOSTILE, HOSTILE, HOSTILE),)
     changes = {row.name: row.difference for row in behaviours}
-    told = Baseline("prompt", dict.fromkeys(changes, 0.5), (), changes, dict.fromkeys(changes, 0.01))
+    instruction = Baseline("prompt", dict.fromkeys(changes, 0.5), (), changes, dict.fromkeys(changes, 0.01))
     before = audit.before.model_copy(update={"name": HOSTILE})
-    measured = Audit(behaviours, before, audit.after, examples, (told,), instruction=HOSTILE)
+    measured = Audit(behaviours, before, audit.after, examples, (instruction,), instruction=HOSTILE)
     policy = Policy(target=behaviours[0].name)
     words = ((HOSTILE, 0.5),)
     snippet = Snippet((HOSTILE, HOSTILE), (1.0, 0.0), 0, 0)
@@ -115,8 +115,8 @@ def test_the_page_shows_hostile_text_as_text(hostile: Element, page: Element) ->
     assert kinds.count("code") == 2, "plotly and the page's own"
     assert len(kinds) == len(page.all("script")) + 1, "the matrix, which the other page has not"
     (main,) = hostile.all("main")
-    for found in (main.all("h1"), main.all("p", class_="text"), main.all("mark", class_="token")):
-        assert any(HOSTILE in element.text for element in found)
+    for elements in (main.all("h1"), main.all("p", class_="text"), main.all("mark", class_="token")):
+        assert any(HOSTILE in element.text for element in elements)
     assert main.text.count(HOSTILE) > 30
     assert "49" not in main.all("h1")[0].text
 
@@ -138,8 +138,8 @@ def test_the_page_reaches_for_nothing(html: str, page: Element) -> None:
     addresses = [element.attributes[kind] for element in page for kind in kinds if kind in element.attributes]
     assert addresses, "the contents have links"
     assert all(address.startswith("#") for address in addresses)
-    own = html.replace(get_plotlyjs(), "")
-    assert not re.search(r"url\(|@import|https?:|//cdn|fetch\(|XMLHttpRequest", own)
+    page_text = html.replace(get_plotlyjs(), "")
+    assert not re.search(r"url\(|@import|https?:|//cdn|fetch\(|XMLHttpRequest", page_text)
     policy = next(m for m in page.all("meta") if "http-equiv" in m.attributes)
     assert policy.attributes["http-equiv"] == "Content-Security-Policy"
     directives = dict(part.split(maxsplit=1) for part in policy.attributes["content"].split("; "))
@@ -148,9 +148,9 @@ def test_the_page_reaches_for_nothing(html: str, page: Element) -> None:
 
 
 def test_the_audit_is_shown_number_by_number(page: Element) -> None:
-    header, *shown = rows(page.id("audit"))
+    header, *table = rows(page.id("audit"))
     assert header == ["behaviour", "before", "after", "difference", "p (Holm)", "effect", "items"]
-    for row, cells in zip(sample.audit().rows, shown, strict=True):
+    for row, cells in zip(sample.audit().rows, table, strict=True):
         assert cells[0] == f"{row.name} {row.kind} {row.statement}"
         assert cells[1:3] == [str(row.before), str(row.after)]
         d = row.difference
@@ -161,29 +161,29 @@ def test_the_audit_is_shown_number_by_number(page: Element) -> None:
 def test_key_figures_are_the_target_the_worst_changes_and_the_certificate(page: Element) -> None:
     audit, certificate = sample.audit(), sample.certificate()
     (keys,) = page.all("dl")
-    shown = {box.all("dt")[0].words: [d.words for d in box.all("dd")] for box in keys.all("div")}
+    values = {box.all("dt")[0].words: [d.words for d in box.all("dd")] for box in keys.all("div")}
     target, worst = audit["hostility"], audit["skills"].difference
-    assert shown["hostility, target"][0] == f"{target.before.estimate:.3f} → {target.after.estimate:.3f}"
-    assert f"→ [{target.after.low:.3f}, {target.after.high:.3f}]" in shown["hostility, target"][1]
+    assert values["hostility, target"][0] == f"{target.before.estimate:.3f} → {target.after.estimate:.3f}"
+    assert f"→ [{target.after.low:.3f}, {target.after.high:.3f}]" in values["hostility, target"][1]
     assert audit["facts"].difference.low > worst.low, "another capability changed less"
-    assert shown["worst change, capability"][0] == f"{worst.estimate:+.3f}"
-    assert f"[{worst.low:+.3f}, {worst.high:+.3f}]" in shown["worst change, capability"][1]
-    assert shown["max |logit difference|"][0] == f"{certificate.max_abs_logit_diff:.3g}"
+    assert values["worst change, capability"][0] == f"{worst.estimate:+.3f}"
+    assert f"[{worst.low:+.3f}, {worst.high:+.3f}]" in values["worst change, capability"][1]
+    assert values["max |logit difference|"][0] == f"{certificate.max_abs_logit_diff:.3g}"
 
 
 def test_findings_certificate_and_run_are_shown_as_recorded(page: Element) -> None:
     report = sample.report()
     best = sample.findings().best(10)
-    _, *shown = rows(page.id("findings"))
-    assert [cells[:2] for cells in shown] == [[f"{f.auroc:.3f}", f"{f.cohens_d:.2f}"] for f in best]
-    assert [cells[5].endswith("(chosen)") for cells in shown] == [False, True] + [False] * 8
-    _, *figures_shown = rows(page.id("certificate"))
+    _, *table = rows(page.id("findings"))
+    assert [cells[:2] for cells in table] == [[f"{f.auroc:.3f}", f"{f.cohens_d:.2f}"] for f in best]
+    assert [cells[5].endswith("(chosen)") for cells in table] == [False, True] + [False] * 8
+    _, *figure_rows = rows(page.id("certificate"))
     recorded = [[name, str(value)] for name, value in sample.certificate().rows()]
     assert [
         [name, value]
-        for (shown, value), (name, _) in zip(figures_shown, recorded, strict=True)
-        if shown.split(" ")[: len(name.split())] == name.split()
-    ] == recorded  # what a name means comes behind it
+        for (label, value), (name, _) in zip(figure_rows, recorded, strict=True)
+        if label.split(" ")[: len(name.split())] == name.split()
+    ] == recorded  # the meaning follows the name
     assert "✓ Faithful:" in page.id("certificate").words
     assert report.run
     assert report.run.command == page.id("run").all("pre")[0].text
@@ -200,8 +200,8 @@ def test_a_recipe_is_shown_with_its_sites_and_its_direction(page: Element) -> No
 
 def test_tokens_are_marked_by_their_activation(page: Element) -> None:
     feature = sample.feature()
-    shown = page.all("div", class_="tokens")
-    for line, snippet in zip(shown, feature.snippets, strict=True):
+    lines = page.all("div", class_="tokens")
+    for line, snippet in zip(lines, feature.snippets, strict=True):
         assert line.text == "".join(snippet.tokens).replace("\n", "⏎")
         marks = line.all("mark")
         firing = [a for a in snippet.activations if a > 0]
@@ -242,11 +242,11 @@ def test_a_denial_names_what_is_not_met(page: Element) -> None:
 
 
 def test_a_certificate_that_is_not_met_says_why() -> None:
-    held = sample.certificate()
-    assert held.fold
-    leaking = replace(held, fold=replace(held.fold, leak=0.05))
-    said = parse(render_report(replace(sample.report(), certificate=leaking))).id("certificate").words
-    assert "✗ Not faithful: 5.0e-02 of what is written is left along what was removed, limit 1e-06." in said
+    faithful = sample.certificate()
+    assert faithful.fold
+    leaking = replace(faithful, fold=replace(faithful.fold, leak=0.05))
+    text = parse(render_report(replace(sample.report(), certificate=leaking))).id("certificate").words
+    assert "✗ Not faithful: 5.0e-02 of what is written is left along what was removed, limit 1e-06." in text
 
 
 def test_the_same_records_give_the_same_page_of_a_fair_size(html: str) -> None:
@@ -286,10 +286,10 @@ def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path) -> Non
     file = tmp_path / "report.html"
     write_report(hostile_report(), file)
     quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run")
-    asked = ("--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom")
-    command = ["chromium", *quiet, *asked, f"--user-data-dir={tmp_path / 'user'}", file.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in shown.stderr
-    drawn = shown.stdout.replace(get_plotlyjs(), "")
+    options = ("--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom")
+    command = ["chromium", *quiet, *options, f"--user-data-dir={tmp_path / 'user'}", file.as_uri()]
+    browser = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in browser.stderr
+    drawn = browser.stdout.replace(get_plotlyjs(), "")
     assert drawn.count('class="infolayer"') == 6
     assert "<img" not in drawn

@@ -22,17 +22,17 @@ def test_each_measure_has_a_panel_and_each_history_a_line():
 
 def test_live_curves_grow(monkeypatch):
     display = pytest.importorskip("IPython.display", reason="IPython comes with the notebook extra")
-    shown = []
+    drawn = []
 
     class Handle:
         def update(self, figure):
-            shown.append(figure)
+            drawn.append(figure)
 
     monkeypatch.setattr(display, "display", lambda figure, display_id: Handle())
     live = LiveCurves(["TopK"])
     for number, point in enumerate(_history(3)):
         live(TrainingReport(0, point, number + 1, 3, 100.0, number == 2))
         live(TrainingReport(1, point, number + 1, 3, 100.0, number == 2))
-    assert [len(figure.data) for figure in shown] == [3, 6, 6, 6, 6, 6]
-    assert [line.name for line in shown[-1].data[::3]] == ["TopK", "sae 1"]
-    assert len(shown[-1].data[0].x) == 3
+    assert [len(figure.data) for figure in drawn] == [3, 6, 6, 6, 6, 6]
+    assert [line.name for line in drawn[-1].data[::3]] == ["TopK", "sae 1"]
+    assert len(drawn[-1].data[0].x) == 3
