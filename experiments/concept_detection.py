@@ -11,7 +11,7 @@ from torch import Tensor
 from interp import Contrast, HookedModel, InterpError, SparseAutoencoder
 from interp.directions.contrast_activations import Sides
 from interp.directions.methods.closed_form import FITS, diff_means
-from interp.directions.methods.latents import separating
+from interp.directions.methods.latents import separating_latent
 from interp.directions.methods.reft import ReftR1, reft_r1
 from interp.directions.scores import auroc, cohens_d
 
@@ -140,7 +140,7 @@ def concept(
     found.append(Detected("reft_r1", place, [Sides(*(trained.detect(model, list(side)) for side in texts))]))
     latent = None
     if sae is not None:
-        latent = separating(largest_codes(model, sae, parts.train))
+        latent = separating_latent(largest_codes(model, sae, parts.train))
         codes = largest_codes(model, sae, parts.test)
         found.append(Detected("sae_latent", place, [codes.read(lambda x: x[:, latent])]))
     found += [baseline(baseline_name, read_parts) for baseline_name in ("random", "shuffled")]

@@ -1,4 +1,7 @@
-"""Attribution: which parts of the network a prediction comes from."""
+"""Attribution: which parts of the network a prediction comes from.
+
+- `direct`: direct logit attribution, the part of a logit difference that each writer adds.
+"""
 
 from interp.core.lazy import lazy_exports
 

@@ -1,10 +1,10 @@
-"""Direct logit attribution: what each writer of the residual stream adds to a logit, other paths left out.
+"""Direct logit attribution: what each writer of the residual stream adds to a logit on the direct path.
 
-With the final norm's scale held at the value it had, logits are linear in the residual stream, so the difference of
-two tokens' logits is a sum of terms, one for each writer (embeddings, attention and MLP of each layer) and one
-constant. Elhage et al. 2021, "A mathematical framework for transformer circuits".
+With the scale of the final norm held fixed, logits are linear in the residual stream. The difference of two tokens'
+logits is therefore a sum of terms, one per writer (embeddings, attention and MLP of each layer), and a constant. Elhage
+et al. 2021, "A mathematical framework for transformer circuits".
 
-What it does not know: a writer's effect through later layers. Ablate it to find out.
+Limitations: a writer's effect through later layers is not included. Ablate it to measure that.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,25 @@ from interp.models.tokens import Prompts
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """Terms of logit(token) - logit(other) at each prompt's last token; with `constant`, they sum to `difference`."""
+    """The terms of logit(token) - logit(other) at the last token of each prompt, in nats.
+
+    Args:
+        terms: Per writer its term for each prompt, (batch,).
+        constant: The part of the biases of the norm and of the unembedding, (batch,).
+        difference: The difference of the two logits, (batch,): the sum of all terms and the constant.
+
+    Example:
+        >>> site, one = interp.models.Site("mlp_out", 0), torch.ones(2)
+        >>> interp.attribution.Attribution({site: 2 * one}, constant=one, difference=3 * one).top()
+        [(Site(kind='mlp_out', layer=0), 2.0)]
+    """
 
     terms: dict[Site, Float[Tensor, "batch"]]
     constant: Float[Tensor, "batch"]
     difference: Float[Tensor, "batch"]
 
     def top(self, count: int = 10) -> list[tuple[Site, float]]:
-        """The writers whose mean term is largest in size."""
+        """The `count` writers with the largest mean term in absolute value, and that mean."""
         means = [(site, float(term.mean())) for site, term in self.terms.items()]
         return sorted(means, key=lambda item: -abs(item[1]))[:count]
 
@@ -42,10 +53,25 @@ class Attribution:
 
 @torch.no_grad()
 def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: int) -> Attribution:
-    """Split logit(token) - logit(other) at the last position of each prompt into the writers' direct terms.
+    """Split logit(token) - logit(other) at the last token of each prompt into one direct term per writer.
 
-    Raises where what the writers write does not sum to the residual stream (scaled residuals, say) or logits are
-    capped.
+    Args:
+        model: The model.
+        prompts: Texts or tokens.
+        token: Id of the token whose logit counts positively.
+        other: Id of the token whose logit is subtracted.
+
+    Returns:
+        The terms, the constant and the difference.
+
+    Raises:
+        InterpError: The writes do not sum to the residual stream (scaled residuals, for example), or the logits are
+            capped or scaled.
+
+    Example:
+        >>> result = interp.attribution.direct_attribution(model, ["Who bakes?"], token=5, other=6)
+        >>> bool(torch.allclose(sum(result.terms.values()) + result.constant, result.difference, atol=1e-3))
+        True
     """
     norm, unembed = final_norm(model), model.hf.get_output_embeddings()
     last = f"resid_post.{model.n_layers - 1}"
@@ -71,7 +97,7 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
 def _constant(
     norm: nn.Module, unembed: Any, stream: Float[Tensor, "batch d_model"], token: int, other: int
 ) -> Float[Tensor, "batch"]:
-    """What the biases of the norm and of the unembedding add, the same for every prompt."""
+    """The contribution of the biases of the norm and of the unembedding, the same for every prompt."""
     by_norm = norm(torch.zeros_like(stream)) @ (unembed.weight[token] - unembed.weight[other])
     return by_norm if unembed.bias is None else by_norm + unembed.bias[token] - unembed.bias[other]
 
@@ -81,6 +107,6 @@ def _centred(norm: nn.Module, x: Float[Tensor, "batch d_model"]) -> Float[Tensor
 
 
 def _scale(norm: nn.Module, model: HookedModel, stream: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch"]:
-    """What the norm divides the stream by."""
-    undivided = _centred(norm, stream) * norm_gain(norm, model)
-    return undivided.norm(dim=1) / (norm(stream) - norm(torch.zeros_like(stream))).norm(dim=1)
+    """The divisor of the norm, per prompt."""
+    unscaled = _centred(norm, stream) * norm_gain(norm, model)
+    return unscaled.norm(dim=1) / (norm(stream) - norm(torch.zeros_like(stream))).norm(dim=1)

@@ -58,12 +58,12 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
             require_free(path)
     hooked, findings = _fit(options, lambda: load(model, device=device))
     ranked = findings.best(len(findings))
-    rows = [finding.row | findings.beside(finding) for finding in ranked]
+    rows = [finding.row | findings.baselines_at(finding) for finding in ranked]
     if options.try_:
         trials = _trials(hooked, findings.shortlist(8), options.try_)
         ranked = [trial.finding for trial in trials]
         effects = [{"cost": trial.cost, options.try_: trial.after[options.try_]} for trial in trials]
-        rows = [f.row | findings.beside(f) | effect for f, effect in zip(ranked, effects, strict=True)]
+        rows = [f.row | findings.baselines_at(f) | effect for f, effect in zip(ranked, effects, strict=True)]
     if options.out:
         _write_recipe(options.out, ranked[0].direction, options.try_)
     if options.page:

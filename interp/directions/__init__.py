@@ -1,4 +1,16 @@
-"""Directions that carry a behaviour: found on one part of a contrast, scored on the other."""
+"""Directions that carry a behaviour: fitted on one part of a contrast, scored on the other.
+
+In reading order:
+
+- `direction`: `Direction`, unit rows at a site with their provenance.
+- `contrast_activations`: what a model computes on the two sides of a contrast.
+- `methods`: the ways to fit a direction or an eraser.
+- `scores`: how well a number separates two sets: AUROC, Cohen's d, the best threshold.
+- `controls`: the scores of random directions and of shuffled sides.
+- `stability`: whether a fit on resampled pairs gives the same direction.
+- `findings`: `Findings`, what a search returns.
+- `finder`: `find`, the search.
+"""
 
 from interp.core.lazy import lazy_exports
 

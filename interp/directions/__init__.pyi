@@ -13,7 +13,7 @@ from .methods.erasure import Eraser as Eraser
 from .methods.erasure import ErasureFitter as ErasureFitter
 from .methods.latents import by_attribution as by_attribution
 from .methods.latents import by_label as by_label
-from .methods.latents import separating as separating
+from .methods.latents import separating_latent as separating_latent
 from .methods.nullspace_projection import inlp as inlp
 from .methods.reft import ReftR1 as ReftR1
 from .methods.reft import reft_r1 as reft_r1

@@ -1,4 +1,4 @@
-"""Cells: what a model computes on the two sides of a contrast, at one site and position, to fit on and held out."""
+"""Activations of a contrast's two sides at one site and position: one part to fit on, one held out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,33 @@ from interp.models.sites import Site
 
 
 class Sides(NamedTuple):
-    """Activations of a contrast's two sides, one row a pair; or what a direction or latent reads of them."""
+    """Activations of a contrast's two sides, one row per pair, or numbers computed from them.
+
+    Args:
+        positive: Of the side that shows the behaviour, (pairs, d_model) or (pairs,).
+        negative: Of the other side, of the same shape.
+
+    Example:
+        >>> sides = interp.directions.Sides(torch.ones(4, 3), torch.zeros(4, 3))
+        >>> sides.read(lambda x: x.sum(1)).positive
+        tensor([3., 3., 3., 3.])
+    """
 
     positive: Float[Tensor, "pairs *d_model"]
     negative: Float[Tensor, "pairs *d_model"]
 
-    def read(self, by: Callable[[Tensor], Tensor]) -> "Sides":
-        """What a function of the activations reads of both."""
-        return Sides(by(self.positive), by(self.negative))
+    def read(self, function: Callable[[Tensor], Tensor]) -> "Sides":
+        """A function of the activations, applied to both sides."""
+        return Sides(function(self.positive), function(self.negative))
 
     def pick(self, pairs: Int[Tensor, "n"]) -> "Sides":
-        """The pairs of these numbers, which may repeat."""
+        """The pairs with these indices, which may repeat."""
         return Sides(self.positive[pairs], self.negative[pairs])
 
 
 @dataclass(frozen=True)
 class ContrastActivations:
-    """The sides at one site and position: of the part to fit on, and of that held out."""
+    """Both sides at one site and position: the part to fit on and the held-out part."""
 
     site: Site
     position: int
@@ -43,9 +53,21 @@ class ContrastActivations:
 def capture_contrast(
     model: HookedModel, train: Contrast, test: Contrast, sites: Sequence[Site], positions: Sequence[int]
 ) -> list[ContrastActivations]:
-    """Every cell at which the two sides differ; at tokens before the first difference there is nothing to find.
+    """Capture both parts of a contrast at each site and position where its two sides differ.
 
-    Raises where there is none, and for activations that are not finite.
+    Args:
+        model: The model.
+        train: The pairs to fit on.
+        test: The held-out pairs.
+        sites: Where to read.
+        positions: Tokens to read, counted from a prompt's end if negative.
+
+    Returns:
+        One record per site and position. Those at which both sides have the same activations, such as tokens before
+        the first difference, are left out.
+
+    Raises:
+        InterpError: The two sides differ nowhere, or an activation is not finite.
     """
     parts = [part.texts(model.render, model.chat) for part in (train, test)]
     captured = [[model.capture(side, sites, positions) for side in part] for part in parts]
@@ -54,7 +76,7 @@ def capture_contrast(
         for column, position in enumerate(positions):
             fit, held_out = (Sides(*(acts[site][:, column].cpu().float() for acts in part)) for part in captured)
             for sides in (fit, held_out):
-                _require(sides, f"{site}, position {position}")
+                _require_finite(sides, f"{site}, position {position}")
             if not torch.equal(*fit):
                 cells.append(ContrastActivations(site, position, fit, held_out))
     if not cells:
@@ -65,7 +87,7 @@ def capture_contrast(
     return cells
 
 
-def _require(sides: Sides, where: str) -> None:
+def _require_finite(sides: Sides, where: str) -> None:
     try:
         require_sides(*sides)
     except InterpError as problem:

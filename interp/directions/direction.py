@@ -1,4 +1,4 @@
-"""Direction: unit rows at a site, with how they were fitted, on what, and how well they do on held-out data."""
+"""Direction: unit rows at a site, with the method and data they were fitted with and their held-out scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,11 +19,29 @@ from interp.models.sites import Site
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """One direction, or with several rows a subspace, in the coordinates of the residual stream.
+    """A direction, or with several rows a subspace, in the coordinates of the residual stream.
 
-    `rows` are made orthonormal; `method` says how they were fitted, at `site` and `position` (from the end of the
-    prompt if negative) of `model`, on data with digest `data`. `scores` were measured on held-out pairs;
-    `means` are those of the positive and the negative side that it was fitted on, where known.
+    Args:
+        rows: The vectors, (k, d_model). They are made orthonormal.
+        site: Where it was fitted.
+        position: At which token, counted from a prompt's end if negative.
+        method: How it was fitted.
+        model: The model it belongs to.
+        data: Digest of the data it was fitted on.
+        scores: Measurements on held-out pairs, by name.
+        means: Means of the positive and the negative side that it was fitted on, (2, d_model), where known.
+
+    Raises:
+        InterpError: The rows do not have the width of the model's residual stream.
+
+    Example:
+        >>> site = interp.models.Site("resid_post", 3)
+        >>> direction = interp.Direction(torch.ones(1, 192), site, -1, "hand-made", model.reference, data="")
+        >>> direction.read(torch.ones(2, 192)).shape
+        torch.Size([2, 1])
+        >>> direction.save(tmp / "direction")
+        >>> print(interp.Direction.load(tmp / "direction"))
+        hand-made at resid_post.3, position -1
     """
 
     rows: Float[Tensor, "k d_model"]
@@ -48,7 +66,7 @@ class Direction:
         return x @ self.rows.to(x).T
 
     def save(self, folder: str | Path) -> None:
-        """Write a new folder: rows as safetensors, the rest as JSON."""
+        """Write a new folder: the tensors as safetensors, the rest as JSON."""
         with new_folder(folder) as staging:
             tensors = {"rows": self.rows} | ({} if self.means is None else {"means": self.means})
             save_file(tensors, staging / "direction.safetensors")
@@ -56,32 +74,31 @@ class Direction:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Direction":
-        """The inverse of `save`."""
+        """Load what `save` wrote."""
         values = read_json(Path(folder) / "direction.json")
         tensors = load_file(Path(folder) / "direction.safetensors")
         return replace(cls.from_json(values, tensors["rows"]), means=tensors.get("means"))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the tensors, as plain values."""
+        """Everything except the tensors, as plain values."""
         plain = {"site": str(self.site), "position": self.position, "method": self.method, "data": self.data}
         return plain | {"model": self.model.model_dump(), "scores": dict(self.scores)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], rows: Float[Tensor, "k d_model"]) -> "Direction":
-        """The inverse of `to_json`, given the rows."""
-        known = dict(values)
-        site, model = Site.parse(known.pop("site")), ModelReference.parse(known.pop("model"), "direction.json")
-        return cls(rows=rows, site=site, model=model, **known)
+        """The inverse of `to_json`; the rows are passed in."""
+        site, model = Site.parse(values["site"]), ModelReference.parse(values["model"], "direction.json")
+        return cls(**values | {"rows": rows, "site": site, "model": model})
 
     def __str__(self) -> str:
         return f"{self.method} at {self.site}, position {self.position}"
 
     def _repr_html_(self) -> str:
         scores = [(name, f"{value:.3f}") for name, value in self.scores.items()]
-        fitted: list[tuple[str, object]] = [
+        details: list[tuple[str, object]] = [
             ("rows", len(self.rows)),
             ("site", self.site),
             ("position", self.position),
             ("model", self.model.name),
         ]
-        return html_card(f"Direction: {self.method}", [*fitted, *scores])
+        return html_card(f"Direction: {self.method}", [*details, *scores])

@@ -1,4 +1,4 @@
-"""Findings: the directions that a search fitted, how well each does on held-out pairs, and what stands beside them."""
+"""Findings: the directions that a search fitted, with their held-out scores, and the baselines at the same sites."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +15,23 @@ from interp.models.sites import Site
 
 @dataclass(frozen=True)
 class Finding:
-    """A fitted direction and its held-out scores; `latent` is set where it is an autoencoder's decoder row.
+    """A fitted direction and its held-out scores.
 
-    `stability` (see there) is None where it was not measured. `alignment` gives, for each protected direction, the
-    cosine of the angle between the two, without sign; with a subspace, the largest that any vector in it has.
+    Args:
+        direction: The direction.
+        auroc: Probability that a held-out positive reads above a negative, from 0 to 1.
+        cohens_d: Difference of the held-out means, in pooled standard deviations.
+        latent: Index of the latent, where the direction is an autoencoder's decoder row.
+        stability: Mean |cosine| with refits on resampled pairs (`bootstrap_stability`); None where not measured.
+        alignment: Per protected direction, the absolute cosine of the angle between the two; for a subspace, the
+            largest over its vectors.
+
+    Example:
+        >>> few = interp.Contrast(contrast.pairs[:8])
+        >>> findings = interp.find(model, few, "resid_post.3", "diff_means", bootstrap=0)
+        >>> finding = findings.best()[0]
+        >>> print(finding.direction, finding.auroc)
+        diff_means at resid_post.3, position -1 1.0
     """
 
     direction: Direction
@@ -30,15 +43,15 @@ class Finding:
 
     @property
     def row(self) -> dict[str, object]:
-        """One row of the table, plain values."""
+        """One row of a table, as plain values."""
         d = self.direction
-        place = {"method": d.method, "site": str(d.site), "position": d.position}
+        origin = {"method": d.method, "site": str(d.site), "position": d.position}
         scores = {"auroc": self.auroc, "cohens_d": self.cohens_d, "latent": self.latent}
-        return place | scores | {"stability": self.stability, "alignment": dict(self.alignment)}
+        return origin | scores | {"stability": self.stability, "alignment": dict(self.alignment)}
 
 
 class Failure(NamedTuple):
-    """Why a method found nothing at a site and position."""
+    """Why a method has no direction at a site and position."""
 
     method: str
     site: Site
@@ -48,10 +61,22 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Findings:
-    """All findings on one contrast, of which `held_out` pairs were kept for the scores.
+    """All findings on one contrast.
 
-    `baselines` hold two at each site and position; they are no findings, and neither `best` nor `shortlist` has them.
-    `failures` name what could not be fitted.
+    Args:
+        rows: The findings, in the order of the search.
+        contrast: The pairs they were fitted and scored on.
+        held_out: Number of pairs kept for the scores.
+        baselines: Two scores per site and position. `best` and `shortlist` leave them out.
+        failures: What could not be fitted, and why.
+
+    Example:
+        >>> few = interp.Contrast(contrast.pairs[:8])
+        >>> findings = interp.find(model, few, "resid_post.3", ["diff_means", "lda"], bootstrap=0)
+        >>> [finding.direction.method for finding in findings.shortlist(2)]
+        ['diff_means', 'lda']
+        >>> sorted(findings.baselines_at(findings.best()[0]))
+        ['random', 'shuffled']
     """
 
     rows: tuple[Finding, ...]
@@ -68,29 +93,29 @@ class Findings:
 
     @property
     def methods(self) -> list[str]:
-        """The methods that found something."""
+        """The methods that have a finding, sorted."""
         return sorted({row.direction.method for row in self.rows})
 
     def best(self, count: int = 1, method: str | None = None) -> list[Finding]:
-        """The findings that separate held-out pairs best: by AUROC, then by Cohen's d. Raises where there is none."""
+        """The `count` findings with the highest held-out AUROC, then Cohen's d. Raises where a method has none."""
         chosen = [row for row in self.rows if method in (None, row.direction.method)]
         if not chosen:
             raise InterpError(f"no finding by {method!r}; {nearest(str(method), self.methods)}")
         return sorted(chosen, key=lambda row: (-row.auroc, -row.cohens_d))[:count]
 
     def shortlist(self, count: int) -> list[Finding]:
-        """The best of each method in turn, so that a method whose scores are alike crowds out no other."""
+        """The best of each method in turn, so that a method with many similar scores leaves room for others."""
         by_method = [self.best(len(self), method) for method in self.methods]
         turns = zip_longest(*by_method)
         return [finding for turn in turns for finding in turn if finding is not None][:count]
 
-    def beside(self, finding: Finding) -> dict[str, float]:
-        """The baselines at a finding's site and position, by name."""
+    def baselines_at(self, finding: Finding) -> dict[str, float]:
+        """The baselines' AUROC at a finding's site and position, by name."""
         d = finding.direction
         return {b.name: b.auroc for b in self.baselines if (b.site, b.position) == (d.site, d.position)}
 
     def grid(self) -> list[dict[str, object]]:
-        """Held-out AUROC: a row for each site and position, a column for each method and baseline; None where none."""
+        """Held-out AUROC: one row per site and position, one column per method and baseline; None where not fitted."""
         scored = [(f.direction.method, f.direction.site, f.direction.position, f.auroc) for f in self.rows]
         scored += [(b.name, b.site, b.position, b.auroc) for b in self.baselines]
         names, places = (dict.fromkeys(part) for part in zip(*((s[0], s[1:3]) for s in scored), strict=True))
@@ -106,12 +131,12 @@ class Findings:
     def _repr_html_(self) -> str:
         header = ["method", "site", "position", "held-out AUROC", "Cohen's d", "stability"]
         best = self.best(12)
-        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", f"{f.cohens_d:.2f}", _shown(f.stability)] for f in best]
-        place = list(best[0].row.values())[1:3]
-        cells += [[f"{name} (baseline)", *place, f"{area:.3f}", "", ""] for name, area in self.beside(best[0]).items()]
+        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", f"{f.cohens_d:.2f}", _text(f.stability)] for f in best]
+        place, baselines = list(best[0].row.values())[1:3], self.baselines_at(best[0])
+        cells += [[f"{name} (baseline)", *place, f"{area:.3f}", "", ""] for name, area in baselines.items()]
         cells += [[f.method, f.site, f.position, f"not fitted: {f.reason}", "", ""] for f in self.failures[:3]]
         return html_table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
 
 
-def _shown(score: float | None) -> str:
+def _text(score: float | None) -> str:
     return "–" if score is None else f"{score:.3f}"

@@ -1,4 +1,4 @@
-"""How well a scalar separates two sets."""
+"""How well a number separates two sets."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,21 @@ from torch import Tensor
 
 
 def auroc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
-    """Chance that a positive value exceeds a negative one, ties counted half (Mann and Whitney 1947)."""
+    """Area under the ROC curve: the probability that a positive value exceeds a negative one.
+
+    Mann and Whitney 1947, "On a test of whether one of two random variables is stochastically larger than the other".
+
+    Args:
+        positive: Values of the positive set, (n,).
+        negative: Values of the negative set, (m,).
+
+    Returns:
+        From 0 to 1. Ties count half.
+
+    Example:
+        >>> interp.directions.auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+        0.875
+    """
     values = torch.cat([positive, negative]).double()
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     last_rank = counts.cumsum(0).double()
@@ -16,9 +30,21 @@ def auroc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
 
 
 def best_threshold(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> tuple[float, float]:
-    """Where values above are best called positive, and the share called rightly, each side counted half (Youden 1950).
+    """The threshold above which values are best called positive, by balanced accuracy.
 
-    Midway between two values, or half a unit below the lowest or above the highest; of several, the lowest.
+    Youden 1950, "Index for rating diagnostic tests".
+
+    Args:
+        positive: Values of the positive set, (n,).
+        negative: Values of the negative set, (m,).
+
+    Returns:
+        The threshold, and its balanced accuracy from 0.5 to 1. The threshold lies midway between two values, or half
+        a unit below the lowest or above the highest; of several that are equally good it is the lowest.
+
+    Example:
+        >>> interp.directions.best_threshold(torch.tensor([2.0, 4.0]), torch.tensor([0.0, 1.0]))
+        (1.5, 1.0)
     """
     values = torch.cat([positive, negative]).double().unique()
     cuts = torch.cat([values[:1] - 0.5, (values[1:] + values[:-1]) / 2, values[-1:] + 0.5])
@@ -28,7 +54,19 @@ def best_threshold(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -
 
 
 def cohens_d(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
-    """Difference of means in pooled standard deviations; 0 where neither side varies and the means agree."""
+    """Cohen's d: the difference of two means in pooled standard deviations.
+
+    Args:
+        positive: Values of the positive set, (n,).
+        negative: Values of the negative set, (m,).
+
+    Returns:
+        The effect size; 0 where neither set varies and the means agree.
+
+    Example:
+        >>> round(interp.directions.cohens_d(torch.tensor([2.0, 4.0]), torch.tensor([0.0, 2.0])), 3)
+        1.414
+    """
     p, q = positive.double(), negative.double()
     n, m = len(p), len(q)
     pooled = ((p - p.mean()).square().sum() + (q - q.mean()).square().sum()) / max(n + m - 2, 1)

@@ -2,8 +2,10 @@
 
 The groups of the training pairs are resampled with replacement (Efron 1979, "Bootstrap methods"), so that
 near-duplicates stay together, and the direction is fitted again. Stability is the mean |cosine| between the direction
-and the refits: 1 where every sample gives it. A resample shares pairs with the original, so that noise alone gives more
-than chance: about 0.7 for a difference of means. A refit that finds no direction counts as 0.
+and the refits: 1 where every sample gives the same direction. A refit that fails counts as 0.
+
+Limitations: a resample shares pairs with the original, so noise alone scores above chance, about 0.7 for a difference
+of means.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +21,14 @@ Refit = Callable[[Tensor, Tensor], Tensor]
 
 
 def resamples(groups: Sequence[int], count: int, seed: int = 0) -> list[Int[Tensor, "_"]]:
-    """Numbers of pairs, `count` times: the pairs of as many groups as there are, drawn with replacement."""
+    """Indices of pairs, `count` times: as many groups as there are, drawn with replacement, with all their pairs."""
     if count < 0:
         raise InterpError(f"bootstrap is {count}; expected how often to fit again, or 0 for not at all")
     labels = torch.tensor(groups)
-    members = [(labels == number).nonzero()[:, 0] for number in dict.fromkeys(groups)]
+    members = [(labels == group).nonzero()[:, 0] for group in dict.fromkeys(groups)]
     generator = torch.Generator().manual_seed(seed)
     draws = [torch.randint(len(members), (len(members),), generator=generator).tolist() for _ in range(count)]
-    return [torch.cat([members[number] for number in draw]) for draw in draws]
+    return [torch.cat([members[group] for group in draw]) for draw in draws]
 
 
 def bootstrap_stability(
@@ -38,7 +40,7 @@ def bootstrap_stability(
         row: The direction, (d_model,).
         refit: The fit: it maps the two sides' activations to a row.
         sides: The activations (n, d_model) of the pairs that the direction was fitted on.
-        samples: Numbers of pairs, one tensor for each refit, as `resamples` draws them.
+        samples: Indices of pairs, one tensor per refit, as `resamples` draws them.
 
     Returns:
         From 0 to 1. A refit that raises `InterpError` counts as 0.
@@ -49,12 +51,12 @@ def bootstrap_stability(
         >>> bootstrap_stability(torch.tensor([1.0, 0, 0]), diff_means, sides, [torch.tensor([0, 0, 2])])
         1.0
     """
-    return sum(_agreement(row, refit, sides.pick(sample)) for sample in samples) / len(samples)
+    return sum(_refit_cosine(row, refit, sides.pick(sample)) for sample in samples) / len(samples)
 
 
-def _agreement(row: Tensor, refit: Refit, sides: Sides) -> float:
+def _refit_cosine(row: Tensor, refit: Refit, sides: Sides) -> float:
     try:
-        again = refit(*sides)
+        refitted = refit(*sides)
     except InterpError:
         return 0.0
-    return float(torch.cosine_similarity(row.double(), again.double(), dim=0).abs())
+    return float(torch.cosine_similarity(row.double(), refitted.double(), dim=0).abs())

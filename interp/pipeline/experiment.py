@@ -33,8 +33,10 @@ from interp.auditing.policy.decision import Decision, Policy, decide
 from interp.core.config import Config
 from interp.core.digests import versions
 from interp.core.files import new_folder, sha256_file, write_json, write_text
-from interp.directions.finder import SAE_LATENT, Finding, Findings, find
+from interp.directions.finder import find
+from interp.directions.findings import Finding, Findings
 from interp.directions.methods.closed_form import FITS
+from interp.directions.methods.latents import SAE_LATENT
 from interp.editing.certificate.record import Certificate
 from interp.editing.export.exporter import export
 from interp.interventions.affine_ops import Project

@@ -24,7 +24,7 @@ from interp.auditing.policy.decision import Decision, Policy
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.errors import InterpError
 from interp.core.files import write_text
-from interp.directions.finder import Finding, Findings
+from interp.directions.findings import Finding, Findings
 from interp.editing.certificate.record import Certificate
 from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe

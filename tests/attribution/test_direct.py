@@ -12,16 +12,16 @@ WORDS = ["w5 w9 w77", "w12 w99 w101 w4"]
 @pytest.mark.parametrize("name", ["llama", "granite", "gpt2", "gpt_neox", "gemma3", "olmo2", "falcon"])
 def test_terms_sum_to_the_difference_up_to_a_constant_of_the_model(tiny, name):
     model = tiny(name)
-    found = direct_attribution(model, WORDS, 7, 50)
+    attribution = direct_attribution(model, WORDS, 7, 50)
     logits = model.logits(WORDS)[:, -1]
-    torch.testing.assert_close(found.difference, logits[:, 7] - logits[:, 50])
-    total = sum(found.terms.values())
-    torch.testing.assert_close(total + found.constant, found.difference, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attribution.difference, logits[:, 7] - logits[:, 50])
+    total = sum(attribution.terms.values())
+    torch.testing.assert_close(total + attribution.constant, attribution.difference, atol=1e-5, rtol=1e-5)
     # The constant comes from biases: the same for every prompt, and none without them.
-    torch.testing.assert_close(found.constant[0], found.constant[1])
-    assert bool(found.constant.any()) == (name in ("gpt2", "gpt_neox", "falcon"))
+    torch.testing.assert_close(attribution.constant[0], attribution.constant[1])
+    assert bool(attribution.constant.any()) == (name in ("gpt2", "gpt_neox", "falcon"))
     assert total.abs().max() > 0.01
-    assert len(found.top(3)) == 3
+    assert len(attribution.top(3)) == 3
 
 
 def test_scaled_writes_and_capped_logits_are_refused(tiny):

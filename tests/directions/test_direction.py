@@ -33,9 +33,9 @@ def dictionary(model, rows=40, seed=0):
 def test_a_latents_direction_survives_saving(tiny, tmp_path):
     model = tiny("llama")
     sae, pairs = dictionary(model), choices()
-    found = by_attribution(model, sae, pairs, count=1)[0]
-    direction = found.direction(sae, pairs.digest)
-    torch.testing.assert_close(direction.rows[0], sae.W_dec[found.latent])
+    latent = by_attribution(model, sae, pairs, count=1)[0]
+    direction = latent.direction(sae, pairs.digest)
+    torch.testing.assert_close(direction.rows[0], sae.W_dec[latent.latent])
     direction.save(tmp_path / "direction")
     kept = Direction.load(tmp_path / "direction")
     assert torch.equal(kept.rows, direction.rows)

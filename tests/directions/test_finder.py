@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_models import one_site
 from torch.nn.functional import normalize
-from word_contrasts import last_words, noise
+from word_contrasts import choices, last_words, noise, sentences
 
 from interp import Contrast, Direction, InterpError, SparseAutoencoder, find
 from interp.directions.methods.closed_form import FITS
+from interp.directions.methods.steering_vectors import steering_vector
 from interp.directions.scores import auroc
 from interp.models.sites import Site
 from interp.sae.nonlinearities import TopK
@@ -17,13 +18,13 @@ from interp.sae.nonlinearities import TopK
 
 def test_it_finds_the_word_that_differs(tiny):
     model = tiny("llama")
-    found = find(model, last_words(), positions=(-1, -2))
-    assert len(found) == len(FITS) * model.n_layers, "nothing is fitted before the word that differs"
-    assert found.methods == sorted(FITS)
-    assert all(row.auroc == 1 and row.direction.position == -1 for row in found)
-    best = found.best()[0]
+    findings = find(model, last_words(), positions=(-1, -2))
+    assert len(findings) == len(FITS) * model.n_layers, "nothing is fitted before the word that differs"
+    assert findings.methods == sorted(FITS)
+    assert all(row.auroc == 1 and row.direction.position == -1 for row in findings)
+    best = findings.best()[0]
     assert best.direction.scores == {"auroc": best.auroc, "cohens_d": best.cohens_d}
-    assert {row.direction.method for row in found.best(3, method="logistic")} == {"logistic"}
+    assert {row.direction.method for row in findings.best(3, method="logistic")} == {"logistic"}
 
 
 def test_scores_are_of_held_out_pairs(tiny):
@@ -31,12 +32,12 @@ def test_scores_are_of_held_out_pairs(tiny):
     model, rng = tiny("llama"), random.Random(0)
     words = [[" ".join(f"w{rng.randint(4, 127)}" for _ in range(5)) for _ in range(40)] for _ in range(2)]
     noise = Contrast.of(zip(*words, strict=True))
-    found = find(model, noise, sites="resid_post.2", methods=("logistic",)).rows[0]
+    finding = find(model, noise, sites="resid_post.2", methods=("logistic",)).rows[0]
     train, _ = noise.split(0.3, seed=0)
     sides = [model.capture(list(side), "resid_post.2", positions=-1)["resid_post.2"][:, 0] for side in train.texts(str)]
-    fitted = auroc(*(found.direction.read(x)[:, 0] for x in sides))
+    fitted = auroc(*(finding.direction.read(x)[:, 0] for x in sides))
     assert fitted > 0.85, "control: it does separate what it was fitted on"
-    assert found.auroc < fitted - 0.15
+    assert finding.auroc < fitted - 0.15
 
 
 def test_the_difference_of_means_is_what_it_says(tiny):
@@ -59,8 +60,8 @@ def test_an_autoencoders_latent_is_found(tiny):
     rows[17] = row
     site, bias = Site("resid_post", 1), torch.zeros(30)
     sae = SparseAutoencoder(rows, bias, rows, torch.zeros(32), TopK(k=4), **one_site(32, site, model.reference))
-    found = find(model, last_words(), sites="mlp_out.0", sae=sae)
-    latent = found.best(1, method="sae_latent")[0]
+    findings = find(model, last_words(), sites="mlp_out.0", sae=sae)
+    latent = findings.best(1, method="sae_latent")[0]
     assert (latent.latent, latent.direction.site) == (17, site)
     assert latent.auroc > 0.95
     torch.testing.assert_close(latent.direction.rows[0], row)
@@ -69,8 +70,8 @@ def test_an_autoencoders_latent_is_found(tiny):
 def test_another_models_autoencoder_is_refused(tiny):
     rows = normalize(torch.randn(30, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     other = tiny("llama", seed=1).reference
-    own = one_site(32, "resid_post.1", other)
-    sae = SparseAutoencoder(rows, torch.zeros(30), rows, torch.zeros(32), TopK(k=4), **own)
+    place = one_site(32, "resid_post.1", other)
+    sae = SparseAutoencoder(rows, torch.zeros(30), rows, torch.zeros(32), TopK(k=4), **place)
     with pytest.raises(InterpError, match="this SAE was made for tiny llama 1"):
         find(tiny("llama"), last_words(), sae=sae)
 
@@ -103,22 +104,22 @@ def direction(model, rows, site="resid_post.1"):
 
 def test_alignment_with_protected_directions_is_the_cosine(tiny):
     model = tiny("llama")
-    (own,) = find(model, last_words(), sites="resid_post.1", methods="diff_means").rows
-    row = own.direction.rows[0]
+    (unprotected,) = find(model, last_words(), sites="resid_post.1", methods="diff_means").rows
+    row = unprotected.direction.rows[0]
     other = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    beside = normalize(other - (other @ row)[:, None] * row, dim=1)  # orthogonal to the finding
+    orthogonal = normalize(other - (other @ row)[:, None] * row, dim=1)  # orthogonal to the finding
     protected = {
         "same": direction(model, row[None]),
         "opposite": direction(model, -row[None]),
-        "orthogonal": direction(model, beside, "mlp_out.0"),
-        "at 60 degrees": direction(model, (row / 2 + beside[0] * 3**0.5 / 2)[None]),
-        "a plane that holds it": direction(model, torch.stack([beside[0] + row, beside[0] - row])),
+        "orthogonal": direction(model, orthogonal, "mlp_out.0"),
+        "at 60 degrees": direction(model, (row / 2 + orthogonal[0] * 3**0.5 / 2)[None]),
+        "a plane that holds it": direction(model, torch.stack([orthogonal[0] + row, orthogonal[0] - row])),
     }
-    (found,) = find(model, last_words(), sites="resid_post.1", methods="diff_means", protected=protected).rows
+    (finding,) = find(model, last_words(), sites="resid_post.1", methods="diff_means", protected=protected).rows
     expected = {"same": 1, "opposite": 1, "orthogonal": 0, "at 60 degrees": 0.5, "a plane that holds it": 1}
-    assert dict(found.alignment) == pytest.approx(expected, abs=1e-5)
-    assert found.row["alignment"] == dict(found.alignment)
-    assert own.alignment == {}
+    assert dict(finding.alignment) == pytest.approx(expected, abs=1e-5)
+    assert finding.row["alignment"] == dict(finding.alignment)
+    assert unprotected.alignment == {}
 
 
 def test_protected_directions_of_another_model_or_basis_are_refused(tiny):
@@ -130,3 +131,17 @@ def test_protected_directions_of_another_model_or_basis_are_refused(tiny):
         find(model, last_words(), protected={"refusal": direction(model, row, "q.1")})
     with pytest.raises(InterpError, match="bootstrap is -1"):
         find(model, last_words(), bootstrap=-1)
+
+
+def test_a_search_trains_what_is_named(tiny):
+    model = tiny("llama")
+    findings = find(model, sentences(), sites="resid_post.1", methods=("diff_means", "reft_r1", "steering_vector"))
+    assert findings.methods == ["diff_means", "reft_r1"]
+    assert [failure.method for failure in findings.failures] == ["steering_vector"]
+    assert "has no answers" in findings.failures[0].reason
+    assert findings.best(1, "reft_r1")[0].stability is None, "training again is not worth a stability"
+    pairs = choices()
+    chosen = find(model, pairs, sites="resid_post.1", methods=("steering_vector",)).best()[0].direction
+    train, _ = pairs.split(0.3, seed=0)
+    gap = torch.linalg.vector_norm(chosen.means[0] - chosen.means[1])
+    torch.testing.assert_close(chosen.rows, steering_vector(model, train, "resid_post.1", float(gap)).direction.rows)

@@ -8,21 +8,21 @@ from interp.directions.methods.closed_form import FITS
 
 
 def test_a_shortlist_takes_the_best_of_each_method_in_turn(tiny):
-    found = find(tiny("llama"), last_words())
-    listed = found.shortlist(len(FITS) + 1)
-    assert [row.direction.method for row in listed[:-1]] == found.methods
-    assert listed[-1] == found.best(2, found.methods[0])[1]
-    assert len(found.shortlist(1000)) == len(found)
+    findings = find(tiny("llama"), last_words())
+    listed = findings.shortlist(len(FITS) + 1)
+    assert [row.direction.method for row in listed[:-1]] == findings.methods
+    assert listed[-1] == findings.best(2, findings.methods[0])[1]
+    assert len(findings.shortlist(1000)) == len(findings)
 
 
 def test_what_can_not_be_fitted_is_left_out_and_named(tiny):
     """At the embedding the last word is all there is: neither side varies, and nothing can be whitened."""
     model = tiny("llama")
-    found = find(model, last_words(), sites=("embed", "resid_post.0"), methods=("diff_means", "lda"))
-    assert [(f.method, str(f.site), f.position) for f in found.failures] == [("lda", "embed", -1)]
-    assert "neither side varies" in found.failures[0].reason
-    assert "neither side varies" in found._repr_html_()
-    assert found.grid()[0]["lda"] is None
-    assert [str(f.direction.site) for f in found if f.direction.method == "lda"] == ["resid_post.0"]
+    findings = find(model, last_words(), sites=("embed", "resid_post.0"), methods=("diff_means", "lda"))
+    assert [(f.method, str(f.site), f.position) for f in findings.failures] == [("lda", "embed", -1)]
+    assert "neither side varies" in findings.failures[0].reason
+    assert "neither side varies" in findings._repr_html_()
+    assert findings.grid()[0]["lda"] is None
+    assert [str(f.direction.site) for f in findings if f.direction.method == "lda"] == ["resid_post.0"]
     with pytest.raises(InterpError, match="nothing could be fitted; lda at embed: neither side varies"):
         find(model, last_words(), sites="embed", methods="lda")

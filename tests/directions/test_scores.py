@@ -14,13 +14,13 @@ values = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20)
 @given(values, values)
 def test_the_best_threshold_is_the_best_of_all(positive, negative):
     """By trying every value as a threshold; a tie keeps the lowest."""
-    found, right = best_threshold(torch.tensor(positive), torch.tensor(negative))
+    threshold, right = best_threshold(torch.tensor(positive), torch.tensor(negative))
 
     def share(cut):
         return (sum(x > cut for x in positive) / len(positive) + sum(x <= cut for x in negative) / len(negative)) / 2
 
     every = [*positive, *negative]
-    assert right == pytest.approx(share(found)) == pytest.approx(max(map(share, [*every, min(every) - 1])))
+    assert right == pytest.approx(share(threshold)) == pytest.approx(max(map(share, [*every, min(every) - 1])))
 
 
 @given(values, values)

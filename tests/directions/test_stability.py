@@ -19,8 +19,8 @@ def test_stability_is_high_on_a_strong_signal_and_lower_on_noise(tiny):
 
 
 def test_costly_methods_are_fitted_again_in_the_shortlist_alone(tiny):
-    found = find(tiny("llama"), last_words(n=20), sites=("resid_post.*", "mlp_out.*"))
-    listed = found.shortlist(12)
-    for finding in found:
+    findings = find(tiny("llama"), last_words(n=20), sites=("resid_post.*", "mlp_out.*"))
+    listed = findings.shortlist(12)
+    for finding in findings:
         cheap = finding.direction.method.startswith("diff_means")
-        assert (finding.stability is not None) == (cheap or any(finding is one for one in listed))
+        assert (finding.stability is not None) == (cheap or any(finding is row for row in listed))

@@ -10,7 +10,7 @@ from interp.auditing.policy.decision import Policy, decide
 from interp.auditing.statistics.comparison import mean_interval, paired_difference
 from interp.data.contrast import Contrast
 from interp.directions.direction import Direction
-from interp.directions.finder import Finding, Findings
+from interp.directions.findings import Finding, Findings
 from interp.editing.certificate.record import Certificate, Fold
 from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from interp.auditing.auditor import Audit
 from interp.core.errors import InterpError
 from interp.directions.controls import ControlScore
-from interp.directions.finder import Findings
+from interp.directions.findings import Findings
 from interp.models.sites import Site
 from interp.views import figures
 

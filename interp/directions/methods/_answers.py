@@ -1,4 +1,4 @@
-"""The texts of a contrast as continuations: what a direction trained on the model's output is trained with."""
+"""The texts of a contrast as continuations, and what the methods that train through the model share."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from interp.models.sites import Site
 
 
 class Answers(NamedTuple):
-    """The two sides of a contrast, a row a pair."""
+    """The two sides of a contrast, one row per pair."""
 
     positive: Continuations
     negative: Continuations
 
     def pick(self, pairs: Int[Tensor, "n"]) -> "Answers":
-        """The pairs of these numbers."""
+        """The pairs with these indices."""
         return Answers(self.positive.pick(pairs), self.negative.pick(pairs))
 
 
 def answer_continuations(model: HookedModel, contrast: Contrast) -> Answers:
-    """Prompts, the same on both sides, with two answers. Raises for pairs of two prompts, and without answers."""
-    if not _answered(contrast):
+    """Pairs of one prompt with two answers. Raises where a pair has two prompts, and where there are no answers."""
+    if not _has_answers(contrast):
         raise InterpError(f"{contrast.name} has no answers; training on answers needs one prompt with two answers")
     for number, pair in enumerate(contrast.pairs, 1):
         positive, negative = pair.positive, pair.negative
@@ -40,51 +40,50 @@ def answer_continuations(model: HookedModel, contrast: Contrast) -> Answers:
 
 
 def answer_texts(model: HookedModel, contrast: Contrast) -> Answers:
-    """Both sides' answers, or where the contrast has none, their texts from the second token on.
+    """The answers of both sides or, where the contrast has none, their texts from the second token on.
 
     Raises where some turns have answers and others have none.
     """
-    whole = contrast.texts(model.render, model.chat)
-    if not _answered(contrast):
-        return Answers(*(Continuations.whole(model.tokens(side)) for side in whole))
+    if not _has_answers(contrast):
+        return Answers(*(Continuations.whole(model.tokens(side)) for side in contrast.texts(model.render, model.chat)))
     prompts = contrast.prompts(model.render, model.chat)
-    ends = [pair.positive.answer for pair in contrast.pairs], [pair.negative.answer for pair in contrast.pairs]
-    return Answers(*(Continuations.of(model, *side) for side in zip(prompts, ends, strict=True)))
+    answers = [p.positive.answer for p in contrast.pairs], [p.negative.answer for p in contrast.pairs]
+    return Answers(*(Continuations.of(model, *side) for side in zip(prompts, answers, strict=True)))
 
 
 def residual_site(model: HookedModel, site: str | Site) -> Site:
-    """The one site that is named. Raises for several, and for one that is not in the residual stream's basis."""
-    found = model.resolve(site)
-    if len(found) != 1 or not found[0].in_residual_basis:
+    """The one site of a name. Raises for several sites, and for one outside the residual stream's basis."""
+    sites = model.resolve(site)
+    if len(sites) != 1 or not sites[0].in_residual_basis:
         raise InterpError(
-            f"{site} names {', '.join(map(str, found))}; expected one site in the residual stream's basis"
+            f"{site} names {', '.join(map(str, sites))}; expected one site in the residual stream's basis"
         )
-    return found[0]
+    return sites[0]
 
 
 def adding(vector: Float[Tensor, "*row d_model"]) -> Callable[[Tensor], Tensor]:
-    """What adds the vector, or each row's own, to every token."""
+    """A transform that adds a vector, or one vector per row of the batch, to every token."""
     return lambda x: x + vector.to(x)
 
 
-def require_steps(**values: int | float) -> None:
-    """Raise for numbers that are not above zero, by name."""
+def require_positive(**values: int | float) -> None:
+    """Raise where a number is not finite and above 0, with its name."""
     for name, value in values.items():
         if not 0 < value < float("inf"):
             raise InterpError(f"{name} is {value}; expected a finite number above 0")
 
 
 def batches(count: int, size: int, steps: int, seed: int) -> list[Int[Tensor, "_"]]:
-    """Numbers of rows for each step: all rows in a random order, then in another one, and so on."""
+    """Indices of rows for each step: all rows in a random order, then in another, and so on."""
     generator = torch.Generator().manual_seed(seed)
-    found: list[Tensor] = []
-    while len(found) < steps:
-        found += torch.randperm(count, generator=generator).split(min(size, count))
-    return found[:steps]
+    drawn: list[Tensor] = []
+    while len(drawn) < steps:
+        drawn += torch.randperm(count, generator=generator).split(min(size, count))
+    return drawn[:steps]
 
 
-def _answered(contrast: Contrast) -> bool:
-    have = {bool(turn.answer) for pair in contrast.pairs for turn in (pair.positive, pair.negative)}
-    if len(have) > 1:
+def _has_answers(contrast: Contrast) -> bool:
+    present = {bool(turn.answer) for pair in contrast.pairs for turn in (pair.positive, pair.negative)}
+    if len(present) > 1:
         raise InterpError(f"{contrast.name}: some turns have an answer and others have none; give all of them one")
-    return have == {True}
+    return present == {True}

@@ -1,12 +1,12 @@
-"""Blockwise: prompts taken through a model a block at a time, with the residual stream changed in between.
+"""Blockwise: run prompts through a model one block at a time, with the residual stream changed in between.
 
-Whatever needs each layer's activations given the changes to those before it would run the model up to there again for
-every layer: half as many passes as there are layers. Here each block is computed once. The activations of all prompts
-behind one block are kept, and the next forward pass goes on from them: blocks before them hand through what they get,
-and everything beside the blocks (masks, positions) is still made by the model itself.
+A method that needs each layer's activations under changes to earlier layers would otherwise run the model from the
+start for every layer, which costs half as many full passes as there are layers. Here each block is computed once. The
+activations of all prompts after one block are kept, and the next forward pass continues from them: the blocks before it
+are replaced by functions that return these activations, and the model itself still makes masks and positions.
 
-What it does not know: models whose later blocks use more of earlier ones than the residual stream, such as shared keys
-and values (`fits` says so).
+Limitations: later blocks must use earlier ones only through the residual stream. Models with shared keys and values are
+not supported (`supports_blockwise`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ States = list[Float[Tensor, "_ _ d_model"]]
 
 
 def supports_blockwise(model: HookedModel) -> bool:
-    """Whether a model can be taken block by block: no shared keys and values, and no hooks in place."""
+    """Whether a model can be run block by block: it shares no keys and values, and has no hooks in place."""
     return not getattr(model.config, "num_kv_shared_layers", 0) and not model.inside_hooked
 
 
 class Blockwise:
-    """See the module. `to` goes on to a layer; `replace` changes what the layers behind it are given."""
+    """Prompts on their way through a model. `to` advances to a layer; `replace` changes the input of later layers."""
 
     def __init__(self, model: HookedModel, batches: Sequence[Tokens]):
         if not supports_blockwise(model):
@@ -43,52 +43,52 @@ class Blockwise:
         self._wrapped = False
 
     def to(self, layer: int) -> States:
-        """The residual stream behind a layer, which is past the last one asked for; a tensor a batch."""
+        """The residual stream after a layer, which must be later than that of the last call; one tensor per batch."""
         if not self._layer < layer < len(self._blocks):
             raise InterpError(f"layer is {layer}; expected {self._layer + 1} to {len(self._blocks) - 1}, to go forward")
-        self._states = [self._passed(*each, layer) for each in zip(self._batches, self._states, strict=True)]
+        self._states = [self._advance(*pair, layer) for pair in zip(self._batches, self._states, strict=True)]
         self._layer = layer
         return self._states
 
     def replace(self, states: States) -> None:
-        """What the next layers are given instead."""
+        """Replace the activations that the next layers receive."""
         self._states = states
 
-    def _passed(self, rows: Tokens, state: Tensor, layer: int) -> Tensor:
+    def _advance(self, rows: Tokens, state: Tensor, layer: int) -> Tensor:
         site = Site("resid_post", layer)
-        with self._from(state), self._noting():
+        with self._resumed(state), self._recording_output_type():
             return self._model.forward_to([site], rows.model_inputs(self._model.device))[site]
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Note whether blocks return a tensor or a tuple that begins with it."""
+    def _recording_output_type(self) -> Iterator[None]:
+        """Record whether blocks return a tensor or a tuple that begins with it."""
 
-        def note(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def record(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._wrapped = isinstance(output, tuple)
 
-        # Before other hooks, of which one ends the pass.
-        handle = self._blocks[self._layer + 1].register_forward_hook(note, prepend=True)
+        # It runs before other hooks, one of which ends the pass.
+        handle = self._blocks[self._layer + 1].register_forward_hook(record, prepend=True)
         try:
             yield
         finally:
             handle.remove()
 
     @contextmanager
-    def _from(self, state: Tensor) -> Iterator[None]:
-        """Have the blocks up to the present layer computed no more: the last of them returns the state."""
+    def _resumed(self, state: Tensor) -> Iterator[None]:
+        """Skip the blocks up to the present layer: each returns the state."""
 
-        def instead(*args: Any, **kwargs: Any) -> Any:
+        def skip(*args: Any, **kwargs: Any) -> Any:
             return (state,) if self._wrapped else state
 
-        # A block may have a forward of its own already, put there by accelerate for one.
-        passed = [(block, vars(block).get("forward")) for block in self._blocks[: self._layer + 1]]
-        for block, _ in passed:
-            block.forward = instead
+        # An instance may already have its own forward, for example from accelerate.
+        skipped = [(block, vars(block).get("forward")) for block in self._blocks[: self._layer + 1]]
+        for block, _ in skipped:
+            block.forward = skip
         try:
             yield
         finally:
-            for block, own in passed:
-                if own is None:
+            for block, forward in skipped:
+                if forward is None:
                     del block.forward
                 else:
-                    block.forward = own
+                    block.forward = forward

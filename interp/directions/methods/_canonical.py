@@ -1,17 +1,17 @@
 """Canonical directions of activations x and concepts z from their covariance, and whether they are more than chance.
 
-Both sides are whitened, M = C^(-1/2) Sxz Szz^(-1/2) = U S Vᵀ: S are the canonical correlations. C is Sxx or a shrunk
-estimate of it, better where rows are few for the dimensions: correlations are shrunk towards none by the oracle
-approximating amount (Chen, Wiesel, Eldar and Hero 2010, "Shrinkage algorithms for MMSE covariance estimation"). That
-correlations are shrunk, not covariances, leaves coordinates of huge variance no say over the others.
+Both are whitened, M = C^(-1/2) Sxz Szz^(-1/2) = U S Vᵀ, and S holds the canonical correlations. C is Sxx or a shrunk
+estimate of it, which is better where there are few rows per dimension. Correlations are shrunk towards zero by the
+oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero 2010, "Shrinkage algorithms for MMSE covariance
+estimation"). Correlations are shrunk, not covariances, so that coordinates of huge variance do not dominate.
 
-The squares of S sum to Pillai's trace. Given x, and were z independent of it, that is tr(K P) with K fixed and P the
-projection on a random subspace: the p value is that of a beta distribution of the same mean and variance. For one
-concept and without shrinkage this is the F test of a regression. Bartlett's chi-square test, for which it stands in,
-fails with shrinkage and with fewer rows than dimensions; this does not.
+The squares of S sum to Pillai's trace. If z is independent of x, this is tr(K P) given x, with K fixed and P the
+projection onto a random subspace. The p-value is that of a beta distribution with the same mean and variance. For one
+concept and no shrinkage this is the F test of a regression. Bartlett's chi-square test, which it replaces, fails with
+shrinkage and with fewer rows than dimensions; this one does not.
 
-What it does not know: rows are counted as independent. Tokens of one text are not, which makes p values too small;
-so do heavy tails.
+Limitations: rows are assumed to be independent. Tokens of one text are not, which makes p-values too small, as do heavy
+tails.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_ROUNDING = 1e-12  # a share of the largest below which float64 can't tell a value from zero
+_ROUNDING = 1e-12  # share of the largest value below which float64 cannot tell a value from zero
 
 
 @dataclass(frozen=True, eq=False)
 class Canonical:
-    """Directions by falling correlation, and the chance of as much correlation were there none.
+    """Directions by falling correlation, the p-value of the correlations, and the shrinkage.
 
-    `write` is such that read times writeᵀ is the identity, and x - ((x - mean) readᵀ) write has no covariance with z.
+    Read times writeᵀ is the identity, and x - ((x - mean) readᵀ) write has no covariance with z.
     """
 
     read: Float[Tensor, "k d_model"]
@@ -44,18 +44,18 @@ def canonical(
     count: int,
     shrinkage: float | None = None,
 ) -> Canonical:
-    """Of covariances over `count` rows (sums of squares divided by it); `shrinkage` is estimated if None."""
+    """The canonical directions from covariances over `count` rows; `shrinkage` is estimated if None."""
     amount = oracle_shrinkage(sxx, count) if shrinkage is None else shrinkage
-    of_x, of_z = _whitening(sxx, amount), _whitening(szz, 0.0)
-    u, s, vt = torch.linalg.svd(of_x @ sxz @ of_z.T, full_matrices=False)
-    k = int((s > _ROUNDING).sum())  # correlations, so one is the largest
-    read = u[:, :k].T @ of_x
-    write = (vt[:k] @ of_z @ sxz.T) / s[:k, None]
-    return Canonical(read, write, _p_value(of_x @ sxx @ of_x.T, s, count - 1, len(of_z)), amount)
+    whiten_x, whiten_z = _whitening(sxx, amount), _whitening(szz, 0.0)
+    u, s, vt = torch.linalg.svd(whiten_x @ sxz @ whiten_z.T, full_matrices=False)
+    k = int((s > _ROUNDING).sum())  # correlations, so none exceeds one
+    read = u[:, :k].T @ whiten_x
+    write = (vt[:k] @ whiten_z @ sxz.T) / s[:k, None]
+    return Canonical(read, write, _p_value(whiten_x @ sxx @ whiten_x.T, s, count - 1, len(whiten_z)), amount)
 
 
 def oracle_shrinkage(covariance: Float[Tensor, "d d"], count: int) -> float:
-    """The share by which to shrink correlations towards none, from 0 to 1."""
+    """How far to shrink correlations towards zero, from 0 to 1."""
     scale = _inverse_deviations(covariance)
     correlation = covariance * scale * scale[:, None]
     d, squares = float(correlation.diagonal().sum()), float(correlation.square().sum())
@@ -65,7 +65,7 @@ def oracle_shrinkage(covariance: Float[Tensor, "d d"], count: int) -> float:
 
 
 def _whitening(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor, "rank d"]:
-    """W with Wᵀ W the inverse of the shrunk covariance, where that has one. W S Wᵀ is diagonal."""
+    """W, such that Wᵀ W is the (pseudo-)inverse of the shrunk covariance S and W S Wᵀ is diagonal."""
     scale = _inverse_deviations(covariance)
     varies = scale > 0
     correlation = (covariance * scale * scale[:, None])[varies][:, varies]
@@ -83,22 +83,22 @@ def _inverse_deviations(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d"]:
 
 
 def _p_value(spread: Float[Tensor, "rank rank"], correlations: Float[Tensor, "k"], m: int, q: int) -> float:
-    """Chance of correlations as large between q concepts and x on m + 1 rows."""
+    """Probability of correlations at least as large between q independent concepts and x on m + 1 rows."""
     first, second, top = float(spread.trace()), float(spread.square().sum()), float(spread.diagonal().max())
     mean = first / (m * top)
     variance = 2 * (m - q) / (q * m * (m - 1) * (m + 2)) * (second - first**2 / m) / top**2
     if variance <= _ROUNDING * mean:
-        return 1.0  # x has as many dimensions as there are rows: any concept is read perfectly
+        return 1.0  # x has as many dimensions as rows, so any concept is read perfectly
     total = mean * (1 - mean) / variance - 1
     return _beta_tail(float(correlations.square().sum()) / (q * top), mean * total, (1 - mean) * total)
 
 
 def _beta_tail(x: float, a: float, b: float) -> float:
-    """Chance that a beta variable exceeds x, by the continued fraction of the incomplete beta function."""
+    """Probability that a beta variable exceeds x, by the continued fraction of the incomplete beta function."""
     if x <= 0 or x >= 1:
         return float(x <= 0)
     if 1 - x > (b + 1) / (a + b + 2):
-        return 1 - _beta_tail(1 - x, b, a)  # the fraction converges fast on the other side only
+        return 1 - _beta_tail(1 - x, b, a)  # the fraction converges fast only on the other side
     y, fraction = 1 - x, 1.0
     for i in range(20 + 5 * round(sqrt(max(a, b))), 0, -1):
         odd = (b + i - 1) * (a + b + i - 1) * y / ((b + 2 * i - 2) * (b + 2 * i - 1))

@@ -1,10 +1,10 @@
-"""Ways to fit a direction to two sets of activations: each maps (positive, negative) to one row, towards positive.
+"""Closed-form fits of a direction to two sets of activations: each maps (positive, negative) to one row.
 
 - `diff_means`: the difference of the two means. Rimsky et al. 2023, "Steering Llama 2 via contrastive activation
   addition"; Marks and Tegmark 2023, "The geometry of truth".
-- `diff_means_orthogonal`: that difference without its part along the negative side's mean. Lai 2025, "Projected
-  abliteration". Projecting a direction out puts every input at zero along it, and zero is neutral only where the
-  negative side's mean has no part along it.
+- `diff_means_orthogonal`: that difference without its component along the negative side's mean. Lai 2025, "Projected
+  abliteration". Projecting a direction out sets every activation to zero along it, and zero is neutral only where the
+  negative side's mean is orthogonal to the direction.
 - `logistic`: the weights of an L2-regularised logistic regression in the data's own coordinates, fitted by Newton's
   method in float64. Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
 - `ridge`: the weights of a least-squares fit of the labels, in closed form. Hoerl and Kennard 1970, "Ridge regression".
@@ -14,8 +14,11 @@
 - `pca`: the leading principal component of the differences between pairs, not centred. Zou et al. 2023,
   "Representation engineering".
 
-All compute in float64 and raise where the activations determine no direction: `require_sides` says where that is so for
-every method. A probe that reads a behaviour need not be what the model uses: intervene to find out.
+All rows point towards the positive side. All methods compute in float64, and raise InterpError where the activations
+determine no direction: an empty side, two widths, entries that are not finite (`require_sides`), or sides that do not
+differ.
+
+Limitations: a probe that reads a behaviour need not be what the model uses. Intervene to find out.
 """
 
 from collections.abc import Callable
@@ -30,34 +33,52 @@ FitFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def require_sides(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m e_model"]) -> None:
-    """Raise for an empty side, two widths, and entries that are not finite."""
+    """Raise for an empty side, for sides of two widths, and for entries that are not finite."""
     for name, side in (("positive", positive), ("negative", negative)):
         if not len(side):
-            raise InterpError(f"the {name} side has no rows; a direction needs at least one a side")
+            raise InterpError(f"the {name} side has no rows; a direction needs at least one row per side")
         if bad := int((~torch.isfinite(side)).any(dim=1).sum()):
             raise InterpError(
                 f"{bad} of {len(side)} {name} rows have NaN or infinite entries; check the model's dtype and its input"
             )
     if positive.shape[1] != negative.shape[1]:
-        raise InterpError(f"the sides have widths {positive.shape[1]} and {negative.shape[1]}; expected one site's")
+        raise InterpError(
+            f"the sides have widths {positive.shape[1]} and {negative.shape[1]}; expected the activations of one site"
+        )
 
 
 def diff_means(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]) -> Float[Tensor, "d_model"]:
-    """Mean of the positive side minus mean of the negative side."""
-    return _gap(positive, negative).float()
+    """The mean of the positive side minus the mean of the negative side.
+
+    Args:
+        positive: Activations of the side that shows the behaviour, (n, d_model).
+        negative: Activations of the other side, (m, d_model).
+
+    Returns:
+        The difference, (d_model,), not normalised.
+
+    Raises:
+        InterpError: The means are equal, or a side is empty or not finite.
+
+    Example:
+        >>> positive, negative = torch.tensor([[2.0, 1.0], [2.0, 3.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+        >>> interp.directions.diff_means(positive, negative)
+        tensor([2., 0.])
+    """
+    return _mean_difference(positive, negative).float()
 
 
 def diff_means_orthogonal(
     positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]
 ) -> Float[Tensor, "d_model"]:
-    """The difference of means, orthogonal to the negative side's mean, which a projection thus leaves where it is.
+    """The difference of means, orthogonal to the negative side's mean, which a projection thus leaves unchanged.
 
-    Raises where nothing is left, because the two means differ in length alone.
+    Raises where nothing is left, because the two means differ in length only.
     """
-    difference, origin = _gap(positive, negative), negative.double().mean(0)
-    row = difference - origin * (difference @ origin / origin.square().sum().clamp(min=1e-30))
+    difference, mean = _mean_difference(positive, negative), negative.double().mean(0)
+    row = difference - mean * (difference @ mean / mean.square().sum().clamp(min=1e-30))
     if row.norm() <= 1e-9 * difference.norm():
-        raise InterpError("the two sides' means differ in length alone; use diff_means, which needs no more than that")
+        raise InterpError("the two sides' means differ in length alone; use diff_means")
     return row.float()
 
 
@@ -67,12 +88,30 @@ def logistic(
     penalty: float = 1.0,
     steps: int = 50,
 ) -> Float[Tensor, "d_model"]:
-    """Weights of the logistic regression that minimises mean log loss + penalty / (2 n) |w|², intercept unpenalised.
+    """The weights of an L2-regularised logistic regression.
 
-    Features are divided by one scale, their root mean square deviation, so that the penalty means the same at any site.
-    Raises if Newton's method has not converged after `steps`.
+    They minimise mean log loss + penalty / (2 n) |w|²; the intercept is not penalised. Features are divided by their
+    root mean square deviation, one number, so that a penalty means the same at every site.
+
+    Args:
+        positive: Activations of the side that shows the behaviour, (n, d_model).
+        negative: Activations of the other side, (m, d_model).
+        penalty: Strength of the regularisation.
+        steps: Newton steps after which to give up.
+
+    Returns:
+        The weights, (d_model,).
+
+    Raises:
+        InterpError: Newton's method has not converged, or nothing varies.
+
+    Example:
+        >>> positive, negative = torch.tensor([[2.0, 1.0], [2.0, 3.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+        >>> weights = interp.directions.logistic(positive, negative)
+        >>> bool(weights[0] > 0), round(float(weights[1]), 6) == 0
+        (True, True)
     """
-    x, y = _labelled(positive, negative)
+    x, y = _scaled_features(positive, negative)
     design = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     ridge = torch.full((design.shape[1],), penalty / len(x), dtype=x.dtype)
     ridge[-1] = 0
@@ -83,7 +122,7 @@ def logistic(
         if gradient.abs().max() < 1e-8:
             return weights[:-1].float()
         curvature = (design.T * (p * (1 - p))) @ design / len(x) + torch.diag(ridge + 1e-12)
-        # solve_ex does not raise where the weights have run off to infinity: the loop's end does.
+        # Where the weights diverge, solve_ex does not raise; the end of the loop does.
         weights = weights - torch.linalg.solve_ex(curvature, gradient).result
     raise InterpError(
         f"the logistic probe did not converge in {steps} Newton steps (gradient {gradient.abs().max():.1e}); raise "
@@ -94,28 +133,61 @@ def logistic(
 def ridge(
     positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"], penalty: float = 1.0
 ) -> Float[Tensor, "d_model"]:
-    """Weights that minimise the squared error of the labels (1 and 0) + penalty |w|², intercept unpenalised.
+    """The weights of a ridge regression of the labels, 1 and 0.
 
-    Features are scaled as for `logistic`. Raises for a penalty of 0 on collinear features, which leaves many solutions.
+    They minimise the squared error + penalty |w|², the intercept unpenalised. Features are scaled as for `logistic`.
+
+    Args:
+        positive: Activations of the side that shows the behaviour, (n, d_model).
+        negative: Activations of the other side, (m, d_model).
+        penalty: Strength of the regularisation, 0 or more.
+
+    Returns:
+        The weights, (d_model,).
+
+    Raises:
+        InterpError: The penalty is below 0, or is 0 on collinear features, where many solutions are equally good.
+
+    Example:
+        >>> positive, negative = torch.tensor([[2.0, 1.0], [2.0, 3.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+        >>> [round(weight, 3) for weight in interp.directions.ridge(positive, negative).tolist()]
+        [0.4, 0.0]
     """
     if penalty < 0:
         raise InterpError(f"penalty is {penalty}; expected 0 or more")
-    x, y = _labelled(positive, negative)
+    x, y = _scaled_features(positive, negative)
     if penalty == 0 and (rank := int(torch.linalg.matrix_rank(x))) < x.shape[1]:
         raise InterpError(
             f"the {x.shape[1]} features are collinear (rank {rank} on {len(x)} rows), so least squares has many "
             "solutions; give a penalty above 0"
         )
-    return _solved(x, x.T @ (y - y.mean()), penalty).float()
+    return _solve_ridge(x, x.T @ (y - y.mean()), penalty).float()
 
 
 def lda(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]) -> Float[Tensor, "d_model"]:
-    """The difference of means times the inverse of the shrunk covariance within the sides.
+    """Fisher's linear discriminant: the inverse of the shrunk covariance within the sides, times the mean difference.
 
-    The shrinkage takes the rows to be independent; those of a pair are not quite, which makes it a little too weak.
-    Raises where neither side varies.
+    Args:
+        positive: Activations of the side that shows the behaviour, (n, d_model).
+        negative: Activations of the other side, (m, d_model).
+
+    Returns:
+        The row, (d_model,), not normalised.
+
+    Raises:
+        InterpError: Neither side varies, or the means are equal.
+
+    Limitations:
+        The shrinkage assumes independent rows. The two rows of a pair are not quite independent, which makes it a
+        little too weak.
+
+    Example:
+        >>> noise = torch.randn(500, 2) * torch.tensor([1.0, 10.0])
+        >>> row = interp.directions.lda(noise[:250] + 1, noise[250:] - 1)
+        >>> bool(row[0] > 5 * row[1].abs())
+        True
     """
-    difference = _gap(positive, negative)
+    difference = _mean_difference(positive, negative)
     x = torch.cat([side.double() - side.double().mean(0) for side in (positive, negative)])
     n, d = x.shape
     mean_variance = x.square().sum() / (n * d)
@@ -127,13 +199,26 @@ def lda(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model
     if shrinkage == 1:
         return difference.float()
     per_row = n / (1 - shrinkage)
-    return (per_row * _solved(x, difference, shrinkage * float(mean_variance) * per_row)).float()
+    return (per_row * _solve_ridge(x, difference, shrinkage * float(mean_variance) * per_row)).float()
 
 
 def pca(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]) -> Float[Tensor, "d_model"]:
-    """The unit vector with the largest mean squared product with the pairs' differences; their mean gives its sign.
+    """The leading principal component of the differences between pairs, not centred.
 
-    Raises for sides that are not paired, differences that are all zero, and two components that are equally large.
+    Args:
+        positive: Activations of the side that shows the behaviour, (pairs, d_model).
+        negative: Activations of the other side, row by row the partners of `positive`.
+
+    Returns:
+        A unit vector, (d_model,). The mean difference decides its sign.
+
+    Raises:
+        InterpError: The sides have different lengths, all differences are zero, or two components are equally large.
+
+    Example:
+        >>> positive, negative = torch.tensor([[2.0, 1.0], [2.0, 3.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+        >>> interp.directions.pca(positive, negative)
+        tensor([1., 0.])
     """
     require_sides(positive, negative)
     if len(positive) != len(negative):
@@ -143,15 +228,13 @@ def pca(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model
         raise InterpError(f"all {len(x)} differences are zero; choose a site and position at which the sides differ")
     values, vectors = torch.linalg.eigh(_small_gram(x))
     if len(values) > 1 and values[-2] >= (1 - 1e-9) * values[-1]:
-        raise InterpError(
-            "the differences have two leading components of one size, so none leads; give more pairs, or use diff_means"
-        )
+        raise InterpError("the differences have two leading components of one size; give more pairs, or use diff_means")
     row = vectors[:, -1] if len(values) == x.shape[1] else x.T @ vectors[:, -1]
     row = row / row.norm()
     return (row if x.mean(0) @ row >= 0 else -row).float()
 
 
-def _gap(positive: Tensor, negative: Tensor) -> Tensor:
+def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
     require_sides(positive, negative)
     difference = positive.double().mean(0) - negative.double().mean(0)
     if not difference.any():
@@ -162,7 +245,7 @@ def _gap(positive: Tensor, negative: Tensor) -> Tensor:
     return difference
 
 
-def _labelled(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+def _scaled_features(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """Features, centred and divided by their root mean square deviation, and labels."""
     require_sides(positive, negative)
     x = torch.cat([positive, negative]).double()
@@ -178,17 +261,19 @@ def _labelled(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _small_gram(x: Float[Tensor, "n d_model"]) -> Float[Tensor, "k k"]:
-    """Products of rows or of columns, whichever are fewer: both have the same eigenvalues but for zeros."""
+    """The Gram matrix of rows or of columns, whichever are fewer: both have the same nonzero eigenvalues."""
     return x @ x.T if len(x) < x.shape[1] else x.T @ x
 
 
-def _solved(x: Float[Tensor, "n d_model"], target: Float[Tensor, "d_model"], add: float) -> Float[Tensor, "d_model"]:
-    """w for which (xᵀx + add I) w = target; with fewer rows than columns by Woodbury's identity."""
+def _solve_ridge(
+    x: Float[Tensor, "n d_model"], target: Float[Tensor, "d_model"], penalty: float
+) -> Float[Tensor, "d_model"]:
+    """The solution w of (xᵀx + penalty I) w = target; with fewer rows than columns by Woodbury's identity."""
     gram = _small_gram(x)
-    gram.diagonal().add_(add)
+    gram.diagonal().add_(penalty)
     if len(x) >= x.shape[1]:
         return torch.linalg.solve(gram, target)
-    return (target - x.T @ torch.linalg.solve(gram, x @ target)) / add
+    return (target - x.T @ torch.linalg.solve(gram, x @ target)) / penalty
 
 
 FITS: dict[str, FitFunction] = {

@@ -1,20 +1,20 @@
 """Erasers: affine maps after which no linear probe reads a concept, and how to fit them.
 
-An eraser is x -> x - ((x - mean) readᵀ) write. An `ErasureFitter` takes in activations x and concepts z batch by batch
-and keeps their joint covariance, from which come
+An eraser is x -> x - ((x - mean) readᵀ) write. An `ErasureFitter` accumulates the joint covariance of activations x and
+concepts z batch by batch. From it come
 
 - `leace`: the oblique projection that erases with the least squared change. Belrose et al. 2023, "LEACE: perfect linear
   concept erasure in closed form", https://arxiv.org/abs/2306.03819. Of the canonical directions U, S, V (see
   `canonical`) it reads Uᵀ C^(-1/2) and writes S⁻¹ Vᵀ Szz^(-1/2) Szx. Whatever C is, read times writeᵀ is the identity
-  and the written rows span Szx: shrinkage of C changes how far activations are moved, never what is erased.
+  and the written rows span Szx: shrinkage of C changes how far activations move, not what is erased.
 - `sal`: the orthogonal projection off leading left singular vectors of Sxz. Shao, Ziser and Cohen 2023, "Gold doesn't
   always glitter: spectral removal of linear and nonlinear guarded attribute information",
   https://arxiv.org/abs/2203.07893.
 
-Whether there is something to erase is decided by a test of significance of the whole concept, not by the size of a
-singular value, which is small for a rare concept however well it is read. If there is, all of it is erased.
+A significance test of the whole concept decides whether there is something to erase. The size of a singular value would
+not do: it is small for a rare concept, however well a probe reads it. If the test passes, the whole concept is erased.
 
-What it does not know: what probes that are not linear read, and what later layers compute anew.
+Limitations: nonlinear probes may still read the concept, and later layers may compute it again.
 """
 
 from collections.abc import Mapping
@@ -35,15 +35,28 @@ LEVEL = 1e-3
 
 
 class NothingToErase(InterpError):
-    """The concept can't be told from chance."""
+    """The concept cannot be told from chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Eraser:
-    """x -> x - ((x - mean) readᵀ) write, fitted on `count` rows, of `model` where known; the tensors in float64.
+    """The affine map x -> x - ((x - mean) readᵀ) write, after which no linear probe reads a concept.
 
-    `statistics`: the `level` asked for, the p value `p` of the concept, and `displaced`, the mean squared change over
-    the variance on the data fitted on.
+    Args:
+        read: Rows that read the concept, (k, d_model), float64.
+        write: Rows that are subtracted, (k, d_model), float64.
+        mean: Mean activation, (d_model,), float64.
+        method: How it was fitted: "leace", "sal" or "inlp".
+        count: Number of rows it was fitted on.
+        statistics: The significance `level`, the p-value `p` of the concept, and `displaced`, the mean squared change
+            on the fitted data as a share of its variance.
+        model: The model it belongs to, where known.
+
+    Example:
+        >>> row, mean = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([2.5, 0.0]).double()
+        >>> eraser = interp.directions.Eraser(row, row, mean, "sal", count=4)
+        >>> eraser(torch.tensor([[7.0, 1.0]]))
+        tensor([[2.5000, 1.0000]])
     """
 
     read: Float[Tensor, "k d_model"]
@@ -55,7 +68,7 @@ class Eraser:
     model: ModelReference | None = None
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The activations with the concept's part brought to its mean; narrower types are computed in float32."""
+        """The activations with the concept's part set to its mean; narrower types are computed in float32."""
         return erase(x, self.read, self.write, self.mean)
 
     def __str__(self) -> str:
@@ -66,12 +79,20 @@ class Eraser:
 
 
 class ErasureFitter:
-    """Joint mean and covariance of activations and concepts, batch by batch in float64, and erasers from them.
+    """The joint mean and covariance of activations and concepts, batch by batch in float64, and erasers from them.
 
-    >>> x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [5.0, 1.0], [5.0, 2.0]]).repeat(9, 1)
-    >>> fitter = ErasureFitter(d_model=2, n_concepts=2).update(x, torch.tensor([0, 0, 1, 1] * 9))
-    >>> fitter.leace()(x[:3]).tolist()
-    [[2.5, 1.0], [2.5, 2.0], [2.5, 1.0]]
+    Args:
+        d_model: Width of the activations.
+        n_concepts: Number of concepts, or of classes.
+
+    Raises:
+        InterpError: Either is below 1.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [5.0, 1.0], [5.0, 2.0]]).repeat(9, 1)
+        >>> fitter = interp.ErasureFitter(d_model=2, n_concepts=2).update(x, torch.tensor([0, 0, 1, 1] * 9))
+        >>> fitter.leace()(x[:3]).tolist()
+        [[2.5, 1.0], [2.5, 2.0], [2.5, 1.0]]
     """
 
     def __init__(self, d_model: int, n_concepts: int):
@@ -85,9 +106,17 @@ class ErasureFitter:
         return self._moments.count
 
     def update(self, x: Float[Tensor, "batch d_model"], z: Shaped[Tensor, "rows *n_concepts"]) -> "ErasureFitter":
-        """Take in a batch: z has a number for each concept, or for each row its class, 0 to n_concepts - 1.
+        """Add a batch.
 
-        A batch that raises leaves the fitter as it was.
+        Args:
+            x: Activations, (batch, d_model).
+            z: Concepts, (batch, n_concepts), or the class of each row, (batch,) integers from 0 to n_concepts - 1.
+
+        Returns:
+            The fitter itself.
+
+        Raises:
+            InterpError: A shape is wrong, or an entry is not finite. The fitter stays as it was.
         """
         if x.shape[1] != self.d_model:
             raise InterpError(f"activations have shape {tuple(x.shape)}; expected (batch, {self.d_model})")
@@ -98,37 +127,48 @@ class ErasureFitter:
         return self
 
     def leace(self, level: float = LEVEL, shrinkage: float | None = None) -> Eraser:
-        """The eraser of least change; `level` is of the test whether there is anything to erase, 1 always erases.
+        """The eraser of least squared change.
 
-        `shrinkage` of correlations between activations: 0 (least change on the data fitted on) to 1, or None to
-        estimate it (least change on other data). Raises `NothingToErase` for a concept that is not significant.
+        Args:
+            level: Significance level of the test whether there is anything to erase; 1 always erases.
+            shrinkage: Of the correlations between activations, from 0 (least change on the fitted data) to 1. None
+                estimates it (least change on other data).
+
+        Raises:
+            NothingToErase: The concept is not significant.
+            InterpError: There are too few rows, or the concept or the activations are constant.
         """
-        found = self._significant(level, shrinkage)
-        return self._eraser(
-            "leace", found.read, found.write, {"level": level, "p": found.p, "shrinkage": found.shrinkage}
-        )
+        fit = self._significant(level, shrinkage)
+        return self._eraser("leace", fit.read, fit.write, {"level": level, "p": fit.p, "shrinkage": fit.shrinkage})
 
     def sal(self, level: float = LEVEL, rank: int | None = None) -> Eraser:
-        """The projection off the `rank` leading left singular vectors of Sxz; off all of them, if None.
+        """The orthogonal projection off leading left singular vectors of Sxz.
 
-        What has no covariance with x afterwards are as many leading right singular vectors.
+        Args:
+            level: As in `leace`.
+            rank: How many singular vectors to remove; None for all. As many leading right singular vectors have no
+                covariance with x afterwards.
+
+        Raises:
+            NothingToErase: The concept is not significant.
+            InterpError: The rank exceeds that of the covariance, or as in `leace`.
         """
-        found = self._significant(level, None)
-        kept = len(found.read) if rank is None else rank
-        if not 1 <= kept <= len(found.read):
-            raise InterpError(f"rank is {rank}; expected 1 to {len(found.read)}, the rank of the covariance")
+        fit = self._significant(level, None)
+        kept = len(fit.read) if rank is None else rank
+        if not 1 <= kept <= len(fit.read):
+            raise InterpError(f"rank is {rank}; expected 1 to {len(fit.read)}, the rank of the covariance")
         rows = torch.linalg.svd(self.covariances()[1], full_matrices=False)[0][:, :kept].T
-        return self._eraser("sal", rows, rows, {"level": level, "p": found.p})
+        return self._eraser("sal", rows, rows, {"level": level, "p": fit.p})
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Sxx, Sxz and Szz, sums of squares divided by `count`; 0 for coordinates that vary by rounding only."""
+        """The covariances Sxx, Sxz and Szz, divided by `count`; 0 for coordinates that vary by rounding only."""
         scatter = self._moments.squares / self.count
         varies = scatter.diagonal() > (1e-12 * self._moments.mean).square()
         scatter, d = scatter * varies * varies[:, None], self.d_model
         return scatter[:d, :d], scatter[:d, d:], scatter[d:, d:]
 
     def _significant(self, level: float, shrinkage: float | None) -> Canonical:
-        """The canonical directions, if they are significant."""
+        """The canonical directions; raises unless they are significant."""
         if not 0 < level <= 1 or (shrinkage is not None and not 0 <= shrinkage <= 1):
             raise InterpError(f"level is {level}, shrinkage {shrinkage}; expected above 0 to 1, and 0 to 1 or None")
         if self.count < self.n_concepts + 3:
@@ -137,23 +177,23 @@ class ErasureFitter:
         for name, covariance in (("concept is", szz), ("activations are", sxx)):
             if not covariance.any():
                 raise InterpError(f"the {name} constant over all {self.count} rows; give rows in which it varies")
-        found = canonical(sxx, sxz, szz, self.count, shrinkage)
-        if found.p > level or not len(found.read):
+        result = canonical(sxx, sxz, szz, self.count, shrinkage)
+        if result.p > level or not len(result.read):
             raise NothingToErase(
-                f"the concept can't be told from chance on {self.count} rows (p = {found.p:.2g}, level {level:g}); "
+                f"the concept can't be told from chance on {self.count} rows (p = {result.p:.2g}, level {level:g}); "
                 "give more rows, or a weaker level (1 erases whatever there is)"
             )
-        return found
+        return result
 
     def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:
         sxx = self.covariances()[0]
-        moved = float(((read @ sxx @ read.T) * (write @ write.T)).sum() / sxx.trace())
+        displaced = float(((read @ sxx @ read.T) * (write @ write.T)).sum() / sxx.trace())
         read, write, mean = (tensor.cpu().contiguous() for tensor in (read, write, self._moments.mean[: self.d_model]))
-        return Eraser(read, write, mean, method, self.count, {**statistics, "displaced": moved})
+        return Eraser(read, write, mean, method, self.count, {**statistics, "displaced": displaced})
 
 
 def concept_columns(z: Tensor, rows: int, k: int) -> Float[Tensor, "rows k"]:
-    """One column a concept, in float64. Raises where z is neither such columns nor classes."""
+    """One column per concept, in float64. Raises where z is neither such columns nor classes."""
     classes = z.ndim == 1 and not z.is_floating_point()
     if len(z) != rows or not (classes or z.shape[1:] == (k,)):
         raise InterpError(
@@ -166,7 +206,7 @@ def concept_columns(z: Tensor, rows: int, k: int) -> Float[Tensor, "rows k"]:
 
 
 def finite_rows(x: Shaped[Tensor, "rows columns"], name: str) -> Float[Tensor, "rows columns"]:
-    """The rows in float64. Raises, by the name and the first such row, where an entry is not finite."""
+    """The rows in float64. Raises where an entry is not finite, naming the tensor and the first such row."""
     wide = x.detach().double()
     if not torch.isfinite(wide).all():
         row = int((~torch.isfinite(wide)).any(1).nonzero()[0])

@@ -1,16 +1,16 @@
-"""Latents of a sparse autoencoder that have to do with a contrast: by separation, by attribution, by label.
+"""Latents of a sparse autoencoder that relate to a contrast: by separation, by attribution, by label.
 
-- By separation: the latent whose activation tells the two sides apart best. It may be one that the model never uses.
-- By attribution: each latent's share in the margin log p(positive answer) - log p(negative answer). To first order it
-  is the margin's gradient along the decoder row times the activation, summed over the prompt's tokens, the
-  autoencoder's error held as it is. Syed et al. 2023, "Attribution patching outperforms automated circuit discovery";
-  Marks et al. 2024, "Sparse feature circuits". With several `points` the gradient is averaged along the way from all
-  latents at zero to where they are (Sundararajan et al. 2017, "Axiomatic attribution for deep networks"), and the
-  shares sum to what the latents do together.
-- By label: the latents whose label in a feature book has the words that are looked for.
+- By separation: the latent whose activation separates the two sides best. The model may never use it.
+- By attribution: each latent's share in the margin log p(positive answer) - log p(negative answer). To first order this
+  is the margin's gradient along the decoder row times the activation, summed over the prompt's tokens, with the
+  autoencoder's error held fixed. Syed et al. 2023, "Attribution patching outperforms automated circuit discovery";
+  Marks et al. 2024, "Sparse feature circuits". With several `points` the gradient is averaged along the straight path
+  from all latents at zero to their values (integrated gradients: Sundararajan et al. 2017, "Axiomatic attribution for
+  deep networks"), and the shares sum to the joint effect of the latents.
+- By label: the latents whose label in a feature book contains the words of a query.
 
-What they do not know: what a latent does when it is held at another value; `Clamp` it to see. Attribution is a first
-order estimate at one point, labels are somebody's guess from top activations.
+Limitations: none of these shows what a latent does when it is held at another value; `Clamp` it to see. Attribution is
+a first-order estimate at one point, and labels are guesses from top activations.
 """
 
 import re
@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -36,9 +35,7 @@ from interp.models.continuations import Continuations, frozen_weights, logprobs
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.sites import Site
-
-if TYPE_CHECKING:
-    from interp.sae.coder import SparseAutoencoder
+from interp.sae.coder import SparseAutoencoder
 
 SAE_LATENT = "sae_latent"
 _RANKED = 32
@@ -46,34 +43,57 @@ _RANKED = 32
 
 @dataclass(frozen=True)
 class Latent:
-    """A latent and its score: nats of the margin by attribution, words found by label, the rarer the more."""
+    """A latent and its score.
+
+    Args:
+        latent: Its index in the autoencoder.
+        score: Nats of the margin by attribution; by label the weight of the query's words that the label has.
+        method: How it was chosen.
+    """
 
     latent: int
     score: float
     method: str
 
-    def direction(self, sae: "SparseAutoencoder", data: str = "") -> Direction:
-        """Its decoder row, at the autoencoder's site; `data` is the digest of what it was chosen on."""
+    def direction(self, sae: SparseAutoencoder, data: str = "") -> Direction:
+        """The decoder row, at the autoencoder's site; `data` is the digest of what the latent was chosen on."""
         return Direction(sae.W_dec[self.latent][None].float(), sae.site, -1, self.method, sae.model, data)
 
 
 @dataclass(frozen=True)
 class BySeparation:
-    """Chooses a latent as the other fits choose a row: its own is the decoder's."""
+    """A fit whose row is the decoder row of the latent that separates the two sides best."""
 
-    sae: "SparseAutoencoder"
+    sae: SparseAutoencoder
 
     def latent(self, sides: Sides) -> int:
-        """The latent whose activation best separates the sides; ties go to the larger gap of means."""
-        return separating(sides.read(self.sae.encode))
+        """Index of the latent."""
+        return separating_latent(sides.read(self.sae.encode))
+
+    def row(self, latent: int) -> Float[Tensor, "d_in"]:
+        """The decoder row of a latent."""
+        return self.sae.W_dec[latent].float()
 
     def __call__(self, positive: Float[Tensor, "n d_in"], negative: Float[Tensor, "m d_in"]) -> Tensor:
-        """Its decoder row."""
-        return self.sae.W_dec[self.latent(Sides(positive, negative))].float()
+        """The row, from the activations of two sides."""
+        return self.row(self.latent(Sides(positive, negative)))
 
 
-def separating(codes: Sides) -> int:
-    """The latent whose value best separates two sets of codes, of the 32 with the largest gap of means."""
+def separating_latent(codes: Sides) -> int:
+    """The latent whose activation separates two sides best.
+
+    Args:
+        codes: Latents of the two sides, (pairs, d_sae) each.
+
+    Returns:
+        Of the 32 latents with the largest difference of means, the index of the one with the highest AUROC; ties go to
+        the larger difference.
+
+    Example:
+        >>> codes = interp.directions.Sides(torch.tensor([[0.0, 1, 5]] * 4), torch.tensor([[0.0, 1, 2]] * 4))
+        >>> interp.directions.separating_latent(codes)
+        2
+    """
     positive, negative = codes
     gap = positive.mean(0) - negative.mean(0)
     candidates = gap.topk(min(_RANKED, len(gap))).indices.tolist()
@@ -81,12 +101,12 @@ def separating(codes: Sides) -> int:
 
 
 def attributions(
-    model: HookedModel, sae: "SparseAutoencoder", contrast: Contrast, points: int = 1, batch_size: int = 16
+    model: HookedModel, sae: SparseAutoencoder, contrast: Contrast, points: int = 1, batch_size: int = 16
 ) -> Float[Tensor, "d_sae"]:
-    """Each latent's share in the margin, in nats, the mean over the pairs; above 0 where it speaks for the positive.
+    """Each latent's share in the margin in nats, averaged over pairs; above 0 where it favours the positive answer.
 
-    Only the prompt's tokens count, and of them not the first, which is outside the autoencoder's knowledge. Raises for
-    another model than the autoencoder's, and for pairs without two answers to one prompt.
+    Only the prompt's tokens count, without the first, on which autoencoders are not trained. Arguments and errors are
+    those of `by_attribution`.
     """
     sae.require(model)
     if points < 1 or batch_size < 1:
@@ -96,7 +116,7 @@ def attributions(
     with frozen_weights(model):
         for part in torch.arange(len(contrast)).split(batch_size):
             picked = pairs.pick(part)
-            total += sum(sign * _shares(model, sae, site, side, points) for sign, side in _signed(picked))
+            total += sum(sign * _shares(model, sae, site, side, points) for sign, side in _signed_sides(picked))
     if not torch.isfinite(total).all():
         raise InterpError(f"gradients at {site} are not finite; check that the model is finite on these texts")
     return (total / len(contrast)).float()
@@ -104,44 +124,85 @@ def attributions(
 
 def by_attribution(
     model: HookedModel,
-    sae: "SparseAutoencoder",
+    sae: SparseAutoencoder,
     contrast: Contrast,
     count: int = 10,
     points: int = 1,
     batch_size: int = 16,
 ) -> tuple[Latent, ...]:
-    """The latents with the largest shares in size, whichever answer they speak for; see `attributions`."""
+    """The latents with the largest shares in the margin between two answers, in absolute value.
+
+    Args:
+        model: The model that the autoencoder was trained on.
+        sae: The autoencoder.
+        contrast: Pairs of one prompt with two answers.
+        count: How many latents to return.
+        points: 1 for the gradient where the latents are; more for integrated gradients.
+        batch_size: Pairs per forward and backward pass.
+
+    Returns:
+        The latents, the largest share first. A positive score favours the positive answer.
+
+    Raises:
+        InterpError: The autoencoder belongs to another model, a pair does not have two answers to one prompt, or a
+            gradient is not finite.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.data import Turn, TurnPair
+        >>> from interp.sae import TopK
+        >>> rows, zero = torch.eye(model.d_model), torch.zeros(model.d_model)
+        >>> site = (SiteColumns(site="resid_post.1", model=model.reference, width=model.d_model),)
+        >>> sae = interp.SparseAutoencoder(rows, zero, rows, zero, TopK(k=8), reads=site, writes=site)
+        >>> answers = interp.Contrast((TurnPair(Turn("Who bakes?", "The baker"), Turn("Who bakes?", "Nobody")),))
+        >>> len(interp.directions.by_attribution(model, sae, answers, count=3))
+        3
+    """
     shares = attributions(model, sae, contrast, points, batch_size)
     best = shares.abs().topk(min(count, len(shares))).indices.tolist()
     return tuple(Latent(latent, float(shares[latent]), f"{SAE_LATENT}_attribution") for latent in best)
 
 
-def by_label(labels: Mapping[int, str], query: str, count: int = 10) -> tuple[Latent, ...]:
-    """The latents whose labels have words of the query, best first.
+def by_label(labels: Mapping[int, str] | str | Path, query: str, count: int = 10) -> tuple[Latent, ...]:
+    """The latents whose labels contain words of a query.
 
-    Whole words count, in any case, with or without an s. A word that fewer labels have counts for more.
-    Raises where no label has any, with the nearest words.
+    Args:
+        labels: The label of each latent, or a file of Neuronpedia's JSON.
+        query: Words to look for. Whole words match, in any case, with or without a final s.
+        count: How many latents to return at most.
+
+    Returns:
+        The latents, best first. A word that fewer labels contain weighs more.
+
+    Raises:
+        InterpError: No label contains any of the words (the nearest words are named), or there are no labels.
+
+    Example:
+        >>> labels = {3: "names of towns", 8: "insults aimed at people", 9: "lists of towns"}
+        >>> [found.latent for found in interp.directions.by_label(labels, "insult")]
+        [8]
     """
-    wanted = set(_words(query))
-    if not wanted or not labels:
+    labels = read_labels(labels) if isinstance(labels, str | Path) else labels
+    query_words = set(_words(query))
+    if not query_words or not labels:
         raise InterpError(f"query {query!r} on {len(labels)} labels; expected words to look for, and labels")
     words = {latent: set(_words(label)) for latent, label in labels.items()}
     known = Counter(word for label in words.values() for word in label)
-    weight = {word: log(1 + len(words) / known[word]) for word in wanted & set(known)}
+    weight = {word: log(1 + len(words) / known[word]) for word in query_words & set(known)}
     if not weight:
         raise InterpError(f"no label has {query!r}; {nearest(query, known)}")
-    scores = {latent: sum(weight[word] for word in wanted & label) for latent, label in words.items()}
+    scores = {latent: sum(weight[word] for word in query_words & label) for latent, label in words.items()}
     best = sorted((latent for latent in scores if scores[latent]), key=lambda latent: (-scores[latent], latent))
     return tuple(Latent(latent, scores[latent], f"{SAE_LATENT}_label") for latent in best[:count])
 
 
 def read_labels(file: str | Path) -> dict[int, str]:
-    """Labels by latent from Neuronpedia's JSON: a list of explanations, of features with theirs, or a batch of those.
+    """Labels by latent from Neuronpedia's JSON: a list of explanations or of features, or a batch of features.
 
-    Several labels of a latent are joined. Raises where the file has none.
+    Several labels of one latent are joined. Raises where the file has none.
     """
-    where, found = Path(file), read_json(Path(file))
-    records = found.get("features", [found]) if isinstance(found, dict) else found
+    where, content = Path(file), read_json(Path(file))
+    records = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise InterpError(f"{where}: not a feature, a list of them, or a batch; expected Neuronpedia's JSON")
     labels: dict[int, str] = {}
@@ -152,42 +213,42 @@ def read_labels(file: str | Path) -> dict[int, str]:
             continue
         index = str(record.get("index", record.get("feature_index")))
         if not index.isdigit():
-            raise InterpError(f"{where}: {texts[0]!r} is of latent {index}; expected its number under index")
+            raise InterpError(f"{where}: {texts[0]!r} belongs to latent {index}; expected its number under index")
         known = [labels[int(index)]] if int(index) in labels else []
         labels[int(index)] = "; ".join(known + texts)
     if not labels:
-        raise InterpError(f"{where}: none of {len(records)} features has an explanation; expected some to look in")
+        raise InterpError(f"{where}: none of {len(records)} features has an explanation; expected at least one label")
     return labels
 
 
-def _signed(pairs: Answers) -> list[tuple[int, Continuations]]:
+def _signed_sides(pairs: Answers) -> list[tuple[int, Continuations]]:
     return [(1, pairs.positive), (-1, pairs.negative)]
 
 
-def _shares(model: HookedModel, sae: "SparseAutoencoder", site: Site, side: Continuations, points: int) -> Tensor:
-    """For log p of one side: the sum over prompts and their tokens of activation times gradient along the row."""
+def _shares(model: HookedModel, sae: SparseAutoencoder, site: Site, side: Continuations, points: int) -> Tensor:
+    """For log p of one side: activation times gradient along the decoder row, summed over prompts and tokens."""
     batch = side.tokens
     x = model.capture(batch, site)[site]
-    asked = (batch.mask & ~side.scored & (batch.position_ids > 0)).to(x.device)
+    counted = (batch.mask & ~side.scored & (batch.position_ids > 0)).to(x.device)
     coder = sae.to(x.device)
-    latents = coder.encode(x[asked].float())
-    whole = latents @ coder.W_dec.float()
-    gradients = torch.zeros_like(whole)
-    # One point is where the latents are; several are the middles of as many equal parts of the way from zero.
+    latents = coder.encode(x[counted].float())
+    reconstruction = latents @ coder.W_dec.float()
+    gradients = torch.zeros_like(reconstruction)
+    # One point is the latents themselves; several are the midpoints of equal parts of the path from zero.
     for share in [1.0] if points == 1 else [(number + 0.5) / points for number in range(points)]:
         moved = x.clone()
-        moved[asked] = x[asked] - ((1 - share) * whole).to(x.dtype)
+        moved[counted] = x[counted] - ((1 - share) * reconstruction).to(x.dtype)
         leaf = moved.requires_grad_()
-        with torch.enable_grad(), model.hooked([(site, _put(leaf))]):
+        with torch.enable_grad(), model.hooked([(site, _replacing(leaf))]):
             total = logprobs(model, side).sum()
-        gradients += torch.autograd.grad(total, leaf)[0][asked].float() / points
+        gradients += torch.autograd.grad(total, leaf)[0][counted].float() / points
     return (latents * (gradients @ coder.W_dec.float().T)).double().sum(0).cpu()
 
 
-def _put(values: Tensor) -> Transform:
+def _replacing(values: Tensor) -> Transform:
     return lambda x: values
 
 
 def _words(text: str) -> list[str]:
-    """Words of a text in lower case, without a final s, so that a plural is its singular."""
+    """Words of a text in lower case, without a final s, so that a plural matches its singular."""
     return [word[:-1] if len(word) > 3 and word.endswith("s") else word for word in re.findall(r"\w+", text.casefold())]

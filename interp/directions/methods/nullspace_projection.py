@@ -1,12 +1,11 @@
-"""Iterative nullspace projection: fit a probe, project its directions out, and go on until nothing is read any more.
+"""Iterative nullspace projection: fit a probe, project its directions out, and repeat until no probe reads the concept.
 
 Ravfogel et al. 2020, "Null it out: guarding protected attributes by iterative nullspace projection",
-https://arxiv.org/abs/2004.07667. The probe is a ridge regression, in closed form. Whether it still reads anything is
-measured on held-out rows, by AUROC for each class: by accuracy no probe of a rare class is above
-chance.
+https://arxiv.org/abs/2004.07667. The probe is a ridge regression, in closed form. Whether it still reads the concept is
+measured on held-out rows, by the AUROC of each class: by accuracy, no probe of a rare class would be above chance.
 
-What it does not know: how much else goes with the directions. `ErasureFitter` erases the same with one direction a
-concept; this projects out many, and is here to compare with.
+Limitations: other information goes with the directions. `ErasureFitter` erases the same concept with one direction per
+concept; this method removes many, and is meant for comparison.
 """
 
 from math import erfc, sqrt
@@ -30,10 +29,30 @@ def inlp(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Eraser:
-    """Project the directions of ridge probes for classes z out, round by round, until held-out rows are at chance.
+    """Project out the directions of ridge probes, round by round, until held-out rows are read at chance.
 
-    At chance is where no class's AUROC is above a half, significant at `level` over all classes. `penalty` is a share
-    of the mean variance. Raises where that is so from the start, and where it is not after `rounds`.
+    Args:
+        x: Activations, (batch, d_model).
+        z: The class of each row, (batch,) integers from 0.
+        rounds: Rounds after which to give up.
+        penalty: Of the ridge probe, as a share of the mean variance.
+        held_out: Share of the rows that is kept for the test.
+        level: Rows are read at chance where no class's AUROC is above 0.5, significant at this level over all classes.
+        seed: Draws the split.
+
+    Returns:
+        An orthogonal projection.
+
+    Raises:
+        NothingToErase: Held-out rows are read at chance from the start.
+        InterpError: They are still read after `rounds`, a setting is out of range, or a part has only one class.
+
+    Example:
+        >>> z = torch.arange(200) % 2
+        >>> x = torch.randn(200, 4) + 3 * z[:, None]
+        >>> eraser = interp.directions.inlp(x, z)
+        >>> eraser.method, eraser.statistics["p_after"] > 0.001
+        ('inlp', True)
     """
     if rounds < 0 or not penalty > 0 or not 0 < level <= 1:
         raise InterpError(
@@ -44,9 +63,9 @@ def inlp(
     fit, test = _split(onehot, held_out, seed)
     mean, rows = wide[fit].mean(0), wide.new_zeros(0, x.shape[1])
     for done in range(rounds + 1):
-        left = _left(wide - mean, rows)
-        probe = _ridge(left[fit], onehot[fit], penalty)
-        area, p = _readable(left[test] @ probe, onehot[test])
+        remainder = _remainder(wide - mean, rows)
+        probe = _ridge_weights(remainder[fit], onehot[fit], penalty)
+        area, p = _best_read_class(remainder[test] @ probe, onehot[test])
         if p > level:
             break
         if done < rounds:
@@ -60,12 +79,14 @@ def inlp(
             f"held-out rows are read at chance (AUROC {area:.3f}, p = {p:.2g}, level {level:g}); give more rows, "
             "or a weaker level"
         )
-    moved = float(((wide - mean) @ rows.T).square().sum() / (wide - mean).square().sum())
-    return Eraser(rows, rows, mean, "inlp", len(fit), {"level": level, "p_after": p, "auroc": area, "displaced": moved})
+    displaced = float(((wide - mean) @ rows.T).square().sum() / (wide - mean).square().sum())
+    return Eraser(
+        rows, rows, mean, "inlp", len(fit), {"level": level, "p_after": p, "auroc": area, "displaced": displaced}
+    )
 
 
 def _split(onehot: Float[Tensor, "batch classes"], held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers to fit on and to hold out. Raises unless each side has rows of two classes."""
+    """Indices of rows to fit on and to hold out. Raises unless each part has rows of two classes."""
     order = torch.randperm(len(onehot), generator=torch.Generator().manual_seed(seed))
     cut = round(len(onehot) * (1 - held_out))
     parts = order[:cut], order[cut:]
@@ -77,34 +98,36 @@ def _split(onehot: Float[Tensor, "batch classes"], held_out: float, seed: int) -
     return parts
 
 
-def _left(centred: Float[Tensor, "batch d_model"], rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "batch d_model"]:
-    """The part off the rows; none where it is rounding, of which a probe could read what was there."""
-    left = project_out(centred, rows)
-    return left if left.norm() > 1e-9 * centred.norm() else torch.zeros_like(left)
+def _remainder(
+    centred: Float[Tensor, "batch d_model"], rows: Float[Tensor, "k d_model"]
+) -> Float[Tensor, "batch d_model"]:
+    """The part orthogonal to the rows; zero where it is rounding error, from which a probe could still read."""
+    remainder = project_out(centred, rows)
+    return remainder if remainder.norm() > 1e-9 * centred.norm() else torch.zeros_like(remainder)
 
 
-def _ridge(
+def _ridge_weights(
     x: Float[Tensor, "batch d_model"], z: Float[Tensor, "batch k"], penalty: float
 ) -> Float[Tensor, "d_model k"]:
-    """Weights of the linear regression of z on x, x centred."""
+    """The weights of a ridge regression of z on x, which is centred."""
     covariance = x.T @ x / len(x)
     ridge = penalty * covariance.diagonal().mean().clamp(min=1e-30)
     return torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(x), x.T @ (z - z.mean(0)) / len(x))
 
 
-def _readable(scores: Float[Tensor, "batch k"], z: Float[Tensor, "batch k"]) -> tuple[float, float]:
-    """The class read best: its AUROC, and the chance that one of k is read as well (Mann-Whitney test, Bonferroni)."""
-    read = []
+def _best_read_class(scores: Float[Tensor, "batch k"], z: Float[Tensor, "batch k"]) -> tuple[float, float]:
+    """AUROC of the class that is read best, and its p-value among k classes (Mann-Whitney test, Bonferroni)."""
+    tests = []
     for score, is_class in zip(scores.T, z.T.bool(), strict=True):
         n, m = int(is_class.sum()), int((~is_class).sum())
         if n and m:
             area = auroc(score[is_class], score[~is_class])
-            read.append((erfc((area - 0.5) / sqrt((n + m + 1) / (6 * n * m))) / 2, area))
-    p, area = min(read)
-    return area, min(1.0, p * len(read))
+            tests.append((erfc((area - 0.5) / sqrt((n + m + 1) / (6 * n * m))) / 2, area))
+    p, area = min(tests)
+    return area, min(1.0, p * len(tests))
 
 
 def _with_span(rows: Float[Tensor, "k d_model"], probe: Float[Tensor, "d_model c"]) -> Float[Tensor, "more d_model"]:
-    """Orthonormal rows that span the probe's directions, too."""
+    """Orthonormal rows that span the probe's directions as well."""
     new, size, _ = torch.linalg.svd(project_out(probe.T, rows).T, full_matrices=False)
     return torch.cat([rows, new[:, size > 1e-9 * size[0]].T])

@@ -1,14 +1,14 @@
-"""Erasers at the sites of a model: each fitted by itself, or one after another, which is concept scrubbing.
+"""Erasers at the sites of a model, fitted independently or in sequence, which is concept scrubbing.
 
-Belrose et al. 2023, "LEACE: perfect linear concept erasure in closed form", section 5: site by site, in the order of
-the forward pass, run the model with the erasers so far, take in the site's activations, fit, go on. So the erasers
-belong together: run all of them, not one. Behind blocks (resid_post) this takes one pass in all, and keeps the
-activations of all prompts at one site; elsewhere a pass up to each of the sites.
+Belrose et al. 2023, "LEACE: perfect linear concept erasure in closed form", section 5: for each site, in the order of
+the forward pass, run the model with the erasers fitted so far, and fit the next eraser on the site's activations. The
+erasers therefore belong together: run all of them. At outputs of blocks (resid_post) this takes one pass in total, and
+keeps the activations of all prompts at one site; elsewhere it takes one pass up to each site.
 
-The first token of each text is left out of the fit: models park activations there that are a hundred times longer than
-others. The erasers act on it all the same.
+The first token of each text is left out of the fit, since its activations are often a hundred times longer than others
+(an attention sink). The erasers still act on it.
 
-What it does not know: whether what is left of the concept in later attention patterns, or by no linear probe, is used.
+Limitations: the model may still use the concept through attention patterns, or in a form that no linear probe reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ from interp.models.tokens import Prompts, Tokens
 
 Labels = Sequence[int | Sequence[int]] | Shaped[Tensor, "..."]
 ScrubbedEraser = list[tuple[Site, Eraser]]
-_CLASSES = 10_000  # more are surely not counted from 0
+_CLASSES = 10_000  # larger labels are taken for a mistake
 EraserFit = Callable[[ErasureFitter, float], Eraser]
 
 
@@ -44,15 +44,37 @@ def scrub(
     sequential: bool = True,
     batch_size: int = 32,
 ) -> ScrubbedEraser:
-    """Erasers of the classes that `labels` name, in the order of the sites; `model.hooked` runs them.
+    """Fit erasers of the labelled classes at the sites of a model.
 
-    Labels are an integer from 0 for each prompt, or a list for each prompt with one for every token (that of the first
-    is not used); the two sides of a contrast label themselves. `positions` are the tokens to fit on, counted from a
-    prompt's end if negative; all of them if None, which makes p values too small: tokens of a text are not independent.
-    `fit` makes the eraser of a site, such as `ErasureFitter.sal`. A site where the concept is not significant at
-    `level` gets no eraser; raises `NothingToErase` if none does. In a sequence all sites behind the first eraser get
-    one: on the very data that was erased there, less is left than by chance, and on other data more. For a contrast
-    the level is 1, that is, no test, unless given: the sides of a pair are far more alike than rows drawn by chance.
+    Args:
+        model: The model.
+        prompts: Texts or tokens; or a contrast, whose two sides are the two classes.
+        labels: An integer from 0 per prompt, or per prompt a list with one integer per token (the first is not used).
+        sites: Sites in the residual stream's basis.
+        positions: Tokens to fit on, counted from a prompt's end if negative; None for all. All of them make p-values
+            too small, since tokens of one text are not independent.
+        fit: Makes the eraser of a site from its fitter and a level, such as `ErasureFitter.sal`.
+        level: Significance level; a site where the concept is not significant gets no eraser. In a sequence every site
+            after the first eraser gets one: on the data that was erased, less is left than by chance, and on other data
+            more. The default is 0.001, and for a contrast 1 (no test), since the sides of a pair are far more alike
+            than rows drawn by chance.
+        sequential: Fit each eraser on activations under the earlier ones (concept scrubbing), or all independently.
+        batch_size: Prompts per forward pass.
+
+    Returns:
+        Sites and their erasers, in the order of the forward pass, as `model.hooked` takes them.
+
+    Raises:
+        NothingToErase: The concept is significant at no site.
+        InterpError: Labels, positions or sites do not fit the prompts or the model.
+
+    Example:
+        >>> few = interp.Contrast(contrast.pairs[:4])
+        >>> edits = interp.scrub(model, few, sites=["resid_post.0", "resid_post.1"], positions=-1)
+        >>> [f"{site}: {len(eraser.read)}" for site, eraser in edits]
+        ['resid_post.0: 1', 'resid_post.1: 1']
+        >>> with model.hooked(edits):
+        ...     logits = model.logits("Who bakes?")
     """
     if batch_size < 1:
         raise InterpError(f"batch_size is {batch_size}; expected 1 or more")
@@ -64,14 +86,15 @@ def scrub(
         prompts, labels = [*positive, *negative], [1 for _ in positive] + [0 for _ in negative]
     if labels is None:
         raise InterpError("prompts have no labels; give one for each, or a contrast, whose two sides label themselves")
-    batch, wanted = model.tokens(prompts), model.resolve(sites)
-    for site in wanted:
+    batch, resolved = model.tokens(prompts), model.resolve(sites)
+    for site in resolved:
         if not site.in_residual_basis:
             raise InterpError(f"{site} is not in the residual stream's basis; scrub sites such as resid_post.*")
     classes = _classes(labels, batch, [positions] if isinstance(positions, int) else positions)
-    way = _together if not sequential else _by_block if _all_behind_blocks(model, wanted) else _again_and_again
+    in_sequence = _blockwise if _all_after_blocks(model, resolved) else _site_by_site
+    fit_sites = in_sequence if sequential else _independently
     fitted: ScrubbedEraser = []
-    for site, fitter in way(model, _Rows.of(batch, classes, batch_size), wanted, fitted):
+    for site, fitter in fit_sites(model, _LabelledBatches.of(batch, classes, batch_size), resolved, fitted):
         try:
             eraser = fit(fitter, 1.0 if sequential and fitted else LEVEL if level is None else level)
         except NothingToErase as nothing:
@@ -84,92 +107,88 @@ def scrub(
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Batches of prompts, with each token's class or -1."""
+class _LabelledBatches:
+    """Batches of prompts, with the class of each token or -1."""
 
     tokens: list[Tokens]
     classes: list[Int[Tensor, "_ _"]]
     count: int
 
     @classmethod
-    def of(cls, batch: Tokens, classes: Int[Tensor, "batch pos"], size: int) -> "_Rows":
+    def of(cls, batch: Tokens, classes: Int[Tensor, "batch pos"], size: int) -> "_LabelledBatches":
         starts = range(0, len(batch), size)
         tokens = [batch.rows(start, start + size) for start in starts]
-        own = [classes[start : start + size, -rows.ids.shape[1] :] for start, rows in zip(starts, tokens, strict=True)]
-        return cls(tokens, own, int(classes.max()) + 1)
+        parts = [classes[at : at + size, -rows.ids.shape[1] :] for at, rows in zip(starts, tokens, strict=True)]
+        return cls(tokens, parts, int(classes.max()) + 1)
 
-    def take_in(self, fitter: ErasureFitter, number: int, x: Float[Tensor, "batch pos d_model"]) -> None:
-        """Activations of batch `number`."""
-        z = self.classes[number]
+    def update(self, fitter: ErasureFitter, index: int, x: Float[Tensor, "batch pos d_model"]) -> None:
+        """Add the activations of one batch to a fitter."""
+        z = self.classes[index]
         fitter.update(x[z >= 0], z[z >= 0])
 
 
-def _together(
-    model: HookedModel, rows: _Rows, sites: Sequence[Site], fitted: ScrubbedEraser
+def _independently(
+    model: HookedModel, batches: _LabelledBatches, sites: Sequence[Site], fitted: ScrubbedEraser
 ) -> Iterator[tuple[Site, ErasureFitter]]:
-    """All sites in one pass, as the model is hooked."""
+    """All sites in one pass, under the hooks in place."""
     del fitted
-    fitters = {site: ErasureFitter(model.d_model, rows.count) for site in sites}
-    for number, tokens in enumerate(track(rows.tokens, "scrub")):
+    fitters = {site: ErasureFitter(model.d_model, batches.count) for site in sites}
+    for number, tokens in enumerate(track(batches.tokens, "scrub")):
         acts = model.capture(tokens, sites, batch_size=len(tokens), copy=False)
         for site, fitter in fitters.items():
-            rows.take_in(fitter, number, acts[site])
+            batches.update(fitter, number, acts[site])
     yield from fitters.items()
 
 
-def _again_and_again(
-    model: HookedModel, rows: _Rows, sites: Sequence[Site], fitted: ScrubbedEraser
+def _site_by_site(
+    model: HookedModel, batches: _LabelledBatches, sites: Sequence[Site], fitted: ScrubbedEraser
 ) -> Iterator[tuple[Site, ErasureFitter]]:
-    """Site by site, a pass up to each of them with the erasers fitted so far."""
+    """Site by site, each in a pass up to it with the erasers fitted so far."""
     for site in track(sites, "scrub"):
         with model.hooked(fitted):
-            found = list(_together(model, rows, [site], fitted))
-        yield from found
+            fitters = list(_independently(model, batches, [site], fitted))
+        yield from fitters
 
 
-def _by_block(
-    model: HookedModel, rows: _Rows, sites: Sequence[Site], fitted: ScrubbedEraser
+def _blockwise(
+    model: HookedModel, batches: _LabelledBatches, sites: Sequence[Site], fitted: ScrubbedEraser
 ) -> Iterator[tuple[Site, ErasureFitter]]:
-    """Site by site, each block computed once on what the erasers fitted so far make of its input."""
-    walk = Blockwise(model, rows.tokens)
+    """Site by site, each block computed once on its input after the erasers fitted so far."""
+    walk = Blockwise(model, batches.tokens)
     for site in track(sites, "scrub"):
-        states, fitter = walk.to(site.layer or 0), ErasureFitter(model.d_model, rows.count)
+        states, fitter = walk.to(site.layer or 0), ErasureFitter(model.d_model, batches.count)
         for number, state in enumerate(states):
-            rows.take_in(fitter, number, state)
+            batches.update(fitter, number, state)
         yield site, fitter
         if fitted and fitted[-1][0] == site:
             walk.replace([fitted[-1][1](state) for state in states])
 
 
-def _all_behind_blocks(model: HookedModel, sites: Sequence[Site]) -> bool:
+def _all_after_blocks(model: HookedModel, sites: Sequence[Site]) -> bool:
     return supports_blockwise(model) and all(site.kind == "resid_post" for site in sites)
 
 
 def _classes(labels: Labels, batch: Tokens, positions: Sequence[int] | None) -> Int[Tensor, "batch pos"]:
-    """Each token's class; -1 on padding, on first tokens and on those at no wanted position, which are left out."""
+    """The class of each token; -1 where it is left out: padding, first tokens and other positions."""
     if len(labels) != len(batch):
         raise InterpError(f"{len(labels)} labels for {len(batch)} prompts; expected one for each, or a list of them")
     classes = torch.full(batch.ids.shape, -1)
-    for number, (label, length) in enumerate(zip(labels, batch.lengths.tolist(), strict=True)):
+    for row, (label, length) in enumerate(zip(labels, batch.lengths.tolist(), strict=True)):
         plain = label if isinstance(label, int) else torch.as_tensor(label).tolist()
-        each = plain if isinstance(plain, list) else [plain] * length
-        if len(each) != length:
-            raise InterpError(
-                f"prompt {number} has {length} tokens but {len(each)} labels; expected one for each token"
-            )
-        if not all(isinstance(one, int) for one in each) or not 0 <= min(each) <= max(each) < _CLASSES:
-            wrong = next(one for one in each if not isinstance(one, int) or not 0 <= one < _CLASSES)
-            raise InterpError(
-                f"prompt {number} has the label {wrong}; expected classes from 0, one number after another"
-            )
-        classes[number, -length:] = torch.tensor(each)
+        per_token = plain if isinstance(plain, list) else [plain] * length
+        if len(per_token) != length:
+            raise InterpError(f"prompt {row} has {length} tokens but {len(per_token)} labels; expected one per token")
+        if not all(isinstance(value, int) and 0 <= value < _CLASSES for value in per_token):
+            wrong = next(v for v in per_token if not isinstance(v, int) or not 0 <= v < _CLASSES)
+            raise InterpError(f"prompt {row} has the label {wrong}; expected classes numbered from 0 without gaps")
+        classes[row, -length:] = torch.tensor(per_token)
     keep = batch.mask & (batch.position_ids > 0)
     if positions is not None:
-        wanted = torch.zeros_like(keep)
+        chosen = torch.zeros_like(keep)
         for position in positions:
             at = batch.lengths[:, None] + position if position < 0 else torch.full((len(batch), 1), position)
-            wanted |= batch.position_ids == at
-        keep &= wanted
+            chosen |= batch.position_ids == at
+        keep &= chosen
     if not keep.any():
         raise InterpError(f"no prompt has a token to fit on at positions {positions}; the first of each is left out")
     return classes.masked_fill(~keep, -1)

@@ -1,19 +1,19 @@
-"""A vector of bounded norm that, added at a site, makes one kind of answer likelier: optimised through the model.
+"""Steering vectors of bounded norm, trained through the model to make one kind of answer likelier.
 
 1. The vector starts at zero and is added at every token of prompt and answer.
-2. Each step takes the gradient of an objective on some pairs, in which the model's own weights are constants:
-   - `promote`: the loss of the positive answers, a token;
+2. Each step takes the gradient of an objective on some pairs, with the model's weights fixed:
+   - `promote`: the loss of the positive answers, per token;
    - `suppress`: -log(1 - p) of the negative answers' tokens;
    - `margin`: log p of the negative answer minus that of the positive one;
-   - `preference`: that the vector, against the plain model, raises the margin, and that its negative lowers it; so it
-     is trained to be added and to be subtracted. Cao et al. 2024, "Personalized steering of large language models:
+   - `preference`: adding the vector raises the margin log p(positive) - log p(negative) above that of the unedited
+     model, and subtracting it lowers the margin. Cao et al. 2024, "Personalized steering of large language models:
      versatile steering vectors through bi-directional preference optimization" (BiPO).
-   The first two are those of Dunefsky and Cohan 2025, "One-shot optimized steering vectors".
-3. The vector goes a step of shrinking length along the averaged gradient, and back to the ball of radius `norm`.
-   Only the gradient itself, not one rescaled by coordinate (Adam), comes to rest where the objective is least on it.
+   The first two are from Dunefsky and Cohan 2025, "One-shot optimized steering vectors".
+3. The vector takes a step of decreasing length against the averaged gradient, and is projected back onto the ball of
+   radius `norm`. Gradients rescaled per coordinate (Adam) would not settle at the minimum on the ball.
 
-What it does not know: whether the model ever uses such a vector, or what else it does. A free vector of d_model numbers
-overfits few pairs; measure on others, beside a difference of means of the same norm and a prompt.
+Limitations: the model may never use such a vector, and it may have other effects. A free vector of d_model numbers
+overfits few pairs: measure on others, alongside a difference of means of the same norm and a prompt.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from interp.directions.methods._answers import (
     adding,
     answer_continuations,
     batches,
-    require_steps,
+    require_positive,
     residual_site,
 )
 from interp.models.continuations import Continuations, frozen_weights, logprobs, token_losses
@@ -45,16 +45,28 @@ from interp.models.sites import Site
 
 METHOD = "steering_vector"
 _MOMENTUM = 0.8
-_SETTLED = 0.1  # share of the gradient along which the vector could still go
+_SETTLED = 0.1  # share of the gradient that the vector could still follow
 
 
 @dataclass(frozen=True)
 class SteeringVector:
-    """A trained vector: `norm` times the direction's row. As an op: `Add(direction, norm)`.
+    """A trained vector: `norm` times the direction's row. As an op it is `Add(direction, norm)`.
 
-    `before` and `after` are the objective, which falls, on all pairs: with nothing added and with the vector. `losses`
-    are those of the steps. `slack` is the share of the gradient that the vector could still follow without leaving the
-    ball, 0 where the objective is stationary; `converged` says whether it is below 0.1.
+    Args:
+        direction: The unit direction at its site.
+        norm: Length of the vector.
+        before: The objective, which training lowers, on all pairs without the vector.
+        after: The objective with the vector.
+        slack: Share of the gradient that the vector could still follow without leaving the ball, from 0 (the objective
+            is stationary) to 1.
+        losses: The objective at each step.
+
+    Example:
+        >>> site = interp.models.Site("resid_post", 1)
+        >>> direction = interp.Direction(torch.eye(192)[:1], site, -1, "steering_vector", model.reference, data="")
+        >>> steered = interp.directions.SteeringVector(direction, 2.0, before=3.0, after=1.0, slack=0.02, losses=())
+        >>> steered.vector[:2], steered.converged
+        (tensor([2., 0.]), True)
     """
 
     direction: Direction
@@ -66,17 +78,17 @@ class SteeringVector:
 
     @property
     def vector(self) -> Float[Tensor, "d_model"]:
-        """What is added."""
+        """The vector to add, (d_model,)."""
         return self.norm * self.direction.rows[0]
 
     @property
     def converged(self) -> bool:
-        """Whether little was left to gain when training ended."""
+        """Whether the slack is below 0.1."""
         return self.slack < _SETTLED
 
     def _repr_html_(self) -> str:
-        ran = f"{self.before:.3f} to {self.after:.3f} in {len(self.losses)} steps"
-        rows = [("site", self.direction.site), ("norm", f"{self.norm:.3g}"), ("objective", ran)]
+        change = f"{self.before:.3f} to {self.after:.3f} in {len(self.losses)} steps"
+        rows = [("site", self.direction.site), ("norm", f"{self.norm:.3g}"), ("objective", change)]
         return html_card("Steering vector", [*rows, ("slack", f"{self.slack:.3f}")])
 
 
@@ -93,35 +105,58 @@ def steering_vector(
     batch_size: int = 16,
     seed: int = 0,
 ) -> SteeringVector:
-    """Train one on pairs of answers to one prompt. `norm` is the largest length, in the units of the activations.
+    """Train a vector that, added at a site, makes one side's answers likelier.
 
-    `towards` the negative answers, it removes what the contrast is about. `rate` is the first step's length, as a share
-    of the norm; `beta` how soon `preference` has enough. `seed` draws the pairs of a step where there are more than
-    `batch_size`. Raises for pairs without two answers to one prompt, and where the objective is not finite.
+    Args:
+        model: The model; its weights stay fixed.
+        contrast: Pairs of one prompt with two answers.
+        site: One site in the residual stream's basis.
+        norm: Largest length of the vector. A useful scale is the distance of the two sides' means.
+        objective: "promote", "suppress", "margin" or "preference"; see the module.
+        towards: Which answers to make likelier. With "negative" the vector removes what the contrast is about.
+        steps: Steps of training.
+        rate: Length of the first step, as a share of the norm.
+        beta: Slope of the preference objective: the larger, the smaller the change of the margin at which it saturates.
+        batch_size: Pairs per step.
+        seed: Draws the batches.
+
+    Returns:
+        The vector and how training went.
+
+    Raises:
+        InterpError: A setting is out of range, a pair does not have two answers to one prompt, the objective is not
+            finite, or it has no gradient at the site.
+
+    Example:
+        >>> from interp.data import Turn, TurnPair
+        >>> answers = interp.Contrast((TurnPair(Turn("Who bakes?", "The baker"), Turn("Who bakes?", "Nobody")),))
+        >>> steered = interp.directions.steering_vector(model, answers, "resid_post.4", 1.0, 1, "margin")
+        >>> steered.after < steered.before
+        True
     """
-    require_steps(norm=norm, steps=steps, rate=rate, beta=beta, batch_size=batch_size)
+    require_positive(norm=norm, steps=steps, rate=rate, beta=beta, batch_size=batch_size)
     if objective not in _OBJECTIVES:
         raise InterpError(f"unknown objective {objective!r}; {nearest(objective, _OBJECTIVES)}")
     if towards not in ("positive", "negative"):
         raise InterpError(f"towards is {towards!r}; expected positive or negative")
-    place, pairs = residual_site(model, site), answer_continuations(model, contrast)
+    site, pairs = residual_site(model, site), answer_continuations(model, contrast)
     if towards == "negative":
         pairs = Answers(pairs.negative, pairs.positive)
-    loss = partial(_OBJECTIVES[objective], model, place, beta)
+    loss = partial(_OBJECTIVES[objective], model, site, beta)
     vector = torch.zeros(model.d_model, device=model.device)
     average, losses = torch.zeros_like(vector), []
     with frozen_weights(model):
-        before = _whole(loss, pairs, vector, batch_size)[0]
-        for step, picked in enumerate(track(batches(len(contrast), batch_size, steps, seed), "steer", total=steps)):
-            value, gradient = _gradient(loss, pairs.pick(picked), vector)
+        before = _objective(loss, pairs, vector, batch_size)[0]
+        for step, batch in enumerate(track(batches(len(contrast), batch_size, steps, seed), "steer", total=steps)):
+            value, gradient = _gradient(loss, pairs.pick(batch), vector)
             losses.append(value)
             average = _MOMENTUM * average + gradient
             length = rate * norm * (1 - step / steps)
-            vector = _within(vector - length * normalize(average, dim=0), norm)
-        after, gradient = _whole(loss, pairs, vector, batch_size)
+            vector = _onto_ball(vector - length * normalize(average, dim=0), norm)
+        after, gradient = _objective(loss, pairs, vector, batch_size)
     if not vector.any():
-        raise InterpError(f"the {objective} objective has no gradient at {place}: nothing there reaches the answers")
-    direction = Direction(vector[None], place, -1, METHOD, model.reference, contrast.digest)
+        raise InterpError(f"the {objective} objective has no gradient at {site}: nothing there reaches the answers")
+    direction = Direction(vector[None], site, -1, METHOD, model.reference, contrast.digest)
     slack = _slack(vector, gradient, norm)
     return SteeringVector(direction, float(vector.norm()), before, after, slack, tuple(losses))
 
@@ -141,44 +176,44 @@ def _gradient(loss: SteeringLoss, pairs: Answers, vector: Tensor) -> tuple[float
     return float(value.detach()), torch.autograd.grad(value, leaf)[0]
 
 
-def _whole(loss: SteeringLoss, pairs: Answers, vector: Tensor, size: int) -> tuple[float, Tensor]:
+def _objective(loss: SteeringLoss, pairs: Answers, vector: Tensor, size: int) -> tuple[float, Tensor]:
     """Objective and gradient on all pairs."""
     parts = torch.arange(len(pairs.positive)).split(size)
-    found = [(len(part) / len(pairs.positive), *_gradient(loss, pairs.pick(part), vector)) for part in parts]
-    total = torch.stack([share * gradient for share, _, gradient in found]).sum(0)
-    return sum(share * value for share, value, _ in found), total
+    weighted = [(len(part) / len(pairs.positive), *_gradient(loss, pairs.pick(part), vector)) for part in parts]
+    total = torch.stack([share * gradient for share, _, gradient in weighted]).sum(0)
+    return sum(share * value for share, value, _ in weighted), total
 
 
-def _within(vector: Tensor, norm: float) -> Tensor:
-    """The nearest vector in the ball. A rounding error outside it would be outside it."""
+def _onto_ball(vector: Tensor, norm: float) -> Tensor:
+    """The nearest vector in the ball of this radius."""
     return vector * min(1.0, norm / max(float(vector.norm()), 1e-30))
 
 
 def _slack(vector: Tensor, gradient: Tensor, norm: float) -> float:
-    """What is left of the gradient, as a share, after the part that only pushes against the ball."""
+    """The share of the gradient that remains without the part that points out of the ball."""
     size = float(gradient.norm())
     if size == 0:
         return 0.0
     outward = float(-gradient @ vector) / float(vector.norm())
-    pressed = max(0.0, outward) if float(vector.norm()) > (1 - 1e-4) * norm else 0.0
-    return sqrt(max(0.0, size**2 - pressed**2)) / size
+    blocked = max(0.0, outward) if float(vector.norm()) > (1 - 1e-4) * norm else 0.0
+    return sqrt(max(0.0, size**2 - blocked**2)) / size
 
 
-def _steered(model: HookedModel, site: Site, part: Continuations, vector: Tensor) -> Tensor:
+def _steered_logprobs(model: HookedModel, site: Site, part: Continuations, vector: Tensor) -> Tensor:
     with model.hooked([(site, adding(vector))]):
         return logprobs(model, part)
 
 
 def _promote(model: HookedModel, site: Site, beta: float, pairs: Answers, vector: Tensor) -> Tensor:
     with model.hooked([(site, adding(vector))]):
-        return _by_row(*token_losses(model, pairs.positive)).mean()
+        return _row_means(*token_losses(model, pairs.positive)).mean()
 
 
 def _suppress(model: HookedModel, site: Site, beta: float, pairs: Answers, vector: Tensor) -> Tensor:
     with model.hooked([(site, adding(vector))]):
         losses, row = token_losses(model, pairs.negative)
-    # 1 - exp(-loss), kept away from zero: a token that is certain to float32's precision would have an infinite loss.
-    return _by_row(-torch.log((-torch.expm1(-losses)).clamp(min=1e-6)), row).mean()
+    # 1 - exp(-loss) is clamped: a token with probability 1 in float32 would have an infinite loss.
+    return _row_means(-torch.log((-torch.expm1(-losses)).clamp(min=1e-6)), row).mean()
 
 
 def _margin(model: HookedModel, site: Site, beta: float, pairs: Answers, vector: Tensor) -> Tensor:
@@ -187,17 +222,19 @@ def _margin(model: HookedModel, site: Site, beta: float, pairs: Answers, vector:
 
 def _preference(model: HookedModel, site: Site, beta: float, pairs: Answers, vector: Tensor) -> Tensor:
     with torch.no_grad():
-        plain = _margins(model, site, pairs, torch.zeros_like(vector))
-    added, subtracted = (_margins(model, site, pairs, sign * vector) - plain for sign in (1, -1))
+        unedited = _margins(model, site, pairs, torch.zeros_like(vector))
+    added, subtracted = (_margins(model, site, pairs, sign * vector) - unedited for sign in (1, -1))
     return -(logsigmoid(beta * added) + logsigmoid(-beta * subtracted)).mean() / 2
 
 
 def _margins(model: HookedModel, site: Site, pairs: Answers, vector: Tensor) -> Tensor:
-    return _steered(model, site, pairs.positive, vector) - _steered(model, site, pairs.negative, vector)
+    return _steered_logprobs(model, site, pairs.positive, vector) - _steered_logprobs(
+        model, site, pairs.negative, vector
+    )
 
 
-def _by_row(values: Tensor, row: Tensor) -> Tensor:
-    """The mean over each row's tokens."""
+def _row_means(values: Tensor, row: Tensor) -> Tensor:
+    """The mean over the tokens of each row."""
     count = int(row.max()) + 1
     sums = torch.zeros(count, device=values.device).index_add(0, row, values)
     return sums / torch.bincount(row, minlength=count)

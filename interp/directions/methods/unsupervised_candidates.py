@@ -1,14 +1,14 @@
-"""Unsupervised candidates: vectors at an early site that change a later one most, without a word on what for.
+"""Unsupervised candidates: vectors at an early site that change a later site most, found without labels.
 
 Mack and Turner 2024, "Mechanistically eliciting latent behaviors in language models" (MELBO): with the vector's norm
-fixed, maximise the mean squared change of the later activations, each vector orthogonal to those before it. Here by
-v <- norm times the gradient's unit vector, which never lowers a convex objective (Journée et al. 2010, "Generalized
-power method") and for a small norm is the power iteration for the leading right singular vectors of the map from one
-site to the other. Where the objective is not convex it may fall, so the best vector seen is kept.
+fixed, maximise the mean squared change of the later activations, each vector orthogonal to those before it. The update
+is v <- norm times the gradient's unit vector. It never lowers a convex objective (Journée et al. 2010, "Generalized
+power method"), and for a small norm it is the power iteration for the leading right singular vectors of the map between
+the sites. A nonconvex objective may fall, so the best vector seen is kept.
 
-What it does not know: what a candidate does. Most change text for the worse. Some may switch behaviours on or off that
-must be protected, refusals of dangerous requests among them: audit each before use, protected behaviours included, and
-discard those that lower them. A candidate is a question put to a model, not an edit.
+Limitations: nothing says what a candidate does. Most make text worse. Some may switch protected behaviours off, such as
+refusals of dangerous requests: audit each candidate before use, protected behaviours included, and discard those that
+lower them. A candidate is a hypothesis about a model, not an edit.
 """
 
 from collections.abc import Sequence
@@ -24,22 +24,26 @@ from interp.core.files import sha256_json
 from interp.core.linalg import project_out
 from interp.core.progress import track
 from interp.directions.direction import Direction
-from interp.directions.methods._answers import adding, require_steps, residual_site
+from interp.directions.methods._answers import adding, require_positive, residual_site
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens
 
 METHOD = "unsupervised"
-_STILL = 1e-4  # 1 - cosine of two steps, below which a vector has settled
+_CONVERGED = 1e-4  # 1 - cosine of two steps, below which a vector has converged
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A vector, `norm` times the direction's row, to be audited. As an op: `Add(direction, norm)`.
+    """A candidate vector to be audited: `norm` times the direction's row. As an op it is `Add(direction, norm)`.
 
-    `change` is the mean squared change of the later site's activations over all tokens but first ones, `random` that
-    under a random vector of the same norm, the mean of three. `converged` says whether it had settled when it ended.
+    Args:
+        direction: The unit direction at the early site.
+        norm: Length of the vector.
+        change: Mean squared change of the later site's activations, over all tokens except first ones.
+        random: The same under random vectors of the same norm, the mean of three.
+        converged: Whether the search had converged when it ended.
     """
 
     direction: Direction
@@ -60,12 +64,35 @@ def unsupervised(
     batch_size: int = 16,
     seed: int = 0,
 ) -> tuple[Candidate, ...]:
-    """`count` vectors at `source`, in the order in which they were found, usually the most effective first.
+    """Search for orthogonal vectors at one site that change a later site most.
 
-    The vector is added at every token, and the change at `target` is that of all but each prompt's first token, where
-    models park attention. Raises for a target that comes before the source, and where activations are not finite.
+    Args:
+        model: The model; its weights stay fixed.
+        prompts: Texts or tokens. A vector is added at every token; each prompt's first token, an attention sink, does
+            not count for the change.
+        source: The site where vectors are added.
+        target: The later site where the change is measured.
+        norm: Length of each vector.
+        count: How many vectors to search for.
+        steps: Most steps per vector.
+        batch_size: Prompts per forward and backward pass.
+        seed: Draws the starts and the random vectors for comparison.
+
+    Returns:
+        The candidates in the order of the search, usually the most effective first.
+
+    Raises:
+        InterpError: The target does not come after the source, every prompt has only one token, or activations are not
+            finite.
+
+    Example:
+        >>> prompts = ["Who bakes?", "Count the words."]
+        >>> options = {"norm": 5.0, "count": 1, "steps": 2}
+        >>> (candidate,) = interp.directions.unsupervised(model, prompts, "resid_post.2", "resid_post.4", **options)
+        >>> candidate.change > candidate.random
+        True
     """
-    require_steps(norm=norm, count=count, steps=steps, batch_size=batch_size)
+    require_positive(norm=norm, count=count, steps=steps, batch_size=batch_size)
     early, late = residual_site(model, source), residual_site(model, target)
     if model.sites.index(early) >= model.sites.index(late):
         raise InterpError(f"{late} does not come after {early} in the forward pass; give a later target")
@@ -79,29 +106,30 @@ def unsupervised(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(count + 3, model.d_model, generator=generator).to(model.device)
     with frozen_weights(model):
-        random = sum(search.measured(norm * normalize(row, dim=0))[0] for row in drawn[count:]) / 3
-        found: list[tuple[Tensor, float, bool]] = []
+        random = sum(search.objective(norm * normalize(row, dim=0))[0] for row in drawn[count:]) / 3
+        optima: list[tuple[Tensor, float, bool]] = []
         for start in track(drawn[:count], "candidates", total=count):
-            found.append(search.climbed(start, [row for row, _, _ in found], steps))
+            optima.append(search.maximise(start, [row for row, _, _ in optima], steps))
     data = sha256_json([ids[real].tolist() for ids, real in zip(batch.ids, batch.mask, strict=True)])
-    rows = [Direction(row[None], early, -1, METHOD, model.reference, data) for row, _, _ in found]
+    rows = [Direction(row[None], early, -1, METHOD, model.reference, data) for row, _, _ in optima]
     return tuple(
-        Candidate(row, norm, change, random, still) for row, (_, change, still) in zip(rows, found, strict=True)
+        Candidate(row, norm, change, random, converged)
+        for row, (_, change, converged) in zip(rows, optima, strict=True)
     )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some prompts, which of their tokens count, and what is at the later site without a vector."""
+    """Some prompts, which of their tokens count, and the later site's activations without a vector."""
 
     batch: Tokens
     counted: Tensor
-    plain: Tensor
+    unedited: Tensor
 
     @classmethod
     def of(cls, model: HookedModel, batch: Tokens, site: Site) -> "_Part":
-        plain = model.forward_to([site], batch.model_inputs(model.device))[site].float()
-        return cls(batch, (batch.mask & (batch.position_ids > 0)).to(model.device), plain)
+        unedited = model.forward_to([site], batch.model_inputs(model.device))[site].float()
+        return cls(batch, (batch.mask & (batch.position_ids > 0)).to(model.device), unedited)
 
 
 @dataclass(frozen=True)
@@ -112,31 +140,31 @@ class _Search:
     parts: Sequence[_Part]
     norm: float
 
-    def climbed(self, start: Tensor, before: list[Tensor], steps: int) -> tuple[Tensor, float, bool]:
-        """The best unit vector orthogonal to those before, its objective, and whether it settled."""
-        row, best, change = self._free(start, before), start, -1.0
+    def maximise(self, start: Tensor, before: list[Tensor], steps: int) -> tuple[Tensor, float, bool]:
+        """The best unit vector orthogonal to those before, its objective, and whether the search converged."""
+        row, best, change = self._orthogonal(start, before), start, -1.0
         for step in range(steps + 1):
-            value, gradient = self.measured(self.norm * row)
+            value, gradient = self.objective(self.norm * row)
             if value > change:
                 best, change = row, value
-            after = self._free(gradient, before)
-            still = float(1 - row @ after) < _STILL
-            if still or step == steps:
-                return best, change, still
-            row = after
+            proposal = self._orthogonal(gradient, before)
+            converged = float(1 - row @ proposal) < _CONVERGED
+            if converged or step == steps:
+                return best, change, converged
+            row = proposal
         raise AssertionError("the last step returns")
 
-    def _free(self, vector: Tensor, before: list[Tensor]) -> Tensor:
-        """The unit vector along what is orthogonal to those before; twice, so that rounding leaves nothing."""
+    def _orthogonal(self, vector: Tensor, before: list[Tensor]) -> Tensor:
+        """The unit vector of the part orthogonal to those before; projected twice against rounding error."""
         for _ in range(2 if before else 0):
             vector = project_out(vector, torch.stack(before))
         if not vector.norm() > 0:
             raise InterpError(
-                f"nothing added at {self.source} reaches {self.target} any more; ask for fewer candidates"
+                f"nothing added at {self.source} reaches {self.target} in another direction; reduce count"
             )
         return normalize(vector, dim=0)
 
-    def measured(self, vector: Float[Tensor, "d_model"]) -> tuple[float, Float[Tensor, "d_model"]]:
+    def objective(self, vector: Float[Tensor, "d_model"]) -> tuple[float, Float[Tensor, "d_model"]]:
         """Mean squared change of the counted tokens, and its gradient."""
         leaf = vector.detach().clone().requires_grad_()
         total = sum(int(part.counted.sum()) for part in self.parts)
@@ -144,8 +172,8 @@ class _Search:
         for part in self.parts:
             with self.model.hooked([(self.source, adding(leaf))]), torch.enable_grad():
                 inputs = part.batch.model_inputs(self.model.device)
-                moved = self.model.forward_to([self.target], inputs, keep_graph=True)[self.target].float()
-                change = (moved - part.plain)[part.counted].square().sum() / total
+                edited = self.model.forward_to([self.target], inputs, keep_graph=True)[self.target].float()
+                change = (edited - part.unedited)[part.counted].square().sum() / total
             if not torch.isfinite(change):
                 raise InterpError(f"the change at {self.target} is not finite; lower the norm, {self.norm:.3g}")
             value += float(change.detach())

@@ -41,9 +41,9 @@ def test_layers_are_skipped_forward_and_never_back(tiny):
     with pytest.raises(InterpError, match="layer is 1; expected 3 to 2"):
         walk.to(1)
     block = model.hf.model.layers[0]
-    own = block.forward
+    forward = block.forward
     calls = []
-    block.forward = lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs)  # as accelerate's hooks do
+    block.forward = lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs)  # as accelerate's hooks do
     try:
         again = Blockwise(model, [batch])
         again.to(0)

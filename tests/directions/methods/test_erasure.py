@@ -85,8 +85,8 @@ def test_batches_one_after_another_are_one_batch(seed, cuts):
         parts.update(x[start:stop] + 1e4, z[start:stop])
     whole = fitted(x + 1e4, z)
     assert parts.count == whole.count == len(x)
-    for one, other in zip(parts.covariances(), whole.covariances(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-9)
+    for covariance, expected in zip(parts.covariances(), whole.covariances(), strict=True):
+        torch.testing.assert_close(covariance, expected, atol=1e-6, rtol=1e-9)
     torch.testing.assert_close(parts.leace(1.0)(x), whole.leace(1.0)(x), atol=1e-5, rtol=1e-6)
 
 
@@ -184,12 +184,12 @@ def test_beta_tail_is_scipys(x, a, b):
 
 def test_one_concept_unshrunk_has_the_p_value_of_the_f_test():
     x, z = data(n=100, classes=2, gap=0.2)
-    found = canonical(*fitted(x, z, 2).covariances(), 100, 0.0)
+    result = canonical(*fitted(x, z, 2).covariances(), 100, 0.0)
     design = torch.cat([x, torch.ones(100, 1, dtype=torch.float64)], dim=1)
     target = z.double()[:, None]
     rest = float((target - design @ torch.linalg.lstsq(design, target).solution).square().sum())
     explained = float((target - target.mean()).square().sum()) - rest
-    assert found.p == pytest.approx(f.sf((explained / 8) / (rest / 91), 8, 91), rel=1e-6)
+    assert result.p == pytest.approx(f.sf((explained / 8) / (rest / 91), 8, 91), rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "d", "classes"), [(200, 10, 2), (60, 100, 3), (100, 6, 5)])

@@ -41,19 +41,19 @@ def slow(model, sae, contrast, share=1.0):
     for pair in contrast.pairs:
         for sign, turn in ((1, pair.positive), (-1, pair.negative)):
             text = turn.prompt + turn.answer
-            asked, x = len(model.tokens(turn.prompt).ids[0]), model.capture(text, SITE)[SITE][0]
-            prompt = x[1:asked]
+            prompt_length, x = len(model.tokens(turn.prompt).ids[0]), model.capture(text, SITE)[SITE][0]
+            prompt = x[1:prompt_length]
             latents = sae.encode(prompt)
             error = prompt - sae.decode(latents)
             leaf = (share * latents).clone().requires_grad_()
 
-            def rebuilt(h, x=x, leaf=leaf, error=error, asked=asked):
-                return torch.cat([h[:, :1], (sae.decode(leaf) + error)[None], x[None, asked:]], dim=1)
+            def rebuilt(h, x=x, leaf=leaf, error=error, prompt_length=prompt_length):
+                return torch.cat([h[:, :1], (sae.decode(leaf) + error)[None], x[None, prompt_length:]], dim=1)
 
             with torch.enable_grad(), model.hooked([(SITE, rebuilt)]):
                 batch = model.tokens(text)
                 logprob = model.forward(batch)[0].log_softmax(-1)
-                score = sum(logprob[place - 1, batch.ids[0, place]] for place in range(asked, len(x)))
+                score = sum(logprob[place - 1, batch.ids[0, place]] for place in range(prompt_length, len(x)))
             total += sign * (latents * torch.autograd.grad(score, leaf)[0]).sum(0)
     return total / len(contrast)
 
@@ -62,9 +62,9 @@ def slow(model, sae, contrast, share=1.0):
 def test_attribution_is_activation_times_the_gradient_through_the_reconstruction(tiny, name):
     model = tiny(name)
     sae, pairs = dictionary(model), choices()
-    found = attributions(model, sae, pairs, batch_size=4)
-    torch.testing.assert_close(found, slow(model, sae, pairs), atol=1e-5, rtol=1e-3)
-    assert found.abs().max() > 0.01, "control: some latents matter"
+    shares = attributions(model, sae, pairs, batch_size=4)
+    torch.testing.assert_close(shares, slow(model, sae, pairs), atol=1e-5, rtol=1e-3)
+    assert shares.abs().max() > 0.01, "control: some latents matter"
 
 
 def test_several_points_sum_to_what_the_latents_do_together(tiny):
@@ -78,10 +78,10 @@ def test_several_points_sum_to_what_the_latents_do_together(tiny):
         sides = answer_continuations(model, pairs)
         values = []
         for side in sides:
-            asked = side.tokens.mask & ~side.scored & (side.tokens.position_ids > 0)
+            counted = side.tokens.mask & ~side.scored & (side.tokens.position_ids > 0)
 
-            def without(x, asked=asked):
-                return x - (1 - keep) * asked[:, :, None] * (sae.encode(x) @ sae.W_dec)
+            def without(x, counted=counted):
+                return x - (1 - keep) * counted[:, :, None] * (sae.encode(x) @ sae.W_dec)
 
             with torch.no_grad(), model.hooked([(SITE, without)]):
                 values.append(logprobs(model, side))
@@ -107,17 +107,17 @@ def test_a_small_clamp_does_what_attribution_says(tiny):
                 positive, negative = (logprobs(model, side) for side in sides)
             return float((positive - negative).mean())
 
-        for found in best:
-            op = Clamp(sae, found.latent, factor=0.0)
+        for latent in best:
+            op = Clamp(sae, latent.latent, factor=0.0)
 
             def on_prompts(x, op=op):
                 side = next(s for s in sides if s.tokens.ids.shape == x.shape[:2])
-                asked = side.tokens.mask & ~side.scored & (side.tokens.position_ids > 0)
-                return x + 1e-2 * asked[:, :, None] * (op(x) - x)
+                counted = side.tokens.mask & ~side.scored & (side.tokens.position_ids > 0)
+                return x + 1e-2 * counted[:, :, None] * (op(x) - x)
 
             effect = (margin([]) - margin([(SITE, on_prompts)])) / 1e-2
-            assert effect == pytest.approx(found.score, rel=0.05, abs=1e-3)
-            assert found.score == pytest.approx(float(shares[found.latent]))
+            assert effect == pytest.approx(latent.score, rel=0.05, abs=1e-3)
+            assert latent.score == pytest.approx(float(shares[latent.latent]))
     finally:
         model.hf.float()
 
@@ -156,8 +156,8 @@ def test_the_latent_that_separates_is_found(tiny):
 
 def test_labels_are_searched_by_whole_words_rare_ones_first():
     labels = {3: "Insults and name-calling", 8: "insult in a list of words", 9: "lists of colours", 11: "insulation"}
-    assert [found.latent for found in by_label(labels, "insult list")] == [8, 3, 9]
-    assert [found.latent for found in by_label(labels, "Colour")] == [9]
+    assert [latent.latent for latent in by_label(labels, "insult list")] == [8, 3, 9]
+    assert [latent.latent for latent in by_label(labels, "Colour")] == [9]
     assert len(by_label(labels, "insult list", count=1)) == 1
     with pytest.raises(InterpError, match="no label has 'insulate'; did you mean insult or insulation"):
         by_label(labels, "insulate")
@@ -177,13 +177,13 @@ def test_labels_are_read_from_neuronpedias_files(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     assert read_labels(tmp_path / "features.json") == read_labels(tmp_path / "batch.json") == {4: "rivers; water"}
     assert read_labels(tmp_path / "exported.json") == {7: "towns; places"}
-    for content, said in (
+    for content, message in (
         ("[]", "none of 0 features"),
         ("3", "expected Neuronpedia's JSON"),
-        ('[{"description": "x"}]', "of latent None"),
+        ('[{"description": "x"}]', "belongs to latent None"),
     ):
         (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(InterpError, match=said):
+        with pytest.raises(InterpError, match=message):
             read_labels(tmp_path / "bad.json")
 
 

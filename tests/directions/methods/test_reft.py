@@ -49,10 +49,10 @@ def test_refts_losses_are_those_of_slow_definitions(tiny):
         losses = []
         for level, text, prompt in zip(side, texts, prompts, strict=True):
             length = scale * level.relu().topk(2).values.mean()
-            asked, ids = len(model.tokens(prompt).ids[0]), model.tokens(text).ids[0]
+            prompt_length, ids = len(model.tokens(prompt).ids[0]), model.tokens(text).ids[0]
             with model.hooked([(SITE, lambda x, length=length: x + length * w)]):
                 logprob = model.logits(text)[0].log_softmax(-1)
-            losses += [-logprob[place - 1, ids[place]] for place in range(asked, len(ids))]
+            losses += [-logprob[place - 1, ids[place]] for place in range(prompt_length, len(ids))]
         steered.append(torch.stack(losses).mean())
     assert trained.losses[0][1] == pytest.approx(float(torch.stack(steered).mean()), rel=1e-4)
 

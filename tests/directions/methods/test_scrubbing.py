@@ -58,8 +58,8 @@ def test_a_recipe_of_fitted_erasers_is_saved_and_runs_the_same(tiny, tmp_path):
     recipe.save(tmp_path / "recipe")
     with model.hooked(fitted):
         expected = model.logits(prompts)
-    for one in (recipe, Recipe.load(tmp_path / "recipe")):
-        with model.hooked(one):
+    for edit in (recipe, Recipe.load(tmp_path / "recipe")):
+        with model.hooked(edit):
             torch.testing.assert_close(model.logits(prompts), expected, atol=1e-5, rtol=1e-5)
     assert (expected - model.logits(prompts)).abs().max() > 1e-3, "control"
     for edits in (recipe, fitted):

@@ -14,20 +14,20 @@ PROMPTS = [words(random.Random(seed), 5) for seed in range(6)]
 
 def test_candidates_are_orthogonal_and_move_the_target_more_than_random_vectors(tiny):
     model = tiny("llama")
-    found = unsupervised(model, PROMPTS, "resid_post.0", "resid_post.2", norm=1.0, count=5)
-    rows = torch.cat([candidate.direction.rows for candidate in found])
+    candidates = unsupervised(model, PROMPTS, "resid_post.0", "resid_post.2", norm=1.0, count=5)
+    rows = torch.cat([candidate.direction.rows for candidate in candidates])
     torch.testing.assert_close(rows @ rows.T, torch.eye(5), atol=1e-5, rtol=0)
-    assert all(candidate.change > candidate.random for candidate in found)
-    assert found[0].change > 2 * found[0].random
+    assert all(candidate.change > candidate.random for candidate in candidates)
+    assert candidates[0].change > 2 * candidates[0].random
     plain = model.capture(PROMPTS, "resid_post.2")["resid_post.2"][:, 1:]
-    with model.hooked([("resid_post.0", Add(found[0].direction, found[0].norm))]):
+    with model.hooked([("resid_post.0", Add(candidates[0].direction, candidates[0].norm))]):
         moved = model.capture(PROMPTS, "resid_post.2")["resid_post.2"][:, 1:]
-    assert found[0].change == pytest.approx(float((moved - plain).square().sum(-1).mean()), rel=1e-4)
+    assert candidates[0].change == pytest.approx(float((moved - plain).square().sum(-1).mean()), rel=1e-4)
 
 
 def test_small_candidates_are_the_singular_vectors_of_the_map_between_the_sites(tiny):
     model, norm = tiny("gpt2"), 1e-3
-    found = unsupervised(model, PROMPTS, "resid_post.0", "resid_post.2", norm=norm, count=2, steps=300)
+    candidates = unsupervised(model, PROMPTS, "resid_post.0", "resid_post.2", norm=norm, count=2, steps=300)
     columns = []
     for e in torch.eye(model.d_model):
         ends = []
@@ -37,7 +37,7 @@ def test_small_candidates_are_the_singular_vectors_of_the_map_between_the_sites(
         columns.append((ends[0] - ends[1]).flatten() / 2e-2)
     _, values, rows = torch.linalg.svd(torch.stack(columns, 1), full_matrices=False)
     assert values[0] > 1.02 * values[1] > 1.02**2 * values[2], "control: one vector leads, and one comes second"
-    for candidate, row in zip(found, rows, strict=False):
+    for candidate, row in zip(candidates, rows, strict=False):
         assert float((candidate.direction.rows[0] @ row).abs()) > 0.99
 
 
