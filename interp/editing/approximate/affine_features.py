@@ -101,9 +101,7 @@ def as_projection(sae: SparseAutoencoder, latents: int | list[int]) -> Recipe:
         raise InterpError(f"latents {chosen}: expected one or more from 0 to {sae.d_sae - 1}")
     site = Site.parse(sae.writes[0].site)
     if len(sae.writes) > 1 or not site.in_residual_basis:
-        raise InterpError(
-            f"the decoder rows of this {sae} are not in the residual stream's basis, where a projection could act"
-        )
+        raise InterpError(f"the decoder rows of {sae} are not in the residual stream's basis, where a projection acts")
     direction = Direction(sae.W_dec[chosen].float(), site, -1, SAE_LATENT, sae.model, "")
     return Recipe([("writers", Project(direction))])
 

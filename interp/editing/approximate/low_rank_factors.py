@@ -140,9 +140,7 @@ class Distilled:
             )
         unused = [n for n in ("rehost", "leave_embedding", "keep_norms", "compensate") if getattr(options, n)]
         if unused:
-            raise InterpError(
-                f"{', '.join(unused)}: distilled factors are merged as they are, not folded; leave it out"
-            )
+            raise InterpError(f"{', '.join(unused)}: distilled factors are merged as they are; leave it out")
 
     def _require(self, digest: str, name: str) -> None:
         if digest != self.record.base:
@@ -177,10 +175,8 @@ class Distilled:
         return str(self.record)
 
     def _repr_html_(self) -> str:
-        shown = self.record.model_dump()
-        return html_card(
-            "Distilled recipe", [("remains", f"{self.record.share:.1%} of the effect's KL"), *shown.items()]
-        )
+        remains = ("remains", f"{self.record.share:.1%} of the effect's KL")
+        return html_card("Distilled recipe", [remains, *self.record.model_dump().items()])
 
 
 def factors_digest(pairs: Mapping[str, FactorPair]) -> str:

@@ -43,9 +43,7 @@ class ExportSettings(FoldOptions):
     distilled: Distillation | None = None
 
     @classmethod
-    def used(
-        cls, options: ExportOptions, loaded: str | None, distilled: Distillation | None = None
-    ) -> "ExportSettings":
+    def used(cls, options: ExportOptions, loaded: str | None, distilled: Distillation | None) -> "ExportSettings":
         """The settings of an export; `loaded` is the type that the base had in memory, if it was there."""
         return cls(dtype=options.dtype, loaded=loaded, distilled=distilled, **dict(options.fold))
 

@@ -133,9 +133,7 @@ def _refold(exported: HookedModel, source: WeightSource, plan: Plan, kinds: Sequ
                 reach = plan.rounding_reach(name, original, expected, coarsest)
                 off = rounding_units_of(weight, expected, coarsest, reach)
                 if not off <= plan.allowed_units(name):
-                    raise InterpError(
-                        f"{name} is not what the recipe makes of the base (off by {off:.3g} rounding units)"
-                    )
+                    raise InterpError(f"{name} is not what the recipe makes of the base (off {off:.3g} rounding units)")
                 weight.copy_(expected)
 
 

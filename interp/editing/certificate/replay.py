@@ -23,7 +23,7 @@ from interp.core.files import read_json
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
 from interp.editing.certificate.manifest import PROVENANCE, RECIPE, WRITTEN, ExportManifest, ExportSettings
 from interp.editing.export.provenance import provenance_statement
-from interp.editing.export.sources import WeightSource, open_source
+from interp.editing.export.sources import AnyModel, WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, one_thread
 from interp.editing.fold import Plan, fold
 from interp.editing.fold.rounding import rounding_units_of
@@ -61,10 +61,10 @@ class Rebuilt:
     manifest: ExportManifest
     recipe: Recipe
     plan: Plan
-    base: str | Path | HookedModel
+    base: AnyModel
 
 
-def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> Replay:
+def replay(folder: str | Path, base: AnyModel | None = None) -> Replay:
     """Make an exported edit again, and compare it with the folder.
 
     Args:
@@ -78,7 +78,7 @@ def replay(folder: str | Path, base: str | Path | HookedModel | None = None) -> 
     return rebuild(Path(folder), base).replay
 
 
-def rebuild(folder: Path, base: str | Path | HookedModel | None = None) -> Rebuilt:
+def rebuild(folder: Path, base: AnyModel | None = None) -> Rebuilt:
     """As `replay`, with everything that was read and planned for it."""
     manifest, recipe = ExportManifest.at(folder), Recipe.load(folder / RECIPE)
     named = base if base is not None else manifest.source
@@ -87,7 +87,7 @@ def rebuild(folder: Path, base: str | Path | HookedModel | None = None) -> Rebui
     original = _as_exported(named, manifest)
     source = open_source(original, manifest.made.dequantise and not isinstance(original, HookedModel))
     plan = plan_export(recipe, source, manifest.made, _read_factors(folder, manifest))
-    tensors = _compare_tensors(folder, source, plan, manifest.made)
+    tensors = _match_tensors(folder, source, plan, manifest.made)
     files = _compare_companions(folder, manifest, source, plan)
     _require_same_provenance(folder, manifest, recipe)
     model = named if isinstance(named, HookedModel) else original
@@ -113,7 +113,7 @@ def _read_factors(folder: Path, manifest: ExportManifest) -> Distilled | None:
     return distilled
 
 
-def _as_exported(base: str | Path | HookedModel, manifest: ExportManifest) -> str | Path | HookedModel:
+def _as_exported(base: AnyModel, manifest: ExportManifest) -> AnyModel:
     """The base in the form that the export was made from: a model in memory in its type then, or its files."""
     loaded = manifest.made.loaded
     if not isinstance(base, HookedModel):
@@ -125,9 +125,8 @@ def _as_exported(base: str | Path | HookedModel, manifest: ExportManifest) -> st
     return base.source
 
 
-def _compare_tensors(
-    folder: Path, source: WeightSource, plan: Plan, settings: ExportSettings
-) -> tuple[int, int, float]:
+def _match_tensors(folder: Path, source: WeightSource, plan: Plan, settings: ExportSettings) -> tuple[int, int, float]:
+    """How many tensors the folder has, how many agree to the bit, and the largest gap. Raises for others."""
     expected = {piece.name: piece for file in source.edited(plan, settings.cast) for piece in file}
     stored = {name: file for file in Checkpoint.open(folder).opened for name in file.entries}
     for name in sorted(set(expected) ^ set(stored)):

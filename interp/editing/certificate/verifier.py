@@ -25,12 +25,11 @@ from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.record import Certificate
 from interp.editing.certificate.replay import Replay, rebuild
 from interp.editing.certificate.writer_check import require_writer_check
+from interp.editing.export.sources import AnyModel
 from interp.models import HookedModel, Tokens, load
 
 
-def verify(
-    folder: str | Path, base: str | Path | HookedModel | None = None, prompts: Sequence[str] = ()
-) -> Certificate:
+def verify(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[str] = ()) -> Certificate:
     """Check an exported folder, make its edit again, and measure it on the same tokens as at export.
 
     Args:
@@ -55,9 +54,7 @@ def verify(
     return check(folder, base, prompts)[0]
 
 
-def check(
-    folder: str | Path, base: str | Path | HookedModel | None = None, prompts: Sequence[str] = ()
-) -> tuple[Certificate, Replay]:
+def check(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[str] = ()) -> tuple[Certificate, Replay]:
     """As `verify`, with the comparison of the edit made again."""
     path = Path(folder)
     ExportManifest.at(path).check_files(path)

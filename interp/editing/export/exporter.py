@@ -178,7 +178,7 @@ def dry_run(
         recipe.check(weights.reference(recipe.model))
     else:
         require_base(recipe, weights)
-    cast = ExportSettings.used(options, weights.loaded).cast
+    cast = ExportSettings.used(options, weights.loaded, None).cast
     plan = plan_fold(recipe, weights.config, weights.names, weights.is_tied, weights.reader(cast), options.fold)
     return plan, estimate_export(list(weights.edited(plan, cast)))
 

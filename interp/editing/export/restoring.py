@@ -74,9 +74,7 @@ def undo(folder: str | Path, out: str | Path) -> None:
     """
     path = Path(folder)
     if not (path / PATCH).is_file():
-        raise InterpError(
-            f"{path}: no {PATCH} in it, so the edit can't be undone; export with undo=True (--undo) to have one"
-        )
+        raise InterpError(f"{path}: no {PATCH} in it, so the edit cannot be undone; export with undo=True (--undo)")
     ExportManifest.at(path).check_files(path)
     patch, edited = TensorFile.open(path / PATCH), open_source(path)
     edited.refuse_overlap(Path(out))

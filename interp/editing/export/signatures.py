@@ -51,9 +51,7 @@ def read_signature(folder: str | Path, key: str | Path | None = None) -> str:
     if key is None:
         return "not checked" if signed else "none"
     if not signed:
-        raise InterpError(
-            f"{path}: not signed (no {SIGNATURE} in it); export with a key (sign) to sign it, or give no key here"
-        )
+        raise InterpError(f"{path}: not signed (no {SIGNATURE} in it); export with a key (sign), or give no key here")
     checker = _config("verifying")
     try:
         checker = checker.use_elliptic_key_verifier(public_key=Path(key)).set_hashing_config(_hashing())

@@ -37,6 +37,7 @@ from interp.models.checkpoints.remote_files import RemoteFile, is_remote
 from interp.models.checkpoints.safetensors_file import DTYPES, dtype_name
 from interp.models.loading import is_gguf, load, locate
 
+AnyModel = str | Path | HookedModel  # a folder, hub id or URL, or a model in memory
 _COMPANIONS = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
     "merges.txt", "added_tokens.json", "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*",
@@ -348,9 +349,8 @@ def _changed(piece: TensorPiece, plan: Plan) -> TensorPiece:
     """The piece, with what a plan does to it."""
     if piece.name not in plan.changes and piece.name not in plan.grown:
         return piece
-    return replace(
-        piece, change=partial(_in_place, plan, piece.name), changed_shape=plan.shape(piece.name, piece.source_shape)
-    )
+    shape = plan.shape(piece.name, piece.source_shape)
+    return replace(piece, change=partial(_in_place, plan, piece.name), changed_shape=shape)
 
 
 def _in_place(plan: Plan, name: str, tensor: Tensor) -> Tensor:

@@ -86,9 +86,7 @@ def factors_of(ops: Sequence[Scale], width: int) -> Float[Tensor, "inputs"] | No
 def refuse_mixture(op: Replace | Scale, others: Sequence[Replace | Scale], site: Site) -> None:
     """Raise where a site has units replaced and scaled: what is added to the bias would depend on the order."""
     if any(type(other) is not type(op) for other in others):
-        raise InterpError(
-            f"units at {site} are both replaced and scaled; scale those to be zeroed by 0, or replace all"
-        )
+        raise InterpError(f"units at {site} are both replaced and scaled; scale units to zero by 0, or replace all")
 
 
 def refuse_units(op: Replace | Scale, site: Site, config: Any, inputs: Callable[[], int]) -> None:

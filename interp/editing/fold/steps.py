@@ -45,9 +45,7 @@ UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another (`P
 LEFT = "the token table does not change"
 GainRead = Callable[[str], Tensor]
 SCALED = "the model normalises what attention and MLP write, so each token's write has another norm than with hooks"
-ELSEWHERE = (
-    "some gains of the norm after it are near 0: nothing is left along the direction, but more than that is removed"
-)
+ELSEWHERE = "some gains of the norm after it are near 0: nothing is left along the direction, but more is removed"
 TABLE_NEEDED = "the token table holds what this op adds, so it has to change; do not set leave_embedding"
 _TOKENS = Site("embed")
 
@@ -118,8 +116,7 @@ def plan_fold(
         >>> plan_fold(recipe, model.config, model.hf.state_dict(), tied=True).status
         'refused'
     """
-    present = set(names)
-    folding = _Folding(config, present, writers(config, present), read, options)
+    folding = _Folding(config, set(names), read, options)
     for edit in recipe.edits:
         folding.take(edit)
     return folding.plan(tied)
@@ -176,11 +173,9 @@ class Gains:
 class _Folding:
     """The mutable side of a plan: collects edits, then makes the changes."""
 
-    def __init__(
-        self, config: Any, names: set[str], written: list[Writer], read: GainRead | None, options: FoldOptions
-    ):
+    def __init__(self, config: Any, names: set[str], read: GainRead | None, options: FoldOptions):
         self.config, self.options = config, options
-        self.biases = BiasSlots(config, names, written, options.rehost)
+        self.biases = BiasSlots(config, names, writers(config, names), options.rehost)
         self.gains = Gains(read)
         self.neurons = AddedNeurons(config, names, self.biases, options.sharpness, self.gains.tensor)
         self.known = list(site_taps(config))

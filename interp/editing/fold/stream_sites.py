@@ -83,9 +83,8 @@ def refuse_company(edit: TensorMap, whole: bool, others: Iterable[tuple[TensorMa
 
 def _commute(first: TensorMap, second: TensorMap) -> bool:
     """Whether neither reads what the other writes, so that their order does not matter."""
-    return all(
-        bool(((a.read.double() @ b.write.double().T).abs() < 1e-5).all()) for a, b in ((first, second), (second, first))
-    )
+    orders = ((first, second), (second, first))
+    return all(bool(((a.read.double() @ b.write.double().T).abs() < 1e-5).all()) for a, b in orders)
 
 
 def map_of(op: Op, site: Site, d_model: int) -> TensorMap:

@@ -117,9 +117,8 @@ def _preserved(edit: Edit, protected: Direction) -> Preserved:
         )
     if record := edit.op.settings()["direction"]:
         return preserving(Direction.from_json(record, edit.op.rows), protected)
-    return preserving(
-        replace(protected, rows=edit.op.rows, method="given rows", data="", scores={}, means=None), protected
-    )
+    rows_alone = replace(protected, rows=edit.op.rows, method="given rows", data="", scores={}, means=None)
+    return preserving(rows_alone, protected)
 
 
 def join_subspaces(recipe: Recipe) -> Recipe:
