@@ -18,6 +18,7 @@ from interp.editing.fold.plan import PlannedEdit
 
 # What float32's rounding alone leaves, with room.
 OFF, LEAK, LOGITS, SHARE = 1e-5, 1e-6, 1e-4, 0.01
+_PARTS = ("leak_by_writer", "ops", "fold")  # fields that are not single figures
 _NO_KL = 1e-8  # nats that float32's rounding alone makes
 
 
@@ -144,26 +145,18 @@ class Certificate:
 
     def differs(self, other: "Certificate") -> str | None:
         """The name of a figure that differs from `other`'s by more than another machine explains; None if all agree."""
-        floors = {
-            "max_abs_logit_diff": LOGITS * (self.logit_range or 1.0),
-            "mean_abs_logit_diff": LOGITS * (self.logit_range or 1.0),
-            "top1_agreement": 0.02,
-            "generated_agreement": 0.5,
-            "writer_gap": OFF,
-            "leak": LEAK,
-        }
-        mine, theirs = asdict(self), asdict(other)
-        for name, value in mine.items():
-            if name in ("ops", "fold", "leak_by_writer"):
-                continue
-            if not _near(value, theirs[name], floors.get(name, _NO_KL)):
+        logits = LOGITS * (self.logit_range or 1.0)
+        floors = {"max_abs_logit_diff": logits, "mean_abs_logit_diff": logits, "top1_agreement": 0.02}
+        floors |= {"generated_agreement": 0.5, "writer_gap": OFF, "leak": LEAK}
+        for name in vars(self):
+            if name not in _PARTS and not _near(getattr(self, name), getattr(other, name), floors.get(name, _NO_KL)):
                 return name
         claims = [[(op.op, op.sites, op.status) for op in each.ops] for each in (self, other)]
         return None if claims[0] == claims[1] else "ops"
 
     def rows(self) -> list[tuple[str, object]]:
         """Names and values for display, one row per figure."""
-        figures = {name: value for name, value in asdict(self).items() if name not in ("leak_by_writer", "ops", "fold")}
+        figures = {name: value for name, value in vars(self).items() if name not in _PARTS}
         before = asdict(self.fold).items() if self.fold else ()
         figures |= {f"before rounding: {name}": value for name, value in before}
         shown = [(name, f"{value:.3g}" if isinstance(value, float) else value) for name, value in figures.items()]

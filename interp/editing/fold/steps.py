@@ -238,11 +238,11 @@ class _Folding:
         ablation.refuse_units(op, site, self.config, lambda: self._inputs(written))
         if isinstance(op, Scale):
             self.scales.setdefault(written, []).append(op)
-            return "exact", ""
-        ablation.refuse_positions(op, site)
-        if op.value is not None:
-            self.biases.hold(written)
-        self.inputs.setdefault(written, []).append(op)
+        else:
+            ablation.refuse_positions(op, site)
+            if op.value is not None:
+                self.biases.hold(written)
+            self.inputs.setdefault(written, []).append(op)
         return "exact", ""
 
     def _inputs(self, site: Site) -> int:
