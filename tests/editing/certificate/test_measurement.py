@@ -58,7 +58,9 @@ def test_what_is_exact_up_to_a_scale_is_compared_without_it(tiny, tmp_path, monk
 def test_an_exact_op_beside_one_up_to_a_scale_is_compared_too(tiny, tmp_path, monkeypatch):
     model, recipe = tiny("gemma2"), Recipe([("writers", Project(rows())), ("z.1", Replace(units=[0]))])
     assert interp.export(recipe, model, tmp_path / "right", fold=LOOSE).faithful
-    monkeypatch.setattr(steps, "inputs_of", lambda ops, width: (torch.zeros(0, dtype=torch.long), False))
+    monkeypatch.setattr(
+        "interp.editing.fold.ablation.inputs_of", lambda ops, width: (torch.zeros(0, dtype=torch.long), False)
+    )
     refused(recipe, model, tmp_path, fold=LOOSE)
 
 
