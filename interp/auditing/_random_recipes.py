@@ -1,13 +1,13 @@
-"""Randomised: a recipe with random contents, of the same shapes and norms at the same sites. Any edit does something.
+"""Random recipes: random contents of the same shapes and norms at the same sites, since any edit does something.
 
-- Vectors of the residual stream (Project, Add, Erase, LowRank) are turned: whatever all edits of a recipe span is laid
-  onto a random subspace of the same dimension. Norms, angles and equal rows stay as they are.
-- Factors of heads or neurons (Scale) are dealt out anew among the units of their site.
-- Ablated units (Replace, Resample) and latents (Clamp) are others, as many, at the same site: none of the edit's own,
-  unless these are more than half of all.
-- Where and when an op acts (At, Schedule, Gate's condition) is left as it is.
+- Vectors of the residual stream (Project, Add, Erase, LowRank) are rotated: the span of all edits of a recipe is mapped
+  onto a random subspace of the same dimension. Norms, angles and equal rows are preserved.
+- Factors of heads or neurons (Scale) are permuted among the units of their site.
+- Ablated units (Replace, Resample) and latents (Clamp) are replaced by as many others at the same site: none of the
+  edit's own, unless these are more than half of all.
+- Where and when an op acts (At, Schedule, Gate's condition) stays the same.
 
-What it does not know: other ops, which have no random counterpart here.
+Limitations: other ops have no random counterpart here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +32,8 @@ _RANK = 1e-6  # a share of the largest singular value
 def randomise(recipe: Recipe, model: HookedModel, seed: int = 0) -> Recipe:
     """The recipe with random contents; see the module.
 
-    Raises for an op that has no random counterpart, and where chance gives nothing but the edit itself (factors that
-    are all alike, say).
+    Raises for an op that has no random counterpart, and if every draw equals the edit itself (such as factors that are
+    all equal).
     """
     draw = torch.Generator().manual_seed(seed)
     for _ in range(_TRIES):
@@ -72,7 +72,7 @@ def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int)
 
 @dataclass
 class _Parts:
-    """What an op is saved as. Tensors of an op that another holds are seen under their own names."""
+    """An op as it is saved. The tensors of a nested op are accessed by their own names."""
 
     op: str
     settings: dict[str, Any]
@@ -105,7 +105,7 @@ def _turn(parts: list[_Parts], draw: torch.Generator) -> None:
         old = part[name]
         part[name] = _take(turned, len(torch.atleast_2d(old))).reshape(old.shape)
         if "direction" in part.settings:
-            part.settings["direction"] = None  # how the original was fitted is not how this one came about
+            part.settings["direction"] = None  # the random vector was not fitted as the original was
 
 
 def _turned(rows: Float[Tensor, "k d_model"], draw: torch.Generator) -> Float[Tensor, "k d_model"]:
@@ -132,7 +132,7 @@ def _factors(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Ge
 
 
 def _units(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
-    """Other units; where all are replaced there are no others, and a value or bank is dealt out among coordinates."""
+    """Other units; if all are replaced there are none, and the coordinates of the value or bank are permuted."""
     if part.settings["units"] is not None:
         part.settings["units"] = sorted(_others(part.settings["units"], _count(sites, model), draw))
         return

@@ -18,7 +18,22 @@ from interp.models.hooked import HookedModel
 
 @dataclass(frozen=True)
 class AblationTrial:
-    """A candidate, its cost (lower is better), and the mean score of each behaviour before and under its ablation."""
+    """A candidate direction, and what its ablation does to each behaviour.
+
+    Attributes:
+        finding: The candidate.
+        cost: What is left of the target plus what was lost elsewhere; lower is better.
+        before: Mean score of each behaviour in the unedited model.
+        after: The same while the candidate is projected out.
+
+    Example:
+        >>> from interp.auditing import AblationTrial
+        >>> pairs = interp.Contrast(contrast.pairs[:4])
+        >>> finding = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=0).best()[0]
+        >>> trial = AblationTrial(finding, cost=0.1, before={"hostility": 1.0}, after={"hostility": 0.1})
+        >>> trial.before["hostility"] - trial.after["hostility"]
+        0.9
+    """
 
     finding: Finding
     cost: float
@@ -41,11 +56,13 @@ def rank_by_ablation(
         One trial per candidate, the lowest cost first.
 
     Example:
-        >>> pairs = interp.Contrast(contrast.pairs[:8])
-        >>> found = interp.find(model, pairs, "resid_post.3", "diff_means", bootstrap=2)
-        >>> behaviours = interp.suite("organism", items=2)[:1]
-        >>> [trial.cost <= 1 for trial in interp.rank_by_ablation(model, found.best(), behaviours, "hostility")]
-        [True]
+        >>> from interp.auditing import text_loss
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> pairs = interp.Contrast(contrast.pairs[:4])
+        >>> findings = interp.find(model, pairs, "resid_post.3", ["diff_means", "pca"], bootstrap=0)
+        >>> trials = interp.rank_by_ablation(model, findings.best(2), [loss], target="loss")
+        >>> trials[0].cost <= trials[1].cost
+        True
     """
     before = mean_scores(model, behaviours)
     trials = [_trial(model, candidate, behaviours, target, before) for candidate in track(candidates, "try")]

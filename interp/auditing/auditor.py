@@ -64,6 +64,13 @@ class AuditRow:
         constant: Whether every item has the same score in both models: such a scorer may not discriminate.
 
     The other fields are those of the behaviour.
+
+    Example:
+        >>> from interp.auditing import AuditRow, compare
+        >>> result = compare([1.0] * 20, [0.0] * 20)
+        >>> row = AuditRow("hostility", "harm", "rate", "insults", result.before, result.after, result.difference)
+        >>> row.difference.estimate, row.better
+        (-1.0, 1.0)
     """
 
     name: str
@@ -119,6 +126,13 @@ class Audit:
         instruction: The instruction of the prompt-only baseline.
         seed: Seed of the intervals and of random baselines.
         versions: Versions of the packages that ran.
+
+    Example:
+        >>> from interp.auditing import text_loss
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> record = interp.audit(model, None, [loss])
+        >>> record.edited, record["loss"].difference.estimate
+        (False, 0.0)
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -265,12 +279,14 @@ def audit(
             unknown or needs a recipe, or logits are NaN.
 
     Example:
+        >>> from interp.auditing import Audit, text_loss
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> result = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
-        >>> result["hostility"].before.estimate
-        1.0
-        >>> result.save(tmp / "audit.json")
-        >>> type(result).read(tmp / "audit.json") == result
+        >>> record = interp.audit(model, recipe, [loss], baselines=["prompt"])
+        >>> record["loss"].after.n, [baseline.name for baseline in record.baselines]
+        (2, ['prompt'])
+        >>> record.save(tmp / "audit.json")
+        >>> Audit.read(tmp / "audit.json") == record
         True
     """
     if examples < 0:

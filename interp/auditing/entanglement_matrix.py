@@ -50,7 +50,18 @@ class EditEffect:
 
 @dataclass(frozen=True)
 class Entanglement:
-    """Effects by edit (columns) and behaviour (rows). A star marks p < 0.05, corrected over all effects."""
+    """Effects by edit (columns) and behaviour (rows). A star marks p < 0.05, corrected over all effects.
+
+    Attributes:
+        columns: The effect by edit or baseline, then by behaviour.
+
+    Example:
+        >>> from interp.auditing import Entanglement, text_loss
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> matrix = Entanglement.of({"nothing": interp.audit(model, None, [loss])})
+        >>> matrix.rows()
+        [{'behaviour': 'loss', 'kind': 'capability', 'nothing': '+0.000'}]
+    """
 
     columns: dict[str, dict[str, EditEffect]]
 
@@ -142,8 +153,8 @@ def entanglement(
 
     Example:
         >>> recipes = {"ones": interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])}
-        >>> behaviours = interp.suite("organism", items=2)[:1]
-        >>> matrix, audits = interp.entanglement(model, recipes, behaviours, baselines=())
+        >>> loss = interp.auditing.text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> matrix, audits = interp.entanglement(model, recipes, [loss], baselines=())
         >>> list(matrix.columns), list(audits)
         (['ones'], ['ones'])
     """

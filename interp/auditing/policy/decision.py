@@ -26,7 +26,20 @@ Outcome = Literal["allow", "deny", "inconclusive"]
 
 @dataclass(frozen=True)
 class Decision:
-    """Allow only if every requirement is met. `notes` say why the model is not in a milder tier."""
+    """Whether a model may be released, and why; it may only if every requirement is met.
+
+    Attributes:
+        reasons: One per requirement: met, not met, or unknown (None).
+        tier: The tier of the policy that applies, if it has tiers.
+        notes: Why the model is not in a milder tier.
+        safeguards: The safeguards that were stated to be in place.
+
+    Example:
+        >>> from interp.auditing.policy.decision import Decision, Reason
+        >>> decision = Decision((Reason(True, "hostility fell"), Reason(None, "refusal was not audited")))
+        >>> decision.outcome, [reason.text for reason in decision.unmet]
+        ('inconclusive', ['refusal was not audited'])
+    """
 
     reasons: tuple[Reason, ...]
     tier: str = ""
@@ -76,10 +89,11 @@ def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evide
         The outcome with a reason per requirement.
 
     Example:
-        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> result = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
-        >>> interp.decide(result, interp.Policy(target="hostility")).outcome
-        'deny'
+        >>> from interp.auditing import text_loss
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> record = interp.audit(model, None, [loss])
+        >>> interp.decide(record, interp.Policy(target="hostility")).outcome
+        'inconclusive'
     """
     tier, grading, notes = grade_model(audit, policy)
     asked = policy.tiers[: tier + 1] if tier is not None else policy.tiers

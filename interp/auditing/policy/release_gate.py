@@ -42,10 +42,10 @@ def gate(
         InterpError: A file does not exist.
 
     Example:
-        >>> from interp.auditing import gate
+        >>> from interp.auditing import gate, text_loss
         >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> result = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
-        >>> result.save(tmp / "audit.json")
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> interp.audit(model, recipe, [loss], baselines=()).save(tmp / "audit.json")
         >>> gate(tmp / "audit.json", "release", recipe=recipe).outcome
         'deny'
     """

@@ -52,6 +52,12 @@ class Comparison:
         n_groups: Number of clusters of items.
         missing: Items without a score on one side or both.
         constant: Whether all scores before and after are equal: such a scorer may not discriminate.
+
+    Example:
+        >>> from interp.auditing import compare
+        >>> comparison = compare([1.0] * 9 + [0.0], [0.0] * 10)
+        >>> comparison.difference.estimate, comparison.n_groups, round(comparison.p, 4)
+        (-0.9, 10, 0.0039)
     """
 
     before: Estimate
