@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.core.progress import track
-from interp.directions.finder import Finding
+from interp.directions.findings import Finding
 from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
