@@ -1,13 +1,14 @@
 """Audits: behaviours of a model before and after an edit, measured on the same items, next to baselines.
 
 1. `audit` measures every behaviour in both models, with the same items, prompts and decoding. Scores are kept in a
-   cache (`conditions.ScoreCache`), so that an interrupted audit continues, and the unedited model is measured once.
+   cache (`conditions.ScoreCache`), so that an interrupted audit can be resumed and the unedited model is measured only
+   once.
 2. Each paired difference gets an interval and a p-value (`statistics.comparison`), corrected over the suite (Holm 1979,
    "A simple sequentially rejective multiple test procedure").
-3. Baselines that need no insight (`baselines`) are measured on the same items.
+3. Trivial baselines (random edits, an instruction; see `baselines`) are measured on the same items.
 
-`Audit` is the record. Its file carries digests of the models, of the suite and of itself, so that a changed file is
-refused. A digest is not a signature: it detects accidents and careless edits, not a forger who computes it again.
+`Audit` is the record. The saved file contains digests of the models, the suite and its own content, so a file that was
+changed is rejected (not one whose digest was recomputed).
 """
 
 import json
@@ -55,13 +56,13 @@ class AuditRow:
     """One behaviour: the estimates before and after, and the paired difference after - before.
 
     Attributes:
-        p: p-value of no difference.
-        p_holm: The same, corrected for the number of behaviours.
-        effect: Standardised difference; None in a file where it is infinite.
-        detectable: The smallest difference that this number of items detects with 80 % power.
+        p: p-value of the null hypothesis of no difference.
+        p_holm: The same after Holm's correction.
+        effect: Standardised difference. Saved as None if infinite.
+        detectable: The smallest difference that is detectable with 80 % power at this number of items.
         n_groups: Number of clusters of items.
         missing: Pairs without a score.
-        constant: Whether every item has the same score in both models: such a scorer may not discriminate.
+        constant: Whether every item has the same score in both models; if so, the scorer may be unable to tell them apart.
 
     The other fields are those of the behaviour.
 
@@ -112,16 +113,16 @@ class AuditExample:
 
 @dataclass(frozen=True)
 class Audit:
-    """The comparison of two models over behaviours; `audit` returns one.
+    """The comparison of two models over behaviours. Returned by `interp.audit`.
 
     Attributes:
         rows: One per behaviour; `audit["name"]` is the row of that name.
         before: The unedited model.
-        after: The edited model. Where a recipe was audited by hooks it has the weights of `before`; where a model was
-            measured without an edit it equals `before`.
+        after: The edited model. If a recipe was audited with hooks, this has the same weights as `before`; if there was
+            no edit, it equals `before`.
         examples: Replies before and after.
-        baselines: What random edits and an instruction do on the same items.
-        recipe: Digest of the edit, if it is established.
+        baselines: Results of the baselines on the same items.
+        recipe: Digest of the recipe, if it could be verified (see `establish_recipe`).
         suite: Digest of the behaviours.
         instruction: The instruction of the prompt-only baseline.
         seed: Seed of the intervals and of random baselines.
@@ -165,7 +166,7 @@ class Audit:
         return sha256_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; numbers that are not finite become None."""
+        """The audit as JSON-compatible values; NaN and infinities become None."""
         return {"format": FORMAT} | json.loads(_AUDIT.dump_json(self))
 
     def save(self, file: str | Path) -> None:
@@ -174,7 +175,7 @@ class Audit:
 
     @classmethod
     def read(cls, file: str | Path) -> "Audit":
-        """The inverse of `save`.
+        """Read an audit written by `save`.
 
         Raises:
             InterpError: The file is not an audit, was changed after it was written, or holds numbers that no
@@ -261,21 +262,23 @@ def audit(
 
     Args:
         before: The unedited model.
-        after: The edited model, or a recipe that hooks apply to `before`, or None to measure `before` without an edit.
-        behaviours: What to measure, of distinct names; see `suite` and `read_behaviours`.
-        examples: Items per behaviour whose replies are kept, changed ones first; none of secret behaviours.
+        after: The edited model; or a recipe, which is run on `before` with hooks; or None, to measure `before` without
+            an edit.
+        behaviours: The behaviours to measure, with distinct names, such as those of `interp.suite`.
+        examples: Number of example replies to keep per behaviour, changed replies first. None are kept for behaviours
+            marked `secret`.
         seed: Seed of the intervals and of random baselines.
-        recipe: The recipe by which the edited model was made, needed for the random baseline unless the checkpoint
-            carries it.
-        baselines: Names among `random` and `prompt`. Default: all that are possible; none without an edit.
-        instruction: Text of the prompt-only baseline. Default: asks for the audited harms to stop.
-        cache: A folder (or `ScoreCache`) of scores that were measured before and are not measured again.
+        recipe: The recipe that `after` was made with. Needed for the random baseline if `after` is a checkpoint that
+            does not contain its recipe.
+        baselines: "random", "prompt", both or neither. Default: every baseline that applies; none if `after` is None.
+        instruction: Text of the prompt-only baseline. By default it tells the model to stop the audited harms.
+        cache: A folder (or `ScoreCache`) of earlier scores, which are reused.
 
     Returns:
-        The record, which can be saved, shown, and decided on (`decide`).
+        The audit. Save it with `.save`, or pass it to `interp.decide`.
 
     Raises:
-        InterpError: The models have different tokenizers, the names of behaviours are not distinct, a baseline is
+        InterpError: The models have different tokenizers, two behaviours have the same name, a baseline is
             unknown or needs a recipe, or logits are NaN.
 
     Example:

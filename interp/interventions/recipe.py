@@ -1,6 +1,6 @@
-"""Recipe: a saved list of (sites, op). The same object is run by hooks, folded into weights, verified and audited.
+"""Recipe: a saved list of (sites, op). The same recipe is run with hooks, folded into weights, verified and audited.
 
-A recipe is a folder: `recipe.json` (edits, model, note) and `recipe.safetensors` (their tensors). No pickle.
+A recipe is a folder: `recipe.json` (edits, model, note) and `recipe.safetensors` (their tensors). Nothing is pickled.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ FORMAT: Literal[1] = 1
 
 @dataclass(frozen=True)
 class Edit:
-    """An op at every site that the patterns name.
+    """One op and the sites where it acts.
 
     Args:
         sites: Names or patterns of sites, such as `writers`, `resid_post.3` or `mlp_out.2-5`.
@@ -47,15 +47,15 @@ class Edit:
 
 @dataclass(frozen=True, init=False)
 class Recipe:
-    """Edits in order, the model they were made with, and a note of what they are for.
+    """An ordered list of edits, the model they were made for, and a note.
 
-    The same recipe is run by hooks, folded into weights, verified and audited. `writers` names every site that writes
+    The same recipe is run with hooks, folded into weights, verified and audited. `writers` names every site that writes
     into the residual stream. A projection there removes the direction from the whole model, and folds into the weights
     exactly.
 
     Args:
-        edits: `Edit`s, or pairs of sites and op. Sites are a name or pattern, or several.
-        model: The model the recipe is for; by default that of its ops, if known.
+        edits: `Edit`s or `(sites, op)` pairs; `sites` is one site name or pattern, or several.
+        model: The model the recipe is for; by default the model that its directions were fitted on, if known.
         note: What the recipe is for.
 
     Raises:
@@ -92,16 +92,17 @@ class Recipe:
         object.__setattr__(self, "note", note)
 
     def bind(self, model: HookedModel) -> list[tuple[Site | Tap, Transform]]:
-        """The hooks of a model: each op at a site (or at its tap), and its observers at the sites they read.
+        """The hooks of a model: one hook per op and site, and read-only hooks at the sites that a gate reads.
 
-        Raises if the recipe was made for another model, or puts an op where it makes no sense.
+        Where an op has to act on a module's input or output, its hook is at that tap instead of the site. Raises if
+        the recipe was made for another model, or places an op at a site where it cannot act.
         """
         self.check(model.reference)
         bound: list[tuple[Site | Tap, Transform]] = []
         for edit in self.edits:
             sites = model.resolve(edit.sites)
             for site in sites:
-                _require_sense(edit.op, site)
+                _require_valid_site(edit.op, site)
             for site, observe in edit.op.observers():
                 model.resolve(site)
                 _require_before(edit.op, site, sites, model.sites)
@@ -110,7 +111,7 @@ class Recipe:
         return bound
 
     def check(self, model: ModelReference) -> None:
-        """Raise if the recipe does not fit a model: made with other weights, or of another width."""
+        """Raise if the recipe was made for other weights or another d_model."""
         if self.model is not None:
             self.model.check(model, "the recipe")
         for edit in self.edits:
@@ -121,33 +122,37 @@ class Recipe:
                 )
 
     def retarget(self, model: HookedModel) -> "Recipe":
-        """The same edits, meant for another model of the same shape (a fine-tune, say)."""
+        """The same edits for another model of the same shape, such as a fine-tune."""
         return Recipe(self.edits, model.reference, self.note)
 
     @property
     def tokenwise(self) -> bool:
-        """Whether every op treats each token alone."""
+        """Whether every op acts on each token independently."""
         return all(edit.op.tokenwise for edit in self.edits)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over settings and tensors."""
+        """SHA-256 of the settings and tensors."""
         return sha256_json([_plain(self), tensors_digest(_tensors(self).items())])
 
     def save(self, folder: str | Path) -> None:
-        """Write a new folder."""
+        """Save the recipe to a new folder."""
         with new_folder(folder) as staging:
             self.write(staging)
 
     def write(self, folder: Path) -> None:
         """Write the recipe's two files into a folder that exists."""
-        # Copies: two ops may hold one tensor (a gate reads the row that is projected out), which the format refuses.
+        # Clone: two ops may share a tensor, and safetensors refuses shared storage.
         save_file({name: x.clone() for name, x in _tensors(self).items()}, folder / "recipe.safetensors")
         write_json(folder / "recipe.json", _plain(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recipe":
-        """The inverse of `save`. Raises, by the file's name, for another format, an unknown op, or broken tensors."""
+        """Load a recipe written by `save`.
+
+        Raises an error that names the file if its format is unsupported, an op is unknown or the tensors cannot be
+        read.
+        """
         path = Path(folder)
         plain = _RecipeFile.parse(read_json(path / "recipe.json"), str(path / "recipe.json"))
         try:
@@ -187,7 +192,7 @@ def _edit(edit: Edit | tuple[str | Iterable[str], Op]) -> Edit:
 
 
 def _acting(op: Op, model: HookedModel) -> Transform:
-    if type(op).within is Op.within:  # it needs nothing but x
+    if type(op).within is Op.within:  # it needs only x
         return op
     return lambda x: op.within(x, model.passes.current)
 
@@ -199,7 +204,7 @@ def _observing(observe: Observer, model: HookedModel) -> Transform:
     return see
 
 
-def _require_sense(op: Op, site: Site) -> None:
+def _require_valid_site(op: Op, site: Site) -> None:
     if op.width is not None and not site.in_residual_basis:
         raise InterpError(
             f"{type(op).__name__} at {site}: it acts on vectors of the residual stream, and those at {site} have "

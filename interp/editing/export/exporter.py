@@ -49,29 +49,31 @@ def export(
     release: Release | None = None,
     **fields: Any,
 ) -> Certificate:
-    """Write the edited checkpoint to a new folder, reload it, and certify that it does what the hooks do.
+    """Write the edited checkpoint to a new folder, reload it, and check that it computes what the hooked model computes.
 
     Args:
-        recipe: The edit. It must be made for this model, and fold exactly unless `fold.approximate` is set.
-        source: "organism", a local folder or a hub id, which is read tensor by tensor and keeps its types; or a GGUF
-            file or a `HookedModel`, whose weights are in memory (of a multimodal model, the language model alone).
-        out: The new folder. It is written under a temporary name and renamed when everything in it is certified.
-        options: What to write and how; see `ExportOptions`. Single fields can be given by keyword instead, those of
-            `FoldOptions` too: `export(recipe, model, out, dtype="bfloat16", keep_norms=True)`.
-        distilled: Trained factors (`distil`) that are merged in place of a fold. The certificate is then measured on
-            texts that were held out from their training.
-        release: The policy decision under which the checkpoint goes out. It must be about this recipe and model.
+        recipe: The edit. It must have been made for this model. It must fold exactly, unless `approximate=True`.
+        source: "organism", a local folder or a hub id: read tensor by tensor, keeping the stored dtypes. Or a GGUF file
+            or a `HookedModel`, whose weights are taken from memory (for a multimodal model, only the language model's).
+        out: The new folder. It is written under a temporary name and renamed once the certificate passes.
+        options: What to write and how; see `ExportOptions`. Its fields, and those of `FoldOptions`, can also be given
+            as keyword arguments: `export(recipe, model, out, dtype="bfloat16", keep_norms=True)`.
+        distilled: Low-rank factors trained by `interp.distil`, merged instead of a fold. The certificate is then
+            computed on held-out texts.
+        release: The policy decision that allows this release. It must be about this recipe and model.
+        fields: Fields of `ExportOptions` and `FoldOptions`.
 
     Returns:
         The certificate, which is also saved in the folder.
 
     Raises:
-        InterpError: The recipe is another model's or does not fold, `out` exists, something outside the table of
-            writers adds to the residual stream, or the reloaded checkpoint does not do what the hooks do. Nothing is
-            written then.
+        InterpError: The recipe was made for another model or cannot be folded; `out` exists; an unknown module writes
+            to the residual stream; or the reloaded checkpoint differs from the hooked model. In all these cases
+            nothing is written.
 
     Limitations:
-        The manifest and the provenance statement name a local source by its whole path, so that `verify` finds it.
+        The manifest and the provenance statement contain the absolute path of a local source (check this before you
+        publish the folder), so that `verify` finds it.
 
     Example:
         >>> direction = torch.eye(model.d_model)[:1]
@@ -109,23 +111,23 @@ def export_streamed(
 ) -> ExportManifest:
     """Write the edited checkpoint without loading a model, for checkpoints larger than memory.
 
-    There is no certificate: `verify` makes one where the model can be loaded. Whether the source is the model that the
-    recipe was made for is decided by the digest of its weights (`interp.editing.export.identity`), before the folder
-    gets its name. A run that was killed is resumed by the next run with the same arguments, after the last file that
-    it finished.
+    There is no certificate: `verify` makes one where the model can be loaded. Before the folder is renamed to `out`,
+    the digest of the source's weights is compared with the recipe's model. To resume a killed run, call again with the
+    same arguments; finished files are kept.
 
     Args:
         recipe: The edit, as for `export`.
         source: As for `export`; also a URL of any fsspec file system.
         out: The new folder.
-        options: As for `export`. With `trust_base`, type and shape alone decide whether the model is the recipe's.
-            They also do, with a warning, where the digest is not known before the model is loaded.
+        options: As for `export`. With `trust_base`, only architecture and shape are compared with the recipe's model.
+            The same happens, with a warning, if the digest cannot be computed without loading the model.
+        fields: Fields of `ExportOptions` and `FoldOptions`.
 
     Returns:
         The manifest, which is also saved in the folder.
 
     Raises:
-        InterpError: As for `export`, but for what only a certificate shows.
+        InterpError: As for `export`, except for the errors that only a certificate finds.
 
     Example:
         >>> from interp.editing import export_streamed
@@ -150,13 +152,14 @@ def export_streamed(
 def dry_run(
     recipe: Recipe, source: str | Path | HookedModel, options: ExportOptions | None = None, **fields: Any
 ) -> tuple[Plan, ExportEstimate]:
-    """Plan an export and estimate what it takes; nothing is written.
+    """Plan an export and estimate its memory, disk space and time. Writes nothing.
 
     Args:
         recipe: The edit, as for `export`.
         source: As for `export_streamed`.
-        options: As for `export`. With `trust_base`, and for a URL, type and shape alone decide whether the model is
-            the recipe's; otherwise the digest of the weights does.
+        options: As for `export`. With `trust_base`, and for a URL, only architecture and shape are compared with the
+            recipe's model; otherwise the digest of the weights is.
+        fields: Fields of `ExportOptions` and `FoldOptions`.
 
     Returns:
         The plan, with refused edits and their reasons among its items, and an estimate of memory, disk and time.
@@ -185,7 +188,7 @@ def dry_run(
 
 @dataclass(frozen=True, eq=False)
 class _WrittenFolder:
-    """Edited weights in a temporary folder, with what later steps need: planned once, hashed once."""
+    """Edited weights in a temporary folder, and what later steps need, so that planning and hashing happen once."""
 
     folder: Path
     recipe: Recipe
@@ -207,7 +210,7 @@ def _require_form(options: ExportOptions, certified: bool = False) -> None:
 def _written(
     recipe: Recipe, source: WeightSource, out: Path, options: ExportOptions, distilled: Distilled | None = None
 ) -> Iterator[_WrittenFolder]:
-    """Write weights, config, tokenizer and recipe to a folder, which gets the name `out` when the block ends."""
+    """Write weights, config, tokenizer and recipe to a folder, which is renamed to `out` when the block ends."""
     sign = signer(options.sign) if options.sign is not None else None
     settings = ExportSettings.used(options, source.loaded, distilled.record if distilled else None)
     plan = plan_export(recipe, source, settings, distilled)
@@ -235,7 +238,7 @@ def _write_records(
     certificate: Certificate | None = None,
     release: Release | None = None,
 ) -> ExportManifest:
-    """Write the model card, the provenance statement and the manifest, which has the digests of all files."""
+    """Write the model card, the provenance statement and the manifest, which lists the digest of every file."""
     folder, recipe, plan = written.folder, written.recipe, written.plan
     manifest = ExportManifest(
         base=base,
@@ -263,7 +266,7 @@ def _open(source: str | Path | HookedModel, fold: FoldOptions, out: str | Path |
 
 
 def _nearest_copies(source: WeightSource, written: _WrittenFolder) -> dict[str, TensorPiece]:
-    """The source's tensors, those that were copied unchanged as they are in the new folder."""
+    """The source's tensors. Those that were copied unchanged are read from the new folder instead."""
     files = Checkpoint.open(written.folder).opened
     copies = {name: (file, entry) for file in files for name, entry in file.entries.items()}
     copied = {p.name for file in source.edited(written.plan, written.settings.cast) for p in file if p.is_kept}
