@@ -32,3 +32,5 @@ from .models import load as load
 from .sae import SaeConfig as SaeConfig
 from .sae import SparseAutoencoder as SparseAutoencoder
 from .sae import train as train
+
+__version__: str

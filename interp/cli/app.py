@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+import interp
 from interp.cli import audit, capture, export, find, sae, search
 from interp.cli._options import Command, Json, keys_command, with_options
 from interp.core.config import Config
@@ -21,21 +22,32 @@ from interp.core.errors import InterpError
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
 
 
+def _print_version(chosen: bool) -> bool:
+    if chosen:
+        print(interp.__version__)
+        raise typer.Exit
+    return chosen
+
+
 def root_command(
     debug: Annotated[
         bool, typer.Option("--debug", help="show tracebacks of errors (may stand anywhere on the command line)")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
     """Find what makes a language model behave harmfully, remove it, export the edited weights, and measure
     what changed.
     """
-    # Listed here for --help; `main` takes it off the line before any verb sees it.
-    del debug
+    # --debug is listed here for --help; `main` takes it off the line before any verb sees it.
+    del debug, version
 
 
 def demo_command(
     out: Annotated[Path, typer.Option(help="new folder for the results")] = Path("interp-demo"),
     seed: Annotated[int, typer.Option(help="seed of the data and of training", min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="continue a run that did not finish")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on the bundled organism: find the planted hostility, remove it, export, audit, and
@@ -43,7 +55,7 @@ def demo_command(
     """
     from importlib.resources import files
 
-    search.run_file(str(files("interp.pipeline") / "demo.yaml"), [f"seed={seed}"], out, as_json)
+    search.run_file(str(files("interp.pipeline") / "demo.yaml"), [f"seed={seed}"], out, as_json, resume)
 
 
 def doctor_command(as_json: Json = False) -> None:

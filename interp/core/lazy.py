@@ -26,6 +26,10 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
         return sorted({*exported, *folders})
 
     def attribute(name: str) -> object:
+        if name == "__version__" and "." not in package:
+            from importlib.metadata import version
+
+            return version(package)
         if name in exported:
             return load(name)
         if not name.startswith("__") and find_spec(f"{package}.{name}"):

@@ -211,7 +211,8 @@ def unfinished_folder(out: str | Path, settings: dict[str, Any], resume: bool) -
     folder = Path(out).with_name(Path(out).name + UNFINISHED)
     if folder.exists() and not resume:
         raise InterpError(
-            f"{folder} was left by a run that did not finish; resume it (--resume), or remove it (interp runs gc)"
+            f"{folder} was left by a run that did not finish; continue it with --resume, or delete it with: "
+            f"interp runs gc {folder.parent} --yes"
         )
     if folder.exists():
         if changed := differences(read_json(folder / _SETTINGS), settings):

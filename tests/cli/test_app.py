@@ -7,6 +7,7 @@ import sys
 import pytest
 import typer
 
+import interp
 from interp.cli import app
 from interp.directions.methods.closed_form import FITS
 
@@ -34,7 +35,7 @@ def test_options_are_frozen():
     verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
     assert found == {
-        "demo": ["--json", "--out", "--seed"],
+        "demo": ["--json", "--out", "--resume", "--seed"],
         "run": ["--json", "--out", "--resume", "file", "overrides"],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
@@ -226,6 +227,10 @@ def test_help_of_verbs_shows_the_texts_of_their_fields(run):
         code, said, _ = run(*words, "--help")
         assert code == 0
         assert all(text in said for text in texts), words
+
+
+def test_the_version_is_printed(run):
+    assert run("--version") == (0, f"{interp.__version__}\n", "")
 
 
 def test_debug_keeps_the_traceback(run):

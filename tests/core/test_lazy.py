@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -55,6 +56,12 @@ def test_stages_are_attributes_of_the_package():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     with pytest.raises(AttributeError, match="did you mean auditing"):
         _ = interp.auditting
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert interp.__version__ == version("interp")
+    with pytest.raises(AttributeError):
+        _ = interp.sae.__version__
 
 
 def test_importing_the_package_does_not_import_torch():

@@ -111,7 +111,7 @@ def test_a_stopped_run_is_resumed_to_the_same_results(results, tmp_path, monkeyp
         run_experiment(settings, tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a.unfinished"]
     assert [(path.name, size > 0) for path, size in runs.unfinished_runs(tmp_path)] == [("a.unfinished", True)]
-    with pytest.raises(InterpError, match="was left by a run that did not finish; resume it"):
+    with pytest.raises(InterpError, match="was left by a run that did not finish; continue it with --resume"):
         run_experiment(settings, tmp_path / "a")
     with pytest.raises(InterpError, match="seed was 0 and is now 1"):
         run_experiment(settings.model_copy(update={"seed": 1}), tmp_path / "a", resume=True)

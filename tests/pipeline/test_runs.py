@@ -68,7 +68,7 @@ def test_the_unfinished_folder_is_kept_to_resume_from(tmp_path):
         raise KeyboardInterrupt
     assert (tmp_path / "a.unfinished" / "store").is_dir()
     with (
-        pytest.raises(InterpError, match="resume it"),
+        pytest.raises(InterpError, match=f"with --resume, or delete it with: interp runs gc {tmp_path} --yes"),
         runs.unfinished_folder(tmp_path / "a", {"seed": 0}, resume=False),
     ):
         pass
