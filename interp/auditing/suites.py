@@ -86,7 +86,7 @@ def _organism(items: int, seed: int, data: Path | None) -> list[Behaviour]:
 SUITES: dict[str, Suite] = {"organism": _organism, "public": public_suite}
 
 
-def suite(name: str | Path, items: int, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
+def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
     """The behaviours of a suite.
 
     Args:

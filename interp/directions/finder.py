@@ -81,6 +81,10 @@ def find(
         >>> findings.best()[0].auroc
         1.0
     """
+    if not isinstance(contrast, Contrast):
+        raise InterpError(
+            f"contrast is a {type(contrast).__name__}; expected an interp.Contrast, such as Contrast.read(file)"
+        )
     methods = _known_methods(methods)
     positions = [positions] if isinstance(positions, int) else positions
     searched = _residual_sites(model, sites)

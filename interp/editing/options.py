@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from interp.core import Config, InterpError
+from interp.core.errors import nearest
 from interp.core.files import parse_bytes
 
 Form = Literal["checkpoint", "adapter", "control-vector"]
@@ -81,6 +82,9 @@ class ExportOptions(Config):
         Raises:
             InterpError: A field is unknown (the message has the nearest one), or two options exclude each other.
         """
+        known = [*cls.model_fields, *FoldOptions.model_fields]
+        for name in (name for name in fields if name not in known):
+            raise InterpError(f"export options: unknown key {name!r}; {nearest(name, known)}")
         base = dict(options or cls())
         fold = {name: value for name, value in fields.items() if name in FoldOptions.model_fields}
         base |= {name: value for name, value in fields.items() if name not in fold}

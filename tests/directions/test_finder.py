@@ -1,6 +1,7 @@
 """Find separates what differs, scores on pairs it was not fitted on, and finds nothing where there is nothing."""
 
 import random
+from inspect import unwrap
 
 import pytest
 import torch
@@ -78,6 +79,8 @@ def test_another_models_autoencoder_is_refused(tiny):
 
 def test_bad_requests_are_named(tiny):
     model = tiny("llama")
+    with pytest.raises(InterpError, match=r"contrast is a str; expected an interp\.Contrast"):
+        unwrap(find)(model, "hostility")  # past the type checks of the test run
     with pytest.raises(InterpError, match=r"mlp_post\.1 is not in the residual stream's basis"):
         find(model, last_words(), sites="mlp_post.1")
     with pytest.raises(InterpError, match="did you mean diff_means"):

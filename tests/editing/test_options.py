@@ -27,6 +27,7 @@ def test_every_field_is_documented():
 
 @pytest.mark.parametrize(("fields", "message"), [
     ({"dtyp": "float32"}, "unknown key 'dtyp'; did you mean dtype"),
+    ({"keep_norm": True}, "unknown key 'keep_norm'; did you mean keep_norms"),
     ({"shard_size": "many"}, "size 'many' can't be read"),
     ({"form": "lora"}, "form: Input should be"),
     ({"trust_base": True}, "trust_base: only for streamed and dry_run"),

@@ -49,7 +49,7 @@ def export(
     release: Release | None = None,
     **fields: Any,
 ) -> Certificate:
-    """Write the edited checkpoint to a new folder, reload it, and check that it computes what the hooked model computes.
+    """Write the edited checkpoint to a new folder, reload it, and check that it computes what the hooked one computes.
 
     Args:
         recipe: The edit. It must have been made for this model. It must fold exactly, unless `approximate=True`.
