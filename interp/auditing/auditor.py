@@ -62,7 +62,8 @@ class AuditRow:
         detectable: The smallest difference that is detectable with 80 % power at this number of items.
         n_groups: Number of clusters of items.
         missing: Pairs without a score.
-        constant: Whether every item has the same score in both models; if so, the scorer may be unable to tell them apart.
+        constant: Whether every item has the same score in both models; if so, the scorer may be unable to tell
+            them apart.
 
     The other fields are those of the behaviour.
 
@@ -111,7 +112,7 @@ class AuditExample:
     after: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """The comparison of two models over behaviours. Returned by `interp.audit`.
 
@@ -195,6 +196,10 @@ class Audit:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
         _require_plausible(audit.rows)
         return audit
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{row.name} {row.before.estimate:.3g} -> {row.after.estimate:.3g}" for row in self.rows[:3])
+        return f"Audit({self.after.name}, {len(self.rows)} behaviours: {rows}{', …' if len(self.rows) > 3 else ''})"
 
     def _repr_html_(self) -> str:
         header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)"]

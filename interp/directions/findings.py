@@ -13,7 +13,7 @@ from interp.directions.direction import Direction
 from interp.models.sites import Site
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """A fitted direction and its held-out scores.
 
@@ -48,6 +48,10 @@ class Finding:
         origin = {"method": d.method, "site": str(d.site), "position": d.position}
         scores = {"auroc": self.auroc, "cohens_d": self.cohens_d, "latent": self.latent}
         return origin | scores | {"stability": self.stability, "alignment": dict(self.alignment)}
+
+    def __repr__(self) -> str:
+        d = self.direction
+        return f"Finding({d.method} at {d.site}, position {d.position}: AUROC {self.auroc:.3f}, d {self.cohens_d:.2f})"
 
 
 class Failure(NamedTuple):

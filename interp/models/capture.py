@@ -13,7 +13,7 @@ from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activations:
     """Captured tensors, indexed by site: `activations["resid_post.3"]` is (batch, pos, d_model).
 
@@ -55,6 +55,11 @@ class Activations:
         """The activations at real tokens only, (token, d_model): padding removed, prompts one after another."""
         x = self[site]
         return x[self.tokens.mask] if self.positions is None else x.flatten(0, 1)
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{site} {tuple(x.shape)}" for site, x in [*self.tensors.items()][:3])
+        more = f" and {len(self.tensors) - 3} more" if len(self.tensors) > 3 else ""
+        return f"Activations(prompts: {len(self.tokens)}; {sites}{more})"
 
     def _repr_html_(self) -> str:
         rows = [[site, tuple(x.shape), f"{x.float().norm(dim=-1).mean():.3g}"] for site, x in self.tensors.items()]

@@ -13,6 +13,8 @@ def test_a_shortlist_takes_the_best_of_each_method_in_turn(tiny):
     assert [row.direction.method for row in listed[:-1]] == findings.methods
     assert listed[-1] == findings.best(2, findings.methods[0])[1]
     assert len(findings.shortlist(1000)) == len(findings)
+    assert repr(listed[-1]).startswith(f"Finding({findings.methods[0]} at ")
+    assert "tensor" not in repr(listed[-1])
 
 
 def test_what_can_not_be_fitted_is_left_out_and_named(tiny):

@@ -70,7 +70,7 @@ class OpFigures(PlannedEdit):
         return f"{super().__str__()}, gap {self.gap:.1e}{left}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """Figures that compare the hooked base with the export, in float32 with the weights as they are stored.
 
@@ -176,6 +176,12 @@ class Certificate:
             return cls(**values, ops=tuple(ops), fold=Fold(**fold) if fold else None)
         except TypeError as problem:
             raise InterpError(f"{file}: not a certificate ({problem}); expected one written by interp export") from None
+
+    def __repr__(self) -> str:
+        claim = f"{self.status}, {'faithful' if self.faithful else 'not faithful'}"
+        return (
+            f"Certificate({claim}: KL {self.kl:.1e} of {self.effect_kl:.1e} nats, {self.tokens} tokens, {self.dtype})"
+        )
 
     def _repr_html_(self) -> str:
         return html_card("Certificate: hooked base model against reloaded export", self.rows())

@@ -22,7 +22,9 @@ MIXED = Recipe([("writers", Project(rows())), ("mlp_out.1", Add(rows(1)[0])), ("
 
 
 def test_each_op_has_its_claim_and_its_figures(tiny, tmp_path):
-    found = interp.export(MIXED, tiny("gpt2"), tmp_path / "out").ops
+    certificate = interp.export(MIXED, tiny("gpt2"), tmp_path / "out")
+    assert repr(certificate).startswith("Certificate(exact, faithful: KL ")
+    found = certificate.ops
     assert [(op.op, op.status) for op in found] == [("Project", "exact"), ("Add", "exact"), ("Project", "exact")]
     assert found[1].sites == ("mlp_out.1",)
     assert all(op.gap < 1e-5 for op in found)
