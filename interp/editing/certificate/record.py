@@ -179,9 +179,7 @@ class Certificate:
 
     def __repr__(self) -> str:
         claim = f"{self.status}, {'faithful' if self.faithful else 'not faithful'}"
-        return (
-            f"Certificate({claim}: KL {self.kl:.1e} of {self.effect_kl:.1e} nats, {self.tokens} tokens, {self.dtype})"
-        )
+        return f"Certificate({claim}: KL {self.kl:.1e} nats of {self.effect_kl:.1e}, {self.tokens} tokens)"
 
     def _repr_html_(self) -> str:
         return html_card("Certificate: hooked base model against reloaded export", self.rows())
