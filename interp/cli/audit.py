@@ -115,7 +115,7 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     require_names(options.recipes)
     options.require_free_places()
     edits = {name: Recipe.load(folder) for name, folder in options.recipes.items()}
-    policy = Policy.of_name(options.policy) if options.policy else None
+    policy = Policy.read(options.policy) if options.policy else None
     behaviours = _only(suites.suite(options.suite, options.items, options.seed, options.data), options.only)
     models = [load(name, dtype=options.dtype, device=device) for name in (options.base, model) if name is not None]
     matrix, audits = _measure(models, edits, behaviours, options)

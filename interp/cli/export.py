@@ -147,7 +147,7 @@ def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
     from interp.auditing.policy.release_gate import decide_release, gate
     from interp.auditing.policy.schema import Policy
 
-    rules = Policy.of_name(str(inputs.policy))
+    rules = Policy.read(str(inputs.policy))
     decision = gate(str(inputs.require), rules, None, inputs.safeguard, recipe)
     if not decision.allow:
         print_decision(decision, as_json)

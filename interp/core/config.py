@@ -35,14 +35,22 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as problem:
+            raise _error(type(self), problem, type(self).__name__) from None
+
+    # Parsing a nested record does not call `__init__`, so that the outer error names the whole path of a key.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @classmethod
     def parse(cls: type[Parsed], values: object, source: str = "config") -> Parsed:
         """Validate plain values. The error lists every problem with its key; `source` names their origin."""
         try:
             return cls.model_validate(values)
         except ValidationError as problem:
-            lines = [_explain(cls, error) for error in problem.errors()]
-            raise InterpError(f"{source}: " + "; ".join(lines)) from None
+            raise _error(cls, problem, source) from None
 
     @classmethod
     def of(cls: type[Parsed], overrides: list[str], source: str = "settings") -> Parsed:
@@ -80,6 +88,10 @@ def _set(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise InterpError(f"override {override!r}: {parent!r} is a value, not a group of keys")
     values[last] = plain_value(text, f"override {override!r}")
+
+
+def _error(config: type[BaseModel], problem: ValidationError, source: str) -> InterpError:
+    return InterpError(f"{source}: " + "; ".join(_explain(config, error) for error in problem.errors()))
 
 
 def _explain(config: type[BaseModel], error: Any) -> str:

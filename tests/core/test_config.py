@@ -1,5 +1,7 @@
 """Configuration refuses unknown keys and ambiguous YAML by name, and settings that differ are named."""
 
+import pickle
+
 import pytest
 import yaml
 from pydantic import Field
@@ -53,6 +55,14 @@ def test_config_errors_name_key_and_source(tmp_path, text, overrides, message):
     with pytest.raises(InterpError, match=message) as caught:
         Outer.read(file, overrides)
     assert overrides or "broken.yaml" in str(caught.value)
+
+
+def test_an_unknown_key_of_a_call_gets_the_nearest():
+    with pytest.raises(InterpError, match=r"^Outer: unknown key 'naem'; did you mean name"):
+        Outer(name="a", naem="b")
+    outer = Outer(name="a", inner=Inner(items=5))
+    assert pickle.loads(pickle.dumps(outer)) == outer
+    assert outer.model_copy(update={"name": "b"}) == Outer(name="b", inner=Inner(items=5))
 
 
 class Limits(Config):

@@ -10,7 +10,7 @@ MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8,
 
 POLICY = Policy(target="hostility", required=("refusal",))
 
-RELEASE = Policy.of_name("release")
+RELEASE = Policy.read("release")
 
 SAFEGUARDS = tuple(name for tier in RELEASE.tiers for name in tier.safeguards)
 

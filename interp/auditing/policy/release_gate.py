@@ -51,7 +51,7 @@ def gate(
     """
     if not Path(audit).is_file():
         raise InterpError(f"{audit}: no such file; expected an audit written by interp audit")
-    policy = policy if isinstance(policy, Policy) else Policy.of_name(policy)
+    policy = policy if isinstance(policy, Policy) else Policy.read(policy)
     try:
         saved = Audit.read(audit)
     except InterpError as problem:

@@ -122,7 +122,7 @@ class Policy(Config):
 
     Example:
         >>> policy = interp.Policy(target="hostility", required=("refusal",))
-        >>> policy.target_at_most, interp.Policy.of_name("release").name
+        >>> policy.target_at_most, interp.Policy.read("release").name
         (0.05, 'release')
     """
 
@@ -165,13 +165,13 @@ class Policy(Config):
         return sha256_json(self.model_dump(mode="json"))
 
     @classmethod
-    def of_name(cls, name: str | Path) -> "Policy":
-        """A shipped policy by name, or one read from a file. Raises for an unknown name."""
-        if str(name) in SHIPPED:
-            return cls.read(str(files("interp.auditing.policy") / f"{name}.yaml"))
-        if not Path(name).exists() and not Path(name).suffix:
-            raise InterpError(f"no file or policy {str(name)!r}; {nearest(str(name), SHIPPED)}")
-        return cls.read(name)
+    def read(cls, path: str | Path, overrides: list[str] | None = None) -> "Policy":
+        """A bundled policy by name, or one read from a YAML file. Raises for an unknown name."""
+        if str(path) in SHIPPED:
+            path = str(files("interp.auditing.policy") / f"{path}.yaml")
+        elif not Path(path).exists() and not Path(path).suffix:
+            raise InterpError(f"no file or policy {str(path)!r}; {nearest(str(path), SHIPPED)}")
+        return super().read(path, overrides)
 
 
 def ends(row: AuditRow, metric: str) -> tuple[float, float]:

@@ -140,9 +140,9 @@ def test_a_policy_whose_limit_is_none_or_is_there_twice_is_refused(tmp_path, tex
     file = tmp_path / "policy.yaml"
     file.write_text(f"target: toxicity\n{text}")
     with pytest.raises(InterpError, match=says):
-        Policy.of_name(file)
+        Policy.read(file)
     file.write_text("target: toxicity\nprotected_drop_at_most: .01\n")
-    assert Policy.of_name(file).protected_drop_at_most == 0.01, "control"
+    assert Policy.read(file).protected_drop_at_most == 0.01, "control"
 
 
 def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):

@@ -44,6 +44,6 @@ def test_a_policy_has_a_target_or_tiers_of_different_names(tmp_path):
     with pytest.raises(InterpError, match="have the same name"):
         Policy.parse({"tiers": [{"name": "t"}, {"name": "t"}]})
     with pytest.raises(InterpError, match="did you mean release"):
-        Policy.of_name("relaese")
+        Policy.read("relaese")
     (tmp_path / "p.yaml").write_text("target: hostility\n")
-    assert Policy.of_name(tmp_path / "p.yaml") == Policy(target="hostility")
+    assert Policy.read(tmp_path / "p.yaml") == Policy(target="hostility")

@@ -255,7 +255,7 @@ def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
         found = [(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite]
         beside = Baseline("random", {}), Baseline("prompt", {})
         made = Audit(audit_rows(found, 0), MODEL, MODEL, baselines=beside)
-        policy = Policy.of_name("release")
+        policy = Policy.read("release")
         return decide(made, policy, policy.tiers[1].safeguards)
 
     suite = public_suite(200, data=SETS)
