@@ -280,7 +280,7 @@ class Store:
             raise InterpError(f"no site given; {self.folder} holds {', '.join(known)}")
         for name in names:
             if name not in known:
-                raise InterpError(f"site {name!r} is not in {self.folder}; {nearest(name, known)}; harvest it first")
+                raise InterpError(f"site {name!r} is not in {self.folder}; harvest it first; {nearest(name, known)}")
         return names
 
     def _repr_html_(self) -> str:

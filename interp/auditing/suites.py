@@ -107,5 +107,5 @@ def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | 
             raise InterpError(f"{name} names its own files of items; got a data folder, {data}: leave it out")
         return read_behaviours(name, items, seed)
     if str(name) not in SUITES:
-        raise InterpError(f"unknown suite {str(name)!r}; {nearest(str(name), SUITES)}, or the path of a YAML file")
+        raise InterpError(f"unknown suite {str(name)!r}, and not the path of a YAML file; {nearest(str(name), SUITES)}")
     return SUITES[str(name)](items, seed, None if data is None else Path(data))

@@ -164,8 +164,8 @@ def _files(source: str) -> list[_File]:
             parent = str(PurePosixPath(path).parent)
             siblings = [PurePosixPath(other).name for other in system.ls(parent, False)] if system.isdir(parent) else []
             raise InterpError(
-                f"corpus {source!r}: no such file or folder; {nearest(PurePosixPath(path).name, siblings)}; "
-                f"a Hugging Face dataset is {_DATASET}NAME"
+                f"corpus {source!r}: no such file or folder; a Hugging Face dataset is {_DATASET}NAME; "
+                f"{nearest(PurePosixPath(path).name, siblings)}"
             )
         files = [file for item in paths for file in (_inside(system, item) if system.isdir(item) else [item])]
     except InterpError:
@@ -282,7 +282,7 @@ def _parquet(file: _File, field: str) -> Iterator[Record]:
         except pyarrow.ArrowInvalid as problem:
             raise InterpError(f"{file.name}: not a parquet file ({problem})") from None
         if field not in (names := table.schema_arrow.names):
-            raise InterpError(f"{file.name}: no column {field!r}; {nearest(field, names)}; choose it with field")
+            raise InterpError(f"{file.name}: no column {field!r}; choose one with field; {nearest(field, names)}")
         try:
             for batch in table.iter_batches(columns=[field]):
                 for row in batch.to_pylist():
@@ -325,7 +325,7 @@ def _document(value: Any, where: str, field: str) -> Document:
         if field not in value and "role" in value:
             raise InterpError(f"{where}: a message where a document is expected; a conversation is a list of messages")
         if field not in value:
-            raise InterpError(f"{where}: no field {field!r}; {nearest(field, value)}; choose it with field")
+            raise InterpError(f"{where}: no field {field!r}; choose one with field; {nearest(field, value)}")
         value = value[field]
     if not isinstance(value, list | tuple):
         return _text(value, where)

@@ -116,7 +116,7 @@ class Positions(Record):
     def _check(self) -> None:
         for name in self.names:
             if isinstance(name, str) and name not in NAMED:
-                raise InterpError(f"unknown position {name!r}; {nearest(name, NAMED)}; or a number")
+                raise InterpError(f"unknown position {name!r}, and not a number; {nearest(name, NAMED)}")
         if not self.names and not self.tokens:
             raise InterpError(f"no positions are given; expected some of {', '.join(NAMED)}, numbers, or tokens")
         if "assistant" in self.names and self.turns is None:

@@ -205,8 +205,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise InterpError(
-            f"model {name!r} is neither a local folder nor available from the hub; "
-            f"{nearest(name, _neighbours(Path(name)))}. Reason: {reason}"
+            f"model {name!r} is neither a local folder nor available from the hub ({reason}); "
+            f"{nearest(name, _neighbours(Path(name)))}"
         ) from None
 
 

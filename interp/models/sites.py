@@ -91,7 +91,7 @@ class Site:
         if short and short[1] in _LAYERED:
             return cls(short[1], int(short[2]))
         examples = [f"{kind}.0" for kind in _LAYERED] + list(_GLOBAL)
-        raise InterpError(f"unknown site {name!r}; {nearest(name, examples)}; a site is written resid_post.12")
+        raise InterpError(f"unknown site {name!r}; a site is written resid_post.12; {nearest(name, examples)}")
 
 
 def resolve(patterns: str | Site | Iterable[str | Site], known: Sequence[Site]) -> list[Site]:

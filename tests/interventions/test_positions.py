@@ -86,7 +86,7 @@ def test_the_assistants_turns_of_a_conversation():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda model, op: At(op, "promt"), "unknown position 'promt'; did you mean prompt"),
+        (lambda model, op: At(op, "promt"), "unknown position 'promt', and not a number; did you mean prompt"),
         (lambda model, op: At(op), "no positions are given"),
         (lambda model, op: At(op, "assistant"), "give the model, too"),
         (lambda model, op: At(op, "assistant", model=model), "no chat template"),

@@ -213,8 +213,8 @@ def architecture_of_type(model_type: str) -> Architecture:
     """The table's row for a config's `model_type`."""
     if model_type not in _TABLE:
         raise InterpError(
-            f"architecture {model_type!r} is not supported; {nearest(model_type, _TABLE)}. "
-            f"Supported: {', '.join(sorted(_TABLE))}"
+            f"architecture {model_type!r} is not supported, only {', '.join(sorted(_TABLE))}; "
+            f"{nearest(model_type, _TABLE)}"
         )
     return _TABLE[model_type]
 
