@@ -51,7 +51,7 @@ def test_another_field(folder):
         (
             "x.jsonl",
             b'{"text": "a"}\n\n{"txt": "b"}\n',
-            r"no field 'text'; choose one with field; did you mean txt",
+            r"line 3: no field 'text'; choose one with field; did you mean txt",
         ),
         (
             "x.jsonl",
