@@ -104,7 +104,13 @@ class SaeConfig(Config):
 
 
 class SaeMetrics(Config):
-    """How well an autoencoder stands in for its site; first tokens of documents do not count. See `evaluate`."""
+    """How well an autoencoder stands in for its site; first tokens of documents do not count. See `evaluate`.
+
+    Example:
+        >>> losses = dict(loss_clean=2.0, loss_reconstructed=2.5, loss_zero=4.0)
+        >>> interp.sae.SaeMetrics(tokens=100, fvu=0.2, l0=16.0, dead_share=0.0, **losses).loss_recovered
+        0.75
+    """
 
     tokens: int = Field(description="tokens measured")
     fvu: float = Field(description="fraction of variance unexplained")
