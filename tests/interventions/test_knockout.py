@@ -188,7 +188,7 @@ def test_misuse_is_refused(tiny):
     ):
         with pytest.raises(InterpError, match=problem):
             Recipe([edits]).bind(model)
-    with pytest.raises(InterpError, match="heads are"):
+    with pytest.raises(InterpError, match=r"heads of Knockout are \[\]"):
         Knockout("last", keys=0, heads=[])
     with pytest.raises(InterpError, match="unknown position"):
         Knockout("lst", keys=0)

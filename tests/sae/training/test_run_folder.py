@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named(planted, tmp_path):
     train(planted, SITE, CONFIG, folder=tmp_path / "run", checkpoint_every=100)
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(InterpError, match=rf"{newest.name}: damaged .* delete it to go on from the one before"):
+    with pytest.raises(InterpError, match=rf"{newest.name}: damaged .* delete it to continue from the one before"):
         train(planted, SITE, CONFIG, folder=tmp_path / "run")
     newest.unlink()
     train(planted, SITE, CONFIG, folder=tmp_path / "run")
