@@ -64,18 +64,22 @@ class Config(BaseModel):
     def read(cls: type[Parsed], path: str | Path, overrides: list[str] | None = None) -> Parsed:
         """Read a YAML file and apply `key.sub=value` overrides, whose values are YAML as well."""
         file = Path(path)
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as problem:
-            raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
-        except UnicodeDecodeError as problem:
-            raise InterpError(f"{file}: not valid YAML: {problem}") from None
-        values = plain_value(text, str(file))
+        values = plain_value(yaml_text(file), str(file))
         if not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
         for override in overrides or []:
             _set(values, override)
         return cls.parse(values, source=str(file))
+
+
+def yaml_text(file: Path) -> str:
+    """The text of a YAML file. Raises, by its name, for one that cannot be read or is not text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError as problem:
+        raise InterpError(f"{file}: not valid YAML: {problem}") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:

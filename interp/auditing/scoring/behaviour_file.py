@@ -21,7 +21,7 @@ import yaml
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, Scorer
-from interp.core.config import Config, compose_yaml, construct_yaml
+from interp.core.config import Config, compose_yaml, construct_yaml, yaml_text
 from interp.core.errors import InterpError, nearest
 from interp.core.jsonl import numbered_lines, parse_object
 
@@ -111,13 +111,7 @@ def _require_text(values: Any, place: str) -> None:
 
 def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each entry of the file with its line."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError as problem:
-        raise InterpError(f"{file}: not valid YAML: {problem}") from None
-    node = compose_yaml(text, str(file))
+    node = compose_yaml(yaml_text(file), str(file))
     keys = node.value if isinstance(node, yaml.MappingNode) else []
     for key, _ in keys:
         if key.value != "behaviours":
