@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from interp import Project, Recipe
 from interp.editing.fold.steps import fold, plan_fold
 from interp.editing.options import FoldOptions
 from interp.models.hooked import HookedModel
@@ -26,6 +27,10 @@ EXPERTS = ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "deepseek_v2
 
 def rows(seed=0, k=1, d=32):
     return torch.randn(k, d, generator=torch.Generator().manual_seed(seed))
+
+
+def ablation(strength=1.0, k=1, sites="writers"):
+    return Recipe([(sites, Project(rows(k=k), strength))])
 
 
 @cache

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from labelled_activations import data, fitted, moved
 from scipy.stats import beta, f
 from sklearn.covariance import OAS
 from sklearn.linear_model import LogisticRegression
@@ -20,31 +21,11 @@ seeds = st.integers(0, 10**6)
 shrinkages = st.one_of(st.none(), st.floats(0, 1))
 
 
-def data(n=400, d=8, classes=3, gap=3.0, seed=0, share=None, mixed=True):
-    """Activations off the origin, correlated and of unlike scales if mixed, and classes that move them."""
-    draw = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(d, d, generator=draw, dtype=torch.float64) * torch.logspace(-1, 1, d, dtype=torch.float64)
-    mixing = mixing if mixed else torch.eye(d, dtype=torch.float64)
-    odds = torch.ones(classes) if share is None else torch.tensor([1 - share, share])
-    z = odds.multinomial(n, replacement=True, generator=draw)
-    means = gap * torch.randn(classes, d, generator=draw, dtype=torch.float64)
-    x = torch.randn(n, d, generator=draw, dtype=torch.float64)
-    return (x + means[z]) @ mixing + 20, z
-
-
-def fitted(x, z, classes=3):
-    return ErasureFitter(x.shape[1], classes).update(x, z)
-
-
 def cross_correlation(x, z, classes=3):
     """The largest correlation of a coordinate with a class."""
     onehot = torch.nn.functional.one_hot(z, classes).double()
     together = torch.cat([x.double(), onehot], dim=1).T
     return torch.corrcoef(together)[: x.shape[1], x.shape[1] :].nan_to_num().abs().max()
-
-
-def moved(eraser, x):
-    return float((eraser(x) - x).square().sum(1).mean())
 
 
 def by_hand(x, z, classes=3):

@@ -1,29 +1,11 @@
 """The manifest keeps the release decision, which holds for one recipe on one model."""
 
 import pytest
-import torch
+from release_samples import RECIPE, release
 
 import interp
-from interp import InterpError, Project, Recipe
-from interp.editing.certificate.manifest import Release
+from interp import InterpError
 from interp.editing.options import FoldOptions
-
-RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))], note="Removes nothing in particular.")
-
-
-def release(model, **changed):
-    values = {
-        "outcome": "allow",
-        "policy": "release",
-        "policy_sha256": "1" * 64,
-        "audit_sha256": "2" * 64,
-        "base": model.digest,
-        "settings": model.identity.settings,
-        "recipe": RECIPE.digest,
-        "reasons": ("refusal: drops by at most 0.012, limit 0.030",),
-        "section": "Decision: **allow**.",
-    }
-    return Release(**(values | changed))
 
 
 @pytest.mark.parametrize(

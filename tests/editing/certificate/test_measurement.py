@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from folding import rows
 from safetensors.torch import load_file, save_file
 
 import interp
@@ -19,10 +20,6 @@ from interp.models.checkpoints.checkpoint import Checkpoint
 
 LOOSE = FoldOptions(approximate=True)
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
-
-
-def rows(seed=0, k=1):
-    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def ablation(seed=0, strength=1.0):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from folding import rows
 from typer.testing import CliRunner
 
 import interp
@@ -11,11 +12,6 @@ from interp.editing.certificate.record import Certificate
 from interp.editing.fold.plan import Plan
 from interp.editing.options import FoldOptions
 from interp.interventions import Erase, Replace
-
-
-def rows(seed=0, k=1):
-    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
-
 
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
 MIXED = Recipe([("writers", Project(rows())), ("mlp_out.1", Add(rows(1)[0])), ("attn_out.0", Project(rows(2), 0.5))])

@@ -18,14 +18,6 @@ ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 RECIPE = Recipe([("writers", Project(ROWS))])
 
 
-@pytest.fixture
-def source(tiny, tmp_path):
-    folder = tmp_path / "source"
-    tiny("llama").hf.save_pretrained(folder, max_shard_size="40KB")
-    tiny("llama").tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_replay_finds_every_bit_and_whatever_was_changed(source, tmp_path, dtype):
     out = tmp_path / "out"

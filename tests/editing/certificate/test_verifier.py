@@ -4,34 +4,15 @@ import json
 import shutil
 
 import pytest
-import torch
+from folding import ablation
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import interp
-from interp import InterpError, Project, Recipe
+from interp import InterpError
 from interp.cli.app import app
 from interp.core.files import read_json, sha256_file, write_json
 from interp.editing.certificate.manifest import MANIFEST
-
-
-def rows(seed=0, k=1):
-    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
-
-
-def ablation(strength=1.0, k=1, sites="writers"):
-    return Recipe([(sites, Project(rows(k=k), strength))])
-
-
-@pytest.fixture
-def saved(tiny, tmp_path):
-    def save(name, **options):
-        folder = tmp_path / f"source-{name}"
-        tiny(name).hf.save_pretrained(folder, **options)
-        tiny(name).tokenizer.save_pretrained(folder)
-        return folder
-
-    return save
 
 
 def test_verify_measures_again_and_names_what_was_changed(saved, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import tiny_models
 import torch
+from folding import ablation, rows
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -25,28 +26,9 @@ FOLDABLE = [
 ]  # fmt: skip
 
 
-def rows(seed=0, k=1):
-    return torch.randn(k, 32, generator=torch.Generator().manual_seed(seed))
-
-
-def ablation(strength=1.0, k=1, sites="writers"):
-    return Recipe([(sites, Project(rows(k=k), strength))])
-
-
 def logits(folder):
     with torch.no_grad():
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(IDS).logits
-
-
-@pytest.fixture
-def saved(tiny, tmp_path):
-    def save(name, **options):
-        folder = tmp_path / f"source-{name}"
-        tiny(name).hf.save_pretrained(folder, **options)
-        tiny(name).tokenizer.save_pretrained(folder)
-        return folder
-
-    return save
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,10 @@
 """The model card of an export, and the decision that it tells."""
 
-import torch
 from huggingface_hub import ModelCard
+from release_samples import RECIPE, release
 
 import interp
-from interp import Project, Recipe
-from interp.editing.certificate.manifest import ExportManifest, Release
-
-RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))], note="Removes nothing in particular.")
-
-
-def release(model, **changed):
-    values = {
-        "outcome": "allow",
-        "policy": "release",
-        "policy_sha256": "1" * 64,
-        "audit_sha256": "2" * 64,
-        "base": model.digest,
-        "settings": model.identity.settings,
-        "recipe": RECIPE.digest,
-        "reasons": ("refusal: drops by at most 0.012, limit 0.030",),
-        "section": "Decision: **allow**.",
-    }
-    return Release(**(values | changed))
+from interp.editing.certificate.manifest import ExportManifest
 
 
 def test_the_card_says_what_was_edited_what_for_and_what_was_measured(tiny, tmp_path):

@@ -26,14 +26,6 @@ ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 RECIPE = Recipe([("writers", Project(ROWS))])
 
 
-@pytest.fixture
-def source(tiny, tmp_path):
-    folder = tmp_path / "source"
-    tiny("llama").hf.save_pretrained(folder, max_shard_size="40KB")
-    tiny("llama").tokenizer.save_pretrained(folder)
-    return folder
-
-
 def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
