@@ -8,7 +8,7 @@ reads as it was before until the append is done.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from interp.core.config import Config, differences
 from interp.core.errors import InterpError
@@ -53,6 +53,14 @@ class StoreSettings(Config):
     device: str
     tokenizer_digest: str
     versions: dict[str, str]
+
+    @field_validator("harvest", mode="before")
+    @classmethod
+    def _complete(cls, values: object) -> object:
+        """A saved setting that is missing is an error; the defaults are for callers."""
+        if isinstance(values, dict) and (missing := HarvestConfig.model_fields.keys() - values.keys()):
+            raise ValueError(f"lacks {', '.join(sorted(missing))}")
+        return values
 
     def differences(self, other: "StoreSettings") -> list[str]:
         """Each setting that has changed, with the old and the new value."""

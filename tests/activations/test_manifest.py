@@ -1,5 +1,7 @@
 """A manifest that was edited is refused, and settings that differ are named."""
 
+import json
+
 import pytest
 
 from interp.activations.manifest import HarvestConfig
@@ -24,6 +26,16 @@ def test_an_edited_manifest_is_refused(copy, old, new, message):
     assert old in text
     manifest.write_text(text.replace(old, new, 1))
     with pytest.raises(InterpError, match=message):
+        Store.open(copy)
+
+
+def test_a_setting_that_is_not_there_is_not_taken_to_be_the_default(copy):
+    manifest = copy / "manifest.json"
+    values = json.loads(manifest.read_text())
+    assert Store.open(copy), "control"
+    assert values["settings"]["harvest"].pop("keep") == HarvestConfig().keep
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(InterpError, match=r"settings\.harvest: .*lacks keep"):
         Store.open(copy)
 
 
