@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import typer
 from annotated_types import Ge
@@ -55,6 +55,7 @@ def with_options(command: Command) -> Command:
             values[name] = config.parse(_take(config, values), source="options")
         command(**values)
 
+    # Typer reads the parameters from here; mypy does not know that functions may have it.
     parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return parsed
 
@@ -63,7 +64,7 @@ def describe_fields(config: type[Config], prefix: str = "") -> Iterator[tuple[st
     """Key and help text of every field, those of nested Configs under `key.`."""
     for name, field in config.model_fields.items():
         if _is_config(field.annotation):
-            yield from describe_fields(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
+            yield from describe_fields(field.annotation, f"{prefix}{name}.")
         else:
             value = field.get_default(call_default_factory=True)
             default = " [required]" if field.is_required() else "" if value is None else f" [default: {value}]"
@@ -94,7 +95,7 @@ def _config(annotation: Any) -> tuple[type[Config], tuple[str, ...]] | None:
 def _options(config: type[Config], without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     for name, field in config.model_fields.items():
         if _is_config(field.annotation):
-            yield from _options(field.annotation, without)  # type: ignore[arg-type]
+            yield from _options(field.annotation, without)
         elif name not in without:
             yield _option(name, field)
 
@@ -103,8 +104,8 @@ def _take(config: type[Config], values: dict[str, Any]) -> dict[str, Any]:
     """The values of a Config's fields, taken out of all values of the line; those not given keep their defaults."""
     fields = {}
     for name, field in config.model_fields.items():
-        nested = _is_config(field.annotation)
-        value = _take(field.annotation, values) if nested else values.pop(name, None)  # type: ignore[arg-type]
+        kind = field.annotation
+        value = _take(kind, values) if _is_config(kind) else values.pop(name, None)
         if value is not None:
             fields[name] = value
     return fields
@@ -119,7 +120,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     # Rich would take a default that is named in the text for markup, and drop it.
     text = (field.description or "").replace("[default", r"\[default")
     option = typer.Option(*names, help=text, min=least)
-    annotation = Annotated[_plain_type(field.annotation), option]  # type: ignore[valid-type]
+    annotation: Any = Annotated[_plain_type(field.annotation), option]
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
 
 
@@ -127,11 +128,11 @@ def _plain_type(annotation: Any) -> Any:
     """The type that Typer reads a word as: a text for a literal or a union, a list for a tuple."""
     origin, arguments = get_origin(annotation), [part for part in get_args(annotation) if part is not type(None)]
     if origin is tuple:
-        return list[_plain_type(arguments[0])]  # type: ignore[misc]
+        return list[_plain_type(arguments[0])]  # type: ignore[misc]  # made at run time
     if origin in (Union, types.UnionType):
         return (_plain_type(arguments[0]) if len(arguments) == 1 else str) | None
     return str if origin is Literal else annotation
 
 
-def _is_config(annotation: Any) -> bool:
+def _is_config(annotation: Any) -> TypeGuard[type[Config]]:
     return isinstance(annotation, type) and issubclass(annotation, Config)
