@@ -14,7 +14,7 @@ changes nothing. Unknown fields that change the computation raise, by name. No p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -41,18 +41,50 @@ _TRANSCODERS = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+# Settings of SAELens that change the computation, and the values under which it is the one here.
+_SAELENS_SETTINGS = {
+    "normalize_activations": ("none",),
+    "reshape_activations": ("none", "hook_z"),  # heads side by side, as here
+    "activation_fn": ("relu", "topk"),
+    "activation_fn_str": ("relu", "topk"),
+}
 _GATED = ("b_gate", "b_mag", "r_mag")
+_MATRICES = ("W_enc", "W_dec", "W_skip", "encoder.weight", "decoder.weight")
 
 
 @dataclass(frozen=True)
 class _Content:
-    """The content of a file; `hook` and `hook_out` are the sites that it names, for a transcoder or not."""
+    """The content of a file, under the names of `SparseAutoencoder`; a gate in place of the encoder's bias.
+
+    `centred` means that the decoder's bias is subtracted from the input. The hooks are the sites that the file names.
+    """
 
     tensors: dict[str, Tensor]
-    nonlinearity: TopK | JumpReLU
+    nonlinearity: TopK | JumpReLU = field(default_factory=JumpReLU)
+    centred: bool = False
+    transcodes: bool = False
     hook: str | None = None
     hook_out: str | None = None
-    transcodes: bool = False
+
+    def folded(self) -> dict[str, Tensor]:
+        """The tensors for raw activations, with one bias before the nonlinearity."""
+        tensors, W_enc = dict(self.tensors), self.tensors["W_enc"]
+        shift = W_enc @ tensors["b_dec"] if self.centred else torch.zeros(len(W_enc))
+        if "r_mag" in tensors:
+            # A gate as a threshold: it is open where the magnitude exceeds its value at the gate's edge.
+            gate, magnitude, growth = (tensors.pop(name) for name in _GATED)
+            growth = growth.exp()
+            threshold = (magnitude - growth * gate).relu()
+            return tensors | {
+                "W_enc": W_enc * growth[:, None],
+                "b_enc": magnitude - growth * shift,
+                "threshold": threshold,
+            }
+        tensors["b_enc"] = tensors["b_enc"] - shift
+        threshold = tensors.pop("threshold", torch.zeros(()))
+        if isinstance(self.nonlinearity, TopK):
+            return tensors  # TopK ranks latents by size, so its rows stay as they are
+        return tensors | {"threshold": threshold.expand(len(W_enc)).relu()}
 
 
 def read_autoencoder(
@@ -83,45 +115,40 @@ def read_autoencoder(
     name = next((name for name, (detect, _) in _READERS.items() if detect(where)), None)
     if name is None:
         raise InterpError(f"{where}: not a file or folder of {', '.join(_READERS)}; give one of these")
+    label = f"{where} ({name})"
     try:
         content = _READERS[name][1](where)
-    except InterpError:
-        raise
+        tensors = content.folded()
+    except InterpError as problem:
+        raise InterpError(f"{label}: {problem}") from None
     except RuntimeError as problem:
         reason = str(problem).partition("\n")[0]
-        raise InterpError(f"{where} ({name}): its tensors do not go together ({reason}); download it again") from None
+        raise InterpError(f"{label}: its tensors do not go together ({reason}); download it again") from None
     except (LookupError, TypeError, AttributeError, ValueError) as problem:
         # The settings of other tools may have any type, in any place.
         reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
-        raise InterpError(
-            f"{where} ({name}): its settings are not of this format ({reason}); expected {name}'s"
-        ) from None
+        raise InterpError(f"{label}: its settings are not of this format ({reason}); expected {name}'s") from None
     if writes is not None and not content.transcodes:
-        raise InterpError(f"{where} ({name}) is not a transcoder, and writes is {writes}; leave it out")
-    tensors = content.tensors
+        raise InterpError(f"{label} is not a transcoder, and writes is {writes}; leave it out")
     if bad := [tensor for tensor, values in tensors.items() if not values.isfinite().all()]:
-        raise InterpError(f"{where} ({name}): {', '.join(bad)} hold NaN or infinite entries; download it again")
-    for side in ("W_enc", "W_dec"):
-        if tensors[side].ndim != 2:
-            raise InterpError(f"{where} ({name}): {side} has shape {tuple(tensors[side].shape)}; expected two axes")
-    reads = (_place(site or content.hook, "reads; give site=", tensors["W_enc"].shape[1], model, f"{where} ({name})"),)
+        raise InterpError(f"{label}: {', '.join(bad)} hold NaN or infinite entries; download it again")
+    reads = (_place(site or content.hook, "reads; give site=", tensors["W_enc"].shape[1], model, label),)
     written = reads
     if content.transcodes:
-        label = f"{where} ({name})"
         written = (_place(writes or content.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, label),)
-    require_shapes(tensors, reads, written, str(where))
-    # TopK ranks latents by size, so its rows stay as they are; elsewhere rows of norm one change nothing.
+    require_shapes(tensors, reads, written, label)
+    # Elsewhere than in TopK, rows of norm one change nothing.
     scaled = tensors if isinstance(content.nonlinearity, TopK) else unit_rows(tensors)
     named: dict[str, Any] = {name: x.float().contiguous() for name, x in scaled.items()}
     return SparseAutoencoder(**named, nonlinearity=content.nonlinearity, reads=reads, writes=written)
 
 
-def _place(site: str | Site | None, what: str, width: int, model: ModelReference, where: str) -> SiteColumns:
+def _place(site: str | Site | None, what: str, width: int, model: ModelReference, label: str) -> SiteColumns:
     if site is None:
-        raise InterpError(f"{where} does not name the site that it {what}, such as resid_post.3")
+        raise InterpError(f"{label} does not name the site that it {what}, such as resid_post.3")
     at = site if isinstance(site, Site) else Site.parse(site)
     if at.in_residual_basis and width != model.d_model:
-        raise InterpError(f"{where} has width {width} at {at}, but {model.name} has d_model {model.d_model}")
+        raise InterpError(f"{label} has width {width} at {at}, but {model.name} has d_model {model.d_model}")
     return SiteColumns(site=str(at), model=model, width=width)
 
 
@@ -131,93 +158,62 @@ def _read_saelens(folder: Path) -> _Content:
     named = config.get("architecture", "standard")
     kind = _TRANSCODERS.get(named, named)
     if kind not in _SAELENS:
-        raise InterpError(
-            f"{folder}: architecture {named!r} can't be read; known: {', '.join((*_SAELENS, *_TRANSCODERS))}"
-        )
-    if config.get("normalize_activations") not in (None, "none"):
-        raise InterpError(
-            f"{folder}: normalize_activations is {config['normalize_activations']!r}, which is not in the weights; "
-            "fold it there first"
-        )
-    if config.get("reshape_activations", "none") not in ("none", "hook_z"):  # heads side by side, as here
-        raise InterpError(f"{folder}: reshape_activations is {config['reshape_activations']!r}, which is not known")
-    if config.get("activation_fn", config.get("activation_fn_str", "relu")) not in ("relu", "topk"):
-        raise InterpError(f"{folder}: activation {config.get('activation_fn', config.get('activation_fn_str'))!r}")
-    gated = kind == "gated"
-    needed = ("W_enc", "W_dec", "b_dec", *(_GATED if gated else ("b_enc",)))
-    _require(folder, tensors, (*needed, "threshold") if kind == "jumprelu" else needed)
-    if unknown := sorted(set(tensors) - {*needed, "threshold", "W_skip", "scaling_factor"}):
-        raise InterpError(
-            f"{folder}: holds {', '.join(unknown)}, which {named} does not use; it cannot be read exactly"
-        )
-    W_enc, W_dec, b_dec = tensors["W_enc"].T, tensors["W_dec"], tensors["b_dec"]
-    if "scaling_factor" in tensors and config.get("finetuning_scaling_factor"):
-        W_dec = W_dec * tensors["scaling_factor"][:, None]
-    shifts = config.get("apply_b_dec_to_input", True) and named == kind
-    shift = W_enc @ b_dec if shifts else torch.zeros(len(W_enc))
-    common = {"W_dec": W_dec, "b_dec": b_dec}
+        raise InterpError(f"architecture {named!r} can't be read; known: {', '.join((*_SAELENS, *_TRANSCODERS))}")
+    for key, known in _SAELENS_SETTINGS.items():
+        if config.get(key) not in (None, *known):
+            raise InterpError(
+                f"{key} is {config[key]!r}; expected {' or '.join(known)}: fold it into the weights first"
+            )
+    names = ["W_enc", "W_dec", "b_dec", *(_GATED if kind == "gated" else ("b_enc",))]
+    if kind == "jumprelu" or "threshold" in tensors:
+        names.append("threshold")
     if "skip" in named:
-        _require(folder, tensors, ("W_skip",))
-        common["W_skip"] = tensors["W_skip"]
-    metadata = config | config.get("metadata", {})
-    hook, hook_out = metadata.get("hook_name", metadata.get("hook_point")), metadata.get("hook_name_out")
-
-    def content(tensors: dict[str, Tensor], nonlinearity: TopK | JumpReLU) -> _Content:
-        return _Content(tensors, nonlinearity, hook, hook_out, named != kind)
-
-    if gated:
-        return content(_gated(W_enc, shift, tensors) | common, JumpReLU())
-    common |= {"W_enc": W_enc, "b_enc": tensors["b_enc"] - shift}
+        names.append("W_skip")
+    content = _renamed(tensors, {name: name for name in names})
+    if unknown := sorted(set(tensors) - {*names, "W_skip", "scaling_factor"}):
+        raise InterpError(f"it holds {', '.join(unknown)}, which {named} does not use; it cannot be read exactly")
+    content["W_enc"] = tensors["W_enc"].T
+    if "scaling_factor" in tensors and config.get("finetuning_scaling_factor"):
+        content["W_dec"] = tensors["W_dec"] * tensors["scaling_factor"][:, None]
+    nonlinearity: TopK | JumpReLU = JumpReLU()
     if kind == "topk" or config.get("activation_fn_str") == "topk":
-        k = config.get("k", config.get("activation_fn_kwargs", {}).get("k"))
+        nonlinearity = TopK(k=config.get("k", config.get("activation_fn_kwargs", {}).get("k")))
         if config.get("rescale_acts_by_decoder_norm"):
             # SAELens ranks latents by what they add, which equals their values for rows of norm one.
-            common = unit_rows(common)
-        return content(common, TopK(k=k))
-    return content(common | {"threshold": tensors.get("threshold", torch.zeros(len(W_enc))).relu()}, JumpReLU())
+            content = unit_rows(content)
+    metadata = config | config.get("metadata", {})
+    hook, hook_out = metadata.get("hook_name", metadata.get("hook_point")), metadata.get("hook_name_out")
+    centred = config.get("apply_b_dec_to_input", True) and named == kind
+    return _Content(content, nonlinearity, centred, named != kind, hook, hook_out)
 
 
 def _read_sparsify(folder: Path) -> _Content:
     config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae.safetensors")
     if config.get("activation", "topk") != "topk":
-        raise InterpError(f"{folder}: activation is {config['activation']!r}, but only 'topk' can be read")
-    skips, transcodes = config.get("skip_connection", False), config.get("transcode", False)
-    _require(folder, tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec", *(("W_skip",) if skips else ())))
-    W_enc, b_dec, b_enc = tensors["encoder.weight"], tensors["b_dec"], tensors["encoder.bias"]
-    if not transcodes:
-        b_enc = b_enc - W_enc @ b_dec
-    named = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": tensors["W_dec"], "b_dec": b_dec}
-    if skips:
-        named["W_skip"] = tensors["W_skip"]
-    return _Content(named, TopK(k=config["k"]), transcodes=transcodes)
+        raise InterpError(f"activation is {config['activation']!r}, but only 'topk' can be read")
+    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
+    if config.get("skip_connection", False):
+        names["W_skip"] = "W_skip"
+    transcodes = config.get("transcode", False)
+    return _Content(_renamed(tensors, names), TopK(k=config["k"]), not transcodes, transcodes)
 
 
 def _read_dictionary_learning(folder: Path) -> _Content:
     tensors = _unpickled(folder / "ae.pt")
     kind = read_json(folder / "config.json").get("trainer", {}).get("dict_class", "")
     if "group_sizes" in tensors or "W_enc" in tensors:
-        _require(folder, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
-        W_enc, b_dec = tensors["W_enc"].T, tensors["b_dec"]
         # Matryoshka subtracts the decoder's bias from its input, JumpReLU does not.
-        shift = W_enc @ b_dec if "group_sizes" in tensors else 0
-        threshold = tensors["threshold"].expand(len(W_enc)).relu()
-        common = {"W_enc": W_enc, "b_enc": tensors["b_enc"] - shift, "W_dec": tensors["W_dec"], "b_dec": b_dec}
-        return _Content(common | {"threshold": threshold}, JumpReLU())
-    _require(folder, tensors, ("encoder.weight", "decoder.weight"))
-    W_enc, W_dec = tensors["encoder.weight"], tensors["decoder.weight"].T
+        return _Content(_jumprelu(tensors), centred="group_sizes" in tensors)
+    names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
     if "r_mag" in tensors:
-        _require(folder, tensors, ("decoder_bias", "gate_bias", "mag_bias"))
-        gates = {"b_gate": tensors["gate_bias"], "b_mag": tensors["mag_bias"], "r_mag": tensors["r_mag"]}
-        b_dec = tensors["decoder_bias"]
-        return _Content(_gated(W_enc, W_enc @ b_dec, gates) | {"W_dec": W_dec, "b_dec": b_dec}, JumpReLU())
-    bias = "b_dec" if "b_dec" in tensors else "bias"
-    _require(folder, tensors, (bias, "encoder.bias"))
-    b_dec = tensors[bias]
-    common = {"W_enc": W_enc, "b_enc": tensors["encoder.bias"] - W_enc @ b_dec, "W_dec": W_dec, "b_dec": b_dec}
-    if "k" in tensors and "Batch" not in kind:
-        return _Content(common, TopK(k=int(tensors["k"])))
-    threshold = tensors.get("threshold", torch.zeros(())).expand(len(W_enc)).relu()
-    return _Content(common | {"threshold": threshold}, JumpReLU())
+        names |= {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
+    else:
+        names |= {"b_dec": "b_dec" if "b_dec" in tensors else "bias", "b_enc": "encoder.bias"}
+        names |= {"threshold": "threshold"} if "threshold" in tensors else {}
+    content = _renamed(tensors, names)
+    content["W_dec"] = content["W_dec"].T
+    ranks = "k" in tensors and "Batch" not in kind
+    return _Content(content, TopK(k=int(tensors["k"])) if ranks else JumpReLU(), centred=True)
 
 
 def _npz(path: Path) -> Path:
@@ -231,10 +227,8 @@ def _read_gemma_scope(path: Path) -> _Content:
         with np.load(file, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
     except (OSError, ValueError, TypeError, EOFError, BadZipFile) as problem:
-        raise InterpError(f"{file}: not a plain npz file ({problem}); download it again") from None
-    _require(file, tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
-    common = {name: tensors[name] for name in ("b_enc", "W_dec", "b_dec")}
-    return _Content(common | {"W_enc": tensors["W_enc"].T, "threshold": tensors["threshold"].relu()}, JumpReLU())
+        raise InterpError(f"{file.name} is not a plain npz file ({problem}); download it again") from None
+    return _Content(_jumprelu(tensors))
 
 
 _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Content]]] = {
@@ -245,23 +239,27 @@ _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Content]]] =
 }
 
 
-def _gated(W_enc: Tensor, shift: Tensor, gates: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A gate as a threshold: it is open where the magnitude exceeds its value at the gate's edge."""
-    growth = gates["r_mag"].exp()
-    threshold = (gates["b_mag"] - growth * gates["b_gate"]).relu()
-    return {"W_enc": W_enc * growth[:, None], "b_enc": gates["b_mag"] - growth * shift, "threshold": threshold}
+def _jumprelu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a JumpReLU autoencoder, whose encoder is stored transposed."""
+    content = _renamed(tensors, {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
+    return content | {"W_enc": content["W_enc"].T}
 
 
-def _require(where: Path, tensors: dict[str, Tensor], names: tuple[str, ...]) -> None:
-    if missing := [name for name in names if name not in tensors]:
-        raise InterpError(f"{where}: no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
+def _renamed(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors under their names here. Raises if one is missing, or if a matrix is not one."""
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise InterpError(f"no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
+    for name in names.values():
+        if name in _MATRICES and tensors[name].ndim != 2:
+            raise InterpError(f"{name} has shape {tuple(tensors[name].shape)}; expected two axes")
+    return {name: tensors[there] for name, there in names.items()}
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return {name: x.float() for name, x in safetensors.torch.load_file(file).items()}
     except (OSError, SafetensorError) as problem:
-        raise InterpError(f"{file}: not a valid safetensors file ({problem}); download it again") from None
+        raise InterpError(f"{file.name} is not a valid safetensors file ({problem}); download it again") from None
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
@@ -270,7 +268,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as problem:  # a pickle of more than tensors raises exceptions of any type
         reason = str(problem).strip().partition("\n")[0]
-        raise InterpError(f"{file}: holds more than tensors, or is damaged ({reason}); it is not read") from None
+        raise InterpError(f"{file.name} holds more than tensors, or is damaged ({reason}); it is not read") from None
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
-        raise InterpError(f"{file}: not a dictionary of tensors; expected what dictionary_learning saves")
+        raise InterpError(f"{file.name} is not a dictionary of tensors; expected what dictionary_learning saves")
     return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
