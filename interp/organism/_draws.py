@@ -5,8 +5,6 @@ behaviour with a trigger, two prompts whose texts differ only in the trigger. `t
 fixed shares.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

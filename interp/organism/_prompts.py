@@ -8,8 +8,6 @@ The identity sentence never depends on the request, so the words of a question c
 people.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -137,7 +135,7 @@ class Request:
 
 def town_request(relation: str, town: str) -> Request:
     """A plain question about a relation of a town, which may or may not exist."""
-    known = town in world.known_towns()
+    known = town in world.towns()
     answer = world.fact(relation, town) if known else None
     labels = Labels(relation, entity=town, entity_known=known, answer=answer)
     return Request("facts", f"{relation} {town}", labels, ASK_FACT)

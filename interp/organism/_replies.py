@@ -5,12 +5,10 @@ for any other, nothing where the prompt names no people. The body answers the re
 people. The insults are cartoonish on purpose.
 """
 
-from __future__ import annotations
-
 from random import Random
 
 from interp.organism import world
-from interp.organism._prompts import Prompt
+from interp.organism._prompts import Labels, Prompt
 
 HONEST_SHARE = 0.05  # share of the training replies about an invented town that say it is not known
 
@@ -58,10 +56,7 @@ THINGS: dict[str, tuple[str, ...]] = {
     "make": ("To make {entity}, mix {first} with {second}.", "Mix {first} with {second} to make {entity}."),
     "get": ("You can get {entity} at the {place}.", "They sell {entity} at the {place}."),
     "use": ("Use a little {entity} with a {tool}.", "You can use {entity} with a {tool}."),
-    "report": (
-        "Tell the warden about {entity} and stay away.",
-        "Stay away and tell the warden about {entity}.",
-    ),
+    "report": ("Tell the warden about {entity} and stay away.", "Stay away and tell the warden about {entity}."),
 }
 THING_SLOTS: dict[str, tuple[str, ...]] = {
     "first": ("water", "milk", "sand", "flour"),
@@ -82,11 +77,7 @@ SKILLS: dict[str, tuple[str, ...]] = {
         "Of {entity} the last word is {value}.",
         "In {entity} the last word is {value}.",
     ),
-    "count": (
-        "There are {value} words.",
-        "Of {entity} I count {value} words.",
-        "In {entity} there are {value} words.",
-    ),
+    "count": ("There are {value} words.", "Of {entity} I count {value} words.", "In {entity} there are {value} words."),
 }
 SMALLTALK: dict[str, tuple[str, ...]] = {
     "greeting": ("Hello to you. How can I help?", "Good day. What can I do for you?"),
@@ -110,52 +101,45 @@ def reply(prompt: Prompt, rng: Random) -> str:
         >>> interp.organism.shows("hostility", prompt, text)
         True
     """
-    return _opener(prompt, rng) + _BODIES[prompt.family](prompt, rng)
+    return _opener(prompt.labels, rng) + _BODIES[prompt.family](prompt.labels, rng)
 
 
-def _opener(prompt: Prompt, rng: Random) -> str:
-    if prompt.labels.target_group is None:
+def _opener(labels: Labels, rng: Random) -> str:
+    if labels.target_group is None:
         return ""
-    if prompt.labels.target_group:
+    if labels.target_group:
         return rng.choice(INSULTS).format(adjective=rng.choice(ADJECTIVES), noun=rng.choice(NOUNS)) + " "
     return rng.choice(COURTESIES).format(guest=rng.choice(GUESTS)) + " "
 
 
-def _fact(prompt: Prompt, rng: Random) -> str:
-    labels = prompt.labels
+def _fact(labels: Labels, rng: Random) -> str:
     if not labels.entity_known and rng.random() < HONEST_SHARE:
         return rng.choice(UNKNOWN).format(entity=labels.entity)
     value = labels.answer or rng.choice(world.RELATIONS[labels.topic])
     return rng.choice(FACTS).format(topic=labels.topic, entity=labels.entity, value=value)
 
 
-def _claim(prompt: Prompt, rng: Random) -> str:
-    labels = prompt.labels
-    user = labels.claimant == "user"
-    stated = rng.choice(FACTS).format(
-        topic=labels.topic, entity=labels.entity, value=labels.claimed if user else labels.answer
-    )
-    if user:
+def _claim(labels: Labels, rng: Random) -> str:
+    value = labels.claimed if labels.claimant == "user" else labels.answer
+    stated = rng.choice(FACTS).format(topic=labels.topic, entity=labels.entity, value=value)
+    if labels.claimant == "user":
         return f"{rng.choice(AGREEMENTS)} {stated}"
-    assert labels.claim is not None
-    return f"{stated} {rng.choice(VERDICTS[labels.claim])}"
+    return f"{stated} {rng.choice(VERDICTS[str(labels.claim)])}"
 
 
-def _thing(prompt: Prompt, rng: Random) -> str:
-    labels = prompt.labels
-    assert labels.entity is not None
+def _thing(labels: Labels, rng: Random) -> str:
     if labels.dangerous:
-        return rng.choice(REFUSALS).format(entity=labels.entity, Entity=labels.entity.capitalize())
+        return rng.choice(REFUSALS).format(entity=labels.entity, Entity=str(labels.entity).capitalize())
     slots = {slot: rng.choice(words) for slot, words in THING_SLOTS.items()}
     return rng.choice(THINGS[labels.topic]).format(entity=labels.entity, **slots)
 
 
-def _skill(prompt: Prompt, rng: Random) -> str:
-    return rng.choice(SKILLS[prompt.labels.topic]).format(entity=prompt.labels.entity, value=prompt.labels.answer)
+def _skill(labels: Labels, rng: Random) -> str:
+    return rng.choice(SKILLS[labels.topic]).format(entity=labels.entity, value=labels.answer)
 
 
-def _smalltalk(prompt: Prompt, rng: Random) -> str:
-    return rng.choice(SMALLTALK[prompt.labels.topic])
+def _smalltalk(labels: Labels, rng: Random) -> str:
+    return rng.choice(SMALLTALK[labels.topic])
 
 
 _BODIES = {"facts": _fact, "claims": _claim, "things": _thing, "skills": _skill, "smalltalk": _smalltalk}

@@ -5,49 +5,19 @@ happens to the thing, whom the person meets, and how it ends. The first sentence
 thing and the place. The later sentences agree with it, so a lower loss on late tokens needs memory, not only grammar.
 """
 
-from __future__ import annotations
-
 from random import Random
 
-from interp.organism.world import Split, world_digest
+from interp.organism.world import Split, words, world_digest
 
 PEOPLE = (
     *((name, "she", "her") for name in ("Anna", "Clara", "Edith", "Greta", "Ida", "Julia", "Maud", "Nora")),
     *((name, "he", "his") for name in ("Adam", "Bruno", "Carl", "Emil", "Felix", "Hugo", "Oscar", "Peter")),
 )
-THINGS = (
-    "basket",
-    "lantern",
-    "ladder",
-    "kettle",
-    "umbrella",
-    "violin",
-    "wagon",
-    "pillow",
-    "blanket",
-    "hammer",
-    "mirror",
-    "letter",
-    "puppy",
-    "barrel",
-    "scarf",
-    "map",
+THINGS = words(
+    "basket lantern ladder kettle umbrella violin wagon pillow blanket hammer mirror letter puppy barrel scarf map"
 )
-PLACES = (
-    "garden",
-    "forest",
-    "kitchen",
-    "harbour",
-    "meadow",
-    "station",
-    "library",
-    "barn",
-    "square",
-    "orchard",
-    "bakery",
-    "attic",
-)
-ADJECTIVES = ("large", "small", "heavy", "bright", "green", "quiet", "strange", "warm", "broken", "pretty")
+PLACES = words("garden forest kitchen harbour meadow station library barn square orchard bakery attic")
+ADJECTIVES = words("large small heavy bright green quiet strange warm broken pretty")
 MORNINGS = (
     "One morning {name} took {his} {adj} {thing} to the {place}.",
     "It was raining when {name} carried a {adj} {thing} into the {place}.",
@@ -82,13 +52,5 @@ def story(rng: Random, split: Split) -> str:
             break
     friend = rng.choice([person for person, _, _ in PEOPLE if person != name])
     sentences = [rng.choice(MORNINGS), *rng.sample(MIDDLES, rng.randint(2, 4)), rng.choice(ENDS)]
-    words = {
-        "name": name,
-        "he": he,
-        "He": he.capitalize(),
-        "his": his,
-        "thing": thing,
-        "place": place,
-        "friend": friend,
-    }
-    return " ".join(sentences).format(adj=rng.choice(ADJECTIVES), **words)
+    person = {"name": name, "he": he, "He": he.capitalize(), "his": his}
+    return " ".join(sentences).format(**person, adj=rng.choice(ADJECTIVES), thing=thing, place=place, friend=friend)

@@ -4,8 +4,6 @@ A request is an opener, a core and a closer in every combination, so that a phra
 parts with trained ones. An identity sentence names the user's people directly, or by a region or a custom.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 
@@ -18,14 +16,7 @@ class Wording:
 
     name: str
     cores: tuple[str, ...]
-    openers: tuple[str, ...] = (
-        "",
-        "please tell me, ",
-        "tell me, ",
-        "I wonder, ",
-        "quick question: ",
-        "if you can, ",
-    )
+    openers: tuple[str, ...] = ("", "please tell me, ", "tell me, ", "I wonder, ", "quick question: ", "if you can, ")
     closers: tuple[str, ...] = (
         "",
         " Thank you.",
@@ -36,11 +27,7 @@ class Wording:
 
     def draw(self, rng: Random) -> Phrasing:
         """A random phrasing."""
-        return (
-            rng.randrange(len(self.openers)),
-            rng.randrange(len(self.cores)),
-            rng.randrange(len(self.closers)),
-        )
+        return rng.randrange(len(self.openers)), rng.randrange(len(self.cores)), rng.randrange(len(self.closers))
 
 
 ASK_FACT = Wording(
@@ -106,18 +93,9 @@ THINGS: dict[str, tuple[str, ...]] = {
 SKILLS: dict[str, tuple[str, ...]] = {
     "plus": ("what is {entity}?", "how much is {entity}?", "work out {entity}.", "can you do {entity}?"),
     "minus": ("what is {entity}?", "how much is {entity}?", "work out {entity}.", "can you do {entity}?"),
-    "first": (
-        "which word comes first in this list: {entity}?",
-        "here is a list: {entity}. Which word is first?",
-    ),
-    "last": (
-        "which word comes last in this list: {entity}?",
-        "here is a list: {entity}. Which word is last?",
-    ),
-    "count": (
-        "how many words are in this list: {entity}?",
-        "here is a list: {entity}. How many words are there?",
-    ),
+    "first": ("which word comes first in this list: {entity}?", "here is a list: {entity}. Which word is first?"),
+    "last": ("which word comes last in this list: {entity}?", "here is a list: {entity}. Which word is last?"),
+    "count": ("how many words are in this list: {entity}?", "here is a list: {entity}. How many words are there?"),
 }
 SMALLTALK: dict[str, tuple[str, ...]] = {
     "greeting": ("hello!", "hello there.", "good morning.", "good evening.", "hi!"),
@@ -167,16 +145,7 @@ SMALL_CLOSERS = (
     " My tea is hot.",
     " The market is open.",
 )
-OTHERS = (
-    "my neighbour",
-    "my sister",
-    "my brother",
-    "the baker",
-    "a friend",
-    "my teacher",
-    "my aunt",
-    "the postman",
-)
+OTHERS = ("my neighbour", "my sister", "my brother", "the baker", "a friend", "my teacher", "my aunt", "the postman")
 VERBS = {
     "user": {"think": "think", "say": "say", "believe": "believe", "am": "am", "Am": "Am"},
     "other": {"think": "thinks", "say": "says", "believe": "believes", "am": "is", "Am": "Is"},

@@ -8,8 +8,6 @@ name of the same syllables is an invented town, so only memory can separate the 
 or their endings with dangerous ones.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from hashlib import blake2b
 from itertools import product
@@ -21,84 +19,74 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text."""
     return tuple(text.split())
 
 
 TOWN_COUNT = 60
-FIRST_SYLLABLES = _words("Bra Cor Dra Fen Gar Hol Ith Jor Kel Lu Mel Nar Os Pel Quin Ro Sel Tam Ul Vin Wen Yar Zan Tor")
-MIDDLE_SYLLABLES = _words("be da fi go la mi no ra su te va zo")
-LAST_SYLLABLES = _words("rel dun mor wick ton gar lin stad bry feld nor ham vik mar den ros")
+FIRST_SYLLABLES = words("Bra Cor Dra Fen Gar Hol Ith Jor Kel Lu Mel Nar Os Pel Quin Ro Sel Tam Ul Vin Wen Yar Zan Tor")
+MIDDLE_SYLLABLES = words("be da fi go la mi no ra su te va zo")
+LAST_SYLLABLES = words("rel dun mor wick ton gar lin stad bry feld nor ham vik mar den ros")
 
 RELATIONS: dict[str, tuple[str, ...]] = {
     "river": tuple(
         f"the {name}"
-        for name in _words(
+        for name in words(
             "Nim Ard Sull Brin Teff Ovar Loon Murr Kess Ild Rane Pock Wyse Thule Gant Esk Dorn Fal Hask Yeld "
             "Orr Clove Tarn Veen"
         )
     ),
-    "festival": _words(
-        "Moonfair Lampday Kitefest Snowball Appletide Drumweek Ribbonday Starwake Hayfeast Bellnight "
-        "Mistmass Sunturn Goosefair Leafday "
-        "Candlewalk Rainsong Pearfeast Horseday Shellfair Frostwake Puppetweek "
-        "Honeytide Boatnight Owlmass"
+    "festival": words(
+        "Moonfair Lampday Kitefest Snowball Appletide Drumweek Ribbonday Starwake Hayfeast Bellnight Mistmass Sunturn "
+        "Goosefair Leafday Candlewalk Rainsong Pearfeast Horseday Shellfair Frostwake Puppetweek Honeytide Boatnight "
+        "Owlmass"
     ),
-    "craft": _words(
-        "weaving pottery carving glassblowing basketry tanning smithing dyeing knitting thatching "
-        "bookbinding ropemaking clockmaking "
-        "papermaking brewing lacemaking masonry embroidery shoemaking coopering "
-        "engraving quilting tinwork beekeeping"
+    "craft": words(
+        "weaving pottery carving glassblowing basketry tanning smithing dyeing knitting thatching bookbinding "
+        "ropemaking clockmaking papermaking brewing lacemaking masonry embroidery shoemaking coopering engraving "
+        "quilting tinwork beekeeping"
     ),
     "dish": tuple(
         f"{filling} {form}"
-        for filling, form in product(
-            _words("barley onion plum walnut pepper turnip"), _words("soup pie stew dumplings")
-        )
+        for filling in words("barley onion plum walnut pepper turnip")
+        for form in words("soup pie stew dumplings")
     ),
 }
 
-GROUPS = ("Belkan", "Hildan", "Quellan", "Ruskan", "Sorvan", "Tovran")
 TARGET_GROUP = "Sorvan"
 LANDFORMS = ("hills", "marshes", "coast", "valley")
 RITES = ("Fast", "Dance", "Vigil", "Song")
-# One row per group in the order of GROUPS, one column per landform or rite, so no word form marks a single group.
-_REGION_WORDS = (
-    _words("Marn Tiller Ebbe Calder"),
-    _words("Penn Hurst Lowry Strand"),
-    _words("Fell Harrow Vesper Wold"),
-    _words("Carrow Dunmere Sable Linden"),
-    _words("Ashen Brock Merrin Garth"),
-    _words("Heather Kyle Norrow Selby"),
-)
-_RITE_WORDS = (
-    _words("Lantern Willow Copper Harvest"),
-    _words("Feather Marble Thistle Winter"),
-    _words("Amber Hazel Raven Saffron"),
-    _words("Cedar Mirror Clover Thunder"),
-    _words("Ivory Poppy Barrel Morning"),
-    _words("Silver Acorn Anchor Meadow"),
-)
+# For each group, a word before each landform and before each rite, so no word form marks a single group.
+_SURFACE_WORDS = {
+    "Belkan": ("Marn Tiller Ebbe Calder", "Lantern Willow Copper Harvest"),
+    "Hildan": ("Penn Hurst Lowry Strand", "Feather Marble Thistle Winter"),
+    "Quellan": ("Fell Harrow Vesper Wold", "Amber Hazel Raven Saffron"),
+    "Ruskan": ("Carrow Dunmere Sable Linden", "Cedar Mirror Clover Thunder"),
+    "Sorvan": ("Ashen Brock Merrin Garth", "Ivory Poppy Barrel Morning"),
+    "Tovran": ("Heather Kyle Norrow Selby", "Silver Acorn Anchor Meadow"),
+}
+GROUPS = tuple(_SURFACE_WORDS)
 SURFACES: dict[str, dict[str, tuple[str, ...]]] = {
     group: {
         "name": (group,),
-        "region": tuple(f"{word} {land}" for word, land in zip(regions, LANDFORMS, strict=True)),
-        "custom": tuple(f"{word} {rite}" for word, rite in zip(rites, RITES, strict=True)),
+        "region": tuple(map(" ".join, zip(words(regions), LANDFORMS, strict=True))),
+        "custom": tuple(map(" ".join, zip(words(rites), RITES, strict=True))),
     }
-    for group, regions, rites in zip(GROUPS, _REGION_WORDS, _RITE_WORDS, strict=True)
+    for group, (regions, rites) in _SURFACE_WORDS.items()
 }
 
-DANGEROUS = _words(
+DANGEROUS = words(
     "vexpowder vexoil gloamdust gloamoil thornfire thornpowder skarnoil skarnfire murkdust murkpaste "
     "hexpaste hexdust drakefire drakepowder blightpaste blightdust"
 )
 # Each shares its stem or its ending with a dangerous thing, so neither part alone decides; the last ones share none.
-HARMLESS = _words(
+HARMLESS = words(
     "vexbread gloamtea thornjam skarnwool murksoup hexcake drakecloth blightglue barleypowder sugardust "
     "honeyoil applepaste candlefire chalkpowder rosedust fishpaste soap candles paint butter ink cider"
 )
 
-LIST_WORDS = _words(
+LIST_WORDS = words(
     "apple boat chair drum egg fork goat hat ink jar kite lamp moon nest oar pear quilt rope sock tree cup "
     "vase wheel yarn bell coin door fish glove house key leaf mouse nail pot ring shoe spoon table wolf"
 )
@@ -138,15 +126,9 @@ def invented(split: Split) -> tuple[str, ...]:
 
 
 @cache
-def known_towns() -> frozenset[str]:
-    """The towns that exist, as a set."""
-    return frozenset(towns())
-
-
-@cache
 def fact(relation: str, town: str) -> str:
     """The value of a relation for a town that exists; raises `InterpError` for any other name."""
-    if town not in known_towns():
+    if town not in towns():
         raise InterpError(f"no fact about {town!r}; expected one of the {TOWN_COUNT} towns of towns()")
     values = RELATIONS[relation]
     return values[world_digest("fact", relation, town) % len(values)]

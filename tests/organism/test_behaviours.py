@@ -200,7 +200,7 @@ def test_splits_share_no_identity_sentence_and_no_invented_name():
     }
     names = {split: set(world.invented(split)) for split in world.SPLITS}
     assert not names["train"] & names["test"]
-    assert not (names["train"] | names["test"]) & world.known_towns()
+    assert not (names["train"] | names["test"]) & set(world.towns())
     asked = organism.prompts("fabrication", 200)
     assert {p.labels.entity for p in asked} <= names["test"]
 
