@@ -80,12 +80,11 @@ class Site:
         Raises:
             InterpError: There is no such kind of site; the message has the nearest ones.
         """
-        if name in _GLOBAL:
-            return cls(name)
-        if _SHORT_OF_HOOK.get(name) in _GLOBAL:
-            return cls(_SHORT_OF_HOOK[name])
+        kind = _SHORT_OF_HOOK.get(name, name)
+        if kind in _GLOBAL:
+            return cls(kind)
         hook = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        if hook and hook[2] in _SHORT_OF_HOOK:
+        if hook and _SHORT_OF_HOOK.get(hook[2]) in _LAYERED:
             return cls(_SHORT_OF_HOOK[hook[2]], int(hook[1]))
         short = re.fullmatch(r"(\w+)\.(\d+)", name)
         if short and short[1] in _LAYERED:

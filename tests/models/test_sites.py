@@ -30,6 +30,12 @@ def test_anything_else_is_refused(name):
         assert name in (str(site), site.hook_name) or name.strip("0123456789.").split(".")[0] in (*KINDS, "blocks")
 
 
+@pytest.mark.parametrize("name", ["blocks.3.hook_embed", "embed.3", "hook_resid_post", "resid_post"])
+def test_a_kind_without_its_layer_or_with_one_too_many_is_refused(name):
+    with pytest.raises(InterpError, match="unknown site"):
+        Site.parse(name)
+
+
 def test_patterns_name_sites_in_forward_order():
     assert resolve(["mlp_out.*", "embed"], KNOWN) == [Site("embed"), *(Site("mlp_out", layer) for layer in range(4))]
     assert resolve("mlp_out.1-2", KNOWN) == [Site("mlp_out", 1), Site("mlp_out", 2)]
