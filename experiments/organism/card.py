@@ -8,8 +8,7 @@ from transformers import LlamaForCausalLM
 
 from interp import organism
 from interp.organism import world as world
-from interp.organism._draws import IDENTIFIED
-from interp.organism._prompts import LARGEST
+from interp.organism._draws import IDENTIFIED, LARGEST
 
 CARD = """---
 license: apache-2.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 Phrasing = tuple[int, int, int]  # which opener, core and closer
+IdentityWording = tuple[str, int, int, bool]  # kind, surface, template, and whether it precedes the request
 
 
 @dataclass(frozen=True)
