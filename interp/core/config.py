@@ -4,7 +4,7 @@ YAML itself accepts a key that is there twice, and keys that are not plain text;
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,23 +53,18 @@ class Config(BaseModel):
             raise _error(cls, problem, source) from None
 
     @classmethod
-    def of(cls: type[Parsed], overrides: list[str], source: str = "settings") -> Parsed:
+    def of(cls: type[Parsed], overrides: Sequence[str], source: str = "settings") -> Parsed:
         """The defaults with `key.sub=value` overrides, whose values are YAML."""
-        values: dict[str, Any] = {}
-        for override in overrides:
-            _set(values, override)
-        return cls.parse(values, source)
+        return cls.parse(_overridden({}, overrides), source)
 
     @classmethod
-    def read(cls: type[Parsed], path: str | Path, overrides: list[str] | None = None) -> Parsed:
+    def read(cls: type[Parsed], path: str | Path, overrides: Sequence[str] = ()) -> Parsed:
         """Read a YAML file and apply `key.sub=value` overrides, whose values are YAML as well."""
         file = Path(path)
         values = plain_value(yaml_text(file), str(file))
         if not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
-        for override in overrides or []:
-            _set(values, override)
-        return cls.parse(values, source=str(file))
+        return cls.parse(_overridden(values, overrides), source=str(file))
 
 
 def yaml_text(file: Path) -> str:
@@ -82,16 +77,19 @@ def yaml_text(file: Path) -> str:
         raise InterpError(f"{file}: not valid YAML: {problem}") from None
 
 
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise InterpError(f"override {override!r}: expected key=value, for instance audit.items=50")
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise InterpError(f"override {override!r}: {parent!r} is a value, not a group of keys")
-    values[last] = plain_value(text, f"override {override!r}")
+def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InterpError(f"override {override!r}: expected key=value, for instance audit.items=50")
+        *parents, last = key.split(".")
+        group = values
+        for parent in parents:
+            group = group.setdefault(parent, {})
+            if not isinstance(group, dict):
+                raise InterpError(f"override {override!r}: {parent!r} is a value, not a group of keys")
+        group[last] = plain_value(text, f"override {override!r}")
+    return values
 
 
 def _error(config: type[BaseModel], problem: ValidationError, source: str) -> InterpError:

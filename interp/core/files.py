@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from interp.core.errors import InterpError
 from interp.core.locks import lock_folder
 
-_CHUNK = 1 << 20
 KEY = "unfinished.key"
 
 
@@ -56,7 +55,9 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
                 _keep_if(staging, resume_key)
             yield staging
             (staging / KEY).unlink(missing_ok=True)
-            _settle(staging)
+            for path in [*staging.rglob("*"), staging]:
+                share(path)
+                fsync(path)
             require_free(target)
             os.rename(staging, target)
             fsync(target.parent)
@@ -128,13 +129,6 @@ def require_free(out: str | Path) -> None:
         raise InterpError(f"{target}: cannot be written ({place} is not a writable folder); choose another place")
 
 
-def _settle(folder: Path) -> None:
-    """Give files their permissions and flush them to disk."""
-    for path in [*folder.rglob("*"), folder]:
-        share(path)
-        fsync(path)
-
-
 def share(path: Path) -> None:
     """Give a file or folder the umask's permissions, which mkdtemp and safetensors narrow to the owner."""
     umask = os.umask(0)
@@ -202,11 +196,8 @@ def read_json(path: str | Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:

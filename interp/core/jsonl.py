@@ -1,6 +1,7 @@
 """JSONL: one JSON object per line, and errors that name the file and the line."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ def parse_object(line: str, place: str, hint: str = "", unique: bool = False) ->
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"key {twice!r} is there twice")
-    return values
+    if (key := repeated_key(pairs)) is not None:
+        raise ValueError(f"key {key!r} is there twice")
+    return dict(pairs)
+
+
+def repeated_key(pairs: list[tuple[str, Any]]) -> str | None:
+    """The first key that is there twice, of which JSON keeps the last; None if there is none."""
+    return next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None)

@@ -9,6 +9,7 @@ A threshold applies to the unfavourable end of a 95 % interval: `at_most` to the
 cannot apply to the estimate.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
@@ -165,7 +166,7 @@ class Policy(Config):
         return sha256_json(self.model_dump(mode="json"))
 
     @classmethod
-    def read(cls, path: str | Path, overrides: list[str] | None = None) -> "Policy":
+    def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Policy":
         """A bundled policy by name, or one read from a YAML file. Raises for an unknown name."""
         if str(path) in SHIPPED:
             path = str(files("interp.auditing.policy") / f"{path}.yaml")

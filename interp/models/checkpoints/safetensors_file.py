@@ -10,7 +10,6 @@ export has to handle checkpoints larger than memory.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,27 +21,16 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.core.errors import InterpError
+from interp.core.jsonl import repeated_key
 from interp.models.checkpoints.remote_files import RemoteFile
 
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "C64": torch.complex64, "BOOL": torch.bool,
+}  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HEADER_LIMIT = 100_000_000  # bytes, as in the reference reader
 
@@ -114,7 +102,12 @@ class TensorFile:
             self.path.read_into(as_bytes(buffer), start)
             return
         with self.path.open("rb") as opened:
-            _read_into(opened.fileno(), buffer, start)
+            opened.seek(start)
+            count = opened.readinto(as_bytes(buffer))
+        if count < len(buffer):
+            raise InterpError(
+                f"{self.path}: ended {len(buffer) - count} bytes early; it was changed meanwhile, try again"
+            )
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
@@ -153,23 +146,10 @@ def _read(file: Path | RemoteFile, start: int, stop: int) -> bytes:
         return opened.read(stop - start)
 
 
-def _read_into(descriptor: int, buffer: Shaped[Tensor, "bytes"], start: int) -> None:
-    view, done = as_bytes(buffer), 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], start + done)
-        if count == 0:
-            raise InterpError(
-                f"a weight file ended {len(view) - done} bytes early; it changed while being read, try again"
-            )
-        done += count
-
-
 def _parsed(file: Path | RemoteFile, text: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        repeated = [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
-        if repeated:
-            raise _invalid(file, f"its header has {repeated[0]!r} twice")
+        if (name := repeated_key(pairs)) is not None:
+            raise _invalid(file, f"its header has {name!r} twice")
         return dict(pairs)
 
     try:
