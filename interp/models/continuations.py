@@ -49,11 +49,10 @@ class Continuations:
         """
         whole = model.tokens([prompt + end for prompt, end in zip(prompts, continuations, strict=True)])
         alone = model.tokens(list(prompts))
-        shared = torch.tensor([_shared_length(whole, alone, row) for row in range(len(whole))])
-        if (shared >= whole.lengths).any():
-            raise InterpError(
-                f"continuation {int((shared >= whole.lengths).int().argmax())} adds no token to its prompt"
-            )
+        pairs = zip(whole.unpadded(), alone.unpadded(), strict=True)
+        shared = torch.tensor([common_length(pair) for pair in pairs])
+        if (unscored := shared >= whole.lengths).any():
+            raise InterpError(f"continuation {int(unscored.int().argmax())} adds no token to its prompt")
         return cls(whole, shared)
 
     @classmethod
@@ -90,10 +89,6 @@ def logprobs(model: HookedModel, part: Continuations) -> Float[Tensor, "batch"]:
     """log p(continuation | prompt) in nats, summed over tokens in float64; with the graph for gradients, if enabled."""
     losses, row = token_losses(model, part)
     return torch.zeros(len(part), dtype=torch.float64, device=losses.device).index_add(0, row, -losses.double())
-
-
-def _shared_length(whole: Tokens, alone: Tokens, row: int) -> int:
-    return common_length([tokens.ids[row][tokens.mask[row]].tolist() for tokens in (whole, alone)])
 
 
 @contextmanager

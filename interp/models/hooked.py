@@ -138,8 +138,8 @@ class HookedModel(TransformerLensFace):
         """
         batch = tokenise(text, self.tokenizer, self.context, prepend_bos=prepend_bos)
         decoded = [
-            [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids[real].tolist()]
-            for ids, real in zip(batch.ids, batch.mask, strict=True)
+            [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+            for ids in batch.unpadded()
         ]
         return decoded[0] if isinstance(text, str) or (isinstance(text, Tensor) and text.ndim == 1) else decoded
 

@@ -6,6 +6,7 @@ always removed: an exception or Ctrl-C inside the block leaves none.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,91 +32,66 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
     handles: list[Any] = []
     try:
         for tap, transform in taps:
-            module = model.get_submodule(tap.path)
+            module, shape = model.get_submodule(tap.path), list[int]()
             if tap.end == "mask":
-                handles.append(
-                    module.register_forward_pre_hook(attention_mask_hook(transform, module, tap), with_kwargs=True)
-                )
+                mask_hook = attention_mask_hook(transform, module, tap)
+                handles.append(module.register_forward_pre_hook(mask_hook, with_kwargs=True))
                 continue
-            split = _on_heads(transform, tap.heads) if tap.heads else transform
-            split = split if tap.scale == 1 else _scaled(split, tap.scale)
             if tap.batch_of:
-                shape: list[int] = []
-                handles.append(
-                    model.get_submodule(tap.batch_of).register_forward_pre_hook(
-                        _shape_recorder(shape), with_kwargs=True
-                    )
-                )
-                split = _on_batch(split, shape)
+                whole = model.get_submodule(tap.batch_of)
+                handles.append(whole.register_forward_pre_hook(partial(_record_shape, shape), with_kwargs=True))
+            at_module = _at_module(transform, tap, shape)
             if tap.end == "in":
-                handles.append(module.register_forward_pre_hook(_input_hook(split), with_kwargs=True))
+                handles.append(module.register_forward_pre_hook(_input_hook(at_module), with_kwargs=True))
             else:
-                handles.append(module.register_forward_hook(_output_hook(split)))
+                handles.append(module.register_forward_hook(_output_hook(at_module)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _on_heads(transform: Transform, heads: int) -> Transform:
-    def call(x: Tensor) -> Tensor | None:
-        split = x.unflatten(-1, (heads, -1))
-        changed = _same_shape(transform(split), split)
-        return None if changed is None else changed.flatten(-2)
-
-    return call
-
-
-def _scaled(transform: Transform, scale: float) -> Transform:
-    def call(x: Tensor) -> Tensor | None:
-        changed = transform(x * scale)
-        return None if changed is None else changed / scale
-
-    return call
-
-
-def _shape_recorder(shape: list[int]) -> Callable[..., None]:
+def _record_shape(shape: list[int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A hook that records the batch and pos axes of a module's input."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        shape[:] = (args[0] if args else kwargs["hidden_states"]).shape[:2]
-
-    return hook
+    shape[:] = (args[0] if args else kwargs["hidden_states"]).shape[:2]
 
 
-def _on_batch(transform: Transform, shape: list[int]) -> Transform:
+def _at_module(transform: Transform, tap: Tap, shape: list[int]) -> Transform:
+    """A function at a site as one on the module's tensor, which may be flat, unscaled, or without a head axis."""
+
     def call(x: Tensor) -> Tensor | None:
-        changed = transform(x.unflatten(0, shape) if x.ndim == 2 else x)
-        return None if changed is None else changed.view_as(x)
+        site = x.unflatten(0, shape) if tap.batch_of and x.ndim == 2 else x
+        site = site if tap.scale == 1 else site * tap.scale
+        site = site.unflatten(-1, (tap.heads, -1)) if tap.heads else site
+        changed = transform(site)
+        if changed is None:
+            return None
+        if changed.shape != site.shape:
+            raise InterpError(
+                f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(site.shape)}; "
+                "return a tensor of the same shape, or None to leave it unchanged"
+            )
+        changed = changed if tap.scale == 1 else changed / tap.scale
+        return changed if site.shape == x.shape else changed.reshape(x.shape)
 
     return call
 
 
 def _input_hook(transform: Transform) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            changed = _same_shape(transform(args[0]), args[0])
-            return None if changed is None else ((changed, *args[1:]), kwargs)
-        changed = _same_shape(transform(kwargs["hidden_states"]), kwargs["hidden_states"])
-        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
+        changed = transform(args[0] if args else kwargs["hidden_states"])
+        if changed is None:
+            return None
+        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     return hook
 
 
 def _output_hook(transform: Transform) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            changed = _same_shape(transform(output[0]), output[0])
-            return None if changed is None else (changed, *output[1:])
-        return _same_shape(transform(output), output)
+        if not isinstance(output, tuple):
+            return transform(output)
+        changed = transform(output[0])
+        return None if changed is None else (changed, *output[1:])
 
     return hook
-
-
-def _same_shape(changed: Tensor | None, original: Tensor) -> Tensor | None:
-    if changed is not None and changed.shape != original.shape:
-        raise InterpError(
-            f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(original.shape)}; "
-            "return a tensor of the same shape, or None to leave it unchanged"
-        )
-    return changed

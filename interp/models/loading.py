@@ -16,7 +16,7 @@ from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, nearest
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.checkpoints.checkpoint import Checkpoint
-from interp.models.checkpoints.remote_files import fetched, is_remote, local_path
+from interp.models.checkpoints.remote_files import is_remote, local_path
 from interp.models.hooked import HookedModel
 
 
@@ -106,22 +106,22 @@ def load(
         >>> model
         HookedModel(organism: llama, 6 layers, d_model 192)
     """
+    hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not isinstance(model, str | Path):
-        _refuse_unused("a model in memory", revision=revision, trust=trust_remote_code, pickle=allow_pickle)
+        _refuse_unused("a model in memory", hub_options)
         return _in_memory(model, dtype, device, tokenizer)
     if not str(model).strip():
         raise InterpError("the model's name is empty; expected a folder, a hub id, a GGUF file or organism")
     if is_remote(model):
-        _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
-        Checkpoint.open(str(model))  # checked before gigabytes are fetched
-        with fetched(str(model)) as folder:
+        _refuse_unused(str(model), hub_options)
+        with Checkpoint.open(str(model)).fetched() as folder:  # checked before gigabytes are fetched
             loaded = load(folder, dtype=dtype, device=device, tokenizer=tokenizer)
         loaded.name, loaded.source = str(model).rstrip("/").rpartition("/")[2], str(model)
         return loaded
     model = local_path(model)
     place = Path(model).expanduser()
     if is_gguf(model):
-        _refuse_unused(str(model), revision=revision, trust=trust_remote_code, pickle=allow_pickle)
+        _refuse_unused(str(model), hub_options)
         hf, tokenizer = _from_gguf(place, _dtype(dtype), tokenizer)
         return _on(HookedModel(hf, tokenizer, place.stem, str(place.resolve())), device)
     local = place.is_dir()
@@ -131,7 +131,7 @@ def load(
             f"{revision!r}; pin the commit whose code you have read (revision=, 40 hexadecimal digits)"
         )
     if local or str(model) == ORGANISM:
-        _refuse_unused(str(model), revision=revision)
+        _refuse_unused(str(model), {"revision": revision})
     folder = locate(model, revision)
     Checkpoint.open(folder, trust_remote_code, allow_pickle)
     options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
@@ -146,12 +146,11 @@ def is_gguf(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".gguf" and not Path(model).is_dir()
 
 
-def _refuse_unused(what: str, **options: Any) -> None:
+def _refuse_unused(what: str, options: dict[str, Any]) -> None:
     """Raise for options that would be ignored."""
-    names = {"trust": "trust_remote_code", "pickle": "allow_pickle"}
     for name, value in options.items():
         if value:
-            raise InterpError(f"{names.get(name, name)}={value!r} has no meaning for {what}; leave it out")
+            raise InterpError(f"{name}={value!r} has no meaning for {what}; leave it out")
 
 
 def _is_commit(revision: str | None) -> bool:

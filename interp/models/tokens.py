@@ -51,6 +51,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def unpadded(self) -> list[list[int]]:
+        """The token ids of each row, without padding."""
+        return [ids[real].tolist() for ids, real in zip(self.ids, self.mask, strict=True)]
+
     def rows(self, start: int, stop: int) -> "Tokens":
         """Rows `start` to `stop`, without padding columns that these rows do not need."""
         mask = self.mask[start:stop]
@@ -111,7 +115,7 @@ def tokenise(
             raise InterpError(f"prompt {number} is empty; expected at least one token")
         if context is not None and len(row) > context:
             raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
-    return padded(rows, _pad_id(tokenizer))
+    return padded(rows, getattr(tokenizer, "pad_token_id", None) or 0)
 
 
 def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
@@ -140,10 +144,6 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None) -> list[int]:
     if prepend_bos and ids[:1] != [bos]:
         return [bos, *ids]
     return ids[1:] if prepend_bos is False and bos is not None and ids[:1] == [bos] else ids
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return 0 if tokenizer is None or tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:

@@ -110,7 +110,7 @@ def unsupervised(
         optima: list[tuple[Tensor, float, bool]] = []
         for start in track(drawn[:count], "candidates", total=count):
             optima.append(search.maximise(start, [row for row, _, _ in optima], steps))
-    data = sha256_json([ids[real].tolist() for ids, real in zip(batch.ids, batch.mask, strict=True)])
+    data = sha256_json(batch.unpadded())
     rows = [Direction(row[None], early, -1, METHOD, model.reference, data) for row, _, _ in optima]
     return tuple(
         Candidate(row, norm, change, random, converged)

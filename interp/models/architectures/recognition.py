@@ -74,20 +74,16 @@ def _candidates(hf: Any, rows: Iterable[Architecture]) -> list[Architecture]:
 
 def _config_fits(config: Any, row: Architecture) -> bool:
     flags = () if isinstance(row.parallel, bool) else row.parallel
-    return all(hasattr(config, name) for name in (*flags, *([row.write_scale] if row.write_scale else [])))
+    return all(hasattr(config, name) for name in (*flags, row.write_scale) if name)
 
 
 def _modules_fit(hf: Any, row: Architecture) -> bool:
+    outer = (row.embed, row.pos_embed, row.embed_norm)
     inner = [row.attn, row.attn_write, row.mlp, row.mlp_read, row.mlp_write, row.attn_post_norm, row.mlp_post_norm]
     if not row.parallel:
         inner.append(row.mlp_norm)
     layers = [f"{row.layers}.{layer}" for layer in range(hf.config.num_hidden_layers)]
-    paths = [
-        row.embed,
-        row.pos_embed,
-        row.embed_norm,
-        *(f"{layer}.{path}" for layer in layers for path in inner if path),
-    ]
+    paths = [*outer, *(f"{layer}.{path}" for layer in layers for path in inner if path)]
     if not all(_module(hf, path) for path in paths if path):
         return False
     writes = [_module(hf, f"{layers[0]}.{path}") for path in (row.attn_write, row.mlp_write)]
@@ -104,9 +100,8 @@ def _module(hf: Any, path: str) -> nn.Module | None:
 @torch.no_grad()
 def _problem(model: HookedModel, row: Architecture) -> str | None:
     """The first equation that does not hold; None if all hold."""
-    ids = torch.randint(
-        model.config.vocab_size, (2, min(8, model.context or 8)), generator=torch.Generator().manual_seed(0)
-    )
+    shape, generator = (2, min(8, model.context or 8)), torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, shape, generator=generator)
     sites, inputs = [s for s in model.sites if s.kind in _KINDS], {"input_ids": ids.to(model.device)}
     first = Site("mlp_out", 0)
     try:
@@ -126,11 +121,8 @@ def _sums(acts: dict[Site, Tensor], table: Tensor) -> Iterator[tuple[str, Tensor
     """The equations: a name, and the two sides that must be equal."""
     start, positions = acts[Site("embed")], acts.get(Site("pos_embed"))
     yield "the token table's output is its rows", start, table
-    yield (
-        "the first block reads the tables",
-        acts[Site("resid_pre", 0)],
-        start if positions is None else start + positions,
-    )
+    stream = start if positions is None else start + positions
+    yield "the first block reads the tables", acts[Site("resid_pre", 0)], stream
     for layer in sorted({site.layer for site in acts if site.layer is not None}):
         pre, post, middle = (acts.get(Site(kind, layer)) for kind in ("resid_pre", "resid_post", "resid_mid"))
         attention, mlp = acts[Site("attn_out", layer)], acts[Site("mlp_out", layer)]

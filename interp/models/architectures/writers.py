@@ -137,12 +137,6 @@ def bias_slots(config: Any) -> tuple[BiasSlot, ...]:
     return _SLOTS.get(config.model_type, ())
 
 
-def has_post_norms(config: Any) -> bool:
-    """Whether the output of attention or MLP passes through a norm before it is added."""
-    arch = architecture(config)
-    return bool(arch.attn_post_norm or arch.mlp_post_norm)
-
-
 def writers(config: Any, names: Iterable[str]) -> list[Writer]:
     """Every tensor of a checkpoint that writes the residual stream.
 
@@ -167,10 +161,14 @@ def writers(config: Any, names: Iterable[str]) -> list[Writer]:
     return existing
 
 
-def writer_of(config: Any, site: Site, tensor: str) -> Writer:
-    """The writer that a bias with this name would be, at a site of attention or MLP."""
+def writer_of(config: Any, site: Site, tensor: str, layout: Layout = "bias") -> Writer:
+    """The writer that a tensor with this name would be, at a site of attention or MLP."""
     arch = architecture(config)
-    return Writer(tensor, site, "bias", arch.scale(config), 1.0, *_gain(arch, config, site))
+    norm = arch.attn_post_norm if site.kind == "attn_out" else arch.mlp_post_norm
+    if norm is None:
+        return Writer(tensor, site, layout, arch.scale(config))
+    gain, offset = f"{arch.layers}.{site.layer}.{norm}.weight", _GAIN_OFFSET.get(config.model_type, 0.0)
+    return Writer(tensor, site, layout, arch.scale(config), gain=gain, offset=offset)
 
 
 def bias_name(config: Any, site: Site) -> str | None:
@@ -222,16 +220,8 @@ def _mlp(arch: Architecture, config: Any, layer: int, present: set[str]) -> list
 
 def _linear(arch: Architecture, config: Any, site: Site, path: str) -> list[Writer]:
     module = f"{arch.layers}.{site.layer}.{path}"
-    layouts: dict[str, Layout] = {"weight": "in_out" if arch.transposed else "out_in", "bias": "bias"}
-    factors = (arch.scale(config), 1.0, *_gain(arch, config, site))
-    return [Writer(f"{module}.{name}", site, layout, *factors) for name, layout in layouts.items()]
-
-
-def _gain(arch: Architecture, config: Any, site: Site) -> tuple[str | None, float]:
-    norm = arch.attn_post_norm if site.kind == "attn_out" else arch.mlp_post_norm
-    if norm is None:
-        return None, 0.0
-    return f"{arch.layers}.{site.layer}.{norm}.weight", _GAIN_OFFSET.get(config.model_type, 0.0)
+    weight = writer_of(config, site, f"{module}.weight", "in_out" if arch.transposed else "out_in")
+    return [weight, writer_of(config, site, f"{module}.bias")]
 
 
 def _why_missing(missing: list[str], present: set[str]) -> str:

@@ -6,6 +6,7 @@ that names a file outside the folder (transformers itself would follow it).
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +124,15 @@ class Checkpoint:
         """For each file, the tensors by name with their file and header entry."""
         return [{name: (file, entry) for name, entry in file.entries.items()} for file in self.opened]
 
+    @contextmanager
+    def fetched(self) -> Iterator[Path]:
+        """The folder with its weights, which are copied from the URL for as long as the block lasts."""
+        with self.remote.local if self.remote else nullcontext():
+            for file in self.files:
+                if isinstance(file, RemoteFile):
+                    file.save(self.folder / file.name)
+            yield self.folder
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor with its name, one at a time, file by file."""
         for file in self.opened:
@@ -164,15 +174,11 @@ def _unmerged(adapter: Checkpoint) -> InterpError:
 
 def inside(folder: Path, name: str) -> Path:
     """The path of a file in a checkpoint's folder; raises if it is a link to a place outside the folder."""
-    file = folder / name
-    if file.resolve().parent not in (folder.resolve() / Path(name).parent, _blobs(folder)):
+    file, place = folder / name, folder.resolve()
+    # The Hugging Face cache keeps files in a sibling folder, "blobs", and links to them from snapshots.
+    if file.resolve().parent not in (place / Path(name).parent, place.parent.parent / "blobs"):
         raise InterpError(f"{file} is a link out of the folder, to {file.resolve()}; replace it with the file itself")
     return file
-
-
-def _blobs(folder: Path) -> Path:
-    """The Hugging Face cache keeps files in a sibling folder and links to them from snapshots."""
-    return folder.resolve().parent.parent / "blobs"
 
 
 def _present(file: Path | RemoteFile) -> Path | RemoteFile:

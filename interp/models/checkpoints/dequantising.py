@@ -128,12 +128,9 @@ def _fp8(name: str, every: Mapping[str, tuple[TensorFile, Entry]], block: Any) -
         raise InterpError(f"{file.path}: {name} is {entry.dtype} {entry.shape}; expected a float8 matrix, or several")
     grid = scale.view(*[1] * (len(entry.shape) - scale.ndim), *scale.shape)
     high, wide = (_side(name, entry.shape[axis], grid.shape[axis], axis, block) for axis in (-2, -1))
-    row = entry.nbytes // max(1, entry.shape[0])
 
     def part(start: int, stop: int) -> Tensor:
-        values = torch.empty((stop - start) * row, dtype=torch.uint8)
-        file.read_into(values, entry.start + start * row)
-        plain = values.view(DTYPES[entry.dtype]).view(stop - start, *entry.shape[1:]).float()
+        plain = _rows(file, entry, start, stop).view(DTYPES[entry.dtype]).float()
         rows = torch.arange(start, stop) if len(entry.shape) == 2 else torch.arange(entry.shape[-2])
         blocks = grid if len(entry.shape) == 2 or len(grid) == 1 else grid[start:stop]
         by_row = blocks.index_select(-2, rows // high)
@@ -171,7 +168,7 @@ def _mxfp4(name: str, every: Mapping[str, tuple[TensorFile, Entry]]) -> Quantise
     table = torch.tensor(_FP4)
 
     def part(start: int, stop: int) -> Tensor:
-        packed, exponents = (_experts(*each, start, stop) for each in ((file, entry), (scale_file, scale)))
+        packed, exponents = (_rows(*each, start, stop) for each in ((file, entry), (scale_file, scale)))
         low, high = table[(packed & 15).int()], table[(packed >> 4).int()]
         values = torch.stack([low, high], -1).flatten(-2) * (exponents.float() - 127).exp2().unsqueeze(-1)
         return values.flatten(2).transpose(1, 2)
@@ -179,7 +176,8 @@ def _mxfp4(name: str, every: Mapping[str, tuple[TensorFile, Entry]]) -> Quantise
     return QuantisedTensor(file.path, part, 1, _entry((experts, groups * 32, out)))
 
 
-def _experts(file: TensorFile, entry: Entry, start: int, stop: int) -> Tensor:
+def _rows(file: TensorFile, entry: Entry, start: int, stop: int) -> Tensor:
+    """Rows of a tensor of one byte per number, as bytes."""
     size = entry.nbytes // max(1, entry.shape[0])
     values = torch.empty((stop - start) * size, dtype=torch.uint8)
     file.read_into(values, entry.start + start * size)

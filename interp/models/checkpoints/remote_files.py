@@ -8,12 +8,10 @@ Over HTTP a folder has no listing, so files are requested by the names that Hugg
 endpoints are configured in fsspec: by environment variables or its configuration files.
 """
 
-import json
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,22 +19,11 @@ from typing import Any, TypeVar
 from interp.core.errors import InterpError
 
 T = TypeVar("T")
-COMPANIONS = (
-    "config.json",
-    "adapter_config.json",
-    "model.safetensors.index.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "LICENSE",
-    "NOTICE",
-)
+_COMPANIONS = {
+    "config.json", "adapter_config.json", "model.safetensors.index.json", "generation_config.json", "tokenizer.json",
+    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
+    "merges.txt", "added_tokens.json", "LICENSE", "NOTICE",
+}  # fmt: skip
 _TRIES = 3
 _PART = 32 << 20
 
@@ -157,7 +144,12 @@ class RemoteFolder:
         """Fetch the small files; raises if the URL has a password in it or its file system is not installed."""
         if re.match(r"[^/]*://[^/]*@", url):
             raise InterpError("a URL with a user or password would be written into records; configure them in fsspec")
-        fs, path = _file_system(url)
+        from fsspec.core import url_to_fs
+
+        try:
+            fs, path = url_to_fs(url)
+        except (ImportError, ValueError) as problem:
+            raise InterpError(f"{url}: its file system is not available ({problem}); install its package") from None
         folder = cls(url.rstrip("/"), fs, path.rstrip("/"), tempfile.TemporaryDirectory(prefix="interp-"))
         for name in folder._companions():
             (folder.place / name).write_bytes(folder.file(name).read_all())
@@ -173,39 +165,11 @@ class RemoteFolder:
         return RemoteFile(f"{self.url}/{name}", self.fs, f"{self.path}/{name}")
 
     def _companions(self) -> Iterator[str]:
-        names: set[str] = set(COMPANIONS)
+        names = _COMPANIONS
         if not _is_http(self.fs) and self.fs.isdir(self.path):
             listed = {entry.rpartition("/")[2] for entry in self.fs.ls(self.path, detail=False)}
-            names = (names & listed) | {name for name in listed if name.startswith("tokenizer")}
-        yield from (name for name in sorted(names) if self.file(name).is_there())
-
-
-@contextmanager
-def fetched(url: str) -> Iterator[Path]:
-    """A checkpoint at a URL as a local folder, including the weights, for as long as the block lasts."""
-    folder = RemoteFolder.open(url)
-    with folder.local:
-        for name in _weights(folder):
-            folder.file(name).save(folder.place / name)
-        yield folder.place
-
-
-def _weights(folder: RemoteFolder) -> list[str]:
-    if folder.file("model.safetensors").is_there():
-        return ["model.safetensors"]
-    index = folder.place / "model.safetensors.index.json"
-    named = set(json.loads(index.read_text()).get("weight_map", {}).values()) if index.is_file() else set()
-    return sorted(name for name in named if re.fullmatch(r"[\w.-]+\.safetensors", name))
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    try:
-        fs, path = url_to_fs(url)
-    except (ImportError, ValueError) as problem:
-        raise InterpError(f"{url}: its file system is not available ({problem}); install its fsspec package") from None
-    return fs, path
+            names = {name for name in listed if name in _COMPANIONS or name.startswith("tokenizer")}
+        return (name for name in sorted(names) if self.file(name).is_there())
 
 
 def _is_http(fs: Any) -> bool:

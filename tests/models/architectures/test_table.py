@@ -11,7 +11,7 @@ import transformers
 
 from interp import InterpError
 from interp.models.architectures.table import architecture, site_taps
-from interp.models.architectures.writers import has_post_norms, writers
+from interp.models.architectures.writers import writers
 from interp.models.sites import Site
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "results" / "architectures.md"
@@ -66,7 +66,8 @@ def _folds(config) -> str:
         writers(config, names)
     except InterpError as refusal:
         return "no: norms its embeddings" if "embeddings" in str(refusal) else "no: writers without a site"
-    return "up to a per-token scale" if has_post_norms(config) else "yes"
+    row = architecture(config)
+    return "up to a per-token scale" if row.attn_post_norm or row.mlp_post_norm else "yes"
 
 
 def test_the_document_is_up_to_date():
