@@ -7,7 +7,7 @@ on both sides.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,6 +17,9 @@ from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.jsonl import numbered_lines, parse_object
 from interp.data._pairs import Message, Turn, TurnPair, read_pair, require_columns
+
+Render = Callable[[str], str]
+RenderChat = Callable[[list[dict[str, str]]], str]
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,21 @@ class Contrast:
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """The number of each pair's group, from 0."""
-        return _groups(self.pairs)
+        """The number of each pair's group, from 0: pairs that share a prompt or a group's name are connected."""
+        leader: dict[str, str] = {}
+
+        def find(key: str) -> str:
+            while leader.setdefault(key, key) != key:
+                key = leader[key]
+            return key
+
+        named = [[] if pair.group is None else [f"group {pair.group}"] for pair in self.pairs]
+        keys = [_prompts(pair) + name for pair, name in zip(self.pairs, named, strict=True)]
+        for first, *rest in keys:
+            for other in rest:
+                leader[find(other)] = find(first)
+        numbers: dict[str, int] = {}
+        return tuple(numbers.setdefault(find(first), len(numbers)) for first, *_ in keys)
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]], name: str = "contrast") -> "Contrast":
@@ -93,12 +109,20 @@ class Contrast:
         file = Path(path)
         if columns is not None:
             require_columns(columns)
-        lines = numbered_lines(file, "pairs in JSONL")
-        read = [_read_row(line, place, columns, skip_bad) for place, line in lines]
-        pairs = tuple(pair for pair in read if pair is not None)
-        if len(pairs) < len(read):
-            print(f"interp: ignored {len(read) - len(pairs)} bad rows", file=sys.stderr)
-        return cls(pairs, str(file))
+        pairs, ignored = [], 0
+        for place, line in numbered_lines(file, "pairs in JSONL"):
+            try:
+                pair = read_pair(parse_object(line, place), place, columns)
+                _require(pair, place)
+            except InterpError:
+                if not skip_bad:
+                    raise
+                ignored += 1
+            else:
+                pairs.append(pair)
+        if ignored:
+            print(f"interp: ignored {ignored} bad rows", file=sys.stderr)
+        return cls(tuple(pairs), str(file))
 
     def split(self, held_out: float = 0.3, seed: int = 0) -> tuple["Contrast", "Contrast"]:
         """Training and held-out parts, drawn by group, each with at least one pair.
@@ -153,9 +177,7 @@ class Contrast:
                         "which a split could put on both sides; give the rows one group"
                     )
 
-    def texts(
-        self, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None = None
-    ) -> tuple[list[str], list[str]]:
+    def texts(self, render: Render, chat: RenderChat | None = None) -> tuple[list[str], list[str]]:
         """Positive and negative texts: rendered prompts followed by the answers.
 
         Args:
@@ -165,23 +187,16 @@ class Contrast:
         Raises:
             InterpError: A prompt has earlier messages and there is no `chat`.
         """
-        positive, negative = self.prompts(render, chat)
-        return (
-            [prompt + pair.positive.answer for prompt, pair in zip(positive, self.pairs, strict=True)],
-            [prompt + pair.negative.answer for prompt, pair in zip(negative, self.pairs, strict=True)],
-        )
+        return self._sides(lambda turn: self._prompt(turn, render, chat) + turn.answer)
 
-    def prompts(
-        self, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None = None
-    ) -> tuple[list[str], list[str]]:
+    def prompts(self, render: Render, chat: RenderChat | None = None) -> tuple[list[str], list[str]]:
         """The same texts without the answers."""
-        sides = [pair.positive for pair in self.pairs], [pair.negative for pair in self.pairs]
-        positive, negative = ([self._prompt(turn, render, chat) for turn in side] for side in sides)
-        return positive, negative
+        return self._sides(lambda turn: self._prompt(turn, render, chat))
 
-    def _prompt(
-        self, turn: Turn, render: Callable[[str], str], chat: Callable[[list[dict[str, str]]], str] | None
-    ) -> str:
+    def _sides(self, text: Callable[[Turn], str]) -> tuple[list[str], list[str]]:
+        return [text(pair.positive) for pair in self.pairs], [text(pair.negative) for pair in self.pairs]
+
+    def _prompt(self, turn: Turn, render: Render, chat: RenderChat | None) -> str:
         if not turn.before:
             return render(turn.prompt)
         if chat is None:
@@ -196,42 +211,10 @@ class Contrast:
         return html_card(f"Contrast {self.name}", rows)
 
 
-def _groups(pairs: Sequence[TurnPair]) -> tuple[int, ...]:
-    """Groups of pairs that share a prompt or a group's name: connected components, numbered in order."""
-    leader: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while leader.setdefault(key, key) != key:
-            key = leader[key]
-        return key
-
-    keys = [_keys(pair) for pair in pairs]
-    for first, *rest in keys:
-        for other in rest:
-            leader[find(other)] = find(first)
-    numbers: dict[str, int] = {}
-    return tuple(numbers.setdefault(find(first), len(numbers)) for first, *_ in keys)
-
-
-def _keys(pair: TurnPair) -> list[str]:
-    return _prompts(pair) + ([] if pair.group is None else [f"group {pair.group}"])
-
-
 def _prompts(pair: TurnPair) -> list[str]:
     """The prompt of each side with its earlier messages, apart from case and spaces."""
     prompts = (f"prompt {turn.before or ''}{turn.prompt}" for turn in (pair.positive, pair.negative))
     return [" ".join(text.casefold().split()) for text in prompts]
-
-
-def _read_row(line: str, where: str, columns: Mapping[str, str] | None, skip_bad: bool) -> TurnPair | None:
-    try:
-        pair = read_pair(parse_object(line, where), where, columns)
-        _require(pair, where)
-    except InterpError:
-        if skip_bad:
-            return None
-        raise
-    return pair
 
 
 def _require(pair: TurnPair, where: str) -> None:

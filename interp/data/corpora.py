@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,13 +70,17 @@ def documents(
     if not isinstance(source, str | Path):
         if not isinstance(source, Iterable):
             raise InterpError(f"a corpus of type {type(source).__name__}; expected a path, a URL or documents")
-        return _nonempty(_good(_records(source, field), skip_bad, accept), "the corpus")
+        rows = (partial(_document, row, f"document {number}", field) for number, row in enumerate(source))
+        return _good(rows, "the corpus", skip_bad, accept)
     name = str(source)
     if not name.strip() or name == ".":
         raise InterpError(f"corpus {name!r}: no path; give a file, a folder, a glob, a URL or hf:NAME")
     named = name.startswith(_DATASET) and not name.startswith(f"{_DATASET}//")  # hf://… is a file system
-    records = _dataset(name, field) if named else _read(_files(name), field)
-    return _nonempty(_good(records, skip_bad, accept), name)
+    if named:
+        records = _dataset(name, field)
+    else:
+        records = chain.from_iterable(_READERS[_kind(file.path)](file, field) for file in _files(name))
+    return _good(records, name, skip_bad, accept)
 
 
 def texts(source: Source, field: str = "text", skip_bad: bool = False) -> Iterator[str]:
@@ -119,11 +124,6 @@ class _File:
     system: Any
     path: str
     name: str
-
-    @property
-    def kind(self) -> str:
-        """The file name's ending, without that of a compression."""
-        return _kind(self.path)
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
@@ -180,7 +180,8 @@ def _files(source: str) -> list[_File]:
 
 
 def _known(file: _File) -> _File:
-    if file.kind not in _READERS or (_compression(file.path) and file.kind == ".parquet"):
+    kind = _kind(file.path)
+    if kind not in _READERS or (_compression(file.path) and kind == ".parquet"):
         ending = PurePosixPath(file.path).suffix
         hint = "; pip install zstandard to read it" if ending == ".zst" else ""
         raise InterpError(f"corpus file {file.name}: unknown kind {ending!r}; expected {', '.join(_READERS)}{hint}")
@@ -200,6 +201,7 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
     import datasets
 
     name, config, split, *more = (*spec.removeprefix(_DATASET).split(":"), "", "")
+    split = split or "train"
     if any(more):
         raise InterpError(
             f"dataset {spec!r}: more parts than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object for parts of one"
@@ -210,12 +212,11 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
             loaded = datasets.load_from_disk(str(folder))
         else:
             where = str(folder) if folder.is_dir() else name
-            loaded = datasets.load_dataset(where, config or None, split=split or "train", streaming=True)
+            loaded = datasets.load_dataset(where, config or None, split=split, streaming=True)
         if isinstance(loaded, dict):
-            known = ", ".join(loaded)
-            if (split or "train") not in loaded:
-                raise InterpError(f"dataset {spec!r}: no split {split or 'train'!r}; known: {known}")
-            loaded = loaded[split or "train"]
+            if split not in loaded:
+                raise InterpError(f"dataset {spec!r}: no split {split!r}; known: {', '.join(loaded)}")
+            loaded = loaded[split]
         for number, row in enumerate(loaded):
             yield partial(_document, row, f"{spec}, row {number}", field)
     except InterpError:
@@ -227,9 +228,11 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
         ) from None
 
 
-def _good(records: Iterator[Record], skip_bad: bool, accept: Callable[[Document], object] | None) -> Iterator[Document]:
-    """The documents. A bad record raises when it is read, or is counted if `skip_bad`."""
-    skipped = 0
+def _good(
+    records: Iterator[Record], name: str, skip_bad: bool, accept: Callable[[Document], object] | None
+) -> Iterator[Document]:
+    """The documents, at least one. A bad record raises when it is read, or is counted if `skip_bad`."""
+    good = skipped = 0
     try:
         for number, record in enumerate(records):
             try:
@@ -241,10 +244,13 @@ def _good(records: Iterator[Record], skip_bad: bool, accept: Callable[[Document]
                     raise
                 skipped += 1
             else:
+                good += 1
                 yield document
     finally:  # the reader may stop before the end
         if skipped:
             print(f"interp: ignored {skipped} bad records", file=sys.stderr)
+    if not good:
+        raise InterpError(f"{name} is empty; expected at least one document")
 
 
 def _accepted(accept: Callable[[Document], object], document: Document, number: int) -> None:
@@ -252,11 +258,6 @@ def _accepted(accept: Callable[[Document], object], document: Document, number: 
         accept(document)
     except InterpError as problem:
         raise InterpError(f"document {number}: {problem}") from None
-
-
-def _read(files: list[_File], field: str) -> Iterator[Record]:
-    for file in files:
-        yield from _READERS[file.kind](file, field)
 
 
 def _jsonl(file: _File, field: str) -> Iterator[Record]:
@@ -300,16 +301,7 @@ def _txt(file: _File, field: str) -> Iterator[Record]:
     yield read
 
 
-_READERS: dict[str, Callable[[_File, str], Iterator[Record]]] = {
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-    ".txt": _txt,
-}
-
-
-def _records(records: Iterable[Any], field: str) -> Iterator[Record]:
-    for number, record in enumerate(records):
-        yield partial(_document, record, f"document {number}", field)
+_READERS: dict[str, Callable[[_File, str], Iterator[Record]]] = {".jsonl": _jsonl, ".parquet": _parquet, ".txt": _txt}
 
 
 def _utf8(content: bytes, where: str) -> str:
@@ -350,11 +342,3 @@ def _text(value: Any, where: str) -> str:
         # JSON can escape half of a surrogate pair, which no tokenizer accepts.
         raise InterpError(f"{where}: half a surrogate pair at character {problem.start}; repair the text") from None
     return value
-
-
-def _nonempty(source: Iterator[Document], name: str) -> Iterator[Document]:
-    count = 0
-    for count, document in enumerate(source, start=1):  # noqa: B007 (read after the loop)
-        yield document
-    if not count:
-        raise InterpError(f"{name} is empty; expected at least one document")

@@ -150,12 +150,8 @@ def encode(
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
         texts = [(text, []) if isinstance(text, str) else render_conversation(text, tokenizer) for text in together]
-        encoded = tokenizer(
-            [text for text, _ in texts],
-            add_special_tokens=False,
-            return_offsets_mapping=tokenizer.is_fast,
-            verbose=False,
-        )
+        options = {"add_special_tokens": False, "return_offsets_mapping": tokenizer.is_fast, "verbose": False}
+        encoded = tokenizer([text for text, _ in texts], **options)
         for index, (_, spans) in enumerate(texts):
             if left == 0:
                 return
@@ -180,13 +176,12 @@ def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], b
     return Encoded(torch.tensor(ids, dtype=torch.long), begin, end, assistant)
 
 
-def pack(documents: Iterable[Encoded], context: int, pad: int = 0, together: bool = True) -> PackedRows:
+def pack(documents: Iterable[Encoded], context: int, together: bool = True) -> PackedRows:
     """Pack documents into rows, all at once.
 
     Args:
         documents: Encoded documents. One without tokens takes no room but keeps its number.
         context: Tokens per row, at least 2.
-        pad: Token id of padding.
         together: Put several documents into a row; False gives each piece its own row.
 
     Raises:
@@ -201,7 +196,7 @@ def pack(documents: Iterable[Encoded], context: int, pad: int = 0, together: boo
     rows = list(assign_rows(enumerate(documents), context, together))
     if not rows:
         raise InterpError("the corpus has no tokens; expected at least one document with text")
-    return lay_out(rows, context, pad)
+    return lay_out(rows, context)
 
 
 Piece = tuple[int, Encoded]
@@ -235,11 +230,11 @@ def assign_rows(documents: Iterable[Piece], context: int, together: bool = True)
     yield from rows.values()
 
 
-def lay_out(rows: list[list[Piece]], context: int, pad: int = 0) -> PackedRows:
+def lay_out(rows: list[list[Piece]], context: int) -> PackedRows:
     """Rows of pieces as tensors."""
     shape = (len(rows), context)
-    ids, position_ids, document = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, PADDING)
-    begin, end, assistant = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.zeros(shape).bool()
+    ids, position_ids, begin, end = torch.zeros(4, *shape).long()
+    document, assistant = torch.full(shape, PADDING), torch.zeros(shape).bool()
     for number, row in enumerate(rows):
         start = 0
         for index, piece in row:
