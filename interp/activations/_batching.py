@@ -1,6 +1,7 @@
 """Batches cut from pools of shuffled rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
 
 import torch
 from jaxtyping import Float
@@ -28,9 +29,13 @@ def shuffled_batches(pools: Iterable[Float[Tensor, "_ d_in"]], batch_size: int) 
         yield rest
 
 
-def check_request(batch_size: int, epochs: int | None) -> None:
-    """Raise unless batch size and epochs are at least 1."""
+def epoch_batches(
+    pools: Callable[[], Iterable[Float[Tensor, "_ d_in"]]], batch_size: int, epochs: int | None
+) -> Iterator[Float[Tensor, "_ d_in"]]:
+    """Batches of some epochs, each with pools of its own; endless if `epochs` is None. Raises for numbers below 1."""
     if batch_size < 1:
         raise InterpError(f"batch_size is {batch_size}; expected at least 1 row")
     if epochs is not None and epochs < 1:
         raise InterpError(f"epochs is {epochs}; expected at least 1, or None for an endless iterator")
+    passes = count() if epochs is None else range(epochs)
+    return shuffled_batches(chain.from_iterable(pools() for _ in passes), batch_size)

@@ -1,11 +1,12 @@
 """Columns of a batch of activations: which sites of which models are side by side, and their widths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from pydantic import Field, PositiveInt, field_validator
 
 from interp.core.config import Config
+from interp.core.errors import InterpError, nearest
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
@@ -40,3 +41,14 @@ def parse_sites(sites: Sites) -> list[Site]:
     """One site or several, as a list. Raises for an unknown name."""
     names = [sites] if isinstance(sites, str | Site) else sites
     return [name if isinstance(name, Site) else Site.parse(name) for name in names]
+
+
+def select_sites(sites: Sites, widths: Mapping[str, int], source: str) -> list[Site]:
+    """One site or several, as a list. Raises unless the source has each of them; `widths` are those that it has."""
+    selected = parse_sites(sites)
+    if not selected:
+        raise InterpError(f"no site given; {source} has {', '.join(widths)}")
+    for site in selected:
+        if str(site) not in widths:
+            raise InterpError(f"site {str(site)!r} is not in {source}; {nearest(str(site), widths)}")
+    return selected

@@ -18,7 +18,7 @@ from interp.models.identity import ModelReference
 
 FINISHED = "manifest.json"
 PARTIAL = "manifest.partial.json"
-_REMEDY = "restore it, or harvest again into a new folder"
+REMEDY = "restore it, or harvest again into a new folder"
 
 
 class HarvestConfig(Config):
@@ -147,6 +147,6 @@ def check_shard(folder: Path, shard: StoreShard) -> None:
     """Raise unless the shard's file is the one that was written."""
     file = folder / shard.name
     if not file.is_file():
-        raise InterpError(f"{file}: missing, but the manifest names it; {_REMEDY}")
+        raise InterpError(f"{file}: missing, but the manifest names it; {REMEDY}")
     if sha256_file(file) != shard.sha256:
-        raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {_REMEDY}")
+        raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {REMEDY}")

@@ -11,8 +11,7 @@ larger one, the rows of a chunk stay in one pool.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain, count
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.activations._batching import check_request, shuffled_batches
-from interp.activations.columns import SiteColumns, Sites, parse_sites
-from interp.activations.manifest import FINISHED, PARTIAL, StoreManifest, StoreShard, check_shard
+from interp.activations._batching import epoch_batches
+from interp.activations.columns import SiteColumns, Sites, select_sites
+from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard, check_shard
 from interp.core.display import html_card
 from interp.core.dtypes import DTYPES
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
@@ -90,21 +89,22 @@ class Store:
         manifest = StoreManifest.load(folder / FINISHED)
         if not sum(shard.tokens for shard in manifest.shards):
             raise InterpError(f"{folder / FINISHED}: no tokens in it; harvest again into a new folder")
-        for shard in manifest.shards if verify else []:
-            check_shard(folder, shard)
         store = cls(folder, manifest)
-        for number, shard in enumerate(manifest.shards if verify else []):
-            store._check_shapes(number, shard)
+        if verify:
+            store._verify()
         return store
 
-    def _check_shapes(self, number: int, shard: StoreShard) -> None:
-        for name, width in self.manifest.settings.sites.items():
-            shape = list(self._opened[number].get_slice(name).get_shape())
-            if shape != [shard.tokens, width]:
-                raise InterpError(
-                    f"{self.folder / shard.name}: {name} has shape {shape}, but the manifest says "
-                    f"{[shard.tokens, width]}; restore the manifest"
-                )
+    def _verify(self) -> None:
+        for shard in self._shards:
+            check_shard(self.folder, shard)
+        for shard, opened in zip(self._shards, self._opened, strict=True):
+            for name, width in self.manifest.settings.sites.items():
+                shape, expected = list(opened.get_slice(name).get_shape()), [shard.tokens, width]
+                if shape != expected:
+                    raise InterpError(
+                        f"{self.folder / shard.name}: {name} has shape {shape}, but the manifest says {expected}; "
+                        "restore the manifest"
+                    )
 
     @property
     def sites(self) -> list[Site]:
@@ -171,12 +171,7 @@ class Store:
         return torch.stack([self._rows(name, 0, len(self)) for name in ("begin", "end")], dim=1)
 
     def batches(
-        self,
-        sites: Sites,
-        batch_size: int,
-        seed: int,
-        epochs: int | None = None,
-        first_tokens: bool = True,
+        self, sites: Sites, batch_size: int, seed: int, epochs: int | None = None, first_tokens: bool = True
     ) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Shuffled rows in batches.
 
@@ -191,14 +186,10 @@ class Store:
             InterpError: A site is not stored, or without first tokens none are left.
         """
         names, generator = self._names(sites), torch.Generator().manual_seed(seed)
-        check_request(batch_size, epochs)
         if not (first_tokens or (self.position > 0).any()):
             raise InterpError(f"{self.folder} holds only first tokens; harvest longer documents")
         rows = max(batch_size, self._pool_rows(names))
-        pools = (
-            self._pools(names, rows, generator, first_tokens) for _ in (count() if epochs is None else range(epochs))
-        )
-        return shuffled_batches(chain.from_iterable(pools), batch_size)
+        return epoch_batches(partial(self._pools, names, rows, generator, first_tokens), batch_size, epochs)
 
     def mean_norm(self, site: str | Site) -> float:
         """Mean Euclidean norm of a site's activations."""
@@ -275,32 +266,23 @@ class Store:
         return self._names(site)[0]
 
     def _names(self, sites: Sites) -> list[str]:
-        names, known = [str(site) for site in parse_sites(sites)], self.manifest.settings.sites
-        if not names:
-            raise InterpError(f"no site given; {self.folder} holds {', '.join(known)}")
-        for name in names:
-            if name not in known:
-                raise InterpError(f"site {name!r} is not in {self.folder}; harvest it first; {nearest(name, known)}")
-        return names
+        return [str(site) for site in select_sites(sites, self.manifest.settings.sites, f"store {self.folder}")]
 
     def _repr_html_(self) -> str:
         settings = self.manifest.settings
-        sites = ", ".join(f"{name} ({width})" for name, width in settings.sites.items())
-        size = [
-            ("tokens", f"{len(self):,}"),
-            ("documents", f"{self.manifest.documents:,}"),
-            ("shards", len(self._shards)),
-        ]
-        return html_card(
-            f"Store {self.folder}",
-            [("model", self.model.name), ("sites", sites), *size, ("dtype", settings.harvest.dtype)],
-        )
+        values = {
+            "model": self.model.name,
+            "sites": ", ".join(f"{name} ({width})" for name, width in settings.sites.items()),
+            "tokens": f"{len(self):,}",
+            "documents": f"{self.manifest.documents:,}",
+            "shards": len(self._shards),
+            "dtype": settings.harvest.dtype,
+        }
+        return html_card(f"Store {self.folder}", values.items())
 
 
 def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as problem:
-        raise InterpError(
-            f"{file}: cannot be read ({problem}); restore it or harvest again into a new folder"
-        ) from None
+        raise InterpError(f"{file}: cannot be read ({problem}); {REMEDY}") from None

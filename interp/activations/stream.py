@@ -7,18 +7,19 @@ corpus runs the model again: harvest a store if a corpus is read more than about
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations._batching import check_request, shuffled_batches
-from interp.activations.columns import SiteColumns, Sites, parse_sites
+from interp.activations._batching import epoch_batches
+from interp.activations.columns import SiteColumns, Sites, select_sites
+from interp.activations.manifest import HarvestConfig
 from interp.activations.token_rows import CorpusPasses, pack_groups
 from interp.core.display import html_card
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.data import corpora
 from interp.data.packing import Keep
@@ -97,10 +98,9 @@ class Stream:
     ):
         if isinstance(texts, Iterator):
             raise InterpError("a stream reads its text once per epoch, and an iterator ends; pass a path or a list")
-        if batch_size < 1 or pool_tokens < 2 or (tokens is not None and tokens < 1):
-            raise InterpError(
-                f"batch_size is {batch_size}, pool_tokens {pool_tokens}, tokens {tokens}; expected at least 1, 2 and 1"
-            )
+        HarvestConfig(context=context, batch_size=batch_size, keep=keep, bos_first=bos_first)  # raises for bad ones
+        if pool_tokens < 2 or (tokens is not None and tokens < 1):
+            raise InterpError(f"tokens is {tokens}, pool_tokens {pool_tokens}; expected at least 1 and 2")
         self.model = model.reference
         self.sites = model.resolve(sites)
         self._hooked, self._pool, self._rows, self._keep = model, pool_tokens, batch_size, keep
@@ -114,9 +114,8 @@ class Stream:
 
     def places(self, sites: Sites) -> tuple[SiteColumns, ...]:
         """The columns of `batches` for these sites. Raises for sites that the stream does not have."""
-        return tuple(
-            SiteColumns(site=str(x), model=self.model, width=self._widths[str(x)]) for x in self._requested(sites)
-        )
+        names = map(str, select_sites(sites, self._widths, "this stream"))
+        return tuple(SiteColumns(site=name, model=self.model, width=self._widths[name]) for name in names)
 
     @property
     def digest(self) -> str:
@@ -134,10 +133,8 @@ class Stream:
 
         Raises for NaN and infinite activations.
         """
-        check_request(batch_size, epochs)
-        requested, draw = self._requested(sites), torch.Generator().manual_seed(seed)
-        pools = (self._pools(requested, draw, first_tokens) for _ in (count() if epochs is None else range(epochs)))
-        return shuffled_batches(chain.from_iterable(pools), batch_size)
+        selected, generator = select_sites(sites, self._widths, "this stream"), torch.Generator().manual_seed(seed)
+        return epoch_batches(partial(self._pools, selected, generator, first_tokens), batch_size, epochs)
 
     def first_not_finite(self, sites: Sites) -> None:
         """None: `batches` raises before it gives one out."""
@@ -172,13 +169,6 @@ class Stream:
                             f"{site} of {self.model.name} has NaN or infinite activations; check its weights"
                         )
                 yield torch.cat([activations[site][kept] for site in sites], dim=1)
-
-    def _requested(self, sites: Sites) -> list[Site]:
-        requested = parse_sites(sites)
-        for site in requested:
-            if site not in self.sites:
-                raise InterpError(f"site {str(site)!r} is not in this stream; {nearest(str(site), self._widths)}")
-        return requested
 
     def _repr_html_(self) -> str:
         sites = ", ".join(f"{name} ({width})" for name, width in self._widths.items())

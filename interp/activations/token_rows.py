@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -104,17 +103,12 @@ def pack_groups(
             reading.split += len(encoded) > context
             yield number, encoded
 
-    empty = True
-    for group in _batched(assign_rows(numbered(), context, model.packs), size):
+    rows, empty = assign_rows(numbered(), context, model.packs), True
+    while group := list(islice(rows, size)):
         empty = False
         yield lay_out(group, context)
     if empty:
         raise InterpError("the corpus has no tokens; expected at least one document with text")
-
-
-def _batched(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while group := list(islice(rows, size)):
-        yield group
 
 
 class CorpusPasses:
@@ -148,10 +142,9 @@ class CorpusPasses:
     def _try(self, batch: PackedRows) -> dict[Site, Tensor] | None:
         try:
             return self._run(batch)
-        except torch.OutOfMemoryError:
-            return None
         except RuntimeError as problem:
-            if "can't allocate memory" in str(problem):  # the CPU's allocator has no exception type of its own
+            # The CPU's allocator has no exception type of its own.
+            if isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
                 return None
             raise
 
