@@ -188,7 +188,9 @@ class Store:
         names, generator = self._names(sites), torch.Generator().manual_seed(seed)
         if not (first_tokens or (self.position > 0).any()):
             raise InterpError(f"{self.folder} holds only first tokens; harvest longer documents")
-        rows = max(batch_size, self._pool_rows(names))
+        # Those stored as int8 are read as float32.
+        itemsize = DTYPES.get(self.manifest.settings.harvest.dtype, torch.float32).itemsize
+        rows = max(batch_size, _POOL_BYTES // (sum(map(self.width, names)) * itemsize))
         return epoch_batches(partial(self._pools, names, rows, generator, first_tokens), batch_size, epochs)
 
     def mean_norm(self, site: str | Site) -> float:
@@ -204,11 +206,6 @@ class Store:
                 if not finite.all():
                     return f"{shard.name}, row {int(finite.int().argmin())} ({name})"
         return None
-
-    def _pool_rows(self, names: list[str]) -> int:
-        # Those stored as int8 are read as float32.
-        itemsize = DTYPES.get(self.manifest.settings.harvest.dtype, torch.float32).itemsize
-        return _POOL_BYTES // (sum(self.manifest.settings.sites[name] for name in names) * itemsize)
 
     def _pools(self, names: list[str], rows: int, generator: torch.Generator, first_tokens: bool) -> Iterator[Tensor]:
         """One epoch: chunks of all shards in random order, gathered into pools of permuted rows."""

@@ -38,13 +38,6 @@ class Edits(Protocol):
         ...
 
 
-@runtime_checkable
-class FittedIn(Protocol):
-    """A function that records the model it was fitted in, such as an op or an eraser."""
-
-    model: ModelReference | None
-
-
 class PlainModel:
     """The base of `HookedModel`; see the module."""
 
@@ -209,8 +202,9 @@ class PlainModel:
     def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> list[tuple[Site | Tap, Transform]]:
         pairs = list(pairs)
         for _, function in pairs:
-            if isinstance(function, FittedIn) and isinstance(function.model, ModelReference):
-                function.model.check(self.reference, f"this {type(function).__name__}")
+            # An op or an eraser records the model that it was fitted in.
+            if isinstance(fitted_in := getattr(function, "model", None), ModelReference):
+                fitted_in.check(self.reference, f"this {type(function).__name__}")
         return [
             (where, function)
             for patterns, function in pairs

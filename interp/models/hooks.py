@@ -32,11 +32,12 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
     handles: list[Any] = []
     try:
         for tap, transform in taps:
-            module, shape = model.get_submodule(tap.path), list[int]()
+            module = model.get_submodule(tap.path)
             if tap.end == "mask":
                 mask_hook = attention_mask_hook(transform, module, tap)
                 handles.append(module.register_forward_pre_hook(mask_hook, with_kwargs=True))
                 continue
+            shape: list[int] = []
             if tap.batch_of:
                 whole = model.get_submodule(tap.batch_of)
                 handles.append(whole.register_forward_pre_hook(partial(_record_shape, shape), with_kwargs=True))

@@ -207,8 +207,8 @@ def _mlp(arch: Architecture, config: Any, layer: int, present: set[str]) -> list
     experts = _EXPERTS[config.model_type]
     if f"{base}{experts.dense}.weight" in present:
         return _linear(arch, config, site, experts.dense)
-    if base + experts.fused in present:
-        fused = base + experts.fused
+    fused = base + experts.fused
+    if fused in present:
         written = [Writer(fused, site, experts.layout), Writer(f"{fused}_bias", site, "bias")]
     else:
         indices = range(getattr(config, experts.count))

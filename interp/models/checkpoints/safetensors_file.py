@@ -98,16 +98,7 @@ class TensorFile:
 
     def read_into(self, buffer: Shaped[Tensor, "bytes"], start: int) -> None:
         """Fill a buffer with the file's bytes from `start`; raises if the file ends before the buffer is full."""
-        if isinstance(self.path, RemoteFile):
-            self.path.read_into(as_bytes(buffer), start)
-            return
-        with self.path.open("rb") as opened:
-            opened.seek(start)
-            count = opened.readinto(as_bytes(buffer))
-        if count < len(buffer):
-            raise InterpError(
-                f"{self.path}: ended {len(buffer) - count} bytes early; it was changed meanwhile, try again"
-            )
+        _read_into(self.path, as_bytes(buffer), start)
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
@@ -138,15 +129,24 @@ def as_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
-def _read(file: Path | RemoteFile, start: int, stop: int) -> bytes:
+def _read(file: Path | RemoteFile, start: int, stop: int) -> bytearray:
+    data = bytearray(stop - start)
+    _read_into(file, memoryview(data), start)
+    return data
+
+
+def _read_into(file: Path | RemoteFile, buffer: memoryview, start: int) -> None:
     if isinstance(file, RemoteFile):
-        return file.read(start, stop)
+        return file.read_into(buffer, start)
     with file.open("rb") as opened:
         opened.seek(start)
-        return opened.read(stop - start)
+        count = opened.readinto(buffer)
+    if count < len(buffer):
+        raise InterpError(f"{file}: ended {len(buffer) - count} bytes early; it was changed, so try again")
+    return None
 
 
-def _parsed(file: Path | RemoteFile, text: bytes) -> dict[str, Any]:
+def _parsed(file: Path | RemoteFile, text: bytearray) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if (name := repeated_key(pairs)) is not None:
             raise _invalid(file, f"its header has {name!r} twice")
