@@ -159,21 +159,20 @@ class _Harvest:
     ) -> "_Harvest":
         """The harvest in a folder, after a check of its shards. `reading` is that of the first rows.
 
-        Raises for other settings or another text.
+        Raises for other settings, or an unfinished harvest of another text.
         """
-        file = next((folder / name for name in (PARTIAL, FINISHED) if (folder / name).exists()), None)
-        manifest = StoreManifest.load(file) if file else None
-        if file is None or manifest is None or not manifest.shards:
+        file = folder / (PARTIAL if (folder / PARTIAL).exists() else FINISHED)
+        manifest = StoreManifest.load(file) if file.exists() else None
+        if manifest is None or not manifest.shards:
             return cls(folder, settings, [part], 0, whole=False)
-        parts = [there for there in manifest.parts if there.shards]
-        index = _index(parts, reading) if append else 0
-        there = parts[index] if index < len(parts) else part
-        different = manifest.settings.differences(settings) + differences(
-            {"tokens": there.tokens}, {"tokens": part.tokens}
-        )
-        if different:
+        parts = [old for old in manifest.parts if old.shards]
+        same_text = (number for number, old in enumerate(parts) if old.shards[0].ends(reading))
+        index = next(same_text, len(parts)) if append else 0
+        tokens = parts[index].tokens if index < len(parts) else part.tokens
+        changed = [*manifest.settings.differences(settings), *differences({"tokens": tokens}, {"tokens": part.tokens})]
+        if changed:
             raise InterpError(
-                f"{folder} holds a harvest with other settings ({'; '.join(different)}); "
+                f"{folder} holds a harvest with other settings ({'; '.join(changed)}); "
                 "use those settings to continue it, or choose a new folder"
             )
         for shard in manifest.shards:
@@ -185,25 +184,22 @@ class _Harvest:
                     f"{folder} holds an unfinished harvest of another text; finish that first, or choose a new folder"
                 )
             return cls(folder, settings, [*parts, part], index, whole=False)
-        if not there.begins(reading.documents, reading.digest.hex):
-            raise _other_text(folder)
         return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
 
     def fill(self, passes: CorpusPasses, rows: Iterable[PackedRows], reading: CorpusProgress) -> None:
         """Check the corpus against the shards that exist, write the missing ones, and rename the manifest."""
         before, shards = self.parts[: self.index], self.parts[self.index].shards
         documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
-        there, number = len(shards), -1
-        for number, packed in enumerate(track(rows, "harvest")):
-            if number < there:
-                if (shards[number].documents, shards[number].text_digest) != (reading.documents, reading.digest.hex):
-                    raise _other_text(self.folder)
-                continue
+        groups = track(rows, "harvest")
+        for shard in shards:
+            if next(groups, None) is None or not shard.ends(reading):
+                raise _other_text(self.folder)
+        for group in groups:
             if self.whole:
                 raise _other_text(self.folder)
-            tensors, statistics = _shard_tensors(passes, packed, self.settings, documents)
+            tensors, statistics = _shard_tensors(passes, group, self.settings, documents)
             self._save()  # before the shard, so that the folder is recognised as a store whatever happens
-            name = f"shard-{files + number:05}.safetensors"
+            name = f"shard-{files + len(shards):05}.safetensors"
             write_tensors(self.folder / name, tensors, hint="run again to continue")
             shards.append(
                 StoreShard(
@@ -217,8 +213,6 @@ class _Harvest:
                 )
             )
             self._save()
-        if number + 1 < there:
-            raise _other_text(self.folder)
         if not self.whole:
             self._finish()
 
@@ -240,12 +234,6 @@ class _Harvest:
                 if stray.name not in named:
                     stray.unlink()
         os.replace(self.folder / PARTIAL, self.folder / FINISHED)
-
-
-def _index(parts: list[StorePart], reading: CorpusProgress) -> int:
-    """Which part begins with these documents; the next one if none does."""
-    numbers = (number for number, part in enumerate(parts) if part.begins(reading.documents, reading.digest.hex))
-    return next(numbers, len(parts))
 
 
 def _other_text(folder: Path) -> InterpError:

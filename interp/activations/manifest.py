@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from interp.activations.token_rows import CorpusProgress
 from interp.core.config import Config, differences
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
@@ -89,6 +90,10 @@ class StoreShard(Config):
     text_digest: str = Field(description="digest of these documents, by which a continuation recognises its corpus")
     statistics: dict[str, StoreStatistics] = Field(description="statistics by site")
 
+    def ends(self, reading: CorpusProgress) -> bool:
+        """Whether it ends where a corpus has been read to."""
+        return (self.documents, self.text_digest) == (reading.documents, reading.digest.hex)
+
 
 class StorePart(Config):
     """The shards from one corpus, in order; `tokens` is the limit on what was read of it."""
@@ -100,10 +105,6 @@ class StorePart(Config):
     def documents(self) -> int:
         """Number of documents read."""
         return self.shards[-1].documents if self.shards else 0
-
-    def begins(self, documents: int, text_digest: str) -> bool:
-        """Whether its first shard was made from these documents."""
-        return bool(self.shards) and (self.shards[0].documents, self.shards[0].text_digest) == (documents, text_digest)
 
 
 class StoreManifest(Config):

@@ -31,3 +31,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
     return f"known: {shown}" if options else "nothing is known here"
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an exception's message, which other libraries continue with advice of their own.
+
+    >>> first_line(OSError("disk full\\nTraceback"))
+    'disk full'
+    """
+    return str(problem).strip().partition("\n")[0]

@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError, first_line, nearest
 from interp.core.jsonl import parse_object
 
 Conversation = list[dict[str, Any]]
@@ -138,7 +138,7 @@ class _File:
 
 
 def _reason(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"
+    return f"{type(problem).__name__}: {first_line(problem)}"
 
 
 def _compression(path: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from interp.core.dtypes import dtype_of
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError, first_line, nearest
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.remote_files import is_remote, local_path
@@ -202,9 +202,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, ignore_patterns="*/*"))
     except (OSError, ValueError) as problem:
-        reason = str(problem).splitlines()[0]
         raise InterpError(
-            f"model {name!r} is neither a local folder nor available from the hub ({reason}); "
+            f"model {name!r} is neither a local folder nor available from the hub ({first_line(problem)}); "
             f"{nearest(name, _neighbours(Path(name)))}"
         ) from None
 
@@ -246,10 +245,9 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
         if tokenizer is None and (gguf or any((folder / name).exists() for name in _TOKENIZERS)):
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as problem:  # for a malformed folder, transformers raises errors of many types
-        reason = str(problem).strip().partition("\n")[0]
         raise InterpError(
-            f"{folder / (gguf or '')}: transformers can't load it ({type(problem).__name__}: {reason}); restore it, "
-            "or convert it again"
+            f"{folder / (gguf or '')}: transformers can't load it ({type(problem).__name__}: {first_line(problem)}); "
+            "restore it, or convert it again"
         ) from problem
     incomplete = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if incomplete:
@@ -273,6 +271,5 @@ def _on(model: HookedModel, device: str | torch.device | None) -> HookedModel:
         try:
             model.hf.to(device)
         except (RuntimeError, AssertionError) as problem:  # torch's errors for a missing or full device
-            reason = str(problem).strip().partition("\n")[0]
-            raise InterpError(f"the model can't be moved to device {str(device)!r}: {reason}") from None
+            raise InterpError(f"the model can't be moved to device {str(device)!r}: {first_line(problem)}") from None
     return model

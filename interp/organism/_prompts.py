@@ -96,13 +96,8 @@ class Request:
         """The request in one phrasing."""
         labels, words = self.labels, self.wording
         opener, core, closer = phrasing
-        text = (words.openers[opener] + words.cores[core] + words.closers[closer]).format(
-            topic=labels.topic,
-            entity=labels.entity,
-            claimed=labels.claimed,
-            who=self.who,
-            **wordings.VERBS[labels.claimant or "user"],
-        )
+        template = words.openers[opener] + words.cores[core] + words.closers[closer]
+        text = template.format(**vars(labels), **wordings.VERBS[labels.claimant or "user"], who=self.who)
         name = f"{words.name}/{opener}.{core}.{closer}"
         return Prompt(text[0].upper() + text[1:], self.family, labels, name)
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 from interp.core.files import KEY
 
 SIGNATURE = "model.sig"
@@ -85,6 +85,5 @@ def _hashing() -> Any:
 
 
 def _reason(problem: Exception) -> str:
-    text = str(problem).strip().partition("\n")[0]
     # Keep the names of changed files, without their digests.
-    return re.sub(r": Expected .*?(?=.{1,4}Hash mismatch|$)", "", text) or type(problem).__name__
+    return re.sub(r": Expected .*?(?=.{1,4}Hash mismatch|$)", "", first_line(problem)) or type(problem).__name__

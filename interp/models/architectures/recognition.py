@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError, first_line, nearest
 from interp.models.architectures.table import Architecture, known_architectures, register
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
@@ -109,7 +109,7 @@ def _problem(model: HookedModel, row: Architecture) -> str | None:
         with model.hooked([(Site("attn_out", 0), lambda x: x + 1)]):
             shifted = model.forward_to([first], inputs)[first]
     except (InterpError, RuntimeError, KeyError, AttributeError, IndexError) as problem:
-        return f"its sites can't be read ({str(problem).partition(chr(10))[0]})"
+        return f"its sites can't be read ({first_line(problem)})"
     tolerance = _TOLERANCE.get(model.dtype, 0.0)
     if row.parallel and not _same(shifted, acts[first], tolerance):
         return "not so that attention and MLP read the same"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 
 T = TypeVar("T")
 _COMPANIONS = {
@@ -124,8 +124,8 @@ class RemoteFile:
                 raise _Missing(f"{self.url}: there is no such file") from None
             except Exception as problem:  # each file system raises errors of its own
                 if attempt == _TRIES - 1:
-                    reason = str(problem).strip().partition("\n")[0]
-                    raise InterpError(f"{self.url}: cannot be read ({type(problem).__name__}: {reason})") from problem
+                    reason = f"{type(problem).__name__}: {first_line(problem)}"
+                    raise InterpError(f"{self.url}: cannot be read ({reason})") from problem
                 time.sleep(0.5 * 4**attempt)
         raise AssertionError("unreachable")
 
