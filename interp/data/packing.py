@@ -45,6 +45,12 @@ class Encoded:
     end: Int[Tensor, "token"]
     assistant: Bool[Tensor, "token"]
 
+    @classmethod
+    def of(cls, ids: list[int]) -> "Encoded":
+        """Token ids without characters."""
+        none = torch.zeros(len(ids), dtype=torch.long)
+        return cls(torch.tensor(ids, dtype=torch.long), none, none, none.bool())
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -158,9 +164,10 @@ def encode(
 def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], bos: int | None) -> Encoded:
     if spans and characters is None:
         raise InterpError("this tokenizer does not report the characters of its tokens; give plain text")
-    characters = [(0, 0)] * len(ids) if characters is None else characters
     if bos is not None and ids[:1] != [bos]:
-        ids, characters = [bos, *ids], [(0, 0), *characters]
+        ids, characters = [bos, *ids], None if characters is None else [(0, 0), *characters]
+    if characters is None:
+        return Encoded.of(ids)
     begin, end = torch.tensor(characters, dtype=torch.long).reshape(-1, 2).unbind(1)
     assistant = torch.zeros(len(ids), dtype=torch.bool)
     for first, last in spans:
