@@ -81,8 +81,8 @@ class Checkpoint:
     def files(self) -> list[Path | RemoteFile]:
         """The weight files, in name order."""
         # A folder may hold both forms; transformers prefers the single file.
-        if self.remote.file(SINGLE).is_there() if self.remote else (self.folder / SINGLE).is_file():
-            return [self._file(SINGLE)]
+        if (single := self._file(SINGLE)).is_file():
+            return [single]
         if (self.folder / INDEX).is_file():
             return [self._file(name) for name in sorted(set(_weight_map(self.folder).values()))]
         if self.pickled:
@@ -182,6 +182,6 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _present(file: Path | RemoteFile) -> Path | RemoteFile:
-    if not (file.is_there() if isinstance(file, RemoteFile) else file.is_file()):
+    if not file.is_file():
         raise InterpError(f"{file}: missing, though the index names it; download the checkpoint again")
     return file

@@ -103,7 +103,7 @@ def _plain(
     file: TensorFile, every: Mapping[str, tuple[TensorFile, Entry]], block: Any
 ) -> Iterator[tuple[str, tuple[TensorFile | QuantisedTensor, Entry]]]:
     for name, entry in file.entries.items():
-        if name.removesuffix(SCALE) + SCALE == name or name.endswith(_ACTIVATIONS):
+        if name.endswith((SCALE, *_ACTIVATIONS)):
             continue
         if name.endswith(SCALES) and name.removesuffix(SCALES) + BLOCKS in every:
             continue

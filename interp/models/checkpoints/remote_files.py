@@ -82,7 +82,7 @@ class RemoteFile:
         info = self._retried(lambda: self.fs.info(self.path))
         return str([info.get(key) for key in ("ETag", "Last-Modified", "LastModified", "mtime", "created")])
 
-    def is_there(self) -> bool:
+    def is_file(self) -> bool:
         """Whether the file exists."""
         try:  # not `isfile`, for which some file systems start to send the file
             return bool(self._retried(lambda: self.fs.info(self.path))["type"] == "file")
@@ -169,7 +169,7 @@ class RemoteFolder:
         if not _is_http(self.fs) and self.fs.isdir(self.path):
             listed = {entry.rpartition("/")[2] for entry in self.fs.ls(self.path, detail=False)}
             names = {name for name in listed if name in _COMPANIONS or name.startswith("tokenizer")}
-        return (name for name in sorted(names) if self.file(name).is_there())
+        return (name for name in sorted(names) if self.file(name).is_file())
 
 
 def _is_http(fs: Any) -> bool:
