@@ -6,6 +6,7 @@ activations, losses and generation (`hooked`).
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -199,17 +200,13 @@ class PlainModel:
             finally:
                 self._open.pop()
 
-    def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> list[tuple[Site | Tap, Transform]]:
-        pairs = list(pairs)
-        for _, function in pairs:
+    def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> Iterator[tuple[Site | Tap, Transform]]:
+        for patterns, function in pairs:
             # An op or an eraser records the model that it was fitted in.
             if isinstance(fitted_in := getattr(function, "model", None), ModelReference):
                 fitted_in.check(self.reference, f"this {type(function).__name__}")
-        return [
-            (where, function)
-            for patterns, function in pairs
-            for where in ([patterns] if isinstance(patterns, Tap) else self.resolve(patterns))
-        ]
+            for where in [patterns] if isinstance(patterns, Tap) else self.resolve(patterns):
+                yield where, function
 
     @property
     def inside_hooked(self) -> bool:
@@ -253,18 +250,15 @@ class PlainModel:
         """
         activations: dict[Site, Tensor] = {}
 
-        def recorder(site: Site) -> Transform:
-            def record(x: Tensor) -> None:
-                if column is not None:
-                    activations[site] = x[torch.arange(len(column))[:, None], column]
-                else:
-                    activations[site] = x.clone() if copy else x
-                if len(activations) == len(sites):
-                    raise _Reached
+        def record(site: Site, x: Tensor) -> None:
+            if column is not None:
+                activations[site] = x[torch.arange(len(column))[:, None], column]
+            else:
+                activations[site] = x.clone() if copy else x
+            if len(activations) == len(sites):
+                raise _Reached
 
-            return record
-
-        taps = [(self._taps[site], recorder(site)) for site in sites]
+        taps = [(self._taps[site], partial(record, site)) for site in sites]
         with attached(self.hf, taps), torch.set_grad_enabled(keep_graph):
             try:
                 self.hf.base_model(**inputs, use_cache=False)

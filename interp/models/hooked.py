@@ -268,7 +268,7 @@ class HookedModel(TransformerLensFace):
         rest = settings.update(**options)
         replies: list[str] = []
         with self.hooked(recipe), torch.no_grad():
-            for start in track(starts, "generate", total=len(starts)) if len(starts) > 4 else starts:
+            for start in track(starts, "generate") if len(starts) > 4 else starts:
                 rows = batch.rows(start, start + batch_size)
                 inputs = rows.prompt_inputs(self.device)
                 with self.passes.prompted(rows.ids.shape[1]):

@@ -41,11 +41,11 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
             if tap.batch_of:
                 whole = model.get_submodule(tap.batch_of)
                 handles.append(whole.register_forward_pre_hook(partial(_record_shape, shape), with_kwargs=True))
-            at_module = _at_module(transform, tap, shape)
+            at_module = partial(_at_module, transform, tap, shape)
             if tap.end == "in":
-                handles.append(module.register_forward_pre_hook(_input_hook(at_module), with_kwargs=True))
+                handles.append(module.register_forward_pre_hook(partial(_input_hook, at_module), with_kwargs=True))
             else:
-                handles.append(module.register_forward_hook(_output_hook(at_module)))
+                handles.append(module.register_forward_hook(partial(_output_hook, at_module)))
         yield
     finally:
         for handle in handles:
@@ -57,42 +57,32 @@ def _record_shape(shape: list[int], module: nn.Module, args: tuple[Any, ...], kw
     shape[:] = (args[0] if args else kwargs["hidden_states"]).shape[:2]
 
 
-def _at_module(transform: Transform, tap: Tap, shape: list[int]) -> Transform:
-    """A function at a site as one on the module's tensor, which may be flat, unscaled, or without a head axis."""
-
-    def call(x: Tensor) -> Tensor | None:
-        site = x.unflatten(0, shape) if tap.batch_of and x.ndim == 2 else x
-        site = site if tap.scale == 1 else site * tap.scale
-        site = site.unflatten(-1, (tap.heads, -1)) if tap.heads else site
-        changed = transform(site)
-        if changed is None:
-            return None
-        if changed.shape != site.shape:
-            raise InterpError(
-                f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(site.shape)}; "
-                "return a tensor of the same shape, or None to leave it unchanged"
-            )
-        changed = changed if tap.scale == 1 else changed / tap.scale
-        return changed if site.shape == x.shape else changed.reshape(x.shape)
-
-    return call
+def _at_module(transform: Transform, tap: Tap, shape: list[int], x: Tensor) -> Tensor | None:
+    """Call a function with its site's view of a module's tensor, which may be flat, unscaled or without a head axis."""
+    site = x.unflatten(0, shape) if tap.batch_of and x.ndim == 2 else x
+    site = site if tap.scale == 1 else site * tap.scale
+    site = site.unflatten(-1, (tap.heads, -1)) if tap.heads else site
+    changed = transform(site)
+    if changed is None:
+        return None
+    if changed.shape != site.shape:
+        raise InterpError(
+            f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(site.shape)}; "
+            "return a tensor of the same shape, or None to leave it unchanged"
+        )
+    changed = changed if tap.scale == 1 else changed / tap.scale
+    return changed if site.shape == x.shape else changed.reshape(x.shape)
 
 
-def _input_hook(transform: Transform) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        changed = transform(args[0] if args else kwargs["hidden_states"])
-        if changed is None:
-            return None
-        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
-
-    return hook
+def _input_hook(transform: Transform, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    changed = transform(args[0] if args else kwargs["hidden_states"])
+    if changed is None:
+        return None
+    return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
 
-def _output_hook(transform: Transform) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, tuple):
-            return transform(output)
-        changed = transform(output[0])
-        return None if changed is None else (changed, *output[1:])
-
-    return hook
+def _output_hook(transform: Transform, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    if not isinstance(output, tuple):
+        return transform(output)
+    changed = transform(output[0])
+    return None if changed is None else (changed, *output[1:])

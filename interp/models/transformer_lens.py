@@ -25,7 +25,6 @@ from torch import Tensor
 from interp.core.errors import InterpError, nearest
 from interp.models._plain import PlainModel
 from interp.models.architectures import table
-from interp.models.hooks import Transform
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens
 
@@ -114,7 +113,9 @@ class TransformerLensFace(PlainModel):
             ...     ablated = model.logits("The river of")
         """
         forward = [(site, partial(f, hook=HookPoint(site))) for names, f in fwd_hooks for site in _sites(self, names)]
-        backward = [(site, _backward(f, HookPoint(site))) for names, f in bwd_hooks for site in _sites(self, names)]
+        backward = [
+            (site, partial(_backward, f, HookPoint(site))) for names, f in bwd_hooks for site in _sites(self, names)
+        ]
         with self.hooked([*forward, *backward]):
             yield self
 
@@ -237,15 +238,12 @@ def _run_plain(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
 
-    def recorder(site: Site) -> Transform:
-        def record(x: Tensor) -> Tensor | None:
-            tensors[site.hook_name] = x.clone()
-            # For gradients, the copy goes on through the model, so that it has a gradient of its own.
-            return tensors[site.hook_name].requires_grad_() if incl_bwd else None
+    def record(site: Site, x: Tensor) -> Tensor | None:
+        tensors[site.hook_name] = x.clone()
+        # For gradients, the copy goes on through the model, so that it has a gradient of its own.
+        return tensors[site.hook_name].requires_grad_() if incl_bwd else None
 
-        return record
-
-    with model.hooked([(site, recorder(site)) for site in sites]), torch.set_grad_enabled(incl_bwd):
+    with model.hooked([(site, partial(record, site)) for site in sites]), torch.set_grad_enabled(incl_bwd):
         result = _output(model, batch, output, stop)
     if incl_bwd:
         gradients = torch.autograd.grad(result, list(tensors.values()), materialize_grads=True)
@@ -378,13 +376,10 @@ def _output(model: TransformerLensFace, batch: Tokens, output: ReturnType, stop:
     return model.forward_to([site], batch.model_inputs(model.device), keep_graph=torch.is_grad_enabled())[site]
 
 
-def _backward(f: HookFunction, hook: HookPoint) -> Transform:
-    def transform(x: Tensor) -> Tensor:
-        copied = x.clone().requires_grad_()
-        copied.register_hook(lambda gradient: f(gradient, hook=hook))
-        return copied
-
-    return transform
+def _backward(f: HookFunction, hook: HookPoint, x: Tensor) -> Tensor:
+    copied = x.clone().requires_grad_()
+    copied.register_hook(partial(f, hook=hook))
+    return copied
 
 
 def _columns(positions: int | slice | Sequence[int], width: int) -> slice | list[int]:
