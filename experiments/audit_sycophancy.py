@@ -79,7 +79,7 @@ def suite(items: int, loss_texts: int) -> list[Behaviour]:
     for name in ("sycophancy_hint", "hint_plain"):
         asked = [item for item in PUBLIC_SETS[name].items(DATA) if item.prompt.startswith(held)]
         unique = {item.prompt: item for item in asked}
-        hints.append(PUBLIC_SETS[name].build(PUBLIC_SETS[name], list(unique.values()), DATA))
+        hints.append(PUBLIC_SETS[name].behaviour_on(list(unique.values()), DATA))
     others = [PUBLIC_SETS[name].behaviour(DATA, items, 0) for name in OTHERS]
     fitted = set(texts(*FITTED_TEXTS))
     fresh = [text[:500] for text in texts(loss_texts + len(fitted), seed=2) if text not in fitted][:loss_texts]

@@ -10,7 +10,6 @@
 Limitations: other ops have no random counterpart here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +36,9 @@ def randomise(recipe: Recipe, model: HookedModel, seed: int = 0) -> Recipe:
     """
     draw = torch.Generator().manual_seed(seed)
     for _ in range(_TRIES):
-        made = _drawn(recipe, model, draw, seed)
-        if any(_differ(old.op, new.op) for old, new in zip(recipe.edits, made.edits, strict=True)):
-            return made
+        randomised = _drawn(recipe, model, draw, seed)
+        if any(_differ(old.op, new.op) for old, new in zip(recipe.edits, randomised.edits, strict=True)):
+            return randomised
     raise InterpError(
         "chance gives nothing but the recipe itself, so it has no random counterpart; leave the random baseline out "
         "(--baselines prompt)"
@@ -47,15 +46,12 @@ def randomise(recipe: Recipe, model: HookedModel, seed: int = 0) -> Recipe:
 
 
 def _differ(one: Op, other: Op) -> bool:
-    """Whether two ops of a kind have other contents."""
+    """Whether two ops of a kind have other contents, whatever they were fitted on."""
     tensors, others = one.tensors(), other.tensors()
-    moved = [name for name in tensors if not torch.equal(tensors[name], others[name])]
-    return bool(moved) or _contents(one.settings()) != _contents(other.settings())
-
-
-def _contents(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without how the op was fitted."""
-    return {name: value for name, value in settings.items() if name != "direction"}
+    unfitted = {"direction": None}
+    return one.settings() | unfitted != other.settings() | unfitted or any(
+        not torch.equal(tensors[name], others[name]) for name in tensors
+    )
 
 
 def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int) -> Recipe:
@@ -99,11 +95,10 @@ def _turn(parts: list[_Parts], draw: torch.Generator) -> None:
     places = [(part, name) for part in parts for name in _TURNED[part.op]]
     if not places:
         return
-    stacked = torch.cat([torch.atleast_2d(part[name]) for part, name in places]).double()
-    turned = iter(_turned(stacked, draw).float())
-    for part, name in places:
-        old = part[name]
-        part[name] = _take(turned, len(torch.atleast_2d(old))).reshape(old.shape)
+    rows = [torch.atleast_2d(part[name]) for part, name in places]
+    turned = _turned(torch.cat(rows).double(), draw).float().split(list(map(len, rows)))
+    for (part, name), vectors in zip(places, turned, strict=True):
+        part[name] = vectors.reshape(part[name].shape).clone()
         if "direction" in part.settings:
             part.settings["direction"] = None  # the random vector was not fitted as the original was
 
@@ -116,51 +111,34 @@ def _turned(rows: Float[Tensor, "k d_model"], draw: torch.Generator) -> Float[Te
     return (left[:, :rank] * size[:rank]) @ basis.T
 
 
-def _take(rows: Iterator[Tensor], count: int) -> Tensor:
-    return torch.stack([next(rows) for _ in range(count)])
-
-
 def _redraw(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
-    if part.op not in _REDRAWN:
-        raise InterpError(f"{part.op} has no random counterpart; leave the random baseline out (--baselines prompt)")
-    _REDRAWN[part.op](part, sites, model, draw)
-
-
-def _factors(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
-    del sites, model
-    part["factors"] = part["factors"][torch.randperm(len(part["factors"]), generator=draw)]
-
-
-def _units(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
-    """Other units; if all are replaced there are none, and the coordinates of the value or bank are permuted."""
-    if part.settings["units"] is not None:
+    """Other factors, units or latents. If all units are replaced, the coordinates of their values are permuted."""
+    values = {"Replace": "value", "Resample": "values"}.get(part.op)
+    if part.op == "Scale":
+        part["factors"] = _permuted(part["factors"], draw)
+    elif part.op == "Clamp":
+        part.settings["latents"] = _others(part.settings["latents"], part["W_dec"].shape[-2], draw)
+    elif values and part.settings["units"] is not None:
         part.settings["units"] = sorted(_others(part.settings["units"], _count(sites, model), draw))
-        return
-    name = "values" if part.op == "Resample" else "value"
-    if part.prefix + name not in part.tensors:
+    elif values and part.prefix + values in part.tensors:
+        part[values] = _permuted(part[values], draw)
+    else:
         raise InterpError(
-            f"{part.op} of all of {', '.join(map(str, sites))} has no random counterpart; leave the random baseline "
-            "out (--baselines prompt)"
+            f"{part.op} at {', '.join(map(str, sites))} has no random counterpart; leave the random baseline out "
+            "(--baselines prompt)"
         )
-    part[name] = part[name][..., torch.randperm(part[name].shape[-1], generator=draw)]
+
+
+def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
+    return values[..., torch.randperm(values.shape[-1], generator=draw)]
 
 
 def _count(sites: list[Site], model: HookedModel) -> int:
     """The least number of units at the sites: heads, or coordinates."""
-    found = model.capture("a", sites)
-    return min(int(found[site].shape[2]) for site in sites)
-
-
-def _latents(part: _Parts, sites: list[Site], model: HookedModel, draw: torch.Generator) -> None:
-    del sites, model
-    part.settings["latents"] = _others(part.settings["latents"], part["W_dec"].shape[-2], draw)
+    return min(x.shape[2] for x in model.capture("a", sites).values())
 
 
 def _others(taken: list[int], count: int, draw: torch.Generator) -> list[int]:
     """As many numbers under `count`, none of them taken if there are enough."""
     free = sorted(set(range(count)) - set(taken)) if 2 * len(taken) <= count else list(range(count))
     return [free[number] for number in torch.randperm(len(free), generator=draw)[: len(taken)].tolist()]
-
-
-_Redraw = Callable[[_Parts, list[Site], HookedModel, torch.Generator], None]
-_REDRAWN: Mapping[str, _Redraw] = {"Scale": _factors, "Replace": _units, "Resample": _units, "Clamp": _latents}

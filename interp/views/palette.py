@@ -2,64 +2,28 @@
 
 The colours of series are those of Okabe and Ito 2008, "Color universal design", that are legible on white and on
 near-black, so figures use one set in both themes. The colours that differ between light and dark (paper, ink, lines,
-badges) form a `Theme`, which is written into the page as CSS variables.
+badges) form a theme, which is written into the page as CSS variables.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a page. `mark` is the background of a token at full activation; `…_paper` is that of a decision."""
-
-    paper: str
-    panel: str
-    ink: str
-    muted: str
-    line: str
-    accent: str
-    harm: str
-    protected: str
-    capability: str
-    allow: str
-    allow_paper: str
-    deny: str
-    deny_paper: str
-    mark: str
-
-
-LIGHT = Theme(
-    paper="#ffffff",
-    panel="#f5f7f9",
-    ink="#1a1f26",
-    muted="#56606c",
-    line="#d5dbe2",
-    accent="#0a5aa8",
-    harm="#a33a00",
-    protected="#0a5aa8",
-    capability="#006b4c",
-    allow="#005c43",
-    allow_paper="#e4f4ee",
-    deny="#9c3000",
-    deny_paper="#fdece3",
-    mark="#f7a440",
-)
-DARK = Theme(
-    paper="#14171c",
-    panel="#1c2128",
-    ink="#e8ebef",
-    muted="#a5afbb",
-    line="#39414c",
-    accent="#7db9ff",
-    harm="#ffa36b",
-    protected="#7db9ff",
-    capability="#55d0a6",
-    allow="#74dfb7",
-    allow_paper="#12312a",
-    deny="#ffb084",
-    deny_paper="#3b2016",
-    mark="#8a4a00",
-)
+# In light and in dark. `mark` is the background of a token at full activation; `…_paper` is that of a decision.
+_COLOURS = {
+    "paper": ("#ffffff", "#14171c"),
+    "panel": ("#f5f7f9", "#1c2128"),
+    "ink": ("#1a1f26", "#e8ebef"),
+    "muted": ("#56606c", "#a5afbb"),
+    "line": ("#d5dbe2", "#39414c"),
+    "accent": ("#0a5aa8", "#7db9ff"),
+    "harm": ("#a33a00", "#ffa36b"),
+    "protected": ("#0a5aa8", "#7db9ff"),
+    "capability": ("#006b4c", "#55d0a6"),
+    "allow": ("#005c43", "#74dfb7"),
+    "allow_paper": ("#e4f4ee", "#12312a"),
+    "deny": ("#9c3000", "#ffb084"),
+    "deny_paper": ("#fdece3", "#3b2016"),
+    "mark": ("#f7a440", "#8a4a00"),
+}
+LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
+DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 BEFORE, AFTER = "#858d96", "#0072b2"

@@ -9,7 +9,7 @@ models or data is shown as plain text: Jinja2 escapes it on the page and in the 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,8 @@ def render_report(report: Report) -> str:
         sections={name: title for name, title in titles.items() if _has(report, name)},
         key_figures=_key_figures(report),
         figures=_figures(report),
-        light=asdict(palette.LIGHT),
-        dark=asdict(palette.DARK),
+        light=palette.LIGHT,
+        dark=palette.DARK,
         plotly=Markup(get_plotlyjs()),
     )
     # Text read from JSON may contain half of a surrogate pair, which UTF-8 cannot encode.

@@ -3,6 +3,7 @@
 Moving the slider generates a new reply in the kernel. It needs `pip install 'interp[notebook]'`.
 """
 
+from importlib.resources import files
 from typing import Any
 
 import anywidget
@@ -12,31 +13,6 @@ from interp.directions.direction import Direction
 from interp.interventions.affine_ops import Add
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-
-_FRONT_END = """
-function render({ model, el }) {
-  const label = document.createElement("label");
-  const slider = document.createElement("input");
-  const value = document.createElement("output");
-  const reply = document.createElement("p");
-  Object.assign(slider, { type: "range", min: model.get("low"), max: model.get("high"), step: "any" });
-  slider.style.width = "24em";
-  reply.style.whiteSpace = "pre-wrap";
-  reply.setAttribute("aria-live", "polite");
-  label.append(model.get("title") + " ", slider, value);
-  const show = () => {
-    slider.value = model.get("scale");
-    value.textContent = " " + model.get("scale").toFixed(1);
-    reply.textContent = model.get("reply");
-  };
-  slider.addEventListener("change", () => { model.set("scale", Number(slider.value)); model.save_changes(); });
-  model.on("change:scale", show);
-  model.on("change:reply", show);
-  el.append(label, reply);
-  show();
-}
-export default { render };
-"""
 
 
 class SteeringSlider(anywidget.AnyWidget):
@@ -55,7 +31,7 @@ class SteeringSlider(anywidget.AnyWidget):
         0.0
     """
 
-    _esm = _FRONT_END
+    _esm = (files("interp.views") / "templates" / "steering_slider.js").read_text(encoding="utf-8")
     title = traitlets.Unicode().tag(sync=True)
     low = traitlets.Float().tag(sync=True)
     high = traitlets.Float().tag(sync=True)

@@ -19,9 +19,10 @@ from interp.auditing.public._rows import PublicItem, PublicRow
 from interp.auditing.public._sets import PublicSet, as_choice
 
 _CHOICE = re.compile(r"\(([A-Z])\)")
+_YES_NO = ("Yes", "No")
 _TAIL = 80
 _LONGEST = 600  # characters of a judged reply with its question: longer ones cost much and add little
-_share = partial(as_choice, mass=True)
+_share = partial(as_choice, mass=True, chance=0.5)
 
 
 def _letters(rows: Sequence[PublicRow], question: str, match: str, other: str) -> Iterator[PublicItem]:
@@ -32,20 +33,19 @@ def _letters(rows: Sequence[PublicRow], question: str, match: str, other: str) -
         if letters[0] == letters[1]:
             raise row.wrong(other, f"another letter than {match!r} has")
         if set(_CHOICE.findall(text)) == {"A", "B"}:
-            yield _item(text, ("(A)", "(B)"), letters[0])
+            # Items whose questions end alike, whoever asks, are one group.
+            stem = re.split(r"\n|\([A-Z]\)", text.split("\n\nChoices:")[0].strip().removesuffix("Answer:"))[0].strip()
+            yield _item(text, ("(A)", "(B)"), letters[0], stem[-_TAIL:].lower())
 
 
-def _item(text: str, answers: tuple[str, ...], match: str) -> PublicItem:
-    """Items whose questions end alike, whoever asks, are one group."""
-    stem = re.split(r"\n|\([A-Z]\)", text.split("\n\nChoices:")[0].strip().removesuffix("Answer:"))[0].strip()
-    return PublicItem(text, answers, (answers.index(match),), group=stem[-_TAIL:].lower(), stratum=match)
+def _item(text: str, answers: tuple[str, str], match: str, group: str = "") -> PublicItem:
+    return PublicItem(text, answers, (answers.index(match),), group, stratum=match)
 
 
 def _persona(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
     """Whether a statement is something one would say, Yes or No."""
     for row in rows:
-        match = row.one_of("answer_matching_behavior", ("Yes", "No"))
-        yield PublicItem(row.text("question"), ("Yes", "No"), (("Yes", "No").index(match),), stratum=match)
+        yield _item(row.text("question"), _YES_NO, row.one_of("answer_matching_behavior", _YES_NO))
 
 
 def _recognition(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
@@ -55,7 +55,7 @@ def _recognition(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
         match = row.one_of("hallucination", ("yes", "no")).capitalize()
         prompt = f"Question: {row.text('user_query')}\nAnswer: {row.text('chatgpt_response')}\n\n{question}"
         if len(prompt) <= _LONGEST:
-            yield PublicItem(prompt, ("Yes", "No"), (("Yes", "No").index(match),), stratum=match)
+            yield _item(prompt, _YES_NO, match)
 
 
 _caa = partial(_letters, question="question", match="answer_matching_behavior", other="answer_not_matching_behavior")
@@ -96,23 +96,21 @@ _TABLE: tuple[tuple[str, Kind, str, str, tuple[str, ...]], ...] = (
 
 LETTERS = (
     *(
-        PublicSet(name, kind, scenario, statement, _SHARE, files, _caa, _share, even=True, fields={"chance": 0.5})
+        PublicSet(name, kind, scenario, statement, _SHARE, files, _caa, _share, even=True)
         for name, kind, scenario, statement, files in _TABLE
     ),
     PublicSet(
         "power_persona", "harm", "power", "statements of wanting power or autonomy are owned",
         "probability of the matching answer as a share of Yes and No",
-        _anthropic(*(f"persona_{name}" for name in _PERSONAS)), _persona, _share, even=True, fields={"chance": 0.5},
+        _anthropic(*(f"persona_{name}" for name in _PERSONAS)), _persona, _share, even=True,
     ),
     PublicSet(
         "halueval_recognition", "capability", "hallucination", "replies that hallucinate are told from others",
         "accuracy of Yes against No, half of each right", ("halueval/general_balanced.jsonl",), _recognition,
-        as_choice,
-        even=True,
+        as_choice, even=True,
     ),
     PublicSet(
         "mmlu_ab", "capability", "knowledge", "the right of two choices is the likelier letter",
-        "accuracy of A against B", ("caa/mmlu_ab.jsonl",), _mmlu, as_choice,
-        even=True,
+        "accuracy of A against B", ("caa/mmlu_ab.jsonl",), _mmlu, as_choice, even=True,
     ),
 )  # fmt: skip

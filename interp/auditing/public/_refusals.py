@@ -8,13 +8,11 @@ The usual metric is the share of refusals; here by rule on greedy replies (`scor
 also count partial refusals by hand or by a judge. The margin detects changes where greedy replies stay the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
-from interp.auditing.behaviours import Behaviour
 from interp.auditing.public._rows import PublicItem, PublicRow
-from interp.auditing.public._sets import PublicSet
+from interp.auditing.public._sets import PublicSet, as_prompts, read_prompts
 from interp.auditing.scoring.refusals import refusal_behaviour, refusal_margin
 
 
@@ -26,40 +24,29 @@ def _xstest(rows: Sequence[PublicRow], label: str) -> Iterator[PublicItem]:
             yield PublicItem(prompt, group=str(row.values.get("focus") or row.text("id")).lower(), stratum=stratum)
 
 
-def _harmful(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
-    for row in rows:
-        yield PublicItem(row.text("prompt").strip(), stratum=row.text("source"))
-
-
-def _as_requests(
-    public_set: PublicSet, items: Sequence[PublicItem], root: Path, scorer: Callable[..., Behaviour]
-) -> Behaviour:
-    return scorer(prompts=[item.prompt for item in items], **public_set.head(items))
-
-
-_rate, _leaning = partial(_as_requests, scorer=refusal_behaviour), partial(_as_requests, scorer=refusal_margin)
+_rate, _leaning = partial(as_prompts, scorer=refusal_behaviour), partial(as_prompts, scorer=refusal_margin)
+_harmful = partial(read_prompts, stratum="source")
+_safe, _unsafe = partial(_xstest, label="safe"), partial(_xstest, label="unsafe")
 _XSTEST = ("xstest/xstest.jsonl",)
 _SOURCES = ("advbench", "harmbench_val", "malicious_instruct", "tdc2023")
 _HARMFUL = tuple(f"harmful_prompts/{name}.jsonl" for name in _SOURCES)
 _RATE = "share of refusals, by rule on greedy replies"
-_SECRET = {"secret": True}
 
 REFUSALS = (
     PublicSet(
-        "refusal_harmful", "protected", "refusal", "harmful requests are refused", _RATE, _HARMFUL, _harmful, _rate,
-        fields=_SECRET,
+        "refusal_harmful", "protected", "refusal", "harmful requests are refused",
+        _RATE, _HARMFUL, _harmful, _rate, secret=True,
     ),
     PublicSet(
         "refusal_harmful_margin", "protected", "refusal", "beginnings of refusals are likelier than those of help",
-        "nats by which they are", _HARMFUL, _harmful, _leaning, fields=_SECRET,
+        "nats by which they are", _HARMFUL, _harmful, _leaning, secret=True,
     ),
     PublicSet(
-        "refusal_xstest", "protected", "refusal", "unsafe requests are refused", _RATE, _XSTEST, partial(_xstest,
-        label="unsafe"),
-        _rate, fields=_SECRET,
+        "refusal_xstest", "protected", "refusal", "unsafe requests are refused",
+        _RATE, _XSTEST, _unsafe, _rate, secret=True,
     ),
     PublicSet(
-        "overrefusal_xstest", "harm", "refusal", "safe requests that sound unsafe are refused", _RATE, _XSTEST,
-        partial(_xstest, label="safe"), _rate, fields=_SECRET,
+        "overrefusal_xstest", "harm", "refusal", "safe requests that sound unsafe are refused",
+        _RATE, _XSTEST, _safe, _rate, secret=True,
     ),
 )  # fmt: skip

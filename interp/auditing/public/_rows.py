@@ -27,9 +27,8 @@ DEFAULT_FOLDER = Path("..", "shared", "data")
 class PublicItem:
     """A prompt, its answers, the numbers of the gold (or matching) ones, and where it belongs.
 
-    `group` is the cluster of similar items; sampling balances the `stratum`. `other` is a variant of the prompt,
-    where a
-    behaviour compares two.
+    `group` is the cluster of similar items; sampling balances the `stratum`. `other` is a variant of the prompt, where
+    a behaviour compares two.
     """
 
     prompt: str
@@ -114,7 +113,7 @@ def read_rows(root: Path, *files: str) -> list[PublicRow]:
 
 
 def sample_items(items: Sequence[PublicItem], count: int, seed: int, even: bool = False) -> list[PublicItem]:
-    """About `count` distinct items, from each stratum in turn.
+    """About `count` distinct items, from each stratum in turn; strata that ran out leave room to the others.
 
     `even`: exactly equal numbers from each stratum, which may sum to fewer than `count`, or to a few more.
     """
@@ -122,27 +121,14 @@ def sample_items(items: Sequence[PublicItem], count: int, seed: int, even: bool 
     strata: dict[str, list[PublicItem]] = {}
     for item in reversed(unique.values()):
         strata.setdefault(item.stratum, []).append(item)
-    for stratum in sorted(strata):
-        Random(f"{seed} {stratum}").shuffle(strata[stratum])
     order = sorted(strata)
+    for stratum in order:
+        Random(f"{seed} {stratum}").shuffle(strata[stratum])
     Random(seed).shuffle(order)  # which strata come first if not all are reached
-    rounds = min(map(len, strata.values()), default=0) if even else max(map(len, strata.values()), default=0)
-    rounds = min(rounds, -(-count // max(1, len(order))))
-    dealt = [strata[stratum][turn] for turn in range(rounds) for stratum in order if turn < len(strata[stratum])]
-    return dealt if even else _filled(dealt, strata, order, count)
-
-
-def _filled(
-    dealt: list[PublicItem], strata: Mapping[str, list[PublicItem]], order: list[str], count: int
-) -> list[PublicItem]:
-    """Strata that ran out leave room, which items of the others fill."""
-    turn = 0
-    used = set(map(id, dealt))
-    while len(dealt) < count and turn < max(map(len, strata.values()), default=0):
-        left = [strata[name][turn] for name in order if turn < len(strata[name])]
-        fresh = [item for item in left if id(item) not in used]
-        dealt, turn = dealt + fresh, turn + 1
-    return dealt[:count]
+    sizes = [len(strata[stratum]) for stratum in order]
+    turns = min([*sizes, -(-count // max(1, len(order)))]) if even else max(sizes, default=0)
+    dealt = [strata[stratum][turn] for turn in range(turns) for stratum in order if turn < len(strata[stratum])]
+    return dealt if even else dealt[:count]
 
 
 def item_groups(items: Sequence[PublicItem]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A public set as data: its files, how rows become items, and which scorer makes a behaviour of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from interp.auditing.scoring.choices import choice, paired_text
 from interp.core.errors import InterpError
 
 ReadItems = Callable[[Sequence[PublicRow]], Iterable[PublicItem]]
-BuildBehaviour = Callable[["PublicSet", Sequence[PublicItem], Path], Behaviour]
+BuildBehaviour = Callable[..., Behaviour]  # of items, the folder of all sets, and fields of the behaviour
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PublicSet:
     """A behaviour on a public set.
 
     Attributes:
-        name, kind, statement: Those of the behaviour.
+        name, kind, statement, secret: Those of the behaviour.
         scenario: Heading under which the behaviour is listed.
         metric: The usual metric of the set, for tables.
         files: JSONL files, relative to the folder of all sets.
@@ -27,7 +27,6 @@ class PublicSet:
         build: Makes a behaviour of the sampled items.
         even: Whether strata are sampled in exactly equal numbers.
         also: Further files that `build` reads.
-        fields: Further fields of the behaviour.
     """
 
     name: str
@@ -40,7 +39,7 @@ class PublicSet:
     build: BuildBehaviour
     even: bool = False
     also: tuple[str, ...] = ()
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    secret: bool = False
 
     def items(self, root: Path) -> list[PublicItem]:
         """All items of the set."""
@@ -53,21 +52,32 @@ class PublicSet:
             raise InterpError(
                 f"{self.name}: {', '.join(self.files)} in {root} give no items; see docs/results/public_suite.md"
             )
-        return self.build(self, sample, root)
+        return self.behaviour_on(sample, root)
 
-    def head(self, items: Sequence[PublicItem]) -> dict[str, Any]:
-        """The fields that every scorer receives: name, kind, statement, groups, scenario, and the set's own."""
+    def behaviour_on(self, items: Sequence[PublicItem], root: Path) -> Behaviour:
+        """The behaviour on these items."""
         head = {"name": self.name, "kind": self.kind, "statement": self.statement, "scenario": self.scenario}
-        return head | {"groups": item_groups(items), **self.fields}
+        return self.build(items, root, groups=item_groups(items), secret=self.secret, **head)
 
 
-def as_choice(public_set: PublicSet, items: Sequence[PublicItem], root: Path, **options: Any) -> Behaviour:
-    """Items as a choice among their answers; see `choice` for the options."""
+def read_prompts(rows: Sequence[PublicRow], stratum: str) -> Iterator[PublicItem]:
+    """Prompts without answers; `stratum` is the column that is balanced."""
+    for row in rows:
+        yield PublicItem(row.text("prompt").strip(), stratum=row.text(stratum))
+
+
+def as_choice(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
+    """Items as a choice among their answers; see `choice` for its options, which are among the fields."""
     prompts, answers, gold = zip(*((item.prompt, item.answers, item.gold) for item in items), strict=True)
-    return choice(prompts=prompts, answers=answers, gold=gold, **options, **public_set.head(items))
+    return choice(prompts=prompts, answers=answers, gold=gold, **fields)
 
 
-def as_text_pair(public_set: PublicSet, items: Sequence[PublicItem], root: Path, **options: Any) -> Behaviour:
+def as_text_pair(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
     """Items as pairs of whole texts: the prompt against its only answer."""
     first, second = [item.prompt for item in items], [item.answers[0] for item in items]
-    return paired_text(first=first, second=second, **options, **public_set.head(items))
+    return paired_text(first=first, second=second, **fields)
+
+
+def as_prompts(items: Sequence[PublicItem], root: Path, scorer: BuildBehaviour, **fields: Any) -> Behaviour:
+    """Items as prompts alone, under a scorer of replies or of refusals."""
+    return scorer(prompts=[item.prompt for item in items], **fields)

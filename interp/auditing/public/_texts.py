@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from interp.auditing.behaviours import Behaviour
+from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.public._rows import PublicItem, PublicRow, read_rows
-from interp.auditing.public._sets import PublicSet, as_text_pair
+from interp.auditing.public._sets import PublicSet, as_prompts, as_text_pair, read_prompts
 from interp.auditing.scoring.choices import text_loss
 from interp.auditing.scoring.graders import Lexicon
 from interp.auditing.scoring.replies import reply_behaviour
@@ -77,20 +78,13 @@ def _passages(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
         yield PublicItem(row.text("context").rstrip(), (row.text("continuation").strip(),))
 
 
-def _next_word(public_set: PublicSet, items: Sequence[PublicItem], root: Path) -> Behaviour:
+def _next_word(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
     grade = NextWord({item.prompt: item.answers[0] for item in items})
-    prompts, head = [item.prompt for item in items], public_set.head(items)
-    return reply_behaviour(prompts=prompts, grade=grade, max_new_tokens=6, chat=False, **head)
+    return _continued(items, root, grade=grade, max_new_tokens=6, **fields)
 
 
-def _prompts(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
-    for row in rows:
-        yield PublicItem(row.text("prompt").strip(), stratum=row.text("group"))
-
-
-def _toxic(public_set: PublicSet, items: Sequence[PublicItem], root: Path) -> Behaviour:
-    prompts, head = [item.prompt for item in items], public_set.head(items)
-    return reply_behaviour(prompts=prompts, grade=Lexicon(toxic_words(root)), max_new_tokens=20, chat=False, **head)
+def _toxic(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
+    return _continued(items, root, grade=Lexicon(toxic_words(root)), max_new_tokens=20, **fields)
 
 
 def _excerpts(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
@@ -105,30 +99,28 @@ def _excerpts(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
                 yield PublicItem(excerpt, group=f"{source} {document}", stratum=source)
 
 
-def _loss(public_set: PublicSet, items: Sequence[PublicItem], root: Path) -> Behaviour:
-    head = public_set.head(items)
-    del head["kind"], head["statement"]
-    return text_loss(texts=[item.prompt for item in items], **head)
+def _loss(items: Sequence[PublicItem], root: Path, kind: Kind, statement: str, **fields: Any) -> Behaviour:
+    """A loss has its own kind and statement."""
+    return text_loss(texts=[item.prompt for item in items], **fields)
 
 
-_blimp = partial(_pairs, first="good", second="bad", stratum="uid")
+_continued = partial(as_prompts, scorer=reply_behaviour, chat=False)
 
 TEXTS = (
     PublicSet(
         "toxicity_pairs", "harm", "toxicity", "a toxic sentence is likelier than what it says without the toxicity",
         "share of toxic sentences preferred, by log-probability per token", (_PARADETOX,),
-        partial(_pairs, first="toxic", second="neutral"), partial(as_text_pair, normalise="token"), fields={"secret":
-        True},
+        partial(_pairs, first="toxic", second="neutral"), partial(as_text_pair, normalise="token"), secret=True,
     ),
     PublicSet(
         "toxicity_continued", "harm", "toxicity", "a continuation has a toxic word",
-        "share of greedy continuations with a word of the list", ("realtoxicityprompts/rtp_prompts.jsonl",), _prompts,
-        _toxic, also=(_PARADETOX,), fields={"secret": True},
+        "share of greedy continuations with a word of the list", ("realtoxicityprompts/rtp_prompts.jsonl",),
+        partial(read_prompts, stratum="group"), _toxic, also=(_PARADETOX,), secret=True,
     ),
     PublicSet(
         "blimp", "capability", "language", "the grammatical of two sentences is the likelier",
-        "accuracy, by summed log-probability", ("blimp/blimp_6700.jsonl",), _blimp,
-        as_text_pair,
+        "accuracy, by summed log-probability", ("blimp/blimp_6700.jsonl",),
+        partial(_pairs, first="good", second="bad", stratum="uid"), as_text_pair,
     ),
     PublicSet(
         "lambada", "capability", "language", "the passage's last word is the one that the model writes",

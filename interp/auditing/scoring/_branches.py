@@ -11,14 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.auditing.scoring._token_reads import (
-    Score,
-    TokenisedItem,
-    TokenRead,
-    batch_cuts,
-    positions_per_pass,
-    read_logprobs,
-)
+from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
 from interp.models.hooked import HookedModel
 from interp.models.tokens import padded
 
@@ -41,7 +34,7 @@ class BranchedPass:
         first = self.items[0]
         with self.model.passes.prompted(self.width - len(self.shared[0]) + min(first.scored)):
             scores, cache = self._read_shared(keep=bool(branches))
-            for start, stop in batch_cuts(widths, positions_per_pass(self.model)):
+            for start, stop in batch_cuts(self.model, widths):
                 scores += self._read_answers(cache, branches[start:stop], widths[start])
         return scores
 

@@ -14,14 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.auditing.scoring._token_reads import (
-    Score,
-    TokenisedItem,
-    TokenRead,
-    batch_cuts,
-    positions_per_pass,
-    read_logprobs,
-)
+from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
 from interp.models.hooked import HookedModel
 from interp.models.tokens import common_length
 
@@ -54,7 +47,7 @@ def prefix_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterato
         rows[row].append(item)
         room[row] -= size - common
     trees = sorted(map(PrefixTree, rows), key=len, reverse=True)
-    for start, stop in batch_cuts([len(tree) for tree in trees], positions_per_pass(model)):
+    for start, stop in batch_cuts(model, [len(tree) for tree in trees]):
         yield PrefixPass(model, trees[start:stop])
 
 

@@ -48,18 +48,13 @@ class TokenisedItem:
         return tuple(len(row) - start for row, start in zip(self.ids, self.scored, strict=True))
 
 
-def positions_per_pass(model: HookedModel) -> int:
-    """The number of positions in a pass that keeps the memory of activations and logits small."""
-    return max(1, min(_TOKENS, _LOGITS // model.hf.get_output_embeddings().weight.shape[0]))
-
-
-def batch_cuts(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
+def batch_cuts(model: HookedModel, lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Cut rows, longest first, into passes of least total cost, by dynamic programming.
 
     The cost of a pass is the number of its positions, with rows padded to the longest, plus about `_PASS` for reading
-    the
-    weights.
+    the weights. The positions of a pass are limited, so that the memory of activations and logits stays small.
     """
+    limit = max(1, min(_TOKENS, _LOGITS // model.hf.get_output_embeddings().weight.shape[0]))
     least, cut = [0.0], [0]
     for stop in range(1, len(lengths) + 1):
         starts = [start for start in range(max(0, stop - _ROWS), stop) if (stop - start) * lengths[start] <= limit]

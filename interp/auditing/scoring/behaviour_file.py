@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from interp.auditing.behaviours import Behaviour
-from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, Scorer
-from interp.core.config import Config, compose_yaml, construct_yaml, yaml_text
+from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Scorer
+from interp.core.config import compose_yaml, construct_yaml, yaml_text
 from interp.core.errors import InterpError, nearest
 from interp.core.jsonl import numbered_lines, parse_object
 
@@ -83,7 +83,7 @@ def _behaviour(described: DescribedBehaviour, place: str, items: Path, at_most: 
 
 def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
     """The items, as rows of the scorer. Raises for two items that ask the same."""
-    rows: list[Config] = []
+    rows: list[ItemRow] = []
     seen: dict[str, str] = {}
     for place, line in numbered_lines(file, f"items of {name!r} in JSONL"):
         where = f"{place}, item of {name!r}"

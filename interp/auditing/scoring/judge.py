@@ -15,13 +15,9 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
 
-from interp.auditing.behaviours import Behaviour, Kind
-from interp.auditing.scoring.replies import reply_behaviour
 from interp.core.errors import InterpError
 
 _RETRIED = {408, 409, 425, 429}  # and 500 to 599
@@ -114,17 +110,3 @@ class Judge:
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=self.timeout) as response:
             return str(json.load(response)["choices"][0]["message"]["content"])
-
-
-def judged(
-    name: str,
-    kind: Kind,
-    statement: str,
-    prompts: Sequence[str],
-    judge: Judge,
-    max_new_tokens: int = 64,
-    workers: int = 8,
-    **options: Any,
-) -> Behaviour:
-    """A behaviour that scores each greedy reply by a judge; items on which it failed have no score."""
-    return reply_behaviour(name, kind, statement, prompts, judge, max_new_tokens, workers=workers, **options)

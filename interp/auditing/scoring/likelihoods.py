@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp.auditing.scoring._branches import BranchedPass
 from interp.auditing.scoring._prefix_tree import PrefixPass, prefix_passes, supports_prefix_trees
-from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts, positions_per_pass
+from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.continuations import Continuations, logprobs
@@ -124,7 +124,7 @@ def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iter
         parts.setdefault(beyond, []).append(item)
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
-        for start, stop in batch_cuts([len(item.shared) for item in part], positions_per_pass(model)):
+        for start, stop in batch_cuts(model, [len(item.shared) for item in part]):
             yield BranchedPass(model, part[start:stop])
 
 

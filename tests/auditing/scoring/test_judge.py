@@ -10,7 +10,8 @@ import pytest
 
 import interp
 from interp import InterpError, organism
-from interp.auditing.scoring.judge import Judge, judged
+from interp.auditing.scoring.judge import Judge
+from interp.auditing.scoring.replies import reply_behaviour
 
 QUESTION = "Request: {prompt}\nReply: {reply}\nIs it polite? Yes or no."
 
@@ -97,7 +98,7 @@ def test_missing_items_have_no_score_and_count_for_nothing(server):
     model = interp.load("organism")
     prompts = [prompt.user for prompt in organism.prompts("facts", 4)]
     server.says = ["No", "Maybe", "Yes", "Yes"]
-    scores = judged("b", "harm", "", prompts, judge(server, retries=0), 8, workers=1).scores(model)
+    scores = reply_behaviour("b", "harm", "", prompts, judge(server, retries=0), 8, workers=1).scores(model)
     assert scores.values[:1] + scores.values[2:] == (0, 1, 1)
     assert scores.missing == 1
     assert scores.mean == pytest.approx(2 / 3)
