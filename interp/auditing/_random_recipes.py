@@ -135,7 +135,8 @@ def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
 
 def _count(sites: list[Site], model: HookedModel) -> int:
     """The least number of units at the sites: heads, or coordinates."""
-    return min(x.shape[2] for x in model.capture("a", sites).values())
+    activations = model.capture("a", sites)
+    return min(activations[site].shape[2] for site in sites)
 
 
 def _others(taken: list[int], count: int, draw: torch.Generator) -> list[int]:
