@@ -10,6 +10,7 @@ Rows of vectors are (k, d_model), and activations (…, d_model).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class Project(Op):
     direction: Vectors = field(metadata=_direction(_rows, "rows", _rows_of))
     strength: float = field(default=1.0, metadata=NUMBER)
 
-    @property
+    @cached_property
     def rows(self) -> Float[Tensor, "k d_model"]:
         """The orthonormal rows Q."""
         return _rows_of(self.direction)
@@ -147,7 +148,7 @@ class Add(Op):
     scale: float = field(default=1.0, metadata=NUMBER)
     relative: bool = field(default=False, metadata=setting(lambda value, name: bool(value), older=False))
 
-    @property
+    @cached_property
     def vector(self) -> Float[Tensor, "d_model"]:
         """v."""
         return as_tensor(self.direction)
