@@ -3,9 +3,11 @@
 In reading order:
 
 - `palette`: the colours that all views share, legible in light and in dark.
-- `figures`: figures of findings, of a latent and of rates: `heat_map`, `layer_curve`, `density`, `before_after`.
-- `audit_figures`: figures of audits: `forest`, the differences with their intervals, and `matrix`, edits by behaviours.
-- `training_curves`: `training`, the curves of training, and `Live`, the same curves in a notebook during training.
+- `figures`: figures of findings and of a latent: `plot_heat_map`, `plot_layer_curve`, `plot_activation_histogram`.
+- `audit_figures`: figures of audits: `plot_forest` (differences with their intervals), `plot_rates` (rates before and
+  after) and `plot_entanglement` (edits by behaviours).
+- `training_curves`: `plot_training`, the curves of training, and `LiveCurves`, the same curves in a notebook during
+  training.
 - `report_page`: `Report`, the records of a run, and `write_report`, which writes them as one HTML file.
 - `steering_slider`: `steer`, a slider in a notebook that steers a model's reply.
 """

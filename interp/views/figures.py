@@ -1,34 +1,35 @@
-"""Figures of findings, of a latent and of rates: one plotly figure from one record.
+"""Figures of findings and of a latent: one plotly figure from one record.
 
 Backgrounds are transparent and fonts are inherited, so that a figure matches the page around it. Names come from data
 and are escaped, because plotly interprets a few HTML tags in labels and hover texts.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from itertools import pairwise
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from interp.auditing.auditor import Audit, AuditRow
 from interp.core.errors import InterpError
 from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
 from interp.sae.feature import Feature
-from interp.views.palette import AFTER, BEFORE, CHOSEN, GRID, SCALE, SERIES, TEXT, ink_on
+from interp.views.palette import BEFORE, CHOSEN, GRID, SCALE, SERIES, TEXT, ink_on
 
-_KINDS = {
-    "harm": "<b>Harm</b>: should fall",
-    "protected": "<b>Protected</b>: must hold",
-    "capability": "<b>Capability</b>: must hold",
-}
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 _NUMBERED = 12  # most columns for which a cell has room for its number on a phone
 _CLEAR = "rgba(0,0,0,0)"
-_Table = list[list[float | None]]
+# A colour bar below the panels.
+COLOUR_BAR = {
+    "orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0,
+    "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom",
+}  # fmt: skip
+_Row = tuple[str, int]  # a kind of site, and a position
+_Panel = dict[str, list[float | None]]  # the values of each row of a heat map, one per layer
 
 
 def plot_heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figure:
@@ -52,25 +53,28 @@ def plot_heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figur
         >>> plot_heat_map(findings).data[0].type
         'heatmap'
     """
-    grid = _Grid.of(findings)
+    layers, cells = _layers(findings), _best_cells(findings)
     chosen = chosen or findings.best()[0]
-    tables = _by_method(findings, grid)
     floor = min(0.5, *(f.auroc for f in findings))
-    numbered = len(grid.layers) <= _NUMBERED
-    shown, (column, row, outlined) = _panels(grid, tables, chosen)
-    figure = panels([panel.title for panel in shown], [34 * len(panel.rows) for panel in shown], gap=34)
-    for number, panel in enumerate(shown, 1):
-        cells = go.Heatmap(z=panel.z, x=grid.layers, y=panel.rows, name=panel.title, coloraxis="coloraxis")
-        cells.update(xgap=int(numbered), ygap=1, hoverongaps=False)
-        cells.update(hovertemplate="%{fullData.name}<br>layer %{x}, %{y}<br>AUROC %{z:.3f}<extra></extra>")
-        figure.add_trace(cells, row=number, col=1)
+    numbered = len(layers) <= _NUMBERED
+    shown, (outlined, row) = _panels(findings, cells, layers, chosen)
+    figure = panels(list(shown), [34 * len(panel) for panel in shown.values()], gap=34)
+    for number, (title, panel) in enumerate(shown.items(), 1):
+        heat = go.Heatmap(z=list(panel.values()), x=layers, y=list(panel), name=title, coloraxis="coloraxis")
+        heat.update(xgap=int(numbered), ygap=1, hoverongaps=False)
+        heat.update(hovertemplate="%{fullData.name}<br>layer %{x}, %{y}<br>AUROC %{z:.3f}<extra></extra>")
+        figure.add_trace(heat, row=number, col=1)
         if numbered:
-            figure.add_trace(_numbers(grid.layers, panel, floor), row=number, col=1)
-    _outline(figure, column, row, outlined)
+            figure.add_trace(_numbers(layers, panel, floor), row=number, col=1)
+    column = layers.index(_layer(chosen.direction.site))
+    corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    figure.add_shape(type="rect", **corners, line={"color": CHOSEN, "width": 4}, row=outlined, col=1)
     figure.update_xaxes(type="category", showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="layer", row=len(shown), col=1)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
-    return styled(_scaled(figure, floor), top=34, bottom=112)
+    title = {"text": "held-out AUROC (0.5 is chance)", "side": "bottom", "font_size": 13}
+    scale = {"colorscale": SCALE, "cmin": floor, "cmax": 1, "colorbar": COLOUR_BAR | {"title": title}}
+    return styled(figure.update_layout(coloraxis=scale), top=34, bottom=112)
 
 
 def plot_layer_curve(findings: Findings) -> go.Figure:
@@ -91,9 +95,13 @@ def plot_layer_curve(findings: Findings) -> go.Figure:
         >>> [line.name for line in plot_layer_curve(findings).data]
         ['diff_means']
     """
-    layers = _Grid.of(findings).layers
+    layers = _layers(findings)
+    curves: dict[str, dict[str, float]] = {}
+    for (method, _, layer), auroc in _best_cells(replace(findings, baselines=())).items():
+        curve = curves.setdefault(method, {})
+        curve[layer] = max(auroc, curve.get(layer, 0.0))
     figure = go.Figure(layout_height=230)
-    for number, (method, curve) in enumerate(_best_by_layer(findings).items()):
+    for number, (method, curve) in enumerate(curves.items()):
         x = [layer for layer in layers if layer in curve]
         line = go.Scatter(x=x, y=[curve[layer] for layer in x], name=escape(method), mode="lines+markers")
         cycle, style = divmod(number, len(SERIES))
@@ -107,46 +115,6 @@ def plot_layer_curve(findings: Findings) -> go.Figure:
     figure.update_xaxes(title_text="layer", type="category", categoryarray=layers)
     figure.update_yaxes(title_text="held-out AUROC", range=[lowest - 0.03, 1.03])
     return styled(figure, top=40, bottom=50)
-
-
-def plot_rates(audit: Audit) -> go.Figure:
-    """Rates before and after the edit with their 95 % intervals, grouped by kind of behaviour.
-
-    Args:
-        audit: An audit of an edit. Its losses and margins, in nats, are left out; `plot_forest` shows them.
-
-    Returns:
-        The figure, with one panel per kind: harm, protected, capability.
-
-    Raises:
-        InterpError: The audit measures no rate.
-
-    Example:
-        >>> from interp.views import plot_rates
-        >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
-        >>> audit = interp.audit(model, recipe, interp.suite("organism", items=2)[:1], baselines=())
-        >>> [dots.name for dots in plot_rates(audit).data]
-        ['before', 'after']
-    """
-    rates = [row for row in audit.rows if row.unit == "rate"]
-    groups = {kind: [row for row in rates if row.kind == kind] for kind in _KINDS}
-    groups = {kind: rows for kind, rows in groups.items() if rows}
-    if not groups:
-        raise InterpError("the audit measures no rate, only losses; use plot_forest, which draws these")
-    titles = [_KINDS[kind] for kind in groups]
-    figure = panels(titles, [58 * len(rows) for rows in groups.values()], gap=46)
-    for number, rows in enumerate(groups.values(), 1):
-        for side, colour, symbol in (("before", BEFORE, "circle-open"), ("after", AFTER, "circle")):
-            dots = _dots(rows, side).update(marker_symbol=symbol, showlegend=number == 1)
-            dots.marker.color = dots.marker.line.color = dots.error_x.color = colour
-            figure.add_trace(dots, row=number, col=1)
-        for height, row in enumerate(rows):
-            label = {"text": short(row.name), "x": 0, "y": height - 0.3, "xanchor": "left"}
-            figure.add_annotation(label, showarrow=False, row=number, col=1)
-        figure.update_yaxes(range=[len(rows) - 0.5, -0.5], visible=False, row=number, col=1)
-    figure.update_xaxes(range=[-0.02, 1.02], zeroline=False)
-    figure.update_xaxes(title_text="share of items", row=len(groups), col=1)
-    return styled(figure, top=64, bottom=54)
 
 
 def plot_activation_histogram(feature: Feature) -> go.Figure:
@@ -176,70 +144,45 @@ def plot_activation_histogram(feature: Feature) -> go.Figure:
     return styled(figure, top=10, bottom=50)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Columns (layers) and rows (positions, one kind of site after another) of the findings."""
-
-    layers: list[str]
-    rows: list[tuple[str, int]]
-
-    @classmethod
-    def of(cls, findings: Findings) -> "_Grid":
-        if not len(findings):
-            raise InterpError("no findings to draw; expected at least one method at one site")
-        sites = {f.direction.site for f in findings}
-        ordered = sorted(sites, key=lambda site: -1 if site.layer is None else site.layer)
-        rows = sorted({(f.direction.site.kind, f.direction.position) for f in findings})
-        return cls(list(dict.fromkeys(map(_layer, ordered))), rows)
-
-    @property
-    def row_names(self) -> list[str]:
-        """Names of the rows."""
-        several = len({kind for kind, _ in self.rows}) > 1
-        return [f"{kind} {pos}" if several else f"position {pos}" for kind, pos in self.rows]
-
-    def cell(self, site: Site, position: int) -> tuple[int, int]:
-        """Column and row of a site and position."""
-        return self.layers.index(_layer(site)), self.rows.index((site.kind, position))
-
-    def filled(self, scored: Iterable[tuple[Site, int, float]]) -> _Table:
-        """The best AUROC in each cell, rows first; None where there is none."""
-        table: _Table = [[None] * len(self.layers) for _ in self.rows]
-        for site, position, score in scored:
-            if (site.kind, position) in self.rows and _layer(site) in self.layers:
-                column, row = self.cell(site, position)
-                table[row][column] = max(score, table[row][column] or 0.0)
-        return table
+def _layers(findings: Findings) -> list[str]:
+    """The columns of a figure. Raises if there are no findings."""
+    if not len(findings):
+        raise InterpError("no findings to draw; expected at least one method at one site")
+    sites = {f.direction.site for f in findings}
+    ordered = sorted(sites, key=lambda site: -1 if site.layer is None else site.layer)
+    return list(dict.fromkeys(map(_layer, ordered)))
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """A heat map: its title, the names of its rows, and its values."""
-
-    title: str
-    rows: list[str]
-    z: _Table
+def _layer(site: Site) -> str:
+    return "input" if site.layer is None else str(site.layer)
 
 
-def _by_method(findings: Findings, grid: _Grid) -> dict[str, _Table]:
-    """The grid of each method, and then of each baseline."""
-    scored = [(f.direction.method, (f.direction.site, f.direction.position, f.auroc)) for f in findings]
-    scored += [(f"{b.name} (baseline)", (b.site, b.position, b.auroc)) for b in findings.baselines]
-    return {
-        name: grid.filled(cell for method, cell in scored if method == name)
-        for name in dict.fromkeys(method for method, _ in scored)
-    }
+def _best_cells(findings: Findings) -> dict[tuple[str, _Row, str], float]:
+    """The best AUROC by method (the baselines last), row and layer."""
+    scored = [(f.direction.method, f.direction.site, f.direction.position, f.auroc) for f in findings]
+    scored += [(f"{b.name} (baseline)", b.site, b.position, b.auroc) for b in findings.baselines]
+    cells: dict[tuple[str, _Row, str], float] = {}
+    for method, site, position, auroc in scored:
+        cell = method, (site.kind, position), _layer(site)
+        cells[cell] = max(auroc, cells.get(cell, 0.0))
+    return cells
 
 
-def _panels(grid: _Grid, tables: dict[str, _Table], chosen: Finding) -> tuple[list[_Panel], tuple[int, int, int]]:
-    """The panels, and the column, row and panel of the chosen finding."""
-    number = list(tables).index(chosen.direction.method)
-    column, row = grid.cell(chosen.direction.site, chosen.direction.position)
-    if len(grid.rows) > 1:
-        return [_Panel(short(name), grid.row_names, z) for name, z in tables.items()], (column, row, number + 1)
-    kind, position = grid.rows[0]
-    title = f"{kind}, position {position}"
-    return [_Panel(title, [short(name) for name in tables], [z[0] for z in tables.values()])], (column, number, 1)
+def _panels(
+    findings: Findings, cells: dict[tuple[str, _Row, str], float], layers: list[str], chosen: Finding
+) -> tuple[dict[str, _Panel], tuple[int, int]]:
+    """The panels by title, and the panel (from 1) and row of the chosen finding."""
+    methods = list(dict.fromkeys(method for method, _, _ in cells))
+    rows = sorted({(f.direction.site.kind, f.direction.position) for f in findings})
+    values = {(m, row): [cells.get((m, row, layer)) for layer in layers] for m in methods for row in rows}
+    method = methods.index(chosen.direction.method)
+    if len(rows) == 1:
+        panel = {short(m): values[m, rows[0]] for m in methods}
+        return {f"{rows[0][0]}, position {rows[0][1]}": panel}, (1, method)
+    one_kind = len({kind for kind, _ in rows}) == 1
+    names = {row: f"position {row[1]}" if one_kind else f"{row[0]} {row[1]}" for row in rows}
+    row = rows.index((chosen.direction.site.kind, chosen.direction.position))
+    return {short(m): {names[row]: values[m, row] for row in rows} for m in methods}, (method + 1, row)
 
 
 def short(name: str) -> str:
@@ -247,68 +190,32 @@ def short(name: str) -> str:
     return escape(name if len(name) <= 40 else name[:39] + "…")
 
 
-def _layer(site: Site) -> str:
-    return "input" if site.layer is None else str(site.layer)
-
-
-def _best_by_layer(findings: Findings) -> dict[str, dict[str, float]]:
-    curves: dict[str, dict[str, float]] = {}
-    for f in findings:
-        layer, curve = _layer(f.direction.site), curves.setdefault(f.direction.method, {})
-        curve[layer] = max(f.auroc, curve.get(layer, 0.0))
-    return curves
-
-
 def _numbers(columns: list[str], panel: _Panel, floor: float) -> go.Scatter:
     """The value of each cell, in black or white, whichever is legible on its colour."""
     filled = [
         (layer, name, value)
-        for name, row in zip(panel.rows, panel.z, strict=True)
+        for name, row in panel.items()
         for layer, value in zip(columns, row, strict=True)
         if value is not None
     ]
     layers, names, values = zip(*filled, strict=True)
-    texts = go.Scatter(x=layers, y=names, text=[f"{v:.2f}" for v in values], mode="text")
     colours = sample_colorscale(SCALE, [(v - floor) / (1 - floor) for v in values])
+    return cell_texts(layers, names, [f"{v:.2f}" for v in values], colours)
+
+
+def cell_texts(x: Sequence[Any], y: Sequence[Any], texts: list[str], colours: list[str]) -> go.Scatter:
+    """Texts on the cells of a heat map, legible on the colours of the cells."""
     font = {"size": 11, "color": [ink_on(colour) for colour in colours]}
-    return texts.update(textfont=font, hoverinfo="skip", showlegend=False)
+    return go.Scatter(x=x, y=y, text=texts, mode="text", textfont=font, hoverinfo="skip", showlegend=False)
 
 
-def _outline(figure: go.Figure, column: int, row: int, panel: int) -> None:
-    corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
-    figure.add_shape(type="rect", **corners, line={"color": CHOSEN, "width": 4}, row=panel, col=1)
-
-
-def _dots(rows: list[AuditRow], side: str) -> go.Scatter:
-    """Estimates and intervals before or after the edit; those after lie lower in their row."""
-    estimates = [row.before if side == "before" else row.after for row in rows]
-    heights = [number + (0.25 if side == "after" else 0) for number in range(len(rows))]
-    dots = go.Scatter(x=[e.estimate for e in estimates], y=heights, name=side, mode="markers")
-    dots.update(legendgroup=side, marker={"size": 10, "line_width": 2})
-    dots.error_x = {"type": "data", "symmetric": False, "thickness": 2, "width": 4}
-    dots.error_x.array = [e.high - e.estimate for e in estimates]
-    dots.error_x.arrayminus = [e.estimate - e.low for e in estimates]
-    dots.customdata = [[escape(row.name), e.low, e.high, e.n] for row, e in zip(rows, estimates, strict=True)]
-    interval = "%{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]<br>%{customdata[3]} items"
-    dots.hovertemplate = f"%{{customdata[0]}}, {side}<br>{interval}<extra></extra>"
-    return dots
-
-
-def panels(titles: list[str], heights: list[int], gap: int) -> go.Figure:
+def panels(titles: list[str], heights: list[int], gap: int, shared_xaxes: bool = True) -> go.Figure:
     """Empty panels, one below the other: `heights` and `gap` in pixels, titles on the left."""
     total = sum(heights) + gap * (len(heights) - 1)
     spacing = {"vertical_spacing": gap / total, "row_heights": heights}
-    figure = make_subplots(rows=len(titles), shared_xaxes=True, subplot_titles=titles, **spacing)
+    figure = make_subplots(rows=len(titles), shared_xaxes=shared_xaxes, subplot_titles=titles, **spacing)
     figure.update_annotations(x=0, xanchor="left", font_size=14)
     return figure.update_layout(height=total)
-
-
-def _scaled(figure: go.Figure, floor: float) -> go.Figure:
-    """The figure with a colour scale of AUROC, from `floor` to 1, and its bar below the panels."""
-    title = {"text": "held-out AUROC (0.5 is chance)", "side": "bottom", "font_size": 13}
-    bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "title": title}
-    bar |= {"x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
-    return figure.update_layout(coloraxis={"colorscale": SCALE, "cmin": floor, "cmax": 1, "colorbar": bar})
 
 
 def styled(figure: go.Figure, top: int, bottom: int) -> go.Figure:

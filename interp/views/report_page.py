@@ -241,7 +241,7 @@ def _figures(report: Report) -> dict[str, Any]:
     if report.audit and report.audit.edited:
         drawings["forest"] = audit_figures.plot_forest(report.audit)
         if any(row.unit == "rate" for row in report.audit.rows):
-            drawings["before-after"] = figures.plot_rates(report.audit)
+            drawings["before-after"] = audit_figures.plot_rates(report.audit)
     if report.entanglement:
         drawings["matrix"] = audit_figures.plot_entanglement(report.entanglement)
     return {name: json.loads(figure.to_json()) for name, figure in drawings.items()}

@@ -1,17 +1,39 @@
 """Figures and sections of audits say what the records say."""
 
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
 import pytest
 import sample_records as sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from parsed import parse
 
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Policy, decide
-from interp.views.audit_figures import plot_entanglement, plot_forest
+from interp.core.errors import InterpError
+from interp.views.audit_figures import plot_entanglement, plot_forest, plot_rates
 from interp.views.report_page import Report, render_report
 
+TAGS = "</?(b|br|extra)>"  # what the figures write themselves
 POLICY = Policy(target="hostility", capability_drop_at_most=0.05)
+
+
+def plain(figure: Any) -> Any:
+    return json.loads(figure.to_json())
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from strings(part)
 
 
 def baseline(name: str, each: int = 0) -> Baseline:
@@ -82,3 +104,36 @@ def test_several_edits_have_a_table_and_a_decision_each() -> None:
     assert page.id("edits").text.count("Decision:") == 2
     assert "No decision" not in page.text
     assert list(whole.columns) == ["first", "second", "random for first", "prompt"]
+
+
+def test_before_after_draws_each_rate_with_its_interval() -> None:
+    audit = sample.audit()
+    drawn: dict[tuple[str, str], tuple[float, float, float]] = {}
+    for trace in plain(plot_rates(audit))["data"]:
+        bars = zip(trace["error_x"]["arrayminus"], trace["error_x"]["array"], strict=True)
+        for (name, *_), x, (minus, plus) in zip(trace["customdata"], trace["x"], bars, strict=True):
+            drawn[name, trace["name"]] = (x, x - minus, x + plus)
+    rates = [row for row in audit.rows if row.unit == "rate"]
+    sides = {(row.name, side): getattr(row, side) for row in rates for side in ("before", "after")}
+    assert set(drawn) == set(sides)
+    for key, estimate in sides.items():
+        assert drawn[key] == pytest.approx((estimate.estimate, estimate.low, estimate.high))
+
+
+def test_an_audit_without_rates_has_no_figure_of_rates() -> None:
+    with pytest.raises(InterpError, match="no rate"):
+        plot_rates(replace(sample.audit(), rows=sample.audit().rows[-1:]))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.text(st.sampled_from("ab<>&;/\"'%{}\u202e "), min_size=1, max_size=30))
+def test_names_are_text_whatever_they_hold(name: str) -> None:
+    audit = sample.audit()
+    row = replace(audit.rows[0], name=name)
+    drawn = plot_rates(Audit((row,), audit.before, audit.after))
+    for text in strings(plain(drawn)):
+        assert "<" not in re.sub(TAGS, "", text)
+    labels = [unescape(note["text"]) for note in plain(drawn)["layout"]["annotations"]]
+    assert name in labels
+    assert {unescape(trace["customdata"][0][0]) for trace in plain(drawn)["data"]} == {name}
+    assert all(name not in trace["hovertemplate"] for trace in plain(drawn)["data"] if len(name) > 3)

@@ -1,25 +1,17 @@
 """Figures show the records' numbers, and names as text."""
 
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import replace
-from html import unescape
 from typing import Any
 
 import pytest
 import sample_records as sample
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from interp.auditing.auditor import Audit
 from interp.core.errors import InterpError
 from interp.directions.controls import ControlScore
 from interp.directions.findings import Findings
 from interp.models.sites import Site
 from interp.views import figures
-
-TAGS = "</?(b|br|extra)>"  # what the figures write themselves
 
 
 def plain(figure: Any) -> Any:
@@ -28,13 +20,6 @@ def plain(figure: Any) -> Any:
 
 def traces(figure: Any, kind: str) -> list[Any]:
     return [trace for trace in plain(figure)["data"] if trace["type"] == kind]
-
-
-def strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from strings(part)
 
 
 def outlined(figure: Any) -> tuple[float, float, str]:
@@ -109,20 +94,6 @@ def test_layer_curve_takes_the_best_position_of_each_layer() -> None:
             assert line["name"] == "sae_latent" or min(at_layer) < value
 
 
-def test_before_after_draws_each_rate_with_its_interval() -> None:
-    audit = sample.audit()
-    drawn: dict[tuple[str, str], tuple[float, float, float]] = {}
-    for trace in traces(figures.plot_rates(audit), "scatter"):
-        bars = zip(trace["error_x"]["arrayminus"], trace["error_x"]["array"], strict=True)
-        for (name, *_), x, (minus, plus) in zip(trace["customdata"], trace["x"], bars, strict=True):
-            drawn[name, trace["name"]] = (x, x - minus, x + plus)
-    rates = [row for row in audit.rows if row.unit == "rate"]
-    sides = {(row.name, side): getattr(row, side) for row in rates for side in ("before", "after")}
-    assert set(drawn) == set(sides)
-    for key, estimate in sides.items():
-        assert drawn[key] == pytest.approx((estimate.estimate, estimate.low, estimate.high))
-
-
 def test_density_keeps_counts_and_edges() -> None:
     feature = sample.feature()
     (bars,) = traces(figures.plot_activation_histogram(feature), "bar")
@@ -132,23 +103,7 @@ def test_density_keeps_counts_and_edges() -> None:
 
 
 def test_what_is_empty_is_refused() -> None:
-    findings, audit = sample.findings(), sample.audit()
+    findings = sample.findings()
     for draw in (figures.plot_heat_map, figures.plot_layer_curve):
         with pytest.raises(InterpError, match="no findings"):
             draw(replace(findings, rows=()))
-    with pytest.raises(InterpError, match="no rate"):
-        figures.plot_rates(replace(audit, rows=audit.rows[-1:]))
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.text(st.sampled_from("ab<>&;/\"'%{}\u202e "), min_size=1, max_size=30))
-def test_names_are_text_whatever_they_hold(name: str) -> None:
-    audit = sample.audit()
-    row = replace(audit.rows[0], name=name)
-    drawn = figures.plot_rates(Audit((row,), audit.before, audit.after))
-    for text in strings(plain(drawn)):
-        assert "<" not in re.sub(TAGS, "", text)
-    labels = [unescape(note["text"]) for note in plain(drawn)["layout"]["annotations"]]
-    assert name in labels
-    assert {unescape(trace["customdata"][0][0]) for trace in traces(drawn, "scatter")} == {name}
-    assert all(name not in trace["hovertemplate"] for trace in traces(drawn, "scatter") if len(name) > 3)

@@ -214,12 +214,12 @@ def _binary(values: np.ndarray) -> bool:
 
 def _mean(values: np.ndarray, groups: Sequence[str], unit: Unit, seed: int, resamples: int) -> Estimate:
     clusters = Clusters.of(values, groups)
-    mean = clusters.mean
+    share = clusters.mean
     if unit == "rate":
-        low, high = wilson(mean, *_size(clusters, mean * (1 - mean), bool(groups) or not _binary(values)))
+        ends = wilson(share, *_size(clusters, share * (1 - share), bool(groups) or not _binary(values)))
     else:
-        low, high = _bootstrap(clusters, seed, resamples)
-    return Estimate(mean, min(low, mean), max(high, mean), len(values))
+        ends = bootstrap_t(clusters, seed, resamples)
+    return _estimate(clusters, ends)
 
 
 def _difference(
@@ -227,27 +227,23 @@ def _difference(
 ) -> Estimate:
     change = new - old
     clusters = Clusters.of(change, groups)
-    mean = clusters.mean
     if unit == "rate":
         won, lost = float(np.maximum(change, 0).mean()), float(np.maximum(-change, 0).mean())
-        spread = won + lost - (won - lost) ** 2
-        low, high = tango(won, lost, *_size(clusters, spread, bool(groups) or not _binary(np.concatenate([old, new]))))
+        variance, uncertain = won + lost - (won - lost) ** 2, bool(groups) or not (_binary(old) and _binary(new))
+        ends = tango(won, lost, *_size(clusters, variance, uncertain))
     else:
-        low, high = _bootstrap(clusters, seed, resamples)
-    return Estimate(mean, min(low, mean), max(high, mean), len(change))
+        ends = bootstrap_t(clusters, seed, resamples)
+    return _estimate(clusters, ends)
+
+
+def _estimate(clusters: Clusters, ends: tuple[float, float]) -> Estimate:
+    """The mean, which its interval contains."""
+    return Estimate(clusters.mean, min(ends[0], clusters.mean), max(ends[1], clusters.mean), int(clusters.items))
 
 
 def _size(clusters: Clusters, variance: float, uncertain: bool) -> tuple[float, float]:
     """The effective number of items and its quantile, which is normal if the variance follows from the share."""
-    if not uncertain:
-        return clusters.items, Z
-    return clusters.effective(variance), clusters.quantile
-
-
-def _bootstrap(clusters: Clusters, seed: int, resamples: int) -> tuple[float, float]:
-    if len(clusters) < 2:
-        raise InterpError("the spread of one item, or one group, is unknown; give at least two")
-    return bootstrap_t(clusters, seed, resamples)
+    return (clusters.effective(variance), clusters.quantile) if uncertain else (clusters.items, Z)
 
 
 def _p(old: np.ndarray, new: np.ndarray, changes: Clusters, seed: int) -> float:

@@ -22,6 +22,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from interp.core.errors import InterpError
+
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _FEW = 8
@@ -134,6 +136,8 @@ def _score(difference: float, won: float, lost: float, n: float) -> float:
 
 def bootstrap_t(clusters: Clusters, seed: int, resamples: int) -> tuple[float, float]:
     """Of a mean: the quantiles of (mean - truth) / error are the bootstrap's where these are beyond Student's."""
+    if len(clusters) < 2:
+        raise InterpError("the spread of one item, or one group, is unknown; give at least two")
     mean, error, quantile = clusters.mean, clusters.error, clusters.quantile
     if len(clusters) < _FEW or error == 0:
         return mean - quantile * error, mean + quantile * error
