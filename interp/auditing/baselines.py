@@ -13,8 +13,7 @@ An edit that does no better than these has shown nothing. An audit has random an
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -55,10 +54,6 @@ class Baseline:
     changes: dict[str, Estimate] = field(default_factory=dict)
     p: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"each": list(self.each)}
-
 
 def baseline_of_scores(
     name: str,
@@ -72,8 +67,13 @@ def baseline_of_scores(
     scores = {b.name: [cache.scores(condition, b) for condition in conditions] for b in behaviours}
     each = [{b: drawn[number].mean for b, drawn in scores.items()} for number in range(len(conditions))]
     compared = {b.name: _compare(cache.scores(plain, b), scores[b.name], b, seed) for b in behaviours}
-    changes, p = ({b: getattr(one, part) for b, one in compared.items()} for part in ("difference", "p"))
-    return Baseline(name, _means(each), tuple(each) if len(each) > 1 else (), changes, p)
+    return Baseline(
+        name,
+        _means(each),
+        tuple(each) if len(each) > 1 else (),
+        changes={b: comparison.difference for b, comparison in compared.items()},
+        p={b: comparison.p for b, comparison in compared.items()},
+    )
 
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -93,19 +93,17 @@ def baseline_conditions(
     model: HookedModel, recipe: Recipe | None, names: Sequence[str], instruction: str, seed: int = 0
 ) -> dict[str, list[ModelCondition]]:
     """The conditions of an audit's baselines, by name. Raises for `random` where the recipe is unknown."""
-    conditions: dict[str, list[ModelCondition]] = {}
-    for name in names:
-        if name == "prompt":
-            conditions[name] = [ModelCondition(model, None, instruction)]
-        elif recipe is None:
+    random = []
+    if "random" in names:
+        if recipe is None:
             raise InterpError(
                 "the random baseline needs the recipe by which the edited model was made; give it, or leave the "
                 "baseline out (--baselines prompt)"
             )
-        else:
-            seeds = [1_000 * seed + number for number in range(SEEDS)]
-            conditions[name] = [ModelCondition(model, randomise(recipe, model, drawn)) for drawn in seeds]
-    return conditions
+        seeds = range(1_000 * seed, 1_000 * seed + SEEDS)
+        random = [ModelCondition(model, randomise(recipe, model, drawn)) for drawn in seeds]
+    conditions = {"random": random, "prompt": [ModelCondition(model, None, instruction)]}
+    return {name: conditions[name] for name in names}
 
 
 def instruction_against(behaviours: Iterable[Behaviour]) -> str:

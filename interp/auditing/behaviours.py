@@ -164,13 +164,9 @@ class Behaviour:
                 )
 
     def _repr_html_(self) -> str:
-        rows = [
-            ("kind", self.kind),
-            ("items", len(self)),
-            ("a higher score means", self.statement),
-            ("scored by", self.scorer),
-        ]
-        return html_card(f"Behaviour {self.name}", [*rows, ("scored by", self.scorer), ("digest", self.digest[:12])])
+        rows = {"kind": self.kind, "items": len(self), "a higher score means": self.statement}
+        rows |= {"scored by": self.scorer, "digest": self.digest[:12]}
+        return html_card(f"Behaviour {self.name}", rows.items())
 
 
 def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:

@@ -137,26 +137,26 @@ class ScoreCache:
 
     def get(self, condition: ModelCondition, behaviour: Behaviour) -> Scores | None:
         """The scores of a behaviour under a condition, or None. Raises for a file that was changed."""
-        key = _key(condition, behaviour)
-        name = sha256_json(key)
-        if name not in self._memory and self.folder is not None and (self.folder / f"{name}.json").is_file():
-            self._memory[name] = _read(self.folder / f"{name}.json", key, len(behaviour))
-        return self._memory.get(name)
-
-    def put(self, condition: ModelCondition, behaviour: Behaviour, scores: Scores) -> Scores:
-        """Store scores, and return them as stored."""
-        key = _key(condition, behaviour)
-        stored = replace(scores, replies=()) if behaviour.secret else scores
-        # A judge that failed may respond when the audit runs again, which then measures these items again.
-        if self.folder is not None and not scores.missing:
-            _write(self.folder, key, stored)
-        self._memory[sha256_json(key)] = stored
-        return stored
+        return self._stored(_key(condition, behaviour), len(behaviour))
 
     def scores(self, condition: ModelCondition, behaviour: Behaviour) -> Scores:
         """The stored scores, or else those measured now, which are stored."""
-        scores = self.get(condition, behaviour)
-        return self.put(condition, behaviour, condition.scores(behaviour)) if scores is None else scores
+        key = _key(condition, behaviour)
+        stored = self._stored(key, len(behaviour))
+        if stored is None:
+            measured = condition.scores(behaviour)
+            stored = replace(measured, replies=()) if behaviour.secret else measured
+            # A judge that failed may respond when the audit runs again, which then measures these items again.
+            if self.folder is not None and not stored.missing:
+                _write(self.folder, key, stored)
+            self._memory[sha256_json(key)] = stored
+        return stored
+
+    def _stored(self, key: dict[str, str], items: int) -> Scores | None:
+        name = sha256_json(key)
+        if name not in self._memory and self.folder is not None and (self.folder / f"{name}.json").is_file():
+            self._memory[name] = _read(self.folder / f"{name}.json", key, items)
+        return self._memory.get(name)
 
 
 def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:

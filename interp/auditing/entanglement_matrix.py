@@ -8,8 +8,8 @@ Limitations: the matrix does not show how behaviours depend on each other in the
 may have removed one cause, or two.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +80,13 @@ class Entanglement:
             if (audited.suite, _model(audited)) != (first.suite, _model(first)):
                 what = "behaviours" if audited.suite != first.suite else "unedited models"
                 raise InterpError(f"audit {name!r} has other {what} than the first; audit all edits on the same ones")
-        effects = {
-            column: {
-                row.name: EditEffect(*cells[row.name], 1.0, row.kind, row.unit)
-                for row in first.rows
-                if row.name in cells
-            }
-            for column, cells in _columns(audits)
-        }
-        corrected = iter(holm([cell.p for cells in effects.values() for cell in cells.values()]))
+        columns = _columns(audits)
+        corrected = iter(holm([p for effects in columns.values() for _, p in effects.values()]))
+        kinds = {row.name: (row.kind, row.unit) for row in first.rows}
         return cls(
             {
-                column: {name: replace(cell, p_holm=next(corrected)) for name, cell in cells.items()}
-                for column, cells in effects.items()
+                column: {name: EditEffect(*effect, next(corrected), *kinds[name]) for name, effect in effects.items()}
+                for column, effects in columns.items()
             }
         )
 
@@ -178,18 +172,13 @@ def require_names(edits: Iterable[str]) -> None:
             raise InterpError(f"an edit is named {name!r}, like the column of a baseline; rename it (or its folder)")
 
 
-_Effects = dict[str, tuple[Estimate, float]]
-
-
-def _columns(audits: Mapping[str, Audit]) -> Iterator[tuple[str, _Effects]]:
-    """Edits first; then baselines: each instruction once, random edits for each edit."""
-    for name, audited in audits.items():
-        yield name, {row.name: (row.difference, row.p) for row in audited.rows}
-    instructions = set()
+def _columns(audits: Mapping[str, Audit]) -> dict[str, dict[str, tuple[Estimate, float]]]:
+    """Differences and p-values: edits first; then baselines, of which several edits share the same instruction."""
+    columns = {name: {row.name: (row.difference, row.p) for row in audited.rows} for name, audited in audits.items()}
+    same = len({audited.instruction for audited in audits.values() if audited.instruction}) == 1
     for name, audited in audits.items():
         for baseline in audited.baselines:
-            if baseline.name == "prompt" and audited.instruction in instructions:
-                continue
-            instructions |= {audited.instruction} if baseline.name == "prompt" else set()
-            column = baseline.name if baseline.name == "prompt" or len(audits) == 1 else f"{baseline.name} for {name}"
-            yield column, {b: (change, baseline.p[b]) for b, change in baseline.changes.items()}
+            shared = len(audits) == 1 or (same and baseline.name == "prompt")
+            column = baseline.name if shared else f"{baseline.name} for {name}"
+            columns.setdefault(column, {b: (change, baseline.p[b]) for b, change in baseline.changes.items()})
+    return columns

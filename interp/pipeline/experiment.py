@@ -18,7 +18,7 @@ activations and the training of its autoencoder continue from where they were, a
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,14 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         behaviours = {
-            row.name: {"kind": row.kind, "before": row.before.to_json(), "after": row.after.to_json()}
+            row.name: {"kind": row.kind, "before": asdict(row.before), "after": asdict(row.after)}
             for row in self.audit.rows
         }
         return {
             "behaviours": behaviours,
             "certificate": self.certificate.to_json(),
             "decision": self.decision.to_json(),
-            "baselines": [baseline.to_json() for baseline in self.baselines],
+            "baselines": [asdict(baseline) for baseline in self.baselines],
             "seconds": round(self.seconds, 1),
             "versions": versions(),
             "hashes": self.hashes,

@@ -40,6 +40,16 @@ def test_cells_are_those_of_the_audits_corrected_over_all(model):
     assert max(cell.p_holm for cell in cells) > min(cell.p for cell in cells), "control"
 
 
+def test_instructions_that_differ_have_columns_of_their_own(model):
+    first, second = (audit(model, EDITS["add"], suite(), baselines=("prompt",), instruction=w) for w in ("w5", "w6"))
+    columns = Entanglement.of({"a": first, "b": second}).columns
+    assert list(columns) == ["a", "b", "prompt for a", "prompt for b"]
+    for name, audited in (("a", first), ("b", second)):
+        (baseline,) = audited.baselines
+        assert {b: cell.difference for b, cell in columns[f"prompt for {name}"].items()} == baseline.changes
+    assert list(Entanglement.of({"a": first, "b": first}).columns) == ["a", "b", "prompt"], "control"
+
+
 def test_the_unedited_model_is_measured_once(model, tmp_path):
     entanglement(model, EDITS, suite(), baselines=(), cache=ScoreCache(tmp_path))
     assert len(list(tmp_path.iterdir())) == 2 * 3

@@ -12,6 +12,7 @@ Limitations: a policy names behaviours, and does not know whether they measure w
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from interp.auditing.auditor import Audit
@@ -65,9 +66,7 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        values = asdict(self)
-        lists = {name: list(values[name]) for name in ("reasons", "notes", "safeguards")}
-        return {"outcome": self.outcome, "allow": self.allow, "tier": self.tier, **lists}
+        return {"outcome": self.outcome, "allow": self.allow} | asdict(self)
 
     def _repr_html_(self) -> str:
         named = f" (tier {self.tier})" if self.tier else ""
@@ -96,12 +95,7 @@ def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evide
         'inconclusive'
     """
     tier, grading, notes = grade_model(audit, policy)
-    asked = policy.tiers[: tier + 1] if tier is not None else policy.tiers
-    reasons = [
-        *evidence,
-        *grading,
-        *check_requirements(audit, policy, asked, safeguards),
-        *check_rows(audit, policy, asked),
-    ]
-    name = policy.tiers[tier].name if tier is not None else ""
-    return Decision(tuple(reasons), name, tuple(notes), tuple(sorted(safeguards)))
+    tiers = policy.tiers if tier is None else policy.tiers[: tier + 1]
+    requirements = check_requirements(audit, policy, tiers, safeguards), check_rows(audit, policy, tiers)
+    name = "" if tier is None else policy.tiers[tier].name
+    return Decision((*evidence, *grading, *chain(*requirements)), name, tuple(notes), tuple(sorted(safeguards)))

@@ -7,7 +7,7 @@ docs/results/statistics.md.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import asin, copysign, inf, sqrt
 from statistics import NormalDist
 
@@ -32,10 +32,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    def to_json(self) -> dict[str, float | int]:
-        """Plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
