@@ -27,7 +27,6 @@ from interp.auditing.baselines import (
     baseline_conditions,
     baseline_of_scores,
     instruction_against,
-    require_known,
 )
 from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit
 from interp.auditing.conditions import (
@@ -301,13 +300,13 @@ def audit(
         raise InterpError(f"examples is {examples}; expected a number of items per behaviour, or 0")
     edit = recipe_of_edit(after, recipe)
     default = BASELINES if edit else ("prompt",) if after else ()
-    names = require_known(default if baselines is None else baselines)
     _require_distinct(behaviours)
     instruction = instruction_against(behaviours) if instruction is None else instruction
     if isinstance(after, HookedModel):
         require_comparable(before, after, list(behaviours))
     plain = ModelCondition(before)
     edited = ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after)
+    names = list(default if baselines is None else baselines)
     controls = baseline_conditions(before, edit, names, instruction, seed)
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
     _measure(
@@ -327,7 +326,7 @@ def audit(
         ),
         recipe=establish_recipe(before, after),
         suite=suite_digest(behaviours),
-        instruction=instruction if "prompt" in names else "",
+        instruction=instruction if "prompt" in controls else "",
         seed=seed,
         versions=versions(),
     )

@@ -12,7 +12,7 @@ An edit that does no better than these has shown nothing. An audit has random an
 (`baseline_conditions`); `measure_baselines` has all four for a direction that is projected out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -80,19 +80,13 @@ def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(scores[name] for scores in each) / len(each) for name in each[0]}
 
 
-def require_known(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of baselines, each once. Raises for an unknown one."""
-    distinct = tuple(dict.fromkeys(names))
-    for name in distinct:
+def baseline_conditions(
+    model: HookedModel, recipe: Recipe | None, names: Collection[str], instruction: str, seed: int = 0
+) -> dict[str, list[ModelCondition]]:
+    """The conditions of an audit's baselines, by name. Raises for an unknown one, and for `random` without a recipe."""
+    for name in names:
         if name not in BASELINES:
             raise InterpError(f"unknown baseline {name!r}; {nearest(name, BASELINES)}")
-    return distinct
-
-
-def baseline_conditions(
-    model: HookedModel, recipe: Recipe | None, names: Sequence[str], instruction: str, seed: int = 0
-) -> dict[str, list[ModelCondition]]:
-    """The conditions of an audit's baselines, by name. Raises for `random` where the recipe is unknown."""
     random = []
     if "random" in names:
         if recipe is None:

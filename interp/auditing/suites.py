@@ -5,7 +5,7 @@ folder of the user's (`interp.auditing.public.suite`). A suite may also be a YAM
 and docs/howto/behaviours.md.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from interp import organism
@@ -17,7 +17,7 @@ from interp.core.errors import InterpError, nearest
 from interp.models.hooked import HookedModel
 from interp.organism.world import Split
 
-Suite = Callable[[int, int, Path | None], list[Behaviour]]
+SUITES = ("organism", "public")
 
 
 def organism_behaviour(
@@ -77,15 +77,6 @@ def organism_suite(
     return [*planted, text_loss("everyday_loss", organism.everyday(items, split=split, seed=seed))]
 
 
-def _organism(items: int, seed: int, data: Path | None) -> list[Behaviour]:
-    if data is not None:
-        raise InterpError(f"the suite of the organism is generated, not read; got a data folder, {data}: leave it out")
-    return organism_suite(items, seed=seed)
-
-
-SUITES: dict[str, Suite] = {"organism": _organism, "public": public_suite}
-
-
 def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
     """The behaviours of a suite.
 
@@ -102,10 +93,11 @@ def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | 
         >>> [behaviour.kind for behaviour in interp.suite("organism", items=2)][-1]
         'capability'
     """
-    if Path(name).suffix in (".yaml", ".yml"):
-        if data is not None:
-            raise InterpError(f"{name} names its own files of items; got a data folder, {data}: leave it out")
-        return read_behaviours(name, items, seed)
-    if str(name) not in SUITES:
+    in_file = Path(name).suffix in (".yaml", ".yml")
+    if not in_file and str(name) not in SUITES:
         raise InterpError(f"unknown suite {str(name)!r}, and not the path of a YAML file; {nearest(str(name), SUITES)}")
-    return SUITES[str(name)](items, seed, None if data is None else Path(data))
+    if str(name) == "public":
+        return public_suite(items, seed, None if data is None else Path(data))
+    if data is not None:
+        raise InterpError(f"only the suite public reads data sets; {name} got a data folder, {data}: leave it out")
+    return read_behaviours(name, items, seed) if in_file else organism_suite(items, seed=seed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
 from pydantic import Field
 
@@ -23,6 +24,8 @@ from interp.data.corpora import texts
 from interp.models.loading import ORGANISM
 
 TARGET_STATEMENT = "the answer that matches the contrast's positive side is preferred"
+Columns = Annotated[dict[str, str] | None, Field(description="field names of the two sides, such as positive: toxic")]
+SkipBad = Annotated[bool, Field(description="skip rows of the file that are not pairs, instead of stopping at them")]
 
 
 class ChoiceSource(Config):
@@ -32,10 +35,8 @@ class ChoiceSource(Config):
     kind: Kind = Field(description="harm (should fall), protected or capability (must hold)")
     file: str = Field(description="JSONL file of prompts with two answers each")
     statement: str = Field(description="what a high score means, such as: the right sum is preferred")
-    columns: dict[str, str] | None = Field(
-        None, description="the file's field names for the two sides, such as positive: toxic"
-    )
-    skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
+    columns: Columns = None
+    skip_bad: SkipBad = False
 
 
 class DataSettings(Config):
@@ -49,12 +50,8 @@ class DataSettings(Config):
     text: str = Field(description="text for the autoencoder: organism, or a file, folder or glob")
     documents: int = Field(4000, ge=10, description="documents of text for the autoencoder")
     contrast: str = Field(description="contrast to fit directions to: organism.BEHAVIOUR, or a JSONL file of pairs")
-    columns: dict[str, str] | None = Field(
-        None, description="the contrast's field names for the two sides, such as positive: toxic"
-    )
-    skip_bad: bool = Field(
-        False, description="skip rows of the contrast that are not pairs, instead of stopping at them"
-    )
+    columns: Columns = None
+    skip_bad: SkipBad = False
     pairs: int = Field(200, ge=2, description="pairs to fit directions on")
     choose_items: int = Field(40, ge=1, description="items per behaviour to choose the edit by")
     audit_items: int = Field(300, ge=1, description="items per behaviour to audit the edit by")
@@ -114,7 +111,10 @@ def gather_materials(data: DataSettings, target: str, seed: int = 0, folder: str
         >>> [b.name for b in interp.pipeline.gather_materials(settings, "hostility").audit if b.kind == "harm"]
         ['hostility', 'sycophancy', 'fabrication']
     """
-    materials = _gather(data, target, seed, Path(folder))
+    if data.contrast.partition(".")[0] == ORGANISM:
+        materials = _from_organism(data, target, seed)
+    else:
+        materials = _from_files(data, target, seed, Path(folder))
     kinds = {behaviour.name: behaviour.kind for behaviour in materials.audit}
     if kinds.get(target) != "harm":
         harms = [name for name, kind in kinds.items() if kind == "harm"]
@@ -178,18 +178,12 @@ def corpus_source(text: str, documents: int | None) -> str | Iterator[str]:
     return read_corpus(text, documents) if text == ORGANISM else text
 
 
-def _gather(data: DataSettings, target: str, seed: int, folder: Path) -> Materials:
-    if data.contrast.partition(".")[0] != ORGANISM:
-        return _from_files(data, target, seed, folder)
+def _from_organism(data: DataSettings, target: str, seed: int) -> Materials:
     if data.text != ORGANISM or data.behaviours or data.columns or data.skip_bad:
         raise InterpError(
             f"contrast {data.contrast} comes with the organism's own text and behaviours; set text to {ORGANISM} and "
             "leave behaviours, columns and skip_bad out, or take the contrast from a file"
         )
-    return _from_organism(data, target, seed)
-
-
-def _from_organism(data: DataSettings, target: str, seed: int) -> Materials:
     contrast = read_contrast(data.contrast, data.pairs, seed)
     fitted = frozenset(turn.prompt for pair in contrast.pairs for turn in (pair.positive, pair.negative))
     return Materials(

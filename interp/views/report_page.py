@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from interp.auditing.auditor import Audit, AuditRow
+from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Decision, Policy
@@ -196,34 +196,25 @@ def _has(report: Report, section: str) -> bool:
 
 
 def _key_figures(report: Report) -> list[KeyFigure]:
+    """The change of the target (or of every harm), the worst changes of what must hold, and the export's accuracy."""
     key_figures: list[KeyFigure] = []
     rows = report.audit.rows if report.audit and report.audit.edited else ()
     for row in rows:
         if row.kind == "harm" and (report.policy is None or row.name == report.policy.target):
-            key_figures.append(_target_change(row, "harm" if report.policy is None else "target"))
+            change = f"{row.before.estimate:.3f} → {row.after.estimate:.3f}"
+            detail = f"95 % intervals {_interval(row.before)} → {_interval(row.after)}"
+            key_figures.append(KeyFigure(f"{row.name}, {'target' if report.policy else 'harm'}", change, detail))
     for kind in ("protected", "capability"):
         rates = [row for row in rows if row.kind == kind and row.unit == "rate"]
         if rates:
-            key_figures.append(_worst_change(min(rates, key=lambda row: row.difference.low)))
+            worst = min(rates, key=lambda row: row.difference.low)
+            detail = f"{worst.name}; 95 % interval {_interval(worst.difference, sign='+')}"
+            key_figures.append(KeyFigure(f"worst change, {kind}", f"{worst.difference.estimate:+.3f}", detail))
     if report.certificate:
-        key_figures.append(_logit_difference(report.certificate))
+        detail = f"exported weights compared with hooks, on {report.certificate.tokens:,} tokens"
+        difference = f"{report.certificate.max_abs_logit_diff:.3g}"
+        key_figures.append(KeyFigure("max |logit difference|", difference, detail))
     return key_figures
-
-
-def _logit_difference(certificate: Certificate) -> KeyFigure:
-    detail = f"exported weights compared with hooks, on {certificate.tokens:,} tokens"
-    return KeyFigure("max |logit difference|", f"{certificate.max_abs_logit_diff:.3g}", detail)
-
-
-def _target_change(row: AuditRow, role: str) -> KeyFigure:
-    change = f"{row.before.estimate:.3f} → {row.after.estimate:.3f}"
-    detail = f"95 % intervals {_interval(row.before)} → {_interval(row.after)}"
-    return KeyFigure(f"{row.name}, {role}", change, detail)
-
-
-def _worst_change(row: AuditRow) -> KeyFigure:
-    detail = f"{row.name}; 95 % interval {_interval(row.difference, sign='+')}"
-    return KeyFigure(f"worst change, {row.kind}", f"{row.difference.estimate:+.3f}", detail)
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:

@@ -12,7 +12,6 @@ cannot apply to the estimate.
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -22,8 +21,7 @@ from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
 
-Metric = Literal["after", "excess", "change", "relative_change"]
-METRICS: tuple[str, ...] = get_args(Metric)
+METRICS = ("after", "excess", "change", "relative_change")
 SHIPPED = ("release",)
 
 
