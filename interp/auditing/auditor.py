@@ -21,21 +21,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from interp.auditing.baselines import (
-    BASELINES,
-    Baseline,
-    baseline_conditions,
-    baseline_of_scores,
-    instruction_against,
-)
+from interp.auditing.baselines import BASELINES, Baseline, baseline_conditions, baseline_of_scores, instruction_against
 from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit
-from interp.auditing.conditions import (
-    ModelCondition,
-    ScoreCache,
-    establish_recipe,
-    recipe_of_edit,
-    require_comparable,
-)
+from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.auditing.statistics.significance import holm
 from interp.core.digests import versions

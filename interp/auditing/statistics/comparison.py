@@ -122,11 +122,7 @@ def compare(
 
 
 def mean_interval(
-    scores: Sequence[float],
-    seed: int = 0,
-    resamples: int = 2000,
-    groups: Sequence[str] = (),
-    unit: Unit | None = None,
+    scores: Sequence[float], seed: int = 0, resamples: int = 2000, groups: Sequence[str] = (), unit: Unit | None = None
 ) -> Estimate:
     """The mean of scores with its 95 % interval.
 
