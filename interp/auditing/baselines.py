@@ -152,7 +152,10 @@ def measure_baselines(
     }
     baselines = [Baseline("no-op", mean_scores(model, behaviours))]
     for name, drawn in draws.items():
-        each = [_projected(model, rows, behaviours) for rows in track(drawn, name)]
+        each = []
+        for rows in track(drawn, name):
+            with model.hooked(Recipe([("writers", Project(rows))])):
+                each.append(mean_scores(model, behaviours))
         baselines.append(Baseline(name, _means(each), tuple(each)))
     with model.instructed(instruction):
         baselines.append(Baseline("prompt", mean_scores(model, behaviours)))
@@ -163,8 +166,3 @@ def _shuffled(positive: Tensor, negative: Tensor, generator: torch.Generator) ->
     """The difference of means after swapping the sides of about half the pairs."""
     sign = torch.randint(0, 2, (len(positive), 1), generator=generator) * 2 - 1
     return (sign * (positive - negative).double()).mean(0).float()
-
-
-def _projected(model: HookedModel, rows: Tensor, behaviours: Sequence[Behaviour]) -> dict[str, float]:
-    with model.hooked(Recipe([("writers", Project(rows))])):
-        return mean_scores(model, behaviours)

@@ -18,8 +18,7 @@ Limitations: weights that were changed in memory after loading are not noticed. 
 between devices and versions of torch; use a separate cache folder for each.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -80,21 +79,16 @@ class ModelCondition:
                 "an audit inside a hooked block would store the scores of the edited model as those of the plain one; "
                 "leave the block, and pass the recipe to the audit"
             )
-        with ExitStack() as stack:
-            if self.recipe is not None:
-                stack.enter_context(self.model.hooked(self.recipe))
-            stack.enter_context(self.model.instructed(self.instruction))
-            stack.enter_context(_refuse_nan(self.model, behaviour.name))
+        edit = nullcontext() if self.recipe is None else self.model.hooked(self.recipe)
+        with edit, self.model.instructed(self.instruction), _refuse_nan(self.model, behaviour.name):
             return behaviour.scores(self.model)
 
 
-@contextmanager
-def _refuse_nan(model: HookedModel, behaviour: str) -> Iterator[None]:
-    """Raise as soon as the unembedding returns NaN: a broken model must not look like one with missing scores.
+def _refuse_nan(model: HookedModel, behaviour: str) -> AbstractContextManager[Any]:
+    """Raise, inside a block, as soon as the unembedding returns NaN: a broken model is not one with missing scores.
 
     Only the last column of a batch is checked: earlier columns may be padding, whose logits are undefined, and NaN at
-    any
-    earlier real position reaches the last one through attention.
+    any earlier real position reaches the last one through attention.
     """
 
     def check(module: Any, arguments: Any, logits: Any) -> None:
@@ -105,11 +99,7 @@ def _refuse_nan(model: HookedModel, behaviour: str) -> Iterator[None]:
                 "strength too large for float16, say), or load it in float32"
             )
 
-    handle = model.hf.get_output_embeddings().register_forward_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return model.hf.get_output_embeddings().register_forward_hook(check)
 
 
 class ScoreCache:

@@ -4,8 +4,8 @@
 is read. `batch_cuts` cuts rows into passes. `_prefix_tree` and `_branches` build the passes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,9 +99,8 @@ def _logprobs(logits: Float[Tensor, "n d_vocab"], chosen: Int[Tensor, "reads 2"]
     return logits[chosen[:, 0], chosen[:, 1]].double() - total[chosen[:, 0]]
 
 
-@contextmanager
-def _unembed_only(unembedding: nn.Module, positions: Int[Tensor, "n 2"]) -> Iterator[None]:
-    """Pass only the chosen rows and columns to the unembedding, as one sequence.
+def _unembed_only(unembedding: nn.Module, positions: Int[Tensor, "n 2"]) -> AbstractContextManager[Any]:
+    """Pass, inside a block, only the chosen rows and columns to the unembedding, as one sequence.
 
     The logits are those of the full pass, since whatever follows (a scale, a soft cap) acts on each logit by itself.
     """
@@ -110,8 +109,4 @@ def _unembed_only(unembedding: nn.Module, positions: Int[Tensor, "n 2"]) -> Iter
         hidden, *rest = args
         return (hidden[positions[:, 0].to(hidden.device), positions[:, 1].to(hidden.device)][None], *rest)
 
-    handle = unembedding.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return unembedding.register_forward_pre_hook(select)

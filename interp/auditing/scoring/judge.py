@@ -62,13 +62,12 @@ class Judge:
             raise InterpError(f"judge's endpoint is {self.endpoint!r}; expected a URL such as http://localhost:8000/v1")
         if "{prompt}" not in self.question or "{reply}" not in self.question:
             raise InterpError("judge's question must hold {prompt} and {reply}, where the two are inserted")
-        if not self.answers or not all(0 <= grade <= 1 for grade in self.answers.values()):
-            raise InterpError(f"judge's answers are {self.answers}; expected words, each with a grade from 0 to 1")
-        words = [word.lower() for word in self.answers]
-        if len(set(words)) < len(words) or not all(re.fullmatch(r"\w+", word) for word in words):
+        words = {word.lower() for word in self.answers if re.fullmatch(r"\w+", word)}
+        graded = all(0 <= grade <= 1 for grade in self.answers.values())
+        if not words or len(words) < len(self.answers) or not graded:
             raise InterpError(
-                f"judge's answers are {', '.join(map(repr, self.answers))}; expected single words that differ in more "
-                "than case: an answer is read by its first word"
+                f"judge's answers are {self.answers}; expected single words that differ in more than case (an answer is "
+                "read by its first word), each with a grade from 0 to 1"
             )
         if self.key and not os.environ.get(self.key):
             raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")

@@ -12,7 +12,7 @@ Limitations: dependence that no group describes is ignored. With few groups, or 
 deviates from 95 % as docs/results/statistics.md measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, pi, sin, sqrt, tan
@@ -80,14 +80,15 @@ class Clusters:
 @lru_cache(maxsize=1024)
 def student(freedom: int) -> float:
     """Student's quantile for a two-sided interval, from the finite sums for its distribution (Gosset 1908)."""
-    low, high = 0.0, pi / 2
+    return sqrt(freedom) * tan(_bisect(lambda angle: _inside(angle, freedom) >= LEVEL, 0, pi / 2))
+
+
+def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
+    """The point from which on `beyond` holds."""
     for _ in range(60):
-        angle = (low + high) / 2
-        if _inside(angle, freedom) < LEVEL:
-            low = angle
-        else:
-            high = angle
-    return sqrt(freedom) * tan(low)
+        middle = (low + high) / 2
+        low, high = (low, middle) if beyond(middle) else (middle, high)
+    return (low + high) / 2
 
 
 def _inside(angle: float, freedom: int) -> float:
@@ -114,15 +115,8 @@ def tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:
 
 
 def _where(won: float, lost: float, n: float, z: float) -> float:
-    """The difference at which the score statistic is z, by bisection: the statistic falls with the difference."""
-    low, high = -1.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _score(middle, won, lost, n) > z:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    """The difference at which the score statistic is z: the statistic falls with the difference."""
+    return _bisect(lambda difference: _score(difference, won, lost, n) <= z, -1, 1)
 
 
 def _score(difference: float, won: float, lost: float, n: float) -> float:
