@@ -72,8 +72,8 @@ def plot_heat_map(findings: Findings, chosen: Finding | None = None) -> go.Figur
     figure.update_xaxes(type="category", showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="layer", row=len(shown), col=1)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
-    title = {"text": "held-out AUROC (0.5 is chance)", "side": "bottom", "font_size": 13}
-    scale = {"colorscale": SCALE, "cmin": floor, "cmax": 1, "colorbar": COLOUR_BAR | {"title": title}}
+    heading = {"text": "held-out AUROC (0.5 is chance)", "side": "bottom", "font_size": 13}
+    scale = {"colorscale": SCALE, "cmin": floor, "cmax": 1, "colorbar": COLOUR_BAR | {"title": heading}}
     return styled(figure.update_layout(coloraxis=scale), top=34, bottom=112)
 
 

@@ -66,8 +66,8 @@ class Judge:
         graded = all(0 <= grade <= 1 for grade in self.answers.values())
         if not words or len(words) < len(self.answers) or not graded:
             raise InterpError(
-                f"judge's answers are {self.answers}; expected single words that differ in more than case (an answer is "
-                "read by its first word), each with a grade from 0 to 1"
+                f"judge's answers are {self.answers}; expected single words that differ in more than case, each with a "
+                "grade from 0 to 1: an answer is read by its first word"
             )
         if self.key and not os.environ.get(self.key):
             raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")
