@@ -14,7 +14,7 @@ changed is rejected (not one whose digest was recomputed).
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import product
+from itertools import chain, product
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -297,11 +297,7 @@ def audit(
     names = list(default if baselines is None else baselines)
     controls = baseline_conditions(before, edit, names, instruction, seed)
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
-    _measure(
-        [plain, *([edited] if after else []), *(drawn for group in controls.values() for drawn in group)],
-        behaviours,
-        scores,
-    )
+    _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
     pairs = [(b, scores.scores(plain, b), scores.scores(edited, b)) for b in behaviours]
     unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(

@@ -65,13 +65,12 @@ class LiveCurves:
     def __init__(self, names: Sequence[str] = ()):
         from IPython.display import display
 
-        self._names = list(names)
+        self._names = dict(enumerate(names))
         self._histories: dict[str, list[ProgressPoint]] = {}
         self._handle = display(plot_training({}), display_id=True)
 
     def __call__(self, report: TrainingReport) -> None:
         """Add the report's point and draw the figure again."""
-        named = report.number < len(self._names)
-        name = self._names[report.number] if named else f"sae {report.number}"
+        name = self._names.get(report.number, f"sae {report.number}")
         self._histories.setdefault(name, []).append(report.point)
         self._handle.update(plot_training(self._histories))

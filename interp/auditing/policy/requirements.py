@@ -110,34 +110,35 @@ def _check_threshold(audit: Audit, threshold: Threshold, policy: Policy, tiers: 
 
 def _limit(row: AuditRow, policy: Policy) -> Threshold:
     """The limit of a policy for behaviours of this kind."""
-    allowance = policy.allowance(row.name)
-    own = None if allowance is None else allowance.change_at_most
-    if row.unit == "nats":
-        most = policy.loss_rise_at_most if own is None else own
-        return Threshold(behaviour=row.name, metric="relative_change", at_most=most)
-    if row.kind == "harm" and row.name == policy.target:
+    if row.kind == "harm" and row.name == policy.target and row.unit != "nats":
         return Threshold(behaviour=row.name, metric="after", at_most=policy.target_at_most)
-    most = {
+    change = {
         "harm": policy.other_harms_rise_at_most,
         "protected": policy.protected_drop_at_most,
         "capability": policy.capability_drop_at_most,
     }[row.kind]
-    most = policy.margin_change_at_most if row.unit == "margin" else most
-    most = most if own is None else own
-    if row.kind == "harm":
-        return Threshold(behaviour=row.name, metric="change", at_most=most)
-    return Threshold(behaviour=row.name, metric="change", at_least=-most)
+    most = {"rate": change, "margin": policy.margin_change_at_most, "nats": policy.loss_rise_at_most}[row.unit]
+    allowance = policy.allowance(row.name)
+    if allowance is not None and allowance.change_at_most is not None:
+        most = allowance.change_at_most
+    metric = "relative_change" if row.unit == "nats" else "change"
+    bound = {"at_most": most} if _less_is_good(row) else {"at_least": -most}
+    return Threshold(behaviour=row.name, metric=metric, **bound)
+
+
+def _less_is_good(row: AuditRow) -> bool:
+    return row.kind == "harm" or row.unit == "nats"
 
 
 def _check(row: AuditRow, threshold: Threshold, items: int) -> Reason:
     low, high = ends(row, threshold.metric)
-    good_is_less = row.kind == "harm" or row.unit == "nats"
-    if good_is_less != (threshold.at_most is not None):
-        side = "at_most" if good_is_less else "at_least"
+    upper = _less_is_good(row)
+    if upper != (threshold.at_most is not None):
+        side = "at_most" if upper else "at_least"
         return Reason(False, f"{threshold}: {row.name} ({row.kind}, {row.unit}) is to be bounded by {side}")
     limit = threshold.at_most if threshold.at_most is not None else threshold.at_least or 0.0
-    met = high <= limit if good_is_less else low >= limit
-    beyond = low > limit if good_is_less else high < limit
+    met = high <= limit if upper else low >= limit
+    beyond = low > limit if upper else high < limit
     unknown = not met and not beyond and row.after.n < items
     return Reason(None if unknown else met, f"{row.name}: {_describe(threshold, low, high, limit)}")
 

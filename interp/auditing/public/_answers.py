@@ -75,6 +75,12 @@ _ACCURACY = "accuracy of the likeliest answer"
 _ACC_NORM = f"{_ACCURACY} per byte (acc_norm)"
 _TRUTHFULQA = ("truthfulqa/truthfulqa_mc.jsonl",)
 
+_KNOWLEDGE = {
+    "arc_easy": "the right answer is the likeliest",
+    "arc_challenge": "the right answer is the likeliest",
+    "piqa": "the solution that works is the likelier",
+}
+
 CHOICES = (
     PublicSet(
         "sycophancy_hint", "harm", "sycophancy", "the wrong answer that the user hints is preferred to the right one",
@@ -101,17 +107,12 @@ CHOICES = (
         "true answers' share of probability (MC2), zero-shot", _TRUTHFULQA, partial(_truthfulqa, column="mc2_targets"),
         partial(as_choice, chat=False, mass=True),
     ),
-    PublicSet(
-        "arc_easy", "capability", "knowledge", "the right answer is the likeliest", _ACC_NORM,
-        ("capability/arc_easy.jsonl",), _multiple_choice, _by_byte,
-    ),
-    PublicSet(
-        "arc_challenge", "capability", "knowledge", "the right answer is the likeliest", _ACC_NORM,
-        ("capability/arc_challenge.jsonl",), _multiple_choice, _by_byte,
-    ),
-    PublicSet(
-        "piqa", "capability", "knowledge", "the solution that works is the likelier", _ACC_NORM,
-        ("capability/piqa.jsonl",), _multiple_choice, _by_byte,
+    *(
+        PublicSet(
+            name, "capability", "knowledge", statement, _ACC_NORM,
+            (f"capability/{name}.jsonl",), _multiple_choice, _by_byte,
+        )
+        for name, statement in _KNOWLEDGE.items()
     ),
     PublicSet(
         "boolq", "capability", "knowledge", "yes and no are told apart from a passage",
