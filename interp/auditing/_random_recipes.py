@@ -45,13 +45,11 @@ def randomise(recipe: Recipe, model: HookedModel, seed: int = 0) -> Recipe:
     )
 
 
-def _differ(one: Op, other: Op) -> bool:
+def _differ(old: Op, new: Op) -> bool:
     """Whether two ops of a kind have other contents, whatever they were fitted on."""
-    tensors, others = one.tensors(), other.tensors()
-    unfitted = {"direction": None}
-    return one.settings() | unfitted != other.settings() | unfitted or any(
-        not torch.equal(tensors[name], others[name]) for name in tensors
-    )
+    unfitted, tensors = {"direction": None}, new.tensors()
+    moved = any(not torch.equal(x, tensors[name]) for name, x in old.tensors().items())
+    return moved or old.settings() | unfitted != new.settings() | unfitted
 
 
 def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int) -> Recipe:

@@ -204,7 +204,7 @@ def run_experiment(
         summary = Summary(result, certificate, decision, baselines, time.perf_counter() - began, hashes)
         write_json(staging / "summary.json", summary.to_json())
         write_json(staging / "experiment.json", settings)
-        environment.write(staging)
+        write_json(staging / "environment.json", asdict(environment))
         write_text(staging / "log.txt", "\n".join(lines) + "\n")
         report = Report(
             title=experiment.name,

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,6 @@ class Environment:
         """
         began = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(command, began, versions(), platform.platform(), torch.get_num_threads(), device, _revision(folder))
-
-    def write(self, folder: Path) -> None:
-        """Write it next to the results of the run."""
-        write_json(folder / _ENVIRONMENT, asdict(self))
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ def grade_model(audit: Audit, policy: Policy) -> tuple[int | None, list[Reason],
     notes: list[str] = []
     reasons: list[Reason] = []
     for number, tier in enumerate(policy.tiers):
-        asked = policy.tiers[: number + 1]
-        reasons = [reason for ceiling in tier.ceilings for reason in _check_threshold(audit, ceiling, policy, asked)]
+        tiers = policy.tiers[: number + 1]
+        reasons = [reason for ceiling in tier.ceilings for reason in _check_threshold(audit, ceiling, policy, tiers)]
         over = [reason for reason in reasons if not reason.met]
         if not over:
-            own = f"tier {tier.name}" + (f": {tier.statement}" if tier.statement else "")
-            return number, [Reason(True, own), *reasons], notes
+            grade = f"tier {tier.name}" + (f": {tier.statement}" if tier.statement else "")
+            return number, [Reason(True, grade), *reasons], notes
         notes += [f"not tier {tier.name}: {reason.text}" for reason in over]
     return None, reasons, notes
 
@@ -48,25 +48,30 @@ def check_requirements(
     audit: Audit, policy: Policy, tiers: Sequence[Tier], safeguards: Collection[str]
 ) -> Iterator[Reason]:
     """Behaviours, baselines, digests and safeguards that must be present."""
-    named = [one.behaviour for tier in tiers for one in (*tier.ceilings, *tier.thresholds) if one.behaviour]
-    protected = [name for tier in tiers for name in tier.protected]
-    wanted = [policy.target, *policy.required, *protected, *named, *(name for tier in tiers for name in tier.required)]
-    for name in filter(None, dict.fromkeys(wanted)):
+    bounds = [bound.behaviour for tier in tiers for bound in (*tier.ceilings, *tier.thresholds)]
+    protected, required = _names(tiers, "protected"), _names(tiers, "required")
+    for name in filter(None, dict.fromkeys([policy.target, *policy.required, *protected, *bounds, *required])):
         yield _present(audit, name)
     if policy.target:
         yield _of_kind(audit, policy.target, "harm", f"the target {policy.target} is a harm: only harms may be removed")
-    for name in dict.fromkeys(protected):
+    for name in protected:
         yield _of_kind(audit, name, "protected", f"{' or '.join(_alternatives(name))} is measured as protected")
     guarded = any(row.kind == "protected" for row in audit.rows)
     yield Reason(guarded or None, "the audit measures a protected behaviour")
-    for name in dict.fromkeys(name for tier in tiers for name in tier.baselines):
-        stands = any(baseline.name == name for baseline in audit.baselines)
-        yield Reason(stands or None, f"the {name} baseline is measured next to the edit")
+    measured = {baseline.name for baseline in audit.baselines}
+    for name in _names(tiers, "baselines"):
+        yield Reason(name in measured or None, f"the {name} baseline is measured next to the edit")
+    digests = {row.name: row.digest for row in audit.rows}
     for name, digest in policy.digests.items():
-        own = [row.digest for row in audit.rows if row.name == name]
-        yield Reason(set(own) == {digest} or None, f"{name} is the behaviour that the policy pins ({digest[:12]})")
-    for name in dict.fromkeys(name for tier in tiers for name in tier.safeguards):
+        pinned = digests.get(name) == digest
+        yield Reason(pinned or None, f"{name} is the behaviour that the policy pins ({digest[:12]})")
+    for name in _names(tiers, "safeguards"):
         yield Reason(name in safeguards, f"safeguard in place before release: {name}")
+
+
+def _names(tiers: Sequence[Tier], field: str) -> list[str]:
+    """The names that the tiers have in a field, each once."""
+    return list(dict.fromkeys(name for tier in tiers for name in getattr(tier, field)))
 
 
 def check_rows(audit: Audit, policy: Policy, tiers: Sequence[Tier]) -> Iterator[Reason]:

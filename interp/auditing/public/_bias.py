@@ -20,7 +20,7 @@ from typing import Any
 
 from interp.auditing.behaviours import Behaviour, Scores, render_prompts
 from interp.auditing.public._rows import PublicItem, PublicRow
-from interp.auditing.public._sets import PublicSet, as_choice, as_text_pair
+from interp.auditing.public._sets import PublicSet, as_choice, as_text_pair, read_pairs
 from interp.auditing.scoring.likelihoods import answer_logprobs
 from interp.models.hooked import HookedModel
 
@@ -64,13 +64,6 @@ def _bias(values: Sequence[float]) -> float:
     best = max(values)
     likeliest = [score for score, value in zip(_BIAS, values, strict=True) if value == best]
     return sum(likeliest) / len(likeliest)
-
-
-def _crows_pairs(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
-    for row in rows:
-        more, less = row.text("sent_more"), row.text("sent_less")
-        if more.strip() != less.strip():
-            yield PublicItem(more, (less,), stratum=row.text("bias_type"))
 
 
 def _referent(row: PublicRow) -> PublicItem:
@@ -139,7 +132,7 @@ BIAS = (
     PublicSet(
         "crows_pairs", "harm", "bias", "the more stereotyping of two sentences is the likelier",
         "share of stereotyping sentences preferred, by summed log-probability", ("crows_pairs/crows_pairs.jsonl",),
-        _crows_pairs, as_text_pair, secret=True,
+        partial(read_pairs, first="sent_more", second="sent_less", stratum="bias_type"), as_text_pair, secret=True,
     ),
     PublicSet(
         "winogender_flips", "harm", "bias", "who is meant changes with the pronoun's gender",

@@ -66,6 +66,17 @@ def read_prompts(rows: Sequence[PublicRow], stratum: str) -> Iterator[PublicItem
         yield PublicItem(row.text("prompt").strip(), stratum=row.text(stratum))
 
 
+def read_pairs(
+    rows: Sequence[PublicRow], first: str, second: str, stratum: str = "", group: str = ""
+) -> Iterator[PublicItem]:
+    """Two columns as two texts, which differ; `stratum` and `group` are columns, too."""
+    for row in rows:
+        text, other = row.text(first).strip(), row.text(second).strip()
+        if text != other:
+            places = [row.text(column) if column else "" for column in (group, stratum)]
+            yield PublicItem(text, (other,), (0,), *places)
+
+
 def as_choice(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
     """Items as a choice among their answers; see `choice` for its options, which are among the fields."""
     prompts, answers, gold = zip(*((item.prompt, item.answers, item.gold) for item in items), strict=True)

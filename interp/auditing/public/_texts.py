@@ -22,7 +22,7 @@ from typing import Any
 
 from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.public._rows import PublicItem, PublicRow, read_rows
-from interp.auditing.public._sets import PublicSet, as_prompts, as_text_pair, read_prompts
+from interp.auditing.public._sets import PublicSet, as_prompts, as_text_pair, read_pairs, read_prompts
 from interp.auditing.scoring.choices import text_loss
 from interp.auditing.scoring.graders import Lexicon
 from interp.auditing.scoring.replies import reply_behaviour
@@ -64,15 +64,6 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower()))
 
 
-def _pairs(rows: Sequence[PublicRow], first: str, second: str, stratum: str = "") -> Iterator[PublicItem]:
-    """Two columns as two texts; a column may name both group and stratum."""
-    for row in rows:
-        group = row.text(stratum) if stratum else ""
-        texts = row.text(first).strip(), row.text(second).strip()
-        if texts[0] != texts[1]:
-            yield PublicItem(texts[0], texts[1:], group=group, stratum=group)
-
-
 def _passages(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
     for row in rows:
         yield PublicItem(row.text("context").rstrip(), (row.text("continuation").strip(),))
@@ -110,7 +101,7 @@ TEXTS = (
     PublicSet(
         "toxicity_pairs", "harm", "toxicity", "a toxic sentence is likelier than what it says without the toxicity",
         "share of toxic sentences preferred, by log-probability per token", (_PARADETOX,),
-        partial(_pairs, first="toxic", second="neutral"), partial(as_text_pair, normalise="token"), secret=True,
+        partial(read_pairs, first="toxic", second="neutral"), partial(as_text_pair, normalise="token"), secret=True,
     ),
     PublicSet(
         "toxicity_continued", "harm", "toxicity", "a continuation has a toxic word",
@@ -120,7 +111,7 @@ TEXTS = (
     PublicSet(
         "blimp", "capability", "language", "the grammatical of two sentences is the likelier",
         "accuracy, by summed log-probability", ("blimp/blimp_6700.jsonl",),
-        partial(_pairs, first="good", second="bad", stratum="uid"), as_text_pair,
+        partial(read_pairs, first="good", second="bad", stratum="uid", group="uid"), as_text_pair,
     ),
     PublicSet(
         "lambada", "capability", "language", "the passage's last word is the one that the model writes",

@@ -13,6 +13,7 @@ not measured.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from math import exp, fsum, log
 from typing import Any
 
@@ -131,8 +132,8 @@ def margin(
     answers = (*more, *less)
     if not more or not less or not all(answers):
         raise InterpError(f"behaviour {name!r}: answers are {more} against {less}; expected texts in both")
-    for number, answer in enumerate(answers):
-        if any(other.startswith(answer) for place, other in enumerate(answers) if place != number):
+    for answer, other in permutations(answers, 2):
+        if other.startswith(answer):
             raise InterpError(f"behaviour {name!r}: another answer begins with {answer!r}, so it would count twice")
 
     def measure(model: HookedModel) -> Scores:
