@@ -75,11 +75,11 @@ _ACCURACY = "accuracy of the likeliest answer"
 _ACC_NORM = f"{_ACCURACY} per byte (acc_norm)"
 _TRUTHFULQA = ("truthfulqa/truthfulqa_mc.jsonl",)
 
-_KNOWLEDGE = {
-    "arc_easy": "the right answer is the likeliest",
-    "arc_challenge": "the right answer is the likeliest",
-    "piqa": "the solution that works is the likelier",
-}
+
+def _knowledge(name: str, statement: str) -> PublicSet:
+    files = (f"capability/{name}.jsonl",)
+    return PublicSet(name, "capability", "knowledge", statement, _ACC_NORM, files, _multiple_choice, _by_byte)
+
 
 CHOICES = (
     PublicSet(
@@ -107,13 +107,9 @@ CHOICES = (
         "true answers' share of probability (MC2), zero-shot", _TRUTHFULQA, partial(_truthfulqa, column="mc2_targets"),
         partial(as_choice, chat=False, mass=True),
     ),
-    *(
-        PublicSet(
-            name, "capability", "knowledge", statement, _ACC_NORM,
-            (f"capability/{name}.jsonl",), _multiple_choice, _by_byte,
-        )
-        for name, statement in _KNOWLEDGE.items()
-    ),
+    _knowledge("arc_easy", statement="the right answer is the likeliest"),
+    _knowledge("arc_challenge", statement="the right answer is the likeliest"),
+    _knowledge("piqa", statement="the solution that works is the likelier"),
     PublicSet(
         "boolq", "capability", "knowledge", "yes and no are told apart from a passage",
         f"{_ACCURACY} (acc), as many yes as no", ("capability/boolq.jsonl",), _boolq, _plain, even=True,
