@@ -7,7 +7,6 @@ depend on it, so it must describe itself for the digest: a frozen dataclass does
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, is_dataclass
-from functools import partial
 from typing import Any
 
 from interp.auditing.behaviours import Behaviour, Kind, Scores, render_prompts
@@ -91,9 +90,7 @@ def _require_room(model: HookedModel, prompts: Sequence[str], new: int) -> None:
 
 
 def describe_grader(grade: Grade) -> dict[str, Any]:
-    """What identifies a grader, as plain values. Raises for one without a name, such as a lambda."""
-    if isinstance(grade, partial):
-        raise InterpError("a partial function does not say what it is; use a frozen dataclass or a named function")
+    """What identifies a grader, as plain values. Raises for one without a name, such as a lambda or a partial."""
     if is_dataclass(grade) and not isinstance(grade, type):
         return {"is": type(grade).__name__, **asdict(grade)}
     name = getattr(grade, "__qualname__", "<none>")
