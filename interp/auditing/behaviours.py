@@ -38,10 +38,18 @@ class Scores:
         return sum(map(isnan, self.values))
 
     @property
+    def constant(self) -> bool:
+        """Whether several items have a score and all scores are equal: such a scorer may not discriminate."""
+        return len(self._known) > 1 and len(set(self._known)) == 1
+
+    @property
     def mean(self) -> float:
         """Mean over the items that have a score; NaN if none has."""
-        known = [value for value in self.values if not isnan(value)]
-        return sum(known) / len(known) if known else float("nan")
+        return sum(self._known) / len(self._known) if self._known else float("nan")
+
+    @property
+    def _known(self) -> list[float]:
+        return [value for value in self.values if not isnan(value)]
 
 
 @dataclass(frozen=True)

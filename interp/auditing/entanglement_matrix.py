@@ -175,7 +175,7 @@ def require_names(edits: Iterable[str]) -> None:
 def _columns(audits: Mapping[str, Audit]) -> dict[str, dict[str, tuple[Estimate, float]]]:
     """Differences and p-values: edits first; then baselines, of which several edits share the same instruction."""
     columns = {name: {row.name: (row.difference, row.p) for row in audited.rows} for name, audited in audits.items()}
-    same = len({audited.instruction for audited in audits.values() if audited.instruction}) == 1
+    same = len({audited.instruction for audited in audits.values()} - {""}) < 2
     for name, audited in audits.items():
         for baseline in audited.baselines:
             shared = len(audits) == 1 or (same and baseline.name == "prompt")

@@ -19,7 +19,7 @@ from interp.auditing.policy.decision import Policy, decide
 from interp.core.errors import InterpError
 from interp.models.sites import Site
 from interp.sae.feature import Snippet
-from interp.views import figures
+from interp.views import audit_figures
 from interp.views.report_page import Report, ReportedRun, render_report, write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp; {{ 7 * 7 }} %{x}"
@@ -125,7 +125,7 @@ def test_figures_come_out_of_the_page_as_they_went_in(hostile: Element) -> None:
     audit = hostile_report().audit
     assert audit
     drawn = json.loads(hostile.id("figure-before-after").text)
-    assert drawn == json.loads(figures.plot_rates(audit).to_json())
+    assert drawn == json.loads(audit_figures.plot_rates(audit).to_json())
 
 
 def test_plotly_is_in_the_page_once(html: str) -> None:
