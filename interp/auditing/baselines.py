@@ -67,13 +67,9 @@ def baseline_of_scores(
     scores = {b.name: [cache.scores(condition, b) for condition in conditions] for b in behaviours}
     each = [{b: drawn[number].mean for b, drawn in scores.items()} for number in range(len(conditions))]
     compared = {b.name: _compare(cache.scores(plain, b), scores[b.name], b, seed) for b in behaviours}
-    return Baseline(
-        name,
-        _means(each),
-        tuple(each) if len(each) > 1 else (),
-        changes={b: comparison.difference for b, comparison in compared.items()},
-        p={b: comparison.p for b, comparison in compared.items()},
-    )
+    changes = {b: comparison.difference for b, comparison in compared.items()}
+    p = {b: comparison.p for b, comparison in compared.items()}
+    return Baseline(name, _means(each), tuple(each) if len(each) > 1 else (), changes, p)
 
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
