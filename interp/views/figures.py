@@ -212,7 +212,7 @@ def cell_texts(x: Sequence[Any], y: Sequence[Any], texts: list[str], colours: li
 def panels(titles: list[str], heights: list[int], gap: int, shared_xaxes: bool = True) -> go.Figure:
     """Empty panels, one below the other: `heights` and `gap` in pixels, titles on the left."""
     total = sum(heights) + gap * (len(heights) - 1)
-    spacing = {"vertical_spacing": gap / total, "row_heights": heights}
+    spacing = {"vertical_spacing": gap / total if len(titles) > 1 else 0, "row_heights": heights}
     figure = make_subplots(rows=len(titles), shared_xaxes=shared_xaxes, subplot_titles=titles, **spacing)
     figure.update_annotations(x=0, xanchor="left", font_size=14)
     return figure.update_layout(height=total)
