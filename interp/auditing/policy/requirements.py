@@ -127,8 +127,9 @@ def _limit(row: AuditRow, policy: Policy) -> Threshold:
     if allowance is not None and allowance.change_at_most is not None:
         most = allowance.change_at_most
     metric = "relative_change" if row.unit == "nats" else "change"
-    bound = {"at_most": most} if _less_is_good(row) else {"at_least": -most}
-    return Threshold(behaviour=row.name, metric=metric, **bound)
+    if _less_is_good(row):
+        return Threshold(behaviour=row.name, metric=metric, at_most=most)
+    return Threshold(behaviour=row.name, metric=metric, at_least=-most)
 
 
 def _less_is_good(row: AuditRow) -> bool:

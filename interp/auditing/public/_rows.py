@@ -56,9 +56,9 @@ class PublicRow:
     def texts(self, column: str) -> tuple[str, ...]:
         """A column that holds a list of texts, at least two of them different."""
         value = self.values.get(column)
-        listed = isinstance(value, list) and all(isinstance(text, str) and text.strip() for text in value)
-        texts = tuple(text.strip() for text in value) if listed else ()
-        if len(set(texts)) < 2:
+        listed = value if isinstance(value, list) else []
+        texts = tuple(text.strip() for text in listed if isinstance(text, str) and text.strip())
+        if len(texts) < len(listed) or len(set(texts)) < 2:
             raise self.wrong(column, "a list of at least two different texts")
         return texts
 
