@@ -3,10 +3,11 @@
     @with_options
     def find_command(model: Model, options: FindOptions, as_json: Json = False) -> None: ...
 
-A parameter whose type is a Config becomes one option per field, and a field that is a Config is expanded in turn.
-`Annotated[ExportOptions, Without("prompts")]` leaves fields out, which keep their defaults. The field `skip_bad` is the
-option `--skip-bad`, a trailing underscore is dropped (`try_` is `--try`), and the field's description is the help text.
-Other parameters are what Typer makes of them. The values on the line are parsed as the Config, so its validators apply.
+A parameter whose type is a Config becomes one option per field, and a field that is a Config is expanded in turn: where
+it is `Annotated[ExportOptions, Without(("prompts",))]`, these fields are left out and keep their defaults. The field
+`skip_bad` is the option `--skip-bad`, a trailing underscore is dropped (`try_` is `--try`), and the field's description
+is the help text. A value that a validator parses beforehand is given as text. Other parameters are what Typer makes of
+them. The values on the line are parsed as the Config, so its validators apply.
 """
 
 import inspect
@@ -14,10 +15,12 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import typer
 from annotated_types import Ge
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from interp.core.config import Config
@@ -31,27 +34,23 @@ Device = Annotated[str | None, typer.Option(help="device to run on: cpu, cuda, c
 
 @dataclass(frozen=True)
 class Without:
-    """Fields of a Config that are not options of the verb."""
+    """Keys of a nested Config that are not options of the verb."""
 
-    names: tuple[str, ...]
-
-    def __init__(self, *names: str):
-        object.__setattr__(self, "names", names)
+    keys: tuple[str, ...]
 
 
 def with_options(command: Command) -> Command:
     """A command for Typer whose Config parameters are replaced by an option per field."""
     signature = inspect.signature(command)
-    configs = {name: config for name, p in signature.parameters.items() if (config := _config(p.annotation))}
-    parameters = [
-        parameter
-        for name, given in signature.parameters.items()
-        for parameter in (_options(*configs[name]) if name in configs else [given.replace(kind=_KEYWORD)])
-    ]
+    configs = {name: given.annotation for name, given in signature.parameters.items() if _is_config(given.annotation)}
+    parameters: list[inspect.Parameter] = []
+    for name, given in signature.parameters.items():
+        options = [_option(key, field) for key, field in _fields(configs[name])] if name in configs else []
+        parameters += options or [given.replace(kind=_KEYWORD)]
 
     @wraps(command)
     def parsed(**values: Any) -> None:
-        for name, (config, _) in configs.items():
+        for name, config in configs.items():
             values[name] = config.parse(_take(config, values), source="options")
         command(**values)
 
@@ -60,44 +59,29 @@ def with_options(command: Command) -> Command:
     return parsed
 
 
-def describe_fields(config: type[Config], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Key and help text of every field, those of nested Configs under `key.`."""
-    for name, field in config.model_fields.items():
-        if _is_config(field.annotation):
-            yield from describe_fields(field.annotation, f"{prefix}{name}.")
-        else:
-            value = field.get_default(call_default_factory=True)
-            default = " [required]" if field.is_required() else "" if value is None else f" [default: {value}]"
-            yield prefix + name, f"{field.description or ''}{default}".lstrip()
-
-
-def keys_command(load_config: Callable[[], type[Config]]) -> type[typer.core.TyperCommand]:
-    """A command class whose `--help` ends with the keys of a Config, which is imported only for that."""
+def keys_command(config: str) -> type[typer.core.TyperCommand]:
+    """A command class whose `--help` ends with the keys of a Config, given as module:Class and imported only then."""
 
     class KeysCommand(typer.core.TyperCommand):
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
             print("Keys (key=value):")
-            for key, text in describe_fields(load_config()):
-                print(f"  {key}: {text}")
+            for key, field in _fields(resolve_name(config)):
+                value = field.get_default(call_default_factory=True)
+                default = " [required]" if field.is_required() else "" if value is None else f" [default: {value}]"
+                print(f"  {key}: {field.description or ''}{default}")
 
     return KeysCommand
 
 
-def _config(annotation: Any) -> tuple[type[Config], tuple[str, ...]] | None:
-    """The Config that an annotation names, and its fields that are left out."""
-    arguments = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    if not _is_config(arguments[0]):
-        return None
-    return arguments[0], tuple(name for mark in arguments[1:] for name in mark.names)
-
-
-def _options(config: type[Config], without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+def _fields(config: type[Config]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field with its key; those of a nested Config are under `key.`, without what is left out of it."""
     for name, field in config.model_fields.items():
-        if _is_config(field.annotation):
-            yield from _options(field.annotation, without)
-        elif name not in without:
-            yield _option(name, field)
+        if not _is_config(field.annotation):
+            yield name, field
+            continue
+        left_out = [key for mark in field.metadata if isinstance(mark, Without) for key in mark.keys]
+        yield from ((f"{name}.{key}", inner) for key, inner in _fields(field.annotation) if key not in left_out)
 
 
 def _take(config: type[Config], values: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +95,8 @@ def _take(config: type[Config], values: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(key: str, field: FieldInfo) -> inspect.Parameter:
+    name = key.rpartition(".")[2]
     default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
     flag = "--" + name.rstrip("_").replace("_", "-")
     # A switch that is on by default can be turned off; Typer adds `--no-…` where no name is given.
@@ -120,7 +105,8 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     # Rich would take a default that is named in the text for markup, and drop it.
     text = (field.description or "").replace("[default", r"\[default")
     option = typer.Option(*names, help=text, min=least)
-    annotation: Any = Annotated[_plain_type(field.annotation), option]
+    as_text = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
+    annotation: Any = Annotated[str | None if as_text else _plain_type(field.annotation), option]
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
 
 

@@ -15,7 +15,6 @@ import typer
 import interp
 from interp.cli import audit, capture, export, find, sae, search
 from interp.cli._options import Command, Json, keys_command, with_options
-from interp.core.config import Config
 from interp.core.display import print_table, print_values
 from interp.core.errors import InterpError
 
@@ -115,18 +114,6 @@ def clear_command(
     print_table(as_json, rows, f"{len(rows)} {'removed' if yes else 'to remove (--yes)'}")
 
 
-def _experiment_config() -> type[Config]:
-    from interp.pipeline.experiment import Experiment
-
-    return Experiment
-
-
-def _sae_config() -> type[Config]:
-    from interp.sae.config import SaeConfig
-
-    return SaeConfig
-
-
 VERBS: dict[str, Command] = {
     "demo": demo_command,
     "run": search.run_command,
@@ -150,20 +137,20 @@ RUNS_VERBS: dict[str, Command] = {
     "compare": compare_command,
     "gc": clear_command,
 }
-KEYS = {"run": _experiment_config, "train": _sae_config}
+KEYS = {"run": "interp.pipeline.experiment:Experiment", "train": "interp.sae.config:SaeConfig"}
 
 
 def build_app() -> typer.Typer:
     """The whole command line, from the tables of verbs."""
     root = typer.Typer(name="interp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     root.callback()(root_command)
-    groups = {"sae": typer.Typer(help="Train, convert and describe sparse autoencoders.", no_args_is_help=True)}
-    groups["runs"] = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
-    for group, verbs in ((root, VERBS), (groups["sae"], SAE_VERBS), (groups["runs"], RUNS_VERBS)):
+    sae_group = typer.Typer(help="Train, convert and describe sparse autoencoders.", no_args_is_help=True)
+    runs_group = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
+    root.add_typer(sae_group, name="sae")
+    root.add_typer(runs_group, name="runs")
+    for group, verbs in ((root, VERBS), (sae_group, SAE_VERBS), (runs_group, RUNS_VERBS)):
         for name, command in verbs.items():
             group.command(name, cls=keys_command(KEYS[name]) if name in KEYS else None)(with_options(command))
-    for name, group in groups.items():
-        root.add_typer(group, name=name)
     return root
 
 
@@ -178,13 +165,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app([word for word in words if word != "--debug"])
-    except InterpError as problem:
-        if debug:
-            raise
-        print(f"interp: {problem}", file=sys.stderr)
-        sys.exit(2)
     except Exception as problem:
         if debug:
             raise
-        print(f"interp: {type(problem).__name__}: {problem} (unexpected; --debug shows where)", file=sys.stderr)
-        sys.exit(70)
+        bad_input = isinstance(problem, InterpError)
+        text = problem if bad_input else f"{type(problem).__name__}: {problem} (unexpected; --debug shows where)"
+        print(f"interp: {text}", file=sys.stderr)
+        sys.exit(2 if bad_input else 70)

@@ -55,13 +55,9 @@ class AuditOptions(Config):
     def _check_conflicts(self) -> "AuditOptions":
         names = self.recipes
         if len(names) < len(self.recipe):
-            raise InterpError(
-                f"recipes {', '.join(map(str, self.recipe))}: two recipe folders have the same name; rename one"
-            )
+            raise InterpError(f"two recipe folders have the same name: {', '.join(map(str, self.recipe))}; rename one")
         if len(names) > 1 and MATRIX in names:
-            raise InterpError(
-                f"{names[MATRIX]}: its audit would be written over the matrix, {MATRIX}.json; rename the folder"
-            )
+            raise InterpError(f"{names[MATRIX]}: its audit would be written over the matrix, {MATRIX}.json; rename it")
         if self.base is not None and len(names) > 1:
             raise InterpError(f"base with {len(names)} recipes; MODEL is one edited model, made by one of them")
         return self
@@ -78,10 +74,10 @@ class AuditOptions(Config):
 
     @property
     def baseline_names(self) -> tuple[str, ...] | None:
-        """None: all that the edits allow."""
-        if self.baselines in ("all", "none"):
-            return None if self.baselines == "all" else ()
-        return tuple(name.strip() for name in self.baselines.split(","))
+        """None: all that the edit allows."""
+        if self.baselines == "all":
+            return ("random", "prompt") if len(self.recipe) > 1 else None
+        return () if self.baselines == "none" else tuple(name.strip() for name in self.baselines.split(","))
 
     def require_free_places(self) -> None:
         """Refuse outputs that exist, or that would overwrite each other, before anything is measured."""
@@ -94,9 +90,7 @@ class AuditOptions(Config):
             # A folder of audits may hold the page.
             allowed = len(self.recipes) > 1 and (name, other) == ("out", "page")
             if places[name] == places[other] or (inside and not allowed):
-                raise InterpError(
-                    f"{name} {places[name]} is in the way of {other} {places[other]}; choose another place"
-                )
+                raise InterpError(f"{name} {places[name]} is in the way of {other} {places[other]}; move one")
 
 
 def audit_command(model: Model, options: AuditOptions, device: Device = None, as_json: Json = False) -> None:
@@ -181,7 +175,6 @@ def _measure(
         "cache": options.scores,
     }
     if len(edits) > 1:
-        settings["baselines"] = ("random", "prompt") if settings["baselines"] is None else settings["baselines"]
         matrix, audits = entanglement(models[0], edits, behaviours, **settings)
         with new_folder(options.out) as staging:
             matrix.save(staging / f"{MATRIX}.json")

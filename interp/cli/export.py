@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import Field, model_validator
@@ -15,7 +15,6 @@ from interp.core.errors import InterpError
 from interp.editing.options import ExportOptions
 
 Source = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, a URL of one, or a hub id")]
-Options = Annotated[ExportOptions, Without("prompts", "shard_size", "sharpness")]
 
 
 class ExportInputs(Config):
@@ -23,7 +22,6 @@ class ExportInputs(Config):
 
     recipe: Path = Field(description="recipe folder")
     out: Path | None = Field(None, description="new folder for the checkpoint")
-    shard_size: str | None = Field(None, description=ExportOptions.model_fields["shard_size"].description)
     protect: Path | None = Field(
         None, description="folder of a saved direction (for instance, refusal) that the edit must leave intact"
     )
@@ -42,6 +40,7 @@ class ExportInputs(Config):
     )
     rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")
     steps: int | None = Field(None, ge=0, description="with --distil: training steps [default: 300]")
+    options: Annotated[ExportOptions, Without(("prompts", "fold.sharpness"))] = ExportOptions()
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> "ExportInputs":
@@ -50,6 +49,13 @@ class ExportInputs(Config):
             raise InterpError(f"{' and '.join(training)}: only for distil; leave it out")
         if self.needs_release and (self.require is None or self.policy is None):
             raise InterpError("require, policy and safeguard go together; give the audit and the policy")
+        form, loaded = self.options.form, not (self.options.dry_run or self.options.streamed)
+        if self.needs_release and not (loaded and form == "checkpoint"):
+            raise InterpError("require is for checkpoints that are certified; leave dry_run, streamed and form out")
+        if self.distil is not None and not (loaded and form != "control-vector"):
+            raise InterpError("distil needs a model in memory: with dry_run, streamed or control-vector, leave it out")
+        if self.out is None and not self.options.dry_run:
+            raise InterpError("give --out FOLDER, or --dry-run")
         return self
 
     @property
@@ -58,23 +64,18 @@ class ExportInputs(Config):
         return bool(self.require or self.policy or self.safeguard)
 
 
-def export_command(model: Source, inputs: ExportInputs, options: Options, as_json: Json = False) -> None:
+def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -> None:
     """Fold a recipe into the weights, write the checkpoint, reload it and certify it."""
     from interp.editing.export import exporter
     from interp.interventions.recipe import Recipe
 
-    recipe = Recipe.load(inputs.recipe)
-    notes: dict[str, Any] = {}
+    recipe, notes = Recipe.load(inputs.recipe), dict[str, Any]()
     if inputs.protect:
         recipe, notes = _keep_clear(recipe, inputs.protect)
-    fields = {"prompts": _lines(inputs.prompts)} if inputs.prompts else {}
-    options = ExportOptions.merged(options, fields | ({"shard_size": inputs.shard_size} if inputs.shard_size else {}))
-    _require_compatible(inputs, options)
+    options = ExportOptions.merged(inputs.options, {"prompts": _lines(inputs.prompts)})
     release = _release(inputs, recipe, as_json) if inputs.needs_release else None
-    if options.dry_run:
+    if options.dry_run or inputs.out is None:
         _print_plan(recipe, model, options, notes, as_json)
-    if inputs.out is None:
-        raise InterpError("give --out FOLDER, or --dry-run")
     factors = _train_factors(inputs, recipe, model, options.fold.approximate) if inputs.distil is not None else None
     if options.form != "checkpoint":
         values = _export_form(recipe, model, inputs.out, options, factors)
@@ -127,19 +128,9 @@ def _keep_clear(recipe: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
     from interp.directions.direction import Direction
     from interp.editing.fold.subspaces import clear_of
 
-    if not (folder / "direction.json").is_file():
-        raise InterpError(f"--protect {folder}: no saved direction (finding.direction.save writes one)")
     cleared, turns = clear_of(recipe, Direction.load(folder))
     angle, overlap = max(turn.angle for turn in turns), max(turn.overlap for turn in turns)
     return cleared, {"protected": f"{folder}: turned by {angle:.1f} degrees, cosine with it {overlap:.2f} before"}
-
-
-def _require_compatible(inputs: ExportInputs, options: ExportOptions) -> None:
-    loaded = not (options.dry_run or options.streamed)
-    if inputs.needs_release and not (loaded and options.form == "checkpoint"):
-        raise InterpError("require is for checkpoints that are certified; leave dry_run, streamed and form out")
-    if inputs.distil is not None and not (loaded and options.form != "control-vector"):
-        raise InterpError("distil trains a loaded model: with dry_run, streamed or form control-vector, leave it out")
 
 
 def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
@@ -155,14 +146,14 @@ def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
     return decide_release(str(inputs.require), rules, decision)
 
 
-def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str, Any], as_json: bool) -> None:
+def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str, Any], as_json: bool) -> NoReturn:
     """What the export would change and need; ends with the exit code that the export would have."""
     from interp.editing.export import exporter
 
     plan, estimate = exporter.dry_run(recipe, model, options)
     barred = plan.barred(options.fold)
     if as_json:
-        items = [{"op": i.op, "sites": list(i.sites), "status": i.status, "reason": i.reason} for i in plan.items]
+        items = [asdict(item) for item in plan.items]
         values = {"status": plan.status, "exports": not barred, "tensors": len(plan.changes), "items": items}
         print_values(True, values | asdict(estimate) | notes)
     else:

@@ -1,6 +1,7 @@
 """The verb `interp find`: directions of a contrast, by layer and method, with their controls."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,27 +58,29 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
         if path:
             require_free(path)
     hooked, findings = _fit(options, lambda: load(model, device=device))
-    ranked = findings.best(len(findings))
+    trials = _trials(hooked, findings.shortlist(8), options.try_) if options.try_ else []
+    ranked = [trial.finding for trial in trials] or findings.best(len(findings))
     rows = [finding.row | findings.baselines_at(finding) for finding in ranked]
-    if options.try_:
-        trials = _trials(hooked, findings.shortlist(8), options.try_)
-        ranked = [trial.finding for trial in trials]
-        effects = [{"cost": trial.cost, options.try_: trial.after[options.try_]} for trial in trials]
-        rows = [f.row | findings.baselines_at(f) | effect for f, effect in zip(ranked, effects, strict=True)]
+    for row, trial in zip(rows, trials, strict=False):  # without --try there are no trials
+        row.update({"cost": trial.cost, options.try_: trial.after[options.try_]})
     if options.out:
         _write_recipe(options.out, ranked[0].direction, options.try_)
     if options.page:
         _write_page(options.page, hooked, findings, ranked[0] if options.try_ else None)
-    failures = [f"not fitted: {f.method} at {f.site}, position {f.position}: {f.reason}" for f in findings.failures]
     if as_json:
-        print("".join(f"{failure}\n" for failure in failures), end="", file=sys.stderr)
+        _print_failures(findings, sys.stderr)
         print_table(True, rows, "")
         return
     _print_grid(_layers(findings), f"Held-out AUROC on {options.contrast}; * the best")
     listed = rows if options.try_ else [finding.row for finding in findings.shortlist(12)]
     title = "Ranked by the effect of ablation, best first" if options.try_ else "The best of each method in turn"
     print_table(False, _cells(listed), title)
-    print("".join(f"{failure}\n" for failure in failures), end="")
+    _print_failures(findings, sys.stdout)
+
+
+def _print_failures(findings: Any, file: Any) -> None:
+    for fit in findings.failures:
+        print(f"not fitted: {fit.method} at {fit.site}, position {fit.position}: {fit.reason}", file=file)
 
 
 def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
@@ -98,19 +101,19 @@ def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
 def _protected(words: tuple[str, ...]) -> dict[str, Any]:
     from interp.directions.direction import Direction
 
-    directions = {}
+    folders = _named(words, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
+    return {name: Direction.load(folder) for name, folder in folders.items()}
+
+
+def _named(words: Iterable[str], option: str, expected: str) -> dict[str, str]:
+    """The values of name=value words, by name."""
+    named: dict[str, str] = {}
     for word in words:
-        name, sign, folder = word.partition("=")
-        if not (name and sign and folder):
-            raise InterpError(
-                f"--protect {word!r} can't be read; expected NAME=FOLDER, such as refusal=refusal-direction"
-            )
-        if not (Path(folder) / "direction.json").is_file():
-            raise InterpError(
-                f"--protect {word!r}: {folder} is not a saved direction (finding.direction.save writes one)"
-            )
-        directions[name] = Direction.load(folder)
-    return directions
+        name, _, value = (part.strip() for part in word.partition("="))
+        if not (name and value):
+            raise InterpError(f"{option} {word!r} can't be read; expected {expected}")
+        named[name] = value
+    return named
 
 
 def _contrast(options: FindOptions) -> Any:
@@ -119,11 +122,10 @@ def _contrast(options: FindOptions) -> Any:
 
     if options.columns is None and not options.skip_bad:
         return read_contrast(options.contrast, seed=options.seed)
-    names = [name.partition("=") for name in options.columns.split(",")] if options.columns is not None else []
-    if not all(name and sign and column for name, sign, column in names):
-        raise InterpError(f"--columns {options.columns!r} can't be read; expected name=column, such as positive=toxic")
-    mapped = {name.strip(): column.strip() for name, _, column in names}
-    return Contrast.read(options.contrast, None if options.columns is None else mapped, options.skip_bad)
+    columns = None
+    if options.columns is not None:
+        columns = _named(options.columns.split(","), "--columns", "name=column, such as positive=toxic")
+    return Contrast.read(options.contrast, columns, options.skip_bad)
 
 
 def _write_recipe(folder: Path, direction: Any, target: str | None) -> None:

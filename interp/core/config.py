@@ -99,8 +99,9 @@ def _error(config: type[BaseModel], problem: ValidationError, source: str) -> In
 def _explain(config: type[BaseModel], error: Any) -> str:
     path = [str(part) for part in error["loc"]]
     where = ".".join(path) or "top level"
-    if error["type"] == "value_error" and not path:
-        return str(error["ctx"]["error"])
+    reason = error.get("ctx", {}).get("error")
+    if reason is not None and (not path or (isinstance(reason, InterpError) and isinstance(error["input"], dict))):
+        return str(reason)  # what a record's own validator refuses; its message says it all
     if error["type"] == "missing":
         return f"{where}: {error['msg']}"
     if error["type"] != "extra_forbidden":

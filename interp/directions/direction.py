@@ -75,6 +75,8 @@ class Direction:
     @classmethod
     def load(cls, folder: str | Path) -> "Direction":
         """Load what `save` wrote."""
+        if not (Path(folder) / "direction.json").is_file():
+            raise InterpError(f"{folder}: no saved direction in it (finding.direction.save writes one)")
         values = read_json(Path(folder) / "direction.json")
         tensors = load_file(Path(folder) / "direction.safetensors")
         return replace(cls.from_json(values, tensors["rows"]), means=tensors.get("means"))

@@ -6,9 +6,9 @@ refused when the record is made, so a Python caller and the command line get the
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from interp.core import Config, InterpError
 from interp.core.errors import nearest
@@ -21,6 +21,10 @@ _OF_CHECKPOINTS = (
     "dtype", "shard_size", "streamed", "dry_run", "undo", "sign", "trust_base", "dequantise", "compensate",
 )  # fmt: skip
 _OF_FOLDS = ("approximate", "rehost", "leave_embedding", "keep_norms", "sharpness")
+
+
+def _as_bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
 
 
 class FoldOptions(Config):
@@ -57,7 +61,7 @@ class ExportOptions(Config):
     """
 
     dtype: str | None = Field(None, description="float32, bfloat16 or float16; default: the source's dtype")
-    shard_size: int | None = Field(
+    shard_size: Annotated[int | None, BeforeValidator(_as_bytes)] = Field(
         None, description="largest size of a weight file, such as 4GB; by default, the same split as the source"
     )
     prompts: tuple[str, ...] = Field((), description="additional texts for the certificate", strict=False)
@@ -92,16 +96,9 @@ class ExportOptions(Config):
             base["fold"] = {**dict(base["fold"]), **fold}
         return cls.parse(base, "export options")
 
-    @field_validator("shard_size", mode="before")
-    @classmethod
-    def _bytes(cls, value: object) -> object:
-        return parse_bytes(value) if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _refuse_conflicts(self) -> "ExportOptions":
-        values = {**dict(self), **dict(self.fold)}
-        defaults = {**dict(ExportOptions.model_construct()), **dict(FoldOptions.model_construct())}
-        chosen = [name for name, value in values.items() if value != defaults[name]]
+        chosen = [*self.model_dump(exclude_defaults=True), *self.fold.model_dump(exclude_defaults=True)]
         if self.streamed or self.dry_run or self.form != "checkpoint":
             _refuse(chosen, ("prompts",), "only compared where a checkpoint is certified")
         if self.form != "checkpoint":

@@ -1,12 +1,15 @@
 """`interp export` at the command line: an option without effect is refused, and a dry run ends as the export would."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from interp import Project, Recipe
+from interp import InterpError, Project, Recipe
+from interp.cli.export import ExportInputs
 from interp.directions.direction import Direction
+from interp.editing import ExportOptions
 from interp.models.sites import Site
 
 
@@ -50,6 +53,28 @@ def test_options_that_do_nothing_are_refused(run, words, tmp_path, form, options
     assert (code, said, out.exists()) == (2, "", False)
     assert options[0].removeprefix("--").replace("-", "_") in complaint
     assert "leave it out" in complaint
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"require": Path("audit.json"), "policy": "release"}, {"streamed": True}, "require is for checkpoints"),
+        ({"require": Path("audit.json"), "policy": "release"}, {"form": "adapter"}, "require is for checkpoints"),
+        ({"distil": "organism"}, {"dry_run": True}, "distil needs a model in memory"),
+        ({"distil": "organism"}, {"form": "control-vector"}, "distil needs a model in memory"),
+        ({"out": None}, {"streamed": True}, "give --out FOLDER"),
+    ],
+)
+def test_conflicts_are_refused_by_the_record_itself(fields, options, message):
+    common = {"recipe": Path("recipe"), "out": Path("out")}
+    with pytest.raises(InterpError, match=message):
+        ExportInputs(**common | fields, options=ExportOptions(**options))
+    ExportInputs(**common | fields | {"out": Path("out")})
+
+
+def test_what_the_options_refuse_is_said_without_the_record_that_holds_them(run, words, tmp_path):
+    _, _, complaint = run(*words(), "--out", tmp_path / "out", "--form", "adapter", "--undo")
+    assert complaint == "interp: options: undo: without effect where the form is adapter; leave it out\n"
 
 
 def test_control_the_forms_are_written_without_them(run, words, tmp_path):
