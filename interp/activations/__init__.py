@@ -4,6 +4,7 @@ In reading order:
 
 - `token_rows`: a corpus as rows of tokens, and forward passes over them.
 - `columns`: which sites of which models are side by side in a batch, and their widths.
+- `config`: the settings of a harvest.
 - `manifest`: the record of a store: settings, shards and checksums.
 - `harvester`: `harvest`, which writes a store and continues one that was interrupted.
 - `store`: `Store`, which reads shards through a memory map.

@@ -1,6 +1,6 @@
 from .columns import SiteColumns as SiteColumns
+from .config import HarvestConfig as HarvestConfig
 from .harvester import harvest as harvest
-from .manifest import HarvestConfig as HarvestConfig
 from .manifest import StoreManifest as StoreManifest
 from .paired_store import PairedStore as PairedStore
 from .store import Store as Store

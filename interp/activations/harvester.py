@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.config import HarvestConfig
 from interp.activations.manifest import (
     FINISHED,
     PARTIAL,
-    HarvestConfig,
     StoreManifest,
     StorePart,
     StoreSettings,

@@ -10,38 +10,16 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from interp.activations.config import HarvestConfig
 from interp.activations.token_rows import CorpusProgress
 from interp.core.config import Config, differences
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
-from interp.data.packing import Keep
 from interp.models.identity import ModelReference
 
 FINISHED = "manifest.json"
 PARTIAL = "manifest.partial.json"
 REMEDY = "restore it, or harvest again into a new folder"
-
-
-class HarvestConfig(Config):
-    """How to harvest.
-
-    Example:
-        >>> from interp.activations import HarvestConfig
-        >>> HarvestConfig(keep="inner").dtype
-        'float32'
-    """
-
-    context: int = Field(default=128, ge=2, description="tokens per row")
-    batch_size: PositiveInt = Field(default=16, description="rows per forward pass; halved if memory does not suffice")
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        default="float32", description="stored type; int8 keeps whole numbers with one scale per token and site"
-    )
-    shard_tokens: PositiveInt = Field(default=65536, description="most tokens per shard; a shard holds whole rows")
-    keep: Keep = Field(
-        default="all",
-        description="tokens to store: all, inner (not the first of a document or piece), or an assistant's words",
-    )
-    bos_first: bool = Field(default=True, description="begin each document with BOS, where the tokenizer has one")
 
 
 class StoreSettings(Config):

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from interp.activations._batching import epoch_batches
 from interp.activations.columns import SiteColumns, Sites, select_sites
-from interp.activations.manifest import HarvestConfig
+from interp.activations.config import HarvestConfig
 from interp.activations.token_rows import CorpusPasses, pack_groups
 from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.data import corpora
-from interp.data.packing import Keep
+from interp.data.conversations import Keep
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 

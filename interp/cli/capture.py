@@ -1,10 +1,12 @@
 """The verb `interp harvest`: a model's activations over a corpus, stored."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from interp.cli._options import Device, Json, Model
+from interp.activations.config import HarvestConfig
+from interp.cli._options import Device, Json, Model, Without
 from interp.core.config import Config
 from interp.core.display import print_values
 
@@ -21,13 +23,7 @@ class HarvestOptions(Config):
     )
     out: Path = Field(description="folder for the activation store; an interrupted harvest resumes")
     tokens: int | None = Field(None, ge=1, description="stop after this many tokens [default: whole corpus]")
-    context: int = Field(128, description="tokens per row (documents are packed into rows of this length)")
-    batch_size: int = Field(16, description="rows per forward pass")
-    dtype: str = Field("float32", description="dtype of the stored activations: float32, bfloat16, float16 or int8")
-    keep: str = Field(
-        "all",
-        description="tokens to store: all, inner (all but each document's first token) or assistant (assistant turns)",
-    )
+    config: Annotated[HarvestConfig, Without(("shard_tokens", "bos_first"))] = HarvestConfig()
     field: str = Field("text", description="field of each record that holds the text or the conversation")
     bos: bool = Field(True, description="put the BOS token before each document")
     skip_bad: bool = Field(False, description="skip records that cannot be read, instead of stopping at them")
@@ -50,8 +46,8 @@ def harvest_command(model: Model, options: HarvestOptions, device: Device = None
         options.sites,
         options.out,
         text_field=options.field,
-        bos_first=options.bos,
-        **options.model_dump(include={"tokens", "context", "batch_size", "dtype", "keep", "skip_bad", "append"}),
+        **options.model_dump(include={"tokens", "skip_bad", "append"}),
+        **options.config.model_dump() | {"bos_first": options.bos},
     )
     values = {"store": str(options.out), "tokens": len(store), "sites": [str(site) for site in store.sites]}
     print_values(as_json, values)

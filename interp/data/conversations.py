@@ -1,12 +1,13 @@
 """Conversations as text: rendered with a chat template, with the places of the assistant's words."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from interp.core.errors import InterpError
 from interp.data.corpora import Conversation
 
 Span = tuple[int, int]
+Keep = Literal["all", "inner", "assistant"]  # which tokens of a document
 
 
 def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Span]]:

@@ -15,18 +15,17 @@ is split loses its earlier part from view, as it would at the model's context le
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.data.conversations import Span, render_conversation
+from interp.data.conversations import Keep, Span, render_conversation
 from interp.data.corpora import Document
 
 PADDING = -1
-Keep = Literal["all", "inner", "assistant"]
 # Number of rows kept open for further documents; beyond it, the fullest row is closed.
 _OPEN_ROWS = 32
 _ENCODED_TOGETHER = 64

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from interp.activations.manifest import HarvestConfig
+from interp.activations.config import HarvestConfig
 from interp.activations.store import Store
 from interp.core.errors import InterpError
 

@@ -4,9 +4,9 @@ import safetensors.torch
 import torch
 from torch.nn.functional import normalize
 
+from interp.activations.config import HarvestConfig
 from interp.activations.manifest import (
     FINISHED,
-    HarvestConfig,
     StoreManifest,
     StorePart,
     StoreSettings,
