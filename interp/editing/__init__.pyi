@@ -9,13 +9,13 @@ from .certificate.manifest import ExportManifest as ExportManifest
 from .certificate.record import Certificate as Certificate
 from .certificate.verifier import verify as verify
 from .certificate.writer_check import check_writers as check_writers
-from .export._estimate import ExportEstimate as ExportEstimate
 from .export.adapter import export_adapter as export_adapter
 from .export.control_vector import export_control_vector as export_control_vector
 from .export.control_vector import read_control_vector as read_control_vector
 from .export.exporter import dry_run as dry_run
 from .export.exporter import export_streamed as export_streamed
 from .export.restoring import undo as undo
+from .export.weight_writer import ExportEstimate as ExportEstimate
 from .fold.plan import Plan as Plan
 from .fold.steps import plan_fold as plan_fold
 from .fold.subspaces import Preserved as Preserved

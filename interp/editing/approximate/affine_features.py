@@ -17,7 +17,7 @@ Limitations: fidelity is measured against the edit, on the given text, and not a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -27,11 +27,12 @@ from torch import Tensor
 from interp.activations.token_rows import pack_rows
 from interp.core.display import html_card
 from interp.core.errors import InterpError
+from interp.core.moments import StreamingMoments
 from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.directions.direction import Direction
 from interp.directions.methods.latents import SAE_LATENT
-from interp.editing.approximate.fidelity import Fidelity, measured
+from interp.editing.approximate.fidelity import Fidelity, measure_fidelity
 from interp.editing.fold import PlannedEdit, plan_fold
 from interp.editing.fold.stream_sites import STREAM, holders
 from interp.interventions.affine_ops import LowRank, Project
@@ -148,20 +149,20 @@ def affine_fit(
     held = ceil(held_out * len(packed))
     if not 0 < held < len(packed):
         raise InterpError(
-            f"held_out is {held_out} of {len(packed)} rows of {context} tokens; expected some to fit on and some to "
-            "measure on: give more text, or a smaller context"
+            f"held_out is {held_out} of {len(packed)} rows; expected some to fit on and some to measure on"
         )
-    sums = _Regression()
+    moments = StreamingMoments(joint=True)
     where = holders(site, model.config)[0] if at_writer and site.kind in STREAM else site
     fit_on = packed.part(slice(0, len(packed) - held), slice(None))
     for x, written in _activations(model, site, where, fit_on, batch_size):
-        sums.update(written, op(x) - x)
-    note = f"affine fit of {type(op).__name__} at {site} on {sums.count} tokens"
-    fitted = Recipe([(str(where), sums.op(model.reference, rank))], model.reference, note)
+        moments.update(torch.cat([written, op(x) - x], dim=1))
+    note = f"affine fit of {type(op).__name__} at {site} on {moments.count} tokens"
+    fitted = Recipe([(str(where), _least_squares(moments, model.reference, rank))], model.reference, note)
     rest = packed.part(slice(len(packed) - held, None), slice(None))
     named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
     items = plan_fold(fitted, model.config, named, tied, named.__getitem__).items
-    return AffineFit(fitted, measured(model, recipe, fitted, rest, batch_size), sums.count, items)
+    fidelity = measure_fidelity(model, recipe, fitted, rest, batch_size=batch_size)
+    return AffineFit(fitted, fidelity, moments.count, items)
 
 
 def _single_op(model: HookedModel, recipe: Recipe) -> tuple[Op, Site]:
@@ -173,8 +174,7 @@ def _single_op(model: HookedModel, recipe: Recipe) -> tuple[Op, Site]:
     if type(op).within is not Op.within or op.observers():
         raise InterpError(
             f"{type(op).__name__} depends on more than the activations at {site}, and a fit only on these; fit the "
-            "op inside it, or, for a transcoder that reads mlp_input, export its neurons "
-            "(interp.editing.fold.transcoder_neurons)"
+            "op inside it, or, for a transcoder that reads mlp_input, export its neurons"
         )
     if not site.in_residual_basis:
         raise InterpError(f"{site} is not in the basis of the residual stream, and only there a fit folds")
@@ -191,38 +191,17 @@ def _activations(
         yield activations[site][inner].double(), activations[where].expand(*inner.shape, -1)[inner].double()
 
 
-@dataclass
-class _Regression:
-    """The mutable side of a fit: counts, means and sums of products of x and y, in float64."""
-
-    count: int = 0
-    means: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.zeros(()), torch.zeros(())))
-    xx: Tensor = field(default_factory=lambda: torch.zeros(()))
-    xy: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def update(self, x: Float[Tensor, "token d_model"], y: Float[Tensor, "token d_model"]) -> None:
-        """Take in rows; Chan et al.'s rule for pooled covariances."""
-        if not len(x):
-            return
-        both, total = (x.cpu(), y.cpu()), self.count + len(x)
-        steps = [side.mean(0) - mean for side, mean in zip(both, self.means, strict=True)]
-        inner = [side - side.mean(0) for side in both]
-        share = self.count * len(x) / total
-        self.xx = self.xx + inner[0].T @ inner[0] + share * torch.outer(steps[0], steps[0])
-        self.xy = self.xy + inner[0].T @ inner[1] + share * torch.outer(steps[0], steps[1])
-        self.means = (self.means[0] + steps[0] * len(x) / total, self.means[1] + steps[1] * len(x) / total)
-        self.count = total
-
-    def op(self, model: ModelReference, rank: int | None) -> LowRank:
-        """The op that adds to x the nearest affine function to y."""
-        width = len(self.xx) if self.count else 0
-        if self.count <= width:
-            raise InterpError(f"{self.count} tokens to fit {width} coefficients on; expected more tokens than that")
-        mean, moved = self.means
-        weight = torch.linalg.pinv(self.xx, rtol=1e-13, hermitian=True) @ self.xy
-        basis = _basis(weight.T @ self.xx @ weight / self.count + torch.outer(moved, moved), rank)
-        read = weight @ basis.T
-        return LowRank(basis, basis + read.T, basis @ moved - mean @ read, model)
+def _least_squares(moments: StreamingMoments, model: ModelReference, rank: int | None) -> LowRank:
+    """The op that adds to x the affine function nearest to y, given the joint moments of rows (x, y)."""
+    width = len(moments.mean) // 2 if moments.count else 0
+    if moments.count <= width:
+        raise InterpError(f"{moments.count} tokens to fit {width} coefficients on; expected more tokens than that")
+    mean, moved = moments.mean.cpu().chunk(2)
+    xx, xy = moments.squares[:width].cpu().chunk(2, dim=1)
+    weight = torch.linalg.pinv(xx, rtol=1e-13, hermitian=True) @ xy
+    basis = _basis(weight.T @ xx @ weight / moments.count + torch.outer(moved, moved), rank)
+    read = weight @ basis.T
+    return LowRank(basis, basis + read.T, basis @ moved - mean @ read, model)
 
 
 def _basis(second: Float[Tensor, "d_model d_model"], rank: int | None) -> Float[Tensor, "k d_model"]:

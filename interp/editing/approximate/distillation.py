@@ -28,7 +28,13 @@ from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.conversations import render_conversation
 from interp.data.corpora import Digest, Source, documents
-from interp.editing.approximate.low_rank_factors import Distillation, Distilled, FactorPair, add_factors, factors_digest
+from interp.editing.approximate.low_rank_factors import (
+    Distillation,
+    Distilled,
+    FactorPairs,
+    add_factors,
+    factors_digest,
+)
 from interp.editing.fold.steps import plan_fold
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, Tokens, architecture, frozen_weights
@@ -97,33 +103,22 @@ def distil(
         raise InterpError(f"what the hooked model predicts is not finite (KL {effect}); its edit is too strong")
     if not effect > _NOTHING:
         raise InterpError(
-            f"the recipe changes nothing that is predicted on the held-out texts (KL {effect:.1e} nats); give texts "
-            "on which it acts"
+            f"the recipe changes nothing that is predicted (KL {effect:.1e} nats); give texts on which it acts"
         )
-    pairs = _initial_factors(model, _first_layer(model, recipe), rank, seed)
+    # Before the recipe's first site, hooked and plain model agree.
+    first = min(site.layer or 0 for edit in recipe.edits for site in model.resolve(edit.sites))
+    pairs = _initial_factors(model, first, rank, seed)
     losses = _train(teacher, train, pairs, steps, lr * (_RANK / rank) ** 0.5, batch_size, seed, effect)
     pairs = {name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in pairs.items()}
     remaining = teacher.distance(held, batch_size, pairs)
     if not remaining < float("inf"):
         raise InterpError(f"distillation diverged (KL {remaining} on held-out texts); lower lr ({lr:g})")
-    record = Distillation(
-        recipe=recipe.digest,
-        base=model.digest,
-        texts=digest.hex,
-        factors=factors_digest(pairs),
-        rank=rank,
-        steps=steps,
-        lr=lr,
-        seed=seed,
-        batch_size=batch_size,
-        context=context,
-        documents=len(train),
-        tokens=int(train.mask.sum()),
-        held_out_documents=len(held),
-        held_out_tokens=int(held.mask.sum()),
-        kl=remaining,
-        effect_kl=effect,
-    )
+    values: dict[str, object] = {"rank": rank, "steps": steps, "lr": lr, "seed": seed}
+    values |= {"batch_size": batch_size, "context": context, "kl": remaining, "effect_kl": effect}
+    values |= {"recipe": recipe.digest, "base": model.digest, "texts": digest.hex, "factors": factors_digest(pairs)}
+    values |= {"documents": len(train), "tokens": int(train.mask.sum())}
+    values |= {"held_out_documents": len(held), "held_out_tokens": int(held.mask.sum())}
+    record = Distillation.parse(values, "distil")
     probes = tuple(held.rows(start, start + 4) for start in range(0, min(len(held), _PROBES), 4))
     return Distilled(pairs, record, tuple(losses), probes)
 
@@ -134,7 +129,7 @@ class _Teacher:
     def __init__(self, model: HookedModel, recipe: Recipe):
         self.model, self.bound = model, recipe.bind(model)
 
-    def divergence(self, batch: Tokens, pairs: dict[str, FactorPair]) -> Float[Tensor, "token"]:
+    def divergence(self, batch: Tokens, pairs: FactorPairs) -> Float[Tensor, "token"]:
         """KL(hooked || plain + factors) at each real token of a batch."""
         with torch.no_grad(), self.model.hooked(self.bound):
             target = self._logits(batch)
@@ -142,7 +137,7 @@ class _Teacher:
             return kl_divergence(target, self._logits(batch))
 
     @torch.no_grad()
-    def distance(self, tokens: Tokens, size: int, pairs: dict[str, FactorPair]) -> float:
+    def distance(self, tokens: Tokens, size: int, pairs: FactorPairs) -> float:
         """The mean divergence over all tokens."""
         parts = [self.divergence(tokens.rows(s, s + size), pairs) for s in range(0, len(tokens), size)]
         mean = float(torch.cat(parts).double().mean())
@@ -154,14 +149,7 @@ class _Teacher:
 
 
 def _train(
-    teacher: _Teacher,
-    train: Tokens,
-    pairs: dict[str, FactorPair],
-    steps: int,
-    lr: float,
-    size: int,
-    seed: int,
-    effect: float,
+    teacher: _Teacher, train: Tokens, pairs: FactorPairs, steps: int, lr: float, size: int, seed: int, effect: float
 ) -> list[float]:
     """Train the factors in place; returns each step's loss relative to the effect."""
     trained = [factor.requires_grad_() for pair in pairs.values() for factor in pair]
@@ -186,14 +174,15 @@ def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
         order = order[size:]
 
 
-def _initial_factors(model: HookedModel, first: int, rank: int, seed: int) -> dict[str, FactorPair]:
+def _initial_factors(model: HookedModel, first: int, rank: int, seed: int) -> FactorPairs:
     """Factors that add nothing yet, for every linear layer of attention and MLP from a layer on."""
     draw = torch.Generator().manual_seed(seed)
     layers, transposed = architecture(model.config).layers, architecture(model.config).transposed
-    pairs: dict[str, FactorPair] = {}
+    pairs = {}
     for name, module in model.hf.named_modules():
         layer = name.removeprefix(f"{layers}.").partition(".")[0]
-        if not (name.startswith(f"{layers}.") and int(layer) >= first and _is_linear(module)):
+        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if not (name.startswith(f"{layers}.") and int(layer) >= first and linear):
             continue
         outputs, inputs = module.weight.T.shape if transposed else module.weight.shape
         if rank > min(outputs, inputs):
@@ -203,15 +192,6 @@ def _initial_factors(model: HookedModel, first: int, rank: int, seed: int) -> di
         left, right = (pair[1].T, pair[0].T) if transposed else pair
         pairs[f"{name}.weight"] = (left.to(model.device), right.to(model.device))
     return pairs
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _first_layer(model: HookedModel, recipe: Recipe) -> int:
-    """The layer of the recipe's first site; before it, hooked and plain model agree."""
-    return min(site.layer or 0 for edit in recipe.edits for site in model.resolve(edit.sites))
 
 
 def _read(model: HookedModel, texts: Source, most: int) -> tuple[list[str], Digest]:
@@ -228,13 +208,11 @@ def _split(model: HookedModel, texts: Sequence[str], share: float, seed: int, cu
     held = max(1, round(share * len(texts)))
     if len(texts) < _FEWEST:
         raise InterpError(
-            f"the texts have {len(texts)} different documents; expected at least {_FEWEST}, and hundreds for a "
-            "distillation that holds on others"
+            f"the texts have {len(texts)} different documents; expected at least {_FEWEST}, better hundreds"
         )
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-    parts = [[texts[number] for number in sorted(part)] for part in (order[held:], order[:held])]
-    train, rest = (model.tokens(part, cut) for part in parts)
-    return train, rest
+    train, rest = ([texts[number] for number in sorted(part)] for part in (order[held:], order[:held]))
+    return model.tokens(train, cut), model.tokens(rest, cut)
 
 
 def _require_settings(rank: int, steps: int, lr: float, batch_size: int, context: int, held_out: float) -> None:
@@ -249,9 +227,7 @@ def _require_settings(rank: int, steps: int, lr: float, batch_size: int, context
 
 def _refuse_exact(recipe: Recipe, model: HookedModel) -> None:
     named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
-    status = plan_fold(recipe, model.config, named, tied, named.__getitem__).status
-    if status == "exact":
+    if plan_fold(recipe, model.config, named, tied, named.__getitem__).status == "exact":
         raise InterpError(
-            "the recipe folds into the weights exactly, so there is nothing to distil; export it as it is "
-            "(even_if_exact distils all the same)"
+            "the recipe folds into the weights exactly; export it as it is, or distil it with even_if_exact"
         )

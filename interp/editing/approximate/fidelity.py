@@ -56,11 +56,12 @@ class Fidelity:
         )
 
 
+@torch.no_grad()
 def measure_fidelity(
     model: HookedModel,
     intended: Recipe,
     instead: Recipe | HookedModel,
-    texts: Source,
+    texts: Source | PackedRows,
     *,
     context: int = 128,
     tokens: int | None = None,
@@ -72,7 +73,7 @@ def measure_fidelity(
         model: The plain model.
         intended: The intended edit.
         instead: A recipe for the same model, or a model with other weights, such as an export that was reloaded.
-        texts: Documents, as `harvest` takes them.
+        texts: Documents, as `harvest` takes them, or rows that are packed already.
         context: Tokens per row of packed text.
         tokens: Largest number of tokens; all by default.
         batch_size: Rows per forward pass.
@@ -88,14 +89,7 @@ def measure_fidelity(
         >>> 0 < measure_fidelity(model, full, half, texts, context=8).explained < 1
         True
     """
-    return measured(model, intended, instead, pack_rows(model, texts, context, tokens), batch_size)
-
-
-@torch.no_grad()
-def measured(
-    model: HookedModel, intended: Recipe, instead: Recipe | HookedModel, packed: PackedRows, size: int
-) -> Fidelity:
-    """As `measure_fidelity`, on packed rows of text."""
+    packed = texts if isinstance(texts, PackedRows) else pack_rows(model, texts, context, tokens)
     intended.check(model.reference)
     other, applied = (instead, None) if isinstance(instead, HookedModel) else (model, instead)
     if applied is not None:
@@ -103,7 +97,7 @@ def measured(
     sites = [site for site in model.sites if any(site in model.resolve(edit.sites) for edit in intended.edits)]
     off, square, total = 0.0, 0.0, torch.zeros(())
     kl, effect, count = 0.0, 0.0, 0
-    for batch in packed.batches(size):
+    for batch in packed.batches(batch_size):
         plain, before = _run(model, None, sites, batch)
         target, edited = _run(model, intended, sites, batch)
         logits, reached = _run(other, applied, sites, batch)

@@ -36,6 +36,7 @@ from interp.models.sites import resolve
 FACTORS = "interp_distilled.safetensors"
 _KEY = "distillation"
 FactorPair = tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]
+FactorPairs = Mapping[str, FactorPair]  # by the name of the weight that they are added to
 
 
 class Distillation(Config):
@@ -91,7 +92,7 @@ class Distilled:
         1.0
     """
 
-    pairs: Mapping[str, FactorPair]
+    pairs: FactorPairs
     record: Distillation
     losses: tuple[float, ...] = ()
     probes: tuple[Tokens, ...] = ()
@@ -116,8 +117,7 @@ class Distilled:
         missing = sorted(set(self.pairs) - set(names))
         if missing:
             raise InterpError(
-                f"the checkpoint has no {missing[0]}, for which factors were distilled; export from the model that was "
-                "loaded (interp.load), whose tensors have these names"
+                f"the checkpoint has no {missing[0]}, which has factors; export from the loaded model (interp.load)"
             )
         layout: Layout = "in_out" if architecture(config).transposed else "out_in"
         known = list(site_taps(config))
@@ -162,7 +162,10 @@ class Distilled:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{file}: cannot be read ({problem}); expected factors written by distil") from None
-        record = parse_record(record_text, str(file))
+        try:
+            record = Distillation.parse(json.loads(record_text), str(file))
+        except json.JSONDecodeError:
+            raise InterpError(f"{file}: it does not say how its factors were distilled; distil again") from None
         names = sorted({name.rpartition(".")[0] for name in tensors})
         if sorted(tensors) != sorted(f"{name}.{end}" for name in names for end in ("left", "right")):
             raise InterpError(f"{file}: expected a .left and a .right for each weight; it was changed")
@@ -179,22 +182,14 @@ class Distilled:
         return html_card("Distilled recipe", [remains, *self.record.model_dump().items()])
 
 
-def factors_digest(pairs: Mapping[str, FactorPair]) -> str:
+def factors_digest(pairs: FactorPairs) -> str:
     """SHA-256 of the factors' names, shapes and values, to the last bit."""
     wide = {name: x.contiguous().view(torch.uint8) for name, x in _named(pairs).items()}
     return tensors_digest(wide.items())
 
 
-def parse_record(text: str, where: str) -> Distillation:
-    """A record from its JSON."""
-    try:
-        return Distillation.parse(json.loads(text), where)
-    except json.JSONDecodeError:
-        raise InterpError(f"{where}: it does not say how its factors were distilled; distil again") from None
-
-
 @contextmanager
-def add_factors(model: HookedModel, pairs: Mapping[str, FactorPair]) -> Iterator[None]:
+def add_factors(model: HookedModel, pairs: FactorPairs) -> Iterator[None]:
     """Add the factors' products to the outputs of their modules, in their own type, which may be wider."""
     transposed = architecture(model.config).transposed
     with ExitStack() as stack:
@@ -211,7 +206,7 @@ def _plus(first: Tensor, second: Tensor, _: nn.Module, inputs: tuple[Tensor, ...
     return out + (x.to(first.dtype) @ first.to(x.device) @ second.to(x.device)).to(out.dtype)
 
 
-def _named(pairs: Mapping[str, FactorPair]) -> dict[str, Tensor]:
+def _named(pairs: FactorPairs) -> dict[str, Tensor]:
     return {
         f"{name}.{end}": x.contiguous()
         for name, pair in pairs.items()

@@ -4,8 +4,7 @@ In reading order:
 
 - `record`: the figures, and which of them an export must meet.
 - `measurement`: measures an exported folder against the hooked base.
-- `_comparison`: gathers the figures batch by batch, for whole models and part by part.
-- `_compared_sites`: where both models have to agree, and what may not be left there.
+- `_comparison`: gathers the figures batch by batch, for whole models and part by part, where both have to agree.
 - `writer_check`: whether everything that writes the residual stream is known.
 - `manifest`: what an export was made from, how, and the digest of each of its files.
 - `replay`: makes the edit again and compares every tensor and file.

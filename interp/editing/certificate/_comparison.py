@@ -5,6 +5,10 @@ part: wherever something reads the stream, the exported model is given the hooke
 depends on its own weights alone. An error is then seen where it is and at its own size, however small its effect on
 the logits is, and whatever may differ before it. What is exact up to a factor per token (after a norm) is compared
 without the factor: the one that fits best, which may not reverse a vector.
+
+Where no op acts on the stream itself, each writer's output is compared. An op on the stream acts after the writers with
+hooks, but inside them in weights. The stream is then compared instead, and only where something reads it: what is added
+at resid_pre.2 is in the weights of mlp_out.1, and so in resid_post.1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.editing.certificate._compared_sites import ComparedEdit, claimed_status
+from interp.core.linalg import orthonormal_rows
 from interp.editing.certificate.record import Certificate, Fold, OpFigures
-from interp.editing.fold.plan import STATUSES, Status
-from interp.editing.fold.stream_sites import STREAM
+from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
+from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of
+from interp.interventions.affine_ops import Erase, Project
+from interp.interventions.op import Op
+from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, Tokens
 from interp.models.losses import kl_divergence
 from interp.models.sites import WRITERS, Site
@@ -27,59 +34,85 @@ from interp.models.sites import WRITERS, Site
 _EPS = torch.finfo(torch.float32).eps
 
 
+@dataclass(frozen=True, eq=False)
+class RemovedSubspace:
+    """What may not be left at a site: anything of x - mean along the orthonormal rows (None: the mean is 0)."""
+
+    rows: Float[Tensor, "k d_model"]
+    mean: Float[Tensor, "d_model"] | None = None
+
+    @classmethod
+    def by(cls, op: Op) -> "RemovedSubspace | None":
+        """What an op removes completely: full projections and erasers do, other ops nothing."""
+        if isinstance(op, Project) and op.strength == 1:
+            return cls(op.rows)
+        if isinstance(op, Erase) and map_of(op, Site("embed"), op.width).idempotent:
+            return cls(orthonormal_rows(op.read.double()), op.mean)
+        return None
+
+    def share(self, x: Float[Tensor, "token d_model"]) -> float:
+        """The largest share of a token's vector that is left along the rows."""
+        inside = x.double() if self.mean is None else x.double() - self.mean.to(x.device).double()
+        along = (inside @ self.rows.to(inside).T).norm(dim=-1)
+        return float((along / x.double().norm(dim=-1).clamp(min=1e-12)).max())
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedEdit:
+    """A planned edit, the sites where it is measured, and what it removes at those where no later op acts."""
+
+    item: PlannedEdit
+    sites: tuple[Site, ...]
+    emptied: dict[Site, RemovedSubspace]
+
+
 class PartComparison:
-    """Gathers `gaps` by site, `offs` (the part of a gap that the fold's claim excludes), and `leaks` by op and site.
+    """Gathers `gaps` and each edit's `leaks` by site, and `offs`, the part of a gap that the fold's claim excludes.
 
     Gaps are relative: at a writer to the longest of the site's vectors in a batch, in the stream to each token's own.
     A site has no `offs` where its fold is approximate, since nothing is claimed there. `others` is the claim where no
     op acts.
     """
 
-    def __init__(
-        self, compared: Sequence[Site], edits: Sequence[ComparedEdit], reads: Sequence[Site], others: Status = "exact"
-    ):
-        self.compared, self.edits, self.reads, self.others = list(compared), list(edits), list(reads), others
-        self.claims = claimed_status(edits)
+    def __init__(self, recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel, others: Status):
+        self.compared, self.reads, self.others = _compared_sites(recipe, model), _stream_readers(model), others
+        self.edits = _compared_edits(recipe, items, model)
+        self.claims = _claimed_status(self.edits)
         self.gaps: dict[Site, float] = {}
         self.offs: dict[Site, float] = {}
-        self.leaks: dict[tuple[int, Site], float] = {}
+        self.leaks: list[dict[Site, float]] = [{} for _ in self.edits]
 
     @property
     def sites(self) -> list[Site]:
         """Sites of the hooked model whose activations are needed."""
         return list(dict.fromkeys([*self.compared, *self.reads]))
 
-    def update(self, model: HookedModel, batch: Tokens, activations: Mapping[Site, Tensor]) -> None:
+    def update(
+        self, model: HookedModel, batch: Tokens, activations: Mapping[Site, Float[Tensor, "batch pos d_model"]]
+    ) -> None:
         """Run the exported model on a batch for which the hooked one had these activations."""
-        before: dict[str, tuple[Tensor, Tensor]] = {}
-        watched = {*self.sites, *(site for edit in self.edits for site in edit.emptied)}
-        hook = partial(self._at, batch.mask, activations, before)
-        with model.hooked([(site, partial(hook, site)) for site in model.sites if site in watched]):
-            model.forward_to([self.reads[-1]], batch.model_inputs(model.device))
+        stream: tuple[Tensor, Tensor] | None = None  # of both models, where it was read last
 
-    def _at(
-        self,
-        mask: Tensor,
-        activations: Mapping[Site, Float[Tensor, "batch pos d_model"]],
-        before: dict[str, tuple[Tensor, Tensor]],
-        site: Site,
-        x: Tensor,
-    ) -> Tensor | None:
-        mine = x.expand(*mask.shape, -1)[mask]
-        for number, edit in enumerate(self.edits):
-            if site in edit.emptied:
-                share = edit.emptied[site].share(mine)
-                self.leaks[number, site] = max(self.leaks.get((number, site), 0.0), share)
-        if site not in activations:
-            return None
-        theirs = activations[site].expand(*mask.shape, -1)[mask]
-        if site in self.compared:
-            self._compare(site, mine, theirs, before.get("stream"))
-        if site not in self.reads:
-            return None
-        # What an MLP reads in the middle of a block does not continue from there: the stream does, as it was.
-        before["stream"] = (theirs if site.kind == "resid_pre" else mine, theirs)
-        return activations[site]
+        def compare(site: Site, x: Tensor) -> Tensor | None:
+            nonlocal stream
+            mine = x.expand(*batch.mask.shape, -1)[batch.mask]
+            for edit, leaks in zip(self.edits, self.leaks, strict=True):
+                if site in edit.emptied:
+                    leaks[site] = max(leaks.get(site, 0.0), edit.emptied[site].share(mine))
+            if site not in activations:
+                return None
+            theirs = activations[site].expand(*batch.mask.shape, -1)[batch.mask]
+            if site in self.compared:
+                self._compare(site, mine, theirs, stream)
+            if site not in self.reads:
+                return None
+            # What an MLP reads in the middle of a block does not continue from there: the stream does, as it was.
+            stream = (theirs if site.kind == "resid_pre" else mine, theirs)
+            return activations[site]
+
+        watched = {*self.sites, *(site for edit in self.edits for site in edit.emptied)}
+        with model.hooked([(site, partial(compare, site)) for site in model.sites if site in watched]):
+            model.forward_to([self.reads[-1]], batch.model_inputs(model.device))
 
     def _compare(self, site: Site, mine: Tensor, theirs: Tensor, before: tuple[Tensor, Tensor] | None) -> None:
         sizes = theirs.norm(dim=-1)
@@ -113,10 +146,7 @@ class Tally:
     parts: PartComparison
     logit_gap: float = 0.0
     span: float = 0.0
-    logit_gaps: list[Tensor] = field(default_factory=list)
-    kls: list[Tensor] = field(default_factory=list)
-    effects: list[Tensor] = field(default_factory=list)
-    agreed: list[Tensor] = field(default_factory=list)
+    figures: list[Tensor] = field(default_factory=list)  # KL, effect, mean gap and agreement, each per token
     same: list[Tensor] = field(default_factory=list)
 
     def update(
@@ -131,49 +161,45 @@ class Tally:
         gap = (hooked - after).abs()
         self.logit_gap = max(self.logit_gap, float(gap.max()))
         self.span = max(self.span, float(hooked.max() - hooked.min()))
-        self.logit_gaps.append(gap.double().mean(-1))
-        self.kls.append(kl_divergence(hooked.double(), after.double()))
-        self.effects.append(kl_divergence(before.double(), hooked.double()))
-        self.agreed.append((hooked.argmax(-1) == after.argmax(-1)).float())
+        agreed = (hooked.argmax(-1) == after.argmax(-1)).double()
+        before, hooked, after = before.double(), hooked.double(), after.double()
+        divergences = kl_divergence(hooked, after), kl_divergence(before, hooked)
+        self.figures.append(torch.stack([*divergences, gap.double().mean(-1), agreed]))
 
     def write(self, hooked: Int[Tensor, "batch new"], after: Int[Tensor, "batch new"]) -> None:
         """Add the greedy continuations of both models."""
         self.same.append((hooked == after).flatten().float())
 
     @property
-    def kl(self) -> float:
-        """KL(hooked || exported), the mean over tokens."""
-        return float(torch.cat(self.kls).mean().clamp(min=0))
-
-    @property
     def fold(self) -> Fold:
         """The figures that the fold itself accounts for, where the weights are not rounded."""
-        edits = self.parts.edits
-        removed = [x for (number, _), x in self._removed() if edits[number].item.status != "approximate"]
+        removed = [share for edit, _, share in self._removed() if edit.item.status != "approximate"]
         return Fold(
             off=max(self.parts.offs.values(), default=0.0),
             leak=max(removed, default=None),
             logit_diff=self.logit_gap / max(self.span, 1e-12),
-            kl=self.kl,
+            kl=float(torch.cat(self.figures, dim=1)[0].mean().clamp(min=0)),
         )
 
     def certificate(self, dtype: str, fold: Fold) -> Certificate:
         """The certificate of what was added so far."""
         written = torch.cat(self.same) if self.same else torch.zeros(0)
-        removed = {str(site): share for (_, site), share in self._removed() if site.kind in WRITERS}
+        removed = {str(site): share for _, site, share in self._removed() if site.kind in WRITERS}
         statuses = [edit.item.status for edit in self.parts.edits]
+        figures = torch.cat(self.figures, dim=1)
+        kl, effect, gap, agreement = (figure.mean() for figure in figures)
         return Certificate(
             max_abs_logit_diff=self.logit_gap,
-            kl=self.kl,
-            top1_agreement=float(torch.cat(self.agreed).mean()),
-            effect_kl=float(torch.cat(self.effects).mean()),
+            kl=float(kl.clamp(min=0)),
+            top1_agreement=float(agreement),
+            effect_kl=float(effect),
             writer_gap=max(self.parts.gaps[site] for site in self.parts.compared),
             leak=max(removed.values(), default=None),
-            tokens=len(torch.cat(self.kls)),
+            tokens=figures.shape[1],
             dtype=dtype,
             leak_by_writer=removed,
             status=max(statuses, key=STATUSES.index, default="exact"),
-            mean_abs_logit_diff=float(torch.cat(self.logit_gaps).mean()),
+            mean_abs_logit_diff=float(gap),
             generated_agreement=float(written.mean()) if len(written) else None,
             generated_tokens=len(written),
             ops=tuple(self._ops()),
@@ -181,14 +207,73 @@ class Tally:
             fold=fold,
         )
 
-    def _removed(self) -> Iterator[tuple[tuple[int, Site], float]]:
+    def _removed(self) -> Iterator[tuple[ComparedEdit, Site, float]]:
         """Leaks of what is removed completely: an eraser leaves its mean."""
-        for (number, site), share in self.parts.leaks.items():
-            if self.parts.edits[number].emptied[site].mean is None:
-                yield (number, site), share
+        for edit, leaks in zip(self.parts.edits, self.parts.leaks, strict=True):
+            yield from ((edit, site, share) for site, share in leaks.items() if edit.emptied[site].mean is None)
 
     def _ops(self) -> Iterator[OpFigures]:
-        for number, edit in enumerate(self.parts.edits):
-            leaks = [share for (other, _), share in self.parts.leaks.items() if other == number]
+        for edit, leaks in zip(self.parts.edits, self.parts.leaks, strict=True):
             gap = max((self.parts.gaps[site] for site in edit.sites), default=0.0)
-            yield OpFigures(**vars(edit.item), gap=gap, leak=max(leaks, default=None))
+            yield OpFigures(**vars(edit.item), gap=gap, leak=max(leaks.values(), default=None))
+
+
+def _stream_readers(model: HookedModel) -> list[Site]:
+    """Where something reads the stream: attention, MLPs and the final norm."""
+    last = Site("resid_post", model.n_layers - 1)
+    return [site for site in model.sites if site.kind in ("resid_pre", "resid_mid") or site == last]
+
+
+def _compared_sites(recipe: Recipe, model: HookedModel) -> list[Site]:
+    """Sites at which hooked and exported model have to agree: every writer's, or the stream's where it is read."""
+    edited = {site.kind for edit in recipe.edits for site in model.resolve(edit.sites)}
+    return model.resolve("writers") if edited.isdisjoint(STREAM) else _stream_readers(model)
+
+
+def _compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel) -> list[ComparedEdit]:
+    """The items of a recipe's plan, which come edit by edit and divide each one's sites among them."""
+    last = {site: edit for edit in recipe.edits for site in model.resolve(edit.sites)}
+    where, holding = _compared_sites(recipe, model), _not_last(recipe, model)
+    remaining, compared = iter(items), list[ComparedEdit]()
+    for edit in recipe.edits:
+        names, removed = set(map(str, model.resolve(edit.sites))), RemovedSubspace.by(edit.op)
+        while names:
+            item = next(remaining)
+            names -= set(item.sites)
+            sites = model.resolve(item.sites)
+            final = [site for site in sites if last[site] is edit and site not in holding]
+            emptied = {_at(s, where) if s.kind in STREAM else s: removed for s in final if removed}
+            compared.append(ComparedEdit(item, tuple(dict.fromkeys(_at(site, where) for site in sites)), emptied))
+    return compared
+
+
+def _claimed_status(edits: Sequence[ComparedEdit]) -> dict[Site, Status]:
+    """The least exact status that any op's fold claims at each site."""
+    claims: dict[Site, Status] = {}
+    for edit in edits:
+        for site in edit.sites:
+            claims[site] = max(claims.get(site, "exact"), edit.item.status, key=STATUSES.index)
+    return claims
+
+
+def _at(site: Site, where: Sequence[Site]) -> Site:
+    """Where what acts at a site is compared: at a writer's output, or where the stream is read next."""
+    if where[0].kind in STREAM:
+        return next(other for other in where if other.order >= site.order)
+    if site.in_residual_basis:
+        return site
+    return Site("mlp_out" if site.kind in ("mlp_input", "mlp_post") else "attn_out", site.layer)
+
+
+def _not_last(recipe: Recipe, model: HookedModel) -> set[Site]:
+    """Writers whose weights hold what an op does to the stream after them."""
+    holding: set[Site] = set()
+    for edit in recipe.edits:
+        sites = model.resolve(edit.sites)
+        stream = [site for site in sites if site.kind in STREAM]
+        if stream and is_constant(edit.op):
+            holding |= {holder for site in stream if site.kind != "resid_mid" for holder in holders(site, model.config)}
+        elif stream:
+            kinds = WRITERS if covers(sites, model.config) else ("embed", "pos_embed")
+            holding |= {site for site in model.sites if site.kind in kinds}
+    return holding

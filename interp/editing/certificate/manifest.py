@@ -48,11 +48,6 @@ class ExportSettings(FoldOptions):
         return cls(dtype=options.dtype, loaded=loaded, distilled=distilled, **dict(options.fold))
 
     @property
-    def fold(self) -> FoldOptions:
-        """The options that `fold` receives."""
-        return FoldOptions(**{name: getattr(self, name) for name in FoldOptions.model_fields})
-
-    @property
     def cast(self) -> torch.dtype | None:
         """The type that weights were cast to, if any."""
         return dtype_of(self.dtype) if self.dtype else None
@@ -106,21 +101,16 @@ class Release(Config):
         """Raise unless it allows this recipe's exact fold into this model."""
         if self.outcome != "allow":
             raise InterpError(f"the policy's decision is {self.outcome!r}; only what is allowed is exported")
-        if self.recipe != recipe:
-            raise InterpError(
-                f"the decision is on recipe {self.recipe[:12] or 'unknown'}, but this one is {recipe[:12]}: can't "
-                "tell; audit this recipe"
-            )
-        if self.base != base.digest:
-            raise InterpError(
-                f"the decision is on a model with weights {self.base[:12]}, but {base.name} has weights "
-                f"{base.digest[:12]}: can't tell; audit the recipe on this model"
-            )
-        if self.settings != base.settings:
-            raise InterpError(
-                f"the decision is on a model with settings {self.settings[:12] or 'unknown'} (config, tokenizer, chat "
-                f"template), but {base.name} has {base.settings[:12]}: can't tell; audit the recipe on this model"
-            )
+        for what, decided, given, name in (
+            ("recipe", self.recipe, recipe, "this recipe is"),
+            ("a model with weights", self.base, base.digest, f"{base.name} has weights"),
+            ("a model with settings (config, tokenizer, …)", self.settings, base.settings, f"{base.name} has"),
+        ):
+            if decided != given:
+                raise InterpError(
+                    f"the decision is on {what} {decided[:12] or 'unknown'}, but {name} {given[:12]}: can't tell; "
+                    "audit this recipe on this model"
+                )
         if status != "exact":
             raise InterpError(
                 f"the recipe folds into this model {MEANS[status]}, so what was audited is not what would be written: "

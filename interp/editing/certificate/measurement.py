@@ -11,6 +11,7 @@ The base is first rounded to the type that the export was cast to, so that the e
 import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,14 +19,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.editing.certificate._compared_sites import compared_edits, compared_sites, stream_readers
 from interp.editing.certificate._comparison import PartComparison, Tally
 from interp.editing.certificate.manifest import ExportSettings
 from interp.editing.certificate.record import Certificate
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import compute_shard, one_thread
 from interp.editing.fold.plan import Plan, Status
-from interp.editing.fold.rounding import rounding_units_of
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
 from interp.models import Tokens, load
@@ -58,8 +57,7 @@ def certify(
     exported, plain = load(folder, device=base.device), _plain(base, settings.cast)
     # Trained factors are in whichever weights were chosen, not where the ops are.
     others: Status = "approximate" if settings.distilled else "exact"
-    where = compared_sites(recipe, plain), compared_edits(recipe, plan.items, plain), stream_readers(plain), others
-    tally, edit = Tally(PartComparison(*where)), recipe.retarget(plain)
+    tally, edit = Tally(PartComparison(recipe, plan.items, plain, others)), recipe.retarget(plain)
     _measure(tally, plain, exported, edit, probes)
     for batch in _beginnings(probes, base.context):
         with plain.hooked(edit):
@@ -69,14 +67,14 @@ def certify(
     source = open_source(plain)
     _refold(exported, source, _in_memory(plan, source, stored), [DTYPES[kind] for kind in kinds])
     if kinds != ["F32"]:
-        unrounded = Tally(PartComparison(*where))
+        unrounded = Tally(PartComparison(recipe, plan.items, plain, others))
         _measure(unrounded, plain, exported, edit, probes)
     return tally.certificate(", ".join(kinds), unrounded.fold)
 
 
 def _in_memory(plan: Plan, source: WeightSource, names: Collection[str]) -> Plan:
     """The plan by the names that tensors have in memory, where transformers stacks the experts of a file."""
-    config, present = source.config, set(source.names)
+    config, present = source.config, source.pieces
     changes = {name: change for name, change in plan.changes.items() if name in present or name in plan.created}
     alike = {replace(w, tensor=""): plan.changes[w.tensor] for w in writers(config, names) if w.tensor in plan.changes}
     tables = writers(config, present)
@@ -128,12 +126,8 @@ def _refold(exported: HookedModel, source: WeightSource, plan: Plan, kinds: Sequ
             expected, weight = compute_shard(piece).to(held[name].device), held[name]
             if weight.shape != expected.shape:
                 raise InterpError(f"{name} is {tuple(weight.shape)}; the recipe gives {tuple(expected.shape)}")
-            if not torch.equal(weight, expected):
-                original = piece.source if isinstance(piece.source, Tensor) else expected
-                reach = plan.rounding_reach(name, original, expected, coarsest)
-                off = rounding_units_of(weight, expected, coarsest, reach)
-                if not off <= plan.allowed_units(name):
-                    raise InterpError(f"{name} is not what the recipe makes of the base (off {off:.3g} rounding units)")
+            base = piece.source if isinstance(piece.source, Tensor) else expected
+            if plan.gap(name, weight, expected, partial(torch.as_tensor, base), coarsest) is not None:
                 weight.copy_(expected)
 
 

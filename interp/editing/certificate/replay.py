@@ -12,10 +12,9 @@ Limitations: a replay does not show that the weights do what the recipe's hooks 
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import torch
 
 from interp.core.digests import versions
 from interp.core.errors import InterpError
@@ -26,7 +25,6 @@ from interp.editing.export.provenance import provenance_statement
 from interp.editing.export.sources import AnyModel, WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, one_thread
 from interp.editing.fold import Plan, fold
-from interp.editing.fold.rounding import rounding_units_of
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, load
 from interp.models.checkpoints.checkpoint import Checkpoint
@@ -100,15 +98,14 @@ def plan_export(recipe: Recipe, source: WeightSource, settings: ExportSettings, 
     Raises InterpError where the recipe does not fold as the settings demand.
     """
     if distilled is not None:
-        return distilled.plan(recipe, source.config, source.names)
-    return fold(recipe, source.config, source.names, source.is_tied, source.reader(settings.cast), settings.fold)
+        return distilled.plan(recipe, source.config, source.pieces)
+    read = partial(source.read, dtype=settings.cast)
+    return fold(recipe, source.config, source.pieces, source.is_tied, read, settings)
 
 
 def _read_factors(folder: Path, manifest: ExportManifest) -> Distilled | None:
-    if manifest.made.distilled is None:
-        return None
-    distilled = Distilled.load(folder / FACTORS)
-    if distilled.record != manifest.made.distilled:
+    distilled = Distilled.load(folder / FACTORS) if manifest.made.distilled else None
+    if distilled is not None and distilled.record != manifest.made.distilled:
         raise InterpError(f"{folder / FACTORS}: not the factors that the manifest names; it was changed")
     return distilled
 
@@ -146,15 +143,8 @@ def _gap(piece: TensorPiece, plan: Plan, file: TensorFile) -> float | None:
             f"{file.path}: {name} is {stored.dtype} {tuple(stored.shape)}; the recipe applied to the base gives "
             f"{expected.dtype} {tuple(expected.shape)}"
         )
-    if torch.equal(stored, expected):
-        return None
-    source = compute_shard(replace(piece, change=None, changed_shape=None))
-    gap = rounding_units_of(stored, expected, stored.dtype, plan.rounding_reach(name, source, expected, stored.dtype))
-    if not gap <= plan.allowed_units(name):
-        raise InterpError(
-            f"{file.path}: {name} is not what the recipe makes of the base (off by {gap:.3g} rounding units)"
-        )
-    return gap
+    unchanged = replace(piece, change=None, changed_shape=None)
+    return plan.gap(name, stored, expected, partial(compute_shard, unchanged), stored.dtype, f"{file.path}: ")
 
 
 def _compare_companions(folder: Path, manifest: ExportManifest, source: WeightSource, plan: Plan) -> int:

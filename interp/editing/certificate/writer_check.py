@@ -15,9 +15,8 @@ time on the plain model's own activations, so that only one block's edited tenso
 Limitations: other tokens are not checked. Experts that the few tokens do not reach are folded unchecked.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from math import isnan
 from typing import Any
@@ -29,7 +28,7 @@ from torch.func import functional_call
 
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows
-from interp.editing.fold import Plan, plan_fold
+from interp.editing.fold import plan_fold
 from interp.editing.options import FoldOptions
 from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
@@ -51,9 +50,9 @@ class WriterCheck:
         sum_gap: How far the first block's input is from the sum of the tables, relative to it.
     """
 
-    leaks: list[float] = field(default_factory=list)
-    before: list[float] = field(default_factory=list)
-    sum_gap: float = 0.0
+    leaks: list[float]
+    before: list[float]
+    sum_gap: float
 
 
 @torch.no_grad()
@@ -79,14 +78,18 @@ def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
     plan = plan_fold(recipe, model.config, state, False, state.__getitem__, FoldOptions(approximate=True))
     if plan.status == "refused":
         raise InterpError(f"{model.config.model_type} cannot be folded: {plan}")
-    check, tolerance = WriterCheck(), _TOLERANCE.get(model.dtype, 0.0)
     ids = torch.randint(model.config.vocab_size, (2, min(8, model.context or 8)), generator=generator)
-    with _blocks_watched(model, plan, rows, check):
-        check.sum_gap = _sum_gap(model, ids)
-        model.hf(input_ids=ids.to(model.device), use_cache=False)
-    if check.sum_gap > tolerance:
-        raise InterpError(_not_the_tables(model.config.model_type, check.sum_gap))
-    for layer, (leak, before) in enumerate(zip(check.leaks, check.before, strict=True)):
+    tolerance = _TOLERANCE.get(model.dtype, 0.0)
+    check = WriterCheck([], [], _sum_gap(model, ids, tolerance))
+    path = architecture(model.config).layers
+    for layer, (block, args, kwargs, output) in enumerate(_block_calls(model, path, ids)):
+        prefix = f"{path}.{layer}."
+        edited = {n: plan.apply(prefix + n, x) for n, x in block.state_dict().items() if prefix + n in plan.changes}
+        x = args[0] if args else kwargs["hidden_states"]
+        leak = _share(x, _first(functional_call(block, edited, args, kwargs)), rows)
+        before = _share(x, output, rows)
+        check.leaks.append(leak)
+        check.before.append(before)
         if leak > tolerance or leak > 0.1 * before:
             raise InterpError(
                 f"{model.config.model_type}: block {layer} still writes {leak:.1e} along a subspace that was folded "
@@ -111,8 +114,7 @@ def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
     kind, tolerance = model.config.model_type, _TOLERANCE.get(model.dtype, 0.0)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(model.config.vocab_size, (2, min(4, model.context or 4)), generator=generator)
-    if (gap := _sum_gap(model, ids)) > tolerance:
-        raise InterpError(_not_the_tables(kind, gap))
+    gap = _sum_gap(model, ids, tolerance)
     seen, last = _pass(model, ids)
     gaps = [_block_gap(seen, layer) for layer in range(model.n_layers)]
     if any(isnan(each) for each in (gap, *gaps)):
@@ -174,42 +176,18 @@ def _block_gap(seen: dict[Site, Tensor], layer: int) -> float:
     return float(((off - rounding).clamp(min=0) / written.norm(dim=-1).clamp(min=1e-12)).max())
 
 
-def _not_the_tables(kind: str, gap: float) -> str:
-    return (
-        f"{kind}: the first block's input is not the sum of the tables in the table of writers (off by {gap:.1e}); "
-        "something else writes there, and a fold would miss it"
-    )
+def _block_calls(model: HookedModel, path: str, ids: Tensor) -> list[tuple[nn.Module, tuple[Any, ...], Any, Tensor]]:
+    """Each block with the arguments of its call on these tokens, and what it returned."""
+    calls: list[tuple[nn.Module, tuple[Any, ...], Any, Tensor]] = []
 
+    def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append((block, args, kwargs, _first(output)))
 
-@contextmanager
-def _blocks_watched(
-    model: HookedModel, plan: Plan, rows: Float[Tensor, "k d_model"], check: WriterCheck
-) -> Iterator[None]:
-    path = architecture(model.config).layers
     with ExitStack() as stack:
-        for layer, block in enumerate(model.hf.get_submodule(path)):
-            hook = _watch(block, f"{path}.{layer}.", plan, rows, check)
-            stack.callback(block.register_forward_hook(hook, with_kwargs=True).remove)
-        yield
-
-
-def _watch(block: nn.Module, prefix: str, plan: Plan, rows: Tensor, check: WriterCheck) -> Any:
-    """A hook that runs the block again with edited tensors and records what each run adds along the rows."""
-    running: list[bool] = []
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if running:
-            return
-        state = block.state_dict().items()
-        edited = {name: plan.apply(prefix + name, x) for name, x in state if prefix + name in plan.changes}
-        running.append(True)
-        again = functional_call(module, edited, args, kwargs)
-        running.clear()
-        x = args[0] if args else kwargs["hidden_states"]
-        check.leaks.append(_share(x, _first(again), rows))
-        check.before.append(_share(x, _first(output), rows))
-
-    return hook
+        for block in model.hf.get_submodule(path):
+            stack.callback(block.register_forward_hook(keep, with_kwargs=True).remove)
+        model.hf(input_ids=ids.to(model.device), use_cache=False)
+    return calls
 
 
 def _first(output: Any) -> Tensor:
@@ -225,10 +203,16 @@ def _share(
     return float((along.clamp(min=0) / wide.norm(dim=-1).clamp(min=1e-12)).max())
 
 
-def _sum_gap(model: HookedModel, ids: Tensor) -> float:
-    """How far the first block's input is from the sum of what the tables write, relative to it."""
+def _sum_gap(model: HookedModel, ids: Tensor, tolerance: float) -> float:
+    """How far the first block's input is from the sum of what the tables write, relative to it. Raises beyond."""
     tables = [w for w in writers(model.config, model.hf.state_dict()) if w.layout == "table"]
     start = Site("resid_pre", 0)
     acts = model.forward_to([*(w.site for w in tables), start], {"input_ids": ids.to(model.device)})
     total = sum(acts[w.site].double() * w.stream for w in tables)
-    return float((acts[start].double() - total).norm() / acts[start].double().norm())
+    gap = float((acts[start].double() - total).norm() / acts[start].double().norm())
+    if gap > tolerance:
+        raise InterpError(
+            f"{model.config.model_type}: the first block's input is not the sum of the tables in the table of writers "
+            f"(off by {gap:.1e}); something else writes there, and a fold would miss it"
+        )
+    return gap

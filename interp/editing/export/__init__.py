@@ -5,8 +5,7 @@ In reading order:
 - `exporter`: plans the fold, writes, certifies and records it (`export`, `export_streamed`, `dry_run`).
 - `sources`: where the weights come from, a checkpoint or a model in memory.
 - `identity`: whether they are those of the recipe's model, without loading it.
-- `weight_writer`: writes weight files tensor by tensor, and resumes.
-- `_estimate`: memory, disk and time that an export takes.
+- `weight_writer`: writes weight files tensor by tensor, and resumes; estimates what that takes.
 - `model_card`: the README.md of the exported checkpoint.
 - `provenance`: how the checkpoint came to be, as an in-toto statement.
 - `signatures`: signs the folder, and checks the signature.

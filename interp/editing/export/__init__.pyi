@@ -1,4 +1,3 @@
-from ._estimate import ExportEstimate as ExportEstimate
 from .adapter import LoraAdapter as LoraAdapter
 from .adapter import export_adapter as export_adapter
 from .control_vector import export_control_vector as export_control_vector
@@ -7,3 +6,4 @@ from .exporter import dry_run as dry_run
 from .exporter import export as export
 from .exporter import export_streamed as export_streamed
 from .restoring import undo as undo
+from .weight_writer import ExportEstimate as ExportEstimate

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.editing.fold.affine_maps import MapChange
+from interp.editing.fold.affine_maps import MapChange, pieces
 
 RANK_LIMIT = 256
 _MORE = 8
@@ -62,7 +62,7 @@ def factors(name: str, change: MapChange, tensor: Float[Tensor, "rows columns"],
     rank = int((size > _ZERO * size[0]).sum()) if size[0] > 0 else 0
     if rank > limit:
         raise InterpError(
-            f"the edit of {name} has a rank above {limit}, so low-rank factors can't hold it; keep the original weights"
+            f"the edit of {name} has a rank above {limit}, too high for low-rank factors; keep the original weights"
         )
     basis = basis[:, :rank]
     inputs = torch.empty(rank, count, dtype=torch.float64)
@@ -73,9 +73,7 @@ def factors(name: str, change: MapChange, tensor: Float[Tensor, "rows columns"],
 
 def _differences(change: MapChange, tensor: Tensor, axis: int) -> Iterator[tuple[int, Float[Tensor, "d_model n"]]]:
     """Pieces of original - edited in float64, with one vector of the residual stream per column."""
-    length = tensor.shape[axis]
-    step = max(1, _PIECE // max(1, tensor.shape[1 - axis]))
-    for start in range(0, length, step):
-        piece = tensor.narrow(axis, start, min(step, length - start)).double()
+    for start, count in pieces(tensor, axis, _PIECE):
+        piece = tensor.narrow(axis, start, count).double()
         difference = piece - change.apply(piece, start)
         yield start, difference if axis == 1 else difference.T

@@ -20,10 +20,12 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, write_json, write_tensors, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
+from interp.editing.certificate.manifest import RECIPE, ExportSettings
+from interp.editing.certificate.replay import plan_export
 from interp.editing.export._tensor_difference import Factors, factors
 from interp.editing.export.identity import require_base, source_digest
 from interp.editing.export.sources import WeightSource, open_source
-from interp.editing.fold import Plan, fold
+from interp.editing.fold import Plan
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -91,9 +93,7 @@ def export_adapter(
     base = require_base(recipe, weights)
     if distilled is not None:
         distilled.check(base.digest or source_digest(weights), options.fold)
-        plan = distilled.plan(recipe, weights.config, weights.names)
-    else:
-        plan = fold(recipe, weights.config, weights.names, weights.is_tied, weights.read, options.fold)
+    plan = plan_export(recipe, weights, ExportSettings.used(options, weights.loaded, None), distilled)
     weights.require_fit(plan)
     _require_weights(plan, weights)
     changed = ((name, factors(name, change, weights.read(name))) for name, change in plan.changes.items())
@@ -107,8 +107,8 @@ def export_adapter(
         tensors = {key: x for name, pair in pairs.items() for key, x in _pair(name, pair, name in tables).items()}
         write_tensors(staging / "adapter_model.safetensors", tensors, {"format": "pt"})
         write_json(staging / "adapter_config.json", _config(weights, pairs, rank))
-        (staging / "interp_recipe").mkdir()
-        recipe.write(staging / "interp_recipe")
+        (staging / RECIPE).mkdir()
+        recipe.write(staging / RECIPE)
         write_text(staging / "README.md", _card(weights, plan, adapter))
     return adapter
 
@@ -127,14 +127,11 @@ def _require_weights(plan: Plan, weights: WeightSource) -> None:
 
 
 def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:
-    """LoRA's two matrices. For a table PEFT stores A as (rank, tokens) and B as (d_model, rank)."""
+    """The two matrices of LoRA: A reads inputs (of a table: tokens), B writes the stream, however it is stored."""
     module = f"base_model.model.{name.removesuffix('.weight')}"
-    if table:
-        named = {f"{module}.lora_embedding_A": each.left.T, f"{module}.lora_embedding_B": -each.right.T}
-    else:
-        # Conv1D (GPT-2) stores (in, out), the transpose of what LoRA's product is.
-        left, right = (each.right.T, each.left.T) if each.transposed else (each.left, each.right)
-        named = {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": -left}
+    first, second = ("lora_embedding_A", "lora_embedding_B") if table else ("lora_A.weight", "lora_B.weight")
+    # The factors subtract, and LoRA adds.
+    named = {f"{module}.{first}": each.inputs, f"{module}.{second}": -each.stream}
     return {key: x.float().contiguous() for key, x in named.items()}
 
 

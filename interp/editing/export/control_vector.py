@@ -4,7 +4,7 @@ One tensor per layer, `direction.N`, is added to the stream after layer N. The f
 positions, gates or other ops, so a recipe with these is refused. Needs the extra `gguf`.
 """
 
-from collections.abc import Iterable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,12 @@ def export_control_vector(recipe: Recipe, model: HookedModel | ModelReference, o
         >>> {layer: tuple(vector.shape) for layer, vector in read_control_vector(tmp / "steer.gguf").items()}
         {2: (192,)}
     """
-    if find_spec("gguf") is None:
-        raise InterpError("writing GGUF needs the package gguf; pip install 'interp[gguf]'")
-    from gguf import GGUFWriter
-
+    gguf = _gguf()
     reference = model.reference if isinstance(model, HookedModel) else model
     recipe.check(reference)
     vectors = _vectors(recipe, reference.n_layers)
     with new_file(out) as staging:
-        writer = GGUFWriter(staging, ARCHITECTURE)
+        writer = gguf.GGUFWriter(staging, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", reference.model_type)
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", reference.n_layers)
         for layer, vector in sorted(vectors.items()):
@@ -83,12 +80,9 @@ def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]
         >>> read_control_vector("steer.gguf")[2].shape  # doctest: +SKIP
         torch.Size([192])
     """
-    if find_spec("gguf") is None:
-        raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
-    from gguf import GGUFReader
-
+    gguf = _gguf()
     try:
-        tensors: Iterable[Any] = GGUFReader(file).tensors
+        tensors = gguf.GGUFReader(file).tensors
     except (OSError, ValueError) as problem:
         raise InterpError(f"{file}: not a GGUF file that can be read ({problem})") from None
     named = {t.name: torch.from_numpy(t.data.copy()) for t in tensors}
@@ -97,14 +91,19 @@ def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]
     return {int(name.removeprefix("direction.")): vector for name, vector in named.items()}
 
 
+def _gguf() -> Any:
+    if find_spec("gguf") is None:
+        raise InterpError("GGUF files need the package gguf; pip install 'interp[gguf]'")
+    return import_module("gguf")
+
+
 def _vectors(recipe: Recipe, n_layers: int) -> dict[int, Tensor]:
     vectors: dict[int, Tensor] = {}
     known = [Site("embed"), *(Site(kind, layer) for layer in range(n_layers) for kind in _KINDS)]
     for edit in recipe.edits:
         if not isinstance(edit.op, Add) or edit.op.relative:
             raise InterpError(
-                f"a control vector adds constants, and {type(edit.op).__name__} at {', '.join(edit.sites)} does not; "
-                "export a checkpoint, or steer with Add"
+                f"a control vector adds constants, and {type(edit.op).__name__} does not; export a checkpoint instead"
             )
         for site in resolve(edit.sites, known):
             if site.kind != "resid_post" or not site.layer:

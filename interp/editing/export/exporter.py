@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,13 @@ from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.replay import plan_export
 from interp.editing.certificate.verifier import random_probes, write_probes
 from interp.editing.certificate.writer_check import require_writer_check
-from interp.editing.export._estimate import ExportEstimate, estimate_export
 from interp.editing.export.identity import require_base
 from interp.editing.export.model_card import render_model_card
 from interp.editing.export.provenance import provenance_statement
 from interp.editing.export.restoring import write_patch
 from interp.editing.export.signatures import signer
 from interp.editing.export.sources import CheckpointSource, WeightSource, open_source
-from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
+from interp.editing.export.weight_writer import ExportEstimate, TensorPiece, cut_shards, estimate_export, write_weights
 from interp.editing.fold import Plan, plan_fold
 from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
@@ -98,7 +98,7 @@ def export(
         certificate = certify(base, recipe, written.plan, written.folder, probes, written.settings)
         _require_faithful(certificate)
         write_json(written.folder / CERTIFICATE, certificate.to_json())
-        _write_records(written, base.identity, base.source, certificate, release)
+        written.write_records(base.identity, base.source, certificate, release)
     return certificate
 
 
@@ -138,7 +138,13 @@ def export_streamed(
     options = ExportOptions.merged(options, {**fields, "streamed": True})
     _require_form(options)
     weights = _open(source, options.fold, out)
-    weights.require_known_writers()
+    if weights.loaded:
+        require_writer_check(weights.load_model())
+    elif not weights.is_written_down:
+        raise InterpError(
+            f"{weights.model_type} is not among the architectures that are written down, and for others only a loaded "
+            "model shows what writes its residual stream; export it without streaming"
+        )
     reference = weights.reference(recipe.model)
     recipe.check(reference)
     with _written(recipe, weights, Path(out), options) as written:
@@ -146,7 +152,7 @@ def export_streamed(
             reference = reference.model_copy(update={"digest": ""})
         elif reference.digest:
             reference = require_base(recipe, weights, _nearest_copies(weights, written))
-        return _write_records(written, reference, weights.path)
+        return written.write_records(reference, weights.path)
 
 
 def dry_run(
@@ -182,7 +188,8 @@ def dry_run(
     else:
         require_base(recipe, weights)
     cast = ExportSettings.used(options, weights.loaded, None).cast
-    plan = plan_fold(recipe, weights.config, weights.names, weights.is_tied, weights.reader(cast), options.fold)
+    read = partial(weights.read, dtype=cast)
+    plan = plan_fold(recipe, weights.config, weights.pieces, weights.is_tied, read, options.fold)
     return plan, estimate_export(list(weights.edited(plan, cast)))
 
 
@@ -196,13 +203,34 @@ class _WrittenFolder:
     settings: ExportSettings
     digests: dict[str, str]
 
+    def write_records(
+        self,
+        base: ModelReference,
+        path: str | None,
+        certificate: Certificate | None = None,
+        release: Release | None = None,
+    ) -> ExportManifest:
+        """Write the model card, the provenance statement and the manifest, which lists the digest of every file."""
+        manifest = ExportManifest(
+            base=base,
+            source=path,
+            recipe=self.recipe.digest,
+            made=self.settings,
+            status=self.plan.status,
+            files=self.digests,
+            versions=versions(),
+            release=release,
+        )
+        write_text(self.folder / CARD, render_model_card(manifest, self.plan, self.recipe.note, certificate))
+        write_json(self.folder / PROVENANCE, provenance_statement(manifest, self.recipe, self.digests))
+        return manifest.sealed(self.folder)
+
 
 def _require_form(options: ExportOptions, certified: bool = False) -> None:
     """Raise for options that another function writes."""
     if options.form != "checkpoint" or options.dry_run or (certified and options.streamed):
         raise InterpError(
-            "form, streamed and dry_run belong to export_adapter, export_control_vector, export_streamed and dry_run; "
-            "call one of these, or leave them out"
+            "form, streamed and dry_run belong to export_adapter, export_control_vector, export_streamed and dry_run"
         )
 
 
@@ -231,30 +259,6 @@ def _written(
             sign(folder)
 
 
-def _write_records(
-    written: _WrittenFolder,
-    base: ModelReference,
-    path: str | None,
-    certificate: Certificate | None = None,
-    release: Release | None = None,
-) -> ExportManifest:
-    """Write the model card, the provenance statement and the manifest, which lists the digest of every file."""
-    folder, recipe, plan = written.folder, written.recipe, written.plan
-    manifest = ExportManifest(
-        base=base,
-        source=path,
-        recipe=recipe.digest,
-        made=written.settings,
-        status=plan.status,
-        files=written.digests,
-        versions=versions(),
-        release=release,
-    )
-    write_text(folder / CARD, render_model_card(manifest, plan, recipe.note, certificate))
-    write_json(folder / PROVENANCE, provenance_statement(manifest, recipe, written.digests))
-    return manifest.sealed(folder)
-
-
 def _open(source: str | Path | HookedModel, fold: FoldOptions, out: str | Path | None = None) -> WeightSource:
     weights = open_source(source, fold.dequantise)
     if fold.dequantise and not (isinstance(weights, CheckpointSource) and weights.dequantise):
@@ -270,8 +274,7 @@ def _nearest_copies(source: WeightSource, written: _WrittenFolder) -> dict[str, 
     files = Checkpoint.open(written.folder).opened
     copies = {name: (file, entry) for file in files for name, entry in file.entries.items()}
     copied = {p.name for file in source.edited(written.plan, written.settings.cast) for p in file if p.is_kept}
-    pieces = {piece.name: piece for file in source.files for piece in file}
-    return {n: replace(x, source=copies[n]) if n in copied else x for n, x in pieces.items()}
+    return {n: replace(x, source=copies[n]) if n in copied else x for n, x in source.pieces.items()}
 
 
 def _require_space(out: Path, needed: int) -> None:

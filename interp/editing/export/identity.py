@@ -53,8 +53,7 @@ def checkpoint_digest(source: WeightSource, pieces: Mapping[str, TensorPiece]) -
 
 def source_digest(source: WeightSource) -> str:
     """The digest of a source's weights. Raises `Unknown` as `checkpoint_digest` does."""
-    every = {piece.name: piece for file in source.files for piece in file}
-    return source.model.digest if isinstance(source, ModelSource) else checkpoint_digest(source, every)
+    return source.model.digest if isinstance(source, ModelSource) else checkpoint_digest(source, source.pieces)
 
 
 def require_base(
@@ -96,8 +95,7 @@ def _assembled(
         shapes = [pieces[part].source_shape for part in parts]
         if len(parts) == 1 and shapes != [shape]:
             raise InterpError(
-                f"{parts[0]} has shape {shapes[0]} in the files of {source.name}, and {shape} by its config; restore "
-                "the checkpoint"
+                f"{parts[0]} has shape {shapes[0]} in the files of {source.name}, and {shape} by its config; restore it"
             )
         fits = len(parts) == 1 or all(each[1:] == shape[2:] for each in shapes)
         if not fits or sum(map(prod, shapes)) != prod(shape):

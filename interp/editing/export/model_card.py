@@ -6,7 +6,7 @@ It says what was edited and how exactly, what the edit is for, what was measured
 from huggingface_hub import ModelCard, ModelCardData
 
 from interp.editing.certificate import Certificate, ExportManifest
-from interp.editing.fold.plan import MEANS, Plan, PlannedEdit
+from interp.editing.fold.plan import Plan
 
 _UNMEASURED = "It was written without loading the model, and nothing was measured: run `interp verify` on it."
 _MEASURED = (
@@ -42,7 +42,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
         "## What was edited",
         f"Made with interp from {base.name} (weights {base.digest[:12]}) by the recipe in `interp_recipe/` "
         f"({manifest.recipe[:12]}), folded into the weights:",
-        _table(["op", "where", "how exactly"], [[i.op, _places(i.sites), _exactly(i)] for i in plan.items]),
+        _table(["op", "where", "how exactly"], [[i.op, i.where, i.exactness] for i in plan.items]),
         "## Intended use",
         "As the base model is used, where what the recipe removes is unwanted. It is not a safeguard on its own: keep "
         "the safeguards that the base model needs.",
@@ -62,14 +62,6 @@ def _measured(certificate: Certificate | None) -> list[str]:
         return [_UNMEASURED]
     head = "Measured between the hooked base model and this checkpoint, reloaded:"
     return [head, _table(["figure", "value"], [[name, value] for name, value in certificate.rows()]), _MEASURED]
-
-
-def _places(sites: tuple[str, ...]) -> str:
-    return ", ".join(sites[:4]) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
-
-
-def _exactly(item: PlannedEdit) -> str:
-    return MEANS[item.status] + (f" ({item.reason})" if item.reason else "")
 
 
 def _table(header: list[object], rows: list[list[object]]) -> str:

@@ -46,11 +46,9 @@ def _fitted(settings: Any) -> Iterator[dict[str, Any]]:
     if isinstance(settings, dict):
         if {"data", "method", "site"} <= set(settings):
             yield settings
-        for value in settings.values():
-            yield from _fitted(value)
-    elif isinstance(settings, list | tuple):
-        for value in settings:
-            yield from _fitted(value)
+        settings = list(settings.values())
+    for value in settings if isinstance(settings, list | tuple) else ():
+        yield from _fitted(value)
 
 
 def _material(fitted: Mapping[str, Any]) -> dict[str, Any]:

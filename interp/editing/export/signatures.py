@@ -23,9 +23,11 @@ _IGNORED = (SIGNATURE,)
 
 def signer(key: str | Path) -> Callable[[Path], None]:
     """A function that signs a folder. Raises unless the key is a private one in PEM, not encrypted."""
-    from_key = _config("signing")
+    _require_package()
+    from model_signing import signing
+
     try:
-        config = from_key.use_elliptic_key_signer(private_key=Path(key))
+        config = signing.Config().use_elliptic_key_signer(private_key=Path(key))
     except OSError as problem:
         raise InterpError(f"{key}: cannot be read ({problem.strerror})") from None
     except Exception as problem:  # many types, for a key that is broken, encrypted, or of another kind
@@ -52,9 +54,11 @@ def read_signature(folder: str | Path, key: str | Path | None = None) -> str:
         return "not checked" if signed else "none"
     if not signed:
         raise InterpError(f"{path}: not signed (no {SIGNATURE} in it); export with a key (sign), or give no key here")
-    checker = _config("verifying")
+    _require_package()
+    from model_signing import verifying
+
     try:
-        checker = checker.use_elliptic_key_verifier(public_key=Path(key)).set_hashing_config(_hashing())
+        checker = verifying.Config().use_elliptic_key_verifier(public_key=Path(key)).set_hashing_config(_hashing())
     except OSError as problem:
         raise InterpError(f"{key}: cannot be read ({problem.strerror})") from None
     except Exception as problem:
@@ -63,18 +67,14 @@ def read_signature(folder: str | Path, key: str | Path | None = None) -> str:
         checker.verify(path, path / SIGNATURE)
     except Exception as problem:  # for malformed files the package raises many types
         raise InterpError(
-            f"{path}: its signature does not hold for the key {key} ({_reason(problem)}); the folder was changed, or "
-            "signed by another"
+            f"{path}: its signature does not hold for the key {key} ({_reason(problem)}); it was changed, or re-signed"
         ) from None
     return "checked"
 
 
-def _config(module: str) -> Any:
+def _require_package() -> None:
     if find_spec("model_signing") is None or find_spec("OpenSSL") is None:
         raise InterpError("signatures need the package model-signing; pip install 'interp[sign]'")
-    from model_signing import signing, verifying
-
-    return {"signing": signing, "verifying": verifying}[module].Config()
 
 
 def _hashing() -> Any:

@@ -10,7 +10,7 @@ the Hugging Face cache keeps files elsewhere and links to them.
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -82,10 +82,6 @@ class WeightSource(ABC):
         """The model as a recipe that was made for `made_for` refers to it."""
 
     @abstractmethod
-    def require_known_writers(self) -> None:
-        """Raise unless the table of writers holds for it, without loading a model."""
-
-    @abstractmethod
     def _write_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer, and the other files that accompany the weights except config.json."""
 
@@ -114,24 +110,16 @@ class WeightSource(ABC):
         """Whether the unembedding is the table of token embeddings."""
         return bool(self.config.tie_word_embeddings)
 
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors."""
-        return [piece.name for file in self.files for piece in file]
+    @cached_property
+    def pieces(self) -> dict[str, TensorPiece]:
+        """Every tensor as it is, by its name."""
+        return {piece.name: piece for file in self.files for piece in file}
 
-    def read(self, name: str) -> Tensor:
-        """A tensor as it is, by its name."""
-        source = next(piece.source for file in self.files for piece in file if piece.name == name)
-        return source if isinstance(source, Tensor) else source[0].read_entry(source[1])
-
-    def reader(self, dtype: torch.dtype | None) -> Callable[[str], Tensor]:
-        """`read` of what will be written: a fold depends on the gains that the norms will have."""
-
-        def read(name: str) -> Tensor:
-            tensor = self.read(name)
-            return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-
-        return read
+    def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor, cast to the type in which it will be written: a fold depends on the gains that norms will have."""
+        source = self.pieces[name].source
+        tensor = source if isinstance(source, Tensor) else source[0].read_entry(source[1])
+        return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
     def edited(self, plan: Plan, dtype: torch.dtype | None = None) -> Iterator[list[TensorPiece]]:
         """The pieces to write, file by file: edited, cast, with a table that is untied and biases that are created."""
@@ -149,15 +137,17 @@ class WeightSource(ABC):
 
     def require_fit(self, plan: Plan) -> None:
         """Raise for a tensor that a plan changes and whose shape is not what the config says of it."""
-        attention = {w.tensor for w in writers(self.config, self.names) if w.site.kind == "attn_out"}
+        attention = {w.tensor for w in writers(self.config, self.pieces) if w.site.kind == "attn_out"}
         width, heads = self.config.hidden_size, self.config.num_attention_heads
         inputs = heads * unit_width(self.config, Site("attn_out", 0))
-        for piece in (piece for file in self.files for piece in file if piece.name in plan.changes):
-            change, shape = plan.changes[piece.name], piece.source_shape
-            read = inputs if piece.name in attention and change.layout in ("out_in", "in_out") else None
+        for name, change in plan.changes.items():
+            if name not in self.pieces:  # it is created
+                continue
+            shape = self.pieces[name].source_shape
+            read = inputs if name in attention and change.layout in ("out_in", "in_out") else None
             if not change.fits(shape, width, read):
                 raise InterpError(
-                    f"{piece.name} of {self.name} has shape {shape}, which is not what its config says (hidden_size "
+                    f"{name} of {self.name} has shape {shape}, which is not what its config says (hidden_size "
                     f"{width}, {heads} heads); restore the checkpoint"
                 )
 
@@ -238,14 +228,6 @@ class CheckpointSource(WeightSource):
             n_layers=self.config.num_hidden_layers,
         )
 
-    def require_known_writers(self) -> None:
-        """Refuse a type that is not written down."""
-        if not self.is_written_down:
-            raise InterpError(
-                f"{self.model_type} is not among the architectures that are written down, and for others only a loaded "
-                "model shows what writes its residual stream; export it without streaming"
-            )
-
     def _write_tokenizer(self, folder: Path) -> None:
         source = self.checkpoint.folder
         for pattern in _COMPANIONS:
@@ -288,10 +270,6 @@ class ModelSource(WeightSource):
         """The model's own, whatever the recipe was made for."""
         return self.model.reference
 
-    def require_known_writers(self) -> None:
-        """Run the writer check on the model."""
-        require_writer_check(self.model)
-
     def _write_tokenizer(self, folder: Path) -> None:
         if self.model.hf.generation_config is not None:
             # Its own save refuses settings that it loads: a temperature without sampling, say.
@@ -323,8 +301,8 @@ def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> W
     config, model_type = checkpoint.config, checkpoint.config.get("model_type")
     if "text_config" in config:
         raise InterpError(
-            f"{source} is a multimodal checkpoint, whose weights can't be edited in place yet; give "
-            "interp.load(…) of it to export its language model as a text-only checkpoint"
+            f"{source} is multimodal, so its weights can't be edited in place; give interp.load(…) of it to export its "
+            "language model as a text-only checkpoint"
         )
     quantised = config.get("quantization_config") or {}
     if not isinstance(quantised, dict) or not isinstance(model_type, str):

@@ -6,16 +6,22 @@ memory, however many files are written at once. So memory does not grow with the
 
 Every file is hashed while it is written, flushed, and only then gets its name; its SHA-256 is recorded. A run that was
 killed finds the files that are finished and continues after them.
+
+`estimate_export` says beforehand what that takes. The disk space is known. The memory is that of the largest tensor,
+its edited copy and the buffers. The time follows from how fast this machine hashes and edits a few megabytes now.
+
+Limitations: an estimate does not take the speed of the disk and other work on the machine into account.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -31,12 +37,11 @@ from interp.models.checkpoints.checkpoint import INDEX, SINGLE
 from interp.models.checkpoints.dequantising import QuantisedTensor
 from interp.models.checkpoints.safetensors_file import DTYPES, Entry, TensorFile, as_bytes, header_bytes
 
-TensorChange = Callable[[Tensor], Tensor]
-
 FINISHED = "finished.json"
 _CHUNK = 8 << 20
 _PART = 512 << 10  # bytes that are hashed and then written, few enough to stay in the cache in between
 _HEAD, _LINE = 64, 100  # bytes of a header, and of a tensor's line in it without its name and shape
+_SAMPLE, _BUFFERS = 16 << 20, 150 << 20  # bytes that an estimate hashes, and that each worker's buffers take
 _LARGE = 32 << 20  # bytes, from which on only one tensor is in memory at a time
 
 
@@ -51,7 +56,7 @@ class TensorPiece:
     name: str
     dtype: str
     source: tuple[TensorFile | QuantisedTensor, Entry] | Tensor
-    change: TensorChange | None = None
+    change: Callable[[Tensor], Tensor] | None = None
     changed_shape: tuple[int, ...] | None = None
 
     @property
@@ -81,7 +86,6 @@ class WeightShard:
 
     name: str
     pieces: Sequence[TensorPiece]
-    metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
 
     @property
     def nbytes(self) -> int:
@@ -183,7 +187,7 @@ def _write_shard(shard: WeightShard, folder: Path, large: _Memory) -> str:
                 while len(part):
                     part = part[out.write(part) :]
 
-        put(header_bytes({piece.name: (piece.dtype, piece.shape) for piece in shard.pieces}, shard.metadata))
+        put(header_bytes({piece.name: (piece.dtype, piece.shape) for piece in shard.pieces}, {"format": "pt"}))
         for piece in shard.pieces:
             if piece.is_kept:
                 for part in read_parts(*piece.source):
@@ -222,9 +226,8 @@ def compute_shard(piece: TensorPiece, memory: Shaped[Tensor, "bytes"] | None = N
 
 
 def _require_finite(piece: TensorPiece, result: Tensor) -> None:
-    if not result.is_floating_point() or result.element_size() < 2 or not result.numel():
-        return
-    if bool(torch.stack(torch.aminmax(result)).isfinite().all()):
+    checked = result.is_floating_point() and result.element_size() > 1 and result.numel()
+    if not checked or torch.stack(torch.aminmax(result)).isfinite().all():
         return
     source = piece.source if isinstance(piece.source, Tensor) else piece.source[0].read_entry(piece.source[1])
     if not bool(source.isfinite().all()):
@@ -233,3 +236,59 @@ def _require_finite(piece: TensorPiece, result: Tensor) -> None:
         f"{piece.name} would hold infinite values in {str(result.dtype).removeprefix('torch.')}, whose largest is "
         f"{torch.finfo(result.dtype).max:.3g}; choose bfloat16 or float32 (dtype), or a weaker edit"
     )
+
+
+@dataclass(frozen=True)
+class ExportEstimate:
+    """What an export takes.
+
+    Attributes:
+        disk: Bytes to be written.
+        edited: Bytes of these that change.
+        memory: Bytes of memory in addition to the interpreter's.
+        seconds: Time.
+
+    Example:
+        >>> from interp.editing import ExportEstimate
+        >>> print(ExportEstimate(disk=2_000_000_000, edited=500_000_000, memory=300_000_000, seconds=8.0))
+        2.00 GB to write, 0.50 GB of it edited; about 300 MB of memory and 8 s
+    """
+
+    disk: int
+    edited: int
+    memory: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.disk / 1e9:.2f} GB to write, {self.edited / 1e9:.2f} GB of it edited; about "
+            f"{self.memory / 1e6:.0f} MB of memory and {self.seconds:.0f} s"
+        )
+
+
+def estimate_export(files: Sequence[Sequence[TensorPiece]]) -> ExportEstimate:
+    """The estimate for writing these pieces, file by file."""
+    pieces = [piece for file in files for piece in file]
+    changed = [piece for piece in pieces if not piece.is_kept]
+    largest = max((piece.nbytes for piece in changed), default=0)
+    disk, edited = sum(piece.nbytes for piece in pieces), sum(piece.nbytes for piece in changed)
+    workers = max(1, min(len(files), os.cpu_count() or 1))
+    hashing = _seconds(lambda sample: hashlib.sha256(as_bytes(sample)), torch.zeros(_SAMPLE, dtype=torch.uint8))
+    seconds = disk * hashing / workers + edited * _editing(changed)
+    return ExportEstimate(disk, edited, 2 * largest + workers * _BUFFERS, seconds)
+
+
+def _seconds(work: Callable[[Tensor], object], sample: Tensor) -> float:
+    """Seconds per byte of a sample."""
+    began = time.perf_counter()
+    work(sample)
+    return (time.perf_counter() - began) / max(1, sample.nbytes)
+
+
+def _editing(changed: Sequence[TensorPiece]) -> float:
+    """Seconds per byte, measured on a tensor as large as the largest."""
+    matrices = (piece for piece in changed if piece.change and len(piece.source_shape) == 2)
+    largest = max(matrices, key=lambda piece: piece.nbytes, default=None)
+    if largest is None or largest.change is None:
+        return 0.0
+    return _seconds(largest.change, torch.zeros(largest.source_shape, dtype=DTYPES[largest.dtype]))

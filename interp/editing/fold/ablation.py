@@ -26,12 +26,12 @@ def replacement(op: Replace, site: Site, d_model: int) -> TensorMap:
     refuse_positions(op, site)
     if (op.value is not None and len(op.value) != d_model) or max(op.units or [0]) >= d_model:
         raise InterpError(
-            f"{site} has {d_model} coordinates, counted from 0; the value or a unit to be replaced there does not fit"
+            f"{site} has {d_model} coordinates, counted from 0; the value or a unit that replaces them does not fit"
         )
     keep = torch.ones(d_model)
     keep[slice(None) if op.units is None else op.units] = 0.0
     value = None if op.value is None or not op.value.any() else op.value * (1 - keep)
-    return TensorMap(torch.zeros(0, d_model), torch.zeros(0, d_model), value, keep)
+    return TensorMap.keeping(keep, value)
 
 
 def refuse_positions(op: Replace, site: Site) -> None:

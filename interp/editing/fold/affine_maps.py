@@ -46,9 +46,10 @@ class TensorMap:
         return cls(affine.read, affine.write, affine.bias if affine.bias.any() else None)
 
     @classmethod
-    def nothing(cls, d_model: int) -> "TensorMap":
-        """y -> 0."""
-        return cls(torch.zeros(0, d_model), torch.zeros(0, d_model), keep=torch.zeros(d_model))
+    def keeping(cls, keep: Float[Tensor, "d_model"], constant: Float[Tensor, "d_model"] | None = None) -> "TensorMap":
+        """y -> keep · y + constant."""
+        none = torch.zeros(0, len(keep))
+        return cls(none, none, constant, keep)
 
     @property
     def linear(self) -> "TensorMap":
@@ -140,8 +141,8 @@ class MapChange:
             return shape == (len(self.added[0]), self.added[1].shape[1])
         if len(shape) not in {"table": (2,), "bias": (1, 2)}.get(self.layout, (2, 3)):
             return False
-        read = shape[-1 if self._written == -2 else -2] if inputs is not None else None
-        return shape[self._written] == d_model and read == inputs
+        written, read = (-2, -1) if self.layout == "out_in" else (-1, -2)
+        return shape[written] == d_model and (inputs is None or shape[read] == inputs)
 
     def apply(self, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """The edited tensor, in its own type; a piece of one begins at `start` on `axis`.
@@ -151,80 +152,79 @@ class MapChange:
         out, axis = torch.empty_like(tensor) if out is None else out, self.axis(tensor.ndim)
         # One buffer for all pieces: allocating new memory each time takes longer than the arithmetic.
         buffer = tensor.new_empty(0, dtype=torch.float32 if tensor.element_size() == 2 else torch.float64)
-        for offset, count in _pieces(tensor, axis):
+        for offset, count in pieces(tensor, axis):
             piece = tensor.narrow(axis, offset, count)
             wide = buffer.resize_(piece.shape).copy_(piece)
-            self._edit(wide, start + offset)
+            self._edit(self._rows(wide), start + offset)
             out.narrow(axis, offset, count).copy_(self._narrowed(wide, out.dtype))
         return out
 
     def magnitude(self, tensor: Tensor) -> Tensor:
         """A bound on the vectors that are summed on the way, before and after each map; for bounds on rounding."""
-        axis = -2 if self.layout == "out_in" and tensor.ndim > 1 else -1
-        size = tensor.double().norm(dim=axis, keepdim=True)
+        size = self._rows(tensor.double()).norm(dim=-1, keepdim=True)
         constants = [edit.constant for edit in self.maps] if self.layout in ("table", "bias") else []
         size = size + sum(float(vector.double().norm()) for vector in (self.first, *constants) if vector is not None)
         if self.added is not None:
-            left, right = (factor.double() for factor in self.added)
-            size = size + left.norm(dim=1)[:, None] * right.norm(dim=0)
+            first, second = (factor.double() for factor in self._row_factors(*self.added))
+            size = size + first.norm(dim=1)[:, None] * second.norm(dim=0)
         for edit in self.maps:
             size = size * (1.0 + float((edit.read.double().norm(dim=-1) * edit.write.double().norm(dim=-1)).sum()))
-        return size
+        return self._rows(size)
 
-    @property
-    def _written(self) -> int:
-        """The axis along which vectors of the stream lie."""
-        return -2 if self.layout == "out_in" else -1
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """A view in which each written vector is a row, and an input of a weight as well; again, the tensor itself."""
+        return tensor.transpose(-1, -2) if self.layout == "out_in" else tensor
 
-    def _edit(self, wide: Tensor, start: int) -> None:
-        """In place."""
-        before = wide.norm(dim=self._written, keepdim=True) if self.keep_norms and self.layout != "bias" else None
+    def _row_factors(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of `_rows(left @ right)`."""
+        return (right.T, left.T) if self.layout == "out_in" else (left, right)
+
+    def _edit(self, rows: Tensor, start: int) -> None:
+        """In place; `rows` are those from `start` on."""
+        before = rows.norm(dim=-1, keepdim=True) if self.keep_norms and self.layout != "bias" else None
         if self.first is not None:
-            wide += self.first.to(wide)
-        inputs = -1 if self._written == -2 else -2
+            rows += self.first.to(rows)
         if self.factors is not None:
-            factors = self.factors[start : start + wide.shape[inputs]].to(wide)
-            wide *= factors if inputs == -1 else factors[:, None]
+            rows *= self.factors[start : start + rows.shape[-2]].to(rows)[:, None]
         if self.zeroed is not None:
-            count = wide.shape[inputs]
-            inside = self.zeroed[(self.zeroed >= start) & (self.zeroed < start + count)] - start
-            wide.index_fill_(inputs, inside.to(wide.device), 0.0)
+            inside = (self.zeroed >= start) & (self.zeroed < start + rows.shape[-2])
+            rows.index_fill_(-2, (self.zeroed[inside] - start).to(rows.device), 0.0)
         for edit in self.maps:
-            self._map(wide, edit)
+            self._map(rows, edit)
         if before is not None:
-            after = wide.norm(dim=self._written, keepdim=True)
+            after = rows.norm(dim=-1, keepdim=True)
             # Vectors of which only rounding is left have no direction to keep.
-            wide *= torch.where(after > 1e-6 * before, before / after, 1.0)
+            rows *= torch.where(after > 1e-6 * before, before / after, 1.0)
         if self.added is not None:
-            left, right = (factor.to(wide) for factor in self.added)
-            part = slice(start, start + wide.shape[self.axis(2)])
-            wide.addmm_(*((left, right[:, part]) if self.axis(2) == 1 else (left[part], right)))
+            first, second = self._row_factors(*self.added)
+            rows.addmm_(first[start : start + len(rows)].to(rows), second.to(rows))
 
-    def _map(self, wide: Tensor, edit: TensorMap) -> None:
-        read, write = edit.read.to(wide), edit.write.to(wide)
-        along = (read @ wide if self._written == -2 else wide @ read.T) if len(read) else None
+    def _map(self, rows: Tensor, edit: TensorMap) -> None:
+        read, write = edit.read.to(rows), edit.write.to(rows)
+        # Either order of the product, as the tensor is stored: rounding differs between them.
+        along = (read @ rows.mT).mT if self.layout == "out_in" else rows @ read.T
         if edit.keep is not None:
-            wide *= edit.keep.to(wide)[:, None] if self._written == -2 else edit.keep.to(wide)
-        if along is not None and wide.ndim == 2:
-            wide.addmm_(*((write.T, along) if self._written == -2 else (along, write)), alpha=-1)
-        elif along is not None:
-            wide -= write.T @ along if self._written == -2 else along @ write
+            rows *= edit.keep.to(rows)
+        if len(read) and rows.ndim == 2:
+            rows.addmm_(along, write, alpha=-1)  # without a product of the size of the tensor
+        elif len(read):
+            rows -= along @ write
         if edit.constant is not None and self.layout in ("table", "bias"):
-            wide += edit.constant.to(wide)
+            rows += edit.constant.to(rows)
 
     def _narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
         kept = [edit.read for edit in self.maps if edit.idempotent]
         if not (self.compensate and kept and dtype in SIXTEEN_BITS):
             return wide  # the copy into the result rounds it
         values, basis = torch.linalg.svd(torch.cat([read.double() for read in kept]), full_matrices=False)[1:]
-        rows = wide.transpose(-1, -2) if self._written == -2 else wide
+        rows = self._rows(wide)
         rounded = round_onto(rows.reshape(-1, rows.shape[-1]), basis[values > 1e-6 * values[0]], dtype)
-        return rounded.reshape(rows.shape).transpose(-1, -2) if self._written == -2 else rounded.reshape(rows.shape)
+        return self._rows(rounded.reshape(rows.shape))
 
 
-def _pieces(tensor: Tensor, axis: int) -> Iterator[tuple[int, int]]:
-    """Start and length of each piece along the axis."""
+def pieces(tensor: Tensor, axis: int, entries: int = _PIECE) -> Iterator[tuple[int, int]]:
+    """Start and length of each piece along the axis, of about this many entries."""
     length = tensor.shape[axis]
-    step = max(1, _PIECE // max(1, tensor.numel() // max(1, length)))
+    step = max(1, entries // max(1, tensor.numel() // max(1, length)))
     for offset in range(0, length, step):
         yield offset, min(step, length - offset)

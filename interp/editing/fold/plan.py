@@ -9,7 +9,7 @@ A plan is applied to one tensor, or one piece of a tensor, at a time and in any 
 of other tensors (gains of norms, and what ablated inputs wrote on average).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from interp.core.display import html_table
+from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
-from interp.editing.fold.rounding import SIXTEEN_BITS
+from interp.editing.fold.rounding import SIXTEEN_BITS, rounding_units_of
 from interp.editing.fold.transcoder_neurons import Growth
 from interp.editing.options import FoldOptions
 
@@ -49,9 +50,18 @@ class PlannedEdit:
     status: Status
     reason: str = ""
 
+    @property
+    def where(self) -> str:
+        """The first sites, and how many more there are."""
+        return ", ".join(self.sites[:4]) + (f" and {len(self.sites) - 4} more" if len(self.sites) > 4 else "")
+
+    @property
+    def exactness(self) -> str:
+        """The status in words, with the reason."""
+        return MEANS[self.status] + (f" ({self.reason})" if self.reason else "")
+
     def __str__(self) -> str:
-        where = ", ".join(self.sites[:4]) + (f" and {len(self.sites) - 4} more" if len(self.sites) > 4 else "")
-        return f"{self.op} at {where}: {MEANS[self.status]}{f' ({self.reason})' if self.reason else ''}"
+        return f"{self.op} at {self.where}: {self.exactness}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,21 @@ class Plan:
     def allowed_units(self, name: str) -> float:
         """How many rounding units two machines may be apart: compensation first shifts an entry by half a unit."""
         return 2.0 if name in self.changes and self.changes[name].compensate else 1.0
+
+    def gap(
+        self, name: str, held: Tensor, expected: Tensor, base: Callable[[], Tensor], dtype: torch.dtype, where: str = ""
+    ) -> float | None:
+        """How far a tensor is from what the plan makes of the base's, in rounding units; None where no bit differs.
+
+        Raises where that is more than another machine's rounding explains.
+        """
+        if torch.equal(held, expected):
+            return None
+        units = rounding_units_of(held, expected, dtype, self.rounding_reach(name, base(), expected, dtype))
+        if not units <= self.allowed_units(name):
+            off = f"off by {units:.3g} rounding units"
+            raise InterpError(f"{where}{name} is not what the recipe makes of the base ({off})")
+        return units
 
     @property
     def status(self) -> Status:

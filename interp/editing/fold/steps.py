@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -136,7 +137,7 @@ class Gains:
     """
 
     read: GainRead | None
-    known: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[str, Float[Tensor, "d_model"]] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor:
         """A tensor by its name."""
@@ -149,11 +150,12 @@ class Gains:
 
     def through(self, edit: TensorMap, writer: Writer) -> tuple[TensorMap, Status, str]:
         """The map of a writer's tensors that has an edit's effect on what the norm after them returns."""
-        if edit.constant is not None:
-            raise InterpError(f"nothing holds a constant after the norm at {writer.site}")
         if edit.keep is not None:
             return (edit, "scale", SCALED) if edit.keep.any() else (edit, "exact", "")
-        gain = self._gain(writer)
+        name = writer.gain or ""
+        if name not in self.known:
+            self.known[name] = self.tensor(name).double() + writer.offset
+        gain = self.known[name]
         if not edit.blows_up(gain):
             return edit.before_norm(gain), "scale", SCALED
         if not edit.projection:
@@ -162,12 +164,6 @@ class Gains:
                 "or run the recipe with hooks (model.hooked(recipe))"
             )
         return edit.onto(gain), "approximate", ELSEWHERE
-
-    def _gain(self, writer: Writer) -> Float[Tensor, "d_model"]:
-        name = writer.gain or ""
-        if name not in self.known:
-            self.known[name] = self.tensor(name).double() + writer.offset
-        return self.known[name]
 
 
 class _Folding:
@@ -180,8 +176,7 @@ class _Folding:
         self.neurons = AddedNeurons(config, names, self.biases, options.sharpness, self.gains.tensor)
         self.known = list(site_taps(config))
         self.items: list[PlannedEdit] = []
-        self.inputs: dict[Site, list[Replace]] = {}
-        self.scales: dict[Site, list[Scale]] = {}
+        self.inputs: dict[Site, list[Replace | Scale]] = {}
         self.at_site: dict[Site, list[TensorMap]] = {}
         self.stream: list[tuple[TensorMap, Site | None]] = []
 
@@ -214,13 +209,12 @@ class _Folding:
             return self._input(op, site)
         if isinstance(op, Suppress):
             return "approximate", self.neurons.take(op, site, len(self.at_site.get(site, [])))
+        edit = map_of(op, site, self.config.hidden_size)
         if site.kind not in WRITERS:
-            map_of(op, site, self.config.hidden_size)  # raises for an op without an affine form
             raise InterpError(
                 f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream; "
                 f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
             )
-        edit = map_of(op, site, self.config.hidden_size)
         if site == _TOKENS and self.options.leave_embedding:
             if edit.constant is not None:
                 raise InterpError(TABLE_NEEDED)
@@ -234,15 +228,13 @@ class _Folding:
 
     def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
         written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
-        ablation.refuse_mixture(op, [*self.inputs.get(written, []), *self.scales.get(written, [])], site)
+        ablation.refuse_mixture(op, self.inputs.get(written, []), site)
         ablation.refuse_units(op, site, self.config, lambda: self._inputs(written))
-        if isinstance(op, Scale):
-            self.scales.setdefault(written, []).append(op)
-        else:
+        if isinstance(op, Replace):
             ablation.refuse_positions(op, site)
             if op.value is not None:
                 self.biases.hold(written)
-            self.inputs.setdefault(written, []).append(op)
+        self.inputs.setdefault(written, []).append(op)
         return "exact", ""
 
     def _inputs(self, site: Site) -> int:
@@ -317,15 +309,17 @@ class _Folding:
     def _change(self, writer: Writer) -> MapChange | None:
         maps = self._maps(writer)
         held = writer.layout in ("table", "bias")
-        ablated = [] if writer.layout == "table" else self.inputs.get(writer.site, [])
+        inputs = [] if writer.layout == "table" else self.inputs.get(writer.site, [])
+        ablated = [op for op in inputs if isinstance(op, Replace)]
         zeroed, first, width = None, None, ablation.unit_width(self.config, writer.site)
         if ablated and held:
             first = ablation.written_by(ablated, self._weight(writer.site), self.gains.tensor, width)
         elif ablated:
             zeroed, everything = ablation.inputs_of(ablated, width)
-            maps = [TensorMap.nothing(self.config.hidden_size)] * everything + maps
-        factors = None if held else ablation.factors_of(self.scales.get(writer.site, []), width)
+            maps = [TensorMap.keeping(torch.zeros(self.config.hidden_size))] * everything + maps
+        factors = None
         if not held:
+            factors = ablation.factors_of([op for op in inputs if isinstance(op, Scale)], width)
             maps = [edit.linear for edit in maps if not edit.is_constant]
         if not maps and zeroed is None and first is None and factors is None:
             return None

@@ -40,8 +40,8 @@ def holders(site: Site, config: Any) -> list[Site]:
     """Writers' sites at which a vector can be added in place of a site of the stream, the preferred one first."""
     if site.kind == "resid_mid":
         raise InterpError(
-            f"a vector added at {site} is seen by the MLP alone, not by what follows it, so no writer can hold it; "
-            "add it at attn_out or resid_post, or run it with hooks"
+            f"a vector added at {site} is seen by the MLP alone, so no writer can hold it; add it at attn_out or "
+            "resid_post, or run it with hooks"
         )
     if site == FIRST:
         return [Site("embed")]
@@ -63,9 +63,8 @@ def refuse_stream(edit: TensorMap, group: Collection[Site], whole: bool) -> None
         )
     if whole and not edit.idempotent:
         raise InterpError(
-            "an op that is not idempotent compounds over the sites of the residual stream: with "
-            "strength s, (1 - s)^n of a direction is left after n sites; declare it at 'writers', where strength "
-            "acts once per write"
+            "an op that is not idempotent compounds over the sites of the residual stream: of strength s, it leaves "
+            "(1 - s)^n of a direction after n sites; declare it at 'writers', where it acts once per write"
         )
 
 
@@ -95,9 +94,8 @@ def map_of(op: Op, site: Site, d_model: int) -> TensorMap:
     if affine is None:
         why = "acts at some tokens only" if isinstance(op, Wrapped) else "is not an affine function of the activations"
         raise InterpError(
-            f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction instead "
-            "(Project), train factors for it (--distil, interp.editing.approximate.distillation), or run it with hooks "
-            "(model.hooked(recipe))"
+            f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction (Project), train "
+            "factors for it (interp.distil, --distil), or run it with hooks (model.hooked(recipe))"
         )
     return TensorMap.of(affine)
 

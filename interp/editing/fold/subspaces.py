@@ -53,16 +53,15 @@ def preserving(direction: Direction, protected: Direction) -> Preserved:
     """The direction without its part in the span of the protected rows. Raises where nothing would be left of a row."""
     if direction.model.d_model != protected.model.d_model:
         raise InterpError(
-            f"the direction has width {direction.model.d_model}, the protected one {protected.model.d_model}; expected "
-            "two of one model"
+            f"{direction.model.name} and {protected.model.name} differ in width; fit both directions in one model"
         )
     rows, kept = direction.rows.double(), protected.rows.double()
     clear = project_out(rows, kept)
     left = torch.linalg.svdvals(clear)
     if float(left[-1]) < _LEFT:
         raise InterpError(
-            f"{direction} lies in the protected subspace ({protected}), so an edit that preserves it removes nothing; "
-            "fit the direction on other contrasts, or protect fewer rows"
+            f"{direction} lies in the protected subspace ({protected}), so nothing of it is left; fit it on other "
+            "contrasts, or protect fewer rows"
         )
     basis = orthonormal_rows(clear).double()
     angle = degrees(acos(min(1.0, float(torch.linalg.svdvals(rows @ basis.T)[-1]))))

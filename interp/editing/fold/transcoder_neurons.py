@@ -125,13 +125,11 @@ class Growth:
 
     def apply(self, tensor: Tensor) -> Tensor:
         """The grown tensor, in its own type."""
-        more = tensor.new_zeros([self.count if axis == self.axis else n for axis, n in enumerate(tensor.shape)])
-        start = 0
-        for block, change in self.blocks:
-            edited = change.apply(block, out=torch.empty_like(block, dtype=tensor.dtype))
-            more.narrow(self.axis, start, edited.shape[self.axis]).copy_(edited)
-            start += edited.shape[self.axis]
-        return torch.cat([tensor, more], self.axis)
+        places = [torch.empty_like(block, dtype=tensor.dtype, device=tensor.device) for block, _ in self.blocks]
+        edited = [change.apply(block, out=out) for (block, change), out in zip(self.blocks, places, strict=True)]
+        left = self.count - sum(block.shape[self.axis] for block in edited)
+        zeros = tensor.new_zeros([left if axis == self.axis else n for axis, n in enumerate(tensor.shape)])
+        return torch.cat([tensor, *edited, zeros], self.axis)
 
 
 @dataclass

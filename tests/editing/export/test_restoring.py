@@ -82,7 +82,7 @@ def test_what_can_not_be_undone_says_so(saved, tiny, tmp_path):
     plan = fold(
         PROJECT,
         origin.config,
-        origin.names,
+        origin.pieces,
         origin.is_tied,
         origin.read,
         FoldOptions(approximate=True, keep_norms=True),
