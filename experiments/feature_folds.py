@@ -193,7 +193,7 @@ def grafted(
         interp.export(recipe, model, Path(scratch) / "out", fold=CHOICES)
         near = measure_fidelity(model, recipe, interp.load(Path(scratch) / "out"), documents[::4], tokens=tokens // 4)
     count, away = len(neurons.gate), float(neurons.thresholds[0]) / 10
-    within = f"within {neurons.bound_beyond(away):.1g}" + (f", {away:.2g} from the threshold" if away else "")
+    within = f"within {neurons.bound(away):.1g}" + (f", {away:.2g} from the threshold" if away else "")
     yield f"{count} neuron{'s' * (count > 1)}", within, near
 
 

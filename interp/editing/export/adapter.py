@@ -23,7 +23,7 @@ from interp.editing.approximate.low_rank_factors import Distilled
 from interp.editing.certificate.manifest import RECIPE, ExportSettings
 from interp.editing.certificate.replay import plan_export
 from interp.editing.export._tensor_difference import Factors, factors
-from interp.editing.export.identity import require_base, source_digest
+from interp.editing.export.identity import checkpoint_digest, require_base
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.fold import Plan
 from interp.editing.options import ExportOptions
@@ -92,7 +92,7 @@ def export_adapter(
     weights.require_row()
     base = require_base(recipe, weights)
     if distilled is not None:
-        distilled.check(base.digest or source_digest(weights), options.fold)
+        distilled.check(base.digest or checkpoint_digest(weights), options.fold)
     plan = plan_export(recipe, weights, ExportSettings.used(options, weights.loaded, None), distilled)
     weights.require_fit(plan)
     _require_weights(plan, weights)

@@ -37,12 +37,12 @@ class Unknown(InterpError):
     """The digest is unknown unless the model is loaded."""
 
 
-def checkpoint_digest(source: WeightSource, pieces: Mapping[str, TensorPiece]) -> str:
-    """The digest of a checkpoint's weights, given all its tensors, or copies of them that are faster to read.
+def checkpoint_digest(source: WeightSource, copies: Mapping[str, TensorPiece] | None = None) -> str:
+    """The digest of a checkpoint's weights; `copies` are all its tensors, where they are faster to read.
 
     Raises `Unknown` where the model has to be loaded for it.
     """
-    whole = hashlib.sha256()
+    whole, pieces = hashlib.sha256(), copies or source.pieces
     for name, shape, parts in sorted(_assembled(source, pieces)):
         whole.update(f"{name}{list(shape)}".encode())
         for part in parts:
@@ -51,17 +51,12 @@ def checkpoint_digest(source: WeightSource, pieces: Mapping[str, TensorPiece]) -
     return whole.hexdigest()
 
 
-def source_digest(source: WeightSource) -> str:
-    """The digest of a source's weights. Raises `Unknown` as `checkpoint_digest` does."""
-    return source.model.digest if isinstance(source, ModelSource) else checkpoint_digest(source, source.pieces)
-
-
 def require_base(
-    recipe: Recipe, source: WeightSource, pieces: Mapping[str, TensorPiece] | None = None
+    recipe: Recipe, source: WeightSource, copies: Mapping[str, TensorPiece] | None = None
 ) -> ModelReference:
     """The base model, with its digest if the recipe names one. Raises where it is not the recipe's model.
 
-    Where the model has to be loaded for the digest, it is left empty with a warning. `pieces` are as for
+    Where the model has to be loaded for the digest, it is left empty with a warning. `copies` are as for
     `checkpoint_digest`.
     """
     reference = source.reference(recipe.model)
@@ -69,7 +64,7 @@ def require_base(
     if isinstance(source, ModelSource) or not reference.digest:
         return reference
     try:
-        digest = checkpoint_digest(source, pieces) if pieces else source_digest(source)
+        digest = checkpoint_digest(source, copies)
     except Unknown as problem:
         warnings.warn(f"{problem}; so only its type and shape were compared with the recipe's", stacklevel=3)
         return reference.model_copy(update={"digest": ""})

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,8 +80,7 @@ def undo(folder: str | Path, out: str | Path) -> None:
     with new_folder(out) as staging:
         write_weights(cut_shards(_restored(edited, patch), None), staging)
         edited.write_companions(staging, {})
-        config: dict[str, Any] = json.loads(patch.metadata["config"])
-        write_json(staging / "config.json", config)
+        write_json(staging / "config.json", json.loads(patch.metadata["config"]))
 
 
 def _restored(edited: WeightSource, patch: TensorFile) -> Iterator[list[TensorPiece]]:

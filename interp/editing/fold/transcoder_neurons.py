@@ -6,8 +6,8 @@ A SwiGLU neuron writes silu(gate) · up along its column. With gate b (w x + c),
 writes f(x) d up to (max |silu - relu| / b) |d| < 0.279 |d| / b, whatever x is. The sharpness b costs nothing, and a
 power of two causes no rounding. A threshold t > 0 (f is w x + c above it and 0 below) takes two neurons: with
 z = b (w x + c - t), gates z + 1/2 and z - 1/2, and up 1/(2b) + t and 1/(2b) - t. At the threshold f jumps by t, which
-no continuous function can follow: the bound there is (0.279 / b + t / 2) |d|, and `Neurons.bound_beyond` gives how it
-falls to the first term away from it.
+no continuous function can follow: the bound there is (0.279 / b + t / 2) |d|, and `Neurons.bound` gives how it falls
+to the first term away from it.
 
 These bounds hold for neurons as computed. Saving rounds them, which adds an error in proportion to what is read
 (`Neurons.rounding`). The two neurons of a threshold are each far larger than their difference, of which 16 bits leave
@@ -73,13 +73,8 @@ class Neurons:
         gate, gate_bias, up_bias, down = (y.to(x) for y in (self.gate, self.gate_bias, self.up_bias, self.down))
         return (silu(x @ gate.T + gate_bias) * up_bias) @ down.T
 
-    @property
-    def bound(self) -> float:
-        """The largest difference from what the hook adds, for any input."""
-        return float((self.lengths * (SILU_GAP / self.sharpness + self.thresholds / 2)).sum())
-
-    def bound_beyond(self, distance: float) -> float:
-        """The same where every pre-activation is at least `distance` away from its threshold."""
+    def bound(self, distance: float = 0.0) -> float:
+        """The largest difference from what the hook adds, for pre-activations this far from their thresholds."""
         z = torch.tensor(self.sharpness * distance, dtype=torch.float64)
         # silu(z) = z - z / (1 + e^z), and the step is odd about 1/2: the bound holds on both sides.
         jump = min(0.5, float((z + 0.5) * torch.exp(0.5 - z)))
@@ -170,10 +165,10 @@ class AddedNeurons:
         self._require_biases(site)
         self.layers.setdefault(site.layer, []).append((neurons, before))
         jumps = " at the thresholds" if neurons.thresholds.any() else ""
-        far = f", {neurons.bound_beyond(0.1):.2g} at a distance of 0.1 from them" if jumps else ""
+        far = f", {neurons.bound(0.1):.2g} at a distance of 0.1 from them" if jumps else ""
         return (
             f"{len(neurons.gate)} SwiGLU neurons of sharpness {self.sharpness:g} in place of relu: what is written "
-            f"differs by at most {neurons.bound:.2g}{jumps}{far}, and by what {named} rounds: at most "
+            f"differs by at most {neurons.bound():.2g}{jumps}{far}, and by what {named} rounds: at most "
             f"{neurons.rounding(dtype, self._scale):.2g} for each unit of length that is read"
         )
 

@@ -51,11 +51,11 @@ def test_neurons_keep_to_their_bound_on_every_input_and_nearly_reach_it(tiny, th
     x = ((pre - c) / w.square().sum())[:, None] * w
     fired = torch.where(pre > threshold, pre, 0.0)
     off = (neurons(x) + 0.75 * fired[:, None] * coder.W_dec[5].double()).norm(dim=1)
-    assert 0.6 * neurons.bound < off.max() <= neurons.bound
+    assert 0.6 * neurons.bound() < off.max() <= neurons.bound()
     for distance in (0.05, 0.5, 2.0):
         beyond = (pre - threshold).abs() >= distance
-        assert off[beyond].max() <= neurons.bound_beyond(distance) <= neurons.bound
-    assert neurons.bound_beyond(40 / sharpness) < 1.001 * 0.75 * SILU_GAP / sharpness
+        assert off[beyond].max() <= neurons.bound(distance) <= neurons.bound()
+    assert neurons.bound(40 / sharpness) < 1.001 * 0.75 * SILU_GAP / sharpness
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_neurons_as_they_are_saved_keep_to_the_bound_and_what_rounding_adds(tiny
     beyond = ((pre - threshold).abs() > 0.1).all(1)
     reach = torch.cat([x, torch.ones(len(x), 1)], 1).norm(dim=1)[beyond]
     exact, off = ((made(x) - wanted).norm(dim=1)[beyond] for made in (neurons, neurons.rounded(dtype, scale)))
-    bound, more = neurons.bound_beyond(0.1), neurons.rounding(dtype, scale)
+    bound, more = neurons.bound(0.1), neurons.rounding(dtype, scale)
     assert (exact <= bound).all()
     assert (off <= bound + more * reach).all()
     assert off.max() > bound, "control: rounding alone is more than the bound allows"
@@ -94,7 +94,7 @@ def test_thresholds_are_refused_in_16_bits_and_kept_in_float32(tiny, tmp_path, d
     wide = copy.deepcopy(model.hf.model.layers[1].mlp).float()
     with torch.no_grad():
         off = (mlp(x) - wide(x) + torch.where(pre > 1, pre, 0.0) @ coder.W_dec[[3, 5]]).norm(dim=1)
-    assert off[((pre - 1).abs() > 0.1).all(1)].max() < Neurons.of(recipe.edits[0].op, 256.0).bound_beyond(0.1)
+    assert off[((pre - 1).abs() > 0.1).all(1)].max() < Neurons.of(recipe.edits[0].op, 256.0).bound(0.1)
     narrow = Neurons.of(recipe.edits[0].op, 256.0).rounded(dtype)(x.double())
     wanted = -torch.where(pre > 1, pre, 0.0).double() @ coder.W_dec[[3, 5]].double()
     assert (narrow - wanted).norm(dim=1).max() > 0.1, "control: what 16 bits would have made of it"
@@ -106,7 +106,7 @@ def test_weights_write_what_hooks_write_within_the_bound(tiny, name):
     recipe = suppressed(model)
     for sharpness in (4.0, 16.0, 64.0):
         off, effect, plan = missed(model, recipe, sharpness=sharpness, rehost=True)
-        bound = Neurons.of(recipe.edits[0].op, sharpness).bound
+        bound = Neurons.of(recipe.edits[0].op, sharpness).bound()
         assert off.norm(dim=-1).max() < bound + 1e-5
         assert off.norm(dim=-1).mean() < before / 2, "it shrinks with the sharpness"
         before = off.norm(dim=-1).mean()
@@ -126,8 +126,8 @@ def test_thresholds_take_two_neurons_and_far_from_them_the_bound_is_small(tiny):
     far = ((pre - 0.3).abs() > 0.01).all(-1)
     assert plan.grown["model.layers.1.mlp.down_proj.weight"].blocks[0][0].shape == (32, 6)
     assert far.double().mean() > 0.8
-    assert off.norm(dim=-1)[far].max() < neurons.bound_beyond(0.01) + 1e-5 < 0.002
-    assert off.norm(dim=-1).max() <= neurons.bound
+    assert off.norm(dim=-1)[far].max() < neurons.bound(0.01) + 1e-5 < 0.002
+    assert off.norm(dim=-1).max() <= neurons.bound()
     assert effect.norm(dim=-1).max() > 0.1
     with_relu, _, _ = missed(model, suppressed(model), sharpness=1024.0)
     with model.hooked(recipe):
