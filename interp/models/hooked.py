@@ -219,10 +219,8 @@ class HookedModel(TransformerLensFace):
             >>> round(model.loss("The river is the Nim."), 2)
             4.11
         """
-        batch = self.tokens(prompts)
         total, count = 0.0, 0
-        for start in range(0, len(batch), batch_size):
-            rows = batch.rows(start, start + batch_size)
+        for rows in self.tokens(prompts).batches(batch_size):
             losses = next_token_losses(self.logits(rows), rows.ids, rows.predicted)
             total, count = total + float(losses.double().sum()), count + len(losses)
         if not count:
@@ -263,13 +261,11 @@ class HookedModel(TransformerLensFace):
         _require_positive("max_new_tokens", max_new_tokens)
         batch = self.tokens(prompts)
         self._require_room(batch, max_new_tokens)
-        starts = range(0, len(batch), batch_size)
-        settings = self._greedy(max_new_tokens)
+        batches, settings = batch.batches(batch_size), self._greedy(max_new_tokens)
         rest = settings.update(**options)
         replies: list[str] = []
         with self.hooked(recipe), torch.no_grad():
-            for start in track(starts, "generate") if len(starts) > 4 else starts:
-                rows = batch.rows(start, start + batch_size)
+            for rows in track(batches, "generate") if len(batches) > 4 else batches:
                 inputs = rows.prompt_inputs(self.device)
                 with self.passes.prompted(rows.ids.shape[1]):
                     out = self.hf.generate(**inputs, generation_config=settings, **rest)

@@ -61,6 +61,10 @@ class Tokens:
         first = int(mask.any(0).int().argmax())
         return Tokens(self.ids[start:stop, first:], mask[:, first:])
 
+    def batches(self, size: int) -> list["Tokens"]:
+        """The rows, `size` at a time."""
+        return [self.rows(start, start + size) for start in range(0, len(self), size)]
+
     def pick(self, rows: Int[Tensor, "n"]) -> "Tokens":
         """The rows with these indices, without padding columns that these rows do not need."""
         return Tokens(self.ids[rows], self.mask[rows]).rows(0, len(rows))

@@ -99,7 +99,7 @@ def unsupervised(
     if count > model.d_model:
         raise InterpError(f"count is {count}; at most {model.d_model} vectors are orthogonal in this model")
     batch = model.tokens(prompts)
-    parts = [_Part.of(model, batch.rows(start, start + batch_size), late) for start in range(0, len(batch), batch_size)]
+    parts = [_Part.of(model, rows, late) for rows in batch.batches(batch_size)]
     if not sum(int(part.counted.sum()) for part in parts):
         raise InterpError("every prompt has one token; give longer ones, the first token's change is not counted")
     search = _Search(model, early, late, parts, norm)

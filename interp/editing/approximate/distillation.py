@@ -139,7 +139,7 @@ class _Teacher:
     @torch.no_grad()
     def distance(self, tokens: Tokens, size: int, pairs: FactorPairs) -> float:
         """The mean divergence over all tokens."""
-        parts = [self.divergence(tokens.rows(s, s + size), pairs) for s in range(0, len(tokens), size)]
+        parts = [self.divergence(rows, pairs) for rows in tokens.batches(size)]
         mean = float(torch.cat(parts).double().mean())
         return mean if mean != mean else max(0.0, mean)
 

@@ -91,8 +91,7 @@ def random_probes(model: HookedModel, prompts: Sequence[str] = (), instead: Sequ
     ids = torch.randint(model.config.vocab_size, (8, length), generator=torch.Generator().manual_seed(0))
     batches = [*instead] or [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
     if prompts:
-        tokens = model.tokens(list(prompts))
-        batches += [tokens.rows(start, start + 4) for start in range(0, len(tokens), 4)]
+        batches += model.tokens(list(prompts)).batches(4)
     return batches
 
 

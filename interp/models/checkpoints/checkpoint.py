@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from interp.core.errors import InterpError
 from interp.core.files import read_json
 from interp.models.checkpoints.remote_files import RemoteFile, RemoteFolder, is_remote
@@ -132,11 +130,6 @@ class Checkpoint:
                 if isinstance(file, RemoteFile):
                     file.save(self.folder / file.name)
             yield self.folder
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor with its name, one at a time, file by file."""
-        for file in self.opened:
-            yield from ((name, file.read(name)) for name in file.entries)
 
     @property
     def pickled(self) -> list[str]:
