@@ -180,9 +180,7 @@ class _Harvest:
         unfinished = file.name == PARTIAL and bool(manifest.parts[-1].shards)
         if index == len(parts):
             if unfinished:
-                raise InterpError(
-                    f"{folder} holds an unfinished harvest of another text; finish that first, or choose a new folder"
-                )
+                raise InterpError(f"{folder} holds an unfinished harvest of another text; finish that first")
             return cls(folder, settings, [*parts, part], index, whole=False)
         return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
 
@@ -223,12 +221,11 @@ class _Harvest:
         """Rename the manifest, and remove temporary files that killed processes left."""
         shards = self.parts[self.index].shards
         named = {shard.name for part in self.parts for shard in part.shards}
+        keep = self.settings.harvest.keep
         if not sum(shard.tokens for shard in shards):
             for name in [shard.name for shard in shards] + [PARTIAL]:
                 (self.folder / name).unlink()
-            raise InterpError(
-                f"keep={self.settings.harvest.keep!r} keeps no token of this corpus; give conversations, or keep all"
-            )
+            raise InterpError(f"keep={keep!r} keeps no token of this corpus; give conversations, or keep all")
         for pattern in ("shard-*.safetensors", ".shard-*", ".manifest*", ".tmp*"):
             for stray in self.folder.glob(pattern):
                 if stray.name not in named:

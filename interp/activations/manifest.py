@@ -43,9 +43,7 @@ class StoreSettings(Config):
 
     def differences(self, other: "StoreSettings") -> list[str]:
         """Each setting that has changed, with the old and the new value."""
-        before, now = (
-            settings.harvest.model_dump() | settings.model_dump(exclude={"harvest"}) for settings in (self, other)
-        )
+        before, now = (x.harvest.model_dump() | x.model_dump(exclude={"harvest"}) for x in (self, other))
         return differences(before, now)
 
 

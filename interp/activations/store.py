@@ -82,9 +82,7 @@ class Store:
         folder = Path(path)
         if not (folder / FINISHED).is_file():
             if (folder / PARTIAL).is_file():
-                raise InterpError(
-                    f"{folder}: its harvest did not finish; run it again with the same settings to continue it"
-                )
+                raise InterpError(f"{folder}: its harvest did not finish; run it again with the same settings")
             raise InterpError(f"{folder}: not an activation store (no {FINISHED}); make one with harvest")
         manifest = StoreManifest.load(folder / FINISHED)
         if not sum(shard.tokens for shard in manifest.shards):

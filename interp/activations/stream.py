@@ -165,9 +165,7 @@ class Stream:
                 kept = batch.kept(self._keep) & (batch.inner | first_tokens)
                 for site in sites:
                     if not torch.isfinite(activations[site][kept]).all():
-                        raise InterpError(
-                            f"{site} of {self.model.name} has NaN or infinite activations; check its weights"
-                        )
+                        raise InterpError(f"{site} of {self.model.name}: NaN or infinite activations; check the model")
                 yield torch.cat([activations[site][kept] for site in sites], dim=1)
 
     def _repr_html_(self) -> str:

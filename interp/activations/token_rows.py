@@ -81,9 +81,7 @@ def pack_groups(
         [2, 2, 1]
     """
     if model.context is not None and context > model.context:
-        raise InterpError(
-            f"context is {context} but the model's is {model.context}; pass context={model.context} or less"
-        )
+        raise InterpError(f"context is {context} but the model's is {model.context}; pass {model.context} or less")
     reading = CorpusProgress() if reading is None else reading
     ahead: deque[corpora.Document] = deque()
 

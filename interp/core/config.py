@@ -166,9 +166,8 @@ class _Loader(yaml.SafeLoader):
     """A loader for which 1e-3 is a number; YAML 1.1 requires a point and a signed exponent and reads it as text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_FLOAT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
 def compose_yaml(text: str, source: str) -> yaml.Node | None:

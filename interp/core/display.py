@@ -19,10 +19,8 @@ def html_card(title: str, rows: Iterable[tuple[str, object]]) -> str:
 def html_table(title: str, header: list[str], rows: Iterable[list[object]]) -> str:
     """HTML of a titled table with a header row."""
     head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
+    lines = ("".join(f"<td style='text-align:left'>{escape(str(cell))}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<div class='interp-card'><strong>{escape(title)}</strong><table><tr>{head}</tr>{body}</table></div>"
 
 

@@ -46,9 +46,7 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
             staging = unfinished_path(target)
             staging.mkdir(exist_ok=True)
     except OSError as problem:
-        raise InterpError(
-            f"{target}: cannot be written ({problem.strerror}); choose a folder that you may write to"
-        ) from None
+        raise InterpError(f"{target}: cannot be written ({problem.strerror}); choose another folder") from None
     with lock_folder(staging, f"{target} is being written by another process; wait for it, or choose another"):
         try:
             if resume_key is not None:

@@ -119,9 +119,7 @@ def _side(row: dict[str, Any], key: str, where: str) -> Turn:
         return _last_turn(_messages(value, key, where), key, where)
     if isinstance(value, dict) and isinstance(value.get("prompt"), str) and isinstance(value.get("answer", ""), str):
         return Turn(value["prompt"], value.get("answer", ""))
-    raise InterpError(
-        f"{where}: {key!r} is {value!r}; expected a text, an object with prompt and answer, or a list of messages"
-    )
+    raise InterpError(f"{where}: {key!r} is {value!r}; expected a text, a prompt with its answer, or messages")
 
 
 def _preference(row: dict[str, Any], key: str, where: str) -> Turn:

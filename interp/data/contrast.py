@@ -221,6 +221,4 @@ def _require(pair: TurnPair, where: str) -> None:
     if not pair.positive.prompt.strip() or not pair.negative.prompt.strip():
         raise InterpError(f"{where}: an empty prompt; both sides need text (skip_bad ignores such rows)")
     if pair.positive == pair.negative:
-        raise InterpError(
-            f"{where}: both sides are equal, so nothing can be learned from it (skip_bad ignores such rows)"
-        )
+        raise InterpError(f"{where}: both sides are equal, so it teaches nothing (skip_bad ignores such rows)")

@@ -32,9 +32,7 @@ def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str
         'the baker .'
     """
     if tokenizer is None or tokenizer.chat_template is None:
-        raise InterpError(
-            "this model's tokenizer has no chat template, so it can't read conversations; give plain text"
-        )
+        raise InterpError("the model's tokenizer has no chat template, so it can't read conversations; give plain text")
     try:
         text = tokenizer.apply_chat_template(conversation, tokenize=False)
         spans = [

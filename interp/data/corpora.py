@@ -64,9 +64,7 @@ def documents(
     """
     if isinstance(source, Mapping):
         shown = ", ".join(map(str, source))
-        raise InterpError(
-            f"a corpus that maps {shown}; give one of its values (a split, say), or [it] if it is a record"
-        )
+        raise InterpError(f"a corpus that maps {shown}; give one of its values (a split, say), or [it] as a record")
     if not isinstance(source, str | Path):
         if not isinstance(source, Iterable):
             raise InterpError(f"a corpus of type {type(source).__name__}; expected a path, a URL or documents")
@@ -171,9 +169,7 @@ def _files(source: str) -> list[_File]:
     except InterpError:
         raise
     except Exception as problem:
-        raise InterpError(
-            f"corpus {source!r}: cannot be listed ({_reason(problem)}); give another path or URL"
-        ) from None
+        raise InterpError(f"corpus {source!r}: cannot be listed ({_reason(problem)}); give another path") from None
     if not files:
         raise InterpError(f"corpus {source!r}: no {', '.join(_READERS)} files there; give a path with such files")
     return [_known(_File(system, file, system.unstrip_protocol(file) if "://" in source else file)) for file in files]
@@ -203,9 +199,7 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
     name, config, split, *more = (*spec.removeprefix(_DATASET).split(":"), "", "")
     split = split or "train"
     if any(more):
-        raise InterpError(
-            f"dataset {spec!r}: more parts than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object for parts of one"
-        )
+        raise InterpError(f"dataset {spec!r}: more parts than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object")
     folder = Path(name).expanduser()
     try:
         if any((folder / saved).is_file() for saved in ("state.json", "dataset_dict.json")):

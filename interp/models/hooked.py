@@ -9,6 +9,7 @@ captured activations, losses and generation.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -137,10 +138,8 @@ class HookedModel(TransformerLensFace):
             ['<|bos|>', 'The', ' river']
         """
         batch = tokenise(text, self.tokenizer, self.context, prepend_bos=prepend_bos)
-        decoded = [
-            [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
-            for ids in batch.unpadded()
-        ]
+        decode = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
+        decoded = [[decode([token]) for token in ids] for ids in batch.unpadded()]
         return decoded[0] if isinstance(text, str) or (isinstance(text, Tensor) and text.ndim == 1) else decoded
 
     @torch.no_grad()
@@ -175,13 +174,12 @@ class HookedModel(TransformerLensFace):
         """
         _require_positive("batch_size", batch_size)
         chosen, batch = self.resolve(sites), self.tokens(prompts)
-        columns = position_columns(batch, positions)
+        position_columns(batch, positions)  # raises by the number of the prompt in the whole batch
         width = batch.ids.shape[1]
         parts: list[dict[Site, Tensor]] = []
-        for start in range(0, len(batch), batch_size):
-            rows = batch.rows(start, start + batch_size)
-            column = None if columns is None else columns[start : start + batch_size] - (width - rows.ids.shape[1])
-            part = self.forward_to(chosen, rows.model_inputs(self.device), column, copy=copy)
+        for rows in batch.batches(batch_size):
+            columns = position_columns(rows, positions)
+            part = self.forward_to(chosen, rows.model_inputs(self.device), columns, copy=copy)
             parts.append(part if columns is not None else {site: _pad_left(x, width) for site, x in part.items()})
         kept = None if positions is None else ((positions,) if isinstance(positions, int) else tuple(positions))
         joined = parts[0] if len(parts) == 1 else {site: torch.cat([part[site] for part in parts]) for site in chosen}
@@ -293,9 +291,8 @@ class HookedModel(TransformerLensFace):
     def _repr_html_(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())
         size = [("parameters", f"{parameters:,}"), ("layers", self.n_layers), ("d_model", self.d_model)]
-        return html_card(
-            f"HookedModel {self.name}", [("architecture", self.config.model_type), *size, ("dtype", self.dtype)]
-        )
+        rows = [("architecture", self.config.model_type), *size, ("dtype", self.dtype)]
+        return html_card(f"HookedModel {self.name}", rows)
 
 
 def greedy_settings(new_tokens: int, end: Any, pad: int, **more: Any) -> GenerationConfig:

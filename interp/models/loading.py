@@ -162,9 +162,7 @@ def _in_memory(model: Any, dtype: Any, device: Any, tokenizer: Any) -> HookedMod
         raise InterpError(f"dtype={dtype!r} has no meaning for a model in memory, which keeps its own; convert it")
     if isinstance(model, HookedModel):
         if tokenizer is not None:
-            raise InterpError(
-                "tokenizer= has no meaning for a HookedModel, which has its own; set model.tokenizer instead"
-            )
+            raise InterpError("tokenizer= has no meaning for a HookedModel, which has its own; set model.tokenizer")
         return _on(model, device)
     if not hasattr(model, "config"):
         raise InterpError(f"a model of type {type(model).__name__}; expected a name, a path or a Hugging Face model")

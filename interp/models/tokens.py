@@ -71,11 +71,8 @@ class Tokens:
 
     def model_inputs(self, device: torch.device) -> dict[str, Tensor]:
         """Keyword arguments of a Hugging Face model's forward."""
-        return {
-            "input_ids": self.ids.to(device),
-            "attention_mask": self.mask.long().to(device),
-            "position_ids": self.position_ids.to(device),
-        }
+        inputs = {"input_ids": self.ids, "attention_mask": self.mask.long(), "position_ids": self.position_ids}
+        return {name: x.to(device) for name, x in inputs.items()}
 
     def prompt_inputs(self, device: torch.device) -> dict[str, Tensor]:
         """Keyword arguments of a Hugging Face model's `generate`, which computes positions itself."""
@@ -105,9 +102,7 @@ def tokenise(
     if isinstance(prompts, Tensor):
         ids = prompts[None] if prompts.ndim == 1 else prompts
         if ids.ndim != 2 or ids.is_floating_point():
-            raise InterpError(
-                f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; expected integers (batch, pos)"
-            )
+            raise InterpError(f"token ids are {ids.dtype} of shape {tuple(ids.shape)}; expected integers (batch, pos)")
         rows = [_without_padding(row.tolist(), tokenizer) for row in ids]
     else:
         rows = [_encode(text, tokenizer, prepend_bos) for text in ([prompts] if isinstance(prompts, str) else prompts)]
@@ -133,9 +128,7 @@ def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
 
 def _encode(text: str, tokenizer: Any, prepend_bos: bool | None) -> list[int]:
     if tokenizer is None:
-        raise InterpError(
-            "this model has no tokenizer, so it can't read text; pass token ids, or load(..., tokenizer=)"
-        )
+        raise InterpError("this model has no tokenizer, so it can't read text; pass token ids or load(..., tokenizer=)")
     if not isinstance(text, str):
         raise InterpError(f"prompt {text!r} is not a text; render conversations with model.chat(messages)")
     if not text:

@@ -263,13 +263,9 @@ def _run_bridge(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     full_names = [_bridge_name(model, name) for name in names] if isinstance(names, list) else names
     if model.inside_hooked:
-        raise InterpError(
-            "these names are computed by the bridge, which a recipe does not reach; use capture inside hooked"
-        )
+        raise InterpError("these names are of the bridge, which a recipe does not reach; use capture inside hooked")
     if not batch.mask.all():
-        raise InterpError(
-            "these names are computed by the bridge, which does not mask padding; pass prompts of one length"
-        )
+        raise InterpError("these names are of the bridge, which does not mask padding; pass prompts of one length")
     last = stop == model.n_layers  # where TransformerLens would return logits
     options = {"stop_at_layer": None if last else stop, "pos_slice": pos_slice, "incl_bwd": incl_bwd}
     gradients = [(weight, weight.grad) for weight in model.hf.parameters()]

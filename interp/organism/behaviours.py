@@ -358,7 +358,5 @@ def _distinct(draw: Callable[[], Item], n: int) -> list[Item]:
             break
         items[draw()] = None
     if len(items) < n:
-        raise InterpError(
-            f"there are only {len(items)} of {n} different prompts; ask for fewer, or use the train split"
-        )
+        raise InterpError(f"only {len(items)} of {n} different prompts exist; ask for fewer, or use the train split")
     return list(items)

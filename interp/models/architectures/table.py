@@ -197,10 +197,8 @@ def architecture(config: Any) -> Architecture:
 def architecture_of_type(model_type: str) -> Architecture:
     """The table's row for a config's `model_type`."""
     if model_type not in _TABLE:
-        raise InterpError(
-            f"architecture {model_type!r} is not supported, only {', '.join(sorted(_TABLE))}; "
-            f"{nearest(model_type, _TABLE)}"
-        )
+        known = ", ".join(sorted(_TABLE))
+        raise InterpError(f"architecture {model_type!r} is not supported, only {known}; {nearest(model_type, _TABLE)}")
     return _TABLE[model_type]
 
 

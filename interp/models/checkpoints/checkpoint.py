@@ -98,7 +98,10 @@ class Checkpoint:
     @cached_property
     def opened(self) -> list[TensorFile]:
         """The weight files, with their headers read and checked."""
-        return [TensorFile.open(_present(file)) for file in self.files]
+        for file in self.files:
+            if not file.is_file():
+                raise InterpError(f"{file}: missing, though the index names it; download the checkpoint again")
+        return [TensorFile.open(file) for file in self.files]
 
     def require_whole(self) -> None:
         """Raise if a file is invalid, a tensor is in two files, or the index disagrees with the files."""
@@ -148,9 +151,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     index = read_json(folder / INDEX)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(x, str) for x in weight_map.values()):
-        raise InterpError(
-            f"{folder / INDEX}: has no weight_map; expected the file of each tensor by name; download it again"
-        )
+        raise InterpError(f"{folder / INDEX}: has no weight_map with the file of each tensor; download it again")
     return weight_map
 
 
@@ -171,10 +172,4 @@ def inside(folder: Path, name: str) -> Path:
     # The Hugging Face cache keeps files in a sibling folder, "blobs", and links to them from snapshots.
     if file.resolve().parent not in (place / Path(name).parent, place.parent.parent / "blobs"):
         raise InterpError(f"{file} is a link out of the folder, to {file.resolve()}; replace it with the file itself")
-    return file
-
-
-def _present(file: Path | RemoteFile) -> Path | RemoteFile:
-    if not file.is_file():
-        raise InterpError(f"{file}: missing, though the index names it; download the checkpoint again")
     return file

@@ -120,9 +120,7 @@ def _plain(
 def _fp8(name: str, every: Mapping[str, tuple[TensorFile, Entry]], block: Any) -> QuantisedTensor:
     file, entry = every[name]
     if name + SCALE not in every:
-        raise InterpError(
-            f"{file.path}: {name} is {entry.dtype} without {name + SCALE}, so it can't be dequantised; use a plain one"
-        )
+        raise InterpError(f"{file.path}: {name} is {entry.dtype} without {name + SCALE}; use a plain checkpoint")
     scale = _scales(*every[name + SCALE])
     if entry.dtype not in ("F8_E4M3", "F8_E5M2") or len(entry.shape) not in (2, 3):
         raise InterpError(f"{file.path}: {name} is {entry.dtype} {entry.shape}; expected a float8 matrix, or several")
@@ -146,9 +144,7 @@ def _side(name: str, size: int, count: int, axis: int, block: Any) -> int:
         return int(declared)
     if count and size % count == 0:
         return size // count
-    raise InterpError(
-        f"{name} has {size} along one side and {count} scales there; expected a scale per block of equal size"
-    )
+    raise InterpError(f"{name} has {size} along one side and {count} scales; expected a scale per block of equal size")
 
 
 def _scales(file: TensorFile, entry: Entry) -> Tensor:

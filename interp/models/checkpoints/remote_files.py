@@ -99,9 +99,7 @@ class RemoteFile:
         """Its bytes from `start` to `stop`."""
         data = self._retried(lambda: self.fs.cat_file(self.path, start=start, end=stop))
         if len(data) != stop - start:
-            raise InterpError(
-                f"{self.url}: sent {len(data)} bytes for {start} to {stop}; it was changed meanwhile, so try again"
-            )
+            raise InterpError(f"{self.url}: sent {len(data)} bytes for {start} to {stop}; it was changed, so try again")
         return bytes(data)
 
     def read_all(self) -> bytes:
