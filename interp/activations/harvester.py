@@ -33,7 +33,6 @@ from interp.activations.manifest import (
     StoreSettings,
     StoreShard,
     StoreStatistics,
-    check_shard,
 )
 from interp.activations.store import Store, dequantise_rows, quantise
 from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
@@ -175,8 +174,7 @@ class _Harvest:
                 f"{folder} holds a harvest with other settings ({'; '.join(changed)}); "
                 "use those settings to continue it, or choose a new folder"
             )
-        for shard in manifest.shards:
-            check_shard(folder, shard)
+        manifest.check_files(folder)
         unfinished = file.name == PARTIAL and bool(manifest.parts[-1].shards)
         if index == len(parts):
             if unfinished:

@@ -119,11 +119,11 @@ class StoreManifest(Config):
         """Read and validate a manifest. Raises with the name of the file and the key."""
         return cls.parse(read_json(file), source=str(file))
 
-
-def check_shard(folder: Path, shard: StoreShard) -> None:
-    """Raise unless the shard's file is the one that was written."""
-    file = folder / shard.name
-    if not file.is_file():
-        raise InterpError(f"{file}: missing, but the manifest names it; {REMEDY}")
-    if sha256_file(file) != shard.sha256:
-        raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {REMEDY}")
+    def check_files(self, folder: Path) -> None:
+        """Raise unless the file of every shard is the one that was written."""
+        for shard in self.shards:
+            file = folder / shard.name
+            if not file.is_file():
+                raise InterpError(f"{file}: missing, but the manifest names it; {REMEDY}")
+            if sha256_file(file) != shard.sha256:
+                raise InterpError(f"{file}: damaged (its SHA-256 is not the manifest's); {REMEDY}")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.activations._batching import epoch_batches
 from interp.activations.columns import SiteColumns, Sites, select_sites
-from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard, check_shard
+from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard
 from interp.core.display import html_card
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
@@ -93,8 +93,7 @@ class Store:
         return store
 
     def _verify(self) -> None:
-        for shard in self._shards:
-            check_shard(self.folder, shard)
+        self.manifest.check_files(self.folder)
         for shard, opened in zip(self._shards, self._opened, strict=True):
             for name, width in self.manifest.settings.sites.items():
                 shape, expected = list(opened.get_slice(name).get_shape()), [shard.tokens, width]
