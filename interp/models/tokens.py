@@ -102,7 +102,7 @@ def tokenise(
     if isinstance(prompts, Tensor):
         ids = prompts[None] if prompts.ndim == 1 else prompts
         if ids.ndim != 2 or ids.is_floating_point():
-            raise InterpError(f"token ids are {ids.dtype} of shape {tuple(ids.shape)}; expected integers (batch, pos)")
+            raise InterpError(f"token ids: shape {tuple(ids.shape)}, type {ids.dtype}; expected integers (batch, pos)")
         rows = [_without_padding(row.tolist(), tokenizer) for row in ids]
     else:
         rows = [_encode(text, tokenizer, prepend_bos) for text in ([prompts] if isinstance(prompts, str) else prompts)]
