@@ -109,7 +109,7 @@ class Release(Config):
             if decided != given:
                 raise InterpError(
                     f"the decision is on {what} {decided[:12] or 'unknown'}, but {name} {given[:12]}: can't tell; "
-                    "audit this recipe on this model"
+                    "audit the recipe on this model"
                 )
         if status != "exact":
             raise InterpError(
