@@ -301,7 +301,7 @@ def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> W
     config, model_type = checkpoint.config, checkpoint.config.get("model_type")
     if "text_config" in config:
         raise InterpError(
-            f"{source} is multimodal, so its weights can't be edited in place; give interp.load(…) of it to export its "
+            f"{source} is a multimodal checkpoint, not edited in place yet; give interp.load(…) of it to export its "
             "language model as a text-only checkpoint"
         )
     quantised = config.get("quantization_config") or {}
