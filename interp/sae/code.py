@@ -1,6 +1,6 @@
 """A sparse code: which latents fire on each token and how strongly, with any number per token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -14,8 +14,8 @@ class Code:
     """Entries in the order of their tokens. An entry of value 0 did not fire; `count` is the number of tokens."""
 
     values: Float[Tensor, "entry"]
-    latents: Int[Tensor, "entry"]
     tokens: Int[Tensor, "entry"]
+    latents: Int[Tensor, "entry"]
     count: int
 
     @classmethod
@@ -23,7 +23,7 @@ class Code:
         """A code with k entries for each token."""
         count, k = latents.shape
         tokens = torch.arange(count, device=latents.device).repeat_interleave(k)
-        return cls(values.flatten(), latents.flatten(), tokens, count)
+        return cls(values.flatten(), tokens, latents.flatten(), count)
 
     @classmethod
     def joined(cls, codes: "list[Code]") -> "Code":
@@ -33,7 +33,11 @@ class Code:
             starts.append(starts[-1] + code.count)
         tokens = [code.tokens + start for code, start in zip(codes, starts, strict=False)]
         values, latents = (torch.cat([getattr(code, name) for code in codes]) for name in ("values", "latents"))
-        return cls(values, latents, torch.cat(tokens), starts[-1])
+        return cls(values, torch.cat(tokens), latents, starts[-1])
+
+    def pick(self, entries: Int[Tensor, "n"]) -> "Code":
+        """The entries with these indices."""
+        return replace(self, values=self.values[entries], tokens=self.tokens[entries], latents=self.latents[entries])
 
     def decode(self, rows: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "token d_out"]:
         """For each token, the sum of its latents' rows, weighted by its values."""

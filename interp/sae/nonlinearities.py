@@ -55,8 +55,7 @@ class JumpReLU(Config):
         """The latents that fire."""
         if threshold is None:
             raise InterpError("a jumprelu code needs thresholds; expected one for each latent")
-        values, tokens, latents = above(pre, threshold)
-        return Code(values, latents, tokens, len(pre))
+        return Code(*above(pre, threshold), len(pre))
 
 
 Nonlinearity = Annotated[TopK | JumpReLU, Field(discriminator="kind")]

@@ -21,7 +21,7 @@ batch.
 5. Products may be in bfloat16 (`compute`); errors and the weights themselves stay float32.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,9 +29,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from interp.sae.code import bag_sums, pre_activations
+from interp.sae.code import Code, bag_sums, pre_activations
 from interp.sae.training.kinds import KINDS, RANKED, Kind, KindName, Own
-from interp.sae.training.selection import Chosen, above, largest
+from interp.sae.training.selection import above, largest
 
 _ROWS = 512
 # Above this share of entries, dense products are faster than bags; sooner in bfloat16, which is used where products
@@ -141,28 +141,6 @@ class GradientStep:
     lowest: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Entries:
-    """Pre-activations that matter, in the order of their tokens."""
-
-    u: Float[Tensor, "entry"]
-    latents: Int[Tensor, "entry"]
-    tokens: Int[Tensor, "entry"]
-
-    @classmethod
-    def of(cls, chosen: Chosen, start: int) -> "_Entries":
-        """The chosen entries of some rows, of which the first is token `start`."""
-        u, rows, columns = chosen
-        return cls(u, columns, rows + start)
-
-    @classmethod
-    def largest(cls, u: Float[Tensor, "row n"], k: int, start: int) -> "_Entries":
-        """The k largest of each row."""
-        values, columns = largest(u, k)
-        rows = torch.arange(len(u), device=u.device).repeat_interleave(k)
-        return cls.of((values.flatten(), rows, columns.flatten()), start)
-
-
 @torch.no_grad()
 def gradients(
     weights: Weights,
@@ -193,7 +171,7 @@ def gradients(
     return step
 
 
-def _aided(batch: "_Batch", step: GradientStep, dead: _Entries, aux: Auxiliary) -> GradientStep:
+def _aided(batch: "_Batch", step: GradientStep, dead: Code, aux: Auxiliary) -> GradientStep:
     """A step with the auxiliary loss added. The residual is held constant, including its bias."""
     missed = float(step.error.square().sum())
     if not missed:
@@ -206,41 +184,35 @@ def _aided(batch: "_Batch", step: GradientStep, dead: _Entries, aux: Auxiliary) 
     return replace(step, loss=step.loss + extra.loss, gradients=total)
 
 
-def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[_Entries | None, _Entries | None]:
+def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[Code | None, Code | None]:
     """The entries of the objective, None if they are too many to list, and those of the auxiliary loss."""
-    objective, kind = batch.objective, KINDS[batch.objective.kind]
-    count = objective.k * len(batch.inputs)
-    floor = guess
-    main: list[_Entries] | None = []
-    dead: list[_Entries] = []
-    for start, u in batch.pre_activations():
+    objective, floor = batch.objective, guess
+    main: list[Code] | None = []
+    dead: list[Code] = []
+    for u in batch.pre_activations():
         if main is not None and objective.kind == "topk":
-            main.append(_Entries.largest(u, objective.k, start))
+            main.append(Code.of_rows(*largest(u, objective.k)))
         elif main is not None and objective.kind == "batchtopk":
             if floor is None:
                 floor = float(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min())
-            main.append(_Entries.of(above(u, torch.tensor(floor)), start))
+            main.append(Code(*above(u, torch.tensor(floor)), len(u)))
         elif main is not None:
-            near = above(u, kind.floor(batch.weights.own), int(_CROWDED[u.dtype] * u.numel()))
-            main = None if near is None else [*main, _Entries.of(near, start)]
+            near = above(u, batch.kind.floor(batch.weights.own), int(_CROWDED[u.dtype] * u.numel()))
+            main = None if near is None else [*main, Code(*near, len(u))]
         if main is None and aux is None:
             return None, None  # dense products compute all pre-activations themselves
         if aux is not None:
-            chosen = _Entries.largest(u[:, aux.dead], min(aux.k, len(aux.dead)), start)
-            dead.append(_Entries(chosen.u, aux.dead[chosen.latents], chosen.tokens))
-    entries = None if main is None else _joined(main)
+            code = Code.of_rows(*largest(u[:, aux.dead], min(aux.k, len(aux.dead))))
+            dead.append(replace(code, latents=aux.dead[code.latents]))
+    entries = None if main is None else Code.joined(main)
     if objective.kind == "batchtopk" and entries is not None:
-        if len(entries.u) < count and floor is not None and floor > 0:
+        count = objective.k * len(batch.inputs)
+        if len(entries.values) < count and floor is not None and floor > 0:
             # The guess was too high: without one, or with a lower one, all entries are seen.
             return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
-        if len(entries.u) > count:
-            best = largest(entries.u[None], count)[1][0]
-            entries = _Entries(entries.u[best], entries.latents[best], entries.tokens[best])
-    return entries, _joined(dead) if dead else None
-
-
-def _joined(parts: Sequence[_Entries]) -> _Entries:
-    return _Entries(*(torch.cat([getattr(part, name) for part in parts]) for name in ("u", "latents", "tokens")))
+        if len(entries.values) > count:
+            entries = entries.pick(largest(entries.values[None], count)[1][0])
+    return entries, Code.joined(dead) if dead else None
 
 
 @dataclass(frozen=True)
@@ -266,11 +238,11 @@ class _Batch:
     def penalty_weight(self) -> float:
         return 0.0 if self.objective.kind in RANKED else self.objective.sparsity / len(self.inputs)
 
-    def pre_activations(self) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, len(self.inputs), _ROWS):
-            yield start, pre_activations(self.inputs[start : start + _ROWS], self.low.W_enc, self.low.b_enc)
+    def pre_activations(self) -> Iterator[Tensor]:
+        for rows in self.inputs.split(_ROWS):
+            yield pre_activations(rows, self.low.W_enc, self.low.b_enc)
 
-    def sparse(self, entries: _Entries) -> GradientStep:
+    def sparse(self, entries: Code) -> GradientStep:
         """The step, from the listed entries."""
         n, prefixes = len(self.inputs), self.objective.prefixes or (len(self.low.b_enc),)
         bags = entries.tokens
@@ -278,9 +250,8 @@ class _Batch:
             bounds = torch.tensor(prefixes, device=bags.device)
             bags = torch.bucketize(entries.latents, bounds, right=True) * n + bags
             order = bags.argsort(stable=True)
-            entries = _Entries(entries.u[order], entries.latents[order], entries.tokens[order])
-            bags = bags[order]
-        u = entries.u.float()
+            entries, bags = entries.pick(order), bags[order]
+        u = entries.values.float()
         own = {name: values[entries.latents] for name, values in self.weights.own.items()}
         values = self.kind.value(u, own)
         error, pull, d_values = self._decoded(values, entries, bags, len(prefixes))
@@ -293,11 +264,11 @@ class _Batch:
         d_u, d_own = self.kind.slopes(u, own, d_values, weight)
         slopes = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
         fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
-        lowest = float(entries.u.min()) if len(entries.u) else 0.0
+        lowest = float(entries.values.min()) if len(entries.values) else 0.0
         return GradientStep(losses[-1], loss, slopes, fired, error[-1], lowest)
 
     def _decoded(
-        self, values: Tensor, entries: _Entries, bags: Tensor, groups: int
+        self, values: Tensor, entries: Code, bags: Tensor, groups: int
     ) -> tuple[Float[Tensor, "group batch d_in"], Float[Tensor, "group_batch d_in"], Float[Tensor, "entry"]]:
         """Errors of each prefix, and slopes of the loss by each group's output and by each value."""
         n, width = self.target.shape
@@ -314,7 +285,7 @@ class _Batch:
         return error, pull, d_values.float()
 
     def _weight_gradients(
-        self, entries: _Entries, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
+        self, entries: Code, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
     ) -> Weights:
         d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
         # Entries without value and slope (most of those within JumpReLU's rectangle) are in no sum.
@@ -350,9 +321,9 @@ class _Batch:
         total = self.weights.map(torch.zeros_like)
         fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.inputs.device)
         errors, loss = [], torch.zeros((), device=self.inputs.device)
-        for start, pre in self.pre_activations():
-            u, rows = pre.float(), self.inputs[start : start + _ROWS]
-            target = self.target[start : start + _ROWS] - self.weights.b_dec
+        targets = (self.target - self.weights.b_dec).split(_ROWS)
+        for rows, target, pre in zip(self.inputs.split(_ROWS), targets, self.pre_activations(), strict=True):
+            u = pre.float()
             values, penalty = kind.value(u, own), kind.penalty(u, own)
             error, pull, d_values = self._decoded_densely(values, target)
             weights: Tensor = torch.full((), weight, device=u.device)

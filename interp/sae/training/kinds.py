@@ -15,8 +15,9 @@ Bussmann et al. (2024), https://arxiv.org/abs/2412.06410.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, final, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -28,61 +29,46 @@ Own = dict[str, Tensor]  # a kind's own parameters, of each entry's latent
 BANDWIDTH = 0.1  # of the rectangle, in units of the standardised input
 
 
-@runtime_checkable
-class Kind(Protocol):
-    """A kind of latent; `own` are its parameters in addition to rows and bias, by name."""
+class Kind(ABC):
+    """A kind of latent; `own` are its parameters in addition to rows and bias, by name, with their initial values."""
 
-    @property
-    def own(self) -> dict[str, float]:
-        """The latent's additional parameters and their initial values."""
-        ...
+    own: Mapping[str, float] = {}
 
+    @abstractmethod
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """Initial bias and parameters with which a latent fires if W_enc x exceeds this level."""
-        ...
 
     def floor(self, own: Own) -> Float[Tensor, "*latent"]:
         """Below this, an entry's value and slopes are zero; one number per latent or for all."""
-        ...
+        return torch.zeros(())
 
+    @abstractmethod
     def value(self, u: Entries, own: Own) -> Entries:
         """The latent's value."""
-        ...
 
     def penalty(self, u: Entries, own: Own) -> Entries:
         """The sparsity penalty of the entry, before its weight."""
-        ...
+        return u.relu()
 
+    @abstractmethod
     def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
         """Slopes of the loss by u and by the parameters, from those by value (`pull`) and by penalty (`weight`)."""
-        ...
 
+    @abstractmethod
     def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder rows, bias and threshold of the equivalent JumpReLU autoencoder."""
-        ...
 
 
 @final
-@dataclass(frozen=True)
-class Rectified:
+class Rectified(Kind):
     """A ReLU: for the standard kind, and for TopK and BatchTopK, which apply it to the chosen entries only."""
-
-    own: dict[str, float] = field(default_factory=dict)
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """By the bias."""
         return -level, {}
 
-    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
-        """Zero."""
-        return torch.zeros(())
-
     def value(self, u: Entries, own: Own) -> Entries:
         """Zero below zero."""
-        return u.relu()
-
-    def penalty(self, u: Entries, own: Own) -> Entries:
-        """The value."""
         return u.relu()
 
     def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
@@ -95,11 +81,10 @@ class Rectified:
 
 
 @final
-@dataclass(frozen=True)
-class Jump:
+class Jump(Kind):
     """JumpReLU. The threshold is stored as a logarithm, so that it stays positive."""
 
-    own: dict[str, float] = field(default_factory=lambda: {"log_threshold": -2.3})
+    own: Mapping[str, float] = {"log_threshold": -2.3}
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """By the threshold."""
@@ -130,27 +115,18 @@ class Jump:
 
 
 @final
-@dataclass(frozen=True)
-class Gated:
-    """A gate and a magnitude that share their direction."""
+class Gated(Kind):
+    """A gate and a magnitude that share their direction. The floor is where the gate opens; the penalty is how far."""
 
-    own: dict[str, float] = field(default_factory=lambda: {"r_mag": 0.0, "b_mag": 0.0})
+    own: Mapping[str, float] = {"r_mag": 0.0, "b_mag": 0.0}
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """By the gate's bias, for which the magnitude's bias compensates."""
         return -level, {"r_mag": 0.0, "b_mag": level}
 
-    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
-        """Where the gate opens."""
-        return torch.zeros(())
-
     def value(self, u: Entries, own: Own) -> Entries:
         """The magnitude where the gate is open."""
         return torch.where(u > 0, (own["r_mag"].exp() * u + own["b_mag"]).relu(), 0)
-
-    def penalty(self, u: Entries, own: Own) -> Entries:
-        """How far the gate is open."""
-        return u.relu()
 
     def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
         """The magnitude's slope through the open gate, and the gate's own."""
@@ -165,9 +141,7 @@ class Gated:
 
 
 KINDS: dict[str, Kind] = {
-    "topk": Rectified(),
-    "batchtopk": Rectified(),
-    "standard": Rectified(),
+    **dict.fromkeys(("topk", "batchtopk", "standard"), Rectified()),
     "jumprelu": Jump(),
     "gated": Gated(),
 }
