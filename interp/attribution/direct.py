@@ -79,9 +79,7 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
     stream = acts[last][:, 0]
     written = {site: x[:, 0] for site, x in acts.tensors.items() if str(site) != last}
     if not torch.allclose(sum(written.values(), torch.zeros_like(stream)), stream, atol=1e-3, rtol=1e-3):
-        raise InterpError(
-            f"{model.config.model_type}: its residual stream is not the plain sum of what is written into it"
-        )
+        raise InterpError(f"{model.config.model_type}: its residual stream is not the plain sum of what is written")
     reader = unembed.weight[token] - unembed.weight[other]
     logits = model.logits(prompts, last=1)[:, 0]
     difference = logits[:, token] - logits[:, other]

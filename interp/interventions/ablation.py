@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.interventions.op import MODEL, TENSOR, Op, numbers, part, setting
+from interp.interventions.op import MODEL, TENSOR, Op, different, numbers, part, setting
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
@@ -24,16 +24,7 @@ from interp.models.tokens import Prompts
 _MULTIPLIER = 2654435761  # Knuth's multiplicative hash
 
 
-def _listed(units: Sequence[int] | None, name: str) -> list[int] | None:
-    if units is None:
-        return None
-    listed = [int(unit) for unit in units]
-    if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
-        raise InterpError(f"{name} are {listed}; expected one or more different numbers from 0 up, or None for all")
-    return listed
-
-
-_UNITS = setting(_listed)
+_UNITS = setting(different)
 _VALUE = part(
     lambda value: {},
     lambda value: {} if value is None else {"value": value},
@@ -192,9 +183,9 @@ def _put(x: Tensor, value: Tensor, units: Sequence[int] | None) -> Tensor:
     """x with some of its units, or all, taken from a value of the same features, with or without a pos axis."""
     features = x.shape[2:]
     if value.shape[-len(features) :] != features:
+        shape = tuple(value.shape)
         raise InterpError(
-            f"a value of shape {tuple(value.shape)} can't replace activations of {tuple(features)}; take it from the "
-            "same site"
+            f"a value of shape {shape} can't replace activations of {tuple(features)}; take it from there"
         )
     if units is None:
         return value.expand_as(x).clone()

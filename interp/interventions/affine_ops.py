@@ -48,7 +48,6 @@ def _rows_of(direction: Vectors) -> Tensor:
 
 def _rows(direction: Any, name: str) -> Direction | Tensor:
     """A direction as it is, or orthonormal rows of its numbers."""
-    del name
     if isinstance(direction, Direction):
         return direction
     rows = _rows_of(direction)
@@ -59,7 +58,6 @@ def _rows(direction: Any, name: str) -> Direction | Tensor:
 
 def _vector(direction: Any, name: str) -> Direction | Tensor:
     """A direction of one row as it is, or the numbers of one vector."""
-    del name
     vector = as_tensor(direction)
     if vector.ndim != 1 or not torch.isfinite(vector).all() or not vector.any():
         raise InterpError(f"Add needs one finite, non-zero vector (d_model,); got shape {tuple(vector.shape)}")
@@ -115,12 +113,7 @@ class Project(Op):
 
     def affine(self) -> Affine:
         """Reads along the rows, and takes away `strength` of that along the same rows."""
-        return Affine(self.rows, self.strength * self.rows, torch.zeros(self.width))
-
-    @property
-    def width(self) -> int:
-        """d_model."""
-        return self.rows.shape[1]
+        return Affine(self.rows, self.strength * self.rows, torch.zeros(self.rows.shape[1]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -205,10 +198,8 @@ class Erase(Op):
 
     def _check(self) -> None:
         if self.read.ndim != 2 or self.read.shape != self.write.shape or self.mean.shape != self.read.shape[1:]:
-            raise InterpError(
-                f"read, write and mean have shapes {tuple(self.read.shape)}, {tuple(self.write.shape)} and "
-                f"{tuple(self.mean.shape)}; expected (k, d_model) twice, and (d_model,)"
-            )
+            shapes = "{}, {} and {}".format(*(tuple(x.shape) for x in (self.read, self.write, self.mean)))
+            raise InterpError(f"read, write and mean have shapes {shapes}; expected (k, d_model) twice, and (d_model,)")
 
     @classmethod
     def of(cls, eraser: Eraser) -> "Erase":
@@ -222,11 +213,6 @@ class Erase(Op):
     def affine(self) -> Affine:
         """The component of the mean is the constant."""
         return Affine(self.read, self.write, (self.mean @ self.read.T) @ self.write)
-
-    @property
-    def width(self) -> int:
-        """d_model."""
-        return len(self.mean)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -258,10 +244,8 @@ class LowRank(Op):
 
     def _check(self) -> None:
         if self.rows.ndim != 2 or self.rows.shape != self.weight.shape or self.bias.shape != self.rows.shape[:1]:
-            raise InterpError(
-                f"rows, weight and bias have shapes {tuple(self.rows.shape)}, {tuple(self.weight.shape)} and "
-                f"{tuple(self.bias.shape)}; expected (k, d_model) twice, and (k,)"
-            )
+            shapes = "{}, {} and {}".format(*(tuple(x.shape) for x in (self.rows, self.weight, self.bias)))
+            raise InterpError(f"rows, weight and bias have shapes {shapes}; expected (k, d_model) twice, and (k,)")
         basis = orthonormal_rows(self.rows)
         if not torch.allclose(basis, self.rows, atol=1e-4):
             raise InterpError("the rows of a low-rank edit are not orthonormal; orthonormalise them while training it")
@@ -275,8 +259,3 @@ class LowRank(Op):
     def affine(self) -> Affine:
         """The map as it is."""
         return Affine(self.rows - self.weight, self.rows, self.bias @ self.rows)
-
-    @property
-    def width(self) -> int:
-        """d_model."""
-        return self.rows.shape[1]

@@ -21,25 +21,11 @@ from interp.core.errors import InterpError
 from interp.directions.direction import Direction
 from interp.interventions.affine_ops import Vectors, as_tensor
 from interp.interventions.latents import SAE, latent_values
-from interp.interventions.op import (
-    MODEL,
-    NUMBER,
-    TENSOR,
-    Observer,
-    Op,
-    Record,
-    Settings,
-    Tensors,
-    Wrapped,
-    only,
-    part,
-    setting,
-)
+from interp.interventions.op import MODEL, NUMBER, TENSOR, Observer, Op, Record, Wrapped, only, part, setting
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
-from interp.models.tokens import Prompts
 from interp.sae.coder import SparseAutoencoder
 
 Per = Literal["token", "sequence"]
@@ -127,14 +113,10 @@ GateCondition = Reads | Fires
 _KINDS: Mapping[str, type[Reads] | type[Fires]] = {"reads": Reads, "fires": Fires}
 
 
-def _restored(settings: Settings, tensors: Tensors) -> GateCondition:
-    return _KINDS[settings["when"]["kind"]].restore(settings["when"], tensors)
-
-
 _WHEN = part(
     lambda when: {"when": {"kind": type(when).__name__.lower()} | when.settings()},
     lambda when: when.tensors(),
-    _restored,
+    lambda settings, tensors: _KINDS[settings["when"]["kind"]].restore(settings["when"], tensors),
     "when.",
 )
 
@@ -184,13 +166,10 @@ class Gate(Wrapped):
 
     def _check(self) -> None:
         if self.per not in ("token", "sequence") or self.reduce not in ("max", "mean", "last"):
-            raise InterpError(
-                f"per is {self.per!r} and reduce {self.reduce!r}; expected token or sequence, and max, mean or last"
-            )
+            options = f"per is {self.per!r} and reduce {self.reduce!r}"
+            raise InterpError(f"{options}; expected token or sequence, and max, mean or last")
         if not isinstance(self.when, Reads | Fires):
-            raise InterpError(
-                f"{self.when!r} is not a condition; expected Reads(direction, threshold) or Fires(sae, latent)"
-            )
+            raise InterpError(f"{self.when!r} is not a condition; expected Reads(direction, …) or Fires(sae, …)")
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The op where the gate is open, and x elsewhere."""
@@ -272,10 +251,8 @@ def rates(
         ...     warnings.simplefilter("ignore")  # two prompts are too few
         ...     measured = rates(gate, model, ["Hello there."], ["My tea is hot."])
     """
-    where = gate.reads or site
-    if where is None:
-        raise InterpError("this gate reads at its op's own site; give that site (site=…)")
-    shares = [float(_opened(gate, model, list(side), where).double().mean()) for side in (positive, negative)]
+    opened = [_scores(gate, model, side, site) > gate.when.threshold for side in (positive, negative)]
+    shares = [float(prompts.double().mean()) for prompts in opened]
     if min(shares) == 1 or max(shares) == 0:
         how = "always" if min(shares) else "never"
         warnings.warn(
@@ -308,19 +285,18 @@ def threshold(
         >>> level = threshold(gate, model, ["Hello there.", "Good day."], 0.5, site="resid_post.2")
         >>> gate = interp.Gate(interp.Project(row), Reads(row, level))
     """
-    where = gate.reads or site
-    if where is None or not 0 <= false_positive < 1:
-        raise InterpError(f"site is {where} and false_positive {false_positive}; expected a site, and a share below 1")
-    scores = _scores(gate, model, list(negative), where).sort(descending=True).values
+    if not 0 <= false_positive < 1:
+        raise InterpError(f"false_positive is {false_positive}; expected a share from 0 to below 1")
+    scores = _scores(gate, model, negative, site).sort(descending=True).values
     return float(scores[int(false_positive * len(scores))])
 
 
-def _opened(gate: Gate, model: HookedModel, prompts: Prompts, site: str | Site) -> Bool[Tensor, "batch"]:
-    return _scores(gate, model, prompts, site) > gate.when.threshold
-
-
-def _scores(gate: Gate, model: HookedModel, prompts: Prompts, site: str | Site) -> Float[Tensor, "batch"]:
-    acts = model.capture(prompts, site)
+def _scores(gate: Gate, model: HookedModel, prompts: Sequence[str], site: str | Site | None) -> Float[Tensor, "batch"]:
+    """The score of each prompt, where the gate reads."""
+    where = gate.reads or site
+    if where is None:
+        raise InterpError("this gate reads at its op's own site; give that site (site=…)")
+    acts = model.capture(list(prompts), where)
     x = next(iter(acts.tensors.values()))
     if gate.per == "token":
         return gate.when.score(x).where(acts.tokens.mask.to(x.device), -torch.inf).amax(1)

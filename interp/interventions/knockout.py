@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from interp.core.errors import InterpError
-from interp.interventions.op import Op, setting
+from interp.interventions.op import Op, different, setting
 from interp.interventions.positions import Positions
 from interp.models.architectures.table import Tap, attention_mask_tap
 from interp.models.forward_pass import ForwardPass
@@ -34,15 +34,7 @@ _SIDE = setting(
     lambda side: side.settings(),
     lambda plain: Positions.restore(plain, {}),
 )
-
-
-def _listed(heads: Sequence[int] | None, name: str) -> list[int] | None:
-    if heads is None:
-        return None
-    listed = sorted({int(head) for head in heads})
-    if not listed or listed[0] < 0:
-        raise InterpError(f"{name} are {list(heads)}; expected one or more numbers from 0 up, or None for all")
-    return listed
+_HEADS = setting(lambda heads, name: different(heads and sorted(set(heads)), name))
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -70,14 +62,10 @@ class Knockout(Op):
 
     queries: Positions = field(metadata=_SIDE)
     keys: Positions = field(metadata=_SIDE)
-    heads: list[int] | None = field(metadata=setting(_listed))
+    heads: list[int] | None = field(metadata=_HEADS)
 
     def __init__(self, queries: Where, keys: Where, heads: Sequence[int] | None = None):
         self._declare(queries=queries, keys=keys, heads=heads)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Raises: only a forward pass knows which tokens these are."""
-        raise InterpError("Knockout has to know which tokens it is given; run it in a recipe, by model.hooked")
 
     def within(self, x: Shaped[Tensor, "batch heads pos column"], passing: ForwardPass) -> Tensor:
         """What each token sees, without the edges that are cut."""
@@ -106,12 +94,9 @@ class Knockout(Op):
         if site.kind != "z" or site.layer is None:
             raise InterpError(f"Knockout at {site}: it cuts edges of attention; put it at z of the layers, such as z.3")
         if config._attn_implementation not in ("sdpa", "eager"):
-            raise InterpError(
-                f"attention is computed by {config._attn_implementation!r}, which takes no mask of single edges; load "
-                "the model with attn_implementation sdpa or eager"
-            )
+            fused = config._attn_implementation
+            raise InterpError(f"{fused} attention takes no mask of single edges; load with attn_implementation sdpa")
         if self.heads and self.heads[-1] >= config.num_attention_heads:
-            raise InterpError(
-                f"head {self.heads[-1]} does not exist: {site} has {config.num_attention_heads} heads, counted from 0"
-            )
+            count = config.num_attention_heads
+            raise InterpError(f"head {self.heads[-1]} does not exist: {site} has {count} heads, counted from 0")
         return attention_mask_tap(config, site.layer)

@@ -79,9 +79,7 @@ class Clamp(Op):
     def _check(self) -> None:
         if self.value and self.factor is not None:
             raise InterpError(f"value is {self.value} and factor {self.factor}; give one of them")
-        outside = [latent for latent in self.latents if not 0 <= latent < self.sae.d_sae]
-        if outside or not self.latents:
-            raise InterpError(f"latents {self.latents}: expected one or more from 0 to {self.sae.d_sae - 1}")
+        _require_latents(self.latents, self.sae, repeatable=True)
         _ = self.site  # raises for an autoencoder of several sites
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -135,15 +133,8 @@ class Suppress(Op):
     def _check(self) -> None:
         coder = self.transcoder
         if len(coder.reads) != 1 or len(coder.writes) != 1 or coder.reads == coder.writes:
-            raise InterpError(
-                f"{coder} is not a transcoder from one site to another, which Suppress needs; hold latents of an "
-                "autoencoder by Clamp"
-            )
-        outside = [latent for latent in self.latents if not 0 <= latent < coder.d_sae]
-        if outside or not self.latents or len(set(self.latents)) < len(self.latents):
-            raise InterpError(
-                f"latents {self.latents}: expected one or more different ones from 0 to {coder.d_sae - 1}"
-            )
+            raise InterpError(f"{coder} is not a transcoder between two sites; hold latents of an autoencoder by Clamp")
+        _require_latents(self.latents, coder, repeatable=False)
 
     def change(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_model"]:
         """What is added to what the MLP writes, given what the transcoder reads."""
@@ -182,6 +173,13 @@ class Suppress(Op):
     def site(self) -> Site:
         """The site that the transcoder writes."""
         return Site.parse(self.transcoder.writes[0].site)
+
+
+def _require_latents(latents: list[int], coder: SparseAutoencoder, repeatable: bool) -> None:
+    known = all(0 <= latent < coder.d_sae for latent in latents)
+    if not latents or not known or not (repeatable or len(set(latents)) == len(latents)):
+        expected = "one or more" if repeatable else "one or more different ones"
+        raise InterpError(f"latents {latents}: expected {expected} from 0 to {coder.d_sae - 1}")
 
 
 def _listed(latents: int | Sequence[int]) -> list[int]:

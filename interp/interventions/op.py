@@ -10,8 +10,7 @@ be folded into the tensors that write the site; an op without it runs as a hook 
 To add an op: subclass `Op`, declare the fields, define `__call__` or `within`, and enter the class in `OPS`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -172,7 +171,7 @@ class Affine:
     bias: Float[Tensor, "d_model"]
 
 
-class Op(Record, ABC):
+class Op(Record):
     """A function on activations at a site, saved as plain settings and named tensors.
 
     Call it on activations (batch, pos, d_model), or put it at sites in a `Recipe`.
@@ -187,13 +186,12 @@ class Op(Record, ABC):
 
     holdable: ClassVar[bool] = True  # whether another op (At, Schedule, Gate) can hold it
 
-    @abstractmethod
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The new activations. The argument stays as it is."""
+        """The new activations; x stays as it is. Raises where only a forward pass knows which tokens these are."""
+        raise InterpError(f"{type(self).__name__} has to know which tokens these are; run it in a recipe, by hooked")
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The new activations in a forward pass, for ops that act on some of its tokens only."""
-        del passing
         return self(x)
 
     def observers(self) -> list[tuple[Site, Observer]]:
@@ -206,7 +204,6 @@ class Op(Record, ABC):
 
     def tap(self, config: Any, site: Site) -> Tap | None:
         """Where the op acts, given the site it is put at; None if it acts on the activations there."""
-        del config, site
         return None
 
     @property
@@ -222,8 +219,9 @@ class Op(Record, ABC):
 
     @property
     def width(self) -> int | None:
-        """d_model of the sites that the op fits; None if it fits sites of any basis and width."""
-        return None
+        """d_model of the sites that the op fits, that of its affine form; None if it fits any basis and width."""
+        affine = self.affine()
+        return None if affine is None else len(affine.bias)
 
     @property
     def site(self) -> Site | None:
@@ -245,6 +243,16 @@ def numbers(tensor: Tensor, name: str) -> Tensor:
     return tensor.detach().cpu().float().contiguous()
 
 
+def different(units: Sequence[int] | None, name: str) -> list[int] | None:
+    """Numbers of units as a list. Raises, by their name, where there are none, or where one is negative or repeated."""
+    if units is None:
+        return None
+    listed = [int(unit) for unit in units]
+    if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
+        raise InterpError(f"{name} are {listed}; expected one or more different numbers from 0 up, or None for all")
+    return listed
+
+
 def reference(plain: Mapping[str, Any] | None) -> ModelReference | None:
     """A model's reference from its plain values."""
     return ModelReference.parse(dict(plain), "the recipe's model") if plain else None
@@ -254,10 +262,7 @@ def _checked_op(op: Any, name: str) -> Op:
     if not isinstance(op, Op):
         raise InterpError(f"{op!r} is not an op; expected one of {', '.join(OPS)}")
     if not op.holdable:
-        raise InterpError(
-            f"{type(op).__name__} can't be inside another op: it does not act on activations; give its own arguments "
-            "for where it acts"
-        )
+        raise InterpError(f"{type(op).__name__} can't be inside another op; its own arguments say where it acts")
     return op
 
 
@@ -279,12 +284,6 @@ class Wrapped(Op):
     """An op that acts at some tokens only, or in part. It has no affine form: weights act on every token."""
 
     op: Op = field(metadata=OP)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Raises: only a forward pass knows which tokens these are."""
-        raise InterpError(
-            f"{type(self).__name__} has to know which tokens it is given; run it in a recipe, by model.hooked"
-        )
 
     def observers(self) -> list[tuple[Site, Observer]]:
         """The inner op's."""

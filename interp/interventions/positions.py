@@ -50,10 +50,7 @@ class Turns(Record):
         opening, closing = request.removeprefix(before), full.removeprefix(request + words)
         marks = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, closing.strip())]
         if not request.startswith(before) or not full.startswith(request + words) or not all(marks):
-            raise InterpError(
-                "this chat template does not mark where the assistant's turns begin and end; choose prompt, generated, "
-                "last, or tokens"
-            )
+            raise InterpError("this chat template does not mark the assistant's turns; choose other positions")
         return cls(tuple(marks[0]), marks[1][0])
 
     def of_assistant(self, ids: Tensor) -> Bool[Tensor, "batch pos"]:

@@ -24,8 +24,6 @@ from interp.models.hooks import Transform
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
-FORMAT: Literal[1] = 1
-
 
 @dataclass(frozen=True)
 class Edit:
@@ -116,10 +114,8 @@ class Recipe:
             self.model.check(model, "the recipe")
         for edit in self.edits:
             if edit.op.width not in (None, model.d_model):
-                raise InterpError(
-                    f"the recipe's {type(edit.op).__name__} is of width {edit.op.width}, but {model.name} has d_model "
-                    f"{model.d_model}; make one for this model"
-                )
+                op = f"the recipe's {type(edit.op).__name__} is of width {edit.op.width}"
+                raise InterpError(f"{op}, but {model.name} has d_model {model.d_model}; make one for this model")
 
     def retarget(self, model: HookedModel) -> "Recipe":
         """The same edits for another model of the same shape, such as a fine-tune."""
@@ -176,7 +172,7 @@ class _EditFile(Config):
 class _RecipeFile(Config):
     """recipe.json."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     edits: list[_EditFile]
     model: ModelReference | None
     note: str
@@ -198,28 +194,21 @@ def _acting(op: Op, model: HookedModel) -> Transform:
 
 
 def _observing(observe: Observer, model: HookedModel) -> Transform:
-    def see(x: Tensor) -> None:
-        observe(x, model.passes.current)
-
-    return see
+    return lambda x: observe(x, model.passes.current)
 
 
 def _require_valid_site(op: Op, site: Site) -> None:
     if op.width is not None and not site.in_residual_basis:
-        raise InterpError(
-            f"{type(op).__name__} at {site}: it acts on vectors of the residual stream, and those at {site} have "
-            "another basis; put it at writers or at residual sites"
-        )
+        name = type(op).__name__
+        raise InterpError(f"{name} at {site}: it acts on vectors of the residual stream; put it at such sites")
     if op.site is not None and op.site != site:
         raise InterpError(f"{type(op).__name__} at {site}: its autoencoder was trained at {op.site}; put it there")
 
 
 def _require_before(op: Op, observed: Site, sites: Sequence[Site], order: Sequence[Site]) -> None:
     if order.index(observed) > min(map(order.index, sites)):
-        raise InterpError(
-            f"{type(op).__name__} at {', '.join(map(str, sites))} reads {observed}, which comes later in the forward "
-            "pass; put the op after it"
-        )
+        name, places = type(op).__name__, ", ".join(map(str, sites))
+        raise InterpError(f"{name} at {places} reads {observed}, which comes later in the forward pass; put it after")
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
