@@ -75,20 +75,14 @@ def capture_contrast(
     for site in sites:
         for column, position in enumerate(positions):
             fit, held_out = (Sides(*(acts[site][:, column].cpu().float() for acts in part)) for part in captured)
-            for sides in (fit, held_out):
-                _require_finite(sides, f"{site}, position {position}")
+            try:
+                require_sides(*fit)
+                require_sides(*held_out)
+            except InterpError as problem:
+                raise InterpError(f"{site}, position {position}: {problem}") from None
             if not torch.equal(*fit):
                 cells.append(ContrastActivations(site, position, fit, held_out))
     if not cells:
-        raise InterpError(
-            f"both sides have the same activations at positions {list(positions)}; choose positions at or after the "
-            "first token that differs"
-        )
+        at = list(positions)
+        raise InterpError(f"both sides have the same activations at positions {at}; choose some where they differ")
     return cells
-
-
-def _require_finite(sides: Sides, where: str) -> None:
-    try:
-        require_sides(*sides)
-    except InterpError as problem:
-        raise InterpError(f"{where}: {problem}") from None

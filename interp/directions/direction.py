@@ -1,6 +1,6 @@
 """Direction: unit rows at a site, with the method and data they were fitted with and their held-out scores."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,18 @@ from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, write_json
 from interp.core.linalg import orthonormal_rows
+from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
+
+
+def residual_sites(model: HookedModel, sites: str | Site | Iterable[str | Site]) -> list[Site]:
+    """The sites with these names. Raises for one outside the residual stream's basis, where no direction fits."""
+    resolved = model.resolve(sites)
+    for site in resolved:
+        if not site.in_residual_basis:
+            raise InterpError(f"{site} is not in the residual stream's basis; choose sites such as resid_post.*")
+    return resolved
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +65,8 @@ class Direction:
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or self.rows.shape[1] != self.model.d_model:
-            raise InterpError(
-                f"direction has shape {tuple(self.rows.shape)}; expected (k, {self.model.d_model}), rows in the "
-                f"residual stream of {self.model.name}"
-            )
+            expected = f"(k, {self.model.d_model}), rows in the residual stream of {self.model.name}"
+            raise InterpError(f"direction has shape {tuple(self.rows.shape)}; expected {expected}")
         object.__setattr__(self, "rows", orthonormal_rows(self.rows))
 
     def read(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
@@ -97,10 +105,5 @@ class Direction:
 
     def _repr_html_(self) -> str:
         scores = [(name, f"{value:.3f}") for name, value in self.scores.items()]
-        details: list[tuple[str, object]] = [
-            ("rows", len(self.rows)),
-            ("site", self.site),
-            ("position", self.position),
-            ("model", self.model.name),
-        ]
-        return html_card(f"Direction: {self.method}", [*details, *scores])
+        place: list[tuple[str, object]] = [("site", self.site), ("position", self.position), ("model", self.model.name)]
+        return html_card(f"Direction: {self.method}", [("rows", len(self.rows)), *place, *scores])

@@ -23,7 +23,7 @@ from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import ContrastActivations, Sides, capture_contrast
 from interp.directions.controls import control_scores
-from interp.directions.direction import Direction
+from interp.directions.direction import Direction, residual_sites
 from interp.directions.findings import Failure, Finding, Findings
 from interp.directions.methods.closed_form import FITS, diff_means
 from interp.directions.methods.latents import SAE_LATENT, BySeparation
@@ -33,7 +33,6 @@ from interp.directions.scores import auroc, cohens_d
 from interp.directions.stability import Refit, bootstrap_stability, resamples
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
-from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 
 SHORTLISTED = 12
@@ -82,12 +81,10 @@ def find(
         1.0
     """
     if not isinstance(contrast, Contrast):
-        raise InterpError(
-            f"contrast is a {type(contrast).__name__}; expected an interp.Contrast, such as Contrast.read(file)"
-        )
+        raise InterpError(f"contrast is a {type(contrast).__name__}; expected an interp.Contrast (Contrast.read)")
     methods = _known_methods(methods)
     positions = [positions] if isinstance(positions, int) else positions
-    searched = _residual_sites(model, sites)
+    searched = residual_sites(model, sites)
     for name, direction in (protected or {}).items():
         _require_protected(model, name, direction)
     if sae is not None:
@@ -137,20 +134,10 @@ def _known_methods(methods: str | Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _residual_sites(model: HookedModel, sites: str | Iterable[str]) -> list[Site]:
-    resolved = model.resolve(sites)
-    for site in resolved:
-        if not site.in_residual_basis:
-            raise InterpError(f"{site} is not in the residual stream's basis, so no direction of it can be edited out")
-    return resolved
-
-
 def _require_protected(model: HookedModel, name: str, direction: Direction) -> None:
     direction.model.check(model.reference, f"protected direction {name!r}")
     if not direction.site.in_residual_basis:
-        raise InterpError(
-            f"protected direction {name!r} is at {direction.site}, not in the residual stream's basis; give one that is"
-        )
+        raise InterpError(f"protected direction {name!r} is at {direction.site}, not in the residual stream's basis")
 
 
 def _fit(method: str, model: HookedModel, contrast: Contrast, cell: ContrastActivations) -> Refit:

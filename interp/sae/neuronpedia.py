@@ -56,13 +56,16 @@ def read_feature_pages(file: str | Path, site: str | Site | None = None) -> list
         Traceback (most recent call last):
         interp.core.errors.InterpError: ... no field 'freq_hist_data_bar_values'; expected Neuronpedia's JSON
     """
-    where = Path(file)
-    records = read_json(where)
-    if isinstance(records, dict):
-        records = records.get("features", [records])
+    return [_feature(record, f"{file}, feature {number}", site) for number, record in enumerate(read_records(file))]
+
+
+def read_records(file: str | Path) -> list[dict[str, Any]]:
+    """The features of a file, each as plain values. Raises for a file of anything else."""
+    content = read_json(file)
+    records = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InterpError(f"{where}: not a feature, a list of them, or a batch; expected Neuronpedia's JSON")
-    return [_feature(record, f"{where}, feature {number}", site) for number, record in enumerate(records)]
+        raise InterpError(f"{file}: not a feature, a list of them, or a batch; expected Neuronpedia's JSON")
+    return records
 
 
 def _record(feature: Feature, sae: SparseAutoencoder) -> dict[str, Any]:

@@ -32,10 +32,8 @@ def answer_continuations(model: HookedModel, contrast: Contrast) -> Answers:
     for number, pair in enumerate(contrast.pairs, 1):
         positive, negative = pair.positive, pair.negative
         if (positive.prompt, positive.before) != (negative.prompt, negative.before):
-            raise InterpError(
-                f"{contrast.name}, row {number}: the sides have two prompts; training on answers needs one prompt with "
-                "two answers, as preference pairs and A/B questions have"
-            )
+            row = f"{contrast.name}, row {number}"
+            raise InterpError(f"{row}: the sides have two prompts; training on answers needs one with two answers")
     return answer_texts(model, contrast)
 
 
@@ -55,9 +53,8 @@ def residual_site(model: HookedModel, site: str | Site) -> Site:
     """The one site of a name. Raises for several sites, and for one outside the residual stream's basis."""
     sites = model.resolve(site)
     if len(sites) != 1 or not sites[0].in_residual_basis:
-        raise InterpError(
-            f"{site} names {', '.join(map(str, sites))}; expected one site in the residual stream's basis"
-        )
+        names = ", ".join(map(str, sites))
+        raise InterpError(f"{site} names {names}; expected one site in the residual stream's basis")
     return sites[0]
 
 

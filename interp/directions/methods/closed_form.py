@@ -38,13 +38,9 @@ def require_sides(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, 
         if not len(side):
             raise InterpError(f"the {name} side has no rows; a direction needs at least one row per side")
         if bad := int((~torch.isfinite(side)).any(dim=1).sum()):
-            raise InterpError(
-                f"{bad} of {len(side)} {name} rows have NaN or infinite entries; check the model's dtype and its input"
-            )
+            raise InterpError(f"{bad} of {len(side)} {name} rows have NaN or infinite entries; check the model's dtype")
     if positive.shape[1] != negative.shape[1]:
-        raise InterpError(
-            f"the sides have widths {positive.shape[1]} and {negative.shape[1]}; expected the activations of one site"
-        )
+        raise InterpError(f"the sides have widths {positive.shape[1]} and {negative.shape[1]}; expected one site's")
 
 
 def diff_means(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]) -> Float[Tensor, "d_model"]:
@@ -124,10 +120,8 @@ def logistic(
         curvature = (design.T * (p * (1 - p))) @ design / len(x) + torch.diag(ridge + 1e-12)
         # Where the weights diverge, solve_ex does not raise; the end of the loop does.
         weights = weights - torch.linalg.solve_ex(curvature, gradient).result
-    raise InterpError(
-        f"the logistic probe did not converge in {steps} Newton steps (gradient {gradient.abs().max():.1e}); raise "
-        "penalty"
-    )
+    left = float(gradient.abs().max())
+    raise InterpError(f"the probe did not converge in {steps} Newton steps (gradient {left:.1e}); raise penalty")
 
 
 def ridge(
@@ -157,10 +151,7 @@ def ridge(
         raise InterpError(f"penalty is {penalty}; expected 0 or more")
     x, y = _scaled_features(positive, negative)
     if penalty == 0 and (rank := int(torch.linalg.matrix_rank(x))) < x.shape[1]:
-        raise InterpError(
-            f"the {x.shape[1]} features are collinear (rank {rank} on {len(x)} rows), so least squares has many "
-            "solutions; give a penalty above 0"
-        )
+        raise InterpError(f"{x.shape[1]} features are collinear (rank {rank} on {len(x)} rows); give a penalty above 0")
     return _solve_ridge(x, x.T @ (y - y.mean()), penalty).float()
 
 
@@ -238,10 +229,7 @@ def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
     require_sides(positive, negative)
     difference = positive.double().mean(0) - negative.double().mean(0)
     if not difference.any():
-        raise InterpError(
-            "the two sides have equal means, so their difference gives no direction; check that the pairs differ in "
-            "what the contrast is about"
-        )
+        raise InterpError("the two sides have equal means, which give no direction; check how the pairs differ")
     return difference
 
 
@@ -253,10 +241,7 @@ def _scaled_features(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor
     centred = x - x.mean(0)
     scale = centred.square().mean().sqrt()
     if scale <= 1e-12 * x.abs().max():
-        raise InterpError(
-            f"every feature is constant over all {len(x)} rows, so nothing can be fitted; choose a site and position "
-            "at which the sides differ"
-        )
+        raise InterpError(f"every feature is constant over all {len(x)} rows; choose a site where the sides differ")
     return centred / scale, y
 
 

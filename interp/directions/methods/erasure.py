@@ -120,10 +120,8 @@ class ErasureFitter:
         """
         if x.shape[1] != self.d_model:
             raise InterpError(f"activations have shape {tuple(x.shape)}; expected (batch, {self.d_model})")
-        both = torch.cat(
-            [finite_rows(x, "activations"), concept_columns(z, len(x), self.n_concepts).to(x.device)], dim=1
-        )
-        self._moments.update(both)
+        both = [finite_rows(x, "activations"), concept_columns(z, len(x), self.n_concepts).to(x.device)]
+        self._moments.update(torch.cat(both, dim=1))
         return self
 
     def leace(self, level: float = LEVEL, shrinkage: float | None = None) -> Eraser:
@@ -179,10 +177,8 @@ class ErasureFitter:
                 raise InterpError(f"the {name} constant over all {self.count} rows; give rows in which it varies")
         result = canonical(sxx, sxz, szz, self.count, shrinkage)
         if result.p > level or not len(result.read):
-            raise NothingToErase(
-                f"the concept can't be told from chance on {self.count} rows (p = {result.p:.2g}, level {level:g}); "
-                "give more rows, or a weaker level (1 erases whatever there is)"
-            )
+            test = f"p = {result.p:.2g}, level {level:g}, {self.count} rows"
+            raise NothingToErase(f"the concept can't be told from chance ({test}); give more rows, or a weaker level")
         return result
 
     def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:
@@ -196,10 +192,8 @@ def concept_columns(z: Tensor, rows: int, k: int) -> Float[Tensor, "rows k"]:
     """One column per concept, in float64. Raises where z is neither such columns nor classes."""
     classes = z.ndim == 1 and not z.is_floating_point()
     if len(z) != rows or not (classes or z.shape[1:] == (k,)):
-        raise InterpError(
-            f"concepts have shape {tuple(z.shape)} and type {z.dtype}; expected ({rows}, {k}), or ({rows},) integers "
-            "that name classes"
-        )
+        actual = f"shape {tuple(z.shape)} and type {z.dtype}"
+        raise InterpError(f"concepts have {actual}; expected ({rows}, {k}), or ({rows},) integers that name classes")
     if classes and rows and not 0 <= int(z.min()) <= int(z.max()) < k:
         raise InterpError(f"classes go from {int(z.min())} to {int(z.max())}; expected 0 to {k - 1}")
     return torch.nn.functional.one_hot(z.long(), k).double() if classes else finite_rows(z, "concepts")

@@ -25,17 +25,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError, nearest
-from interp.core.files import read_json
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import Sides
 from interp.directions.direction import Direction
-from interp.directions.methods._answers import Answers, answer_continuations
+from interp.directions.methods._answers import answer_continuations
 from interp.directions.scores import auroc
 from interp.models.continuations import Continuations, frozen_weights, logprobs
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.neuronpedia import read_records
 
 SAE_LATENT = "sae_latent"
 _RANKED = 32
@@ -115,8 +115,8 @@ def attributions(
     total = torch.zeros(sae.d_sae, dtype=torch.float64)
     with frozen_weights(model):
         for part in torch.arange(len(contrast)).split(batch_size):
-            picked = pairs.pick(part)
-            total += sum(sign * _shares(model, sae, site, side, points) for sign, side in _signed_sides(picked))
+            positive, negative = (_shares(model, sae, site, side, points) for side in pairs.pick(part))
+            total += positive - negative
     if not torch.isfinite(total).all():
         raise InterpError(f"gradients at {site} are not finite; check that the model is finite on these texts")
     return (total / len(contrast)).float()
@@ -201,10 +201,7 @@ def read_labels(file: str | Path) -> dict[int, str]:
 
     Several labels of one latent are joined. Raises where the file has none.
     """
-    where, content = Path(file), read_json(Path(file))
-    records = content.get("features", [content]) if isinstance(content, dict) else content
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InterpError(f"{where}: not a feature, a list of them, or a batch; expected Neuronpedia's JSON")
+    records = read_records(file)
     labels: dict[int, str] = {}
     for record in records:
         explained = record.get("explanations") or ([record] if record.get("description") else [])
@@ -213,16 +210,12 @@ def read_labels(file: str | Path) -> dict[int, str]:
             continue
         index = str(record.get("index", record.get("feature_index")))
         if not index.isdigit():
-            raise InterpError(f"{where}: {texts[0]!r} belongs to latent {index}; expected its number under index")
+            raise InterpError(f"{file}: {texts[0]!r} belongs to latent {index}; expected its number under index")
         known = [labels[int(index)]] if int(index) in labels else []
         labels[int(index)] = "; ".join(known + texts)
     if not labels:
-        raise InterpError(f"{where}: none of {len(records)} features has an explanation; expected at least one label")
+        raise InterpError(f"{file}: none of {len(records)} features has an explanation; expected at least one label")
     return labels
-
-
-def _signed_sides(pairs: Answers) -> list[tuple[int, Continuations]]:
-    return [(1, pairs.positive), (-1, pairs.negative)]
 
 
 def _shares(model: HookedModel, sae: SparseAutoencoder, site: Site, side: Continuations, points: int) -> Tensor:

@@ -55,9 +55,8 @@ def inlp(
         ('inlp', True)
     """
     if rounds < 0 or not penalty > 0 or not 0 < level <= 1:
-        raise InterpError(
-            f"rounds is {rounds}, penalty {penalty}, level {level}; expected 0 or more, above 0, and above 0 to 1"
-        )
+        settings = f"rounds is {rounds}, penalty {penalty}, level {level}"
+        raise InterpError(f"{settings}; expected 0 or more, above 0, and above 0 to 1")
     n_classes = int(z.max()) + 1 if z.numel() else 1
     wide, onehot = finite_rows(x, "activations").cpu(), concept_columns(z, len(x), n_classes).cpu()
     fit, test = _split(onehot, held_out, seed)
@@ -71,18 +70,12 @@ def inlp(
         if done < rounds:
             rows = _with_span(rows, probe)
     if p <= level:
-        raise InterpError(
-            f"after {rounds} rounds held-out rows are still read (AUROC {area:.3f}, p = {p:.1g}); raise rounds"
-        )
+        raise InterpError(f"after {rounds} rounds held-out rows are still read (p = {p:.1g}); raise rounds")
     if not len(rows):
-        raise NothingToErase(
-            f"held-out rows are read at chance (AUROC {area:.3f}, p = {p:.2g}, level {level:g}); give more rows, "
-            "or a weaker level"
-        )
+        raise NothingToErase(f"held-out rows are read at chance (p = {p:.2g}); give more rows, or a weaker level")
     displaced = float(((wide - mean) @ rows.T).square().sum() / (wide - mean).square().sum())
-    return Eraser(
-        rows, rows, mean, "inlp", len(fit), {"level": level, "p_after": p, "auroc": area, "displaced": displaced}
-    )
+    statistics = {"level": level, "p_after": p, "auroc": area, "displaced": displaced}
+    return Eraser(rows, rows, mean, "inlp", len(fit), statistics)
 
 
 def _split(onehot: Float[Tensor, "batch classes"], held_out: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -92,9 +85,7 @@ def _split(onehot: Float[Tensor, "batch classes"], held_out: float, seed: int) -
     parts = order[:cut], order[cut:]
     for part in parts:
         if int(onehot[part].any(0).sum()) < 2:
-            raise InterpError(
-                f"of {len(onehot)} rows, the {len(part)} to fit on or hold out are not of two classes; give more rows"
-            )
+            raise InterpError(f"the {len(part)} rows to fit on or to hold out are not of two classes; give more rows")
     return parts
 
 

@@ -99,8 +99,7 @@ class ReftR1:
 
     def save(self, folder: str | Path) -> None:
         """Write a new folder: the row as safetensors, the rest as JSON."""
-        numbers: dict[str, Any] = {"bias": self.bias, "magnitude": self.magnitude, "threshold": self.threshold}
-        numbers |= {"accuracy": self.accuracy, "losses": self.losses}
+        numbers = {name: value for name, value in vars(self).items() if name != "direction"}
         with new_folder(folder) as staging:
             save_file({"rows": self.direction.rows}, staging / "reft.safetensors")
             write_json(staging / "reft.json", {"direction": self.direction.to_json(), **numbers})

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.contrast import Contrast
+from interp.directions.direction import residual_sites
 from interp.directions.methods._blockwise import Blockwise, supports_blockwise
 from interp.directions.methods.erasure import LEVEL, Eraser, ErasureFitter, NothingToErase
 from interp.models.hooked import HookedModel
@@ -86,13 +87,10 @@ def scrub(
         prompts, labels = [*positive, *negative], [1 for _ in positive] + [0 for _ in negative]
     if labels is None:
         raise InterpError("prompts have no labels; give one for each, or a contrast, whose two sides label themselves")
-    batch, resolved = model.tokens(prompts), model.resolve(sites)
-    for site in resolved:
-        if not site.in_residual_basis:
-            raise InterpError(f"{site} is not in the residual stream's basis; scrub sites such as resid_post.*")
+    batch, resolved = model.tokens(prompts), residual_sites(model, sites)
     classes = _classes(labels, batch, [positions] if isinstance(positions, int) else positions)
-    in_sequence = _blockwise if _all_after_blocks(model, resolved) else _site_by_site
-    fit_sites = in_sequence if sequential else _independently
+    after_blocks = supports_blockwise(model) and all(site.kind == "resid_post" for site in resolved)
+    fit_sites = (_blockwise if after_blocks else _site_by_site) if sequential else _independently
     fitted: ScrubbedEraser = []
     for site, fitter in fit_sites(model, _LabelledBatches.of(batch, classes, batch_size), resolved, fitted):
         try:
@@ -131,7 +129,6 @@ def _independently(
     model: HookedModel, batches: _LabelledBatches, sites: Sequence[Site], fitted: ScrubbedEraser
 ) -> Iterator[tuple[Site, ErasureFitter]]:
     """All sites in one pass, under the hooks in place."""
-    del fitted
     fitters = {site: ErasureFitter(model.d_model, batches.count) for site in sites}
     for number, tokens in enumerate(track(batches.tokens, "scrub")):
         acts = model.capture(tokens, sites, batch_size=len(tokens), copy=False)
@@ -164,10 +161,6 @@ def _blockwise(
             walk.replace([fitted[-1][1](state) for state in states])
 
 
-def _all_after_blocks(model: HookedModel, sites: Sequence[Site]) -> bool:
-    return supports_blockwise(model) and all(site.kind == "resid_post" for site in sites)
-
-
 def _classes(labels: Labels, batch: Tokens, positions: Sequence[int] | None) -> Int[Tensor, "batch pos"]:
     """The class of each token; -1 where it is left out: padding, first tokens and other positions."""
     if len(labels) != len(batch):
@@ -178,9 +171,8 @@ def _classes(labels: Labels, batch: Tokens, positions: Sequence[int] | None) -> 
         per_token = plain if isinstance(plain, list) else [plain] * length
         if len(per_token) != length:
             raise InterpError(f"prompt {row} has {length} tokens but {len(per_token)} labels; expected one per token")
-        if not all(isinstance(value, int) and 0 <= value < _CLASSES for value in per_token):
-            wrong = next(v for v in per_token if not isinstance(v, int) or not 0 <= v < _CLASSES)
-            raise InterpError(f"prompt {row} has the label {wrong}; expected classes numbered from 0 without gaps")
+        if wrong := [value for value in per_token if not isinstance(value, int) or not 0 <= value < _CLASSES]:
+            raise InterpError(f"prompt {row} has the label {wrong[0]}; expected classes numbered from 0 without gaps")
         classes[row, -length:] = torch.tensor(per_token)
     keep = batch.mask & (batch.position_ids > 0)
     if positions is not None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -169,10 +170,8 @@ def _gradient(loss: SteeringLoss, pairs: Answers, vector: Tensor) -> tuple[float
     with torch.enable_grad():
         value = loss(pairs, leaf)
     if not torch.isfinite(value):
-        raise InterpError(
-            f"the objective is {float(value.detach())} with a vector of norm {float(vector.norm()):.3g} added; lower "
-            "the norm, or check that the model is finite on these texts"
-        )
+        length = float(vector.norm())
+        raise InterpError(f"the objective is {float(value.detach())} with a norm of {length:.3g}; lower the norm")
     return float(value.detach()), torch.autograd.grad(value, leaf)[0]
 
 
@@ -199,19 +198,20 @@ def _slack(vector: Tensor, gradient: Tensor, norm: float) -> float:
     return sqrt(max(0.0, size**2 - blocked**2)) / size
 
 
-def _steered_logprobs(model: HookedModel, site: Site, part: Continuations, vector: Tensor) -> Tensor:
-    with model.hooked([(site, adding(vector))]):
-        return logprobs(model, part)
+def _steered(
+    read: Callable[[HookedModel, Continuations], Any], model: HookedModel, site: Site, part: Continuations, x: Tensor
+) -> Any:
+    """What is read of some answers while the vector x is added."""
+    with model.hooked([(site, adding(x))]):
+        return read(model, part)
 
 
 def _promote(model: HookedModel, site: Site, beta: float, pairs: Answers, vector: Tensor) -> Tensor:
-    with model.hooked([(site, adding(vector))]):
-        return _row_means(*token_losses(model, pairs.positive)).mean()
+    return _row_means(*_steered(token_losses, model, site, pairs.positive, vector)).mean()
 
 
 def _suppress(model: HookedModel, site: Site, beta: float, pairs: Answers, vector: Tensor) -> Tensor:
-    with model.hooked([(site, adding(vector))]):
-        losses, row = token_losses(model, pairs.negative)
+    losses, row = _steered(token_losses, model, site, pairs.negative, vector)
     # 1 - exp(-loss) is clamped: a token with probability 1 in float32 would have an infinite loss.
     return _row_means(-torch.log((-torch.expm1(-losses)).clamp(min=1e-6)), row).mean()
 
@@ -228,9 +228,8 @@ def _preference(model: HookedModel, site: Site, beta: float, pairs: Answers, vec
 
 
 def _margins(model: HookedModel, site: Site, pairs: Answers, vector: Tensor) -> Tensor:
-    return _steered_logprobs(model, site, pairs.positive, vector) - _steered_logprobs(
-        model, site, pairs.negative, vector
-    )
+    positive, negative = (_steered(logprobs, model, site, side, vector) for side in pairs)
+    return positive - negative
 
 
 def _row_means(values: Tensor, row: Tensor) -> Tensor:

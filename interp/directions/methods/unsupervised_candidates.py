@@ -111,11 +111,11 @@ def unsupervised(
         for start in track(drawn[:count], "candidates", total=count):
             optima.append(search.maximise(start, [row for row, _, _ in optima], steps))
     data = sha256_json(batch.unpadded())
-    rows = [Direction(row[None], early, -1, METHOD, model.reference, data) for row, _, _ in optima]
-    return tuple(
-        Candidate(row, norm, change, random, converged)
-        for row, (_, change, converged) in zip(rows, optima, strict=True)
-    )
+
+    def direction(row: Tensor) -> Direction:
+        return Direction(row[None], early, -1, METHOD, model.reference, data)
+
+    return tuple(Candidate(direction(row), norm, change, random, converged) for row, change, converged in optima)
 
 
 @dataclass(frozen=True)
@@ -142,26 +142,23 @@ class _Search:
 
     def maximise(self, start: Tensor, before: list[Tensor], steps: int) -> tuple[Tensor, float, bool]:
         """The best unit vector orthogonal to those before, its objective, and whether the search converged."""
-        row, best, change = self._orthogonal(start, before), start, -1.0
-        for step in range(steps + 1):
+        row, best, change, converged = self._orthogonal(start, before), start, -1.0, False
+        for _ in range(steps + 1):
             value, gradient = self.objective(self.norm * row)
             if value > change:
                 best, change = row, value
-            proposal = self._orthogonal(gradient, before)
-            converged = float(1 - row @ proposal) < _CONVERGED
-            if converged or step == steps:
-                return best, change, converged
-            row = proposal
-        raise AssertionError("the last step returns")
+            previous, row = row, self._orthogonal(gradient, before)
+            converged = float(1 - previous @ row) < _CONVERGED
+            if converged:
+                break
+        return best, change, converged
 
     def _orthogonal(self, vector: Tensor, before: list[Tensor]) -> Tensor:
         """The unit vector of the part orthogonal to those before; projected twice against rounding error."""
         for _ in range(2 if before else 0):
             vector = project_out(vector, torch.stack(before))
         if not vector.norm() > 0:
-            raise InterpError(
-                f"nothing added at {self.source} reaches {self.target} in another direction; reduce count"
-            )
+            raise InterpError(f"nothing else added at {self.source} reaches {self.target}; reduce count")
         return normalize(vector, dim=0)
 
     def objective(self, vector: Float[Tensor, "d_model"]) -> tuple[float, Float[Tensor, "d_model"]]:
