@@ -50,6 +50,7 @@ CARD = "sae.json"
 _ROWS = 512
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _OPTIONAL = ("threshold", "W_skip")
+_SETTINGS = ("reads", "writes", "nonlinearity", "config", "metrics")
 
 
 @final
@@ -98,10 +99,8 @@ class SparseAutoencoder:
         if isinstance(self.nonlinearity, TopK):
             require_k(self.nonlinearity.k, self.d_sae)
         if isinstance(self.nonlinearity, JumpReLU) != (self.threshold is not None):
-            raise InterpError(
-                f"a {self.nonlinearity.kind} autoencoder and threshold {self.threshold}; "
-                "expected a threshold for each latent of a jumprelu one, and none otherwise"
-            )
+            both = f"a {self.nonlinearity.kind} autoencoder and threshold {self.threshold}"
+            raise InterpError(f"{both}; expected a threshold for each latent of a jumprelu one, and none otherwise")
         if self.threshold is not None and not (self.threshold >= 0).all():
             raise InterpError(f"threshold {float(self.threshold.min()):.3g} is below zero; expected zero or more")
         require_shapes(self._named(), self.reads, self.writes, "this autoencoder")
@@ -220,27 +219,14 @@ class SparseAutoencoder:
 
     def card(self) -> SaeCard:
         """All of it except the tensors."""
-        return SaeCard(
-            reads=self.reads,
-            writes=self.writes,
-            nonlinearity=self.nonlinearity,
-            config=self.config,
-            metrics=self.metrics,
-        )
+        return SaeCard(**{name: getattr(self, name) for name in _SETTINGS})
 
     @classmethod
     def of(cls, card: SaeCard, tensors: Mapping[str, Tensor]) -> "SparseAutoencoder":
         """The inverse of `card` and `tensors`."""
-        return cls(
-            **{name: tensors[name] for name in _TENSORS},
-            threshold=tensors.get("threshold"),
-            W_skip=tensors.get("W_skip"),
-            nonlinearity=card.nonlinearity,
-            reads=card.reads,
-            writes=card.writes,
-            config=card.config,
-            metrics=card.metrics,
-        )
+        fields: dict[str, Any] = {name: getattr(card, name) for name in _SETTINGS}
+        fields |= {name: tensors[name] for name in _TENSORS} | {name: tensors.get(name) for name in _OPTIONAL}
+        return cls(**fields)
 
     def _repr_html_(self) -> str:
         kind = f"{self.nonlinearity.k} per token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"

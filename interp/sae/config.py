@@ -1,6 +1,6 @@
 """Records of a sparse autoencoder: how it was trained, how good it is, which model and sites it belongs to."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -8,6 +8,8 @@ from interp.activations.columns import SiteColumns
 from interp.core.config import Config
 from interp.sae.nonlinearities import Nonlinearity
 from interp.sae.training.kinds import RANKED, KindName
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SaeConfig(Config):
@@ -31,9 +33,7 @@ class SaeConfig(Config):
         description="latents that fire per token: exactly (topk), on average (batchtopk), or the target L0 to "
         "which the sparsity penalty is adjusted (standard, jumprelu, gated)",
     )
-    sparsity: PositiveFloat | None = Field(
-        default=None, description="fixed weight of the sparsity penalty; by default adjusted to reach k"
-    )
+    sparsity: PositiveFloat | None = Field(default=None, description="fixed sparsity penalty [default: adjusted to k]")
     prefixes: tuple[PositiveInt, ...] = Field(
         default=(),
         strict=False,
@@ -49,41 +49,29 @@ class SaeConfig(Config):
     start: Literal["mean", "median"] = Field(
         default="mean", description="initial decoder bias: mean or geometric median of the activations"
     )
-    tokens: PositiveInt = Field(
-        default=1_000_000, description="tokens to train on (a smaller store is read repeatedly)"
-    )
+    tokens: PositiveInt = Field(default=1_000_000, description="tokens to train on (a smaller store is repeated)")
     batch_size: int = Field(default=4096, ge=2, description="tokens per step")
     lr: PositiveFloat | None = Field(default=None, description="learning rate [default: 1e-3 * sqrt(4096 / d_sae)]")
-    beta1: float | None = Field(
-        default=None, ge=0, lt=1, description="Adam's beta1 [default: 0 for topk, otherwise 0.9]"
-    )
+    beta1: float | None = Field(default=None, ge=0, lt=1, description="Adam's beta1 [default: 0 for topk, else 0.9]")
     bias_rate: PositiveFloat | None = Field(
         default=None,
-        description="learning rate of the encoder biases, as a multiple of lr [default: 0.65 for topk, otherwise 1]",
+        description="learning rate of encoder biases as a multiple of lr [default: 0.65 for topk, else 1]",
     )
-    warm_up: float = Field(default=0.05, ge=0, le=1, description="fraction of steps over which the learning rate rises")
-    decay: float = Field(
-        default=0.2, ge=0, le=1, description="fraction of steps over which the learning rate decays to zero"
-    )
+    warm_up: Share = Field(default=0.05, description="fraction of steps over which the learning rate rises")
+    decay: Share = Field(default=0.2, description="fraction of steps over which the learning rate decays to zero")
     schedule: Literal["linear", "cosine"] = Field(default="linear", description="shape of the decay")
-    sparsity_warm_up: float = Field(
-        default=0.0, ge=0, le=1, description="fraction of steps over which a fixed `sparsity` rises from 0"
-    )
+    sparsity_warm_up: Share = Field(default=0.0, description="fraction of steps over which a fixed `sparsity` rises")
     clip: PositiveFloat | None = Field(default=None, description="clip the gradient norm at this value")
     aux_k: PositiveInt | None = Field(
         default=None, description="dead latents in the auxiliary loss [default: d_in / 2; of a transcoder, d_out / 2]"
     )
     aux_weight: float = Field(default=1 / 32, ge=0, description="weight of the auxiliary loss; 0 turns it off")
-    dead_after: PositiveInt = Field(
-        default=100_000, description="a latent counts as dead after this many tokens without firing"
-    )
+    dead_after: PositiveInt = Field(default=100_000, description="tokens without firing after which a latent is dead")
     resample_every: PositiveInt | None = Field(
         default=None, description="every this many steps, re-initialise dead latents from poorly reconstructed inputs"
     )
-    spike: float = Field(
-        default=3.0, gt=1, description="stop if the unexplained variance exceeds its median by this factor"
-    )
-    dead_limit: float = Field(default=0.5, ge=0, le=1, description="warn if more than this fraction of latents is dead")
+    spike: float = Field(default=3.0, gt=1, description="stop if unexplained variance is this many times its median")
+    dead_limit: Share = Field(default=0.5, description="warn if more than this fraction of latents is dead")
     deterministic: bool = Field(default=False, description="use only deterministic kernels")
     compute: Literal["float32", "bfloat16"] = Field(
         default="float32", description="dtype of matrix products, used where it is faster; weights are float32"

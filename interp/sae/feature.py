@@ -32,6 +32,8 @@ from interp.sae.coder import SparseAutoencoder
 
 _BEFORE, _AFTER = 24, 8  # tokens of a snippet around its peak
 _BINS, _WORDS, _NEAREST = 20, 10, 5
+Words = tuple[tuple[str, float], ...]
+Reader = Callable[[int], str]  # the text of a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +194,7 @@ def feature_pages(
 
 
 def _feature(
-    sae: SparseAutoencoder,
-    model: HookedModel,
-    packed: PackedRows,
-    latent: int,
-    fired: Firings,
-    top: int,
-    read: Callable[[int], str],
+    sae: SparseAutoencoder, model: HookedModel, packed: PackedRows, latent: int, fired: Firings, top: int, read: Reader
 ) -> Feature:
     largest = float(fired.values.max()) if len(fired.values) else 0.0
     counts, edges = torch.histogram(fired.values, bins=_BINS, range=(0.0, largest or 1.0))
@@ -216,7 +212,7 @@ def _feature(
     )
 
 
-def _snippets(packed: PackedRows, fired: Firings, top: int, read: Callable[[int], str]) -> tuple[Snippet, ...]:
+def _snippets(packed: PackedRows, fired: Firings, top: int, read: Reader) -> tuple[Snippet, ...]:
     """One snippet from each of the `top` documents with the largest activations."""
     documents = packed.document.flatten()[fired.places].tolist()
     peaks: dict[int, int] = {}
@@ -228,7 +224,7 @@ def _snippets(packed: PackedRows, fired: Firings, top: int, read: Callable[[int]
     return tuple(_snippet(packed, dense, *divmod(place, context), read) for place in peaks.values())
 
 
-def _snippet(packed: PackedRows, dense: Tensor, row: int, peak: int, read: Callable[[int], str]) -> Snippet:
+def _snippet(packed: PackedRows, dense: Tensor, row: int, peak: int, read: Reader) -> Snippet:
     start = peak - min(_BEFORE, int(packed.position_ids[row, peak]))
     ends = (packed.position_ids[row, peak + 1 :] == 0).nonzero()
     stop = peak + 1 + min(_AFTER, int(ends[0]) if len(ends) else packed.ids.shape[1] - peak - 1)
@@ -240,22 +236,23 @@ def _snippet(packed: PackedRows, dense: Tensor, row: int, peak: int, read: Calla
     )
 
 
-Words = tuple[tuple[str, float], ...]
-
-
-def _words(sae: SparseAutoencoder, model: HookedModel, latent: int, read: Callable[[int], str]) -> tuple[Words, Words]:
+def _words(sae: SparseAutoencoder, model: HookedModel, latent: int, read: Reader) -> tuple[Words, Words]:
     if len(sae.writes) > 1 or not Site.parse(sae.writes[0].site).in_residual_basis:
         return (), ()
     effect = logit_effect(model, sae.W_dec[latent][None])[0]
-    most, least = effect.topk(min(_WORDS, len(effect))), (-effect).topk(min(_WORDS, len(effect)))
-    promoted = tuple((read(t), v) for t, v in zip(most.indices.tolist(), most.values.tolist(), strict=True))
-    return promoted, tuple((read(t), -v) for t, v in zip(least.indices.tolist(), least.values.tolist(), strict=True))
+    promoted = tuple((read(token), value) for token, value in _largest(effect, _WORDS))
+    return promoted, tuple((read(token), -value) for token, value in _largest(-effect, _WORDS))
 
 
 def _nearest(sae: SparseAutoencoder, latent: int) -> tuple[tuple[int, float], ...]:
     cosine = torch.nn.functional.cosine_similarity(sae.W_dec, sae.W_dec[latent][None], dim=1)
     cosine[latent] = -torch.inf
-    best = cosine.topk(min(_NEAREST, sae.d_sae - 1))
+    return _largest(cosine, min(_NEAREST, sae.d_sae - 1))
+
+
+def _largest(values: Float[Tensor, "n"], count: int) -> tuple[tuple[int, float], ...]:
+    """Indices and values of the largest entries."""
+    best = values.topk(min(count, len(values)))
     return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 

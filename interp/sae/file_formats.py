@@ -75,11 +75,8 @@ class _Content:
             gate, magnitude, growth = (tensors.pop(name) for name in _GATED)
             growth = growth.exp()
             threshold = (magnitude - growth * gate).relu()
-            return tensors | {
-                "W_enc": W_enc * growth[:, None],
-                "b_enc": magnitude - growth * shift,
-                "threshold": threshold,
-            }
+            rows, bias = W_enc * growth[:, None], magnitude - growth * shift
+            return tensors | {"W_enc": rows, "b_enc": bias, "threshold": threshold}
         tensors["b_enc"] = tensors["b_enc"] - shift
         threshold = tensors.pop("threshold", torch.zeros(()))
         if isinstance(self.nonlinearity, TopK):
@@ -161,9 +158,7 @@ def _read_saelens(folder: Path) -> _Content:
         raise InterpError(f"architecture {named!r} can't be read; known: {', '.join((*_SAELENS, *_TRANSCODERS))}")
     for key, known in _SAELENS_SETTINGS.items():
         if config.get(key) not in (None, *known):
-            raise InterpError(
-                f"{key} is {config[key]!r}; expected {' or '.join(known)}: fold it into the weights first"
-            )
+            raise InterpError(f"{key} is {config[key]!r}, not {' or '.join(known)}; fold it into the weights first")
     names = ["W_enc", "W_dec", "b_dec", *(_GATED if kind == "gated" else ("b_enc",))]
     if kind == "jumprelu" or "threshold" in tensors:
         names.append("threshold")

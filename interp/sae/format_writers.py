@@ -30,26 +30,15 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
     read, written = _one(sae.reads), _one(sae.writes)
     architecture: str = sae.nonlinearity.kind
     # Without a version the layout is taken for an older one, whose metadata are elsewhere.
-    metadata = {
-        "sae_lens_version": "6.0.0",
-        "model_name": read.model.name,
-        "hook_name": Site.parse(read.site).hook_name,
-    }
-    config: dict[str, Any] = {
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": False,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-    }
+    metadata = {"sae_lens_version": "6.0.0", "model_name": read.model.name, "hook_name": _hook(read)}
+    config: dict[str, Any] = {"d_in": sae.d_in, "d_sae": sae.d_sae, "dtype": "float32", "device": "cpu"}
+    config |= {"apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none"}
     if read != written:
         if isinstance(sae.nonlinearity, TopK):
             raise InterpError("SAELens has no topk transcoders; write it for sparsify")
         architecture = "jumprelu_transcoder" if sae.W_skip is None else "jumprelu_skip_transcoder"
         config["d_out"] = sae.d_out
-        metadata["hook_name_out"] = Site.parse(written.site).hook_name
+        metadata["hook_name_out"] = _hook(written)
     if isinstance(sae.nonlinearity, TopK):
         config |= {"k": sae.nonlinearity.k, "rescale_acts_by_decoder_norm": False}
     tensors = sae.tensors()
@@ -64,29 +53,14 @@ def write_sparsify(sae: SparseAutoencoder, folder: str | Path) -> None:
     if not isinstance(sae.nonlinearity, TopK):
         raise InterpError(f"sparsify has no {sae.nonlinearity.kind} autoencoders; write it for saelens")
     tensors, transcodes = sae.tensors(), _one(sae.reads) != _one(sae.writes)
+    rows, bias = tensors.pop("W_enc"), tensors.pop("b_enc")
     # sparsify subtracts the decoder's bias from an autoencoder's input; the encoder's bias compensates.
-    shift = torch.zeros(sae.d_sae) if transcodes else tensors["W_enc"] @ tensors["b_dec"]
-    named = {
-        "encoder.weight": tensors["W_enc"],
-        "encoder.bias": tensors["b_enc"] + shift,
-        "W_dec": tensors["W_dec"],
-        "b_dec": tensors["b_dec"],
-    }
-    if sae.W_skip is not None:
-        named["W_skip"] = tensors["W_skip"]
-    config = {
-        "activation": "topk",
-        "expansion_factor": 32,
-        "normalize_decoder": True,
-        "num_latents": sae.d_sae,
-        "k": sae.nonlinearity.k,
-        "multi_topk": False,
-        "skip_connection": sae.W_skip is not None,
-        "transcode": transcodes,
-        "d_in": sae.d_in,
-    }
+    shift = torch.zeros(sae.d_sae) if transcodes else rows @ tensors["b_dec"]
+    shape = {"d_in": sae.d_in, "num_latents": sae.d_sae, "k": sae.nonlinearity.k, "transcode": transcodes}
+    fixed = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "multi_topk": False}
     with new_folder(folder) as out:
-        write_json(out / "cfg.json", config)
+        write_json(out / "cfg.json", shape | fixed | {"skip_connection": sae.W_skip is not None})
+        named = tensors | {"encoder.weight": rows, "encoder.bias": bias + shift}
         safetensors.torch.save_file(named, out / "sae.safetensors")
 
 
@@ -97,14 +71,9 @@ def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> Non
     if isinstance(sae.nonlinearity, TopK):
         # dictionary_learning subtracts the decoder's bias from the input of TopK, but not of JumpReLU.
         k = sae.nonlinearity.k
-        state = {
-            "encoder.weight": tensors["W_enc"],
-            "encoder.bias": tensors["b_enc"] + tensors["W_enc"] @ tensors["b_dec"],
-            "decoder.weight": tensors["W_dec"].T.contiguous(),
-            "b_dec": tensors["b_dec"],
-            "k": torch.tensor(k),
-            "threshold": torch.tensor(-1.0),  # none
-        }
+        rows = {"encoder.weight": tensors["W_enc"], "decoder.weight": tensors["W_dec"].T.contiguous()}
+        biases = {"encoder.bias": tensors["b_enc"] + tensors["W_enc"] @ tensors["b_dec"], "b_dec": tensors["b_dec"]}
+        state = rows | biases | {"k": torch.tensor(k), "threshold": torch.tensor(-1.0)}  # no threshold
         trainer |= {"dict_class": "AutoEncoderTopK", "k": k}
     else:
         state = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
@@ -156,6 +125,10 @@ def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str) -> 
     if kind not in WRITERS:
         raise InterpError(f"format {kind!r} can't be written; {nearest(kind, WRITERS)}")
     WRITERS[kind](sae, folder)
+
+
+def _hook(place: SiteColumns) -> str:
+    return Site.parse(place.site).hook_name
 
 
 def _one(places: tuple[SiteColumns, ...]) -> SiteColumns:

@@ -67,24 +67,17 @@ def evaluate(
     if not packed.predicted.any():
         raise InterpError("the corpus has no document of two tokens or more, so there is nothing to predict")
     coder, tally = sae.to(model.device), _Tally(sae.d_sae)
-    clean = reconstructed = zeroed = 0.0
+    losses = dict.fromkeys(("loss_clean", "loss_reconstructed", "loss_zero"), 0.0)
     for batch in packed.batches(batch_size):
         before = unspliced_pass(coder, model, batch)
         reconstruction = tally.update(coder, before.read, before.written)
-        clean += _loss(before.logits, batch)
-        reconstructed += _loss(spliced_logits(coder, model, batch, reconstruction), batch)
-        zeroed += _loss(spliced_logits(coder, model, batch, torch.zeros_like(reconstruction)), batch)
+        losses["loss_clean"] += _loss(before.logits, batch)
+        losses["loss_reconstructed"] += _loss(spliced_logits(coder, model, batch, reconstruction), batch)
+        zeros = torch.zeros_like(reconstruction)
+        losses["loss_zero"] += _loss(spliced_logits(coder, model, batch, zeros), batch)
     tally.warn(str(sae))
-    predicted = int(packed.predicted.sum())
-    return SaeMetrics(
-        tokens=tally.moments.count,
-        fvu=tally.fvu,
-        l0=tally.l0,
-        dead_share=tally.dead_share,
-        loss_clean=clean / predicted,
-        loss_reconstructed=reconstructed / predicted,
-        loss_zero=zeroed / predicted,
-    )
+    means = {name: total / int(packed.predicted.sum()) for name, total in losses.items()}
+    return SaeMetrics(tokens=tally.moments.count, fvu=tally.fvu, l0=tally.l0, dead_share=tally.dead_share, **means)
 
 
 @dataclass(frozen=True)

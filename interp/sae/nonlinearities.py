@@ -34,7 +34,6 @@ class TopK(Config):
 
     def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
         """The k chosen latents of each token; those of value 0 did not fire."""
-        del threshold
         values, latents = largest(pre, self.k)
         return Code.of_rows(values.relu(), latents)
 

@@ -43,7 +43,7 @@ class TrainingPlan:
     writes: Sites | None = None
 
 
-class _Member:
+class Member:
     """A plan in training, and the columns that it reads and writes."""
 
     def __init__(self, plan: TrainingPlan, places: Sequence[SiteColumns], source: ActivationSource, device: str):
@@ -57,12 +57,10 @@ class _Member:
         self.fit = TrainingState(plan.config, d_in, None if plan.writes is None else d_out, readers, device)
 
     def _require_layers(self, readers: int) -> None:
-        widths = [{place.width for place in side} for side in (self.reads, self.writes)]
-        if len(self.writes) != readers or any(len(side) > 1 for side in widths):
-            raise InterpError(
-                f"a layered transcoder reads {len(self.reads)} places and writes {len(self.writes)}, of widths "
-                f"{sorted(widths[0])} and {sorted(widths[1])}; expected as many, each side of one width"
-            )
+        read, written = ([place.width for place in side] for side in (self.reads, self.writes))
+        if len(written) != readers or len(set(read)) > 1 or len(set(written)) > 1:
+            widths = f"reads sites of widths {read} and writes {written}"
+            raise InterpError(f"a layered transcoder {widths}; expected as many, each side of one width")
         if self.plan.config.d_sae % readers:
             raise InterpError(f"d_sae is {self.plan.config.d_sae}; expected a multiple of the {readers} layers")
 
@@ -100,9 +98,8 @@ class Bundle:
             _check(plan, config)
         rows = source.trainable()
         if rows is not None and rows < config.batch_size:
-            raise InterpError(
-                f"{source} has {rows} tokens to train on; expected a batch of {config.batch_size} or more"
-            )
+            size = config.batch_size
+            raise InterpError(f"{source} has {rows} tokens to train on; expected a batch of {size} or more")
         self.source, self.device = source, device
         self.batch_size, self.total = config.batch_size, max(1, config.tokens // config.batch_size)
         self._seed = config.seed
@@ -110,7 +107,7 @@ class Bundle:
         self._sites = list(dict.fromkeys(named))
         self._places = source.places(self._sites)
         self._widths = tuple(place.width for place in self._places)
-        self.members = [_Member(plan, self._places, source, device) for plan in plans]
+        self.members = [Member(plan, self._places, source, device) for plan in plans]
         self._scaling: Standardisation | None = None
 
     @property
@@ -180,10 +177,8 @@ def _check(plan: TrainingPlan, first: SaeConfig) -> None:
     require_k(config.k, config.d_sae)
     for name in ("batch_size", "tokens", "deterministic"):
         if getattr(config, name) != getattr(first, name):
-            raise InterpError(
-                f"{name} is {getattr(config, name)} in one plan and {getattr(first, name)} in another; plans of one "
-                "pass share their batches, so give all the same"
-            )
+            values = f"{getattr(config, name)} in one plan and {getattr(first, name)} in another"
+            raise InterpError(f"{name} is {values}; plans of one pass share their batches, so give all the same")
     if plan.writes is None and (config.skip or config.layered):
         name = "skip" if config.skip else "layered"
         raise InterpError(f"{name} is for transcoders; give the sites that it writes (writes=)")

@@ -16,7 +16,6 @@ from torch import Tensor
 from interp.activations.token_rows import pack_rows
 from interp.core.progress import track
 from interp.data.corpora import Source
-from interp.data.packing import PackedRows
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
 from interp.models.losses import LinearDescent, kl_divergence
@@ -88,7 +87,7 @@ def finetune(
     start = sae.to(model.device)
     named = {name: getattr(start, name) for name in _TRAINED if getattr(start, name) is not None}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in named.items()}
-    scale = _scale(start, model, packed.rows(0, batch_size))
+    scale = float(unspliced_pass(start, model, packed.rows(0, batch_size)).written.std())
     # Adam's steps have the size of the learning rate: biases are as large as activations, rows are not.
     biases = [leaf for name, leaf in leaves.items() if name.startswith("b_")]
     others = [leaf for name, leaf in leaves.items() if not name.startswith("b_")]
@@ -118,8 +117,3 @@ def _divergence(clean: Tensor, changed: Tensor, predicted: Tensor) -> Tensor:
     where = predicted.to(clean.device)
     target, logits = (logits[:, :-1][where].float() for logits in (clean, changed))
     return kl_divergence(target, logits).mean()
-
-
-@torch.no_grad()
-def _scale(sae: SparseAutoencoder, model: HookedModel, batch: PackedRows) -> float:
-    return float(unspliced_pass(sae, model, batch).written.std())

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from interp.sae.code import Code, bag_sums, pre_activations
+from interp.sae.config import SaeConfig
 from interp.sae.training.kinds import KINDS, RANKED, Kind, KindName, Own
 from interp.sae.training.selection import above, largest
 
@@ -54,28 +55,19 @@ class Weights:
     W_skip: Float[Tensor, "d_out d_in"] | None = None
 
     @classmethod
-    def initial(
-        cls,
-        d_sae: int,
-        d_in: int,
-        seed: int,
-        kind: KindName = "topk",
-        d_out: int | None = None,
-        groups: int = 1,
-        skip: bool = False,
-    ) -> "Weights":
+    def initial(cls, config: SaeConfig, d_in: int, d_out: int | None = None, groups: int = 1) -> "Weights":
         """Random unit rows and zero biases. Encoder and decoder rows are equal, unless `d_out` makes it a transcoder.
 
         Where nothing limits how many latents fire, half of them fire at first: the encoder's rows are shortened so
         that together they reconstruct an input once, not many times over.
         """
-        generator = torch.Generator().manual_seed(seed)
+        d_sae, generator = config.d_sae, torch.Generator().manual_seed(config.seed)
         read = normalize(torch.randn(d_sae, d_in // groups, generator=generator), dim=1)
         written = read if d_out is None else torch.randn(d_sae, d_out, generator=generator)
-        own = {name: torch.full((d_sae,), start) for name, start in KINDS[kind].own.items()}
-        length = 1.0 if kind in RANKED else min(1.0, 2 * d_in / d_sae)
+        own = {name: torch.full((d_sae,), start) for name, start in KINDS[config.kind].own.items()}
+        length = 1.0 if config.kind in RANKED else min(1.0, 2 * d_in / d_sae)
         width = written.shape[1]
-        W_skip = torch.zeros(width, d_in) if skip else None
+        W_skip = torch.zeros(width, d_in) if config.skip else None
         rows = normalize(causal(written, groups), dim=1)
         return cls(read * length, torch.zeros(d_sae), rows, torch.zeros(width), own, W_skip)
 

@@ -38,9 +38,9 @@ def _products(rows, index, along, offsets, out, width, COLUMNS: tl.constexpr):  
         for begin in range(0, width, COLUMNS):
             columns = begin + tl.arange(0, COLUMNS)
             inside = columns < width
-            one = tl.load(rows + row * width + columns, mask=inside, other=0.0)
-            other = tl.load(along + bag * width + columns, mask=inside, other=0.0)
-            total += one.to(tl.float32) * other.to(tl.float32)
+            left = tl.load(rows + row * width + columns, mask=inside, other=0.0)
+            right = tl.load(along + bag * width + columns, mask=inside, other=0.0)
+            total += left.to(tl.float32) * right.to(tl.float32)
         tl.store(out + entry, tl.sum(total, axis=0).to(out.dtype.element_ty))
 
 

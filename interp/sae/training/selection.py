@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import overload
@@ -91,7 +90,7 @@ def native() -> str:
     """Which selection is used, in words."""
     if not _enabled():
         return "torch (INTERP_NATIVE is 0)"
-    problems = [built.problem for built in map(_built, _KEYS) if built.problem]
+    problems = [built for built in map(_built, _KEYS) if isinstance(built, str)]
     return f"torch ({problems[0]})" if problems else "compiled"
 
 
@@ -136,7 +135,8 @@ def _ordered(floors: Tensor) -> Tensor:
 def _library_for(u: Tensor) -> ctypes.CDLL | None:
     if u.device.type != "cpu" or u.dtype not in _KEYS or not u.numel() or not _enabled():
         return None
-    return _built(u.dtype).loaded
+    built = _built(u.dtype)
+    return None if isinstance(built, str) else built
 
 
 def _enabled() -> bool:
@@ -147,24 +147,16 @@ def _at(x: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr())
 
 
-@dataclass(frozen=True)
-class _Built:
-    """The compiled source, or why there is none."""
-
-    loaded: ctypes.CDLL | None
-    problem: str = ""
-
-
 @cache
-def _built(dtype: torch.dtype) -> _Built:
-    """The source compiled for a type, with OpenMP if that works; its calls use torch's threads.
+def _built(dtype: torch.dtype) -> ctypes.CDLL | str:
+    """The source compiled for a type, with OpenMP if that works, or why there is none; its calls use torch's threads.
 
     It is compiled for this machine, loaded, and deleted: a file that is kept can be damaged, or belong to another
     machine that shares the folder.
     """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.name != "posix":
-        return _Built(None, "no C compiler; set CC to one")
+        return "no C compiler; set CC to one"
     problem = ""
     for threads in (["-fopenmp"], []):
         try:
@@ -173,9 +165,9 @@ def _built(dtype: torch.dtype) -> _Built:
             problem = f"{compiler} fails: {failure}".partition("\n")[0]
             continue
         if _agrees(library, dtype):
-            return _Built(library)
+            return library
         problem = f"selection.c as compiled by {compiler} chooses other entries than torch"
-    return _Built(None, problem)
+    return problem
 
 
 def _compiled(command: list[str]) -> ctypes.CDLL:

@@ -88,9 +88,7 @@ def geometric_median(x: Float[Tensor, "row d_in"]) -> Float[Tensor, "d_in"]:
     median = x.mean(0)
     for _ in range(_MEDIAN_STEPS):
         weight = (x - median).norm(dim=1).clamp(min=1e-12).reciprocal()
-        moved = (weight @ x) / weight.sum()
-        done = float((moved - median).norm()) <= _NEARNESS * float(x.std())
-        median = moved
-        if done:
+        previous, median = median, (weight @ x) / weight.sum()
+        if float((median - previous).norm()) <= _NEARNESS * float(x.std()):
             break
     return median

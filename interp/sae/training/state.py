@@ -122,7 +122,7 @@ class TrainingState:
 
     def __init__(self, config: SaeConfig, d_in: int, d_out: int | None = None, readers: int = 1, device: str = "cpu"):
         self.config, self._autoencodes = config, d_out is None
-        start = Weights.initial(config.d_sae, d_in, config.seed, config.kind, d_out, readers, config.skip)
+        start = Weights.initial(config, d_in, d_out, readers)
         self.weights = start.map(lambda x: x.to(device).contiguous())
         self.products = product_dtype(getattr(torch, config.compute), torch.device(device))
         self.optimiser = self._adam()
@@ -141,9 +141,8 @@ class TrainingState:
         quick = self.config.kind == "topk"
         beta = (0.0 if quick else 0.9) if self.config.beta1 is None else self.config.beta1
         share = self.config.bias_rate or (_TOPK_BIAS if quick else 1.0)
-        biases = [self.weights.b_enc]
         others = [tensor for tensor in self.weights.tensors if tensor is not self.weights.b_enc]
-        groups = [{"params": others, "share": 1.0}, {"params": biases, "share": share}]
+        groups = [{"params": others, "share": 1.0}, {"params": [self.weights.b_enc], "share": share}]
         return torch.optim.Adam(groups, betas=(beta, 0.999), eps=_TINY, fused=True)
 
     @torch.no_grad()

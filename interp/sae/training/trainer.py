@@ -37,7 +37,7 @@ from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
-from interp.sae.training.bundle import Bundle, TrainingPlan
+from interp.sae.training.bundle import Bundle, Member, TrainingPlan
 from interp.sae.training.gradients import GradientStep
 from interp.sae.training.run_folder import TrainingReport, TrainingRun
 from interp.sae.training.state import ProgressPoint
@@ -172,16 +172,18 @@ def train_all(
 
 def _steps(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback]) -> None:
     """Take the steps that are left, from the batch that comes next."""
-    watch, first, began = _DivergenceWatch(bundle), bundle.steps, 0.0
+    watches, first, began = [_DivergenceWatch(member) for member in bundle.members], bundle.steps, 0.0
     batches = islice(bundle.batches(), first, bundle.total)
     for x in track(batches, "train", total=bundle.total - first, size=bundle.batch_size, unit="tokens"):
         began = began or time.perf_counter()
         known = [len(member.fit.history) for member in bundle.members]
-        watch.check(bundle.update(x), None if run is None else run.last_checkpoint())
+        checkpoint = None if run is None else run.last_checkpoint()
+        for watch, step in zip(watches, bundle.update(x), strict=True):
+            watch.check(step, checkpoint)
         rate = (bundle.steps - first) * bundle.batch_size / (time.perf_counter() - began)
         for number, member in enumerate(bundle.members):
             for point in member.fit.history[known[number] :]:
-                watch.point(number, point)
+                watches[number].point(point)
                 last = bundle.steps == bundle.total and number == len(bundle.members) - 1
                 report = TrainingReport(number, point, bundle.steps, bundle.total, rate, last)
                 for callback in (*callbacks, *([] if run is None else [run.note])):
@@ -203,44 +205,38 @@ def _determinism(required: bool) -> Iterator[None]:
 class _DivergenceWatch:
     """Stops a training that goes wrong. Compares the variance unexplained: a penalty may grow by design."""
 
-    def __init__(self, bundle: Bundle):
-        self._bundle = bundle
-        self._past: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in bundle.members]
-        self._high = [0 for _ in bundle.members]
-        self._warned = [False for _ in bundle.members]
+    def __init__(self, member: Member):
+        self._fit, self._config, self._reads = member.fit, member.plan.config, member.plan.reads
+        self._past: deque[float] = deque(maxlen=_REMEMBERED)
+        self._high, self._warned = 0, False
 
-    def check(self, steps: Sequence[GradientStep], checkpoint: Path | None) -> None:
-        """Raise if a loss is not finite, or has been far above its past for some steps."""
-        for number, (step, past) in enumerate(zip(steps, self._past, strict=True)):
-            config, fvu = self._bundle.members[number].plan.config, float(step.fvu)
-            if not math.isfinite(float(step.loss)):
-                self._stop(number, f"the loss is {float(step.loss)}", checkpoint)
-            high = len(past) >= _NEEDED and fvu > config.spike * statistics.median(past)
-            self._high[number] = self._high[number] + 1 if high else 0
-            if self._high[number] >= _SUSTAINED:
-                usual = statistics.median(past)
-                self._stop(number, f"variance unexplained is {fvu:.3g}, after {usual:.3g} before", checkpoint)
-            if not high:
-                past.append(fvu)
+    def check(self, step: GradientStep, checkpoint: Path | None) -> None:
+        """Raise if the loss is not finite, or the variance unexplained has been far above its past for some steps."""
+        fvu, past = float(step.fvu), self._past
+        if not math.isfinite(float(step.loss)):
+            self._stop(f"the loss is {float(step.loss)}", checkpoint)
+        high = len(past) >= _NEEDED and fvu > self._config.spike * statistics.median(past)
+        self._high = self._high + 1 if high else 0
+        if self._high >= _SUSTAINED:
+            self._stop(f"variance unexplained is {fvu:.3g}, after {statistics.median(past):.3g} before", checkpoint)
+        if not high:
+            past.append(fvu)
 
-    def point(self, number: int, point: ProgressPoint) -> None:
+    def point(self, point: ProgressPoint) -> None:
         """Warn, once, about too many dead latents."""
-        config = self._bundle.members[number].plan.config
-        if point.dead > config.dead_limit * config.d_sae and not self._warned[number]:
-            self._warned[number] = True
+        d_sae = self._config.d_sae
+        if point.dead > self._config.dead_limit * d_sae and not self._warned:
+            self._warned = True
             warnings.warn(
-                f"{point.dead:,} of {config.d_sae:,} latents are dead after {point.tokens:,} tokens; lower lr or "
-                "d_sae, or raise aux_weight",
+                f"{point.dead:,} of {d_sae:,} latents are dead after {point.tokens:,} tokens; lower lr or d_sae, or "
+                "raise aux_weight",
                 stacklevel=2,
             )
 
-    def _stop(self, number: int, what: str, checkpoint: Path | None) -> None:
-        fit = self._bundle.members[number].fit
+    def _stop(self, what: str, checkpoint: Path | None) -> None:
         last = f"the last good checkpoint is {checkpoint}" if checkpoint else "it has no checkpoint (give a folder)"
-        raise InterpError(
-            f"training of {self._bundle.members[number].plan.reads} diverged at step {fit.steps}: {what}; choose a "
-            f"lower lr than {fit.rate:.2g}; {last}"
-        )
+        diverged = f"training of {self._reads} diverged at step {self._fit.steps}: {what}"
+        raise InterpError(f"{diverged}; choose a lower lr than {self._fit.rate:.2g}; {last}")
 
 
 def tracker(name: Literal["trackio", "wandb"], /, project: str, **options: Any) -> Callback:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from interp.sae.config import SaeConfig
 from interp.sae.training.gradients import Auxiliary, Objective, Weights, gradients
 from interp.sae.training.kinds import BANDWIDTH, KINDS
 
@@ -12,7 +13,7 @@ def problem(request):
     """Weights away from their start (no zero bias, nothing tied), a batch, and k."""
     rows, d_sae, k = request.param
     torch.manual_seed(rows)
-    start = Weights.initial(d_sae, 8, seed=0)
+    start = Weights.initial(SaeConfig(d_sae=d_sae), 8)
     weights = start.map(lambda x: x + 0.3 * torch.randn_like(x))
     return weights, torch.randn(rows, 8) + 0.5, k
 
@@ -138,7 +139,7 @@ def test_every_kinds_gradients_are_those_of_its_objective(kind, prefixes, shift)
     if prefixes and kind not in ("topk", "batchtopk"):
         pytest.skip("prefixes go with ranked kinds")
     torch.manual_seed(0)
-    start = Weights.initial(20, 8, seed=0, kind=kind)
+    start = Weights.initial(SaeConfig(d_sae=20, kind=kind), 8)
     weights = start.map(lambda x: x + 0.3 * torch.randn_like(x))
     weights.b_enc.add_(shift)
     x = torch.randn(1100, 8) + 0.5
@@ -157,7 +158,7 @@ def test_every_kinds_gradients_are_those_of_its_objective(kind, prefixes, shift)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transcoders_gradients_are_those_of_its_objective(kind, readers, skip, shift):
     torch.manual_seed(0)
-    start = Weights.initial(18, 6 * readers, seed=0, kind=kind, d_out=4 * readers, groups=readers, skip=skip)
+    start = Weights.initial(SaeConfig(d_sae=18, kind=kind, skip=skip), 6 * readers, 4 * readers, readers)
     written = start.W_dec != 0
     weights = start.map(lambda x: x + 0.3 * torch.randn_like(x))
     weights.W_dec.mul_(written)
@@ -183,7 +184,7 @@ def test_a_transcoders_gradients_are_those_of_its_objective(kind, readers, skip,
 @pytest.mark.parametrize("guess", [None, 0.0, 0.3, 50.0])
 def test_a_guess_changes_nothing(guess, compute):
     torch.manual_seed(0)
-    weights = Weights.initial(30, 8, seed=0)
+    weights = Weights.initial(SaeConfig(d_sae=30), 8)
     # In bfloat16, and of few distinct values, many share the last place.
     x, objective = torch.randn(700, 8).round(), Objective("batchtopk", 2, compute=compute)
     plain, guessed = gradients(weights, x, objective), gradients(weights, x, objective, guess=guess)

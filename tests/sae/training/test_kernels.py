@@ -12,6 +12,7 @@ _COMPARE = """
 import torch
 from interp.sae import code
 from interp.sae.training import kernels
+from interp.sae.config import SaeConfig
 from interp.sae.training.gradients import Auxiliary, Objective, Weights, gradients
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,7 +40,7 @@ for width, dtype, tolerance in ((8, torch.float32, 1e-5), (150, torch.float32, 1
     close(leaves[1].grad, weights.grad, 20 * tolerance)
 
 for kind, prefixes in (("topk", ()), ("batchtopk", (4, 9, 20)), ("gated", ())):
-    weights = Weights.initial(20, 8, seed=0, kind=kind).map(lambda x: x + 0.3 * torch.randn_like(x))
+    weights = Weights.initial(SaeConfig(d_sae=20, kind=kind), 8).map(lambda x: x + 0.3 * torch.randn_like(x))
     weights.b_enc.sub_(2.5)
     x, aux = torch.randn(40, 8), Auxiliary(torch.tensor([1, 4, 5]), 2, 0.5)
     objective = Objective(kind, 3, 0.0 if kind != "gated" else 0.07, prefixes)
