@@ -7,7 +7,7 @@ that its module makes with `setting` or `part`.
 `op.affine()` is the hinge between run time and weights: the op's exact affine form, or None. An op with such a form can
 be folded into the tensors that write the site; an op without it runs as a hook only.
 
-To add an op: subclass `Op`, declare the fields, define `__call__` or `within`, and enter the class in `OPS`.
+To add an op: subclass `Op`, declare the fields, define `__call__` or `within`, and enter the class in `_MODULES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,22 +26,16 @@ from interp.models.forward_pass import ForwardPass
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
-# The ops that a saved recipe may hold, each with the module of this folder that defines it.
-OPS: Mapping[str, str] = {
-    "Project": "affine_ops",
-    "Add": "affine_ops",
-    "Erase": "affine_ops",
-    "LowRank": "affine_ops",
-    "Replace": "ablation",
-    "Resample": "ablation",
-    "Scale": "ablation",
-    "Clamp": "latents",
-    "Suppress": "latents",
-    "Knockout": "knockout",
-    "At": "positions",
-    "Schedule": "positions",
-    "Gate": "gate",
+# The ops that a saved recipe may hold, by the module of this folder that defines them.
+_MODULES = {
+    "affine_ops": ("Project", "Add", "Erase", "LowRank"),
+    "ablation": ("Replace", "Resample", "Scale"),
+    "latents": ("Clamp", "Suppress"),
+    "knockout": ("Knockout",),
+    "positions": ("At", "Schedule"),
+    "gate": ("Gate",),
 }
+OPS: Mapping[str, str] = {name: module for module, names in _MODULES.items() for name in names}
 Observer = Callable[[Tensor, ForwardPass], None]
 Restored = TypeVar("Restored", bound="Record")
 Settings = Mapping[str, Any]

@@ -152,7 +152,7 @@ def ridge(
     x, y = _scaled_features(positive, negative)
     if penalty == 0 and (rank := int(torch.linalg.matrix_rank(x))) < x.shape[1]:
         raise InterpError(f"{x.shape[1]} features are collinear (rank {rank} on {len(x)} rows); give a penalty above 0")
-    return _solve_ridge(x, x.T @ (y - y.mean()), penalty).float()
+    return solve_ridge(x, x.T @ (y - y.mean()), penalty).float()
 
 
 def lda(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]) -> Float[Tensor, "d_model"]:
@@ -190,7 +190,7 @@ def lda(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model
     if shrinkage == 1:
         return difference.float()
     per_row = n / (1 - shrinkage)
-    return (per_row * _solve_ridge(x, difference, shrinkage * float(mean_variance) * per_row)).float()
+    return (per_row * solve_ridge(x, difference, shrinkage * float(mean_variance) * per_row)).float()
 
 
 def pca(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"]) -> Float[Tensor, "d_model"]:
@@ -250,9 +250,9 @@ def _small_gram(x: Float[Tensor, "n d_model"]) -> Float[Tensor, "k k"]:
     return x @ x.T if len(x) < x.shape[1] else x.T @ x
 
 
-def _solve_ridge(
-    x: Float[Tensor, "n d_model"], target: Float[Tensor, "d_model"], penalty: float
-) -> Float[Tensor, "d_model"]:
+def solve_ridge(
+    x: Float[Tensor, "n d_model"], target: Float[Tensor, "d_model *k"], penalty: float
+) -> Float[Tensor, "d_model *k"]:
     """The solution w of (xᵀx + penalty I) w = target; with fewer rows than columns by Woodbury's identity."""
     gram = _small_gram(x)
     gram.diagonal().add_(penalty)

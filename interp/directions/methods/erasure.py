@@ -177,8 +177,8 @@ class ErasureFitter:
                 raise InterpError(f"the {name} constant over all {self.count} rows; give rows in which it varies")
         result = canonical(sxx, sxz, szz, self.count, shrinkage)
         if result.p > level or not len(result.read):
-            test = f"p = {result.p:.2g}, level {level:g}, {self.count} rows"
-            raise NothingToErase(f"the concept can't be told from chance ({test}); give more rows, or a weaker level")
+            chance = f"chance on {self.count} rows (p = {result.p:.2g}, level {level:g})"
+            raise NothingToErase(f"the concept can't be told from {chance}; give more rows, or a weaker level")
         return result
 
     def _eraser(self, method: str, read: Tensor, write: Tensor, statistics: Mapping[str, float]) -> Eraser:

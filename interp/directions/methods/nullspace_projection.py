@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.linalg import project_out
+from interp.directions.methods.closed_form import solve_ridge
 from interp.directions.methods.erasure import LEVEL, Eraser, NothingToErase, concept_columns, finite_rows
 from interp.directions.scores import auroc
 
@@ -101,9 +102,8 @@ def _ridge_weights(
     x: Float[Tensor, "batch d_model"], z: Float[Tensor, "batch k"], penalty: float
 ) -> Float[Tensor, "d_model k"]:
     """The weights of a ridge regression of z on x, which is centred."""
-    covariance = x.T @ x / len(x)
-    ridge = penalty * covariance.diagonal().mean().clamp(min=1e-30)
-    return torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(x), x.T @ (z - z.mean(0)) / len(x))
+    scatter = max(float(x.square().sum()) / x.shape[1], 1e-30)
+    return solve_ridge(x, x.T @ (z - z.mean(0)), penalty * scatter)
 
 
 def _best_read_class(scores: Float[Tensor, "batch k"], z: Float[Tensor, "batch k"]) -> tuple[float, float]:

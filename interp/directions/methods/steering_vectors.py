@@ -153,7 +153,8 @@ def steering_vector(
             losses.append(value)
             average = _MOMENTUM * average + gradient
             length = rate * norm * (1 - step / steps)
-            vector = _onto_ball(vector - length * normalize(average, dim=0), norm)
+            vector = vector - length * normalize(average, dim=0)
+            vector = vector * min(1.0, norm / max(float(vector.norm()), 1e-30))  # back onto the ball
         after, gradient = _objective(loss, pairs, vector, batch_size)
     if not vector.any():
         raise InterpError(f"the {objective} objective has no gradient at {site}: nothing there reaches the answers")
@@ -181,11 +182,6 @@ def _objective(loss: SteeringLoss, pairs: Answers, vector: Tensor, size: int) ->
     weighted = [(len(part) / len(pairs.positive), *_gradient(loss, pairs.pick(part), vector)) for part in parts]
     total = torch.stack([share * gradient for share, _, gradient in weighted]).sum(0)
     return sum(share * value for share, value, _ in weighted), total
-
-
-def _onto_ball(vector: Tensor, norm: float) -> Tensor:
-    """The nearest vector in the ball of this radius."""
-    return vector * min(1.0, norm / max(float(vector.norm()), 1e-30))
 
 
 def _slack(vector: Tensor, gradient: Tensor, norm: float) -> float:

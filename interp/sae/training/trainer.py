@@ -68,12 +68,8 @@ class TrainedSae:
 
     def _repr_html_(self) -> str:
         last = self.history[-1]
-        rows = [
-            ("tokens", f"{last.tokens:,}"),
-            ("variance unexplained", f"{last.fvu:.3f}"),
-            ("latents per token", f"{last.l0:.1f}"),
-            ("dead latents", last.dead),
-        ]
+        rows = [("tokens", f"{last.tokens:,}"), ("variance unexplained", f"{last.fvu:.3f}")]
+        rows += [("latents per token", f"{last.l0:.1f}"), ("dead latents", str(last.dead))]
         return html_card(f"Training of {self.sae.d_sae:,} latents, {self.sae}", rows)
 
 
