@@ -59,8 +59,9 @@ class Member:
     def _require_layers(self, readers: int) -> None:
         read, written = ([place.width for place in side] for side in (self.reads, self.writes))
         if len(written) != readers or len(set(read)) > 1 or len(set(written)) > 1:
-            widths = f"reads sites of widths {read} and writes {written}"
-            raise InterpError(f"a layered transcoder {widths}; expected as many, each side of one width")
+            places = f"reads {len(read)} places and writes {len(written)}"
+            widths = f"of widths {sorted(set(read))} and {sorted(set(written))}"
+            raise InterpError(f"a layered transcoder {places}, {widths}; expected as many, each side of one width")
         if self.plan.config.d_sae % readers:
             raise InterpError(f"d_sae is {self.plan.config.d_sae}; expected a multiple of the {readers} layers")
 
