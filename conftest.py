@@ -10,9 +10,12 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import type_checks
 
 if TYPE_CHECKING:
     from interp import Contrast, HookedModel
+
+type_checks.install()
 
 # Kernels need Triton, which exists for Linux only.
 collect_ignore = [] if importlib.util.find_spec("triton") else ["interp/sae/training/kernels.py"]

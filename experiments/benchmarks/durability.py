@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from random import Random
 
@@ -28,10 +29,13 @@ from interp.core.files import sha256_file
 
 SITES = ["resid_post.*", "mlp_post.*"]
 TOKENS = 150_000
+# Each harvest is a fork of a process that has imported the packages, and done nothing else.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["interp.models.hooked", "interp.activations.harvester"])
 
 
-def work(out: Path, tokens: int) -> None:
-    """Harvest in this process, printing resident memory (MiB) as documents are read."""
+def work(out: Path, tokens: int, memory: Connection) -> None:
+    """Harvest in this process, and send resident memory (MiB) as documents are read."""
     import torch
 
     import interp
@@ -42,7 +46,7 @@ def work(out: Path, tokens: int) -> None:
     def documents() -> Iterator[str]:
         for number, document in enumerate(organism.corpus(10**9)):
             if number % 200 == 0:
-                print(resident_mib(), flush=True)
+                memory.send(resident_mib())
             yield document
 
     interp.harvest(
@@ -56,10 +60,26 @@ def resident_mib() -> int:
     return pages * 4096 >> 20
 
 
-def started(out: Path, tokens: int) -> subprocess.Popen[str]:
-    """The harvest as a process."""
-    command = [sys.executable, __file__, "--work", str(out), "--tokens", str(tokens)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def started(out: Path, tokens: int) -> tuple[ForkServerProcess, Connection]:
+    """The harvest as a process, and what it sends."""
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=work, args=(out, tokens, sender))
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def finished(out: Path, tokens: int) -> list[int]:
+    """Resident memory (MiB) during a harvest that is left alone."""
+    process, receiver = started(out, tokens)
+    received = []
+    with suppress(EOFError):
+        while True:
+            received.append(receiver.recv())
+    process.join()
+    if process.exitcode:
+        raise SystemExit("a harvest failed without being killed")
+    return received
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -69,29 +89,25 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def killed(scratch: Path, kills: int, tokens: int) -> tuple[int, bool]:
     """How many kills landed before the harvest finished, and whether its files equal an undisturbed one's."""
-    started(scratch / "whole", tokens).communicate()
+    finished(scratch / "whole", tokens)
     rng, landed = Random(0), 0
     while landed < kills:
-        process = started(scratch / "killed", tokens)
-        assert process.stdout is not None
-        process.stdout.readline()  # it has loaded, and begins to read
-        try:
-            process.wait(timeout=rng.uniform(0.1, 1.5))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            landed += 1
-        else:
+        process, receiver = started(scratch / "killed", tokens)
+        receiver.recv()  # the model is loaded, and the harvest begins to read
+        process.join(timeout=rng.uniform(0.1, 1.5))
+        if not process.is_alive():
             break
-    started(scratch / "killed", tokens).communicate()
+        process.kill()
+        process.join()
+        landed += 1
+    finished(scratch / "killed", tokens)
     return landed, hashes(scratch / "whole") == hashes(scratch / "killed")
 
 
 def memory(out: Path, gigabytes: float) -> dict[str, float]:
     """Resident memory (MiB) over a harvest that writes so many gigabytes."""
     row_bytes = 6 * (192 + 512) * 4
-    output, _ = started(out, int(gigabytes * 1e9 / row_bytes)).communicate()
-    seen = [int(line) for line in output.split()]
+    seen = finished(out, int(gigabytes * 1e9 / row_bytes))
     half = len(seen) // 2  # the first half has the first shards, from which on it should not grow
     return {
         "gigabytes": sum(file.stat().st_size for file in out.iterdir()) / 1e9,
@@ -107,12 +123,8 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="0 leaves the second part out")
     parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of the harvest that is killed")
     args = parser.parse_args()
-    if args.work:
-        work(args.work, args.tokens)
-        return
     if args.quick:
         args.kills, args.gigabytes, args.tokens = 2, 1.0, 30_000
     with tempfile.TemporaryDirectory() as folder:

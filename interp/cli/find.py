@@ -47,6 +47,7 @@ class FindOptions(Config):
     try_: str | None = Field(
         None, description="rank the best directions by ablation: how well each removes this harm (organism only)"
     )
+    items: int = Field(40, ge=1, description="items per behaviour that --try measures")
     seed: int = Field(0, ge=0, description="seed of the held-out split")
 
 
@@ -58,7 +59,7 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
         if path:
             require_free(path)
     hooked, findings = _fit(options, lambda: load(model, device=device))
-    trials = _trials(hooked, findings.shortlist(8), options.try_) if options.try_ else []
+    trials = _trials(hooked, findings.shortlist(8), options.try_, options.items) if options.try_ else []
     ranked = [trial.finding for trial in trials] or findings.best(len(findings))
     rows = [finding.row | findings.baselines_at(finding) for finding in ranked]
     for row, trial in zip(rows, trials, strict=False):  # without --try there are no trials
@@ -187,11 +188,11 @@ def _write_page(path: Path, model: Any, findings: Any, chosen: Any) -> None:
     write_report(Report(title, model.reference, findings=findings, chosen=chosen), path)
 
 
-def _trials(model: Any, candidates: Any, behaviour: str) -> Any:
+def _trials(model: Any, candidates: Any, behaviour: str, items: int) -> Any:
     from interp.auditing.ablation_trials import rank_by_ablation
     from interp.auditing.suites import organism_suite
 
-    suite = organism_suite(40, split="train", seed=1)
+    suite = organism_suite(items, split="train", seed=1)
     harms = [known.name for known in suite if known.kind == "harm"]
     if behaviour not in harms:
         raise InterpError(f"--try {behaviour!r} is not a harm of the organism; {nearest(behaviour, harms)}")

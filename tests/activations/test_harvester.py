@@ -5,8 +5,6 @@ import json
 import random
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -392,16 +390,11 @@ def test_an_interrupted_append_leaves_the_store_and_continues(tiny, corpus, tmp_
     assert _bytes(cut) == _bytes(tmp_path / "whole")
 
 
-def test_a_process_killed_at_any_moment_leaves_what_can_be_continued(tmp_path):
+def test_a_process_killed_at_any_moment_leaves_what_can_be_continued(tmp_path, monkeypatch):
     """SIGKILL, which nothing can catch; `experiments/benchmarks/durability.py` does it ten times."""
-    script = Path(__file__).parents[2] / "experiments" / "benchmarks" / "durability.py"
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, script, "--kills", "2", "--tokens", "20000", "--gigabytes", "0", "--json", figures],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(figures.read_text())
-    assert found["kills"] > 0
-    assert found["equal_after_kills"]
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments" / "benchmarks")
+    import durability
+
+    kills, equal = durability.killed(tmp_path, kills=2, tokens=20_000)
+    assert kills > 0
+    assert equal

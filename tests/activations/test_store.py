@@ -113,7 +113,7 @@ def _first_batch(store):
 
 def test_many_processes_read_one_store(stored):
     first = _first_batch(stored)  # its files are open here; a copy elsewhere opens its own
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
         for batch in pool.map(_first_batch, [stored, stored]):
             assert torch.equal(batch, first)
 

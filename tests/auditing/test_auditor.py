@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import processes
 import pytest
 import tiny_models
 import torch
@@ -314,20 +311,18 @@ def test_a_process_that_is_killed_goes_on(tmp_path):
     """SIGKILL while the command runs; the same command then writes what an undisturbed one writes."""
     edit = Recipe([("writers", Project(torch.randn(interp.load("organism").d_model, generator=torch.Generator())))])
     edit.save(tmp_path / "recipe")
-    words = [sys.executable, "-m", "interp.cli.app", "audit", "organism", "--recipe", str(tmp_path / "recipe")]
-    words += ["--items", "4", "--baselines", "prompt"]
-    script = "from interp.cli.app import main; main()"
-    command = [sys.executable, "-c", script, *words[3:]]
+    command = ["from interp.cli.app import main; main()", "audit", "organism", "--recipe", tmp_path / "recipe"]
+    command += ["--items", 4, "--baselines", "prompt"]
     cache = tmp_path / "cache"
-    killed = subprocess.Popen([*command, "--out", str(tmp_path / "a.json"), "--cache", str(cache)], cwd=tmp_path)
-    while killed.poll() is None and len(list(cache.glob("*.json"))) < 3:
+    words = [*command, "--out", tmp_path / "a.json", "--cache", cache]
+    killed = processes.start(*words, output=tmp_path / "printed")
+    while killed.is_alive() and len(list(cache.glob("*.json"))) < 3:
         time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     assert not (tmp_path / "a.json").exists()
     for name, folder in (("a.json", cache), ("b.json", tmp_path / "other")):
-        out = ["--out", str(tmp_path / name), "--cache", str(folder)]
-        subprocess.run([*command, *out], check=True, capture_output=True, cwd=tmp_path)
+        processes.run(*command, "--out", tmp_path / name, "--cache", folder)
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 

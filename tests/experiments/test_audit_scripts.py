@@ -1,9 +1,8 @@
 """The audits of docs/results/audit.md, at a size that a test allows."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -12,8 +11,7 @@ DATA = FOLDER.parents[1] / "shared" / "data"
 
 
 def lines(script):
-    command = [sys.executable, str(FOLDER / script), "--smoke"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return processes.run(FOLDER / script, "--smoke").splitlines()
 
 
 def test_the_organism_has_a_table_a_decision_and_a_matrix():

@@ -2,24 +2,22 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import processes
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_simulation_runs_and_writes_its_figures(tmp_path):
     out = tmp_path / "figures.json"
-    command = [sys.executable, str(ROOT / "experiments" / "audit_simulation.py"), "--smoke", "--json", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed = processes.run(ROOT / "experiments" / "audit_simulation.py", "--smoke", "--json", out)
     found = json.loads(out.read_text())
     assert len(found["settings"]) == found["claims"]["settings"] == 8
     assert 0.9 <= found["claims"]["coverage"] <= 0.99
     powerful = [one["significant"] for one in found["settings"] if one["change"] and one["cluster"] == 1]
     assert min(powerful) > 0.6, "control: a real change is found"
-    assert "| losses | 5 |" in done.stdout
+    assert "| losses | 5 |" in printed
 
 
 def test_the_committed_table_covers_within_the_range_or_says_that_it_is_wider():

@@ -1,12 +1,11 @@
 """The experiment on concepts runs, and what it measures is what it says."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 import torch
 
@@ -27,17 +26,7 @@ def concepts():
 
 
 def test_it_runs_on_the_organism(tmp_path):
-    command = [
-        sys.executable,
-        SCRIPTS / "concepts.py",
-        "--smoke",
-        "--only",
-        "organism",
-        "--json",
-        tmp_path / "found.json",
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
-    assert run.returncode == 0, run.stderr
+    processes.run(SCRIPTS / "concepts.py", "--smoke", "--only", "organism", "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())["organism"]
     assert found["detection"]["hostility"]["diff_means"]["auroc"] > 0.9
     methods = [row["method"].partition(",")[0] for row in found["steering"]["hostility"]]

@@ -1,18 +1,16 @@
 """The distillation's experiment runs, at its smallest, and its figures are of the kind that they must be."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+import processes
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "distil.py"
 
 
 def test_what_remains_is_told_by_rank_and_steps(tmp_path):
     figures, page = tmp_path / "figures.json", tmp_path / "page.md"
-    command = [sys.executable, SCRIPT, "--smoke", "--only", "organism", "--json", figures, "--out", page]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    processes.run(SCRIPT, "--smoke", "--only", "organism", "--json", figures, "--out", page)
     found = json.loads(figures.read_text())
     first, last = found["rows"]
     assert (first["rank"], first["steps"], last["rank"], last["steps"]) == (1, 2, 4, 4)

@@ -1,19 +1,17 @@
 """The table of SAE features in weights, at its smallest, and the committed one."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+import processes
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_neurons_are_the_ablation_and_fits_come_nearer_than_projections(tmp_path):
     out, document = tmp_path / "rows.json", tmp_path / "features.md"
-    arguments = ["--smoke", "--only", "organism", "--json", str(out), "--out", str(document)]
-    command = [sys.executable, str(ROOT / "experiments" / "feature_folds.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    script = ROOT / "experiments" / "feature_folds.py"
+    processes.run(script, "--smoke", "--only", "organism", "--json", out, "--out", document)
     found = {(row["coder"], row["form"]): row for row in json.loads(out.read_text())}
     neurons = [row for (_, form), row in found.items() if "neuron" in form]
     assert len(neurons) == 2

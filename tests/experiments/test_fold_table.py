@@ -1,10 +1,9 @@
 """The table of what folds, at its smallest, and the committed one."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import tiny_models
 
 ROOT = Path(__file__).parents[2]
@@ -12,9 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_table_says_what_folds_and_how_exactly(tmp_path):
     out = tmp_path / "cells.json"
-    command = [sys.executable, str(ROOT / "experiments" / "fold_table.py"), "--smoke", "--json", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    processes.run(ROOT / "experiments" / "fold_table.py", "--smoke", "--json", out)
     cells = {(cell["architecture"], cell["op"]): cell for cell in json.loads(out.read_text())["cells"]}
     for cell in cells.values():
         if cell["status"] == "exact":

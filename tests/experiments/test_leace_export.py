@@ -1,10 +1,9 @@
 """The eraser's experiment runs, at its smallest, and says what it must. Skips where the sentences are not there."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -13,11 +12,9 @@ SENTENCES = ROOT.parent / "shared" / "data" / "winogenerated" / "winogenerated.j
 
 @pytest.mark.skipif(not SENTENCES.is_file(), reason=f"no {SENTENCES}")
 def test_the_reloaded_checkpoint_is_probed_beside_the_original(tmp_path):
-    script = str(ROOT / "experiments" / "leace_export.py")
+    script = ROOT / "experiments" / "leace_export.py"
     out, page = tmp_path / "found.json", tmp_path / "page.md"
-    command = [sys.executable, script, "--smoke", "--model", "organism", "--rank", "8", "--json", out, "--out", page]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    processes.run(script, "--smoke", "--model", "organism", "--rank", "8", "--json", out, "--out", page)
     found = json.loads(out.read_text())
     (op,) = found["certificate"]["ops"]
     assert (op["op"], op["status"]) == ("Erase", "exact")

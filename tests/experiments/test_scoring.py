@@ -1,23 +1,16 @@
 """What scoring costs and what scorers get wrong, at their smallest."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments):
-    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def test_the_benchmark_scores_alike_and_writes_its_claims(tmp_path):
-    run(ROOT / "experiments" / "benchmarks" / "audit.py", "--smoke", "--json", tmp_path / "claims.json")
+    processes.run(ROOT / "experiments" / "benchmarks" / "audit.py", "--smoke", "--json", tmp_path / "claims.json")
     found = json.loads((tmp_path / "claims.json").read_text())
     assert found["claims"]["score_gap"] == 0
     assert found["claims"]["rate_vs_padded"] > 1
@@ -44,9 +37,9 @@ def test_scorer_checks_print_shares_and_no_sentence(tmp_path):
     for name, rows in sentences.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    printed = run(ROOT / "experiments" / "scorer_checks.py", "--smoke", "--data", tmp_path)
+    printed = processes.run(ROOT / "experiments" / "scorer_checks.py", "--smoke", "--data", tmp_path)
     assert "| rule on the reply's beginning | 1 | 1 | 0 | 1 | 1.00 | 0.50 |" in printed
     assert "\n| women | 2 | " in printed
     assert "\n| toxic | 1 | " in printed
     assert "Ada" not in printed
-    assert "skipped" in run(ROOT / "experiments" / "scorer_checks.py", "--data", tmp_path / "none")
+    assert "skipped" in processes.run(ROOT / "experiments" / "scorer_checks.py", "--data", tmp_path / "none")

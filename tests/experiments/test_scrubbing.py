@@ -1,20 +1,13 @@
 """Scrubbing and the methods' experiment run, at their smallest, and say what they must."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+import processes
 
 from interp import organism
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(script, *arguments):
-    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def test_scrubbing_leaves_no_correlation_and_random_directions_do(tmp_path):
@@ -23,7 +16,7 @@ def test_scrubbing_leaves_no_correlation_and_random_directions_do(tmp_path):
     (tmp_path / "text.jsonl").write_text("\n".join(map(json.dumps, text)))
     out = tmp_path / "rows.json"
     arguments = "--smoke", "--model", "organism", "--text", tmp_path / "text.jsonl", "--json", out
-    assert "LEACE" in run("scrubbing.py", *arguments)
+    assert "LEACE" in processes.run(ROOT / "experiments" / "scrubbing.py", *arguments)
     for rows in json.loads(out.read_text()).values():
         found = {row["name"]: row for row in rows}
         (random,) = (row for name, row in found.items() if name.startswith("random"))
@@ -34,7 +27,7 @@ def test_scrubbing_leaves_no_correlation_and_random_directions_do(tmp_path):
 
 def test_methods_are_judged_beside_their_baselines(tmp_path):
     out = tmp_path / "rows.json"
-    run("organism/methods.py", "--smoke", "--json", out)
+    processes.run(ROOT / "experiments" / "organism" / "methods.py", "--smoke", "--json", out)
     rows = json.loads(out.read_text())["rows"]
     methods = {row["method"] for row in rows}
     assert {"diff_means", "lda", "sae_latent", "leace", "sal", "no-op (baseline)", "prompt (baseline)"} <= methods

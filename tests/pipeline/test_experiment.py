@@ -3,6 +3,7 @@
 import json
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from interp.pipeline.experiment import Experiment, run_experiment
 
 DEMO = Path(str(files("interp.pipeline") / "demo.yaml"))
 SMALL = [
-    "data.documents=300", "data.pairs=200", "data.choose_items=10", "data.audit_items=25", "data.loss_texts=20",
+    "data.documents=300", "data.pairs=200", "data.choose_items=5", "data.audit_items=20", "data.loss_texts=20",
     "dictionary.tokens=8000", "dictionary.train.tokens=16000", "dictionary.train.d_sae=128", "dictionary.train.k=8",
     "search.positions=[-1]", "search.candidates=3", "policy.items_at_least=20",
 ]  # fmt: skip
@@ -22,20 +23,33 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
+    """The folder of two runs of the same settings, and what they said: b is stopped half-way and resumed."""
     folder = tmp_path_factory.mktemp("runs")
-    messages: list[str] = []
-    for name in ("a", "b"):
-        run_experiment(Experiment.read(DEMO, SMALL), folder / name, say=messages.append, command="interp run demo.yaml")
-    return folder, messages
+    settings, messages = Experiment.read(DEMO, SMALL), []
+    run_experiment(settings, folder / "a", say=messages.append, command="interp run demo.yaml")
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("interp.pipeline.experiment.find", _interrupted)
+        run_experiment(settings, folder / "b", command="interp run demo.yaml")
+    unfinished = [path.name for path in folder.iterdir()], runs.unfinished_runs(folder)
+    with pytest.raises(InterpError) as again:
+        run_experiment(settings, folder / "b")
+    with pytest.raises(InterpError) as changed:
+        run_experiment(settings.model_copy(update={"seed": 1}), folder / "b", resume=True)
+    run_experiment(settings, folder / "b", resume=True, command="interp run demo.yaml")
+    return SimpleNamespace(folder=folder, messages=messages, unfinished=unfinished, again=again, changed=changed)
+
+
+def _interrupted(*args, **options):
+    raise KeyboardInterrupt
 
 
 def test_every_result_is_there_and_can_be_read(results):
-    folder, messages = results
+    folder, messages = results.folder, results.messages
     out = folder / "a"
     expected = ["audit.json", "checkpoint", "environment.json", "experiment.json", "log.txt", "recipe", "report.html"]
     assert sorted(path.name for path in out.iterdir()) == [*expected, "sae", "summary.json"]
     assert not list(folder.glob("*.unfinished"))
-    assert all(line in (out / "log.txt").read_text() for line in messages[: len(messages) // 2])
+    assert all(line in (out / "log.txt").read_text() for line in messages)
     assert {line.split()[0] for line in messages} >= {
         "model",
         "activations",
@@ -54,7 +68,7 @@ def test_every_result_is_there_and_can_be_read(results):
 
 
 def test_the_summary_has_the_documented_schema(results):
-    summary = json.loads((results[0] / "a" / "summary.json").read_text())
+    summary = json.loads((results.folder / "a" / "summary.json").read_text())
     parts = {"behaviours", "baselines", "certificate", "decision", "seconds", "versions", "hashes"}
     assert set(summary) == parts
     assert set(summary["behaviours"]) == {*organism.BEHAVIOURS, "everyday_loss"}
@@ -66,7 +80,7 @@ def test_the_summary_has_the_documented_schema(results):
 
 
 def test_the_harm_goes_and_the_rest_stays(results):
-    behaviours = json.loads((results[0] / "a" / "summary.json").read_text())["behaviours"]
+    behaviours = json.loads((results.folder / "a" / "summary.json").read_text())["behaviours"]
     assert behaviours["hostility"]["before"]["estimate"] >= 0.9
     assert behaviours["hostility"]["after"]["estimate"] <= 0.1
     for kept in ("refusal", "facts", "skills"):
@@ -74,14 +88,14 @@ def test_the_harm_goes_and_the_rest_stays(results):
 
 
 def test_the_same_seed_gives_the_same_summary(results):
-    first, second = (json.loads((results[0] / name / "summary.json").read_text()) for name in ("a", "b"))
+    first, second = (json.loads((results.folder / name / "summary.json").read_text()) for name in ("a", "b"))
     for summary in (first, second):
         del summary["seconds"]
     assert first == second
 
 
 def test_baselines_are_measured_and_do_less(results):
-    summary = json.loads((results[0] / "a" / "summary.json").read_text())
+    summary = json.loads((results.folder / "a" / "summary.json").read_text())
     rows = {row["name"]: row for row in summary["baselines"]}
     assert list(rows) == ["no-op", "random", "shuffled", "prompt"]
     assert [len(rows[name]["each"]) for name in rows] == [0, 5, 5, 0]
@@ -93,32 +107,23 @@ def test_baselines_are_measured_and_do_less(results):
 
 
 def test_runs_of_the_same_settings_compare_as_the_same(results):
-    listed = runs.list_runs(results[0])
+    listed = runs.list_runs(results.folder)
     assert [run.row["run"] for run in listed] == ["a", "b"]
     assert all(run.row["decision"] in ("allow", "deny", "inconclusive") for run in listed)
-    assert runs.read_run(results[0] / "a").settings["seed"] == 0
-    same = {row["what"] for row in runs.compare_runs([results[0] / "a", results[0] / "b"])}
+    assert runs.read_run(results.folder / "a").settings["seed"] == 0
+    same = {row["what"] for row in runs.compare_runs([results.folder / "a", results.folder / "b"])}
     assert same <= {"environment.began"}, "the same settings give the same results"
 
 
-def test_a_stopped_run_is_resumed_to_the_same_results(results, tmp_path, monkeypatch):
-    def stop(*args, **options):
-        raise KeyboardInterrupt
-
-    settings = Experiment.read(DEMO, SMALL)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("interp.pipeline.experiment.find", stop)
-        run_experiment(settings, tmp_path / "a")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.unfinished"]
-    assert [(path.name, size > 0) for path, size in runs.unfinished_runs(tmp_path)] == [("a.unfinished", True)]
-    with pytest.raises(InterpError, match="was left by a run that did not finish; continue it with --resume"):
-        run_experiment(settings, tmp_path / "a")
-    with pytest.raises(InterpError, match="seed was 0 and is now 1"):
-        run_experiment(settings.model_copy(update={"seed": 1}), tmp_path / "a", resume=True)
-    resumed = json.loads(json.dumps(run_experiment(settings, tmp_path / "a", resume=True).to_json()))
-    expected = json.loads((results[0] / "a" / "summary.json").read_text())
-    assert resumed | {"seconds": 0} == expected | {"seconds": 0}
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+def test_a_stopped_run_is_resumed_to_the_same_results(results):
+    names, listed = results.unfinished
+    assert sorted(names) == ["a", "b.unfinished"]
+    assert [(path.name, size > 0) for path, size in listed] == [("b.unfinished", True)]
+    assert "was left by a run that did not finish; continue it with --resume" in str(results.again.value)
+    assert "seed was 0 and is now 1" in str(results.changed.value)
+    straight, resumed = (json.loads((results.folder / name / "summary.json").read_text()) for name in ("a", "b"))
+    assert resumed | {"seconds": 0} == straight | {"seconds": 0}
+    assert sorted(path.name for path in results.folder.iterdir()) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,10 @@
 """A run folder: killed at any moment and continued to the same bits, or refused with the reason."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import warnings
 
+import processes
 import pytest
 import torch
 from planted import SITE, write_store
@@ -105,21 +102,20 @@ train(Store.open(store), "resid_post.0", SaeConfig.model_validate_json(config), 
 def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
     config = CONFIG.model_copy(update={"tokens": 300_000})
     straight = train(planted, SITE, config)
-    command = [sys.executable, "-c", _CHILD, str(planted.folder), str(tmp_path / "run"), config.model_dump_json()]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
+    command = _CHILD, planted.folder, tmp_path / "run", config.model_dump_json()
     kills = 0
     for wait in (1, 4, 9):  # checkpoints that must be there before the process is killed
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        child = processes.start(*command, output=tmp_path / "printed")
         deadline = time.monotonic() + 60
-        while child.poll() is None and time.monotonic() < deadline:
+        while child.is_alive() and time.monotonic() < deadline:
             newest = max((tmp_path / "run" / "checkpoints").glob("step-*"), default=None)
             if newest and int(newest.stem.removeprefix("step-")) >= 20 * wait:
                 break
             time.sleep(0.002)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
+        if child.is_alive():
+            child.kill()
             kills += 1
-        child.wait()
+        child.join()
     assert kills >= 2
     again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=20)
     for name, tensor in straight.sae.tensors().items():

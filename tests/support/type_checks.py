@@ -1,0 +1,37 @@
+"""Type checks of calls at a cost that a test suite can bear; the root conftest.py puts them in jaxtyping's place."""
+
+import functools
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+
+_all_checks = jaxtyping.jaxtyped
+
+
+def _has_array(annotation: Any) -> bool:
+    """Whether a jaxtyping shape is part of an annotation."""
+    kinds = str | type(jaxtyping.AbstractArray)  # a string is an annotation that is not read yet
+    return isinstance(annotation, kinds) or any(map(_has_array, typing.get_args(annotation)))
+
+
+def _checked(function: Any, typechecker: Callable[[Any], Any]) -> Any:
+    """Shapes are compared between arguments only where there are some, which is what takes most of the time.
+
+    Functions within functions are decorated at each call of the outer one, which takes a thousand times longer than
+    the call: they go unchecked.
+    """
+    if isinstance(function, type):
+        return _all_checks(function, typechecker=typechecker)
+    if "<locals>" in getattr(function, "__qualname__", ""):
+        return function
+    annotations = getattr(function, "__annotations__", {}).values()
+    if any(map(_has_array, annotations)):
+        return _all_checks(function, typechecker=typechecker)
+    return typechecker(function)
+
+
+def install() -> None:
+    """Before anything of interp is imported."""
+    jaxtyping.jaxtyped = lambda *, typechecker: functools.partial(_checked, typechecker=typechecker)
