@@ -54,8 +54,8 @@ def test_options_are_frozen():
         ],
         "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
-            "--columns", "--contrast", "--device", "--items", "--json", "--method", "--out", "--page", "--position", "--protect",
-            "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
+            "--columns", "--contrast", "--device", "--items", "--json", "--method", "--out", "--page", "--position",
+            "--protect", "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
