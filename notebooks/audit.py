@@ -7,14 +7,11 @@
 # %%
 from pathlib import Path
 
-import torch
-
 import interp
 from interp import organism
 from interp.auditing import Audit, Entanglement, organism_behaviour
 from interp.views import plot_entanglement, plot_forest
 
-torch.set_num_threads(2)
 model = interp.load("organism")
 
 

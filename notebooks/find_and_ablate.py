@@ -5,7 +5,6 @@
 # every method, compares them with random ones, ablates them, and then applies an edit to some tokens or some prompts.
 
 # %%
-import torch
 
 import interp
 from interp import organism
@@ -13,7 +12,6 @@ from interp.auditing import measure_baselines, organism_suite
 from interp.interventions import Add, At, Gate, Project, Reads, Recipe, Replace, Schedule, rates, threshold
 from interp.views import plot_heat_map
 
-torch.set_num_threads(2)
 model = interp.load("organism")
 pairs = [(p.user, n.user) for p, n in organism.contrast("hostility", 120)]
 contrast = interp.Contrast.of(pairs, name="hostility")

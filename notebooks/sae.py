@@ -22,8 +22,8 @@ from interp import organism
 from interp.sae import TrainingPlan, train_all
 
 model = interp.load("organism")
-texts = list(organism.corpus(4000))
-store = interp.harvest(model, texts, ["resid_mid.3", "mlp_out.3", "resid_post.3"], "store", tokens=120_000)
+texts = list(organism.corpus(2000))
+store = interp.harvest(model, texts, ["resid_mid.3", "mlp_out.3", "resid_post.3"], "store", tokens=60_000)
 store
 
 # %% [markdown]
@@ -35,7 +35,7 @@ store
 # %%
 from interp.views import LiveCurves
 
-quick = {"d_sae": 1024, "k": 16, "tokens": 250_000, "batch_size": 1024, "dead_after": 30_000}
+quick = {"d_sae": 1024, "k": 16, "tokens": 120_000, "batch_size": 1024, "dead_after": 20_000}
 plans = [
     TrainingPlan("resid_post.3", interp.SaeConfig(kind=kind, **quick)) for kind in ("topk", "batchtopk", "jumprelu")
 ]
@@ -51,9 +51,9 @@ trained[1]
 # %%
 from interp.sae import evaluate
 
-held_out = list(organism.corpus(400, split="test"))
+held_out = list(organism.corpus(200, split="test"))
 for name, result in zip(("TopK", "BatchTopK", "JumpReLU"), trained, strict=True):
-    metrics = evaluate(result.sae, model, held_out, tokens=8000)
+    metrics = evaluate(result.sae, model, held_out, tokens=4000)
     print(f"{name:10} L0 {metrics.l0:5.1f}  FVU {metrics.fvu:.3f}  loss recovered {metrics.loss_recovered:.3f}")
 
 # %% [markdown]
@@ -79,7 +79,7 @@ feature_page(sae, model, texts, latent, top=4, tokens=20_000)
 # %%
 config = interp.SaeConfig(kind="batchtopk", skip=True, **quick)
 transcoder = interp.train(store, "resid_mid.3", config, writes="mlp_out.3").sae
-transcoder, evaluate(transcoder, model, held_out, tokens=8000).fvu
+transcoder, evaluate(transcoder, model, held_out, tokens=4000).fvu
 
 # %%
 config = interp.SaeConfig(kind="batchtopk", **quick)
@@ -95,8 +95,8 @@ f"latents written only after the MLP: {int((share > 0.9).sum())}, only before it
 # %%
 from interp.sae import finetune
 
-tuned = finetune(sae, model, texts, tokens=16_000, context=64, lr=3e-4)
-before, after = (evaluate(coder, model, held_out, tokens=8000) for coder in (sae, tuned.sae))
+tuned = finetune(sae, model, texts, tokens=8_000, context=64, lr=3e-4)
+before, after = (evaluate(coder, model, held_out, tokens=4000) for coder in (sae, tuned.sae))
 print(
     f"loss recovered {before.loss_recovered:.4f} -> {after.loss_recovered:.4f}, FVU {before.fvu:.3f} -> {after.fvu:.3f}"
 )

@@ -65,9 +65,9 @@ plot_heat_map(interp.find(model, contrast, positions=range(-6, 0)))
 # %%
 from interp.sae import feature_page
 
-text = list(organism.corpus(1500))
-store = interp.harvest(model, text, "resid_post.3", "store", tokens=60_000)
-trained = interp.train(store, "resid_post.3", interp.SaeConfig(d_sae=1024, k=16, tokens=300_000))
+text = list(organism.corpus(1000))
+store = interp.harvest(model, text, "resid_post.3", "store", tokens=40_000)
+trained = interp.train(store, "resid_post.3", interp.SaeConfig(d_sae=1024, k=16, tokens=150_000))
 trained
 
 # %%
@@ -102,7 +102,7 @@ slider.reply
 # %%
 from interp.auditing import organism_suite
 
-trials = interp.rank_by_ablation(model, findings.shortlist(8), organism_suite(40, split="train"), target="hostility")
+trials = interp.rank_by_ablation(model, findings.shortlist(4), organism_suite(12, split="train"), target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction}: hostility {trial.after['hostility']:.2f}, cost {trial.cost:.2f}")
 
@@ -132,7 +132,7 @@ interp.export(recipe, model, "edited")
 # The audit notebook adds baselines: random edits and an instruction.
 
 # %%
-audit = interp.audit(model, interp.load("edited"), organism_suite(items=300), baselines=())
+audit = interp.audit(model, interp.load("edited"), organism_suite(items=150), baselines=())
 audit
 
 # %%
