@@ -113,12 +113,24 @@ def distil(
     remaining = teacher.distance(held, batch_size, pairs)
     if not remaining < float("inf"):
         raise InterpError(f"distillation diverged (KL {remaining} on held-out texts); lower lr ({lr:g})")
-    values: dict[str, object] = {"rank": rank, "steps": steps, "lr": lr, "seed": seed}
-    values |= {"batch_size": batch_size, "context": context, "kl": remaining, "effect_kl": effect}
-    values |= {"recipe": recipe.digest, "base": model.digest, "texts": digest.hex, "factors": factors_digest(pairs)}
-    values |= {"documents": len(train), "tokens": int(train.mask.sum())}
-    values |= {"held_out_documents": len(held), "held_out_tokens": int(held.mask.sum())}
-    record = Distillation.parse(values, "distil")
+    record = Distillation(
+        recipe=recipe.digest,
+        base=model.digest,
+        texts=digest.hex,
+        factors=factors_digest(pairs),
+        rank=rank,
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        batch_size=batch_size,
+        context=context,
+        documents=len(train),
+        tokens=int(train.mask.sum()),
+        held_out_documents=len(held),
+        held_out_tokens=int(held.mask.sum()),
+        kl=remaining,
+        effect_kl=effect,
+    )
     probes = tuple(held.rows(start, start + 4) for start in range(0, min(len(held), _PROBES), 4))
     return Distilled(pairs, record, tuple(losses), probes)
 
