@@ -27,9 +27,19 @@ def _checked(function: Any, typechecker: Callable[[Any], Any]) -> Any:
     if "<locals>" in getattr(function, "__qualname__", ""):
         return function
     annotations = getattr(function, "__annotations__", {}).values()
-    if any(map(_has_array, annotations)):
-        return _all_checks(function, typechecker=typechecker)
-    return typechecker(function)
+    checked = typechecker(function)
+    return _with_shapes(checked) if any(map(_has_array, annotations)) else checked
+
+
+def _with_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Dimensions of one name are compared within a call. The library's own decorator checks arguments twice."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with _all_checks("context"):
+            return function(*arguments, **options)
+
+    return call
 
 
 def install() -> None:
