@@ -312,7 +312,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path):
     edit = Recipe([("writers", Project(torch.randn(interp.load("organism").d_model, generator=torch.Generator())))])
     edit.save(tmp_path / "recipe")
     command = ["from interp.cli.app import main; main()", "audit", "organism", "--recipe", tmp_path / "recipe"]
-    command += ["--items", 4, "--baselines", "prompt"]
+    command += ["--items", 4, "--baselines", "prompt", "--only", "hostility", "--only", "facts"]
     cache = tmp_path / "cache"
     words = [*command, "--out", tmp_path / "a.json", "--cache", cache]
     killed = processes.start(*words, output=tmp_path / "printed")

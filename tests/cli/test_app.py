@@ -114,7 +114,7 @@ def test_the_pipeline_by_hand(run, tmp_path):
     assert "give --out FOLDER" in run(*words)[2]
     assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
     audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
-    words = ["audit", out, "--base", "organism", "--items", 40, "--baselines", "none"]
+    words = ["audit", out, "--base", "organism", "--items", 20, "--baselines", "none"]
     code, said, _ = run(*words, "--out", audit, "--json")
     assert code == 0
     found = {row["name"]: row for row in json.loads(said)}

@@ -100,7 +100,7 @@ train(Store.open(store), "resid_post.0", SaeConfig.model_validate_json(config), 
 
 
 def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
-    config = CONFIG.model_copy(update={"tokens": 300_000})
+    config = CONFIG.model_copy(update={"tokens": 120_000})
     straight = train(planted, SITE, config)
     command = _CHILD, planted.folder, tmp_path / "run", config.model_dump_json()
     kills = 0

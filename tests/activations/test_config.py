@@ -1,0 +1,24 @@
+"""The settings of a harvest, as Python and the command line read them."""
+
+import pytest
+
+from interp.activations.config import HarvestConfig
+from interp.core.errors import InterpError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("context=1", "context: .* greater than or equal to 2"),
+        ("keep=last", "keep: .*'all', 'inner' or 'assistant'.*got 'last'"),
+        ("dtype=float64", "dtype: .*'int8'.*got 'float64'"),
+        ("contxt=8", "unknown key 'contxt'; did you mean context"),
+    ],
+)
+def test_settings_that_no_harvest_has_are_refused(override, message):
+    with pytest.raises(InterpError, match=message):
+        HarvestConfig.of([override])
+
+
+def test_settings_are_read_from_overrides():
+    assert HarvestConfig.of(["context=64", "keep=inner"]) == HarvestConfig(context=64, keep="inner")
