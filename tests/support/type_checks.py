@@ -1,5 +1,6 @@
 """Type checks of calls at a cost that a test suite can bear; the root conftest.py puts them in jaxtyping's place."""
 
+import dataclasses
 import functools
 import typing
 from collections.abc import Callable
@@ -23,7 +24,9 @@ def _checked(function: Any, typechecker: Callable[[Any], Any]) -> Any:
     the call: they go unchecked.
     """
     if isinstance(function, type):
-        return _all_checks(function, typechecker=typechecker)
+        if dataclasses.is_dataclass(function) and "__init__" in vars(function):
+            function.__init__ = _checked(function.__init__, typechecker)
+        return function
     if "<locals>" in getattr(function, "__qualname__", ""):
         return function
     annotations = getattr(function, "__annotations__", {}).values()
