@@ -101,8 +101,11 @@ def organism_rows(model: HookedModel, name: str, smoke: bool) -> list[Harm]:
             return _measured(model, behaviours, method, f"subtract at {layer}", length)
 
     rows = _fitted(at(layer)) | _trained(model, name, pairs, layer, 0.3 * gap, 2 if smoke else 40)
+    rows |= _random(model, 1 if smoke else 3)
+    if smoke:
+        rows = {method: rows[method] for method in ("diff_means", "steering_vector", "reft_r1", "random 0")}
     done = [_measured(model, test, "unedited", "")]
-    for method, row in (rows | _random(model, 1 if smoke else 3)).items():
+    for method, row in rows.items():
         tried = (subtracted(method, choose[:1], row, length) for length in lengths)
         length = next((one.length for one in tried if one.harm <= 0.5), None) or lengths[-1]
         done += [subtracted(method, test, row, length), projected(method, test, row)]

@@ -34,7 +34,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["interp.models.hooked", "interp.activations.harvester"])
 
 
-def work(out: Path, tokens: int, memory: Connection) -> None:
+def work(out: Path, tokens: int, sites: list[str], memory: Connection) -> None:
     """Harvest in this process, and send resident memory (MiB) as documents are read."""
     import torch
 
@@ -50,7 +50,7 @@ def work(out: Path, tokens: int, memory: Connection) -> None:
             yield document
 
     interp.harvest(
-        interp.load("organism"), documents(), SITES, out, tokens=tokens, shard_tokens=8192, context=128, batch_size=32
+        interp.load("organism"), documents(), sites, out, tokens=tokens, shard_tokens=8192, context=128, batch_size=32
     )
 
 
@@ -60,18 +60,18 @@ def resident_mib() -> int:
     return pages * 4096 >> 20
 
 
-def started(out: Path, tokens: int) -> tuple[ForkServerProcess, Connection]:
+def started(out: Path, tokens: int, sites: list[str]) -> tuple[ForkServerProcess, Connection]:
     """The harvest as a process, and what it sends."""
     receiver, sender = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=work, args=(out, tokens, sender))
+    process = PROCESSES.Process(target=work, args=(out, tokens, sites, sender))
     process.start()
     sender.close()
     return process, receiver
 
 
-def finished(out: Path, tokens: int) -> list[int]:
+def finished(out: Path, tokens: int, sites: list[str] = SITES) -> list[int]:
     """Resident memory (MiB) during a harvest that is left alone."""
-    process, receiver = started(out, tokens)
+    process, receiver = started(out, tokens, sites)
     received = []
     with suppress(EOFError):
         while True:
@@ -87,12 +87,12 @@ def hashes(folder: Path) -> dict[str, str]:
     return {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
 
 
-def killed(scratch: Path, kills: int, tokens: int) -> tuple[int, bool]:
+def killed(scratch: Path, kills: int, tokens: int, sites: list[str] = SITES) -> tuple[int, bool]:
     """How many kills landed before the harvest finished, and whether its files equal an undisturbed one's."""
-    finished(scratch / "whole", tokens)
+    finished(scratch / "whole", tokens, sites)
     rng, landed = Random(0), 0
     while landed < kills:
-        process, receiver = started(scratch / "killed", tokens)
+        process, receiver = started(scratch / "killed", tokens, sites)
         receiver.recv()  # the model is loaded, and the harvest begins to read
         process.join(timeout=rng.uniform(0.1, 1.5))
         if not process.is_alive():
@@ -100,7 +100,7 @@ def killed(scratch: Path, kills: int, tokens: int) -> tuple[int, bool]:
         process.kill()
         process.join()
         landed += 1
-    finished(scratch / "killed", tokens)
+    finished(scratch / "killed", tokens, sites)
     return landed, hashes(scratch / "whole") == hashes(scratch / "killed")
 
 

@@ -15,9 +15,9 @@ from interp.pipeline.experiment import Experiment, run_experiment
 
 DEMO = Path(str(files("interp.pipeline") / "demo.yaml"))
 SMALL = [
-    "data.documents=300", "data.pairs=200", "data.choose_items=5", "data.audit_items=20", "data.loss_texts=20",
+    "data.documents=300", "data.pairs=200", "data.choose_items=4", "data.audit_items=12", "data.loss_texts=20",
     "dictionary.tokens=8000", "dictionary.train.tokens=16000", "dictionary.train.d_sae=128", "dictionary.train.k=8",
-    "search.positions=[-1]", "search.candidates=3", "policy.items_at_least=20",
+    "search.positions=[-1]", "search.candidates=2", "policy.items_at_least=12",
 ]  # fmt: skip
 
 
