@@ -38,7 +38,7 @@ from interp import organism
 THREADS = 1  # the result depends on it; two seeds side by side take little longer than one
 WIDTH, LAYERS, HEADS, HIDDEN = 192, 6, 6, 512
 SPREAD = 0.07  # of the initial weights, about WIDTH**-0.5; at the usual 0.02 attention heads form late, or never
-STEPS, SMOKE_STEPS = 3500, 8
+STEPS, SMOKE_STEPS = 3500, 3
 BATCH_TOKENS = 2048
 POOL = 4096  # documents sorted by length together
 RATE, WARM_UP, DECAY = 3e-3, 0.05, 0.1
