@@ -48,9 +48,10 @@ def caa(model: HookedModel, file: Path, items: int) -> Items:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:items]]
     matching = [row["answer_matching_behavior"].strip() for row in rows]
     options = [
-        sorted((one, row["answer_not_matching_behavior"].strip())) for one, row in zip(matching, rows, strict=True)
+        sorted((answer, row["answer_not_matching_behavior"].strip()))
+        for answer, row in zip(matching, rows, strict=True)
     ]
-    gold = [both.index(one) for both, one in zip(options, matching, strict=True)]
+    gold = [both.index(answer) for both, answer in zip(options, matching, strict=True)]
     return render_prompts(model, [row["question"] for row in rows]), options, gold
 
 
@@ -64,7 +65,7 @@ def plain(
         rows += [(model.tokens(prompt + end).ids[0], start, item, number) for number, end in enumerate(ends)]
     if sort:
         rows.sort(key=lambda row: -len(row[0]))
-    found = [[0.0] * len(ends) for ends in answers]
+    nats = [[0.0] * len(ends) for ends in answers]
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
         ids = torch.nn.utils.rnn.pad_sequence([row[0][:-1] for row in batch], batch_first=True)
@@ -73,8 +74,8 @@ def plain(
             logp = model.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits.log_softmax(-1)
         for row, (whole, start, item, number) in enumerate(batch):
             places = torch.arange(start - 1, len(whole) - 1)
-            found[item][number] = float(logp[row, places, whole[start:]].sum())
-    return found
+            nats[item][number] = float(logp[row, places, whole[start:]].sum())
+    return nats
 
 
 def shared(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -86,9 +87,9 @@ def measured(model: HookedModel, items: Items) -> dict[str, float]:
     """Items a second of each way, and how far their scores are apart."""
     prompts, answers, gold = items
     ways: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], list[list[float]]]] = {
-        "plain": lambda *asked: plain(model, *asked, sort=False),
-        "sorted": lambda *asked: plain(model, *asked, sort=True),
-        "interp": lambda *asked: shared(model, *asked),
+        "plain": lambda *texts: plain(model, *texts, sort=False),
+        "sorted": lambda *texts: plain(model, *texts, sort=True),
+        "interp": lambda *texts: shared(model, *texts),
     }
     seconds, nats = {}, {}
     for name, way in ways.items():

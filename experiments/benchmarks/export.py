@@ -75,7 +75,7 @@ def make(folder: Path, gigabytes: float) -> None:
     shapes, layers = layout(gigabytes)
     files: list[dict[str, tuple[int, ...]]] = [{}]
     for name, shape in shapes.items():
-        if 2 * sum(torch.Size(other).numel() for other in files[-1].values()) > FILE:
+        if 2 * sum(torch.Size(dims).numel() for dims in files[-1].values()) > FILE:
             files.append({})
         files[-1][name] = shape
     weight_map, noise = {}, torch.randn(16 << 20, dtype=torch.bfloat16) / 50
@@ -119,23 +119,23 @@ def copied(source: Path, out: Path, flush: bool) -> None:
 def hashed(folder: Path) -> None:
     """SHA-256 of every file."""
 
-    def one(path: Path) -> str:
+    def digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, folder.glob("*.safetensors")))
+        list(pool.map(digest, folder.glob("*.safetensors")))
 
 
 def peak(arguments: list[str]) -> float:
     """Peak memory in MB of this script, run with the arguments."""
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+    process = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    return float(process.stdout.split()[-1])
 
 
 def timed(source: Path, work: Path, rounds: int) -> dict[str, tuple[float, float]]:
     """Medians over the rounds, of time and processor time."""
-    taken: dict[str, list[tuple[float, float]]] = {"cp": [], "cp and sync": [], "export": [], "hashing alone": []}
+    durations: dict[str, list[tuple[float, float]]] = {"cp": [], "cp and sync": [], "export": [], "hashing alone": []}
     hashed(source)  # reads it into the page cache
     for _ in range(rounds):
         for name, action in (
@@ -144,18 +144,18 @@ def timed(source: Path, work: Path, rounds: int) -> dict[str, tuple[float, float
             ("export", lambda out: project(source, out)),
         ):
             subprocess.run(["sync"], check=True)
-            taken[name].append(seconds(action, work / "out"))
+            durations[name].append(seconds(action, work / "out"))
             if name == "export":
-                taken["hashing alone"].append(seconds(hashed, work / "out"))
+                durations["hashing alone"].append(seconds(hashed, work / "out"))
             shutil.rmtree(work / "out")
-    return {name: (median(x for x, _ in values), median(x for _, x in values)) for name, values in taken.items()}
+    return {name: (median(x for x, _ in values), median(x for _, x in values)) for name, values in durations.items()}
 
 
 def extra(source: Path, work: Path, idle: float) -> float:
     """Peak memory in MB of an export, above that of a process that only imports what it takes."""
-    found = peak(["--peak", str(source), str(work / "out")]) - idle
+    megabytes = peak(["--peak", str(source), str(work / "out")]) - idle
     shutil.rmtree(work / "out")
-    return found
+    return megabytes
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -197,16 +197,18 @@ def main() -> None:
         progress(f"time and memory of {size:g} GB")
         source = options.work / f"{size:g}gb"
         make(source, size)
-        found = timed(source, options.work, options.rounds)
+        medians = timed(source, options.work, options.rounds)
         memory[size] = extra(source, options.work, idle)
-        (own, busy), (plain, plain_busy), flushed = found["export"], found["cp"], found["cp and sync"][0]
-        cells = [f"{value:.1f} s" for value in (plain, flushed, found["hashing alone"][0], own, plain_busy, busy)]
+        (export_time, busy), (plain, plain_busy), flushed = medians["export"], medians["cp"], medians["cp and sync"][0]
+        cells = [
+            f"{value:.1f} s" for value in (plain, flushed, medians["hashing alone"][0], export_time, plain_busy, busy)
+        ]
         count = len(list(source.glob("*.safetensors")))
-        ratios = [f"{own / plain:.2f}", f"{own / flushed:.2f}"]
-        print(f"{size:g} GB: {found}", flush=True)
+        ratios = [f"{export_time / plain:.2f}", f"{export_time / flushed:.2f}"]
+        print(f"{size:g} GB: {medians}", flush=True)
         times.append([f"{size:g} GB", str(count), *cells, *ratios, f"{memory[size]:.0f}"])
         claims[f"peak_extra_mb_{size:g}gb".replace(".", "_")] = round(memory[size])
-        claims[f"time_vs_cp_{size:g}gb".replace(".", "_")] = round(own / plain, 2)
+        claims[f"time_vs_cp_{size:g}gb".replace(".", "_")] = round(export_time / plain, 2)
     for size in options.memory:
         if size not in memory:
             progress(f"memory of {size:g} GB")
@@ -233,7 +235,7 @@ def main() -> None:
 
 def page(options: argparse.Namespace, largest: int, sections: list[str]) -> str:
     """What was measured, with the command."""
-    sizes, more = (" ".join(f"{size:g}" for size in given) for given in (options.sizes, options.memory))
+    sizes, more = (" ".join(f"{size:g}" for size in numbers) for numbers in (options.sizes, options.memory))
     command = f"--sizes {sizes} --rounds {options.rounds}" + (f" --memory {more}" if more else "")
     command += " --kills" if options.kills else ""
     return (

@@ -140,11 +140,11 @@ def packing_contenders(model: HookedModel) -> Contenders:
     """The same short documents, packed into rows and padded in batches of sixteen as they come."""
     short = documents(DOCUMENTS)
     packed = pack(map(Encoded.of, short), LONGEST)
-    wanted = [Site("resid_post", LAYER)]
+    sites = [Site("resid_post", LAYER)]
 
     def as_packed() -> None:
         for batch in packed.batches(16):
-            model.forward_to(wanted, batch.model_inputs(model.device))
+            model.forward_to(sites, batch.model_inputs(model.device))
 
     def as_padded() -> None:
         for start in range(0, len(short), 16):
@@ -152,7 +152,7 @@ def packing_contenders(model: HookedModel) -> Contenders:
             width = max(map(len, some))
             ids = torch.tensor([[0] * (width - len(row)) + row for row in some])
             mask = torch.arange(width) >= width - torch.tensor([len(row) for row in some])[:, None]
-            model.forward_to(wanted, Tokens(ids, mask).model_inputs(model.device))
+            model.forward_to(sites, Tokens(ids, mask).model_inputs(model.device))
 
     return {"packed": as_packed, "padded": as_padded}
 
@@ -227,30 +227,30 @@ def main() -> None:
             model = interp.load(args.model, dtype=dtype)
             for rows, width in shapes:
                 progress(f"{dtype}: capture of {rows}x{width}")
-                found = turns(capture_contenders(model, random_batch(model, rows, width)), repeats)
-                for who, seconds in found.items():
-                    share = found["bound"] / seconds
+                times = turns(capture_contenders(model, random_batch(model, rows, width)), repeats)
+                for who, seconds in times.items():
+                    share = times["bound"] / seconds
                     speed.add_row(dtype, f"{rows}x{width}", who, f"{rows * width / seconds:,.0f}", f"{share:.2f}")
                 short = "fp32" if dtype == "float32" else "bf16"
-                theirs = found["TransformerBridge, stop_at_layer"]
-                claims[f"vs_bridge_{rows}x{width}_{short}"] = theirs / found["interp"]
+                bridge_time = times["TransformerBridge, stop_at_layer"]
+                claims[f"vs_bridge_{rows}x{width}_{short}"] = bridge_time / times["interp"]
             progress(f"{dtype}: harvest")
-            found = turns(harvest_contenders(model, Path(folder), dtype), repeats)
-            claims[f"of_bound_{short}"] = found["bound"] / found["interp"]
-            for who, seconds in found.items():
-                rest.add_row(f"harvest, {dtype}", who, f"{seconds:.2f}", f"{found['bound'] / seconds:.2f}")
+            times = turns(harvest_contenders(model, Path(folder), dtype), repeats)
+            claims[f"of_bound_{short}"] = times["bound"] / times["interp"]
+            for who, seconds in times.items():
+                rest.add_row(f"harvest, {dtype}", who, f"{seconds:.2f}", f"{times['bound'] / seconds:.2f}")
             if dtype == "float32":
                 progress("short documents, packed and padded")
-                found = turns(packing_contenders(model), repeats)
-                claims["packing"] = found["padded"] / found["packed"]
-                for who, seconds in found.items():
-                    rest.add_row("short documents", who, f"{seconds:.2f}", f"{found['padded'] / seconds:.2f}")
+                times = turns(packing_contenders(model), repeats)
+                claims["packing"] = times["padded"] / times["packed"]
+                for who, seconds in times.items():
+                    rest.add_row("short documents", who, f"{seconds:.2f}", f"{times['padded'] / seconds:.2f}")
                 progress("generation")
-                found = turns(generation_contenders(model), repeats)
-                claims["generate_30_hooks"] = found["transformers"] / found["30 hooks"]
-                claims["generate_projections"] = found["transformers"] / found["projections"]
-                for who, seconds in found.items():
-                    rest.add_row("generate", who, f"{seconds:.2f}", f"{found['transformers'] / seconds:.2f}")
+                times = turns(generation_contenders(model), repeats)
+                claims["generate_30_hooks"] = times["transformers"] / times["30 hooks"]
+                claims["generate_projections"] = times["transformers"] / times["projections"]
+                for who, seconds in times.items():
+                    rest.add_row("generate", who, f"{seconds:.2f}", f"{times['transformers'] / seconds:.2f}")
         progress("the store is read")
         claims["store_read_gb_s"] = store_gb_s(Path(folder), repeats)
     console.print(speed, rest, f"store read, shuffled: {claims['store_read_gb_s']:.2f} GB/s")

@@ -45,14 +45,14 @@ def counted(action: Action, kill_at: int, seen: Path | None = None) -> None:
 
     The names of all steps go to `seen`, and so does that of the one which it ended before.
     """
-    done: list[str] = []
+    steps: list[str] = []
 
     def stepping(name, function):
         def call(*arguments, **options):
-            done.append(name)
-            if len(done) == kill_at:
+            steps.append(name)
+            if len(steps) == kill_at:
                 if seen:
-                    seen.write_text(json.dumps(done))
+                    seen.write_text(json.dumps(steps))
                 os._exit(9)
             return function(*arguments, **options)
 
@@ -85,7 +85,7 @@ def counted(action: Action, kill_at: int, seen: Path | None = None) -> None:
     shutil.copyfile = stepping("copy", shutil.copyfile)
     action()
     if seen:
-        seen.write_text(json.dumps(done))
+        seen.write_text(json.dumps(steps))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -103,7 +103,7 @@ def killed(recipe: Recipe, source: Path, scratch: Path, every: int = 1) -> list[
     expected = contents(scratch / "whole")
     if in_a_process(lambda: counted(lambda: export_streamed(recipe, source, out), 0, scratch / "steps")):
         raise SystemExit("the export failed without being killed")
-    steps, found = len(json.loads((scratch / "steps").read_text())), []
+    steps, entries = len(json.loads((scratch / "steps").read_text())), []
     shutil.rmtree(out)
     for step in range(1, steps + 1, every):
         status = in_a_process(
@@ -119,23 +119,23 @@ def killed(recipe: Recipe, source: Path, scratch: Path, every: int = 1) -> list[
             export_streamed(recipe, source, out)
             kept = [name for name in recorded if (out / name).stat().st_ino == inodes[name]]
         whole = contents(out) == expected and not left.exists()
-        found.append(
+        entries.append(
             {"step": step, "of": steps, "kind": names[-1], "killed": status == 9, "left": state, "whole": whole,
              "finished": len(recorded), "kept": len(kept)}
         )  # fmt: skip
         shutil.rmtree(out)
-    return found
+    return entries
 
 
-def rows(found: list[dict]) -> list[list[str]]:
+def rows(kills: list[dict]) -> list[list[str]]:
     """By kind of step, and in all."""
     table = []
-    for kind, count in [*Counter(kill["kind"] for kill in found).items(), ("all", len(found))]:
-        own = [kill for kill in found if kind in (kill["kind"], "all")]
-        finished = sum(kill["finished"] for kill in own)
+    for kind, count in [*Counter(kill["kind"] for kill in kills).items(), ("all", len(kills))]:
+        part = [kill for kill in kills if kind in (kill["kind"], "all")]
+        finished = sum(kill["finished"] for kill in part)
         table.append(
-            [kind, str(count), *(str(sum(kill["left"] == state for kill in own)) for state in ("old", "new", "other")),
-             str(sum(kill["whole"] for kill in own)), f"{sum(kill['kept'] for kill in own)} of {finished}"]
+            [kind, str(count), *(str(sum(kill["left"] == state for kill in part)) for state in ("old", "new", "other")),
+             str(sum(kill["whole"] for kill in part)), f"{sum(kill['kept'] for kill in part)} of {finished}"]
         )  # fmt: skip
     return table
 

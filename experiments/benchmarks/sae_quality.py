@@ -136,12 +136,12 @@ def saelens(kind: str, world: World, steps: int, seed: int, **penalty: float) ->
         lr_end=1e-4,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    given = batches if scaling is None else map(scaling, batches)
-    SAETrainer(settings, sae, given).fit()
+    inputs = batches if scaling is None else map(scaling, batches)
+    SAETrainer(settings, sae, inputs).fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        found = file_formats.read_autoencoder(folder, MODEL, "resid_post.0")
-    return found if scaling is None else on_raw(found, scaling)
+        coder = file_formats.read_autoencoder(folder, MODEL, "resid_post.0")
+    return coder if scaling is None else on_raw(coder, scaling)
 
 
 def on_raw(sae: SparseAutoencoder, scaling: Standardisation) -> SparseAutoencoder:
@@ -161,7 +161,7 @@ def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> Spars
     from dictionary_learning import trainers
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
 
-    made = {
+    trainer_type = {
         "topk": trainers.top_k.TopKTrainer,
         "batchtopk": trainers.batch_top_k.BatchTopKTrainer,
         "matryoshka": MatryoshkaBatchTopKTrainer,
@@ -170,7 +170,7 @@ def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> Spars
     groups = {"group_fractions": [size / LATENTS for size in sizes]} if kind == "matryoshka" else {}
     options = {"activation_dim": WIDTH, "dict_size": LATENTS, "k": K, "layer": 0, "lm_name": "none", "device": "cpu"}
     schedule = {"steps": steps, "lr": 1e-3, "warmup_steps": 0, "decay_start": None, "seed": seed}
-    trainer = made(**options, **schedule, **groups)
+    trainer = trainer_type(**options, **schedule, **groups)
     for step in range(steps):
         trainer.update(step, world.batch(step))
     with tempfile.TemporaryDirectory() as folder:
@@ -226,25 +226,25 @@ def main() -> None:
         args.seeds, args.steps, args.samples = 1, 400, 100_000
         args.only = args.only or ["interp topk", "SAELens topk", "dictionary_learning topk"]
     names = [name for name in CONTENDERS if not args.only or name.startswith(tuple(args.only))]
-    found: dict[str, dict[str, dict[str, float]]] = read_json(args.json) if args.json and args.json.exists() else {}
+    figures: dict[str, dict[str, dict[str, float]]] = read_json(args.json) if args.json and args.json.exists() else {}
     for seed in range(args.seeds):
-        wanted = [name for name in names if str(seed) not in found.get(name, {})]
-        world = World(args.samples, seed) if wanted else None
-        for name in wanted:
+        missing = [name for name in names if str(seed) not in figures.get(name, {})]
+        world = World(args.samples, seed) if missing else None
+        for name in missing:
             assert world is not None
             progress(f"seed {seed}: {name}")
             began = time.perf_counter()
             sae = CONTENDERS[name](world, args.steps, seed)
             row = {"seconds": time.perf_counter() - began, **judged(sae, world)}
-            found.setdefault(name, {})[str(seed)] = row
+            figures.setdefault(name, {})[str(seed)] = row
             print(seed, name, {key: round(value, 3) for key, value in row.items()}, flush=True)
             if args.json:
-                write_json(args.json, found)
+                write_json(args.json, figures)
     table = Table("who", "MCC", "F1", "EV", "L0", "dead", "seconds", title=f"{args.seeds} seeds, mean (deviation)")
     for name in CONTENDERS:
-        if name not in found:
+        if name not in figures:
             continue
-        runs, cells = found[name].values(), []
+        runs, cells = figures[name].values(), []
         for key, digits in (("MCC", 3), ("F1", 3), ("EV", 3), ("L0", 1), ("dead", 0), ("seconds", 0)):
             values = [run[key] for run in runs]
             spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""

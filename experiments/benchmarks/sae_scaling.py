@@ -52,8 +52,8 @@ def fit(d_sae: int, compute: str) -> Callable[[Tensor], Any]:
     from interp.sae.training.state import TrainingState
 
     config = SaeConfig(kind="topk", d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute)
-    made = TrainingState(config, WIDTH)
-    return lambda x: made.update(x, 100)
+    state = TrainingState(config, WIDTH)
+    return lambda x: state.update(x, 100)
 
 
 def timed(call: Callable[[Tensor], Any], warm_up: int = 2, steps: int = 4) -> dict[str, float]:
@@ -73,10 +73,10 @@ def breakdown(compute: str) -> dict[str, float]:
     step, batches = fit(LATENTS, compute), data()
     for x in batches[:2]:
         step(x)
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for x in batches:
             step(x)
-    events = {event.key: event.self_cpu_time_total / 1e6 / len(batches) for event in found.key_averages()}
+    events = {event.key: event.self_cpu_time_total / 1e6 / len(batches) for event in profiler.key_averages()}
     parts = {name: sum(events.pop(key, 0.0) for key in keys) for name, keys in PARTS.items()}
     return parts | {"the rest": sum(events.values())}
 
@@ -107,8 +107,8 @@ def reconstruct(who: str, kind: str) -> Callable[[Tensor], Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         format_writers.write_saelens(sae, Path(folder) / "sae")
-        theirs = SAE.load_from_disk(str(Path(folder) / "sae")).to(dtype)
-    return torch.no_grad()(lambda x: theirs(x.to(dtype)))
+        peer = SAE.load_from_disk(str(Path(folder) / "sae")).to(dtype)
+    return torch.no_grad()(lambda x: peer(x.to(dtype)))
 
 
 def selection() -> dict[str, float]:
@@ -124,15 +124,15 @@ def selection() -> dict[str, float]:
         "above, compiled": lambda: above(u, torch.tensor(2.5)),
         "above, torch": lambda: u[(u > 2.5).nonzero(as_tuple=True)],
     }
-    found = {}
+    milliseconds = {}
     for name, way in ways.items():
         seconds = []
         for _ in range(20):
             began = time.perf_counter()
             way()
             seconds.append(time.perf_counter() - began)
-        found[name] = 1000 * statistics.median(seconds)
-    return found
+        milliseconds[name] = 1000 * statistics.median(seconds)
+    return milliseconds
 
 
 def work(name: str, compute: str) -> dict[str, float]:
@@ -145,7 +145,7 @@ def work(name: str, compute: str) -> dict[str, float]:
 
 def median(rounds: list[dict[str, Any]]) -> dict[str, float]:
     """Of each figure over the rounds."""
-    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    return {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}
 
 
 def main() -> None:
@@ -176,41 +176,41 @@ def main() -> None:
         *(f"reconstruct {who} {kind}" for who, kind in reconstruct_by),
     ]
     rounds = [{name: elsewhere(__file__, name, args) for name in names} for _ in range(rounds_of)]
-    found = {name: [turn[name] for turn in rounds] for name in names}
+    results = {name: [turn[name] for turn in rounds] for name in names}
     console, claims = Console(), {}
 
-    parts = median(found["breakdown"])
+    parts = median(results["breakdown"])
     table = Table("part of the step", "share", title=f"{LATENTS:,} latents, {args.threads} threads")
     for name, seconds in parts.items():
         table.add_row(name, f"{seconds / sum(parts.values()):.0%}")
     console.print(table)
 
-    if "missing" in found["selection"][0]:
-        console.print(found["selection"][0]["missing"])
+    if "missing" in results["selection"][0]:
+        console.print(results["selection"][0]["missing"])
     else:
         table = Table("selection", "milliseconds")
-        for name, value in median(found["selection"]).items():
+        for name, value in median(results["selection"]).items():
             table.add_row(name, f"{value:.1f}")
         console.print(table)
 
     table = Table("latents", "tokens/s", "cost a token and latent", "peak MiB", "16 + 2 bytes a parameter, chunk")
     first = None
     for width in widths:
-        one = median(found[f"step {width}"])
-        cost = one["seconds"] / BATCH / width
+        figures = median(results[f"step {width}"])
+        cost = figures["seconds"] / BATCH / width
         first = first or cost
         stated = (18 * width * (2 * WIDTH + 1) + 2 * CHUNK * width) / 2**20
-        row = (f"{BATCH / one['seconds']:,.0f}", f"{cost / first:.2f}", f"{one['mib']:,.0f}", f"{stated:,.0f}")
+        row = (f"{BATCH / figures['seconds']:,.0f}", f"{cost / first:.2f}", f"{figures['mib']:,.0f}", f"{stated:,.0f}")
         table.add_row(f"{width:,}", *row)
         claims[f"cost_{width}_vs_{widths[0]}"] = cost / first
     console.print(table)
 
     table, speeds = Table("encode and decode", "tokens/s"), {}
     for who, kind in reconstruct_by:
-        if missing := found[f"reconstruct {who} {kind}"][0].get("missing"):
+        if missing := results[f"reconstruct {who} {kind}"][0].get("missing"):
             table.add_row(f"{who} {kind}", f"left out: {missing[:60]}")
             continue
-        speeds[who, kind] = BATCH / median(found[f"reconstruct {who} {kind}"])["seconds"]
+        speeds[who, kind] = BATCH / median(results[f"reconstruct {who} {kind}"])["seconds"]
         table.add_row(f"{who} {kind}", f"{speeds[who, kind]:,.0f}")
         if who == "saelens":
             claims[f"reconstruct_{kind}_vs_saelens"] = speeds["interp", kind] / speeds[who, kind]

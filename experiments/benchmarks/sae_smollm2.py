@@ -75,9 +75,9 @@ class Size:
 
 def documents(pattern: str, held_out: bool) -> list[str]:
     """Every tenth document by its hash, or the others, in a fixed random order."""
-    found = [text for text in texts(pattern) if (int(sha256(text.encode()).hexdigest(), 16) % 10 == 0) == held_out]
-    random.Random(0).shuffle(found)
-    return found
+    part = [text for text in texts(pattern) if (int(sha256(text.encode()).hexdigest(), 16) % 10 == 0) == held_out]
+    random.Random(0).shuffle(part)
+    return part
 
 
 def batches(store: Store) -> Iterator[Tensor]:
@@ -103,7 +103,7 @@ def saelens(kind: str, store: Store, size: Size) -> SparseAutoencoder:
     options = {"l0_coefficient": COEFFICIENT} if kind == "jumprelu" else {"k": K}
     name = {"topk": "TopK", "batchtopk": "BatchTopK", "jumprelu": "JumpReLU"}[kind]
     width = store.width(SITE)
-    made = getattr(saes, f"{name}TrainingSAE")(
+    sae = getattr(saes, f"{name}TrainingSAE")(
         getattr(saes, f"{name}TrainingSAEConfig")(d_in=width, d_sae=LATENTS, **options)
     )
     settings = SAETrainerConfig(
@@ -113,9 +113,9 @@ def saelens(kind: str, store: Store, size: Size) -> SparseAutoencoder:
         lr_end=1e-4,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    SAETrainer(settings, made, map(scaling, batches(store))).fit()
+    SAETrainer(settings, sae, map(scaling, batches(store))).fit()
     with tempfile.TemporaryDirectory() as folder:
-        made.save_inference_model(folder)
+        sae.save_inference_model(folder)
         return on_raw(file_formats.read_autoencoder(folder, store.model, SITE), scaling)
 
 
@@ -162,12 +162,12 @@ def main() -> None:
                 continue
             progress(f"{who} {kind}")
             sae, seconds = trained(who, kind, store, folder, size)
-            found = evaluate(sae, model, held_out, tokens=args.tokens or size.held_out, context=256)
+            metrics = evaluate(sae, model, held_out, tokens=args.tokens or size.held_out, context=256)
             rows[f"{who} {kind}"] = {
-                "L0": found.l0,
-                "FVU": found.fvu,
-                "loss recovered": found.loss_recovered,
-                "dead": found.dead_share,
+                "L0": metrics.l0,
+                "FVU": metrics.fvu,
+                "loss recovered": metrics.loss_recovered,
+                "dead": metrics.dead_share,
                 "seconds": seconds,
             }
             print(f"{who} {kind}", json.dumps(rows[f"{who} {kind}"]), flush=True)

@@ -144,8 +144,8 @@ def dictionary_learning(kind: str, precision: str) -> Trainer:
     trainer = TopKTrainer(
         steps=100, activation_dim=WIDTH, dict_size=LATENTS, k=K, layer=0, lm_name="none", warmup_steps=5, device="cpu"
     )
-    taken = iter(range(10**6))
-    return lambda x: trainer.update(next(taken), x)
+    counter = iter(range(10**6))
+    return lambda x: trainer.update(next(counter), x)
 
 
 def sparsify(kind: str, precision: str) -> Trainer:
@@ -205,18 +205,18 @@ def work(name: str, threads: int) -> dict[str, Any]:
 def elsewhere(script: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a script finds for one contender, in a process of its own."""
     # Triton kernels, which sparsify takes where Triton is installed, need a GPU.
-    given = {"OMP_NUM_THREADS": str(args.threads), "WANDB_MODE": "disabled", "SPARSIFY_DISABLE_TRITON": "1"}
-    environment = os.environ | given
+    settings = {"OMP_NUM_THREADS": str(args.threads), "WANDB_MODE": "disabled", "SPARSIFY_DISABLE_TRITON": "1"}
+    environment = os.environ | settings
     if args.peers and "interp" not in name:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, args.peers))
     progress(name)
     command = [sys.executable, script, "--work", name, "--threads", str(args.threads)]
     command += ["--quick"] if args.quick else []
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        return {"missing": done.stderr.strip().splitlines()[-1]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if process.returncode:
+        return {"missing": process.stderr.strip().splitlines()[-1]}
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return figures
 
 
 def main() -> None:
@@ -242,12 +242,12 @@ def main() -> None:
     table = Table("who", "tokens/s", "of its bound", "peak MiB", title=f"{LATENTS} latents, {args.threads} threads")
     speeds: dict[str, float] = {}
     for name in names:
-        found = [turn[name] for turn in rounds]
-        if missing := found[0].get("missing"):
+        figures = [turn[name] for turn in rounds]
+        if missing := figures[0].get("missing"):
             table.add_row(name, f"left out: {missing[:60]}", "", "")
             continue
-        speeds[name] = BATCH / statistics.median(one["seconds"] for one in found)
-        memory = statistics.median(one["mib"] for one in found)
+        speeds[name] = BATCH / statistics.median(row["seconds"] for row in figures)
+        memory = statistics.median(row["mib"] for row in figures)
         kind = "bfloat16" if "bfloat16" in name or "autocast" in name else "float32"
         share = speeds[name] / speeds.get(f"bound {kind}", float("nan"))
         table.add_row(name, f"{speeds[name]:,.0f}", f"{share:.2f}", f"{memory:,.0f}")
