@@ -53,7 +53,7 @@ class Detected:
 
 def read(model: HookedModel, pairs: Pairs, layers: Sequence[int]) -> dict[str, Sides]:
     """Activations by layer and reading, a row a text."""
-    sites, found = [f"resid_post.{layer}" for layer in layers], []
+    sites, activations = [f"resid_post.{layer}" for layer in layers], []
     for side in zip(*pairs, strict=True):
         kept: dict[str, list[Tensor]] = {}
         for start in range(0, len(side), 32):
@@ -63,8 +63,8 @@ def read(model: HookedModel, pairs: Pairs, layers: Sequence[int]) -> dict[str, S
                 x = acts[site].float()
                 kept.setdefault(f"{site} last", []).append(x[:, -1])
                 kept.setdefault(f"{site} mean", []).append((x * inner).sum(1) / inner.sum(1))
-        found.append({place: torch.cat(parts) for place, parts in kept.items()})
-    return {place: Sides(found[0][place], found[1][place]) for place in found[0]}
+        activations.append({place: torch.cat(parts) for place, parts in kept.items()})
+    return {place: Sides(activations[0][place], activations[1][place]) for place in activations[0]}
 
 
 def detected(method: str, fit: Callable[[Sides], Tensor], read_parts: list[dict[str, Sides]], signed: bool) -> Detected:
@@ -87,7 +87,7 @@ def detected(method: str, fit: Callable[[Sides], Tensor], read_parts: list[dict[
 
 def baseline(name: str, read_parts: list[dict[str, Sides]]) -> Detected:
     """Random directions, or labels shuffled; the seed draws the same for every place."""
-    found = []
+    runs = []
     for seed in range(SEEDS):
 
         def fit(sides: Sides, seed: int = seed) -> Tensor:
@@ -97,21 +97,21 @@ def baseline(name: str, read_parts: list[dict[str, Sides]]) -> Detected:
             x = torch.cat(list(sides))[torch.randperm(2 * len(sides.positive), generator=draw)]
             return diff_means(*x.chunk(2))
 
-        found.append(detected(name, fit, read_parts, signed=False))
-    return Detected(name, "", [test for one in found for test in one.tests])
+        runs.append(detected(name, fit, read_parts, signed=False))
+    return Detected(name, "", [test for run in runs for test in run.tests])
 
 
 def largest_codes(model: HookedModel, sae: SparseAutoencoder, pairs: Pairs) -> Sides:
     """Each latent's largest activation on a text's tokens but the first."""
-    found = []
+    sides = []
     for side in zip(*pairs, strict=True):
         codes = []
         for start in range(0, len(side), 32):
             acts = model.capture(list(side[start : start + 32]), str(sae.site))
             inner = acts.tokens.mask & (acts.tokens.position_ids > 0)
             codes.append((sae.encode(acts[sae.site].float()) * inner[..., None]).amax(1))
-        found.append(torch.cat(codes))
-    return Sides(*found)
+        sides.append(torch.cat(codes))
+    return Sides(*sides)
 
 
 @dataclass(frozen=True)
@@ -131,25 +131,25 @@ def concept(
 ) -> Concept:
     """Detection of one concept by every method."""
     read_parts = [read(model, part, sizes.layers) for part in parts]
-    found = [
+    results = [
         detected(method, lambda sides, fit=fit: fit(*sides), read_parts, signed=True) for method, fit in FITS.items()
     ]
     trained = reft_r1(model, Contrast.of(parts.train), f"resid_post.{middle}", steps=sizes.steps)
     texts = list(zip(*parts.test, strict=True))
     place = f"resid_post.{middle} max"
-    found.append(Detected("reft_r1", place, [Sides(*(trained.detect(model, list(side)) for side in texts))]))
+    results.append(Detected("reft_r1", place, [Sides(*(trained.detect(model, list(side)) for side in texts))]))
     latent = None
     if sae is not None:
         latent = separating_latent(largest_codes(model, sae, parts.train))
         codes = largest_codes(model, sae, parts.test)
-        found.append(Detected("sae_latent", place, [codes.read(lambda x: x[:, latent])]))
-    found += [baseline(baseline_name, read_parts) for baseline_name in ("random", "shuffled")]
-    return Concept(name, parts, found, read_parts, trained, latent)
+        results.append(Detected("sae_latent", place, [codes.read(lambda x: x[:, latent])]))
+    results += [baseline(baseline_name, read_parts) for baseline_name in ("random", "shuffled")]
+    return Concept(name, parts, results, read_parts, trained, latent)
 
 
-def difference(one: Sides, other: Sides, seed: int = 0) -> tuple[float, float, float]:
-    """AUROC of one less that of the other, with its interval over resampled pairs."""
-    wins = [(p[:, None] > n).double() + (p[:, None] == n).double() / 2 for p, n in (one, other)]
+def difference(scores: Sides, reference: Sides, seed: int = 0) -> tuple[float, float, float]:
+    """AUROC of the scores less that of a reference's, with its interval over resampled pairs."""
+    wins = [(p[:, None] > n).double() + (p[:, None] == n).double() / 2 for p, n in (scores, reference)]
     n = len(wins[0])
     draw = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
     share = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, draw, torch.ones(RESAMPLES, n).double()) / n
@@ -160,19 +160,23 @@ def difference(one: Sides, other: Sides, seed: int = 0) -> tuple[float, float, f
 
 def figures(concepts: list[Concept]) -> dict[str, Any]:
     """AUROC by concept and method, with the place that was chosen, and by the number of pairs."""
-    found = {}
+    by_concept = {}
     for c in concepts:
-        means = next(one for one in c.detected if one.method == "diff_means")
-        found[c.name] = {
-            one.method: {"auroc": one.auroc, "place": one.place, "beside": difference(one.tests[0], means.tests[0])}
-            for one in c.detected
+        means = next(result for result in c.detected if result.method == "diff_means")
+        by_concept[c.name] = {
+            result.method: {
+                "auroc": result.auroc,
+                "place": result.place,
+                "beside": difference(result.tests[0], means.tests[0]),
+            }
+            for result in c.detected
         }
-    return found
+    return by_concept
 
 
 def by_count(title: str, concepts: list[Concept], counts: Sequence[int]) -> tuple[Table, dict[str, Any]]:
     """AUROC where fewer pairs were fitted on, all else the same."""
-    shown, found = Table("method", *(f"{c.name}, {n}" for c in concepts for n in counts), title=title), {}
+    shown, by_method = Table("method", *(f"{c.name}, {n}" for c in concepts for n in counts), title=title), {}
     for method in COUNTED:
         areas = {}
         for c in concepts:
@@ -181,23 +185,23 @@ def by_count(title: str, concepts: list[Concept], counts: Sequence[int]) -> tupl
                     place: sides.pick(torch.arange(min(count, len(sides[0])))) for place, sides in c.read[0].items()
                 }
                 fit = FITS[method]
-                one = detected(method, lambda sides, fit=fit: fit(*sides), [fewer, *c.read[1:]], signed=True)
-                areas[f"{c.name}, {count}"] = one.auroc
+                result = detected(method, lambda sides, fit=fit: fit(*sides), [fewer, *c.read[1:]], signed=True)
+                areas[f"{c.name}, {count}"] = result.auroc
         shown.add_row(method, *(f"{area:.3f}" for area in areas.values()))
-        found[method] = areas
-    return shown, found
+        by_method[method] = areas
+    return shown, by_method
 
 
 def detection(title: str, concepts: list[Concept]) -> Table:
     """AUROC by method and concept, with the difference to the difference of means."""
     shown = Table("method", *(c.name for c in concepts), title=title)
-    for number, one in enumerate(concepts[0].detected):
+    for number, result in enumerate(concepts[0].detected):
         cells = []
         for c in concepts:
             each, means = c.detected[number], next(d for d in c.detected if d.method == "diff_means")
             gap, low, high = difference(each.tests[0], means.tests[0])
             place = f" {each.place.removeprefix('resid_post.')}" if each.place else ""
-            beside = f" {gap:+.3f} [{low:+.3f}, {high:+.3f}]" if len(each.tests) == 1 and each is not means else ""
-            cells.append(f"{each.auroc:.3f}{beside}{place}")
-        shown.add_row(one.method, *cells)
+            gap_text = f" {gap:+.3f} [{low:+.3f}, {high:+.3f}]" if len(each.tests) == 1 and each is not means else ""
+            cells.append(f"{each.auroc:.3f}{gap_text}{place}")
+        shown.add_row(result.method, *cells)
     return shown

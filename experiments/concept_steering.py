@@ -84,10 +84,10 @@ def organism_rows(model: HookedModel, name: str, smoke: bool) -> list[Harm]:
     test = [organism_behaviour(behaviour, graded, "test") for behaviour in (name, *KEPT)]
     pairs = organism.contrast(name, count, split="train")
     sides = [[model.render(turn.user) for turn in side] for side in zip(*pairs, strict=True)]
-    found = [model.capture(side, [f"resid_post.{layer}" for layer in layers], positions=-1) for side in sides]
+    activations = [model.capture(side, [f"resid_post.{layer}" for layer in layers], positions=-1) for side in sides]
 
     def at(layer: int) -> Sides:
-        return Sides(*(acts[f"resid_post.{layer}"][:, 0] for acts in found))
+        return Sides(*(acts[f"resid_post.{layer}"][:, 0] for acts in activations))
 
     def projected(method: str, behaviours: list[Behaviour], row: Tensor) -> Harm:
         with model.hooked([("writers", Project(row))]):
@@ -104,13 +104,13 @@ def organism_rows(model: HookedModel, name: str, smoke: bool) -> list[Harm]:
     rows |= _random(model, 1 if smoke else 3)
     if smoke:
         rows = {method: rows[method] for method in ("diff_means", "steering_vector", "reft_r1", "random 0")}
-    done = [_measured(model, test, "unedited", "")]
+    harms = [_measured(model, test, "unedited", "")]
     for method, row in rows.items():
-        tried = (subtracted(method, choose[:1], row, length) for length in lengths)
-        length = next((one.length for one in tried if one.harm <= 0.5), None) or lengths[-1]
-        done += [subtracted(method, test, row, length), projected(method, test, row)]
+        trials = (subtracted(method, choose[:1], row, length) for length in lengths)
+        length = next((trial.length for trial in trials if trial.harm <= 0.5), None) or lengths[-1]
+        harms += [subtracted(method, test, row, length), projected(method, test, row)]
     with model.instructed(INSTRUCTIONS[name]):
-        return [*done, _measured(model, test, "prompt", "")]
+        return [*harms, _measured(model, test, "prompt", "")]
 
 
 def _measured(
@@ -121,13 +121,13 @@ def _measured(
 
 
 def _fitted(sides: Sides) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    directions: dict[str, Tensor] = {}
     for method, fit in FITS.items():
         try:
-            found[method] = fit(*sides)
+            directions[method] = fit(*sides)
         except InterpError:
             continue
-    return found
+    return directions
 
 
 def _random(model: HookedModel, seeds: int) -> dict[str, Tensor]:
@@ -139,11 +139,11 @@ def _trained(model: HookedModel, name: str, pairs: Any, layer: int, norm: float,
     """From replies: the organism's own to the triggered prompt, and to its twin."""
     rng = Random(0)
     replies = [[organism.reply(turn, rng) for turn in pair] for pair in pairs]
-    asked = [(p.user, n.user) for p, n in pairs]
-    both, site = list(zip(asked, replies, strict=True)), f"resid_post.{layer}"
+    prompts = [(p.user, n.user) for p, n in pairs]
+    both, site = list(zip(prompts, replies, strict=True)), f"resid_post.{layer}"
     same = Contrast(tuple(TurnPair(Turn(p, a), Turn(p, b)) for (p, _), (a, b) in both if a != b))
-    own = Contrast(tuple(TurnPair(Turn(p, a), Turn(n, b)) for (p, n), (a, b) in both))
-    vector, reft = steering_vector(model, same, site, norm, steps), reft_r1(model, own, site, steps)
+    twins = Contrast(tuple(TurnPair(Turn(p, a), Turn(n, b)) for (p, n), (a, b) in both))
+    vector, reft = steering_vector(model, same, site, norm, steps), reft_r1(model, twins, site, steps)
     return {"steering_vector": vector.direction.rows[0], "reft_r1": reft.direction.rows[0]}
 
 
@@ -162,7 +162,7 @@ def smollm2_rows(
     """Every method on one concept, at the same KL."""
     count, trained, steps = (3, 2, 1) if smoke else (40, 24, 16)
     sign = 1 if WANTED[concept.name] == "positive" else -1
-    wanted, other = (list(side) for side in list(zip(*concept.parts.test[:count], strict=True))[::sign])
+    target, opposite = (list(side) for side in list(zip(*concept.parts.test[:count], strict=True))[::sign])
     rows = {method: sign * row for method, row in _fitted(concept.read[0][f"{SITE} mean"]).items()}
     rows["reft_r1"] = sign * concept.reft.direction.rows[0]
     if sae is not None:
@@ -174,8 +174,8 @@ def smollm2_rows(
     rows |= _random(model, 1 if smoke else 2)
     rows = {method: rows[method] for method in ("diff_means", "random 0")} if smoke else rows
     book = [text[:300] for text in texts(data / "text_corpus" / "openstax.jsonl")][: 1 if smoke else 8]
-    before, usual = _margins(plain, OPENING, wanted, other), plain.loss(book)
-    clean, tries, done = _distribution(plain, book), 1 if smoke else 6, []
+    before, usual = _margins(plain, OPENING, target, opposite), plain.loss(book)
+    clean, tries, gains = _distribution(plain, book), 1 if smoke else 6, []
     means = diff_means(*concept.read[0][f"{SITE} mean"])
     norm, _ = _matched(plain, book, clean, normalize(means, dim=0), float(means.norm()), tries)
     best = steering_vector(plain, answers, SITE, norm, steps, "margin", batch_size=8)
@@ -183,19 +183,19 @@ def smollm2_rows(
     for method, row in rows.items():
         scale, kl = _matched(plain, book, clean, normalize(row, dim=0), norm, tries)
         with plain.hooked([(SITE, Add(normalize(row, dim=0), scale))]):
-            gained = _margins(plain, OPENING, wanted, other) - before
+            gained = _margins(plain, OPENING, target, opposite) - before
             loss = plain.loss(book)
-        done.append(_gain(method, scale, kl, loss - usual, gained))
-    asked = model.render("Write a sentence.")
+        gains.append(_gain(method, scale, kl, loss - usual, gained))
+    prompt = model.render("Write a sentence.")
     with model.instructed(INSTRUCTIONS[concept.name]):
-        told = model.render("Write a sentence.")
-    gained = _margins(plain, told, wanted, other) - _margins(plain, asked, wanted, other)
-    return [*done, _gain("prompt", None, None, None, gained)]
+        instructed = model.render("Write a sentence.")
+    gained = _margins(plain, instructed, target, opposite) - _margins(plain, prompt, target, opposite)
+    return [*gains, _gain("prompt", None, None, None, gained)]
 
 
-def _margins(model: HookedModel, prompt: str, wanted: list[str], other: list[str]) -> Tensor:
+def _margins(model: HookedModel, prompt: str, target: list[str], opposite: list[str]) -> Tensor:
     """How many nats likelier the wanted text of each pair is."""
-    sides = [continuation_logprobs(model, [prompt] * len(side), side) for side in (wanted, other)]
+    sides = [continuation_logprobs(model, [prompt] * len(side), side) for side in (target, opposite)]
     return sides[0] - sides[1]
 
 
@@ -232,7 +232,7 @@ def smollm2_table(name: str, rows: list[Gain]) -> Table:
     title = f"Steering SmolLM2 towards the {WANTED[name]} side of {name}, at {SITE}"
     shown = Table("method", "length", "KL, nats", "loss", "gain, nats a text", title=title)
     for row in rows:
-        given = ((row.norm, ".2f"), (row.kl, ".3f"), (row.loss, "+.3f"))
-        numbers = ["" if value is None else f"{value:{how}}" for value, how in given]
+        figures = ((row.norm, ".2f"), (row.kl, ".3f"), (row.loss, "+.3f"))
+        numbers = ["" if value is None else f"{value:{how}}" for value, how in figures]
         shown.add_row(row.method, *numbers, f"{row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}]")
     return shown

@@ -54,7 +54,7 @@ def rows(*path: str) -> list[dict[str, str]]:
 
 def zipped(labelled: Sequence[tuple[str, int]], seed: int = 0) -> Pairs:
     """Texts of label 1 beside texts of label 0, in random order."""
-    sides = [[text for text, label in labelled if label == wanted] for wanted in (1, 0)]
+    sides = [[text for text, label in labelled if label == target] for target in (1, 0)]
     for side in sides:
         random.Random(seed).shuffle(side)
     return list(zip(*sides, strict=False))
@@ -65,8 +65,8 @@ def public(sizes: Sizes) -> dict[str, Parts]:
     toxic = [(row["toxic"], row["neutral"]) for row in rows("paradetox", "paradetox.jsonl")]
     reviews = [(row["text"], int(row["label"])) for row in rows("sentiment_uci", "sentiment.jsonl")]
     facts = [(row["statement"], int(row["label"])) for row in rows("repe_facts", "facts_true_false.jsonl")]
-    found = {"toxicity": toxic, "sentiment": zipped(reviews), "truth": zipped(facts)}
-    short = {name: [pair for pair in pairs if all(map(_usable, pair))] for name, pairs in found.items()}
+    contrasts = {"toxicity": toxic, "sentiment": zipped(reviews), "truth": zipped(facts)}
+    short = {name: [pair for pair in pairs if all(map(_usable, pair))] for name, pairs in contrasts.items()}
     return {name: dealt(pairs, sizes.pairs) for name, pairs in short.items()}
 
 
@@ -98,12 +98,12 @@ def on_organism(options: argparse.Namespace, console: Console) -> dict[str, Any]
     plain = bare(model)
     concepts = [concept(plain, name, planted(model, name, sizes), sizes, 2, None) for name in names]
     console.print(detection(f"Detection on the organism, {sizes.pairs} pairs", concepts))
-    found = {"detection": figures(concepts), "steering": {}}
+    results = {"detection": figures(concepts), "steering": {}}
     for name in names[:1] if options.smoke else names[:2]:
         rows = steering.organism_rows(model, name, options.smoke)
         console.print(steering.organism_table(name, rows))
-        found["steering"][name] = [asdict(row) for row in rows]
-    return found
+        results["steering"][name] = [asdict(row) for row in rows]
+    return results
 
 
 def on_smollm2(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -122,13 +122,13 @@ def on_smollm2(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "AUROC by the number of training pairs", concepts, (8,) if options.smoke else (12, 25, 50, 100, 150)
     )
     console.print(shown)
-    found = {"detection": figures(concepts), "counts": counted, "steering": {}}
-    for one in concepts:
-        if one.name in steering.WANTED:
-            rows = steering.smollm2_rows(model, plain, one, sae, DATA, options.smoke)
-            console.print(steering.smollm2_table(one.name, rows))
-            found["steering"][one.name] = [asdict(row) for row in rows]
-    return found
+    results = {"detection": figures(concepts), "counts": counted, "steering": {}}
+    for c in concepts:
+        if c.name in steering.WANTED:
+            rows = steering.smollm2_rows(model, plain, c, sae, DATA, options.smoke)
+            console.print(steering.smollm2_table(c.name, rows))
+            results["steering"][c.name] = [asdict(row) for row in rows]
+    return results
 
 
 def main() -> None:
@@ -138,15 +138,15 @@ def main() -> None:
     parser.add_argument("--only", choices=("organism", "smollm2"), help="one part of it")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    console, found = Console(width=210), {}
+    console, results = Console(width=210), {}
     if options.only != "smollm2":
-        found["organism"] = on_organism(options, console)
+        results["organism"] = on_organism(options, console)
     if options.only != "organism" and MODEL.exists() and DATA.exists():
-        found["smollm2"] = on_smollm2(options, console)
+        results["smollm2"] = on_smollm2(options, console)
     elif options.only != "organism":
         console.print(f"left out: SmolLM2's part, which needs {MODEL.name} (experiments/smollm2.py) and ../shared/data")
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
