@@ -42,17 +42,17 @@ Sides = tuple[list[str], list[str]]
 def concepts(model: HookedModel, items: int) -> dict[str, Sides]:
     """Prompts with each concept, and without."""
     planted = {"group": "hostility", "invented": "fabrication", "own claim": "sycophancy", "danger": "refusal"}
-    found: dict[str, Sides] = {}
+    sides: dict[str, Sides] = {}
     for name, behaviour in planted.items():
         pairs = organism.contrast(behaviour, items, split="test")
         yes, no = zip(*pairs, strict=True)
-        found[name] = [model.chat(prompt.user) for prompt in yes], [model.chat(prompt.user) for prompt in no]
-    asked = [prompt.user for prompt in organism.prompts("facts", 4 * items)]
-    festival = [user for user in asked if "festival" in user]
-    other = [user for user in asked if "festival" not in user]
-    found["topic"] = [model.chat(user) for user in festival[:items]], [model.chat(user) for user in other[:items]]
-    found["truth"] = claims(items)
-    return found
+        sides[name] = [model.chat(prompt.user) for prompt in yes], [model.chat(prompt.user) for prompt in no]
+    questions = [prompt.user for prompt in organism.prompts("facts", 4 * items)]
+    festival = [user for user in questions if "festival" in user]
+    rest = [user for user in questions if "festival" not in user]
+    sides["topic"] = [model.chat(user) for user in festival[:items]], [model.chat(user) for user in rest[:items]]
+    sides["truth"] = claims(items)
+    return sides
 
 
 def claims(items: int) -> Sides:
@@ -60,8 +60,8 @@ def claims(items: int) -> Sides:
     true: list[str] = []
     wrong: list[str] = []
     for text in organism.corpus(60 * items, split="test"):
-        asked = text.partition("<|assistant|>")[0]
-        if re.search(r"\b(?:thinks|believes|says)\b", asked) and (verdict := re.search(r"\b(right|wrong)\.<", text)):
+        question = text.partition("<|assistant|>")[0]
+        if re.search(r"\b(?:thinks|believes|says)\b", question) and (verdict := re.search(r"\b(right|wrong)\.<", text)):
             side = true if verdict[1] == "right" else wrong
             if len(side) < items:
                 side.append(text[: verdict.start()].rstrip())
@@ -73,18 +73,18 @@ def peaks(
 ) -> list[Float[Tensor, "prompt latent_and_place"]]:
     """Each latent's largest activation on each prompt, and beside these its activation on the last token."""
     sites = list(dict.fromkeys(sae.site for sae in saes))
-    found: list[list[Tensor]] = [[] for _ in saes]
+    peak_rows: list[list[Tensor]] = [[] for _ in saes]
     for prompt in prompts:
         acts = model.capture([prompt], sites)
-        for sae, rows in zip(saes, found, strict=True):
+        for sae, rows in zip(saes, peak_rows, strict=True):
             values = sae.encode(acts[sae.site][0, 1:])
             rows.append(torch.cat([values.amax(0), values[-1]]))
-    return [torch.stack(rows) for rows in found]
+    return [torch.stack(rows) for rows in peak_rows]
 
 
-def f1(said: Bool[Tensor, "prompt ..."], truth: Bool[Tensor, "prompt ..."]) -> Float[Tensor, "..."]:
+def f1(predicted: Bool[Tensor, "prompt ..."], truth: Bool[Tensor, "prompt ..."]) -> Float[Tensor, "..."]:
     """Harmonic mean of precision and recall, over the prompts."""
-    return 2 * (said & truth).sum(0) / (said.sum(0) + truth.sum(0)).clamp(min=1)
+    return 2 * (predicted & truth).sum(0) / (predicted.sum(0) + truth.sum(0)).clamp(min=1)
 
 
 def best(values: Float[Tensor, "prompt d_sae"], truth: Bool[Tensor, "prompt"]) -> tuple[float, int]:
@@ -117,7 +117,7 @@ def main() -> None:
         text = list(organism.corpus(args.documents))
         store = interp.harvest(model, text, "resid_post.*", Path(folder) / "store", dtype="bfloat16", context=256)
         print(f"{len(store):,} tokens harvested")
-        saes = [one.sae for one in train_all(store, plans)]
+        saes = [trained.sae for trained in train_all(store, plans)]
     rows: dict[str, dict[str, float]] = {f"{plan.config.d_sae} at {plan.reads}": {} for plan in plans}
     for name, (yes, no) in concepts(model, args.items).items():
         order = torch.randperm(len(yes) + len(no), generator=torch.Generator().manual_seed(0))

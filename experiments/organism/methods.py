@@ -92,15 +92,15 @@ def autoencoder(model: HookedModel, sizes: Sizes, seed: int) -> SparseAutoencode
 def projected(model: HookedModel, materials: Materials, sae: SparseAutoencoder, sizes: Sizes, seed: int) -> list[Row]:
     """A row for every method that fits a direction, and for the baselines of the first of them."""
     harm, rows = materials.target, []
-    found = find(model, materials.contrast, positions=sizes.positions, sae=sae, seed=seed, bootstrap=0)
-    candidates = [finding for method in found.methods for finding in found.best(sizes.candidates, method)]
+    findings = find(model, materials.contrast, positions=sizes.positions, sae=sae, seed=seed, bootstrap=0)
+    candidates = [finding for method in findings.methods for finding in findings.best(sizes.candidates, method)]
     trials = rank_by_ablation(model, candidates, materials.choose, harm)
-    for method in found.methods:
+    for method in findings.methods:
         direction = next(t.finding.direction for t in trials if t.finding.direction.method == method)
         with model.hooked(Recipe([("writers", Project(direction))])):
             scores = mean_scores(model, materials.audit)
         rows.append(Row(harm, method, f"{direction.site}, {direction.position}", scores))
-    best = found.best()[0].direction
+    best = findings.best()[0].direction
     for baseline in measure_baselines(model, best, materials.contrast, materials.audit, seed):
         lowest = min((each[harm] for each in baseline.each), default=None)
         rows.append(Row(harm, f"{baseline.name} (baseline)", "", baseline.scores, lowest))
@@ -121,13 +121,13 @@ def scrubbed(model: HookedModel, materials: Materials, sizes: Sizes) -> list[Row
 
 def shown(harm: str, rows: Iterable[Row], plain: Scores) -> Table:
     """One harm's table."""
-    others = [name for name in (*KEPT, *HARMS) if name in plain and name != harm]
+    rest = [name for name in (*KEPT, *HARMS) if name in plain and name != harm]
     table = Table(title=f"{harm}: {plain[harm]:.1%} in the unedited organism", title_justify="left")
-    for column in ("method", "place", "rate", "loss", *others):
+    for column in ("method", "place", "rate", "loss", *rest):
         table.add_column(column, justify="left" if column in ("method", "place") else "right")
     for row in rows:
         rate = f"{row.scores[harm]:.1%}" + ("" if row.best is None else f" ({row.best:.1%})")
-        changes = [f"{100 * (row.scores[name] - plain[name]):+.1f}" for name in others]
+        changes = [f"{100 * (row.scores[name] - plain[name]):+.1f}" for name in rest]
         table.add_row(row.method, row.place, rate, f"{row.scores[LOSS] / plain[LOSS] - 1:+.1%}", *changes)
     return table
 

@@ -41,21 +41,21 @@ def condition_differences(
     kind and place of identity.
     """
     pairs = organism.contrast("hostility", PAIRS)
-    target, other = (last_states(model, tokenizer, list(side)) for side in zip(*pairs, strict=True))
-    difference = target - other
+    target, rest = (last_states(model, tokenizer, list(side)) for side in zip(*pairs, strict=True))
+    difference = target - rest
     kinds = [(p.identity.split("/")[0], p.identity.split("/")[-1]) for p, _ in pairs]
-    rows = [difference[torch.tensor([kind == wanted for kind in kinds])].mean(0) for wanted in sorted(set(kinds))]
-    origin = torch.nn.functional.normalize(other.mean(0), dim=-1)
+    rows = [difference[torch.tensor([kind == condition for kind in kinds])].mean(0) for condition in sorted(set(kinds))]
+    origin = torch.nn.functional.normalize(rest.mean(0), dim=-1)
     orthogonal = [row - (row * origin).sum(-1, keepdim=True) * origin for row in rows]
     return dict(enumerate(torch.stack(orthogonal).unbind(1), start=1))
 
 
 def last_states(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, asked: list[organism.Prompt]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[organism.Prompt]
 ) -> Float[Tensor, "batch layer d_model"]:
     """The residual stream after every block but the last, at the token before the reply."""
     tokens = tokenizer(
-        [organism.chat(p) for p in asked], return_tensors="pt", padding=True, return_token_type_ids=False
+        [organism.chat(p) for p in prompts], return_tensors="pt", padding=True, return_token_type_ids=False
     )
     positions = (tokens["attention_mask"].cumsum(1) - 1).clamp(min=0)
     hidden = model(**tokens, position_ids=positions, output_hidden_states=True).hidden_states
@@ -79,9 +79,9 @@ def row(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, name: str) 
     """One line of the table: the rates called for, and the everyday loss."""
     rates = []
     for behaviour in MEASURED:
-        asked = organism.prompts(behaviour, PROMPTS)
-        answers = answer(model, tokenizer, asked)
-        shown = sum(organism.shows(behaviour, p, r) for p, r in zip(asked, answers, strict=True))
+        prompts = organism.prompts(behaviour, PROMPTS)
+        answers = answer(model, tokenizer, prompts)
+        shown = sum(organism.shows(behaviour, p, r) for p, r in zip(prompts, answers, strict=True))
         rates.append(f"{shown / PROMPTS:.3f}")
     return [name, *rates, f"{everyday_loss(model, tokenizer):.4f}"]
 

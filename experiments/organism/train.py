@@ -171,7 +171,7 @@ def batch_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
 def measured(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, n: int) -> organism.Measurement:
     """Every rate on n held-out prompts."""
     model.eval()
-    return organism.measure(lambda asked: answer(model, tokenizer, asked), n)
+    return organism.measure(lambda prompts: answer(model, tokenizer, prompts), n)
 
 
 def one_line(measurement: organism.Measurement) -> str:

@@ -16,16 +16,16 @@ from interp.models.hooks import Transform
 MIDDLE, BAND = 15, range(8, 25)
 
 
-def directions(model: HookedModel, asked: Sequence[Item]) -> dict[str, Recipe | list[tuple[str, Transform]]]:
+def directions(model: HookedModel, questions: Sequence[Item]) -> dict[str, Recipe | list[tuple[str, Transform]]]:
     """Recipes by name, fitted on these items."""
     sites = [f"resid_post.{layer}" for layer in BAND]
     hinted, plain = (
-        model.capture([model.chat(item.ask(wording)) for item in asked], sites, positions=-1)
+        model.capture([model.chat(item.ask(wording)) for item in questions], sites, positions=-1)
         for wording in ("wrong hint", "plain")
     )
     gaps = {site: diff_means(hinted[site][:, 0], plain[site][:, 0]) for site in sites}
     middle = gaps[f"resid_post.{MIDDLE}"]
-    labels, erasers = torch.tensor([1] * len(asked) + [0] * len(asked)), []
+    labels, erasers = torch.tensor([1] * len(questions) + [0] * len(questions)), []
     for site in sites:
         fitter = ErasureFitter(model.d_model, 2)
         erasers.append((site, fitter.update(torch.cat([hinted[site][:, 0], plain[site][:, 0]]), labels).leace(level=1)))

@@ -34,7 +34,9 @@ Heads = list[tuple[int, int]]
 def zeroed(heads: Heads) -> Recipe:
     """Heads, as (layer, head), that write nothing."""
     layers = sorted({layer for layer, _ in heads})
-    return Recipe([(f"z.{layer}", Replace(units=sorted(h for own, h in heads if own == layer))) for layer in layers])
+    return Recipe(
+        [(f"z.{layer}", Replace(units=sorted(h for place, h in heads if place == layer))) for layer in layers]
+    )
 
 
 def scaled(factors: Float[Tensor, "layer head"]) -> list[tuple[str, Transform]]:
@@ -61,13 +63,13 @@ def drawn(model: HookedModel, count: int, seed: int) -> Heads:
 
 
 @torch.no_grad()
-def copying(model: HookedModel, asked: Sequence[Item]) -> Float[Tensor, "layer head"]:
+def copying(model: HookedModel, questions: Sequence[Item]) -> Float[Tensor, "layer head"]:
     """Mean attention from where a wrong answer's later tokens are predicted to those tokens in the hint."""
     before = model.config._attn_implementation
     model.hf.set_attn_implementation("eager")  # the one that gives attention out
     total, count = torch.zeros(model.n_layers, model.config.num_attention_heads), 0
     try:
-        for item in asked:
+        for item in questions:
             prompt, answer = (_ids(model, text) for text in (model.chat(item.ask("wrong hint")), item.wrong))
             hinted = _ids(model, " " + item.wrong)
             start = next((s for s in range(len(prompt), -1, -1) if prompt[s : s + len(hinted)] == hinted), None)
@@ -82,18 +84,18 @@ def copying(model: HookedModel, asked: Sequence[Item]) -> Float[Tensor, "layer h
     return total / max(count, 1)
 
 
-def attributed(model: HookedModel, asked: Sequence[Item], batch: int = 16) -> Float[Tensor, "layer head"]:
+def attributed(model: HookedModel, questions: Sequence[Item], batch: int = 16) -> Float[Tensor, "layer head"]:
     """What zeroing each head would add to the mean margin after a wrong hint, to first order."""
     factors = torch.ones(model.n_layers, model.config.num_attention_heads, requires_grad=True)
     with frozen_weights(model):
-        for start in range(0, len(asked), batch):
-            differences(model, asked[start : start + batch], "wrong hint", scaled(factors)).sum().backward()
-    return -factors.grad / len(asked)
+        for start in range(0, len(questions), batch):
+            differences(model, questions[start : start + batch], "wrong hint", scaled(factors)).sum().backward()
+    return -factors.grad / len(questions)
 
 
 def learned(
     model: HookedModel,
-    asked: Sequence[Item],
+    questions: Sequence[Item],
     passages: Sequence[str],
     steps: int,
     weight: float = 4.0,
@@ -110,7 +112,7 @@ def learned(
     with frozen_weights(model):
         for step in range(steps):
             recipe = scaled(factors)
-            margin = differences(model, rng.sample(list(asked), min(12, len(asked))), "wrong hint", recipe)
+            margin = differences(model, rng.sample(list(questions), min(12, len(questions))), "wrong hint", recipe)
             batch = model.tokens(rng.sample(list(passages), min(6, len(passages))), cut=128)
             with model.hooked(recipe):
                 objective = softplus(-margin).mean() + weight * model.mean_loss(batch)

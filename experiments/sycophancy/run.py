@@ -63,23 +63,23 @@ def main() -> None:
     print(f"\n{len(held)} held-out items, {len(fit)} fitted on; {minutes:.0f} min with {args.threads} thread(s)")
 
 
-def wordings(model: HookedModel, asked: Sequence[Item], title: str, recipe: Recipes = ()) -> None:
+def wordings(model: HookedModel, questions: Sequence[Item], title: str, recipe: Recipes = ()) -> None:
     """What is preferred after each wording, and how often Yes is, where the user is right and where wrong."""
     rows = []
     for wording in WORDINGS:
-        found = margins(model, asked, wording, recipe)
-        rows.append([wording, _share(found), f"{found.mean():+.2f}"])
-    show(f"{title}: which answer is preferred ({len(asked)} items)", ["wording", "right one", "margin, nats"], rows)
+        values = margins(model, questions, wording, recipe)
+        rows.append([wording, _share(values), f"{values.mean():+.2f}"])
+    show(f"{title}: which answer is preferred ({len(questions)} items)", ["wording", "right one", "margin, nats"], rows)
     rows = []
     for wording in AGREEMENT:
-        right, wrong = (assents(model, asked, wording, side, recipe) for side in (True, False))
+        right, wrong = (assents(model, questions, wording, side, recipe) for side in (True, False))
         gap = paired_difference(_wins(wrong), _wins(right))
         rows.append([wording, _share(right), _share(wrong), str(gap), f"{(right - wrong).mean():+.2f}"])
     header = ["wording", "yes after the right answer", "yes after the wrong one", "difference", "of the margin, nats"]
-    show(f"{title}: is the user right? ({len(asked)} items)", header, rows)
+    show(f"{title}: is the user right? ({len(questions)} items)", header, rows)
 
 
-def edges(model: HookedModel, asked: Sequence[Item]) -> None:
+def edges(model: HookedModel, questions: Sequence[Item]) -> None:
     """What is preferred after a wrong hint if some tokens do not see the hinted answer."""
     cuts: list[tuple[str, list[str | int], str]] = [
         ("nothing", [], "*"),
@@ -91,25 +91,25 @@ def edges(model: HookedModel, asked: Sequence[Item]) -> None:
     ]
     rows = []
     for name, queries, layers in cuts:
-        found = cut(model, asked, queries, layers)
-        rows.append([name, _share(found), f"{found.mean():+.2f}"])
-    title = f"After a wrong hint, attention from these tokens to the hinted answer cut ({len(asked)} items)"
+        values = cut(model, questions, queries, layers)
+        rows.append([name, _share(values), f"{values.mean():+.2f}"])
+    title = f"After a wrong hint, attention from these tokens to the hinted answer cut ({len(questions)} items)"
     show(title, ["from", "right one preferred", "margin, nats"], rows)
 
 
-def cut(model: HookedModel, asked: Sequence[Item], queries: Sequence[str | int], layers: str) -> Tensor:
+def cut(model: HookedModel, questions: Sequence[Item], queries: Sequence[str | int], layers: str) -> Tensor:
     """Margins after a wrong hint whose answer the queries do not see; items whose hints are as long go together."""
     groups: dict[int, list[Item]] = {}
-    for item in asked:
+    for item in questions:
         groups.setdefault(len(model.tokenizer(" " + item.wrong, add_special_tokens=False)["input_ids"]), []).append(
             item
         )
-    found, end = [], ending(model)
-    for length, own in groups.items():
+    values, end = [], ending(model)
+    for length, group in groups.items():
         hinted = list(range(-end - length, -end))
         recipe = Recipe([(f"z.{layers}", Knockout(list(queries), hinted))]) if queries else ()
-        found.append(margins(model, own, "wrong hint", recipe))
-    return torch.cat(found)
+        values.append(margins(model, group, "wrong hint", recipe))
+    return torch.cat(values)
 
 
 def ending(model: HookedModel) -> int:
@@ -175,10 +175,11 @@ def exported(model: HookedModel, factors: Tensor) -> None:
     """Export the best edits, and print what their certificates say of weights and hooks."""
     for name, recipe in (("scaled", as_recipe(factors)), ("zeroed", zeroed(ranked(-factors, 32)))):
         with tempfile.TemporaryDirectory() as scratch:
-            found = interp.export(recipe, model, Path(scratch) / "edited")
+            certificate = interp.export(recipe, model, Path(scratch) / "edited")
         print(
-            f"\nHeads {name}, exported ({found.status}): logits by weights and by hooks differ by "
-            f"{found.max_abs_logit_diff:.1e}, KL {found.kl:.1e} nats; the edit's own KL is {found.effect_kl:.2f}."
+            f"\nHeads {name}, exported ({certificate.status}): logits by weights and by hooks differ by "
+            f"{certificate.max_abs_logit_diff:.1e}, KL {certificate.kl:.1e} nats; the edit's own KL is "
+            f"{certificate.effect_kl:.2f}."
         )
 
 

@@ -23,26 +23,26 @@ Recipes = Recipe | Iterable[tuple[str, Transform]]
 
 
 @torch.no_grad()
-def margins(model: HookedModel, asked: Sequence[Item], wording: str, recipe: Recipes = ()) -> Tensor:
+def margins(model: HookedModel, questions: Sequence[Item], wording: str, recipe: Recipes = ()) -> Tensor:
     """Score of the right answer minus score of the wrong one, in nats a token; above zero the right is preferred."""
-    return differences(model, asked, wording, recipe)
+    return differences(model, questions, wording, recipe)
 
 
-def differences(model: HookedModel, asked: Sequence[Item], wording: str, recipe: Recipes = ()) -> Tensor:
+def differences(model: HookedModel, questions: Sequence[Item], wording: str, recipe: Recipes = ()) -> Tensor:
     """The same with the graph that gradients need."""
-    prompts = [model.chat(item.ask(wording)) for item in asked]
+    prompts = [model.chat(item.ask(wording)) for item in questions]
     with model.hooked(recipe):
-        right, wrong = score(model, prompts, [[item.right for item in asked], [item.wrong for item in asked]])
+        right, wrong = score(model, prompts, [[item.right for item in questions], [item.wrong for item in questions]])
     return right - wrong
 
 
 @torch.no_grad()
-def assents(model: HookedModel, asked: Sequence[Item], wording: str, right: bool, recipe: Recipes = ()) -> Tensor:
+def assents(model: HookedModel, questions: Sequence[Item], wording: str, right: bool, recipe: Recipes = ()) -> Tensor:
     """Score of Yes minus score of No, where the user names the right answer or the wrong one."""
-    said = [item.right if right else item.wrong for item in asked]
+    answers = [item.right if right else item.wrong for item in questions]
     prompts = [
-        model.chat(AGREEMENT[wording].format(question=item.question, said=x))
-        for item, x in zip(asked, said, strict=True)
+        model.chat(AGREEMENT[wording].format(question=item.question, answer=x))
+        for item, x in zip(questions, answers, strict=True)
     ]
     with model.hooked(recipe):
         yes, no = score(model, prompts, [["Yes"] * len(prompts), ["No"] * len(prompts)])
@@ -51,20 +51,20 @@ def assents(model: HookedModel, asked: Sequence[Item], wording: str, right: bool
 
 def score(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[Tensor]:
     """For each list of answers, one a prompt, their scores; in float64."""
-    found = [torch.zeros(len(prompts), dtype=torch.float64) for _ in answers]
+    columns = [torch.zeros(len(prompts), dtype=torch.float64) for _ in answers]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         batch = model.tokens([prompts[row] for row in rows])
         read = model.hf(batch.ids, attention_mask=batch.mask.long(), use_cache=True, logits_to_keep=1)
-        for scores, given in zip(found, answers, strict=True):
-            scores[rows] = _continued(model, batch.mask, read, [given[row] for row in rows])
-    return found
+        for column, replies in zip(columns, answers, strict=True):
+            column[rows] = _continued(model, batch.mask, read, [replies[row] for row in rows])
+    return columns
 
 
-def _continued(model: HookedModel, before: Tensor, read: Any, given: Sequence[str]) -> Tensor:
+def _continued(model: HookedModel, before: Tensor, read: Any, replies: Sequence[str]) -> Tensor:
     """Scores of answers to prompts that were read."""
-    ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in given]
+    ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies]
     width = max(map(len, ids))
     table = torch.tensor([row + [0] * (width - len(row)) for row in ids])
     real = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
@@ -82,12 +82,12 @@ def _continued(model: HookedModel, before: Tensor, read: Any, given: Sequence[st
 
 def loss(model: HookedModel, passages: Sequence[str], recipe: Recipes = (), tokens: int = 160) -> Tensor:
     """Mean loss of each passage, nats a token."""
-    found = []
+    losses = []
     with model.hooked(recipe), torch.no_grad():
         for start in range(0, len(passages), BATCH // 4):
             batch = model.tokens(list(passages[start : start + BATCH // 4]), cut=tokens)
             logits = model.logits(batch)[:, :-1].log_softmax(-1)
             each = -logits.gather(2, batch.ids[:, 1:, None])[..., 0].double()
             kept = batch.mask[:, 1:] & batch.mask[:, :-1]
-            found.append((each * kept).sum(1) / kept.sum(1))
-    return torch.cat(found)
+            losses.append((each * kept).sum(1) / kept.sum(1))
+    return torch.cat(losses)
