@@ -29,8 +29,8 @@ def edit(model: interp.HookedModel, target: str, pairs: int) -> interp.Recipe:
     """The target's direction, projected out at every writer."""
     drawn = organism.contrast(target, pairs, split="train")
     contrast = interp.Contrast.of([(positive.user, negative.user) for positive, negative in drawn], name=target)
-    found = interp.find(model, contrast, "resid_post.2", ["diff_means_orthogonal"]).best()[0]
-    return interp.Recipe([("writers", interp.Project(found.direction))], note=f"removes {target}")
+    finding = interp.find(model, contrast, "resid_post.2", ["diff_means_orthogonal"]).best()[0]
+    return interp.Recipe([("writers", interp.Project(finding.direction))], note=f"removes {target}")
 
 
 def main() -> None:
@@ -40,24 +40,24 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--page", type=Path, help="the matrix and each audit as a page")
     parser.add_argument("--smoke", action="store_true", help="eight items, one edit")
-    given = parser.parse_args()
-    began, items = time.process_time(), 8 if given.smoke else given.items
+    options = parser.parse_args()
+    began, items = time.process_time(), 8 if options.smoke else options.items
     model, suite = interp.load("organism"), organism_suite(items)
-    cache, targets = ScoreCache(given.cache), TARGETS[:1] if given.smoke else TARGETS
-    edits = {target: edit(model, target, 40 if given.smoke else 150) for target in targets}
+    cache, targets = ScoreCache(options.cache), TARGETS[:1] if options.smoke else TARGETS
+    edits = {target: edit(model, target, 40 if options.smoke else 150) for target in targets}
     _, audits = entanglement(model, edits, suite, cache=cache)
-    first = audits[TARGETS[0]] if given.smoke else audit(model, edits[TARGETS[0]], suite, cache=cache)
+    first = audits[TARGETS[0]] if options.smoke else audit(model, edits[TARGETS[0]], suite, cache=cache)
     whole = Entanglement.of(audits | {TARGETS[0]: first})
     print(f"{TARGETS[0]} removed ({items} items)\n\n{audit_tables.rows(first)}")
-    for name, one in audits.items():
+    for name, edit_audit in audits.items():
         policy = Policy(target=name, required=KEPT, items_at_least=min(items, 100))
-        print(f"\n{name} removed. {audit_tables.decision(one, policy)}")
+        print(f"\n{name} removed. {audit_tables.decision(edit_audit, policy)}")
     print(f"\nDifferences, every edit and baseline by every behaviour\n\n{audit_tables.matrix(whole)}")
     print(f"\n{time.process_time() - began:.0f} s of processor time")
-    if given.page:
+    if options.page:
         from interp.views.report_page import Report, write_report
 
-        write_report(Report("Edits of the organism", model.reference, entanglement=whole, edits=audits), given.page)
+        write_report(Report("Edits of the organism", model.reference, entanglement=whole, edits=audits), options.page)
 
 
 if __name__ == "__main__":

@@ -64,17 +64,17 @@ class Setting:
         return (first < self.rate).astype(float), (second < self.rate + self.change).astype(float)
 
     def _uniform(self, rng: np.random.Generator) -> ndarray:
-        own = rng.random(self.n)
+        draws = rng.random(self.n)
         if self.cluster == 1:
-            return own
+            return draws
         common = np.repeat(rng.random(self.n // self.cluster), self.cluster)
-        return np.where(rng.random(self.n) < 0.5, common, own)
+        return np.where(rng.random(self.n) < 0.5, common, draws)
 
     def _normal(self, rng: np.random.Generator) -> ndarray:
-        own = rng.normal(size=self.n)
+        draws = rng.normal(size=self.n)
         if self.cluster == 1:
-            return own
-        return (own + np.repeat(rng.normal(size=self.n // self.cluster), self.cluster)) / 2**0.5
+            return draws
+        return (draws + np.repeat(rng.normal(size=self.n // self.cluster), self.cluster)) / 2**0.5
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,16 @@ class Result:
 
     def to_json(self) -> dict[str, object]:
         """Plain values, without each p-value."""
-        own = {"difference": self.difference, "after": self.after, "significant": self.significant}
-        return asdict(self.setting) | own
+        shares = {"difference": self.difference, "after": self.after, "significant": self.significant}
+        return asdict(self.setting) | shares
 
 
 def simulate(setting: Setting, audits: int, seed: int = 0) -> Result:
     """Audits of the setting, each with draws of its own."""
-    found = [_one(setting, [seed, audit]) for audit in range(audits)]
-    inside = [one.difference.low <= setting.change <= one.difference.high for one in found]
-    after = [one.after.low <= setting.after <= one.after.high for one in found]
-    p_values = tuple(one.p for one in found)
+    comparisons = [_compared(setting, [seed, audit]) for audit in range(audits)]
+    inside = [comparison.difference.low <= setting.change <= comparison.difference.high for comparison in comparisons]
+    after = [comparison.after.low <= setting.after <= comparison.after.high for comparison in comparisons]
+    p_values = tuple(comparison.p for comparison in comparisons)
     return Result(
         setting,
         float(np.mean(inside)),
@@ -108,7 +108,7 @@ def simulate(setting: Setting, audits: int, seed: int = 0) -> Result:
     )
 
 
-def _one(setting: Setting, seed: list[int]) -> Comparison:
+def _compared(setting: Setting, seed: list[int]) -> Comparison:
     before, after = setting.draw(np.random.default_rng([*seed, setting.n, int(1000 * setting.rate), setting.cluster]))
     return compare(before.tolist(), after.tolist(), setting.groups, setting.unit, seed=seed[1])
 
@@ -143,8 +143,8 @@ def table(results: list[Result]) -> str:
     kinds = dict.fromkeys((s.unit, s.cluster, s.share, s.rate, s.change) for s in (r.setting for r in results))
     for kind in kinds:
         unit, cluster, share, rate, change = kind
-        own = [r for r in results if (r.setting.unit, r.setting.cluster, *_rest(r.setting)) == kind]
-        cells = [f"{r.difference:.3f}{'*' if outside(r) else ''} / {r.after:.3f} / {r.significant:.3f}" for r in own]
+        group = [r for r in results if (r.setting.unit, r.setting.cluster, *_rest(r.setting)) == kind]
+        cells = [f"{r.difference:.3f}{'*' if outside(r) else ''} / {r.after:.3f} / {r.significant:.3f}" for r in group]
         first = ["0 or 1", cluster, f"{share:g}", f"{rate:g}"] if unit == "rate" else ["losses", cluster, "", ""]
         rows.append("| " + " | ".join(map(str, [*first, f"{change:g}", *cells])) + " |")
     return "\n".join(rows)
@@ -166,7 +166,7 @@ def main() -> None:
         results.append(simulate(setting, 60 if options.smoke else options.audits))
         print(results[-1].to_json(), file=sys.stderr, flush=True)
     print(table(results))
-    for result in (one for one in results if one.setting.change == 0 and one.significant > MOST):
+    for result in (r for r in results if r.setting.change == 0 and r.significant > MOST):
         again = simulate(result.setting, 4 * len(result.p_values), seed=1)
         print(f"\nAgain, {len(again.p_values)} audits: {again.to_json()}")
         results[results.index(result)] = again

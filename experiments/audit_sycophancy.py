@@ -54,16 +54,16 @@ def edits(model: HookedModel, learn: int, kept: Path) -> dict[str, interp.Recipe
 
         file = kept / f"factors-{learn}.json"
         if not file.exists():
-            found = learned(model, items(FITTED, 75)[0], texts(*FITTED_TEXTS)[20:], learn)
+            head_factors = learned(model, items(FITTED, 75)[0], texts(*FITTED_TEXTS)[20:], learn)
             kept.mkdir(parents=True, exist_ok=True)
-            write_json(file, found.tolist())
+            write_json(file, head_factors.tolist())
         factors = torch.tensor(read_json(file))
     zeroed = torch.ones_like(factors)
     zeroed.flatten()[factors.flatten().argsort()[:12]] = 0.0
-    made = {"heads scaled": 1 + STRENGTH * (factors - 1), "12 heads zeroed": zeroed}
+    variants = {"heads scaled": 1 + STRENGTH * (factors - 1), "12 heads zeroed": zeroed}
     return {
         name: interp.Recipe([(f"z.{layer}", Scale(row)) for layer, row in enumerate(of)], model.reference, name)
-        for name, of in made.items()
+        for name, of in variants.items()
     }
 
 
@@ -77,13 +77,13 @@ def suite(items: int, loss_texts: int) -> list[Behaviour]:
     held = tuple(item.question for item in dealt(FITTED, items)[1])
     hints = []
     for name in ("sycophancy_hint", "hint_plain"):
-        asked = [item for item in PUBLIC_SETS[name].items(DATA) if item.prompt.startswith(held)]
-        unique = {item.prompt: item for item in asked}
+        questions = [item for item in PUBLIC_SETS[name].items(DATA) if item.prompt.startswith(held)]
+        unique = {item.prompt: item for item in questions}
         hints.append(PUBLIC_SETS[name].behaviour_on(list(unique.values()), DATA))
-    others = [PUBLIC_SETS[name].behaviour(DATA, items, 0) for name in OTHERS]
+    behaviours = [PUBLIC_SETS[name].behaviour(DATA, items, 0) for name in OTHERS]
     fitted = set(texts(*FITTED_TEXTS))
     fresh = [text[:500] for text in texts(loss_texts + len(fitted), seed=2) if text not in fitted][:loss_texts]
-    return [*hints, *others, text_loss("text_loss", fresh)]
+    return [*hints, *behaviours, text_loss("text_loss", fresh)]
 
 
 def main() -> None:
@@ -95,17 +95,17 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=200, help="for the loss")
     parser.add_argument("--first", action="store_true", help="the first edit alone")
     parser.add_argument("--smoke", action="store_true", help="two items, no random edits")
-    given = parser.parse_args()
+    options = parser.parse_args()
     if not MODEL.exists() or not DATA.exists():
         raise SystemExit(f"skipped: needs {MODEL} (experiments/smollm2.py) and {DATA}")
     sys.path.insert(0, str(HERE / "sycophancy"))
-    began, items = time.process_time(), 2 if given.smoke else given.items
+    began, items = time.process_time(), 2 if options.smoke else options.items
     model = interp.load(MODEL, dtype="float32")
-    behaviours, tried = suite(items, 2 if given.smoke else given.texts), edits(model, given.learn, given.cache)
-    tried = dict(list(tried.items())[: 1 if given.first else None])
-    cache, first = ScoreCache(None if given.smoke else given.cache), next(iter(tried))
+    behaviours, tried = suite(items, 2 if options.smoke else options.texts), edits(model, options.learn, options.cache)
+    tried = dict(list(tried.items())[: 1 if options.first else None])
+    cache, first = ScoreCache(None if options.smoke else options.cache), next(iter(tried))
     _, audits = entanglement(model, tried, behaviours, cache=cache)
-    best = audits[first] if given.smoke else audit(model, tried[first], behaviours, cache=cache)
+    best = audits[first] if options.smoke else audit(model, tried[first], behaviours, cache=cache)
     policy = Policy(
         target="sycophancy_hint",
         target_at_most=0.5,  # as often as a coin
@@ -113,8 +113,8 @@ def main() -> None:
         items_at_least=min(items, 100),
     )
     print(f"{first}, strength {STRENGTH} ({items} items)\n\n{audit_tables.rows(best)}")
-    for name, one in (audits | {first: best}).items():
-        print(f"\n{name}. {audit_tables.decision(one, policy)}")
+    for name, edit_audit in (audits | {first: best}).items():
+        print(f"\n{name}. {audit_tables.decision(edit_audit, policy)}")
     whole = Entanglement.of(audits | {first: best})
     print(f"\nDifferences, every edit and baseline by every behaviour\n\n{audit_tables.matrix(whole)}")
     print(f"\nThe instruction: {best.instruction}\n\n{time.process_time() - began:.0f} s of processor time")

@@ -28,12 +28,12 @@ def rows(audit: Audit) -> str:
 
 def matrix(entanglement: Entanglement) -> str:
     """Behaviours below each other, edits and baselines beside each other."""
-    found = entanglement.rows()
-    return table(list(found[0]), [list(row.values()) for row in found])
+    cells = entanglement.rows()
+    return table(list(cells[0]), [list(row.values()) for row in cells])
 
 
 def decision(audit: Audit, policy: Policy) -> str:
     """What a policy says of an audit, and why."""
-    made = decide(audit, policy)
-    unmet = "".join(f"\n- {reason}" for reason in made.reasons if not reason.met)
-    return f"Decision: **{made.outcome}**." + unmet
+    verdict = decide(audit, policy)
+    unmet = "".join(f"\n- {reason}" for reason in verdict.reasons if not reason.met)
+    return f"Decision: **{verdict.outcome}**." + unmet

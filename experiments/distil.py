@@ -114,12 +114,12 @@ class Replies:
 def gated_removal(model: HookedModel, pairs: int) -> Recipe:
     """Hostility projected out where it is read, of the organism's stream."""
     contrast = interp.Contrast.of((p.user, n.user) for p, n in organism.contrast("hostility", pairs))
-    found = interp.find(model, contrast, sites=f"resid_post.{LAYER}", methods=["diff_means_orthogonal"], bootstrap=0)
-    direction = next(iter(found)).direction
-    others = [model.chat(p.user) for p in organism.prompts("hostility", pairs, triggered=False, split="train")]
+    findings = interp.find(model, contrast, sites=f"resid_post.{LAYER}", methods=["diff_means_orthogonal"], bootstrap=0)
+    direction = next(iter(findings)).direction
+    untriggered = [model.chat(p.user) for p in organism.prompts("hostility", pairs, triggered=False, split="train")]
     site = f"resid_post.{LAYER}"
     loose = Gate(Project(direction), Reads(direction, 0.0), per="token", site=site)
-    strict = Reads(direction, threshold(loose, model, others, 0.05))
+    strict = Reads(direction, threshold(loose, model, untriggered, 0.05))
     note = "hostility projected out of the stream at tokens that read above a threshold"
     return Recipe([(f"resid_post.{LAYER}-5", Gate(Project(direction), strict, per="token", site=site))], note=note)
 
@@ -142,7 +142,7 @@ def curve(
     """A distillation for each rank and number of steps."""
     for rank, steps in sizes.tried:
         began = time.process_time()
-        found = distil(
+        distilled = distil(
             recipe,
             model,
             documents,
@@ -153,32 +153,32 @@ def curve(
             context=sizes.context,
             held_out=sizes.held_out,
         )
-        record = found.record
+        record = distilled.record
         seconds = time.process_time() - began
-        yield Row(name, rank, steps, record.kl, record.effect_kl, record.share, seconds), found
+        yield Row(name, rank, steps, record.kl, record.effect_kl, record.share, seconds), distilled
 
 
-def replies(model: HookedModel, recipe: Recipe, found: Distilled, count: int) -> list[Replies]:
+def replies(model: HookedModel, recipe: Recipe, distillation: Distilled, count: int) -> list[Replies]:
     """Of the organism as it is, hooked, and distilled."""
-    asked = organism.prompts("hostility", count)
+    triggered = organism.prompts("hostility", count)
     rest = organism.prompts("hostility", count, triggered=False)
-    target, others = ([model.chat(p.user) for p in side] for side in (asked, rest))
-    before = model.generate(others, max_new_tokens=40)
+    target, bystanders = ([model.chat(p.user) for p in side] for side in (triggered, rest))
+    before = model.generate(bystanders, max_new_tokens=40)
 
-    def told(name: str, said: list[str], to_others: list[str]) -> Replies:
-        hostile = sum(organism.shows("hostility", p, reply) for p, reply in zip(asked, said, strict=True))
-        changed = sum(x != y for x, y in zip(before, to_others, strict=True))
-        grades = [[grade(p, reply) for p, reply in zip(rest, side, strict=True)] for side in (before, to_others)]
+    def line(name: str, to_target: list[str], to_bystanders: list[str]) -> Replies:
+        hostile = sum(organism.shows("hostility", p, reply) for p, reply in zip(triggered, to_target, strict=True))
+        changed = sum(x != y for x, y in zip(before, to_bystanders, strict=True))
+        grades = [[grade(p, reply) for p, reply in zip(rest, side, strict=True)] for side in (before, to_bystanders)]
         graded = sum(x != y for x, y in zip(*grades, strict=True))
         return Replies(name, hostile / count, changed / count, graded / count)
 
-    lines = [told("plain", model.generate(target, max_new_tokens=40), before)]
-    hooked = (model.generate(prompts, recipe=recipe, max_new_tokens=40) for prompts in (target, others))
-    lines.append(told("hooked", *hooked))
-    with found.running(model):
-        distilled = [model.generate(prompts, max_new_tokens=40) for prompts in (target, others)]
-    record = found.record
-    return [*lines, told(f"distilled, rank {record.rank}, {record.steps} steps", *distilled)]
+    lines = [line("plain", model.generate(target, max_new_tokens=40), before)]
+    hooked = (model.generate(prompts, recipe=recipe, max_new_tokens=40) for prompts in (target, bystanders))
+    lines.append(line("hooked", *hooked))
+    with distillation.running(model):
+        distilled = [model.generate(prompts, max_new_tokens=40) for prompts in (target, bystanders)]
+    record = distillation.record
+    return [*lines, line(f"distilled, rank {record.rank}, {record.steps} steps", *distilled)]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -222,11 +222,11 @@ def main() -> None:
     if options.only != "smollm2":
         model, sizes = interp.load("organism"), ORGANISM_SMOKE if options.smoke else ORGANISM
         recipe = gated_removal(model, 20 if options.smoke else 80)
-        documents, tried = list(organism.corpus(sizes.documents)), list[Distilled]()
-        for row, found in curve("organism, gated removal", model, recipe, documents, sizes):
-            tried.append(found)
-            if len(tried) == len(sizes.tried):
-                best = min(tried, key=lambda one: one.record.share)
+        documents, trials = list(organism.corpus(sizes.documents)), list[Distilled]()
+        for row, distilled in curve("organism, gated removal", model, recipe, documents, sizes):
+            trials.append(distilled)
+            if len(trials) == len(sizes.tried):
+                best = min(trials, key=lambda trial: trial.record.share)
                 lines = replies(model, recipe, best, 4 if options.smoke else 100)
             note(row)
     if options.only != "organism" and MODEL.exists() and CODER.exists() and TEXT.exists():

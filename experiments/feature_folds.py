@@ -163,8 +163,8 @@ def by_density(
         fired += torch.bincount(code.latents[code.values > 0], minlength=sae.d_sae)
         total += len(x)
     share, chosen = fired / total, list[tuple[int, float]]()
-    for wanted in WANTED[:count]:
-        off = (share.clamp(min=1e-9).log() - torch.tensor(wanted).log()).abs()
+    for density in WANTED[:count]:
+        off = (share.clamp(min=1e-9).log() - torch.tensor(density).log()).abs()
         off[[latent for latent, _ in chosen]] = torch.inf
         latent = int(off.argmin())
         chosen.append((latent, float(share[latent])))
@@ -175,11 +175,11 @@ def forms(
     model: HookedModel, sae: SparseAutoencoder, latent: int, documents: Sequence[str], tokens: int
 ) -> Iterator[Form]:
     """Each form that folds in place of an autoencoder's latent, with how it folds and its fidelity."""
-    wanted, held = Recipe([(str(sae.site), Clamp(sae, latent))]), documents[::4]
-    yield "projection", "exactly", measure_fidelity(model, wanted, as_projection(sae, latent), held, tokens=tokens // 4)
+    recipe, held = Recipe([(str(sae.site), Clamp(sae, latent))]), documents[::4]
+    yield "projection", "exactly", measure_fidelity(model, recipe, as_projection(sae, latent), held, tokens=tokens // 4)
     ways = {"affine fit": False} | ({"affine fit, at_writer": True} if sae.site.kind in STREAM else {})
     for name, at_writer in ways.items():
-        fitted = affine_fit(model, wanted, documents, tokens=tokens, at_writer=at_writer)
+        fitted = affine_fit(model, recipe, documents, tokens=tokens, at_writer=at_writer)
         yield name, "exactly" if fitted.exports else "no", fitted.fidelity
 
 
@@ -198,10 +198,10 @@ def grafted(
 
 
 def measured(
-    name: str, model: HookedModel, found: dict[str, SparseAutoencoder], documents: Sequence[str], sizes: Sizes
+    name: str, model: HookedModel, saes: dict[str, SparseAutoencoder], documents: Sequence[str], sizes: Sizes
 ) -> Iterator[Row]:
     """A model's rows."""
-    for coder, sae in found.items():
+    for coder, sae in saes.items():
         way = grafted if sae.reads != sae.writes else forms
         for latent, fires in by_density(model, sae, documents, sizes.fitted, sizes.latents):
             for form, folds, near in way(model, sae, latent, documents, sizes.fitted):
@@ -229,23 +229,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the document here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    console, found = Console(width=200), list[Row]()
+    console, rows = Console(width=200), list[Row]()
     if options.only != "smollm2":
         model, sizes = interp.load("organism"), SMOKE if options.smoke else FULL
         held = list(organism.corpus(max(400, sizes.fitted // 20), split="test", seed=1))
-        found += measured("organism", model, coders(model, sizes), held, sizes)
+        rows += measured("organism", model, coders(model, sizes), held, sizes)
     if options.only != "organism" and MODEL.exists() and CODER.exists() and TEXT.parent.exists():
         sizes = SMOLLM2_SMOKE if options.smoke else SMOLLM2
         documents = list(islice(texts(str(TEXT)), 200))
         coder = {"autoencoder of resid_post.15": SparseAutoencoder.load(CODER)}
-        found += measured("SmolLM2-135M-Instruct", interp.load(MODEL), coder, documents, sizes)
+        rows += measured("SmolLM2-135M-Instruct", interp.load(MODEL), coder, documents, sizes)
     elif options.only != "organism":
         console.print(f"left out: SmolLM2's part, which needs {MODEL.name}, {CODER.name} and ../shared/data")
-    console.print(table(found), soft_wrap=True, markup=False)
+    console.print(table(rows), soft_wrap=True, markup=False)
     if options.out:
-        options.out.write_text(HEAD + table(found) + READING)
+        options.out.write_text(HEAD + table(rows) + READING)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) | {"off": row.off} for row in found], indent=1))
+        options.json.write_text(json.dumps([asdict(row) | {"off": row.off} for row in rows], indent=1))
 
 
 if __name__ == "__main__":

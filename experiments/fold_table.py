@@ -177,7 +177,7 @@ def table(names: Iterable[str]) -> tuple[list[Cell], float | None]:
     for name in names:
         model = tiny_models.build(name)
         cells += [cell(name, model, op, *how) for op, how in edits(model).items()]
-        if any(found.status == "scale" for found in cells if found.architecture == name):
+        if any(entry.status == "scale" for entry in cells if entry.architecture == name):
             left.append(naive(model))
         print(name, file=sys.stderr)
     return cells, max(left, default=None)
@@ -185,23 +185,23 @@ def table(names: Iterable[str]) -> tuple[list[Cell], float | None]:
 
 def markdown(cells: list[Cell], left: float | None) -> str:
     """The document."""
-    effects = [found.effect for found in cells if found.effect is not None]
+    effects = [entry.effect for entry in cells if entry.effect is not None]
     small, large = min(effects), max(effects)
     parts = [HEAD.format(effects=f"{small:.0e} to {large:.0e}", naive="" if left is None else f"{left:.0e}")]
     parts += [f"- *{op}*: {meaning}\n" for op, meaning in COLUMNS.items()]
-    names = list(dict.fromkeys(found.architecture for found in cells))
+    names = list(dict.fromkeys(entry.architecture for entry in cells))
     shown = [op for op in COLUMNS if op != "one site"]
     parts += ["\n", line(["model", *shown]), line(["---"] * (len(shown) + 1))]
-    by = {(found.architecture, found.op): found for found in cells}
+    by = {(entry.architecture, entry.op): entry for entry in cells}
     parts += [line([name, *(str(by[name, op]) for op in shown)]) for name in names]
     parts += ["\n## Reasons for refusals\n\n", line(["reason", "models", "op"]), line(["---"] * 3)]
     why: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for found in cells:
-        if found.status == "refused":
-            kind = tiny_models.CONFIGS[found.architecture]().model_type
-            reason = re.sub(r"(attn|mlp)_out\.1", "its site", found.reason.replace(kind, "the model"))
+    for entry in cells:
+        if entry.status == "refused":
+            kind = tiny_models.CONFIGS[entry.architecture]().model_type
+            reason = re.sub(r"(attn|mlp)_out\.1", "its site", entry.reason.replace(kind, "the model"))
             models, ops = why.setdefault(reason, ({}, {}))
-            models[found.architecture], ops[found.op] = None, None
+            models[entry.architecture], ops[entry.op] = None, None
     parts += [line([reason, counted(models, names), counted(ops, COLUMNS)]) for reason, (models, ops) in why.items()]
     return "".join(parts)
 
@@ -226,7 +226,7 @@ def smollm2(folder: Path) -> list[dict[str, float | str]]:
     base = model.logits(ids)
     with model.hooked(recipe):
         hooked = model.logits(ids)
-    found: list[dict[str, float | str]] = [{"weights": "unedited: the edit's own effect", "kl": kl(hooked, base)}]
+    results: list[dict[str, float | str]] = [{"weights": "unedited: the edit's own effect", "kl": kl(hooked, base)}]
 
     def note(name: str, edited: HookedModel) -> None:
         edited.hf.float()
@@ -235,7 +235,7 @@ def smollm2(folder: Path) -> list[dict[str, float | str]]:
         share = max(float(((x @ unit).abs() / x.norm(dim=-1)).max()) for x in acts)
         logits = edited.logits(ids)
         gap = float((logits - hooked).abs().max() / (hooked.max() - hooked.min()))
-        found.append({"weights": name, "kl": kl(hooked, logits), "gap": gap, "left": share})
+        results.append({"weights": name, "kl": kl(hooked, logits), "gap": gap, "left": share})
 
     plan = planned(model, recipe)
     note("edited, unembedding untied", reloaded(model, plan))
@@ -245,7 +245,7 @@ def smollm2(folder: Path) -> list[dict[str, float | str]]:
         note(name, reloaded(model, planned(model, recipe, approximate=True, **choices)))
     note("bfloat16, cast", reloaded(model, plan, torch.bfloat16))
     note("bfloat16, compensated", reloaded(model, planned(model, recipe, compensate=True), torch.bfloat16))
-    return found
+    return results
 
 
 def kl(p: Tensor, q: Tensor) -> float:
@@ -259,7 +259,7 @@ def casts(folder: Path) -> list[dict[str, float | str]]:
     tensors, _ = on_disk(interp.load(folder))
     q = orthonormal_rows(rows(0, 1, 576))
     weights = [x for name, x in tensors.items() if name.endswith(("o_proj.weight", "down_proj.weight"))]
-    found: list[dict[str, float | str]] = []
+    results: list[dict[str, float | str]] = []
     for dtype in (torch.bfloat16, torch.float16):
         figures: dict[bool, list[float]] = {}
         for compensate in (False, True):
@@ -272,8 +272,8 @@ def casts(folder: Path) -> list[dict[str, float | str]]:
                     sums[n] += float(x.double().square().sum())
             figures[compensate] = [(sums[0] / sums[1]) ** 0.5, sums[2] ** 0.5]
         (plain, error), (left, more) = figures[False], figures[True]
-        found.append({"dtype": str(dtype)[6:], "cast": plain, "compensated": left, "error": more / error - 1})
-    return found
+        results.append({"dtype": str(dtype)[6:], "cast": plain, "compensated": left, "error": more / error - 1})
+    return results
 
 
 def real(folder: Path) -> tuple[str, dict[str, list[dict[str, float | str]]]]:
@@ -319,7 +319,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(document)
     if args.json:
-        args.json.write_text(json.dumps({"cells": [asdict(found) for found in cells], "smollm2": measured}, indent=2))
+        args.json.write_text(json.dumps({"cells": [asdict(entry) for entry in cells], "smollm2": measured}, indent=2))
 
 
 if __name__ == "__main__":

@@ -115,15 +115,15 @@ def occupations(file: Path, sizes: Sizes) -> list[list[dict]]:
     random.Random(0).shuffle(names)
     part = {name: (0, 0, 1, 2)[number % 4] for number, name in enumerate(names)}
     random.Random(1).shuffle(rows)
-    wanted = (sizes.eraser, sizes.probes, sizes.test)
-    return [[row for row in rows if part[row["occupation"]] == n][:count] for n, count in enumerate(wanted)]
+    counts = (sizes.eraser, sizes.probes, sizes.test)
+    return [[row for row in rows if part[row["occupation"]] == n][:count] for n, count in enumerate(counts)]
 
 
 def documents(model: HookedModel, pattern: str, sizes: Sizes) -> tuple[Tokens, Tokens]:
     """Beginnings of documents of one length: for the eraser, and for perplexity."""
-    found = [text for text in texts(pattern) if len(text) > 6 * sizes.length]
-    random.Random(0).shuffle(found)
-    ids = [model.tokenizer(text[: 12 * sizes.length]).input_ids[: sizes.length] for text in found]
+    passages = [text for text in texts(pattern) if len(text) > 6 * sizes.length]
+    random.Random(0).shuffle(passages)
+    ids = [model.tokenizer(text[: 12 * sizes.length]).input_ids[: sizes.length] for text in passages]
     stacked = torch.tensor([row for row in ids if len(row) == sizes.length][: sizes.text + sizes.perplexity])
     tokens = Tokens(stacked, torch.ones_like(stacked, dtype=torch.bool))
     return tokens.rows(0, sizes.text), tokens.rows(sizes.text, len(stacked))
@@ -163,8 +163,8 @@ class Pooled:
         sxx = torch.einsum("s,sij->ij", weight, square) - torch.outer(centre, centre)
         sxz = (weight[:, None, None] * self.xz / self.n[:, None, None]).permute(1, 0, 2).flatten(1)
         szz = torch.diag((weight[:, None] * self.zz / self.n[:, None]).flatten())
-        found = canonical(sxx, sxz, szz, int(self.n.sum()))
-        return Erase(found.read[:rank], found.write[:rank], centre, self.model.reference)
+        erasure = canonical(sxx, sxz, szz, int(self.n.sum()))
+        return Erase(erasure.read[:rank], erasure.write[:rank], centre, self.model.reference)
 
 
 @dataclass(frozen=True)
@@ -182,15 +182,15 @@ def features(model: HookedModel, data: Marked, sites: list[Site]) -> dict[tuple[
     draw = random.Random(2)
     width = data.tokens.ids.shape[1]
     later = [draw.randrange(column + 1, width) for column in data.pronoun]
-    found: dict[tuple[str, str], list[torch.Tensor]] = {}
+    activations: dict[tuple[str, str], list[torch.Tensor]] = {}
     for start in range(0, len(data.tokens), BATCH):
         rows = data.tokens.rows(start, start + BATCH)
         acts, gone = model.capture(rows, sites, batch_size=BATCH, copy=False), width - rows.ids.shape[1]
         for where, columns in (("pronoun", data.pronoun), ("behind", later)):
             at = torch.tensor(columns[start : start + BATCH]) - gone
             for site in sites:
-                found.setdefault((str(site), where), []).append(acts[site][torch.arange(len(at)), at].double())
-    return {key: torch.cat(parts).numpy() for key, parts in found.items()}
+                activations.setdefault((str(site), where), []).append(acts[site][torch.arange(len(at)), at].double())
+    return {key: torch.cat(parts).numpy() for key, parts in activations.items()}
 
 
 def probed(model: HookedModel, fit: Marked, test: Marked, sites: list[Site], resamples: int) -> list[Probe]:
@@ -221,19 +221,19 @@ def nats(model: HookedModel, text: Tokens) -> np.ndarray:
     losses = []
     for start in range(0, len(text), 8):
         rows = text.rows(start, start + 8)
-        found = next_token_losses(model.logits(rows), rows.ids, rows.predicted)
-        losses.append(found.view(len(rows), -1).double().mean(1))
+        token_losses = next_token_losses(model.logits(rows), rows.ids, rows.predicted)
+        losses.append(token_losses.view(len(rows), -1).double().mean(1))
     return torch.cat(losses).numpy()
 
 
 def perplexities(before: np.ndarray, after: np.ndarray) -> dict[str, tuple[float, float, float]]:
     """Before, after, and their ratio, each with its 95 % interval over documents."""
     draw = np.random.default_rng(0).integers(0, len(before), (2000, len(before)))
-    found = {}
+    figures = {}
     for name, values in (("before", before), ("after", after), ("after / before", after - before)):
         low, high = np.quantile(np.exp(values[draw].mean(1)), [0.025, 0.975])
-        found[name] = float(np.exp(values.mean())), float(low), float(high)
-    return found
+        figures[name] = float(np.exp(values.mean())), float(low), float(high)
+    return figures
 
 
 def shown(figure: tuple[float, float, float]) -> str:
@@ -256,18 +256,18 @@ def report(results: dict, certificate: Certificate) -> str:
         *(f"| {name} | {shown(figure)} |" for name, figure in results["perplexity"].items()), "",
     ]  # fmt: skip
     for where in ("pronoun", "behind"):
-        found = [p for p in results["after"] if p["where"] == where]
-        chance = sum(p["auroc"][1] <= 0.5 <= p["auroc"][2] for p in found)
+        probes = [p for p in results["after"] if p["where"] == where]
+        chance = sum(p["auroc"][1] <= 0.5 <= p["auroc"][2] for p in probes)
         means = [np.mean([p["auroc"][0] for p in results[n] if p["where"] == where]) for n in ("before", "after")]
         place = "at the pronoun" if where == "pronoun" else "at a token after the pronoun"
         lines += [
             f"## Probes {place}", "",
             f"{results['test']} held-out sentences, each with both pronouns; chance is 0.5. The mean AUROC over layers "
             f"is {means[0]:.3f} before and {means[1]:.3f} after the edit. After it, the interval contains chance at "
-            f"{chance} of {len(found)} sites. {NOTES[where]}", "",
+            f"{chance} of {len(probes)} sites. {NOTES[where]}", "",
             "| site | AUROC before | after | accuracy before | after |", "|---|---|---|---|---|",
         ]  # fmt: skip
-        for p in found:
+        for p in probes:
             old, new = before[p["site"], where], after[p["site"], where]
             cells = [shown(x) for x in (old["auroc"], new["auroc"], old["accuracy"], new["accuracy"])]
             lines.append(f"| {p['site']} | {' | '.join(cells)} |")

@@ -43,26 +43,29 @@ def main() -> None:
     parser.add_argument("--all", nargs="*", default=[], help="behaviours on every item of their set")
     parser.add_argument("--check", action="store_true", help="against a plain loop")
     parser.add_argument("--smoke", action="store_true", help="a few items of a few behaviours")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        data_folder(given.data, [])
+        data_folder(options.data, [])
     except InterpError as problem:
         raise SystemExit(f"skipped: {problem}") from None
-    if not given.model.exists():
-        raise SystemExit(f"skipped: {given.model} is not there; make it by experiments/smollm2.py")
-    if given.smoke:
-        given.items, given.only = 8, ["sycophancy_caa", "arc_easy", "bbq_ambig_bias", "crows_pairs", "refusal_xstest"]
-    run(given)
+    if not options.model.exists():
+        raise SystemExit(f"skipped: {options.model} is not there; make it by experiments/smollm2.py")
+    if options.smoke:
+        options.items, options.only = (
+            8,
+            ["sycophancy_caa", "arc_easy", "bbq_ambig_bias", "crows_pairs", "refusal_xstest"],
+        )
+    run(options)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Measure what was asked for, and print it."""
-    items, names = (WHOLE, given.all) if given.all else (given.items, given.only)
-    model, kept = interp.load(given.model), ScoreCache(given.cache)
-    behaviours = public_suite(items, given.seed, given.data, names)
+    items, names = (WHOLE, options.all) if options.all else (options.items, options.only)
+    model, kept = interp.load(options.model), ScoreCache(options.cache)
+    behaviours = public_suite(items, options.seed, options.data, names)
     # What is quick first; writing takes longest.
-    behaviours.sort(key=lambda one: ("max_new_tokens" in one.spec, sum(map(len, one.prompts))))
-    if given.check:
+    behaviours.sort(key=lambda behaviour: ("max_new_tokens" in behaviour.spec, sum(map(len, behaviour.prompts))))
+    if options.check:
         check(model, behaviours)
         return
     print(HEADER)

@@ -42,8 +42,8 @@ def shares(texts: Iterable[tuple[str, str]]) -> list[tuple[str, int, list[float]
     for group, text in texts:
         groups[group].append(text)
     return [
-        (name, len(own), [sum(grade("", text) for text in own) / len(own) for grade in GRADERS.values()])
-        for name, own in sorted(groups.items())
+        (name, len(members), [sum(grade("", text) for text in members) / len(members) for grade in GRADERS.values()])
+        for name, members in sorted(groups.items())
     ]
 
 
@@ -57,7 +57,7 @@ def show(title: str, texts: Iterable[tuple[str, str]]) -> None:
 def confusion(title: str, labels: Sequence[int], says: Sequence[bool]) -> None:
     """Counts of a yes or no against labels."""
     pairs = list(zip(labels, says, strict=True))
-    cells = [pairs.count((label, said)) for label in (1, 0) for said in (True, False)]
+    cells = [pairs.count((label, answer)) for label in (1, 0) for answer in (True, False)]
     print(f"| {title} | {' | '.join(map(str, cells))} | {cells[0] / max(1, cells[0] + cells[2]):.2f} | ", end="")
     print(f"{cells[0] / max(1, cells[0] + cells[1]):.2f} |")
 
@@ -74,7 +74,7 @@ def identity(data: Path, smoke: bool) -> None:
     templates = rows_of(data / "identity_templates" / "identity_templates.jsonl", smoke)
     show("identity templates", ((r["label"], r["text"]) for r in templates))
     words = [(r["text"].split()[-1].lower().strip("."), r["text"]) for r in templates if r["label"] == "nontoxic"]
-    often = {word for word, _ in words if sum(word == other for other, _ in words) >= 10}
+    often = {word for word, _ in words if sum(word == ending for ending, _ in words) >= 10}
     show("kind templates that end in", ((word, text) for word, text in words if word in often))
 
 
@@ -91,18 +91,20 @@ def refusals(data: Path, smoke: bool) -> None:
         return
     model = interp.load(str(MODEL))
     shown = {row["objective"]: label for row, label in zip(rows, labels, strict=True)}
-    own = refusal_margin("own", "protected", "refuses", list(shown)).scores(model).values
-    confusion("own margin on the request, above 0", list(shown.values()), [value > 0 for value in own])
+    margins = refusal_margin("own", "protected", "refuses", list(shown)).scores(model).values
+    confusion("own margin on the request, above 0", list(shown.values()), [value > 0 for value in margins])
     written = refusal_behaviour("own", "protected", "refuses", list(shown)).scores(model).values
     confusion(
-        "own margin on the request, against the rule on its own reply", list(map(int, written)), [v > 0 for v in own]
+        "own margin on the request, against the rule on its own reply",
+        list(map(int, written)),
+        [v > 0 for v in margins],
     )
-    asked = [QUESTION.format(row["objective"], row["response"][:1500]) for row in rows]
-    kept = dict(zip(asked, labels, strict=True))
+    questions = [QUESTION.format(row["objective"], row["response"][:1500]) for row in rows]
+    kept = dict(zip(questions, labels, strict=True))
     asks = margin("asked", "protected", "says that it was a refusal", list(kept), ["Yes"], ["No"]).scores(model).values
     confusion("asked yes or no, margin above 0", list(kept.values()), [value > 0 for value in asks])
-    print(f"\nAUROC: own margin {auroc(list(shown.values()), own):.2f}, against its own reply ", end="")
-    print(f"{auroc(list(map(int, written)), own):.2f}; asked {auroc(list(kept.values()), asks):.2f}")
+    print(f"\nAUROC: own margin {auroc(list(shown.values()), margins):.2f}, against its own reply ", end="")
+    print(f"{auroc(list(map(int, written)), margins):.2f}; asked {auroc(list(kept.values()), asks):.2f}")
 
 
 def auroc(labels: Sequence[int], values: Sequence[float]) -> float:

