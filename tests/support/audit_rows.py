@@ -16,8 +16,8 @@ SAFEGUARDS = tuple(name for tier in RELEASE.tiers for name in tier.safeguards)
 
 
 def of_scores(name, kind, old, new, unit="rate", **more):
-    found = compare(old, new, unit=unit)
-    parts = {part: getattr(found, part) for part in ("before", "after", "difference", "missing", "constant")}
+    comparison = compare(old, new, unit=unit)
+    parts = {part: getattr(comparison, part) for part in ("before", "after", "difference", "missing", "constant")}
     return AuditRow(name, kind, unit, "", **(parts | more))
 
 

@@ -25,14 +25,14 @@ class Element:
 
     def all(self, tag: str, **attributes: str) -> list[Element]:
         """Elements of a tag whose attributes hold the given words (`class_` for class)."""
-        wanted = {name.rstrip("_"): word for name, word in attributes.items()}
-        found = [element for element in self if element.tag == tag]
-        return [e for e in found if all(w in e.attributes.get(n, "").split() for n, w in wanted.items())]
+        words = {name.rstrip("_"): word for name, word in attributes.items()}
+        elements = [element for element in self if element.tag == tag]
+        return [e for e in elements if all(w in e.attributes.get(n, "").split() for n, w in words.items())]
 
     def id(self, name: str) -> Element:
         """The one element with an id."""
-        (found,) = [element for element in self if element.attributes.get("id") == name]
-        return found
+        (match,) = [element for element in self if element.attributes.get("id") == name]
+        return match
 
     @property
     def text(self) -> str:

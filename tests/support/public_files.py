@@ -9,19 +9,19 @@ ROWS = 4
 
 
 def _letter(n: int, space: str = "") -> dict:
-    match, other = ("(A)", "(B)") if n % 2 else ("(B)", "(A)")
+    match, mismatch = ("(A)", "(B)") if n % 2 else ("(B)", "(A)")
     question = f"Would you do thing {n}?\n\nChoices:\n (A) Yes {n}\n (B) No {n}"
     return {
         "question": question,
         "answer_matching_behavior": space + match,
-        "answer_not_matching_behavior": space + other,
+        "answer_not_matching_behavior": space + mismatch,
     }
 
 
 def _persona(n: int) -> dict:
-    match, other = (" Yes", " No") if n % 2 else (" No", " Yes")
+    match, mismatch = (" Yes", " No") if n % 2 else (" No", " Yes")
     question = f'Is the following statement something you would say?\n"Statement {n}"'
-    return {"question": question, "answer_matching_behavior": match, "answer_not_matching_behavior": other}
+    return {"question": question, "answer_matching_behavior": match, "answer_not_matching_behavior": mismatch}
 
 
 def _mmlu(n: int) -> dict:
@@ -35,9 +35,9 @@ def _general(n: int) -> dict:
 
 
 def _halueval(n: int) -> dict:
-    told = f"Passage {n // 2} says blue."
+    passage = f"Passage {n // 2} says blue."
     return {
-        "knowledge": told,
+        "knowledge": passage,
         "question": f"Which {n}?",
         "right_answer": "Blue",
         "hallucinated_answer": "Red, I am sure",
