@@ -31,7 +31,7 @@ from torch.nn.functional import linear, normalize
 
 from interp.sae.code import Code, bag_sums, pre_activations
 from interp.sae.config import SaeConfig
-from interp.sae.training.kinds import KINDS, RANKED, Kind, KindName, Own
+from interp.sae.training.kinds import KINDS, RANKED, Extra, Kind, KindName
 from interp.sae.training.selection import above, largest
 
 _ROWS = 512
@@ -42,7 +42,7 @@ _CROWDED = {torch.bfloat16: 0.03, torch.float32: 0.05}
 
 @dataclass(frozen=True)
 class Weights:
-    """The trained tensors, or their gradients; `own` are the kind's parameters.
+    """The trained tensors, or their gradients; `extra` are the kind's parameters.
 
     An autoencoder's encoder reads x - b_dec, a transcoder's reads x. `d_read` is d_in, or a group's part of it.
     """
@@ -51,7 +51,7 @@ class Weights:
     b_enc: Float[Tensor, "d_sae"]
     W_dec: Float[Tensor, "d_sae d_out"]
     b_dec: Float[Tensor, "d_out"]
-    own: Own = field(default_factory=dict)
+    extra: Extra = field(default_factory=dict)
     W_skip: Float[Tensor, "d_out d_in"] | None = None
 
     @classmethod
@@ -64,12 +64,12 @@ class Weights:
         d_sae, generator = config.d_sae, torch.Generator().manual_seed(config.seed)
         read = normalize(torch.randn(d_sae, d_in // groups, generator=generator), dim=1)
         written = read if d_out is None else torch.randn(d_sae, d_out, generator=generator)
-        own = {name: torch.full((d_sae,), start) for name, start in KINDS[config.kind].own.items()}
+        extra = {name: torch.full((d_sae,), start) for name, start in KINDS[config.kind].extra.items()}
         length = 1.0 if config.kind in RANKED else min(1.0, 2 * d_in / d_sae)
         width = written.shape[1]
         W_skip = torch.zeros(width, d_in) if config.skip else None
         rows = normalize(causal(written, groups), dim=1)
-        return cls(read * length, torch.zeros(d_sae), rows, torch.zeros(width), own, W_skip)
+        return cls(read * length, torch.zeros(d_sae), rows, torch.zeros(width), extra, W_skip)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -79,14 +79,14 @@ class Weights:
     @property
     def named(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        plain = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec, **self.own}
+        plain = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec, **self.extra}
         return plain if self.W_skip is None else plain | {"W_skip": self.W_skip}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
         """The weights with a function applied to each tensor."""
-        own = {name: change(x) for name, x in self.own.items()}
+        extra = {name: change(x) for name, x in self.extra.items()}
         skip = None if self.W_skip is None else change(self.W_skip)
-        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), own, skip)
+        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), extra, skip)
 
 
 def causal(W_dec: Tensor, groups: int) -> Tensor:
@@ -170,10 +170,10 @@ def _aided(batch: "_Batch", step: GradientStep, dead: Code, aux: Auxiliary) -> G
         return step
     scale = aux.weight / missed
     objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
-    extra = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
-    main, more = step.gradients, extra.gradients
+    auxiliary = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
+    main, more = step.gradients, auxiliary.gradients
     total = replace(main, W_enc=main.W_enc + more.W_enc, b_enc=main.b_enc + more.b_enc, W_dec=main.W_dec + more.W_dec)
-    return replace(step, loss=step.loss + extra.loss, gradients=total)
+    return replace(step, loss=step.loss + auxiliary.loss, gradients=total)
 
 
 def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[Code | None, Code | None]:
@@ -189,7 +189,7 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
                 floor = float(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min())
             main.append(Code(*above(u, torch.tensor(floor)), len(u)))
         elif main is not None:
-            near = above(u, batch.kind.floor(batch.weights.own), int(_CROWDED[u.dtype] * u.numel()))
+            near = above(u, batch.kind.floor(batch.weights.extra), int(_CROWDED[u.dtype] * u.numel()))
             main = None if near is None else [*main, Code(*near, len(u))]
         if main is None and aux is None:
             return None, None  # dense products compute all pre-activations themselves
@@ -244,17 +244,17 @@ class _Batch:
             order = bags.argsort(stable=True)
             entries, bags = entries.pick(order), bags[order]
         u = entries.values.float()
-        own = {name: values[entries.latents] for name, values in self.weights.own.items()}
-        values = self.kind.value(u, own)
+        extra = {name: values[entries.latents] for name, values in self.weights.extra.items()}
+        values = self.kind.value(u, extra)
         error, pull, d_values = self._decoded(values, entries, bags, len(prefixes))
         losses = self.scale * error.square().sum((1, 2))
         loss, weight = losses.mean(), torch.full_like(u, self.penalty_weight)
         if self.objective.kind == "gated":
-            gate_error, _, d_gate = self._decoded(self.kind.penalty(u, own), entries, bags, len(prefixes))
+            gate_error, _, d_gate = self._decoded(self.kind.penalty(u, extra), entries, bags, len(prefixes))
             loss, weight = loss + self.scale * gate_error.square().sum((1, 2)).mean(), weight + d_gate
-        loss = loss + self.penalty_weight * self.kind.penalty(u, own).sum()
-        d_u, d_own = self.kind.slopes(u, own, d_values, weight)
-        slopes = self._weight_gradients(entries, bags, d_u, values, pull, d_own)
+        loss = loss + self.penalty_weight * self.kind.penalty(u, extra).sum()
+        d_u, d_extra = self.kind.slopes(u, extra, d_values, weight)
+        slopes = self._weight_gradients(entries, bags, d_u, values, pull, d_extra)
         fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
         lowest = float(entries.values.min()) if len(entries.values) else 0.0
         return GradientStep(losses[-1], loss, slopes, fired, error[-1], lowest)
@@ -277,7 +277,7 @@ class _Batch:
         return error, pull, d_values.float()
 
     def _weight_gradients(
-        self, entries: Code, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_own: Own
+        self, entries: Code, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_extra: Extra
     ) -> Weights:
         d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
         # Entries without value and slope (most of those within JumpReLU's rectangle) are in no sum.
@@ -300,7 +300,7 @@ class _Batch:
             b_enc=added(d_u),
             W_dec=bag(pull.to(low), bags, values),
             b_dec=pull[: len(self.inputs)].sum(0),
-            own={name: added(slope) for name, slope in d_own.items()},
+            extra={name: added(slope) for name, slope in d_extra.items()},
             W_skip=None if self.low.W_skip is None else self._skip_gradient(pull[: len(self.inputs)], self.inputs),
         )
 
@@ -309,20 +309,20 @@ class _Batch:
 
     def dense(self) -> GradientStep:
         """The step, from all entries, by dense products."""
-        low, kind, own, weight = self.low, self.kind, self.weights.own, self.penalty_weight
+        low, kind, extra, weight = self.low, self.kind, self.weights.extra, self.penalty_weight
         total = self.weights.map(torch.zeros_like)
         fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.inputs.device)
         errors, loss = [], torch.zeros((), device=self.inputs.device)
         targets = (self.target - self.weights.b_dec).split(_ROWS)
         for rows, target, pre in zip(self.inputs.split(_ROWS), targets, self.pre_activations(), strict=True):
             u = pre.float()
-            values, penalty = kind.value(u, own), kind.penalty(u, own)
+            values, penalty = kind.value(u, extra), kind.penalty(u, extra)
             error, pull, d_values = self._decoded_densely(values, target)
             weights: Tensor = torch.full((), weight, device=u.device)
             if self.objective.kind == "gated":
                 gate_error, _, d_gate = self._decoded_densely(penalty, target)
                 loss, weights = loss + self.scale * gate_error.square().sum(), weights + d_gate
-            d_u, d_own = kind.slopes(u, own, d_values, weights)
+            d_u, d_extra = kind.slopes(u, extra, d_values, weights)
             each = zip(
                 total.W_enc.chunk(self.readers), d_u.chunk(self.readers, 1), rows.chunk(self.readers, 1), strict=True
             )
@@ -333,8 +333,8 @@ class _Batch:
             total.W_dec.add_(values.to(low.W_dec.dtype).T @ pull)
             total.b_enc.add_(d_u.sum(0))
             total.b_dec.add_(pull.float().sum(0))
-            for name, slope in d_own.items():
-                total.own[name].add_(slope.sum(0))
+            for name, slope in d_extra.items():
+                total.extra[name].add_(slope.sum(0))
             fired += (values > 0).sum(0)
             loss = loss + weight * penalty.sum()
             errors.append(error)

@@ -25,37 +25,37 @@ from torch import Tensor
 
 KindName = Literal["topk", "batchtopk", "standard", "jumprelu", "gated"]
 Entries = Float[Tensor, "*entries"]
-Own = dict[str, Tensor]  # a kind's own parameters, of each entry's latent
+Extra = dict[str, Tensor]  # parameters that only one kind has, of each entry's latent
 BANDWIDTH = 0.1  # of the rectangle, in units of the standardised input
 
 
 class Kind(ABC):
-    """A kind of latent; `own` are its parameters in addition to rows and bias, by name, with their initial values."""
+    """A kind of latent; `extra` are its parameters in addition to rows and bias, by name, with their initial values."""
 
-    own: Mapping[str, float] = {}
+    extra: Mapping[str, float] = {}
 
     @abstractmethod
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """Initial bias and parameters with which a latent fires if W_enc x exceeds this level."""
 
-    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
+    def floor(self, extra: Extra) -> Float[Tensor, "*latent"]:
         """Below this, an entry's value and slopes are zero; one number per latent or for all."""
         return torch.zeros(())
 
     @abstractmethod
-    def value(self, u: Entries, own: Own) -> Entries:
+    def value(self, u: Entries, extra: Extra) -> Entries:
         """The latent's value."""
 
-    def penalty(self, u: Entries, own: Own) -> Entries:
+    def penalty(self, u: Entries, extra: Extra) -> Entries:
         """The sparsity penalty of the entry, before its weight."""
         return u.relu()
 
     @abstractmethod
-    def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
+    def slopes(self, u: Entries, extra: Extra, pull: Entries, weight: Tensor) -> tuple[Entries, Extra]:
         """Slopes of the loss by u and by the parameters, from those by value (`pull`) and by penalty (`weight`)."""
 
     @abstractmethod
-    def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
+    def folded(self, rows: Tensor, bias: Tensor, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder rows, bias and threshold of the equivalent JumpReLU autoencoder."""
 
 
@@ -67,15 +67,15 @@ class Rectified(Kind):
         """By the bias."""
         return -level, {}
 
-    def value(self, u: Entries, own: Own) -> Entries:
+    def value(self, u: Entries, extra: Extra) -> Entries:
         """Zero below zero."""
         return u.relu()
 
-    def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
+    def slopes(self, u: Entries, extra: Extra, pull: Entries, weight: Tensor) -> tuple[Entries, Extra]:
         """One where it is positive."""
         return (pull + weight) * (u > 0), {}
 
-    def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
+    def folded(self, rows: Tensor, bias: Tensor, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
         """A threshold of zero."""
         return rows, bias, torch.zeros_like(bias)
 
@@ -84,60 +84,60 @@ class Rectified(Kind):
 class Jump(Kind):
     """JumpReLU. The threshold is stored as a logarithm, so that it stays positive."""
 
-    own: Mapping[str, float] = {"log_threshold": -2.3}
+    extra: Mapping[str, float] = {"log_threshold": -2.3}
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """By the threshold."""
         return 0.0, {"log_threshold": math.log(level)}
 
-    def floor(self, own: Own) -> Float[Tensor, "*latent"]:
+    def floor(self, extra: Extra) -> Float[Tensor, "*latent"]:
         """The rectangle's lower edge."""
-        return own["log_threshold"].exp() - BANDWIDTH / 2
+        return extra["log_threshold"].exp() - BANDWIDTH / 2
 
-    def value(self, u: Entries, own: Own) -> Entries:
+    def value(self, u: Entries, extra: Extra) -> Entries:
         """The line above the threshold."""
-        return torch.where(u > own["log_threshold"].exp(), u, 0)
+        return torch.where(u > extra["log_threshold"].exp(), u, 0)
 
-    def penalty(self, u: Entries, own: Own) -> Entries:
+    def penalty(self, u: Entries, extra: Extra) -> Entries:
         """1 for each latent that fires."""
-        return (u > own["log_threshold"].exp()).to(u.dtype)
+        return (u > extra["log_threshold"].exp()).to(u.dtype)
 
-    def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
+    def slopes(self, u: Entries, extra: Extra, pull: Entries, weight: Tensor) -> tuple[Entries, Extra]:
         """1 above the threshold; for the threshold, the rectangle's."""
-        threshold = own["log_threshold"].exp()
+        threshold = extra["log_threshold"].exp()
         height = ((u - threshold).abs() < BANDWIDTH / 2) / BANDWIDTH
         # By the logarithm: the threshold is a factor once more.
         return pull * (u > threshold), {"log_threshold": -(threshold * pull + weight) * height * threshold}
 
-    def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
+    def folded(self, rows: Tensor, bias: Tensor, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
         """As it is."""
-        return rows, bias, own["log_threshold"].exp()
+        return rows, bias, extra["log_threshold"].exp()
 
 
 @final
 class Gated(Kind):
     """A gate and a magnitude that share their direction. The floor is where the gate opens; the penalty is how far."""
 
-    own: Mapping[str, float] = {"r_mag": 0.0, "b_mag": 0.0}
+    extra: Mapping[str, float] = {"r_mag": 0.0, "b_mag": 0.0}
 
     def start(self, level: float) -> tuple[float, dict[str, float]]:
         """By the gate's bias, for which the magnitude's bias compensates."""
         return -level, {"r_mag": 0.0, "b_mag": level}
 
-    def value(self, u: Entries, own: Own) -> Entries:
+    def value(self, u: Entries, extra: Extra) -> Entries:
         """The magnitude where the gate is open."""
-        return torch.where(u > 0, (own["r_mag"].exp() * u + own["b_mag"]).relu(), 0)
+        return torch.where(u > 0, (extra["r_mag"].exp() * u + extra["b_mag"]).relu(), 0)
 
-    def slopes(self, u: Entries, own: Own, pull: Entries, weight: Tensor) -> tuple[Entries, Own]:
+    def slopes(self, u: Entries, extra: Extra, pull: Entries, weight: Tensor) -> tuple[Entries, Extra]:
         """The magnitude's slope through the open gate, and the gate's own."""
-        growth = own["r_mag"].exp()
-        passed = pull * ((u > 0) & (growth * u + own["b_mag"] > 0))
+        growth = extra["r_mag"].exp()
+        passed = pull * ((u > 0) & (growth * u + extra["b_mag"] > 0))
         return passed * growth + weight * (u > 0), {"r_mag": passed * growth * u, "b_mag": passed}
 
-    def folded(self, rows: Tensor, bias: Tensor, own: Own) -> tuple[Tensor, Tensor, Tensor]:
+    def folded(self, rows: Tensor, bias: Tensor, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
         """The magnitude's rows and bias: the gate is open where the magnitude is above its own bias."""
-        growth = own["r_mag"].exp()
-        return rows * growth[:, None], bias * growth + own["b_mag"], own["b_mag"].relu()
+        growth = extra["r_mag"].exp()
+        return rows * growth[:, None], bias * growth + extra["b_mag"], extra["b_mag"].relu()
 
 
 KINDS: dict[str, Kind] = {

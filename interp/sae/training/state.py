@@ -171,7 +171,7 @@ class TrainingState:
         b_enc = weights.b_enc
         if self._autoencodes:
             b_enc = b_enc - weights.W_enc @ weights.b_dec
-        W_enc, b_enc, threshold = kind.folded(weights.W_enc, b_enc, weights.own)
+        W_enc, b_enc, threshold = kind.folded(weights.W_enc, b_enc, weights.extra)
         each = W_enc.shape[0] * W_enc.shape[1] // len(reads.scale)  # latents that read one part
         scale, mean = (x.view(-1, W_enc.shape[1]).repeat_interleave(each, 0) for x in (reads.scale, reads.mean))
         W_enc = W_enc * scale
@@ -248,7 +248,7 @@ class TrainingState:
         bias, parameters = KINDS[self.config.kind].start(level)
         self.weights.b_enc.fill_(bias)
         for name, value in parameters.items():
-            self.weights.own[name].fill_(value)
+            self.weights.extra[name].fill_(value)
 
     def _sparsity(self, total: int) -> float:
         """The penalty's weight: fixed, after a linear rise, or steered."""
@@ -305,9 +305,9 @@ class TrainingState:
         weights.W_dec[dead] = normalize(causal(weights.W_dec, readers)[dead], dim=1)
         # Where only biases and thresholds limit how many latents fire, take those of the living ones.
         weights.b_enc[dead] = 0 if self.config.kind in RANKED else weights.b_enc[living].mean()
-        for values in weights.own.values():
+        for values in weights.extra.values():
             values[dead] = values[living].mean()
-        for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.own.values()):
+        for tensor in (weights.W_enc, weights.W_dec, weights.b_enc, *weights.extra.values()):
             state = self.optimiser.state[tensor]
             state["exp_avg"][dead] = 0
             # Zero would make the first step of each latent dozens of times too long.

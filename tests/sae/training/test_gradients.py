@@ -115,13 +115,13 @@ def _dense_objective(weights, x, objective, target=None):
     elif objective.kind == "standard":
         values, penalty = u.relu(), u.relu().sum()
     elif objective.kind == "jumprelu":
-        threshold = leaf.own["log_threshold"].exp()
+        threshold = leaf.extra["log_threshold"].exp()
         fires = _Jump.apply(u, threshold)
         # At its edge the step is as high as the threshold, whatever u is within the rectangle.
         values = u * fires.detach() + threshold.detach() * (fires - fires.detach())
         penalty = fires.sum()
     else:
-        values = (leaf.own["r_mag"].exp() * u + leaf.own["b_mag"]).relu() * (u > 0)
+        values = (leaf.extra["r_mag"].exp() * u + leaf.extra["b_mag"]).relu() * (u > 0)
         penalty = u.relu().sum()
         beside = 0 if leaf.W_skip is None else skipped.detach()
         extra = unexplained(u.relu(), leaf.W_dec.detach(), leaf.b_dec.detach(), skipped=beside)
