@@ -50,5 +50,6 @@ def select_sites(sites: Sites, widths: Mapping[str, int], source: str) -> list[S
         raise InterpError(f"no site given; {source} has {', '.join(widths)}")
     for site in selected:
         if str(site) not in widths:
-            raise InterpError(f"site {str(site)!r} is not in {source}; {nearest(str(site), widths)}")
+            hint = f"{nearest(str(site), widths)}; for other sites, make {source} with them"
+            raise InterpError(f"site {str(site)!r} is not in {source}; {hint}")
     return selected

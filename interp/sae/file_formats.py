@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.activations.columns import SiteColumns
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 from interp.core.files import read_json
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
@@ -119,8 +119,9 @@ def read_autoencoder(
     except InterpError as problem:
         raise InterpError(f"{label}: {problem}") from None
     except RuntimeError as problem:
-        reason = str(problem).partition("\n")[0]
-        raise InterpError(f"{label}: its tensors do not go together ({reason}); download it again") from None
+        raise InterpError(
+            f"{label}: its tensors do not go together ({first_line(problem)}); download it again"
+        ) from None
     except (LookupError, TypeError, AttributeError, ValueError) as problem:
         # The settings of other tools may have any type, in any place.
         reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
@@ -262,7 +263,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as problem:  # a pickle of more than tensors raises exceptions of any type
-        reason = str(problem).strip().partition("\n")[0]
+        reason = first_line(problem)
         raise InterpError(f"{file.name} holds more than tensors, or is damaged ({reason}); it is not read") from None
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise InterpError(f"{file.name} is not a dictionary of tensors; expected what dictionary_learning saves")

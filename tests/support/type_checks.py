@@ -8,7 +8,7 @@ from typing import Any
 
 import jaxtyping
 
-_all_checks = jaxtyping.jaxtyped
+_jaxtyped = jaxtyping.jaxtyped
 
 
 def _has_array(annotation: Any) -> bool:
@@ -18,10 +18,10 @@ def _has_array(annotation: Any) -> bool:
 
 
 def _checked(function: Any, typechecker: Callable[[Any], Any]) -> Any:
-    """Shapes are compared between arguments only where there are some, which is what takes most of the time.
+    """A function, or a dataclass, whose arguments and result are checked at each call.
 
-    Functions within functions are decorated at each call of the outer one, which takes a thousand times longer than
-    the call: they go unchecked.
+    Shapes are compared only where an annotation has some: that takes most of the time. Functions within functions are
+    decorated at each call of the outer one, which takes a thousand times longer than the call: they go unchecked.
     """
     if isinstance(function, type):
         if dataclasses.is_dataclass(function) and "__init__" in vars(function):
@@ -39,7 +39,7 @@ def _with_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        with _all_checks("context"):
+        with _jaxtyped("context"):
             return function(*arguments, **options)
 
     return call

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 
 _SOURCE = Path(__file__).with_name("selection.c")
 _KEYS = {
@@ -162,7 +162,7 @@ def _built(dtype: torch.dtype) -> ctypes.CDLL | str:
         try:
             library = _compiled([*shlex.split(compiler), *_KEYS[dtype][1:], *threads])
         except (OSError, AttributeError, subprocess.SubprocessError) as failure:
-            problem = f"{compiler} fails: {failure}".partition("\n")[0]
+            problem = f"{compiler} fails: {first_line(failure)}"
             continue
         if _agrees(library, dtype):
             return library
