@@ -96,7 +96,7 @@ def _refuse_nan(model: HookedModel, behaviour: str) -> AbstractContextManager[An
         if torch.isnan(logits[:, -1] if logits.ndim == 3 else logits).any():
             raise InterpError(
                 f"{model.name} gave NaN logits while {behaviour!r} was measured; check its weights and the edit (a "
-                "strength too large for float16, say), or load it in float32"
+                "scale too large for float16, say), or load it in float32"
             )
 
     return model.hf.get_output_embeddings().register_forward_hook(check)

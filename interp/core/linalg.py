@@ -34,16 +34,16 @@ def orthonormal_rows(rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_mod
 
 
 def project_out(
-    x: Float[Tensor, "*batch d_model"], rows: Float[Tensor, "k d_model"], strength: float = 1.0
+    x: Float[Tensor, "*batch d_model"], rows: Float[Tensor, "k d_model"], scale: float = 1.0
 ) -> Float[Tensor, "*batch d_model"]:
-    """x minus `strength` times its component in the span of the orthonormal rows.
+    """x minus `scale` times its component in the span of the orthonormal rows.
 
     bfloat16 and float16 are computed in float32: a product in bfloat16 would leave 1e-3 of a large component.
     """
     if x.dtype in (torch.bfloat16, torch.float16):
-        return project_out(x.float(), rows, strength).to(x.dtype)
+        return project_out(x.float(), rows, scale).to(x.dtype)
     rows = rows.to(x)
-    return x - strength * (x @ rows.T) @ rows
+    return x - scale * (x @ rows.T) @ rows
 
 
 def erase(

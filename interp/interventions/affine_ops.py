@@ -1,6 +1,6 @@
 """The ops that have an exact affine form: Project, Add, Erase and LowRank. They fold into weights.
 
-- Project: x -> x - strength · (x Qᵀ) Q
+- Project: x -> x - scale · (x Qᵀ) Q
 - Add: x -> x + scale · v
 - Erase: x -> x - ((x - mean) readᵀ) write
 - LowRank: x -> x + (x weightᵀ + bias - x rowsᵀ) rows
@@ -22,7 +22,7 @@ from interp.core.errors import InterpError
 from interp.core.linalg import erase, orthonormal_rows, project_out
 from interp.directions.direction import Direction
 from interp.directions.methods.erasure import Eraser
-from interp.interventions.op import MODEL, NUMBER, TENSOR, Affine, Form, Op, Settings, Tensors, part, setting
+from interp.interventions.op import MODEL, NUMBER, TENSOR, Affine, Form, Op, Settings, Tensors, finite, part, setting
 from interp.models.identity import ModelReference
 
 # A fitted direction, or its numbers as a tensor, an array or lists: (d_model,) or (k, d_model).
@@ -81,18 +81,18 @@ def _direction(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Project(Op):
-    """Remove a direction or a subspace: x -> x - strength · (x Qᵀ) Q, with orthonormal rows Q.
+    """Remove a direction or a subspace: x -> x - scale · (x Qᵀ) Q, with orthonormal rows Q.
 
-    At every writer of the residual stream, the stream keeps exactly the share 1 - strength of its component, however
+    At every writer of the residual stream, the stream keeps exactly the share 1 - scale of its component, however
     many layers there are. Arditi et al. 2024, "Refusal in language models is mediated by a single direction",
-    https://arxiv.org/abs/2406.11717, use the operation with strength 1.
+    https://arxiv.org/abs/2406.11717, use the operation with scale 1.
 
     Args:
         direction: A Direction, or numbers of shape (d_model,) or (k, d_model). The rows are made orthonormal.
-        strength: The share of the component that is removed; 1 removes all of it, 2 reflects it.
+        scale: The share of the component that is removed; 1 removes all of it, 2 reflects it.
 
     Raises:
-        InterpError: The rows are zero, not finite or linearly dependent, or the strength is not finite.
+        InterpError: The rows are zero, not finite or linearly dependent, or the scale is not finite.
 
     Example:
         >>> interp.Project([0.0, 5.0])(torch.tensor([3.0, 1.0]))
@@ -100,7 +100,7 @@ class Project(Op):
     """
 
     direction: Vectors = field(metadata=_direction(_rows, "rows", _rows_of))
-    strength: float = field(default=1.0, metadata=NUMBER)
+    scale: float = field(default=1.0, metadata=setting(finite, key="strength"))
 
     @cached_property
     def rows(self) -> Float[Tensor, "k d_model"]:
@@ -108,12 +108,12 @@ class Project(Op):
         return _rows_of(self.direction)
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The activations without `strength` of their component in the span of the rows."""
-        return project_out(x, self.rows, self.strength)
+        """The activations without `scale` of their component in the span of the rows."""
+        return project_out(x, self.rows, self.scale)
 
     def affine(self) -> Affine:
-        """Reads along the rows, and takes away `strength` of that along the same rows."""
-        return Affine(self.rows, self.strength * self.rows, torch.zeros(self.rows.shape[1]))
+        """Reads along the rows, and takes away `scale` of that along the same rows."""
+        return Affine(self.rows, self.scale * self.rows, torch.zeros(self.rows.shape[1]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -48,11 +48,11 @@ class Clamp(Op):
         sae: An autoencoder of one site, where the op must be put.
         latents: One latent or several, counted from 0.
         value: What the latents are held at; 0 ablates them.
-        factor: Instead of a value: each latent becomes this many times what it is, suppressed below 1 and boosted
+        scale: Instead of a value: each latent becomes this many times what it is, suppressed below 1 and boosted
             above.
 
     Raises:
-        InterpError: A latent does not exist, value and factor are both given, or the autoencoder has several sites.
+        InterpError: A latent does not exist, value and scale are both given, or the autoencoder has several sites.
 
     Example:
         >>> from interp.activations import SiteColumns
@@ -67,25 +67,25 @@ class Clamp(Op):
     sae: SparseAutoencoder = field(metadata=SAE)
     latents: list[int]
     value: float = field(metadata=NUMBER)
-    factor: float | None = field(
-        metadata=setting(lambda value, name: None if value is None else finite(value, name), older=None)
+    scale: float | None = field(
+        metadata=setting(lambda value, name: None if value is None else finite(value, name), key="factor", older=None)
     )
 
     def __init__(
-        self, sae: SparseAutoencoder, latents: int | Sequence[int], value: float = 0.0, factor: float | None = None
+        self, sae: SparseAutoencoder, latents: int | Sequence[int], value: float = 0.0, scale: float | None = None
     ):
-        self._declare(sae=sae, latents=_listed(latents), value=value, factor=factor)
+        self._declare(sae=sae, latents=_listed(latents), value=value, scale=scale)
 
     def _check(self) -> None:
-        if self.value and self.factor is not None:
-            raise InterpError(f"value is {self.value} and factor {self.factor}; give one of them")
+        if self.value and self.scale is not None:
+            raise InterpError(f"value is {self.value} and scale {self.scale}; give one of them")
         _require_latents(self.latents, self.sae, repeatable=True)
         _ = self.site  # raises for an autoencoder of several sites
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The activations with the contribution of the latents changed to the held value's."""
         values = latent_values(self, "sae", x, self.latents)
-        change = self.value - values if self.factor is None else (self.factor - 1) * values
+        change = self.value - values if self.scale is None else (self.scale - 1) * values
         return x + (change @ self.sae.W_dec[self.latents]).to(x)
 
     @property
@@ -101,12 +101,12 @@ class Clamp(Op):
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Suppress(Op):
-    """Make latents of a transcoder `factor` times what they are, at the site that it writes.
+    """Make latents of a transcoder `scale` times what they are, at the site that it writes.
 
     Args:
         transcoder: An autoencoder that reads one site and writes another, where the op must be put.
         latents: One latent or several different ones, counted from 0.
-        factor: The factor; 0 ablates the latents.
+        scale: The factor; 0 ablates the latents.
 
     Raises:
         InterpError: A latent does not exist or is repeated, or the autoencoder is not a transcoder between two sites.
@@ -125,10 +125,10 @@ class Suppress(Op):
 
     transcoder: SparseAutoencoder = field(metadata=SAE)
     latents: list[int]
-    factor: float = field(metadata=NUMBER)
+    scale: float = field(metadata=setting(finite, key="factor"))
 
-    def __init__(self, transcoder: SparseAutoencoder, latents: int | Sequence[int], factor: float = 0.0):
-        self._declare(transcoder=transcoder, latents=_listed(latents), factor=factor)
+    def __init__(self, transcoder: SparseAutoencoder, latents: int | Sequence[int], scale: float = 0.0):
+        self._declare(transcoder=transcoder, latents=_listed(latents), scale=scale)
 
     def _check(self) -> None:
         coder = self.transcoder
@@ -139,7 +139,7 @@ class Suppress(Op):
     def change(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_model"]:
         """What is added to what the MLP writes, given what the transcoder reads."""
         values = latent_values(self, "transcoder", x, self.latents)
-        return (self.factor - 1) * values @ self.transcoder.W_dec[self.latents]
+        return (self.scale - 1) * values @ self.transcoder.W_dec[self.latents]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Raises: only a forward pass knows what the transcoder reads."""

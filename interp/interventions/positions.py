@@ -1,4 +1,4 @@
-"""At and Schedule: an op at some positions only, or with a strength that changes while a reply is written.
+"""At and Schedule: an op at some positions only, or at a scale that changes while a reply is written.
 
 Under a key-value cache, left padding, beams and sampling, both do what they would do if every pass were computed from
 scratch. They run as hooks only.
@@ -196,41 +196,41 @@ class At(Wrapped):
         return only(chosen, self.op.within(x, passing), x) if chosen.any() else x
 
 
-def _finite_each(strengths: Sequence[float], name: str) -> list[float]:
-    if not strengths:
-        raise InterpError("a schedule has no strengths; expected one for the first generated token, or more")
-    return [finite(strength, name.replace("strengths", "a strength")) for strength in strengths]
+def _finite_each(scales: Sequence[float], name: str) -> list[float]:
+    if not scales:
+        raise InterpError("a schedule has no scales; expected one for the first generated token, or more")
+    return [finite(scale, name.replace("scales", "a scale")) for scale in scales]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Wrapped):
-    """An op whose strength depends on how much of the reply is written: x + strength · (op(x) - x).
+    """An op whose scale depends on how much of the reply is written: x + scale · (op(x) - x).
 
     Args:
         op: The op.
-        strengths: The strength at the first generated token, the second and so on. The last one holds from there on.
-        prompt: The strength over the prompt.
+        scales: The scale at the first generated token, the second and so on. The last one holds from there on.
+        prompt: The scale over the prompt.
 
     Raises:
-        InterpError: There are no strengths, or one is not finite.
+        InterpError: There are no scales, or one is not finite.
 
     Example:
         >>> steer = interp.Add(torch.ones(model.d_model), scale=0.1)
-        >>> fade = interp.interventions.Schedule(steer, strengths=[1.0, 0.5, 0.0])
+        >>> fade = interp.interventions.Schedule(steer, scales=[1.0, 0.5, 0.0])
         >>> text = model.generate(["Hello there."], recipe=interp.Recipe([("resid_post.2", fade)]))
     """
 
-    strengths: Sequence[float] = field(metadata=setting(_finite_each))
+    scales: Sequence[float] = field(metadata=setting(_finite_each, key="strengths"))
     prompt: float = field(default=0.0, metadata=NUMBER)
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
-        """The activations, moved towards the op's by the strength of each token."""
-        written = (passing.columns - passing.prompt).clamp(max=len(self.strengths) - 1)
-        values = torch.tensor([*self.strengths, self.prompt], device=x.device, dtype=x.dtype)
-        strength = values[torch.where(written < 0, len(self.strengths), written).to(x.device)]
-        if not strength.any():
+        """The activations, moved towards the op's by the scale of each token."""
+        written = (passing.columns - passing.prompt).clamp(max=len(self.scales) - 1)
+        values = torch.tensor([*self.scales, self.prompt], device=x.device, dtype=x.dtype)
+        scale = values[torch.where(written < 0, len(self.scales), written).to(x.device)]
+        if not scale.any():
             return x
-        return x + strength[(..., *[None] * (x.ndim - 2))] * (self.op.within(x, passing) - x)
+        return x + scale[(..., *[None] * (x.ndim - 2))] * (self.op.within(x, passing) - x)
 
 
 def matching(model: HookedModel, pattern: str) -> list[int]:

@@ -257,7 +257,7 @@ def _largest(values: Float[Tensor, "n"], count: int) -> tuple[tuple[int, float],
 
 
 def _snippet_html(snippet: Snippet, top: float) -> str:
-    """The tokens, shaded by the strength of the latent, with the peak underlined."""
+    """The tokens, shaded by the latent's activation, with the peak underlined."""
     spans = []
     for index, (token, value) in enumerate(zip(snippet.tokens, snippet.activations, strict=True)):
         line = ";text-decoration:underline" if index == snippet.peak else ""

@@ -26,7 +26,7 @@ from interp.core.errors import InterpError
 from interp.core.files import write_text
 from interp.directions.findings import Finding, Findings
 from interp.editing.certificate.record import Certificate
-from interp.interventions.op import Op
+from interp.interventions.op import FORMER_NAMES, Op
 from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.sae.config import SaeMetrics
@@ -240,7 +240,7 @@ def _figures(report: Report) -> dict[str, Any]:
 
 def _settings(op: Op) -> str:
     """The settings of an op in words, followed by the direction that it was built from."""
-    settings = op.settings()
+    settings = {FORMER_NAMES.get(name, name): value for name, value in op.settings().items()}
     plain = [f"{name} {value}" for name, value in settings.items() if not isinstance(value, dict | None)]
     fitted = settings.get("direction")
     direction = [f"{fitted['method']} at {fitted['site']}, position {fitted['position']}"] if fitted else []

@@ -28,8 +28,8 @@ def direction(seed=0):
     return torch.randn(32, generator=torch.Generator().manual_seed(seed))
 
 
-def recipe(strength=1.0):
-    return Recipe([("writers", Project(direction(), strength))])
+def recipe(scale=1.0):
+    return Recipe([("writers", Project(direction(), scale))])
 
 
 @pytest.fixture

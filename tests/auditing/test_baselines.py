@@ -25,7 +25,7 @@ def test_vectors_keep_their_norms_and_angles_over_the_whole_recipe(tiny):
     low = torch.linalg.qr(drawn(32, 2, seed=4)).Q.T
     recipe = Recipe(
         [
-            ("writers", Project(rows, strength=0.7)),
+            ("writers", Project(rows, scale=0.7)),
             ("resid_post.0", Add(vector, scale=2.0)),
             ("resid_post.1", At(Add(vector), "generated")),
             ("resid_post.1", Erase(read, write, drawn(32, seed=5))),
@@ -44,7 +44,7 @@ def test_vectors_keep_their_norms_and_angles_over_the_whole_recipe(tiny):
     torch.testing.assert_close(new @ new.T, old @ old.T, atol=1e-4, rtol=1e-4)
     assert (new - old).norm(dim=1).min() > 0.5, "control: they are others"
     torch.testing.assert_close(ops(other)[1].vector, ops(other)[2].op.vector)
-    assert (ops(other)[0].strength, ops(other)[1].scale, ops(other)[4].strengths) == (0.7, 2.0, [1.0, 0.5])
+    assert (ops(other)[0].scale, ops(other)[1].scale, ops(other)[4].scales) == (0.7, 2.0, [1.0, 0.5])
     assert [e.sites for e in other.edits] == [e.sites for e in recipe.edits]
     with model.hooked(other):
         assert torch.isfinite(model.logits("w5 w6")).all()

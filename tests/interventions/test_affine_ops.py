@@ -53,12 +53,12 @@ def test_projecting_rows_one_after_another_is_not_the_projection():
 
 
 @given(seeds, st.floats(0, 2), st.integers(1, 3))
-def test_affine_forms_agree_with_the_ops(seed, strength, k):
+def test_affine_forms_agree_with_the_ops(seed, scale, k):
     x = acts(seed).double()
     basis = orthonormal_rows(rows(seed, k))
     ops = (
-        Project(rows(seed, k), strength=strength),
-        Add(rows(seed, 1)[0], scale=strength),
+        Project(rows(seed, k), scale=scale),
+        Add(rows(seed, 1)[0], scale=scale),
         Erase(rows(seed, k), rows(seed + 1, k), rows(seed + 2, 1)[0]),
         LowRank(basis, rows(seed + 3, k), rows(seed + 4, 1)[0, :k]),
     )
@@ -83,7 +83,7 @@ def test_ops_leave_their_argument_alone(seed):
         (lambda: Project(torch.full((D,), float("nan"))), "NaN or infinite"),
         (lambda: Project(torch.ones(2, D)), "linearly dependent"),
         (lambda: Project(torch.ones(2, 2, D)), r"shape \(2, 2, 8\)"),
-        (lambda: Project(torch.ones(D), strength=float("nan")), "strength of Project is nan"),
+        (lambda: Project(torch.ones(D), scale=float("nan")), "scale of Project is nan"),
         (lambda: Project(torch.zeros(0, D)), "at least one row"),
         (lambda: Erase(torch.ones(2, D), torch.ones(1, D), torch.ones(D)), r"shapes \(2, 8\), \(1, 8\)"),
         (lambda: Erase(torch.full((1, D), float("inf")), torch.ones(1, D), torch.ones(D)), "read of Erase has NaN"),

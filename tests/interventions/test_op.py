@@ -73,7 +73,7 @@ def one_of_every_op() -> Recipe:
         ("mlp_post.1", ops.Resample(draw(5, 8), units=range(2, 4), seed=7, model=model)),
         ("z.1", ops.Scale(draw(4), model)),
         ("resid_post.1", ops.Clamp(sae, [0, 2], value=1.5)),
-        ("resid_post.1", ops.Clamp(sae, 1, factor=0.5)),
+        ("resid_post.1", ops.Clamp(sae, 1, scale=0.5)),
         ("mlp_out.1", ops.Suppress(transcoder, [1, 2], 0.25)),
         ("z.*", ops.Knockout(ops.Positions("generated", [9, 12]), keys=[0, -2], heads=[2, 1])),
         ("z.*", ops.Knockout("last", keys="prompt")),

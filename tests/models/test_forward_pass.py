@@ -69,7 +69,7 @@ def recipes(model):
         "low rank": [(site, LowRank(torch.eye(32)[:2], draw(2, 32), draw(2)))],
         "relative": [(site, Add(row, 3.0, relative=True))],
         "clamp": [(site, Clamp(autoencoder(model), [3, 7], value=9.0))],
-        "boost": [(site, Clamp(autoencoder(model), list(range(9)), factor=5.0))],
+        "boost": [(site, Clamp(autoencoder(model), list(range(9)), scale=5.0))],
         "zero a head": [("z.1", Replace(units=[1]))],
         "scale heads": [("z.*", Scale(torch.tensor([1.0, 0.0, 0.5, 2.0])))],
         "mean of neurons": [("mlp_post.*", Replace.mean(model, PROMPTS, "mlp_post.1", units=range(40)))],

@@ -29,8 +29,8 @@ def rows(seed=0, k=1, d=32):
     return torch.randn(k, d, generator=torch.Generator().manual_seed(seed))
 
 
-def ablation(strength=1.0, k=1, sites="writers"):
-    return Recipe([(sites, Project(rows(k=k), strength))])
+def ablation(scale=1.0, k=1, sites="writers"):
+    return Recipe([(sites, Project(rows(k=k), scale))])
 
 
 @cache

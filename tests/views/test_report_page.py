@@ -195,7 +195,7 @@ def test_a_recipe_is_shown_with_its_sites_and_its_direction(page: Element) -> No
     assert report.chosen
     _, (op, sites, settings) = rows(page.id("recipe"))
     assert (op, sites) == ("Project", "writers")
-    assert settings == f"strength 1.0; {report.chosen.direction}"
+    assert settings == f"scale 1.0; {report.chosen.direction}"
 
 
 def test_tokens_are_marked_by_their_activation(page: Element) -> None:

@@ -44,7 +44,7 @@ class RemovedSubspace:
     @classmethod
     def by(cls, op: Op) -> "RemovedSubspace | None":
         """What an op removes completely: full projections and erasers do, other ops nothing."""
-        if isinstance(op, Project) and op.strength == 1:
+        if isinstance(op, Project) and op.scale == 1:
             return cls(op.rows)
         if isinstance(op, Erase) and map_of(op, Site("embed"), len(op.mean)).idempotent:
             return cls(orthonormal_rows(op.read.double()), op.mean)

@@ -101,7 +101,7 @@ def export_adapter(
     tables = {name for name in pairs if plan.changes[name].layout == "table"}
     rank = max((pair.rank for pair in pairs.values()), default=0)
     if not rank:
-        raise InterpError("the recipe changes no tensor, so there is no adapter; check its strength and sites")
+        raise InterpError("the recipe changes no tensor, so there is no adapter; check its scale and sites")
     adapter = LoraAdapter(rank, not (tables and weights.is_tied))
     with new_folder(out) as staging:
         tensors = {key: x for name, pair in pairs.items() for key, x in _pair(name, pair, name in tables).items()}

@@ -3,7 +3,7 @@
 An idempotent map T = x -> (I - A) x + A mu at every point where something reads the stream is the same as (I - A) at
 every writer and A mu once: T x + (I - A) y is T of the sum. So the constant goes into one table, and no biases are
 needed. An op that acts at only some of these points, differs between them, or compounds (after n sites a projection of
-strength s leaves (1 - s)^n) is not a map of the writers.
+scale s leaves (1 - s)^n) is not a map of the writers.
 
 A vector added after a block is a bias of what the block wrote last. Added to the first block's input, it is part of
 every row of the token table.
@@ -63,7 +63,7 @@ def refuse_stream(edit: TensorMap, group: Collection[Site], whole: bool) -> None
         )
     if whole and not edit.idempotent:
         raise InterpError(
-            "an op that is not idempotent compounds over the sites of the residual stream: of strength s, it leaves "
+            "an op that is not idempotent compounds over the sites of the residual stream: of scale s, it leaves "
             "(1 - s)^n of a direction after n sites; declare it at 'writers', where it acts once per write"
         )
 

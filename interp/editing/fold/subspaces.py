@@ -94,7 +94,7 @@ def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserv
     """
     preserved = [_preserved(edit, protected) for edit in recipe.edits]
     edits = [
-        Edit(edit.sites, Project(each.direction, getattr(edit.op, "strength", 1.0)))
+        Edit(edit.sites, Project(each.direction, getattr(edit.op, "scale", 1.0)))
         for edit, each in zip(recipe.edits, preserved, strict=True)
     ]
     angles = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in preserved))
@@ -124,7 +124,7 @@ def join_subspaces(recipe: Recipe) -> Recipe:
     """Join full projections that follow each other at the same sites into one, which removes the span of all.
 
     Args:
-        recipe: Any recipe; other ops, and projections of partial strength, are kept as they are.
+        recipe: Any recipe; other ops, and partial projections, are kept as they are.
 
     Returns:
         The recipe with joined projections. It removes every direction completely, in whatever order they were.
@@ -151,7 +151,7 @@ def _joined(recipe: Recipe) -> Iterator[Edit]:
 
 
 def _rows(edit: Edit) -> Tensor | None:
-    return edit.op.rows if isinstance(edit.op, Project) and edit.op.strength == 1 else None
+    return edit.op.rows if isinstance(edit.op, Project) and edit.op.scale == 1 else None
 
 
 def _independent(rows: Tensor) -> Tensor:

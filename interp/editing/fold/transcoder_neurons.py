@@ -63,7 +63,7 @@ class Neurons:
                 "on the others, and a neuron cannot; train one with thresholds (batchtopk, jumprelu or standard)"
             )
         w, c, t = (x.cpu().double()[op.latents] for x in (coder.W_enc, coder.b_enc, coder.threshold))
-        columns = (op.factor - 1) * coder.W_dec.cpu().double()[op.latents]
+        columns = (op.scale - 1) * coder.W_dec.cpu().double()[op.latents]
         parts = [_neuron(*each, sharpness) for each in zip(w, c, t, columns, strict=True)]
         gate, gate_bias, up_bias, down = (torch.cat(side) for side in zip(*parts, strict=True))
         return cls(gate, gate_bias, up_bias, down.T, sharpness, columns.norm(dim=1), t)

@@ -90,7 +90,7 @@ def test_a_small_clamp_does_what_attribution_says(tiny):
             return float((positive - negative).mean())
 
         for latent in best:
-            op = Clamp(sae, latent.latent, factor=0.0)
+            op = Clamp(sae, latent.latent, scale=0.0)
 
             def on_prompts(x, op=op):
                 side = next(s for s in sides if s.tokens.ids.shape == x.shape[:2])

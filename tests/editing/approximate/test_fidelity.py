@@ -16,8 +16,8 @@ TEXTS = [
 ROW = torch.randn(1, 32, generator=torch.Generator().manual_seed(9))
 
 
-def projection(strength=1.0):
-    return Recipe([("mlp_out.1", Project(ROW, strength))])
+def projection(scale=1.0):
+    return Recipe([("mlp_out.1", Project(ROW, scale))])
 
 
 def test_half_an_edit_leaves_a_quarter_of_the_squares(tiny):

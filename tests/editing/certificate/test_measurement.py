@@ -22,8 +22,8 @@ LOOSE = FoldOptions(approximate=True)
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
 
 
-def ablation(seed=0, strength=1.0):
-    return Recipe([("writers", Project(rows(seed), strength))])
+def ablation(seed=0, scale=1.0):
+    return Recipe([("writers", Project(rows(seed), scale))])
 
 
 def refused(recipe, model, tmp_path, **options):
@@ -33,10 +33,10 @@ def refused(recipe, model, tmp_path, **options):
     return str(told.value)
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("factor", [-5.0, 1.02])
-def test_what_is_exact_up_to_a_scale_is_compared_without_it(tiny, tmp_path, monkeypatch, strength, factor):
-    model, recipe = tiny("gemma2"), ablation(strength=strength)
+def test_what_is_exact_up_to_a_scale_is_compared_without_it(tiny, tmp_path, monkeypatch, scale, factor):
+    model, recipe = tiny("gemma2"), ablation(scale=scale)
     right = interp.export(recipe, model, tmp_path / "right", fold=LOOSE)
     assert right.faithful
     assert right.status == "scale"
@@ -76,7 +76,7 @@ def test_rounding_to_16_bits_hides_no_wrong_fold(tiny, tmp_path, monkeypatch, se
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_weak_edit_is_accepted_and_a_hundredth_of_it_missing_is_not(tiny, tmp_path, monkeypatch, name, dtype):
-    model, recipe = tiny(name), ablation(strength=0.2)
+    model, recipe = tiny(name), ablation(scale=0.2)
     assert interp.export(recipe, model, tmp_path / "right", dtype=dtype).faithful
     map_of = steps.map_of
 

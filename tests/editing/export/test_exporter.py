@@ -48,7 +48,7 @@ def test_exported_weights_do_what_the_hooks_do(tiny, tmp_path, name, recipe):
     assert gap < 1e-5 * hooked.abs().max()
     assert certificate.faithful
     assert certificate.max_abs_logit_diff < 1e-4
-    if recipe.edits[0].op.strength == 1:
+    if recipe.edits[0].op.scale == 1:
         assert certificate.leak < 1e-6
     else:
         assert certificate.leak is None

@@ -15,8 +15,8 @@ WRITTEN = ("embed", "attn_out.*", "mlp_out.*")  # by models whose norms follow t
 BAND = ("mlp_out.1", "attn_out.0-1")
 
 
-def projection(k=1, strength=1.0, sites="writers", seed=0):
-    return Recipe([(sites, Project(rows(seed, k), strength))])
+def projection(k=1, scale=1.0, sites="writers", seed=0):
+    return Recipe([(sites, Project(rows(seed, k), scale))])
 
 
 @pytest.mark.parametrize("name", PRE_NORM)
@@ -28,7 +28,7 @@ def projection(k=1, strength=1.0, sites="writers", seed=0):
         Recipe([("z.*", Scale(torch.tensor([1.0, 0.0, 0.5, 2.0]))), ("z.1", Scale(torch.full((4,), 0.9)))]),
         Recipe([("z.1", Replace(units=[0, 3])), ("mlp_out.0", Replace()), ("attn_out.2", Replace(units=[4, 9]))]),
     ],
-    ids=["projection", "strength and band", "scaled heads", "ablation"],
+    ids=["projection", "scale and band", "scaled heads", "ablation"],
 )
 def test_pre_norm_models_fold_exactly(tiny, name, recipe):
     plan = planned(tiny(name), recipe)

@@ -93,7 +93,7 @@ def test_a_projection_at_every_site_is_one_at_every_writer(tiny, name):
     assert set(one.changes) == set(two.changes)
 
 
-def test_strength_at_sites_compounds_and_at_writers_counts_once(tiny):
+def test_a_scale_at_sites_compounds_and_at_writers_counts_once(tiny):
     """What one writer put along r is carried by every site: (1 - s)^n is left there, 1 - s where it is written."""
     model, r = tiny("llama"), Project(rows())
     only_embedding = reloaded(model, planned(model, Recipe([(("attn_out.*", "mlp_out.*"), r)])))

@@ -93,7 +93,7 @@ def test_an_exported_recipe_kept_clear_of_a_subspace_leaves_it_as_it_is_and_tell
     slanted = rows(0) + 0.7 * kept.rows.sum(0)
     op = Project(slanted if bare else direction(slanted, model), 0.5)
     recipe, (found,) = clear_of(Recipe([("writers", op)], note="why."), kept)
-    assert recipe.edits[0].op.strength == 0.5
+    assert recipe.edits[0].op.scale == 0.5
     interp.export(recipe, model, tmp_path / "out")
     interp.export(Recipe([("writers", op)]), model, tmp_path / "control")
     state = model.hf.state_dict()["model.layers.1.mlp.down_proj.weight"]
