@@ -107,7 +107,7 @@ print(
 # Other tools read the autoencoder, and interp reads theirs. On the command line: `interp sae convert`.
 
 # %%
-from interp.sae import read_autoencoder, write_autoencoder
+from interp.sae import write_autoencoder
 
 write_autoencoder(sae, "for-saelens", "saelens")
-read_autoencoder("for-saelens", model.reference)
+interp.SparseAutoencoder.load("for-saelens", model)

@@ -39,7 +39,6 @@ from torch.nn.functional import normalize
 from interp.activations.columns import SiteColumns
 from interp.core.files import read_json, write_json
 from interp.models.identity import ModelReference
-from interp.sae import file_formats
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training.standardisation import Standardisation
@@ -140,7 +139,7 @@ def saelens(kind: str, world: World, steps: int, seed: int, **penalty: float) ->
     SAETrainer(settings, sae, inputs).fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        coder = file_formats.read_autoencoder(folder, MODEL, "resid_post.0")
+        coder = SparseAutoencoder.load(folder, MODEL, "resid_post.0")
     return coder if scaling is None else on_raw(coder, scaling)
 
 
@@ -176,7 +175,7 @@ def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> Spars
     with tempfile.TemporaryDirectory() as folder:
         torch.save(trainer.ae.state_dict(), Path(folder) / "ae.pt")
         write_json(Path(folder) / "config.json", {"trainer": {"dict_class": type(trainer.ae).__name__}})
-        return file_formats.read_autoencoder(folder, MODEL, "resid_post.0")
+        return SparseAutoencoder.load(folder, MODEL, "resid_post.0")
 
 
 @torch.no_grad()

@@ -41,7 +41,6 @@ from interp.activations.store import Store
 from interp.core.files import read_json, write_json
 from interp.data.corpora import texts
 from interp.models.hooked import HookedModel
-from interp.sae import file_formats
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.metrics import evaluate
@@ -116,7 +115,7 @@ def saelens(kind: str, store: Store, size: Size) -> SparseAutoencoder:
     SAETrainer(settings, sae, map(scaling, batches(store))).fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        return on_raw(file_formats.read_autoencoder(folder, store.model, SITE), scaling)
+        return on_raw(SparseAutoencoder.load(folder, store.model, SITE), scaling)
 
 
 def trained(who: str, kind: str, store: Store, work: Path, size: Size) -> tuple[SparseAutoencoder, float]:

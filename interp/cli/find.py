@@ -94,7 +94,7 @@ def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
     protected = _protected(options.protect)
     pairs = _contrast(options)
     model = load_model()
-    coder = SparseAutoencoder.load(options.sae) if options.sae else None
+    coder = SparseAutoencoder.load(options.sae, model) if options.sae else None
     places = options.sites or "resid_post.*", list(dict.fromkeys(names)), options.position or (-1,)
     return model, find(model, pairs, *places, coder, seed=options.seed, protected=protected)
 

@@ -9,7 +9,6 @@ from pydantic import Field
 from interp.cli._options import Device, Json, Model
 from interp.core.config import Config
 from interp.core.display import print_table, print_values
-from interp.core.errors import InterpError
 from interp.core.files import require_free
 
 
@@ -102,17 +101,11 @@ def convert_command(
 ) -> None:
     """Convert a sparse autoencoder from another tool's format, or to one."""
     from interp.models.loading import load
-    from interp.sae import read_autoencoder, write_autoencoder
-    from interp.sae.coder import CARD, SparseAutoencoder
+    from interp.sae import SparseAutoencoder, write_autoencoder
 
     require_free(options.out)
-    if (source / CARD).is_file():
-        sae = SparseAutoencoder.load(source)
-    elif options.model is None:
-        raise InterpError(f"{source} does not say which weights it was trained on; give the model (--model)")
-    else:
-        reference = load(options.model).reference
-        sae = read_autoencoder(source, reference, options.site, options.writes)
+    model = load(options.model) if options.model else None
+    sae = SparseAutoencoder.load(source, model, options.site, options.writes)
     write_autoencoder(sae, options.out, options.to)
     print_values(as_json, _description(sae, options.out))
 
@@ -132,7 +125,8 @@ def features_command(
     from interp.sae.feature import feature_pages
 
     require_free(options.out)
-    coder, hooked = SparseAutoencoder.load(sae), load(model, device=device)
+    hooked = load(model, device=device)
+    coder = SparseAutoencoder.load(sae, hooked)
     text = corpus_source(options.text, options.tokens)
     features = feature_pages(coder, hooked, text, list(options.latents), options.top, tokens=options.tokens)
     neuronpedia.write_feature_pages(features, coder, options.out)

@@ -3,7 +3,6 @@ from .config import SaeConfig as SaeConfig
 from .config import SaeMetrics as SaeMetrics
 from .feature import feature_page as feature_page
 from .feature import feature_pages as feature_pages
-from .file_formats import read_autoencoder as read_autoencoder
 from .format_writers import write_autoencoder as write_autoencoder
 from .metrics import evaluate as evaluate
 from .neuronpedia import read_feature_pages as read_feature_pages

@@ -21,7 +21,7 @@ Limitations: the first token of a document is left out of training and measureme
 with a norm far from all others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -29,7 +29,6 @@ from typing import Any, final
 import safetensors.torch
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -37,19 +36,16 @@ from interp.activations.columns import SiteColumns
 from interp.core.digests import versions
 from interp.core.display import html_card
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, read_json, sha256_file, write_json
+from interp.core.files import new_folder, sha256_file, write_json
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.sae.code import Code, pre_activations
 from interp.sae.config import SaeCard, SaeConfig, SaeMetrics
+from interp.sae.file_formats import CARD, OPTIONAL, TENSORS, WEIGHTS, read_files, require_shapes
 from interp.sae.nonlinearities import JumpReLU, TopK
 
-WEIGHTS = "sae.safetensors"
-CARD = "sae.json"
 _ROWS = 512
-_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
-_OPTIONAL = ("threshold", "W_skip")
 _SETTINGS = ("reads", "writes", "nonlinearity", "config", "metrics")
 
 
@@ -199,22 +195,47 @@ class SparseAutoencoder:
             write_json(out / CARD, self.card().model_dump() | provenance)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "SparseAutoencoder":
-        """Read a saved autoencoder. Raises if it is missing, damaged or misshapen, and for unknown fields."""
-        path = Path(folder)
-        record = SaeCard.parse(read_json(path / CARD), source=str(path / CARD))
-        if not (path / WEIGHTS).is_file() or sha256_file(path / WEIGHTS) != record.sha256:
-            raise InterpError(f"{path / WEIGHTS}: missing or damaged (its SHA-256 differs from {CARD}); restore it")
-        tensors = _read(path / WEIGHTS)
-        require_shapes(tensors, record.reads, record.writes, str(path / WEIGHTS))
-        return cls.of(record, tensors)
+    def load(
+        cls,
+        path: str | Path,
+        model: HookedModel | ModelReference | None = None,
+        site: str | Site | None = None,
+        writes: str | Site | None = None,
+    ) -> "SparseAutoencoder":
+        """Read a saved autoencoder, of interp or of another tool; its files show which.
+
+        `interp.sae.file_formats` lists the tools: SAELens, sparsify, dictionary_learning and Gemma Scope.
+
+        Args:
+            path: The folder, or a file in it.
+            model: The model that it belongs to. Files of other tools don't say which weights they were trained on, so
+                they need it; those of interp do, and another model raises.
+            site: The site that it reads; needed only if a file of another tool names no TransformerLens hook.
+            writes: The site that it writes, for transcoders of other tools only.
+
+        Raises:
+            InterpError: There is no autoencoder of a known tool, the kind cannot be represented exactly (group maxima,
+                normalised inputs), it belongs to another model, or tensors are missing, misshapen, damaged or not
+                finite.
+
+        Example:
+            >>> from interp.activations import SiteColumns
+            >>> from interp.sae import SparseAutoencoder, TopK, write_autoencoder
+            >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+            >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+            >>> write_autoencoder(sae, tmp / "saelens", "saelens")
+            >>> SparseAutoencoder.load(tmp / "saelens", model)
+            <autoencoder of resid_post.1: 4 latents, kind='topk' k=1, width 192>
+        """
+        reference = model.reference if isinstance(model, HookedModel) else model
+        return cls.of(*read_files(Path(path), reference, site, writes))
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of its tensors by name, on the CPU; encoder and decoder may share memory, files may not."""
         return {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in self._named().items()}
 
     def _named(self) -> dict[str, Any]:
-        named = {name: getattr(self, name) for name in (*_TENSORS, *_OPTIONAL)}
+        named = {name: getattr(self, name) for name in (*TENSORS, *OPTIONAL)}
         return {name: x for name, x in named.items() if x is not None}
 
     def card(self) -> SaeCard:
@@ -225,7 +246,7 @@ class SparseAutoencoder:
     def of(cls, card: SaeCard, tensors: Mapping[str, Tensor]) -> "SparseAutoencoder":
         """The inverse of `card` and `tensors`."""
         fields: dict[str, Any] = {name: getattr(card, name) for name in _SETTINGS}
-        fields |= {name: tensors[name] for name in _TENSORS} | {name: tensors.get(name) for name in _OPTIONAL}
+        fields |= {name: tensors[name] for name in TENSORS} | {name: tensors.get(name) for name in OPTIONAL}
         return cls(**fields)
 
     def _repr_html_(self) -> str:
@@ -240,35 +261,3 @@ def require_k(k: int, d_sae: int) -> None:
     """Raise unless k latents can be chosen of d_sae."""
     if not 1 <= k <= d_sae:
         raise InterpError(f"k is {k}; expected from 1 to the number of latents, {d_sae}")
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors = safetensors.torch.load_file(file)
-    except SafetensorError as problem:
-        raise InterpError(f"{file}: not a valid safetensors file ({problem})") from None
-    if set(tensors) - set(_OPTIONAL) != set(_TENSORS):
-        raise InterpError(f"{file}: holds {', '.join(sorted(tensors))}; expected {', '.join(_TENSORS)}")
-    return tensors
-
-
-def require_shapes(
-    tensors: Mapping[str, Tensor], reads: Sequence[SiteColumns], writes: Sequence[SiteColumns], where: str
-) -> None:
-    """Raise unless an autoencoder's tensors fit together; the error names the one that does not."""
-    d_in, d_out = (sum(place.width for place in side) for side in (reads, writes))
-    d_sae, d_read = tensors["W_enc"].shape
-    if d_read != d_in and (d_sae % len(reads) or {place.width for place in reads} != {d_read}):
-        raise InterpError(f"{where}: W_enc has shape {(d_sae, d_read)}; expected rows of width {d_in}")
-    shapes = {"b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "threshold": (d_sae,)}
-    for name, shape in (shapes | {"W_skip": (d_out, d_in)}).items():
-        if name in tensors and (actual := tuple(tensors[name].shape)) != shape:
-            raise InterpError(f"{where}: {name} has shape {actual}; expected {shape}, to go with W_enc")
-
-
-def unit_rows(tensors: Mapping[str, Tensor], norms: Tensor | None = None) -> dict[str, Tensor]:
-    """The same autoencoder with decoder rows divided by their norms, or by these, and latents multiplied by them."""
-    norms = tensors["W_dec"].norm(dim=1).clamp(min=1e-12) if norms is None else norms
-    scaled = {name: tensors[name] * norms for name in ("b_enc", "threshold") if name in tensors}
-    rows = {"W_enc": tensors["W_enc"] * norms[:, None], "W_dec": tensors["W_dec"] / norms[:, None]}
-    return {**tensors, **scaled, **rows}

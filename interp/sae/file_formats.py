@@ -1,22 +1,22 @@
-"""Autoencoders of other tools, read: SAELens, sparsify, dictionary_learning, Gemma Scope.
+"""Files of autoencoders, read: those of interp, SAELens, sparsify, dictionary_learning and Gemma Scope.
 
+    interp               a folder with sae.json and sae.safetensors
     SAELens              a folder with cfg.json and sae_weights.safetensors, transcoders too
     sparsify             a folder with cfg.json and sae.safetensors, transcoders too
     dictionary_learning  a folder with ae.pt and config.json
     Gemma Scope          a file params.npz, or a folder with it
 
-`interp.sae.format_writers` writes them.
+`SparseAutoencoder.load` reads them all, and `interp.sae.format_writers` writes them.
 
-An autoencoder that is read works on raw activations with one bias before the nonlinearity. A decoder bias that the
+What is read of another tool works on raw activations with one bias before the nonlinearity. A decoder bias that the
 other tool subtracts from its input moves into the encoder's bias. A gate becomes a threshold; the two are equivalent
 where they share their direction (Rajamanoharan et al. 2024, appendix). Decoder rows are scaled to norm one where that
 changes nothing. Unknown fields that change the computation raise, by name. No pickled code is run.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,12 +27,24 @@ from torch import Tensor
 
 from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError, first_line
-from interp.core.files import read_json
+from interp.core.files import read_json, sha256_file
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
-from interp.sae.coder import SparseAutoencoder, require_shapes, unit_rows
+from interp.sae.config import SaeCard
 from interp.sae.nonlinearities import JumpReLU, TopK
 
+WEIGHTS = "sae.safetensors"
+CARD = "sae.json"
+TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+OPTIONAL = ("threshold", "W_skip")
+# The files by which each tool is known.
+_FILES = {
+    "interp": (CARD,),
+    "SAELens": ("sae_weights.safetensors",),
+    "sparsify": ("cfg.json", "sae.safetensors"),
+    "dictionary_learning": ("ae.pt",),
+    "Gemma Scope": ("params.npz",),
+}
 _SAELENS = ("standard", "gated", "topk", "jumprelu")
 # Transcoders of SAELens, and the kind of each.
 _TRANSCODERS = {
@@ -84,48 +96,19 @@ class _Content:
         return tensors | {"threshold": threshold.expand(len(W_enc)).relu()}
 
 
-def read_autoencoder(
-    path: str | Path, model: ModelReference, site: str | Site | None = None, writes: str | Site | None = None
-) -> SparseAutoencoder:
-    """Read an autoencoder of another tool; its files show which.
-
-    Args:
-        path: A folder, or a file of Gemma Scope.
-        model: The model that it belongs to, such as `model.reference`.
-        site: The site that it reads; needed only if the file names no TransformerLens hook.
-        writes: The site that it writes, for transcoders only.
-
-    Raises:
-        InterpError: The tool is unknown, the kind cannot be represented exactly (group maxima, normalised inputs), or
-            tensors are missing, misshapen or not finite.
-
-    Example:
-        >>> from interp.activations import SiteColumns
-        >>> from interp.sae import SparseAutoencoder, TopK, read_autoencoder, write_autoencoder
-        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
-        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
-        >>> write_autoencoder(sae, tmp / "saelens", "saelens")
-        >>> read_autoencoder(tmp / "saelens", model.reference)
-        <autoencoder of resid_post.1: 4 latents, kind='topk' k=1, width 192>
-    """
-    where = Path(path)
-    name = next((name for name, (detect, _) in _READERS.items() if detect(where)), None)
-    if name is None:
-        raise InterpError(f"{where}: not a file or folder of {', '.join(_READERS)}; give one of these")
+def read_files(
+    path: Path, model: ModelReference | None, site: str | Site | None, writes: str | Site | None
+) -> tuple[SaeCard, Mapping[str, Tensor]]:
+    """The card and tensors of a saved autoencoder. The arguments are those of `SparseAutoencoder.load`."""
+    where = path.parent if path.is_file() and path.suffix != ".npz" else path
+    name = _tool(where)
+    if name == "interp":
+        return _read_interp(where, model, site, writes)
     label = f"{where} ({name})"
-    try:
-        content = _READERS[name][1](where)
-        tensors = content.folded()
-    except InterpError as problem:
-        raise InterpError(f"{label}: {problem}") from None
-    except RuntimeError as problem:
-        raise InterpError(
-            f"{label}: its tensors do not go together ({first_line(problem)}); download it again"
-        ) from None
-    except (LookupError, TypeError, AttributeError, ValueError) as problem:
-        # The settings of other tools may have any type, in any place.
-        reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
-        raise InterpError(f"{label}: its settings are not of this format ({reason}); expected {name}'s") from None
+    if model is None:
+        raise InterpError(f"{label} does not say which weights it was trained on; give the model (model=, --model)")
+    content = _read_content(where, name, label)
+    tensors = content.tensors
     if writes is not None and not content.transcodes:
         raise InterpError(f"{label} is not a transcoder, and writes is {writes}; leave it out")
     if bad := [tensor for tensor, values in tensors.items() if not values.isfinite().all()]:
@@ -137,8 +120,66 @@ def read_autoencoder(
     require_shapes(tensors, reads, written, label)
     # Elsewhere than in TopK, rows of norm one change nothing.
     scaled = tensors if isinstance(content.nonlinearity, TopK) else unit_rows(tensors)
-    named: dict[str, Any] = {name: x.float().contiguous() for name, x in scaled.items()}
-    return SparseAutoencoder(**named, nonlinearity=content.nonlinearity, reads=reads, writes=written)
+    card = SaeCard(reads=reads, writes=written, nonlinearity=content.nonlinearity, config=None, metrics=None)
+    return card, {name: x.float().contiguous() for name, x in scaled.items()}
+
+
+def _tool(where: Path) -> str:
+    """The tool whose files these are. Raises, with what was looked for, if there are none."""
+    if (tool := _detected(where)) is not None:
+        return tool
+    inside = [item.name for item in (sorted(where.iterdir()) if where.is_dir() else ()) if _detected(item)]
+    if inside:
+        shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "")
+        raise InterpError(f"{where}: the autoencoders are in folders of it ({shown}); give the path of one")
+    known = "; ".join(f"{' and '.join(files)} ({name})" for name, files in _FILES.items())
+    state = "no autoencoder there" if where.exists() else "no such file or folder"
+    raise InterpError(f"{where}: {state}; looked for {known}")
+
+
+def _detected(where: Path) -> str | None:
+    if where.suffix == ".npz" and where.is_file():
+        return "Gemma Scope"
+    return next((name for name, files in _FILES.items() if all((where / file).is_file() for file in files)), None)
+
+
+def _read_content(where: Path, name: str, label: str) -> _Content:
+    """What the files of another tool hold, for raw activations. Errors begin with the label."""
+    try:
+        content = _READERS[name](where)
+        return replace(content, tensors=content.folded())
+    except InterpError as problem:
+        raise InterpError(f"{label}: {problem}") from None
+    except RuntimeError as problem:
+        raise InterpError(
+            f"{label}: its tensors do not go together ({first_line(problem)}); download it again"
+        ) from None
+    except (LookupError, TypeError, AttributeError, ValueError) as problem:
+        # The settings of other tools may have any type, in any place.
+        reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
+        raise InterpError(f"{label}: its settings are not of this format ({reason}); expected {name}'s") from None
+
+
+def _read_interp(
+    where: Path, model: ModelReference | None, site: str | Site | None, writes: str | Site | None
+) -> tuple[SaeCard, dict[str, Tensor]]:
+    file = where / WEIGHTS
+    record = SaeCard.parse(read_json(where / CARD), source=str(where / CARD))
+    if not file.is_file() or sha256_file(file) != record.sha256:
+        raise InterpError(f"{file}: missing or damaged (its SHA-256 differs from {CARD}); restore it")
+    if site is not None or writes is not None:
+        raise InterpError(f"{where / CARD} names the sites; leave site and writes out")
+    if model is not None:
+        for place in (*record.reads, *record.writes):
+            place.model.check(model, "this SAE")
+    try:
+        tensors = safetensors.torch.load_file(file)
+    except SafetensorError as problem:
+        raise InterpError(f"{file}: not a valid safetensors file ({problem})") from None
+    if set(tensors) - set(OPTIONAL) != set(TENSORS):
+        raise InterpError(f"{file}: holds {', '.join(sorted(tensors))}; expected {', '.join(TENSORS)}")
+    require_shapes(tensors, record.reads, record.writes, str(file))
+    return record, tensors
 
 
 def _place(site: str | Site | None, what: str, width: int, model: ModelReference, label: str) -> SiteColumns:
@@ -212,13 +253,8 @@ def _read_dictionary_learning(folder: Path) -> _Content:
     return _Content(content, TopK(k=int(tensors["k"])) if ranks else JumpReLU(), centred=True)
 
 
-def _npz(path: Path) -> Path:
-    """The file itself, or the one in a folder."""
-    return path if path.suffix == ".npz" else path / "params.npz"
-
-
 def _read_gemma_scope(path: Path) -> _Content:
-    file = _npz(path)
+    file = path if path.suffix == ".npz" else path / "params.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
@@ -227,11 +263,11 @@ def _read_gemma_scope(path: Path) -> _Content:
     return _Content(_jumprelu(tensors))
 
 
-_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], _Content]]] = {
-    "SAELens": (lambda path: (path / "sae_weights.safetensors").is_file(), _read_saelens),
-    "sparsify": (lambda path: (path / "cfg.json").is_file() and (path / "sae.safetensors").is_file(), _read_sparsify),
-    "dictionary_learning": (lambda path: (path / "ae.pt").is_file(), _read_dictionary_learning),
-    "Gemma Scope": (lambda path: _npz(path).is_file(), _read_gemma_scope),
+_READERS: dict[str, Callable[[Path], _Content]] = {
+    "SAELens": _read_saelens,
+    "sparsify": _read_sparsify,
+    "dictionary_learning": _read_dictionary_learning,
+    "Gemma Scope": _read_gemma_scope,
 }
 
 
@@ -268,3 +304,25 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise InterpError(f"{file.name} is not a dictionary of tensors; expected what dictionary_learning saves")
     return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
+
+
+def require_shapes(
+    tensors: Mapping[str, Tensor], reads: Sequence[SiteColumns], writes: Sequence[SiteColumns], where: str
+) -> None:
+    """Raise unless an autoencoder's tensors fit together; the error names the one that does not."""
+    d_in, d_out = (sum(place.width for place in side) for side in (reads, writes))
+    d_sae, d_read = tensors["W_enc"].shape
+    if d_read != d_in and (d_sae % len(reads) or {place.width for place in reads} != {d_read}):
+        raise InterpError(f"{where}: W_enc has shape {(d_sae, d_read)}; expected rows of width {d_in}")
+    shapes = {"b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "threshold": (d_sae,)}
+    for name, shape in (shapes | {"W_skip": (d_out, d_in)}).items():
+        if name in tensors and (actual := tuple(tensors[name].shape)) != shape:
+            raise InterpError(f"{where}: {name} has shape {actual}; expected {shape}, to go with W_enc")
+
+
+def unit_rows(tensors: Mapping[str, Tensor], norms: Tensor | None = None) -> dict[str, Tensor]:
+    """The same autoencoder with decoder rows divided by their norms, or by these, and latents multiplied by them."""
+    norms = tensors["W_dec"].norm(dim=1).clamp(min=1e-12) if norms is None else norms
+    scaled = {name: tensors[name] * norms for name in ("b_enc", "threshold") if name in tensors}
+    rows = {"W_enc": tensors["W_enc"] * norms[:, None], "W_dec": tensors["W_dec"] / norms[:, None]}
+    return {**tensors, **scaled, **rows}

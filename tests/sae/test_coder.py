@@ -69,7 +69,7 @@ def test_a_saved_one_comes_back_the_same(sae, tmp_path):
     )
     whole = replace(sae, config=SaeConfig(d_sae=50, k=4), metrics=metrics)
     whole.save(tmp_path / "sae")
-    loaded = SparseAutoencoder.load(tmp_path / "sae")
+    loaded = SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     x = torch.randn(20, 8)
     assert torch.equal(loaded(x), whole(x))
     for name in ("nonlinearity", "site", "model", "config", "metrics"):
@@ -77,6 +77,8 @@ def test_a_saved_one_comes_back_the_same(sae, tmp_path):
     assert loaded.metrics.loss_recovered == 0.875
     with pytest.raises(InterpError, match="exists already"):
         sae.save(tmp_path / "sae")
+    with pytest.raises(InterpError, match="names the sites; leave site and writes out"):
+        SparseAutoencoder.load(tmp_path / "sae", site="resid_post.1")
 
 
 def _place(**changes):
@@ -115,7 +117,7 @@ def _rewrite_weights(folder, change):
         ),
         (lambda f: (f / "sae.safetensors").write_bytes(b"x"), "sae.safetensors: missing or damaged"),
         (lambda f: (f / "sae.safetensors").unlink(), "sae.safetensors: missing or damaged"),
-        (lambda f: (f / "sae.json").unlink(), "sae.json: cannot be read"),
+        (lambda f: (f / "sae.json").unlink(), r"no autoencoder there; looked for sae.json \(interp\)"),
     ],
 )
 def test_a_damaged_one_is_refused(sae, tmp_path, damage, message):
@@ -130,11 +132,15 @@ def test_activations_of_another_width_are_refused(sae):
         sae.encode(torch.randn(2, 9))
 
 
-def test_another_model_is_refused(sae, tiny):
+def test_another_model_is_refused(sae, tiny, tmp_path):
     own = replace(sae, **one_site(8, "resid_post.1", tiny("llama").reference))
     own.require(tiny("llama"))
     with pytest.raises(InterpError, match=r"this SAE was made for tiny llama 0 with weights"):
         own.require(tiny("llama", seed=1))
+    own.save(tmp_path / "sae")
+    assert SparseAutoencoder.load(tmp_path / "sae", tiny("llama")).reads == own.reads
+    with pytest.raises(InterpError, match=r"this SAE was made for tiny llama 0 with weights"):
+        SparseAutoencoder.load(tmp_path / "sae", tiny("llama", seed=1))
 
 
 def test_it_shows_itself(sae):

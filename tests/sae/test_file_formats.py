@@ -11,7 +11,7 @@ from planted import MADE_UP
 
 from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError
-from interp.sae import file_formats, format_writers
+from interp.sae import format_writers
 from interp.sae.coder import SparseAutoencoder
 
 D, F, K = 8, 50, 4
@@ -82,7 +82,7 @@ def _write_saelens(folder, kind, shifted, rescaled, **extra):
 )
 def test_saelens_files_give_what_saelens_computes(tmp_path, kind, rescaled, shifted):
     t = _write_saelens(tmp_path / "sae", kind, shifted, rescaled)
-    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    sae = SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     assert str(sae.site) == "resid_post.0"
     torch.testing.assert_close(sae(X), _saelens_says(kind, t, shifted, rescaled), atol=1e-4, rtol=1e-5)
     if kind != "topk":
@@ -100,15 +100,10 @@ def test_saelens_files_give_what_saelens_computes(tmp_path, kind, rescaled, shif
 )
 def test_what_is_written_is_read_back(tmp_path, kind, to):
     _write_saelens(tmp_path / "sae", kind, True, False)
-    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    sae = SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     format_writers.write_autoencoder(sae, tmp_path / "again", to)
-    told = {"site": None if to == "saelens" else "resid_post.0"}
-    load = (
-        SparseAutoencoder.load
-        if to == "interp"
-        else lambda folder: file_formats.read_autoencoder(folder, MADE_UP, **told)
-    )
-    again = load(tmp_path / "again")
+    site = None if to in ("saelens", "interp") else "resid_post.0"
+    again = SparseAutoencoder.load(tmp_path / "again", MADE_UP, site)
     torch.testing.assert_close(again(X), sae(X), atol=1e-5, rtol=1e-5)
     assert (again.site, again.nonlinearity) == (sae.site, sae.nonlinearity)
 
@@ -123,14 +118,14 @@ def test_transcoders_of_saelens_go_both_ways(tmp_path, kind, skip):
     stored = safetensors.torch.load_file(file) | ({"W_skip": t["W_skip"]} if skip else {})
     safetensors.torch.save_file(stored, file)
     with pytest.raises(InterpError, match="does not name the site that it writes; give writes="):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
-    found = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, writes="mlp_out.0")
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
+    found = SparseAutoencoder.load(tmp_path / "sae", MADE_UP, writes="mlp_out.0")
     pre = X @ t["W_enc"] + t["b_enc"]
     acts = pre.relu() * (pre > (t["threshold"] if "jump" in kind else 0))
     expected = acts @ t["W_dec"] + t["b_dec"] + (X @ t["W_skip"].T if skip else 0)
     torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
     format_writers.write_autoencoder(found, tmp_path / "again", "saelens")
-    again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP)
+    again = SparseAutoencoder.load(tmp_path / "again", MADE_UP)
     assert (again.reads, again.writes) == (found.reads, found.writes)
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
     with pytest.raises(InterpError, match="is not an autoencoder of one site"):
@@ -145,7 +140,7 @@ def test_flat_settings_of_older_saelens_files_are_read(tmp_path):
     file = tmp_path / "sae" / "sae_weights.safetensors"
     factor = 1 + torch.rand(F, generator=torch.Generator().manual_seed(2))
     safetensors.torch.save_file(safetensors.torch.load_file(file) | {"scaling_factor": factor}, file)
-    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+    sae = SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     acts = ((X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu() * factor
     torch.testing.assert_close(sae(X), acts @ t["W_dec"] + t["b_dec"], atol=1e-4, rtol=1e-5)
 
@@ -161,10 +156,10 @@ def test_transcoders_of_sparsify_go_both_ways(tmp_path, skip):
     config = {"activation": "topk", "k": K, "d_in": D, "num_latents": F, "transcode": True, "skip_connection": skip}
     (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
     expected = _top((X @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"] + (X @ W_skip.T if skip else 0)
-    found = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_mid.0", "mlp_out.0")
+    found = SparseAutoencoder.load(tmp_path / "sae", MADE_UP, "resid_mid.0", "mlp_out.0")
     torch.testing.assert_close(found(X), expected, atol=1e-4, rtol=1e-5)
     format_writers.write_autoencoder(found, tmp_path / "again", "sparsify")
-    again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_mid.0", "mlp_out.0")
+    again = SparseAutoencoder.load(tmp_path / "again", MADE_UP, "resid_mid.0", "mlp_out.0")
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
     with pytest.raises(InterpError, match="SAELens has no topk transcoders"):
         format_writers.write_autoencoder(found, tmp_path / "other", "saelens")
@@ -182,13 +177,13 @@ def test_sparsify_files_go_both_ways(tmp_path):
     safetensors.torch.save_file(named, tmp_path / "sae" / "sae.safetensors")
     (tmp_path / "sae" / "cfg.json").write_text(json.dumps({"activation": "topk", "k": K, "d_in": D, "num_latents": F}))
     expected = _top(((X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu()) @ t["W_dec"] + t["b_dec"]
-    sae = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
+    sae = SparseAutoencoder.load(tmp_path / "sae", MADE_UP, "resid_post.0")
     torch.testing.assert_close(sae(X), expected, atol=1e-4, rtol=1e-5)
     format_writers.write_autoencoder(sae, tmp_path / "again", "sparsify")
-    again = file_formats.read_autoencoder(tmp_path / "again", MADE_UP, "resid_post.0")
+    again = SparseAutoencoder.load(tmp_path / "again", MADE_UP, "resid_post.0")
     torch.testing.assert_close(again(X), expected, atol=1e-4, rtol=1e-5)
     with pytest.raises(InterpError, match=r"does not name the site that it reads; give site="):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
 
 
 def _dictionary(kind):
@@ -232,7 +227,7 @@ def test_dictionary_learning_files_give_what_it_computes(tmp_path, kind):
     torch.save(state, tmp_path / "ae.pt")
     (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": kind, "k": K}, "buffer": {}}))
     t = _tensors()
-    sae = file_formats.read_autoencoder(tmp_path, MADE_UP, "resid_post.0")
+    sae = SparseAutoencoder.load(tmp_path, MADE_UP, "resid_post.0")
     torch.testing.assert_close(sae(X), acts @ t["W_dec"] + t["b_dec"], atol=1e-4, rtol=1e-5)
 
 
@@ -241,7 +236,7 @@ def test_gemma_scope_files_give_what_they_say(tmp_path):
     np.savez(tmp_path / "params.npz", **{n: t[n].numpy() for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
     pre = X @ t["W_enc"] + t["b_enc"]
     expected = (pre.relu() * (pre > t["threshold"])) @ t["W_dec"] + t["b_dec"]
-    sae = file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+    sae = SparseAutoencoder.load(tmp_path / "params.npz", MADE_UP, "resid_post.0")
     torch.testing.assert_close(sae(X), expected, atol=1e-4, rtol=1e-5)
 
 
@@ -249,9 +244,9 @@ def test_what_the_other_tools_lack_is_refused(tmp_path):
     _write_saelens(tmp_path / "topk", "topk", True, False)
     with pytest.raises(InterpError, match="Gemma Scope has no topk autoencoders"):
         format_writers.write_autoencoder(
-            file_formats.read_autoencoder(tmp_path / "topk", MADE_UP), tmp_path / "x", "gemma_scope"
+            SparseAutoencoder.load(tmp_path / "topk", MADE_UP), tmp_path / "x", "gemma_scope"
         )
-    sae = file_formats.read_autoencoder(tmp_path / "topk", MADE_UP)
+    sae = SparseAutoencoder.load(tmp_path / "topk", MADE_UP)
     elsewhere = replace(sae, writes=(SiteColumns(site="mlp_out.0", model=MADE_UP, width=D),))
     with pytest.raises(InterpError, match="dictionary_learning has no transcoders"):
         format_writers.write_autoencoder(elsewhere, tmp_path / "x", "dictionary_learning")
@@ -267,10 +262,10 @@ def test_nothing_pickled_is_run(tmp_path, capsys):
     torch.save({"encoder.weight": _Evil()}, tmp_path / "ae.pt")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InterpError, match="holds more than tensors"):
-        file_formats.read_autoencoder(tmp_path, MADE_UP, "resid_post.0")
+        SparseAutoencoder.load(tmp_path, MADE_UP, "resid_post.0")
     np.savez(tmp_path / "params.npz", W_enc=np.array([_Evil()], dtype=object))
     with pytest.raises(InterpError, match="not a plain npz file"):
-        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+        SparseAutoencoder.load(tmp_path / "params.npz", MADE_UP, "resid_post.0")
     assert "run" not in capsys.readouterr().out
 
 
@@ -286,7 +281,7 @@ def test_nothing_pickled_is_run(tmp_path, capsys):
 def test_what_cannot_be_said_exactly_is_refused(tmp_path, kind, extra, message):
     _write_saelens(tmp_path / "sae", kind, True, False, **extra)
     with pytest.raises(InterpError, match=message):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
 
 
 @pytest.mark.parametrize(
@@ -297,42 +292,48 @@ def test_what_cannot_be_said_exactly_is_refused(tmp_path, kind, extra, message):
 def test_settings_of_any_type_are_refused_by_name(tmp_path, change):
     _write_saelens(tmp_path / "sae", "topk", True, False, **change)
     with pytest.raises(InterpError, match=r"SAELens|k is|architecture"):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP, "resid_post.0")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04cut", b"plain text"])
 def test_npz_files_that_are_none_are_refused(tmp_path, content):
     (tmp_path / "params.npz").write_bytes(content)
     with pytest.raises(InterpError, match="not a plain npz file"):
-        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+        SparseAutoencoder.load(tmp_path / "params.npz", MADE_UP, "resid_post.0")
     np.savez(tmp_path / "params.npz", **{n: np.array(1.0) for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
     with pytest.raises(InterpError, match=r"W_enc has shape \(\); expected two axes"):
-        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+        SparseAutoencoder.load(tmp_path / "params.npz", MADE_UP, "resid_post.0")
     np.savez(tmp_path / "params.npz", W_enc=np.array(["a"]))
     with pytest.raises(InterpError, match="not a plain npz file"):
-        file_formats.read_autoencoder(tmp_path / "params.npz", MADE_UP, "resid_post.0")
+        SparseAutoencoder.load(tmp_path / "params.npz", MADE_UP, "resid_post.0")
 
 
 def test_broken_files_are_named(tmp_path):
-    with pytest.raises(InterpError, match=r"not a file or folder of SAELens, sparsify"):
-        file_formats.read_autoencoder(tmp_path, MADE_UP)
+    looked_for = r"looked for sae.json \(interp\); sae_weights.safetensors \(SAELens\); cfg.json and sae.safetensors"
+    with pytest.raises(InterpError, match=f"no autoencoder there; {looked_for}"):
+        SparseAutoencoder.load(tmp_path, MADE_UP)
+    with pytest.raises(InterpError, match=f"absent: no such file or folder; {looked_for}"):
+        SparseAutoencoder.load(tmp_path / "absent", MADE_UP)
     _write_saelens(tmp_path / "sae", "jumprelu", True, False)
+    with pytest.raises(InterpError, match=r"the autoencoders are in folders of it \(sae\); give the path of one"):
+        SparseAutoencoder.load(tmp_path, MADE_UP)
+    with pytest.raises(InterpError, match=r"\(SAELens\) does not say which weights it was trained on; give the model"):
+        SparseAutoencoder.load(tmp_path / "sae")
     file = tmp_path / "sae" / "sae_weights.safetensors"
+    assert SparseAutoencoder.load(file, MADE_UP).site == SparseAutoencoder.load(tmp_path / "sae", MADE_UP).site
     whole = safetensors.torch.load_file(file)
     safetensors.torch.save_file({n: x for n, x in whole.items() if n != "threshold"}, file)
     with pytest.raises(InterpError, match=r"no tensor threshold; it holds W_dec"):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"b_enc": torch.zeros(F - 1)}, file)
     with pytest.raises(InterpError, match=r"its tensors do not go together \(The size of tensor"):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"W_more": torch.zeros(3)}, file)
     with pytest.raises(InterpError, match="holds W_more, which jumprelu does not use"):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole | {"b_dec": torch.full((D,), torch.nan)}, file)
     with pytest.raises(InterpError, match="b_dec, b_enc hold NaN or infinite entries"):
-        file_formats.read_autoencoder(tmp_path / "sae", MADE_UP)
+        SparseAutoencoder.load(tmp_path / "sae", MADE_UP)
     safetensors.torch.save_file(whole, file)
     with pytest.raises(InterpError, match="format 'saelans' can't be written; did you mean saelens"):
-        format_writers.write_autoencoder(
-            file_formats.read_autoencoder(tmp_path / "sae", MADE_UP), tmp_path / "x", "saelans"
-        )
+        format_writers.write_autoencoder(SparseAutoencoder.load(tmp_path / "sae", MADE_UP), tmp_path / "x", "saelans")

@@ -12,7 +12,7 @@ from planted import MADE_UP
 from torch.nn.functional import normalize
 
 from interp.activations.columns import SiteColumns
-from interp.sae import file_formats, format_writers
+from interp.sae import format_writers
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.nonlinearities import JumpReLU, TopK
 
@@ -71,7 +71,7 @@ def test_what_saelens_trains_is_read(tmp_path, name):
             parameter.add_(0.1 * torch.randn(parameter.shape))
     trained.save_inference_model(str(tmp_path / "sae"))
     theirs = SAE.load_from_disk(str(tmp_path / "sae"))
-    ours = file_formats.read_autoencoder(tmp_path / "sae", MADE_UP, "resid_post.0")
+    ours = SparseAutoencoder.load(tmp_path / "sae", MADE_UP, "resid_post.0")
     with torch.no_grad():
         torch.testing.assert_close(ours(X), theirs(X), atol=1e-5, rtol=1e-5)
     assert float((ours.encode(X) > 0).float().mean()) > 0.01
@@ -87,9 +87,7 @@ def test_sparsify_reads_and_writes(tmp_path, monkeypatch, writes, skip):
     with torch.no_grad():
         torch.testing.assert_close(theirs(X).sae_out, ours(X), atol=1e-5, rtol=1e-5)
     theirs.save_to_disk(tmp_path / "again")
-    again = file_formats.read_autoencoder(
-        tmp_path / "again", MADE_UP, "resid_post.0", None if writes == HERE else "mlp_out.0"
-    )
+    again = SparseAutoencoder.load(tmp_path / "again", MADE_UP, "resid_post.0", None if writes == HERE else "mlp_out.0")
     torch.testing.assert_close(again(X), ours(X), atol=1e-5, rtol=1e-5)
 
 
@@ -124,5 +122,5 @@ def test_what_dictionary_learning_saves_is_read(tmp_path, name):
             theirs.threshold.fill_(0.8)
         torch.save(theirs.state_dict(), tmp_path / "ae.pt")
         (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": name, "k": K}}))
-        ours = file_formats.read_autoencoder(tmp_path, MADE_UP, "resid_post.0")
+        ours = SparseAutoencoder.load(tmp_path, MADE_UP, "resid_post.0")
         torch.testing.assert_close(ours(X), theirs(X), atol=1e-5, rtol=1e-4)

@@ -19,7 +19,8 @@ from interp.data.corpora import Source
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
 from interp.models.losses import LinearDescent, kl_divergence
-from interp.sae.coder import SparseAutoencoder, unit_rows
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.file_formats import unit_rows
 from interp.sae.nonlinearities import TopK
 from interp.sae.splice import spliced_logits, unspliced_pass
 

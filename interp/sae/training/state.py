@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from interp.sae.code import pre_activations
-from interp.sae.coder import unit_rows
 from interp.sae.config import SaeConfig
+from interp.sae.file_formats import unit_rows
 from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.training.gradients import Auxiliary, GradientStep, Objective, Weights, causal, gradients
 from interp.sae.training.kinds import KINDS, RANKED
