@@ -1,10 +1,12 @@
 """Direction: unit rows at a site, with the method and data they were fitted with and their held-out scores."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,8 +25,12 @@ def residual_sites(model: HookedModel, sites: str | Site | Iterable[str | Site])
     resolved = model.resolve(sites)
     for site in resolved:
         if not site.in_residual_basis:
-            raise InterpError(f"{site} is not in the residual stream's basis; choose sites such as resid_post.*")
+            raise _outside(site)
     return resolved
+
+
+def _outside(site: Site) -> InterpError:
+    return InterpError(f"{site} is not in the residual stream's basis; choose sites such as resid_post.*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +42,7 @@ class Direction:
         site: Where it was fitted.
         position: At which token, counted from a prompt's end if negative.
         method: How it was fitted.
-        model: The model it belongs to.
+        model: The model it belongs to, if known.
         data: Digest of the data it was fitted on.
         scores: Measurements on held-out pairs, by name.
         means: Means of the positive and the negative side that it was fitted on, (2, d_model), where known.
@@ -58,16 +64,69 @@ class Direction:
     site: Site
     position: int
     method: str
-    model: ModelReference
+    model: ModelReference | None
     data: str
     scores: Mapping[str, float] = field(default_factory=dict)
     means: Float[Tensor, "2 d_model"] | None = None
 
     def __post_init__(self) -> None:
-        if self.rows.ndim != 2 or self.rows.shape[1] != self.model.d_model:
-            expected = f"(k, {self.model.d_model}), rows in the residual stream of {self.model.name}"
+        model = self.model
+        if self.rows.ndim != 2 or (model and self.rows.shape[1] != model.d_model):
+            expected = f"(k, {model.d_model}), rows in the residual stream of {model.name}" if model else "(k, d_model)"
             raise InterpError(f"direction has shape {tuple(self.rows.shape)}; expected {expected}")
         object.__setattr__(self, "rows", orthonormal_rows(self.rows))
+
+    @classmethod
+    def of(
+        cls,
+        vector: Any,
+        site: str | Site,
+        model: HookedModel | ModelReference | None = None,
+        method: str = "given",
+        position: int = -1,
+    ) -> "Direction":
+        """A direction from numbers, such as another tool's vector.
+
+        A vector of heretic or of repeng is that of one layer (`vectors[12]`). A decoder row of SAELens is
+        `sae.W_dec[latent]`. Only the vector's direction is kept, with its sign: its rows get norm 1, and `Add` scales
+        them. `Add(vector, scale)` of the bare numbers keeps their norm.
+
+        Args:
+            vector: A tensor, an array or a list of numbers: (d_model,), or (k, d_model) for a subspace. On any device
+                and in any type.
+            site: Where it was read or is to be added, such as `resid_post.3`. hidden_states[n + 1] of transformers is
+                `resid_post.n`.
+            model: The model it belongs to; then it is refused elsewhere. Default: it fits every model of its width.
+            method: What it is called where it is shown.
+            position: At which token it was read, counted from a prompt's end if negative.
+
+        Raises:
+            InterpError: The vector is zero, not finite, or not of the shape and width expected; its rows are linearly
+                dependent; or the site is unknown or not in the residual stream's basis.
+
+        Example:
+            >>> direction = interp.Direction.of([3.0, 4.0], site="resid_post.3")
+            >>> direction.rows, str(direction)
+            (tensor([[0.6000, 0.8000]]), 'given at resid_post.3, position -1')
+            >>> interp.Add(direction, scale=5.0)(torch.zeros(2))
+            tensor([3., 4.])
+        """
+        if isinstance(model, HookedModel):
+            (place,) = residual_sites(model, site)
+        elif not (place := site if isinstance(site, Site) else Site.parse(site)).in_residual_basis:
+            raise _outside(place)
+        rows = as_tensor(vector).float()
+        if rows.ndim not in (1, 2):
+            raise InterpError(f"direction has shape {tuple(rows.shape)}; expected (d_model,) or (k, d_model)")
+        reference = model.reference if isinstance(model, HookedModel) else model
+        return cls(torch.atleast_2d(rows), place, position, method, reference, data="")
+
+    def check(self, model: ModelReference, what: str = "this direction") -> None:
+        """Raise, by what it is, if it belongs to another model or has another width."""
+        if self.model is not None:
+            self.model.check(model, what)
+        elif (width := self.rows.shape[1]) != model.d_model:
+            raise InterpError(f"{what} is of width {width}, but {model.name} has d_model {model.d_model}")
 
     def read(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
         """Coordinates of activations along the rows."""
@@ -92,12 +151,13 @@ class Direction:
     def to_json(self) -> dict[str, Any]:
         """Everything except the tensors, as plain values."""
         plain = {"site": str(self.site), "position": self.position, "method": self.method, "data": self.data}
-        return plain | {"model": self.model.model_dump(), "scores": dict(self.scores)}
+        return plain | {"model": self.model and self.model.model_dump(), "scores": dict(self.scores)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], rows: Float[Tensor, "k d_model"]) -> "Direction":
         """The inverse of `to_json`; the rows are passed in."""
-        site, model = Site.parse(values["site"]), ModelReference.parse(values["model"], "direction.json")
+        site, known = Site.parse(values["site"]), values["model"]
+        model = ModelReference.parse(known, "direction.json") if known else None
         return cls(**values | {"rows": rows, "site": site, "model": model})
 
     def __str__(self) -> str:
@@ -105,5 +165,26 @@ class Direction:
 
     def _repr_html_(self) -> str:
         scores = [(name, f"{value:.3f}") for name, value in self.scores.items()]
-        place: list[tuple[str, object]] = [("site", self.site), ("position", self.position), ("model", self.model.name)]
+        place: list[tuple[str, object]] = [("site", self.site), ("position", self.position)]
+        place.append(("model", self.model.name if self.model else f"any of width {self.rows.shape[1]}"))
         return html_card(f"Direction: {self.method}", [("rows", len(self.rows)), *place, *scores])
+
+
+# A fitted direction, or its numbers as a tensor, an array or lists: (d_model,) or (k, d_model).
+Vectors = Direction | Float[Tensor, "*k d_model"] | np.ndarray | Sequence[Any]
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A tensor from a direction's rows, a tensor, an array or a list of numbers."""
+    if isinstance(value, Direction):
+        return value.rows.squeeze(0)
+    if isinstance(value, Mapping):
+        shown = ", ".join(map(str, list(value)[:6]))
+        raise InterpError(f"direction is a mapping of {shown}; give one of its values, such as the vector of a layer")
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InterpError(
+            f"direction is a {type(value).__name__}; expected a Direction (a finding has one: finding.direction), "
+            "or the numbers of a vector"
+        ) from None

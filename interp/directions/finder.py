@@ -135,7 +135,7 @@ def _known_methods(methods: str | Sequence[str]) -> Sequence[str]:
 
 
 def _require_protected(model: HookedModel, name: str, direction: Direction) -> None:
-    direction.model.check(model.reference, f"protected direction {name!r}")
+    direction.check(model.reference, f"protected direction {name!r}")
     if not direction.site.in_residual_basis:
         raise InterpError(f"protected direction {name!r} is at {direction.site}, not in the residual stream's basis")
 

@@ -8,38 +8,21 @@
 Rows of vectors are (k, d_model), and activations (…, d_model).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.linalg import erase, orthonormal_rows, project_out
-from interp.directions.direction import Direction
+from interp.directions.direction import Direction, Vectors, as_tensor
 from interp.directions.methods.erasure import Eraser
 from interp.interventions.op import MODEL, NUMBER, TENSOR, Affine, Form, Op, Settings, Tensors, finite, part, setting
 from interp.models.identity import ModelReference
-
-# A fitted direction, or its numbers as a tensor, an array or lists: (d_model,) or (k, d_model).
-Vectors = Direction | Float[Tensor, "*k d_model"] | np.ndarray | Sequence[Any]
-
-
-def as_tensor(value: Any) -> Tensor:
-    """A tensor from a direction's rows, a tensor, an array or a list of numbers."""
-    if isinstance(value, Direction):
-        return value.rows.squeeze(0)
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise InterpError(
-            f"direction is a {type(value).__name__}; expected a Direction (a finding has one: finding.direction), "
-            "or the numbers of a vector"
-        ) from None
 
 
 def _rows_of(direction: Vectors) -> Tensor:

@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.directions.direction import Direction
-from interp.interventions.affine_ops import Vectors, as_tensor
+from interp.directions.direction import Direction, Vectors, as_tensor
 from interp.interventions.latents import SAE, latent_values
 from interp.interventions.op import MODEL, NUMBER, TENSOR, Observer, Op, Record, Wrapped, only, part, setting
 from interp.models.forward_pass import ForwardPass

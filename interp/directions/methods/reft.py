@@ -92,7 +92,7 @@ class ReftR1:
         Limitations:
             The threshold was chosen on the training texts. For texts of other lengths, choose one on some of them.
         """
-        self.direction.model.check(model.reference, "this direction")
+        self.direction.check(model.reference)
         batch = model.tokens([prompts] if isinstance(prompts, str) else list(prompts))
         x = model.capture(batch, self.direction.site)[self.direction.site].float().cpu()
         return _largest(self.direction.read(x)[..., 0] + self.bias, _counted_tokens(batch)) - self.threshold

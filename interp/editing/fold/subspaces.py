@@ -51,10 +51,9 @@ class Preserved:
 
 def preserving(direction: Direction, protected: Direction) -> Preserved:
     """The direction without its part in the span of the protected rows. Raises where nothing would be left of a row."""
-    if direction.model.d_model != protected.model.d_model:
-        raise InterpError(
-            f"{direction.model.name} and {protected.model.name} differ in width; fit both directions in one model"
-        )
+    if direction.rows.shape[1] != protected.rows.shape[1]:
+        names = " and ".join(each.model.name if each.model else str(each) for each in (direction, protected))
+        raise InterpError(f"{names} differ in width; fit both directions in one model")
     rows, kept = direction.rows.double(), protected.rows.double()
     clear = project_out(rows, kept)
     left = torch.linalg.svdvals(clear)
@@ -108,11 +107,11 @@ def _preserved(edit: Edit, protected: Direction) -> Preserved:
             f"{type(edit.op).__name__} at {', '.join(edit.sites)} is not a projection, and a protected subspace is "
             "taken out of projections only; fit a direction and project it out, or protect nothing"
         )
-    made_with = edit.op.model
-    if made_with and made_with.digest and protected.model.digest not in ("", made_with.digest):
+    made_with, other = edit.op.model, protected.model
+    if made_with and made_with.digest and other and other.digest not in ("", made_with.digest):
         raise InterpError(
-            f"the recipe was made for {made_with.name}, and the protected direction is of {protected.model.name}; fit "
-            "both in one model"
+            f"the recipe was made for {made_with.name}, and the protected direction is of {other.name}; fit both in "
+            "one model"
         )
     if record := edit.op.settings()["direction"]:
         return preserving(Direction.from_json(record, edit.op.rows), protected)
