@@ -13,7 +13,7 @@ A second process that harvests into the same folder is refused.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -124,7 +124,9 @@ def harvest(
     _make_folder(folder)
     with lock_folder(folder, f"{folder}: another process is harvesting into it; wait for it, or choose another"):
         try:
-            _Harvest.open(folder, settings, part, reading, append).fill(passes, chain([first], rows), reading)
+            documents = len(texts) if isinstance(texts, Sized) and not isinstance(texts, str) else None
+            open_harvest = _Harvest.open(folder, settings, part, reading, append)
+            open_harvest.fill(passes, chain([first], rows), reading, documents)
         finally:
             with suppress(OSError):
                 folder.rmdir()  # only if it is still empty
@@ -182,15 +184,23 @@ class _Harvest:
             return cls(folder, settings, [*parts, part], index, whole=False)
         return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
 
-    def fill(self, passes: CorpusPasses, rows: Iterable[PackedRows], reading: CorpusProgress) -> None:
-        """Check the corpus against the shards that exist, write the missing ones, and rename the manifest."""
+    def fill(
+        self, passes: CorpusPasses, rows: Iterable[PackedRows], reading: CorpusProgress, in_corpus: int | None
+    ) -> None:
+        """Check the corpus against the shards that exist, write the missing ones, and rename the manifest.
+
+        `in_corpus` is the number of the corpus's documents, if known, by which progress is shown.
+        """
         before, shards = self.parts[: self.index], self.parts[self.index].shards
         documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
-        groups = track(rows, "harvest")
+        groups, read = iter(rows), 0
         for shard in shards:
-            if next(groups, None) is None or not shard.ends(reading):
+            if (group := next(groups, None)) is None or not shard.ends(reading):
                 raise _other_text(self.folder)
-        for group in groups:
+            read += int(group.mask.sum())
+        tokens = self.parts[self.index].tokens
+        left = in_corpus and in_corpus - (reading.documents if shards else 0) if tokens is None else tokens - read
+        for group in _tracked(groups, left, "tokens" if tokens or not in_corpus else "documents"):
             if self.whole:
                 raise _other_text(self.folder)
             tensors, statistics = _shard_tensors(passes, group, self.settings, documents)
@@ -238,6 +248,15 @@ def _other_text(folder: Path) -> InterpError:
     )
 
 
+def _tracked(groups: Iterable[PackedRows], total: int | None, unit: str) -> Iterator[PackedRows]:
+    """The groups, with their progress in tokens or in documents, whichever the end of the harvest is known in."""
+    sizes = {
+        "tokens": lambda group: int(group.mask.sum()),
+        "documents": lambda group: int(group.document.max() - group.document[0, 0]) + 1,
+    }
+    return track(groups, "harvest", total, sizes[unit], unit)
+
+
 def _shard_tensors(
     passes: CorpusPasses, packed: PackedRows, settings: StoreSettings, documents: int
 ) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
@@ -245,7 +264,7 @@ def _shard_tensors(
     config = settings.harvest
     parts: dict[str, list[Tensor]] = {}
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in settings.sites}
-    for batch, activations in passes.over(packed):
+    for batch, activations in track(passes.over(packed), "capture", len(packed), lambda part: len(part[0]), "rows"):
         kept = batch.kept(config.keep)
         for site, x in activations.items():
             exact = x[kept]

@@ -65,7 +65,10 @@ def rank_by_ablation(
         True
     """
     before = mean_scores(model, behaviours)
-    trials = [_trial(model, candidate, behaviours, target, before) for candidate in track(candidates, "try")]
+    trials = [
+        _trial(model, candidate, behaviours, target, before)
+        for candidate in track(candidates, "try", unit="candidates")
+    ]
     return sorted(trials, key=lambda trial: trial.cost)
 
 

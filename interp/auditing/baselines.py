@@ -149,7 +149,7 @@ def measure_baselines(
     baselines = [Baseline("no-op", mean_scores(model, behaviours))]
     for name, drawn in draws.items():
         each = []
-        for rows in track(drawn, name):
+        for rows in track(drawn, f"{name} baseline", unit="draws"):
             with model.hooked(Recipe([("writers", Project(rows))])):
                 each.append(mean_scores(model, behaviours))
         baselines.append(Baseline(name, _means(each), tuple(each)))

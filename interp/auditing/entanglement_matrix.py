@@ -22,6 +22,7 @@ from interp.auditing.statistics.significance import holm
 from interp.core.display import html_table
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json, write_json
+from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
@@ -156,7 +157,7 @@ def entanglement(
     kept, names = cache if isinstance(cache, ScoreCache) else ScoreCache(cache), tuple(baselines)
     audits = {
         name: audit(model, recipe, behaviours, seed=seed, baselines=names, instruction=instruction, cache=kept)
-        for name, recipe in recipes.items()
+        for name, recipe in track(recipes.items(), "entanglement", unit="edits")
     }
     return Entanglement.of(audits), audits
 

@@ -1,44 +1,136 @@
-"""Progress bars on standard error, hidden when it is not a terminal."""
+"""Progress of long calls: a bar in a terminal, a line that updates in a notebook cell, a line every 20 s in a log.
 
+Only the outermost of nested calls shows. Those inside it move it on within its current item, and the title of the
+innermost stands at the end of the line. What is fast shows nothing. `INTERP_PROGRESS=0` in the environment switches all
+of it off.
+"""
+
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass
+from io import TextIOBase
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+_KNOWN = "{percentage:.0f} % of {total:,.0f}{unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
+_UNKNOWN = "{desc} {n:,.0f}{unit}, {rate_noinv_fmt}, {elapsed}{postfix}"
+
+
+@dataclass(eq=False)
+class _Level:
+    """One of the nested calls. `weight` is what its current item counts for; the outermost has the bar."""
+
+    title: str
+    total: int | None
+    bar: Any = None
+    done: float = 0.0
+    weight: float = 0.0
+
+
+_LEVELS: list[_Level] = []  # the outermost first
+_CELL: list[Any] = [None, None]  # the request that runs a cell, and that cell's output for progress
+
 
 def track(
-    items: Iterable[Item], title: str, total: int | None = None, size: int | Callable[[Item], int] = 1, unit: str = ""
+    items: Iterable[Item],
+    title: str,
+    total: int | None = None,
+    size: int | Callable[[Item], int] = 1,
+    unit: str = "items",
 ) -> Iterator[Item]:
-    """Yield the items, with a bar and the time left if standard error is a terminal.
+    """Yield the items, and show how many are done, the rate and the time left.
+
+    The progress ends with the iterator, so loop over it directly rather than keep it in a variable.
 
     Args:
         items: What to iterate over.
-        title: Text next to the bar.
-        total: Number of items, if known; that of a collection is its length.
+        title: What is done, in a word.
+        total: Number of units, if known; by default that of a collection's items.
         size: How many units an item counts for, the same for all or a function of the item.
-        unit: Name of the unit; the bar then shows units per second.
+        unit: Name of the units, in the plural.
+
+    Example:
+        >>> from interp.core.progress import track
+        >>> list(track("abc", "letters"))
+        ['a', 'b', 'c']
     """
-    from rich import progress
-    from rich.console import Console
-    from rich.text import Text
-
-    class Rate(progress.ProgressColumn):
-        """Units per second."""
-
-        def render(self, task: progress.Task) -> Text:
-            """The rate as text, empty before it is known."""
-            speed = task.speed or 0.0
-            return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s" if unit and speed else "")
-
-    console = Console(stderr=True)
-    counted = progress.BarColumn(), progress.MofNCompleteColumn(), Rate(), progress.TimeRemainingColumn()
-    columns = progress.TextColumn("{task.description}"), *counted
-    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        weight = size if callable(size) else lambda item: size
-        known = None if total is None or callable(size) else total * size
-        if known is None and isinstance(items, Collection):
-            known = sum(map(weight, items))
-        task = bars.add_task(title, total=known)
+    if os.environ.get("INTERP_PROGRESS") == "0":
+        yield from items
+        return
+    weight = size if callable(size) else lambda item: size
+    if total is None and isinstance(items, Collection):
+        total = sum(map(weight, items))
+    level = _Level(title, total, None if _LEVELS else _bar(title, total, unit))
+    _LEVELS.append(level)
+    try:
         for item in items:
+            level.weight = weight(item)
             yield item
-            bars.advance(task, weight(item))
+            level.done, level.weight = level.done + level.weight, 0.0
+            _show()
+    finally:
+        if level in _LEVELS:
+            del _LEVELS[_LEVELS.index(level) :]
+        if level.bar is not None:
+            level.bar.close()
+
+
+def _show() -> None:
+    """Move the bar of the outermost call on; each call counts as a share of the current item of the one around it."""
+    done = share = 0.0
+    for level in reversed(_LEVELS):
+        done = level.done + level.weight * share
+        share = min(done / level.total, 1.0) if level.total else 0.0
+    outermost = _LEVELS[0]
+    outermost.bar.postfix = _LEVELS[-1].title if len(_LEVELS) > 1 else ""
+    outermost.bar.update(max(0.0, min(done, outermost.total or done) - outermost.bar.n))
+
+
+def _bar(title: str, total: int | None, unit: str) -> Any:
+    """A bar of tqdm for where the program runs."""
+    from tqdm import tqdm
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        place = {"file": _Lines(lambda line: _show_in_cell(shell, line)), "delay": 1.0, "mininterval": 0.5}
+    elif sys.stderr.isatty():
+        place = {"delay": 0.5}
+    else:
+        place = {"file": _Lines(_log), "delay": 20.0, "mininterval": 20.0, "leave": True}
+    known = "{desc} " if "leave" in place else "{desc} {bar:20} "
+    place = {"leave": False, "bar_format": known + _KNOWN if total else _UNKNOWN} | place
+    return tqdm(desc=title, total=total or None, unit=f" {unit}", miniters=0, **place)
+
+
+class _Lines(TextIOBase):
+    """A stream to which tqdm writes; it passes each state of the bar on as a line, empty once the bar is gone."""
+
+    encoding = "utf-8"
+
+    def __init__(self, show: Callable[[str], None]):
+        self._pass_on = show
+
+    def write(self, text: str) -> int:
+        """Pass the line on, without the control characters around it."""
+        if text:
+            self._pass_on(text.strip())
+        return len(text)
+
+
+def _log(line: str) -> None:
+    if line:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _show_in_cell(shell: Any, line: str) -> None:
+    """Show the line in place of the last one of the same cell."""
+    from IPython.display import DisplayHandle
+
+    content, request = {"text/plain": line} | ({} if line else {"text/html": ""}), shell.get_parent()["header"]
+    if _CELL[0] == request:
+        _CELL[1].update(content, raw=True)
+    else:
+        _CELL[:] = request, DisplayHandle()
+        _CELL[1].display(content, raw=True)

@@ -97,7 +97,7 @@ def find(
     if sae is not None:
         fits += [(cell, SAE_LATENT, BySeparation(sae)) for cell in cells if cell.site == sae.site]
     jobs = [_Job(*fit, model.reference, contrast.digest) for fit in fits]
-    results = [(job, job.run()) for job in track(jobs, "fit")]
+    results = [(job, job.run()) for job in track(jobs, "fit", unit="directions")]
     failures = tuple(result for _, result in results if isinstance(result, Failure))
     fitted = [(job, _aligned(result, protected or {})) for job, result in results if isinstance(result, Finding)]
     if not fitted:
@@ -192,7 +192,7 @@ def _with_stability(findings: Findings, jobs: Sequence[_Job], samples: Sequence[
         return findings
     listed = {id(finding) for finding in findings.shortlist(SHORTLISTED)}
     rows = []
-    for job, finding in track(list(zip(jobs, findings, strict=True)), "refit"):
+    for job, finding in track(list(zip(jobs, findings, strict=True)), "refit", unit="directions"):
         if job.method in _CLOSED_FORM or (id(finding) in listed and job.method not in TRAINED):
             score = bootstrap_stability(finding.direction.rows[0], job.fit, job.cell.fit, samples)
             finding = replace(finding, stability=score)

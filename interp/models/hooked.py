@@ -177,7 +177,7 @@ class HookedModel(TransformerLensFace):
         position_columns(batch, positions)  # raises by the number of the prompt in the whole batch
         width = batch.ids.shape[1]
         parts: list[dict[Site, Tensor]] = []
-        for rows in batch.batches(batch_size):
+        for rows in track(batch.batches(batch_size), "capture", size=len, unit="prompts"):
             columns = position_columns(rows, positions)
             part = self.forward_to(chosen, rows.model_inputs(self.device), columns, copy=copy)
             parts.append(part if columns is not None else {site: _pad_left(x, width) for site, x in part.items()})
@@ -218,7 +218,7 @@ class HookedModel(TransformerLensFace):
             4.11
         """
         total, count = 0.0, 0
-        for rows in self.tokens(prompts).batches(batch_size):
+        for rows in track(self.tokens(prompts).batches(batch_size), "loss", size=len, unit="texts"):
             losses = next_token_losses(self.logits(rows), rows.ids, rows.predicted)
             total, count = total + float(losses.double().sum()), count + len(losses)
         if not count:
@@ -263,7 +263,7 @@ class HookedModel(TransformerLensFace):
         rest = settings.update(**options)
         replies: list[str] = []
         with self.hooked(recipe), torch.no_grad():
-            for rows in track(batches, "generate") if len(batches) > 4 else batches:
+            for rows in track(batches, "generate", size=len, unit="replies"):
                 inputs = rows.prompt_inputs(self.device)
                 with self.passes.prompted(rows.ids.shape[1]):
                     out = self.hf.generate(**inputs, generation_config=settings, **rest)

@@ -56,7 +56,7 @@ def collect_firings(
     slot = torch.full((sae.d_sae,), -1)
     slot[latents] = torch.arange(len(latents))
     parts = []
-    for start in track(range(0, len(packed), batch_size), "features"):
+    for start in track(range(0, len(packed), batch_size), "features", unit="batches"):
         batch = packed.rows(start, start + batch_size)
         activations = model.forward_to(sites, batch.model_inputs(model.device))
         x = torch.cat([activations[site].flatten(2) for site in sites], dim=2)

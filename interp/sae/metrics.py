@@ -15,6 +15,7 @@ from interp.activations.stream import ActivationSource
 from interp.activations.token_rows import pack_rows
 from interp.core.errors import InterpError
 from interp.core.moments import StreamingMoments
+from interp.core.progress import track
 from interp.data.corpora import Source
 from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
@@ -68,7 +69,8 @@ def evaluate(
         raise InterpError("the corpus has no document of two tokens or more, so there is nothing to predict")
     coder, tally = sae.to(model.device), _Tally(sae.d_sae)
     losses = dict.fromkeys(("loss_clean", "loss_reconstructed", "loss_zero"), 0.0)
-    for batch in packed.batches(batch_size):
+    batches = list(packed.batches(batch_size))
+    for batch in track(batches, "evaluate", size=lambda batch: batch.ids.numel(), unit="tokens"):
         before = unspliced_pass(coder, model, batch)
         reconstruction = tally.update(coder, before.read, before.written)
         losses["loss_clean"] += _loss(before.logits, batch)

@@ -77,7 +77,7 @@ def answer_logprobs(
     longest = max(len(ids) for item in items for ids in item.ids)
     packed = supports_prefix_trees(model, longest)
     passes: list[PrefixPass | BranchedPass] = [*(prefix_passes if packed else _branched_passes)(model, items)]
-    for each in track(passes, "score") if len(passes) > 4 else passes:
+    for each in track(passes, "score", unit="passes"):
         for item, answer, value in each.scores():
             nats[item.number][answer] += value
     for item, values in zip(items, nats, strict=True):
@@ -168,7 +168,7 @@ def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
     whole = _prepend(model, instruction, batch) if instruction else Continuations.whole(batch)
     order = whole.tokens.lengths.argsort(stable=True)  # texts of similar length together need less padding
     total = torch.zeros(len(whole), dtype=torch.float64)
-    for rows in track(order.split(_BATCH), "loss"):
+    for rows in track(order.split(_BATCH), "loss", size=len, unit="texts"):
         total[rows] = logprobs(model, whole.pick(rows)).cpu()
     losses = (-total / whole.scored.sum(1)).tolist()
     for number, loss in enumerate(losses):

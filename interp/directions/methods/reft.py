@@ -157,7 +157,7 @@ def reft_r1(
     descent = LinearDescent(fitter.trained, _RATE, steps)
     losses: list[tuple[float, float, float]] = []
     with frozen_weights(model):
-        for batch in track(batches(len(contrast), batch_size, steps, seed), "reft", total=steps):
+        for batch in track(batches(len(contrast), batch_size, steps, seed), "reft", total=steps, unit="steps"):
             with torch.enable_grad():
                 detection, steered, dense = fitter.losses(batch)
                 loss = detection + steering * steered + sparsity * dense

@@ -130,7 +130,7 @@ def _independently(
 ) -> Iterator[tuple[Site, ErasureFitter]]:
     """All sites in one pass, under the hooks in place."""
     fitters = {site: ErasureFitter(model.d_model, batches.count) for site in sites}
-    for number, tokens in enumerate(track(batches.tokens, "scrub")):
+    for number, tokens in enumerate(track(batches.tokens, "scrub", unit="batches")):
         acts = model.capture(tokens, sites, batch_size=len(tokens), copy=False)
         for site, fitter in fitters.items():
             batches.update(fitter, number, acts[site])
@@ -141,7 +141,7 @@ def _site_by_site(
     model: HookedModel, batches: _LabelledBatches, sites: Sequence[Site], fitted: ScrubbedEraser
 ) -> Iterator[tuple[Site, ErasureFitter]]:
     """Site by site, each in a pass up to it with the erasers fitted so far."""
-    for site in track(sites, "scrub"):
+    for site in track(sites, "scrub", unit="sites"):
         with model.hooked(fitted):
             fitters = list(_independently(model, batches, [site], fitted))
         yield from fitters
@@ -152,7 +152,7 @@ def _blockwise(
 ) -> Iterator[tuple[Site, ErasureFitter]]:
     """Site by site, each block computed once on its input after the erasers fitted so far."""
     walk = Blockwise(model, batches.tokens)
-    for site in track(sites, "scrub"):
+    for site in track(sites, "scrub", unit="sites"):
         states, fitter = walk.to(site.layer or 0), ErasureFitter(model.d_model, batches.count)
         for number, state in enumerate(states):
             batches.update(fitter, number, state)

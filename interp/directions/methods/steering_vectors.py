@@ -148,7 +148,9 @@ def steering_vector(
     average, losses = torch.zeros_like(vector), []
     with frozen_weights(model):
         before = _objective(loss, pairs, vector, batch_size)[0]
-        for step, batch in enumerate(track(batches(len(contrast), batch_size, steps, seed), "steer", total=steps)):
+        for step, batch in enumerate(
+            track(batches(len(contrast), batch_size, steps, seed), "steer", total=steps, unit="steps")
+        ):
             value, gradient = _gradient(loss, pairs.pick(batch), vector)
             losses.append(value)
             average = _MOMENTUM * average + gradient

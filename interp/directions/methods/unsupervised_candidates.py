@@ -108,7 +108,7 @@ def unsupervised(
     with frozen_weights(model):
         random = sum(search.objective(norm * normalize(row, dim=0))[0] for row in drawn[count:]) / 3
         optima: list[tuple[Tensor, float, bool]] = []
-        for start in track(drawn[:count], "candidates", total=count):
+        for start in track(drawn[:count], "candidates", total=count, unit="candidates"):
             optima.append(search.maximise(start, [row for row, _, _ in optima], steps))
     data = sha256_json(batch.unpadded())
 

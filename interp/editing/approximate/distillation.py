@@ -168,7 +168,7 @@ def _train(
     descent = LinearDescent(trained, lr, steps, betas=(0.9, 0.99))
     losses: list[float] = []
     with frozen_weights(teacher.model):
-        for picked in track(_batches(len(train), size, steps, seed), "distil", total=steps):
+        for picked in track(_batches(len(train), size, steps, seed), "distil", total=steps, unit="steps"):
             with torch.enable_grad():
                 loss = teacher.divergence(train.pick(picked), pairs).mean() / effect
             losses.append(float(loss.detach()))

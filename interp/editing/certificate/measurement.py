@@ -19,6 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
+from interp.core.progress import track
 from interp.editing.certificate._comparison import PartComparison, Tally
 from interp.editing.certificate.manifest import ExportSettings
 from interp.editing.certificate.record import Certificate
@@ -100,7 +101,7 @@ def _plain(base: HookedModel, cast: torch.dtype | None) -> HookedModel:
 
 
 def _measure(tally: Tally, plain: HookedModel, exported: HookedModel, edit: Recipe, probes: Sequence[Tokens]) -> None:
-    for batch in probes:
+    for batch in track(probes, "certificate", unit="batches"):
         before = plain.logits(batch)[batch.mask]
         with plain.hooked(edit):
             hooked = plain.logits(batch)[batch.mask]

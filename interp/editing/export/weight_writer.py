@@ -128,7 +128,7 @@ def write_weights(shards: Sequence[WeightShard], folder: Path) -> dict[str, str]
     # Hashing and copying release the interpreter's lock: two files at once keep two cores busy, and a third the disk.
     with one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1) + 1) as pool:
         left = [shard for shard in shards if shard.name not in digests]
-        list(track(pool.map(write, left), "write", total=len(left)))
+        list(track(pool.map(write, left), "write", total=len(left), unit="files"))
     (folder / FINISHED).unlink(missing_ok=True)
     if len(shards) > 1:
         weight_map = {piece.name: shard.name for shard in shards for piece in shard.pieces}

@@ -96,7 +96,7 @@ def finetune(
     descent = LinearDescent([{"params": others}, {"params": biases, "lr": lr * scale}], lr, len(batches))
     history: list[Tuning] = []
     with frozen_weights(model):
-        for numbers in track(batches, "fine-tune"):
+        for numbers in track(batches, "fine-tune", size=lambda rows: len(rows) * context, unit="tokens"):
             batch = packed.part(numbers, slice(0, packed.ids.shape[1]))
             before = unspliced_pass(start, model, batch)
             with torch.enable_grad():
