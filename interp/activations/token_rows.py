@@ -14,6 +14,7 @@ from interp.core.errors import InterpError
 from interp.data import corpora
 from interp.data.conversations import render_conversation
 from interp.data.packing import PackedRows, Piece, assign_rows, encode, lay_out
+from interp.models.architectures.table import architecture
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
@@ -101,7 +102,7 @@ def pack_groups(
             reading.split += len(encoded) > context
             yield number, encoded
 
-    rows, empty = assign_rows(numbered(), context, model.packs), True
+    rows, empty = assign_rows(numbered(), context, architecture(model.config).packs), True
     while group := list(islice(rows, size)):
         empty = False
         yield lay_out(group, context)
@@ -114,7 +115,7 @@ class CorpusPasses:
 
     def __init__(self, model: HookedModel, sites: list[Site], batch_size: int):
         # Activations under a recipe would be recorded as the plain model's.
-        if model.inside_hooked:
+        if model.is_hooked:
             raise InterpError("activations are harvested from the plain model; leave the hooked block first")
         self.model, self.sites, self.batch_size = model, sites, batch_size
 

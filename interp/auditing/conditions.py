@@ -74,7 +74,7 @@ class ModelCondition:
         Raises:
             InterpError: The logits are NaN, or the model is inside a `hooked` block.
         """
-        if self.model.inside_hooked:
+        if self.model.is_hooked:
             raise InterpError(
                 "an audit inside a hooked block would store the scores of the edited model as those of the plain one; "
                 "leave the block, and pass the recipe to the audit"

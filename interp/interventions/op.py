@@ -203,7 +203,7 @@ class Op(Record):
         return None
 
     @property
-    def tokenwise(self) -> bool:
+    def per_token(self) -> bool:
         """Whether the op treats each token alone, wherever the token stands."""
         return type(self).within is Op.within and type(self).tap is Op.tap
 

@@ -122,9 +122,9 @@ class Recipe:
         return Recipe(self.edits, model.reference, self.note)
 
     @property
-    def tokenwise(self) -> bool:
+    def per_token(self) -> bool:
         """Whether every op acts on each token independently."""
-        return all(edit.op.tokenwise for edit in self.edits)
+        return all(edit.op.per_token for edit in self.edits)
 
     @property
     def digest(self) -> str:
@@ -190,11 +190,11 @@ def _edit(edit: Edit | tuple[str | Iterable[str], Op]) -> Edit:
 def _acting(op: Op, model: HookedModel) -> Transform:
     if type(op).within is Op.within:  # it needs only x
         return op
-    return lambda x: op.within(x, model.passes.current)
+    return lambda x: op.within(x, model.forward_passes.current)
 
 
 def _observing(observe: Observer, model: HookedModel) -> Transform:
-    return lambda x: observe(x, model.passes.current)
+    return lambda x: observe(x, model.forward_passes.current)
 
 
 def _require_valid_site(op: Op, site: Site) -> None:

@@ -9,7 +9,7 @@ The modules, in reading order:
 - `losses`: next-token cross-entropy and KL divergence
 - `identity`: references to models by digests
 - `_plain`: sites and hooked forward passes of a Hugging Face model
-- `transformer_lens`: TransformerLens' methods
+- `transformer_lens`: TransformerLens' names and methods, and its bridge
 - `hooked`: HookedModel: prompts, captured activations, losses and generation
 - `capture`: the activations that a capture returns
 - `continuations`: the likelihood of continuations

@@ -18,7 +18,7 @@ from interp.models import tokens
 from interp.models.architectures import table
 from interp.models.architectures.table import Tap
 from interp.models.forward_pass import ForwardPasses
-from interp.models.hooks import Transform, attached
+from interp.models.hooks import HookFunction, HookPoint, Transform, attached, hook_function
 from interp.models.identity import Digests, ModelReference
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site, resolve
@@ -30,7 +30,7 @@ class Edits(Protocol):
     """What `hooked` needs of a recipe: functions, each with a site of the model or with a tap that is not a site."""
 
     @property
-    def tokenwise(self) -> bool:
+    def per_token(self) -> bool:
         """Whether the functions act on each token independently of the other tokens."""
         ...
 
@@ -58,7 +58,7 @@ class PlainModel:
         self.name = name
         self.source = source
         self.revision = revision
-        self.passes = ForwardPasses()
+        self.forward_passes = ForwardPasses()
         self._digests = Digests()
         self._open: list[bool] = []  # for each open `hooked` block: whether it acts on each token independently
 
@@ -81,11 +81,6 @@ class PlainModel:
     def context(self) -> int | None:
         """Maximum number of tokens in a prompt; None where the architecture sets no limit (ALiBi)."""
         return getattr(self.config, "max_position_embeddings", None)
-
-    @property
-    def packs(self) -> bool:
-        """Whether documents packed into one row, with position ids that restart, stay independent of each other."""
-        return table.architecture(self.config).packs
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +139,8 @@ class PlainModel:
         """Tokenise prompts into a left-padded batch.
 
         Args:
-            prompts: A text, a list of texts, token ids (batch, pos), or `Tokens`, which are returned as they are.
+            prompts: A text, a list of texts, token ids (a tensor (batch, pos), a list, or lists), or `Tokens`,
+                which are returned as they are.
             cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
 
         Returns:
@@ -168,20 +164,22 @@ class PlainModel:
 
     @contextmanager
     def hooked(
-        self, recipe: Edits | Iterable[tuple[str | Site | Tap, Transform]], prompt: int | None = None
+        self, recipe: Edits | Iterable[tuple[str | Site | Tap, HookFunction]], prompt: int | None = None
     ) -> Iterator[Self]:
         """Run the model with a recipe applied, for as long as the block lasts.
 
         The hooks are removed when the block ends, also after an exception. Blocks can be nested.
 
         Args:
-            recipe: A recipe, or pairs of (site pattern, function). A function receives the activations at its site,
-                (batch, pos, d_model) or with a head axis, and returns new ones of that shape, or None for no change.
+            recipe: A recipe, or pairs of (site pattern, function). A function f(x) or f(x, hook) receives the
+                activations at its site, (batch, pos, d_model) or with a head axis, and its `HookPoint` if it has a
+                second parameter. It returns new activations of that shape, or None for no change.
             prompt: How many columns of the left-padded batch are the prompt, where one forward pass holds prompt and
                 reply. Default: all columns. It matters only to ops that act on the prompt or on the reply alone.
 
         Raises:
-            InterpError: A pattern names no site, an op was fitted in another model, or a function changes the shape.
+            InterpError: A pattern names no site, an op was fitted in another model, a function takes other arguments,
+                or (in the forward pass) it returns something else than a tensor of the same shape.
 
         Example:
             >>> with model.hooked([("mlp_out.3", lambda x: 0 * x)]):
@@ -193,28 +191,31 @@ class PlainModel:
         taps = [(where if isinstance(where, Tap) else self._taps[where], transform) for where, transform in bound]
         # The module that holds the layers: OPT's ForCausalLM calls its decoder past the base model.
         body = self.hf.get_submodule(table.architecture(self.config).layers.rpartition(".")[0])
-        with self.passes.prompted(prompt), self.passes.watched(body), attached(self.hf, taps):
-            self._open.append(isinstance(recipe, Edits) and recipe.tokenwise)
+        with self.forward_passes.prompted(prompt), self.forward_passes.watched(body), attached(self.hf, taps):
+            self._open.append(isinstance(recipe, Edits) and recipe.per_token)
             try:
                 yield self
             finally:
                 self._open.pop()
 
-    def _bind(self, pairs: Iterable[tuple[str | Site | Tap, Transform]]) -> Iterator[tuple[Site | Tap, Transform]]:
+    def _bind(self, pairs: Iterable[tuple[str | Site | Tap, HookFunction]]) -> Iterator[tuple[Site | Tap, Transform]]:
         for patterns, function in pairs:
             # An op or an eraser records the model that it was fitted in.
             if isinstance(fitted_in := getattr(function, "model", None), ModelReference):
                 fitted_in.check(self.reference, f"this {type(function).__name__}")
-            for where in [patterns] if isinstance(patterns, Tap) else self.resolve(patterns):
-                yield where, function
+            if isinstance(patterns, Tap):
+                yield patterns, function
+                continue
+            for site in self.resolve(patterns):
+                yield site, hook_function(function, HookPoint(site))
 
     @property
-    def inside_hooked(self) -> bool:
-        """Whether a `hooked` block is open."""
+    def is_hooked(self) -> bool:
+        """Whether a recipe or hooks are applied: a `hooked` block is open."""
         return bool(self._open)
 
     @property
-    def tokenwise(self) -> bool:
+    def hooks_are_per_token(self) -> bool:
         """Whether every open `hooked` block acts on each token independently; true without any block."""
         return all(self._open)
 

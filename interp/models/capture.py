@@ -1,7 +1,8 @@
 """Activations: the tensors that a model computes at some sites on a batch of prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +15,12 @@ from interp.models.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Activations:
-    """Captured tensors, indexed by site: `activations["resid_post.3"]` is (batch, pos, d_model).
+class Activations(Mapping[str | Site, Float[Tensor, "batch pos *features"]]):
+    """Captured tensors, a mapping from sites: `activations["resid_post.3"]` is (batch, pos, d_model).
 
-    `q`, `k`, `v` and `z` have a head axis: (batch, pos, head, d_head). Rows are left-padded as in `tokens`; where
-    positions were chosen, the pos axis runs over those.
+    A key is a short name, TransformerLens' name or a `Site`; `keys`, `items` and iteration give short names, in the
+    order of the forward pass. `q`, `k`, `v` and `z` have a head axis: (batch, pos, head, d_head). Rows are left-padded
+    as in `tokens`; where positions were chosen, the pos axis runs over those: after `positions=-1` its length is 1.
 
     Args:
         tensors: The activations by site, in the order of the forward pass.
@@ -34,7 +36,11 @@ class Activations:
         (torch.Size([1, 4, 192]), torch.Size([1, 4, 6, 32]))
         >>> activations.at_tokens("resid_post.3").shape
         torch.Size([4, 192])
+        >>> list(activations), "blocks.3.hook_resid_post" in activations
+        (['z.3', 'resid_post.3'], True)
     """
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # two mappings of tensors have no single truth value
 
     tensors: dict[Site, Float[Tensor, "batch pos *features"]]
     tokens: Tokens
@@ -45,6 +51,22 @@ class Activations:
         if site not in self.tensors:
             raise InterpError(f"site {str(site)!r} was not captured; {nearest(str(site), map(str, self.tensors))}")
         return self.tensors[site]
+
+    def __contains__(self, site: object) -> bool:
+        return isinstance(site, str | Site) and self.get(site) is not None
+
+    def get(self, site: str | Site, default: Any = None) -> Any:
+        """The activations at a site, or the default where it was not captured."""
+        try:
+            return self[site]
+        except InterpError:
+            return default
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
     @property
     def sites(self) -> list[Site]:

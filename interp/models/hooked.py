@@ -26,7 +26,7 @@ from interp.models.hooks import Transform
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens, render_chat, tokenise
-from interp.models.transformer_lens import TransformerLensFace
+from interp.models.transformer_lens.face import TransformerLensFace
 
 
 class HookedModel(TransformerLensFace):
@@ -142,6 +142,48 @@ class HookedModel(TransformerLensFace):
         decoded = [[decode([token]) for token in ids] for ids in batch.unpadded()]
         return decoded[0] if isinstance(text, str) or (isinstance(text, Tensor) and text.ndim == 1) else decoded
 
+    def to_string(self, tokens: int | Sequence[int] | Sequence[Sequence[int]] | Tensor | Tokens) -> str | list[str]:
+        """The text of token ids, special tokens included.
+
+        Args:
+            tokens: One id, a list or tensor of ids, several of them, or `Tokens`, whose padding is left out.
+
+        Returns:
+            The text; for several rows, one text per row.
+
+        Raises:
+            InterpError: The model has no tokenizer.
+
+        Example:
+            >>> model.to_string([1, 375, 350])
+            '<|bos|>The river'
+        """
+        self._require_tokenizer()
+        ids: Any = tokens.unpadded() if isinstance(tokens, Tokens) else tokens
+        ids = ids.tolist() if isinstance(ids, Tensor) else ids
+        decode = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
+        several = not isinstance(ids, int) and len(ids) > 0 and not isinstance(ids[0], int)
+        return list(map(decode, ids)) if several else decode(ids)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is one token. Inside a text, a word begins with its space in most tokenizers.
+
+        Args:
+            text: The text of the token, such as " river".
+
+        Raises:
+            InterpError: The text is not one token; the message has the tokens that it splits into.
+
+        Example:
+            >>> model.to_single_token(" river")
+            350
+        """
+        ids = tokenise(text, self.tokenizer, None, prepend_bos=False).ids[0].tolist()
+        if len(ids) != 1:
+            pieces = ", ".join(repr(self.to_string(token)) for token in ids)
+            raise InterpError(f"{text!r} is {len(ids)} tokens ({pieces}); expected a text of one token")
+        return ids[0]
+
     @torch.no_grad()
     def capture(
         self,
@@ -156,7 +198,8 @@ class HookedModel(TransformerLensFace):
         Args:
             prompts: Texts, token ids or `Tokens`.
             sites: Sites or patterns, as in `resolve`.
-            positions: Tokens of each prompt to keep: 0 is its first token, -1 its last. Default: all tokens.
+            positions: Tokens of each prompt to keep: 0 is its first token, -1 its last. One position keeps the axis,
+                of length 1. Default: all tokens.
             batch_size: Prompts per forward pass.
             copy: With False, prompts that fit into one batch are not copied: the tensors may be the model's own.
                 Read them at once and never write to them.
@@ -265,14 +308,17 @@ class HookedModel(TransformerLensFace):
         with self.hooked(recipe), torch.no_grad():
             for rows in track(batches, "generate", size=len, unit="replies"):
                 inputs = rows.prompt_inputs(self.device)
-                with self.passes.prompted(rows.ids.shape[1]):
+                with self.forward_passes.prompted(rows.ids.shape[1]):
                     out = self.hf.generate(**inputs, generation_config=settings, **rest)
                 replies += self.tokenizer.batch_decode(out[:, rows.ids.shape[1] :], skip_special_tokens=True)
         return replies
 
-    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+    def _require_tokenizer(self) -> None:
         if self.tokenizer is None:
             raise InterpError("this model has no tokenizer, so it can't write text; load it with load(..., tokenizer=)")
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        self._require_tokenizer()
         pad, defaults = self.tokenizer.pad_token_id, self.hf.generation_config
         ends = defaults.eos_token_id if defaults is not None else self.config.eos_token_id
         return greedy_settings(max_new_tokens, ends, 0 if pad is None else pad)

@@ -1,11 +1,13 @@
 """Hooks: functions on activations, attached to modules for as long as a `with` block lasts.
 
-A function receives the activations at a site and returns new ones, or None to leave them unchanged. The hooks are
-always removed: an exception or Ctrl-C inside the block leaves none.
+A function f(x) or f(x, hook) receives the activations at a site and returns new ones, or None to leave them unchanged.
+The hooks are always removed: an exception or Ctrl-C inside the block leaves none.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,8 +16,76 @@ from torch import Tensor, nn
 from interp.core.errors import InterpError
 from interp.models.architectures.attention_mask import attention_mask_hook
 from interp.models.architectures.table import Tap
+from interp.models.sites import Site
 
 Transform = Callable[[Tensor], Tensor | None]
+HookFunction = Callable[..., Tensor | None]  # f(x) or f(x, hook)
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """What a hook function f(x, hook) receives about its place; `ctx` is a dictionary for its own use."""
+
+    site: Site
+    ctx: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """TransformerLens' name of the site."""
+        return self.site.hook_name
+
+    def layer(self) -> int:
+        """The layer; raises at a site that has none."""
+        if self.site.layer is None:
+            raise InterpError(f"{self.name} is in no layer")
+        return self.site.layer
+
+
+def hook_function(function: HookFunction, hook: Any) -> Transform:
+    """A function f(x) or f(x, hook) as a function of the activations alone. Its parameters say which it is.
+
+    A parameter that is called `hook`, or a second one without a default, receives the hook point. A function whose
+    parameters are not known, as some of torch's, is f(x).
+
+    Args:
+        function: The function, a callable object or a module.
+        hook: The hook point of its place.
+
+    Raises:
+        InterpError: It is not callable, or takes neither (x) nor (x, hook).
+
+    Example:
+        >>> from interp.models.hooks import HookPoint, hook_function
+        >>> point = HookPoint(interp.models.Site("mlp_out", 3))
+        >>> hook_function(lambda x, hook: x * hook.layer(), point)(torch.ones(2))
+        tensor([3., 3.])
+        >>> hook_function(lambda x, factor=2: x * factor, point)(torch.ones(2))
+        tensor([2., 2.])
+    """
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):
+        if callable(function):
+            return function
+        raise InterpError(f"hook {function!r} at {hook.name} is not a function; expected f(x) or f(x, hook)") from None
+    given = isinstance(function, partial) and "hook" in function.keywords
+    if "hook" in signature.parameters and not given and _binds(signature, 0, hook=hook):
+        return partial(function, hook=hook)
+    if _binds(signature, 0):
+        return function
+    if _binds(signature, 0, hook):
+        return lambda x: function(x, hook)
+    name = getattr(function, "__name__", type(function).__name__)
+    raise InterpError(f"hook {name}{signature} at {hook.name} takes other arguments; expected f(x) or f(x, hook)")
+
+
+def _binds(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -27,7 +97,8 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
         taps: Pairs of tap and function; functions at one tap run in this order.
 
     Raises:
-        InterpError: A function returns another shape than it receives, or attention takes no mask (for a mask tap).
+        InterpError: A function returns anything but a tensor of the shape that it receives or None, or attention takes
+            no mask (for a mask tap).
     """
     handles: list[Any] = []
     try:
@@ -65,9 +136,10 @@ def _at_module(transform: Transform, tap: Tap, shape: list[int], x: Tensor) -> T
     changed = transform(site)
     if changed is None:
         return None
-    if changed.shape != site.shape:
+    if not isinstance(changed, Tensor) or changed.shape != site.shape:
+        returned = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else f"a {type(changed).__name__}"
         raise InterpError(
-            f"a hook returned shape {tuple(changed.shape)} where the model computes {tuple(site.shape)}; "
+            f"a hook at {tap.path} returned {returned} where the model computes shape {tuple(site.shape)}; "
             "return a tensor of the same shape, or None to leave it unchanged"
         )
     changed = changed if tap.scale == 1 else changed / tap.scale

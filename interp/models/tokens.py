@@ -4,7 +4,7 @@ A prompt is plain text; a conversation is first rendered with the tokenizer's ch
 that already begins with the BOS token, as rendered conversations do, gets no second one.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ class Tokens:
         return {name: x for name, x in self.model_inputs(device).items() if name != "position_ids"}
 
 
-Prompts = str | Sequence[str] | Tensor | Tokens
+Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Tokens
 
 
 def tokenise(
@@ -88,7 +88,7 @@ def tokenise(
     """Tokenise prompts into a left-padded batch.
 
     Args:
-        prompts: A text, texts, token ids (batch, pos) or `Tokens`.
+        prompts: A text, texts, token ids (a tensor (batch, pos), a list, or lists of several lengths) or `Tokens`.
         tokenizer: The tokenizer; None if the prompts are token ids.
         context: Maximum number of tokens of a prompt; None for no limit.
         cut: Keep only the first `cut` tokens of each prompt.
@@ -105,7 +105,10 @@ def tokenise(
             raise InterpError(f"token ids: shape {tuple(ids.shape)}, type {ids.dtype}; expected integers (batch, pos)")
         rows = [_without_padding(row.tolist(), tokenizer) for row in ids]
     else:
-        rows = [_encode(text, tokenizer, prepend_bos) for text in ([prompts] if isinstance(prompts, str) else prompts)]
+        if not isinstance(prompts, Iterable):
+            raise InterpError(f"prompts {prompts!r} can't be read; expected a text, a list of texts, or token ids")
+        texts: Any = [prompts] if isinstance(prompts, str) or (prompts and _is_ids(prompts)) else prompts
+        rows = [list(text) if _is_ids(text) else _encode(text, tokenizer, prepend_bos) for text in texts]
     rows = [row[:cut] for row in rows]
     if not rows:
         raise InterpError("no prompts; expected a text, a list of texts, or a tensor of token ids")
@@ -115,6 +118,10 @@ def tokenise(
         if context is not None and len(row) > context:
             raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
     return padded(rows, getattr(tokenizer, "pad_token_id", None) or 0)
+
+
+def _is_ids(prompt: Any) -> bool:
+    return isinstance(prompt, list | tuple) and all(type(token) is int for token in prompt)
 
 
 def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from interp import InterpError
+from interp.models.sites import Site
 
 WORDS = ["w5 w9 w77", "w8", "w12 w99 w101 w4 w66 w31 w7", "w100 w50"]
 
@@ -46,3 +47,18 @@ def test_a_copy_is_spared_on_request(tiny):
     assert shared.data_ptr() == seen[0].data_ptr()
     assert copied.data_ptr() != seen[1].data_ptr()
     assert torch.equal(shared, copied)
+
+
+def test_activations_are_a_mapping_from_sites(tiny):
+    acts = tiny("llama").capture(ids(), ["z.0", "resid_post.*"], positions=-1)
+    names = ["z.0", "resid_post.0", "resid_post.1", "resid_post.2"]
+    assert list(acts) == list(acts.keys()) == list(dict(acts)) == names
+    assert len(acts) == len(acts.values()) == 4
+    assert all(x is acts[name] for name, x in acts.items())
+    for site in ("resid_post.1", "blocks.1.hook_resid_post", Site("resid_post", 1)):
+        assert site in acts
+        assert acts[site] is acts.get(site)
+    assert not any(site in acts for site in ("z.1", "nothing", Site("z", 2), 5))
+    assert acts.get("z.1") is None
+    assert acts == acts != tiny("llama").capture(ids(), "z.0")
+    assert acts["resid_post.1"].shape == (2, 1, 32), "a single position keeps its axis"

@@ -32,7 +32,7 @@ class BranchedPass:
         branches.sort(key=lambda branch: len(self.ends[branch[0]][branch[1]]), reverse=True)
         widths = [len(self.ends[row][answer]) for row, answer in branches]
         first = self.items[0]
-        with self.model.passes.prompted(self.width - len(self.shared[0]) + min(first.scored)):
+        with self.model.forward_passes.prompted(self.width - len(self.shared[0]) + min(first.scored)):
             scores, cache = self._read_shared(keep=bool(branches))
             for start, stop in batch_cuts(self.model, widths):
                 scores += self._read_answers(cache, branches[start:stop], widths[start])
@@ -64,7 +64,7 @@ class BranchedPass:
         mask = torch.cat([self.prompts.mask[rows], real], 1)
         positions = self.prompts.lengths[rows, None] + torch.arange(width)
         inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
-        with self.model.passes.branched(rows):
+        with self.model.forward_passes.branched(rows):
             chosen = _select_rows(cache, rows)
             return read_logprobs(self.model, reads, inputs, past_key_values=chosen, use_cache=True)[0]
 

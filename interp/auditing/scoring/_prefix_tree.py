@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
+from interp.models.architectures.table import architecture
 from interp.models.hooked import HookedModel
 from interp.models.tokens import common_length
 
@@ -26,8 +27,8 @@ def supports_prefix_trees(model: HookedModel, longest: int) -> bool:
     hooks."""
     windows = [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return (
-        model.packs
-        and model.tokenwise
+        architecture(model.config).packs
+        and model.hooks_are_per_token
         and model.config._attn_implementation in ("sdpa", "eager")
         and all(window is None or window >= longest for window in windows)
     )

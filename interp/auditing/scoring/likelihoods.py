@@ -120,7 +120,7 @@ def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iter
     """
     parts: dict[int, list[TokenisedItem]] = {}
     for item in items:
-        beyond = len(item.shared) - min(item.scored) if model.inside_hooked else 0
+        beyond = len(item.shared) - min(item.scored) if model.is_hooked else 0
         parts.setdefault(beyond, []).append(item)
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)

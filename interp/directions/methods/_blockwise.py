@@ -28,7 +28,7 @@ States = list[Float[Tensor, "_ _ d_model"]]
 
 def supports_blockwise(model: HookedModel) -> bool:
     """Whether a model can be run block by block: it shares no keys and values, and has no hooks in place."""
-    return not getattr(model.config, "num_kv_shared_layers", 0) and not model.inside_hooked
+    return not getattr(model.config, "num_kv_shared_layers", 0) and not model.is_hooked
 
 
 class Blockwise:

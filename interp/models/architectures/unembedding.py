@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.core.errors import InterpError
-from interp.models.hooked import HookedModel
+from interp.models._plain import PlainModel
+from interp.models.architectures.table import architecture
 
 
 @torch.no_grad()
-def logit_effect(model: HookedModel, directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
+def logit_effect(model: PlainModel, directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
     """The direct effect of each direction on the logits, (k, d_vocab).
 
     Args:
@@ -31,17 +32,26 @@ def logit_effect(model: HookedModel, directions: Float[Tensor, "k d_model"]) -> 
     return (centred * norm_gain(norm, model)) @ unembed.weight.float().T
 
 
-def norm_gain(norm: nn.Module, model: HookedModel) -> Float[Tensor, "d_model"]:
+def norm_gain(norm: nn.Module, model: PlainModel) -> Float[Tensor, "d_model"]:
     """The gain of a norm, measured on an input of mean 0 and variance 1, since some norms store it as gain - 1."""
     signs = torch.ones(model.d_model, device=model.device, dtype=model.dtype)
     signs[1::2] = -1
     return ((norm(signs) - norm(0 * signs)) * signs).float()
 
 
-def final_norm(model: HookedModel) -> nn.Module:
-    """The final norm: the child of the base model whose only weight is a vector. Raises where there is none."""
-    for child in model.hf.base_model.children():
-        if [weight.ndim for name, weight in child.named_parameters() if name == "weight"] == [1]:
+def stream_logits(model: PlainModel, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    """The logits of what the final norm returns, with the architecture's scale and cap."""
+    logits, config = model.hf.get_output_embeddings()(x), model.config
+    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def final_norm(model: PlainModel) -> nn.Module:
+    """The final norm: the norm beside the layers that is not the embedding's. Raises where there is none."""
+    row = architecture(model.config)
+    for name, child in model.hf.get_submodule(row.layers.rpartition(".")[0]).named_children():
+        if "norm" in type(child).__name__.lower() and name != (row.embed_norm or "").rpartition(".")[2]:
             return child
     raise InterpError(
         f"{model.config.model_type} has no norm before its unembedding, so its direct logit effect is not known; "

@@ -1,6 +1,7 @@
 """The logit effect of a direction against the formula of each family."""
 
 import pytest
+import tiny_models
 import torch
 
 from interp.models.architectures.unembedding import logit_effect
@@ -25,3 +26,19 @@ def test_the_logit_effect_is_each_familys_formula(tiny, architecture):
     assert torch.allclose(logit_effect(model, direction[None])[0], _by_hand(model, direction), atol=1e-4)
     plain = model.hf.get_output_embeddings().weight @ direction
     assert not torch.allclose(plain, _by_hand(model, direction), atol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", tiny_models.CONFIGS)
+def test_the_last_stream_unembedded_is_the_logits(architecture):
+    """With a cap and a scale that show, where the architecture has them."""
+    model = tiny_models.build(architecture)
+    for name, value in (("final_logit_softcapping", 0.5), ("logits_scaling", 4.0)):
+        if hasattr(model.config, name):
+            setattr(model.config, name, value)
+    ids = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
+    stream, logits = model.capture(ids, "resid_post.2")["resid_post.2"], model.logits(ids)
+    assert torch.equal(model.unembed(stream, norm=True), logits)
+    assert not torch.allclose(model.unembed(stream), logits, atol=1e-3), "control: the norm matters"
+    plain = stream @ model.W_U + model.b_U
+    capped = any(hasattr(model.config, name) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+    assert capped != torch.allclose(model.unembed(stream), plain, atol=1e-4), "control: cap and scale matter"

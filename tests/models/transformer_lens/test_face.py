@@ -162,11 +162,44 @@ def test_backward_hooks_see_and_change_gradients(tiny):
         ("llama", lambda m: m.run_with_hooks(IDS, [("blocks.1.hook_nothing", lambda x, hook: x)]), "unknown site"),
         ("llama", lambda m: m.run_with_hooks(IDS, [(lambda name: False, lambda x, hook: x)]), "true for no site"),
         ("llama", lambda m: m.run_with_hooks(IDS, [("mlp_out.2", print)], stop_at_layer=1), "never fires"),
+        (
+            "llama",
+            lambda m: m.run_with_hooks(IDS, last=1, return_type="loss"),
+            "last=1 chooses positions of",
+        ),
+        ("llama", lambda m: m(IDS, return_type="both"), "return_type is 'both'"),
     ],
 )
 def test_what_would_be_silent_raises(tiny, name, call, message):
     with pytest.raises(InterpError, match=message):
         call(tiny(name))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "phi"])
+def test_calling_it_and_its_weights_are_transformerlens(tiny, name):
+    model = tiny(name)
+    with tiny_models.eagerly(model):
+        logits, loss = model.bridge(IDS), model.bridge(IDS, return_type="loss")
+    ours = model(IDS)
+    torch.testing.assert_close(ours, logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(IDS, return_type="loss"), loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(IDS, stop_at_layer=1), model.bridge(IDS, stop_at_layer=1), atol=1e-5, rtol=1e-5)
+    for weight in ("W_E", "W_U", "b_U"):
+        torch.testing.assert_close(getattr(model, weight), getattr(model.bridge, weight))
+    assert model.W_U.data_ptr() == model.hf.get_output_embeddings().weight.data_ptr(), "a view"
+    assert ours.requires_grad
+    with torch.no_grad():
+        assert not model(IDS).requires_grad
+        assert torch.equal(model.run_with_hooks(IDS, last=3), model(IDS)[:, -3:])
+
+
+def test_it_is_called_with_text_or_ids(tiny):
+    model = tiny("llama")
+    logits = model.logits(["w5 w9 w7", "w8"])
+    for prompts in (["w5 w9 w7", "w8"], [[5, 9, 7], [8]], model.tokens([[5, 9, 7], [8]])):
+        assert torch.equal(model(prompts), logits)
+    assert torch.equal(model([5, 9]), model("w5 w9"))
+    assert model("w5 w9", return_type=None) is None
 
 
 def test_tokens_follow_the_tokenizer_unless_told(tiny):
@@ -180,6 +213,12 @@ def test_tokens_follow_the_tokenizer_unless_told(tiny):
     assert model.to_str_tokens(model.to_tokens(["w5 w9", "w8"])) == [["w5", "w9"], ["w8"]]
     torch.testing.assert_close(model.logits(model.to_tokens(["w5 w9 w7", "w8"])), model.logits(["w5 w9 w7", "w8"]))
     assert model.loss(model.to_tokens(["w5 w9 w7", "w8 w6"])) == pytest.approx(model.loss(["w5 w9 w7", "w8 w6"]))
+    assert model.to_string(model.tokens(["w5 w9", "w8"])) == model.to_string([[5, 9], [8]]) == ["w5 w9", "w8"]
+    assert model.to_string(torch.tensor([5, 9])) == "w5 w9"
+    assert model.to_string(5) == model.to_string(torch.tensor(5)) == "w5"
+    assert model.to_single_token("w5") == 5
+    with pytest.raises(InterpError, match=r"'w5 w9' is 2 tokens \('w5', 'w9'\); expected a text of one token"):
+        model.to_single_token("w5 w9")
     assert set(model.hook_dict) == {site.hook_name for site in model.sites}
     assert model.cfg.n_layers == 3
 

@@ -5,91 +5,97 @@ What a module of the plain model computes is taken from the plain model, with it
 
 Differences: unknown names, hooks that never fire, and names that mean something else in this architecture raise;
 `stop_at_layer=n_layers` gives the last residual stream, not logits; cached tensors are copies.
-
-Only this module imports transformer_lens, and only inside functions. Booting a bridge replaces a model's submodules in
-place, after which it can't be saved. So the bridge gets a copy of the module tree that shares every parameter and
-buffer with the original: edits are visible in both.
 """
 
-import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import InterpError, nearest
-from interp.models._plain import PlainModel
-from interp.models.architectures import table
+from interp.core.errors import InterpError
+from interp.models.architectures.unembedding import final_norm, stream_logits
+from interp.models.hooks import HookFunction, HookPoint, hook_function
 from interp.models.sites import Site
 from interp.models.tokens import Prompts, Tokens
+from interp.models.transformer_lens.bridge import BridgedModel, cache_on_bridge, hooks_on_bridge, on_gradient
 
 Names = str | Sequence[str] | Callable[[str], bool] | None
 Name = str | Callable[[str], bool]
-HookFunction = Callable[..., Tensor | None]
 Hooks = Iterable[tuple[Name, HookFunction]]
 ReturnType = str | None  # "logits", "loss" or None for neither
 PosSlice = int | slice | Sequence[int] | None
 
 
-@dataclass(frozen=True)
-class HookPoint:
-    """What a hook function `f(tensor, hook)` receives about its place; `ctx` is a dictionary for its own use."""
-
-    site: Site
-    ctx: dict[str, Any] = field(default_factory=dict)
+class TransformerLensFace(BridgedModel):
+    """The attributes and methods that `HookedModel` shares with TransformerLens."""
 
     @property
-    def name(self) -> str:
-        """TransformerLens' name of the site."""
-        return self.site.hook_name
-
-    def layer(self) -> int:
-        """The layer; raises at a site that has none."""
-        if self.site.layer is None:
-            raise InterpError(f"{self.name} is in no layer")
-        return self.site.layer
-
-
-class TransformerLensFace(PlainModel):
-    """The methods that `HookedModel` shares with TransformerLens."""
-
-    _bridge: tuple[Any, Any] | None = None
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The token embedding as the checkpoint has it, a view. The site `embed` is its rows, scaled in Gemma."""
+        return self.hf.get_input_embeddings().weight
 
     @property
-    def bridge(self) -> Any:
-        """A TransformerLens TransformerBridge that shares this model's weights, for analyses written for it.
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding as the checkpoint has it, a view: no norm is folded into it and it is not centred."""
+        return self.hf.get_output_embeddings().weight.T
 
-        It has hooks of its own: a recipe applied with `hooked` does not reach it. It is built on first use, and again
-        after the model moves or is edited where the bridge holds copies (fused q, k and v).
-        """
-        fused = () if table.architecture(self.config).qkv else self.hf.parameters()
-        stamp = (self.device, self.dtype, [(x.data_ptr(), x._version) for x in fused])
-        if self._bridge is None or self._bridge[0] != stamp:
-            self._bridge = (stamp, _build_bridge(self.hf, self.tokenizer))
-        return self._bridge[1]
+    @property
+    def b_U(self) -> Float[Tensor, "d_vocab"]:
+        """The bias of the unembedding, a view; zeros where there is none."""
+        bias = self.hf.get_output_embeddings().bias
+        return self.W_U.new_zeros(self.W_U.shape[1]) if bias is None else bias
 
-    def compatibility_bridge(self, **options: Any) -> Any:
-        """A bridge in TransformerLens' compatibility mode (folded norms, centred weights) on a copy of the model.
+    def unembed(self, x: Float[Tensor, "*batch d_model"], norm: bool = False) -> Float[Tensor, "*batch d_vocab"]:
+        """The logits of residual streams: unembedding, bias, and the scale or cap of architectures that have one.
 
         Args:
-            options: Options of TransformerLens' `enable_compatibility_mode`.
+            x: Residual streams, or, without `norm`, what the final norm returns.
+            norm: Apply the final norm first, as the logit lens does (nostalgebraist 2020). Default: as TransformerLens,
+                no norm.
 
         Returns:
-            A TransformerBridge with its own weights: edits of either model do not show in the other.
-        """
-        bridge = _build_bridge(self.hf, self.tokenizer, share=False)
-        bridge.enable_compatibility_mode(**options)
-        return bridge
+            Logits, with the graph that gradients need unless gradients are switched off.
 
-    @property
-    def cfg(self) -> Any:
-        """TransformerLens' configuration of this model."""
-        return self.bridge.cfg
+        Raises:
+            InterpError: `norm` is set and the architecture has no final norm.
+
+        Limitations:
+            Of an architecture outside the table, only a scale or cap under the usual names in its config is known.
+
+        Example:
+            >>> stream = model.capture("The river of", "resid_post.5", positions=-1)["resid_post.5"]
+            >>> torch.allclose(model.unembed(stream, norm=True), model.logits("The river of", last=1), atol=1e-4)
+            True
+        """
+        return stream_logits(self, final_norm(self)(x) if norm else x)
+
+    def __call__(self, prompts: Prompts, return_type: ReturnType = "logits", stop_at_layer: int | None = None) -> Any:
+        """Run the model, as a TransformerLens model is called.
+
+        Args:
+            prompts: Texts, token ids (a tensor, or a list of ids) or `Tokens`.
+            return_type: "logits", "loss" (the mean, in nats per token) or None.
+            stop_at_layer: Number of blocks to run; counted from the end if negative. Default: the whole model.
+
+        Returns:
+            Logits (batch, pos, d_vocab), the loss, the residual stream at `stop_at_layer`, or None. As of any torch
+            module, the output has its graph unless gradients are switched off; `logits` never has one, and that of
+            `run_with_hooks` only where gradients are asked for.
+
+        Raises:
+            InterpError: A prompt or an option is invalid.
+
+        Example:
+            >>> model("The river of").shape, model("The river of", return_type="loss").ndim
+            (torch.Size([1, 4, 1280]), 0)
+        """
+        output = _output(self, self.tokens(prompts), return_type, _stop(self, stop_at_layer, return_type))
+        return None if return_type is None else output
 
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
@@ -101,20 +107,26 @@ class TransformerLensFace(PlainModel):
         """TransformerLens' `hooks`: attach hook functions by name for as long as the block lasts.
 
         Args:
-            fwd_hooks: Pairs (name, f(tensor, hook)); see `run_with_hooks`.
+            fwd_hooks: Pairs (name, f) with f(x) or f(x, hook); see `run_with_hooks`.
             bwd_hooks: The same for gradients: f receives the gradient at its site and may return another one. It
                 fires for graphs made inside the block, even if the backward pass comes later.
 
         Raises:
-            InterpError: A name is not a site of this model, or a filter accepts no site.
+            InterpError: A name is not a site of this model, a filter accepts no site, or a function takes other
+                arguments.
 
         Example:
             >>> with model.hooks([("mlp_out.3", lambda x, hook: 0 * x)]):
             ...     ablated = model.logits("The river of")
         """
-        forward = [(site, partial(f, hook=HookPoint(site))) for names, f in fwd_hooks for site in _sites(self, names)]
+        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
+        if any(_bridge_names(self, name) for name, _ in (*fwd_hooks, *bwd_hooks)):
+            raise InterpError("some of these names are of the bridge alone; run_with_hooks and bridge.hooks take them")
+        forward = [(site, f) for name, f in fwd_hooks for site in _sites(self, name)]
         backward = [
-            (site, partial(_backward, f, HookPoint(site))) for names, f in bwd_hooks for site in _sites(self, names)
+            (site, partial(on_gradient, hook_function(f, HookPoint(site))))
+            for name, f in bwd_hooks
+            for site in _sites(self, name)
         ]
         with self.hooked([*forward, *backward]):
             yield self
@@ -126,23 +138,30 @@ class TransformerLensFace(PlainModel):
         bwd_hooks: Hooks = (),
         return_type: ReturnType = "logits",
         stop_at_layer: int | None = None,
+        last: int = 0,
     ) -> Tensor | None:
-        """TransformerLens' `run_with_hooks` on the plain model.
+        """TransformerLens' `run_with_hooks`.
+
+        Names that modules compute are of the plain model, padding and recipes included. With any other name that
+        `run_with_cache` takes, such as `blocks.0.attn.hook_pattern`, the run is on the bridge: prompts must then have
+        one length, and no recipe may be applied.
 
         Args:
             prompts: Texts, token ids or `Tokens`.
-            fwd_hooks: Pairs (name, f(tensor, hook)). A name is a site, a pattern such as `mlp_out.*`, or a filter on
-                TransformerLens' names. f returns a new tensor, or None to leave the activations.
+            fwd_hooks: Pairs (name, f) with f(x) or f(x, hook). A name is a site, a pattern such as `mlp_out.*`,
+                TransformerLens' name, or a filter on TransformerLens' names, which chooses names of the bridge alone
+                only if it accepts no site. f returns a new tensor, or None to leave the activations.
             bwd_hooks: The same for gradients.
             return_type: "logits", "loss" (the mean, in nats per token) or None.
             stop_at_layer: Number of blocks to run; counted from the end if negative. Default: the whole model.
+            last: Compute the logits at this many last positions only. Default 0: at all positions.
 
         Returns:
             Logits (batch, pos, d_vocab), the loss, the residual stream at `stop_at_layer`, or None. A loss, and any
             output with backward hooks, has its graph.
 
         Raises:
-            InterpError: A name is not a site of this model, a hook would never fire, or an option is invalid.
+            InterpError: A name is unknown, a hook would never fire or takes other arguments, or an option is invalid.
 
         Example:
             >>> loss = model.run_with_hooks(
@@ -152,10 +171,24 @@ class TransformerLensFace(PlainModel):
             True
         """
         fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
-        stop = _stop(self, stop_at_layer, return_type)
-        _require_reached(self, [names for names, _ in (*fwd_hooks, *bwd_hooks)], stop)
-        with self.hooks(fwd_hooks, bwd_hooks), torch.set_grad_enabled(bool(bwd_hooks) or return_type == "loss"):
-            output = _output(self, self.tokens(prompts), return_type, stop)
+        batch, stop = self.tokens(prompts), _stop(self, stop_at_layer, return_type)
+        if last and (stop is not None or return_type == "loss"):
+            raise InterpError(f"last={last} chooses positions of the logits; leave it out for a loss or an early stop")
+        names = {name: _bridge_names(self, name) for name, _ in (*fwd_hooks, *bwd_hooks)}
+        _require_reached(self, names, stop)
+        with torch.set_grad_enabled(bool(bwd_hooks) or return_type == "loss"):
+            if any(names.values()):
+                hooks = [
+                    (hook_name, f, of_gradient)
+                    for pairs, of_gradient in ((fwd_hooks, False), (bwd_hooks, True))
+                    for name, f in pairs
+                    for hook_name in names[name] or map(str, _sites(self, name))
+                ]
+                output = hooks_on_bridge(self, batch, hooks, stop_at_layer=stop, return_type=return_type or "logits")
+                output = output[:, -last:] if last else output
+            else:
+                with self.hooks(fwd_hooks, bwd_hooks):
+                    output = _output(self, batch, return_type, stop, last)
         return None if return_type is None else output
 
     def run_with_cache(
@@ -203,7 +236,10 @@ class TransformerLensFace(PlainModel):
         names = names if callable(names) or names is None else list(names)
         sites = _plain_sites(self, names, stop)
         if sites is None:
-            output, tensors = _run_bridge(self, batch, names, stop, pos_slice, incl_bwd, return_type)
+            behind = stop == self.n_layers  # where TransformerLens would return logits
+            options = {"stop_at_layer": None if behind else stop, "pos_slice": pos_slice, "incl_bwd": incl_bwd}
+            output, tensors = cache_on_bridge(self, batch, names, return_type=return_type or "logits", **options)
+            output = (_output(self, batch, return_type, stop) if behind else output).detach()
         else:
             output, tensors = _run_plain(self, batch, sites, stop, incl_bwd, return_type)
             if pos_slice is not None:
@@ -215,22 +251,6 @@ class TransformerLensFace(PlainModel):
 
         cache = ActivationCache(tensors, self.bridge, has_batch_dim=not remove_batch_dim)
         return (None if return_type is None else output), cache
-
-
-def _build_bridge(hf: Any, tokenizer: Any, share: bool = True) -> Any:
-    """A bridge on a copy of `hf`'s module tree that shares its parameters and buffers, or copies them."""
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-    shared = {id(x): x for x in (*hf.parameters(), *hf.buffers())} if share else {}
-    twin = copy.deepcopy(hf, shared)
-    for module in twin.modules():
-        # Built inside a `hooked` block, the copy would keep the hooks of that block for good.
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    bridge = build_bridge_from_module(twin, type(twin).__name__, hf_config=twin.config, tokenizer=None)
-    # Passed to the builder, a tokenizer that exists only in memory would be looked for on disk and on the hub.
-    bridge.tokenizer = tokenizer
-    return bridge
 
 
 def _run_plain(
@@ -252,40 +272,6 @@ def _run_plain(
     return result.detach(), tensors
 
 
-def _run_bridge(
-    model: TransformerLensFace,
-    batch: Tokens,
-    names: Names,
-    stop: int | None,
-    pos_slice: PosSlice,
-    incl_bwd: bool,
-    output: ReturnType,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    full_names = [_bridge_name(model, name) for name in names] if isinstance(names, list) else names
-    if model.inside_hooked:
-        raise InterpError("these names are of the bridge, which a recipe does not reach; use capture inside hooked")
-    if not batch.mask.all():
-        raise InterpError("these names are of the bridge, which does not mask padding; pass prompts of one length")
-    last = stop == model.n_layers  # where TransformerLens would return logits
-    options = {"stop_at_layer": None if last else stop, "pos_slice": pos_slice, "incl_bwd": incl_bwd}
-    gradients = [(weight, weight.grad) for weight in model.hf.parameters()]
-    for weight, _ in gradients:
-        weight.grad = None
-    try:
-        with torch.set_grad_enabled(incl_bwd):
-            result, cache = model.bridge.run_with_cache(
-                batch.ids.to(model.device), names_filter=full_names, return_type=output or "logits", **options
-            )
-    finally:
-        for weight, gradient in gradients:
-            weight.grad = gradient  # the bridge's backward pass adds to the gradients of the weights that it shares
-    tensors = {name: x.detach().clone() for name, x in cache.cache_dict.items()}
-    for name in full_names if isinstance(full_names, list) else ():
-        if name not in tensors:
-            raise InterpError(f"{name} never fires in {model.config.model_type}, or not before the layer to stop at")
-    return (_output(model, batch, output, stop) if last else result).detach(), tensors
-
-
 def _plain_sites(model: TransformerLensFace, names: Names, stop: int | None) -> list[Site] | None:
     """The sites with these names if the plain model computes all of them; None if the bridge is needed."""
     if names is None:
@@ -305,22 +291,18 @@ def _plain_sites(model: TransformerLensFace, names: Names, stop: int | None) -> 
         return None
 
 
-def _bridge_name(model: TransformerLensFace, name: str) -> str:
-    """The bridge's name for a full or short name, which must mean in this architecture what it says."""
+def _bridge_names(model: TransformerLensFace, names: Name) -> list[str]:
+    """The names of the bridge that a name or filter chooses where it chooses no site; raises for an unknown one."""
     try:
-        site = Site.parse(name)
+        _sites(model, names)
+        return []
     except InterpError:
-        site = None
-    full_name = name if site is None else site.hook_name
-    if site is not None and site.kind == "mlp_post" and site not in model.sites:
-        raise InterpError(
-            f"{full_name} of {model.config.model_type} would be the experts' output, not what its name says; "
-            "use hook_mlp_out, or an expert's own modules with torch hooks"
-        )
-    known = model.bridge.hook_dict
-    if full_name not in known:
-        raise InterpError(f"unknown hook {name!r}; {nearest(full_name, [*known, *map(str, model.sites)])}")
-    return full_name
+        # A name without "hook_" is short for a site: no bridge is built to say that there is none.
+        known = model.bridge.hook_dict if callable(names) or "hook_" in names else ()
+        chosen = [name for name in known if (names(name) if callable(names) else name == names)]
+        if not chosen:
+            raise
+        return chosen
 
 
 def _sites(model: TransformerLensFace, names: Name) -> list[Site]:
@@ -365,17 +347,11 @@ def _require_reached(model: TransformerLensFace, names: Iterable[Name], stop: in
             raise InterpError(f"{late[0]} never fires: the model is stopped before layer {stop}")
 
 
-def _output(model: TransformerLensFace, batch: Tokens, output: ReturnType, stop: int | None) -> Tensor:
+def _output(model: TransformerLensFace, batch: Tokens, output: ReturnType, stop: int | None, last: int = 0) -> Tensor:
     if stop is None:
-        return model.mean_loss(batch) if output == "loss" else model.forward(batch)
+        return model.mean_loss(batch) if output == "loss" else model.forward(batch, last)
     site = Site("resid_post", stop - 1) if stop else Site("resid_pre", 0)
     return model.forward_to([site], batch.model_inputs(model.device), keep_graph=torch.is_grad_enabled())[site]
-
-
-def _backward(f: HookFunction, hook: HookPoint, x: Tensor) -> Tensor:
-    copied = x.clone().requires_grad_()
-    copied.register_hook(partial(f, hook=hook))
-    return copied
 
 
 def _columns(positions: int | slice | Sequence[int], width: int) -> slice | list[int]:
