@@ -1,6 +1,6 @@
 """Pairs of turns, and the layouts of rows that they are read from.
 
-Each row is one pair, in one of four layouts:
+Each row is one pair, in one of four layouts, the first of which it has columns of:
 
 - `{"positive": "…", "negative": "…"}`, where positive shows (or triggers) the behaviour. A side may also be
   `{"prompt": "…", "answer": "…"}`, whose answer begins the model's reply.
@@ -11,11 +11,13 @@ Each row is one pair, in one of four layouts:
   dropped, so that the last token is the letter.
 - `{"prompt": "…", "correct": "(A)", "incorrect": "(B)"}`, right and wrong answers; the right one is positive.
 
+The first layout goes by other names too: harmful and harmless, toxic and neutral, unsafe and safe.
+
 In the first two layouts a side, or TRL's prompt, may be a conversation, `[{"role": "user", "content": "…"}, …]`. The
 assistant's last message is the answer, and the user's message before it is the prompt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +28,11 @@ _LAYOUTS = (
     ("answer_matching_behavior", "answer_not_matching_behavior", "question"),
     ("chosen", "rejected", "prompt"),
     ("correct", "incorrect", "prompt"),
+    ("harmful", "harmless"),
+    ("toxic", "neutral"),
+    ("unsafe", "safe"),
 )
+Columns = Mapping[str, str] | Sequence[str]
 GROUP = "group"
 
 
@@ -77,18 +83,60 @@ class TurnPair:
     group: str | None = None
 
 
-def read_pair(row: dict[str, Any], where: str, columns: Mapping[str, str] | None = None) -> TurnPair:
+def table_rows(table: Any, name: str) -> Iterable[Any]:
+    """The rows of a mapping of columns or of a data frame, by column name; of anything else, its items."""
+    if isinstance(table, Mapping):
+        labels = list(table)
+    elif hasattr(table, "to_pylist"):  # Arrow
+        return table.to_pylist()
+    elif hasattr(table, "columns"):  # pandas, polars
+        labels = list(table.columns)
+    elif isinstance(table, Iterable):
+        return table
+    else:
+        raise InterpError(f"{name} is a {type(table).__name__}; expected pairs of texts, columns, a data frame or rows")
+    columns = {str(label): [table[label]] if isinstance(table[label], str) else list(table[label]) for label in labels}
+    if len({len(values) for values in columns.values()}) > 1:
+        sizes = ", ".join(f"{label} {len(values)}" for label, values in columns.items())
+        raise InterpError(f"{name}: columns of different lengths ({sizes}); cut them to one, or give one split")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def pair_of(row: Any, where: str, columns: Mapping[str, str] | None = None) -> TurnPair:
+    """A pair from a row by column, from two texts, or from a pair."""
+    if isinstance(row, TurnPair):
+        return row
+    if isinstance(row, Mapping):
+        return read_pair(row, where, columns)
+    values = tuple(row) if isinstance(row, Iterable) and not isinstance(row, str) else (row,)
+    if len(values) != 2 or not all(isinstance(text, str) for text in values):
+        shown = ", ".join(type(value).__name__ for value in values)
+        raise InterpError(f"{where}: got ({shown}); expected two texts, (positive, negative)")
+    return TurnPair(Turn(values[0]), Turn(values[1]))
+
+
+def read_pair(row: Mapping[str, Any], where: str, columns: Mapping[str, str] | None = None) -> TurnPair:
     """A pair from a row; `columns` maps a layout's keys to the row's own."""
     names = columns or {}
-    row = row | {name: _column(row, column, where) for name, column in names.items()}
-    positive, negative, *_ = _layout(names) or _layout(row) or _LAYOUTS[0]
+    row = {**row, **{name: _column(row, column, where) for name, column in names.items()}}
+    if (layout := _layout(names) or _layout(row)) is None:
+        sides = " or ".join(f"{positive} and {negative}" for positive, negative, *_ in _LAYOUTS)
+        there = ", ".join(map(str, row)) or "none"
+        raise InterpError(f"{where}: the columns are {there}; expected {sides}, or columns=, the two names")
+    positive, negative, *_ = layout
     group = str(row[GROUP]) if GROUP in row else None
     read = {"answer_matching_behavior": _choice, "correct": _choice, "chosen": _preference}.get(positive, _side)
     return TurnPair(read(row, positive, where), read(row, negative, where), group)
 
 
-def require_columns(columns: Mapping[str, str]) -> None:
-    """Raise unless a column mapping names both sides of one layout, and no keys of another."""
+def named_columns(columns: Columns | None) -> Mapping[str, str] | None:
+    """A column mapping, also of two names. Raises unless it names both sides of one layout, and no keys of another."""
+    if columns is None:
+        return None
+    if not isinstance(columns, Mapping):
+        if isinstance(columns, str) or len(columns) != 2:
+            raise InterpError(f"columns are {columns!r}; expected two names, of the positive and the negative side")
+        return dict(zip(("positive", "negative"), columns, strict=True))
     layout = _layout(columns)
     known = {name for names in _LAYOUTS for name in names} | {GROUP}
     for name in columns:
@@ -99,13 +147,14 @@ def require_columns(columns: Mapping[str, str]) -> None:
     if layout is None or layout[1] not in columns:
         sides = "; ".join(f"{positive} and {negative}" for positive, negative, *_ in _LAYOUTS)
         raise InterpError(f"columns name {', '.join(columns) or 'nothing'}; expected both sides: {sides}")
+    return columns
 
 
 def _layout(names: Mapping[str, Any]) -> tuple[str, ...] | None:
     return next((layout for layout in _LAYOUTS if layout[0] in names), None)
 
 
-def _column(row: dict[str, Any], column: str, where: str) -> Any:
+def _column(row: Mapping[str, Any], column: str, where: str) -> Any:
     if column not in row:
         raise InterpError(f"{where}: no column {column!r}; {nearest(column, list(row))}")
     return row[column]

@@ -7,16 +7,17 @@ on both sides.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from interp.core.display import html_card
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.jsonl import numbered_lines, parse_object
-from interp.data._pairs import Message, Turn, TurnPair, read_pair, require_columns
+from interp.data._pairs import Columns, Message, Turn, TurnPair, named_columns, pair_of, read_pair, table_rows
 
 Render = Callable[[str], str]
 RenderChat = Callable[[list[dict[str, str]]], str]
@@ -78,41 +79,58 @@ class Contrast:
         return tuple(numbers.setdefault(find(first), len(numbers)) for first, *_ in keys)
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]], name: str = "contrast") -> "Contrast":
-        """A contrast of (positive, negative) texts. Raises for a row that is not two texts."""
-        rows = tuple(tuple(pair) for pair in pairs)
-        for number, row in enumerate(rows, 1):
-            if len(row) != 2 or not all(isinstance(text, str) for text in row):
-                shown = ", ".join(type(value).__name__ for value in row)
-                raise InterpError(f"{name}, row {number}: got ({shown}); expected two texts, (positive, negative)")
-        return cls(tuple(TurnPair(Turn(positive), Turn(negative)) for positive, negative in rows), name)
+    def of(cls, pairs: Any, name: str = "contrast", columns: Columns | None = None) -> "Contrast":
+        """A contrast of pairs in memory.
+
+        Args:
+            pairs: (positive, negative) texts; two columns of texts, as a mapping of lists or a data frame (pandas,
+                polars, Arrow); rows by column, as a list of dicts or a `datasets.Dataset`; or a path, for `read`.
+            name: Its name in errors and records; that of a file is its path.
+            columns: The columns of the positive and the negative side, such as `("rude", "polite")`, or a mapping as in
+                `read`. Default: the names of a layout, such as positive and negative, chosen and rejected, or harmful
+                and harmless; `interp.data._pairs` lists them.
+
+        Raises:
+            InterpError: A row is not two texts, or the columns are not there; the error lists those that are.
+
+        Example:
+            >>> contrast = interp.Contrast.of([("I hate you.", "I like you."), ("Go away!", "Come in!")])
+            >>> table = {"rude": ["I hate you.", "Go away!"], "polite": ["I like you.", "Come in!"], "id": [1, 2]}
+            >>> interp.Contrast.of(table, columns=("rude", "polite")) == contrast
+            True
+        """
+        if isinstance(pairs, str | Path):
+            return cls.read(pairs, columns)
+        named = named_columns(columns)
+        rows = enumerate(table_rows(pairs, name), 1)
+        return cls(tuple(pair_of(row, f"{name}, row {number}", named) for number, row in rows), name)
 
     @classmethod
-    def read(cls, path: str | Path, columns: Mapping[str, str] | None = None, skip_bad: bool = False) -> "Contrast":
+    def read(cls, path: str | Path, columns: Columns | None = None, skip_bad: bool = False) -> "Contrast":
         """Read a contrast from JSONL.
 
         Args:
             path: The file; `interp.data._pairs` lists the layouts of its rows.
-            columns: The file's names for a layout's keys, such as `{"positive": "toxic", "negative": "neutral"}`.
+            columns: The file's names for a layout's keys, such as `{"positive": "rude", "negative": "polite"}`, or the
+                names of the two sides, `("rude", "polite")`.
             skip_bad: Ignore rows that are not pairs, and print how many there were.
 
         Raises:
             InterpError: The file cannot be read, or a row is broken; the line is named.
 
         Example:
-            >>> row = '{"toxic": "I hate you.", "neutral": "I like you."}'
+            >>> row = '{"rude": "I hate you.", "polite": "I like you."}'
             >>> _ = (tmp / "pairs.jsonl").write_text(row)
-            >>> columns = {"positive": "toxic", "negative": "neutral"}
-            >>> interp.Contrast.read(tmp / "pairs.jsonl", columns).pairs[0].negative.prompt
+            >>> interp.Contrast.read(tmp / "pairs.jsonl", columns=("rude", "polite")).pairs[0].negative.prompt
             'I like you.'
         """
-        file = Path(path)
-        if columns is not None:
-            require_columns(columns)
+        file, named = Path(path), named_columns(columns)
+        if file.suffix in (".csv", ".tsv", ".parquet"):
+            raise InterpError(f"{file}: pairs are read from JSONL; give Contrast.of a data frame of this file instead")
         pairs, ignored = [], 0
         for place, line in numbered_lines(file, "pairs in JSONL"):
             try:
-                pair = read_pair(parse_object(line, place), place, columns)
+                pair = read_pair(parse_object(line, place), place, named)
                 _require(pair, place)
             except InterpError:
                 if not skip_bad:

@@ -2,6 +2,9 @@
 
 import json
 
+import datasets
+import pandas
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +59,64 @@ def test_pairs_that_are_not_two_texts_are_named():
         Contrast.of(iter([("a", "b"), ("c", 3)]))
     with pytest.raises(InterpError, match=r"row 1: got \(str\)"):
         Contrast.of(iter([("a",)]))
+
+
+PAIRS = [("a", "b"), ("c", "d")]
+ROWS = [{"id": number, "rude": rude, "polite": polite} for number, (rude, polite) in enumerate(PAIRS)]
+LISTS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+
+
+class Polars:
+    """What is read of a polars frame: names of columns, and columns by name."""
+
+    columns = tuple(LISTS)
+
+    def __getitem__(self, name):
+        return iter(LISTS[name])
+
+
+FORMS = {
+    "dicts": ROWS,
+    "lists": LISTS,
+    "pandas": pandas.DataFrame(LISTS),
+    "polars": Polars(),
+    "arrow": pyarrow.table(LISTS),
+    "datasets": datasets.Dataset.from_dict(LISTS),
+    "generator": iter(ROWS),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_table_is_the_same_contrast(form):
+    assert Contrast.of(FORMS[form], columns=("rude", "polite")).digest == Contrast.of(PAIRS).digest
+    if form != "generator":
+        with pytest.raises(InterpError, match="row 1: the columns are id, rude, polite; expected positive and negat"):
+            Contrast.of(FORMS[form])
+        with pytest.raises(InterpError, match="row 1: no column 'polight'; did you mean polite"):
+            Contrast.of(FORMS[form], columns=("rude", "polight"))
+
+
+@pytest.mark.parametrize("names", ["positive negative", "chosen rejected", "harmful harmless", "toxic neutral"])
+def test_the_usual_names_of_columns_are_known(names, tmp_path):
+    rows = [dict(zip(names.split(), pair, strict=True)) for pair in PAIRS]
+    assert Contrast.of(rows) == Contrast.of(PAIRS)
+    assert Contrast.of(write(tmp_path, rows)).pairs == Contrast.of(PAIRS).pairs
+
+
+@pytest.mark.parametrize(
+    ("pairs", "columns", "message"),
+    [
+        (3, None, "contrast is a int; expected pairs of texts"),
+        (("ab", "cd"), None, r"row 1: got \(str\); expected two texts"),
+        ({"positive": ["a"], "negative": ["b", "c"]}, None, r"different lengths \(positive 1, negative 2\)"),
+        ({"positive": ["a", None], "negative": ["b", "c"]}, None, "row 2: 'positive' is None; expected a text"),
+        (PAIRS, ("rude",), r"columns are \('rude',\); expected two names"),
+        ("pairs.csv", None, "pairs.csv: pairs are read from JSONL; give Contrast.of a data frame"),
+    ],
+)
+def test_what_holds_no_pairs_is_refused(pairs, columns, message):
+    with pytest.raises(InterpError, match=message):
+        Contrast.of(pairs, columns=columns)
 
 
 def test_line_separators_inside_a_text_and_a_byte_order_mark_are_read(tmp_path):
