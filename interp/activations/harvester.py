@@ -40,8 +40,7 @@ from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
-from interp.core.files import sha256_file, write_json, write_tensors
-from interp.core.locks import lock_folder
+from interp.core.files import lock_folder, sha256_file, write_json, write_tensors
 from interp.core.progress import track
 from interp.data import corpora
 from interp.data.packing import PackedRows

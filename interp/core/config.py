@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
+from interp.core.calls import advice, in_words, shown
 from interp.core.errors import InterpError, nearest
 
 Parsed = TypeVar("Parsed", bound="Config")
@@ -93,31 +95,52 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
 
 
 def _error(config: type[BaseModel], problem: ValidationError, source: str) -> InterpError:
-    return InterpError(f"{source}: " + "; ".join(_explain(config, error) for error in problem.errors()))
+    problems = dict.fromkeys(_explain(config, error) for error in problem.errors())  # a union has one each
+    return InterpError(f"{source}: " + "; ".join(problems))
 
 
 def _explain(config: type[BaseModel], error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    where = ".".join(path) or "top level"
+    path, value = [str(part) for part in error["loc"]], error["input"]
     reason = error.get("ctx", {}).get("error")
-    if reason is not None and (not path or (isinstance(reason, InterpError) and isinstance(error["input"], dict))):
+    if reason is not None and (not path or (isinstance(reason, InterpError) and isinstance(value, dict))):
         return str(reason)  # what a record's own validator refuses; its message says it all
-    if error["type"] == "missing":
-        return f"{where}: {error['msg']}"
-    if error["type"] != "extra_forbidden":
-        # Pydantic quotes the words that a literal allows.
-        hint = nearest(str(error["input"]), error.get("ctx", {}).get("expected", "").split("'")[1::2])
-        return f"{where}: {error['msg']} (got {error['input']!r})" + (f"; {hint}" if hint.startswith("did") else "")
-    return f"unknown key {where!r}; {nearest(path[-1], _keys_at(config, path[:-1]))}"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {'.'.join(path)!r}; {nearest(path[-1], _declared(config, path[:-1])[0].model_fields)}"
+    field, named = _declared(config, path)[1:]
+    if reason is not None:
+        return f"{'.'.join(named)}: {reason}"
+    if field is None:
+        return (
+            f"{'.'.join(named) or 'top level'} is {shown(value)}; expected {in_words(dict)} of {config.__name__}'s keys"
+        )
+    limits = {key: getattr(limit, key) for limit in field.metadata for key in _LIMITS if hasattr(limit, key)}
+    limits |= {key: limit for key, limit in error.get("ctx", {}).items() if key in _LIMITS}
+    limits |= {"finite": ""} if error["type"] == "finite_number" else {}
+    expected = " ".join([in_words(field.annotation), *(_LIMITS[key].format(limit) for key, limit in limits.items())])
+    given = "missing" if error["type"] == "missing" else shown(value)
+    return f"{'.'.join(named)} is {given}; expected {expected}{advice(value, field.annotation)}"
 
 
-def _keys_at(config: type[BaseModel], path: list[str]) -> list[str]:
-    """The known keys under a path of keys, in nested configs too (also inside lists and unions)."""
+_LIMITS = {
+    "ge": "of at least {}",
+    "gt": "above {}",
+    "le": "of at most {}",
+    "lt": "below {}",
+    "finite": "that is finite",
+}
+_LIMITS |= {"min_length": "with at least {} items", "max_length": "with at most {} items"}
+
+
+def _declared(config: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], FieldInfo | None, list[str]]:
+    """The config and the field at a path of keys, and the path without the names of the types that a union tried."""
+    field, named = None, list[str]()
     for part in path:
-        field = config.model_fields.get(part)
-        nested = _nested(field.annotation) if field else None
-        config = nested or config
-    return list(config.model_fields)
+        inner = config.model_fields.get(part)
+        if inner is not None or part.isdecimal():
+            named.append(part)
+        field = inner or field
+        config = (_nested(inner.annotation) if inner else None) or config
+    return config, field, named
 
 
 def _nested(annotation: object) -> type[BaseModel] | None:

@@ -1,9 +1,10 @@
-"""Files and folders that are written completely or not at all, and digests of files.
+"""Files and folders that are written completely or not at all, digests of files, and locks of folders.
 
 A folder is built next to its final place, flushed to disk and renamed, so that a reader sees the finished folder or
 none. An exception or Ctrl-C inside the block removes what was half written.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,9 +19,38 @@ from typing import Any
 from safetensors import SafetensorError
 
 from interp.core.errors import InterpError
-from interp.core.locks import lock_folder
 
 KEY = "unfinished.key"
+
+
+@contextmanager
+def lock_folder(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder's lock for the duration of a block; the system releases it however the process ends.
+
+    Args:
+        folder: An existing folder. No file is written to it.
+        busy: The error message if another process holds the lock.
+
+    Raises:
+        InterpError: Another process, or another block of this one, holds the lock.
+
+    Example:
+        >>> from interp.core.files import lock_folder
+        >>> with lock_folder(tmp, "being written"):
+        ...     with lock_folder(tmp, f"{tmp.name} is being written"):
+        ...         pass
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: ... is being written
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InterpError(busy) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

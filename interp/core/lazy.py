@@ -6,10 +6,12 @@ The stub is what type checkers and editors read, so what they complete is what t
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import isfunction
 from pkgutil import iter_modules
 
 import lazy_loader
 
+from interp.core.calls import checked
 from interp.core.errors import nearest
 
 
@@ -17,7 +19,8 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
     """`__getattr__`, `__dir__` and `__all__` of a package, from the stub next to its `__init__.py`.
 
     The modules of the package are attributes too, imported on first use, so that `interp.sae.train` works after
-    `import interp`. A name that the package does not have raises AttributeError with the nearest one.
+    `import interp`. A name that the package does not have raises AttributeError with the nearest one. Calls of the
+    functions are checked.
     """
     load, _, exported = lazy_loader.attach_stub(package, file)
 
@@ -31,7 +34,10 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
 
             return version(package)
         if name in exported:
-            return load(name)
+            value = load(name)
+            if isfunction(value) and "." in package:
+                value = vars(import_module(package))[name] = checked(value)
+            return value
         if not name.startswith("__") and find_spec(f"{package}.{name}"):
             return import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}; {nearest(name, names())}")

@@ -36,8 +36,6 @@ _MODULES = {
     "gate": ("Gate",),
 }
 OPS: Mapping[str, str] = {name: module for module, names in _MODULES.items() for name in names}
-# Arguments that once had another name, which saved files keep.
-FORMER_NAMES = {"strength": "scale", "strengths": "scales", "factor": "scale"}
 Observer = Callable[[Tensor, ForwardPass], None]
 Restored = TypeVar("Restored", bound="Record")
 Settings = Mapping[str, Any]

@@ -22,11 +22,12 @@ from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Decision, Policy
 from interp.auditing.statistics.comparison import Estimate
+from interp.core.calls import FORMER_NAMES
 from interp.core.errors import InterpError
 from interp.core.files import write_text
 from interp.directions.findings import Finding, Findings
 from interp.editing.certificate.record import Certificate
-from interp.interventions.op import FORMER_NAMES, Op
+from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.sae.config import SaeMetrics

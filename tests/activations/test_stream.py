@@ -89,7 +89,7 @@ def test_what_cannot_be_streamed_is_refused(tiny, corpus):
         Stream(model, "nowhere.jsonl", SITE, context=32)
     with pytest.raises(InterpError, match="pool_tokens 1"):
         Stream(model, corpus, SITE, pool_tokens=1)
-    with pytest.raises(InterpError, match="batch_size: Input should be greater than 0"):
+    with pytest.raises(InterpError, match="batch_size is 0; expected a whole number above 0"):
         Stream(model, corpus, SITE, batch_size=0)
     with pytest.raises(InterpError, match="no site given"):
         Stream(model, corpus, SITE, context=32).batches([], 4, seed=0)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from interp import InterpError
-from interp.core.files import new_file, new_folder, read_json, sha256_json, write_json, write_tensors
+from interp.core.files import lock_folder, new_file, new_folder, read_json, sha256_json, write_json, write_tensors
 
 
 def test_a_folder_appears_whole_and_with_the_umasks_permissions(tmp_path):
@@ -77,4 +79,35 @@ def test_a_new_file_does_not_replace_another(tmp_path):
         sibling.write_text("a")
     assert (tmp_path / "deep" / "a.txt").read_text() == "a"
     with pytest.raises(InterpError, match="exists already"), new_file(tmp_path / "deep" / "a.txt"):
+        pass
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from interp.core.files import lock_folder
+with lock_folder(Path(sys.argv[1]), "busy"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_is_exclusive_and_ends_with_its_process(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InterpError, match="wait for it"), lock_folder(tmp_path, "wait for it"):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock_folder(tmp_path, "wait for it"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_releases_the_lock(tmp_path):
+    with pytest.raises(KeyError), lock_folder(tmp_path, "busy"):
+        raise KeyError
+    with lock_folder(tmp_path, "busy"):
         pass

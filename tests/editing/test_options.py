@@ -29,7 +29,7 @@ def test_every_field_is_documented():
     ({"dtyp": "float32"}, "unknown key 'dtyp'; did you mean dtype"),
     ({"keep_norm": True}, "unknown key 'keep_norm'; did you mean keep_norms"),
     ({"shard_size": "many"}, "size 'many' can't be read"),
-    ({"form": "lora"}, "form: Input should be"),
+    ({"form": "lora"}, "form is 'lora'; expected 'checkpoint'"),
     ({"trust_base": True}, "trust_base: only for streamed and dry_run"),
     ({"form": "adapter", "undo": True, "dtype": "float32"}, "dtype, undo: without effect"),
     ({"form": "control-vector", "approximate": True}, "approximate: without effect"),

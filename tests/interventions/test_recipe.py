@@ -82,7 +82,7 @@ def test_broken_recipes_are_named(tiny, tmp_path):
     plain = json.loads(file.read_text())
     edit = plain["edits"][0]
     for change, message in [
-        ({"format": 9}, "format: Input should be 1"),
+        ({"format": 9}, "format is 9; expected 1"),
         ({"edits": [edit | {"op": "Projekt"}]}, "did you mean Project"),
         ({"edits": [edit | {"settings": {}}]}, "edit 0 .Project. is incomplete"),
         ({"notes": ""}, "unknown key 'notes'; did you mean note"),

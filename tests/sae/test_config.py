@@ -14,7 +14,7 @@ from interp.sae.config import SaeConfig, SaeMetrics
         ({"prefixes": [32, 16, 64]}, "expected to rise up to d_sae, 64"),
         ({"layered": True, "prefixes": [32, 64]}, "leave them out of a layered kind"),
         ({"kind": "batchtopk", "sparsity": 0.1}, "sparsity goes with penalties, and batchtopk has none"),
-        ({"kind": "tanh"}, "kind: Input should be 'topk'"),
+        ({"kind": "tanh"}, "kind is 'tanh'; expected 'topk'"),
         ({"batch_sise": 4}, "unknown key 'batch_sise'; did you mean batch_size"),
     ],
 )

@@ -130,9 +130,12 @@ def test_an_audit_that_states_no_settings_leaves_the_decision_open(files):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("protected_drop_at_most: .inf\n", "protected_drop_at_most: Input should be a finite number"),
-        ("protected_drop_at_most: .nan\n", "protected_drop_at_most: Input should be"),
-        ("tiers: [{name: a, thresholds: [{every: harm, at_most: .inf}]}]\n", "Input should be a finite number"),
+        ("protected_drop_at_most: .inf\n", "protected_drop_at_most is inf; expected a number.*finite"),
+        ("protected_drop_at_most: .nan\n", "protected_drop_at_most is nan; expected"),
+        (
+            "tiers: [{name: a, thresholds: [{every: harm, at_most: .inf}]}]\n",
+            "at_most is inf; expected a number.*finite",
+        ),
         ("protected_drop_at_most: .01\nprotected_drop_at_most: 5\n", "key 'protected_drop_at_most' is there twice"),
     ],
 )

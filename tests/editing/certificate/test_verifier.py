@@ -44,7 +44,7 @@ def test_verify_measures_again_and_names_what_was_changed(saved, tmp_path, monke
     with pytest.raises(InterpError, match=r"no interp_manifest\.json"):
         interp.verify(source)
     (out / "interp_manifest.json").write_text("{}")
-    with pytest.raises(InterpError, match="files: Field required"):
+    with pytest.raises(InterpError, match="files is missing; expected"):
         interp.verify(out)
     interp.export(ablation(), interp.load(interp.load(source).hf), tmp_path / "from-memory")
     with pytest.raises(InterpError, match="from a model in memory"):
