@@ -1,5 +1,7 @@
 """Build the documentation site in strict mode: a broken link or a page that is not in the navigation fails.
 
+So does a word that people search for and that does not lead to its page.
+
     python .ci/docs.py OUT
 
 OUT gets the pages (`docs/`) and the site (`site/`). Two groups of pages are generated: the tutorials, from the
@@ -7,6 +9,7 @@ percent-format notebooks, and the API reference, from the public names of `inter
 """
 
 import importlib
+import json
 import pkgutil
 import re
 import shutil
@@ -14,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import yaml
@@ -22,6 +26,24 @@ import interp
 
 ROOT = Path(__file__).resolve().parents[1]
 _MENTIONED = re.compile(r"\bdocs/[a-z_]+(?:/[a-z_]+)*\.md\b")
+_SEARCHED = {
+    "cache": "cache_activations",
+    "logit lens": "logit_lens",
+    "attribution": "logit_lens",
+    "patching": "patch_activations",
+    "IOI": "patch_activations",
+    "ablation": "patch_activations",
+    "SAE": "train_autoencoder",
+    "transcoder": "train_autoencoder",
+    "SAELens": "saelens_autoencoder",
+    "steer": "steer",
+    "LEACE": "erase_concept",
+    "export": "remove_direction",
+    "abliteration": "refusal_direction",
+    "refusal direction": "refusal_direction",
+    "audit": "audit",
+    "harm": "own_harm",
+}
 
 
 def main() -> None:
@@ -45,6 +67,7 @@ def main() -> None:
     check_mentions()
     write(out / "mkdocs.yml", yaml.safe_dump(config, sort_keys=False))
     subprocess.run(["zensical", "build", "--strict", "--clean", "--config-file", str(out / "mkdocs.yml")], check=True)
+    check_search(json.loads((out / "site" / "search.json").read_text(encoding="utf-8"))["items"])
     print(f"{len(list(pages.rglob('*.md')))} pages in {out / 'site'}")
 
 
@@ -121,6 +144,19 @@ def check_mentions() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", readme)
     if missing := sorted(link for link in links if not (ROOT / link).exists()):
         raise SystemExit(f"README.md links to what does not exist: {missing}")
+
+
+def check_search(items: list[dict[str, Any]]) -> None:
+    """Every word that people search for is in a heading of its how-to page, and so in the first results."""
+    headings: dict[str, list[str]] = {}
+    for item in items:
+        headings.setdefault(item["location"].partition("#")[0], []).append(
+            re.sub(r"<[^>]+>", "", item["title"]).lower()
+        )
+    for words, page in _SEARCHED.items():
+        pattern = re.compile(rf"\b{words.lower()}")
+        if not any(map(pattern.search, headings[f"howto/{page}/"])):
+            raise SystemExit(f"no heading of howto/{page}.md has {words!r}, for which people search")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def edit(target: str) -> interp.Recipe:
 # ## Behaviours are data
 #
 # A *behaviour* has prompts, a scorer, a kind (harm, protected or capability), and one line on what a higher score
-# means. The organism's behaviours are graded exactly. Your own come from a YAML file (docs/howto/behaviours.md), and
+# means. The organism's behaviours are graded exactly. Your own come from a YAML file (docs/howto/own_harm.md), and
 # the suite `public` reads published sets.
 
 # %%

@@ -2,7 +2,7 @@
 
 `organism` is bundled and exact: every planted behaviour under its own grader. `public` reads published sets from a
 folder of the user's (`interp.auditing.public.suite`). A suite may also be a YAML file; see `scoring.behaviour_file`
-and docs/howto/behaviours.md.
+and docs/howto/own_harm.md.
 """
 
 from collections.abc import Collection

@@ -7,7 +7,7 @@
         items: capitals.jsonl
         scorer: {type: choice, normalise: byte}
 
-A row of JSONL is one item; its keys depend on the scorer, and docs/howto/behaviours.md lists them. Unknown keys,
+A row of JSONL is one item; its keys depend on the scorer, and docs/howto/own_harm.md lists them. Unknown keys,
 missing ones, empty texts and duplicates are refused, by file and line.
 """
 

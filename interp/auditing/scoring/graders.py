@@ -2,7 +2,7 @@
 
 The classifiers are extras (`pip install interp[graders]`), and both have blind spots that matter here, measured by
 `experiments/scorer_checks.py` on HateCheck (Röttger et al. 2021, https://arxiv.org/abs/2012.15606) and on identity
-templates (Dixon et al. 2018); docs/howto/behaviours.md has the tables.
+templates (Dixon et al. 2018); docs/results/scorers.md has the tables.
 
 - `Profanity` takes the mention of some groups for an insult: it flags 71 % of neutral or kind sentences about gay
   people, and none about the six other groups; of kind templates, 100 % that end in queer, 80 % in gay, none in
