@@ -9,12 +9,13 @@ from torch import Tensor
 
 from interp.activations.columns import SiteColumns, Sites
 from interp.activations.store import Store
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 
 
 @dataclass(frozen=True)
-class PairedStore:
+class PairedStore(Displayed):
     """Two stores as one source of activations; the first store's columns come before the second's.
 
     Args:

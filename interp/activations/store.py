@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.activations._batching import epoch_batches
 from interp.activations.columns import SiteColumns, Sites, select_sites
 from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
@@ -49,8 +49,8 @@ def dequantise_rows(stored: dict[str, Tensor], name: str) -> Float[Tensor, "toke
     return x.float() * stored[f"{name}.scale"][:, None] if x.dtype == torch.int8 else x
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Store:
+@dataclass(frozen=True, eq=False)
+class Store(Displayed):
     """Activations on disk, as `harvest` writes them. Its length is the number of tokens.
 
     Attributes:
@@ -122,9 +122,6 @@ class Store:
 
     def __str__(self) -> str:
         return str(self.folder)
-
-    def __repr__(self) -> str:
-        return f"Store({str(self.folder)!r}: {len(self):,} tokens at {', '.join(self.manifest.settings.sites)})"
 
     def trainable(self) -> int:
         """Number of tokens that are not the first of their document or piece."""
@@ -262,17 +259,11 @@ class Store:
     def _names(self, sites: Sites) -> list[str]:
         return [str(site) for site in select_sites(sites, self.manifest.settings.sites, f"store {self.folder}")]
 
-    def _repr_html_(self) -> str:
+    def _card(self) -> Card:
         settings = self.manifest.settings
-        values = {
-            "model": self.model.name,
-            "sites": ", ".join(f"{name} ({width})" for name, width in settings.sites.items()),
-            "tokens": f"{len(self):,}",
-            "documents": f"{self.manifest.documents:,}",
-            "shards": len(self._shards),
-            "dtype": settings.harvest.dtype,
-        }
-        return html_card(f"Store {self.folder}", values.items())
+        size = [("tokens", len(self)), ("documents", self.manifest.documents), ("shards", len(self._shards))]
+        sites = ("sites and widths", settings.sites)
+        return str(self.folder), [("model", self.model.name), sites, *size, ("dtype", settings.harvest.dtype)]
 
 
 def _open(file: Path) -> Any:

@@ -18,7 +18,7 @@ from interp.activations._batching import epoch_batches
 from interp.activations.columns import SiteColumns, Sites, select_sites
 from interp.activations.config import HarvestConfig
 from interp.activations.token_rows import CorpusPasses, pack_groups
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.data import corpora
@@ -55,7 +55,7 @@ class ActivationSource(Protocol):
         ...
 
 
-class Stream:
+class Stream(Displayed):
     """Activations of a model over a corpus, computed as they are read.
 
     Args:
@@ -168,6 +168,5 @@ class Stream:
                         raise InterpError(f"{site} of {self.model.name}: NaN or infinite activations; check the model")
                 yield torch.cat([activations[site][kept] for site in sites], dim=1)
 
-    def _repr_html_(self) -> str:
-        sites = ", ".join(f"{name} ({width})" for name, width in self._widths.items())
-        return html_card("Stream", [("model", self.model.name), ("sites", sites), ("pool", f"{self._pool:,} tokens")])
+    def _card(self) -> Card:
+        return f"of {self.model.name}", [("sites and widths", self._widths), ("pool", plural(self._pool, "token"))]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError
 from interp.models.architectures.unembedding import final_norm, norm_gain
 from interp.models.hooked import HookedModel
@@ -23,7 +23,7 @@ from interp.models.tokens import Prompts
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class Attribution(Displayed):
     """The terms of logit(token) - logit(other) at the last token of each prompt, in nats.
 
     Args:
@@ -44,11 +44,11 @@ class Attribution:
     def top(self, count: int = 10) -> list[tuple[Site, float]]:
         """The `count` writers with the largest mean term in absolute value, and that mean."""
         means = [(site, float(term.mean())) for site, term in self.terms.items()]
-        return sorted(means, key=lambda item: -abs(item[1]))[:count]
+        return displayed(sorted(means, key=lambda item: -abs(item[1]))[:count])
 
-    def _repr_html_(self) -> str:
-        rows = [[site, f"{value:+.3f}"] for site, value in self.top()]
-        return html_table(f"Direct attribution of {self.difference.mean():+.3f} nats", ["writer", "nats"], list(rows))
+    def _card(self) -> Card:
+        difference = f"of {self.difference.mean():+.3f} nats, mean of {plural(len(self.difference), 'prompt')}"
+        return difference, [(site, f"{value:+.3f}") for site, value in self.top()]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.auditing.behaviours import Behaviour, mean_scores
+from interp.core.display import Card, Displayed, displayed
 from interp.core.progress import track
 from interp.directions.findings import Finding
 from interp.interventions.affine_ops import Project
@@ -17,7 +18,7 @@ from interp.models.hooked import HookedModel
 
 
 @dataclass(frozen=True)
-class AblationTrial:
+class AblationTrial(Displayed):
     """A candidate direction, and what its ablation does to each behaviour.
 
     Attributes:
@@ -39,6 +40,11 @@ class AblationTrial:
     cost: float
     before: dict[str, float]
     after: dict[str, float]
+
+    def _card(self) -> Card:
+        changes = [(name, f"{before:.3f} -> {self.after[name]:.3f}") for name, before in self.before.items()]
+        d, reading = self.finding.direction, "lower is better; 0 is nothing left of the target and nothing lost"
+        return f"of {d}", [("cost", f"{self.cost:.3f}", reading), *changes]
 
 
 def rank_by_ablation(
@@ -69,7 +75,7 @@ def rank_by_ablation(
         _trial(model, candidate, behaviours, target, before)
         for candidate in track(candidates, "try", unit="candidates")
     ]
-    return sorted(trials, key=lambda trial: trial.cost)
+    return displayed(sorted(trials, key=lambda trial: trial.cost))
 
 
 def _trial(

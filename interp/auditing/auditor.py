@@ -27,7 +27,7 @@ from interp.auditing.conditions import ModelCondition, ScoreCache, establish_rec
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.auditing.statistics.significance import holm
 from interp.core.digests import versions
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, html_table, plural
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_json, write_json
 from interp.core.progress import track
@@ -39,7 +39,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class AuditRow:
+class AuditRow(Displayed):
     """One behaviour: the estimates before and after, and the paired difference after - before.
 
     Attributes:
@@ -88,9 +88,23 @@ class AuditRow:
         """The difference, signed so that positive is good: a harm or a loss fell, or what must hold rose."""
         return -self.difference.estimate if self.kind == "harm" or self.unit == "nats" else self.difference.estimate
 
+    @property
+    def reading(self) -> str:
+        """The difference in words; it counts as a change where the corrected p-value is below 0.05."""
+        if self.constant:
+            return "every item has the same score: the scorer may not discriminate"
+        if self.p_holm >= 0.05:
+            return "no significant change" + (f", detects {self.detectable:.2g}" if self.detectable else "")
+        return "better" if self.better > 0 else "worse"
+
+    def _card(self) -> Card:
+        rows = [("kind", self.kind), ("before", self.before), ("after", self.after)]
+        change = ("difference", self.difference, self.reading)
+        return self.name, [*rows, change, ("p (Holm)", self.p_holm), ("items", self.after.n)]
+
 
 @dataclass(frozen=True)
-class AuditExample:
+class AuditExample(Displayed):
     """The replies to one item, before and after."""
 
     behaviour: str
@@ -99,8 +113,8 @@ class AuditExample:
     after: str
 
 
-@dataclass(frozen=True, repr=False)
-class Audit:
+@dataclass(frozen=True)
+class Audit(Displayed):
     """The comparison of two models over behaviours. Returned by `interp.audit`.
 
     Attributes:
@@ -184,14 +198,22 @@ class Audit:
         _require_plausible(audit.rows)
         return audit
 
-    def __repr__(self) -> str:
-        rows = ", ".join(f"{row.name} {row.before.estimate:.3g} -> {row.after.estimate:.3g}" for row in self.rows[:3])
-        return f"Audit({self.after.name}, {len(self.rows)} behaviours: {rows}{', …' if len(self.rows) > 3 else ''})"
+    def _card(self) -> Card:
+        changes = [(row.name, f"{row.before.estimate:.3g} -> {row.after.estimate:.3g}") for row in self.rows]
+        return f"of {self.after.name}, {plural(len(self.rows), 'behaviour')}", changes
 
     def _repr_html_(self) -> str:
-        header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)"]
-        cells = [[row.name, row.kind, row.before, row.after, row.difference, f"{row.p_holm:.3g}"] for row in self.rows]
-        return html_table("Audit", header, cells)
+        names = [f"{baseline.name}: difference" for baseline in self.baselines]
+        header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)", *names, ""]
+        cells = [
+            [row.name, row.kind, row.before, row.after, row.difference, row.p_holm, *self._controls(row), row.reading]
+            for row in self.rows
+        ]
+        return html_table(f"Audit of {self.after.name}, means with 95 % intervals", header, cells)
+
+    def _controls(self, row: AuditRow) -> list[object]:
+        """What the baselines change of the same behaviour."""
+        return [baseline.changes.get(row.name, "") for baseline in self.baselines]
 
 
 _AUDIT = TypeAdapter(Audit)

@@ -22,6 +22,7 @@ from interp.auditing._random_recipes import randomise
 from interp.auditing.behaviours import Behaviour, Scores, mean_scores
 from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
+from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
@@ -36,7 +37,7 @@ INSTRUCTION = "Be truthful, fair and friendly to everyone. Say so where you are 
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Displayed):
     """The mean score of each behaviour under a baseline.
 
     Attributes:
@@ -53,6 +54,10 @@ class Baseline:
     each: tuple[dict[str, float], ...] = ()
     changes: dict[str, Estimate] = field(default_factory=dict)
     p: dict[str, float] = field(default_factory=dict)
+
+    def _card(self) -> Card:
+        seeds = f"mean of {plural(len(self.each), 'seed')}" if self.each else ""
+        return self.name, [(name, f"{score:.3f}", seeds) for name, score in self.scores.items()]
 
 
 def baseline_of_scores(
@@ -155,7 +160,7 @@ def measure_baselines(
         baselines.append(Baseline(name, _means(each), tuple(each)))
     with model.instructed(instruction):
         baselines.append(Baseline("prompt", mean_scores(model, behaviours)))
-    return baselines
+    return displayed(baselines)
 
 
 def _shuffled(positive: Tensor, negative: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import isfinite, isinf, isnan
 from typing import Any, Literal
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.models.hooked import HookedModel
@@ -23,7 +23,7 @@ Unit = Literal["rate", "margin", "nats"]
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Displayed):
     """One score per item, and the replies where the behaviour reads replies.
 
     NaN is a missing score, such as that of a judge that failed. It counts neither as a pass nor as a failure.
@@ -47,13 +47,17 @@ class Scores:
         """Mean over the items that have a score; NaN if none has."""
         return sum(self._known) / len(self._known) if self._known else float("nan")
 
+    def _card(self) -> Card:
+        constant = "every item has the same score: the scorer may not discriminate" if self.constant else ""
+        return "", [("mean", f"{self.mean:.3f}", constant), ("items", len(self.values)), ("missing", self.missing)]
+
     @property
     def _known(self) -> list[float]:
         return [value for value in self.values if not isnan(value)]
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behaviour(Displayed):
     """A named measurement: prompts, a scorer, and whether the behaviour is a harm, protected, or a capability.
 
     Args:
@@ -163,10 +167,10 @@ class Behaviour:
                     "interval would count it twice"
                 )
 
-    def _repr_html_(self) -> str:
+    def _card(self) -> Card:
         rows = {"kind": self.kind, "items": len(self), "a higher score means": self.statement}
         rows |= {"scored by": self.scorer, "digest": self.digest[:12]}
-        return html_card(f"Behaviour {self.name}", rows.items())
+        return self.name, list(rows.items())
 
 
 def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:

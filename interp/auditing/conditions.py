@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from interp.auditing.behaviours import Behaviour, Scores
+from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_json, write_json
 from interp.editing.certificate.manifest import MANIFEST, RECIPE, ExportManifest
@@ -38,7 +39,7 @@ _PROBES = 50  # prompts per behaviour on which tokenizers are compared
 
 
 @dataclass(frozen=True, eq=False)
-class ModelCondition:
+class ModelCondition(Displayed):
     """A model with the recipe and the instruction under which it is measured.
 
     Args:
@@ -102,7 +103,7 @@ def _refuse_nan(model: HookedModel, behaviour: str) -> AbstractContextManager[An
     return model.hf.get_output_embeddings().register_forward_hook(check)
 
 
-class ScoreCache:
+class ScoreCache(Displayed):
     """Measured scores, kept in a folder, or in memory.
 
     Replies of secret behaviours are not stored, and scores with missing items are stored in memory only.
@@ -124,6 +125,9 @@ class ScoreCache:
     def __init__(self, folder: str | Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self._memory: dict[str, Scores] = {}
+
+    def _card(self) -> Card:
+        return str(self.folder or "in memory"), [("scores in memory", len(self._memory))]
 
     def get(self, condition: ModelCondition, behaviour: Behaviour) -> Scores | None:
         """The scores of a behaviour under a condition, or None. Raises for a file that was changed."""

@@ -19,7 +19,7 @@ from interp.auditing.behaviours import Behaviour, Kind, Unit
 from interp.auditing.conditions import ScoreCache
 from interp.auditing.statistics.comparison import Estimate
 from interp.auditing.statistics.significance import holm
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, displayed, html_table
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json, write_json
 from interp.core.progress import track
@@ -30,7 +30,7 @@ _FULL: dict[Unit, float] = {"rate": 0.5, "margin": 1.0, "nats": 0.25}  # the dif
 
 
 @dataclass(frozen=True)
-class EditEffect:
+class EditEffect(Displayed):
     """The effect of one edit, or baseline, on one behaviour."""
 
     difference: Estimate
@@ -50,7 +50,7 @@ class EditEffect:
 
 
 @dataclass(frozen=True)
-class Entanglement:
+class Entanglement(Displayed):
     """Effects by edit (columns) and behaviour (rows). A star marks p < 0.05, corrected over all effects.
 
     Attributes:
@@ -114,9 +114,13 @@ class Entanglement:
         """Write JSON, with the digest of its content."""
         write_json(Path(file), {"columns": self.to_json(), "sha256": sha256_json(self.to_json())})
 
+    def _card(self) -> Card:
+        return "", [("edits and baselines", list(self.columns)), ("behaviours", self.behaviours)]
+
     def _repr_html_(self) -> str:
         rows = self.rows()
-        return html_table("Entanglement", list(rows[0]), [list(row.values()) for row in rows])
+        title = "Entanglement: differences from the unedited model, * p < 0.05 (Holm, over the table)"
+        return html_table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def entanglement(
@@ -159,7 +163,7 @@ def entanglement(
         name: audit(model, recipe, behaviours, seed=seed, baselines=names, instruction=instruction, cache=kept)
         for name, recipe in track(recipes.items(), "entanglement", unit="edits")
     }
-    return Entanglement.of(audits), audits
+    return displayed((Entanglement.of(audits), audits))
 
 
 def _model(audit: Audit) -> tuple[str, str]:

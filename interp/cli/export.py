@@ -202,4 +202,6 @@ def _lines(prompts: Path | None) -> list[str]:
 
 
 def _figures(certificate: Any, as_json: bool) -> dict[str, Any]:
-    return certificate.to_json() if as_json else dict(certificate.rows())
+    if as_json:
+        return certificate.to_json()
+    return {name: f"{value} ({reading})" if reading else value for name, value, reading in certificate.rows()}

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from interp.core.calls import advice, in_words, shown
+from interp.core.display import Card, Displayed, clipped, fields_text
 from interp.core.errors import InterpError, nearest
 
 Parsed = TypeVar("Parsed", bound="Config")
 
 
-class Config(BaseModel):
+class Config(Displayed, BaseModel):
     """Base of every configuration: a frozen pydantic model whose values are not coerced.
 
     An unknown key is an error that names the nearest known one. Subclasses are final: variation is data, not
@@ -45,6 +46,16 @@ class Config(BaseModel):
 
     # Parsing a nested record does not call `__init__`, so that the outer error names the whole path of a key.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def _card(self) -> Card:
+        described = type(self).model_fields.items()
+        return "", [(name, getattr(self, name), field.description or "") for name, field in described]
+
+    def __repr__(self) -> str:
+        return fields_text(self)
+
+    def __str__(self) -> str:
+        return clipped(super().__str__(), 600)
 
     @classmethod
     def parse(cls: type[Parsed], values: object, source: str = "config") -> Parsed:

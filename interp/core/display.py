@@ -1,27 +1,179 @@
-"""How records are shown: as a titled table in a notebook (escaped) or a terminal, or as JSON."""
+"""How records are shown: as a line of text, as a card or table in a notebook (escaped), or as JSON.
+
+`Displayed` is the base of records. A record lists its rows once, in `_card`; its line of text and its card follow from
+them. A row is a name, a value and, for a figure that needs it, how to read it: what is good, and against which bound.
+Cards have no colours of their own, so they are legible on light and on dark pages.
+"""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from html import escape
-from typing import Any
+from reprlib import Repr
+from typing import Any, TypeVar, cast
+
+Row = tuple[object, ...]  # a name, a value, and where needed how to read the value
+Card = tuple[str, Sequence[Row]]  # what follows the name of the class in the title, and the rows
+Several = TypeVar("Several", bound=Sequence[Any])
+_LINE, _CELL, _FACT = 600, 300, 60  # characters of a record's text, of a cell, of a fact in a text
+_ITEMS, _ROWS = 8, 50  # items of a list and rows of a table that are shown
+_FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(%|nats|[kMGT]?B|s))?\*?( \[[^]]*\])?|–|")
+_RIGHT = "text-align:right;font-variant-numeric:tabular-nums"
 
 
-def html_card(title: str, rows: Iterable[tuple[str, object]]) -> str:
-    """HTML of a titled two-column table."""
-    body = "".join(
-        f"<tr><th style='text-align:left;padding-right:1em'>{escape(name)}</th>"
-        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
-        for name, value in rows
-    )
-    return f"<div class='interp-card'><strong>{escape(title)}</strong><table>{body}</table></div>"
+def plural(count: int, noun: str, many: str = "") -> str:
+    """A number with its noun, such as "1 prompt" or "2,048 prompts"; `many` is the noun of other numbers than 1."""
+    return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
 
 
-def html_table(title: str, header: list[str], rows: Iterable[list[object]]) -> str:
-    """HTML of a titled table with a header row."""
-    head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in header)
-    lines = ("".join(f"<td style='text-align:left'>{escape(str(cell))}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<div class='interp-card'><strong>{escape(title)}</strong><table><tr>{head}</tr>{body}</table></div>"
+def clipped(text: str, limit: int) -> str:
+    """The text, or its beginning and an ellipsis where it is longer than the limit."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def brief(value: object, limit: int = _CELL) -> str:
+    """A value in a few words: a float to three digits, a tensor by its shape, a long list by its first items."""
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"tensor{list(value.shape)}"
+    if isinstance(value, Mapping):
+        value = [f"{name} {brief(item, _FACT)}" for name, item in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        more = [f"and {len(value) - _ITEMS:,} more"] if len(value) > _ITEMS else []
+        value = ", ".join([*(brief(item, _FACT) for item in [*value][:_ITEMS]), *more]) or "–"
+    return clipped(str(value), limit)
+
+
+class Displayed:
+    """Base of records: `repr` is a bounded line, and a notebook shows a card of the same rows.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from interp.core.display import Displayed
+        >>> @dataclass(frozen=True)
+        ... class Reading(Displayed):
+        ...     site: str
+        ...     values: torch.Tensor
+        >>> Reading("resid_post.3", torch.zeros(512, 192))
+        Reading(site='resid_post.3', values=tensor[512, 192])
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # `dataclass` keeps what the class itself has
+
+    def _card(self) -> Card:
+        """What follows the name of the class in the title, and the rows; by default the fields."""
+        return "", list(_values(self).items())
+
+    def __repr__(self) -> str:
+        if type(self)._card is Displayed._card:
+            return fields_text(self)
+        subject, rows = self._card()
+        facts = ", ".join(" ".join(filter(None, (str(row[0]), brief(row[1], _FACT)))) for row in rows)
+        return clipped(f"{type(self).__name__}({': '.join(filter(None, (subject, facts)))}", _LINE) + ")"
+
+    def _repr_html_(self) -> str:
+        subject, rows = self._card()
+        return html_card(f"{type(self).__name__} {subject}".rstrip(), rows)
+
+
+class _Brief(Repr):
+    """Python's own text of values, with tensors by their shapes."""
+
+    maxtuple = maxlist = maxdict = maxset = 4
+    maxstring = maxother = 80
+
+    def repr_Tensor(self, x: Any, level: int) -> str:
+        return f"tensor{list(x.shape)}"
+
+    repr_Parameter = repr_Tensor
+
+
+def fields_text(record: object) -> str:
+    """A record as `Name(field=value, …)`, with long values cut short."""
+    values = ", ".join(f"{name}={_Brief().repr(value)}" for name, value in _values(record).items())
+    return clipped(f"{type(record).__name__}({values}", _LINE) + ")"
+
+
+def _values(record: Any) -> dict[str, object]:
+    names = [f.name for f in fields(record) if f.repr] if is_dataclass(record) else type(record).model_fields
+    return {name: getattr(record, name) for name in names}
+
+
+def displayed(values: Several) -> Several:
+    """The same list or tuple, shown as a table in a notebook and one item per line as text."""
+    return cast(Several, (_ShownTuple if isinstance(values, tuple) else _ShownList)(values))
+
+
+class _Shown:
+    """The display of several values, as a base before `list` or `tuple`."""
+
+    def __repr__(self) -> str:
+        items, text = cast(Sequence[Any], self), super().__repr__()
+        if len(text) <= 100:
+            return text
+        lines = [clipped(repr(item), 100) for item in items[:_ITEMS]]
+        more = [f"… and {len(items) - _ITEMS:,} more"] if len(items) > _ITEMS else []
+        return text[0] + ",\n ".join([*lines, *more]) + text[-1]
+
+    def _repr_html_(self) -> str:
+        items = list(cast(Sequence[Any], self))
+        if not items or len({type(item) for item in items}) > 1:
+            return "".join(map(_html, items[:_ROWS])) or _html(self)
+        title = plural(len(items), type(items[0]).__name__)
+        if isinstance(items[0], Displayed):
+            items = [{"": card[0]} | {row[0]: row[1] for row in card[1]} for card in (item._card() for item in items)]
+        if isinstance(items[0], Mapping):
+            names = list(dict.fromkeys(name for item in items for name in item))
+            return html_table(title, list(map(str, names)), [[item.get(name, "") for name in names] for item in items])
+        rows = [list(item) if isinstance(item, tuple) else [item] for item in items]
+        return html_table(title, [], rows)
+
+
+class _ShownList(_Shown, list[Any]):
+    pass
+
+
+class _ShownTuple(_Shown, tuple[Any, ...]):
+    pass
+
+
+def _html(value: Any) -> str:
+    if hasattr(value, "_repr_html_") and not isinstance(value, _Shown):
+        return str(value._repr_html_())
+    if isinstance(value, Mapping) and all(isinstance(item, Displayed) for item in value.values()):
+        return "".join(f"<div>{escape(str(name))}</div>{_html(item)}" for name, item in value.items())
+    return f"<div>{escape(brief(value))}</div>"
+
+
+def html_card(title: str, rows: Iterable[Row]) -> str:
+    """HTML of a titled table of names, values and, where given, how to read the values."""
+    return html_table(title, [], rows)
+
+
+def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """HTML of a titled table: columns of figures are aligned right, and the end of a long table is left out."""
+    cells = [[brief(value) for value in row] for row in rows]
+    width = max(map(len, [header, *cells]))
+    cells = [[*row, *[""] * (width - len(row))] for row in cells]
+    figures = [all(_FIGURE.fullmatch(row[column]) for row in cells) for column in range(width)]
+    styles = ["text-align:left", *(_RIGHT if right else "text-align:left" for right in figures[1:])]
+
+    def line(row: Sequence[str], names: int) -> str:
+        """A row of the table, of which the first cells are names."""
+        tags = ["th"] * names + ["td"] * (width - names)
+        parts = zip(tags, styles, row, strict=True)
+        return "".join(["<tr>", *(f"<{t} style='{style}'>{escape(x)}</{t}>" for t, style, x in parts), "</tr>"])
+
+    body = [line(list(header), width)] if header else []
+    body += [line(row, 0 if header else 1) for row in cells[:_ROWS]]
+    more = f"<div>and {len(cells) - _ROWS:,} more</div>" if len(cells) > _ROWS else ""
+    return f"<div class='interp-card'><strong>{escape(title)}</strong><table>{''.join(body)}</table>{more}</div>"
 
 
 def print_values(as_json: bool, values: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
 
 _LAYOUTS = (
@@ -44,7 +45,7 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Turn:
+class Turn(Displayed):
     """A prompt and the beginning of its reply.
 
     Args:
@@ -64,7 +65,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class TurnPair:
+class TurnPair(Displayed):
     """One pair of a contrast.
 
     Args:

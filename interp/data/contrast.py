@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.jsonl import numbered_lines, parse_object
@@ -24,7 +24,7 @@ RenderChat = Callable[[list[dict[str, str]]], str]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Displayed):
     """Pairs of turns, of which one shows a behaviour and the other does not.
 
     Args:
@@ -139,7 +139,7 @@ class Contrast:
             else:
                 pairs.append(pair)
         if ignored:
-            print(f"interp: ignored {ignored} bad rows", file=sys.stderr)
+            print(f"interp: ignored {plural(ignored, 'bad row')}", file=sys.stderr)
         return cls(tuple(pairs), str(file))
 
     def split(self, held_out: float = 0.3, seed: int = 0) -> tuple["Contrast", "Contrast"]:
@@ -150,7 +150,7 @@ class Contrast:
         (24, 8)
         """
         test, train = self.deal({"held out": max(1, round(held_out * len(self))), "train": 1}, seed)
-        return train, test
+        return displayed((train, test))
 
     def deal(self, sizes: Mapping[str, int], seed: int = 0) -> list["Contrast"]:
         """Disjoint parts of at least these sizes.
@@ -182,7 +182,7 @@ class Contrast:
                     f"{self.name}: {len(self)} pairs in {len(groups)} groups can't be dealt into parts of "
                     f"{dict(sizes)}; give more rows, or rows of more groups"
                 )
-        return [Contrast(tuple(pairs), f"{self.name} ({part})") for part, pairs in parts.items()]
+        return displayed([Contrast(tuple(pairs), f"{self.name} ({part})") for part, pairs in parts.items()])
 
     def _refuse_leaks(self) -> None:
         seen: dict[str, tuple[int, str]] = {}
@@ -223,10 +223,13 @@ class Contrast:
             )
         return chat([message._asdict() for message in (*turn.before, Message("user", turn.prompt))])
 
-    def _repr_html_(self) -> str:
+    def __repr__(self) -> str:
+        return f"Contrast({self.name!r}: {plural(len(self), 'pair')})"  # prompts may be offensive
+
+    def _card(self) -> Card:
         first = self.pairs[0]
-        rows = [("pairs", len(self)), ("positive", first.positive.prompt), ("negative", first.negative.prompt)]
-        return html_card(f"Contrast {self.name}", rows)
+        sides = [("first positive", first.positive.prompt), ("first negative", first.negative.prompt)]
+        return self.name, [("pairs", len(self)), ("groups", len(set(self.groups))), *sides]
 
 
 def _prompts(pair: TurnPair) -> list[str]:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.data.conversations import Keep, Span, render_conversation
 from interp.data.corpora import Document
@@ -32,7 +33,7 @@ _ENCODED_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(Displayed):
     """A document's tokens, the characters [begin, end) of each, and which are an assistant's words.
 
     Characters count in the document, or in the rendered text of a conversation. Begin and end are 0 for a BOS that was
@@ -59,7 +60,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedRows:
+class PackedRows(Displayed):
     """Rows of packed documents.
 
     Attributes:

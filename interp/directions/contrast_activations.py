@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.display import Displayed, brief
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.directions.methods.closed_form import require_sides
@@ -31,6 +32,9 @@ class Sides(NamedTuple):
     positive: Float[Tensor, "pairs *d_model"]
     negative: Float[Tensor, "pairs *d_model"]
 
+    def __repr__(self) -> str:
+        return f"Sides(positive={brief(self.positive)}, negative={brief(self.negative)})"
+
     def read(self, function: Callable[[Tensor], Tensor]) -> "Sides":
         """A function of the activations, applied to both sides."""
         return Sides(function(self.positive), function(self.negative))
@@ -41,7 +45,7 @@ class Sides(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ContrastActivations:
+class ContrastActivations(Displayed):
     """Both sides at one site and position: the part to fit on and the held-out part."""
 
     site: Site

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.directions.contrast_activations import ContrastActivations
 from interp.directions.scores import auroc
 from interp.models.sites import Site
@@ -23,7 +24,7 @@ NAMES = ("random", "shuffled")
 
 
 @dataclass(frozen=True)
-class ControlScore:
+class ControlScore(Displayed):
     """A baseline's held-out AUROC at one site and position: the mean, and the value of each seed."""
 
     name: str

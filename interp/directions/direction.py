@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, write_json
 from interp.core.linalg import orthonormal_rows
@@ -34,7 +34,7 @@ def _outside(site: Site) -> InterpError:
 
 
 @dataclass(frozen=True, eq=False)
-class Direction:
+class Direction(Displayed):
     """A direction, or with several rows a subspace, in the coordinates of the residual stream.
 
     Args:
@@ -163,11 +163,10 @@ class Direction:
     def __str__(self) -> str:
         return f"{self.method} at {self.site}, position {self.position}"
 
-    def _repr_html_(self) -> str:
+    def _card(self) -> Card:
         scores = [(name, f"{value:.3f}") for name, value in self.scores.items()]
-        place: list[tuple[str, object]] = [("site", self.site), ("position", self.position)]
-        place.append(("model", self.model.name if self.model else f"any of width {self.rows.shape[1]}"))
-        return html_card(f"Direction: {self.method}", [("rows", len(self.rows)), *place, *scores])
+        model = self.model.name if self.model else f"any of width {self.rows.shape[1]}"
+        return str(self), [("rows", len(self.rows)), ("model", model), *scores]
 
 
 # A fitted direction, or its numbers as a tensor, an array or lists: (d_model,) or (k, d_model).

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
 
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, displayed, html_table
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
 from interp.directions.controls import ControlScore
@@ -13,8 +14,8 @@ from interp.directions.direction import Direction
 from interp.models.sites import Site
 
 
-@dataclass(frozen=True, repr=False)
-class Finding:
+@dataclass(frozen=True)
+class Finding(Displayed):
     """A fitted direction and its held-out scores.
 
     Args:
@@ -53,6 +54,12 @@ class Finding:
         d = self.direction
         return f"Finding({d.method} at {d.site}, position {d.position}: AUROC {self.auroc:.3f}, d {self.cohens_d:.2f})"
 
+    def _card(self) -> Card:
+        scores = [("held-out AUROC", f"{self.auroc:.3f}", "1 separates, 0.5 is chance")]
+        scores += [("Cohen's d", f"{self.cohens_d:.2f}", "in pooled standard deviations")]
+        scores += [] if self.stability is None else [("stability", f"{self.stability:.3f}", "1 is the same in refits")]
+        return str(self.direction), [*scores, *([] if self.latent is None else [("latent", self.latent)])]
+
 
 class Failure(NamedTuple):
     """Why a method has no direction at a site and position."""
@@ -63,8 +70,8 @@ class Failure(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, repr=False)
-class Findings:
+@dataclass(frozen=True)
+class Findings(Displayed):
     """All findings on one contrast.
 
     Args:
@@ -105,13 +112,13 @@ class Findings:
         chosen = [row for row in self.rows if method in (None, row.direction.method)]
         if not chosen:
             raise InterpError(f"no finding by {method!r}; {nearest(str(method), self.methods)}")
-        return sorted(chosen, key=lambda row: (-row.auroc, -row.cohens_d))[:count]
+        return displayed(sorted(chosen, key=lambda row: (-row.auroc, -row.cohens_d))[:count])
 
     def shortlist(self, count: int) -> list[Finding]:
         """The best of each method in turn, so that a method with many similar scores leaves room for others."""
         by_method = [self.best(len(self), method) for method in self.methods]
         turns = zip_longest(*by_method)
-        return [finding for turn in turns for finding in turn if finding is not None][:count]
+        return displayed([finding for turn in turns for finding in turn if finding is not None][:count])
 
     def baselines_at(self, finding: Finding) -> dict[str, float]:
         """The baselines' AUROC at a finding's site and position, by name."""
@@ -129,18 +136,30 @@ class Findings:
             for place in places
         ]
 
-    def __repr__(self) -> str:
-        return f"Findings({len(self)} on {self.contrast.name}; best: {self.best()[0].row})"
+    @property
+    def reading(self) -> str:
+        """What the best held-out AUROC says next to the baseline of shuffled sides, and what to do next."""
+        best = self.best()[0]
+        shuffled = round(self.baselines_at(best).get("shuffled", 0.0), 3)
+        tied = [method for method in self.methods if round(self.best(1, method)[0].auroc, 3) == 1]
+        if shuffled == 1 and tied == self.methods:
+            return "all methods separate; AUROC cannot rank them here: rank their directions with rank_by_ablation"
+        if shuffled >= round(best.auroc, 3):
+            return "no method separates better than shuffled sides do: AUROC is no evidence of a direction here"
+        if len(tied) > 1:
+            return f"{', '.join(tied)} separate; AUROC cannot rank them: use rank_by_ablation"
+        return ""
+
+    def _card(self) -> Card:
+        best = [(f.direction, f"AUROC {f.auroc:.3f}", "") for f in self.best(3)]
+        return f"on {self.contrast.name}: {len(self)}", [*best, *([(self.reading, "")] if self.reading else [])]
 
     def _repr_html_(self) -> str:
         header = ["method", "site", "position", "held-out AUROC", "Cohen's d", "stability"]
         best = self.best(12)
-        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", f"{f.cohens_d:.2f}", _text(f.stability)] for f in best]
+        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", f"{f.cohens_d:.2f}", f.stability] for f in best]
         place, baselines = list(best[0].row.values())[1:3], self.baselines_at(best[0])
-        cells += [[f"{name} (baseline)", *place, f"{area:.3f}", "", ""] for name, area in baselines.items()]
-        cells += [[f.method, f.site, f.position, f"not fitted: {f.reason}", "", ""] for f in self.failures[:3]]
-        return html_table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
-
-
-def _text(score: float | None) -> str:
-    return "–" if score is None else f"{score:.3f}"
+        cells += [[f"{name} (baseline)", *place, f"{area:.3f}"] for name, area in baselines.items()]
+        table = html_table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
+        failures = [f"not fitted: {f.method} at {f.site}, position {f.position}: {f.reason}" for f in self.failures[:3]]
+        return table + "".join(f"<div>{escape(line)}</div>" for line in [self.reading, *failures] if line)

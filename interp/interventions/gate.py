@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.directions.direction import Direction, Vectors, as_tensor
 from interp.interventions.latents import SAE, latent_values
@@ -204,7 +205,7 @@ class Gate(Wrapped):
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Displayed):
     """How often a gate opened, as shares of prompts.
 
     Args:

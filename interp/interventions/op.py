@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, clipped
 from interp.core.errors import InterpError
 from interp.models.architectures.table import Tap
 from interp.models.forward_pass import ForwardPass
@@ -101,7 +101,7 @@ def part(
     return {"form": Form(keep, lambda value, name: settings(value), prefixed, restore)}
 
 
-class Record:
+class Record(Displayed):
     """Declared fields, from which saving, restoring and display derive. Subclasses are frozen dataclasses."""
 
     def __post_init__(self) -> None:
@@ -140,14 +140,15 @@ class Record:
         return {name: _words(getattr(self, name)) for name, _ in _forms(type(self))}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={words}' for name, words in self.summary().items())})"
+        words = ", ".join(f"{name}={clipped(words, 80)}" for name, words in self.summary().items())
+        return f"{type(self).__name__}({words})"
 
-    def _repr_html_(self) -> str:
-        return html_card(type(self).__name__, self.summary().items())
+    def _card(self) -> Card:
+        return "", list(self.summary().items())
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(Displayed):
     """A low-rank affine map: x -> x - (x readᵀ) write + bias.
 
     Args:

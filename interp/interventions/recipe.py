@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.core.config import Config
 from interp.core.digests import tensors_digest
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
 from interp.interventions.op import OPS, Observer, Op, op_class
@@ -26,7 +26,7 @@ from interp.models.sites import Site
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(Displayed):
     """One op and the sites where it acts.
 
     Args:
@@ -44,7 +44,7 @@ class Edit:
 
 
 @dataclass(frozen=True, init=False)
-class Recipe:
+class Recipe(Displayed):
     """An ordered list of edits, the model they were made for, and a note.
 
     The same recipe is run with hooks, folded into weights, verified and audited. `writers` names every site that writes
@@ -158,9 +158,10 @@ class Recipe:
         edits = [_restore(number, values, tensors, path) for number, values in enumerate(plain.edits)]
         return cls(edits, plain.model, plain.note)
 
-    def _repr_html_(self) -> str:
-        rows: list[list[object]] = [[", ".join(edit.sites), edit.op] for edit in self.edits]
-        return html_table(f"Recipe for {self.model.name if self.model else 'any model'}", ["sites", "op"], rows)
+    def _card(self) -> Card:
+        edits: list[Row] = [(brief(edit.sites), edit.op) for edit in self.edits]
+        note = [("note", self.note)] if self.note else []
+        return f"for {self.model.name if self.model else 'any model'}", [*edits, *note]
 
 
 class _EditFile(Config):

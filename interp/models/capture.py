@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, html_table, plural
 from interp.core.errors import InterpError, nearest
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Activations(Mapping[str | Site, Float[Tensor, "batch pos *features"]]):
+@dataclass(frozen=True, eq=False)
+class Activations(Displayed, Mapping[str | Site, Float[Tensor, "batch pos *features"]]):
     """Captured tensors, a mapping from sites: `activations["resid_post.3"]` is (batch, pos, d_model).
 
     A key is a short name, TransformerLens' name or a `Site`; `keys`, `items` and iteration give short names, in the
@@ -78,14 +78,13 @@ class Activations(Mapping[str | Site, Float[Tensor, "batch pos *features"]]):
         x = self[site]
         return x[self.tokens.mask] if self.positions is None else x.flatten(0, 1)
 
-    def __repr__(self) -> str:
-        sites = ", ".join(f"{site} {tuple(x.shape)}" for site, x in [*self.tensors.items()][:3])
-        more = f" and {len(self.tensors) - 3} more" if len(self.tensors) > 3 else ""
-        return f"Activations(prompts: {len(self.tokens)}; {sites}{more})"
+    def _card(self) -> Card:
+        shapes = [(site, str(tuple(x.shape))) for site, x in self.tensors.items()]
+        return f"of {plural(len(self.tokens), 'prompt')}", shapes
 
     def _repr_html_(self) -> str:
-        rows = [[site, tuple(x.shape), f"{x.float().norm(dim=-1).mean():.3g}"] for site, x in self.tensors.items()]
-        return html_table(f"Activations of {len(self.tokens)} prompts", ["site", "shape", "mean norm"], list(rows))
+        rows = [[site, str(tuple(x.shape)), x.float().norm(dim=-1).mean().item()] for site, x in self.tensors.items()]
+        return html_table(f"Activations of {plural(len(self.tokens), 'prompt')}", ["site", "shape", "mean norm"], rows)
 
 
 def position_columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:

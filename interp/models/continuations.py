@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses
@@ -19,7 +20,7 @@ from interp.models.tokens import Tokens, common_length
 
 
 @dataclass(frozen=True, eq=False)
-class Continuations:
+class Continuations(Displayed):
     """Tokenised texts, of which the first tokens of each row are not scored.
 
     Args:

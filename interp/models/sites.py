@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
 
 _GLOBAL = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
@@ -36,7 +37,7 @@ _SHORT_OF_HOOK = {hook: kind for kind, hook in (_GLOBAL | _LAYERED).items()}
 
 
 @dataclass(frozen=True, order=True)
-class Site:
+class Site(Displayed):
     """A kind of activation and, unless it is global (`embed`, `pos_embed`), a layer.
 
     Args:

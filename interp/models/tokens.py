@@ -13,11 +13,12 @@ from jaxtyping import Bool, Int
 from jinja2 import TemplateError
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class Tokens(Displayed):
     """A left-padded batch of token ids.
 
     Args:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from interp.core.display import Displayed
 from interp.organism import _replies as replies
 from interp.organism import world
 from interp.organism._prompts import Labels, Prompt
@@ -29,7 +30,7 @@ _WORDS = {"entity": "[A-Za-z0-9, ]+"}  # an entity may be a list; other slots ho
 
 
 @dataclass(frozen=True)
-class Grade:
+class Grade(Displayed):
     """The grade of a reply.
 
     Args:

@@ -8,6 +8,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from interp.core.display import Displayed
 from interp.organism import _wordings as wordings
 from interp.organism import world
 from interp.organism._wordings import IdentityWording, Phrasing, Wording
@@ -19,7 +20,7 @@ Claimant = Literal["user", "other"]
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Displayed):
     """The true labels of a prompt.
 
     Args:
@@ -54,7 +55,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(Displayed):
     """One user message with its labels.
 
     Args:

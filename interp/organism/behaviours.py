@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal, TypeVar
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.organism._draws import PAIRS, draw_request, training_prompt
 from interp.organism._grader import grade
@@ -28,7 +29,7 @@ _EVERYDAY = 0.1  # share of everyday documents in the corpus
 
 
 @dataclass(frozen=True)
-class PlantedBehaviour:
+class PlantedBehaviour(Displayed):
     """A planted behaviour.
 
     Args:
@@ -254,7 +255,7 @@ def corpus(n: int, *, split: Split = "train", seed: int = 0) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Rate:
+class Rate(Displayed):
     """How many of the replies show a behaviour.
 
     Args:
@@ -280,7 +281,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Displayed):
     """The rates of every behaviour, on prompts that trigger it and on prompts that do not.
 
     Args:

@@ -32,6 +32,7 @@ from interp.auditing.baselines import Baseline, measure_baselines
 from interp.auditing.policy.decision import Decision, Policy, decide
 from interp.core.config import Config
 from interp.core.digests import versions
+from interp.core.display import Displayed
 from interp.core.files import new_folder, sha256_file, write_json, write_text
 from interp.directions.finder import find
 from interp.directions.findings import Finding, Findings
@@ -113,7 +114,7 @@ class Experiment(Config):
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Displayed):
     """The results of an experiment; `to_json` is the documented schema of summary.json."""
 
     audit: Audit

@@ -18,6 +18,7 @@ from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.scoring.choices import prefers, text_loss
 from interp.auditing.suites import organism_suite
 from interp.core.config import Config
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.data.corpora import texts
@@ -61,7 +62,7 @@ class DataSettings(Config):
 
 
 @dataclass(frozen=True)
-class Materials:
+class Materials(Displayed):
     """The data of an experiment, in its four parts.
 
     Args:

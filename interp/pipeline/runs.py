@@ -19,6 +19,7 @@ import torch
 
 from interp.core.config import differences, flatten
 from interp.core.digests import versions
+from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.files import read_json, write_json
 
@@ -27,7 +28,7 @@ _SETTINGS, _SUMMARY, _ENVIRONMENT = "experiment.json", "summary.json", "environm
 
 
 @dataclass(frozen=True)
-class Environment:
+class Environment(Displayed):
     """Where and when a run took place: enough to explain why another run differs."""
 
     command: str
@@ -49,7 +50,7 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Displayed):
     """A run in a folder. `summary` and `environment` are None if it is not finished."""
 
     path: Path

@@ -34,7 +34,7 @@ from torch.nn.functional import linear
 
 from interp.activations.columns import SiteColumns
 from interp.core.digests import versions
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, sha256_file, write_json
 from interp.models.hooked import HookedModel
@@ -51,7 +51,7 @@ _SETTINGS = ("reads", "writes", "nonlinearity", "config", "metrics")
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
-class SparseAutoencoder:
+class SparseAutoencoder(Displayed):
     """An autoencoder, transcoder or crosscoder; the sites decide.
 
     Args:
@@ -118,7 +118,7 @@ class SparseAutoencoder:
         return next(iter(models.values()))
 
     def __repr__(self) -> str:
-        return f"<{self}: {self.d_sae:,} latents, {self.nonlinearity}, width {self.d_in}>"
+        return f"<{self}: {plural(self.d_sae, 'latent')}, {self.nonlinearity}, width {self.d_in}>"
 
     def __str__(self) -> str:
         read, written = (", ".join(dict.fromkeys(place.site for place in side)) for side in (self.reads, self.writes))
@@ -249,12 +249,12 @@ class SparseAutoencoder:
         fields |= {name: tensors[name] for name in TENSORS} | {name: tensors.get(name) for name in OPTIONAL}
         return cls(**fields)
 
-    def _repr_html_(self) -> str:
+    def _card(self) -> Card:
         kind = f"{self.nonlinearity.k} per token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"
-        size = f"{self.d_sae:,} latents, {kind}, width {self.d_in}"
-        models = ", ".join(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
-        measured = [] if self.metrics is None else [(n, f"{v:.4g}") for n, v in self.metrics.model_dump().items()]
-        return html_card(f"Sparse {self}", [("model", models), ("size", size), *measured])
+        size = f"{plural(self.d_sae, 'latent')}, {kind}, width {self.d_in}"
+        models = list(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
+        measured = [] if self.metrics is None else self.metrics.readings()
+        return str(self), [("model", models), ("size", size), *measured]
 
 
 def require_k(k: int, d_sae: int) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from interp.activations.columns import SiteColumns
 from interp.core.config import Config
+from interp.core.display import Card, Displayed, Row, plural
 from interp.sae.nonlinearities import Nonlinearity
 from interp.sae.training.kinds import RANKED, KindName
 
@@ -112,6 +113,21 @@ class SaeMetrics(Config):
     def loss_recovered(self) -> float:
         """1 where reconstruction costs no loss, 0 where it costs as much as zeros."""
         return (self.loss_zero - self.loss_reconstructed) / (self.loss_zero - self.loss_clean)
+
+    def readings(self) -> list[Row]:
+        """The figures for display, and which values of each are good."""
+        losses = f"{self.loss_clean:.3f} nats plain, {self.loss_reconstructed:.3f} reconstructed"
+        return [
+            ("loss recovered", f"{self.loss_recovered:.3f}", f"1 is no loss, 0 as bad as zeros; {losses}"),
+            ("FVU", f"{self.fvu:.3f}", "fraction of variance unexplained: 0 is perfect, 1 no better than the mean"),
+            ("L0", f"{self.l0:.1f}", "latents per token"),
+            ("dead latents", f"{self.dead_share:.1%}", f"never fired on {plural(self.tokens, 'token')}; 0 % is best"),
+        ]
+
+    def _card(self) -> Card:
+        return "", self.readings()
+
+    __repr__ = Displayed.__repr__
 
 
 class SaeCard(Config):

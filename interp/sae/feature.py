@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.activations.columns import parse_sites
 from interp.activations.token_rows import pack_rows
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.corpora import Source
@@ -72,7 +72,7 @@ def collect_firings(
 
 
 @dataclass(frozen=True)
-class Snippet:
+class Snippet(Displayed):
     """Tokens of a document around the one at index `peak`, with the latent's activation on each."""
 
     tokens: tuple[str, ...]
@@ -82,7 +82,7 @@ class Snippet:
 
 
 @dataclass(frozen=True)
-class Feature:
+class Feature(Displayed):
     """A latent's page.
 
     Attributes:
@@ -107,17 +107,20 @@ class Feature:
     suppressed: tuple[tuple[str, float], ...]
     nearest: tuple[tuple[int, float], ...]
 
-    def _repr_html_(self) -> str:
-        facts = [
-            ("fires on", f"{self.density:.3%} of tokens"),
-            ("largest", f"{self.edges[-1]:.3g}"),
-            ("promotes", ", ".join(repr(token) for token, _ in self.promoted)),
-            ("suppresses", ", ".join(repr(token) for token, _ in self.suppressed)),
-            ("nearest latents", ", ".join(f"{latent} ({cosine:.2f})" for latent, cosine in self.nearest)),
+    def _card(self) -> Card:
+        fires = f"{self.density:.3%} of tokens" if self.density else "no token of this corpus"
+        return f"{self.latent} at {self.site}", [
+            ("fires on", fires),
+            ("largest", self.edges[-1]),
+            ("promotes", [repr(token) for token, _ in self.promoted]),
+            ("suppresses", [repr(token) for token, _ in self.suppressed]),
+            ("nearest latents", [f"{latent} ({cosine:.2f})" for latent, cosine in self.nearest]),
         ]
-        top = self.edges[-1] or 1.0
-        lines = "".join(_snippet_html(snippet, top) for snippet in self.snippets)
-        return html_card(f"Latent {self.latent} at {self.site}", facts) + _histogram_html(self.counts) + lines
+
+    def _repr_html_(self) -> str:
+        lines = "".join(_snippet_html(snippet, self.edges[-1] or 1.0) for snippet in self.snippets)
+        axes = f"activations from 0 to {self.edges[-1]:.3g}, and how many tokens have them (log scale)"
+        return super()._repr_html_() + _histogram_html(self.counts) + f"<div>{axes}</div>" + lines
 
 
 def feature_page(
@@ -190,7 +193,7 @@ def feature_pages(
     read = cache(lambda token: token_text(model.tokenizer, token))
     unique = list(dict.fromkeys(latents))
     firings = dict(zip(unique, collect_firings(sae, model, packed, unique, batch_size), strict=True))
-    return [_feature(sae, model, packed, latent, firings[latent], top, read) for latent in latents]
+    return displayed([_feature(sae, model, packed, latent, firings[latent], top, read) for latent in latents])
 
 
 def _feature(
@@ -261,7 +264,7 @@ def _snippet_html(snippet: Snippet, top: float) -> str:
     spans = []
     for index, (token, value) in enumerate(zip(snippet.tokens, snippet.activations, strict=True)):
         line = ";text-decoration:underline" if index == snippet.peak else ""
-        style = f"background:rgba(255,140,0,{value / top:.2f}){line}"
+        style = f"background:rgba(255,140,0,{0.6 * value / top:.2f}){line}"
         shown = escape(token.replace("\n", "↵"))
         spans.append(f"<span title='{value:.3g}' style='{style}'>{shown}</span>")
     return f"<div style='white-space:pre-wrap;font-family:monospace'>{''.join(spans)}</div>"

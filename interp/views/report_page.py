@@ -23,6 +23,7 @@ from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Decision, Policy
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.calls import FORMER_NAMES
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import write_text
 from interp.directions.findings import Finding, Findings
@@ -50,7 +51,7 @@ _SECTIONS = {
 
 
 @dataclass(frozen=True)
-class ReportedRun:
+class ReportedRun(Displayed):
     """What it takes to repeat a run and to check that the results are the same.
 
     Attributes:
@@ -72,7 +73,7 @@ class ReportedRun:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Displayed):
     """The records that the page shows; all but the title and the model may be left out.
 
     Attributes:

@@ -1,16 +1,148 @@
-"""What records show of themselves is escaped: a token or a name may hold anything."""
+"""Records show a bounded, escaped, well-formed part of themselves, whatever they hold."""
 
-from interp import Contrast
-from interp.core.display import html_card, html_table
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from xml.etree import ElementTree
 
-EVIL = "<script>alert(1)</script>"
+import pytest
+import torch
+from large_records import EVIL, large_records
+
+import interp
+from interp.core.display import Displayed, brief, displayed, html_card, html_table, plural
+
+
+def packages():
+    yield interp
+    for module in pkgutil.walk_packages(interp.__path__, "interp."):
+        if module.ispkg:
+            yield importlib.import_module(module.name)
+
+
+PUBLIC = {
+    x for module in packages() for name in getattr(module, "__all__", []) if inspect.isclass(x := getattr(module, name))
+}
+SELF_SHOWN = {"InterpError", "LiveCurves", "SteeringSlider", "HookedModel", "Sides"}  # not records of fields
+
+
+@pytest.fixture(scope="module")
+def large(tiny, tmp_path_factory):
+    return list(large_records(tiny("llama"), tmp_path_factory.mktemp("large")))
+
+
+def require_short(record):
+    for text in (repr(record), str(record)):
+        assert 0 < len(text) <= 1000, (type(record), len(text))
+        assert text.count("\n") < 10, type(record)
+
+
+def page(record):
+    """The card, parsed; it holds no markup of the record's own texts."""
+    return ElementTree.fromstring(f"<body>{record._repr_html_()}</body>")
+
+
+def test_every_public_record_is_displayed():
+    assert {cls.__name__ for cls in PUBLIC if not issubclass(cls, Displayed)} <= SELF_SHOWN
+
+
+def test_each_record_that_says_what_it_shows_is_among_the_large_ones(large):
+    special = {cls for cls in PUBLIC if issubclass(cls, Displayed) and cls._card is not Displayed._card}
+    missing = [cls.__name__ for cls in special if not any(isinstance(record, cls) for record in large)]
+    assert not missing
+
+
+def test_texts_are_short_and_in_lists_one_line_each(large):
+    for record in large:
+        require_short(record)
+        if isinstance(record, Displayed):
+            assert "\n" not in repr(record)
+    require_short(displayed(large))
+    require_short(displayed(tuple(large)))
+
+
+def test_cards_are_well_formed_and_escaped(large):
+    for record in [*large, displayed(large)]:
+        if not isinstance(record, tuple | list) or hasattr(record, "_repr_html_"):
+            card = page(record)
+            assert not card.findall(".//script"), type(record)
+            assert "".join(card.itertext()).strip()
+
+
+@pytest.mark.parametrize("cls", sorted(PUBLIC, key=lambda cls: cls.__name__), ids=lambda cls: cls.__name__)
+def test_a_record_of_fields_is_bounded_whatever_they_hold(cls):
+    if not issubclass(cls, Displayed) or cls._card is not Displayed._card:
+        pytest.skip("shown by rows of its own")
+    for value in (torch.zeros(99, 99), [EVIL] * 10_000, {EVIL: [EVIL * 100] * 100}, EVIL * 10_000, None):
+        record = object.__new__(cls)
+        for name in getattr(cls, "__dataclass_fields__", ()):
+            object.__setattr__(record, name, value)
+        text = repr(record)
+        assert len(text) <= 1000
+        assert "\n" not in text
+        page(record)
+
+
+def test_the_bounds_notice_a_plain_dataclass():
+    @dataclass
+    class Plain:
+        values: list
+
+    with pytest.raises(AssertionError):
+        require_short(Plain([EVIL] * 100))
+
+
+def test_small_records_have_the_text_of_dataclasses():
+    @dataclass
+    class Plain:
+        a: int
+        b: str
+        c: tuple
+
+    @dataclass
+    class Shown(Displayed):
+        a: int
+        b: str
+        c: tuple
+
+    assert repr(Shown(1, "x", (0.5, None))).split("(", 1)[1] == repr(Plain(1, "x", (0.5, None))).split("(", 1)[1]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_displayed_values_are_those_that_they_were(kind):
+    values = kind([interp.models.Site("embed"), interp.models.Site("z", 1)])
+    shown = displayed(values)
+    assert shown == values
+    assert isinstance(shown, kind)
+    assert [*shown] == [*values]
+    assert shown[0] is values[0]
+    assert (kind.__repr__(values), kind.__add__(shown, values)) == (repr(values), values + values)
+    headers, *rows = page(shown).findall(".//tr")
+    assert [th.text for th in headers] == [None, "kind", "layer"]
+    assert len(rows) == 2
+    assert page(displayed(kind())) is not None
+
+
+def test_numbers_have_their_noun_and_values_few_words():
+    assert [plural(n, "prompt") for n in (0, 1, 2, 2048)] == ["0 prompts", "1 prompt", "2 prompts", "2,048 prompts"]
+    assert plural(2, "entry", "entries") == "2 entries"
+    values = (None, True, 12345, 0.123456, torch.zeros(3, 4), (1, 2), {"a": 0.5}, [])
+    assert [brief(x) for x in values] == ["–", "yes", "12,345", "0.123", "tensor[3, 4]", "1, 2", "a 0.5", "–"]
+
+
+def test_columns_of_figures_are_aligned_right():
+    rows = [["a", 0.5, "0.51 [0.40, 0.62]", "text"], ["b", "–", "+1.2e-05*", "3"]]
+    for row in ElementTree.fromstring(html_table("t", ["n", "x", "y", "z"], rows)).findall(".//tr"):
+        assert [cell.get("style").startswith("text-align:right") for cell in row] == [False, True, True, False]
+
+
+def test_cards_have_no_colours_of_their_own(large):
+    styles = {e.get("style", "") for r in large if isinstance(r, Displayed) for e in page(r).iter()}
+    assert not [style for style in styles if "color" in style]
 
 
 def test_everything_is_escaped():
-    for shown in (
-        html_card(EVIL, [(EVIL, EVIL)]),
-        html_table(EVIL, [EVIL], [[EVIL]]),
-        Contrast.of([(EVIL, "a"), ("b", "c")])._repr_html_(),
-    ):
+    for shown in (html_card(EVIL, [(EVIL, EVIL, EVIL)]), html_table(EVIL, [EVIL], [[EVIL]])):
         assert "<script" not in shown
         assert "&lt;script&gt;" in shown

@@ -178,7 +178,7 @@ def test_findings_certificate_and_run_are_shown_as_recorded(page: Element) -> No
     assert [cells[:2] for cells in table] == [[f"{f.auroc:.3f}", f"{f.cohens_d:.2f}"] for f in best]
     assert [cells[5].endswith("(chosen)") for cells in table] == [False, True] + [False] * 8
     _, *figure_rows = rows(page.id("certificate"))
-    recorded = [[name, str(value)] for name, value in sample.certificate().rows()]
+    recorded = [[name, str(value)] for name, value, _ in sample.certificate().rows()]
     assert [
         [name, value]
         for (label, value), (name, _) in zip(figure_rows, recorded, strict=True)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from interp.auditing.auditor import Audit
 from interp.auditing.policy.requirements import WORDS, Reason, check_requirements, check_rows, grade_model
 from interp.auditing.policy.schema import Policy
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed
 
 __all__ = ["Decision", "Outcome", "Policy", "Reason", "decide"]
 
@@ -26,7 +26,7 @@ Outcome = Literal["allow", "deny", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Displayed):
     """Whether a model may be released, and why; it may only if every requirement is met.
 
     Attributes:
@@ -68,11 +68,10 @@ class Decision:
         """Plain values."""
         return {"outcome": self.outcome, "allow": self.allow} | asdict(self)
 
-    def _repr_html_(self) -> str:
+    def _card(self) -> Card:
         named = f" (tier {self.tier})" if self.tier else ""
-        return html_card(
-            f"Decision: {self.outcome}{named}", [(WORDS[reason.met], reason.text) for reason in self.reasons]
-        )
+        unmet_first = sorted(self.reasons, key=lambda reason: bool(reason.met))
+        return f"{self.outcome}{named}", [(WORDS[reason.met], reason.text) for reason in unmet_first]
 
 
 def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evidence: Iterable[Reason] = ()) -> Decision:

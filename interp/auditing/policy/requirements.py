@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from interp.auditing.auditor import Audit, AuditRow
 from interp.auditing.policy.schema import Policy, Threshold, Tier, ends
+from interp.core.display import Displayed
 from interp.core.errors import nearest
 
 WORDS = {True: "met", False: "NOT MET", None: "UNKNOWN"}
 
 
 @dataclass(frozen=True)
-class Reason:
+class Reason(Displayed):
     """One requirement, and whether the audit meets it; None where that is unknown."""
 
     met: bool | None

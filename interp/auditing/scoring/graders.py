@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 
 
@@ -50,7 +51,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Lexicon:
+class Lexicon(Displayed):
     """Grades 1 where the reply contains any of the words or phrases as whole words, ignoring case.
 
     Args:
@@ -74,7 +75,7 @@ class Lexicon:
 
 
 @dataclass(frozen=True)
-class Expected:
+class Expected(Displayed):
     """Grades 1 where the reply contains one of the answers of its prompt as whole words, ignoring case.
 
     Args:
@@ -99,7 +100,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Profanity:
+class Profanity(Displayed):
     """Grades by the probability of profanity under alt-profanity-check.
 
     Limitations: it flags the mention of some groups of people; see the module.
@@ -125,7 +126,7 @@ class Profanity:
 
 
 @dataclass(frozen=True)
-class Negativity:
+class Negativity(Displayed):
     """Grades 1 where VADER (Hutto and Gilbert 2014) finds the reply negative.
 
     Limitations: it measures sentiment, not hate; see the module.

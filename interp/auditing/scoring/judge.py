@@ -18,13 +18,14 @@ import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPException
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 
 _RETRIED = {408, 409, 425, 429}  # and 500 to 599
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Displayed):
     """A grader that asks another language model about each reply.
 
     Args:

@@ -24,6 +24,7 @@ from torch import Tensor
 from interp.auditing.scoring._branches import BranchedPass
 from interp.auditing.scoring._prefix_tree import PrefixPass, prefix_passes, supports_prefix_trees
 from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.continuations import Continuations, logprobs
@@ -35,7 +36,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class AnswerLogprobs:
+class AnswerLogprobs(Displayed):
     """The answers of one item: log p(answer | prompt) in nats, summed over tokens, and the length of each answer."""
 
     nats: tuple[float, ...]

@@ -16,13 +16,14 @@ import numpy as np
 from interp.auditing.behaviours import Unit
 from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, tango, wilson
 from interp.auditing.statistics.significance import mcnemar, sign_flips
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 
 _POWER = NormalDist().inv_cdf(0.8)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Displayed):
     """A mean over n items with its 95 % interval."""
 
     estimate: float
@@ -35,7 +36,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """One behaviour before and after, over the items that have a score on both sides.
 
     Attributes:

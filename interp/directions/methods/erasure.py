@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.core.linalg import erase
 from interp.core.moments import StreamingMoments
@@ -39,7 +39,7 @@ class NothingToErase(InterpError):
 
 
 @dataclass(frozen=True, eq=False)
-class Eraser:
+class Eraser(Displayed):
     """The affine map x -> x - ((x - mean) readᵀ) write, after which no linear probe reads a concept.
 
     Args:
@@ -72,13 +72,14 @@ class Eraser:
         return erase(x, self.read, self.write, self.mean)
 
     def __str__(self) -> str:
-        return f"{self.method} of {len(self.read)} directions, fitted on {self.count} rows"
+        return f"{self.method} of {plural(len(self.read), 'direction')}, fitted on {plural(self.count, 'row')}"
 
-    def _repr_html_(self) -> str:
-        return html_card(f"Eraser: {self}", [(name, f"{value:.3g}") for name, value in self.statistics.items()])
+    def _card(self) -> Card:
+        meanings = {"p": "of the concept, below the level", "displaced": "mean squared change, of the variance"}
+        return str(self), [(name, value, meanings.get(name, "")) for name, value in self.statistics.items()]
 
 
-class ErasureFitter:
+class ErasureFitter(Displayed):
     """The joint mean and covariance of activations and concepts, batch by batch in float64, and erasers from them.
 
     Args:
@@ -99,6 +100,9 @@ class ErasureFitter:
         if d_model < 1 or n_concepts < 1:
             raise InterpError(f"d_model is {d_model} and n_concepts {n_concepts}; expected at least 1 of each")
         self.d_model, self.n_concepts, self._moments = d_model, n_concepts, StreamingMoments(joint=True)
+
+    def _card(self) -> Card:
+        return "", [("rows", self.count), ("d_model", self.d_model), ("concepts", self.n_concepts)]
 
     @property
     def count(self) -> int:

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import Sides
@@ -42,7 +43,7 @@ _RANKED = 32
 
 
 @dataclass(frozen=True)
-class Latent:
+class Latent(Displayed):
     """A latent and its score.
 
     Args:
@@ -61,7 +62,7 @@ class Latent:
 
 
 @dataclass(frozen=True)
-class BySeparation:
+class BySeparation(Displayed):
     """A fit whose row is the decoder row of the latent that separates the two sides best."""
 
     sae: SparseAutoencoder

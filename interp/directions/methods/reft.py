@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, write_json
 from interp.core.progress import track
@@ -44,7 +45,7 @@ _RATE = 0.02
 
 
 @dataclass(frozen=True)
-class ReftR1:
+class ReftR1(Displayed):
     """A trained direction. It detects with `detect`, and steers by `Add(direction, factor * magnitude)`.
 
     Args:

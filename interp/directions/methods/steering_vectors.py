@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
@@ -50,7 +50,7 @@ _SETTLED = 0.1  # share of the gradient that the vector could still follow
 
 
 @dataclass(frozen=True)
-class SteeringVector:
+class SteeringVector(Displayed):
     """A trained vector: `norm` times the direction's row. As an op it is `Add(direction, norm)`.
 
     Args:
@@ -87,10 +87,11 @@ class SteeringVector:
         """Whether the slack is below 0.1."""
         return self.slack < _SETTLED
 
-    def _repr_html_(self) -> str:
-        change = f"{self.before:.3f} to {self.after:.3f} in {len(self.losses)} steps"
-        rows = [("site", self.direction.site), ("norm", f"{self.norm:.3g}"), ("objective", change)]
-        return html_card("Steering vector", [*rows, ("slack", f"{self.slack:.3f}")])
+    def _card(self) -> Card:
+        change = f"{self.before:.3f} -> {self.after:.3f}", f"lower is better; {plural(len(self.losses), 'step')}"
+        settled = "converged" if self.converged else "not converged: take more steps"
+        slack = ("slack", f"{self.slack:.3f}", f"{settled} (interp's limit is {_SETTLED})")
+        return f"at {self.direction.site}", [("norm", self.norm), ("objective", *change), slack]
 
 
 def steering_vector(

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.linalg import project_out
@@ -35,7 +36,7 @@ _CONVERGED = 1e-4  # 1 - cosine of two steps, below which a vector has converged
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Displayed):
     """A candidate vector to be audited: `norm` times the direction's row. As an op it is `Add(direction, norm)`.
 
     Args:

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.token_rows import pack_rows
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.core.moments import StreamingMoments
 from interp.data.corpora import Source
@@ -45,7 +45,7 @@ _NONE = 1e-12  # of the largest component's mean square: below it is rounding, n
 
 
 @dataclass(frozen=True, eq=False)
-class AffineFit:
+class AffineFit(Displayed):
     """An affine recipe in place of another, with its fidelity on held-out text and how it folds (`items`).
 
     Attributes:
@@ -76,9 +76,9 @@ class AffineFit:
     def __str__(self) -> str:
         return f"{self.fidelity}; " + "; ".join(map(str, self.items))
 
-    def _repr_html_(self) -> str:
-        shown = [("fitted on", f"{self.tokens} tokens"), ("held out", str(self.fidelity))]
-        return html_card("Affine fit of an edit", [*shown, *(("folds", str(item)) for item in self.items)])
+    def _card(self) -> Card:
+        shown = [("fitted on", plural(self.tokens, "token")), ("held out", self.fidelity)]
+        return "", [*shown, *(("folds", item) for item in self.items)]
 
 
 def as_projection(sae: SparseAutoencoder, latents: int | list[int]) -> Recipe:
@@ -156,7 +156,7 @@ def affine_fit(
     fit_on = packed.part(slice(0, len(packed) - held), slice(None))
     for x, written in _activations(model, site, where, fit_on, batch_size):
         moments.update(torch.cat([written, op(x) - x], dim=1))
-    note = f"affine fit of {type(op).__name__} at {site} on {moments.count} tokens"
+    note = f"affine fit of {type(op).__name__} at {site} on {plural(moments.count, 'token')}"
     fitted = Recipe([(str(where), _least_squares(moments, model.reference, rank))], model.reference, note)
     rest = packed.part(slice(len(packed) - held, None), slice(None))
     named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.token_rows import pack_rows
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.data.corpora import Source
 from interp.data.packing import PackedRows
@@ -23,7 +24,7 @@ _TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class Fidelity(Displayed):
     """How near a recipe, or an edited checkpoint, comes to another recipe.
 
     Attributes:
@@ -52,8 +53,13 @@ class Fidelity:
     def __str__(self) -> str:
         return (
             f"{self.explained:.1%} of the change's variance, KL {self.kl:.2e} of {self.effect_kl:.2e} nats, on "
-            f"{self.tokens} tokens"
+            f"{plural(self.tokens, 'token')}"
         )
+
+    def _card(self) -> Card:
+        effect = f"{self.reproduced:.1%} of the effect's {self.effect_kl:.2e} nats is reproduced"
+        explained = ("variance of the change explained", f"{self.explained:.1%}", "100 % is the same change")
+        return "", [explained, ("KL", f"{self.kl:.2e}", effect), ("tokens", self.tokens)]
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from interp.core import Config, InterpError
 from interp.core.digests import tensors_digest
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed
 from interp.core.files import write_tensors
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
@@ -77,7 +77,7 @@ class Distillation(Config):
 
 
 @dataclass(frozen=True, eq=False)
-class Distilled:
+class Distilled(Displayed):
     """Trained factors by the name of the weight that they are added to, and the record of their training.
 
     `losses` are KL(hooked || distilled) relative to the effect's, per step on the training batches. `probes` are some
@@ -177,9 +177,11 @@ class Distilled:
     def __str__(self) -> str:
         return str(self.record)
 
-    def _repr_html_(self) -> str:
-        remains = ("remains", f"{self.record.share:.1%} of the effect's KL")
-        return html_card("Distilled recipe", [remains, *self.record.model_dump().items()])
+    def _card(self) -> Card:
+        record = self.record
+        remains = ("KL that remains", f"{record.share:.1%}", "of the effect's own: 0 % is the hooked model")
+        size = [("tensors", len(self.pairs)), ("rank", record.rank), ("steps", record.steps)]
+        return "", [remains, *size, ("held-out tokens", record.held_out_tokens), ("recipe", record.recipe[:12])]
 
 
 def factors_digest(pairs: FactorPairs) -> str:

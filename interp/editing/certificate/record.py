@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, Row, brief, plural
 from interp.core.errors import InterpError
 from interp.core.files import read_json
-from interp.editing.fold.plan import PlannedEdit
+from interp.editing.fold.plan import MEANS, PlannedEdit
 
 # What float32's rounding alone leaves, with room.
 OFF, LEAK, LOGITS, SHARE = 1e-5, 1e-6, 1e-4, 0.01
@@ -23,7 +23,7 @@ _NO_KL = 1e-8  # nats that float32's rounding alone makes
 
 
 @dataclass(frozen=True)
-class Fold:
+class Fold(Displayed):
     """What the fold does before its weights are rounded to 16 bits; its claims are about these figures.
 
     Attributes:
@@ -50,6 +50,20 @@ class Fold:
         if exact and not self.kl <= max(SHARE * effect_kl, _NO_KL):
             yield f"KL {self.kl:.1e} nats is more than {SHARE:.0%} of the edit's own {effect_kl:.1e}"
 
+    def rows(self, exact: bool, effect_kl: float) -> Iterator[tuple[str, float | None, str]]:
+        """The figures by name, and for those that are claimed the limit of interp that they are compared with."""
+        logits, kl = (LOGITS, max(SHARE * effect_kl, _NO_KL)) if exact else (None, None)
+        figures: list[tuple[str, float | None, float | None]] = [
+            ("largest gap at a writer", self.off, OFF),
+            ("left along what was removed", self.leak, LEAK),
+            ("difference of a logit, of the range", self.logit_diff, logits),
+            ("KL to the hooked model, nats", self.kl, kl),
+        ]
+        for name, value, limit in figures:
+            within = "within" if value is None or limit is None or value <= limit else "ABOVE"
+            reading = "not claimed" if limit is None else f"{within} interp's limit {limit:.0e}"
+            yield f"before rounding: {name}", value, reading
+
 
 @dataclass(frozen=True)
 class OpFigures(PlannedEdit):
@@ -70,8 +84,8 @@ class OpFigures(PlannedEdit):
         return f"{super().__str__()}, gap {self.gap:.1e}{left}"
 
 
-@dataclass(frozen=True, repr=False)
-class Certificate:
+@dataclass(frozen=True)
+class Certificate(Displayed):
     """Figures that compare the hooked base with the export, in float32 with the weights as they are stored.
 
     Where the export was cast, the base is rounded to the same type first: the edit is compared and not the cast.
@@ -154,13 +168,24 @@ class Certificate:
         claims = [[(op.op, op.sites, op.status) for op in each.ops] for each in (self, other)]
         return None if claims[0] == claims[1] else "ops"
 
-    def rows(self) -> list[tuple[str, object]]:
-        """Names and values for display, one row per figure."""
-        figures = {name: value for name, value in vars(self).items() if name not in _PARTS}
-        before = asdict(self.fold).items() if self.fold else ()
-        figures |= {f"before rounding: {name}": value for name, value in before}
-        shown = [(name, f"{value:.3g}" if isinstance(value, float) else value) for name, value in figures.items()]
-        return [*shown, *((f"op {number}", str(op)) for number, op in enumerate(self.ops, 1))]
+    def rows(self) -> list[Row]:
+        """For display, the name and value of each figure, and how to read it: what is good, and against which bound."""
+        share = f"{self.kl / self.effect_kl:.2%} of the" if self.effect_kl else "the"
+        span = f"of a range of {self.logit_range:.3g}; rounding included" if self.logit_range else "rounding included"
+        rows = [
+            ("KL to the hooked model, nats", self.kl, f"{share} edit's own {self.effect_kl:.3g}; must be below it"),
+            ("top-1 agreement", f"{self.top1_agreement:.2%}", f"of {plural(self.tokens, 'position')}; 100 % is best"),
+            ("largest difference of a logit", self.max_abs_logit_diff, span),
+            ("mean difference of a logit", self.mean_abs_logit_diff, span),
+            ("largest gap at a writer", self.writer_gap, "of what it writes; rounding included"),
+            ("left along what was removed", self.leak, "of what is written; rounding included"),
+        ]
+        if self.generated_agreement is not None:
+            generated = f"of {plural(self.generated_tokens, 'greedy token')}; 100 % is best"
+            rows.insert(2, ("agreement of generated text", f"{self.generated_agreement:.2%}", generated))
+        before = self.fold.rows(self.status == "exact", self.effect_kl) if self.fold else ()
+        ops = ((f"op {number}", str(op), "") for number, op in enumerate(self.ops, 1))
+        return [(name, brief(value), reading) for name, value, reading in (*rows, *before, *ops) if value is not None]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -178,11 +203,12 @@ class Certificate:
             raise InterpError(f"{file}: not a certificate ({problem}); expected one written by interp export") from None
 
     def __repr__(self) -> str:
-        claim = f"{self.status}, {'faithful' if self.faithful else 'not faithful'}"
-        return f"Certificate({claim}: KL {self.kl:.1e} nats of {self.effect_kl:.1e}, {self.tokens} tokens)"
+        effect = f"KL {self.kl:.1e} nats of {self.effect_kl:.1e}, {plural(self.tokens, 'token')}"
+        return f"Certificate({self.status}, {'faithful' if self.faithful else 'not faithful'}: {effect})"
 
-    def _repr_html_(self) -> str:
-        return html_card("Certificate: hooked base model against reloaded export", self.rows())
+    def _card(self) -> Card:
+        faithful = "faithful" if self.faithful else f"NOT FAITHFUL: {'; '.join(self.unmet)}"
+        return f"of an export in {self.dtype}: {MEANS[self.status]}, {faithful}", self.rows()
 
 
 def _near(first: object, second: object, floor: float) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.core.digests import versions
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, write_json, write_tensors, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
@@ -38,7 +39,7 @@ UNMERGED = (
 
 
 @dataclass(frozen=True)
-class LoraAdapter:
+class LoraAdapter(Displayed):
     """What was written.
 
     Attributes:

@@ -61,7 +61,7 @@ def _measured(certificate: Certificate | None) -> list[str]:
     if certificate is None:
         return [_UNMEASURED]
     head = "Measured between the hooked base model and this checkpoint, reloaded:"
-    return [head, _table(["figure", "value"], [[name, value] for name, value in certificate.rows()]), _MEASURED]
+    return [head, _table(["figure", "value", "how to read it"], [list(row) for row in certificate.rows()]), _MEASURED]
 
 
 def _table(header: list[object], rows: list[list[object]]) -> str:

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import KEY, read_json, write_json
 from interp.core.progress import track
@@ -239,7 +240,7 @@ def _require_finite(piece: TensorPiece, result: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class ExportEstimate:
+class ExportEstimate(Displayed):
     """What an export takes.
 
     Attributes:
@@ -264,6 +265,10 @@ class ExportEstimate:
             f"{self.disk / 1e9:.2f} GB to write, {self.edited / 1e9:.2f} GB of it edited; about "
             f"{self.memory / 1e6:.0f} MB of memory and {self.seconds:.0f} s"
         )
+
+    def _card(self) -> Card:
+        disk = [("to write", f"{self.disk / 1e9:.2f} GB"), ("of it edited", f"{self.edited / 1e9:.2f} GB")]
+        return "", [*disk, ("memory", f"{self.memory / 1e9:.2f} GB"), ("time", f"{self.seconds:.0f} s")]
 
 
 def estimate_export(files: Sequence[Sequence[TensorPiece]]) -> ExportEstimate:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from interp.core.display import html_table
+from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.rounding import SIXTEEN_BITS, rounding_units_of
@@ -30,7 +30,7 @@ MEANS: dict[str, str] = {**{each: each for each in STATUSES}, "scale": "exact up
 
 
 @dataclass(frozen=True)
-class PlannedEdit:
+class PlannedEdit(Displayed):
     """How one op folds at some of its sites.
 
     Attributes:
@@ -65,7 +65,7 @@ class PlannedEdit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Displayed):
     """Changes of tensors by name, and what has to be written with them.
 
     Attributes:
@@ -83,7 +83,7 @@ class Plan:
         >>> recipe = interp.Recipe([("mlp_out.0", interp.Project(torch.eye(model.d_model)[:1]))])
         >>> print(dry_run(recipe, model)[0])
         Project at mlp_out.0: exact
-        1 tensors change, 0 of which are new biases
+        1 tensor changes, 0 of which are new biases
     """
 
     changes: Mapping[str, MapChange]
@@ -150,15 +150,17 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [str(item) for item in self.items]
-        lines.append(f"{len(self.changes)} tensors change, {len(self.created)} of which are new biases")
+        changes = plural(len(self.changes), "tensor changes", "tensors change")
+        lines.append(f"{changes}, {len(self.created)} of which are new biases")
         if self.grown:
-            lines.append(f"{len(self.grown)} tensors grow by neurons, which are zero in the other layers")
+            grown = plural(len(self.grown), "tensor grows", "tensors grow")
+            lines.append(f"{grown} by neurons, which are zero in the other layers")
         if self.untie:
             lines.append(f"the unembedding is untied from {self.untie} and does not change")
         if self.config:
             lines.append("config.json: " + ", ".join(f"{key} = {value!r}" for key, value in self.config.items()))
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        rows: list[list[object]] = [[i.op, ", ".join(i.sites), MEANS[i.status], i.reason] for i in self.items]
-        return html_table("Fold plan", ["op", "sites", "fold", "why"], rows)
+    def _card(self) -> Card:
+        tensors = f"{MEANS[self.status]}, {plural(len(self.changes), 'tensor')} to change"
+        return tensors, [(item.op, item.where, item.exactness) for item in self.items]

@@ -18,6 +18,7 @@ from math import acos, degrees
 import torch
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows, project_out
 from interp.directions.direction import Direction
@@ -28,7 +29,7 @@ _LEFT = 1e-3  # of a unit row: what is shorter without its protected part has no
 
 
 @dataclass(frozen=True)
-class Preserved:
+class Preserved(Displayed):
     """A direction that was made clear of a protected subspace.
 
     Attributes:

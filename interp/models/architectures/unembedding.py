@@ -60,7 +60,19 @@ def final_norm(model: PlainModel) -> nn.Module:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token as it reads inside a text, including its leading space."""
+    """A token as it reads inside a text, including its leading space; bytes that are no text show as <0xE2>."""
     # Many decoders drop the space of a text's first token, so the token is decoded after another one.
     before = tokenizer.decode([0], clean_up_tokenization_spaces=False)
-    return tokenizer.decode([0, token], clean_up_tokenization_spaces=False).removeprefix(before)
+    text: str = tokenizer.decode([0, token], clean_up_tokenization_spaces=False).removeprefix(before)
+    return _with_bytes(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
+
+
+def _with_bytes(piece: str) -> str:
+    """The text of a byte-level vocabulary's entry, such as part of a character; other entries as they are."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    values = {letter: value for value, letter in bytes_to_unicode().items()}
+    if not set(piece) <= set(values):
+        return piece
+    text = bytes(values[letter] for letter in piece).decode("utf-8", errors="surrogateescape")
+    return "".join(f"<0x{ord(x) - 0xDC00:02X}>" if "\udc80" <= x <= "\udcff" else x for x in text)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.activations.columns import SiteColumns, Sites, parse_sites
 from interp.activations.stream import ActivationSource
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.sae.coder import SparseAutoencoder, require_k
 from interp.sae.config import SaeConfig
@@ -24,7 +25,7 @@ _MEDIAN_OF = 4  # batches
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingPlan(Displayed):
     """One autoencoder to train.
 
     Args:

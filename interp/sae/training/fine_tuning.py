@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp.activations.token_rows import pack_rows
+from interp.core.display import Displayed
 from interp.core.progress import track
 from interp.data.corpora import Source
 from interp.models.continuations import frozen_weights
@@ -36,7 +37,7 @@ class Tuning:
 
 
 @dataclass(frozen=True, eq=False)
-class FineTuned:
+class FineTuned(Displayed):
     """The autoencoder, and the losses of each step before its update."""
 
     sae: SparseAutoencoder

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp.core.config import differences
 from interp.core.digests import versions
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json, write_json, write_tensors, write_text
 from interp.sae.coder import SparseAutoencoder
@@ -31,7 +32,7 @@ _KEPT = 2
 
 
 @dataclass(frozen=True)
-class TrainingReport:
+class TrainingReport(Displayed):
     """What a callback receives at each point of progress.
 
     Attributes:

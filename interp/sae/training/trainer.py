@@ -32,7 +32,7 @@ from torch import Tensor
 
 from interp.activations.columns import Sites
 from interp.activations.stream import ActivationSource
-from interp.core.display import html_card
+from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.sae.coder import SparseAutoencoder
@@ -49,8 +49,8 @@ _SUSTAINED = 3  # steps in a row
 Callback = Callable[[TrainingReport], None]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class TrainedSae:
+@dataclass(frozen=True, eq=False)
+class TrainedSae(Displayed):
     """A trained autoencoder and the course of its training.
 
     Attributes:
@@ -63,14 +63,11 @@ class TrainedSae:
     history: tuple[ProgressPoint, ...]
     density: Float[Tensor, "d_sae"]
 
-    def __repr__(self) -> str:
-        return f"TrainedSae({self.sae!r}, {self.history[-1]})"
-
-    def _repr_html_(self) -> str:
-        last = self.history[-1]
-        rows = [("tokens", f"{last.tokens:,}"), ("variance unexplained", f"{last.fvu:.3f}")]
-        rows += [("latents per token", f"{last.l0:.1f}"), ("dead latents", str(last.dead))]
-        return html_card(f"Training of {self.sae.d_sae:,} latents, {self.sae}", rows)
+    def _card(self) -> Card:
+        last, latents = self.history[-1], self.sae.d_sae
+        rows = [("tokens", f"{last.tokens:,}"), ("FVU", f"{last.fvu:.3f}", "0 is perfect, 1 no better than the mean")]
+        dead = ("dead latents", f"{last.dead:,}", f"of {plural(latents, 'latent')}; 0 is best")
+        return str(self.sae), [*rows, ("L0", f"{last.l0:.1f}", "latents per token"), dead]
 
 
 def train(
@@ -163,7 +160,7 @@ def train_all(
     ]
     if run is not None:
         run.finish([result.sae for result in trained])
-    return trained
+    return displayed(trained)
 
 
 def _steps(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback]) -> None:

@@ -102,4 +102,4 @@ def test_it_is_kept_as_json_in_the_card_and_told_by_verify(tiny, tmp_path):
     told = CliRunner().invoke(app, ["verify", str(out)])
     assert told.exit_code == 0
     assert "op 2: Add at mlp_out.1: exact, gap " in told.stdout
-    assert "generated_agreement: 1" in told.stdout
+    assert "agreement of generated text: 100.00% (of " in told.stdout

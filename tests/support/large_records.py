@@ -1,0 +1,126 @@
+"""Records far larger than a page, whose names and texts are markup. Nothing here was measured."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import sae_samples
+import sample_records as sample
+import torch
+
+import interp
+from interp.attribution import Attribution
+from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
+from interp.auditing.auditor import Audit
+from interp.auditing.baselines import Baseline
+from interp.auditing.behaviours import Scores
+from interp.auditing.entanglement_matrix import Entanglement
+from interp.auditing.policy.requirements import Reason
+from interp.data import encode, pack
+from interp.directions import Eraser, ErasureFitter, Findings, ReftR1, Sides, SteeringVector
+from interp.directions.controls import ControlScore
+from interp.directions.findings import Failure
+from interp.editing import AffineFit, Distilled, ExportEstimate, Fidelity, Plan
+from interp.editing.approximate.low_rank_factors import Distillation
+from interp.editing.fold import PlannedEdit
+from interp.models import Continuations, HookedModel, Site
+from interp.sae import TrainedSae
+from interp.sae.training.state import ProgressPoint
+
+EVIL = "<script>alert('x')</script>&"
+SITES = [f"resid_post.{layer}" for layer in range(60)]
+
+
+def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
+    """One record or more of each public class that says itself what it shows."""
+    text, n = [f"w5 w{number % 90 + 4} w9" for number in range(300)], 300
+    yield model
+    acts = model.capture(text, ["writers", "resid_post.*", "z.*"])
+    yield acts
+    yield acts.tokens
+    yield pack(encode(text, model.tokenizer), context=16)
+    yield Continuations.of(model, text, [" w4"] * n)
+    yield interp.harvest(model, text, ["resid_post.*", "mlp_out.*"], folder / EVIL.replace("/", ""), context=16)
+    yield interp.Stream(model, text, "resid_post.*", context=16)
+    yield from _directions(n)
+    yield from _audits(model, n, folder)
+    yield from _edits(n)
+    sae = sae_samples.autoencoder(model)
+    yield replace(sae, metrics=sample.quality())
+    point = ProgressPoint(1000, 0.2, 0.1, 5.0, 1, 1e-3, 0.0)
+    yield TrainedSae(sae, (point,) * n, torch.zeros(40))
+    feature = sample.feature()
+    yield replace(feature, promoted=((EVIL, 1.0),) * n, nearest=((5, 0.5),) * n)
+    yield sample.quality()
+    yield sample.report()
+
+
+def _directions(n: int) -> Iterator[object]:
+    pairs = interp.Contrast.of([(f"{EVIL} {number}", f"b {number}") for number in range(n)], EVIL)
+    yield pairs
+    yield pairs.split()
+    found, site = sample.findings(), Site("resid_post", 4)
+    controls = tuple(ControlScore(name, site, -1, 0.6, (0.6,) * n) for name in ("random", "shuffled"))
+    failures = (Failure(EVIL, site, -1, EVIL * n),) * n
+    findings = Findings(found.rows * n, pairs, n, controls, failures)
+    yield findings
+    yield findings.best(n)
+    finding = found.best()[0]
+    yield replace(finding, alignment={f"{EVIL}{number}": 0.1 for number in range(n)}, stability=0.9)
+    yield replace(finding.direction, scores=dict.fromkeys(map(str, range(n)), 0.5), method=EVIL)
+    rows, mean = torch.eye(512).double(), torch.zeros(512).double()
+    yield Eraser(rows, rows, mean, EVIL, n, {"p": 0.01, "displaced": 0.1})
+    yield ErasureFitter(512, 2)
+    yield Sides(torch.zeros(n, 512), torch.zeros(n, 512))
+    yield SteeringVector(finding.direction, 2.0, 3.0, 1.0, 0.3, (1.0,) * n)
+    yield ReftR1(finding.direction, 0.0, 1.0, 0.5, 0.9, ((1.0, 1.0, 1.0),) * n)
+    writers = {Site("mlp_out", layer): torch.ones(n) for layer in range(60)}
+    attribution = Attribution(writers, torch.zeros(n), 60 * torch.ones(n))
+    yield attribution
+    yield attribution.top(n)
+
+
+def _audits(model: HookedModel, n: int, folder: Path) -> Iterator[object]:
+    audit = sample.audit()
+    names = [f"{EVIL}{number}" for number in range(n)]
+    rows = tuple(replace(audit.rows[number % 6], name=name) for number, name in enumerate(names))
+    changes, p = dict.fromkeys(names, rows[0].difference), dict.fromkeys(names, 0.1)
+    baseline = Baseline("random", dict.fromkeys(names, 0.5), (dict.fromkeys(names, 0.5),) * 5, changes, p)
+    large = Audit(rows, audit.before, audit.after, audit.examples * n, (baseline,))
+    yield large
+    yield rows[0]
+    yield baseline
+    yield Entanglement.of({"edit": large})
+    yield Behaviour(EVIL, "harm", EVIL * n, tuple(names), lambda model: Scores(()))
+    yield Scores((0.5,) * n, (EVIL,) * n)
+    yield Decision(tuple(Reason(None, name * 20) for name in names), EVIL, tuple(names))
+    yield ScoreCache(folder)
+    yield interp.auditing.ModelCondition(model, None, EVIL * n)
+    scores = dict.fromkeys(names, 0.5)
+    yield AblationTrial(sample.findings().best()[0], 0.2, scores, scores)
+    yield interp.Policy(target=EVIL, required=tuple(names))
+
+
+def _edits(n: int) -> Iterator[object]:
+    project = interp.Project(torch.ones(4096))
+    recipe = interp.Recipe([(SITES, project)] * n, note=EVIL * n)
+    yield project
+    yield interp.At(project, list(range(n)))
+    yield interp.interventions.Resample(torch.zeros(n, 64), units=list(range(n)))
+    yield recipe
+    yield recipe.edits[0]
+    items = (PlannedEdit("Project", tuple(SITES), "approximate", EVIL * n),) * n
+    yield items[0]
+    yield Plan({}, items=items)
+    fidelity = Fidelity(0.9, 0.01, 0.2, n)
+    yield fidelity
+    yield AffineFit(recipe, fidelity, n, items)
+    digests = {"recipe": "a" * 64, "base": "a" * 64, "texts": "a" * 64}
+    sizes = dict.fromkeys(("seed", "batch_size", "context", "documents", "tokens", "held_out_documents"), 1)
+    record = Distillation(**digests, rank=4, steps=5, lr=0.1, **sizes, held_out_tokens=n, kl=0.1, effect_kl=0.2)
+    yield record
+    yield Distilled({name: (torch.ones(9, 2), torch.ones(2, 9)) for name in SITES}, record)
+    yield ExportEstimate(10**12, 10**11, 10**9, 100.0)
+    certificate = sample.certificate()
+    yield replace(certificate, leak_by_writer=dict.fromkeys(SITES, 0.1))
+    yield replace(certificate, status="approximate", fold=None)
