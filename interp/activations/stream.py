@@ -169,4 +169,4 @@ class Stream(Displayed):
                 yield torch.cat([activations[site][kept] for site in sites], dim=1)
 
     def _card(self) -> Card:
-        return f"of {self.model.name}", [("sites and widths", self._widths), ("pool", plural(self._pool, "token"))]
+        return self.model.name, [("sites and widths", self._widths), ("pool", plural(self._pool, "token"))]

@@ -47,7 +47,7 @@ class Attribution(Displayed):
         return displayed(sorted(means, key=lambda item: -abs(item[1]))[:count])
 
     def _card(self) -> Card:
-        difference = f"of {self.difference.mean():+.3f} nats, mean of {plural(len(self.difference), 'prompt')}"
+        difference = f"{self.difference.mean():+.3f} nats, mean of {plural(len(self.difference), 'prompt')}"
         return difference, [(site, f"{value:+.3f}") for site, value in self.top()]
 
 

@@ -200,7 +200,7 @@ class Audit(Displayed):
 
     def _card(self) -> Card:
         changes = [(row.name, f"{row.before.estimate:.3g} -> {row.after.estimate:.3g}") for row in self.rows]
-        return f"of {self.after.name}, {plural(len(self.rows), 'behaviour')}", changes
+        return f"{self.after.name}, {plural(len(self.rows), 'behaviour')}", changes
 
     def _repr_html_(self) -> str:
         names = [f"{baseline.name}: difference" for baseline in self.baselines]
@@ -209,7 +209,7 @@ class Audit(Displayed):
             [row.name, row.kind, row.before, row.after, row.difference, row.p_holm, *self._controls(row), row.reading]
             for row in self.rows
         ]
-        return html_table(f"Audit of {self.after.name}, means with 95 % intervals", header, cells)
+        return html_table(f"Audit: {self.after.name}, means with 95 % intervals", header, cells)
 
     def _controls(self, row: AuditRow) -> list[object]:
         """What the baselines change of the same behaviour."""

@@ -158,7 +158,7 @@ def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str
         print_values(True, values | asdict(estimate) | notes)
     else:
         more = "" if options.streamed else "; loading the model twice and certifying come on top"
-        print(f"{plan}\n{estimate}{more}", *(f"{name}: {note}" for name, note in notes.items()), sep="\n")
+        print(*plan.lines, f"{estimate}{more}", *(f"{name}: {note}" for name, note in notes.items()), sep="\n")
         if any(item.status != "refused" for item in barred):
             print("what is not exact is not exported but with --approximate")
     raise typer.Exit(1 if barred else 0)

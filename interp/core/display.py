@@ -79,7 +79,7 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         subject, rows = self._card()
-        return html_card(f"{type(self).__name__} {subject}".rstrip(), rows)
+        return html_card(": ".join(filter(None, (type(self).__name__, subject))), rows)
 
 
 class _Brief(Repr):

@@ -80,7 +80,7 @@ class Activations(Displayed, Mapping[str | Site, Float[Tensor, "batch pos *featu
 
     def _card(self) -> Card:
         shapes = [(site, str(tuple(x.shape))) for site, x in self.tensors.items()]
-        return f"of {plural(len(self.tokens), 'prompt')}", shapes
+        return plural(len(self.tokens), "prompt"), shapes
 
     def _repr_html_(self) -> str:
         rows = [[site, str(tuple(x.shape)), x.float().norm(dim=-1).mean().item()] for site, x in self.tensors.items()]

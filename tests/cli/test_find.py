@@ -21,7 +21,7 @@ def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
     words.append("--skip-bad")
     code, said, complaint = run(*words, "--sites", "resid_post.1", "--sites", "resid_post.2", "--page", page)
     assert code == 0
-    assert "ignored 1 bad rows" in complaint
+    assert "ignored 1 bad row" in complaint
     for shown in ("resid_post.1", "logist", "random", "shuffle", "1.000*", "stability"):
         assert shown in said
     written = page.read_text()

@@ -33,7 +33,7 @@ def test_positions_count_from_each_prompts_own_ends(tiny):
 def test_captured_tensors_are_copies(tiny):
     model = tiny("llama")
     acts = model.capture(ids(), "resid_post.0")
-    assert repr(acts) == "Activations(of 2 prompts: resid_post.0 (2, 9, 32))"
+    assert repr(acts) == "Activations(2 prompts: resid_post.0 (2, 9, 32))"
     before = model.logits(ids())
     acts["resid_post.0"].zero_()
     torch.testing.assert_close(model.logits(ids()), before)

@@ -33,7 +33,7 @@ SITES = [f"resid_post.{layer}" for layer in range(60)]
 
 def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     """One record or more of each public class that says itself what it shows."""
-    text, n = [f"w5 w{number % 90 + 4} w9" for number in range(300)], 300
+    text, n = [f"w5 w{number % 90 + 4} w9" for number in range(100)], 100
     yield model
     acts = model.capture(text, ["writers", "resid_post.*", "z.*"])
     yield acts
@@ -109,7 +109,7 @@ def _edits(n: int) -> Iterator[object]:
     yield interp.interventions.Resample(torch.zeros(n, 64), units=list(range(n)))
     yield recipe
     yield recipe.edits[0]
-    items = (PlannedEdit("Project", tuple(SITES), "approximate", EVIL * n),) * n
+    items = (PlannedEdit("Project", tuple(SITES), "approximate", EVIL),) * n
     yield items[0]
     yield Plan({}, items=items)
     fidelity = Fidelity(0.9, 0.01, 0.2, n)

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.token_rows import pack_rows
-from interp.core.display import Card, Displayed, plural
+from interp.core.display import Card, Displayed, clipped, plural
 from interp.core.errors import InterpError
 from interp.core.moments import StreamingMoments
 from interp.data.corpora import Source
@@ -74,7 +74,7 @@ class AffineFit(Displayed):
         return all(item.status == "exact" for item in self.items)
 
     def __str__(self) -> str:
-        return f"{self.fidelity}; " + "; ".join(map(str, self.items))
+        return clipped(f"{self.fidelity}; " + "; ".join(map(str, self.items)), 600)
 
     def _card(self) -> Card:
         shown = [("fitted on", plural(self.tokens, "token")), ("held out", self.fidelity)]

@@ -208,7 +208,7 @@ class Certificate(Displayed):
 
     def _card(self) -> Card:
         faithful = "faithful" if self.faithful else f"NOT FAITHFUL: {'; '.join(self.unmet)}"
-        return f"of an export in {self.dtype}: {MEANS[self.status]}, {faithful}", self.rows()
+        return f"{MEANS[self.status]}, weights in {self.dtype}, {faithful}", self.rows()
 
 
 def _near(first: object, second: object, floor: float) -> bool:

@@ -24,6 +24,7 @@ from interp.editing.fold.transcoder_neurons import Growth
 from interp.editing.options import FoldOptions
 
 Status = Literal["exact", "scale", "approximate", "refused"]
+_SHOWN = 4  # edits in the text of a plan
 _ROOM = 8.0  # by how much rounding may exceed one unit of a whole vector (`interp.editing.fold.rounding`)
 STATUSES: tuple[Status, ...] = ("exact", "scale", "approximate", "refused")
 MEANS: dict[str, str] = {**{each: each for each in STATUSES}, "scale": "exact up to a per-token scale (post-norm)"}
@@ -148,7 +149,9 @@ class Plan(Displayed):
         allowed = ("exact", "scale", "approximate") if options.approximate else ("exact",)
         return [item for item in self.items if item.status not in allowed]
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
+        """How each op folds, and what changes in the checkpoint, in words."""
         lines = [str(item) for item in self.items]
         changes = plural(len(self.changes), "tensor changes", "tensors change")
         lines.append(f"{changes}, {len(self.created)} of which are new biases")
@@ -159,6 +162,12 @@ class Plan(Displayed):
             lines.append(f"the unembedding is untied from {self.untie} and does not change")
         if self.config:
             lines.append("config.json: " + ", ".join(f"{key} = {value!r}" for key, value in self.config.items()))
+        return lines
+
+    def __str__(self) -> str:
+        lines, more = self.lines, len(self.items) - _SHOWN
+        if more > 0:
+            lines[_SHOWN : len(self.items)] = [f"and {plural(more, 'more edit')}"]
         return "\n".join(lines)
 
     def _card(self) -> Card:
