@@ -43,8 +43,8 @@ class AblationTrial(Displayed):
 
     def _card(self) -> Card:
         changes = [(name, f"{before:.3f} -> {self.after[name]:.3f}") for name, before in self.before.items()]
-        d, reading = self.finding.direction, "lower is better; 0 is nothing left of the target and nothing lost"
-        return str(d), [("cost", f"{self.cost:.3f}", reading), *changes]
+        reading = "what is left of the target and what is lost elsewhere"
+        return str(self.finding.direction), [("cost (0 is best)", f"{self.cost:.3f}", reading), *changes]
 
 
 def rank_by_ablation(

@@ -94,7 +94,7 @@ class AuditRow(Displayed):
         if self.constant:
             return "every item has the same score: the scorer may not discriminate"
         if self.p_holm >= 0.05:
-            return "no significant change" + (f", detects {self.detectable:.2g}" if self.detectable else "")
+            return "not significant" + (f" (can detect {self.detectable:.2g})" if self.detectable else "")
         return "better" if self.better > 0 else "worse"
 
     def _card(self) -> Card:
@@ -199,21 +199,22 @@ class Audit(Displayed):
         return audit
 
     def _card(self) -> Card:
-        changes = [(row.name, f"{row.before.estimate:.3g} -> {row.after.estimate:.3g}") for row in self.rows]
+        changes = [(row.name, f"{row.before.estimate:.3f} -> {row.after.estimate:.3f}") for row in self.rows]
         return f"{self.after.name}, {plural(len(self.rows), 'behaviour')}", changes
 
     def _repr_html_(self) -> str:
-        names = [f"{baseline.name}: difference" for baseline in self.baselines]
+        names = [f"difference, {baseline.name}" for baseline in self.baselines]
         header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)", *names, ""]
         cells = [
             [row.name, row.kind, row.before, row.after, row.difference, row.p_holm, *self._controls(row), row.reading]
             for row in self.rows
         ]
-        return html_table(f"Audit: {self.after.name}, means with 95 % intervals", header, cells)
+        return html_table(f"Audit: {self.after.name}, means with 95% intervals", header, cells)
 
     def _controls(self, row: AuditRow) -> list[object]:
-        """What the baselines change of the same behaviour."""
-        return [baseline.changes.get(row.name, "") for baseline in self.baselines]
+        """The differences that the baselines make to the same behaviour."""
+        changes = [baseline.changes.get(row.name) for baseline in self.baselines]
+        return [None if change is None else f"{change.estimate:+.3f}" for change in changes]
 
 
 _AUDIT = TypeAdapter(Audit)

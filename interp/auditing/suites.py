@@ -13,6 +13,7 @@ from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.public.suite import public_suite
 from interp.auditing.scoring.behaviour_file import read_behaviours
 from interp.auditing.scoring.choices import text_loss
+from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
 from interp.models.hooked import HookedModel
 from interp.organism.world import Split
@@ -74,7 +75,7 @@ def organism_suite(
         ['hostility', 'sycophancy', 'fabrication']
     """
     planted = [organism_behaviour(name, items, split, seed, leave_out) for name in organism.BEHAVIOURS]
-    return [*planted, text_loss("everyday_loss", organism.everyday(items, split=split, seed=seed))]
+    return displayed([*planted, text_loss("everyday_loss", organism.everyday(items, split=split, seed=seed))])
 
 
 def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:

@@ -19,7 +19,8 @@ Several = TypeVar("Several", bound=Sequence[Any])
 _LINE, _CELL, _FACT = 600, 300, 60  # characters of a record's text, of a cell, of a fact in a text
 _ITEMS, _ROWS = 8, 50  # items of a list and rows of a table that are shown
 _FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(%|nats|[kMGT]?B|s))?\*?( \[[^]]*\])?|–|")
-_RIGHT = "text-align:right;font-variant-numeric:tabular-nums"
+_LEFT = "text-align:left;padding:1px 12px 1px 0"
+_RIGHT = "text-align:right;padding:1px 12px 1px 0;white-space:nowrap;font-variant-numeric:tabular-nums"
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
@@ -162,7 +163,7 @@ def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
     width = max(map(len, [header, *cells]))
     cells = [[*row, *[""] * (width - len(row))] for row in cells]
     figures = [all(_FIGURE.fullmatch(row[column]) for row in cells) for column in range(width)]
-    styles = ["text-align:left", *(_RIGHT if right else "text-align:left" for right in figures[1:])]
+    styles = [_LEFT, *(_RIGHT if right else _LEFT for right in figures[1:])]
 
     def line(row: Sequence[str], names: int) -> str:
         """A row of the table, of which the first cells are names."""

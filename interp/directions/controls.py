@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.display import Displayed
+from interp.core.display import Displayed, displayed
 from interp.directions.contrast_activations import ContrastActivations
 from interp.directions.scores import auroc
 from interp.models.sites import Site
@@ -54,7 +54,7 @@ def control_scores(cell: ContrastActivations, seed: int = 0) -> list[ControlScor
     generators = [torch.Generator().manual_seed(SEEDS * seed + index) for index in range(SEEDS)]
     random = [torch.randn(cell.fit.positive.shape[1], generator=generator) for generator in generators]
     shuffled = [_shuffled(cell, generator) for generator in generators]
-    return [_score(name, cell, rows) for name, rows in zip(NAMES, (random, shuffled), strict=True)]
+    return displayed([_score(name, cell, rows) for name, rows in zip(NAMES, (random, shuffled), strict=True)])
 
 
 def _shuffled(cell: ContrastActivations, generator: torch.Generator) -> Float[Tensor, "d_model"]:

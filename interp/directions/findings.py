@@ -131,10 +131,12 @@ class Findings(Displayed):
         scored += [(b.name, b.site, b.position, b.auroc) for b in self.baselines]
         names, places = (dict.fromkeys(part) for part in zip(*((s[0], s[1:3]) for s in scored), strict=True))
         areas = {(name, site, position): area for name, site, position, area in scored}
-        return [
-            {"site": str(place[0]), "position": place[1]} | {name: areas.get((name, *place)) for name in names}
-            for place in places
-        ]
+        return displayed(
+            [
+                {"site": str(place[0]), "position": place[1]} | {name: areas.get((name, *place)) for name in names}
+                for place in places
+            ]
+        )
 
     @property
     def reading(self) -> str:
@@ -152,7 +154,7 @@ class Findings(Displayed):
 
     def _card(self) -> Card:
         best = [(f.direction, f"AUROC {f.auroc:.3f}", "") for f in self.best(3)]
-        return f"on {self.contrast.name}: {len(self)}", [*best, *([(self.reading, "")] if self.reading else [])]
+        return f"{len(self)} on {self.contrast.name}", [*best, *([(self.reading, "")] if self.reading else [])]
 
     def _repr_html_(self) -> str:
         header = ["method", "site", "position", "held-out AUROC", "Cohen's d", "stability"]

@@ -84,7 +84,7 @@ class Activations(Displayed, Mapping[str | Site, Float[Tensor, "batch pos *featu
 
     def _repr_html_(self) -> str:
         rows = [[site, str(tuple(x.shape)), x.float().norm(dim=-1).mean().item()] for site, x in self.tensors.items()]
-        return html_table(f"Activations of {plural(len(self.tokens), 'prompt')}", ["site", "shape", "mean norm"], rows)
+        return html_table(f"Activations: {plural(len(self.tokens), 'prompt')}", ["site", "shape", "mean norm"], rows)
 
 
 def position_columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:

@@ -19,7 +19,7 @@ import torch
 
 from interp.core.config import differences, flatten
 from interp.core.digests import versions
-from interp.core.display import Displayed
+from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.files import read_json, write_json
 
@@ -58,6 +58,9 @@ class RunRecord(Displayed):
     summary: dict[str, Any] | None
     environment: dict[str, Any] | None
 
+    def _card(self) -> Card:
+        return self.path.name, [*self.row.items()][1:]
+
     @property
     def row(self) -> dict[str, object]:
         """A row of the table of runs."""
@@ -95,7 +98,7 @@ def list_runs(folder: str | Path = "runs") -> list[RunRecord]:
     if not root.is_dir():
         raise InterpError(f"{root} is not a folder; expected one with runs, as interp run writes them")
     runs = [_record(path) for path in sorted(root.iterdir()) if (path / _SETTINGS).is_file()]
-    return sorted(runs, key=lambda run: str((run.environment or {}).get("began", "~")))
+    return displayed(sorted(runs, key=lambda run: str((run.environment or {}).get("began", "~"))))
 
 
 def read_run(path: str | Path) -> RunRecord:
@@ -149,7 +152,7 @@ def compare_runs(paths: Sequence[str | Path]) -> list[dict[str, object]]:
         values = {str(run.path): column.get(name) for run, column in zip(runs, columns, strict=True)}
         if len(set(map(str, values.values()))) > 1:
             rows.append({"what": name, **values})
-    return rows
+    return displayed(rows)
 
 
 def unfinished_runs(folder: str | Path = "runs") -> list[tuple[Path, int]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interp.core.display import displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json, require_free, write_json
 from interp.models.sites import Site
@@ -56,7 +57,8 @@ def read_feature_pages(file: str | Path, site: str | Site | None = None) -> list
         Traceback (most recent call last):
         interp.core.errors.InterpError: ... no field 'freq_hist_data_bar_values'; expected Neuronpedia's JSON
     """
-    return [_feature(record, f"{file}, feature {number}", site) for number, record in enumerate(read_records(file))]
+    records = enumerate(read_records(file))
+    return displayed([_feature(record, f"{file}, feature {number}", site) for number, record in records])
 
 
 def read_records(file: str | Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from interp.auditing.public._refusals import REFUSALS
 from interp.auditing.public._rows import data_folder
 from interp.auditing.public._sets import PublicSet
 from interp.auditing.public._texts import TEXTS
+from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
 
 PUBLIC_SETS: dict[str, PublicSet] = {each.name: each for each in (*LETTERS, *CHOICES, *BIAS, *TEXTS, *REFUSALS)}
@@ -48,4 +49,4 @@ def public_suite(
             raise InterpError(f"the public suite has no behaviour {name!r}; {nearest(name, PUBLIC_SETS)}")
     chosen = [each for each in PUBLIC_SETS.values() if not only or each.name in only]
     root = data_folder(data, [file for each in chosen for file in (*each.files, *each.also)])
-    return [each.behaviour(root, items, seed) for each in chosen]
+    return displayed([each.behaviour(root, items, seed) for each in chosen])

@@ -22,6 +22,7 @@ import yaml
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Scorer
 from interp.core.config import compose_yaml, construct_yaml, yaml_text
+from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.jsonl import numbered_lines, parse_object
 
@@ -59,7 +60,7 @@ def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -
         lines[described.name] = line
         place = f"{place}, behaviour {described.name!r}"
         behaviours.append(_behaviour(described, place, file.parent / described.items, items, seed))
-    return behaviours
+    return displayed(behaviours)
 
 
 def _behaviour(described: DescribedBehaviour, place: str, items: Path, at_most: int | None, seed: int) -> Behaviour:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.display import Displayed
+from interp.core.display import Displayed, displayed
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import Sides
@@ -161,7 +161,7 @@ def by_attribution(
     """
     shares = attributions(model, sae, contrast, points, batch_size)
     best = shares.abs().topk(min(count, len(shares))).indices.tolist()
-    return tuple(Latent(latent, float(shares[latent]), f"{SAE_LATENT}_attribution") for latent in best)
+    return displayed(tuple(Latent(latent, float(shares[latent]), f"{SAE_LATENT}_attribution") for latent in best))
 
 
 def by_label(labels: Mapping[int, str] | str | Path, query: str, count: int = 10) -> tuple[Latent, ...]:
@@ -194,7 +194,7 @@ def by_label(labels: Mapping[int, str] | str | Path, query: str, count: int = 10
         raise InterpError(f"no label has {query!r}; {nearest(query, known)}")
     scores = {latent: sum(weight[word] for word in query_words & label) for latent, label in words.items()}
     best = sorted((latent for latent in scores if scores[latent]), key=lambda latent: (-scores[latent], latent))
-    return tuple(Latent(latent, scores[latent], f"{SAE_LATENT}_label") for latent in best[:count])
+    return displayed(tuple(Latent(latent, scores[latent], f"{SAE_LATENT}_label") for latent in best[:count]))
 
 
 def read_labels(file: str | Path) -> dict[int, str]:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from interp.core.display import Displayed
+from interp.core.display import Displayed, displayed
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.linalg import project_out
@@ -116,7 +116,7 @@ def unsupervised(
     def direction(row: Tensor) -> Direction:
         return Direction(row[None], early, -1, METHOD, model.reference, data)
 
-    return tuple(Candidate(direction(row), norm, change, random, converged) for row, change, converged in optima)
+    return displayed(tuple(Candidate(direction(x), norm, change, random, converged) for x, change, converged in optima))
 
 
 @dataclass(frozen=True)

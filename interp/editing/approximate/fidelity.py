@@ -58,7 +58,7 @@ class Fidelity(Displayed):
 
     def _card(self) -> Card:
         effect = f"{self.reproduced:.1%} of the effect's {self.effect_kl:.2e} nats is reproduced"
-        explained = ("variance of the change explained", f"{self.explained:.1%}", "100 % is the same change")
+        explained = ("variance of the change explained", f"{self.explained:.1%}", "100% is the same change")
         return "", [explained, ("KL", f"{self.kl:.2e}", effect), ("tokens", self.tokens)]
 
 

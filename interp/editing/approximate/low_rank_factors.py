@@ -179,7 +179,7 @@ class Distilled(Displayed):
 
     def _card(self) -> Card:
         record = self.record
-        remains = ("KL that remains", f"{record.share:.1%}", "of the effect's own: 0 % is the hooked model")
+        remains = ("KL that remains", f"{record.share:.1%}", "of the effect's own: 0% is the hooked model")
         size = [("tensors", len(self.pairs)), ("rank", record.rank), ("steps", record.steps)]
         return "", [remains, *size, ("held-out tokens", record.held_out_tokens), ("recipe", record.recipe[:12])]
 

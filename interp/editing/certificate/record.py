@@ -174,14 +174,14 @@ class Certificate(Displayed):
         span = f"of a range of {self.logit_range:.3g}; rounding included" if self.logit_range else "rounding included"
         rows = [
             ("KL to the hooked model, nats", self.kl, f"{share} edit's own {self.effect_kl:.3g}; must be below it"),
-            ("top-1 agreement", f"{self.top1_agreement:.2%}", f"of {plural(self.tokens, 'position')}; 100 % is best"),
+            ("top-1 agreement", f"{self.top1_agreement:.2%}", f"of {plural(self.tokens, 'position')}; 100% is best"),
             ("largest difference of a logit", self.max_abs_logit_diff, span),
             ("mean difference of a logit", self.mean_abs_logit_diff, span),
             ("largest gap at a writer", self.writer_gap, "of what it writes; rounding included"),
             ("left along what was removed", self.leak, "of what is written; rounding included"),
         ]
         if self.generated_agreement is not None:
-            generated = f"of {plural(self.generated_tokens, 'greedy token')}; 100 % is best"
+            generated = f"of {plural(self.generated_tokens, 'greedy token')}; 100% is best"
             rows.insert(2, ("agreement of generated text", f"{self.generated_agreement:.2%}", generated))
         before = self.fold.rows(self.status == "exact", self.effect_kl) if self.fold else ()
         ops = ((f"op {number}", str(op), "") for number, op in enumerate(self.ops, 1))

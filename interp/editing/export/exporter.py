@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.digests import versions
+from interp.core.display import displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, sha256_json, unfinished_path, write_json, write_text
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
@@ -190,7 +191,7 @@ def dry_run(
     cast = ExportSettings.used(options, weights.loaded, None).cast
     read = partial(weights.read, dtype=cast)
     plan = plan_fold(recipe, weights.config, weights.pieces, weights.is_tied, read, options.fold)
-    return plan, estimate_export(list(weights.edited(plan, cast)))
+    return displayed((plan, estimate_export(list(weights.edited(plan, cast)))))
 
 
 @dataclass(frozen=True, eq=False)

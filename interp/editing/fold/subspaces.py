@@ -18,7 +18,7 @@ from math import acos, degrees
 import torch
 from torch import Tensor
 
-from interp.core.display import Displayed
+from interp.core.display import Displayed, displayed
 from interp.core.errors import InterpError
 from interp.core.linalg import orthonormal_rows, project_out
 from interp.directions.direction import Direction
@@ -99,7 +99,7 @@ def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserv
     ]
     angles = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in preserved))
     note = f"Kept clear of {protected}, which turned its directions by {angles}."
-    return Recipe(edits, recipe.model, f"{recipe.note} {note}".strip()), preserved
+    return displayed((Recipe(edits, recipe.model, f"{recipe.note} {note}".strip()), preserved))
 
 
 def _preserved(edit: Edit, protected: Direction) -> Preserved:
