@@ -77,6 +77,12 @@ def track(
             level.bar.close()
 
 
+def notebook_shell() -> Any | None:
+    """The IPython shell of the notebook that runs this program, if one does."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell if hasattr(shell, "kernel") else None
+
+
 def _show() -> None:
     """Move the bar of the outermost call on; each call counts as a share of the current item of the one around it."""
     done = share = 0.0
@@ -92,8 +98,8 @@ def _bar(title: str, total: int | None, unit: str) -> Any:
     """A bar of tqdm for where the program runs."""
     from tqdm import tqdm
 
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if hasattr(shell, "kernel"):
+    shell = notebook_shell()
+    if shell is not None:
         place = {"file": _Lines(lambda line: _show_in_cell(shell, line)), "delay": 1.0, "mininterval": 0.5}
     elif sys.stderr.isatty():
         place = {"delay": 0.5}

@@ -115,6 +115,7 @@ def plot_entanglement(entanglement: Entanglement) -> go.Figure:
     figure = go.Figure(layout_height=34 * len(names))
     z = [[cell.shade for cell in row] for row in cells]
     heat = go.Heatmap(z=z, customdata=hover, colorscale=CHANGE, zmin=-1, zmax=1, xgap=2, ygap=2)
+    heat.text = [[str(cell) for cell in row] for row in cells]
     heat.hovertemplate = "%{customdata}<extra></extra>"
     heat.colorbar = COLOUR_BAR | {"tickvals": [-1, 0, 1], "ticktext": ["worse", "as before", "better"]}
     columns, rows, flat = zip(*[(x, y, cell) for y, row in enumerate(cells) for x, cell in enumerate(row)], strict=True)

@@ -18,6 +18,7 @@ from interp.core.errors import InterpError
 from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
 from interp.sae.feature import Feature
+from interp.views.notebook_figure import NotebookFigure
 from interp.views.palette import BEFORE, CHOSEN, GRID, SCALE, SERIES, TEXT, ink_on
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")
@@ -215,11 +216,12 @@ def panels(titles: list[str], heights: list[int], gap: int, shared_xaxes: bool =
     spacing = {"vertical_spacing": gap / total if len(titles) > 1 else 0, "row_heights": heights}
     figure = make_subplots(rows=len(titles), shared_xaxes=shared_xaxes, subplot_titles=titles, **spacing)
     figure.update_annotations(x=0, xanchor="left", font_size=14)
-    return figure.update_layout(height=total)
+    return figure.update_layout(height=total, meta={"panels": titles})
 
 
-def styled(figure: go.Figure, top: int, bottom: int) -> go.Figure:
+def styled(figure: go.Figure, top: int, bottom: int) -> NotebookFigure:
     """The figure in the style that all share; the margins, in pixels, are added to its height."""
+    figure = NotebookFigure(figure)
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
     figure.update_layout(template="none", paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR, legend=legend)
     figure.update_layout(height=figure.layout.height + top + bottom, dragmode=False)

@@ -1,6 +1,7 @@
 """A slider for Jupyter that adds a direction at its site and shows how the model's reply changes.
 
-Moving the slider generates a new reply in the kernel. It needs `pip install 'interp[notebook]'`.
+Moving the slider generates a new reply in the kernel. A table below it keeps the last replies, also in the saved
+notebook, where there is no kernel. It needs `pip install 'interp[notebook]'`.
 """
 
 from importlib.resources import files
@@ -8,11 +9,15 @@ from typing import Any
 
 import anywidget
 import traitlets
+from IPython.display import DisplayHandle, display
 
+from interp.core.display import html_table
 from interp.directions.direction import Direction
 from interp.interventions.affine_ops import Add
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
+
+_KEPT = 5
 
 
 class SteeringSlider(anywidget.AnyWidget):
@@ -37,6 +42,30 @@ class SteeringSlider(anywidget.AnyWidget):
     high = traitlets.Float().tag(sync=True)
     scale = traitlets.Float(0.0).tag(sync=True)
     reply = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, **traits: Any):
+        super().__init__(**traits)
+        self._replies: dict[float, str] = {}
+        self._shown: DisplayHandle | None = None
+
+    def keep(self) -> None:
+        """Keep the reply at this scale, among the last five, and show it in the table."""
+        self._replies.pop(self.scale, None)
+        self._replies[self.scale] = self.reply
+        self._replies = dict([*self._replies.items()][-_KEPT:])
+        if self._shown:
+            self._shown.update(self._table(), raw=True)
+
+    def _table(self) -> dict[str, str]:
+        rows = [[f"{scale:+.1f}", reply] for scale, reply in sorted(self._replies.items())]
+        text = "\n".join(f"{scale}: {reply}" for scale, reply in rows)
+        return {"text/html": html_table(self.title, ["scale", "reply"], rows), "text/plain": text}
+
+    def _ipython_display_(self) -> None:
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+        self._shown = self._shown or DisplayHandle()
+        self._shown.display(self._table(), raw=True)
 
 
 def steer(
@@ -77,6 +106,7 @@ def steer(
     def update_reply(change: object = None) -> None:
         recipe = Recipe([(str(direction.site), Add(direction, slider.scale))]) if slider.scale else ()
         slider.reply = model.generate(model.render(prompt), recipe, max_new_tokens=max_new_tokens, **options)[0]
+        slider.keep()
 
     slider.observe(update_reply, names="scale")
     update_reply()

@@ -4,6 +4,7 @@
 training.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -15,6 +16,7 @@ from interp.views.figures import panels, styled
 from interp.views.palette import SERIES
 
 _CURVES = (("variance unexplained", "fvu"), ("latents per token", "l0"), ("dead latents", "dead"))
+_SHARE = 0.05  # of the time of training that drawing may take
 
 
 def plot_training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure:
@@ -48,7 +50,9 @@ def plot_training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure
 
 
 class LiveCurves:
-    """A callback of `train` that draws the curves in a notebook cell and updates them at each new point.
+    """A callback of `train` that draws the curves in the cell that trains, and updates them there at each new point.
+
+    A run that starts again draws a figure of its own.
 
     Args:
         names: Names of the autoencoders, in the order of their configurations; the others are numbered.
@@ -63,14 +67,22 @@ class LiveCurves:
     """
 
     def __init__(self, names: Sequence[str] = ()):
-        from IPython.display import display
+        from IPython.display import DisplayHandle
 
         self._names = dict(enumerate(names))
         self._histories: dict[str, list[ProgressPoint]] = {}
-        self._handle = display(plot_training({}), display_id=True)
+        self._new_handle, self._next = DisplayHandle, 0.0
 
     def __call__(self, report: TrainingReport) -> None:
-        """Add the report's point and draw the figure again."""
-        name = self._names.get(report.number, f"sae {report.number}")
+        """Add the report's point; draw the figure again if it is the last, or if drawing is cheap enough."""
+        name, start = self._names.get(report.number, f"sae {report.number}"), time.monotonic()
+        if any(report.point.tokens <= point.tokens for point in self._histories.get(name, [])[-1:]):
+            self._histories.clear()
         self._histories.setdefault(name, []).append(report.point)
-        self._handle.update(plot_training(self._histories))
+        if first := sum(map(len, self._histories.values())) == 1:
+            self._handle = self._new_handle()
+        if first or report.last or start > self._next:
+            show = self._handle.display if first else self._handle.update
+            show(plot_training(self._histories))
+            now = time.monotonic()
+            self._next = now + (now - start) * (1 / _SHARE - 1)
