@@ -18,10 +18,11 @@
     for (const host of waiting) {
       const { data, layout } = JSON.parse(host.dataset.interpFigure);
       const figure = document.createElement("div");
-      figure.style.minWidth = `${layout.meta?.least_width ?? 0}px`;
-      const font = { ...layout.font, color: getComputedStyle(host).color };
+      Object.assign(figure.style, { height: `${layout.height}px`, minWidth: `${layout.meta?.least_width ?? 0}px` });
+      const { color, fontFamily: family } = getComputedStyle(host);
       host.replaceChildren(figure);
-      newPlot(figure, data, { ...layout, font, autosize: true }, { responsive: true, displayModeBar: false });
+      const shown = { ...layout, font: { ...layout.font, color, family }, autosize: true };
+      newPlot(figure, data, shown, { responsive: true, displayModeBar: false });
     }
   };
   window.drawInterpFigures();
