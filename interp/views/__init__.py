@@ -3,6 +3,7 @@
 In reading order:
 
 - `palette`: the colours that all views share, legible in light and in dark.
+- `notebook_figure`: what the figures are: plotly figures that also show without a kernel, a network or scripts.
 - `figures`: figures of findings and of a latent: `plot_heat_map`, `plot_layer_curve`, `plot_activation_histogram`.
 - `audit_figures`: figures of audits: `plot_forest` (differences with their intervals), `plot_rates` (rates before and
   after) and `plot_entanglement` (edits by behaviours).

@@ -63,7 +63,7 @@ class SteeringSlider(anywidget.AnyWidget):
 
     def _ipython_display_(self) -> None:
         data, metadata = self._repr_mimebundle_()
-        display(data, metadata=metadata, raw=True)
+        display(data | {"text/plain": ""}, metadata=metadata, raw=True)
         self._shown = self._shown or DisplayHandle()
         self._shown.display(self._table(), raw=True)
 

@@ -155,8 +155,8 @@ onload = () => {{
   context.drawImage(image, 0, 0);
   for (let left = 0; left < image.width; left += {WIDTH}) {{
     const pixels = new Uint32Array(context.getImageData(left, 0, {WIDTH}, {HEIGHT}).data.buffer);
-    const inked = (_, line) => pixels.subarray(line * {WIDTH}, (line + 1) * {WIDTH}).some((pixel) => pixel !== pixels[0]);
-    lines.push(Array.from({{ length: {HEIGHT} }}, inked).filter(Boolean).length);
+    const line = (_, n) => pixels.subarray(n * {WIDTH}, (n + 1) * {WIDTH}).some((pixel) => pixel !== pixels[0]);
+    lines.push(Array.from({{ length: {HEIGHT} }}, line).filter(Boolean).length);
   }}
   document.querySelector("pre").textContent = JSON.stringify(lines);
 }};
