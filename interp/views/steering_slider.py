@@ -57,13 +57,13 @@ class SteeringSlider(anywidget.AnyWidget):
             self._shown.update(self._table(), raw=True)
 
     def _table(self) -> dict[str, str]:
-        rows = [[f"{scale:+.1f}", reply] for scale, reply in sorted(self._replies.items())]
+        rows: list[list[object]] = [[f"{scale:+.1f}", reply] for scale, reply in sorted(self._replies.items())]
         text = "\n".join(f"{scale}: {reply}" for scale, reply in rows)
         return {"text/html": html_table(self.title, ["scale", "reply"], rows), "text/plain": text}
 
     def _ipython_display_(self) -> None:
-        data, metadata = self._repr_mimebundle_()
-        display(data | {"text/plain": ""}, metadata=metadata, raw=True)
+        if bundle := self._repr_mimebundle_():
+            display(bundle[0] | {"text/plain": ""}, metadata=bundle[1], raw=True)
         self._shown = self._shown or DisplayHandle()
         self._shown.display(self._table(), raw=True)
 
