@@ -41,13 +41,12 @@ class NotebookFigure(go.Figure):
 
     def to_table(self) -> str:
         """The values of the figure as HTML tables, one per panel, without scripts."""
-        titles = (self.layout.meta or {}).get("panels", ())
         panels: dict[str, list[Any]] = {}
-        for trace in self.data:
+        for trace in filter(_has_values, self.data):
             panels.setdefault(trace.yaxis or "y", []).append(trace)
-        tables = (_table(self, traces) for traces in panels.values())
-        captions = [f"<p><b>{_plain(title)}</b></p>" for title in titles] or [""] * len(panels)
-        return "".join(caption + table for caption, table in zip(captions, tables, strict=True))
+        titles = {f"y{number}": title for number, title in enumerate((self.layout.meta or {}).get("panels", ()), 1)}
+        titles["y"] = titles.get("y1", "")
+        return "".join(_table(self, traces, titles.get(panel, "")) for panel, traces in panels.items())
 
     def show(self, *args: Any, **kwargs: Any) -> None:
         """Show the figure: in a notebook as the last value of a cell is shown, elsewhere as plotly does."""
@@ -103,19 +102,27 @@ def _script() -> str:
     return f"<script>{source.replace('PLOTLY_GZIP_BASE64', packed)}</script>"
 
 
-def _table(figure: go.Figure, traces: Sequence[Any]) -> str:
+def _has_values(trace: Any) -> bool:
+    """Whether a trace can be written as a table: the figures of this package can, most others of plotly cannot."""
+    if trace.type == "heatmap":
+        return bool(trace.coloraxis or (trace.colorscale and None not in (trace.zmin, trace.zmax)))
+    return trace.type in ("bar", "scatter") and None not in (trace.x, trace.y) and getattr(trace, "mode", "") != "text"
+
+
+def _table(figure: go.Figure, traces: Sequence[Any], caption: str) -> str:
     """The traces of one panel as a table: a heat map by its cells, intervals and curves by a row or column each."""
-    title = next((_plain(axis.title.text) for axis in figure.select_xaxes() if axis.title.text), "")
+    label = next((_plain(axis.title.text) for axis in figure.select_xaxes() if axis.title.text), "")
     heat = next((trace for trace in traces if trace.type == "heatmap"), None)
     if heat is not None:
         columns, rows = _cells(figure, heat)
-    elif traces[0].customdata is not None:
+    elif traces[0].error_x.array is not None:
         columns, rows = _intervals(traces)
     else:
         columns, rows = _curves(traces, figure.layout.yaxis.title.text or "")
     head = "".join(f"<th>{column}</th>" for column in columns)
     lines = "".join(f"<tr><th>{_plain(name)}</th>{''.join(cells)}</tr>" for name, cells in rows)
-    return f"<div style='overflow-x:auto'><table><tr><th>{title}</th>{head}</tr>{lines}</table></div>"
+    title = f"<p><b>{_plain(caption)}</b></p>" if caption else ""
+    return f"{title}<div style='overflow-x:auto'><table><tr><th>{label}</th>{head}</tr>{lines}</table></div>"
 
 
 def _cells(figure: go.Figure, heat: Any) -> tuple[list[str], list[_Row]]:
@@ -131,7 +138,8 @@ def _cells(figure: go.Figure, heat: Any) -> tuple[list[str], list[_Row]]:
         return f"<td style='background:{colour};color:{ink_on(colour)}'>{_plain(text)}</td>"
 
     layout = figure.layout
-    x, y = heat.x or layout.xaxis.ticktext, heat.y or layout.yaxis.ticktext
+    x = layout.xaxis.ticktext if heat.x is None else heat.x
+    y = layout.yaxis.ticktext if heat.y is None else heat.y
     rows = ([*map(cell, *row)] for row in zip(heat.z, texts, strict=True))
     return [*map(_plain, x)], [*zip(map(str, y), rows, strict=True)]
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pytest
 import sample_records as sample
 
-from interp.views import plot_activation_histogram, plot_heat_map, plot_layer_curve, plot_rates
+from interp.views import plot_activation_histogram, plot_heat_map, plot_layer_curve, plot_rates, plot_training
 from interp.views.notebook_figure import NotebookFigure
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat comes with the notebook extra")
@@ -196,3 +196,24 @@ def test_labels_are_text_in_the_table_and_in_the_attribute():
 def test_a_long_curve_is_told_by_evenly_spaced_points():
     figure = NotebookFigure(go.Figure(go.Scatter(x=list(range(100)), y=list(range(100)))))
     assert re.findall(r"<td>(\d+)</td>", figure.to_table()) == [str(9 * number) for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        go.Pie(values=[1, 2]),
+        go.Heatmap(z=[[1, 2]]),
+        go.Scatter(y=[1, 2]),
+        go.Scatter(x=[1], y=[1], mode="text"),
+        go.Box(y=[1]),
+    ],
+)
+def test_a_trace_that_a_user_adds_does_not_keep_a_figure_from_showing(trace):
+    bare = plot_layer_curve(sample.findings())
+    figure = plot_layer_curve(sample.findings()).add_trace(trace)
+    assert figure.to_table() == bare.to_table()
+    assert "data-interp-figure" in figure._repr_mimebundle_()["text/html"]
+
+
+def test_a_figure_without_points_is_empty():
+    assert plot_training({}).to_table() == ""

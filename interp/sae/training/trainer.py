@@ -167,7 +167,8 @@ def _steps(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback
     """Take the steps that are left, from the batch that comes next."""
     watches, first, began = [_DivergenceWatch(member) for member in bundle.members], bundle.steps, 0.0
     batches = islice(bundle.batches(), first, bundle.total)
-    for x in track(batches, "train", total=bundle.total - first, size=bundle.batch_size, unit="tokens"):
+    tokens = (bundle.total - first) * bundle.batch_size
+    for x in track(batches, "train", total=tokens, size=bundle.batch_size, unit="tokens"):
         began = began or time.perf_counter()
         known = [len(member.fit.history) for member in bundle.members]
         checkpoint = None if run is None else run.last_checkpoint()
