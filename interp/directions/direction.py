@@ -111,9 +111,10 @@ class Direction(Displayed):
             >>> interp.Add(direction, scale=5.0)(torch.zeros(2))
             tensor([3., 4.])
         """
+        place = site if isinstance(site, Site) else Site.parse(site)
         if isinstance(model, HookedModel):
-            (place,) = residual_sites(model, site)
-        elif not (place := site if isinstance(site, Site) else Site.parse(site)).in_residual_basis:
+            model.resolve(place)
+        if not place.in_residual_basis:
             raise _outside(place)
         rows = as_tensor(vector).float()
         if rows.ndim not in (1, 2):

@@ -9,9 +9,9 @@ Rows of vectors are (k, d_model), and activations (…, d_model).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,15 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.linalg import erase, orthonormal_rows, project_out
-from interp.directions.direction import Direction, Vectors, as_tensor
+from interp.directions.direction import Direction, Vectors, as_tensor, residual_sites
 from interp.directions.methods.erasure import Eraser
-from interp.interventions.op import MODEL, NUMBER, TENSOR, Affine, Form, Op, Settings, Tensors, finite, part, setting
+from interp.interventions.op import MODEL, TENSOR, Affine, Form, Op, Settings, Tensors, finite, part, setting
+from interp.interventions.steering_scale import largest_scale
+from interp.models.continuations import Continuations
+from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
+from interp.models.sites import Site
+from interp.models.tokens import Prompts
 
 
 def _rows_of(direction: Vectors) -> Tensor:
@@ -45,6 +50,20 @@ def _vector(direction: Any, name: str) -> Direction | Tensor:
     if vector.ndim != 1 or not torch.isfinite(vector).all() or not vector.any():
         raise InterpError(f"Add needs one finite, non-zero vector (d_model,); got shape {tuple(vector.shape)}")
     return direction if isinstance(direction, Direction) else vector.detach().cpu().float().clone()
+
+
+# "auto" is taken, to be refused with the call that measures it.
+if TYPE_CHECKING:
+    AddScale = float
+else:
+    AddScale = float | Literal["auto"]
+
+
+def _scale(value: Any, name: str) -> float:
+    """A number. Auto is none: an op is plain data, and a scale is measured in a model."""
+    if value == "auto":
+        raise InterpError("scale is 'auto', which is measured in a model; write interp.Add.auto(model, direction)")
+    return finite(value, name)
 
 
 def _direction(
@@ -121,8 +140,54 @@ class Add(Op):
     """
 
     direction: Vectors = field(metadata=_direction(_vector, "vector", as_tensor))
-    scale: float = field(default=1.0, metadata=NUMBER)
+    scale: AddScale = field(default=1.0, metadata=setting(_scale))
     relative: bool = field(default=False, metadata=setting(lambda value, name: bool(value), older=False))
+
+    @classmethod
+    def auto(
+        cls,
+        model: HookedModel,
+        direction: Vectors,
+        site: str | Site | None = None,
+        sign: int = 1,
+        relative: bool = False,
+        loss: float = 0.1,
+        texts: Prompts | Continuations | None = None,
+    ) -> "Add":
+        """Steer as strongly as neutral text allows; `interp.interventions.steering_scale` has the method.
+
+        Args:
+            model: The model to steer.
+            direction: v, as in `Add`.
+            site: Where it is added. Default: the direction's site.
+            sign: 1 adds v, and -1 subtracts it.
+            relative: As in `Add`.
+            loss: By how much the loss of neutral text may rise, in nats per token.
+            texts: Neutral text: texts, token ids, or `Continuations`. Default: what the model itself writes after eight
+                neutral openings (`neutral_text`).
+
+        Returns:
+            The op, with its scale as a number.
+
+        Raises:
+            InterpError: There is no site, the direction does not fit the model, or no scale is the largest.
+
+        Example:
+            >>> findings = interp.find(model, contrast, "resid_post.3", "diff_means", bootstrap=0)
+            >>> direction = findings.best()[0].direction
+            >>> push = interp.Add.auto(model, direction, sign=-1)
+            >>> -500 < push.scale < -5
+            True
+        """
+        if site is None and not isinstance(direction, Direction):
+            raise InterpError("numbers of a vector don't say where they are added; give site=, such as resid_post.3")
+        if sign not in (1, -1):
+            raise InterpError(f"sign is {sign!r}; expected 1 to add the direction, or -1 to subtract it")
+        (place,) = residual_sites(model, Site.parse(str(direction.site if site is None else site)))
+        op = cls(direction, relative=relative)
+        length = 0.0 if relative else float(op.vector.norm())
+        scale = largest_scale(model, lambda scale: replace(op, scale=sign * scale), place, length, loss, texts)
+        return replace(op, scale=sign * scale)
 
     @cached_property
     def vector(self) -> Float[Tensor, "d_model"]:
