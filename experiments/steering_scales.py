@@ -22,9 +22,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 import interp
 from interp import Add, Contrast, Direction, HookedModel, organism
 from interp.core.files import write_json
@@ -34,9 +31,10 @@ from interp.models.continuations import Continuations
 
 MODEL = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
 DATA = Path(__file__).parents[2] / "shared" / "data"
-QUESTIONS = ("What makes a good friend?", "How do I bake bread?", "Tell me about trains.")
-SCALES = (0.05, 0.1, 0.2, 0.4, 0.8)
+QUESTIONS = ("What makes a good friend?", "Tell me about trains.")
+SCALES = (0.1, 0.2, 0.4)
 LIMITS = (0.1, 0.3)
+HEADER = "contrast   site          op        auto    scale  length   loss  reply loss  repeated  effect"
 Effect = Callable[[int], float]  # of a sign, while the model is steered
 
 
@@ -55,6 +53,14 @@ class Row:
     effect: float
     auto: float | None = None
 
+    def line(self) -> str:
+        """The row in columns."""
+        limit = "" if self.auto is None else f"{self.auto:g}"
+        numbers = (
+            f"{self.scale:+8.3g} {self.length:+7.2f} {self.loss:+6.2f} {self.reply_loss:+11.2f} {self.repeated:9.2f}"
+        )
+        return f"{self.contrast:10} {self.site:13} {self.op:9} {limit:4} {numbers} {self.effect:+7.2f}"
+
 
 def main() -> None:
     """Measure, print and keep the rows."""
@@ -68,13 +74,13 @@ def main() -> None:
     draw = organism_contrasts(model) if options.model == "organism" else published_contrasts(model, options.data)
     depths = (0.5,) if options.smoke else (0.2, 0.5, 0.8)
     sites = [f"resid_post.{int(depth * model.n_layers)}" for depth in depths]
-    rows = [
-        row
-        for name, contrast, effect in draw
-        for finding in interp.find(model, contrast, sites, "diff_means", bootstrap=0)
-        for row in measured(model, name, finding.direction, effect, SCALES[2:3] if options.smoke else SCALES)
-    ]
-    print_rows(model, rows)
+    print(model.name, HEADER, sep="\n")
+    rows = []
+    for name, contrast, effect in draw:
+        for finding in interp.find(model, contrast, sites, "diff_means", bootstrap=0):
+            for row in measured(model, name, finding.direction, effect, SCALES[:1] if options.smoke else SCALES):
+                print(row.line(), flush=True)
+                rows.append(row)
     if options.json:
         write_json(options.json, [asdict(row) for row in rows])
 
@@ -105,7 +111,7 @@ def published_contrasts(model: HookedModel, data: Path) -> Iterator[tuple[str, C
     columns = {"positive": "toxic", "negative": "neutral"}
     toxic = Contrast.read(data / "paradetox" / "paradetox.jsonl", columns, skip_bad=True)
     for name, pairs in (("sentiment", Contrast.of(zip(*sides, strict=True))), ("toxicity", toxic)):
-        fit, held_out = Contrast(pairs.pairs[:120], name), Contrast(pairs.pairs[120:140], name)
+        fit, held_out = Contrast(pairs.pairs[:120], name), Contrast(pairs.pairs[120:132], name)
         texts = held_out.prompts(str)
 
         def gain(texts: tuple[list[str], list[str]] = texts) -> float:
@@ -121,12 +127,12 @@ def measured(
     """The rows of one direction."""
     text, prompts = neutral_text(model), [model.render(question) for question in QUESTIONS]
     norm, site = typical_norm(model, text, direction.site), str(direction.site)
-    loss, own = mean_loss(model, text), reply_loss(model, prompts, model.generate(prompts, max_new_tokens=24))
+    loss, own = mean_loss(model, text), reply_loss(model, prompts, model.generate(prompts, max_new_tokens=20))
 
     def row(op: Add, sign: int, auto: float | None = None) -> Row:
         with model.hooked([(site, op)]):
             rise, change = mean_loss(model, text) - loss, effect(sign)
-            replies = model.generate(prompts, max_new_tokens=24)
+            replies = model.generate(prompts, max_new_tokens=20)
         length, kind = op.scale if op.relative else op.scale / norm, "relative" if op.relative else "absolute"
         broken = reply_loss(model, prompts, replies) - own
         return Row(contrast, site, kind, op.scale, length, rise, broken, repeated(replies), change, auto)
@@ -149,17 +155,6 @@ def repeated(replies: list[str]) -> float:
     """The share of word triples that came before in the same reply."""
     triples = [list(zip(words, words[1:], words[2:], strict=False)) for words in map(str.split, replies)]
     return 1 - sum(len(set(each)) for each in triples) / max(1, sum(map(len, triples)))
-
-
-def print_rows(model: HookedModel, rows: list[Row]) -> None:
-    """One table."""
-    columns = ("contrast", "site", "op", "auto", "scale", "length", "loss", "reply loss", "repeated", "effect")
-    table = Table(*columns, title=f"Steering {model.name}")
-    for row in rows:
-        numbers = f"{row.length:+.2f}", f"{row.loss:+.2f}", f"{row.reply_loss:+.2f}", f"{row.repeated:.2f}"
-        limit = "" if row.auto is None else f"{row.auto:g}"
-        table.add_row(row.contrast, row.site, row.op, limit, f"{row.scale:+.3g}", *numbers, f"{row.effect:+.2f}")
-    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

@@ -179,11 +179,13 @@ class Add(Op):
             >>> -500 < push.scale < -5
             True
         """
-        if site is None and not isinstance(direction, Direction):
-            raise InterpError("numbers of a vector don't say where they are added; give site=, such as resid_post.3")
+        if site is None:
+            if not isinstance(direction, Direction):
+                raise InterpError("a bare vector does not say where it is added; give site=, such as resid_post.3")
+            site = direction.site
         if sign not in (1, -1):
             raise InterpError(f"sign is {sign!r}; expected 1 to add the direction, or -1 to subtract it")
-        (place,) = residual_sites(model, Site.parse(str(direction.site if site is None else site)))
+        (place,) = residual_sites(model, Site.parse(str(site)))
         op = cls(direction, relative=relative)
         length = 0.0 if relative else float(op.vector.norm())
         scale = largest_scale(model, lambda scale: replace(op, scale=sign * scale), place, length, loss, texts)

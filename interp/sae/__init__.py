@@ -11,8 +11,17 @@ In reading order:
 - `metrics`: variance explained, and the loss that the reconstruction costs.
 - `feature`: the page of a latent: top snippets, promoted tokens, nearest latents.
 - `neuronpedia`: such pages in Neuronpedia's JSON.
-- `file_formats`: autoencoders of SAELens, sparsify, dictionary_learning and Gemma Scope, read.
+- `file_formats`: files of interp, SAELens, sparsify, dictionary_learning and Gemma Scope, as `SparseAutoencoder.load`
+  reads them.
 - `format_writers`: autoencoders written for these tools.
+
+Which function trains:
+
+| function | trains | when |
+|---|---|---|
+| `train` | one autoencoder, transcoder or crosscoder | the first choice |
+| `train_all` | several, each batch read once for all | several sites, widths or kinds from one store |
+| `finetune` | a trained one, in a short phase on the model's output | the loss recovered matters most |
 """
 
 from interp.core.lazy import lazy_exports

@@ -5,7 +5,7 @@ notebook, where there is no kernel. It needs `pip install 'interp[notebook]'`.
 """
 
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import anywidget
 import traitlets
@@ -15,9 +15,11 @@ from interp.core.display import html_table
 from interp.directions.direction import Direction
 from interp.interventions.affine_ops import Add
 from interp.interventions.recipe import Recipe
+from interp.interventions.steering_scale import neutral_text
 from interp.models.hooked import HookedModel
 
 _KEPT = 5
+_LOSS = 0.3
 
 
 class SteeringSlider(anywidget.AnyWidget):
@@ -72,7 +74,7 @@ def steer(
     model: HookedModel,
     direction: Direction,
     prompt: str,
-    max_scale: float = 20.0,
+    max_scale: float | Literal["auto"] = "auto",
     max_new_tokens: int = 48,
     **options: Any,
 ) -> SteeringSlider:
@@ -82,7 +84,9 @@ def steer(
         model: The model. At scale 0 it is not changed.
         direction: A direction with a single row; it is added at its site.
         prompt: The user's message; it is rendered with the chat template where the model has one.
-        max_scale: The slider goes from -max_scale to max_scale, in units of activations.
+        max_scale: The slider goes from -max_scale to max_scale, in units of activations. Default: between the two
+            scales at which the loss of neutral text rises by 0.3 nats per token (`interp.Add.auto`), so that replies
+            stay text. Measuring them takes a few seconds.
         max_new_tokens: The longest reply, in tokens.
         **options: Further arguments of `HookedModel.generate`.
 
@@ -101,7 +105,12 @@ def steer(
         >>> isinstance(slider.reply, str)
         True
     """
-    slider = SteeringSlider(title=f"add {direction}", low=-max_scale, high=max_scale)
+    if max_scale == "auto":
+        text = neutral_text(model)
+        low, high = (Add.auto(model, direction, sign=sign, loss=_LOSS, texts=text).scale for sign in (-1, 1))
+    else:
+        low, high = -max_scale, max_scale
+    slider = SteeringSlider(title=f"add {direction}", low=low, high=high)
 
     def update_reply(change: object = None) -> None:
         recipe = Recipe([(str(direction.site), Add(direction, slider.scale))]) if slider.scale else ()

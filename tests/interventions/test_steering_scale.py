@@ -94,7 +94,7 @@ def test_the_number_is_saved(organism, text, direction, tmp_path):
         ({"sign": 2}, "sign is 2; expected 1 to add the direction"),
         ({"site": "resid_post.9"}, "unknown site 'resid_post.9'"),
         ({"site": "mlp_post.1"}, "not in the residual stream's basis"),
-        ({"direction": [1.0, 2.0]}, "numbers of a vector don't say where they are added; give site="),
+        ({"direction": [1.0, 2.0]}, "a bare vector does not say where it is added; give site="),
     ],
 )
 def test_what_has_no_scale_is_refused(organism, text, direction, options, message):

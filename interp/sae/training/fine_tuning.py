@@ -58,6 +58,8 @@ def finetune(
 ) -> FineTuned:
     """Train an autoencoder, a transcoder or a crosscoder of one model on the model's output.
 
+    It comes after `train`, as a short phase: each step runs the model, so a token costs much more than in `train`.
+
     Args:
         sae: The autoencoder, trained on activations.
         model: Its model.

@@ -83,6 +83,8 @@ def train(
 ) -> TrainedSae:
     """Train one autoencoder, or a crosscoder on several sites, or a transcoder from some sites to others.
 
+    `train_all` trains several in one pass over the source. `finetune` trains a result further, on the model's output.
+
     Args:
         source: A `Store`, a `Stream` or a `PairedStore`.
         site: The site it reads, such as "resid_post.3". Several sites make it a crosscoder.
@@ -119,6 +121,8 @@ def train_all(
     device: str = "cpu",
 ) -> list[TrainedSae]:
     """Train several autoencoders in one pass over a source; sites, widths and kinds may differ.
+
+    For a single one, call `train`, which is `train_all` of one plan.
 
     Args:
         source: As for `train`.
