@@ -2,7 +2,8 @@
 (() => {
   let plotly;
   const unpack = async () => {
-    const bytes = Uint8Array.from(atob("PLOTLY_GZIP_BASE64"), (letter) => letter.charCodeAt(0));
+    const packed = document.querySelector("[data-interp-plotly]").dataset.interpPlotly;
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
     // Hidden from module loaders, which would keep plotly.js to themselves.
