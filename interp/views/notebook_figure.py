@@ -6,7 +6,10 @@ script and plotly.js (gzip, 2 MB) are in the document once, in an output of thei
 """
 
 import gzip
+import json
+import os
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
@@ -22,6 +25,11 @@ from interp.core.progress import notebook_shell
 from interp.views.palette import ink_on
 
 _COLUMNS = 12  # columns of a table of curves with more than twice as many points, evenly spaced
+# Set by the user, or by services that need a renderer of their own.
+_RENDERED = (
+    *("PLOTLY_RENDERER", "COLAB_NOTEBOOK_ID", "KAGGLE_KERNEL_RUN_TYPE"),
+    *("AZURE_NOTEBOOKS_HOST", "COCALC_PROJECT_ID", "DATABRICKS_RUNTIME_VERSION"),
+)
 _DOCUMENT: list[Any] = [None, None]  # the cell whose output has the script, and the request that last ran it
 _Row = tuple[str, list[str]]  # a heading, and cells in HTML
 
@@ -67,11 +75,16 @@ class NotebookFigure(go.Figure):
             raise NotImplementedError  # IPython asks for the MIME bundle then, and can update the output
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What plotly's renderer gives to this front end, with HTML where that has none."""
-        bundle = super()._repr_mimebundle_(*args, **kwargs)
+        """plotly's interactive form, or what its renderer makes where one is chosen, with HTML if that has none."""
+        text = self.to_json()
+        # plotly's renderers import validators of notebooks, which can take seconds.
+        if "plotly.io._renderers" in sys.modules or any(name in os.environ for name in _RENDERED):
+            bundle = super()._repr_mimebundle_(*args, **kwargs)
+        else:
+            bundle = {"application/vnd.plotly.v1+json": json.loads(text)}
         if "text/html" not in bundle:
             script = "" if _put_script_into_document() else _script()
-            figure = self.to_json().replace("&", "&amp;").replace("<", "&lt;").replace("'", "&#39;")
+            figure = text.replace("&", "&amp;").replace("<", "&lt;").replace("'", "&#39;")
             draw = "<script>window.drawInterpFigures?.()</script>"
             bundle["text/html"] = f"{script}<div data-interp-figure='{figure}'>{self.to_table()}</div>{draw}"
         return bundle | {"text/plain": repr(self)}

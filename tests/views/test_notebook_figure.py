@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from base64 import b64encode
 from pathlib import Path
 
@@ -217,3 +218,16 @@ def test_a_trace_that_a_user_adds_does_not_keep_a_figure_from_showing(trace):
 
 def test_a_figure_without_points_is_empty():
     assert plot_training({}).to_table() == ""
+
+
+def test_the_renderer_that_a_user_chooses_is_used(monkeypatch):
+    monkeypatch.setattr("plotly.io.renderers.default", "json")
+    assert "application/json" in plot_layer_curve(sample.findings())._repr_mimebundle_()
+
+
+def test_the_first_figure_does_not_import_the_renderers_of_plotly():
+    code = (
+        "import sys, plotly.graph_objects as go; from interp.views.notebook_figure import NotebookFigure; "
+        "NotebookFigure(go.Figure(go.Bar(x=[1], y=[2])))._repr_mimebundle_(); assert 'jsonschema' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
