@@ -120,7 +120,8 @@ def _has_values(trace: Any) -> bool:
     """Whether a trace can be written as a table: the figures of this package can, most others of plotly cannot."""
     if trace.type == "heatmap":
         return bool(trace.coloraxis or (trace.colorscale and None not in (trace.zmin, trace.zmax)))
-    return trace.type in ("bar", "scatter") and None not in (trace.x, trace.y) and getattr(trace, "mode", "") != "text"
+    drawn = trace.type == "bar" or (trace.type == "scatter" and trace.mode != "text")
+    return drawn and trace.x is not None and trace.y is not None
 
 
 def _table(figure: go.Figure, traces: Sequence[Any], caption: str) -> str:
@@ -129,7 +130,7 @@ def _table(figure: go.Figure, traces: Sequence[Any], caption: str) -> str:
     heat = next((trace for trace in traces if trace.type == "heatmap"), None)
     if heat is not None:
         columns, rows = _cells(figure, heat)
-    elif traces[0].error_x.array is not None:
+    elif all(trace.error_x.array is not None for trace in traces):
         columns, rows = _intervals(traces)
     else:
         columns, rows = _curves(traces, figure.layout.yaxis.title.text or "")
@@ -165,7 +166,7 @@ def _intervals(traces: Sequence[Any]) -> tuple[list[str], list[_Row]]:
 
 
 def _curves(traces: Sequence[Any], title: str) -> tuple[list[str], list[_Row]]:
-    points = [dict(zip(trace.x, trace.y, strict=True)) for trace in traces]
+    points = [dict(zip(trace.x, trace.y, strict=False)) for trace in traces]
     x = list(dict.fromkeys(value for curve in points for value in curve))
     if len(x) > 2 * _COLUMNS:
         x = [x[round(number * (len(x) - 1) / (_COLUMNS - 1))] for number in range(_COLUMNS)]

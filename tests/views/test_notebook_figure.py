@@ -8,6 +8,7 @@ import sys
 from base64 import b64encode
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 import sample_records as sample
@@ -214,6 +215,12 @@ def test_a_trace_that_a_user_adds_does_not_keep_a_figure_from_showing(trace):
     figure = plot_layer_curve(sample.findings()).add_trace(trace)
     assert figure.to_table() == bare.to_table()
     assert "data-interp-figure" in figure._repr_mimebundle_()["text/html"]
+
+
+def test_a_line_that_a_user_adds_is_in_the_table():
+    line = go.Scatter(x=np.arange(7), y=np.arange(6) / 4, name="mine")
+    for figure in (plot_rates(sample.audit()), plot_layer_curve(sample.findings())):
+        assert "<th>mine</th>" in figure.add_trace(line).to_table()
 
 
 def test_a_figure_without_points_is_empty():
