@@ -151,7 +151,7 @@ class Add(Op):
         site: str | Site | None = None,
         sign: int = 1,
         relative: bool = False,
-        loss: float = 0.1,
+        loss: float = 0.3,
         texts: Prompts | Continuations | None = None,
     ) -> "Add":
         """Steer as strongly as neutral text allows; `interp.interventions.steering_scale` has the method.
@@ -162,7 +162,7 @@ class Add(Op):
             site: Where it is added. Default: the direction's site.
             sign: 1 adds v, and -1 subtracts it.
             relative: As in `Add`.
-            loss: By how much the loss of neutral text may rise, in nats per token.
+            loss: By how much the loss of neutral text may rise, in nats per token. At 0.3 replies are still text.
             texts: Neutral text: texts, token ids, or `Continuations`. Default: what the model itself writes after eight
                 neutral openings (`neutral_text`).
 

@@ -79,7 +79,7 @@ def largest_scale(
         InterpError: The limit is not above zero, or no candidate or every candidate keeps within it.
     """
     if not loss > 0:
-        raise InterpError(f"loss is {loss!r}; expected nats per token above 0, such as 0.1")
+        raise InterpError(f"loss is {loss!r}; expected nats per token above 0, such as 0.3")
     text = neutral_text(model) if texts is None else texts
     if not isinstance(text, Continuations):
         text = Continuations.whole(model.tokens(text))

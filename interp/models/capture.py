@@ -15,7 +15,7 @@ from interp.models.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
-class Activations(Displayed, Mapping[str | Site, Float[Tensor, "batch pos *features"]]):
+class Activations(Displayed, Mapping[str | Site, Tensor]):
     """Captured tensors, a mapping from sites: `activations["resid_post.3"]` is (batch, pos, d_model).
 
     A key is a short name, TransformerLens' name or a `Site`; `keys`, `items` and iteration give short names, in the

@@ -19,7 +19,6 @@ from interp.interventions.steering_scale import neutral_text
 from interp.models.hooked import HookedModel
 
 _KEPT = 5
-_LOSS = 0.3
 
 
 class SteeringSlider(anywidget.AnyWidget):
@@ -76,6 +75,7 @@ def steer(
     prompt: str,
     max_scale: float | Literal["auto"] = "auto",
     max_new_tokens: int = 48,
+    relative: bool = False,
     **options: Any,
 ) -> SteeringSlider:
     """A slider that adds a multiple of a direction at its site, with the model's reply to a prompt below it.
@@ -84,10 +84,11 @@ def steer(
         model: The model. At scale 0 it is not changed.
         direction: A direction with a single row; it is added at its site.
         prompt: The user's message; it is rendered with the chat template where the model has one.
-        max_scale: The slider goes from -max_scale to max_scale, in units of activations. Default: between the two
-            scales at which the loss of neutral text rises by 0.3 nats per token (`interp.Add.auto`), so that replies
-            stay text. Measuring them takes a few seconds.
+        max_scale: The slider goes from -max_scale to max_scale. Default: between the two scales at which the loss of
+            neutral text rises by 0.3 nats per token (`interp.Add.auto`), so that replies stay text. Measuring them
+            takes a few seconds.
         max_new_tokens: The longest reply, in tokens.
+        relative: Whether a scale is relative to the length of the activations, as in `interp.Add`, or in their units.
         **options: Further arguments of `HookedModel.generate`.
 
     Returns:
@@ -107,13 +108,13 @@ def steer(
     """
     if max_scale == "auto":
         text = neutral_text(model)
-        low, high = (Add.auto(model, direction, sign=sign, loss=_LOSS, texts=text).scale for sign in (-1, 1))
+        low, high = (Add.auto(model, direction, sign=sign, relative=relative, texts=text).scale for sign in (-1, 1))
     else:
         low, high = -max_scale, max_scale
     slider = SteeringSlider(title=f"add {direction}", low=low, high=high)
 
     def update_reply(change: object = None) -> None:
-        recipe = Recipe([(str(direction.site), Add(direction, slider.scale))]) if slider.scale else ()
+        recipe = Recipe([(str(direction.site), Add(direction, slider.scale, relative))]) if slider.scale else ()
         slider.reply = model.generate(model.render(prompt), recipe, max_new_tokens=max_new_tokens, **options)[0]
         slider.keep()
 

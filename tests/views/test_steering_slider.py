@@ -25,7 +25,7 @@ def test_the_reply_follows_the_slider(tiny):
 def test_the_slider_ends_where_replies_would_not_be_text():
     model = interp.load("organism")
     direction = Direction.of(torch.eye(model.d_model)[3], "resid_post.2", model)
-    slider = steer(model, direction, "hello there.", max_new_tokens=2)
-    ends = [Add.auto(model, direction, sign=sign, loss=0.3).scale for sign in (-1, 1)]
+    slider = steer(model, direction, "hello there.", max_new_tokens=2, relative=True)
+    ends = [Add.auto(model, direction, sign=sign, relative=True).scale for sign in (-1, 1)]
     assert [slider.low, slider.high] == ends
     assert ends[0] < 0 < ends[1]
