@@ -55,7 +55,7 @@ for baseline in measure_baselines(model, direction, contrast, suite[:1]):
 
 # %%
 hostile, polite = (model.chat(side) for side in pairs[0])
-push = Add(direction, scale=-1.0, relative=True)
+push = Add.auto(model, direction, sign=-1, relative=True)
 recipes = {
     "everywhere": Recipe([("writers", Project(direction))]),
     "on the prompt only": Recipe([(str(direction.site), At(push, "prompt"))]),

@@ -77,19 +77,19 @@ feature_page(trained.sae, model, text[:300], latent, top=5)
 # %% [markdown]
 # ## Steer
 #
-# Add a direction at its site, on every token: here, against the insults. At a large strength the insult disappears, and
-# the first words of the reply with it; at a larger one the reply makes no sense. Steering is blunt, and a slider shows
-# it.
+# Add a direction at its site, on every token: here, against the insults. The slider ends at the scales at which the
+# loss of neutral text rises by 0.3 nats per token, so that replies stay text. A scale is a share of the activations'
+# length.
 
 # %%
 from interp.views import steer
 
-direction = interp.find(model, contrast, "resid_post.0", "diff_means_orthogonal").best()[0].direction
-slider = steer(model, direction, questions[0], max_scale=120)
+direction = interp.find(model, contrast, "resid_post.4", "diff_means").best()[0].direction
+slider = steer(model, direction, questions[0], relative=True)
 slider
 
 # %%
-slider.scale = -60.0
+slider.scale = slider.low
 slider.reply
 
 # %% [markdown]
