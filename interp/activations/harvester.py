@@ -2,10 +2,11 @@
 
 1. The corpus is read, tokenised and packed lazily; a fixed number of rows makes one shard.
 2. Each shard is computed batch by batch (the forward pass stops at the last site), written under a temporary name,
-   flushed, renamed, and then entered in the manifest with its checksum.
+   flushed, renamed, and then entered in the manifest with its checksum. What is computed of it is on disk every half
+   minute and after Ctrl-C (`_growing_shard`).
 3. When all shards are there, the manifest gets its final name.
 
-Memory is that of a batch and a shard, however long the corpus. The same call continues a harvest that was killed:
+Memory is that of a batch and a shard, however long the corpus. The same call continues a harvest that was stopped:
 shards in the manifest are checked against their checksums, the corpus is checked against the digest in each shard, and
 the rest is computed. A shard depends only on its own rows, so that on the same machine the store is byte-identical to
 one that was never interrupted. An append continues in the same way; until it is done, the store reads as it was before.
@@ -20,10 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
+from interp.activations._growing_shard import GrowingShard
 from interp.activations.config import HarvestConfig
 from interp.activations.manifest import (
     FINISHED,
@@ -32,13 +30,11 @@ from interp.activations.manifest import (
     StorePart,
     StoreSettings,
     StoreShard,
-    StoreStatistics,
 )
-from interp.activations.store import Store, dequantise_rows, quantise
+from interp.activations.store import Store
 from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
 from interp.core.config import differences
 from interp.core.digests import versions
-from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, sha256_file, write_json, write_tensors
 from interp.core.progress import track
@@ -47,8 +43,6 @@ from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
 from interp.models.identity import tokenizer_digest
 from interp.models.sites import Site
-
-_REMEDIES = ("use float32 for the store and the model", "check the model's weights")
 
 
 def harvest(
@@ -202,9 +196,10 @@ class _Harvest:
         for group in _tracked(groups, left, "tokens" if tokens or not in_corpus else "documents"):
             if self.whole:
                 raise _other_text(self.folder)
-            tensors, statistics = _shard_tensors(passes, group, self.settings, documents)
-            self._save()  # before the shard, so that the folder is recognised as a store whatever happens
             name = f"shard-{files + len(shards):05}.safetensors"
+            growing = GrowingShard(self.folder / name, self.settings, group, documents, self._save)
+            tensors, statistics = growing.compute(passes)
+            self._save()  # before the shard, so that the folder is recognised as a store whatever happens
             write_tensors(self.folder / name, tensors, hint="run again to continue")
             shards.append(
                 StoreShard(
@@ -218,6 +213,7 @@ class _Harvest:
                 )
             )
             self._save()
+            growing.remove_pieces()
         if not self.whole:
             self._finish()
 
@@ -233,7 +229,7 @@ class _Harvest:
             for name in [shard.name for shard in shards] + [PARTIAL]:
                 (self.folder / name).unlink()
             raise InterpError(f"keep={keep!r} keeps no token of this corpus; give conversations, or keep all")
-        for pattern in ("shard-*.safetensors", ".shard-*", ".manifest*", ".tmp*"):
+        for pattern in ("shard-*.safetensors", ".*shard-*", ".manifest*", ".tmp*"):
             for stray in self.folder.glob(pattern):
                 if stray.name not in named:
                     stray.unlink()
@@ -254,53 +250,3 @@ def _tracked(groups: Iterable[PackedRows], total: int | None, unit: str) -> Iter
         "documents": lambda group: int(group.document.max() - group.document[0, 0]) + 1,
     }
     return track(groups, "harvest", total, sizes[unit], unit)
-
-
-def _shard_tensors(
-    passes: CorpusPasses, packed: PackedRows, settings: StoreSettings, documents: int
-) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
-    """Columns and activations of a shard's kept tokens, and statistics. `documents` are those of earlier parts."""
-    config = settings.harvest
-    parts: dict[str, list[Tensor]] = {}
-    sums = {name: torch.zeros(3, dtype=torch.float64) for name in settings.sites}
-    for batch, activations in track(passes.over(packed), "capture", len(packed), lambda part: len(part[0]), "rows"):
-        kept = batch.kept(config.keep)
-        for site, x in activations.items():
-            exact = x[kept]
-            stored = (
-                quantise(exact, str(site)) if config.dtype == "int8" else {str(site): exact.to(DTYPES[config.dtype])}
-            )
-            rounded = dequantise_rows(stored, str(site))
-            if not torch.isfinite(rounded).all():
-                raise InterpError(
-                    f"{site} has NaN or infinite activations as {config.dtype}; {_REMEDIES[config.dtype == 'float32']}"
-                )
-            sums[str(site)] += _sums(exact, rounded)
-            for name, part in stored.items():
-                parts.setdefault(name, []).append(part)
-    columns = {
-        "ids": packed.ids,
-        "document": packed.document + documents,
-        "position": packed.position_ids,
-        "begin": packed.begin,
-        "end": packed.end,
-    }
-    kept = packed.kept(config.keep)
-    tensors = {name: column[kept].int() for name, column in columns.items()}
-    count = len(tensors["ids"])
-    statistics = {name: _statistics(total, count, settings.sites[name]) for name, total in sums.items()}
-    return tensors | {name: torch.cat(part) for name, part in parts.items()}, statistics
-
-
-def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"]) -> Float[Tensor, "3"]:
-    """Sums of norms, of squares, and of squared rounding errors."""
-    squares = exact.float().square().sum(1)
-    errors = squares.new_zeros(()) if stored is exact else (stored.float() - exact.float()).square().sum()
-    return torch.stack([squares.sqrt().double().sum(), squares.double().sum(), errors.double()])
-
-
-def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> StoreStatistics:
-    norms, squares, errors = sums.tolist()
-    rounding = (errors / squares) ** 0.5 if squares else 0.0
-    tokens = max(1, tokens)  # `keep` can leave a shard empty
-    return StoreStatistics(mean_norm=norms / tokens, mean_square=squares / (tokens * width), rounding=rounding)

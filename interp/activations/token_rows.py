@@ -119,9 +119,10 @@ class CorpusPasses:
             raise InterpError("activations are harvested from the plain model; leave the hooked block first")
         self.model, self.sites, self.batch_size = model, sites, batch_size
 
-    def over(self, packed: PackedRows) -> Iterator[tuple[PackedRows, dict[Site, Float[Tensor, "batch pos d_in"]]]]:
-        """Batches of the rows with their activations at the sites, heads side by side, on the CPU."""
-        start = 0
+    def over(
+        self, packed: PackedRows, start: int = 0
+    ) -> Iterator[tuple[PackedRows, dict[Site, Float[Tensor, "batch pos d_in"]]]]:
+        """Batches of the rows from `start` on with their activations at the sites, heads side by side, on the CPU."""
         while start < len(packed):
             batch = packed.rows(start, start + self.batch_size)
             if (activations := self._try(batch)) is not None:

@@ -1,0 +1,162 @@
+"""A shard while it is computed: batch by batch in memory, and in pieces on disk, from which an interrupted one goes on.
+
+A piece holds the batches since the piece before. It is written every half minute and on Ctrl-C, under a hidden name,
+and is removed with the others when the shard is written. A piece of other settings or of another text is not read. The
+shard's bytes are the same with pieces and without.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from interp.activations.manifest import StoreSettings, StoreStatistics
+from interp.activations.store import dequantise_rows, quantise
+from interp.activations.token_rows import CorpusPasses
+from interp.core.dtypes import DTYPES
+from interp.core.errors import InterpError
+from interp.core.files import write_tensors
+from interp.data.packing import PackedRows
+from interp.models.sites import Site
+
+PIECE_SECONDS = 30.0
+_REMEDIES = ("use float32 for the store and the model", "check the model's weights")
+_SUMS = "sums"  # in a piece: sums of norms, of squares and of squared rounding errors of each site
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """The kept tokens of some rows: stored tensors by name, and rows and sums of the shard up to the last of them."""
+
+    rows: int
+    sums: Float[Tensor, "site 3"]
+    tensors: dict[str, Tensor]
+
+
+class GrowingShard:
+    """One shard of a harvest.
+
+    Args:
+        file: Where the shard will be written; its pieces are next to it.
+        settings: Those of the store.
+        packed: The shard's rows.
+        documents: Number of documents in earlier parts of the store.
+        before_piece: Called before a piece is written, to mark the folder as a store.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        settings: StoreSettings,
+        packed: PackedRows,
+        documents: int,
+        before_piece: Callable[[], None],
+    ):
+        self._file, self._settings, self._packed = file, settings, packed
+        self._documents, self._before_piece = documents, before_piece
+        rows = (packed.ids, packed.document, packed.position_ids, packed.begin, packed.end)
+        described = json.dumps([settings.model_dump(), documents], sort_keys=True).encode()
+        self._key = hashlib.sha256(b"".join([described, *(x.numpy().tobytes() for x in rows)])).hexdigest()
+        start = _Computed(0, torch.zeros(len(settings.sites), 3, dtype=torch.float64), {})
+        self._computed = [start]
+        self._computed += self._read_pieces()
+        self._saved = len(self._computed)
+
+    def compute(self, passes: CorpusPasses) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
+        """Columns and activations of the kept tokens, and statistics; what pieces hold is not computed again.
+
+        Raises:
+            InterpError: Activations are not finite in the stored type, or one row does not fit into memory.
+        """
+        saved_at = time.monotonic()
+        try:
+            for batch, activations in passes.over(self._packed, self._computed[-1].rows):
+                self._computed.append(self._batch(batch, activations))
+                if time.monotonic() - saved_at > PIECE_SECONDS:
+                    self._write_piece()
+                    saved_at = time.monotonic()
+        except KeyboardInterrupt:
+            self._write_piece()
+            raise
+        keep, packed = self._settings.harvest.keep, self._packed
+        columns = {
+            "ids": packed.ids,
+            "document": packed.document + self._documents,
+            "position": packed.position_ids,
+            "begin": packed.begin,
+            "end": packed.end,
+        }
+        kept = packed.kept(keep)
+        tensors = {name: column[kept].int() for name, column in columns.items()}
+        totals = zip(self._settings.sites.items(), self._computed[-1].sums, strict=True)
+        statistics = {name: _statistics(sums, len(tensors["ids"]), width) for (name, width), sums in totals}
+        return tensors | _joined(self._computed[1:]), statistics
+
+    def remove_pieces(self) -> None:
+        """Remove the pieces, once the shard is written."""
+        for piece in self._piece_files():
+            piece.unlink()
+
+    def _batch(self, batch: PackedRows, activations: dict[Site, Float[Tensor, "batch pos d_in"]]) -> _Computed:
+        dtype, kept, before = self._settings.harvest.dtype, batch.kept(self._settings.harvest.keep), self._computed[-1]
+        tensors, sums = dict[str, Tensor](), before.sums.clone()
+        for name, total in zip(self._settings.sites, sums, strict=True):
+            exact = activations[Site.parse(name)][kept]
+            stored = quantise(exact, name) if dtype == "int8" else {name: exact.to(DTYPES[dtype])}
+            rounded = dequantise_rows(stored, name)
+            if not torch.isfinite(rounded).all():
+                raise InterpError(f"{name} has NaN or infinite activations as {dtype}; {_REMEDIES[dtype == 'float32']}")
+            total += _sums(exact, rounded)
+            tensors |= stored
+        return _Computed(before.rows + len(batch), sums, tensors)
+
+    def _piece_files(self) -> list[Path]:
+        return sorted(self._file.parent.glob(f".{self._file.stem}.*.safetensors"))
+
+    def _write_piece(self) -> None:
+        new, first = self._computed[self._saved :], self._computed[self._saved - 1].rows
+        if not new:
+            return
+        self._before_piece()
+        file = self._file.with_name(f".{self._file.stem}.{new[-1].rows:08}.safetensors")
+        place = {"key": self._key, "first": str(first), "rows": str(new[-1].rows)}
+        write_tensors(file, _joined(new) | {_SUMS: new[-1].sums}, place, hint="run again to continue")
+        self._saved = len(self._computed)
+
+    def _read_pieces(self) -> Iterator[_Computed]:
+        rows = 0
+        for file in self._piece_files():
+            try:
+                with safe_open(file, framework="pt") as piece:
+                    place, tensors = piece.metadata(), {name: piece.get_tensor(name) for name in piece.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError):
+                return
+            if (place["key"], int(place["first"])) != (self._key, rows):
+                return
+            rows = int(place["rows"])
+            yield _Computed(rows, tensors.pop(_SUMS), tensors)
+
+
+def _joined(computed: list[_Computed]) -> dict[str, Tensor]:
+    return {name: torch.cat([part.tensors[name] for part in computed]) for name in computed[0].tensors}
+
+
+def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"]) -> Float[Tensor, "3"]:
+    """Sums of norms, of squares, and of squared rounding errors."""
+    squares = exact.float().square().sum(1)
+    errors = squares.new_zeros(()) if stored is exact else (stored.float() - exact.float()).square().sum()
+    return torch.stack([squares.sqrt().double().sum(), squares.double().sum(), errors.double()])
+
+
+def _statistics(sums: Float[Tensor, "3"], tokens: int, width: int) -> StoreStatistics:
+    norms, squares, errors = sums.tolist()
+    rounding = (errors / squares) ** 0.5 if squares else 0.0
+    tokens = max(1, tokens)  # `keep` can leave a shard empty
+    return StoreStatistics(mean_norm=norms / tokens, mean_square=squares / (tokens * width), rounding=rounding)
