@@ -35,7 +35,7 @@ from interp.activations.store import Store
 from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
 from interp.core.config import differences
 from interp.core.digests import versions
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import lock_folder, sha256_file, write_json, write_tensors
 from interp.core.progress import track
 from interp.data import corpora
@@ -55,6 +55,7 @@ def harvest(
     skip_bad: bool = False,
     text_field: str = "text",
     append: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> Store:
     """Store the activations of a model at some sites over a corpus.
@@ -69,6 +70,7 @@ def harvest(
         skip_bad: Ignore broken records of the corpus.
         text_field: The key or column of the document in a record.
         append: Add another corpus to a finished store; one that is there already is not added again.
+        overwrite: Start anew in a folder that holds a store: it is removed once the first rows of the corpus are read.
         options: The fields of `HarvestConfig`: `context` (128) tokens per row, where longer documents are split;
             `batch_size` (16) rows per forward pass; `dtype` ("float32", "bfloat16", "float16" or "int8") as stored;
             `shard_tokens` (65536); `keep` ("all", "inner" or "assistant") tokens; and `bos_first` (True).
@@ -77,7 +79,8 @@ def harvest(
         The store, opened.
 
     Raises:
-        InterpError: The folder holds other settings (they are named), another text or something else than a store;
+        InterpError: The folder holds other settings (they are named), another text or something else than a store
+            (which `overwrite` does not remove);
             another process harvests into it; activations are not finite, or too large for `dtype`; a record is
             broken; or one row does not fit into memory.
 
@@ -86,6 +89,8 @@ def harvest(
         >>> harvest(model, ["the baker ."] * 4, ["resid_post.1", "mlp_out.1"], tmp / "store")
         Store('...store': 24 tokens at mlp_out.1, resid_post.1)
     """
+    if append and overwrite:
+        raise InterpError("append adds to the store that overwrite removes; leave one of them out")
     config = HarvestConfig.parse(options, source="harvest")
     part = StorePart.parse({"tokens": tokens, "shards": []}, source="harvest")
     resolved = model.resolve(sites)
@@ -115,8 +120,12 @@ def harvest(
     )
     folder = Path(out)
     _make_folder(folder)
-    with lock_folder(folder, f"{folder}: another process is harvesting into it; wait for it, or choose another"):
+    going_on = f"the same call{' without overwrite' if overwrite else ''} continues the harvest into {folder}"
+    busy = f"{folder}: another process is harvesting into it; wait for it, or choose another"
+    with on_interrupt(going_on), lock_folder(folder, busy):
         try:
+            if overwrite:
+                _remove_store(folder, settings)
             documents = len(texts) if isinstance(texts, Sized) and not isinstance(texts, str) else None
             open_harvest = _Harvest.open(folder, settings, part, reading, append)
             open_harvest.fill(passes, chain([first], rows), reading, documents)
@@ -126,11 +135,32 @@ def harvest(
     return Store.open(folder, verify=False)
 
 
+def _remove_store(folder: Path, settings: StoreSettings) -> None:
+    """Remove the files of a store. If this is killed, the folder holds a harvest that has not begun."""
+    manifests = [folder / name for name in (FINISHED, PARTIAL) if (folder / name).exists()]
+    for file in manifests:
+        StoreManifest.load(file)  # raises for a file of something else
+    if manifests:
+        write_json(folder / PARTIAL, StoreManifest(settings=settings, parts=[]).model_dump())
+        (folder / FINISHED).unlink(missing_ok=True)
+        _remove_strays(folder, named=set())
+
+
+def _remove_strays(folder: Path, named: set[str]) -> None:
+    """Remove shards that are not among those named, and temporary files that killed processes left."""
+    for pattern in ("shard-*.safetensors", ".*shard-*", ".manifest*", ".tmp*"):
+        for stray in folder.glob(pattern):
+            if stray.name not in named:
+                stray.unlink()
+
+
 def _make_folder(folder: Path) -> None:
     """Make the store's folder; raises if it holds anything else than a store."""
     stored = any((folder / name).exists() for name in (FINISHED, PARTIAL))
     if folder.exists() and not stored and (not folder.is_dir() or any(folder.iterdir())):
-        raise InterpError(f"{folder} exists and is not an activation store; choose a new folder")
+        raise InterpError(
+            f"{folder} exists and is not an activation store; choose a new folder (overwrite=True removes stores only)"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -167,7 +197,7 @@ class _Harvest:
         if changed:
             raise InterpError(
                 f"{folder} holds a harvest with other settings ({'; '.join(changed)}); "
-                "use those settings to continue it, or choose a new folder"
+                "use those settings to continue it, choose a new folder, or start anew with overwrite=True"
             )
         manifest.check_files(folder)
         unfinished = file.name == PARTIAL and bool(manifest.parts[-1].shards)
@@ -229,17 +259,14 @@ class _Harvest:
             for name in [shard.name for shard in shards] + [PARTIAL]:
                 (self.folder / name).unlink()
             raise InterpError(f"keep={keep!r} keeps no token of this corpus; give conversations, or keep all")
-        for pattern in ("shard-*.safetensors", ".*shard-*", ".manifest*", ".tmp*"):
-            for stray in self.folder.glob(pattern):
-                if stray.name not in named:
-                    stray.unlink()
+        _remove_strays(self.folder, named)
         os.replace(self.folder / PARTIAL, self.folder / FINISHED)
 
 
 def _other_text(folder: Path) -> InterpError:
     return InterpError(
         f"{folder} holds a harvest of another text, perhaps with the same beginning (the text_digest differs); give "
-        "the same corpus to continue it, only new text to append, or choose a new folder"
+        "the same corpus to continue it, only new text to append, a new folder, or overwrite=True to start anew"
     )
 
 

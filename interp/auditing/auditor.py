@@ -28,7 +28,7 @@ from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.auditing.statistics.significance import holm
 from interp.core.digests import versions
 from interp.core.display import Card, Displayed, html_table, plural
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import read_json, sha256_json, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
@@ -320,7 +320,9 @@ def audit(
     names = list(default if baselines is None else baselines)
     controls = baseline_conditions(before, edit, names, instruction, seed)
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
-    _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
+    remedy = f"continues from the scores in {scores.folder}" if scores.folder else "continues only with cache=FOLDER"
+    with on_interrupt(f"the same call {remedy}"):
+        _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
     pairs = [(b, scores.scores(plain, b), scores.scores(edited, b)) for b in behaviours]
     unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(

@@ -28,6 +28,7 @@ class HarvestOptions(Config):
     bos: bool = Field(True, description="put the BOS token before each document")
     skip_bad: bool = Field(False, description="skip records that cannot be read, instead of stopping at them")
     append: bool = Field(False, description="add this corpus to a store that is complete")
+    overwrite: bool = Field(False, description="start anew where the folder holds a store")
 
 
 def harvest_command(model: Model, options: HarvestOptions, device: Device = None, as_json: Json = False) -> None:
@@ -46,7 +47,7 @@ def harvest_command(model: Model, options: HarvestOptions, device: Device = None
         options.sites,
         options.out,
         text_field=options.field,
-        **options.model_dump(include={"tokens", "skip_bad", "append"}),
+        **options.model_dump(include={"tokens", "skip_bad", "append", "overwrite"}),
         **options.config.model_dump() | {"bos_first": options.bos},
     )
     values = {"store": str(options.out), "tokens": len(store), "sites": [str(site) for site in store.sites]}

@@ -27,6 +27,7 @@ class TrainOptions(Config):
     )
     run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run resumes")
     checkpoint_every: int = Field(500, description="steps between the checkpoints of a run")
+    overwrite: bool = Field(False, description="replace an autoencoder at --out, and start a run at --run anew")
     verify: bool = Field(True, description="verify the store's checksums first")
     model: str | None = Field(None, description="refuse a store that was not harvested from this model")
 
@@ -69,9 +70,10 @@ def train_command(
     from interp.activations.store import Store
     from interp.models.loading import load
     from interp.sae.config import SaeConfig
+    from interp.sae.file_formats import CARD
     from interp.sae.training.trainer import train
 
-    require_free(options.out)
+    require_free(options.out, CARD, options.overwrite)
     config = SaeConfig.of(settings or [], source="sae train")
     activations = Store.open(store, options.verify)
     if options.model:
@@ -84,9 +86,10 @@ def train_command(
         folder=options.run,
         checkpoint_every=options.checkpoint_every,
         device=device or "cpu",
+        overwrite=options.overwrite,
     )
     sae, last = trained.sae, trained.history[-1]
-    sae.save(options.out)
+    sae.save(options.out, options.overwrite)
     metrics = {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead}
     print_values(as_json, _description(sae, options.out) | metrics)
 

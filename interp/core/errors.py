@@ -4,7 +4,9 @@ The command line prints an `InterpError` as its message and exits with code 2. A
 its traceback.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -17,6 +19,20 @@ class InterpError(ValueError):
         Traceback (most recent call last):
         interp.core.errors.InterpError: ...did you mean resid_post...
     """
+
+
+@contextmanager
+def on_interrupt(hint: str) -> Iterator[None]:
+    """Say on standard error how to go on when Ctrl-C ends a block.
+
+    >>> with on_interrupt("the same call continues it"):
+    ...     pass
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interp: interrupted; {hint}", file=sys.stderr)
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ A folder is built next to its final place, flushed to disk and renamed, so that 
 none. An exception or Ctrl-C inside the block removes what was half written.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -54,19 +55,23 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
 
 
 @contextmanager
-def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]:
+def new_folder(
+    out: str | Path, resume_key: str | None = None, mark: str | None = None, overwrite: bool = False
+) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` on success.
 
     Args:
-        out: The final folder. It must not exist.
+        out: The final folder. It must not exist, unless it is overwritten.
         resume_key: Identifies the work. A folder that a killed process left under the same key is yielded again as it
             was; the caller has to check which of its files are complete. None starts with an empty folder.
+        mark: The file by which a folder of the same kind is known, in case such folders can be overwritten.
+        overwrite: Let the new folder take the place of one with the mark, at the end and at once.
 
     Raises:
         InterpError: `out` exists or cannot be written, or another process is writing it.
     """
     target = Path(out)
-    require_free(target)
+    require_free(target, mark, overwrite)
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +91,12 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
             for path in [*staging.rglob("*"), staging]:
                 share(path)
                 fsync(path)
-            require_free(target)
-            os.rename(staging, target)
+            require_free(target, mark, overwrite)
+            if target.exists():
+                with lock_folder(target, f"{target} is in use by another process; wait for it, or choose another"):
+                    _exchange(staging, target)
+            else:
+                os.rename(staging, target)
             fsync(target.parent)
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
@@ -97,6 +106,18 @@ def new_folder(out: str | Path, resume_key: str | None = None) -> Iterator[Path]
                 # Remove parents that were made for this folder; the first that holds something ends the walk.
                 for parent in missing if not target.exists() else ():
                     parent.rmdir()
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders: at once where the system can, else with a moment in which the old one has a hidden name."""
+    library = ctypes.CDLL(None)
+    # renameat2(AT_FDCWD, …, RENAME_EXCHANGE) of Linux
+    if hasattr(library, "renameat2") and not library.renameat2(-100, os.fsencode(new), -100, os.fsencode(old), 2):
+        return
+    aside = old.with_name(f".{old.name}.{os.getpid()}")
+    os.rename(old, aside)
+    os.rename(new, old)
+    os.rename(aside, new)
 
 
 def unfinished_path(out: Path) -> Path:
@@ -145,13 +166,23 @@ def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = T
             sibling.unlink(missing_ok=True)
 
 
-def require_free(out: str | Path) -> None:
-    """Raise if an output exists or its folder cannot be written, before any work is done for it."""
+def require_free(out: str | Path, mark: str | None = None, overwrite: bool = False) -> None:
+    """Raise if an output exists or its folder cannot be written, before any work is done for it.
+
+    Args:
+        out: The file or folder.
+        mark: The file by which a folder that may be overwritten is known; None if none may be.
+        overwrite: Whether a folder with the mark may be there.
+    """
     target = Path(out)
     if re.match(r"[A-Za-z][\w+.-]+:/", str(out)):  # a Path has lost one of the URL's slashes
         raise InterpError(f"{out} is a URL; write to a local folder and copy that there")
     if target.exists() or target.is_symlink():
-        raise InterpError(f"{target} exists already; choose another name or remove it first")
+        if not (mark and overwrite):
+            remedy = ", or pass overwrite=True to replace it" if mark else " or remove it first"
+            raise InterpError(f"{target} exists already; choose another name{remedy}")
+        if target.is_symlink() or not (target / mark).is_file():
+            raise InterpError(f"{target} is no folder with a {mark}, so it is not overwritten; choose another name")
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InterpError(f"{target}: cannot be written ({place} is not a writable folder); choose another place")

@@ -19,14 +19,16 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
     """`__getattr__`, `__dir__` and `__all__` of a package, from the stub next to its `__init__.py`.
 
     The modules of the package are attributes too, imported on first use, so that `interp.sae.train` works after
-    `import interp`. A name that the package does not have raises AttributeError with the nearest one. Calls of the
-    functions are checked.
+    `import interp`. `__dir__`, which completion shows, has the exported names and those folders that no exported name
+    equals but for its case. A name that the package does not have raises AttributeError with the nearest one. Calls of
+    the functions are checked.
     """
     load, _, exported = lazy_loader.attach_stub(package, file)
 
     def names() -> list[str]:
-        folders = [module.name for module in iter_modules(import_module(package).__path__) if module.ispkg]
-        return sorted({*exported, *folders})
+        shown = {name.lower() for name in exported}
+        modules = iter_modules(import_module(package).__path__)
+        return sorted([*exported, *(module.name for module in modules if module.ispkg and module.name not in shown)])
 
     def attribute(name: str) -> object:
         if name == "__version__" and "." not in package:

@@ -77,6 +77,7 @@ class ExportOptions(Config):
     dry_run: bool = Field(
         False, description="report which tensors would change, how accurately, and the cost; write nothing"
     )
+    overwrite: bool = Field(False, description="replace an export that is in the way, once the new one is complete")
     form: Form = Field("checkpoint", description="what to write: checkpoint, adapter (LoRA) or control-vector (GGUF)")
 
     @classmethod
@@ -102,7 +103,7 @@ class ExportOptions(Config):
         if self.streamed or self.dry_run or self.form != "checkpoint":
             _refuse(chosen, ("prompts",), "only compared where a checkpoint is certified")
         if self.form != "checkpoint":
-            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form == "control-vector" else ())
+            unused = _OF_CHECKPOINTS + ((*_OF_FOLDS, "overwrite") if self.form == "control-vector" else ())
             _refuse(chosen, unused, f"without effect where the form is {self.form}")
         if not (self.streamed or self.dry_run):
             _refuse(chosen, ("trust_base",), "only for streamed and dry_run: otherwise the loaded model is hashed")

@@ -187,9 +187,9 @@ class SparseAutoencoder(Displayed):
         """Raise unless this is the model that the autoencoder was trained on."""
         self.model.check(model.reference, "this SAE")
 
-    def save(self, folder: str | Path) -> None:
-        """Write weights and card into a new folder."""
-        with new_folder(folder) as out:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write weights and card into a new folder; `overwrite` replaces a saved autoencoder there, in one step."""
+        with new_folder(folder, mark=CARD, overwrite=overwrite) as out:
             safetensors.torch.save_file(self.tensors(), out / WEIGHTS)
             provenance = {"sha256": sha256_file(out / WEIGHTS), "versions": versions()}
             write_json(out / CARD, self.card().model_dump() | provenance)

@@ -7,13 +7,16 @@ import resource
 import signal
 from pathlib import Path
 
+import processes
 import pytest
+import tiny_models
 import torch
 from tiny_models import at_layer
 
 from interp.activations.harvester import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
+from interp.core.files import lock_folder
 from interp.models.hooked import HookedModel
 
 SITES = ["resid_post.0", "z.1", "mlp_out.1"]
@@ -30,14 +33,23 @@ class Killed(Exception):
     pass
 
 
-def _killed_after(passes):
+class _Counter:
+    """A transform that counts the forward passes."""
+
+    calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+
+
+def _killed_after(passes, problem=Killed):
     """A transform that lets a number of forward passes by and then raises."""
     left = [passes]
 
     def transform(x):
         left[0] -= 1
         if left[0] < 0:
-            raise Killed
+            raise problem
 
     return transform
 
@@ -154,6 +166,103 @@ def test_a_killed_harvest_continues_to_the_same_bytes(tiny, corpus, tmp_path, pa
     harvest(model, corpus, SITES, cut, **SETTINGS)
     assert _bytes(cut) == _bytes(tmp_path / "whole")
     assert kept == {name: (cut / name).stat().st_mtime_ns for name in kept}
+
+
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import tiny_models
+from interp.activations import _growing_shard
+from interp.activations.harvester import harvest
+folder, model = Path(sys.argv[2]), tiny_models.build("llama")
+texts = (folder / "texts").read_text().split("\\n")
+
+def interrupt(x):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGINT)
+
+for dtype, _growing_shard.PIECE_SECONDS in (("float32", 30), ("int8", 0)):
+    interrupts = 0
+    for _ in range(40):
+        left = [4]
+        try:
+            with tiny_models.at_layer(model, 0, interrupt):
+                harvest(model, texts, ["resid_post.0", "z.1"], folder / dtype, context=16, batch_size=2, dtype=dtype)
+            break
+        except KeyboardInterrupt:
+            assert (folder / dtype / "manifest.partial.json").exists()
+            interrupts += 1
+    print(interrupts, "interrupts")
+"""
+
+
+def test_ctrl_c_in_the_first_shard_leaves_what_the_same_call_continues(tiny, corpus, tmp_path):
+    """All rows are one shard, and each call is interrupted at its third batch: what goes on is what pieces keep."""
+    (tmp_path / "texts").write_text("\n".join(corpus))
+    printed = processes.run(_CHILD, Path(tiny_models.__file__).parent, tmp_path)
+    hint = f"interp: interrupted; the same call continues the harvest into {tmp_path / 'int8'}"
+    assert printed.count(hint) >= 4
+    assert "0 interrupts" not in printed.splitlines()
+    for dtype in ("float32", "int8"):
+        options = {"context": 16, "batch_size": 2, "dtype": dtype}
+        whole = harvest(tiny("llama"), corpus, ["resid_post.0", "z.1"], tmp_path / "whole" / dtype, **options)
+        assert len(whole.manifest.shards) == 1
+        assert _bytes(tmp_path / dtype) == _bytes(whole.folder)
+
+
+def test_pieces_of_other_settings_or_texts_are_not_read(tiny, corpus, tmp_path):
+    model, options = tiny("llama"), {"context": 16, "batch_size": 2}
+    for number, (texts, changed) in enumerate([(corpus[1:], {}), (corpus, {"dtype": "float16"}), (corpus, {})]):
+        cut, whole = tmp_path / f"cut{number}", tmp_path / f"whole{number}"
+        with pytest.raises(KeyboardInterrupt), at_layer(model, 0, _killed_after(4, KeyboardInterrupt)):
+            harvest(model, corpus, SITES, cut, **options)
+        assert list(cut.glob(".shard-*"))
+        with at_layer(model, 0, counted := _Counter()):
+            harvest(model, texts, SITES, cut, **options | changed)
+        harvest(model, texts, SITES, whole, **options | changed)
+        assert _bytes(cut) == _bytes(whole)
+        rows = -(-len(Store.open(whole)) // 16)
+        assert (counted.calls < rows / 2) == (number == 2), "control: those of the same harvest are read"
+
+
+def test_overwriting_starts_anew_and_removes_stores_only(tiny, corpus, tmp_path):
+    model = tiny("llama")
+    first = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    (first.folder / "notes.txt").write_text("mine")
+    with pytest.raises(InterpError, match="start anew with overwrite=True"):
+        harvest(model, corpus, "embed", first.folder, **SETTINGS)
+    whole = _bytes(harvest(model, corpus, "embed", tmp_path / "other", **SETTINGS).folder)
+    for _ in range(2):
+        harvest(model, corpus, "embed", first.folder, overwrite=True, **SETTINGS)
+        assert _bytes(first.folder) == whole | {"notes.txt": b"mine"}
+    with pytest.raises(InterpError, match="the corpus is empty"):
+        harvest(model, [], "embed", first.folder, overwrite=True, **SETTINGS)
+    with (
+        lock_folder(first.folder, ""),
+        pytest.raises(InterpError, match="another process is harvesting into it"),
+    ):
+        harvest(model, corpus, SITES, first.folder, overwrite=True, **SETTINGS)
+    assert _bytes(first.folder) == whole | {"notes.txt": b"mine"}, "what fails at once removes nothing"
+    for name in ("thesis.txt", "manifest.json"):
+        (tmp_path / name.split(".")[0]).mkdir()
+        (tmp_path / name.split(".")[0] / name).write_text("{}")
+        with pytest.raises(InterpError, match=r"not an activation store|manifest.json: .*required"):
+            harvest(model, corpus, SITES, tmp_path / name.split(".")[0], overwrite=True, **SETTINGS)
+        assert (tmp_path / name.split(".")[0] / name).read_text() == "{}"
+    with pytest.raises(InterpError, match="leave one of them out"):
+        harvest(model, corpus, SITES, first.folder, overwrite=True, append=True, **SETTINGS)
+
+
+def test_an_overwriting_harvest_that_is_stopped_is_continued(tiny, corpus, tmp_path):
+    model = tiny("llama")
+    harvest(model, corpus, "embed", tmp_path / "store", **SETTINGS)
+    with pytest.raises(Killed), at_layer(model, 0, _killed_after(4)):
+        harvest(model, corpus, SITES, tmp_path / "store", overwrite=True, **SETTINGS)
+    harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
+    whole = harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    assert _bytes(tmp_path / "store") == _bytes(whole.folder)
 
 
 def test_a_finished_harvest_is_opened_without_running_the_model(tiny, corpus, tmp_path):

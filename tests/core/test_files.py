@@ -111,3 +111,43 @@ def test_an_exception_releases_the_lock(tmp_path):
         raise KeyError
     with lock_folder(tmp_path, "busy"):
         pass
+
+
+@pytest.mark.parametrize("system", ["exchange", "two renames"])
+def test_a_folder_takes_the_place_of_one_of_its_kind_at_the_end(tmp_path, monkeypatch, system):
+    if system == "two renames":
+        monkeypatch.setattr("interp.core.files.ctypes.CDLL", lambda name: object())
+    out = tmp_path / "out"
+
+    def write(text, problem=None, **options):
+        with new_folder(out, mark="mark", **options) as staging:
+            (staging / "mark").write_text(text)
+            if problem:
+                raise problem
+
+    write("old")
+    with pytest.raises(InterpError, match="exists already; choose another name, or pass overwrite=True"):
+        write("new")
+    with pytest.raises(KeyboardInterrupt):
+        write("new", KeyboardInterrupt, overwrite=True)
+    with lock_folder(out, ""), pytest.raises(InterpError, match="in use by another process"):
+        write("new", overwrite=True)
+    assert (out / "mark").read_text() == "old"
+    for text in ("new", "newer"):
+        write(text, overwrite=True)
+        assert (out / "mark").read_text() == text
+        assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_nothing_of_another_kind_is_overwritten(tmp_path, kind):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mark").write_text("")
+    out = tmp_path / "out"
+    {"file": out.touch, "folder": out.mkdir, "link": lambda: out.symlink_to(tmp_path / "mine")}[kind]()
+    with (
+        pytest.raises(InterpError, match="no folder with a mark, so it is not overwritten"),
+        new_folder(out, mark="mark", overwrite=True),
+    ):
+        pass
+    assert out.exists()

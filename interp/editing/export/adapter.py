@@ -31,6 +31,7 @@ from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
+_MARK = f"{RECIPE}/recipe.json"
 UNMERGED = (
     "**Do not merge it.** The base uses one table for token embeddings and unembedding, of which the adapter edits "
     "only the first. `merge_and_unload` would edit both, which is a different edit; keep the adapter "
@@ -88,7 +89,7 @@ def export_adapter(
         LoraAdapter(rank=1, merges=True)
     """
     options = ExportOptions.merged(options, {**fields, "form": "adapter"})
-    require_free(out)
+    require_free(out, _MARK, options.overwrite)
     weights = open_source(source)
     weights.require_row()
     base = require_base(recipe, weights)
@@ -104,7 +105,7 @@ def export_adapter(
     if not rank:
         raise InterpError("the recipe changes no tensor, so there is no adapter; check its scale and sites")
     adapter = LoraAdapter(rank, not (tables and weights.is_tied))
-    with new_folder(out) as staging:
+    with new_folder(out, mark=_MARK, overwrite=options.overwrite) as staging:
         tensors = {key: x for name, pair in pairs.items() for key, x in _pair(name, pair, name in tables).items()}
         write_tensors(staging / "adapter_model.safetensors", tensors, {"format": "pt"})
         write_json(staging / "adapter_config.json", _config(weights, pairs, rank))

@@ -21,7 +21,7 @@ from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, sha256_json, unfinished_path, write_json, write_text
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
 from interp.editing.certificate import Certificate, ExportManifest, Release
-from interp.editing.certificate.manifest import CARD, CERTIFICATE, PROVENANCE, RECIPE, ExportSettings
+from interp.editing.certificate.manifest import CARD, CERTIFICATE, MANIFEST, PROVENANCE, RECIPE, ExportSettings
 from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.replay import plan_export
 from interp.editing.certificate.verifier import random_probes, write_probes
@@ -34,7 +34,7 @@ from interp.editing.export.signatures import signer
 from interp.editing.export.sources import CheckpointSource, WeightSource, open_source
 from interp.editing.export.weight_writer import ExportEstimate, TensorPiece, cut_shards, estimate_export, write_weights
 from interp.editing.fold import Plan, plan_fold
-from interp.editing.options import ExportOptions, FoldOptions
+from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference
 from interp.models.checkpoints.checkpoint import Checkpoint
@@ -56,7 +56,8 @@ def export(
         recipe: The edit. It must have been made for this model. It must fold exactly, unless `approximate=True`.
         source: "organism", a local folder or a hub id: read tensor by tensor, keeping the stored dtypes. Or a GGUF file
             or a `HookedModel`, whose weights are taken from memory (for a multimodal model, only the language model's).
-        out: The new folder. It is written under a temporary name and renamed once the certificate passes.
+        out: The new folder. It is written under a temporary name and renamed once the certificate passes. With
+            `overwrite=True` it takes the place of an earlier export, in one step.
         options: What to write and how; see `ExportOptions`. Its fields, and those of `FoldOptions`, can also be given
             as keyword arguments: `export(recipe, model, out, dtype="bfloat16", keep_norms=True)`.
         distilled: Low-rank factors trained by `interp.distil`, merged instead of a fold. The certificate is then
@@ -85,7 +86,7 @@ def export(
     """
     options = ExportOptions.merged(options, fields)
     _require_form(options, certified=True)
-    weights = _open(source, options.fold, out)
+    weights = _open(source, options, out)
     base = weights.load_model()
     recipe.check(base.reference)
     require_writer_check(base)
@@ -138,7 +139,7 @@ def export_streamed(
     """
     options = ExportOptions.merged(options, {**fields, "streamed": True})
     _require_form(options)
-    weights = _open(source, options.fold, out)
+    weights = _open(source, options, out)
     if weights.loaded:
         require_writer_check(weights.load_model())
     elif not weights.is_written_down:
@@ -182,7 +183,7 @@ def dry_run(
         ('exact', True)
     """
     options = ExportOptions.merged(options, {**fields, "dry_run": True})
-    weights = _open(source, options.fold)
+    weights = _open(source, options)
     weights.require_row()
     if options.trust_base or (isinstance(weights, CheckpointSource) and weights.checkpoint.remote):
         recipe.check(weights.reference(recipe.model))
@@ -246,7 +247,8 @@ def _written(
     shards = cut_shards(source.edited(plan, settings.cast), options.shard_size)
     _require_space(out, sum(shard.nbytes for shard in shards))
     run_settings = [recipe.digest, source.name, source.stamp, options.shard_size, settings.model_dump(), versions()]
-    with new_folder(out, resume_key=sha256_json(run_settings) if source.stamp else None) as folder:
+    resume_key = sha256_json(run_settings) if source.stamp else None
+    with new_folder(out, resume_key, MANIFEST, options.overwrite) as folder:
         digests = write_weights(shards, folder)
         source.write_companions(folder, settings.config(plan))
         (folder / RECIPE).mkdir(exist_ok=True)
@@ -260,13 +262,13 @@ def _written(
             sign(folder)
 
 
-def _open(source: str | Path | HookedModel, fold: FoldOptions, out: str | Path | None = None) -> WeightSource:
-    weights = open_source(source, fold.dequantise)
-    if fold.dequantise and not (isinstance(weights, CheckpointSource) and weights.dequantise):
+def _open(source: str | Path | HookedModel, options: ExportOptions, out: str | Path | None = None) -> WeightSource:
+    weights = open_source(source, options.fold.dequantise)
+    if options.fold.dequantise and not (isinstance(weights, CheckpointSource) and weights.dequantise):
         raise InterpError(f"{weights.name} is not quantised, or is in memory; leave dequantise out")
     if out is not None:
         weights.refuse_overlap(Path(out))
-        require_free(out)
+        require_free(out, MANIFEST, options.overwrite)
     return weights
 
 

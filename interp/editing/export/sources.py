@@ -152,12 +152,11 @@ class WeightSource(ABC):
                 )
 
     def refuse_overlap(self, out: Path) -> None:
-        """Raise if the output would be the source's folder or inside it."""
-        if self.folder is None:
-            return
-        source, target = Path(self.folder).resolve(), out.resolve()
-        if target == source or source in target.parents:
-            raise InterpError(f"{out} is the model's own folder or inside it; choose another output folder")
+        """Raise if the output would be the source's folder or inside it, or would replace it."""
+        target, source = out.resolve(), Path(self.folder or self.path or "").resolve()
+        inside = self.folder is not None and source in target.parents
+        if inside or (target.exists() and target in (source, *source.parents)):
+            raise InterpError(f"{out} is the model's own folder or inside it, or holds it; choose another folder")
 
     def write_companions(self, folder: Path, changed: dict[str, Any]) -> None:
         """Write the tokenizer and its like as they are, and config.json with what the edit changes in it."""

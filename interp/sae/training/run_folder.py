@@ -10,7 +10,9 @@ loses the steps after the newest checkpoint, and repeats them, to the same bits.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
-from interp.core.files import read_json, write_json, write_tensors, write_text
+from interp.core.files import lock_folder, read_json, write_json, write_tensors, write_text
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.file_formats import CARD
 from interp.sae.training.state import ProgressPoint
 
 RECORD, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -60,24 +63,43 @@ class TrainingRun:
     every: int
 
     @classmethod
-    def open(cls, folder: str | Path, settings: Mapping[str, Any], every: int) -> "TrainingRun":
-        """Start a run, or continue one of the same settings. Raises for a folder of anything else."""
+    @contextmanager
+    def opened(
+        cls, folder: str | Path, settings: Mapping[str, Any], every: int, overwrite: bool = False
+    ) -> Iterator["TrainingRun"]:
+        """Start a run, or continue one of the same settings; the folder is locked for as long as the block lasts.
+
+        Raises for a folder of anything else, and for one in use. `overwrite` removes an earlier run first.
+        """
         path = Path(folder)
         if every < 1:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
-        if (path / RECORD).is_file():
-            saved = read_json(path / RECORD).get("settings") or {}
-            if changed := differences(saved, json.loads(json.dumps(settings))):
-                raise InterpError(f"{path / RECORD}: {changed[0]}; a run keeps its settings: choose a new folder")
-            return cls(path, every)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InterpError(f"{path} exists and is not a run folder; choose a new folder")
+        saved = read_json(path / RECORD).get("settings") if (path / RECORD).is_file() else None
+        if saved is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InterpError(f"{path} exists and is not a run folder, so it is not overwritten; choose a new folder")
         try:
             (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise InterpError(f"{path}: cannot be written ({problem.strerror}); choose another place") from None
-        write_json(path / RECORD, {"format": 1, "settings": settings, "versions": versions()})
-        return cls(path, every)
+        with lock_folder(path, f"{path}: another process is training into it; wait for it, or choose another"):
+            run = cls(path, every)
+            if overwrite:
+                run._remove_results()
+            elif saved is not None and (changed := differences(saved, json.loads(json.dumps(settings)))):
+                raise InterpError(
+                    f"{path / RECORD}: {changed[0]}; a run keeps its settings: choose a new folder, or start anew with "
+                    "overwrite=True"
+                )
+            if overwrite or saved is None:
+                write_json(path / RECORD, {"format": 1, "settings": settings, "versions": versions()})
+            yield run
+
+    def _remove_results(self) -> None:
+        """Remove what the run has made, but not its record: killed meanwhile, it is a run that has not begun."""
+        for card in self.folder.glob(f"sae*/{CARD}"):
+            shutil.rmtree(card.parent)
+        for file in [*(self.folder / CHECKPOINTS).glob("*step-*"), self.folder / METRICS]:
+            file.unlink(missing_ok=True)
 
     def note(self, report: TrainingReport) -> None:
         """Add a line to the metrics."""

@@ -33,7 +33,7 @@ from torch import Tensor
 from interp.activations.columns import Sites
 from interp.activations.stream import ActivationSource
 from interp.core.display import Card, Displayed, displayed, plural
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, on_interrupt
 from interp.core.progress import track
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
@@ -80,6 +80,7 @@ def train(
     checkpoint_every: int = _CHECKPOINT_EVERY,
     callbacks: Sequence[Callback] = (),
     device: str = "cpu",
+    overwrite: bool = False,
 ) -> TrainedSae:
     """Train one autoencoder, or a crosscoder on several sites, or a transcoder from some sites to others.
 
@@ -94,6 +95,7 @@ def train(
         checkpoint_every: Steps between checkpoints in the folder.
         callbacks: Called with a `TrainingReport` at each point of progress; see `tracker`.
         device: Where to train, such as "cuda".
+        overwrite: Start anew in a folder that holds an earlier run, which is removed.
 
     Returns:
         The autoencoder, for raw activations, and its history.
@@ -109,7 +111,7 @@ def train(
         <autoencoder of resid_post.1: 32 latents, kind='topk' k=2, width 192>
     """
     plan = TrainingPlan(site, config or SaeConfig(), writes)
-    return train_all(source, [plan], folder, checkpoint_every, callbacks, device)[0]
+    return train_all(source, [plan], folder, checkpoint_every, callbacks, device, overwrite)[0]
 
 
 def train_all(
@@ -119,6 +121,7 @@ def train_all(
     checkpoint_every: int = _CHECKPOINT_EVERY,
     callbacks: Sequence[Callback] = (),
     device: str = "cpu",
+    overwrite: bool = False,
 ) -> list[TrainedSae]:
     """Train several autoencoders in one pass over a source; sites, widths and kinds may differ.
 
@@ -133,6 +136,7 @@ def train_all(
         checkpoint_every: Steps between checkpoints.
         callbacks: Called with a `TrainingReport` at each new point of progress.
         device: Where to train.
+        overwrite: Start anew in a folder that holds an earlier run, which is removed once the plans fit the source.
 
     Returns:
         One result per plan, in their order.
@@ -140,7 +144,7 @@ def train_all(
     Raises:
         InterpError: A site is missing, k does not fit, plans do not share their batches, the source has fewer tokens
             than a batch, activations are constant or not finite (shard and row are named), the folder has other
-            settings, or training diverges (the last checkpoint is named).
+            settings or is in use, or training diverges (the last checkpoint is named).
 
     Example:
         >>> from interp.activations import Stream
@@ -152,11 +156,22 @@ def train_all(
         ['autoencoder of resid_post.1', 'transcoder from resid_post.1 to mlp_out.1']
     """
     bundle = Bundle(source, plans, device)
-    run = None if folder is None else TrainingRun.open(folder, bundle.record(), checkpoint_every)
+    if folder is None:
+        with on_interrupt("nothing of the training is kept; with folder=… the same call would continue it"):
+            return _train(bundle, None, callbacks)
+    going_on = f"the same call{' without overwrite' if overwrite else ''} continues from the newest checkpoint"
+    with (
+        on_interrupt(f"{going_on} in {folder}"),
+        TrainingRun.opened(folder, bundle.record(), checkpoint_every, overwrite) as run,
+    ):
+        return _train(bundle, run, callbacks)
+
+
+def _train(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback]) -> list[TrainedSae]:
     if run is not None and (state := run.latest()):
         bundle.restore(*state)
     if bundle.steps < bundle.total:
-        with _determinism(plans[0].config.deterministic):
+        with _determinism(bundle.members[0].plan.config.deterministic):
             _steps(bundle, run, callbacks)
     trained = [
         TrainedSae(member.sae(bundle.scaling), tuple(member.fit.history), member.fit.density)

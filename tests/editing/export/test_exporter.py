@@ -201,6 +201,31 @@ def test_an_interrupted_export_leaves_nothing(tiny, tmp_path, monkeypatch, probl
     assert list(tmp_path.iterdir()) == []
 
 
+def test_overwriting_replaces_an_export_with_one_that_is_complete(saved, tiny, tmp_path, monkeypatch):
+    source, out = saved("llama"), tmp_path / "out"
+    interp.export(ablation(), source, out)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(InterpError, match="pass overwrite=True to replace it"):
+        interp.export(ablation(), source, out)
+    with monkeypatch.context() as patched:
+        patched.setattr("interp.editing.export.exporter.certify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            interp.export(ablation(), source, out, dtype="bfloat16", overwrite=True)
+    assert (out / "model.safetensors").read_bytes() == before
+    for _ in range(2):
+        assert interp.export(ablation(), source, out, dtype="bfloat16", overwrite=True).dtype == "BF16"
+        assert interp.verify(out).faithful
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source-llama"]
+    for model in (out, interp.load(out)):
+        with pytest.raises(InterpError, match="the model's own folder"):
+            interp.export(ablation(), model, out, overwrite=True)
+    with pytest.raises(InterpError, match="own folder or inside it, or holds it"):
+        interp.export(ablation(), source, tmp_path, overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(InterpError, match="not overwritten"):
+        interp.export(ablation(), source, tmp_path / "thesis", overwrite=True)
+
+
 def test_a_narrower_type_is_certified_in_that_type(saved, tmp_path):
     certificate = interp.export(ablation(), saved("qwen2"), tmp_path / "out", dtype="bfloat16")
     assert certificate.dtype == "BF16"

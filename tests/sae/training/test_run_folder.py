@@ -10,6 +10,7 @@ import torch
 from planted import SITE, write_store
 
 from interp.core.errors import InterpError
+from interp.core.files import lock_folder
 from interp.sae import TrainingPlan
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
@@ -134,6 +135,38 @@ def test_a_run_of_other_settings_is_refused(planted, tmp_path, change, message):
     train(planted, SITE, CONFIG, folder=tmp_path / "run")
     with pytest.raises(InterpError, match=message):
         train(planted, SITE, CONFIG.model_copy(update=change), folder=tmp_path / "run")
+
+
+def test_overwriting_trains_anew_and_removes_runs_only(planted, tmp_path, capsys):
+    short, other = (CONFIG.model_copy(update={"seed": seed, "tokens": 12_000}) for seed in (0, 4))
+    straight = train(planted, SITE, other)
+    train(planted, SITE, short, folder=tmp_path / "run", checkpoint_every=20)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(InterpError, match="start anew with overwrite=True"):
+        train(planted, SITE, other, folder=tmp_path / "run")
+    for _ in range(2):
+        seen = []
+        again = train(planted, SITE, other, folder=tmp_path / "run", callbacks=[seen.append], overwrite=True)
+        assert seen[0].step < 20, "from the first step"
+        assert torch.equal(SparseAutoencoder.load(tmp_path / "run" / "sae").W_dec, straight.sae.W_dec)
+        assert torch.equal(again.sae.W_dec, straight.sae.W_dec)
+    with lock_folder(tmp_path / "run", ""), pytest.raises(InterpError, match="another process is training into it"):
+        train(planted, SITE, other, folder=tmp_path / "run", overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "run.json").write_text("{}")
+    with pytest.raises(InterpError, match="not a run folder"):
+        train(planted, SITE, other, folder=tmp_path / "thesis", overwrite=True)
+
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    for folder, hint in (
+        (None, "with folder=… the same call"),
+        (tmp_path / "new", "the same call continues"),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            train(planted, SITE, other, folder=folder, callbacks=[interrupt])
+        assert hint in capsys.readouterr().err
 
 
 def test_a_run_of_another_source_is_refused(planted, activations, tmp_path):
