@@ -75,13 +75,13 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
     """
     norm, unembed = final_norm(model), model.hf.get_output_embeddings()
     last = f"resid_post.{model.n_layers - 1}"
-    acts = model.capture(prompts, ["writers", last], positions=-1)
+    acts = model.capture(prompts, ["writers", last], positions=-1, chat=False)
     stream = acts[last][:, 0]
     written = {site: x[:, 0] for site, x in acts.tensors.items() if str(site) != last}
     if not torch.allclose(sum(written.values(), torch.zeros_like(stream)), stream, atol=1e-3, rtol=1e-3):
         raise InterpError(f"{model.config.model_type}: its residual stream is not the plain sum of what is written")
     reader = unembed.weight[token] - unembed.weight[other]
-    logits = model.logits(prompts, last=1)[:, 0]
+    logits = model.logits(prompts, last=1, chat=False)[:, 0]
     difference = logits[:, token] - logits[:, other]
     reader = norm_gain(norm, model) * reader / _scale(norm, model, stream)[:, None]
     terms = {site: (_centred(norm, x) * reader).sum(1) for site, x in written.items()}

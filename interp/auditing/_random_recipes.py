@@ -133,7 +133,7 @@ def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
 
 def _count(sites: list[Site], model: HookedModel) -> int:
     """The least number of units at the sites: heads, or coordinates."""
-    activations = model.capture("a", sites)
+    activations = model.capture("a", sites, chat=False)
     return min(activations[site].shape[2] for site in sites)
 
 

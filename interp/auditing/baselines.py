@@ -143,7 +143,7 @@ def measure_baselines(
         ['no-op', 'random', 'shuffled', 'prompt']
     """
     sides = [
-        model.capture(side, direction.site, direction.position)[direction.site][:, 0].cpu()
+        model.capture(side, direction.site, direction.position, chat=False)[direction.site][:, 0].cpu()
         for side in contrast.texts(model.render, model.chat)
     ]
     generators = [torch.Generator().manual_seed(1_000 * seed + number) for number in range(SEEDS)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,12 @@ class ContrastActivations(Displayed):
 
 
 def capture_contrast(
-    model: HookedModel, train: Contrast, test: Contrast, sites: Sequence[Site], positions: Sequence[int]
+    model: HookedModel,
+    train: Contrast,
+    test: Contrast,
+    sites: Sequence[Site],
+    positions: Sequence[int],
+    chat: bool = True,
 ) -> list[ContrastActivations]:
     """Capture both parts of a contrast at each site and position where its two sides differ.
 
@@ -65,6 +71,7 @@ def capture_contrast(
         test: The held-out pairs.
         sites: Where to read.
         positions: Tokens to read, counted from a prompt's end if negative.
+        chat: Render prompts with the chat template, where the tokenizer has one.
 
     Returns:
         One record per site and position. Those at which both sides have the same activations, such as tokens before
@@ -73,8 +80,8 @@ def capture_contrast(
     Raises:
         InterpError: The two sides differ nowhere, or an activation is not finite.
     """
-    parts = [part.texts(model.render, model.chat) for part in (train, test)]
-    captured = [[model.capture(side, sites, positions) for side in part] for part in parts]
+    parts = [part.texts(partial(model.render, chat=chat), model.chat) for part in (train, test)]
+    captured = [[model.capture(side, sites, positions, chat=False) for side in part] for part in parts]
     cells = []
     for site in sites:
         for column, position in enumerate(positions):

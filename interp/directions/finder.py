@@ -50,11 +50,12 @@ def find(
     seed: int = 0,
     bootstrap: int = 10,
     protected: Mapping[str, Direction] | None = None,
+    chat: bool = True,
 ) -> Findings:
     """Fit every method at every site and position, and score each direction on held-out pairs.
 
     Args:
-        model: The model. It renders prompts with the chat template where its tokenizer has one.
+        model: The model.
         contrast: Pairs of prompts that differ in the behaviour.
         sites: Names or patterns of sites in the residual stream's basis.
         methods: Names of methods, or "all" for those in closed form: diff_means, diff_means_orthogonal, logistic,
@@ -67,6 +68,8 @@ def find(
         bootstrap: How often to fit again for the stability, or 0. Differences of means are refitted at every site and
             position, the other closed forms in the shortlist of 12 only, and trained methods never.
         protected: Directions, by name, that an edit must leave alone; each finding reports its alignment with them.
+        chat: Render prompts with the chat template, where the tokenizer has one. False takes them as they are, as
+            `capture` does by default; conversations are always rendered.
 
     Returns:
         The findings, with baselines and failures.
@@ -83,6 +86,8 @@ def find(
     if not isinstance(contrast, Contrast):
         raise InterpError(f"contrast is a {type(contrast).__name__}; expected an interp.Contrast (Contrast.read)")
     methods = _known_methods(methods)
+    if not chat and (trained := [name for name in methods if name in TRAINED]):
+        raise InterpError(f"{trained[0]} trains on prompts with the chat template; leave chat=False or the method out")
     positions = [positions] if isinstance(positions, int) else positions
     searched = residual_sites(model, sites)
     for name, direction in (protected or {}).items():
@@ -92,7 +97,7 @@ def find(
     captured = searched if sae is None or sae.site in searched else [*searched, sae.site]
     train, test = contrast.split(held_out, seed)
     samples = resamples(train.groups, bootstrap, seed)
-    cells = capture_contrast(model, train, test, captured, positions)
+    cells = capture_contrast(model, train, test, captured, positions, chat)
     fits = [(cell, name, _fit(name, model, train, cell)) for cell in cells if cell.site in searched for name in methods]
     if sae is not None:
         fits += [(cell, SAE_LATENT, BySeparation(sae)) for cell in cells if cell.site == sae.site]

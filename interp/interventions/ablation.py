@@ -171,7 +171,7 @@ def bank(model: HookedModel, prompts: Prompts, site: str | Site) -> Float[Tensor
         >>> interp.interventions.bank(model, "Hello there.", "mlp_out.2").shape[1] == model.d_model
         True
     """
-    acts = model.capture(prompts, site)
+    acts = model.capture(prompts, site, chat=False)
     later = acts.tokens.mask.clone()
     later[torch.arange(len(later)), later.int().argmax(1)] = False
     if not later.any():

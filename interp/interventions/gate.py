@@ -296,7 +296,7 @@ def _scores(gate: Gate, model: HookedModel, prompts: Sequence[str], site: str | 
     where = gate.reads or site
     if where is None:
         raise InterpError("this gate reads at its op's own site; give that site (site=…)")
-    acts = model.capture(list(prompts), where)
+    acts = model.capture(list(prompts), where, chat=False)
     x = next(iter(acts.tensors.values()))
     if gate.per == "token":
         return gate.when.score(x).where(acts.tokens.mask.to(x.device), -torch.inf).amax(1)

@@ -4,7 +4,8 @@
 activations, losses and generation (`hooked`).
 """
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, Self, runtime_checkable
@@ -41,6 +42,9 @@ class Edits(Protocol):
 
 class PlainModel:
     """The base of `HookedModel`; see the module."""
+
+    _instruction = ""
+    _noted = False  # whether it was said that texts are taken without the chat template
 
     def __init__(
         self,
@@ -135,13 +139,66 @@ class PlainModel:
         """
         return resolve(patterns, self.sites)
 
-    def tokens(self, prompts: Prompts, cut: int | None = None) -> Tokens:
+    def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
+        """Render a conversation with the tokenizer's chat template, ready for the model's reply.
+
+        Args:
+            messages: One user message as text, or a list of `{"role": …, "content": …}`.
+
+        Raises:
+            InterpError: The tokenizer has no chat template, a message is empty, or the template refuses a role.
+
+        Example:
+            >>> model.chat("hello there.")
+            '<|bos|><|user|>hello there.<|end|><|assistant|>'
+        """
+        return tokens.render_chat(messages, self.tokenizer, self._instruction)
+
+    def render(self, prompt: str, chat: bool = True) -> str:
+        """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
+
+        Args:
+            prompt: The text.
+            chat: Use the chat template if there is one.
+
+        Returns:
+            The text to tokenise. The instruction of an open `instructed` block comes first.
+
+        Example:
+            >>> model.render("hello there.", chat=False)
+            'hello there.'
+        """
+        if chat and self.tokenizer is not None and self.tokenizer.chat_template:
+            return self.chat(prompt)
+        return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
+
+    @contextmanager
+    def instructed(self, instruction: str) -> Iterator[Self]:
+        """Put an instruction before every prompt rendered in the block: a system message where the template has one.
+
+        Args:
+            instruction: The text; an empty text switches the instruction of an outer block off.
+
+        Example:
+            >>> with model.instructed("Be polite."):
+            ...     model.render("hello there.", chat=False)
+            'Be polite.\\n\\nhello there.'
+        """
+        before, self._instruction = self._instruction, instruction
+        try:
+            yield self
+        finally:
+            self._instruction = before
+
+    def tokens(self, prompts: Prompts, cut: int | None = None, chat: bool | None = False) -> Tokens:
         """Tokenise prompts into a left-padded batch.
 
         Args:
             prompts: A text, a list of texts, token ids (a tensor (batch, pos), a list, or lists), or `Tokens`,
                 which are returned as they are.
             cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
+            chat: Render texts as user messages with the chat template, where the tokenizer has one. None is False with
+                a note on standard error, once, if the model has a template and the first text was not rendered.
 
         Returns:
             Token ids and mask, both (batch, pos), on the CPU.
@@ -155,6 +212,15 @@ class PlainModel:
             >>> batch.lengths.tolist()
             [7, 4]
         """
+        if chat:
+            prompts = [self.render(text) for text in tokens.texts_of(prompts)]
+        elif chat is None and not self._noted and tokens.lack_template(prompts, self.tokenizer):
+            self._noted = True
+            print(
+                f"interp: {self.name} is a chat model, and this text has no chat template; chat=True renders it, "
+                "chat=False takes it as it is without this note",
+                file=sys.stderr,
+            )
         batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut)
         vocabulary = self.hf.get_input_embeddings().num_embeddings
         outside = batch.ids[batch.mask & ((batch.ids < 0) | (batch.ids >= vocabulary))]

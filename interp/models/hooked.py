@@ -7,10 +7,9 @@ no weight is centred, so a direction found here is in the checkpoint's coordinat
 captured activations, losses and generation.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +24,7 @@ from interp.models.capture import Activations, position_columns
 from interp.models.hooks import Transform
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site
-from interp.models.tokens import Prompts, Tokens, render_chat, tokenise
+from interp.models.tokens import Prompts, Tokens, tokenise
 from interp.models.transformer_lens.face import TransformerLensFace
 
 
@@ -48,59 +47,6 @@ class HookedModel(TransformerLensFace):
         >>> model.generate(model.chat("what is the river of Brabedun?"), max_new_tokens=12)
         ['In Brabedun the river is the Tarn.']
     """
-
-    _instruction = ""
-
-    def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
-        """Render a conversation with the tokenizer's chat template, ready for the model's reply.
-
-        Args:
-            messages: One user message as text, or a list of `{"role": …, "content": …}`.
-
-        Raises:
-            InterpError: The tokenizer has no chat template, a message is empty, or the template refuses a role.
-
-        Example:
-            >>> model.chat("hello there.")
-            '<|bos|><|user|>hello there.<|end|><|assistant|>'
-        """
-        return render_chat(messages, self.tokenizer, self._instruction)
-
-    def render(self, prompt: str, chat: bool = True) -> str:
-        """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
-
-        Args:
-            prompt: The text.
-            chat: Use the chat template if there is one.
-
-        Returns:
-            The text to tokenise. The instruction of an open `instructed` block comes first.
-
-        Example:
-            >>> model.render("hello there.", chat=False)
-            'hello there.'
-        """
-        if chat and self.tokenizer is not None and self.tokenizer.chat_template:
-            return self.chat(prompt)
-        return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
-
-    @contextmanager
-    def instructed(self, instruction: str) -> Iterator[Self]:
-        """Put an instruction before every prompt rendered in the block: a system message where the template has one.
-
-        Args:
-            instruction: The text; an empty text switches the instruction of an outer block off.
-
-        Example:
-            >>> with model.instructed("Be polite."):
-            ...     model.render("hello there.", chat=False)
-            'Be polite.\\n\\nhello there.'
-        """
-        before, self._instruction = self._instruction, instruction
-        try:
-            yield self
-        finally:
-            self._instruction = before
 
     def to_tokens(self, text: str | Sequence[str], prepend_bos: bool | None = None) -> Int[Tensor, "batch pos"]:
         """Token ids of texts, left-padded. When these ids are passed to the model, leading pad tokens are padding.
@@ -192,6 +138,7 @@ class HookedModel(TransformerLensFace):
         positions: int | Sequence[int] | None = None,
         batch_size: int = 32,
         copy: bool = True,
+        chat: bool | None = None,
     ) -> Activations:
         """Copy the activations at sites, stopping each forward pass at the last of them.
 
@@ -203,6 +150,8 @@ class HookedModel(TransformerLensFace):
             batch_size: Prompts per forward pass.
             copy: With False, prompts that fit into one batch are not copied: the tensors may be the model's own.
                 Read them at once and never write to them.
+            chat: Render texts as user messages with the chat template, where the tokenizer has one; False takes them as
+                they are. Default: as they are, with a note, once, if the model has a template.
 
         Returns:
             The activations by site, (batch, pos, d_model), left-padded; `q`, `k`, `v` and `z` have a head axis.
@@ -216,7 +165,7 @@ class HookedModel(TransformerLensFace):
             torch.Size([2, 1, 192])
         """
         _require_positive("batch_size", batch_size)
-        chosen, batch = self.resolve(sites), self.tokens(prompts)
+        chosen, batch = self.resolve(sites), self.tokens(prompts, chat=chat)
         position_columns(batch, positions)  # raises by the number of the prompt in the whole batch
         width = batch.ids.shape[1]
         parts: list[dict[Site, Tensor]] = []
@@ -229,13 +178,14 @@ class HookedModel(TransformerLensFace):
         return Activations({site: joined[site] for site in chosen}, batch, kept)
 
     @torch.no_grad()
-    def logits(self, prompts: Prompts, last: int = 0) -> Float[Tensor, "batch pos d_vocab"]:
+    def logits(self, prompts: Prompts, last: int = 0, chat: bool | None = None) -> Float[Tensor, "batch pos d_vocab"]:
         """Next-token logits at every position of the left-padded batch, without gradients.
 
         Args:
             prompts: Texts, token ids or `Tokens`.
             last: Compute the logits at this many last positions only, which skips most of the unembedding. Default 0:
                 at all positions.
+            chat: As in `capture`.
 
         Returns:
             Logits (batch, pos, d_vocab). Padding columns hold no meaning.
@@ -244,7 +194,7 @@ class HookedModel(TransformerLensFace):
             >>> model.logits(["The river of", "Hello"], last=1).shape
             torch.Size([2, 1, 1280])
         """
-        return self.forward(self.tokens(prompts), last)
+        return self.forward(self.tokens(prompts, chat=chat), last)
 
     def loss(self, prompts: Prompts, batch_size: int = 16) -> float:
         """Mean next-token cross-entropy over all tokens of all texts, in nats per token.
@@ -274,15 +224,17 @@ class HookedModel(TransformerLensFace):
         recipe: Edits | Iterable[tuple[str | Site, Transform]] = (),
         max_new_tokens: int = 64,
         batch_size: int = 64,
+        chat: bool | None = None,
         **options: Any,
     ) -> list[str]:
         """Generate continuations; greedy unless `options` say otherwise.
 
         Args:
-            prompts: Texts, token ids or `Tokens`. Render conversations with `chat` first.
+            prompts: Texts, token ids or `Tokens`. Conversations are rendered with `model.chat` first.
             recipe: A recipe, or pairs of (site pattern, function), applied to prompt and generated tokens alike.
             max_new_tokens: Maximum length of each continuation, in tokens.
             batch_size: Prompts per batch.
+            chat: As in `capture`.
             options: Options of Hugging Face's `generate`, such as `do_sample=True`.
 
         Returns:
@@ -300,7 +252,7 @@ class HookedModel(TransformerLensFace):
         """
         _require_positive("batch_size", batch_size)
         _require_positive("max_new_tokens", max_new_tokens)
-        batch = self.tokens(prompts)
+        batch = self.tokens(prompts, chat=chat)
         self._require_room(batch, max_new_tokens)
         batches, settings = batch.batches(batch_size), self._greedy(max_new_tokens)
         rest = settings.update(**options)

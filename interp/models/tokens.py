@@ -193,6 +193,22 @@ def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instru
         ) from None
 
 
+def texts_of(prompts: Prompts) -> Sequence[Any]:
+    """The texts of prompts to be rendered. Raises for token ids."""
+    texts: Any = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(texts, list | tuple) or any(isinstance(text, int) or _is_ids(text) for text in texts):
+        raise InterpError("chat=True renders texts, and these prompts are token ids; leave chat out")
+    return texts
+
+
+def lack_template(prompts: Prompts, tokenizer: Any) -> bool:
+    """Whether the first prompt is a text without a special token, although the tokenizer has a chat template."""
+    text: Any = prompts[0] if isinstance(prompts, list | tuple) and prompts else prompts
+    if not isinstance(text, str) or tokenizer is None or not tokenizer.chat_template:
+        return False
+    return not any(token in text for token in tokenizer.all_special_tokens)
+
+
 def _instructed(turns: list[dict[str, str]], tokenizer: Any, instruction: str) -> list[dict[str, str]]:
     first = {**turns[0], "content": f"{instruction}\n\n{turns[0]['content']}"}
     if turns[0]["role"] == "system":

@@ -1,7 +1,11 @@
 """Token batches: padding, positions and common prefixes."""
 
+import pytest
+import tiny_models
 import torch
 
+import interp
+from interp import InterpError
 from interp.models.tokens import common_length, padded
 
 
@@ -21,3 +25,54 @@ def test_rows_lose_the_padding_that_they_do_not_need():
 def test_the_common_length_is_that_of_every_pair():
     assert common_length([[1, 2, 3], [1, 2, 4], [1, 2]]) == 2
     assert common_length([[1], [2]]) == 0
+
+
+@pytest.fixture
+def chat_model():
+    model = tiny_models.build("llama")
+    model.tokenizer.chat_template = "<s> {% for message in messages %}{{ message.content }} w9 {% endfor %}"
+    return model
+
+
+def test_chat_means_the_same_in_every_call(chat_model):
+    model, rendered = chat_model, chat_model.chat("w5 w6")
+    assert model.tokens(rendered).ids.tolist() == [[1, 5, 6, 9]]
+    for chat, prompt in ((True, rendered), (False, "w5 w6")):
+        tokens = model.tokens("w5 w6", chat=chat)
+        assert tokens.ids.tolist() == model.tokens(prompt).ids.tolist()
+        logits = model.forward(tokens)
+        assert torch.equal(model.capture("w5 w6", "embed", chat=chat)["embed"], model.capture(tokens, "embed")["embed"])
+        assert torch.equal(model("w5 w6", chat=chat), logits)
+        assert torch.equal(model.logits(["w5 w6"], chat=chat), logits)
+        assert torch.equal(model.run_with_hooks("w5 w6", chat=chat), logits)
+        assert torch.equal(model.run_with_cache("w5 w6", "embed", chat=chat)[0], logits)
+        assert model.generate("w5 w6", max_new_tokens=4, chat=chat) == model.generate(tokens, max_new_tokens=4)
+    contrast = interp.Contrast.of([(f"w{n} w5", f"w{n} w6") for n in range(10, 18)])
+    train, _ = contrast.split()
+    for chat in (True, False):
+        sides = train.texts(model.chat if chat else str)
+        positive, negative = (model.capture(side, "resid_post.1", -1)["resid_post.1"][:, 0] for side in sides)
+        found = interp.find(model, contrast, "resid_post.1", "diff_means", chat=chat, bootstrap=0)
+        expected = torch.nn.functional.normalize((positive - negative).mean(0), dim=0)
+        torch.testing.assert_close(found.best()[0].direction.rows[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_chat_model_says_once_that_a_text_has_no_template(chat_model, capsys):
+    for prompts in (chat_model.chat("w5"), chat_model.tokens("w5"), torch.tensor([5]), [5, 6]):
+        chat_model.capture(prompts, "embed")
+    chat_model.capture("w5", "embed", chat=False)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        chat_model.generate(["w5"], max_new_tokens=2)
+    assert capsys.readouterr().err.count("is a chat model, and this text has no chat template; chat=True renders") == 1
+    tiny_models.build("llama").generate("w5", max_new_tokens=2)
+    assert capsys.readouterr().err == "", "control: a model without a template"
+
+
+def test_what_chat_cannot_do_is_said(chat_model):
+    for prompts in (torch.tensor([5]), [5], [[5]], chat_model.tokens("w5")):
+        with pytest.raises(InterpError, match="these prompts are token ids; leave chat out"):
+            chat_model.logits(prompts, chat=True)
+    contrast = interp.Contrast.of([(f"w{n} w5", f"w{n} w6") for n in range(10, 18)])
+    with pytest.raises(InterpError, match="reft_r1 trains on prompts with the chat template"):
+        interp.find(chat_model, contrast, methods="reft_r1", chat=False)

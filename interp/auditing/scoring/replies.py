@@ -72,7 +72,7 @@ def _replies(model: HookedModel, prompts: Sequence[str], max_new_tokens: int) ->
     """Greedy replies; prompts of similar length are generated together."""
     _require_room(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    replies = model.generate([prompts[number] for number in order], max_new_tokens=max_new_tokens)
+    replies = model.generate([prompts[number] for number in order], max_new_tokens=max_new_tokens, chat=False)
     return [text for _, text in sorted(zip(order, replies, strict=True))]
 
 

@@ -74,13 +74,20 @@ class TransformerLensFace(BridgedModel):
         """
         return stream_logits(self, final_norm(self)(x) if norm else x)
 
-    def __call__(self, prompts: Prompts, return_type: ReturnType = "logits", stop_at_layer: int | None = None) -> Any:
+    def __call__(
+        self,
+        prompts: Prompts,
+        return_type: ReturnType = "logits",
+        stop_at_layer: int | None = None,
+        chat: bool | None = None,
+    ) -> Any:
         """Run the model, as a TransformerLens model is called.
 
         Args:
             prompts: Texts, token ids (a tensor, or a list of ids) or `Tokens`.
             return_type: "logits", "loss" (the mean, in nats per token) or None.
             stop_at_layer: Number of blocks to run; counted from the end if negative. Default: the whole model.
+            chat: As in `capture`.
 
         Returns:
             Logits (batch, pos, d_vocab), the loss, the residual stream at `stop_at_layer`, or None. As of any torch
@@ -94,7 +101,8 @@ class TransformerLensFace(BridgedModel):
             >>> model("The river of").shape, model("The river of", return_type="loss").ndim
             (torch.Size([1, 4, 1280]), 0)
         """
-        output = _output(self, self.tokens(prompts), return_type, _stop(self, stop_at_layer, return_type))
+        stop = _stop(self, stop_at_layer, return_type)
+        output = _output(self, self.tokens(prompts, chat=chat), return_type, stop)
         return None if return_type is None else output
 
     @property
@@ -139,6 +147,7 @@ class TransformerLensFace(BridgedModel):
         return_type: ReturnType = "logits",
         stop_at_layer: int | None = None,
         last: int = 0,
+        chat: bool | None = None,
     ) -> Tensor | None:
         """TransformerLens' `run_with_hooks`.
 
@@ -155,6 +164,7 @@ class TransformerLensFace(BridgedModel):
             return_type: "logits", "loss" (the mean, in nats per token) or None.
             stop_at_layer: Number of blocks to run; counted from the end if negative. Default: the whole model.
             last: Compute the logits at this many last positions only. Default 0: at all positions.
+            chat: As in `capture`.
 
         Returns:
             Logits (batch, pos, d_vocab), the loss, the residual stream at `stop_at_layer`, or None. A loss, and any
@@ -171,7 +181,7 @@ class TransformerLensFace(BridgedModel):
             True
         """
         fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
-        batch, stop = self.tokens(prompts), _stop(self, stop_at_layer, return_type)
+        batch, stop = self.tokens(prompts, chat=chat), _stop(self, stop_at_layer, return_type)
         if last and (stop is not None or return_type == "loss"):
             raise InterpError(f"last={last} chooses positions of the logits; leave it out for a loss or an early stop")
         names = {name: _bridge_names(self, name) for name, _ in (*fwd_hooks, *bwd_hooks)}
@@ -201,6 +211,7 @@ class TransformerLensFace(BridgedModel):
         remove_batch_dim: bool = False,
         incl_bwd: bool = False,
         return_type: ReturnType = "logits",
+        chat: bool | None = None,
     ) -> tuple[Tensor | None, Any]:
         """TransformerLens' `run_with_cache`: the output, and an ActivationCache of copies.
 
@@ -215,6 +226,7 @@ class TransformerLensFace(BridgedModel):
             remove_batch_dim: Drop the batch axis of the cached tensors; for a single prompt only.
             incl_bwd: Also cache gradients of the loss, as NAME_grad.
             return_type: "logits", "loss" (the mean, in nats per token) or None.
+            chat: As in `capture`.
 
         Returns:
             The output, detached, and the cache.
@@ -227,7 +239,7 @@ class TransformerLensFace(BridgedModel):
             >>> cache["blocks.3.hook_resid_post"].shape
             torch.Size([1, 4, 192])
         """
-        batch, stop = self.tokens(prompts), _stop(self, stop_at_layer, return_type)
+        batch, stop = self.tokens(prompts, chat=chat), _stop(self, stop_at_layer, return_type)
         if remove_batch_dim and len(batch) > 1:
             raise InterpError(f"remove_batch_dim=True with {len(batch)} prompts; expected one")
         if incl_bwd and return_type != "loss":
