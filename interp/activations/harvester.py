@@ -87,7 +87,7 @@ def harvest(
     Example:
         >>> from interp.activations import harvest
         >>> harvest(model, ["the baker ."] * 4, ["resid_post.1", "mlp_out.1"], tmp / "store")
-        Store('...store': 24 tokens at mlp_out.1, resid_post.1)
+        Store(...store: model organism, ... tokens 24, ...)
     """
     if append and overwrite:
         raise InterpError("append adds to the store that overwrite removes; leave one of them out")
