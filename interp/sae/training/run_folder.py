@@ -76,7 +76,9 @@ class TrainingRun:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
         saved = read_json(path / RECORD).get("settings") if (path / RECORD).is_file() else None
         if saved is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InterpError(f"{path} exists and is not a run folder, so it is not overwritten; choose a new folder")
+            raise InterpError(
+                f"{path} exists and is not a run folder; choose a new folder (overwrite=True removes runs only)"
+            )
         try:
             (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as problem:
