@@ -88,8 +88,6 @@ def table_rows(table: Any, name: str) -> Iterable[Any]:
     """The rows of a mapping of columns or of a data frame, by column name; of anything else, its items."""
     if isinstance(table, Mapping):
         labels = list(table)
-    elif hasattr(table, "to_pylist"):  # Arrow
-        return table.to_pylist()
     elif hasattr(table, "columns"):  # pandas, polars
         labels = list(table.columns)
     elif isinstance(table, Iterable):

@@ -84,7 +84,7 @@ class Contrast(Displayed):
 
         Args:
             pairs: (positive, negative) texts; two columns of texts, as a mapping of lists or a data frame (pandas,
-                polars, Arrow); rows by column, as a list of dicts or a `datasets.Dataset`; or a path, for `read`.
+                polars); rows by column, as a list of dicts or a `datasets.Dataset`; or a path, for `read`.
             name: Its name in errors and records; that of a file is its path.
             columns: The columns of the positive and the negative side, such as `("rude", "polite")`, or a mapping as in
                 `read`. Default: the names of a layout, such as positive and negative, chosen and rejected, or harmful

@@ -22,12 +22,10 @@ from interp.core.linalg import erase, orthonormal_rows, project_out
 from interp.directions.direction import Direction, Vectors, as_tensor, residual_sites
 from interp.directions.methods.erasure import Eraser
 from interp.interventions.op import MODEL, TENSOR, Affine, Form, Op, Settings, Tensors, finite, part, setting
-from interp.interventions.steering_scale import largest_scale
-from interp.models.continuations import Continuations
+from interp.interventions.steering_scale import NeutralText, largest_scale
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
-from interp.models.tokens import Prompts
 
 
 def _rows_of(direction: Vectors) -> Tensor:
@@ -128,6 +126,11 @@ class Add(Op):
         relative: Whether the addition is `scale` times as long as x, whatever the norm of v. Then one scale means the
             same at every layer, and the op has no affine form.
 
+    Useful scales differ by model and layer, so `Add.auto` measures one. A relative scale that raised the loss of
+    neutral text by 0.3 nats per token was 0.18 on SmolLM2-135M-Instruct (sentiment, layer 6; at 0.4 replies are
+    gibberish), and 0.42 to 0.95 on the organism (two behaviours, three layers). Without `relative`, multiply by the
+    norm of the activations (`python experiments/steering_scales.py`).
+
     Raises:
         InterpError: There is not exactly one finite, non-zero vector, or the scale is not finite.
 
@@ -152,7 +155,7 @@ class Add(Op):
         sign: int = 1,
         relative: bool = False,
         loss: float = 0.3,
-        texts: Prompts | Continuations | None = None,
+        texts: NeutralText = None,
     ) -> "Add":
         """Steer as strongly as neutral text allows; `interp.interventions.steering_scale` has the method.
 

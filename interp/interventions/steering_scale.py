@@ -32,6 +32,7 @@ OPENINGS = (
     "In autumn the trees",
     "The baker said that",
 )
+NeutralText = Prompts | Continuations | None
 _NEW_TOKENS = 24
 _CANDIDATES = [2 ** (step / 16) for step in range(-128, 65)]
 
@@ -58,12 +59,7 @@ def typical_norm(model: HookedModel, text: Continuations, site: Site) -> float:
 
 
 def largest_scale(
-    model: HookedModel,
-    op: Callable[[float], Op],
-    site: Site,
-    length: float,
-    loss: float,
-    texts: Prompts | Continuations | None,
+    model: HookedModel, op: Callable[[float], Op], site: Site, length: float, loss: float, texts: NeutralText
 ) -> float:
     """The largest positive scale that keeps the loss of neutral text within a limit, to two digits.
 

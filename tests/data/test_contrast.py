@@ -4,7 +4,6 @@ import json
 
 import datasets
 import pandas
-import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +79,6 @@ FORMS = {
     "lists": LISTS,
     "pandas": pandas.DataFrame(LISTS),
     "polars": Polars(),
-    "arrow": pyarrow.table(LISTS),
     "datasets": datasets.Dataset.from_dict(LISTS),
     "generator": iter(ROWS),
 }
