@@ -205,16 +205,13 @@ class Audit(Displayed):
     def _repr_html_(self) -> str:
         names = [f"difference, {baseline.name}" for baseline in self.baselines]
         header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)", *names, ""]
-        cells = [
-            [row.name, row.kind, row.before, row.after, row.difference, row.p_holm, *self._controls(row), row.reading]
-            for row in self.rows
+        cells: list[list[object]] = [
+            [row.name, row.kind, row.before, row.after, row.difference, row.p_holm] for row in self.rows
         ]
+        for row, cell in zip(self.rows, cells, strict=True):
+            changes = [baseline.changes.get(row.name) for baseline in self.baselines]
+            cell += [None if change is None else f"{change.estimate:+.3f}" for change in changes] + [row.reading]
         return html_table(f"Audit: {self.after.name}, means with 95% intervals", header, cells)
-
-    def _controls(self, row: AuditRow) -> list[object]:
-        """The differences that the baselines make to the same behaviour."""
-        changes = [baseline.changes.get(row.name) for baseline in self.baselines]
-        return [None if change is None else f"{change.estimate:+.3f}" for change in changes]
 
 
 _AUDIT = TypeAdapter(Audit)

@@ -15,7 +15,7 @@ import typer
 import interp
 from interp.cli import audit, capture, export, find, sae, search
 from interp.cli._options import Command, Json, keys_command, with_options
-from interp.core.display import print_table, print_values
+from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError
 
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
@@ -69,7 +69,7 @@ def list_command(folder: Folder = Path("runs"), as_json: Json = False) -> None:
     from interp.pipeline.runs import list_runs
 
     rows = [run.row for run in list_runs(folder)]
-    print_table(as_json, rows, f"{len(rows)} runs in {folder}")
+    print_table(as_json, rows, f"{plural(len(rows), 'run')} in {folder}")
 
 
 def show_command(run: Annotated[Path, typer.Argument(help="folder of the run")], as_json: Json = False) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from interp.cli._options import Device, Json, Model
 from interp.core.config import Config
-from interp.core.display import print_table, print_values
+from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, require_free
 
@@ -201,7 +201,7 @@ def _write_page(
     report = Report(
         title=f"Audit of {first.after.name}" if len(audits) == 1 else f"Audits of {len(audits)} edits",
         model=first.before,
-        summary=f"{len(first.rows)} behaviours"
+        summary=plural(len(first.rows), "behaviour")
         + (" before and after, on the same items" if first.edited else " of the model as it is"),
         run=ReportedRun(" ".join(["interp", *sys.argv[1:]]), seconds, first.versions, hashes),
         entanglement=matrix,

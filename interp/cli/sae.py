@@ -8,7 +8,7 @@ from pydantic import Field
 
 from interp.cli._options import Device, Json, Model
 from interp.core.config import Config
-from interp.core.display import print_table, print_values
+from interp.core.display import plural, print_table, print_values
 from interp.core.files import require_free
 
 
@@ -134,7 +134,7 @@ def features_command(
     features = feature_pages(coder, hooked, text, list(options.latents), options.top, tokens=options.tokens)
     neuronpedia.write_feature_pages(features, coder, options.out)
     rows = [{"latent": page.latent, "density": page.density, "largest": page.edges[-1]} for page in features]
-    print_table(as_json, rows, f"{len(rows)} features in {options.out}")
+    print_table(as_json, rows, f"{plural(len(rows), 'feature')} in {options.out}")
 
 
 def _description(sae: Any, out: Path) -> dict[str, Any]:

@@ -75,8 +75,9 @@ class Displayed:
         if type(self)._card is Displayed._card:
             return fields_text(self)
         subject, rows = self._card()
-        facts = ", ".join(" ".join(filter(None, (str(row[0]), brief(row[1], _FACT)))) for row in rows)
-        return clipped(f"{type(self).__name__}({': '.join(filter(None, (subject, facts)))}", _LINE) + ")"
+        facts = ", ".join(f"{row[0]} {brief(row[1], _FACT)}" for row in rows)
+        words = f"{type(self).__name__}({': '.join(filter(None, (subject, facts)))}".split()
+        return clipped(" ".join(words), _LINE) + ")"
 
     def _repr_html_(self) -> str:
         subject, rows = self._card()

@@ -179,8 +179,8 @@ class Contrast(Displayed):
                 parts[part] += left.pop()
             if len(parts[part]) < size:
                 raise InterpError(
-                    f"{self.name}: {len(self)} pairs in {len(groups)} groups can't be dealt into parts of "
-                    f"{dict(sizes)}; give more rows, or rows of more groups"
+                    f"{self.name}: {plural(len(self), 'pair')} in {plural(len(groups), 'group')} can't be dealt into "
+                    f"parts of {dict(sizes)}; give more rows, or rows of more groups"
                 )
         return displayed([Contrast(tuple(pairs), f"{self.name} ({part})") for part, pairs in parts.items()])
 

@@ -24,6 +24,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, nearest
 from interp.core.jsonl import parse_object
 
@@ -242,7 +243,7 @@ def _good(
                 yield document
     finally:  # the reader may stop before the end
         if skipped:
-            print(f"interp: ignored {skipped} bad records", file=sys.stderr)
+            print(f"interp: ignored {plural(skipped, 'bad record')}", file=sys.stderr)
     if not good:
         raise InterpError(f"{name} is empty; expected at least one document")
 

@@ -107,7 +107,6 @@ def position_columns(tokens: Tokens, positions: int | Sequence[int] | None) -> I
     outside = (index >= width) | (index < width - lengths)
     if outside.any():
         row = int(outside.any(1).nonzero()[0])
-        raise InterpError(
-            f"positions {chosen.tolist()} are outside prompt {row}, which has {int(tokens.lengths[row])} tokens"
-        )
+        length = plural(int(tokens.lengths[row]), "token")
+        raise InterpError(f"positions {chosen.tolist()} are outside prompt {row}, which has {length}")
     return index

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 
-from interp.core.display import html_card
+from interp.core.display import html_card, plural
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models._plain import Edits
@@ -279,12 +279,13 @@ class HookedModel(TransformerLensFace):
         longest = int(batch.lengths.max())
         if self.context is not None and longest + new > self.context:
             raise InterpError(
-                f"prompt {int(batch.lengths.argmax())} has {longest} tokens, and {new} new ones would exceed the "
-                f"model's context of {self.context}; lower max_new_tokens or shorten the prompt"
+                f"prompt {int(batch.lengths.argmax())} has {plural(longest, 'token')}, and {new} new ones would exceed "
+                f"the model's context of {self.context}; lower max_new_tokens or shorten the prompt"
             )
 
     def __repr__(self) -> str:
-        return f"HookedModel({self.name}: {self.config.model_type}, {self.n_layers} layers, d_model {self.d_model})"
+        layers = plural(self.n_layers, "layer")
+        return f"HookedModel({self.name}: {self.config.model_type}, {layers}, d_model {self.d_model})"
 
     def _repr_html_(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())

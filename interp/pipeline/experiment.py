@@ -32,7 +32,7 @@ from interp.auditing.baselines import Baseline, measure_baselines
 from interp.auditing.policy.decision import Decision, Policy, decide
 from interp.core.config import Config
 from interp.core.digests import versions
-from interp.core.display import Displayed
+from interp.core.display import plural
 from interp.core.files import new_folder, sha256_file, write_json, write_text
 from interp.directions.finder import find
 from interp.directions.findings import Finding, Findings
@@ -114,7 +114,7 @@ class Experiment(Config):
 
 
 @dataclass(frozen=True)
-class Summary(Displayed):
+class Summary:
     """The results of an experiment; `to_json` is the documented schema of summary.json."""
 
     audit: Audit
@@ -247,7 +247,7 @@ def _train_dictionary(
 ) -> SparseAutoencoder:
     settings, folder = experiment.dictionary, unfinished / "store"
     store = harvest(model, materials.text, settings.site, folder, tokens=settings.tokens, context=settings.context)
-    say(f"activations {len(store):,} tokens at {settings.site}")
+    say(f"activations {plural(len(store), 'token')} at {settings.site}")
     sae = train(store, settings.site, settings.train, folder=unfinished / "sae").sae
     size = {"tokens": settings.evaluate_tokens, "context": settings.context}
     quality = evaluate(sae, model, materials.held_out_text, **size)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from interp.activations.stream import ActivationSource
 from interp.activations.token_rows import pack_rows
-from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.moments import StreamingMoments
 from interp.core.progress import track
@@ -84,7 +83,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Explained(Displayed):
+class Explained:
     """How much of a source's activations an autoencoder explains; `fvu` has one number per site written."""
 
     tokens: int

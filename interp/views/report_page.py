@@ -23,7 +23,7 @@ from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Decision, Policy
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.calls import FORMER_NAMES
-from interp.core.display import Displayed
+from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError
 from interp.core.files import write_text
 from interp.directions.findings import Finding, Findings
@@ -213,7 +213,7 @@ def _key_figures(report: Report) -> list[KeyFigure]:
             detail = f"{worst.name}; 95 % interval {_interval(worst.difference, sign='+')}"
             key_figures.append(KeyFigure(f"worst change, {kind}", f"{worst.difference.estimate:+.3f}", detail))
     if report.certificate:
-        detail = f"exported weights compared with hooks, on {report.certificate.tokens:,} tokens"
+        detail = f"exported weights compared with hooks, on {plural(report.certificate.tokens, 'token')}"
         difference = f"{report.certificate.max_abs_logit_diff:.3g}"
         key_figures.append(KeyFigure("max |logit difference|", difference, detail))
     return key_figures

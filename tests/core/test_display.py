@@ -3,14 +3,16 @@
 import importlib
 import inspect
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 import pytest
+import sample_records
 import torch
 from large_records import EVIL, large_records
 
 import interp
+from interp.auditing.baselines import Baseline
 from interp.core.display import Displayed, brief, displayed, html_card, html_table, plural
 
 
@@ -143,3 +145,13 @@ def test_everything_is_escaped():
     for shown in (html_card(EVIL, [(EVIL, EVIL, EVIL)]), html_table(EVIL, [EVIL], [[EVIL]])):
         assert "<script" not in shown
         assert "&lt;script&gt;" in shown
+
+
+def test_an_audits_card_shows_what_its_baselines_change_beside_the_edit():
+    audit = sample_records.audit()
+    change = replace(audit.rows[0].difference, estimate=-0.125)
+    card = page(replace(audit, baselines=(Baseline("random", {}, changes={"hostility": change}),)))
+    header, first, *others = [[cell.text for cell in row] for row in card.findall(".//tr")]
+    column = header.index("difference, random")
+    assert first[column] == "-0.125"
+    assert {row[column] for row in others} == {"–"}

@@ -253,7 +253,7 @@ def test_prompts_that_differ_by_case_and_spaces_are_one_group():
 
 
 def test_one_row_can_not_be_split(tmp_path):
-    with pytest.raises(InterpError, match="1 pairs in 1 groups can't be dealt"):
+    with pytest.raises(InterpError, match="1 pair in 1 group can't be dealt"):
         Contrast.read(write(tmp_path, [{"positive": "a", "negative": "b"}])).split()
 
 

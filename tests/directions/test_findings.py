@@ -1,9 +1,14 @@
 """Findings are sorted, shortlisted by method, and name what failed."""
 
+from dataclasses import replace
+
 import pytest
+import sample_records
 from word_contrasts import last_words
 
 from interp import InterpError, find
+from interp.directions import Findings
+from interp.directions.controls import ControlScore
 from interp.directions.methods.closed_form import FITS
 
 
@@ -28,3 +33,22 @@ def test_what_can_not_be_fitted_is_left_out_and_named(tiny):
     assert [str(f.direction.site) for f in findings if f.direction.method == "lda"] == ["resid_post.0"]
     with pytest.raises(InterpError, match="nothing could be fitted; lda at embed: neither side varies"):
         find(model, last_words(), sites="embed", methods="lda")
+
+
+def test_the_shuffled_baseline_says_whether_auroc_can_rank():
+    best = sample_records.findings().best()[0]
+    site, position = best.direction.site, best.direction.position
+
+    def reading(auroc, shuffled, methods=("diff_means", "lda")):
+        rows = tuple(
+            replace(best, auroc=auroc, direction=replace(best.direction, method=method, scores={}))
+            for method in methods
+        )
+        control = ControlScore("shuffled", site, position, shuffled, ())
+        return Findings(rows, sample_records.contrast(), 2, (control,)).reading
+
+    assert reading(1.0, 1.0).startswith("all methods separate; AUROC cannot rank them here: ")
+    assert "rank_by_ablation" in reading(1.0, 1.0)
+    assert "no evidence" in reading(0.7, 0.7)
+    assert reading(1.0, 0.6).startswith("diff_means, lda separate; AUROC cannot rank them")
+    assert reading(1.0, 0.6, ["lda"]) == reading(0.9, 0.6) == ""

@@ -26,7 +26,7 @@ def test_positions_count_from_each_prompts_own_ends(tiny):
     lengths = model.tokens(WORDS).lengths
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(ends[row], everything[row, [-length, -1]], atol=1e-5, rtol=1e-4)
-    with pytest.raises(InterpError, match=r"positions \[-3\] are outside prompt 1, which has 1 tokens"):
+    with pytest.raises(InterpError, match=r"positions \[-3\] are outside prompt 1, which has 1 token"):
         model.capture(WORDS, "resid_post.1", positions=-3)
 
 

@@ -27,7 +27,7 @@ from interp.models import Continuations, HookedModel, Site
 from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
 
-EVIL = "<script>alert('x')</script>&"
+EVIL = "<script>alert('x')</script>\n&"
 SITES = [f"resid_post.{layer}" for layer in range(60)]
 
 
@@ -40,7 +40,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield acts.tokens
     yield pack(encode(text, model.tokenizer), context=16)
     yield Continuations.of(model, text, [" w4"] * n)
-    yield interp.harvest(model, text, ["resid_post.*", "mlp_out.*"], folder / EVIL.replace("/", ""), context=16)
+    yield interp.harvest(model, text, ["resid_post.*", "mlp_out.*"], folder / "a<b>&c", context=16)
     yield interp.Stream(model, text, "resid_post.*", context=16)
     yield from _directions(n)
     yield from _audits(model, n, folder)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from interp.auditing.auditor import Audit, AuditRow
 from interp.auditing.policy.schema import Policy, Threshold, Tier, ends
-from interp.core.display import Displayed
+from interp.core.display import Displayed, plural
 from interp.core.errors import nearest
 
 WORDS = {True: "met", False: "NOT MET", None: "UNKNOWN"}
@@ -165,7 +165,7 @@ def _describe(threshold: Threshold, low: float, high: float, limit: float) -> st
 def _check_measurement(row: AuditRow, policy: Policy, items: int) -> Iterator[Reason]:
     """Flaws of the measurement itself."""
     if row.after.n < items:
-        yield Reason(None, f"{row.name}: {row.after.n} items, at least {items} required")
+        yield Reason(None, f"{row.name}: {plural(row.after.n, 'item')}, at least {items} required")
     share = row.missing / (row.missing + row.after.n)
     if share > policy.missing_at_most:
         yield Reason(None, f"{row.name}: {share:.1%} of items have no score, limit {policy.missing_at_most:.1%}")

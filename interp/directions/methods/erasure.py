@@ -174,7 +174,9 @@ class ErasureFitter(Displayed):
         if not 0 < level <= 1 or (shrinkage is not None and not 0 <= shrinkage <= 1):
             raise InterpError(f"level is {level}, shrinkage {shrinkage}; expected above 0 to 1, and 0 to 1 or None")
         if self.count < self.n_concepts + 3:
-            raise InterpError(f"only {self.count} rows; {self.n_concepts} concepts need {self.n_concepts + 3} or more")
+            raise InterpError(
+                f"only {plural(self.count, 'row')}; {self.n_concepts} concepts need {self.n_concepts + 3} or more"
+            )
         sxx, sxz, szz = self.covariances()
         for name, covariance in (("concept is", szz), ("activations are", sxx)):
             if not covariance.any():

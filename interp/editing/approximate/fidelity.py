@@ -37,7 +37,7 @@ class Fidelity(Displayed):
     Example:
         >>> from interp.editing import Fidelity
         >>> print(Fidelity(explained=0.9, kl=0.01, effect_kl=0.2, tokens=1000))
-        90.0% of the change's variance, KL 1.00e-02 of 2.00e-01 nats, on 1000 tokens
+        90.0% of the change's variance, KL 1.00e-02 of 2.00e-01 nats, on 1,000 tokens
     """
 
     explained: float

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from interp.core.digests import versions
-from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
@@ -33,7 +32,7 @@ from interp.models.checkpoints.safetensors_file import TensorFile
 
 
 @dataclass(frozen=True)
-class Replay(Displayed):
+class Replay:
     """How many tensors were compared, how many agree to the bit, and the largest gap in rounding units.
 
     `files` counts the config, tokenizer and other files that were compared byte by byte. It is 0 where another version

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.activations.columns import SiteColumns, Sites, parse_sites
 from interp.activations.stream import ActivationSource
-from interp.core.display import Displayed
+from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError
 from interp.sae.coder import SparseAutoencoder, require_k
 from interp.sae.config import SaeConfig
@@ -101,7 +101,7 @@ class Bundle:
         rows = source.trainable()
         if rows is not None and rows < config.batch_size:
             size = config.batch_size
-            raise InterpError(f"{source} has {rows} tokens to train on; expected a batch of {size} or more")
+            raise InterpError(f"{source} has {plural(rows, 'token')} to train on; expected a batch of {size} or more")
         self.source, self.device = source, device
         self.batch_size, self.total = config.batch_size, max(1, config.tokens // config.batch_size)
         self._seed = config.seed

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from interp.core.config import differences
 from interp.core.digests import versions
-from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, read_json, write_json, write_tensors, write_text
 from interp.sae.coder import SparseAutoencoder
@@ -35,7 +34,7 @@ _KEPT = 2
 
 
 @dataclass(frozen=True)
-class TrainingReport(Displayed):
+class TrainingReport:
     """What a callback receives at each point of progress.
 
     Attributes:

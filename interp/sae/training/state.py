@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from interp.core.display import Displayed
 from interp.sae.code import pre_activations
 from interp.sae.config import SaeConfig
 from interp.sae.file_formats import unit_rows
@@ -96,7 +95,7 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True)
-class ProgressPoint(Displayed):
+class ProgressPoint:
     """Progress of training at one step.
 
     Attributes:

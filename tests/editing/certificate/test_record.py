@@ -1,6 +1,9 @@
 """Certificates: an entry for each op with what its fold claims and what was measured, and what both models write."""
 
+from dataclasses import replace
+
 import pytest
+import sample_records
 import torch
 from folding import rows
 from typer.testing import CliRunner
@@ -103,3 +106,13 @@ def test_it_is_kept_as_json_in_the_card_and_told_by_verify(tiny, tmp_path):
     assert told.exit_code == 0
     assert "op 2: Add at mlp_out.1: exact, gap " in told.stdout
     assert "agreement of generated text: 100.00% (of " in told.stdout
+
+
+def test_rows_name_the_limit_that_each_claim_is_compared_with():
+    within = sample_records.certificate()
+    above = replace(within, fold=replace(within.fold, off=1e-3))
+    limit = "interp's limit 1e-05"
+    rows = [{name: reading for name, _, reading in each.rows()} for each in (within, above)]
+    assert [row["before rounding: largest gap at a writer"] for row in rows] == [f"within {limit}", f"ABOVE {limit}"]
+    approximate = {name: reading for name, _, reading in replace(within, status="approximate").rows()}
+    assert approximate["before rounding: KL to the hooked model, nats"] == "not claimed"

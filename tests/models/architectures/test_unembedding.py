@@ -1,10 +1,14 @@
 """The logit effect of a direction against the formula of each family."""
 
+import re
+
 import pytest
 import tiny_models
 import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
-from interp.models.architectures.unembedding import logit_effect
+from interp.models.architectures.unembedding import logit_effect, token_text
 
 
 def _by_hand(model, direction):
@@ -42,3 +46,15 @@ def test_the_last_stream_unembedded_is_the_logits(architecture):
     plain = stream @ model.W_U + model.b_U
     capped = any(hasattr(model.config, name) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
     assert capped != torch.allclose(model.unembed(stream), plain, atol=1e-4), "control: cap and scale matter"
+
+
+def test_parts_of_characters_are_shown_as_the_bytes_that_they_are():
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(["abc abc"] * 9, vocab_size=262, special_tokens=["<s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer)
+    text = "abc \N{LLAMA} na\u00efve \ufffd"
+    shown = [token_text(tokenizer, token) for token in tokenizer(text).input_ids]
+    assert "<0xF0>" in shown
+    assert "abc" in shown
+    joined = re.sub(r"<0x(..)>", lambda byte: chr(0xDC00 + int(byte[1], 16)), "".join(shown))
+    assert joined.encode("utf-8", "surrogateescape").decode() == text
