@@ -43,11 +43,11 @@ def test_options_are_frozen():
         "runs gc": ["--json", "--yes", "folder"],
         "harvest": [
             "--append", "--batch-size", "--bos", "--context", "--device", "--dtype", "--field", "--json", "--keep",
-            "--out", "--sites", "--skip-bad", "--text", "--tokens", "model",
+            "--out", "--overwrite", "--sites", "--skip-bad", "--text", "--tokens", "model",
         ],
         "sae train": [
-            "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--run", "--site", "--verify",
-            "--writes", "settings", "store",
+            "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--run",
+            "--site", "--verify", "--writes", "settings", "store",
         ],
         "sae features": [
             "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
@@ -59,9 +59,9 @@ def test_options_are_frozen():
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
-            "--keep-norms", "--leave-embedding", "--out", "--policy", "--prompts", "--protect", "--rank", "--recipe",
-            "--rehost", "--require", "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base",
-            "--undo", "model",
+            "--keep-norms", "--leave-embedding", "--out", "--overwrite", "--policy", "--prompts", "--protect",
+            "--rank", "--recipe", "--rehost", "--require", "--safeguard", "--shard-size", "--sign", "--steps",
+            "--streamed", "--trust-base", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "--key", "--prompts", "folder"],

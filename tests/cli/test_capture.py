@@ -16,6 +16,10 @@ def test_options_are_those_of_the_store(run, tmp_path):
     assert (settings.dtype, settings.keep, settings.context, settings.bos_first) == ("bfloat16", "inner", 32, True)
     assert run(*WORDS, "--no-bos", "--out", tmp_path / "bare")[0] == 0
     assert not Store.open(tmp_path / "bare").manifest.settings.harvest.bos_first
+    code, _, complaint = run(*WORDS, "--out", tmp_path / "bare")
+    assert (code, "start anew with overwrite=True" in complaint) == (2, True)
+    assert run(*WORDS, "--overwrite", "--out", tmp_path / "bare")[0] == 0
+    assert Store.open(tmp_path / "bare").manifest.settings.harvest.bos_first
 
 
 def test_values_out_of_range_leave_nothing(run, tmp_path):

@@ -54,3 +54,9 @@ def test_a_run_of_other_settings_is_refused(store, capsys, monkeypatch, tmp_path
     code, _, complaint = _run(capsys, monkeypatch, "sae", "train", store, *where, tmp_path / "b", *QUICK, "seed=1")
     assert (code, "config.seed was 0 and is now 1" in complaint) == (2, True)
     assert not (tmp_path / "b").exists()
+    assert _run(capsys, monkeypatch, "sae", "train", store, *where, tmp_path / "a", *QUICK, "seed=1")[0] == 2
+    assert (
+        _run(capsys, monkeypatch, "sae", "train", store, *where, tmp_path / "a", *QUICK, "seed=1", "--overwrite")[0]
+        == 0
+    )
+    assert SparseAutoencoder.load(tmp_path / "a").config.seed == 1
