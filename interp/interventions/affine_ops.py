@@ -190,6 +190,8 @@ class Add(Op):
             raise InterpError(f"sign is {sign!r}; expected 1 to add the direction, or -1 to subtract it")
         (place,) = residual_sites(model, Site.parse(str(site)))
         op = cls(direction, relative=relative)
+        if op.width != model.d_model:
+            raise InterpError(f"direction has width {op.width}, but {model.name} has d_model {model.d_model}")
         length = 0.0 if relative else float(op.vector.norm())
         scale = largest_scale(model, lambda scale: replace(op, scale=sign * scale), place, length, loss, texts)
         return replace(op, scale=sign * scale)

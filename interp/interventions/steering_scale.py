@@ -39,7 +39,7 @@ _CANDIDATES = [2 ** (step / 16) for step in range(-128, 65)]
 
 def neutral_text(model: HookedModel) -> Continuations:
     """What the model itself writes after neutral openings, which are not scored."""
-    ends = model.generate(OPENINGS, max_new_tokens=_NEW_TOKENS)
+    ends = model.generate(OPENINGS, max_new_tokens=_NEW_TOKENS, chat=False)
     written = [(opening, end) for opening, end in zip(OPENINGS, ends, strict=True) if end]
     if not written:
         raise InterpError(f"{model.name} writes nothing after {OPENINGS[0]!r}; give texts=, neutral texts of its kind")

@@ -58,7 +58,7 @@ def test_a_vector_of_any_norm_is_added_at_the_same_length(organism, text, direct
 
 def test_the_default_text_is_what_the_model_writes_itself(organism, direction):
     text = neutral_text(organism)
-    plain = organism.generate(OPENINGS[0], max_new_tokens=24)[0]
+    plain = organism.generate(OPENINGS[0], max_new_tokens=24, chat=False)[0]
     first = text.rows(0, 1)
     assert first.tokens.unpadded() == organism.tokens(OPENINGS[0] + plain).unpadded()
     assert first.skipped.tolist() == organism.tokens(OPENINGS[0]).lengths.tolist()
@@ -94,6 +94,7 @@ def test_the_number_is_saved(organism, text, direction, tmp_path):
         ({"sign": 2}, "sign is 2; expected 1 to add the direction"),
         ({"site": "resid_post.9"}, "unknown site 'resid_post.9'"),
         ({"site": "mlp_post.1"}, "not in the residual stream's basis"),
+        ({"direction": [1.0, 2.0], "site": SITE}, "direction has width 2, but organism has d_model 192"),
         ({"direction": [1.0, 2.0]}, "a bare vector does not say where it is added; give site="),
     ],
 )
