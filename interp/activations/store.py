@@ -23,6 +23,7 @@ from torch import Tensor
 from interp.activations._batching import epoch_batches
 from interp.activations.columns import SiteColumns, Sites, select_sites
 from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
@@ -49,6 +50,7 @@ def dequantise_rows(stored: dict[str, Tensor], name: str) -> Float[Tensor, "toke
     return x.float() * stored[f"{name}.scale"][:, None] if x.dtype == torch.int8 else x
 
 
+@checked_class("interp.harvest(model, texts, sites, folder) makes one, and interp.Store.open(folder) reads one")
 @dataclass(frozen=True, eq=False)
 class Store(Displayed):
     """Activations on disk, as `harvest` writes them. Its length is the number of tokens.

@@ -26,6 +26,7 @@ from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit
 from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.auditing.statistics.significance import holm
+from interp.core.calls import checked_class
 from interp.core.digests import versions
 from interp.core.display import Card, Displayed, html_table, plural
 from interp.core.errors import InterpError, on_interrupt
@@ -113,6 +114,7 @@ class AuditExample(Displayed):
     after: str
 
 
+@checked_class("interp.audit(before, after, behaviours) makes one, and interp.auditing.Audit.read(folder) reads one")
 @dataclass(frozen=True)
 class Audit(Displayed):
     """The comparison of two models over behaviours. Returned by `interp.audit`.

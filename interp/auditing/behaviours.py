@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from math import isfinite, isinf, isnan
 from typing import Any, Literal
 
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
@@ -56,6 +57,7 @@ class Scores(Displayed):
         return [value for value in self.values if not isnan(value)]
 
 
+@checked_class("interp.suite(name) makes several, and interp.auditing.choice, margin or reply_behaviour one")
 @dataclass(frozen=True)
 class Behaviour(Displayed):
     """A named measurement: prompts, a scorer, and whether the behaviour is a harm, protected, or a capability.

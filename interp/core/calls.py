@@ -3,7 +3,8 @@
 A checked function compares its arguments with its signature and annotations before it runs:
 
 - functions: a package checks those that its stub lists (`lazy_exports`), so calls within interp cost nothing;
-- classes: the decorator `checked_class` checks the constructor and the public methods.
+- classes: the constructor and the public methods, from the first use of the public name, or by the decorator
+  `checked_class` for objects that users get without naming the class.
 
 What stands for an argument is accepted: a finding for its direction, one item for a list of them, an array for a
 tensor, a whole number for a number, text for a path.
@@ -15,7 +16,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from reprlib import Repr
 from types import NoneType, UnionType
@@ -28,6 +29,8 @@ CheckedClass = TypeVar("CheckedClass", bound=type)
 Arguments = dict[str, Any]
 # Arguments that once had another name, which saved files keep.
 FORMER_NAMES = {"strength": "scale", "strengths": "scales", "factor": "scale"}
+# What one gives where a protocol is asked for.
+_PROTOCOLS = {"Edits": "Recipe", "ActivationSource": "Store or Stream"}
 # Records that stand for what is in one of their fields.
 _FIELDS = {"Finding": "direction", "TrainedSae": "sae", "AblationTrial": "finding"}
 _NOUNS = {str: "text", int: "whole number", float: "number", Callable: "function", Mapping: "dict", Any: "value"}
@@ -39,39 +42,42 @@ _short.maxstring = _short.maxother = 60
 _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = _short.maxlevel = 3
 
 
-def checked_class(source: str = "") -> Callable[[CheckedClass], CheckedClass]:
-    """Check the constructor and the public methods of a class; `source` says how one gets an object of it."""
+def checked_class(source: str) -> Callable[[CheckedClass], CheckedClass]:
+    """Check the calls of a class from its definition on; `source` says how one gets an object of it."""
 
     def check(cls: CheckedClass) -> CheckedClass:
         _SOURCES[cls.__name__] = source
-        package = cls.__module__.partition(".")[0]
-        bases = [base for base in reversed(cls.__mro__) if base.__module__.partition(".")[0] == package]
-        for name, member in {name: member for base in bases for name, member in vars(base).items()}.items():
-            title = cls.__name__ if name == "__init__" else f"{cls.__name__}.{name}"
-            if name != "__init__" and name.startswith("_"):
-                continue
-            if inspect.isfunction(member):
-                setattr(cls, name, _checked(member, title, skipped=1))
-            elif isinstance(member, classmethod):
-                setattr(cls, name, classmethod(_checked(member.__func__, title, skipped=1)))
-        return cls
+        return checked(cls)
 
     return check
 
 
 @cache
-def checked(function: Checked) -> Checked:
-    """The function with its calls checked.
+def checked(target: Checked) -> Checked:
+    """The function with its calls checked, or the class with those of its constructor and public methods.
 
     Example:
         >>> interp.find("organism", contrast)
         Traceback (most recent call last):
         interp.core.errors.InterpError: find: model is 'organism'; expected a HookedModel...
-        >>> interp.find(model, contrast, site="resid_post.3")
+        >>> interp.Project([1.0, 0.0], strength=0.5)
         Traceback (most recent call last):
-        interp.core.errors.InterpError: find has no argument 'site'; did you mean sites?
+        interp.core.errors.InterpError: Project has no argument 'strength'; it is called scale
     """
-    return _checked(function, function.__name__)
+    if not isinstance(target, type):
+        return _checked(target, target.__name__)
+    package = target.__module__.partition(".")[0]
+    bases = [base for base in reversed(target.__mro__) if base.__module__.partition(".")[0] == package]
+    for name, member in {name: member for base in bases for name, member in vars(base).items()}.items():
+        title = target.__name__ if name == "__init__" else f"{target.__name__}.{name}"
+        function = getattr(member, "__func__", member)
+        if (name.startswith("_") and name != "__init__") or hasattr(function, "checked"):
+            continue
+        if isinstance(member, classmethod):
+            setattr(target, name, classmethod(_checked(function, title, skipped=1)))
+        elif inspect.isfunction(member) and not hasattr(member, "__pydantic_base_init__"):
+            setattr(target, name, _checked(member, title, skipped=1))
+    return target
 
 
 def _checked(function: Checked, title: str, skipped: int = 0) -> Checked:
@@ -86,6 +92,7 @@ def _checked(function: Checked, title: str, skipped: int = 0) -> Checked:
         by_place = [arguments.pop(name) for name in signature.by_place[: len(given)]]
         return function(*args[:skipped], *by_place, *given[len(by_place) :], **arguments)
 
+    checked_call.__dict__["checked"] = True
     return cast(Checked, checked_call)
 
 
@@ -192,7 +199,8 @@ def _test(hint: Any) -> Callable[[Any], bool]:
             and not isinstance(value, str)
             and (not isinstance(value, held) or all(map(tests[0], islice(value, 1000))))
         )
-    if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    protocol = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
+    if kind is Any or not isinstance(kind, type) or protocol:
         return lambda value: callable(value) or kind is not Callable
     return lambda value: isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float))
 
@@ -217,10 +225,10 @@ def _adapted(value: Any, hint: Any) -> Any:
     if (kind is float and type(value) is int) or (kind in (str, Path) and isinstance(value, str | Path)):
         return kind(value)
     if hasattr(kind, "dim_str") or getattr(kind, "__name__", "") == "Tensor":
-        return _tensor(value, hint)
+        return _tensor(value, hint) if isinstance(value, list | tuple) or hasattr(value, "__array__") else value
     if kind in _LISTS and parts and not fits(value, hint):
         make = tuple if kind is tuple else list
-        if fits(single := _adapted(value, parts[0]), parts[0]):
+        if parts[0] is not Any and fits(single := _adapted(value, parts[0]), parts[0]):
             return make([single])
         if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
             return make(_adapted(item, parts[0]) for item in getattr(value, "tolist", lambda: value)())
@@ -243,9 +251,12 @@ def _culprit(path: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
     for option in get_args(hint) if _split(hint)[0] is Union else [hint]:
         kind, parts = _split(option)
         if parts and isinstance(value, dict if kind in (dict, Mapping) else list | tuple) and kind in _HOLDERS:
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                if not fits(_adapted(item, parts[-1]), parts[-1]):
-                    return _culprit(f"{path}[{key!r}]", item, parts[-1])
+            fixed = kind is tuple and parts[-1] is not ... and len(value) == len(parts)
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            hints = parts if fixed else repeat(parts[0 if kind in _LISTS else 1], len(value))
+            for (key, item), inner in zip(items, hints, strict=False):
+                if not fits(_adapted(item, inner), inner):
+                    return _culprit(f"{path}[{key!r}]", item, inner)
     return path, value, hint
 
 
@@ -281,7 +292,8 @@ def in_words(hint: Any, many: bool = False) -> str:
         return " or ".join(filter(None, (", ".join(first), last)))
     if kind in (bool, NoneType):
         return "True or False" if kind is bool else "None"
-    noun, rest = _NOUNS.get(kind, getattr(kind, "__name__", str(kind))), ""
+    name = getattr(kind, "__name__", str(kind))
+    noun, rest = _NOUNS.get(kind, _PROTOCOLS.get(name, name)), ""
     if hasattr(hint, "dim_str"):
         numbers = kind.__name__.partition("[")[0].lower().replace("shaped", "")
         noun, rest = f"{numbers} tensor".strip(), f" of shape ({hint.dim_str})"
@@ -304,5 +316,6 @@ def advice(value: object, hint: Any) -> str:
         return f"; {close}" if close.startswith("did") else ""
     if kind is Union or kind in _LISTS:
         return next(filter(None, (advice(value, part) for part in parts)), "")
-    text = _SOURCES.get(getattr(kind, "__name__", ""), "")
+    name = getattr(kind, "__name__", "")
+    text = _SOURCES.get(_PROTOCOLS.get(name, name), "")
     return f"; {text}" if text else ""

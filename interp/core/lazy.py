@@ -21,7 +21,7 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
     The modules of the package are attributes too, imported on first use, so that `interp.sae.train` works after
     `import interp`. `__dir__`, which completion shows, has the exported names and those folders that no exported name
     equals but for its case. A name that the package does not have raises AttributeError with the nearest one. Calls of
-    the functions are checked.
+    the functions and classes are checked.
     """
     load, _, exported = lazy_loader.attach_stub(package, file)
 
@@ -37,7 +37,7 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
             return version(package)
         if name in exported:
             value = load(name)
-            if isfunction(value) and "." in package:
+            if (isfunction(value) or isinstance(value, type)) and "." in package:
                 value = vars(import_module(package))[name] = checked(value)
             return value
         if not name.startswith("__") and find_spec(f"{package}.{name}"):

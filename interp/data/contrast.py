@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
@@ -23,6 +24,7 @@ Render = Callable[[str], str]
 RenderChat = Callable[[list[dict[str, str]]], str]
 
 
+@checked_class("interp.Contrast.of(pairs) makes one")
 @dataclass(frozen=True)
 class Contrast(Displayed):
     """Pairs of turns, of which one shows a behaviour and the other does not.

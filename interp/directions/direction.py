@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, write_json
@@ -33,6 +34,7 @@ def _outside(site: Site) -> InterpError:
     return InterpError(f"{site} is not in the residual stream's basis; choose sites such as resid_post.*")
 
 
+@checked_class("interp.find(model, contrast).best()[0].direction is one, and interp.Direction.of(vector) makes one")
 @dataclass(frozen=True, eq=False)
 class Direction(Displayed):
     """A direction, or with several rows a subspace, in the coordinates of the residual stream.

@@ -6,6 +6,7 @@ from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
 
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, displayed, html_table
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
@@ -70,6 +71,7 @@ class Failure(NamedTuple):
     reason: str
 
 
+@checked_class("interp.find(model, contrast) gives them")
 @dataclass(frozen=True)
 class Findings(Displayed):
     """All findings on one contrast.

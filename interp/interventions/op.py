@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, clipped
 from interp.core.errors import InterpError
 from interp.models.architectures.table import Tap
@@ -166,6 +167,7 @@ class Affine(Displayed):
     bias: Float[Tensor, "d_model"]
 
 
+@checked_class("interp.Project(direction) is one")
 class Op(Record):
     """A function on activations at a site, saved as plain settings and named tensors.
 

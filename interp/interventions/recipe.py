@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from interp.core.calls import checked_class
 from interp.core.config import Config
 from interp.core.digests import tensors_digest
 from interp.core.display import Card, Displayed, Row, brief
@@ -43,6 +44,7 @@ class Edit(Displayed):
     op: Op
 
 
+@checked_class('interp.Recipe([(sites, op)]) makes one, for instance [("writers", interp.Project(direction))]')
 @dataclass(frozen=True, init=False)
 class Recipe(Displayed):
     """An ordered list of edits, the model they were made for, and a note.

@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, html_table, plural
 from interp.core.errors import InterpError, nearest
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
 
 
+@checked_class("model.capture(prompts, sites) makes them")
 @dataclass(frozen=True, eq=False)
 class Activations(Displayed, Mapping[str | Site, Tensor]):
     """Captured tensors, a mapping from sites: `activations["resid_post.3"]` is (batch, pos, d_model).

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 
+from interp.core.calls import checked_class
 from interp.core.display import html_card, plural
 from interp.core.errors import InterpError
 from interp.core.progress import track
@@ -28,6 +29,7 @@ from interp.models.tokens import Prompts, Tokens, tokenise
 from interp.models.transformer_lens.face import TransformerLensFace
 
 
+@checked_class("interp.load(name) makes one")
 class HookedModel(TransformerLensFace):
     """A Hugging Face causal language model under TransformerLens' site names. `interp.load` makes one.
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from interp.activations.columns import SiteColumns
+from interp.core.calls import checked_class
 from interp.core.digests import versions
 from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
@@ -49,6 +50,7 @@ _ROWS = 512
 _SETTINGS = ("reads", "writes", "nonlinearity", "config", "metrics")
 
 
+@checked_class("interp.train(store, site).sae is one, and interp.SparseAutoencoder.load(folder) reads one")
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class SparseAutoencoder(Displayed):

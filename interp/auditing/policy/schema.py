@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from interp.auditing.auditor import AuditRow
 from interp.auditing.behaviours import Kind
+from interp.core.calls import checked_class
 from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
@@ -114,6 +115,7 @@ class Allowance(Config):
     why: str = Field(min_length=1, description="the reason, for readers of the policy")
 
 
+@checked_class("interp.Policy.read(file) reads one")
 class Policy(Config):
     """What an audit must show; see the description of each field.
 
