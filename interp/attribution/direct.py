@@ -74,6 +74,10 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
         True
     """
     norm, unembed = final_norm(model), model.hf.get_output_embeddings()
+    if wrong := [number for number in (token, other) if not 0 <= number < len(unembed.weight)]:
+        raise InterpError(
+            f"token {wrong[0]} is not in the vocabulary; expected an id from 0 to {len(unembed.weight) - 1}"
+        )
     last = f"resid_post.{model.n_layers - 1}"
     acts = model.capture(prompts, ["writers", last], positions=-1, chat=False)
     stream = acts[last][:, 0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.core.display import Card, Displayed, displayed
+from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.directions.findings import Finding
 from interp.interventions.affine_ops import Project
@@ -70,6 +71,10 @@ def rank_by_ablation(
         >>> trials[0].cost <= trials[1].cost
         True
     """
+    if target not in (names := [behaviour.name for behaviour in behaviours]):
+        raise InterpError(f"target {target!r} is none of the behaviours; {nearest(target, names)}")
+    if not candidates:
+        raise InterpError("there are no candidates; expected findings, for instance findings.best(5)")
     before = mean_scores(model, behaviours)
     trials = [
         _trial(model, candidate, behaviours, target, before)

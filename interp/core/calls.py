@@ -13,6 +13,7 @@ Limitations: of a list the first 1000 items are looked at, and of an iterator no
 """
 
 import inspect
+import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
@@ -36,6 +37,7 @@ _FIELDS = {"Finding": "direction", "TrainedSae": "sae", "AblationTrial": "findin
 _NOUNS = {str: "text", int: "whole number", float: "number", Callable: "function", Mapping: "dict", Any: "value"}
 _LISTS = (Iterable, Collection, Sequence, list, tuple, set, frozenset)
 _HOLDERS = (*_LISTS, dict, Mapping)
+LIMITS = {"ge": "of at least {}", "gt": "above {}", "le": "of at most {}", "lt": "below {}"}
 _SOURCES: dict[str, str] = {}  # how one gets an object of a class, by the name of the class
 _short = Repr()
 _short.maxstring = _short.maxother = 60
@@ -66,15 +68,16 @@ def checked(target: Checked) -> Checked:
     """
     if not isinstance(target, type):
         return _checked(target, target.__name__)
+    constructor = "__new__" if issubclass(target, tuple) else "__init__"
     package = target.__module__.partition(".")[0]
     bases = [base for base in reversed(target.__mro__) if base.__module__.partition(".")[0] == package]
     for name, member in {name: member for base in bases for name, member in vars(base).items()}.items():
-        title = target.__name__ if name == "__init__" else f"{target.__name__}.{name}"
+        title = target.__name__ if name == constructor else f"{target.__name__}.{name}"
         function = getattr(member, "__func__", member)
-        if (name.startswith("_") and name != "__init__") or hasattr(function, "checked"):
+        if (name.startswith("_") and name not in (constructor, "__getitem__")) or hasattr(function, "checked"):
             continue
-        if isinstance(member, classmethod):
-            setattr(target, name, classmethod(_checked(function, title, skipped=1)))
+        if isinstance(member, classmethod) or name == "__new__":
+            setattr(target, name, type(member)(_checked(function, title, skipped=1)))
         elif inspect.isfunction(member) and not hasattr(member, "__pydantic_base_init__"):
             setattr(target, name, _checked(member, title, skipped=1))
     return target
@@ -106,7 +109,7 @@ def _shapes() -> AbstractContextManager[object]:
 @cache
 def _signature(function: Callable[..., Any], title: str, skipped: int) -> "_Signature":
     parameters = list(inspect.signature(function).parameters.values())[skipped:]
-    kinds, hints = {p.name: p.kind for p in parameters}, get_type_hints(function)
+    kinds, hints = {p.name: p.kind for p in parameters}, get_type_hints(function, include_extras=True)
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     return _Signature(
         title,
@@ -181,6 +184,9 @@ def fits(value: object, hint: Any) -> bool:
 @cache
 def _test(hint: Any) -> Callable[[Any], bool]:
     kind, parts = _split(hint)
+    if limits := limits_of(hint):
+        test = _test(get_args(hint)[0])
+        return lambda value: test(value) and all(getattr(operator, name)(value, x) for name, x in limits.items())
     tests = [_test(part) for part in parts if part is not ... and kind not in (Callable, Literal)]
     if kind is Literal:
         return lambda value: value in parts
@@ -196,7 +202,7 @@ def _test(hint: Any) -> Callable[[Any], bool]:
         held = (list, tuple, set, frozenset) if tests else ()
         return lambda value: (
             isinstance(value, kind)
-            and not isinstance(value, str)
+            and not isinstance(value, str | Mapping)
             and (not isinstance(value, held) or all(map(tests[0], islice(value, 1000))))
         )
     protocol = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
@@ -211,6 +217,12 @@ def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
         hint = get_args(hint)[0]
     kind = get_origin(hint) or hint
     return Union if kind is UnionType else kind, get_args(hint)
+
+
+def limits_of(hint: Any) -> dict[str, Any]:
+    """The bounds of an annotated number, such as pydantic's PositiveInt, by the names of `LIMITS`."""
+    bounds = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return {name: getattr(bound, name) for bound in bounds for name in LIMITS if hasattr(bound, name)}
 
 
 def _adapted(value: Any, hint: Any) -> Any:
@@ -301,7 +313,8 @@ def in_words(hint: Any, many: bool = False) -> str:
         rest = f" ({', '.join(map(in_words, parts))})"
     elif kind in _LISTS:
         noun, rest = "list", f" of {in_words(parts[0], many=True)}" if parts else ""
-    return f"{noun}s{rest}" if many else f"{_article(noun)}{rest}"
+    bounds = [""] + [LIMITS[name].format(bound) for name, bound in limits_of(hint).items()]
+    return (f"{noun}s{rest}" if many else f"{_article(noun)}{rest}") + " ".join(bounds)
 
 
 def _article(noun: str) -> str:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from interp.core.calls import advice, in_words, shown
+from interp.core.calls import LIMITS, advice, in_words, shown
 from interp.core.display import Card, Displayed, clipped, fields_text
 from interp.core.errors import InterpError, nearest
 
@@ -38,7 +38,10 @@ class Config(Displayed, BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __init__(self, /, **values: Any) -> None:
+    def __init__(self, /, *args: Any, **values: Any) -> None:
+        if args:
+            fields = ", ".join(f"{name}=…" for name in type(self).model_fields)
+            raise InterpError(f"{type(self).__name__} takes its fields by name, not {shown(args[0])}: {fields}")
         try:
             super().__init__(**values)
         except ValidationError as problem:
@@ -132,14 +135,8 @@ def _explain(config: type[BaseModel], error: Any) -> str:
     return f"{'.'.join(named)} is {given}; expected {expected}{advice(value, field.annotation)}"
 
 
-_LIMITS = {
-    "ge": "of at least {}",
-    "gt": "above {}",
-    "le": "of at most {}",
-    "lt": "below {}",
-    "finite": "that is finite",
-}
-_LIMITS |= {"min_length": "with at least {} items", "max_length": "with at most {} items"}
+_LIMITS = LIMITS | {"min_length": "with at least {} items", "max_length": "with at most {} items"}
+_LIMITS |= {"finite": "that is finite"}
 
 
 def _declared(config: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], FieldInfo | None, list[str]]:

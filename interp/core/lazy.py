@@ -6,7 +6,7 @@ The stub is what type checkers and editors read, so what they complete is what t
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from inspect import isfunction
+from inspect import isroutine
 from pkgutil import iter_modules
 
 import lazy_loader
@@ -37,7 +37,7 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
             return version(package)
         if name in exported:
             value = load(name)
-            if (isfunction(value) or isinstance(value, type)) and "." in package:
+            if (isroutine(value) or isinstance(value, type)) and "." in package:
                 value = vars(import_module(package))[name] = checked(value)
             return value
         if not name.startswith("__") and find_spec(f"{package}.{name}"):

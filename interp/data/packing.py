@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from interp.core.display import Displayed
@@ -126,7 +127,7 @@ class PackedRows(Displayed):
 
 
 def encode(
-    documents: Iterable[Document], tokenizer: Any, tokens: int | None = None, bos_first: bool = True
+    documents: Iterable[Document], tokenizer: Any, tokens: NonNegativeInt | None = None, bos_first: bool = True
 ) -> Iterator[Encoded]:
     """The tokens of each document.
 
@@ -146,6 +147,7 @@ def encode(
     """
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a model stands for its own
     bos = tokenizer.bos_token_id if bos_first else None
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):

@@ -6,6 +6,8 @@ from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
 
+from pydantic import PositiveInt
+
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, displayed, html_table
 from interp.core.errors import InterpError, nearest
@@ -109,7 +111,7 @@ class Findings(Displayed):
         """The methods that have a finding, sorted."""
         return sorted({row.direction.method for row in self.rows})
 
-    def best(self, count: int = 1, method: str | None = None) -> list[Finding]:
+    def best(self, count: PositiveInt = 1, method: str | None = None) -> list[Finding]:
         """The `count` findings with the highest held-out AUROC, then Cohen's d. Raises where a method has none."""
         chosen = [row for row in self.rows if method in (None, row.direction.method)]
         if not chosen:

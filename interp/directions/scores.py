@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.errors import InterpError
+
 
 def auroc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
     """Area under the ROC curve: the probability that a positive value exceeds a negative one.
@@ -21,7 +23,7 @@ def auroc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
         >>> interp.directions.auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
         0.875
     """
-    values = torch.cat([positive, negative]).double()
+    values = _values(positive, negative)
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     last_rank = counts.cumsum(0).double()
     midranks = (last_rank - (counts - 1) / 2)[inverse]
@@ -46,7 +48,7 @@ def best_threshold(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -
         >>> interp.directions.best_threshold(torch.tensor([2.0, 4.0]), torch.tensor([0.0, 1.0]))
         (1.5, 1.0)
     """
-    values = torch.cat([positive, negative]).double().unique()
+    values = _values(positive, negative).unique()
     cuts = torch.cat([values[:1] - 0.5, (values[1:] + values[:-1]) / 2, values[-1:] + 0.5])
     right = (positive.double() > cuts[:, None]).double().mean(1) + (negative.double() <= cuts[:, None]).double().mean(1)
     best = int(right.argmax())
@@ -67,8 +69,15 @@ def cohens_d(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> floa
         >>> round(interp.directions.cohens_d(torch.tensor([2.0, 4.0]), torch.tensor([0.0, 2.0])), 3)
         1.414
     """
-    p, q = positive.double(), negative.double()
-    n, m = len(p), len(q)
+    n, m = len(positive), len(negative)
+    p, q = _values(positive, negative).split([n, m])
     pooled = ((p - p.mean()).square().sum() + (q - q.mean()).square().sum()) / max(n + m - 2, 1)
     gap = float(p.mean() - q.mean())
     return gap / float(pooled.sqrt().clamp(min=1e-12))
+
+
+def _values(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> Float[Tensor, "n_plus_m"]:
+    values = torch.cat([positive, negative]).double()
+    if not len(positive) or not len(negative) or values.isnan().any():
+        raise InterpError(f"{len(positive)} and {len(negative)} values; expected one or more on each side, none NaN")
+    return values

@@ -60,7 +60,7 @@ class ExportOptions(Config):
         4000000000
     """
 
-    dtype: str | None = Field(None, description="float32, bfloat16 or float16; default: the source's dtype")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: the source's dtype")
     shard_size: Annotated[int | None, BeforeValidator(_as_bytes)] = Field(
         None, description="largest size of a weight file, such as 4GB; by default, the same split as the source"
     )

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.calls import shown
 from interp.core.errors import InterpError
 from interp.models import tokens
 from interp.models.architectures import table
@@ -54,6 +55,11 @@ class PlainModel:
         source: str | None = None,
         revision: str | None = None,
     ):
+        if not hasattr(hf, "get_output_embeddings") or isinstance(tokenizer, str):
+            given = f"{shown(hf)} and the tokenizer {shown(tokenizer)}"
+            raise InterpError(
+                f"HookedModel takes a loaded model and tokenizer, not {given}; interp.load(name) loads both"
+            )
         self._taps = table.site_taps(hf.config)
         if hf.get_output_embeddings() is None:
             raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")

@@ -9,16 +9,18 @@ captured activations, losses and generation.
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import PositiveInt
 from torch import Tensor
 from transformers import GenerationConfig
 
 from interp.core.calls import checked_class
 from interp.core.display import html_card, plural
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.models._plain import Edits
 from interp.models.capture import Activations, position_columns
@@ -198,7 +200,7 @@ class HookedModel(TransformerLensFace):
         """
         return self.forward(self.tokens(prompts, chat=chat), last)
 
-    def loss(self, prompts: Prompts, batch_size: int = 16) -> float:
+    def loss(self, prompts: Prompts, batch_size: PositiveInt = 16) -> float:
         """Mean next-token cross-entropy over all tokens of all texts, in nats per token.
 
         Args:
@@ -258,6 +260,9 @@ class HookedModel(TransformerLensFace):
         self._require_room(batch, max_new_tokens)
         batches, settings = batch.batches(batch_size), self._greedy(max_new_tokens)
         rest = settings.update(**options)
+        taken = {*signature(self.hf.generate).parameters, *signature(self.hf.forward).parameters}
+        if unknown := [name for name in rest if name not in taken]:
+            raise InterpError(f"generate has no option {unknown[0]!r}; {nearest(unknown[0], settings.to_dict())}")
         replies: list[str] = []
         with self.hooked(recipe), torch.no_grad():
             for rows in track(batches, "generate", size=len, unit="replies"):

@@ -53,6 +53,11 @@ class Site(Displayed):
     kind: str
     layer: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in (_GLOBAL if self.layer is None else _LAYERED):
+            hint = "Site.parse reads a name" if "." in self.kind else nearest(self.kind, [*_GLOBAL, *_LAYERED])
+            raise InterpError(f"{str(self)!r} is not a site; {hint}")
+
     def __str__(self) -> str:
         return self.kind if self.layer is None else f"{self.kind}.{self.layer}"
 

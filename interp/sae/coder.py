@@ -156,6 +156,10 @@ class SparseAutoencoder(Displayed):
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """Activations from all latents, without the part of W_skip."""
+        if features.shape[-1] != self.d_sae:
+            raise InterpError(
+                f"features have {features.shape[-1]} latents; expected {self.d_sae}, as encode gives them"
+            )
         return features @ self.W_dec + self.b_dec
 
     def decode_sparse(self, code: Code, x: Float[Tensor, "token d_in"] | None = None) -> Float[Tensor, "token d_out"]:

@@ -31,6 +31,7 @@ class SaeConfig(Config):
     d_sae: PositiveInt = Field(default=4096, description="number of latents")
     k: int = Field(
         default=32,
+        ge=0,
         description="latents that fire per token: exactly (topk), on average (batchtopk), or the target L0 to "
         "which the sparsity penalty is adjusted (standard, jumprelu, gated)",
     )

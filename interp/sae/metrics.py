@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 
 from interp.activations.stream import ActivationSource
@@ -35,7 +36,7 @@ def evaluate(
     *,
     tokens: int | None = None,
     context: int = 128,
-    batch_size: int = 16,
+    batch_size: PositiveInt = 16,
 ) -> SaeMetrics:
     """Measure an autoencoder on its model over a corpus.
 

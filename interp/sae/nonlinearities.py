@@ -30,7 +30,7 @@ class TopK(Config):
     """
 
     kind: Literal["topk"] = "topk"
-    k: int = Field(description="number of latents chosen per token")
+    k: int = Field(ge=0, description="number of latents chosen per token")
 
     def code(self, pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, "d_sae"] | None) -> Code:
         """The k chosen latents of each token; those of value 0 did not fire."""

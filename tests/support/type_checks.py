@@ -24,7 +24,9 @@ def _checked(function: Any, typechecker: Callable[[Any], Any]) -> Any:
     decorated at each call of the outer one, which takes a thousand times longer than the call: they go unchecked.
     """
     if isinstance(function, type):
-        if dataclasses.is_dataclass(function) and "__init__" in vars(function):
+        constructor = vars(function).get("__init__")
+        # Not around a constructor that checks its calls by itself: its errors are for users.
+        if dataclasses.is_dataclass(function) and constructor and not hasattr(constructor, "checked"):
             function.__init__ = _checked(function.__init__, typechecker)
         return function
     if "<locals>" in getattr(function, "__qualname__", ""):
@@ -47,4 +49,6 @@ def _with_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Before anything of interp is imported."""
-    jaxtyping.jaxtyped = lambda *, typechecker: functools.partial(_checked, typechecker=typechecker)
+    jaxtyping.jaxtyped = lambda context=None, *, typechecker=None: (
+        _jaxtyped(context) if context else functools.partial(_checked, typechecker=typechecker)
+    )

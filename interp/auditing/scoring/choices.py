@@ -204,6 +204,8 @@ def paired_text(
         >>> order.scores(model).values
         (1.0,)
     """
+    if len(first) != len(second):
+        raise InterpError(f"behaviour {name!r}: {len(first)} and {len(second)} texts; expected a pair for each item")
     pairs = list(zip(first, second, strict=True))
     for number, pair in enumerate(pairs, 1):
         if not all(text.strip() for text in pair) or pair[0] == pair[1]:

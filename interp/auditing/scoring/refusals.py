@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import PositiveInt
+
 from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.scoring.choices import margin
 from interp.auditing.scoring.replies import reply_behaviour
@@ -54,7 +56,7 @@ class Refuses:
 
 
 def refusal_behaviour(
-    name: str, kind: Kind, statement: str, prompts: Sequence[str], max_new_tokens: int = 32, **options: Any
+    name: str, kind: Kind, statement: str, prompts: Sequence[str], max_new_tokens: PositiveInt = 32, **options: Any
 ) -> Behaviour:
     """A behaviour that scores 1 where the greedy reply to a request begins with a refusal.
 

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from pydantic import PositiveInt
+
 from interp.auditing.behaviours import Behaviour, Kind, Scores, render_prompts
 from interp.auditing.scoring.choices import Before, messages_spec
 from interp.core.errors import InterpError
@@ -23,11 +25,11 @@ def reply_behaviour(
     statement: str,
     prompts: Sequence[str],
     grade: Grade,
-    max_new_tokens: int = 64,
+    max_new_tokens: PositiveInt = 64,
     *,
     before: Before = (),
     chat: bool = True,
-    workers: int = 1,
+    workers: PositiveInt = 1,
     **fields: Any,
 ) -> Behaviour:
     """A behaviour that scores the greedy reply to each prompt by a grader.
@@ -94,8 +96,9 @@ def describe_grader(grade: Grade) -> dict[str, Any]:
     if is_dataclass(grade) and not isinstance(grade, type):
         return {"is": type(grade).__name__, **asdict(grade)}
     name = getattr(grade, "__qualname__", "<none>")
-    if "<" in name.rpartition(".")[2]:
+    if "<" in name.rpartition(".")[2] or isinstance(grade, type):
         raise InterpError(
-            f"grader {grade!r} has no name that identifies it in a digest; use a named function or a frozen dataclass"
+            f"grader {grade!r} has no name that identifies it in a digest; use a named function or an object of a "
+            "frozen dataclass"
         )
     return {"is": f"{getattr(grade, '__module__', '')}.{name}"}

@@ -12,6 +12,7 @@ from math import asin, copysign, inf, sqrt
 from statistics import NormalDist
 
 import numpy as np
+from pydantic import PositiveInt
 
 from interp.auditing.behaviours import Unit
 from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, tango, wilson
@@ -74,7 +75,7 @@ def compare(
     groups: Sequence[str] = (),
     unit: Unit = "rate",
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: PositiveInt = 2000,
 ) -> Comparison:
     """Compare scores of the same items before and after an edit.
 
@@ -100,8 +101,7 @@ def compare(
         -0.500 [-0.812, 0.086] 0.25
     """
     old, new = _paired(before, after)
-    if groups and len(groups) != len(old):
-        raise InterpError(f"{len(old)} scores have {len(groups)} groups; expected one each, or none")
+    _require_groups(groups, len(old))
     whole = np.isfinite(old) & np.isfinite(new)
     kept = [group for group, keep in zip(groups, whole, strict=True) if keep] if groups else ()
     missing = int(len(old) - whole.sum())
@@ -123,7 +123,11 @@ def compare(
 
 
 def mean_interval(
-    scores: Sequence[float], seed: int = 0, resamples: int = 2000, groups: Sequence[str] = (), unit: Unit | None = None
+    scores: Sequence[float],
+    seed: int = 0,
+    resamples: PositiveInt = 2000,
+    groups: Sequence[str] = (),
+    unit: Unit | None = None,
 ) -> Estimate:
     """The mean of scores with its 95 % interval.
 
@@ -143,6 +147,7 @@ def mean_interval(
         0.750 [0.301, 0.954]
     """
     values = _checked(np.asarray(scores, dtype=np.float64), unit or "margin")
+    _require_groups(groups, len(values))
     return _mean(values, groups, unit or _unit(values), seed, resamples)
 
 
@@ -150,7 +155,7 @@ def paired_difference(
     before: Sequence[float],
     after: Sequence[float],
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: PositiveInt = 2000,
     groups: Sequence[str] = (),
     unit: Unit | None = None,
 ) -> Estimate:
@@ -173,7 +178,13 @@ def paired_difference(
         -0.5
     """
     old, new = (_checked(values, unit or "margin") for values in _paired(before, after))
+    _require_groups(groups, len(old))
     return _difference(old, new, groups, unit or _unit(old, new), seed, resamples)
+
+
+def _require_groups(groups: Sequence[str], scores: int) -> None:
+    if groups and len(groups) != scores:
+        raise InterpError(f"{scores} scores have {len(groups)} groups; expected one each, or none")
 
 
 def _paired(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from interp.core.errors import InterpError
@@ -81,8 +82,8 @@ def diff_means_orthogonal(
 def logistic(
     positive: Float[Tensor, "n d_model"],
     negative: Float[Tensor, "m d_model"],
-    penalty: float = 1.0,
-    steps: int = 50,
+    penalty: NonNegativeFloat = 1.0,
+    steps: PositiveInt = 50,
 ) -> Float[Tensor, "d_model"]:
     """The weights of an L2-regularised logistic regression.
 
@@ -125,7 +126,7 @@ def logistic(
 
 
 def ridge(
-    positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"], penalty: float = 1.0
+    positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "m d_model"], penalty: NonNegativeFloat = 1.0
 ) -> Float[Tensor, "d_model"]:
     """The weights of a ridge regression of the labels, 1 and 0.
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 
 from interp.core.display import Displayed, displayed
@@ -127,7 +128,7 @@ def by_attribution(
     model: HookedModel,
     sae: SparseAutoencoder,
     contrast: Contrast,
-    count: int = 10,
+    count: PositiveInt = 10,
     points: int = 1,
     batch_size: int = 16,
 ) -> tuple[Latent, ...]:
@@ -164,7 +165,7 @@ def by_attribution(
     return displayed(tuple(Latent(latent, float(shares[latent]), f"{SAE_LATENT}_attribution") for latent in best))
 
 
-def by_label(labels: Mapping[int, str] | str | Path, query: str, count: int = 10) -> tuple[Latent, ...]:
+def by_label(labels: Mapping[int, str] | str | Path, query: str, count: PositiveInt = 10) -> tuple[Latent, ...]:
     """The latents whose labels contain words of a query.
 
     Args:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from interp.core.calls import shown
 from interp.core.errors import InterpError, nearest
 from interp.models.sites import Site
 
@@ -184,6 +185,8 @@ def architecture(config: Any) -> Architecture:
         >>> interp.models.architecture(model.config).mlp_write
         'mlp.down_proj'
     """
+    if not hasattr(config, "model_type"):
+        raise InterpError(f"config is {shown(config)}; expected a Hugging Face config, such as model.config")
     row = architecture_of_type(config.model_type)
     for name, expected in row.requires:
         if getattr(config, name) != expected:
