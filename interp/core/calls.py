@@ -199,10 +199,10 @@ def _test(hint: Any) -> Callable[[Any], bool]:
     if kind in (dict, Mapping) and tests:
         return lambda value: isinstance(value, kind) and all(map(tests[1], value.values()))
     if kind in _LISTS:
-        held = (list, tuple, set, frozenset) if tests else ()
+        held = (list, tuple, set, frozenset, dict) if tests else ()
         return lambda value: (
             isinstance(value, kind)
-            and not isinstance(value, str | Mapping)
+            and not isinstance(value, str)
             and (not isinstance(value, held) or all(map(tests[0], islice(value, 1000))))
         )
     protocol = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)

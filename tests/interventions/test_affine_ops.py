@@ -91,7 +91,7 @@ def test_ops_leave_their_argument_alone(seed):
         (lambda: LowRank(torch.eye(D)[:2] * 2, torch.ones(2, D), torch.ones(2)), "not orthonormal"),
         (lambda: Add(torch.zeros(D)), "non-zero vector"),
         (lambda: Add(torch.ones(2, D)), "one finite, non-zero vector"),
-        (lambda: Project("hostility"), "direction is a str; expected a Direction"),
+        (lambda: Project("hostility"), "direction is 'hostility'; expected a Direction"),
         (lambda: Add(["a", "b"]), "direction is a list; expected a Direction"),
     ],
 )

@@ -100,7 +100,7 @@ def _rewrite_weights(folder, change):
     ("damage", "message"),
     [
         (lambda f: _edit_card(f, read="embed"), "unknown key 'read'; did you mean reads"),
-        (lambda f: _edit_card(f, nonlinearity={"kind": "gated", "k": 4}), "nonlinearity: .*gated"),
+        (lambda f: _edit_card(f, nonlinearity={"kind": "gated", "k": 4}), "nonlinearity is .*gated"),
         (
             lambda f: _edit_card(f, nonlinearity={"kind": "topk", "k": 51}),
             "k is 51; expected from 1 to .* 50",
