@@ -18,7 +18,7 @@ def test_the_card_says_what_was_edited_what_for_and_what_was_measured(tiny, tmp_
     assert sections == [f"## {name}" for name in ("What was edited", "Intended use", "Certificate", "Audit", "Limits")]
     for told in ("Removes nothing in particular.", model.digest[:12], RECIPE.digest[:12], "| Project | embed, "):
         assert told in card.text
-    assert f"| kl | {certificate.kl:.3g} |" in card.text
+    assert f"| KL to the hooked model, nats | {certificate.kl:.3g} |" in card.text
     assert "No audit went with this export" in card.text
 
 
