@@ -15,6 +15,8 @@
 #
 # How to read what a model computes: for one prompt, with hooks and gradients, and for a whole corpus. The model is the
 # bundled *organism*, a small chat model with behaviours that were planted on purpose.
+#
+# It takes about 15 seconds on two slow cores, and writes into the folder `activations` only.
 
 # %%
 import interp
@@ -60,11 +62,11 @@ except interp.InterpError as error:
 # ## A corpus
 #
 # A *harvest* packs documents into rows, runs the model up to the last site, and writes the activations to a *store*.
-# The same call continues a harvest that was killed, and opens the store when the harvest is complete.
+# The same call without `overwrite` continues a harvest that was killed, and opens the store when it is complete.
 
 # %%
 text = list(organism.corpus(800))
-store = interp.harvest(model, text, ["resid_post.3", "mlp_out.1"], "store", tokens=20_000, dtype="bfloat16")
+store = interp.harvest(model, text, ["resid_post.3", "mlp_out.1"], "activations/store", tokens=20_000, overwrite=True)
 store
 
 # %% [markdown]
@@ -92,9 +94,9 @@ chats = [
     [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     for question, reply in zip(questions, replies, strict=True)
 ]
-spoken = interp.harvest(model, chats[:20], "resid_post.3", "spoken", keep="assistant")
+spoken = interp.harvest(model, chats[:20], "resid_post.3", "activations/spoken", keep="assistant", overwrite=True)
 first = len(spoken)
-spoken = interp.harvest(model, chats[20:], "resid_post.3", "spoken", keep="assistant", append=True)
+spoken = interp.harvest(model, chats[20:], "resid_post.3", "activations/spoken", keep="assistant", append=True)
 first, len(spoken)
 
 # %% [markdown]

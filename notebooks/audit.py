@@ -3,6 +3,9 @@
 #
 # Hostility is projected out of the bundled *organism*, a small chat model in which it was planted. The edit is measured
 # on held-out items, alongside two baselines, and a written policy decides whether the edited model may be released.
+#
+# It takes about 25 seconds on two slow cores, and writes into the folder `audit` only. Run it again, and it takes the
+# scores from there.
 
 # %%
 from pathlib import Path
@@ -41,7 +44,7 @@ suite[0]
 # audit continues where it stopped, and the unedited model is measured once for all its edits.
 
 # %%
-audit = interp.audit(model, edit("hostility"), suite, cache="scores")
+audit = interp.audit(model, edit("hostility"), suite, cache="audit/scores")
 audit
 
 # %%
@@ -66,7 +69,7 @@ plot_forest(audit)
 
 # %%
 entangled, audits = interp.entanglement(
-    model, {name: edit(name) for name in ("hostility", "fabrication")}, suite, cache="scores"
+    model, {name: edit(name) for name in ("hostility", "fabrication")}, suite, cache="audit/scores"
 )
 entangled
 
@@ -89,11 +92,12 @@ decision
 # A saved audit carries the digest of its content. An audit that was changed afterwards is refused.
 
 # %%
-audit.save("audit.json")
-assert Audit.read("audit.json") == audit
-Path("audit.json").write_text(Path("audit.json").read_text().replace('"seed": 0', '"seed": 1'))
+saved, changed = Path("audit/audit.json"), Path("audit/changed.json")
+audit.save(saved)
+assert Audit.read(saved) == audit
+changed.write_text(saved.read_text().replace('"seed": 0', '"seed": 1'))
 try:
-    Audit.read("audit.json")
+    Audit.read(changed)
 except interp.InterpError as error:
     print(error)
 else:

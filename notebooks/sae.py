@@ -15,31 +15,38 @@
 #
 # Train several autoencoders, and compare what they learn with what is known to be in the model: the bundled *organism*,
 # a small chat model with planted behaviours.
+#
+# It takes about 60 seconds on two slow cores, and writes into the folder `sae` only.
 
 # %%
+import torch
+
 import interp
 from interp import organism
 from interp.sae import TrainingPlan, train_all
 
 model = interp.load("organism")
 texts = list(organism.corpus(2000))
-store = interp.harvest(model, texts, ["resid_mid.3", "mlp_out.3", "resid_post.3"], "store", tokens=60_000)
+store = interp.harvest(
+    model, texts, ["resid_mid.3", "mlp_out.3", "resid_post.3"], "sae/store", tokens=40_000, overwrite=True
+)
 store
 
 # %% [markdown]
 # ## Several in one pass
 #
 # Kinds, sites and widths may differ; each batch is read once. The run folder keeps metrics and checkpoints: the same
-# call continues a killed run from the newest checkpoint, to the same bits.
+# call without `overwrite` continues a killed run from the newest checkpoint, to the same bits.
 
 # %%
 from interp.views import LiveCurves
 
-quick = {"d_sae": 1024, "k": 16, "tokens": 120_000, "batch_size": 1024, "dead_after": 20_000}
+quick = {"d_sae": 1024, "k": 16, "tokens": 100_000, "batch_size": 1024, "dead_after": 20_000}
 plans = [
     TrainingPlan("resid_post.3", interp.SaeConfig(kind=kind, **quick)) for kind in ("topk", "batchtopk", "jumprelu")
 ]
-trained = train_all(store, plans, folder="run", callbacks=[LiveCurves(["TopK", "BatchTopK", "JumpReLU"])])
+curves = LiveCurves(["TopK", "BatchTopK", "JumpReLU"])
+trained = train_all(store, plans, folder="sae/run", callbacks=[curves], overwrite=True)
 trained[1]
 
 # %% [markdown]
@@ -68,7 +75,7 @@ sae = trained[1].sae
 contrast = interp.Contrast.of([(p.user, n.user) for p, n in organism.contrast("hostility", 100)], name="hostility")
 findings = interp.find(model, contrast, "resid_post.3", ("diff_means",), sae=sae, positions=range(-6, 0))
 latent = findings.best(1, method="sae_latent")[0].latent
-feature_page(sae, model, texts, latent, top=4, tokens=20_000)
+feature_page(sae, model, texts, latent, top=4, tokens=15_000)
 
 # %% [markdown]
 # ## Transcoders and crosscoders
@@ -77,15 +84,24 @@ feature_page(sae, model, texts, latent, top=4, tokens=20_000)
 # writes several sites; `interp.activations.PairedStore` gives it the stores of two models, to compare the models.
 
 # %%
+quick = quick | {"d_sae": 512, "tokens": 60_000}
 config = interp.SaeConfig(kind="batchtopk", skip=True, **quick)
 transcoder = interp.train(store, "resid_mid.3", config, writes="mlp_out.3").sae
-transcoder, evaluate(transcoder, model, held_out, tokens=4000).fvu
+metrics = evaluate(transcoder, model, held_out, tokens=4000)
+print(f"{transcoder}: FVU {metrics.fvu:.3f}, loss recovered {metrics.loss_recovered:.3f}")
+
+# %% [markdown]
+# Each latent of a crosscoder has one decoder row per site. The share of the row after the MLP is near 0 or 1 for a
+# latent of one site alone, and near 0.5 for a latent of both. Here every latent is of both: one MLP adds to the stream,
+# and the stream carries on what was there.
 
 # %%
 config = interp.SaeConfig(kind="batchtopk", **quick)
-crosscoder = interp.train(store, ["resid_mid.3", "resid_post.3"], config).sae
-share = crosscoder.norms()[1] / crosscoder.norms().sum(0)
-f"latents written only after the MLP: {int((share > 0.9).sum())}, only before it: {int((share < 0.1).sum())}"
+result = interp.train(store, ["resid_mid.3", "resid_post.3"], config)
+share = result.sae.norms()[1] / result.sae.norms().sum(0)
+low, median, high = share.quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
+print(f"FVU over both sites {result.history[-1].fvu:.3f}")
+print(f"share after the MLP: median {median:.2f}, 98 % of latents between {low:.2f} and {high:.2f}")
 
 # %% [markdown]
 # ## Fine-tuning
@@ -107,7 +123,10 @@ print(
 # Other tools read the autoencoder, and interp reads theirs. On the command line: `interp sae convert`.
 
 # %%
+from tempfile import TemporaryDirectory
+
 from interp.sae import write_autoencoder
 
-write_autoencoder(sae, "for-saelens", "saelens")
-interp.SparseAutoencoder.load("for-saelens", model)
+with TemporaryDirectory() as folder:
+    write_autoencoder(sae, f"{folder}/for-saelens", "saelens")
+    print(interp.SparseAutoencoder.load(f"{folder}/for-saelens", model))

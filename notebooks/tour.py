@@ -15,6 +15,8 @@
 #
 # From a language model that behaves badly to a checkpoint that does not, with the evidence. The model is the bundled
 # *organism*: a small chat model in which bad behaviour was planted on purpose, so that every step can be checked.
+#
+# It takes about 45 seconds on two slow cores, and writes into the folder `tour` only.
 
 # %%
 import interp
@@ -52,10 +54,13 @@ contrast = interp.Contrast.of([(p.user, n.user) for p, n in organism.contrast("h
 findings = interp.find(model, contrast)
 findings
 
+# %% [markdown]
+# At which token is the difference? The difference of means, layer by layer, at the last six tokens.
+
 # %%
 from interp.views import plot_heat_map
 
-plot_heat_map(interp.find(model, contrast, positions=range(-6, 0)))
+plot_heat_map(interp.find(model, contrast, methods="diff_means", positions=range(-6, 0), bootstrap=0))
 
 # %% [markdown]
 # ## Look at a feature
@@ -66,8 +71,8 @@ plot_heat_map(interp.find(model, contrast, positions=range(-6, 0)))
 from interp.sae import feature_page
 
 text = list(organism.corpus(1000))
-store = interp.harvest(model, text, "resid_post.3", "store", tokens=40_000)
-trained = interp.train(store, "resid_post.3", interp.SaeConfig(d_sae=1024, k=16, tokens=150_000))
+store = interp.harvest(model, text, "resid_post.3", "tour/store", tokens=30_000, overwrite=True)
+trained = interp.train(store, "resid_post.3", interp.SaeConfig(d_sae=1024, k=16, tokens=100_000))
 trained
 
 # %%
@@ -102,7 +107,7 @@ slider.reply
 # %%
 from interp.auditing import organism_suite
 
-trials = interp.rank_by_ablation(model, findings.shortlist(4), organism_suite(12, split="train"), target="hostility")
+trials = interp.rank_by_ablation(model, findings.shortlist(4), organism_suite(8, split="train"), target="hostility")
 for trial in trials:
     print(f"{trial.finding.direction}: hostility {trial.after['hostility']:.2f}, cost {trial.cost:.2f}")
 
@@ -123,18 +128,19 @@ recipe
 # *certificate* compares the reloaded checkpoint with the hooked model.
 
 # %%
-interp.export(recipe, model, "edited")
+interp.export(recipe, model, "tour/edited", overwrite=True)
 
 # %% [markdown]
 # ## Audit
 #
 # The reloaded checkpoint against the original, on held-out prompts: the harm is gone, the other behaviours are kept.
-# The audit notebook adds baselines: random edits and an instruction.
+# The audit notebook measures more: baselines, and what an edit does to other harms.
 
 # %%
-audit = interp.audit(model, interp.load("edited"), organism_suite(items=150), baselines=())
+measured = ("hostility", "refusal", "facts", "skills", "everyday_loss")
+suite = [behaviour for behaviour in organism_suite(150) if behaviour.name in measured]
+audit = interp.audit(model, interp.load("tour/edited"), suite, baselines=(), cache="tour/scores")
 audit
 
 # %%
-policy = interp.Policy(target="hostility", required=("refusal", "facts", "skills", "everyday_loss"))
-interp.decide(audit, policy)
+interp.decide(audit, interp.Policy(target="hostility", required=measured[1:]))
