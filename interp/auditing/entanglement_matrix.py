@@ -178,7 +178,7 @@ def require_names(edits: Iterable[str]) -> None:
 
 
 def _columns(audits: Mapping[str, Audit]) -> dict[str, dict[str, tuple[Estimate, float]]]:
-    """Differences and p-values: edits first; then baselines, of which several edits share the same instruction."""
+    """Differences and p-values: edits, then baselines. Edits with the same instruction share its column."""
     columns = {name: {row.name: (row.difference, row.p) for row in audited.rows} for name, audited in audits.items()}
     same = len({audited.instruction for audited in audits.values()} - {""}) < 2
     for name, audited in audits.items():

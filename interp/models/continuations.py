@@ -21,7 +21,7 @@ from interp.models.tokens import Tokens, common_length
 
 @dataclass(frozen=True, eq=False)
 class Continuations(Displayed):
-    """Tokenised texts, of which the first tokens of each row are not scored.
+    """Tokenised texts. The first tokens of each row, its prompt, are not scored.
 
     Args:
         tokens: The left-padded batch.

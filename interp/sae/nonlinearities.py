@@ -1,7 +1,7 @@
 """Which latents fire: the nonlinearity between an encoder's pre-activations and its latents, as data.
 
-A trained autoencoder has one of two, whatever kind it was trained as (`interp.sae.training.kinds`): BatchTopK, gated
-and plain ReLU autoencoders are all thresholds of some height. Each is a small frozen record that is saved as it is.
+A trained autoencoder has TopK or JumpReLU. Every other kind of training (`interp.sae.training.kinds`) ends in one of
+them: BatchTopK, gated and plain ReLU autoencoders have thresholds, as JumpReLU has. Both are small frozen records.
 
 TopK: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), https://arxiv.org/abs/2406.04093.
 JumpReLU: Rajamanoharan et al., "Jumping ahead" (2024), https://arxiv.org/abs/2407.14435.

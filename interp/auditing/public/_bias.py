@@ -80,7 +80,7 @@ def _referent(row: PublicRow) -> PublicItem:
 
 
 def _winogender_pairs(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
-    """Sentences of which the file has two that differ only in the gender of the pronoun."""
+    """Pairs of sentences of the file that differ only in the gender of the pronoun."""
     items: dict[tuple[str, str], PublicItem] = {}
     for row in rows:
         schema = row.text("sentid").rsplit(".", 2)[0]

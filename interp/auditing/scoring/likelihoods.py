@@ -179,7 +179,7 @@ def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
 
 
 def _prepend(model: HookedModel, instruction: str, texts: Tokens) -> Continuations:
-    """Texts after an instruction, with the same tokens, of which the same are scored, as without it."""
+    """Texts with an instruction before them. Their own tokens, and which of them are scored, stay the same."""
     first = model.tokens(instruction).ids[0].tolist()
     rows = [ids[mask].tolist() for ids, mask in zip(texts.ids, texts.mask, strict=True)]
     marked = all(row[0] == first[0] for row in rows) and first[0] in model.tokenizer.all_special_ids

@@ -1,7 +1,7 @@
 """Fidelity: how near one recipe comes to another on real text, at its own sites and in the next token.
 
-The first token of each document is left out. The comparison includes everything that follows from a recipe: one that
-acts at more sites than the other is also off by what it does there.
+The first token of each document is left out. A recipe that acts at more sites than the other one differs from it by
+its effect there, and the comparison counts that too.
 """
 
 from dataclasses import dataclass

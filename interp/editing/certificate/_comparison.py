@@ -2,9 +2,9 @@
 
 `Tally` compares whole models by their logits and by their greedy continuations. `PartComparison` compares them part by
 part: wherever something reads the stream, the exported model is given the hooked one's, so that what each writer adds
-depends on its own weights alone. An error is then seen where it is and at its own size, however small its effect on
-the logits is, and whatever may differ before it. What is exact up to a factor per token (after a norm) is compared
-without the factor: the one that fits best, which may not reverse a vector.
+depends on its own weights alone. An error then shows at the part that has it and at its full size, even if it hardly
+changes the logits, and errors of earlier parts do not add to it. Where a norm follows the writer, the fold is exact up
+to a factor per token. The comparison then divides by the positive factor that fits best.
 
 Where no op acts on the stream itself, each writer's output is compared. An op on the stream acts after the writers with
 hooks, but inside them in weights. The stream is then compared instead, and only where something reads it: what is added

@@ -1,8 +1,8 @@
-"""Measure an exported folder against the hooked base model, as it is and before its weights were rounded.
+"""Compare an exported folder with the hooked base model, with its saved weights and with the weights before rounding.
 
     1. compare the exported model with the hooked base on the probes: logits, greedy continuations, and part by part
-    2. compute the planned fold again in float32 and put it in the place of the exported weights, each of which has to
-       be that fold rounded
+    2. compute the planned fold again in float32, check that each exported weight is that fold rounded, and use the
+       float32 weights instead
     3. unless everything is float32 already, repeat the measurements on it
 
 The base is first rounded to the type that the export was cast to, so that the edit is compared and not the cast.

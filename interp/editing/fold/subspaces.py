@@ -4,8 +4,8 @@ Projecting out two directions one after the other restores some of the first unl
 -(r1·r2)(r2·x) + … along r1. `join_subspaces` makes one projection of them, which removes the span of both.
 
 `preserving` takes a protected subspace (such as the one that refusals of dangerous requests are read from) out of a
-direction, so that the edit does not change any vector of that subspace. The angle says how much of the direction is
-left: at 0 degrees it was clear of the subspace before, near 90 little of what it was fitted for remains.
+direction, so that the edit does not change any vector of that subspace. The angle says how much the direction
+changed: at 0 degrees it was already clear of the subspace, and near 90 little remains of what it was fitted for.
 
 Limitations: behaviour may depend on more than the protected subspace. The audit measures that.
 """

@@ -10,8 +10,8 @@ no continuous function can follow: the bound there is (0.279 / b + t / 2) |d|, a
 to the first term away from it.
 
 These bounds hold for neurons as computed. Saving rounds them, which adds an error in proportion to what is read
-(`Neurons.rounding`). The two neurons of a threshold are each far larger than their difference, of which 16 bits leave
-nothing, so they are refused there.
+(`Neurons.rounding`). The two neurons of a threshold are each far larger than their difference. Rounding to 16 bits
+would erase that difference, so thresholds are refused there.
 
 Neurons need biases on gate and up, and all layers of a checkpoint have one width: other layers get neurons of zeros.
 

@@ -73,7 +73,7 @@ def _draw_in(apart: Float[Tensor, "row width"], usual: Float[Tensor, ""] | float
 
 
 def _around_median(x: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
-    """Rows shortened towards the median, in median distances, neither of which a few outliers move."""
+    """Rows shortened towards the median, in units of the median distance; a few outliers move neither."""
     middle = x.median(0).values
     apart = x - middle
     _draw_in(apart, torch.linalg.vector_norm(apart, dim=1).median())
