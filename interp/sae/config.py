@@ -128,7 +128,8 @@ class SaeMetrics(Config):
     def _card(self) -> Card:
         return "", self.readings()
 
-    __repr__ = Displayed.__repr__
+    def __repr__(self) -> str:
+        return Displayed.__repr__(self)
 
 
 class SaeCard(Config):
