@@ -188,6 +188,8 @@ def _test(hint: Any) -> Callable[[Any], bool]:
         test = _test(get_args(hint)[0])
         return lambda value: test(value) and all(getattr(operator, name)(value, x) for name, x in limits.items())
     tests = [_test(part) for part in parts if part is not ... and kind not in (Callable, Literal)]
+    if kind in _HOLDERS:  # items have shapes of their own
+        tests = [_apart(test) if "jaxtyping." in str(part) else test for test, part in zip(tests, parts, strict=False)]
     if kind is Literal:
         return lambda value: value in parts
     if kind is Union:
@@ -209,6 +211,14 @@ def _test(hint: Any) -> Callable[[Any], bool]:
     if kind is Any or not isinstance(kind, type) or protocol:
         return lambda value: callable(value) or kind is not Callable
     return lambda value: isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float))
+
+
+def _apart(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def test_apart(value: Any) -> bool:
+        with _shapes():
+            return test(value)
+
+    return test_apart
 
 
 def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:

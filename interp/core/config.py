@@ -6,11 +6,10 @@ YAML itself accepts a key that is there twice, and keys that are not plain text;
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
 
 from interp.core.calls import LIMITS, advice, in_words, shown
 from interp.core.display import Card, Displayed, clipped, fields_text
@@ -120,35 +119,42 @@ def _explain(config: type[BaseModel], error: Any) -> str:
         return str(reason)  # what a record's own validator refuses; its message says it all
     if error["type"] == "extra_forbidden":
         return f"unknown key {'.'.join(path)!r}; {nearest(path[-1], _declared(config, path[:-1])[0].model_fields)}"
-    field, named = _declared(config, path)[1:]
+    hint, metadata, named = _declared(config, path)[1:]
     if reason is not None:
         return f"{'.'.join(named)}: {reason}"
-    if field is None:
+    if hint is None:
         return (
             f"{'.'.join(named) or 'top level'} is {shown(value)}; expected {in_words(dict)} of {config.__name__}'s keys"
         )
-    limits = {key: getattr(limit, key) for limit in field.metadata for key in _LIMITS if hasattr(limit, key)}
+    limits = {
+        key: getattr(limit, key) for limit in metadata for key in _LIMITS if getattr(limit, key, None) is not None
+    }
     limits |= {key: limit for key, limit in error.get("ctx", {}).items() if key in _LIMITS}
     limits |= {"finite": ""} if error["type"] == "finite_number" else {}
-    expected = " ".join([in_words(field.annotation), *(_LIMITS[key].format(limit) for key, limit in limits.items())])
+    expected = " ".join([in_words(hint), *(_LIMITS[key].format(limit) for key, limit in limits.items())])
     given = "missing" if error["type"] == "missing" else shown(value)
-    return f"{'.'.join(named)} is {given}; expected {expected}{advice(value, field.annotation)}"
+    return f"{'.'.join(named)} is {given}; expected {expected}{advice(value, hint)}"
 
 
 _LIMITS = LIMITS | {"min_length": "with at least {} items", "max_length": "with at most {} items"}
-_LIMITS |= {"finite": "that is finite"}
+_LIMITS |= {"finite": "that is finite", "pattern": "that matches {}"}
 
 
-def _declared(config: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], FieldInfo | None, list[str]]:
-    """The config and the field at a path of keys, and the path without the names of the types that a union tried."""
-    field, named = None, list[str]()
+def _declared(config: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], Any, Sequence[Any], list[str]]:
+    """The config, type and bounds at a path of keys, and the path without the names of the types that a union tried."""
+    hint: Any = None
+    metadata, named = list[Any](), list[str]()
     for part in path:
         inner = config.model_fields.get(part)
-        if inner is not None or part.isdecimal():
-            named.append(part)
-        field = inner or field
-        config = (_nested(inner.annotation) if inner else None) or config
-    return config, field, named
+        if inner is not None:
+            hint, metadata = inner.annotation, inner.metadata
+            config = _nested(hint) or config
+        elif part.isdecimal() or get_origin(hint) in (dict, Mapping):
+            hint, metadata = ([*get_args(hint)] or [hint])[0 if part.isdecimal() else -1], []
+        else:
+            continue
+        named.append(part)
+    return config, hint, metadata, named
 
 
 def _nested(annotation: object) -> type[BaseModel] | None:

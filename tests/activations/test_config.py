@@ -9,9 +9,9 @@ from interp.core.errors import InterpError
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("context=1", "context: .* greater than or equal to 2"),
-        ("keep=last", "keep: .*'all', 'inner' or 'assistant'.*got 'last'"),
-        ("dtype=float64", "dtype: .*'int8'.*got 'float64'"),
+        ("context=1", "context is 1; expected .* of at least 2"),
+        ("keep=last", "keep is 'last'; expected 'all', 'inner' or 'assistant'"),
+        ("dtype=float64", "dtype is 'float64'; expected .*'int8'"),
         ("contxt=8", "unknown key 'contxt'; did you mean context"),
     ],
 )

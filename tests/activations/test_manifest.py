@@ -14,9 +14,13 @@ from interp.core.errors import InterpError
     [
         ('"tokens": 512', '"tokens": 511', "has shape .* but the manifest says"),
         ('"embed": 32', '"embed": 7', "has shape .* but the manifest says"),
-        ('"embed": 32', '"embed": 0', "greater than 0"),
-        ('"tokens": 512', '"tokens": -5', "greater than or equal to 0"),
-        ("shard-00001.safetensors", "../shard-00001.safetensors", "name: String should match"),
+        ('"embed": 32', '"embed": 0', "sites.embed is 0; expected a whole number above 0"),
+        ('"tokens": 512', '"tokens": -5', "tokens is -5; expected .* of at least 0"),
+        (
+            "shard-00001.safetensors",
+            "../shard-00001.safetensors",
+            "name is '../shard-00001.safetensors'; expected a text that matches",
+        ),
         ('"mean_norm"', '"norm"', "mean_norm"),
     ],
 )
