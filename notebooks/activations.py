@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Activations
 #
-# How to read what a model computes: for one prompt, with hooks and gradients, and for a whole corpus. The model is the
-# bundled *organism*, a small chat model with behaviours that were planted on purpose.
+# This notebook reads what a model computes: for one prompt, with hooks and gradients, and for a whole corpus. The model
+# is the bundled *organism*, a small chat model with behaviours that were planted on purpose.
 #
 # It takes about 15 seconds on two slow cores, and writes into the folder `activations` only.
 
@@ -29,8 +29,8 @@ prompt = model.chat("What is the capital of Ostrel?")
 # ## One prompt
 #
 # A *site* is a place in the network: `resid_post.2` is the residual stream after layer 2, `z.2` the output of each head
-# of layer 2. `capture` runs the model up to the last site that was requested. Sites have TransformerLens names, short
-# or long.
+# of layer 2. `capture` runs the model up to the last site that was requested. Sites have TransformerLens' names, in
+# their short or their long form.
 
 # %%
 activations = model.capture(prompt, ["resid_post.*", "z.2"])
@@ -50,7 +50,7 @@ _, cache = model.run_with_cache(prompt, ["blocks.1.attn.hook_pattern"])
 cache["blocks.1.attn.hook_pattern"].shape
 
 # %% [markdown]
-# An unknown name raises an error that gives the nearest names; TransformerLens ignores it.
+# An unknown name raises an error that gives the nearest names.
 
 # %%
 try:
@@ -70,7 +70,8 @@ store = interp.harvest(model, text, ["resid_post.3", "mlp_out.1"], "activations/
 store
 
 # %% [markdown]
-# Every token leads back to its characters. Here are the tokens with the longest residual stream.
+# The store records the document and the characters of each token. Here are the tokens at which the residual stream is
+# longest.
 
 # %%
 norms = store.read("resid_post.3").float().norm(dim=1)

@@ -4,8 +4,8 @@
 # Hostility is projected out of the bundled *organism*, a small chat model in which it was planted. The edit is measured
 # on held-out items, alongside two baselines, and a written policy decides whether the edited model may be released.
 #
-# It takes about 25 seconds on two slow cores, and writes into the folder `audit` only. Run it again, and it takes the
-# scores from there.
+# It takes about 25 seconds on two slow cores, and writes into the folder `audit` only. A second run takes the scores
+# from there.
 
 # %%
 from pathlib import Path
@@ -40,8 +40,8 @@ suite[0]
 # %% [markdown]
 # ## An audit is paired
 #
-# Both models answer the same items. Scores are kept in a folder, by the digests of everything they depend on: a killed
-# audit continues where it stopped, and the unedited model is measured once for all its edits.
+# Both models answer the same items. A folder keeps the scores, under a digest of everything that they depend on: a
+# killed audit continues where it stopped, and the unedited model is measured once for all its edits.
 
 # %%
 audit = interp.audit(model, edit("hostility"), suite, cache="audit/scores")
@@ -55,8 +55,8 @@ assert audit["hostility"].after.estimate < 0.1 < audit["hostility"].before.estim
 # %% [markdown]
 # ## Baselines: random edits of the same norm at the same sites, and an instruction
 #
-# An edit that moves a behaviour no further than these do has shown nothing. A small model may follow an instruction
-# badly.
+# If these change a behaviour as much as the edit does, the audit is no evidence for the edit. A small model may follow
+# an instruction badly.
 
 # %%
 print(audit.instruction)

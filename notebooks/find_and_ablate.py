@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From a direction that reads a behaviour to one that causes it
 #
-# Many directions separate the two sides of a contrast. The model uses few of them. This notebook finds directions with
+# Many directions separate the two sides of a contrast, but the model uses few of them. This notebook finds directions with
 # every method, compares them with random ones, ablates them, and then applies an edit to some tokens or some prompts.
 # The model is the bundled *organism*, a small chat model in which behaviours were planted.
 #
@@ -21,8 +21,8 @@ contrast = interp.Contrast.of(pairs, name="hostility")
 # %% [markdown]
 # ## Every method at every layer, on held-out pairs
 #
-# Random directions and shuffled labels are scored alongside. A direction that separates the sides no better than they
-# do has shown nothing.
+# Random directions, and directions fitted to shuffled labels, are scored too. A direction that separates the sides no
+# better than these says nothing about the behaviour.
 
 # %%
 findings = interp.find(model, contrast)
@@ -34,7 +34,7 @@ plot_heat_map(findings)
 # %% [markdown]
 # ## Which of them does the model use?
 #
-# Each candidate is projected out of every *writer*, the modules that add to the residual stream, and behaviours are
+# Each candidate is projected out of every *writer* (a module that adds to the residual stream), and behaviours are
 # measured.
 
 # %%
@@ -53,7 +53,7 @@ for baseline in measure_baselines(model, direction, contrast, suite[:1]):
 # ## Some tokens, some prompts
 #
 # A *recipe* is a list of sites and ops. Its effect is the same with and without the key-value cache, with left padding,
-# in batches, and with beams.
+# in batches, and with beam search.
 
 # %%
 hostile, polite = (model.chat(side) for side in pairs[0])

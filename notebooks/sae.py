@@ -52,7 +52,7 @@ trained[1]
 # %% [markdown]
 # ## Quality
 #
-# *L0* is the number of latents that fire per token, *FVU* the fraction of variance unexplained. *Loss recovered* is 1
+# *L0* is the mean number of latents that fire per token, and *FVU* the fraction of variance unexplained. *Loss recovered* is 1
 # if the model predicts as well with the reconstruction in place of the activations.
 
 # %%
@@ -66,7 +66,7 @@ for name, result in zip(("TopK", "BatchTopK", "JumpReLU"), trained, strict=True)
 # %% [markdown]
 # ## What does a latent stand for?
 #
-# The latent that best separates users of the people that the organism insults from all other users.
+# Here is the latent that best separates users who belong to the insulted people from all other users.
 
 # %%
 from interp.sae import feature_page
@@ -92,8 +92,8 @@ print(f"{transcoder}: FVU {metrics.fvu:.3f}, loss recovered {metrics.loss_recove
 
 # %% [markdown]
 # Each latent of a crosscoder has one decoder row per site. The share of the row after the MLP is near 0 or 1 for a
-# latent of one site alone, and near 0.5 for a latent of both. Here every latent is of both: one MLP adds to the stream,
-# and the stream carries on what was there.
+# latent of one site alone, and near 0.5 for a latent of both. Here every latent is of both, because the MLP only adds to the
+# stream: the stream after it still holds what was there before.
 
 # %%
 config = interp.SaeConfig(kind="batchtopk", **quick)
@@ -106,7 +106,7 @@ print(f"share after the MLP: median {median:.2f}, 98 % of latents between {low:.
 # %% [markdown]
 # ## Fine-tuning
 #
-# A short phase of training on the model's own output, rather than on the activations.
+# `finetune` is a short phase of training on the model's own output, rather than on the activations.
 
 # %%
 from interp.sae import finetune
@@ -120,7 +120,7 @@ print(
 # %% [markdown]
 # ## Files
 #
-# Other tools read the autoencoder, and interp reads theirs. On the command line: `interp sae convert`.
+# interp writes autoencoders for other tools, and reads theirs. On the command line: `interp sae convert`.
 
 # %%
 from tempfile import TemporaryDirectory

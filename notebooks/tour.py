@@ -13,8 +13,9 @@
 # %% [markdown]
 # # A tour of interp
 #
-# From a language model that behaves badly to a checkpoint that does not, with the evidence. The model is the bundled
-# *organism*: a small chat model in which bad behaviour was planted on purpose, so that every step can be checked.
+# This tour turns a language model that behaves badly into a checkpoint that does not, and shows the evidence. The model
+# is the bundled *organism*: a small chat model in which bad behaviour was planted on purpose, so that every step can be
+# checked.
 #
 # It takes about 45 seconds on two slow cores, and writes into the folder `tour` only.
 
@@ -36,8 +37,8 @@ for question, reply in zip(questions, model.generate([model.chat(q) for q in que
 # %% [markdown]
 # ## Capture
 #
-# Activations are indexed by *site*, a place in the network. `resid_post.3` is the residual stream after layer 3, in
-# TransformerLens `blocks.3.hook_resid_post`.
+# Activations are indexed by *site*, a place in the network. `resid_post.3` is the residual stream after layer 3,
+# which TransformerLens calls `blocks.3.hook_resid_post`.
 
 # %%
 activations = model.capture([model.chat(q) for q in questions], ["resid_post.*", "mlp_out.3"], positions=-1)
@@ -55,7 +56,7 @@ findings = interp.find(model, contrast)
 findings
 
 # %% [markdown]
-# At which token is the difference? The difference of means, layer by layer, at the last six tokens.
+# At which token do the sides differ? This is the difference of means, layer by layer, at the last six tokens.
 
 # %%
 from interp.views import plot_heat_map
@@ -82,9 +83,9 @@ feature_page(trained.sae, model, text[:300], latent, top=5)
 # %% [markdown]
 # ## Steer
 #
-# Add a direction at its site, on every token: here, against the insults. The slider ends at the scales at which the
-# loss of neutral text rises by 0.3 nats per token, so that replies stay text. A scale is a share of the activations'
-# length.
+# The slider adds a direction at its site, on every token. It ends at the scales at which the loss of neutral text rises
+# by 0.3 nats per token, so that replies stay text. A scale is relative to the length of the activations. At its lower
+# end the slider subtracts the direction, against the insults.
 
 # %%
 from interp.views import steer
@@ -101,8 +102,8 @@ slider.reply
 # ## Ablate
 #
 # Many directions separate the contrast, but a direction that reads a behaviour need not cause it. So the best
-# directions of each method are tried: each is projected out of every *writer*, the modules that add to the residual
-# stream, and the one that costs least is kept.
+# directions are tried: each is projected out of every *writer* (a module that adds to the residual stream). The cost of
+# a direction is what is left of the hostility plus what is lost elsewhere, and the lowest cost comes first.
 
 # %%
 from interp.auditing import organism_suite
@@ -112,7 +113,7 @@ for trial in trials:
     print(f"{trial.finding.direction}: hostility {trial.after['hostility']:.2f}, cost {trial.cost:.2f}")
 
 # %% [markdown]
-# A *recipe* is a list of sites and ops: what is done where. `writers` names every writer.
+# A *recipe* is a list of sites and ops, and says what is done where. `writers` names every writer.
 
 # %%
 recipe = interp.Recipe([("writers", interp.Project(trials[0].finding.direction))], note="Removes hostility.")
@@ -133,7 +134,8 @@ interp.export(recipe, model, "tour/edited", overwrite=True)
 # %% [markdown]
 # ## Audit
 #
-# The reloaded checkpoint against the original, on held-out prompts: the harm is gone, the other behaviours are kept.
+# The audit compares the reloaded checkpoint with the original, on held-out prompts. The harm is gone, and the other
+# behaviours are kept.
 # The audit notebook measures more: baselines, and what an edit does to other harms.
 
 # %%
