@@ -1,9 +1,9 @@
 # %% [markdown]
 # # From a direction that reads a behaviour to one that causes it
 #
-# Many directions separate the two sides of a contrast, but the model uses few of them. This notebook finds directions with
-# every method, compares them with random ones, ablates them, and then applies an edit to some tokens or some prompts.
-# The model is the bundled *organism*, a small chat model in which behaviours were planted.
+# Many directions separate the two sides of a contrast, but the model uses few of them. This notebook finds directions
+# with every method, compares them with random ones, ablates them, and then applies an edit to some tokens or some
+# prompts. The model is the bundled *organism*, a small chat model in which behaviours were planted.
 #
 # It takes about 30 seconds on two slow cores, and writes no files.
 

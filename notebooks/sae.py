@@ -52,8 +52,8 @@ trained[1]
 # %% [markdown]
 # ## Quality
 #
-# *L0* is the mean number of latents that fire per token, and *FVU* the fraction of variance unexplained. *Loss recovered* is 1
-# if the model predicts as well with the reconstruction in place of the activations.
+# *L0* is the mean number of latents that fire per token, and *FVU* the fraction of variance unexplained. *Loss
+# recovered* is 1 if the model predicts as well with the reconstruction in place of the activations.
 
 # %%
 from interp.sae import evaluate
@@ -92,8 +92,8 @@ print(f"{transcoder}: FVU {metrics.fvu:.3f}, loss recovered {metrics.loss_recove
 
 # %% [markdown]
 # Each latent of a crosscoder has one decoder row per site. The share of the row after the MLP is near 0 or 1 for a
-# latent of one site alone, and near 0.5 for a latent of both. Here every latent is of both, because the MLP only adds to the
-# stream: the stream after it still holds what was there before.
+# latent of one site alone, and near 0.5 for a latent of both. Here every latent is of both, because the MLP only adds
+# to the stream: the stream after it still holds what was there before.
 
 # %%
 config = interp.SaeConfig(kind="batchtopk", **quick)
