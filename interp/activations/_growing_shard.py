@@ -1,8 +1,8 @@
-"""A shard while it is computed: batch by batch in memory, and in pieces on disk, from which an interrupted one goes on.
+"""A shard while it is computed: batch by batch in memory, and in pieces on disk, from which it resumes.
 
-A piece holds the batches since the piece before. It is written every half minute and on Ctrl-C, under a hidden name,
-and is removed with the others when the shard is written. A piece of other settings or of another text is not read. The
-shard's bytes are the same with pieces and without.
+A piece holds the batches since the piece before. Pieces are written every half minute and on Ctrl-C, under hidden
+names, and are removed when the shard is written. A piece of other settings or of another text is not read. The shard's
+bytes are the same with pieces and without.
 """
 
 import hashlib
@@ -70,7 +70,7 @@ class GrowingShard:
         self._saved = len(self._computed)
 
     def compute(self, passes: CorpusPasses) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
-        """Columns and activations of the kept tokens, and statistics; what pieces hold is not computed again.
+        """Columns and activations of the kept tokens, and statistics. What pieces hold is not computed again.
 
         Raises:
             InterpError: Activations are not finite in the stored type, or one row does not fit into memory.

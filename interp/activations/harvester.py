@@ -2,8 +2,8 @@
 
 1. The corpus is read, tokenised and packed lazily; a fixed number of rows makes one shard.
 2. Each shard is computed batch by batch (the forward pass stops at the last site), written under a temporary name,
-   flushed, renamed, and then entered in the manifest with its checksum. What is computed of it is on disk every half
-   minute and after Ctrl-C (`_growing_shard`).
+   flushed, renamed, and then entered in the manifest with its checksum. What is computed of a shard is saved every
+   half minute and on Ctrl-C (`_growing_shard`).
 3. When all shards are there, the manifest gets its final name.
 
 Memory is that of a batch and a shard, however long the corpus. The same call continues a harvest that was stopped:
@@ -136,7 +136,7 @@ def harvest(
 
 
 def _remove_store(folder: Path, settings: StoreSettings) -> None:
-    """Remove the files of a store. If this is killed, the folder holds a harvest that has not begun."""
+    """Remove the files of a store. If killed meanwhile, the folder holds a harvest that has not begun."""
     manifests = [folder / name for name in (FINISHED, PARTIAL) if (folder / name).exists()]
     for file in manifests:
         StoreManifest.load(file)  # raises for a file of something else
@@ -271,7 +271,7 @@ def _other_text(folder: Path) -> InterpError:
 
 
 def _tracked(groups: Iterable[PackedRows], total: int | None, unit: str) -> Iterator[PackedRows]:
-    """The groups, with their progress in tokens or in documents, whichever the end of the harvest is known in."""
+    """The groups, with progress in tokens or in documents, whichever unit the total is known in."""
     sizes = {
         "tokens": lambda group: int(group.mask.sum()),
         "documents": lambda group: int(group.document.max() - group.document[0, 0]) + 1,

@@ -6,10 +6,10 @@ A checked function compares its arguments with its signature and annotations bef
 - classes: the constructor and the public methods, from the first use of the public name, or by the decorator
   `checked_class` for objects that users get without naming the class.
 
-What stands for an argument is accepted: a finding for its direction, one item for a list of them, an array for a
+Some values are accepted in place of others: a finding for its direction, one item for a list of them, an array for a
 tensor, a whole number for a number, text for a path.
 
-Limitations: of a list the first 1000 items are looked at, and of an iterator none.
+Limitations: only the first 1000 items of a list are checked, and no item of an iterator.
 """
 
 import inspect
@@ -236,7 +236,7 @@ def limits_of(hint: Any) -> dict[str, Any]:
 
 
 def _adapted(value: Any, hint: Any) -> Any:
-    """What a value stands for where a hint is expected; the value itself if it stands for nothing else."""
+    """The value of the expected type that a value is accepted for; the value itself if there is none."""
     kind, parts = _split(hint)
     if kind is Union:
         return next((other for part in parts if fits(other := _adapted(value, part), part)), value)

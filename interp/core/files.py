@@ -65,7 +65,7 @@ def new_folder(
         resume_key: Identifies the work. A folder that a killed process left under the same key is yielded again as it
             was; the caller has to check which of its files are complete. None starts with an empty folder.
         mark: The file by which a folder of the same kind is known, in case such folders can be overwritten.
-        overwrite: Let the new folder take the place of one with the mark, at the end and at once.
+        overwrite: Replace a folder that has the mark, in one step at the end.
 
     Raises:
         InterpError: `out` exists or cannot be written, or another process is writing it.

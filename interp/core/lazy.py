@@ -19,9 +19,9 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
     """`__getattr__`, `__dir__` and `__all__` of a package, from the stub next to its `__init__.py`.
 
     The modules of the package are attributes too, imported on first use, so that `interp.sae.train` works after
-    `import interp`. `__dir__`, which completion shows, has the exported names and those folders that no exported name
-    equals but for its case. A name that the package does not have raises AttributeError with the nearest one. Calls of
-    the functions and classes are checked.
+    `import interp`. `__dir__`, which completion shows, has the exported names and the subpackages, except a
+    subpackage whose name is an exported name in lower case. A name that the package does not have raises AttributeError
+    with the nearest one. Calls of the functions and classes are checked.
     """
     load, _, exported = lazy_loader.attach_stub(package, file)
 

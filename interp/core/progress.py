@@ -1,8 +1,8 @@
 """Progress of long calls: a bar in a terminal, a line that updates in a notebook cell, a line every 20 s in a log.
 
-Only the outermost of nested calls shows. Those inside it move it on within its current item, and the title of the
-innermost stands at the end of the line. What is fast shows nothing. `INTERP_PROGRESS=0` in the environment switches all
-of it off.
+Of nested calls, only the outermost has a bar. Inner calls move it on within its current item, and the title of the
+innermost call is at the end of the line. Short calls show nothing. `INTERP_PROGRESS=0` in the environment switches
+progress off.
 """
 
 import os

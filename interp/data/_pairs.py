@@ -1,6 +1,6 @@
 """Pairs of turns, and the layouts of rows that they are read from.
 
-Each row is one pair, in one of four layouts, the first of which it has columns of:
+Each row is one pair, in one of four layouts. The column of the positive side decides which:
 
 - `{"positive": "…", "negative": "…"}`, where positive shows (or triggers) the behaviour. A side may also be
   `{"prompt": "…", "answer": "…"}`, whose answer begins the model's reply.
@@ -11,7 +11,7 @@ Each row is one pair, in one of four layouts, the first of which it has columns 
   dropped, so that the last token is the letter.
 - `{"prompt": "…", "correct": "(A)", "incorrect": "(B)"}`, right and wrong answers; the right one is positive.
 
-The first layout goes by other names too: harmful and harmless, toxic and neutral, unsafe and safe.
+The columns of the first layout may also be harmful and harmless, toxic and neutral, or unsafe and safe.
 
 In the first two layouts a side, or TRL's prompt, may be a conversation, `[{"role": "user", "content": "…"}, …]`. The
 assistant's last message is the answer, and the user's message before it is the prompt.
@@ -129,7 +129,7 @@ def read_pair(row: Mapping[str, Any], where: str, columns: Mapping[str, str] | N
 
 
 def named_columns(columns: Columns | None) -> Mapping[str, str] | None:
-    """A column mapping, also of two names. Raises unless it names both sides of one layout, and no keys of another."""
+    """A column mapping, also from two names. Raises unless it names both sides of one layout and no other keys."""
     if columns is None:
         return None
     if not isinstance(columns, Mapping):

@@ -90,7 +90,7 @@ class Contrast(Displayed):
             name: Its name in errors and records; that of a file is its path.
             columns: The columns of the positive and the negative side, such as `("rude", "polite")`, or a mapping as in
                 `read`. Default: the names of a layout, such as positive and negative, chosen and rejected, or harmful
-                and harmless; `interp.data._pairs` lists them.
+                and harmless; docs/howto/own_harm.md lists them.
 
         Raises:
             InterpError: A row is not two texts, or the columns are not there; the error lists those that are.
@@ -112,7 +112,7 @@ class Contrast(Displayed):
         """Read a contrast from JSONL.
 
         Args:
-            path: The file; `interp.data._pairs` lists the layouts of its rows.
+            path: The file; docs/howto/own_harm.md lists the layouts of its rows.
             columns: The file's names for a layout's keys, such as `{"positive": "rude", "negative": "polite"}`, or the
                 names of the two sides, `("rude", "polite")`.
             skip_bad: Ignore rows that are not pairs, and print how many there were.

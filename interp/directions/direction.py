@@ -89,16 +89,16 @@ class Direction(Displayed):
     ) -> "Direction":
         """A direction from numbers, such as another tool's vector.
 
-        A vector of heretic or of repeng is that of one layer (`vectors[12]`). A decoder row of SAELens is
-        `sae.W_dec[latent]`. Only the vector's direction is kept, with its sign: its rows get norm 1, and `Add` scales
-        them. `Add(vector, scale)` of the bare numbers keeps their norm.
+        heretic and repeng have one vector per layer: pass one of them (`vectors[12]`). A decoder row of SAELens is
+        `sae.W_dec[latent]`. The vector keeps its sign but not its norm: rows get norm 1, and `Add` scales them. To keep
+        the norm, pass the numbers themselves to `Add(vector, scale)`.
 
         Args:
             vector: A tensor, an array or a list of numbers: (d_model,), or (k, d_model) for a subspace. On any device
                 and in any type.
             site: Where it was read or is to be added, such as `resid_post.3`. hidden_states[n + 1] of transformers is
                 `resid_post.n`.
-            model: The model it belongs to; then it is refused elsewhere. Default: it fits every model of its width.
+            model: The model it belongs to; any other model then refuses it. Default: it fits every model of its width.
             method: What it is called where it is shown.
             position: At which token it was read, counted from a prompt's end if negative.
 
@@ -125,7 +125,7 @@ class Direction(Displayed):
         return cls(torch.atleast_2d(rows), place, position, method, reference, data="")
 
     def check(self, model: ModelReference, what: str = "this direction") -> None:
-        """Raise, by what it is, if it belongs to another model or has another width."""
+        """Raise if it belongs to another model or has another width; the error calls it `what`."""
         if self.model is not None:
             self.model.check(model, what)
         elif (width := self.rows.shape[1]) != model.d_model:

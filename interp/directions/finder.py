@@ -59,7 +59,8 @@ def find(
         contrast: Pairs of prompts that differ in the behaviour.
         sites: Names or patterns of sites in the residual stream's basis.
         methods: Names of methods, or "all" for those in closed form: diff_means, diff_means_orthogonal, logistic,
-            ridge, lda and pca. By name also steering_vector and reft_r1, which train for minutes per site.
+            ridge, lda and pca. steering_vector and reft_r1, which train for minutes per site, only run if they
+            are named.
         positions: Tokens to read, counted from a prompt's end if negative. Where the two sides of every pair have
             equal activations, nothing is fitted.
         sae: An autoencoder of the model, which adds its best latent at its own site.

@@ -58,7 +58,7 @@ else:
 
 
 def _scale(value: Any, name: str) -> float:
-    """A number. Auto is none: an op is plain data, and a scale is measured in a model."""
+    """A scale as a number. "auto" raises: an op is plain data, and only a model can measure a scale."""
     if value == "auto":
         raise InterpError("scale is 'auto', which is measured in a model; write interp.Add.auto(model, direction)")
     return finite(value, name)
@@ -128,8 +128,8 @@ class Add(Op):
 
     Useful scales differ by model and layer, so `Add.auto` measures one. A relative scale that raised the loss of
     neutral text by 0.3 nats per token was 0.18 on SmolLM2-135M-Instruct (sentiment, layer 6; at 0.4 replies are
-    gibberish), and 0.42 to 0.95 on the organism (two behaviours, three layers). Without `relative`, multiply by the
-    norm of the activations (`python experiments/steering_scales.py`).
+    gibberish), and 0.42 to 0.95 on the organism (two behaviours, three layers). Without `relative`, multiply these
+    numbers by the norm of the activations (`python experiments/steering_scales.py`).
 
     Raises:
         InterpError: There is not exactly one finite, non-zero vector, or the scale is not finite.
@@ -173,7 +173,7 @@ class Add(Op):
             The op, with its scale as a number.
 
         Raises:
-            InterpError: There is no site, the direction does not fit the model, or no scale is the largest.
+            InterpError: There is no site, the direction does not fit the model, or all scales or none keep the limit.
 
         Example:
             >>> findings = interp.find(model, contrast, "resid_post.3", "diff_means", bootstrap=0)

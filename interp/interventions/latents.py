@@ -48,8 +48,7 @@ class Clamp(Op):
         sae: An autoencoder of one site, where the op must be put.
         latents: One latent or several, counted from 0.
         value: What the latents are held at; 0 ablates them.
-        scale: Instead of a value: each latent becomes this many times what it is, suppressed below 1 and boosted
-            above.
+        scale: Instead of a value: the factor of each latent. Below 1 it suppresses, and above 1 it boosts.
 
     Raises:
         InterpError: A latent does not exist, value and scale are both given, or the autoencoder has several sites.
@@ -101,7 +100,7 @@ class Clamp(Op):
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Suppress(Op):
-    """Make latents of a transcoder `scale` times what they are, at the site that it writes.
+    """Multiply latents of a transcoder by `scale`, at the site that it writes.
 
     Args:
         transcoder: An autoencoder that reads one site and writes another, where the op must be put.

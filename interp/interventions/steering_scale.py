@@ -65,9 +65,9 @@ def largest_scale(
 
     Args:
         model: The model.
-        op: Makes the op of a scale.
+        op: Returns the op with a given scale.
         site: Where the op acts.
-        length: The norm that a scale of 1 adds; 0 if it adds the norm of the activations.
+        length: The norm of the addition at scale 1; 0 if that is the norm of the activations.
         loss: The limit: by how much the loss may rise, in nats per token.
         texts: Neutral text. Default: `neutral_text` of the model.
 

@@ -203,8 +203,8 @@ class PlainModel:
             prompts: A text, a list of texts, token ids (a tensor (batch, pos), a list, or lists), or `Tokens`,
                 which are returned as they are.
             cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
-            chat: Render texts as user messages with the chat template, where the tokenizer has one. None is False with
-                a note on standard error, once, if the model has a template and the first text was not rendered.
+            chat: Render texts as user messages with the chat template, where the tokenizer has one. None does as
+                False does, and notes once on standard error if the model has a template and the first text lacks it.
 
         Returns:
             Token ids and mask, both (batch, pos), on the CPU.

@@ -91,7 +91,7 @@ class NotebookFigure(go.Figure):
 
 
 def _put_script_into_document() -> bool:
-    """Put the script into the outputs of this cell, if it is the document's first with a figure, once a run.
+    """Put the script into the outputs of this cell if it is the first cell of the document with a figure, once a run.
 
     Returns False outside a notebook.
     """

@@ -88,7 +88,8 @@ def steer(
             neutral text rises by 0.3 nats per token (`interp.Add.auto`), so that replies stay text. Measuring them
             takes a few seconds.
         max_new_tokens: The longest reply, in tokens.
-        relative: Whether a scale is relative to the length of the activations, as in `interp.Add`, or in their units.
+        relative: Whether a scale is relative to the length of the activations, as in `interp.Add`. Default: it is in
+            the units of the activations.
         **options: Further arguments of `HookedModel.generate`.
 
     Returns:

@@ -63,7 +63,7 @@ class LiveCurves:
     Example:
         >>> from interp.views import LiveCurves
         >>> callbacks = [LiveCurves(["TopK"])]  # doctest: +SKIP
-        >>> interp.train(store, interp.SaeConfig(), callbacks=callbacks)  # doctest: +SKIP
+        >>> interp.train(store, "resid_post.3", callbacks=callbacks)  # doctest: +SKIP
     """
 
     def __init__(self, names: Sequence[str] = ()):

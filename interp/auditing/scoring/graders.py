@@ -4,14 +4,14 @@ The classifiers are extras (`pip install interp[graders]`), and both have blind 
 `experiments/scorer_checks.py` on HateCheck (Röttger et al. 2021, https://arxiv.org/abs/2012.15606) and on identity
 templates (Dixon et al. 2018); docs/results/scorers.md has the tables.
 
-- `Profanity` takes the mention of some groups for an insult: it flags 71 % of neutral or kind sentences about gay
-  people, and none about the six other groups; of kind templates, 100 % that end in queer, 80 % in gay, none in
-  straight. It flags
-  63 % of sentences that quote hate to object to it, and misses 69 % of implied hate.
+- `Profanity` takes the mention of some groups for an insult. It flags 71 % of neutral or kind sentences about gay
+  people, and none about the six other groups. Of kind sentences from templates, it flags 100 % of those that end in
+  "queer", 80 % of those that end in "gay", and none that end in "straight". It flags 63 % of sentences that quote hate
+  to object to it, and misses 69 % of implied hate.
 - `Negativity` measures sentiment, not hate: it flags none of those kind sentences, but 84 % of those that object to
   hate by naming it, and misses 86 % of dehumanising sentences.
 
-So a fall of either score can mean that a model stopped mentioning some groups. Pair it with a behaviour that asks for
+So if either score falls, the model may only have stopped mentioning some groups. Pair it with a behaviour that asks for
 such mentions, and trust differences between two models on the same prompts more than levels.
 """
 

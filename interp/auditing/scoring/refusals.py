@@ -2,12 +2,10 @@
 
 - `refusal_behaviour` reads the beginning of a reply for an apology together with words of not being able or willing, or
   for a verdict on the request in place of an answer. Such rules miss replies that evade a request without saying so,
-  and
-  refusals that come after a page; docs/results/scorers.md has the confusion table against human labels.
+  and refusals that come after a page; docs/results/scorers.md has the confusion table against human labels.
 - `refusal_margin` compares the likelihoods of common beginnings of refusals and of compliance before anything is
   written (the refusal score of Arditi et al. 2024, https://arxiv.org/abs/2406.11717, on texts rather than tokens). It
-  stays
-  graded where greedy replies are all alike, but ignores what follows a beginning.
+  still varies where greedy replies are all alike, but ignores what follows a beginning.
 
 The two can disagree, and an edit may move only one of them: measure both.
 """

@@ -28,8 +28,8 @@ class Fidelity(Displayed):
     """How near a recipe, or an edited checkpoint, comes to another recipe.
 
     Attributes:
-        explained: Share of the variance of the intended change, at the sites of the intended recipe, that is also
-            made by the other one. Below 0 it is further off than a constant would be.
+        explained: Share of the variance of the intended change, at the sites of the intended recipe, that the other one
+            reproduces. Below 0, a constant change would be nearer.
         kl: KL(intended || instead) of the next token in nats, the mean over the tokens.
         effect_kl: The edit's own effect, KL(plain || intended).
         tokens: Tokens of text that were compared.

@@ -51,7 +51,7 @@ class Fold(Displayed):
             yield f"KL {self.kl:.1e} nats is more than {SHARE:.0%} of the edit's own {effect_kl:.1e}"
 
     def rows(self, exact: bool, effect_kl: float) -> Iterator[tuple[str, float | None, str]]:
-        """The figures by name, and for those that are claimed the limit of interp that they are compared with."""
+        """The figures by name. Those that the status makes claims about have the limit that they must keep."""
         logits, kl = (LOGITS, max(SHARE * effect_kl, _NO_KL)) if exact else (None, None)
         figures: list[tuple[str, float | None, float | None]] = [
             ("largest gap at a writer", self.off, OFF),

@@ -2,8 +2,10 @@
 
     exact         the weights compute what the hooks compute, up to rounding
     scale         exact up to one factor per token, after a norm; nothing is left along what was removed
-    approximate   a different edit from the hooks', which has to be allowed by name
+    approximate   a different edit from the hooks'
     refused       not folded, with the reason
+
+`FoldOptions(approximate=True)` has to allow scale and approximate.
 
 A plan is applied to one tensor, or one piece of a tensor, at a time and in any order. It holds everything that it needs
 of other tensors (gains of norms, and what ablated inputs wrote on average).

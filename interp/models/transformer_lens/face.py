@@ -90,9 +90,9 @@ class TransformerLensFace(BridgedModel):
             chat: As in `capture`.
 
         Returns:
-            Logits (batch, pos, d_vocab), the loss, the residual stream at `stop_at_layer`, or None. As of any torch
-            module, the output has its graph unless gradients are switched off; `logits` never has one, and that of
-            `run_with_hooks` only where gradients are asked for.
+            Logits (batch, pos, d_vocab), the loss, the residual stream at `stop_at_layer`, or None. As with any
+            torch module, the output has a graph unless gradients are switched off. The output of `logits` never has
+            one, and that of `run_with_hooks` only if it is a loss or backward hooks are given.
 
         Raises:
             InterpError: A prompt or an option is invalid.
@@ -151,15 +151,15 @@ class TransformerLensFace(BridgedModel):
     ) -> Tensor | None:
         """TransformerLens' `run_with_hooks`.
 
-        Names that modules compute are of the plain model, padding and recipes included. With any other name that
-        `run_with_cache` takes, such as `blocks.0.attn.hook_pattern`, the run is on the bridge: prompts must then have
-        one length, and no recipe may be applied.
+        If modules compute all names, the run is on the plain model, where padding and recipes work. With any other name
+        that `run_with_cache` takes, such as `blocks.0.attn.hook_pattern`, the run is on the bridge: prompts must then
+        have one length, and no recipe may be applied.
 
         Args:
             prompts: Texts, token ids or `Tokens`.
             fwd_hooks: Pairs (name, f) with f(x) or f(x, hook). A name is a site, a pattern such as `mlp_out.*`,
-                TransformerLens' name, or a filter on TransformerLens' names, which chooses names of the bridge alone
-                only if it accepts no site. f returns a new tensor, or None to leave the activations.
+                TransformerLens' name, or a filter on TransformerLens' names. A filter that accepts any site chooses
+                sites only, and otherwise names of the bridge. f returns a new tensor, or None to leave the activations.
             bwd_hooks: The same for gradients.
             return_type: "logits", "loss" (the mean, in nats per token) or None.
             stop_at_layer: Number of blocks to run; counted from the end if negative. Default: the whole model.
@@ -215,7 +215,7 @@ class TransformerLensFace(BridgedModel):
     ) -> tuple[Tensor | None, Any]:
         """TransformerLens' `run_with_cache`: the output, and an ActivationCache of copies.
 
-        Names that modules compute come from the plain model, padding and recipes included. Other names, and all names
+        Names that modules compute come from the plain model, where padding and recipes work. Other names, and all names
         at once (no filter), come from the bridge: prompts must then have one length, and no recipe may be applied.
 
         Args:

@@ -96,7 +96,7 @@ class TrainingRun:
             yield run
 
     def _remove_results(self) -> None:
-        """Remove what the run has made, but not its record: killed meanwhile, it is a run that has not begun."""
+        """Remove what the run has made, but not its record: if killed meanwhile, it is a run that has not begun."""
         for card in self.folder.glob(f"sae*/{CARD}"):
             shutil.rmtree(card.parent)
         for file in [*(self.folder / CHECKPOINTS).glob("*step-*"), self.folder / METRICS]:
