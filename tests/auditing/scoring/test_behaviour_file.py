@@ -87,7 +87,7 @@ def test_a_suite_may_be_a_file_and_items_are_drawn_by_seed(tmp_path):
 
 
 def test_the_page_has_every_type_and_its_settings():
-    page = (Path(__file__).parents[3] / "docs" / "howto" / "behaviours.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "own_harm.md").read_text(encoding="utf-8")
     for name, scorer in SCORERS.items():
         [row] = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         assert all(setting in row for setting in scorer.model_fields if setting != "type")

@@ -185,7 +185,7 @@ def test_bad_outputs_are_refused(saved, tiny, tmp_path):
     ]:
         with pytest.raises(InterpError, match=message):
             interp.export(ablation(), source, out)
-    with pytest.raises(InterpError, match="dtype 'float23'"):
+    with pytest.raises(InterpError, match="dtype is 'float23'"):
         interp.export(ablation(), source, tmp_path / "out", dtype="float23")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "source-llama", "taken"]
 
