@@ -35,7 +35,7 @@ from interp.activations.store import Store
 from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
 from interp.core.config import differences
 from interp.core.digests import versions
-from interp.core.errors import InterpError, on_interrupt
+from interp.core.errors import InterpError, note, on_interrupt
 from interp.core.files import lock_folder, sha256_file, write_json, write_tensors
 from interp.core.progress import track
 from interp.data import corpora
@@ -244,7 +244,9 @@ class _Harvest:
             )
             self._save()
             growing.remove_pieces()
-        if not self.whole:
+        if self.whole:
+            note(f"opened the finished harvest in {self.folder}; overwrite=True starts anew")
+        else:
             self._finish()
 
     def _save(self) -> None:

@@ -84,8 +84,12 @@ class Store(Displayed):
         folder = Path(path)
         if not (folder / FINISHED).is_file():
             if (folder / PARTIAL).is_file():
-                raise InterpError(f"{folder}: its harvest did not finish; run it again with the same settings")
-            raise InterpError(f"{folder}: not an activation store (no {FINISHED}); make one with harvest")
+                unfinished = "its harvest did not finish; run it again with the same settings"
+                raise InterpError(f"{folder}: {unfinished}: the same call of harvest continues it")
+            state = f"no {FINISHED}" if folder.exists() else "no such folder"
+            raise InterpError(
+                f"{folder}: not an activation store ({state}); the call of harvest makes or continues one"
+            )
         manifest = StoreManifest.load(folder / FINISHED)
         if not sum(shard.tokens for shard in manifest.shards):
             raise InterpError(f"{folder / FINISHED}: no tokens in it; harvest again into a new folder")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, note
 from interp.data import corpora
 from interp.data.conversations import render_conversation
 from interp.data.packing import PackedRows, Piece, assign_rows, encode, lay_out
@@ -131,7 +131,7 @@ class CorpusPasses:
             elif self.batch_size == 1:
                 raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
             else:
-                print(f"interp: {len(batch)} rows do not fit into memory; trying {len(batch) // 2}", file=sys.stderr)
+                note(f"{len(batch)} rows do not fit into memory; trying {len(batch) // 2}")
                 self.batch_size = max(1, len(batch) // 2)
 
     def widths(self, sample: PackedRows) -> dict[str, int]:

@@ -5,6 +5,7 @@ YAML itself accepts a key that is there twice, and keys that are not plain text;
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -36,6 +37,20 @@ class Config(Displayed, BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Put the fields, as they describe themselves, into the signature and the docstring."""
+        super().__pydantic_init_subclass__(**options)
+        parameters, lines = [], list[str]()
+        for name, field in cls.model_fields.items():
+            default = Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
+            parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default))
+            given = "" if field.is_required() or default is None else f" [default: {default!r}]"
+            lines.append(f"        {name}: {field.description or in_words(field.annotation)}{given}\n")
+        cls.__signature__ = Signature(parameters)
+        head, example, rest = (cls.__doc__ or "").partition("    Example:")
+        cls.__doc__ = f"{head.rstrip()}\n\n    Args:\n{''.join(lines)}\n    {example.lstrip()}{rest}"
 
     def __init__(self, /, *args: Any, **values: Any) -> None:
         if args:

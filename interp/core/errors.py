@@ -31,8 +31,16 @@ def on_interrupt(hint: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"interp: interrupted; {hint}", file=sys.stderr)
+        note(f"interrupted; {hint}")
         raise
+
+
+def note(text: str) -> None:
+    """Say something on standard error that is no error.
+
+    >>> note("opened the finished harvest in store")
+    """
+    print(f"interp: {text}", file=sys.stderr)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

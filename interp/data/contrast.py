@@ -6,7 +6,6 @@ spaces, form a group. Rows of two groups that share a prompt raise at the split,
 on both sides.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, displayed, plural
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, note
 from interp.core.files import sha256_json
 from interp.core.jsonl import numbered_lines, parse_object
 from interp.data._pairs import Columns, Message, Turn, TurnPair, named_columns, pair_of, read_pair, table_rows
@@ -141,7 +140,7 @@ class Contrast(Displayed):
             else:
                 pairs.append(pair)
         if ignored:
-            print(f"interp: ignored {plural(ignored, 'bad row')}", file=sys.stderr)
+            note(f"ignored {plural(ignored, 'bad row')}")
         return cls(tuple(pairs), str(file))
 
     def split(self, held_out: float = 0.3, seed: int = 0) -> tuple["Contrast", "Contrast"]:

@@ -14,7 +14,6 @@ streamed; only a .txt is held in memory.
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from interp.core.display import plural
-from interp.core.errors import InterpError, first_line, nearest
+from interp.core.errors import InterpError, first_line, nearest, note
 from interp.core.jsonl import parse_object
 
 Conversation = list[dict[str, Any]]
@@ -243,7 +242,7 @@ def _good(
                 yield document
     finally:  # the reader may stop before the end
         if skipped:
-            print(f"interp: ignored {plural(skipped, 'bad record')}", file=sys.stderr)
+            note(f"ignored {plural(skipped, 'bad record')}")
     if not good:
         raise InterpError(f"{name} is empty; expected at least one document")
 

@@ -135,9 +135,9 @@ class Direction(Displayed):
         """Coordinates of activations along the rows."""
         return x @ self.rows.to(x).T
 
-    def save(self, folder: str | Path) -> None:
-        """Write a new folder: the tensors as safetensors, the rest as JSON."""
-        with new_folder(folder) as staging:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write tensors and values into a new folder; `overwrite` replaces a saved direction there, in one step."""
+        with new_folder(folder, mark="direction.json", overwrite=overwrite) as staging:
             tensors = {"rows": self.rows} | ({} if self.means is None else {"means": self.means})
             save_file(tensors, staging / "direction.safetensors")
             write_json(staging / "direction.json", self.to_json())

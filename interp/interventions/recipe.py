@@ -133,9 +133,9 @@ class Recipe(Displayed):
         """SHA-256 of the settings and tensors."""
         return sha256_json([_plain(self), tensors_digest(_tensors(self).items())])
 
-    def save(self, folder: str | Path) -> None:
-        """Save the recipe to a new folder."""
-        with new_folder(folder) as staging:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Save the recipe to a new folder; `overwrite` replaces a saved recipe there, in one step."""
+        with new_folder(folder, mark="recipe.json", overwrite=overwrite) as staging:
             self.write(staging)
 
     def write(self, folder: Path) -> None:

@@ -16,8 +16,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class SaeConfig(Config):
     """How to train a sparse autoencoder.
 
-    `interp sae train --help` shows the same texts.
-
     Example:
         >>> from interp.sae import SaeConfig
         >>> SaeConfig(kind="jumprelu", d_sae=512, k=16).batch_size

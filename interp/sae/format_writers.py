@@ -25,8 +25,8 @@ from interp.sae.coder import SparseAutoencoder
 from interp.sae.nonlinearities import TopK
 
 
-def write_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
-    """Write an autoencoder as SAELens reads it (`SAE.load_from_disk`), into a new folder."""
+def write_saelens(sae: SparseAutoencoder, folder: str | Path, overwrite: bool = False) -> None:
+    """Write an autoencoder as SAELens reads it (`SAE.load_from_disk`); see `write_autoencoder`."""
     read, written = _one(sae.reads), _one(sae.writes)
     architecture: str = sae.nonlinearity.kind
     # Without a version the layout is taken for an older one, whose metadata are elsewhere.
@@ -43,13 +43,13 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
         config |= {"k": sae.nonlinearity.k, "rescale_acts_by_decoder_norm": False}
     tensors = sae.tensors()
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
-    with new_folder(folder) as out:
+    with new_folder(folder, mark="sae_weights.safetensors", overwrite=overwrite) as out:
         write_json(out / "cfg.json", config | {"architecture": architecture, "metadata": metadata})
         safetensors.torch.save_file(tensors, out / "sae_weights.safetensors")
 
 
-def write_sparsify(sae: SparseAutoencoder, folder: str | Path) -> None:
-    """Write a TopK autoencoder as sparsify reads it (`SparseCoder.load_from_disk`), into a new folder."""
+def write_sparsify(sae: SparseAutoencoder, folder: str | Path, overwrite: bool = False) -> None:
+    """Write a TopK autoencoder as sparsify reads it (`SparseCoder.load_from_disk`); see `write_autoencoder`."""
     if not isinstance(sae.nonlinearity, TopK):
         raise InterpError(f"sparsify has no {sae.nonlinearity.kind} autoencoders; write it for saelens")
     tensors, transcodes = sae.tensors(), _one(sae.reads) != _one(sae.writes)
@@ -58,14 +58,14 @@ def write_sparsify(sae: SparseAutoencoder, folder: str | Path) -> None:
     shift = torch.zeros(sae.d_sae) if transcodes else rows @ tensors["b_dec"]
     shape = {"d_in": sae.d_in, "num_latents": sae.d_sae, "k": sae.nonlinearity.k, "transcode": transcodes}
     fixed = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "multi_topk": False}
-    with new_folder(folder) as out:
+    with new_folder(folder, mark="sae.safetensors", overwrite=overwrite) as out:
         write_json(out / "cfg.json", shape | fixed | {"skip_connection": sae.W_skip is not None})
         named = tensors | {"encoder.weight": rows, "encoder.bias": bias + shift}
         safetensors.torch.save_file(named, out / "sae.safetensors")
 
 
-def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> None:
-    """Write an autoencoder as dictionary_learning reads it (`load_dictionary`), into a new folder."""
+def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path, overwrite: bool = False) -> None:
+    """Write an autoencoder as dictionary_learning reads it (`load_dictionary`); see `write_autoencoder`."""
     place, tensors = _autoencoder(sae, "dictionary_learning"), sae.tensors()
     trainer: dict[str, Any] = {"activation_dim": sae.d_in, "dict_size": sae.d_sae, "lm_name": place.model.name}
     if isinstance(sae.nonlinearity, TopK):
@@ -78,23 +78,23 @@ def write_dictionary_learning(sae: SparseAutoencoder, folder: str | Path) -> Non
     else:
         state = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
         trainer |= {"dict_class": "JumpReluAutoEncoder"}
-    with new_folder(folder) as out:
+    with new_folder(folder, mark="ae.pt", overwrite=overwrite) as out:
         write_json(out / "config.json", {"trainer": trainer, "buffer": {}})
         torch.save(state, out / "ae.pt")
 
 
-def write_gemma_scope(sae: SparseAutoencoder, folder: str | Path) -> None:
-    """Write a JumpReLU autoencoder as Gemma Scope's params.npz, into a new folder."""
+def write_gemma_scope(sae: SparseAutoencoder, folder: str | Path, overwrite: bool = False) -> None:
+    """Write a JumpReLU autoencoder as Gemma Scope's params.npz; see `write_autoencoder`."""
     _autoencoder(sae, "Gemma Scope")
     if isinstance(sae.nonlinearity, TopK):
         raise InterpError("Gemma Scope has no topk autoencoders; write it for saelens")
     arrays: dict[str, Any] = {name: x.float().numpy() for name, x in sae.tensors().items()}
-    with new_folder(folder) as out:
+    with new_folder(folder, mark="params.npz", overwrite=overwrite) as out:
         np.savez(out / "params.npz", **arrays | {"W_enc": arrays["W_enc"].T})
 
 
-WRITERS: dict[str, Callable[[SparseAutoencoder, str | Path], None]] = {
-    "interp": lambda sae, folder: sae.save(folder),
+WRITERS: dict[str, Callable[[SparseAutoencoder, str | Path, bool], None]] = {
+    "interp": lambda sae, folder, overwrite: sae.save(folder, overwrite),
     "saelens": write_saelens,
     "sparsify": write_sparsify,
     "dictionary_learning": write_dictionary_learning,
@@ -102,13 +102,14 @@ WRITERS: dict[str, Callable[[SparseAutoencoder, str | Path], None]] = {
 }
 
 
-def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str) -> None:
+def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str, overwrite: bool = False) -> None:
     """Write an autoencoder in the format of another tool.
 
     Args:
         sae: The autoencoder.
         folder: A new folder.
         kind: One of interp, saelens, sparsify, dictionary_learning and gemma_scope.
+        overwrite: Replace an autoencoder of the same format in the folder, in one step.
 
     Raises:
         InterpError: The format is unknown or cannot hold this autoencoder, or the folder exists.
@@ -124,7 +125,7 @@ def write_autoencoder(sae: SparseAutoencoder, folder: str | Path, kind: str) -> 
     """
     if kind not in WRITERS:
         raise InterpError(f"format {kind!r} can't be written; {nearest(kind, WRITERS)}")
-    WRITERS[kind](sae, folder)
+    WRITERS[kind](sae, folder, overwrite)
 
 
 def _hook(place: SiteColumns) -> str:

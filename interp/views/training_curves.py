@@ -52,7 +52,8 @@ def plot_training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure
 class LiveCurves:
     """A callback of `train` that draws the curves in the cell that trains, and updates them there at each new point.
 
-    A run that starts again draws a figure of its own.
+    A run that starts again draws a figure of its own. A run that is read or continued from its folder is drawn from the
+    beginning, by its stored points.
 
     Args:
         names: Names of the autoencoders, in the order of their configurations; the others are numbered.
@@ -63,8 +64,10 @@ class LiveCurves:
     Example:
         >>> from interp.views import LiveCurves
         >>> callbacks = [LiveCurves(["TopK"])]  # doctest: +SKIP
-        >>> interp.train(store, "resid_post.3", callbacks=callbacks)  # doctest: +SKIP
+        >>> interp.train(store, "resid_post.3", folder="run", callbacks=callbacks)  # doctest: +SKIP
     """
+
+    replays = True
 
     def __init__(self, names: Sequence[str] = ()):
         from IPython.display import DisplayHandle

@@ -266,13 +266,14 @@ def test_an_overwriting_harvest_that_is_stopped_is_continued(tiny, corpus, tmp_p
     assert _bytes(tmp_path / "store") == _bytes(whole.folder)
 
 
-def test_a_finished_harvest_is_opened_without_running_the_model(tiny, corpus, tmp_path):
+def test_a_finished_harvest_is_opened_without_running_the_model(tiny, corpus, tmp_path, capsys):
     model = tiny("llama")
     harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
     # One pass finds the widths of the sites; a second would be work done twice.
     with at_layer(model, 0, _killed_after(1)):
         again = harvest(model, corpus, SITES, tmp_path / "store", **SETTINGS)
     assert len(again) == len(Store.open(tmp_path / "store"))
+    assert "interp: opened the finished harvest in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("finished", [True, False])

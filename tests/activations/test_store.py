@@ -95,6 +95,8 @@ def test_a_truncated_or_missing_shard_is_named_even_unverified(copy):
 def test_what_is_no_store_is_refused(tmp_path, copy):
     with pytest.raises(InterpError, match=r"not an activation store \(no manifest\.json\)"):
         Store.open(tmp_path)
+    with pytest.raises(InterpError, match="no such folder"):
+        Store.open(tmp_path / "missing")
     manifest = copy / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"shards"', '"shard"'))
     with pytest.raises(InterpError, match=r"unknown key 'parts\.0\.shard'; did you mean shards"):

@@ -1,5 +1,6 @@
 """Configuration refuses unknown keys and ambiguous YAML by name, and settings that differ are named."""
 
+import inspect
 import pickle
 
 import pytest
@@ -11,7 +12,7 @@ from interp.core.config import Config, differences, flatten, plain_value
 
 
 class Inner(Config):
-    items: int = Field(3, ge=1)
+    items: int = Field(3, ge=1, description="how many")
     names: tuple[str, ...] = Field((), strict=False)
 
 
@@ -55,6 +56,13 @@ def test_config_errors_name_key_and_source(tmp_path, text, overrides, message):
     with pytest.raises(InterpError, match=message) as caught:
         Outer.read(file, overrides)
     assert overrides or "broken.yaml" in str(caught.value)
+
+
+def test_help_lists_the_fields():
+    assert inspect.getdoc(Inner).endswith(
+        "Args:\n    items: how many [default: 3]\n    names: a list of texts [default: ()]"
+    )
+    assert str(inspect.signature(Outer)) == "(*, name, inner=Inner(items=3, names=()))"
 
 
 def test_an_unknown_key_of_a_call_gets_the_nearest():

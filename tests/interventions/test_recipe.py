@@ -78,6 +78,7 @@ def test_broken_recipes_are_named(tiny, tmp_path):
     recipe.save(tmp_path / "recipe")
     with pytest.raises(InterpError, match="exists already"):
         recipe.save(tmp_path / "recipe")
+    recipe.save(tmp_path / "recipe", overwrite=True)
     file = tmp_path / "recipe" / "recipe.json"
     plain = json.loads(file.read_text())
     edit = plain["edits"][0]

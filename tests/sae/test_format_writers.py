@@ -97,6 +97,7 @@ def test_dictionary_learning_reads_what_is_written(tmp_path, kind):
     ours = _coder(kind)
     ours = replace(ours, W_dec=normalize(ours.W_dec))  # which it assumes
     format_writers.write_autoencoder(ours, tmp_path / "sae", "dictionary_learning")
+    format_writers.write_autoencoder(ours, tmp_path / "sae", "dictionary_learning", overwrite=True)
     theirs, config = utils.load_dictionary(str(tmp_path / "sae"), "cpu")
     with torch.no_grad():
         torch.testing.assert_close(theirs(X), ours(X), atol=1e-5, rtol=1e-5)

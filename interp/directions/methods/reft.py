@@ -98,10 +98,10 @@ class ReftR1(Displayed):
         x = model.capture(batch, self.direction.site)[self.direction.site].float().cpu()
         return _largest(self.direction.read(x)[..., 0] + self.bias, _counted_tokens(batch)) - self.threshold
 
-    def save(self, folder: str | Path) -> None:
-        """Write a new folder: the row as safetensors, the rest as JSON."""
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the row and the rest into a new folder; `overwrite` replaces what was saved there, in one step."""
         numbers = {name: value for name, value in vars(self).items() if name != "direction"}
-        with new_folder(folder) as staging:
+        with new_folder(folder, mark="reft.json", overwrite=overwrite) as staging:
             save_file({"rows": self.direction.rows}, staging / "reft.safetensors")
             write_json(staging / "reft.json", {"direction": self.direction.to_json(), **numbers})
 

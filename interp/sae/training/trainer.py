@@ -33,7 +33,7 @@ from torch import Tensor
 from interp.activations.columns import Sites
 from interp.activations.stream import ActivationSource
 from interp.core.display import Card, Displayed, displayed, plural
-from interp.core.errors import InterpError, on_interrupt
+from interp.core.errors import InterpError, note, on_interrupt
 from interp.core.progress import track
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
@@ -134,7 +134,8 @@ def train_all(
         folder: Keeps settings, metrics, checkpoints and the autoencoders. A run that was stopped continues when called
             again with the same settings; a finished one is read.
         checkpoint_every: Steps between checkpoints.
-        callbacks: Called with a `TrainingReport` at each new point of progress.
+        callbacks: Called with a `TrainingReport` at each new point of progress. A callback whose attribute `replays` is
+            true, such as `LiveCurves`, also gets the stored points of a run that is continued or read.
         device: Where to train.
         overwrite: Start anew in a folder that holds an earlier run, which is removed once the plans fit the source.
 
@@ -170,9 +171,12 @@ def train_all(
 def _train(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback]) -> list[TrainedSae]:
     if run is not None and (state := run.latest()):
         bundle.restore(*state)
+        _replay(bundle, callbacks)
     if bundle.steps < bundle.total:
         with _determinism(bundle.members[0].plan.config.deterministic):
             _steps(bundle, run, callbacks)
+    elif run is not None:
+        note(f"opened the finished run in {run.folder}; overwrite=True trains anew")
     trained = [
         TrainedSae(member.sae(bundle.scaling), tuple(member.fit.history), member.fit.density)
         for member in bundle.members
@@ -180,6 +184,17 @@ def _train(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback
     if run is not None:
         run.finish([result.sae for result in trained])
     return displayed(trained)
+
+
+def _replay(bundle: Bundle, callbacks: Sequence[Callback]) -> None:
+    """Give the points of earlier calls to the callbacks that have a true attribute `replays`."""
+    points = [(number, point) for number, member in enumerate(bundle.members) for point in member.fit.history]
+    for index, (number, point) in enumerate(points, 1):
+        last = index == len(points) and bundle.steps == bundle.total
+        report = TrainingReport(number, point, point.tokens // bundle.batch_size, bundle.total, 0.0, last)
+        for callback in callbacks:
+            if getattr(callback, "replays", False):
+                callback(report)
 
 
 def _steps(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback]) -> None:

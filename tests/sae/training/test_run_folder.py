@@ -71,10 +71,22 @@ def test_a_run_keeps_to_the_products_it_began_with(planted, tmp_path, monkeypatc
     assert not torch.equal(*found.values())
 
 
-def test_a_finished_run_is_read(planted, tmp_path):
+class _Points(list):
+    """A callback that asks for the points of earlier calls."""
+
+    replays = True
+
+    def __call__(self, report):
+        self.append(report)
+
+
+def test_a_finished_run_is_read(planted, tmp_path, capsys):
     first = train(planted, SITE, CONFIG, folder=tmp_path / "run")
     began = time.perf_counter()
-    again = train(planted, SITE, CONFIG, folder=tmp_path / "run", callbacks=[_stop_at(0)])
+    again = train(planted, SITE, CONFIG, folder=tmp_path / "run", callbacks=[_stop_at(0), points := _Points()])
+    assert tuple(report.point for report in points) == first.history
+    assert (points[-1].step, points[-1].last) == (points[-1].steps, True)
+    assert "interp: opened the finished run in" in capsys.readouterr().err
     assert torch.equal(again.sae.W_enc, first.sae.W_enc)
     assert again.history == first.history
     assert time.perf_counter() - began < 5
