@@ -114,6 +114,7 @@ def _signature(function: Callable[..., Any], title: str, skipped: int) -> "_Sign
     return _Signature(
         title,
         {name: hints.get(name, Any) for name in named},
+        {name: _test(hints.get(name, Any)) for name in named},
         [name for name, p in named.items() if p.kind != p.KEYWORD_ONLY],
         [name for name, p in named.items() if p.default is p.empty],
         {kind for kind in kinds.values() if kind.name.startswith("VAR")},
@@ -124,6 +125,7 @@ def _signature(function: Callable[..., Any], title: str, skipped: int) -> "_Sign
 class _Signature(NamedTuple):
     title: str
     hints: dict[str, Any]
+    tests: dict[str, Callable[[Any], bool]]
     by_place: list[str]
     required: list[str]
     more: set[Any]  # whether further arguments are taken, by place or by name
@@ -133,10 +135,10 @@ class _Signature(NamedTuple):
         """What is wrong with a call, if anything. Arguments that stand for others are replaced by them."""
         if problem := self._misfit(given, kwargs, arguments):
             return problem
-        for name, hint in self.hints.items():
-            if name in arguments and not fits(value := arguments[name], hint):
-                arguments[name] = _adapted(value, hint)
-                if not fits(arguments[name], hint):
+        for name, test in self.tests.items():
+            if name in arguments and not test(value := arguments[name]):
+                arguments[name] = _adapted(value, hint := self.hints[name])
+                if not test(arguments[name]):
                     path, item, hint = _culprit(name, value, hint)
                     swapped = path == name and any(fits(other, hint) for other in arguments.values())
                     form = f"; the call is {self._form()}" if swapped else ""
@@ -159,9 +161,7 @@ class _Signature(NamedTuple):
             twice = next(name for name in kwargs if name in self.by_place[: len(given)])
             return f"{self.title} gets {twice} twice, by place and by name; the call is {self._form()}"
         if missing := [name for name in self.required if name not in arguments]:
-            wrong = [
-                name for name in self.required if name in arguments and not fits(arguments[name], self.hints[name])
-            ]
+            wrong = [name for name in self.required if name in arguments and not self.tests[name](arguments[name])]
             name = (wrong or missing)[0]
             wanted = f"{in_words(self.hints[name])}{advice(None, self.hints[name])}"
             return f"{self.title} needs {name}: {wanted}; the call is {self._form()}"
