@@ -150,6 +150,12 @@ class Store(Displayed):
         """Activations of the tokens from `start` up to `stop`, in the stored type (float32 if that is int8)."""
         return self._rows(self._name(site), *slice(start, stop).indices(len(self))[:2])
 
+    def __getitem__(self, site: str | Site) -> Float[Tensor, "token d_in"]:
+        return self.read(site)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(map(str, self.sites))
+
     @property
     def ids(self) -> Int[Tensor, "token"]:
         """Token ids."""

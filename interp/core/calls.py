@@ -23,7 +23,7 @@ from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError, nearest, own_frames
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 CheckedClass = TypeVar("CheckedClass", bound=type)
@@ -93,7 +93,10 @@ def _checked(function: Checked, title: str, skipped: int = 0) -> Checked:
         if problem:
             raise InterpError(problem)
         by_place = [arguments.pop(name) for name in signature.by_place[: len(given)]]
-        return function(*args[:skipped], *by_place, *given[len(by_place) :], **arguments)
+        try:
+            return function(*args[:skipped], *by_place, *given[len(by_place) :], **arguments)
+        except InterpError as error:
+            raise own_frames(error)  # noqa: B904 (it is the same error)
 
     checked_call.__dict__["checked"] = True
     return cast(Checked, checked_call)
@@ -288,7 +291,7 @@ def shown(value: Any) -> str:
     >>> shown("abc"), shown(3), shown(["a", "b"]), shown(len)
     ("'abc'", '3', "['a', 'b'] (a list)", 'the function len')
     """
-    kind = _article(type(value).__name__)
+    kind = _article(next(base.__name__ for base in type(value).__mro__ if not base.__name__.startswith("_")))
     if value is None or isinstance(value, str | int | float):
         return _short.repr(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):

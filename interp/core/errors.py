@@ -4,10 +4,16 @@ The command line prints an `InterpError` as its message and exits with code 2. A
 its traceback.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+_LIBRARIES = {"interp", "torch", "transformers", *sys.stdlib_module_names}
 
 
 class InterpError(ValueError):
@@ -43,14 +49,40 @@ def note(text: str) -> None:
     print(f"interp: {text}", file=sys.stderr)
 
 
+def own_frames(error: InterpError) -> InterpError:
+    """The error with the frames of users' code alone in its traceback: hooks, graders and the like.
+
+    A hook that returns a wrong shape raises below some twenty frames of torch and transformers, which say nothing about
+    it. With the environment variable `INTERP_TRACEBACK=full` all frames stay.
+    """
+    if os.environ.get("INTERP_TRACEBACK") == "full":
+        return error
+    frames: list[Any] = []
+    rest = error.__traceback__
+    while rest is not None:
+        frames.append((rest.tb_frame, rest.tb_lasti, rest.tb_lineno))
+        rest = rest.tb_next
+    for frame, *place in reversed(frames):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
+            rest = TracebackType(rest, frame, *place)
+    return error.with_traceback(rest)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the closest known ones, or all known ones (at most 12) if none is close.
 
-    >>> nearest("resid_pots.3", ["resid_post.3", "mlp_out.3"])
-    'did you mean resid_post.3?'
+    Close are names with one or two letters changed, else those that contain the name or are contained in it, else those
+    that are spelt somewhat like it.
+
+    >>> nearest("resid_pots.3", ["resid_post.3", "mlp_out.3"]), nearest("pos", ["prompts", "positions"])
+    ('did you mean resid_post.3?', 'did you mean positions?')
     """
-    options = sorted(set(known))
-    close = get_close_matches(name, options, n=3, cutoff=0.6)
+    options, low = sorted({option for option in known if not option.startswith("_")}), name.lower()
+    similar = partial(get_close_matches, name, options, n=3)
+    close = similar(cutoff=0.85) or [
+        x for x in options if len(x) > 2 < len(low) and (low in x.lower() or x.lower() in low)
+    ]
+    close = close[:3] or similar(cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")

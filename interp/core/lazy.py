@@ -14,6 +14,9 @@ import lazy_loader
 from interp.core.calls import checked
 from interp.core.errors import nearest
 
+# Names of other libraries for what a package has under another name.
+_OTHERS = {"SAE": "SparseAutoencoder", "HookedTransformer": "load", "LanguageModel": "load"}
+
 
 def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package, from the stub next to its `__init__.py`.
@@ -42,6 +45,8 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
             return value
         if not name.startswith("__") and find_spec(f"{package}.{name}"):
             return import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}; {nearest(name, names())}")
+        raise AttributeError(
+            f"module {package!r} has no attribute {name!r}; {nearest(_OTHERS.get(name, name), names())}"
+        )
 
     return attribute, names, exported

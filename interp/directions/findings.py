@@ -79,7 +79,7 @@ class Findings(Displayed):
     """All findings on one contrast.
 
     Args:
-        rows: The findings, in the order of the search.
+        rows: The findings, in the order of the search, which iteration and `findings[0]` have too; `best` sorts them.
         contrast: The pairs they were fitted and scored on.
         held_out: Number of pairs kept for the scores.
         baselines: Two scores per site and position. `best` and `shortlist` leave them out.
@@ -105,6 +105,9 @@ class Findings(Displayed):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getitem__(self, number: int) -> Finding:
+        return self.rows[number]
 
     @property
     def methods(self) -> list[str]:

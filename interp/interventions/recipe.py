@@ -54,7 +54,7 @@ class Recipe(Displayed):
     exactly.
 
     Args:
-        edits: `Edit`s or `(sites, op)` pairs; `sites` is one site name or pattern, or several.
+        edits: `Edit`s or `(sites, op)` pairs; `sites` is one site or pattern, or several.
         model: The model the recipe is for; by default the model that its directions were fitted on, if known.
         note: What the recipe is for.
 
@@ -76,7 +76,7 @@ class Recipe(Displayed):
 
     def __init__(
         self,
-        edits: Iterable[Edit | tuple[str | Iterable[str], Op]],
+        edits: Iterable[Edit | tuple[str | Site | Iterable[str | Site], Op]],
         model: ModelReference | None = None,
         note: str = "",
     ):
@@ -181,13 +181,13 @@ class _RecipeFile(Config):
     note: str
 
 
-def _edit(edit: Edit | tuple[str | Iterable[str], Op]) -> Edit:
+def _edit(edit: Edit | tuple[str | Site | Iterable[str | Site], Op]) -> Edit:
     if isinstance(edit, Edit):
         return edit
     sites, op = edit
     if not isinstance(op, Op):
         raise InterpError(f"{op!r} is not an op; expected one of {', '.join(OPS)}")
-    return Edit((sites,) if isinstance(sites, str) else tuple(map(str, sites)), op)
+    return Edit(tuple(map(str, [sites] if isinstance(sites, str | Site) else sites)), op)
 
 
 def _acting(op: Op, model: HookedModel) -> Transform:

@@ -203,8 +203,9 @@ class PlainModel:
             prompts: A text, a list of texts, token ids (a tensor (batch, pos), a list, or lists), or `Tokens`,
                 which are returned as they are.
             cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
-            chat: Render texts as user messages with the chat template, where the tokenizer has one. None does as
-                False does, and notes once on standard error if the model has a template and the first text lacks it.
+            chat: Render texts as user messages with the chat template, where the tokenizer has one; a text that begins
+                with a special token is rendered already. None does as False does, and notes once on standard error if
+                the model has a template and the first text lacks it.
 
         Returns:
             Token ids and mask, both (batch, pos), on the CPU.
@@ -219,7 +220,8 @@ class PlainModel:
             [7, 4]
         """
         if chat:
-            prompts = [self.render(text) for text in tokens.texts_of(prompts)]
+            given = tokens.texts_of(prompts)
+            prompts = [text if tokens.is_rendered(text, self.tokenizer) else self.render(text) for text in given]
         elif chat is None and not self._noted and tokens.lack_template(prompts, self.tokenizer):
             self._noted = True
             print(

@@ -1,6 +1,6 @@
 """Activations: the tensors that a model computes at some sites on a batch of prompts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from interp.models.tokens import Tokens
 class Activations(Displayed, Mapping[str | Site, Tensor]):
     """Captured tensors, a mapping from sites: `activations["resid_post.3"]` is (batch, pos, d_model).
 
-    A key is a short name, TransformerLens' name or a `Site`; `keys`, `items` and iteration give short names, in the
-    order of the forward pass. `q`, `k`, `v` and `z` have a head axis: (batch, pos, head, d_head). Rows are left-padded
-    as in `tokens`; where positions were chosen, the pos axis runs over those: after `positions=-1` its length is 1.
+    A key is a short name, TransformerLens' name, a `Site`, or kind and layer, `("resid_post", 3)`; `keys`, `items` and
+    iteration give short names, in the order of the forward pass. `q`, `k`, `v` and `z` have a head axis: (batch, pos,
+    head, d_head). Rows are left-padded as in `tokens`; where positions were chosen, the pos axis runs over those: after
+    `positions=-1` its length is 1.
 
     Args:
         tensors: The activations by site, in the order of the forward pass.
@@ -48,21 +49,27 @@ class Activations(Displayed, Mapping[str | Site, Tensor]):
     tokens: Tokens
     positions: tuple[int, ...] | None = None
 
-    def __getitem__(self, site: str | Site) -> Float[Tensor, "batch pos *features"]:
-        site = site if isinstance(site, Site) else Site.parse(site)
+    def __getitem__(self, site: str | Site | tuple[str, int]) -> Float[Tensor, "batch pos *features"]:
+        site = Site(*site) if isinstance(site, tuple) else site if isinstance(site, Site) else Site.parse(site)
         if site not in self.tensors:
             raise InterpError(f"site {str(site)!r} was not captured; {nearest(str(site), map(str, self.tensors))}")
         return self.tensors[site]
 
     def __contains__(self, site: object) -> bool:
-        return isinstance(site, str | Site) and self.get(site) is not None
+        return isinstance(site, str | Site | tuple) and self.get(site) is not None
 
-    def get(self, site: str | Site, default: Any = None) -> Any:
+    def get(self, site: str | Site | tuple[str, int], default: Any = None) -> Any:
         """The activations at a site, or the default where it was not captured."""
         try:
             return self[site]
         except InterpError:
             return default
+
+    def keys(self) -> KeysView[str | Site]:
+        """The short names of the sites."""
+        return _Names(self)
+
+    _ipython_key_completions_ = keys
 
     def __iter__(self) -> Iterator[str]:
         return map(str, self.tensors)
@@ -87,6 +94,11 @@ class Activations(Displayed, Mapping[str | Site, Tensor]):
     def _repr_html_(self) -> str:
         rows = [[site, str(tuple(x.shape)), x.float().norm(dim=-1).mean().item()] for site, x in self.tensors.items()]
         return html_table(f"Activations: {plural(len(self.tokens), 'prompt')}", ["site", "shape", "mean norm"], rows)
+
+
+class _Names(KeysView[str | Site]):
+    def __repr__(self) -> str:
+        return f"keys({list(self)})"
 
 
 def position_columns(tokens: Tokens, positions: int | Sequence[int] | None) -> Int[Tensor, "batch chosen"] | None:

@@ -245,7 +245,8 @@ class HookedModel(TransformerLensFace):
             One continuation per prompt, special tokens removed.
 
         Raises:
-            InterpError: The model has no tokenizer, or prompt and continuation would exceed its context.
+            InterpError: The model has no tokenizer, prompt and continuation would exceed its context, or an option is
+                unknown or needs `do_sample=True`.
 
         Limitations:
             Of the checkpoint's generation settings only the end token is used.
@@ -259,6 +260,9 @@ class HookedModel(TransformerLensFace):
         batch = self.tokens(prompts, chat=chat)
         self._require_room(batch, max_new_tokens)
         batches, settings = batch.batches(batch_size), self._greedy(max_new_tokens)
+        sampling = [name for name in ("temperature", "top_p", "top_k", "min_p") if options.get(name) is not None]
+        if sampling and not options.get("do_sample"):
+            raise InterpError(f"{sampling[0]} needs do_sample=True: decoding is greedy without it")
         rest = settings.update(**options)
         taken = {*signature(self.hf.generate).parameters, *signature(self.hf.forward).parameters}
         if unknown := [name for name in rest if name not in taken]:

@@ -115,7 +115,7 @@ def resolve(patterns: str | Site | Iterable[str | Site], known: Sequence[Site]) 
     for pattern in patterns:
         matches = [site for site in known if _matches(pattern, site)]
         if not matches:
-            raise InterpError(f"unknown site {str(pattern)!r}; {nearest(_short_name(pattern), map(str, known))}")
+            raise InterpError(f"unknown site {str(pattern)!r}; {_hint(_short_name(pattern), known)}")
         sites.update(matches)
     if not sites:
         raise InterpError("no sites named; expected at least one, for instance resid_post.3 or writers")
@@ -127,7 +127,7 @@ def _matches(pattern: str | Site, site: Site) -> bool:
         return pattern == site
     if pattern == "writers":
         return site.kind in WRITERS
-    if pattern in (str(site), site.hook_name):
+    if pattern == site.hook_name or (pattern := _short_name(pattern)) == str(site):
         return True
     layers = re.fullmatch(r"(\w+)\.(?:\*|(\d+)-(\d+))", pattern)
     if not layers or layers[1] != site.kind or site.layer is None:
@@ -135,6 +135,13 @@ def _matches(pattern: str | Site, site: Site) -> bool:
     return layers[2] is None or int(layers[2]) <= site.layer <= int(layers[3])
 
 
+def _hint(name: str, known: Iterable[Site]) -> str:
+    kind = name.removeprefix("attn.hook_").partition(".")[0]
+    if kind in ("pattern", "attn_scores", "rot_q", "rot_k", "result"):
+        return f"run_with_cache has it, as blocks.0.attn.hook_{kind}"
+    return f"did you mean {name}.*?" if name in _LAYERED else nearest(name, map(str, known))
+
+
 def _short_name(pattern: str | Site) -> str:
-    hook = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(pattern))
+    hook = re.fullmatch(r"blocks\.(\*|\d+|\d+-\d+)\.(.+)", str(pattern))
     return f"{_SHORT_OF_HOOK.get(hook[2], hook[2])}.{hook[1]}" if hook else str(pattern)

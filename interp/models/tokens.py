@@ -203,6 +203,11 @@ def texts_of(prompts: Prompts) -> Sequence[Any]:
     return texts
 
 
+def is_rendered(text: Any, tokenizer: Any) -> bool:
+    """Whether a text begins with a special token, as `render_chat` gives it."""
+    return isinstance(text, str) and tokenizer is not None and text.startswith(tuple(tokenizer.all_special_tokens))
+
+
 def lack_template(prompts: Prompts, tokenizer: Any) -> bool:
     """Whether the first prompt is a text without a special token, although the tokenizer has a chat template."""
     text: Any = prompts[0] if isinstance(prompts, list | tuple) and prompts else prompts

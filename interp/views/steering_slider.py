@@ -114,9 +114,11 @@ def steer(
         low, high = -max_scale, max_scale
     slider = SteeringSlider(title=f"add {direction}", low=low, high=high)
 
+    sizes = {"max_new_tokens": max_new_tokens, "chat": True} | options
+
     def update_reply(change: object = None) -> None:
         recipe = Recipe([(str(direction.site), Add(direction, slider.scale, relative))]) if slider.scale else ()
-        slider.reply = model.generate(model.render(prompt), recipe, max_new_tokens=max_new_tokens, **options)[0]
+        slider.reply = model.generate(prompt, recipe, **sizes)[0]
         slider.keep()
 
     slider.observe(update_reply, names="scale")

@@ -1,8 +1,39 @@
 """Hints for unknown names."""
 
+import traceback
+
+import pytest
+
+from interp import InterpError
 from interp.core.errors import nearest
 
 
 def test_nearest_names_close_ones_or_what_there_is():
     assert nearest("lama", ["llama", "gpt2"]) == "did you mean llama?"
-    assert nearest("zzz", ["llama", "gpt2"]) == "known: gpt2, llama"
+    assert nearest("zzz", ["llama", "_z", "gpt2"]) == "known: gpt2, llama"
+    assert nearest("pos", ["prompts", "positions"]) == "did you mean positions?"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_traceback_has_the_frames_of_the_users_code_alone(tiny, monkeypatch, full):
+    model = tiny("llama")
+    if full:
+        monkeypatch.setenv("INTERP_TRACEBACK", "full")
+
+    def wrong_site(x):
+        model.resolve("resid_pots.1")
+
+    hooks = [("resid_post.1", wrong_site)]
+    with pytest.raises(InterpError, match="did you mean") as raised:
+        model.run_with_hooks("w5 w9", hooks)
+    names = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    # The type checks of the tests may add a frame of their own.
+    ends = ["test_a_traceback_has_the_frames_of_the_users_code_alone", "checked_call", "wrong_site"]
+    assert ([*names[:2], names[-1]] == ends and len(names) < 5) == (not full)
+    assert len(names) > 12 or not full
+
+
+def test_an_exception_that_is_no_interp_error_keeps_its_traceback(tiny):
+    with pytest.raises(ZeroDivisionError) as raised:
+        tiny("llama").run_with_hooks("w5 w9", [("resid_post.1", lambda x: 1 // 0)])
+    assert len(raised.traceback) > 12

@@ -49,6 +49,8 @@ def test_every_public_name_resolves_and_is_listed(packages):
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(AttributeError, match="module 'interp' has no attribute 'HokedModel'; did you mean HookedModel"):
         _ = interp.HokedModel
+    with pytest.raises(AttributeError, match="did you mean SparseAutoencoder"):
+        _ = interp.SAE
     with pytest.raises(AttributeError, match="did you mean render_conversation"):
         _ = importlib.import_module("interp.data").render_conversations
 

@@ -59,6 +59,9 @@ def test_activations_are_a_mapping_from_sites(tiny):
         assert site in acts
         assert acts[site] is acts.get(site)
     assert not any(site in acts for site in ("z.1", "nothing", Site("z", 2), 5))
+    assert acts["resid_post", 1] is acts["resid_post.1"]
+    assert acts._ipython_key_completions_() == acts.keys()
+    assert repr(acts.keys()) == f"keys({names})"
     assert acts.get("z.1") is None
     assert acts == acts != tiny("llama").capture(ids(), "z.0")
     assert acts["resid_post.1"].shape == (2, 1, 32), "a single position keeps its axis"

@@ -40,6 +40,7 @@ def test_patterns_name_sites_in_forward_order():
     assert resolve(["mlp_out.*", "embed"], KNOWN) == [Site("embed"), *(Site("mlp_out", layer) for layer in range(4))]
     assert resolve("mlp_out.1-2", KNOWN) == [Site("mlp_out", 1), Site("mlp_out", 2)]
     assert resolve("blocks.3.hook_attn_out", KNOWN) == [Site("attn_out", 3)]
+    assert resolve("blocks.*.hook_attn_out", KNOWN) == resolve("attn_out.*", KNOWN)
     written = resolve("writers", KNOWN)
     assert [site for site in KNOWN if site.kind != "resid_pre"] == written
 
@@ -50,3 +51,17 @@ def test_a_pattern_that_names_nothing_raises(pattern):
         resolve(pattern, KNOWN)
     with pytest.raises(InterpError, match="no sites"):
         resolve([], KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("mlp_out", r"did you mean mlp_out\.\*\?"),
+        ("blocks.3.hook_mlp_outs", r"did you mean mlp_out\.3"),
+        ("pattern.3", r"run_with_cache has it, as blocks\.0\.attn\.hook_pattern"),
+        ("blocks.1.attn.hook_pattern", "run_with_cache has it"),
+    ],
+)
+def test_an_unknown_name_gets_the_way_on(name, hint):
+    with pytest.raises(InterpError, match=hint):
+        resolve(name, KNOWN)

@@ -39,6 +39,7 @@ def test_chat_means_the_same_in_every_call(chat_model):
     assert model.tokens(rendered).ids.tolist() == [[1, 5, 6, 9]]
     for chat, prompt in ((True, rendered), (False, "w5 w6")):
         tokens = model.tokens("w5 w6", chat=chat)
+        assert torch.equal(model.tokens(prompt, chat=chat).ids, tokens.ids), "what is rendered is not rendered again"
         assert tokens.ids.tolist() == model.tokens(prompt).ids.tolist()
         logits = model.forward(tokens)
         assert torch.equal(model.capture("w5 w6", "embed", chat=chat)["embed"], model.capture(tokens, "embed")["embed"])

@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, nearest
 from interp.models.architectures.unembedding import final_norm, stream_logits
 from interp.models.hooks import HookFunction, HookPoint, hook_function
 from interp.models.sites import Site
@@ -31,8 +31,24 @@ ReturnType = str | None  # "logits", "loss" or None for neither
 PosSlice = int | slice | Sequence[int] | None
 
 
+_OF_BRIDGE = re.compile(r"[Wb]_[A-Za-z_]+|QK|OV|blocks|embed|pos_embed|ln_final")
+
+
 class TransformerLensFace(BridgedModel):
     """The attributes and methods that `HookedModel` shares with TransformerLens."""
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("add_hook", "add_perma_hook", "reset_hooks"):
+                hint = "hooks last as long as a block: with model.hooks([(name, function)])"
+            elif hasattr(torch.nn.Module, name):
+                hint = f"the Hugging Face model has it: model.hf.{name}"
+            elif _OF_BRIDGE.fullmatch(name):
+                hint = f"TransformerLens' own is model.bridge.{name}"
+            else:
+                hint = nearest(name, dir(type(self)))
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; {hint}", name=name, obj=self)
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -262,6 +278,7 @@ class TransformerLensFace(BridgedModel):
         from transformer_lens.ActivationCache import ActivationCache
 
         cache = ActivationCache(tensors, self.bridge, has_batch_dim=not remove_batch_dim)
+        cache._ipython_key_completions_ = cache.keys  # so that a notebook completes cache["
         return (None if return_type is None else output), cache
 
 

@@ -141,6 +141,23 @@ def test_backward_hooks_see_and_change_gradients(tiny):
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("W_Q", r"model\.bridge\.W_Q"),
+        ("blocks", r"model\.bridge\.blocks"),
+        ("parameters", r"model\.hf\.parameters"),
+        ("add_hook", r"with model\.hooks\("),
+        ("to_sting", "did you mean to_string"),
+    ],
+)
+def test_an_attribute_that_is_elsewhere_is_named(tiny, name, hint):
+    with pytest.raises(AttributeError, match=hint):
+        getattr(tiny("llama"), name)
+    if "bridge" in hint:
+        assert getattr(tiny("llama").bridge, name) is not None
+
+
+@pytest.mark.parametrize(
     ("name", "call", "message"),
     [
         ("llama", lambda m: m.run_with_cache(IDS, "blocks.1.hook_resid_pots"), "did you mean .*hook_resid_post"),
