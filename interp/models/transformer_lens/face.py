@@ -277,7 +277,7 @@ class TransformerLensFace(BridgedModel):
             tensors = {name: x[0] for name, x in tensors.items()}
         from transformer_lens.ActivationCache import ActivationCache
 
-        cache = ActivationCache(tensors, self.bridge, has_batch_dim=not remove_batch_dim)
+        cache: Any = ActivationCache(tensors, self.bridge, has_batch_dim=not remove_batch_dim)
         cache._ipython_key_completions_ = cache.keys  # so that a notebook completes cache["
         return (None if return_type is None else output), cache
 
