@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -78,11 +77,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     ('did you mean resid_post.3?', 'did you mean positions?')
     """
     options, low = sorted({option for option in known if not option.startswith("_")}), name.lower()
-    similar = partial(get_close_matches, name, options, n=3)
-    close = similar(cutoff=0.85) or [
-        x for x in options if len(x) > 2 < len(low) and (low in x.lower() or x.lower() in low)
-    ]
-    close = close[:3] or similar(cutoff=0.6)
+    spelt, closest = (get_close_matches(name, options, n=3, cutoff=cutoff) for cutoff in (0.6, 0.85))
+    parts = [x for x in options if len(x) > 2 < len(low) and (low in x.lower() or x.lower() in low)]
+    close = spelt if closest else parts[:3] or spelt
     if close:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
