@@ -98,8 +98,13 @@ def _beta_tail(x: float, a: float, b: float) -> float:
     if x <= 0 or x >= 1:
         return float(x <= 0)
     if 1 - x > (b + 1) / (a + b + 2):
-        return 1 - _beta_tail(1 - x, b, a)  # the fraction converges fast only on the other side
-    y, fraction = 1 - x, 1.0
+        return 1 - _beta_fraction(x, b, a)  # the fraction converges fast only on the other side
+    return _beta_fraction(1 - x, a, b)
+
+
+def _beta_fraction(y: float, a: float, b: float) -> float:
+    """Probability that a beta variable exceeds 1 - y, where y is not rounded away next to 1."""
+    fraction = 1.0
     for i in range(20 + 5 * round(sqrt(max(a, b))), 0, -1):
         odd = (b + i - 1) * (a + b + i - 1) * y / ((b + 2 * i - 2) * (b + 2 * i - 1))
         even = i * (a - i) * y / ((b + 2 * i - 1) * (b + 2 * i))
