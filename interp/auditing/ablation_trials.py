@@ -12,7 +12,7 @@ from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
-from interp.directions.findings import Finding
+from interp.directions.findings import Finding, Findings
 from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -49,13 +49,13 @@ class AblationTrial(Displayed):
 
 
 def rank_by_ablation(
-    model: HookedModel, candidates: Sequence[Finding], behaviours: Sequence[Behaviour], target: str
+    model: HookedModel, candidates: Sequence[Finding] | Findings, behaviours: Sequence[Behaviour], target: str
 ) -> list[AblationTrial]:
     """Rank candidate directions by what projecting them out does.
 
     Args:
         model: The unedited model.
-        candidates: Findings of `find`, such as its best few.
+        candidates: Findings of `find`, such as its best few; of all of them, the best five of `shortlist`.
         behaviours: The target and what must hold, on items that neither the fit nor the audit uses.
         target: Name of the behaviour that the edit should remove.
 
@@ -73,6 +73,8 @@ def rank_by_ablation(
     """
     if target not in (names := [behaviour.name for behaviour in behaviours]):
         raise InterpError(f"target {target!r} is none of the behaviours; {nearest(target, names)}")
+    if isinstance(candidates, Findings):
+        candidates = candidates.shortlist(5)
     if not candidates:
         raise InterpError("there are no candidates; expected findings, for instance findings.best(5)")
     before = mean_scores(model, behaviours)

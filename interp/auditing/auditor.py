@@ -213,7 +213,7 @@ class Audit(Displayed):
         for row, cell in zip(self.rows, cells, strict=True):
             changes = [baseline.changes.get(row.name) for baseline in self.baselines]
             cell += [None if change is None else f"{change.estimate:+.3f}" for change in changes] + [row.reading]
-        return html_table(f"Audit: {self.after.name}, means with 95% intervals", header, cells)
+        return html_table(f"Audit: {self.after.name}, means, 95% intervals; judged by p (Holm)", header, cells)
 
 
 _AUDIT = TypeAdapter(Audit)

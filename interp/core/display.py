@@ -19,7 +19,7 @@ Several = TypeVar("Several", bound=Sequence[Any])
 _LINE, _CELL, _FACT = 600, 300, 60  # characters of a record's text, of a cell, of a fact in a text
 _ITEMS, _ROWS = 8, 50  # items of a list and rows of a table that are shown
 _FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(%|nats|[kMGT]?B|s))?\*?( \[[^]]*\])?|–|")
-_LEFT = "text-align:left;padding:1px 12px 1px 0"
+_LEFT = "text-align:left;min-width:6em;padding:1px 12px 1px 0"
 _RIGHT = "text-align:right;padding:1px 12px 1px 0;white-space:nowrap;font-variant-numeric:tabular-nums"
 
 
@@ -94,6 +94,9 @@ class _Brief(Repr):
         return f"tensor{list(x.shape)}"
 
     repr_Parameter = repr_Tensor
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return clipped(repr(x), self.maxother)
 
 
 def fields_text(record: object) -> str:
@@ -175,7 +178,8 @@ def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
     body = [line(list(header), width)] if header else []
     body += [line(row, 0 if header else 1) for row in cells[:_ROWS]]
     more = f"<div>and {len(cells) - _ROWS:,} more</div>" if len(cells) > _ROWS else ""
-    return f"<div class='interp-card'><strong>{escape(title)}</strong><table>{''.join(body)}</table>{more}</div>"
+    table = f"<strong>{escape(title)}</strong><table>{''.join(body)}</table>{more}"
+    return f"<div class='interp-card' style='overflow-x:auto'>{table}</div>"
 
 
 def print_values(as_json: bool, values: Mapping[str, Any]) -> None:

@@ -109,8 +109,9 @@ def pair_of(row: Any, where: str, columns: Mapping[str, str] | None = None) -> T
         return read_pair(row, where, columns)
     values = tuple(row) if isinstance(row, Iterable) and not isinstance(row, str) else (row,)
     if len(values) != 2 or not all(isinstance(text, str) for text in values):
-        shown = ", ".join(type(value).__name__ for value in values)
-        raise InterpError(f"{where}: got ({shown}); expected two texts, (positive, negative)")
+        shown = ", ".join(type(value).__name__ for value in values[:4]) + (", …" if len(values) > 4 else "")
+        hint = "; zip(positives, negatives) makes pairs of two lists" if len(values) > 2 else ""
+        raise InterpError(f"{where}: got ({shown}); expected two texts, (positive, negative){hint}")
     return TurnPair(Turn(values[0]), Turn(values[1]))
 
 
@@ -121,7 +122,8 @@ def read_pair(row: Mapping[str, Any], where: str, columns: Mapping[str, str] | N
     if (layout := _layout(names) or _layout(row)) is None:
         sides = " or ".join(f"{positive} and {negative}" for positive, negative, *_ in _LAYOUTS)
         there = ", ".join(map(str, row)) or "none"
-        raise InterpError(f"{where}: the columns are {there}; expected {sides}, or columns=, the two names")
+        named = f"columns={tuple(row)!r}, the positive side first" if len(row) == 2 else "columns=, the two names"
+        raise InterpError(f"{where}: the columns are {there}; expected {sides}, or {named}")
     positive, negative, *_ = layout
     group = str(row[GROUP]) if GROUP in row else None
     read = {"answer_matching_behavior": _choice, "correct": _choice, "chosen": _preference}.get(positive, _side)

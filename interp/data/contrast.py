@@ -1,9 +1,9 @@
 """Contrasts: pairs of prompts that differ in one thing, from which a direction is found.
 
-They are read from JSONL, one pair per row; `_pairs` lists the layouts. The optional key `group` marks rows that are
-near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt, apart from case and
-spaces, form a group. Rows of two groups that share a prompt raise at the split, which would otherwise put that prompt
-on both sides.
+They are read from JSONL, one pair per row; docs/howto/own_harm.md lists the layouts. The optional key `group` marks
+rows that are near-duplicates: a split never puts one group on both sides. Rows without it that share a prompt, apart
+from case and spaces, form a group. Rows of two groups that share a prompt raise at the split, which would otherwise put
+that prompt on both sides.
 """
 
 from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import PositiveInt
 
 from interp.core.calls import checked_class
-from interp.core.display import Card, Displayed, displayed, html_table
+from interp.core.display import Card, Displayed, displayed, html_table, plural
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
 from interp.directions.controls import ControlScore
@@ -55,13 +55,19 @@ class Finding(Displayed):
 
     def __repr__(self) -> str:
         d = self.direction
-        return f"Finding({d.method} at {d.site}, position {d.position}: AUROC {self.auroc:.3f}, d {self.cohens_d:.2f})"
+        scores = f"AUROC {self.auroc:.3f}, d {_d_text(self.cohens_d)}"
+        return f"Finding({d.method} at {d.site}, position {d.position}: {scores})"
 
     def _card(self) -> Card:
         scores = [("held-out AUROC", f"{self.auroc:.3f}", "1 separates, 0.5 is chance")]
-        scores += [("Cohen's d", f"{self.cohens_d:.2f}", "in pooled standard deviations")]
+        scores += [("Cohen's d", _d_text(self.cohens_d), "in pooled standard deviations")]
         scores += [] if self.stability is None else [("stability", f"{self.stability:.3f}", "1 is the same in refits")]
         return str(self.direction), [*scores, *([] if self.latent is None else [("latent", self.latent)])]
+
+
+def _d_text(cohens_d: float) -> str:
+    """Cohen's d, or a dash where the sides have nearly no spread to divide by."""
+    return f"{cohens_d:.2f}" if abs(cohens_d) < 1e4 else "–"
 
 
 class Failure(NamedTuple):
@@ -159,16 +165,20 @@ class Findings(Displayed):
             return f"{', '.join(tied)} separate; AUROC cannot rank them: use rank_by_ablation"
         return ""
 
+    def _notes(self) -> list[str]:
+        few = f"only {plural(self.held_out, 'pair')} held out, so the scores say little; give more pairs"
+        return [line for line in (self.reading, few if self.held_out < 5 else "") if line]
+
     def _card(self) -> Card:
         best = [(f.direction, f"AUROC {f.auroc:.3f}", "") for f in self.best(3)]
-        return f"{len(self)} on {self.contrast.name}", [*best, *([(self.reading, "")] if self.reading else [])]
+        return f"{len(self)} on {self.contrast.name}", [*best, *((line, "") for line in self._notes())]
 
     def _repr_html_(self) -> str:
         header = ["method", "site", "position", "held-out AUROC", "Cohen's d", "stability"]
         best = self.best(12)
-        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", f"{f.cohens_d:.2f}", f.stability] for f in best]
+        cells = [[*list(f.row.values())[:3], f"{f.auroc:.3f}", _d_text(f.cohens_d), f.stability] for f in best]
         place, baselines = list(best[0].row.values())[1:3], self.baselines_at(best[0])
         cells += [[f"{name} (baseline)", *place, f"{area:.3f}"] for name, area in baselines.items()]
         table = html_table(f"Findings on {self.contrast.name}: best of {len(self)}", header, cells)
         failures = [f"not fitted: {f.method} at {f.site}, position {f.position}: {f.reason}" for f in self.failures[:3]]
-        return table + "".join(f"<div>{escape(line)}</div>" for line in [self.reading, *failures] if line)
+        return table + "".join(f"<div>{escape(line)}</div>" for line in [*self._notes(), *failures])

@@ -234,7 +234,10 @@ class SparseAutoencoder(Displayed):
             <autoencoder of resid_post.1: 4 latents, kind='topk' k=1, width 192>
         """
         reference = model.reference if isinstance(model, HookedModel) else model
-        return cls.of(*read_files(Path(path), reference, site, writes))
+        sae = cls.of(*read_files(Path(path), reference, site, writes))
+        for place in (*sae.reads, *sae.writes) if isinstance(model, HookedModel) else ():
+            model.resolve(place.site)
+        return sae
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of its tensors by name, on the CPU; encoder and decoder may share memory, files may not."""
@@ -257,7 +260,8 @@ class SparseAutoencoder(Displayed):
 
     def _card(self) -> Card:
         kind = f"{self.nonlinearity.k} per token" if isinstance(self.nonlinearity, TopK) else "above their thresholds"
-        size = f"{plural(self.d_sae, 'latent')}, {kind}, width {self.d_in}"
+        trained = f", trained as {self.config.kind}" if self.config else ""
+        size = f"{plural(self.d_sae, 'latent')}, {kind}, width {self.d_in}{trained}"
         models = list(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
         measured = [] if self.metrics is None else self.metrics.readings()
         return str(self), [("model", models), ("size", size), *measured]

@@ -118,7 +118,7 @@ class SaeMetrics(Config):
         losses = f"{self.loss_clean:.3f} nats plain, {self.loss_reconstructed:.3f} reconstructed"
         return [
             ("loss recovered", f"{self.loss_recovered:.3f}", f"1 is no loss, 0 as bad as zeros; {losses}"),
-            ("FVU", f"{self.fvu:.3f}", "fraction of variance unexplained: 0 is perfect, 1 no better than the mean"),
+            ("FVU", f"{self.fvu:.3f}", "0 is perfect, 1 no better than the mean; massive activations weigh most"),
             ("L0", f"{self.l0:.1f}", "latents per token"),
             ("dead latents", f"{self.dead_share:.1%}", f"never fired on {plural(self.tokens, 'token')}; 0% is best"),
         ]

@@ -1,6 +1,7 @@
 """Ablation trials rank the direction that causes a behaviour above one that costs others, by measured scores."""
 
 import pytest
+import sample_records
 import tiny_models
 import torch
 
@@ -9,7 +10,7 @@ from interp.auditing.ablation_trials import rank_by_ablation
 from interp.auditing.behaviours import Behaviour, Scores, mean_scores
 from interp.auditing.scoring.choices import text_loss
 from interp.directions.direction import Direction
-from interp.directions.findings import Finding
+from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
 
 TEXTS = tuple(f"w{i} w{i + 1} w{i + 2}" for i in range(5, 13))
@@ -41,6 +42,8 @@ def test_the_cause_ranks_above_what_costs_other_behaviours(model):
     candidates = [candidate(model, 4), candidate(model, 3)]
     first, second = rank_by_ablation(model, candidates, behaviours, "target")
     assert (first.finding, second.finding) == (candidates[1], candidates[0])
+    findings = Findings((candidates[1],), sample_records.contrast(), held_out=2)
+    assert rank_by_ablation(model, findings, behaviours, "target")[0].finding == candidates[1]
     assert first.before["target"] > 0.01, "control: it was there"
     assert first.after["target"] == pytest.approx(0, abs=1e-6)
     assert second.after["kept"] == pytest.approx(0, abs=1e-6)

@@ -105,6 +105,8 @@ def test_the_usual_names_of_columns_are_known(names, tmp_path):
     ("pairs", "columns", "message"),
     [
         (3, None, "contrast is a int; expected pairs of texts"),
+        ([["a", "b", "c"]], None, r"\(str, str, str\); .* zip\(positives, negatives\) makes pairs"),
+        ({"formal": ["a"], "casual": ["b"]}, None, r"or columns=\('formal', 'casual'\), the positive side first"),
         (("ab", "cd"), None, r"row 1: got \(str\); expected two texts"),
         ({"positive": ["a"], "negative": ["b", "c"]}, None, r"different lengths \(positive 1, negative 2\)"),
         ({"positive": ["a", None], "negative": ["b", "c"]}, None, "row 2: 'positive' is None; expected a text"),

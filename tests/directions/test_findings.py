@@ -20,6 +20,7 @@ def test_a_shortlist_takes_the_best_of_each_method_in_turn(tiny):
     assert len(findings.shortlist(1000)) == len(findings)
     assert repr(listed[-1]).startswith(f"Finding({findings.methods[0]} at ")
     assert "tensor" not in repr(listed[-1])
+    assert repr(replace(listed[-1], cohens_d=1e9)).endswith("d –)")
 
 
 def test_what_can_not_be_fitted_is_left_out_and_named(tiny):
@@ -49,6 +50,9 @@ def test_the_shuffled_baseline_says_whether_auroc_can_rank():
 
     assert reading(1.0, 1.0).startswith("all methods separate; AUROC cannot rank them here: ")
     assert "rank_by_ablation" in reading(1.0, 1.0)
+    few = Findings((best,), sample_records.contrast(), 2)
+    assert "only 2 pairs held out" in few._repr_html_()
+    assert "held out, so" not in replace(few, held_out=5)._repr_html_()
     assert "no evidence" in reading(0.7, 0.7)
     assert reading(1.0, 0.6).startswith("diff_means, lda separate; AUROC cannot rank them")
     assert reading(1.0, 0.6, ["lda"]) == reading(0.9, 0.6) == ""

@@ -139,6 +139,9 @@ def test_another_model_is_refused(sae, tiny, tmp_path):
         own.require(tiny("llama", seed=1))
     own.save(tmp_path / "sae")
     assert SparseAutoencoder.load(tmp_path / "sae", tiny("llama")).reads == own.reads
+    replace(sae, **one_site(8, "resid_post.99", tiny("llama").reference)).save(tmp_path / "deep")
+    with pytest.raises(InterpError, match=r"resid_post\.99"):
+        SparseAutoencoder.load(tmp_path / "deep", tiny("llama"))
     with pytest.raises(InterpError, match=r"this SAE was made for tiny llama 0 with weights"):
         SparseAutoencoder.load(tmp_path / "sae", tiny("llama", seed=1))
 

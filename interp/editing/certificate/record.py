@@ -208,7 +208,8 @@ class Certificate(Displayed):
 
     def _card(self) -> Card:
         faithful = "faithful" if self.faithful else f"NOT FAITHFUL: {'; '.join(self.unmet)}"
-        return f"{MEANS[self.status]}, weights in {self.dtype}, {faithful}", self.rows()
+        rows = [row if row[2] else (row[0], "", row[1]) for row in self.rows()]  # texts go to the wide column
+        return f"{MEANS[self.status]}, weights in {self.dtype}, {faithful}", rows
 
 
 def _near(first: object, second: object, floor: float) -> bool:
