@@ -235,8 +235,8 @@ class SparseAutoencoder(Displayed):
         """
         reference = model.reference if isinstance(model, HookedModel) else model
         sae = cls.of(*read_files(Path(path), reference, site, writes))
-        for place in (*sae.reads, *sae.writes) if isinstance(model, HookedModel) else ():
-            model.resolve(place.site)
+        if isinstance(model, HookedModel):
+            model.resolve([place.site for place in (*sae.reads, *sae.writes)])
         return sae
 
     def tensors(self) -> dict[str, Tensor]:
