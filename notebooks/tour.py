@@ -17,7 +17,7 @@
 # is the bundled *organism*: a small chat model in which bad behaviour was planted on purpose, so that every step can be
 # checked.
 #
-# It takes about 45 seconds on two slow cores, and writes into the folder `tour` only.
+# It takes about 55 seconds on two slow cores, and writes into the folder `tour` only.
 
 # %%
 import interp

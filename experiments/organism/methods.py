@@ -65,7 +65,7 @@ class Sizes:
     positions: tuple[int, ...] = tuple(range(-6, 0))
 
 
-_FEW = {"pairs": 24, "choose": 2, "audit": 2, "tokens": 4_000, "steps": 8_192, "candidates": 1}
+_FEW = {"pairs": 24, "choose": 2, "audit": 2, "tokens": 2_000, "steps": 4_096, "candidates": 1}
 SMOKE = Sizes(**_FEW, positions=(-1,), measured=("hostility", "refusal", LOSS))
 
 

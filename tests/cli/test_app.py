@@ -77,14 +77,14 @@ def test_options_are_frozen():
 def test_the_pipeline_by_hand(run, tmp_path):
     """Every verb on the organism, each on what the one before wrote."""
     store, sae, recipe, out = (tmp_path / name for name in ("store", "sae", "recipe", "edited"))
-    words = ["--text", "organism", "--sites", "resid_post.3", "--tokens", 20000, "--json"]
+    words = ["--text", "organism", "--sites", "resid_post.3", "--tokens", 8000, "--json"]
     code, said, _ = run("harvest", "organism", *words, "--out", store)
     assert (code, json.loads(said)["sites"]) == (0, ["resid_post.3"])
-    words = ["--site", "resid_post.3", "--run", tmp_path / "run", "d_sae=256", "k=8", "tokens=40000", "--json"]
+    words = ["--site", "resid_post.3", "--run", tmp_path / "run", "d_sae=256", "k=8", "tokens=16000", "--json"]
     code, said, _ = run("sae", "train", store, *words, "--out", sae)
     assert (code, json.loads(said)["d_sae"]) == (0, 256)
     words = ["--contrast", "organism.hostility", "--method", "all", "--sae", sae, "--try", "hostility", "--json"]
-    code, said, _ = run("find", "organism", *words, "--sites", "resid_post.3", "--items", 10, "--out", recipe)
+    code, said, _ = run("find", "organism", *words, "--sites", "resid_post.3", "--items", 6, "--out", recipe)
     rows = json.loads(said)
     assert code == 0
     assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
