@@ -1,13 +1,13 @@
 """The experiment on concepts runs, and what it measures is what it says."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import processes
 import pytest
 import torch
+from scripts import importable
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 
@@ -15,14 +15,11 @@ SCRIPTS = Path(__file__).parents[2] / "experiments"
 @pytest.fixture(scope="module")
 def concepts():
     """What the scripts define."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
+    with importable(SCRIPTS):
         import concept_detection
         import concepts
 
         yield SimpleNamespace(**vars(concept_detection), dealt=concepts.dealt)
-    finally:
-        sys.path.remove(str(SCRIPTS))
 
 
 def test_it_runs_on_the_organism(tmp_path):

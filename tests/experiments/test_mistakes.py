@@ -1,22 +1,19 @@
 """What a wrong call of a public name gives is an error that helps, for every name of the stubs."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import importable
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "mistakes.py"
 
 
 @pytest.fixture(scope="module")
 def mistakes():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
+    with importable(SCRIPT.parent):
         import mistakes
 
         yield mistakes
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
 
 
 def test_every_public_name_has_mistakes(mistakes):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import importable
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "structure.py"
@@ -12,13 +13,10 @@ SCRIPT = ROOT / "experiments" / "structure.py"
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
+    with importable(SCRIPT.parent):
         import structure
 
         yield structure
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from scripts import importable
 
 import interp
 
@@ -19,11 +20,8 @@ DATA = FOLDER.parents[2] / "shared" / "data" / "sycophancy_hint"
 @pytest.fixture(scope="module")
 def parts():
     """The experiment's modules, which import each other by bare names."""
-    sys.path.insert(0, str(FOLDER))
-    try:
+    with importable(FOLDER):
         yield {name: importlib.import_module(name) for name in ("items", "scoring", "heads")}
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")
