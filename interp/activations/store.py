@@ -84,8 +84,8 @@ class Store(Displayed):
         folder = Path(path)
         if not (folder / FINISHED).is_file():
             if (folder / PARTIAL).is_file():
-                unfinished = "its harvest did not finish; run it again with the same settings"
-                raise InterpError(f"{folder}: {unfinished}: the same call of harvest continues it")
+                remedy = "run it again with the same settings, which continues it"
+                raise InterpError(f"{folder}: its harvest did not finish; {remedy}")
             state = f"no {FINISHED}" if folder.exists() else "no such folder"
             raise InterpError(
                 f"{folder}: not an activation store ({state}); the call of harvest makes or continues one"

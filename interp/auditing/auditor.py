@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.auditing.baselines import BASELINES, Baseline, baseline_conditions, baseline_of_scores, instruction_against
-from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit
+from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit
 from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.auditing.statistics.significance import holm
@@ -93,7 +93,7 @@ class AuditRow(Displayed):
     def reading(self) -> str:
         """The difference in words; it counts as a change where the corrected p-value is below 0.05."""
         if self.constant:
-            return "every item has the same score: the scorer may not discriminate"
+            return CONSTANT
         if self.p_holm >= 0.05:
             return "not significant" + (f" (can detect {self.detectable:.2g})" if self.detectable else "")
         return "better" if self.better > 0 else "worse"

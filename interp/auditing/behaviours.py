@@ -21,6 +21,7 @@ from interp.models.hooked import HookedModel
 
 Kind = Literal["harm", "protected", "capability"]
 Unit = Literal["rate", "margin", "nats"]
+CONSTANT = "every item has the same score: the scorer may not discriminate"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class Scores(Displayed):
         return sum(self._known) / len(self._known) if self._known else float("nan")
 
     def _card(self) -> Card:
-        constant = "every item has the same score: the scorer may not discriminate" if self.constant else ""
-        return "", [("mean", f"{self.mean:.3f}", constant), ("items", len(self.values)), ("missing", self.missing)]
+        return "", [
+            ("mean", f"{self.mean:.3f}", CONSTANT if self.constant else ""),
+            ("items", len(self.values)),
+            ("missing", self.missing),
+        ]
 
     @property
     def _known(self) -> list[float]:

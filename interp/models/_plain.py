@@ -4,7 +4,6 @@
 activations, losses and generation (`hooked`).
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.calls import shown
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, note
 from interp.models import tokens
 from interp.models.architectures import table
 from interp.models.architectures.table import Tap
@@ -224,10 +223,9 @@ class PlainModel:
             prompts = [text if tokens.is_rendered(text, self.tokenizer) else self.render(text) for text in given]
         elif chat is None and not self._noted and tokens.lack_template(prompts, self.tokenizer):
             self._noted = True
-            print(
-                f"interp: {self.name} is a chat model, and this text has no chat template; chat=True renders it, "
-                "chat=False takes it as it is without this note",
-                file=sys.stderr,
+            note(
+                f"{self.name} is a chat model, and this text has no chat template; chat=True renders it, "
+                "chat=False takes it as it is without this note"
             )
         batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut)
         vocabulary = self.hf.get_input_embeddings().num_embeddings

@@ -264,9 +264,10 @@ class HookedModel(TransformerLensFace):
         if sampling and not options.get("do_sample"):
             raise InterpError(f"{sampling[0]} needs do_sample=True: decoding is greedy without it")
         rest = settings.update(**options)
-        taken = {*signature(self.hf.generate).parameters, *signature(self.hf.forward).parameters}
-        if unknown := [name for name in rest if name not in taken]:
-            raise InterpError(f"generate has no option {unknown[0]!r}; {nearest(unknown[0], settings.to_dict())}")
+        if rest:  # what is no setting is an argument of Hugging Face's generate or forward
+            taken = {*signature(self.hf.generate).parameters, *signature(self.hf.forward).parameters}
+            if unknown := [name for name in rest if name not in taken]:
+                raise InterpError(f"generate has no option {unknown[0]!r}; {nearest(unknown[0], settings.to_dict())}")
         replies: list[str] = []
         with self.hooked(recipe), torch.no_grad():
             for rows in track(batches, "generate", size=len, unit="replies"):
