@@ -10,7 +10,7 @@
 Limitations: other ops have no random counterpart here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.interventions.op import Op, op_class
-from interp.interventions.recipe import Edit, Recipe
+from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
@@ -60,7 +60,7 @@ def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int)
         if part.op not in _TURNED:
             _redraw(part, model.resolve(edit.sites), model, draw)
     ops = [op_class(part.op).restore(part.settings, part.tensors) for part in parts]
-    edits = [Edit(edit.sites, op) for edit, op in zip(recipe.edits, ops, strict=True)]
+    edits = [replace(edit, op=op) for edit, op in zip(recipe.edits, ops, strict=True)]
     return Recipe(edits, recipe.model, f"random, seed {seed}: {recipe.note}")
 
 

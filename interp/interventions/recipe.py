@@ -1,6 +1,11 @@
 """Recipe: a saved list of (sites, op). The same recipe is run with hooks, folded into weights, verified and audited.
 
-A recipe is a folder: `recipe.json` (edits, model, note) and `recipe.safetensors` (their tensors). Nothing is pickled.
+A recipe is a folder: `recipe.json` (format, edits, model, note) and `recipe.safetensors` (their tensors). Nothing is
+pickled. Edits that were saved in an older format keep it, and with it their meaning and their digest:
+
+- Format 2: the positions `prompt`, `generated` and `assistant`, and the scales of a `Schedule`, go by the token that is
+  predicted. The last token of the prompt predicts the first generated one.
+- Format 1: they go by the token itself, so that the first generated token is predicted under the prompt's edit.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +30,9 @@ from interp.models.hooks import Transform
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
+FORMAT = 2
+_BY_PREDICTION = {"prompt", "generated", "assistant"}  # positions that mean something else in format 1
+
 
 @dataclass(frozen=True)
 class Edit(Displayed):
@@ -33,6 +41,7 @@ class Edit(Displayed):
     Args:
         sites: Names or patterns of sites, such as `writers`, `resid_post.3` or `mlp_out.2-5`.
         op: The op.
+        format: The format of recipes that it was made or saved in; an older one keeps its meaning.
 
     Example:
         >>> edit = interp.interventions.Edit(("writers",), interp.Project([1.0, 0.0]))
@@ -42,6 +51,7 @@ class Edit(Displayed):
 
     sites: tuple[str, ...]
     op: Op
+    format: int = FORMAT
 
 
 @checked_class('interp.Recipe([(sites, op)]) makes one, for instance [("writers", interp.Project(direction))]')
@@ -130,8 +140,8 @@ class Recipe(Displayed):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the settings and tensors."""
-        return sha256_json([_plain(self), tensors_digest(_tensors(self).items())])
+        """SHA-256 of the settings and tensors; that of format 1 for edits that mean the same there."""
+        return sha256_json([_plain(self, by_meaning=True), tensors_digest(_tensors(self).items())])
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Save the recipe to a new folder; `overwrite` replaces a saved recipe there, in one step."""
@@ -157,7 +167,7 @@ class Recipe(Displayed):
             tensors = load_file(path / "recipe.safetensors")
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{path / 'recipe.safetensors'}: cannot be read ({problem})") from None
-        edits = [_restore(number, values, tensors, path) for number, values in enumerate(plain.edits)]
+        edits = [_restore(number, values, tensors, path, plain.format) for number, values in enumerate(plain.edits)]
         return cls(edits, plain.model, plain.note)
 
     def _card(self) -> Card:
@@ -170,12 +180,13 @@ class _EditFile(Config):
     sites: list[str]
     op: str
     settings: dict[str, Any]
+    format: Literal[1, 2] | None = None  # where it is not the file's
 
 
 class _RecipeFile(Config):
     """recipe.json."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     edits: list[_EditFile]
     model: ModelReference | None
     note: str
@@ -214,9 +225,28 @@ def _require_before(op: Op, observed: Site, sites: Sequence[Site], order: Sequen
         raise InterpError(f"{name} at {places} reads {observed}, which comes later in the forward pass; put it after")
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    edits = [_EditFile(sites=list(e.sites), op=type(e.op).__name__, settings=e.op.settings()) for e in recipe.edits]
-    return _RecipeFile(edits=edits, model=recipe.model, note=recipe.note).model_dump()
+def _plain(recipe: Recipe, by_meaning: bool = False) -> dict[str, Any]:
+    """The plain values of a recipe. An edit of another format than the recipe's is marked by its own.
+
+    With `by_meaning`, an edit is of format 1 unless it means something else there.
+    """
+    values = [{"sites": list(e.sites), "op": type(e.op).__name__, "settings": e.op.settings()} for e in recipe.edits]
+    pairs = zip(recipe.edits, values, strict=True)
+    formats = [1 if by_meaning and not _differs(plain) else edit.format for edit, plain in pairs]
+    usual = 1 if by_meaning else max(formats)
+    marks = [{} if number == usual else {"format": number} for number in formats]
+    edits = [plain | mark for plain, mark in zip(values, marks, strict=True)]
+    return {"format": usual, "edits": edits, "model": recipe.model and recipe.model.model_dump(), "note": recipe.note}
+
+
+def _differs(plain: Any) -> bool:
+    """Whether an edit's plain values, or those of an op inside it, mean something else in format 1."""
+    if not isinstance(plain, dict):
+        return False
+    names = plain.get("positions", [])
+    return (
+        plain.get("op") == "Schedule" or any(x in names for x in _BY_PREDICTION) or any(map(_differs, plain.values()))
+    )
 
 
 def _tensors(recipe: Recipe) -> dict[str, Tensor]:
@@ -224,13 +254,14 @@ def _tensors(recipe: Recipe) -> dict[str, Tensor]:
     return {name: x.contiguous() for name, x in named}
 
 
-def _restore(number: int, values: _EditFile, tensors: dict[str, Tensor], path: Path) -> Edit:
+def _restore(number: int, values: _EditFile, tensors: dict[str, Tensor], path: Path, usual: int) -> Edit:
     if values.op not in OPS:
         raise InterpError(f"{path}: edit {number} is an unknown op {values.op!r}; {nearest(values.op, OPS)}")
     prefix = f"{number}."
     named = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     try:
-        return Edit(tuple(values.sites), op_class(values.op).restore(values.settings, named))
+        op = op_class(values.op).restore(values.settings, named)
+        return Edit(tuple(values.sites), op, values.format or usual)
     except (KeyError, TypeError) as problem:
         raise InterpError(
             f"{path}: edit {number} ({values.op}) is incomplete: {problem}; save the recipe again"

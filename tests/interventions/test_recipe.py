@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from interp import Add, InterpError, Project, Recipe
+from interp import Add, At, InterpError, Project, Recipe
 from interp.directions.direction import Direction
 from interp.models.sites import Site
 
@@ -71,6 +71,24 @@ def test_another_models_recipe_is_refused(tiny):
         Recipe([("writers", Project(direction(tiny("llama")))), ("writers", Project(direction(other)))])
 
 
+def test_edits_keep_the_format_that_they_were_saved_in(tiny, tmp_path):
+    push = Add(torch.ones(32))
+    Recipe([("resid_post.1", At(push, "generated")), ("writers", Project(torch.ones(32)))]).save(tmp_path / "new")
+    plain = json.loads((tmp_path / "new" / "recipe.json").read_text())
+    assert plain["format"] == 2
+    new = Recipe.load(tmp_path / "new")
+    (tmp_path / "new" / "recipe.json").write_text(json.dumps(plain | {"format": 1}))
+    old = Recipe.load(tmp_path / "new")
+    assert [edit.format for edit in (*new.edits, *old.edits)] == [2, 2, 1, 1]
+    assert new.digest != old.digest
+    assert Recipe(new.edits[1:]).digest == Recipe(old.edits[1:]).digest, "control: it means the same"
+    mixed = Recipe([*old.edits, *new.edits])
+    mixed.save(tmp_path / "mixed")
+    again = Recipe.load(tmp_path / "mixed")
+    assert [edit.format for edit in again.edits] == [1, 1, 2, 2]
+    assert again.digest == mixed.digest
+
+
 def test_broken_recipes_are_named(tiny, tmp_path):
     with pytest.raises(InterpError, match="at least one edit"):
         Recipe([])
@@ -83,7 +101,7 @@ def test_broken_recipes_are_named(tiny, tmp_path):
     plain = json.loads(file.read_text())
     edit = plain["edits"][0]
     for change, message in [
-        ({"format": 9}, "format is 9; expected 1"),
+        ({"format": 9}, "format is 9; expected 1 or 2"),
         ({"edits": [edit | {"op": "Projekt"}]}, "did you mean Project"),
         ({"edits": [edit | {"settings": {}}]}, "edit 0 .Project. is incomplete"),
         ({"notes": ""}, "unknown key 'notes'; did you mean note"),

@@ -94,7 +94,7 @@ def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserv
     """
     preserved = [_preserved(edit, protected) for edit in recipe.edits]
     edits = [
-        Edit(edit.sites, Project(each.direction, getattr(edit.op, "scale", 1.0)))
+        replace(edit, op=Project(each.direction, getattr(edit.op, "scale", 1.0)))
         for edit, each in zip(recipe.edits, preserved, strict=True)
     ]
     angles = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in preserved))
@@ -141,11 +141,11 @@ def join_subspaces(recipe: Recipe) -> Recipe:
 
 
 def _joined(recipe: Recipe) -> Iterator[Edit]:
-    for (sites, full), run in groupby(recipe.edits, lambda edit: (edit.sites, _rows(edit) is not None)):
+    for (*_, full), run in groupby(recipe.edits, lambda edit: (edit.sites, edit.format, _rows(edit) is not None)):
         edits = list(run)
         if full and len(edits) > 1:
             stacked = torch.cat([rows for edit in edits if (rows := _rows(edit)) is not None])
-            yield Edit(sites, Project(orthonormal_rows(_independent(stacked))))
+            yield replace(edits[0], op=Project(orthonormal_rows(_independent(stacked))))
         else:
             yield from edits
 
