@@ -248,7 +248,7 @@ def _adapted(value: Any, hint: Any) -> Any:
     if kind in (int, float, bool) and getattr(value, "shape", None) == ():
         value = value.item()
     if (kind is float and type(value) is int) or (kind in (str, Path) and isinstance(value, str | Path)):
-        return kind(value)
+        return value if isinstance(value, kind) else kind(value)
     if hasattr(kind, "dim_str") or getattr(kind, "__name__", "") == "Tensor":
         return _tensor(value, hint) if isinstance(value, list | tuple) or hasattr(value, "__array__") else value
     if kind in _LISTS and parts and not fits(value, hint):

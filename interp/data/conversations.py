@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 from interp.core.errors import InterpError
 from interp.data.corpora import Conversation
+from interp.models.tokens import RenderedText
 
 Span = tuple[int, int]
 Keep = Literal["all", "inner", "assistant"]  # which tokens of a document
 
 
-def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Span]]:
+def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[RenderedText, list[Span]]:
     """Render a conversation with a chat template and find the assistant's words in the text.
 
     Args:
@@ -34,7 +35,7 @@ def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[str
     if tokenizer is None or tokenizer.chat_template is None:
         raise InterpError("the model's tokenizer has no chat template, so it can't read conversations; give plain text")
     try:
-        text = tokenizer.apply_chat_template(conversation, tokenize=False)
+        text = RenderedText(tokenizer.apply_chat_template(conversation, tokenize=False))
         spans = [
             _span(
                 text,

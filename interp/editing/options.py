@@ -4,11 +4,11 @@ Both records are frozen and refuse unknown fields with the nearest known one. Op
 refused when the record is made, so a Python caller and the command line get the same message.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WrapValidator, model_validator
 
 from interp.core import Config, InterpError
 from interp.core.errors import nearest
@@ -21,6 +21,11 @@ _OF_CHECKPOINTS = (
     "dtype", "shard_size", "streamed", "dry_run", "undo", "sign", "trust_base", "dequantise", "compensate",
 )  # fmt: skip
 _OF_FOLDS = ("approximate", "rehost", "leave_embedding", "keep_norms", "sharpness")
+
+
+def _text(value: object, check: Callable[[object], object]) -> object:
+    """A rendered text keeps its type, which says how it is tokenised."""
+    return value if isinstance(value, str) else check(value)
 
 
 def _as_bytes(value: object) -> object:
@@ -64,7 +69,9 @@ class ExportOptions(Config):
     shard_size: Annotated[int | None, BeforeValidator(_as_bytes)] = Field(
         None, description="largest size of a weight file, such as 4GB; by default, the same split as the source"
     )
-    prompts: tuple[str, ...] = Field((), description="additional texts for the certificate", strict=False)
+    prompts: tuple[Annotated[str, WrapValidator(_text)], ...] = Field(
+        (), description="additional texts for the certificate", strict=False
+    )
     fold: FoldOptions = Field(FoldOptions(), description="how the recipe is folded")
     undo: bool = Field(False, description="add a patch that restores the original weights")
     sign: str | Path | None = Field(None, description="sign the folder with this private key (PEM, elliptic curve)")

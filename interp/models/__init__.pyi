@@ -7,4 +7,5 @@ from .identity import ModelReference as ModelReference
 from .loading import load as load
 from .losses import next_token_losses as next_token_losses
 from .sites import Site as Site
+from .tokens import RenderedText as RenderedText
 from .tokens import Tokens as Tokens

@@ -23,7 +23,7 @@ from interp.models.hooks import HookFunction, HookPoint, Transform, attached, ho
 from interp.models.identity import Digests, ModelReference
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site, resolve
-from interp.models.tokens import Prompts, Tokens
+from interp.models.tokens import Prompts, RenderedText, Tokens
 
 
 @runtime_checkable
@@ -144,11 +144,14 @@ class PlainModel:
         """
         return resolve(patterns, self.sites)
 
-    def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
+    def chat(self, messages: str | Sequence[dict[str, str]]) -> RenderedText:
         """Render a conversation with the tokenizer's chat template, ready for the model's reply.
 
         Args:
             messages: One user message as text, or a list of `{"role": …, "content": …}`.
+
+        Returns:
+            The text, of a type that `tokens` knows: its tokens are those of the template, with no others before it.
 
         Raises:
             InterpError: The tokenizer has no chat template, a message is empty, or the template refuses a role.
@@ -163,16 +166,25 @@ class PlainModel:
         """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
 
         Args:
-            prompt: The text.
+            prompt: The text. One that `chat` has rendered stays as it is.
             chat: Use the chat template if there is one.
 
         Returns:
             The text to tokenise. The instruction of an open `instructed` block comes first.
 
+        Raises:
+            InterpError: The prompt is rendered already, so that an instruction cannot be put into it.
+
         Example:
             >>> model.render("hello there.", chat=False)
             'hello there.'
         """
+        if isinstance(prompt, RenderedText):
+            if self._instruction:
+                raise InterpError(
+                    "an instruction can't be put into a prompt that is rendered already; pass what the user says"
+                )
+            return prompt
         if chat and self.tokenizer is not None and self.tokenizer.chat_template:
             return self.chat(prompt)
         return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
@@ -195,16 +207,21 @@ class PlainModel:
         finally:
             self._instruction = before
 
-    def tokens(self, prompts: Prompts, cut: int | None = None, chat: bool | None = False) -> Tokens:
+    def tokens(
+        self, prompts: Prompts, cut: int | None = None, chat: bool | None = False, rendered: bool = False
+    ) -> Tokens:
         """Tokenise prompts into a left-padded batch.
 
         Args:
             prompts: A text, a list of texts, token ids (a tensor (batch, pos), a list, or lists), or `Tokens`,
                 which are returned as they are.
             cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
-            chat: Render texts as user messages with the chat template, where the tokenizer has one; a text that begins
-                with a special token is rendered already. None does as False does, and notes once on standard error if
-                the model has a template and the first text lacks it.
+            chat: Render texts as user messages with the chat template, where the tokenizer has one; what `chat` has
+                rendered stays as it is. None does as False does, and notes once on standard error if the model has a
+                template and the first text lacks it.
+            rendered: Take plain texts as rendered ones, such as those read from a file: only the tokens of the text.
+                Default: a text that `chat` has rendered, whose type says so, gets no other tokens; before a plain one
+                comes what the tokenizer puts there, and an end token that it would append is left out.
 
         Returns:
             Token ids and mask, both (batch, pos), on the CPU.
@@ -218,16 +235,15 @@ class PlainModel:
             >>> batch.lengths.tolist()
             [7, 4]
         """
-        if chat:
-            given = tokens.texts_of(prompts)
-            prompts = [text if tokens.is_rendered(text, self.tokenizer) else self.render(text) for text in given]
-        elif chat is None and not self._noted and tokens.lack_template(prompts, self.tokenizer):
+        if chat and not rendered:
+            prompts = [self.render(text) for text in tokens.texts_of(prompts)]
+        elif chat is None and not rendered and not self._noted and tokens.lack_template(prompts, self.tokenizer):
             self._noted = True
             note(
                 f"{self.name} is a chat model, and this text has no chat template; chat=True renders it, "
                 "chat=False takes it as it is without this note"
             )
-        batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut)
+        batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut, rendered=rendered)
         vocabulary = self.hf.get_input_embeddings().num_embeddings
         outside = batch.ids[batch.mask & ((batch.ids < 0) | (batch.ids >= vocabulary))]
         if len(outside):

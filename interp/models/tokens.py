@@ -1,10 +1,13 @@
 """Tokens: prompts as left-padded batches of token ids, whose position ids come from the mask, not from the column.
 
-A prompt is plain text; a conversation is first rendered with the tokenizer's chat template (`HookedModel.chat`). A text
-that already begins with the BOS token, as rendered conversations do, gets no second one.
+A prompt is plain text, which gets the tokens that the tokenizer puts before a text; or it is a `RenderedText`, as the
+chat template writes it (`HookedModel.chat`), which has all its special tokens and gets no others.
+
+Limitations: f-strings and `"".join` make plain text of a rendered one; `rendered=True` says what it is.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,38 @@ from torch import Tensor
 
 from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError
+
+
+class RenderedText(str):
+    """A text with all its special tokens, as a chat template writes it: its tokens are those of the text, no others.
+
+    What is added to it, and what is cut or replaced in it, is rendered text as well.
+
+    Example:
+        >>> prompt = model.chat("hello there.") + "Good"
+        >>> type(prompt).__name__, model.tokens(prompt).ids[0, :2].tolist() == [1, 4]
+        ('RenderedText', True)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> "RenderedText":
+        """The text, as rendered text."""
+        return super().__new__(cls, text)
+
+    def __radd__(self, before: str) -> "RenderedText":
+        return RenderedText(before + str(self))
+
+
+def _rendered(method: Callable[..., str]) -> Callable[..., str]:
+    def rendered_result(self: str, *args: Any, **options: Any) -> str:
+        return RenderedText(method(self, *args, **options))
+
+    return rendered_result
+
+
+for _name in ("__add__", "__getitem__", "replace", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"):
+    setattr(RenderedText, _name, _rendered(getattr(str, _name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +119,12 @@ Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
 def tokenise(
-    prompts: Prompts, tokenizer: Any, context: int | None, cut: int | None = None, prepend_bos: bool | None = None
+    prompts: Prompts,
+    tokenizer: Any,
+    context: int | None,
+    cut: int | None = None,
+    prepend_bos: bool | None = None,
+    rendered: bool = False,
 ) -> Tokens:
     """Tokenise prompts into a left-padded batch.
 
@@ -94,6 +134,7 @@ def tokenise(
         context: Maximum number of tokens of a prompt; None for no limit.
         cut: Keep only the first `cut` tokens of each prompt.
         prepend_bos: Whether a BOS token comes first. None: the tokenizer's own rule.
+        rendered: Take plain texts as `RenderedText`.
 
     Raises:
         InterpError: There are no prompts, or one is empty or longer than the context; the message has its index.
@@ -109,7 +150,7 @@ def tokenise(
         if not isinstance(prompts, Iterable):
             raise InterpError(f"prompts {prompts!r} can't be read; expected a text, a list of texts, or token ids")
         texts: Any = [prompts] if isinstance(prompts, str) or (prompts and _is_ids(prompts)) else prompts
-        rows = [list(text) if _is_ids(text) else _encode(text, tokenizer, prepend_bos) for text in texts]
+        rows = [list(text) if _is_ids(text) else _encode(text, tokenizer, prepend_bos, rendered) for text in texts]
     rows = [row[:cut] for row in rows]
     if not rows:
         raise InterpError("no prompts; expected a text, a list of texts, or a tensor of token ids")
@@ -136,21 +177,35 @@ def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
     return ids[max(0, leading - (pad == tokenizer.bos_token_id)) :]
 
 
-def _encode(text: str, tokenizer: Any, prepend_bos: bool | None) -> list[int]:
+def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, rendered: bool) -> list[int]:
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; pass token ids or load(..., tokenizer=)")
     if not isinstance(text, str):
         raise InterpError(f"prompt {text!r} is not a text; render conversations with model.chat(messages)")
     if not text:
         return []
-    rendered = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    ids = tokenizer(text, add_special_tokens=not rendered)["input_ids"]
+    ids = tokenizer(str(text), add_special_tokens=False)["input_ids"]
+    if not (rendered or isinstance(text, RenderedText)):
+        first = beginning(tokenizer)
+        if first and ids[: len(first)] == first:
+            warnings.warn(
+                f"a text begins with {tokenizer.decode(first)!r}, and the tokenizer puts another before it; "
+                "rendered=True takes a text as it is",
+                stacklevel=2,
+            )
+        ids = first + ids
     bos = tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise InterpError("prepend_bos=True, but this tokenizer has no BOS token; pass None or False")
     if prepend_bos and ids[:1] != [bos]:
         return [bos, *ids]
     return ids[1:] if prepend_bos is False and bos is not None and ids[:1] == [bos] else ids
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts before a text. What it puts after one is left out everywhere: a prompt goes on."""
+    ids, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    return whole[: next((n for n in range(len(whole)) if ids and whole[n : n + len(ids)] == ids), 0)]
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
@@ -168,7 +223,7 @@ def common_length(rows: Collection[list[int]]) -> int:
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
 
 
-def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> str:
+def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> RenderedText:
     """Render a conversation with the chat template, ready for the model's reply.
 
     Args:
@@ -187,7 +242,7 @@ def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instru
         raise InterpError("an empty message has nothing to reply to; expected text in each turn")
     turns = _instructed(turns, tokenizer, instruction) if instruction else turns
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return RenderedText(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except TemplateError as problem:
         roles = ", ".join(turn["role"] for turn in turns)
         raise InterpError(
@@ -203,15 +258,11 @@ def texts_of(prompts: Prompts) -> Sequence[Any]:
     return texts
 
 
-def is_rendered(text: Any, tokenizer: Any) -> bool:
-    """Whether a text begins with a special token, as `render_chat` gives it."""
-    return isinstance(text, str) and tokenizer is not None and text.startswith(tuple(tokenizer.all_special_tokens))
-
-
 def lack_template(prompts: Prompts, tokenizer: Any) -> bool:
-    """Whether the first prompt is a text without a special token, although the tokenizer has a chat template."""
+    """Whether the first prompt is plain text without a special token, though the tokenizer has a chat template."""
     text: Any = prompts[0] if isinstance(prompts, list | tuple) and prompts else prompts
-    if not isinstance(text, str) or tokenizer is None or not tokenizer.chat_template:
+    plain = isinstance(text, str) and not isinstance(text, RenderedText)
+    if not plain or tokenizer is None or not tokenizer.chat_template:
         return False
     return not any(token in text for token in tokenizer.all_special_tokens)
 

@@ -1,11 +1,18 @@
 """Token batches: padding, positions and common prefixes."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import tiny_models
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import interp
 from interp import InterpError
+from interp.core.calls import checked
+from interp.editing import ExportOptions
+from interp.models import RenderedText
 from interp.models.tokens import common_length, padded
 
 
@@ -32,6 +39,53 @@ def chat_model():
     model = tiny_models.build("llama")
     model.tokenizer.chat_template = "<s> {% for message in messages %}{{ message.content }} w9 {% endfor %}"
     return model
+
+
+def post_processed(model, single):
+    special = [("<s>", 1), ("</s>", 2)]
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    return model
+
+
+@pytest.mark.parametrize("opening", ["", "<s> ", "</s> <s> "])
+@pytest.mark.parametrize("single", ["$A", "<s> $A", "$A </s>", "<s> $A </s>", "</s> <s> $A"])
+def test_rendered_text_gets_no_special_tokens_and_plain_text_those_before_it(chat_model, single, opening):
+    model = post_processed(chat_model, single)
+    model.tokenizer.chat_template = opening + "{% for message in messages %}{{ message.content }} w9 {% endfor %}"
+    rendered, ids = model.chat("w5 w6"), {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
+    expected = model.tokenizer.apply_chat_template([{"role": "user", "content": "w5 w6"}], **ids)
+    assert model.tokens(rendered).ids.tolist() == [expected]
+    assert model.tokens(str(rendered), rendered=True).ids.tolist() == [expected]
+    assert model.tokens(rendered + "w7").ids.tolist() == [[*expected, 7]]
+    assert model.tokens("w5 w6", chat=True).ids.tolist() == model.tokens(rendered, chat=True).ids.tolist() == [expected]
+    whole, (before, _) = model.tokenizer("w5 w6")["input_ids"], single.split("$A")
+    plain = [{"<s>": 1, "</s>": 2}[token] for token in before.split()] + [5, 6]
+    assert model.tokens(["w5 w6"]).ids.tolist() == [plain] == [whole[: len(plain)]]
+    # How a text begins decides nothing.
+    assert model.tokens(str(rendered)).ids.tolist() == [plain[:-2] + expected]
+
+
+def test_a_doubled_beginning_is_said(chat_model, recwarn):
+    model = post_processed(chat_model, "<s> $A")
+    model.tokens(model.chat("w5"))
+    assert not recwarn.list, "control"
+    with pytest.warns(UserWarning, match="begins with '<s>', and the tokenizer puts another before it"):
+        model.tokens(str(model.chat("w5")))
+
+
+def test_rendered_text_stays_so_in_the_hands_of_users_and_options(chat_model):
+    text = chat_model.chat("w5")
+    kept = [
+        text + "w6", "w6 " + text, text[2:], text.strip(), text.replace("w5", "w6"), text.removesuffix(" "),
+        *ExportOptions(prompts=[text]).prompts, pickle.loads(pickle.dumps(text)), deepcopy(text),
+        chat_model.render(text),
+        checked(interp.auditing.render_prompts)(chat_model, text)[0],
+        *interp.Contrast.of([(text, text + "w6")] * 2).texts(chat_model.render)[1],
+    ]  # fmt: skip
+    assert {type(x) for x in kept} == {RenderedText}
+    assert type(f"{text}") is str, "control: what the limitation names"
+    with chat_model.instructed("w7"), pytest.raises(InterpError, match="can't be put into a prompt that is rendered"):
+        chat_model.render(text)
 
 
 def test_chat_means_the_same_in_every_call(chat_model):

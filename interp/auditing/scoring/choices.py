@@ -22,6 +22,7 @@ from interp.auditing.scoring.likelihoods import Normalise, answer_logprobs, text
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.models.hooked import HookedModel
+from interp.models.tokens import RenderedText
 
 Before = Sequence[Sequence[Mapping[str, str]]]
 
@@ -279,7 +280,7 @@ def _beginning(model: HookedModel) -> str:
     if mark is None:
         raise InterpError("this tokenizer has no token for the beginning of a text; score texts by text_loss instead")
     # Rendering an empty text returns the instruction, if there is one.
-    return mark + model.render("", chat=False)
+    return RenderedText(mark) + model.render("", chat=False)
 
 
 def _check(
