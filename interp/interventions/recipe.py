@@ -94,7 +94,7 @@ class Recipe(Displayed):
         if not listed:
             raise InterpError('a recipe needs at least one edit, for instance ("writers", Project(direction))')
         models = {edit.op.model for edit in listed if edit.op.model is not None}
-        if len({reference.digest for reference in models}) > 1:
+        if len({reference.fits for reference in models}) > 1:
             names = ", ".join(sorted(reference.name for reference in models))
             raise InterpError(f"the recipe's directions come from different models ({names}); fit them all in one")
         object.__setattr__(self, "edits", listed)

@@ -108,15 +108,17 @@ class PlainModel:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights, whatever dtype they were loaded in."""
-        return self._digests.weights(self.hf)
+        """SHA-256 of the weights: of the values that the model computes with, whatever dtype they are in."""
+        return self._digests.weights(self.hf).exact
 
     @property
     def reference(self) -> ModelReference:
-        """Name, digest and shape of the model, for records that are made with it."""
+        """Name, digests and shape of the model, for records that are made with it."""
+        digests = self._digests.weights(self.hf)
         return ModelReference(
             name=self.name,
-            digest=self.digest,
+            digest=digests.exact,
+            storage_digest=digests.storage,
             revision=self.revision,
             model_type=self.config.model_type,
             d_model=self.d_model,

@@ -1,11 +1,17 @@
 """Model identity: a reference to the model that a saved record was made with, by digests.
 
-The same weights give other outputs under another rope base, chat template, tokenizer or set of generation settings.
-So there are two digests: one of the weights, which decides whether an edit fits a model, and one of all other settings
-of the checkpoint, which records of measurements carry as well.
+Three digests:
 
-Limitations: the digests do not cover code that comes with a checkpoint, the attention kernels, or a tokenizer written
-in Python beyond its class, vocabulary and special tokens.
+- `digest`, of the values that the model computes with, whatever dtype they are in. What was measured holds for it.
+- `storage_digest`, of these values as bfloat16: the same model up to the type that it is stored in. An edit fits it.
+- `settings`, of all else in a checkpoint that changes outputs (rope base, chat template, tokenizer, generation
+  settings), in records of measurements.
+
+The weights are those that were loaded: an unembedding that the config ties to the token embeddings counts where its
+values are others, since transformers then loads it untied.
+
+Limitations: the digests do not cover code that comes with a checkpoint, the attention kernels, buffers that are not
+saved (rotary tables), or a tokenizer written in Python beyond its class, vocabulary and special tokens.
 """
 
 import hashlib
@@ -13,17 +19,18 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pydantic import Field, model_serializer
 from torch import Tensor
 
 from interp.core.config import Config
-from interp.core.digests import tensors_digest
+from interp.core.digests import WeightDigests, checksum, weight_digests
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 
 
 class ModelReference(Config):
-    """A model's name, the digest of its weights, and its shape.
+    """A model's name, the digests of its weights, and its shape.
 
     Example:
         >>> model.reference.model_type, model.reference.d_model, len(model.reference.digest)
@@ -32,11 +39,14 @@ class ModelReference(Config):
     """
 
     name: str = Field(description="Name of the model: its hub id, folder or file.")
-    digest: str = Field(description="SHA-256 of the weights.")
+    digest: str = Field(description="SHA-256 of the weights; in records without `storage_digest`, what that is now.")
     model_type: str = Field(description="Architecture, as in the Hugging Face config.")
     d_model: int = Field(description="Width of the residual stream.")
     n_layers: int = Field(description="Number of transformer blocks.")
     revision: str | None = Field(default=None, description="Commit on the hub, if the model has one.")
+    storage_digest: str = Field(
+        default="", description="SHA-256 of the weights as bfloat16; empty in records of earlier versions."
+    )
     settings: str = Field(
         default="",
         description="SHA-256 of config, tokenizer, chat template and generation settings, in records of measurements; "
@@ -44,9 +54,22 @@ class ModelReference(Config):
     )
 
     @model_serializer(mode="wrap")
-    def _without_empty_settings(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave `settings` out where it is empty, so that the digests of older records stay the same."""
-        return {name: value for name, value in dump(self).items() if name != "settings" or value}
+    def _without_empty(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out what is empty and older records don't have, so that their digests stay the same."""
+        return {name: value for name, value in dump(self).items() if value or name not in _ADDED}
+
+    @property
+    def fits(self) -> str:
+        """The digest that decides whether an edit fits: that of the weights as bfloat16."""
+        return self.storage_digest or self.digest
+
+    def is_same(self, other: "ModelReference") -> bool:
+        """Whether another reference has the same weights: the same values, as far as this record states them."""
+        return self.digest == (other.digest if self.storage_digest else other.fits)
+
+    def without_weights(self) -> "ModelReference":
+        """The reference without digests of weights, where they are not known."""
+        return self.model_copy(update={"digest": "", "storage_digest": ""})
 
     def check(self, other: "ModelReference", what: str) -> None:
         """Raise if something made with this model is used on another one.
@@ -56,40 +79,59 @@ class ModelReference(Config):
             what: What was made, for the message, such as "this direction".
 
         Raises:
-            InterpError: The models differ in shape or in weights.
+            InterpError: The models differ in shape, or in weights by more than the rounding to bfloat16.
         """
         if (self.d_model, self.n_layers) != (other.d_model, other.n_layers):
             raise InterpError(
                 f"{what} was made for {self.name} (d_model {self.d_model}, {self.n_layers} layers), but {other.name} "
                 f"has d_model {other.d_model} and {other.n_layers} layers; make one for this model"
             )
-        if self.digest != other.digest:
+        if self.fits != other.fits:
             raise InterpError(
-                f"{what} was made for {self.name} with weights {self.digest[:12]}, but {other.name} has weights "
-                f"{other.digest[:12]}; make one for this model"
+                f"{what} was made for {self.name} with weights {self.fits[:12]}, but {other.name} has weights "
+                f"{other.fits[:12]}; make one for this model"
             )
 
 
 # Names, versions, and the dtype, which do not decide the output.
 _IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
+_ADDED = ("settings", "storage_digest")
+_HEAD = "lm_head.weight"
+
+
+def is_tied(hf: Any) -> bool:
+    """Whether a loaded model's unembedding is its table of token embeddings.
+
+    What the config says is not enough: where a checkpoint has both with different values, transformers loads both.
+    """
+    head, table = hf.get_output_embeddings(), hf.get_input_embeddings()
+    if not hf.config.tie_word_embeddings or head is None:
+        return False
+    return head.weight is table.weight or torch.equal(head.weight, table.weight)
+
+
+def loaded_weights(hf: Any) -> dict[str, Tensor]:
+    """The tensors that a loaded model computes with, by name, a tied one once."""
+    state = dict(hf.state_dict())
+    if is_tied(hf):
+        state.pop(_HEAD, None)
+    return state
 
 
 class Digests:
     """The digests of one model; each is computed again only after a change."""
 
     def __init__(self) -> None:
-        self._weights: tuple[list[Any], str] | None = None
+        self._weights: tuple[dict[str, Any], WeightDigests] | None = None
         self._settings: tuple[list[Any], str] | None = None
 
-    def weights(self, hf: Any) -> str:
-        """SHA-256 of the weights, whatever dtype they were loaded in; see `tensors_digest`."""
-        state = hf.state_dict()
-        if hf.config.tie_word_embeddings:
-            state.pop("lm_head.weight", None)
-        # An in-place edit raises a tensor's version; an edit through `.data` changes the sampled values.
-        stamp = [(name, x.data_ptr(), x._version, _sample(x)) for name, x in state.items()]
+    def weights(self, hf: Any) -> WeightDigests:
+        """The digests of the weights."""
+        tensors = loaded_weights(hf)
+        # Of all bytes: writes through `.data` and in inference mode leave a tensor's version as it was.
+        stamp = {name: (x.shape, x.dtype, checksum(x)) for name, x in tensors.items()}
         if self._weights is None or self._weights[0] != stamp:
-            self._weights = (stamp, tensors_digest(state.items()))
+            self._weights = (stamp, weight_digests(tensors))
         return self._weights[1]
 
     def settings(self, hf: Any, tokenizer: Any) -> str:
@@ -99,12 +141,6 @@ class Digests:
         if self._settings is None or self._settings[0] != stamp:
             self._settings = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
         return self._settings[1]
-
-
-def _sample(x: Tensor) -> int:
-    """A hash of up to 256 evenly spaced values."""
-    flat = x.detach().flatten()
-    return hash(tuple(flat[:: max(1, len(flat) // 256)].tolist()))
 
 
 def _config_values(config: Any) -> Any:

@@ -113,7 +113,7 @@ class SparseAutoencoder(Displayed):
     @property
     def model(self) -> ModelReference:
         """The model it belongs to. Raises for crosscoders of several."""
-        models = {place.model.digest: place.model for place in (*self.reads, *self.writes)}
+        models = {place.model.fits: place.model for place in (*self.reads, *self.writes)}
         if len(models) > 1:
             names = ", ".join(model.name for model in models.values())
             raise InterpError(f"{self} belongs to {names}; one of a single model is needed here")

@@ -1,5 +1,6 @@
 """Capture, hooks, losses and generation of HookedModel, against the plain model and against TransformerLens."""
 
+import copy
 from importlib.metadata import version
 
 import pytest
@@ -7,6 +8,7 @@ import tiny_models
 import torch
 
 from interp import InterpError
+from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
 ARCHITECTURES = list(tiny_models.CONFIGS)
@@ -170,16 +172,23 @@ def test_bad_prompts_are_named(tiny):
         model.logits(torch.ones(1, 2))
 
 
-def test_a_digest_follows_the_weights_not_their_type(tiny):
+@pytest.mark.parametrize("write", [lambda w: w[:, 7].zero_(), lambda w: w[0, 0].mul_(1.001), lambda w: w[1].neg_()])
+def test_a_digest_follows_the_weights(tiny, write):
     model = tiny("gpt2", seed=7)
-    digest = model.digest
-    weight = model.hf.get_parameter("transformer.h.1.mlp.c_proj.weight")
-    with torch.no_grad():
-        weight[0, 0] += 1
-        assert model.digest != digest
-        weight[0, 0] -= 1
-    assert model.digest == digest
-    weight.data.add_(1)
-    assert model.digest != digest, "an edit through .data raises no version, and must show all the same"
-    weight.data.sub_(1)
+    before, weight = model.reference, model.hf.get_parameter("transformer.h.1.mlp.c_proj.weight")
+    values = weight.detach().clone()
+    write(weight.data)  # which raises no version
+    assert model.digest != before.digest
+    weight.data.copy_(values)
+    assert model.reference == before, "control: the same values again"
+    with torch.inference_mode():
+        write(weight)
+    assert model.digest != before.digest
+    weight.data.copy_(values)
+    hf = copy.deepcopy(model.hf)
+    assert HookedModel(hf.double()).digest == before.digest, "the same values in a wider type"
+    rounded = HookedModel(hf.bfloat16()).reference
+    assert rounded.digest != before.digest
+    rounded.check(before, "an edit")  # which fits the model in whatever type it is stored
+    digest = before.digest
     assert tiny("gpt2").digest != digest

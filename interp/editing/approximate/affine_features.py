@@ -39,6 +39,7 @@ from interp.interventions.affine_ops import LowRank, Project
 from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference, Site
+from interp.models.identity import is_tied
 from interp.sae.coder import SparseAutoencoder
 
 _NONE = 1e-12  # of the largest component's mean square: below it is rounding, not a direction of the edit
@@ -159,7 +160,7 @@ def affine_fit(
     note = f"affine fit of {type(op).__name__} at {site} on {plural(moments.count, 'token')}"
     fitted = Recipe([(str(where), _least_squares(moments, model.reference, rank))], model.reference, note)
     rest = packed.part(slice(len(packed) - held, None), slice(None))
-    named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
+    named, tied = model.hf.state_dict(), is_tied(model.hf)
     items = plan_fold(fitted, model.config, named, tied, named.__getitem__).items
     fidelity = measure_fidelity(model, recipe, fitted, rest, batch_size=batch_size)
     return AffineFit(fitted, fidelity, moments.count, items)

@@ -38,6 +38,7 @@ from interp.editing.approximate.low_rank_factors import (
 from interp.editing.fold.steps import plan_fold
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, Tokens, architecture, frozen_weights
+from interp.models.identity import is_tied
 from interp.models.losses import LinearDescent, kl_divergence
 
 _FEWEST = 8  # documents
@@ -115,7 +116,7 @@ def distil(
         raise InterpError(f"distillation diverged (KL {remaining} on held-out texts); lower lr ({lr:g})")
     record = Distillation(
         recipe=recipe.digest,
-        base=model.digest,
+        base=model.reference.fits,
         texts=digest.hex,
         factors=factors_digest(pairs),
         rank=rank,
@@ -238,7 +239,7 @@ def _require_settings(rank: int, steps: int, lr: float, batch_size: int, context
 
 
 def _refuse_exact(recipe: Recipe, model: HookedModel) -> None:
-    named, tied = model.hf.state_dict(), bool(model.config.tie_word_embeddings)
+    named, tied = model.hf.state_dict(), is_tied(model.hf)
     if plan_fold(recipe, model.config, named, tied, named.__getitem__).status == "exact":
         raise InterpError(
             "the recipe folds into the weights exactly; export it as it is, or distil it with even_if_exact"

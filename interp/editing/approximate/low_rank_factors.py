@@ -28,7 +28,7 @@ from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
 from interp.editing.options import FoldOptions
 from interp.interventions.recipe import Recipe
-from interp.models import HookedModel, Tokens
+from interp.models import HookedModel, ModelReference, Tokens
 from interp.models.architectures.table import architecture, site_taps
 from interp.models.architectures.writers import Layout
 from interp.models.sites import resolve
@@ -100,7 +100,7 @@ class Distilled(Displayed):
     @contextmanager
     def running(self, model: HookedModel) -> Iterator[HookedModel]:
         """Run the plain model with the factors added, its weights unchanged, until the block ends."""
-        self._require(model.reference.digest, model.name)
+        self._require(model.reference)
         with add_factors(model, self.pairs):
             yield model
 
@@ -127,12 +127,12 @@ class Distilled(Displayed):
         )
         return Plan({name: MapChange(layout, added=pair) for name, pair in self.pairs.items()}, items=items)
 
-    def check(self, base: str, options: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
-        """Raise unless the base model's weights have this digest and the factors come nearer to the hooked model.
+    def check(self, base: ModelReference, options: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
+        """Raise unless the factors were distilled on this base model and come nearer to the hooked model.
 
         Options of folding have no effect here, and are refused.
         """
-        self._require(base, "the base model")
+        self._require(base)
         if not self.record.kl < self.record.effect_kl:
             raise InterpError(
                 f"{self.record}: no nearer to the hooked model than the plain one is; distil in more steps, at a "
@@ -142,11 +142,11 @@ class Distilled(Displayed):
         if unused:
             raise InterpError(f"{', '.join(unused)}: distilled factors are merged as they are; leave it out")
 
-    def _require(self, digest: str, name: str) -> None:
-        if digest != self.record.base:
+    def _require(self, base: ModelReference) -> None:
+        if base.fits != self.record.base:
             raise InterpError(
-                f"the factors were distilled on a model with weights {self.record.base[:12]}, but {name} has weights "
-                f"{digest[:12]}; distil on this one"
+                f"the factors were distilled on a model with weights {self.record.base[:12]}, but {base.name} has "
+                f"weights {base.fits[:12]}; distil on this one"
             )
 
     def save(self, file: str | Path) -> None:

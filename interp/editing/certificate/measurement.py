@@ -33,6 +33,7 @@ from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.hooked import HookedModel, greedy_settings
+from interp.models.identity import loaded_weights
 
 NEW_TOKENS = 16  # that both models generate after a prompt
 
@@ -113,9 +114,7 @@ def _measure(tally: Tally, plain: HookedModel, exported: HookedModel, edit: Reci
 @torch.no_grad()
 def _refold(exported: HookedModel, source: WeightSource, plan: Plan, kinds: Sequence[torch.dtype]) -> None:
     """Replace the exported weights by the fold's own, not rounded, and raise where the former are not those rounded."""
-    held = dict(exported.hf.state_dict())
-    if exported.config.tie_word_embeddings:
-        held.pop(UNEMBEDDING, None)
+    held = loaded_weights(exported.hf)
     coarsest = max((kind for kind in kinds if kind.is_floating_point), key=lambda kind: torch.finfo(kind).eps)
     pieces = {piece.name: piece for file in source.edited(plan) for piece in file}
     if plan.unembedding in pieces and plan.unembedding not in held:

@@ -64,7 +64,7 @@ def check(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[st
     if not isinstance(model, HookedModel):
         model = load(model, dtype="bfloat16" if manifest.made.dequantise else None)
     recipe.check(model.reference)
-    if recipe.digest != manifest.recipe or manifest.base.digest not in ("", model.digest):
+    if recipe.digest != manifest.recipe or (manifest.base.digest and not manifest.base.is_same(model.reference)):
         raise InterpError(f"{path}: its manifest names another recipe or base model than it holds; it was changed")
     if manifest.release is not None:
         manifest.release.check(manifest.recipe, manifest.base, plan.status)

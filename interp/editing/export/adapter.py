@@ -24,7 +24,7 @@ from interp.editing.approximate.low_rank_factors import Distilled
 from interp.editing.certificate.manifest import RECIPE, ExportSettings
 from interp.editing.certificate.replay import plan_export
 from interp.editing.export._tensor_difference import Factors, factors
-from interp.editing.export.identity import checkpoint_digest, require_base
+from interp.editing.export.identity import checkpoint_digests, require_base
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.fold import Plan
 from interp.editing.options import ExportOptions
@@ -94,7 +94,10 @@ def export_adapter(
     weights.require_row()
     base = require_base(recipe, weights)
     if distilled is not None:
-        distilled.check(base.digest or checkpoint_digest(weights), options.fold)
+        if not base.digest:
+            digests = checkpoint_digests(weights)
+            base = base.model_copy(update={"digest": digests.exact, "storage_digest": digests.storage})
+        distilled.check(base, options.fold)
     plan = plan_export(recipe, weights, ExportSettings.used(options, weights.loaded, None), distilled)
     weights.require_fit(plan)
     _require_weights(plan, weights)

@@ -91,7 +91,7 @@ def export(
     recipe.check(base.reference)
     require_writer_check(base)
     if distilled is not None:
-        distilled.check(base.digest, options.fold)
+        distilled.check(base.reference, options.fold)
     with _written(recipe, weights, Path(out), options, distilled) as written:
         if release is not None:
             release.check(recipe.digest, base.identity, written.plan.status)
@@ -151,7 +151,7 @@ def export_streamed(
     recipe.check(reference)
     with _written(recipe, weights, Path(out), options) as written:
         if options.trust_base and not weights.loaded:
-            reference = reference.model_copy(update={"digest": ""})
+            reference = reference.without_weights()
         elif reference.digest:
             reference = require_base(recipe, weights, _nearest_copies(weights, written))
         return written.write_records(reference, weights.path)

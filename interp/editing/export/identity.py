@@ -1,15 +1,14 @@
-"""The digest of a checkpoint's weights, equal to that of the loaded model, without loading the model.
+"""The digests of a checkpoint's weights, equal to those of the loaded model, without loading the model.
 
-`HookedModel.digest` hashes names, shapes and values (as bfloat16) of the loaded model, in name order. Which tensors
-these are, and what transformers calls the tensors of the files, is taken from transformers itself: from a model without
-weights, made from the checkpoint's config, and from its own table of names. Experts that it stacks are hashed one after
-the other, which equals the stack. So memory does not grow with the model.
+`HookedModel.digest` hashes names, shapes and values of the loaded model, in name order. Which tensors these are, and
+what transformers calls the tensors of the files, is taken from transformers itself: from a model without weights, made
+from the checkpoint's config, and from its own table of names. Experts that it stacks are hashed one after the other,
+which equals the stack. So memory does not grow with the model.
 
-Limitations: where transformers rearranges a tensor's values at load, the digest is unknown before the model is loaded,
-and `Unknown` names the tensor.
+Limitations: where transformers rearranges a tensor's values at load, the digests are unknown before the model is
+loaded, and `Unknown` names the tensor.
 """
 
-import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,13 +19,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from interp.core.digests import WeightDigests, WeightHash, wider_types
 from interp.core.errors import InterpError
 from interp.editing.export.sources import ModelSource, WeightSource
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, read_parts
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.remote_files import RemoteFile
-from interp.models.checkpoints.safetensors_file import DTYPES, as_bytes
+from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.identity import ModelReference
 
 _CHUNK = 1 << 20  # bytes; a multiple of every type's size, small enough for the processor's cache
@@ -37,38 +37,36 @@ class Unknown(InterpError):
     """The digest is unknown unless the model is loaded."""
 
 
-def checkpoint_digest(source: WeightSource, copies: Mapping[str, TensorPiece] | None = None) -> str:
-    """The digest of a checkpoint's weights; `copies` are all its tensors, where they are faster to read.
+def checkpoint_digests(source: WeightSource, copies: Mapping[str, TensorPiece] | None = None) -> WeightDigests:
+    """The digests of a checkpoint's weights; `copies` are all its tensors, where they are faster to read.
 
     Raises `Unknown` where the model has to be loaded for it.
     """
-    whole, pieces = hashlib.sha256(), copies or source.pieces
+    whole, pieces = WeightHash(), copies or source.pieces
     for name, shape, parts in sorted(_assembled(source, pieces)):
-        whole.update(f"{name}{list(shape)}".encode())
-        for part in parts:
-            for values in _values(pieces[part]):
-                whole.update(as_bytes(values.to(torch.bfloat16).contiguous()))
-    return whole.hexdigest()
+        kinds = {kind: None for part in parts for kind in wider_types(DTYPES[pieces[part].dtype])}
+        whole.add(name, shape, (values for part in parts for values in _values(pieces[part])), tuple(kinds))
+    return whole.digests()
 
 
 def require_base(
     recipe: Recipe, source: WeightSource, copies: Mapping[str, TensorPiece] | None = None
 ) -> ModelReference:
-    """The base model, with its digest if the recipe names one. Raises where it is not the recipe's model.
+    """The base model, with its digests if the recipe names one. Raises where it is not the recipe's model.
 
-    Where the model has to be loaded for the digest, it is left empty with a warning. `copies` are as for
-    `checkpoint_digest`.
+    Where the model has to be loaded for the digests, they are left empty with a warning. `copies` are as for
+    `checkpoint_digests`.
     """
     reference = source.reference(recipe.model)
     recipe.check(reference)
     if isinstance(source, ModelSource) or not reference.digest:
         return reference
     try:
-        digest = checkpoint_digest(source, copies)
+        digests = checkpoint_digests(source, copies)
     except Unknown as problem:
         warnings.warn(f"{problem}; so only its type and shape were compared with the recipe's", stacklevel=3)
-        return reference.model_copy(update={"digest": ""})
-    reference = reference.model_copy(update={"digest": digest})
+        return reference.without_weights()
+    reference = reference.model_copy(update={"digest": digests.exact, "storage_digest": digests.storage})
     recipe.check(reference)
     return reference
 

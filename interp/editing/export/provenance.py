@@ -1,7 +1,7 @@
 """How a checkpoint came to be, as an in-toto Statement with SLSA's provenance predicate.
 
 https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance. The subjects are the weight files with their
-SHA-256. The dependencies are the base model, by the digest of its weights (`interp.core.digests.tensors_digest`), the
+SHA-256. The dependencies are the base model, by the digest of its weights (`interp.core.digests.weight_digests`), the
 recipe, and the data that its directions were fitted on, by the digests that they carry. The release decision is among
 the parameters. There are no times in it: the same export gives the same file, and `interp verify` makes it again from
 the manifest.

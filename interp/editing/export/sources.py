@@ -28,13 +28,14 @@ from interp.editing.fold.ablation import unit_width
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.models import HookedModel, ModelReference, Site
-from interp.models.architectures.table import architecture_of_type, known_architectures, was_recognised
-from interp.models.architectures.writers import writers
+from interp.models.architectures.table import architecture, architecture_of_type, known_architectures, was_recognised
+from interp.models.architectures.writers import unembedding_name, writers
 from interp.models.checkpoints.checkpoint import Checkpoint, inside
 from interp.models.checkpoints.dequantising import dequantise as dequantised
 from interp.models.checkpoints.dequantising import unsupported_reason
 from interp.models.checkpoints.remote_files import RemoteFile, is_remote
 from interp.models.checkpoints.safetensors_file import DTYPES, dtype_name
+from interp.models.identity import loaded_weights
 from interp.models.loading import is_gguf, load, locate
 
 AnyModel = str | Path | HookedModel  # a folder, hub id or URL, or a model in memory
@@ -105,10 +106,14 @@ class WeightSource(ABC):
         if not self.is_written_down:
             require_writer_check(self.load_model())
 
-    @property
+    @cached_property
     def is_tied(self) -> bool:
-        """Whether the unembedding is the table of token embeddings."""
-        return bool(self.config.tie_word_embeddings)
+        """Whether the unembedding is the table of token embeddings: the config says so, and has no other one."""
+        head = next((name for name in (UNEMBEDDING, unembedding_name(self.config)) if name in self.pieces), None)
+        table = f"{architecture(self.config).embed}.weight"
+        if head is None or table not in self.pieces or not self.config.tie_word_embeddings:
+            return bool(self.config.tie_word_embeddings)
+        return torch.equal(self.read(head, torch.float32), self.read(table, torch.float32))
 
     @cached_property
     def pieces(self) -> dict[str, TensorPiece]:
@@ -162,6 +167,8 @@ class WeightSource(ABC):
         """Write the tokenizer and its like as they are, and config.json with what the edit changes in it."""
         self._write_tokenizer(folder)
         config = self.config_values
+        if self.config.tie_word_embeddings and not self.is_tied:
+            config["tie_word_embeddings"] = False  # programs that go by the config would drop the unembedding
         if "dtype" in changed:
             config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | changed)
@@ -222,6 +229,7 @@ class CheckpointSource(WeightSource):
         return ModelReference(
             name=Path(self.name).name,
             digest=made_for.digest if made_for else "",
+            storage_digest=made_for.storage_digest if made_for else "",
             model_type=self.config.model_type,
             d_model=self.config.hidden_size,
             n_layers=self.config.num_hidden_layers,
@@ -256,9 +264,7 @@ class ModelSource(WeightSource):
     @cached_property
     def files(self) -> list[list[TensorPiece]]:
         """The state dict as one file."""
-        state = self.model.hf.state_dict()
-        if self.is_tied:
-            state.pop(UNEMBEDDING, None)
+        state = loaded_weights(self.model.hf)
         return [[TensorPiece(name, dtype_name(x.dtype), x) for name, x in state.items()]]
 
     def load_model(self) -> HookedModel:

@@ -109,7 +109,7 @@ def _preserved(edit: Edit, protected: Direction) -> Preserved:
             "taken out of projections only; fit a direction and project it out, or protect nothing"
         )
     made_with, other = edit.op.model, protected.model
-    if made_with and made_with.digest and other and other.digest not in ("", made_with.digest):
+    if made_with and made_with.fits and other and other.fits not in ("", made_with.fits):
         raise InterpError(
             f"the recipe was made for {made_with.name}, and the protected direction is of {other.name}; fit both in "
             "one model"
