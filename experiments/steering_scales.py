@@ -25,7 +25,7 @@ from pathlib import Path
 import interp
 from interp import Add, Contrast, Direction, HookedModel, organism
 from interp.core.files import write_json
-from interp.core.jsonl import numbered_lines, parse_object
+from interp.core.inputs import numbered_lines, parse_object
 from interp.interventions.steering_scale import mean_loss, neutral_text, typical_norm
 from interp.models.continuations import Continuations
 

@@ -5,6 +5,7 @@ gate is inconclusive), with a message, and no traceback unless `--debug` is give
 `--json` prints one JSON value on standard output and nothing else there.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from interp.cli import audit, capture, export, find, sae, search
 from interp.cli._options import Command, Json, keys_command, with_options
 from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError
+from interp.core.inputs import LIMITS_VARIABLE, bound
 
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
 
@@ -32,6 +34,9 @@ def root_command(
     debug: Annotated[
         bool, typer.Option("--debug", help="show tracebacks of errors (may stand anywhere on the command line)")
     ] = False,
+    limit: Annotated[
+        list[str], typer.Option(help="bound of an input, NAME=SIZE such as document=20M; the guide lists them")
+    ] = [],  # noqa: B006
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
@@ -39,6 +44,9 @@ def root_command(
     """Find what makes a language model behave harmfully, remove it, export the edited weights, and measure
     what changed.
     """
+    if limit:
+        os.environ[LIMITS_VARIABLE] = ",".join([*filter(None, [os.environ.get(LIMITS_VARIABLE)]), *limit])
+        bound("file")  # so that a limit that can't be read is refused at once
     # --debug is listed here for --help; `main` takes it off the line before any verb sees it.
     del debug, version
 

@@ -4,9 +4,9 @@ In reading order:
 
 - `errors`: `InterpError`, and hints for unknown names.
 - `calls`: checked calls, whose errors say what was given and what was expected.
+- `inputs`: bounds of what others wrote; text, JSON and lines of JSON within them.
 - `config`: frozen configuration with strict keys, strict YAML, differences between settings.
 - `files`: files and folders that are written completely or not at all; digests of files; locks of folders.
-- `jsonl`: JSON objects per line, with errors that name the line.
 - `digests`: versions of packages, digests of tensors.
 - `dtypes`: names of floating-point types.
 - `linalg`: orthonormal rows, projections, erasure.

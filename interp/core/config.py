@@ -1,6 +1,7 @@
 """Frozen configuration with strict keys and types, strict YAML, and differences between settings.
 
-YAML itself accepts a key that is there twice, and keys that are not plain text; here both raise, with the line.
+YAML itself accepts a key that is there twice, keys that are not plain text, values that hold themselves, and aliases
+that, written out, are larger than any memory; here all of these raise, with the line.
 """
 
 import re
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from interp.core.calls import LIMITS, advice, in_words, shown
 from interp.core.display import Card, Displayed, clipped, fields_text
 from interp.core.errors import InterpError, nearest
+from interp.core.inputs import bound, bounded_text, over_bound
 
 Parsed = TypeVar("Parsed", bound="Config")
 
@@ -100,7 +102,7 @@ class Config(Displayed, BaseModel):
 def yaml_text(file: Path) -> str:
     """The text of a YAML file. Raises, by its name, for one that cannot be read or is not text."""
     try:
-        return file.read_text(encoding="utf-8")
+        return bounded_text(file, "yaml")
     except OSError as problem:
         raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError as problem:
@@ -215,9 +217,29 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader for which 1e-3 is a number; YAML 1.1 requires a point and a signed exponent and reads it as text."""
+    """A loader for plain values, nested to a bounded depth.
+
+    For it, 1e-3 is a number; YAML 1.1 requires a point and a signed exponent and reads it as text.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > bound("nesting"):
+            raise over_bound(f"line {self.line + 1}", "nested deeper", "nesting")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
+_PLAIN = {"null", "bool", "int", "float", "timestamp", "str", "seq", "map"}
+_BUILDERS = yaml.SafeLoader.yaml_constructors.items()
+_Loader.yaml_constructors = {tag: build for tag, build in _BUILDERS if not tag or tag.rpartition(":")[2] in _PLAIN}
+
+# What the constructors raise for values that a number's or a date's tag does not fit
+_MALFORMED = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError)
+_LONGEST_NUMBER = 1000  # characters
 _FLOAT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
@@ -226,10 +248,10 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
     """The syntax tree of a text, None if it is empty. Errors name `source` and the line."""
     try:
         root = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as problem:
-        raise InterpError(f"{source}: not valid YAML: {problem}") from None
-    if root is not None:
-        _require_plain_keys(root, source, set())
+    except (yaml.YAMLError, InterpError) as problem:
+        raise InterpError(f"{source}: not valid YAML: {' '.join(str(problem).split())}") from None
+    if root is not None and _written_out(root, source, {}) > bound("yaml"):
+        raise over_bound(source, "with its aliases written out, longer", "yaml")
     return root
 
 
@@ -237,8 +259,8 @@ def construct_yaml(node: yaml.Node, source: str) -> Any:
     """The plain values of a syntax tree or of a part of it."""
     try:
         return _Loader("").construct_document(node)
-    except (yaml.YAMLError, ValueError) as problem:  # ValueError: an invalid date
-        raise InterpError(f"{source}: not valid YAML: {problem}") from None
+    except _MALFORMED as problem:
+        raise InterpError(f"{source}: not valid YAML: {' '.join(str(problem).split())}") from None
 
 
 def plain_value(text: str, source: str) -> Any:
@@ -247,20 +269,36 @@ def plain_value(text: str, source: str) -> Any:
     return None if root is None else construct_yaml(root, source)
 
 
-def _require_plain_keys(node: yaml.Node, source: str, seen: set[int]) -> None:
-    if id(node) in seen:  # an alias
-        return
-    seen.add(id(node))
-    inner = node.value if isinstance(node, yaml.SequenceNode) else []
+def _written_out(node: yaml.Node, source: str, lengths: dict[int, int]) -> int:
+    """The length of a node with its aliases written out, in characters and items.
+
+    Raises for keys that are not plain, and for what could only be read as a number or a date of absurd length.
+    """
+    line = node.start_mark.line + 1
+    if id(node) in lengths:  # an alias
+        if not lengths[id(node)]:
+            raise InterpError(f"{source}, line {line}: a value that holds itself; write it out")
+        return lengths[id(node)]
+    lengths[id(node)] = 0
+    length, inner = 1, node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise InterpError(f"{source}, line {line}: a key is a list or a mapping; expected a plain word")
-            if key.value in keys and key.value != "<<":
-                raise InterpError(f"{source}, line {line}: key {key.value!r} is there twice; leave one out")
-            keys.add(key.value)
+        _require_plain_keys(node, source)
+        length += sum(len(key.value) for key, _ in node.value)
         inner = [value for _, value in node.value]
-    for child in inner:
-        _require_plain_keys(child, source, seen)
+    if isinstance(node, yaml.ScalarNode):
+        length += len(node.value)
+        if length > _LONGEST_NUMBER and node.tag != "tag:yaml.org,2002:str":
+            raise InterpError(f"{source}, line {line}: a number of {len(node.value):,} characters; put text in quotes")
+    lengths[id(node)] = length + sum(_written_out(child, source, lengths) for child in inner)
+    return lengths[id(node)]
+
+
+def _require_plain_keys(node: yaml.MappingNode, source: str) -> None:
+    keys: set[str] = set()
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise InterpError(f"{source}, line {line}: a key is a list or a mapping; expected a plain word")
+        if key.value in keys and key.value != "<<":
+            raise InterpError(f"{source}, line {line}: key {key.value!r} is there twice; leave one out")
+        keys.add(key.value)

@@ -20,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from interp.core.errors import InterpError
+from interp.core.inputs import bounded_text, parse_json
 
 KEY = "unfinished.key"
 
@@ -242,14 +243,19 @@ def write_tensors(
         save_file(dict(tensors), sibling, None if metadata is None else dict(metadata))
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises, with its name, if it is missing or broken."""
+def read_json(path: str | Path, constants: bool = False) -> Any:
+    """Read a JSON file, within the bounds of `inputs`. Raises, with its name, if it is missing, broken or too long.
+
+    Args:
+        path: The file.
+        constants: Accept NaN and Infinity, which are not JSON, as other programs write them.
+    """
     file = Path(path)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(bounded_text(file), file, constants=constants)
     except OSError as problem:
         raise InterpError(f"{file}: cannot be read ({problem.strerror})") from None
-    except (ValueError, RecursionError) as problem:
+    except UnicodeDecodeError as problem:
         raise InterpError(f"{file}: not valid JSON ({problem})") from None
 
 
@@ -263,15 +269,3 @@ def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def parse_bytes(text: str) -> int:
-    """Number of bytes in a text such as 4GB, 500 MB or 1048576.
-
-    >>> parse_bytes("1.5 GB")
-    1500000000
-    """
-    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
-    if not size or not float(size[1]):
-        raise InterpError(f"size {text!r} can't be read; expected a number of bytes such as 4GB or 500MB")
-    return int(float(size[1]) * 1000 ** " kmgt".index(size[2] or " "))

@@ -16,7 +16,7 @@ from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError, note
 from interp.core.files import sha256_json
-from interp.core.jsonl import numbered_lines, parse_object
+from interp.core.inputs import numbered_lines, parse_object
 from interp.data._pairs import Columns, Message, Turn, TurnPair, named_columns, pair_of, read_pair, table_rows
 
 Render = Callable[[str], str]

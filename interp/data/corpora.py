@@ -25,7 +25,7 @@ from typing import Any
 
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, nearest, note
-from interp.core.jsonl import parse_object
+from interp.core.inputs import bound, bounded_lines, over_bound, parse_object
 
 Conversation = list[dict[str, Any]]
 Document = str | Conversation
@@ -255,13 +255,15 @@ def _accepted(accept: Callable[[Document], object], document: Document, number: 
 
 
 def _jsonl(file: _File, field: str) -> Iterator[Record]:
-    with file.opened() as lines:
-        for number, line in enumerate(lines, start=1):
+    with file.opened() as opened:
+        for number, line in enumerate(bounded_lines(opened), start=1):
             if line.strip():
                 yield partial(_json_line, line, f"{file.name}, line {number}", field)
 
 
 def _json_line(line: bytes, where: str, field: str) -> Document:
+    if len(line) > bound("line"):
+        raise over_bound(where, "longer", "line")
     record = parse_object(_utf8(line, where), where, hint=" (skip_bad ignores it)")
     return _document(record, where, field)
 
@@ -290,7 +292,7 @@ def _parquet(file: _File, field: str) -> Iterator[Record]:
 def _txt(file: _File, field: str) -> Iterator[Record]:
     def read() -> str:
         with file.opened() as content:
-            return _utf8(content.read(), file.name)
+            return _utf8(content.read(4 * bound("document") + 1), file.name)  # a character has at most four bytes
 
     yield read
 
@@ -330,6 +332,8 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InterpError(f"{where}: expected text, got {type(value).__name__}")
+    if len(value) > bound("document"):
+        raise over_bound(where, f"{len(value):,} characters, longer", "document")
     try:
         value.encode()
     except UnicodeEncodeError as problem:

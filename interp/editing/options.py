@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, WrapValidator, model_validator
 
 from interp.core import Config, InterpError
 from interp.core.errors import nearest
-from interp.core.files import parse_bytes
+from interp.core.inputs import parse_bytes
 
 Form = Literal["checkpoint", "adapter", "control-vector"]
 

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -78,6 +79,14 @@ class Limits(Config):
     inner: dict[str, float] | None = None
 
 
+def bomb(level):
+    """Nine anchors, each of which names the one before nine times."""
+    names = "abcdefghij"
+    pairs = pairwise(names)
+    rows = [f"{name}: &{name} {level.format(', '.join([f'*{before}'] * 9))}" for before, name in pairs]
+    return "\n".join(["a: &a {x: 1}", *rows])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -86,6 +95,16 @@ class Limits(Config):
         ("? [drop]\n: 5\n", "a.yaml, line 1: a key is a list"),
         ("drop: !foo 5\n", "a.yaml: not valid YAML: could not determine a constructor"),
         ("drop: 2020-13-45\n", "a.yaml: not valid YAML: month must be"),
+        ("drop: !!set {a, b}\n", "a.yaml: not valid YAML: could not determine a constructor"),
+        ("drop: !!bool nonsense\n", "a.yaml: not valid YAML"),
+        ("drop: 9999-12-31 23:59:59 -23:59\n", "a.yaml: not valid YAML"),
+        ("drop: &a [*a]\n", "a.yaml, line 1: a value that holds itself"),
+        ("drop: 1" + ":01" * 100_000, "a.yaml, line 1: a number of 300,001 characters"),
+        ("drop: " + "[" * 3000 + "]" * 3000, r"a.yaml: not valid YAML: line 1: nested deeper than the bound, 100"),
+        ("- " * 3000 + "x", r"a.yaml: not valid YAML: line 1: nested deeper than the bound, 100"),
+        (bomb("[{}]"), "a.yaml: with its aliases written out, longer than the bound"),
+        (bomb("{{<<: [{}]}}"), "a.yaml: with its aliases written out, longer than the bound"),
+        ("drop: '" + "x" * 5_000_000 + "'", "a.yaml: longer than the bound, 4MB; raise it with --limit yaml="),
     ],
 )
 def test_what_would_be_taken_silently_is_refused_by_name(tmp_path, text, says):

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from interp.core.errors import InterpError
-from interp.core.jsonl import numbered_lines, parse_object
+from interp.core.inputs import numbered_lines, parse_object
 
 VARIABLE = "INTERP_DATA"
 DEFAULT_FOLDER = Path("..", "shared", "data")

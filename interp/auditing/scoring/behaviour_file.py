@@ -24,7 +24,7 @@ from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviou
 from interp.core.config import compose_yaml, construct_yaml, yaml_text
 from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
-from interp.core.jsonl import numbered_lines, parse_object
+from interp.core.inputs import numbered_lines, parse_object
 
 
 def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -> list[Behaviour]:
@@ -88,7 +88,7 @@ def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
     seen: dict[str, str] = {}
     for place, line in numbered_lines(file, f"items of {name!r} in JSONL"):
         where = f"{place}, item of {name!r}"
-        values = parse_object(line, where, unique=True)
+        values = parse_object(line, where)
         _require_text(values, where)
         row = scorer.row_class.parse(values, where)
         question = json.dumps(row.model_dump(include={"prompt", "before", "first", "second", "text"}), sort_keys=True)

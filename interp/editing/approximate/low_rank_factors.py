@@ -7,7 +7,6 @@ training. In an exported folder it lies next to the weights, so that the merge c
 gives undo patches and LoRA adapters. `interp.editing.approximate.distillation` trains the factors.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from interp.core import Config, InterpError
 from interp.core.digests import tensors_digest
 from interp.core.display import Card, Displayed
 from interp.core.files import write_tensors
+from interp.core.inputs import parse_json
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
 from interp.editing.options import FoldOptions
@@ -163,9 +163,10 @@ class Distilled(Displayed):
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{file}: cannot be read ({problem}); expected factors written by distil") from None
         try:
-            record = Distillation.parse(json.loads(record_text), str(file))
-        except json.JSONDecodeError:
-            raise InterpError(f"{file}: it does not say how its factors were distilled; distil again") from None
+            content = parse_json(record_text, file)
+        except InterpError as problem:
+            raise InterpError(f"{problem}: it does not say how its factors were distilled; distil again") from None
+        record = Distillation.parse(content, str(file))
         names = sorted({name.rpartition(".")[0] for name in tensors})
         if sorted(tensors) != sorted(f"{name}.{end}" for name in names for end in ("left", "right")):
             raise InterpError(f"{file}: expected a .left and a .right for each weight; it was changed")

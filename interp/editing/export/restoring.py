@@ -22,6 +22,7 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, write_json, write_tensors
+from interp.core.inputs import parse_json
 from interp.editing.certificate.manifest import PATCH, ExportManifest
 from interp.editing.export._tensor_difference import factors
 from interp.editing.export.sources import WeightSource, open_source
@@ -80,11 +81,11 @@ def undo(folder: str | Path, out: str | Path) -> None:
     with new_folder(out) as staging:
         write_weights(cut_shards(_restored(edited, patch), None), staging)
         edited.write_companions(staging, {})
-        write_json(staging / "config.json", json.loads(patch.metadata["config"]))
+        write_json(staging / "config.json", parse_json(patch.metadata["config"], patch.path, constants=True))
 
 
 def _restored(edited: WeightSource, patch: TensorFile) -> Iterator[list[TensorPiece]]:
-    dropped = set(json.loads(patch.metadata["dropped"]))
+    dropped = set(parse_json(patch.metadata["dropped"], patch.path))
     for file in edited.files:
         kept = [piece for piece in file if piece.name not in dropped]
         if kept:

@@ -58,6 +58,8 @@ class Checkpoint:
             raise InterpError(f"{folder}: no config.json in it; expected a Hugging Face model folder")
         for name in ("config.json", INDEX) if remote is None else ():
             inside(checkpoint.folder, name)
+        for file in checkpoint.folder.glob("*_config.json"):  # of the tokenizer, generation: transformers reads them
+            read_json(file, constants=True)
         if "auto_map" in checkpoint.config and not trust_remote_code:
             raise InterpError(
                 f"{folder}: its config.json has auto_map, which runs code that comes with the checkpoint; "
@@ -70,7 +72,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The values of config.json."""
-        config = read_json(self.folder / "config.json")
+        config = read_json(self.folder / "config.json", constants=True)
         if not isinstance(config, dict):
             raise InterpError(f"{self}: its config.json holds {str(config)[:40]}; expected an object")
         return config

@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.core.jsonl import repeated_key
+from interp.core.inputs import parse_json
 from interp.models.checkpoints.remote_files import RemoteFile
 
 DTYPES = {
@@ -147,17 +147,10 @@ def _read_into(file: Path | RemoteFile, buffer: memoryview, start: int) -> None:
 
 
 def _parsed(file: Path | RemoteFile, text: bytearray) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if (name := repeated_key(pairs)) is not None:
-            raise _invalid(file, f"its header has {name!r} twice")
-        return dict(pairs)
-
     try:
-        header = json.loads(text, object_pairs_hook=once)
-    except InterpError:
-        raise
-    except (ValueError, RecursionError) as problem:
-        raise _invalid(file, f"its header is not JSON: {problem}") from None
+        header = parse_json(text, "its header")
+    except InterpError as problem:
+        raise _invalid(file, str(problem)) from None
     if not isinstance(header, dict):
         raise _invalid(file, "its header is not an object")
     return header

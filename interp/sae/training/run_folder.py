@@ -25,6 +25,7 @@ from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, read_json, write_json, write_tensors, write_text
+from interp.core.inputs import parse_json, parse_object
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.file_formats import CARD
 from interp.sae.training.state import ProgressPoint
@@ -130,16 +131,22 @@ class TrainingRun:
             try:
                 tensors = safetensors.torch.load_file(file)
                 with safe_open(file, framework="pt") as opened:
-                    plain = json.loads(opened.metadata()["state"])
+                    plain = parse_json(opened.metadata()["state"], "its state", constants=True)
             except (OSError, SafetensorError, TypeError, KeyError, ValueError) as problem:
                 raise InterpError(f"{file}: damaged ({problem}); delete it to continue from the one before") from None
             step = plain.pop("step")
         if (self.folder / METRICS).is_file():
             lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
             # A line that was cut short is newer than any checkpoint.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [line for line in lines if line.endswith("\n") and self._step(line) <= step]
             write_text(self.folder / METRICS, "".join(kept))
         return None if file is None else (tensors, plain)
+
+    def _step(self, line: str) -> int:
+        step = parse_object(line, str(self.folder / METRICS), constants=True).get("step")
+        if not isinstance(step, int):
+            raise InterpError(f"{self.folder / METRICS}: a line without a step; remove the line")
+        return step
 
     def finish(self, saes: Sequence[SparseAutoencoder]) -> None:
         """Write the autoencoders, where they are not written yet."""

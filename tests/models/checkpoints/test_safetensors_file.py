@@ -57,9 +57,9 @@ def entry(start, stop, dtype="F32", shape=None):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (b'{"a": {}, "a": {}}', "its header has 'a' twice"),
+        (b'{"a": {}, "a": {}}', r"its header: not valid JSON \(key 'a' is there twice"),
         (b"[1]", "its header is not an object"),
-        (b'{"a": ', "its header is not JSON"),
+        (b'{"a": ', "its header: not valid JSON"),
         ({"a": entry(0, 4), "b": entry(2, 6), "c": entry(6, 8, "U8", [2])}, "'b' overlaps the tensor before it"),
         ({"a": entry(0, 8), "b": entry(0, 8)}, "'b' overlaps"),
         ({"a": entry(0, 2, "U8", [2]), "b": entry(4, 8)}, "'b' leaves bytes of no tensor before it"),

@@ -1,0 +1,186 @@
+"""Text, JSON and lines of JSON that others wrote, read within bounds.
+
+A file over a bound gives one line of error before it takes memory or time. The bounds, which `--limit NAME=SIZE` before
+a verb and the environment variable INTERP_LIMITS (`line=1GB,document=20M`) set:
+
+    file       100 MB  a file of JSON or of lines of JSON that is read at once
+    yaml       4 MB    a file of YAML, with its aliases written out
+    line       32 MB   a line of a JSONL corpus
+    document   5 M     characters of a text: a document of a corpus, a message, a prompt
+    nesting    100     levels of lists and mappings in JSON and YAML
+    template   10      seconds in which a chat template renders a conversation
+    rendered   512 MB  memory that it may take for that
+
+Keys that are there twice are refused, of which JSON keeps the last, and so are the constants NaN and Infinity, which
+are not JSON; files of other programs may hold these.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from interp.core.errors import InterpError, nearest
+
+LIMITS_VARIABLE = "INTERP_LIMITS"
+_DEFAULTS = {
+    "file": "100MB", "yaml": "4MB", "line": "32MB", "document": "5M", "nesting": "100", "template": "10",
+    "rendered": "512MB",
+}  # fmt: skip
+
+
+def bound(name: str) -> int:
+    """The bound of this name, as the environment sets it.
+
+    >>> bound("nesting"), bound("document")
+    (100, 5000000)
+    """
+    return _bounds(os.environ.get(LIMITS_VARIABLE, ""))[name]
+
+
+@lru_cache(maxsize=8)
+def _bounds(settings: str) -> dict[str, int]:
+    values = dict(_DEFAULTS)
+    for setting in filter(None, settings.split(",")):
+        name, equals, size = (part.strip() for part in setting.partition("="))
+        if not equals or name not in values:
+            raise InterpError(f"limit {setting!r} can't be read; expected NAME=SIZE; {nearest(name, values)}")
+        values[name] = size
+    return {name: parse_bytes(size) for name, size in values.items()}
+
+
+def over_bound(place: object, what: str, name: str) -> InterpError:
+    """The error for an input over the bound of this name, with what it is and how the bound is raised."""
+    given = _DEFAULTS[name] if bound(name) == parse_bytes(_DEFAULTS[name]) else f"{bound(name):,}"
+    return InterpError(f"{place}: {what} than the bound, {given}; raise it with --limit {name}=… or {LIMITS_VARIABLE}")
+
+
+def parse_bytes(text: str) -> int:
+    """Number of bytes in a text such as 4GB, 500 MB or 1048576.
+
+    >>> parse_bytes("1.5 GB")
+    1500000000
+    """
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
+    if not size or not float(size[1]):
+        raise InterpError(f"size {text!r} can't be read; expected a number of bytes such as 4GB or 500MB")
+    return int(float(size[1]) * 1000 ** " kmgt".index(size[2] or " "))
+
+
+def bounded_text(file: Path, name: str = "file", encoding: str = "utf-8") -> str:
+    """The text of a file that is no longer than the bound of this name. Raises what opening and decoding raise."""
+    with file.open("rb") as opened:
+        content = opened.read(bound(name) + 1)
+    if len(content) > bound(name):
+        raise over_bound(file, "longer", name)
+    return content.decode(encoding)
+
+
+def bounded_lines(opened: Any) -> Iterator[bytes]:
+    """The lines of a binary file, of which one over the bound is cut one byte after it; its rest is passed over."""
+    limit, lines = bound("line"), BufferedReader(opened)
+    while line := lines.readline(limit + 1):
+        yield line
+        cut = len(line) > limit
+        while cut and line and not line.endswith(b"\n"):
+            line = lines.readline(limit + 1)
+
+
+def parse_json(text: str | bytes | bytearray, place: object, hint: str = "", constants: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: The text.
+        place: Where it is; errors begin with it.
+        hint: What to do about a text that is not JSON, the end of the error.
+        constants: Accept NaN and Infinity, which other programs write.
+
+    Raises:
+        InterpError: It is not JSON, has a key twice, or is nested too deeply.
+
+    Example:
+        >>> from interp.core.inputs import parse_json
+        >>> parse_json('{"n": 1, "n": 1000}', "audit.json")
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: audit.json: not valid JSON (key 'n' is there twice)
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=None if constants else _refuse)
+    except RecursionError:
+        raise over_bound(place, "not valid JSON (nested deeper", "nesting") from None
+    except ValueError as problem:  # broken, or a number of too many digits
+        raise InterpError(f"{place}: not valid JSON ({problem}){hint}") from None
+    level = [value]
+    for _ in range(bound("nesting")):
+        nested = (item for item in level if isinstance(item, dict | list))
+        inner = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in nested)
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
+            return value
+    raise over_bound(place, "nested deeper", "nesting")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return values
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def numbered_lines(file: str | Path, content: str = "JSONL") -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not blank, each with its place, `FILE, line N`.
+
+    Args:
+        file: A UTF-8 file, with or without a byte-order mark. It is read at once.
+        content: What the file should hold, for the error message.
+
+    Raises:
+        InterpError: The file cannot be read, is too long, or is not UTF-8.
+
+    Example:
+        >>> from interp.core.inputs import numbered_lines, parse_object
+        >>> _ = (tmp / "rows.jsonl").write_text('{"text": "a"}\\n\\n{"text": "b"}\\n')
+        >>> [(place[-6:], parse_object(line, place)) for place, line in numbered_lines(tmp / "rows.jsonl")]
+        [('line 1', {'text': 'a'}), ('line 3', {'text': 'b'})]
+    """
+    try:
+        lines = bounded_text(Path(file), encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InterpError(f"{file}: cannot be read as text ({problem}); expected a file of {content}") from None
+    return ((f"{file}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def parse_object(line: str, place: str, hint: str = "", constants: bool = False) -> dict[str, Any]:
+    """The JSON object that a line holds.
+
+    Args:
+        line: The text.
+        place: Where the line is; errors begin with it.
+        hint: What to do about a line that is not JSON, appended to the error.
+        constants: Accept NaN and Infinity.
+
+    Raises:
+        InterpError: The line is not JSON, not an object, too long, or has a text over the bound of a document.
+
+    Example:
+        >>> from interp.core.inputs import parse_object
+        >>> parse_object('["a"]', "x.jsonl, line 1")
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: x.jsonl, line 1: expected a JSON object, got list
+    """
+    if len(line) > bound("line"):
+        raise over_bound(place, "longer", "line")
+    values = parse_json(line, place, f"; expected one object per line{hint}", constants)
+    if not isinstance(values, dict):
+        raise InterpError(f"{place}: expected a JSON object, got {type(values).__name__}")
+    return values

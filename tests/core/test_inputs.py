@@ -1,0 +1,81 @@
+"""What others wrote is read within bounds; lines of JSONL keep their numbers, and errors name the line."""
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.core.errors import InterpError
+from interp.core.files import read_json
+from interp.core.inputs import bound, bounded_lines, numbered_lines, parse_bytes, parse_json, parse_object
+
+
+def test_blank_lines_count_and_are_left_out(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('\ufeff{"a": 1}\n\n  \n{"b": "\u2028"}', encoding="utf-8")
+    places = [(place, parse_object(line, place)) for place, line in numbered_lines(file)]
+    assert places == [(f"{file}, line 1", {"a": 1}), (f"{file}, line 4", {"b": "\u2028"})]
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()))
+def test_an_object_is_what_json_says(values):
+    assert parse_object(json.dumps(values), "here") == values
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"here: not valid JSON .* expected one object per line \(or skip it\)"),
+        ("[" * 100_000, "here: not valid JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "here: not valid JSON"),
+        ("[" * 200 + "]" * 200, "here: nested deeper than the bound, 100; raise it with --limit nesting="),
+        ('{"a": NaN}', "NaN is no number of JSON"),
+        ("3", "here: expected a JSON object, got int"),
+        ('{"a": {"b": 1, "b": 1}}', r"key 'b' is there twice"),
+    ],
+)
+def test_what_is_wrong_is_named(line, message):
+    with pytest.raises(InterpError, match=message):
+        parse_object(line, "here", hint=" (or skip it)")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_a_file_that_is_no_text_is_named(tmp_path, content):
+    file = tmp_path / "a.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InterpError, match=r"a.jsonl: cannot be read as text .* expected a file of rows"):
+        numbered_lines(file, "rows")
+
+
+@given(st.lists(st.binary(max_size=12)))
+def test_long_lines_are_cut_and_the_others_are_whole(lines):
+    lines = [line.replace(b"\n", b"") for line in lines]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("INTERP_LIMITS", "line=5")
+        read = list(bounded_lines(io.BytesIO(b"\n".join([*lines, b""]))))
+    assert read == [(line + b"\n")[:6] for line in lines]
+
+
+def test_bounds_are_set_by_name(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text('{"a": [[1]]}')
+    default = bound("line")
+    for settings, message in (
+        ("file=4", r"a\.json: longer than the bound, 4; raise it with --limit file=… or INTERP_LIMITS"),
+        ("line=1GB, nesting=2", r"a\.json: nested deeper than the bound, 2"),
+        ("lines=4", r"limit 'lines=4' can't be read; expected NAME=SIZE; did you mean line"),
+        ("line=many", "size 'many' can't be read"),
+    ):
+        monkeypatch.setenv("INTERP_LIMITS", settings)
+        with pytest.raises(InterpError, match=message):
+            read_json(tmp_path / "a.json")
+    monkeypatch.setenv("INTERP_LIMITS", "line=1GB, nesting=3")
+    assert (bound("line"), read_json(tmp_path / "a.json")) == (10**9, {"a": [[1]]})
+    monkeypatch.delenv("INTERP_LIMITS")
+    assert bound("line") == default == parse_bytes("32MB")
+
+
+def test_files_of_other_programs_may_hold_constants():
+    assert parse_json('{"a": [Infinity, NaN]}', "here", constants=True)["a"][0] == float("inf")
