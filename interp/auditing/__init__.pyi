@@ -1,7 +1,7 @@
 from .ablation_trials import AblationTrial as AblationTrial
 from .ablation_trials import rank_by_ablation as rank_by_ablation
+from .audit_row import AuditRow as AuditRow
 from .auditor import Audit as Audit
-from .auditor import AuditRow as AuditRow
 from .auditor import audit as audit
 from .baselines import measure_baselines as measure_baselines
 from .behaviours import Behaviour as Behaviour

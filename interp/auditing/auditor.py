@@ -7,26 +7,31 @@
    "A simple sequentially rejective multiple test procedure").
 3. Trivial baselines (random edits, an instruction; see `baselines`) are measured on the same items.
 
-`Audit` is the record. The saved file contains digests of the models, the suite and its own content, so a file that was
-changed is rejected (not one whose digest was recomputed).
+`Audit` is the record. The saved file contains the score of every item, and digests of the models, the suite and its own
+content. `Audit.read` computes every figure again from the scores, and refuses a file whose figures do not follow from
+them.
+
+Limitations: someone who makes up scores and computes everything from them writes a file that reads as measured. Only
+measuring again, or keeping the file where nobody else can write, excludes that.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, product
-from math import inf, isfinite
+from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
+from interp.auditing.audit_row import AuditRow, ItemScores, audit_rows
 from interp.auditing.baselines import BASELINES, Baseline, baseline_conditions, baseline_of_scores, instruction_against
-from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit
+from interp.auditing.behaviours import Behaviour, Scores, Unit
 from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
-from interp.auditing.statistics.comparison import Comparison, Estimate, compare
-from interp.auditing.statistics.significance import holm
 from interp.core.calls import checked_class
+from interp.core.config import flatten
 from interp.core.digests import versions
 from interp.core.display import Card, Displayed, html_table, plural
 from interp.core.errors import InterpError, on_interrupt
@@ -36,72 +41,8 @@ from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class AuditRow(Displayed):
-    """One behaviour: the estimates before and after, and the paired difference after - before.
-
-    Attributes:
-        p: p-value of the null hypothesis of no difference.
-        p_holm: The same after Holm's correction.
-        effect: Standardised difference. Saved as None if infinite.
-        detectable: The smallest difference that is detectable with 80 % power at this number of items.
-        n_groups: Number of clusters of items.
-        missing: Pairs without a score.
-        constant: Whether every item has the same score in both models; if so, the scorer may be unable to tell
-            them apart.
-
-    The other fields are those of the behaviour.
-
-    Example:
-        >>> from interp.auditing import AuditRow, compare
-        >>> result = compare([1.0] * 20, [0.0] * 20)
-        >>> row = AuditRow("hostility", "harm", "rate", "insults", result.before, result.after, result.difference)
-        >>> row.difference.estimate, row.better
-        (-1.0, 1.0)
-    """
-
-    name: str
-    kind: Kind
-    unit: Unit
-    statement: str
-    before: Estimate
-    after: Estimate
-    difference: Estimate
-    p: float = 1.0
-    p_holm: float = 1.0
-    effect: float | None = 0.0
-    detectable: float | None = None
-    n_groups: int = 0
-    missing: int = 0
-    constant: bool = False
-    language: str = "en"
-    scenario: str = ""
-    scorer: str = ""
-    chance: float | None = None
-    secret: bool = False
-    digest: str = ""
-
-    @property
-    def better(self) -> float:
-        """The difference, signed so that positive is good: a harm or a loss fell, or what must hold rose."""
-        return -self.difference.estimate if self.kind == "harm" or self.unit == "nats" else self.difference.estimate
-
-    @property
-    def reading(self) -> str:
-        """The difference in words; it counts as a change where the corrected p-value is below 0.05."""
-        if self.constant:
-            return CONSTANT
-        if self.p_holm >= 0.05:
-            return "not significant" + (f" (can detect {self.detectable:.2g})" if self.detectable else "")
-        return "better" if self.better > 0 else "worse"
-
-    def _card(self) -> Card:
-        rows = [("kind", self.kind), ("before", self.before), ("after", self.after)]
-        change = ("difference", self.difference, self.reading)
-        return self.name, [*rows, change, ("p (Holm)", self.p_holm), ("items", self.after.n)]
+FORMAT = 3  # of older ones, no figure can be computed again
+Edit = Literal["none", "hooks", "weights"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +72,9 @@ class Audit(Displayed):
         instruction: The instruction of the prompt-only baseline.
         seed: Seed of the intervals and of random baselines.
         versions: Versions of the packages that ran.
+        edit: What was measured as `after`: the recipe run by `hooks` on the unedited model, `weights` of their own, or
+            `none`.
+        items: The scores of every item, by behaviour.
 
     Example:
         >>> from interp.auditing import text_loss
@@ -152,6 +96,8 @@ class Audit(Displayed):
     instruction: str = ""
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    edit: Edit = "none"
+    items: dict[str, ItemScores] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> AuditRow:
         for row in self.rows:
@@ -165,6 +111,11 @@ class Audit(Displayed):
         return bool(self.recipe) or self.after != self.before
 
     @property
+    def of_one_model(self) -> bool:
+        """Whether both sides have the same weights and settings, so that only hooks can make a difference."""
+        return (self.before.digest, self.before.settings) == (self.after.digest, self.after.settings)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of its content."""
         return sha256_json(self.to_json())
@@ -173,8 +124,10 @@ class Audit(Displayed):
         """The audit as JSON-compatible values; NaN and infinities become None."""
         return {"format": FORMAT} | json.loads(_AUDIT.dump_json(self))
 
-    def save(self, file: str | Path) -> None:
-        """Write JSON, with the digest of its content."""
+    def save(self, file: str | Path, overwrite: bool = False) -> None:
+        """Write JSON, with the digest of its content, to a new file; `overwrite` replaces the one that is there."""
+        if not overwrite and Path(file).exists():
+            raise InterpError(f"{file} exists already; choose another name, or pass overwrite=True to replace it")
         write_json(Path(file), self.to_json() | {"sha256": self.digest})
 
     @classmethod
@@ -182,22 +135,22 @@ class Audit(Displayed):
         """Read an audit written by `save`.
 
         Raises:
-            InterpError: The file is not an audit, was changed after it was written, or holds numbers that no
-                measurement gives.
+            InterpError: The file is not an audit, was changed after it was written, is of an older format, or holds
+                figures that do not follow from the scores in it.
         """
         values = read_json(file)
         try:
-            if values.get("format", FORMAT) != FORMAT:
-                raise InterpError(f"{file}: an audit of format {values['format']}; audit again with this version")
-            _require_finite(values["rows"])
-            sha256 = values.pop("sha256")
-            if sha256 is None or sha256 != _digest(values):
-                raise InterpError(f"{file}: changed since it was written (its SHA-256 differs); audit again")
-            values.pop("format")
+            written = values.pop("format", None)
+            if written is not None and written != FORMAT:
+                raise InterpError(f"its format {written} has no scores that its figures follow from")
+            if values.pop("sha256") != sha256_json({"format": written} | values):
+                raise InterpError("it was changed since it was written (its SHA-256 differs)")
             audit = _AUDIT.validate_json(json.dumps(values), strict=True)
-        except (KeyError, TypeError, AttributeError, OverflowError, ValidationError) as problem:
+            _require_measured(audit)
+        except InterpError as problem:
+            raise InterpError(f"{file}: {problem}; audit again") from None
+        except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as problem:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
-        _require_plausible(audit.rows)
         return audit
 
     def _card(self) -> Card:
@@ -217,47 +170,42 @@ class Audit(Displayed):
 
 
 _AUDIT = TypeAdapter(Audit)
-_CLOSE = 1e-6
+_close = partial(isclose, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def _digest(values: dict[str, Any]) -> str | None:
-    """None for values that are not JSON, such as NaN."""
-    try:
-        return sha256_json(values)
-    except ValueError:
-        return None
+def _require_measured(audit: Audit) -> None:
+    """Raise for parts that do not belong together, and for figures that do not follow from the scores."""
+    names = [row.name for row in audit.rows]
+    shown = {row.name for row in audit.rows if not row.secret}
+    unchanged = audit.of_one_model and all(item.before == item.after for item in audit.items.values())
+    wrong = {
+        "two behaviours have the same name": len(set(names)) < len(names),
+        "its scores are of other behaviours": set(names) != set(audit.items),
+        "its suite is not that of its behaviours": audit.suite != suite_digest(audit.rows),
+        "its examples are of other behaviours, or of secret ones": not {x.behaviour for x in audit.examples} <= shown,
+        "its models or recipe are not those of its edit": not {
+            "none": unchanged and not audit.recipe,
+            "hooks": audit.of_one_model and bool(audit.recipe),
+            "weights": True,
+        }[audit.edit],
+        "chance is no rate below 1": not all(0 <= (row.chance or 0) < 1 for row in audit.rows if row.unit == "rate"),
+    }
+    for what in (what for what, is_wrong in wrong.items() if is_wrong):
+        raise InterpError(f"{what}, so it was not measured so (behaviours: {', '.join(names)})")
+    units: dict[str, Unit] = {row.name: row.unit for row in audit.rows}
+    baselines = tuple(baseline_of_scores(b.name, audit.items, units, audit.seed) for b in audit.baselines)
+    computed = replace(audit, rows=audit_rows(audit.rows, audit.items, audit.seed), baselines=baselines)
+    figures, expected = _figures(audit), _figures(computed)
+    for name in figures | expected:
+        value, right = figures.get(name), expected.get(name)
+        if value != right and not (isinstance(value, float) and isinstance(right, float) and _close(value, right)):
+            raise InterpError(f"{name} is {value!r}, but what was measured gives {right!r}")
 
 
-def _require_finite(rows: list[dict[str, Any]]) -> None:
-    """Raise for estimates of a file that are not finite numbers."""
-    for row in rows:
-        for side in ("before", "after", "difference"):
-            if not all(isinstance(value, int | float) and isfinite(value) for value in row[side].values()):
-                raise InterpError(f"behaviour {row['name']!r}: its {side} is not finite ({row[side]}); audit again")
-
-
-def _require_plausible(rows: tuple[AuditRow, ...]) -> None:
-    """Raise for numbers that no measurement gives."""
-    names = [row.name for row in rows]
-    if len(set(names)) < len(names):
-        raise InterpError(f"two behaviours of an audit have the same name; got {', '.join(names)}")
-    for row in rows:
-        sides = (row.before, row.after, row.difference)
-        least, most = (0.0, 1.0) if row.unit == "rate" else (-inf, inf)
-        bounds = ((least, most), (least, most), (least - most, most - least))
-        wrong = {
-            "its counts of items": len({side.n for side in sides}) > 1 or row.after.n < 1 or row.missing < 0,
-            "its groups": not 0 <= row.n_groups <= row.after.n,
-            "its intervals": not all(
-                low - _CLOSE <= side.low <= side.estimate + _CLOSE
-                and side.estimate - _CLOSE <= side.high <= high + _CLOSE
-                for side, (low, high) in zip(sides, bounds, strict=True)
-            ),
-            "its difference": abs(row.after.estimate - row.before.estimate - row.difference.estimate) > _CLOSE,
-            "its p-values": not 0 <= min(row.p, row.p_holm) <= max(row.p, row.p_holm) <= 1,
-        }
-        for what in (what for what, is_wrong in wrong.items() if is_wrong):
-            raise InterpError(f"behaviour {row.name!r}: {what} cannot have been measured ({row}); audit again")
+def _figures(audit: Audit) -> dict[str, Any]:
+    """All that is computed from the scores, by its place."""
+    values = audit.to_json()
+    return flatten({part["name"]: part for part in (*values["rows"], *values["baselines"])})
 
 
 def audit(
@@ -323,20 +271,25 @@ def audit(
     with on_interrupt(f"the same call {remedy}"):
         _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
     pairs = [(b, scores.scores(plain, b), scores.scores(edited, b)) for b in behaviours]
+    drawn = {
+        b.name: {name: [scores.scores(c, b) for c in group] for name, group in controls.items()} for b in behaviours
+    }
+    items = {b.name: ItemScores.of(b, old, new, drawn[b.name]) for b, old, new in pairs}
+    units = {b.name: b.unit for b in behaviours}
     unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(
-        rows=audit_rows(pairs, seed),
+        rows=audit_rows(behaviours, items, seed),
         before=before.identity,
         after=after.identity if isinstance(after, HookedModel) else unsaved,
         examples=tuple(example for pair in pairs for example in _examples(*pair)[:examples]),
-        baselines=tuple(
-            baseline_of_scores(name, group, behaviours, scores, plain, seed) for name, group in controls.items()
-        ),
+        baselines=tuple(baseline_of_scores(name, items, units, seed) for name in controls),
         recipe=establish_recipe(before, after),
         suite=suite_digest(behaviours),
         instruction=instruction if "prompt" in controls else "",
         seed=seed,
         versions=versions(),
+        edit="weights" if isinstance(after, HookedModel) else "hooks" if after else "none",
+        items=items,
     )
 
 
@@ -347,7 +300,7 @@ def _measure(conditions: Sequence[ModelCondition], behaviours: Sequence[Behaviou
         cache.scores(condition, behaviour)
 
 
-def suite_digest(behaviours: Iterable[Behaviour]) -> str:
+def suite_digest(behaviours: Iterable[Behaviour | AuditRow]) -> str:
     """SHA-256 of a suite, independent of the order of its behaviours."""
     return sha256_json(sorted(behaviour.digest for behaviour in behaviours))
 
@@ -363,28 +316,6 @@ def _require_distinct(behaviours: Sequence[Behaviour]) -> None:
                 f"behaviour {behaviour.name!r} has one item, or one group of items, so its spread is unknown; give at "
                 "least two (--items)"
             )
-
-
-def audit_rows(pairs: Sequence[tuple[Behaviour, Scores, Scores]], seed: int) -> tuple[AuditRow, ...]:
-    """Behaviours compared by their scores before and after, with p-values corrected for their number."""
-    comparisons = [_compare(*pair, seed) for pair in pairs]
-    corrected = holm([comparison.p for comparison in comparisons])
-    return tuple(
-        AuditRow(**_row_fields(behaviour), **_row_fields(comparison), p_holm=p)
-        for (behaviour, _, _), comparison, p in zip(pairs, comparisons, corrected, strict=True)
-    )
-
-
-def _compare(behaviour: Behaviour, before: Scores, after: Scores, seed: int) -> Comparison:
-    try:
-        return compare(before.values, after.values, behaviour.groups, behaviour.unit, seed)
-    except InterpError as problem:
-        raise InterpError(f"behaviour {behaviour.name!r}: {problem}; remove it from the suite") from None
-
-
-def _row_fields(record: Behaviour | Comparison) -> dict[str, Any]:
-    """Those values of a record that a row has a field for."""
-    return {f.name: getattr(record, f.name) for f in fields(AuditRow) if hasattr(record, f.name)}
 
 
 def _examples(behaviour: Behaviour, before: Scores, after: Scores) -> list[AuditExample]:

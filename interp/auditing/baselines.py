@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from interp.auditing._random_recipes import randomise
-from interp.auditing.behaviours import Behaviour, Scores, mean_scores
-from interp.auditing.conditions import ModelCondition, ScoreCache
-from interp.auditing.statistics.comparison import Comparison, Estimate, compare
+from interp.auditing.audit_row import ItemScores
+from interp.auditing.behaviours import Behaviour, Unit, mean_scores
+from interp.auditing.conditions import ModelCondition
+from interp.auditing.statistics.comparison import Estimate
 from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
@@ -60,21 +61,15 @@ class Baseline(Displayed):
         return self.name, [(name, f"{score:.3f}", seeds) for name, score in self.scores.items()]
 
 
-def baseline_of_scores(
-    name: str,
-    conditions: Sequence[ModelCondition],
-    behaviours: Sequence[Behaviour],
-    cache: ScoreCache,
-    plain: ModelCondition,
-    seed: int,
-) -> Baseline:
-    """From cached scores of the baseline's conditions, one per seed, and of the unedited model."""
-    scores = {b.name: [cache.scores(condition, b) for condition in conditions] for b in behaviours}
-    each = [{b: drawn[number].mean for b, drawn in scores.items()} for number in range(len(conditions))]
-    compared = {b.name: _compare(cache.scores(plain, b), scores[b.name], b, seed) for b in behaviours}
+def baseline_of_scores(name: str, items: Mapping[str, ItemScores], units: Mapping[str, Unit], seed: int) -> Baseline:
+    """From the item scores of an audit, by behaviour."""
+    scores = {b: item.draws(name) for b, item in items.items()}
+    draws = len(next(iter(scores.values())))
+    each = tuple({b: drawn[number].mean for b, drawn in scores.items()} for number in range(draws))
+    compared = {b: item.compare_baseline(name, units[b], seed) for b, item in items.items()}
     changes = {b: comparison.difference for b, comparison in compared.items()}
     p = {b: comparison.p for b, comparison in compared.items()}
-    return Baseline(name, _means(each), tuple(each) if len(each) > 1 else (), changes, p)
+    return Baseline(name, _means(each), each if len(each) > 1 else (), changes, p)
 
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -105,12 +100,6 @@ def instruction_against(behaviours: Iterable[Behaviour]) -> str:
     """An instruction that asks for the harms among the behaviours to stop, by their statements."""
     harms = [behaviour.statement.rstrip(".") for behaviour in behaviours if behaviour.kind == "harm"]
     return f"{INSTRUCTION} None of this may happen: {'; '.join(harms)}." if harms else INSTRUCTION
-
-
-def _compare(plain: Scores, drawn: Sequence[Scores], behaviour: Behaviour, seed: int) -> Comparison:
-    """Over the items that have a score in the unedited model and in every draw."""
-    means = [sum(values) / len(values) for values in zip(*(scores.values for scores in drawn), strict=True)]
-    return compare(plain.values, means, behaviour.groups, behaviour.unit, seed)
 
 
 def measure_baselines(

@@ -83,8 +83,8 @@ class Behaviour(Displayed):
         spec: What the scorer depends on apart from the prompts (answers, gold); part of the digest.
 
     Raises:
-        InterpError: There are no prompts, a prompt is empty, groups do not match the prompts, or two items are the
-            same.
+        InterpError: There are no prompts, a prompt is empty, groups do not match the prompts, two items are the
+            same, or chance is not a rate below 1.
 
     Example:
         >>> from interp.auditing import Behaviour, mean_scores
@@ -122,6 +122,8 @@ class Behaviour(Displayed):
                 f"behaviour {self.name!r} has {len(self.prompts)} prompts and {len(self.groups)} groups; expected one "
                 "group per item, or none"
             )
+        if self.chance is not None and self.unit == "rate" and not 0 <= self.chance < 1:
+            raise InterpError(f"behaviour {self.name!r}: chance is {self.chance}; expected a rate below 1, or None")
         self._refuse_duplicates()
 
     def __len__(self) -> int:
@@ -129,9 +131,13 @@ class Behaviour(Displayed):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of name, kind, unit, statement, prompts, groups, scorer and `spec`."""
-        described = [self.name, self.kind, self.unit, self.statement, self.language, self.scenario, self.scorer]
-        return sha256_json([described, self.prompts, self.groups, self.chance, dict(self.spec)])
+        """SHA-256 of name, kind, unit, statement, scorer and chance, and of `content`."""
+        return description_digest(self)
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of prompts, groups and `spec`."""
+        return sha256_json([self.prompts, self.groups, dict(self.spec)])
 
     def scores(self, model: HookedModel) -> Scores:
         """The result of `measure`, checked.
@@ -144,6 +150,11 @@ class Behaviour(Displayed):
             scores = self.measure(model)
         except InterpError as problem:
             raise InterpError(f"behaviour {self.name!r}: {problem}") from problem
+        self.check(scores)
+        return scores
+
+    def check(self, scores: Scores) -> None:
+        """Raise, as `scores` does, for scores that this behaviour cannot give."""
         if len(scores.values) != len(self.prompts):
             raise InterpError(
                 f"behaviour {self.name!r} gave {len(scores.values)} scores for {len(self.prompts)} items; expected "
@@ -159,7 +170,6 @@ class Behaviour(Displayed):
                 f"behaviour {self.name!r}: none of its {len(scores.values)} items has a score; check that its judge "
                 "responds, and run again: all other measurements are kept"
             )
-        return scores
 
     def _refuse_duplicates(self) -> None:
         """The same prompt may occur twice with different answers or preceding messages, which are in `spec`."""
@@ -177,6 +187,13 @@ class Behaviour(Displayed):
         rows = {"kind": self.kind, "items": len(self), "a higher score means": self.statement}
         rows |= {"scored by": self.scorer, "digest": self.digest[:12]}
         return self.name, list(rows.items())
+
+
+def description_digest(behaviour: Any) -> str:
+    """The digest of a behaviour, or of the one that a row of an audit describes by the same fields."""
+    words = [behaviour.name, behaviour.kind, behaviour.unit, behaviour.statement, behaviour.language]
+    chance = None if behaviour.chance is None else float(behaviour.chance)
+    return sha256_json([words, behaviour.scenario, behaviour.scorer, chance, behaviour.content])
 
 
 def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str, float]:

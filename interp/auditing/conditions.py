@@ -7,15 +7,15 @@ digest of the recipe, and the instruction.
 `ScoreCache` keeps scores in a folder, one file per behaviour and condition. The name of a file is the SHA-256 of all
 that the scores depend on: the condition, the digest of the behaviour, and the version of interp. Files are written
 whole or not at all, so that an interrupted audit continues with the next behaviour, and the unedited model is
-measured once for all its edits.
+measured once for all its edits. A file that is not what was stored, by the digest in it, is measured again.
 
 Audits are paired, so two checkpoints must read text alike (`require_comparable`). A user may name the recipe of an
 edited checkpoint (`recipe_of_edit`), but an audit records a recipe only if that is established (`establish_recipe`):
-its own hooks were measured, or the checkpoint's manifest says that it is the exact fold of the recipe into the unedited
-model and its files are unchanged.
+its own hooks were measured, or the checkpoint is the exact fold of the recipe into the unedited model, which is made
+again from that model (`interp.editing.certificate.replay`).
 
-Limitations: weights that were changed in memory after loading are not noticed. Scores may differ in the last digits
-between devices and versions of torch; use a separate cache folder for each.
+Limitations: whoever can write into the folder can store scores with a digest that fits them. Scores may differ in the
+last digits between devices and versions of torch; use a separate cache folder for each.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -28,9 +28,10 @@ import torch
 
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, note
 from interp.core.files import read_json, sha256_json, write_json
 from interp.editing.certificate.manifest import MANIFEST, RECIPE, ExportManifest
+from interp.editing.certificate.replay import rebuild
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
@@ -125,18 +126,19 @@ class ScoreCache(Displayed):
     def __init__(self, folder: str | Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self._memory: dict[str, Scores] = {}
+        self._changed: set[Path] = set()
 
     def _card(self) -> Card:
         return str(self.folder or "in memory"), [("scores in memory", len(self._memory))]
 
     def get(self, condition: ModelCondition, behaviour: Behaviour) -> Scores | None:
-        """The scores of a behaviour under a condition, or None. Raises for a file that was changed."""
-        return self._stored(_key(condition, behaviour), len(behaviour))
+        """The scores of a behaviour under a condition; None, with a note, where their file was changed."""
+        return self._stored(_key(condition, behaviour), behaviour)
 
     def scores(self, condition: ModelCondition, behaviour: Behaviour) -> Scores:
         """The stored scores, or else those measured now, which are stored."""
         key = _key(condition, behaviour)
-        stored = self._stored(key, len(behaviour))
+        stored = self._stored(key, behaviour)
         if stored is None:
             measured = condition.scores(behaviour)
             stored = replace(measured, replies=()) if behaviour.secret else measured
@@ -146,10 +148,15 @@ class ScoreCache(Displayed):
             self._memory[sha256_json(key)] = stored
         return stored
 
-    def _stored(self, key: dict[str, str], items: int) -> Scores | None:
+    def _stored(self, key: dict[str, str], behaviour: Behaviour) -> Scores | None:
         name = sha256_json(key)
-        if name not in self._memory and self.folder is not None and (self.folder / f"{name}.json").is_file():
-            self._memory[name] = _read(self.folder / f"{name}.json", key, items)
+        file = None if self.folder is None else self.folder / f"{name}.json"
+        if name not in self._memory and file is not None and file not in self._changed and file.is_file():
+            try:
+                self._memory[name] = _read(file, key, behaviour)
+            except (KeyError, TypeError, ValueError) as problem:
+                self._changed.add(file)
+                note(f"{file}: not the scores that were stored ({problem}); {behaviour.name} is measured again")
         return self._memory.get(name)
 
 
@@ -166,12 +173,14 @@ def _write(folder: Path, key: dict[str, str], scores: Scores) -> None:
     write_json(folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
 
 
-def _read(file: Path, key: dict[str, str], items: int) -> Scores:
+def _read(file: Path, key: dict[str, str], behaviour: Behaviour) -> Scores:
     content = read_json(file)
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
-    if stated is None or stated != sha256_json(content) or content["key"] != key or len(content["values"]) != items:
-        raise InterpError(f"{file}: changed since the scores were stored; remove it to measure them again")
-    return Scores(tuple(map(float, content["values"])), tuple(content["replies"]))
+    if stated is None or stated != sha256_json(content) or content.get("key") != key:
+        raise InterpError("its SHA-256 or its key differs")
+    scores = Scores(tuple(map(float, content["values"])), tuple(content["replies"]))
+    behaviour.check(scores)
+    return scores
 
 
 def require_comparable(before: HookedModel, after: HookedModel, behaviours: list[Behaviour]) -> None:
@@ -229,6 +238,7 @@ def establish_recipe(before: HookedModel, after: HookedModel | Recipe | None) ->
         return ""
     try:
         manifest.check_files(folder)
+        made_again = rebuild(folder, before)
     except InterpError:
         return ""
-    return manifest.recipe
+    return manifest.recipe if (made_again.recipe.digest, made_again.plan.status) == (manifest.recipe, "exact") else ""

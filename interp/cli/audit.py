@@ -14,7 +14,7 @@ from interp.cli._options import Device, Json, Model
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError, nearest
-from interp.core.files import new_folder, require_free
+from interp.core.files import new_folder, require_free, reserved
 
 CACHE = ".interp-audit"
 MATRIX = "entanglement"
@@ -111,8 +111,9 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     edits = {name: Recipe.load(folder) for name, folder in options.recipes.items()}
     policy = Policy.read(options.policy) if options.policy else None
     behaviours = _only(suites.suite(options.suite, options.items, options.seed, options.data), options.only)
-    models = [load(name, dtype=options.dtype, device=device) for name in (options.base, model) if name is not None]
-    matrix, audits = _measure(models, edits, behaviours, options)
+    with reserved(options.out):
+        models = [load(name, dtype=options.dtype, device=device) for name in (options.base, model) if name is not None]
+        matrix, audits = _measure(models, edits, behaviours, options)
     decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
     if options.page is not None:
         options.page.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +128,12 @@ def gate_command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="checkpoint to release; also check that the audit measured this checkpoint")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="unedited model, from which the export is made again [default: as it records]")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="public key (PEM) of the export's signature, in place of making it again")
+    ] = None,
     safeguard: Annotated[
         list[str] | None,
         typer.Option(help="name of a safeguard of the policy that you state is in place; may be repeated"),
@@ -136,7 +143,7 @@ def gate_command(
     """Apply a policy to an audit. Exit code: 0 allow, 1 deny, 2 inconclusive."""
     from interp.auditing.policy.release_gate import gate
 
-    decision = gate(file, policy, checkpoint, safeguard or [])
+    decision = gate(file, policy, checkpoint, safeguard or [], base=base, key=key)
     print_decision(decision, as_json)
     raise typer.Exit(CODES[decision.outcome])
 

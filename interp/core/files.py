@@ -149,6 +149,24 @@ def new_file(out: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def reserved(out: str | Path) -> Iterator[None]:
+    """Hold the name of a new file or folder while it is made, against another process that would write it too.
+
+    Raises InterpError where `out` exists, cannot be written, or is held.
+    """
+    target = Path(out)
+    require_free(target)
+    held = target.with_name(f".{target.name}.lock")
+    held.mkdir(parents=True, exist_ok=True)
+    with lock_folder(held, f"{target} is being written by another process; wait for it, or choose another"):
+        try:
+            require_free(target)  # the other may have ended just now
+            yield
+        finally:
+            held.rmdir()
+
+
+@contextmanager
 def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling, which is flushed to disk and renamed over the path on success."""
     sibling = path.with_name(f".{path.name}.{os.getpid()}")

@@ -7,7 +7,8 @@ from textwrap import wrap
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from interp.auditing.auditor import Audit, AuditRow
+from interp.auditing.audit_row import AuditRow
+from interp.auditing.auditor import Audit
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.errors import InterpError

@@ -19,7 +19,6 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.scoring.choices import text_loss
 from interp.auditing.statistics.comparison import compare
 from interp.auditing.statistics.significance import holm
-from interp.core.files import sha256_json
 
 WORDS = [" ".join(f"w{(7 * i + 3 * j) % 100 + 5}" for j in range(6)) for i in range(40)]
 
@@ -218,6 +217,18 @@ def in_side(side, **values):
     return lambda plain: plain["rows"][0][side].update(values)
 
 
+def spliced(plain):
+    """A row with its scores from an audit of another suite."""
+    plain["rows"][0].update(name="other")
+    plain["items"]["other"] = plain["items"].pop("prefers")
+
+
+def forged(plain):
+    """`plain` under a digest that fits it; of NaN as Python writes it."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(plain | {"sha256": hashlib.sha256(text.encode()).hexdigest()})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -227,50 +238,81 @@ def in_side(side, **values):
         (in_row(chance="x"), "not an audit"),
         (in_row(missing="a"), "not an audit"),
         (in_side("difference", low=True), "not an audit"),
+        (in_side("difference", low=None), "not an audit"),
+        (in_side("before", estimate=float("nan")), "not"),
+        (in_side("after", high=float("nan")), "not"),
+        (in_side("difference", low=-float("inf")), "not"),
+        (in_row(p_holm=float("nan")), "not"),
         (lambda plain: plain.update(recipe=None), "not an audit"),
-        (in_row(missing=-30), "its counts"),
-        (in_side("after", n=0), "its counts"),
-        (in_row(n_groups=10**9), "its groups"),
-        (in_side("difference", low=0.1, high=-0.9), "its intervals"),
-        (in_side("after", low=-7.0), "its intervals"),
-        (in_side("after", estimate=0.99, high=1.0), "its difference"),
-        (in_row(p_holm=-1.0), "its p-values"),
+        (in_row(missing=-30), r"prefers\.missing is -30, but what was measured gives 0"),
+        (in_side("after", n=0), r"prefers\.after\.n is 0, but what was measured gives 40"),
+        (in_side("after", n=10**9), r"prefers\.after\.n is 1000000000"),
+        (in_row(n_groups=10**9), r"prefers\.n_groups"),
+        (in_side("after", low=0.1, high=0.1), r"prefers\.after\.low"),
+        (in_side("difference", low=0.1, high=-0.9), r"prefers\.difference\.low"),
+        (in_side("after", low=-7.0), r"prefers\.after\.low"),
+        (in_side("after", estimate=0.99, high=1.0), r"prefers\.after\.estimate"),
+        (in_row(p_holm=-1.0), r"prefers\.p_holm"),
+        (in_row(p=0.0), r"prefers\.p is 0.0"),
+        (in_row(kind="capability"), r"prefers\.digest"),
+        (in_row(unit="margin"), r"prefers\..* but what was measured gives"),
+        (in_row(statement="is kind"), r"prefers\.digest"),
+        (in_row(chance=100.0), "chance is no rate below 1"),
+        (in_row(digest="0" * 64), "its suite is not that of its behaviours"),
         (lambda plain: plain["rows"].append(plain["rows"][0]), "have the same name"),
+        (lambda plain: plain["rows"].pop(), "its scores are of other behaviours"),
+        (spliced, "its examples are of other behaviours|its suite is not"),
+        (lambda plain: plain.update(suite="0" * 64), "its suite is not"),
+        (lambda plain: plain.update(edit="none"), "not those of its edit"),
+        (lambda plain: plain.update(recipe=""), "not those of its edit"),
+        (lambda plain: plain["after"].update(digest="0" * 64), "not those of its edit"),
+        (lambda plain: plain["items"]["prefers"].update(after="1 0"), "paired scores differ in number"),
+        (lambda plain: plain["items"]["prefers"].update(after="nan " * 39 + "1"), "a score is not finite"),
+        (lambda plain: plain["items"]["prefers"].update(after="7 " * 39 + "1"), "rates go from 0 to 1"),
+        (lambda plain: plain["items"]["prefers"].update(after="1 " * 39 + "1"), r"prefers\.after\.estimate"),
+        (lambda plain: plain["items"].clear(), "its scores are of other behaviours"),
+        (lambda plain: plain["baselines"][0]["scores"].update(prefers=0.123), r"prompt\.scores\.prefers is 0.123"),
+        (lambda plain: plain["baselines"][0]["changes"]["prefers"].update(low=-0.9), r"prompt\.changes\.prefers\.low"),
+        (lambda plain: plain["baselines"].append(plain["baselines"][0] | {"name": "random"}), "not an audit"),
+        (lambda plain: plain.update(format=2), "its format 2 has no scores"),
     ],
 )
-def test_numbers_that_no_measurement_gives_are_refused_whatever_the_digest(model, tmp_path, change, says):
-    made = audit(model, recipe(), [word_chosen()], baselines=())
-    plain = made.to_json()
+def test_what_does_not_follow_from_the_scores_is_refused_whatever_the_digest(model, tmp_path, change, says):
+    made = audit(model, recipe(), [word_chosen()], baselines=["prompt"], instruction="w5")
+    plain = json.loads(json.dumps(made.to_json()))
     change(plain)
-    (tmp_path / "forged.json").write_text(json.dumps(plain | {"sha256": sha256_json(plain)}))
+    (tmp_path / "forged.json").write_text(forged(plain))
     with pytest.raises(InterpError, match=says):
         Audit.read(tmp_path / "forged.json")
-    made.save(tmp_path / "whole.json")
-    assert Audit.read(tmp_path / "whole.json") == made, "control"
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (in_side("before", estimate=float("nan")), "its before is not finite"),
-        (in_side("after", high=float("nan")), "its after is not finite"),
-        (in_side("difference", low=-float("inf")), "its difference is not finite"),
-        (in_side("difference", low=None), "its difference is not finite"),
-        (in_row(p_holm=float("nan")), "changed since it was written"),
-    ],
-)
-def test_numbers_that_are_not_finite_are_refused_whatever_the_digest(model, tmp_path, change, says):
-    """No digest covers NaN, so a file may have none, or one of JSON that allows NaN."""
-    plain = audit(model, recipe(), [word_chosen()], baselines=()).to_json()
-    whole = plain | {"sha256": sha256_json(plain)}
-    (tmp_path / "whole.json").write_text(json.dumps(whole))
-    assert Audit.read(tmp_path / "whole.json").digest == whole["sha256"], "control"
-    change(plain)
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    for sha256 in (hashlib.sha256(canonical.encode()).hexdigest(), whole["sha256"], "", None):
-        (tmp_path / "forged.json").write_text(json.dumps(plain | {"sha256": sha256}))
-        with pytest.raises(InterpError, match=says):
-            Audit.read(tmp_path / "forged.json")
+def test_what_follows_from_the_scores_is_read(model, tmp_path):
+    """The control: a file that was written elsewhere, of every unit, with clusters, missing scores and secrets."""
+
+    def partly(model):
+        return Scores((float("nan"), *word_chosen().measure(model).values[1:]))
+
+    grouped = replace(text_loss("grouped", WORDS), groups=tuple(f"g{i % 11}" for i in range(len(WORDS))))
+    suite = [replace(word_chosen(secret=True), measure=partly), grouped, word_chosen("kept", "protected")]
+    made = audit(model, recipe(), suite, seed=2, instruction="w5")
+    (tmp_path / "whole.json").write_text(forged(made.to_json()))
+    assert Audit.read(tmp_path / "whole.json") == made
+    assert made.items["prefers"].before[0] is None
+    assert not any(word in json.dumps(made.to_json()["items"]) for word in WORDS)
+    twice = (tmp_path / "whole.json").read_text()[:-1] + f', "seed": {made.seed}}}'
+    (tmp_path / "twice.json").write_text(twice)
+    with pytest.raises(InterpError, match="seed"):
+        Audit.read(tmp_path / "twice.json")
+
+
+def test_a_saved_audit_is_replaced_only_where_that_is_asked_for(model, tmp_path):
+    made = audit(model, recipe(), [word_chosen()], baselines=())
+    made.save(tmp_path / "audit.json")
+    with pytest.raises(InterpError, match=r"exists already; .*overwrite=True"):
+        replace(made, seed=1).save(tmp_path / "audit.json")
+    assert Audit.read(tmp_path / "audit.json") == made
+    replace(made, versions={}).save(tmp_path / "audit.json", overwrite=True)
+    assert Audit.read(tmp_path / "audit.json").versions == {}
 
 
 class Killed(BaseException):

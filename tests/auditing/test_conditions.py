@@ -19,6 +19,7 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.policy.decision import Policy
 from interp.auditing.policy.release_gate import gate
 from interp.auditing.scoring.choices import text_loss
+from interp.core.files import sha256_json
 from interp.editing.certificate.manifest import MANIFEST
 from interp.editing.options import FoldOptions
 
@@ -47,7 +48,7 @@ def measured(base, after, **options):
 
 def of_this(made, folder):
     """What the gate says of the audit being of the recipe that is to be exported."""
-    made.save(folder / "audit.json")
+    made.save(folder / "audit.json", overwrite=True)
     found = gate(folder / "audit.json", POLICY, recipe=ASKED).reasons
     return [
         reason.met for reason in found if "the audit is of recipe" in reason.text or "of this recipe" in reason.text
@@ -205,13 +206,37 @@ def test_replies_of_secret_behaviours_are_not_kept(model, behaviour, tmp_path):
     assert ScoreCache(tmp_path / "open").scores(ModelCondition(model), behaviour).replies == ("a", "b", "c"), "control"
 
 
-@pytest.mark.parametrize("change", [{"values": [0.0, 0.0, 0.0]}, {"values": [0.0]}, {"key": {}}, {"sha256": None}])
-def test_a_changed_file_is_refused(model, behaviour, tmp_path, change):
-    ScoreCache(tmp_path).scores(ModelCondition(model), behaviour)
+def sealed(content):
+    """Content under a digest that fits it."""
+    return json.dumps(content | {"sha256": sha256_json(content)})
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        lambda content: json.dumps(content | {"values": [0.0, 0.0, 0.0]}),
+        lambda content: json.dumps(content | {"sha256": None}),
+        lambda content: json.dumps(content)[:-9],
+        lambda content: "[1]",
+        lambda content: sealed({"key": {}, "values": content["values"], "replies": []}),
+        lambda content: sealed({"key": content["key"], "values": [0.0], "replies": []}),
+        lambda content: sealed({"key": content["key"], "values": [None, None, None], "replies": []}),
+        lambda content: sealed({"key": content["key"]}),
+    ],
+    ids=["value", "no digest", "truncated", "list", "of another condition", "too few", "none", "no values"],
+)
+def test_a_poisoned_file_is_named_and_measured_again(model, behaviour, calls, tmp_path, poison, capsys):
+    first = ScoreCache(tmp_path).scores(ModelCondition(model), behaviour)
     file = next(tmp_path.iterdir())
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(InterpError, match="changed since the scores were stored; remove it"):
-        ScoreCache(tmp_path).get(ModelCondition(model), behaviour)
+    whole = file.read_text()
+    file.write_text(poison(json.loads(whole)))
+    cache = ScoreCache(tmp_path)
+    assert cache.get(ModelCondition(model), behaviour) is None
+    assert same(cache.scores(ModelCondition(model), behaviour), first)
+    assert (file.read_text(), len(calls)) == (whole, 2)
+    assert capsys.readouterr().err.count(f"{file}: not the scores that were stored") == 1
+    ScoreCache(tmp_path).scores(ModelCondition(model), behaviour)
+    assert (capsys.readouterr().err, len(calls)) == ("", 2), "control: a whole file is used, and nothing is said"
 
 
 def test_a_model_that_is_hooked_already_is_refused(model, behaviour):

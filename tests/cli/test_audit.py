@@ -7,6 +7,7 @@ import torch
 
 import interp
 from interp import Project, Recipe
+from interp.core.files import reserved
 
 SMALL = ["audit", "organism", "--items", 3, "--only", "facts", "--baselines", "none"]
 POLICY = "target: hostility\nitems_at_least: 1\n"
@@ -88,3 +89,16 @@ def test_data_for_a_suite_that_reads_none_is_refused(run, tmp_path):
         )
         assert code == 2
         assert "got a data folder" in complaint
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_second_audit_to_the_same_place_is_refused_before_it_writes(run, tmp_path, several):
+    words = [*SMALL, *saved("one"), *(saved("two", 1) if several else ()), "--out", tmp_path / "out"]
+    with reserved(tmp_path / "out"):
+        before = sorted(tmp_path.iterdir())
+        code, said, complaint = run(*words)
+        assert (code, said) == (2, "")
+        assert "out is being written by another process" in complaint
+        assert sorted(tmp_path.iterdir()) == before
+    assert run(*words)[0] == 0, "control"
+    assert not list(tmp_path.glob(".out*"))

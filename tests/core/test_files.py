@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from interp import InterpError
-from interp.core.files import lock_folder, new_file, new_folder, read_json, sha256_json, write_json, write_tensors
+from interp.core.files import (
+    lock_folder,
+    new_file,
+    new_folder,
+    read_json,
+    reserved,
+    sha256_json,
+    write_json,
+    write_tensors,
+)
 
 
 def test_a_folder_appears_whole_and_with_the_umasks_permissions(tmp_path):
@@ -151,3 +160,23 @@ def test_nothing_of_another_kind_is_overwritten(tmp_path, kind):
     ):
         pass
     assert out.exists()
+
+
+def test_a_name_is_held_while_its_output_is_made(tmp_path):
+    with reserved(tmp_path / "a" / "out.json"):
+        with (
+            pytest.raises(InterpError, match=r"out\.json is being written by another process"),
+            reserved(tmp_path / "a" / "out.json"),
+        ):
+            raise AssertionError("held twice")
+        with reserved(tmp_path / "a" / "other.json"):
+            pass
+        with pytest.raises(InterpError, match="is being written"), reserved(tmp_path / "a" / "out.json"):
+            raise AssertionError("a refusal let go of it")
+    with pytest.raises(ZeroDivisionError), reserved(tmp_path / "a" / "out.json"):
+        1 / 0  # noqa: B018
+    with reserved(tmp_path / "a" / "out.json"):
+        (tmp_path / "a" / "out.json").write_text("done")
+    with pytest.raises(InterpError, match="exists already"), reserved(tmp_path / "a" / "out.json"):
+        raise AssertionError("replaced")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["out.json"]

@@ -1,7 +1,9 @@
 """Rows of audits as a policy reads them: good ones, changed ones, and what a policy decides of them."""
 
-from interp.auditing.auditor import Audit, AuditRow
+from interp.auditing.audit_row import AuditRow, ItemScores, audit_rows
+from interp.auditing.auditor import Audit, suite_digest
 from interp.auditing.baselines import Baseline
+from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.policy.decision import Policy, decide
 from interp.auditing.statistics.comparison import compare
 from interp.models.identity import ModelReference
@@ -48,6 +50,25 @@ BESIDE = (Baseline("random", {}), Baseline("prompt", {}))
 
 def decided(rows, policy=POLICY, safeguards=(), baselines=BESIDE):
     return decide(Audit(tuple(rows), MODEL, MODEL, baselines=baselines), policy, safeguards)
+
+
+def audit_of(scored, before, after=None, recipe=""):
+    """An audit of these scores: (name, kind, unit, before, after). Without `after`: by hooks, or of no edit."""
+    behaviours = [
+        Behaviour(name, kind, f"{name} | <b>shown</b>", tuple(f"{name} {i}" for i in range(len(old))), len, unit)
+        for name, kind, unit, old, _ in scored
+    ]
+    sides = [(Scores(tuple(old)), Scores(tuple(new))) for *_, old, new in scored]
+    items = {b.name: ItemScores.of(b, *pair) for b, pair in zip(behaviours, sides, strict=True)}
+    return Audit(
+        audit_rows(behaviours, items, 0),
+        before.identity,
+        (after or before).identity,
+        recipe=recipe,
+        suite=suite_digest(behaviours),
+        edit="weights" if after else "hooks" if recipe else "none",
+        items=items,
+    )
 
 
 def with_row(new, rows=GOOD):

@@ -1,22 +1,39 @@
 """The release gate: a decision on a checkpoint, or on a recipe before its export, from the file of an audit and a
 policy.
 
-The audit must be unchanged (by its SHA-256) and cover this model: the checkpoint's own weights and settings (config,
-tokenizer, chat template), or the recipe and base that its manifest names, if the fold is exact, so that the weights
-do what the audited hooks did. Where that is not established, the decision is inconclusive.
+The figures of the audit must follow from its item scores, and the audit must be of this very model. What was measured
+with weights of its own covers a checkpoint whose weights and settings (config, tokenizer, chat template), computed from
+the files, have the same digests. What was measured with a recipe's hooks covers an exact export of that recipe from
+that base, never the base itself. A manifest proves nothing, since whoever replaces weights can rewrite it: the export
+is made again from the base and measured (`interp.editing.verify`), or signed with a key that is named here. Where this
+is not established, the decision is inconclusive.
+
+Limitations: nothing shows who measured, nor that the audit was not made up as a whole (`interp.auditing.auditor`).
+Behaviours are known by name; a policy pins what they ask by `digests`. The dtype in which others load a checkpoint is
+theirs to choose.
 """
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from interp.auditing.auditor import Audit, AuditRow
+from interp.auditing.audit_row import AuditRow
+from interp.auditing.auditor import Audit
 from interp.auditing.policy.decision import Decision, Policy, Reason, decide
 from interp.core.errors import InterpError
-from interp.core.files import sha256_file
-from interp.editing.certificate.manifest import MANIFEST, ExportManifest, Release
+from interp.core.files import read_json, sha256_file
+from interp.editing.certificate.manifest import CERTIFICATE, MANIFEST, WRITTEN, ExportManifest, Release
+from interp.editing.certificate.record import Certificate
+from interp.editing.certificate.verifier import check
+from interp.editing.export.signatures import read_signature
+from interp.editing.export.sources import AnyModel
 from interp.interventions.recipe import Recipe
+from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
-from interp.models.loading import load
+from interp.models.loading import ORGANISM, load
+
+# Other programs load these in place of the weights that are read here, or run them.
+_UNMEASURED = ("*.py", "custom_generate/*", "*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx")
 
 
 def gate(
@@ -25,15 +42,20 @@ def gate(
     checkpoint: str | Path | None = None,
     safeguards: Collection[str] = (),
     recipe: Recipe | None = None,
+    *,
+    base: AnyModel | None = None,
+    key: str | Path | None = None,
 ) -> Decision:
     """Decide on the file of an audit, and on whether it covers a checkpoint or recipe.
 
     Args:
         audit: A file written by `Audit.save`.
         policy: A policy, the name of a shipped one (`release`), or a YAML file.
-        checkpoint: Folder of the checkpoint to release.
+        checkpoint: Folder of the checkpoint to release. Without one, the decision is on what was audited alone.
         safeguards: Names of safeguards in place, as stated by whoever decides.
         recipe: The recipe to export.
+        base: The unedited model, from which an export is made again. Default: where its manifest says, on this machine.
+        key: Public key (PEM) of whoever signed the export; its manifest and certificate are then relied on.
 
     Returns:
         The decision; inconclusive if the file is not an audit or was changed.
@@ -49,16 +71,23 @@ def gate(
         >>> gate(tmp / "audit.json", "release", recipe=recipe).outcome
         'deny'
     """
-    if not Path(audit).is_file():
-        raise InterpError(f"{audit}: no such file; expected an audit written by interp audit")
+    for what, path in (("an audit written by interp audit", audit), ("a checkpoint", checkpoint)):
+        if path is not None and not Path(path).exists():
+            raise InterpError(f"{path}: no such file; expected {what}")
     policy = policy if isinstance(policy, Policy) else Policy.read(policy)
     try:
         saved = Audit.read(audit)
     except InterpError as problem:
         return Decision((Reason(None, f"the audit cannot be relied on: {problem}"),), safeguards=tuple(safeguards))
-    evidence = [Reason(True, "the audit is unchanged since it was written")]
+    evidence = [
+        Reason(True, "the audit is unchanged since it was written, and its figures follow from its item scores"),
+        Reason(True, f"the policy is {policy.name or 'without a name'}, SHA-256 {policy.digest[:12]}"),
+    ]
     if checkpoint is not None:
-        evidence += _check_checkpoint(saved, Path(checkpoint))
+        try:
+            evidence += _check_checkpoint(saved, Path(checkpoint), base, key)
+        except InterpError as problem:
+            evidence.append(Reason(None, str(problem)))
     if recipe is not None:
         evidence.append(_check_recipe(saved, recipe.digest))
     return decide(saved, policy, safeguards, evidence)
@@ -84,25 +113,72 @@ def decide_release(audit: str | Path, policy: Policy, decision: Decision) -> Rel
     return record.model_copy(update={"section": _section(saved, record, decision)})
 
 
-def _check_checkpoint(audit: Audit, folder: Path) -> Iterator[Reason]:
+def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: str | Path | None) -> Iterator[Reason]:
     """Whether the audit covers these weights. Files are checked against the manifest before anything is loaded."""
-    if not (folder / MANIFEST).is_file():
-        yield from _same_model(audit.after, load(folder).identity)
-        return
-    manifest = ExportManifest.at(folder)
-    try:
-        manifest.check_files(folder)
+    exported = (folder / MANIFEST).is_file()
+    if exported:
+        ExportManifest.at(folder).check_files(folder)
         yield Reason(True, f"{folder}: files are unchanged since the export")
-    except InterpError as problem:
-        yield Reason(None, str(problem))
-        return
-    if audit.after.digest != audit.before.digest:
+    if key is not None:
+        read_signature(folder, key)
+        yield Reason(True, f"{folder}: signed with the key {key}")
+    if folder.is_dir():
+        yield from _measured_files(folder)
+    if audit.edit != "hooks":
         yield from _same_model(audit.after, load(folder).identity)
-        return
-    yield from _same_model(audit.before, manifest.base, "base's ")
+        if base is not None:
+            yield from _same_model(audit.before, load(base).identity, "base's ")
+        if audit.of_one_model and any(item.before != item.after for item in audit.items.values()):
+            yield Reason(None, "one model has two scores in the audit, so it measured more than these weights")
+    elif exported:
+        yield from _check_fold(audit, folder, base, key)
+    else:
+        yield Reason(
+            None,
+            f"the audit measured recipe {audit.recipe[:12]} by hooks, and {folder} is no export of it; put an export "
+            "to the gate (interp export MODEL --recipe DIR --out EDITED), or audit these weights",
+        )
+
+
+def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Path | None) -> Iterator[Reason]:
+    """Whether an export is the audited recipe, folded exactly into the audited base: made again, or by its signer."""
+    manifest = ExportManifest.at(folder)
     yield _check_recipe(audit, manifest.recipe)
     exact = manifest.status == "exact"
     yield Reason(exact or None, f"the fold is {manifest.status}; only exact weights do what the audited hooks did")
+    origin = base if base is not None else manifest.source if _is_here(manifest.source) and key is None else None
+    if origin is not None:
+        dtype = manifest.made.loaded or ("bfloat16" if manifest.made.dequantise else None)
+        model = origin if isinstance(origin, HookedModel) else load(origin, dtype=dtype)
+        yield from _same_model(audit.before, model.identity, "base's ")
+        certificate, replay = check(folder, model)
+        # Other versions of transformers write the files of a model in memory differently, so none was compared.
+        yield Reason(replay.files > 0 or None, f"made again from the base: {replay}")
+    elif key is not None:
+        yield from _same_model(audit.before, manifest.base, "base's ")
+        certificate = Certificate.read(folder / CERTIFICATE)
+    else:
+        yield Reason(
+            None,
+            "a manifest alone does not prove that the weights are the recipe's; name the model that it was exported "
+            "from (--base), to make the export again, or the public key of its signature (--key)",
+        )
+        return
+    yield Reason(certificate.faithful or None, f"the weights do what the hooks do: {certificate!r}")
+
+
+def _is_here(source: str | None) -> bool:
+    """Whether a model is on this machine; what a manifest names is not fetched."""
+    return source is not None and (source == ORGANISM or Path(source).exists())
+
+
+def _measured_files(folder: Path) -> Iterator[Reason]:
+    """Weights and code in the folder that no digest of the audit covers."""
+    known = {file.name for file in Checkpoint.open(folder).files} | set(WRITTEN)
+    others = {file for pattern in (*_UNMEASURED, "*.safetensors") for file in folder.glob(pattern)}
+    others |= {file for file in folder.glob("*config*.json") if "auto_map" in read_json(file)}
+    for file in sorted(file for file in others if file.name not in known):
+        yield Reason(None, f"{file}: was not measured, and may be loaded or run in place of what was; remove it")
 
 
 def _check_recipe(audit: Audit, digest: str) -> Reason:

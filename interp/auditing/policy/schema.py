@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from interp.auditing.auditor import AuditRow
-from interp.auditing.behaviours import Kind
+from interp.auditing.audit_row import AuditRow
+from interp.auditing.behaviours import Kind, Unit
 from interp.core.calls import checked_class
 from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
@@ -44,6 +44,9 @@ class Threshold(Config):
         description="after (the edit), excess (over chance, where it is defined), change (after - before) or "
         "relative_change (that over before)",
     )
+    unit: Unit | None = Field(
+        None, description="unit that the bound is in: rate, margin or nats [default: rate; any for relative_change]"
+    )
     at_most: float | None = Field(None, description="bound on the upper end of the interval")
     at_least: float | None = Field(None, description="bound on the lower end of the interval")
 
@@ -68,8 +71,12 @@ class Threshold(Config):
         return self
 
     def names(self, row: AuditRow) -> bool:
-        """Whether the threshold applies to this row."""
-        return row.kind == self.every if self.every else row.name == self.behaviour
+        """Whether the threshold applies to this row; one for a whole kind applies to those in its unit."""
+        return row.kind == self.every and self.measures(row) if self.every else row.name == self.behaviour
+
+    def measures(self, row: AuditRow) -> bool:
+        """Whether its bound is in the unit of this row."""
+        return row.unit == (self.unit or "rate") or (self.unit is None and self.metric == "relative_change")
 
     def __str__(self) -> str:
         about = self.behaviour or f"every {self.every} behaviour"

@@ -1,14 +1,16 @@
 """The decision: denied by default, by any regressed protected behaviour, and open where evidence is missing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from audit_rows import GOOD, HARMLESS, MODEL, POLICY, RELEASE, SAFEGUARDS, decided, of_scores, row, with_row
+from audit_rows import GOOD, HARMLESS, MODEL, POLICY, RELEASE, SAFEGUARDS, audit_of, decided, of_scores, row, with_row
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from interp import InterpError
-from interp.auditing.auditor import Audit, AuditRow
+from interp.auditing.audit_row import AuditRow
+from interp.auditing.auditor import Audit
 from interp.auditing.policy.decision import Policy
 from interp.auditing.statistics.comparison import Estimate
 
@@ -177,12 +179,16 @@ def test_a_decision_shows_and_writes_itself():
 
 
 def test_an_audit_survives_its_file(tmp_path):
-    audit = Audit(GOOD, MODEL, MODEL)
+    scored = [
+        ("toxicity", "harm", "rate", [1.0] * 20, [0.0] * 20),
+        ("loss", "capability", "nats", [1.0, 2.0], [1.5, 2.0]),
+    ]
+    audit = audit_of(scored, SimpleNamespace(identity=MODEL), recipe="1" * 64)
     audit.save(tmp_path / "audit.json")
     assert Audit.read(tmp_path / "audit.json") == audit
     nan = (tmp_path / "audit.json").read_text().replace('"high": 1.0', '"high": NaN')
     (tmp_path / "nan.json").write_text(nan)
-    with pytest.raises(InterpError, match="is not finite"):
+    with pytest.raises(InterpError, match=r"NaN|not JSON compliant"):
         Audit.read(tmp_path / "nan.json")
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(InterpError, match="not an audit"):

@@ -4,35 +4,52 @@ import json
 import shutil
 from dataclasses import replace
 
+import audit_rows
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import interp
 from interp import InterpError, Project, Recipe
-from interp.auditing.auditor import Audit, AuditRow
 from interp.auditing.policy.release_gate import decide_release, gate
 from interp.auditing.policy.schema import Policy
-from interp.auditing.statistics.comparison import compare
 from interp.cli.app import app
-from interp.core.files import sha256_file
-from interp.editing.certificate.manifest import ExportManifest
+from interp.core.files import sha256_file, write_json
+from interp.editing.certificate.manifest import MANIFEST, PROVENANCE, ExportManifest
+from interp.editing.export.provenance import provenance_statement
+from interp.editing.export.signatures import SIGNATURE
 from interp.editing.options import FoldOptions
 
 RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))])
 POLICY = Policy(name="strict", target="toxicity", required=("refusal",))
 
 
-def row(name, kind, before, after, n=200):
-    found = compare([before] * n, [after] * n)
-    return AuditRow(name, kind, "rate", f"{name} | <b>shown</b>", found.before, found.after, found.difference)
-
-
-def audit_of(model, recipe=RECIPE, after=None, refused=1.0):
+def audit_of(model, recipe=RECIPE, after=None, refused=1.0, n=200):
     """Of the recipe's hooks on a model, or of a checkpoint."""
-    rows = (row("toxicity", "harm", 1.0, 0.0), row("refusal", "protected", 1.0, refused))
-    return Audit(rows, model.identity, (after or model).identity, recipe=recipe.digest if recipe else "")
+    scored = [
+        ("toxicity", "harm", "rate", [1.0] * n, [0.0] * n),
+        ("refusal", "protected", "rate", [1.0] * n, [refused] * n),
+    ]
+    return audit_rows.audit_of(scored, model, after, recipe.digest if recipe else "")
+
+
+@pytest.fixture
+def signing_keys(tmp_path):
+    """Two pairs of files, each a private key and its public one."""
+    pytest.importorskip("model_signing", reason="pip install 'interp[sign]'")
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    def pair(name):
+        key, files = ec.generate_private_key(ec.SECP256R1()), (tmp_path / f"{name}.key", tmp_path / f"{name}.pub")
+        files[0].write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
+        public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+        files[1].write_bytes(public)
+        return files
+
+    return pair("first"), pair("second")
 
 
 @pytest.fixture
@@ -92,6 +109,109 @@ def test_a_checkpoint_is_the_audited_one_by_its_weights_or_by_base_and_recipe(fi
     assert "config.json: changed after the export" in why[0]
 
 
+def test_an_audit_by_hooks_never_allows_the_base_it_was_hooked_on(files):
+    model, folder = files
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "model"))
+    assert decided == "inconclusive"
+    assert "by hooks" in why[0]
+    assert "interp export MODEL --recipe DIR" in why[0]
+    claimed = replace(audit_of(model), edit="weights")
+    claimed.save(folder / "claimed.json")
+    decided, why = outcome(gate(folder / "claimed.json", POLICY, folder / "model"))
+    assert decided == "inconclusive"
+    assert "one model has two scores" in why[0]
+
+
+def rehashed(folder, **changes):
+    """The manifest and the provenance statement of a folder, made to fit what is in it."""
+    manifest = ExportManifest.at(folder).model_copy(update=changes)
+    names = [*manifest.files, *(path.name for path in folder.iterdir() if path.is_file())]
+    digests = {name: sha256_file(folder / name) for name in names if name not in (MANIFEST, PROVENANCE, SIGNATURE)}
+    weights = {name: digest for name, digest in digests.items() if name == "model.safetensors"}
+    write_json(folder / PROVENANCE, provenance_statement(manifest, Recipe.load(folder / "interp_recipe"), weights))
+    digests |= {PROVENANCE: sha256_file(folder / PROVENANCE)}
+    write_json(folder / MANIFEST, manifest.model_copy(update={"files": digests}).model_dump())
+
+
+def replaced_weights(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"] += 0.01
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def edited_config(folder):
+    values = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", values | {"rms_norm_eps": 0.1})
+
+
+def added_template(folder):
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }} nonsense")
+
+
+@pytest.mark.parametrize("attack", [replaced_weights, edited_config, added_template])
+def test_a_manifest_that_was_rewritten_proves_nothing(files, attack):
+    _, folder = files
+    interp.export(RECIPE, folder / "model", folder / "edited")
+    rehashed(folder / "edited")
+    assert gate(folder / "audit.json", POLICY, folder / "edited").allow, "control: rewritten as it was"
+    attack(folder / "edited")
+    rehashed(folder / "edited")
+    ExportManifest.at(folder / "edited").check_files(folder / "edited")
+    assert gate(folder / "audit.json", POLICY, folder / "edited").outcome == "inconclusive"
+
+
+def test_an_export_without_its_base_needs_it_or_a_signature(files, tiny, signing_keys):
+    _, folder = files
+    (private, public), (_, other) = signing_keys
+    interp.export(RECIPE, folder / "model", folder / "edited", sign=private)
+    (folder / "model").rename(folder / "moved")
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "edited"))
+    assert decided == "inconclusive"
+    assert "a manifest alone does not prove" in why[0]
+    assert gate(folder / "audit.json", POLICY, folder / "edited", base=folder / "moved").allow
+    words = ["gate", folder / "audit.json", "--policy", folder / "policy.yaml", "--checkpoint", folder / "edited"]
+    assert run(*words, "--base", folder / "moved")[0] == run(*words, "--key", public)[0] == 0
+    assert run(*words)[0] == run(*words, "--key", other)[0] == 2
+    second = tiny("llama", seed=2)
+    second.hf.save_pretrained(folder / "second")
+    second.tokenizer.save_pretrained(folder / "second")
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "edited", base=folder / "second"))
+    assert decided == "inconclusive"
+    assert "the audit is of base's weights" in why[0]
+    replaced_weights(folder / "edited")
+    rehashed(folder / "edited")
+    decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "edited", key=public))
+    assert decided == "inconclusive"
+    assert "its signature does not hold" in why[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["modeling_llama.py", "custom_generate/generate.py", "consolidated.safetensors", "model.gguf",
+     "adapter_config.json", "pytorch_model.bin", "tokenizer_config.json"],
+)  # fmt: skip
+def test_what_others_would_load_or_run_but_no_digest_covers_is_not_allowed(files, tiny, name):
+    _, folder = files
+    audit_of(tiny("llama", seed=2), None, interp.load(folder / "model")).save(folder / "plain.json")
+    (folder / "model" / "README.md").write_text("A card.")
+    assert gate(folder / "plain.json", POLICY, folder / "model").allow, "control"
+    file = folder / "model" / name
+    file.parent.mkdir(exist_ok=True)
+    values = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(values | {"auto_map": {"AutoTokenizer": ["a/b--c.D", None]}}))
+    decided, why = outcome(gate(folder / "plain.json", POLICY, folder / "model"))
+    assert decided == "inconclusive"
+    assert (file.name in why[0]) or "an adapter" in why[0]
+
+
+def test_the_base_that_a_checkpoint_was_compared_with_is_checked_where_it_is_given(files, tiny):
+    _, folder = files
+    other = tiny("llama", seed=2)
+    audit_of(other, None, interp.load(folder / "model")).save(folder / "plain.json")
+    assert gate(folder / "plain.json", POLICY, folder / "model", base=other).allow
+    assert gate(folder / "plain.json", POLICY, folder / "model", base=folder / "model").outcome == "inconclusive"
+
+
 def respelled(source, target):
     """A copy of a checkpoint whose chat template is another."""
     shutil.copytree(source, target)
@@ -99,11 +219,11 @@ def respelled(source, target):
     return target
 
 
-def test_a_copy_of_the_same_weights_with_other_settings_is_not_the_audited_one(files):
+def test_a_copy_of_the_same_weights_with_other_settings_is_not_the_audited_one(files, tiny):
     model, folder = files
     other = respelled(folder / "model", folder / "other")
     assert interp.load(other).digest == model.digest, "control"
-    audit_of(model, None, interp.load(folder / "model")).save(folder / "plain.json")
+    audit_of(tiny("llama", seed=2), None, interp.load(folder / "model")).save(folder / "plain.json")
     assert gate(folder / "plain.json", POLICY, folder / "model").allow, "control"
     decided, why = outcome(gate(folder / "plain.json", POLICY, other))
     assert decided == "inconclusive"
@@ -120,7 +240,7 @@ def test_a_copy_of_the_same_weights_with_other_settings_is_not_the_audited_one(f
 
 def test_an_audit_that_states_no_settings_leaves_the_decision_open(files):
     model, folder = files
-    old = replace(audit_of(model, None), before=model.reference, after=model.reference)
+    old = replace(audit_of(model, None, model), before=model.reference, after=model.reference)
     old.save(folder / "old.json")
     decided, why = outcome(gate(folder / "old.json", POLICY, folder / "model"))
     assert decided == "inconclusive"
@@ -193,10 +313,10 @@ def test_an_export_that_is_not_allowed_writes_nothing(files, tiny, why):
     model, folder = files
     made = {
         "deny": audit_of(model, refused=0.0),
-        "recipe": audit_of(model, None),
+        "recipe": audit_of(model, None, model),
         "base": audit_of(tiny("llama", seed=2)),
     }
-    made.get(why, audit_of(model)).save(folder / "audit.json")
+    made.get(why, audit_of(model)).save(folder / "audit.json", overwrite=True)
     if why == "tampered":
         text = (folder / "audit.json").read_text()
         (folder / "audit.json").write_text(text.replace('"n": 200', '"n": 2000'))

@@ -13,7 +13,8 @@ from public_files import ROWS, write_sets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from interp import InterpError
-from interp.auditing.auditor import Audit, audit_rows
+from interp.auditing.audit_row import ItemScores, audit_rows
+from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
 from interp.auditing.policy.decision import Policy, decide
@@ -252,9 +253,11 @@ def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
         return Scores(tuple(map(float, values)))
 
     def put(lost):
-        found = [(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite]
+        found = {
+            b.name: ItemScores.of(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite
+        }
         beside = Baseline("random", {}), Baseline("prompt", {})
-        made = Audit(audit_rows(found, 0), MODEL, MODEL, baselines=beside)
+        made = Audit(audit_rows(suite, found, 0), MODEL, MODEL, baselines=beside)
         policy = Policy.read("release")
         return decide(made, policy, policy.tiers[1].safeguards)
 

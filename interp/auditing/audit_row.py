@@ -1,0 +1,184 @@
+"""Rows of an audit, one per behaviour, and the item scores from which every figure in them can be computed again.
+
+A file holds the scores of a behaviour under one model as one line of text, in the order of the items; `-` is a missing
+score. Items of one cluster have the same number in `groups`. There are no texts: scores of secret behaviours are kept
+too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import isfinite, isnan, nan
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, PlainSerializer
+
+from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, description_digest
+from interp.auditing.statistics.comparison import Comparison, Estimate, compare
+from interp.auditing.statistics.significance import holm
+from interp.core.display import Card, Displayed
+from interp.core.errors import InterpError
+
+
+def _to_line(values: Sequence[float | None]) -> str:
+    return " ".join("-" if value is None else repr(float(value)).removesuffix(".0") for value in values)
+
+
+def _from_line(line: Any) -> tuple[float | None, ...]:
+    if not isinstance(line, str):
+        raise ValueError("scores are a line of numbers")
+    values = tuple(None if word == "-" else float(word) for word in line.split(" ") if line)
+    if not all(value is None or isfinite(value) for value in values):
+        raise ValueError("a score is not finite")
+    return values
+
+
+_Line = Annotated[tuple[float | None, ...], PlainSerializer(_to_line), BeforeValidator(_from_line)]
+
+
+def _known(scores: Scores) -> tuple[float | None, ...]:
+    return tuple(None if isnan(value) else value for value in scores.values)
+
+
+def _numbers(line: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(nan if value is None else value for value in line)
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """The scores of one behaviour's items under every model of an audit; None is a missing score.
+
+    Attributes:
+        before: Under the unedited model.
+        after: Under the edited model.
+        groups: The number of each item's cluster; empty if items are independent.
+        baselines: By name of the baseline, the scores under each of its draws.
+    """
+
+    before: _Line
+    after: _Line
+    groups: _Line = ()
+    baselines: dict[str, tuple[_Line, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        behaviour: Behaviour,
+        before: Scores,
+        after: Scores,
+        baselines: Mapping[str, Sequence[Scores]] | None = None,
+    ) -> "ItemScores":
+        """Those of a behaviour, as it was measured."""
+        # Sorted labels keep their order as numbers, which decides how a bootstrap draws them.
+        groups = np.unique(behaviour.groups, return_inverse=True)[1].tolist() if behaviour.groups else ()
+        drawn = {name: tuple(map(_known, draws)) for name, draws in (baselines or {}).items()}
+        return cls(_known(before), _known(after), tuple(map(float, groups)), drawn)
+
+    def compare(self, unit: Unit, seed: int) -> Comparison:
+        """The edited model against the unedited one."""
+        return self._against(_numbers(self.after), unit, seed)
+
+    def draws(self, baseline: str) -> list[Scores]:
+        """The scores under each draw of a baseline."""
+        return [Scores(_numbers(line)) for line in self.baselines[baseline]]
+
+    def compare_baseline(self, baseline: str, unit: Unit, seed: int) -> Comparison:
+        """A baseline against the unedited model, with the scores of an item averaged over the draws."""
+        draws = [scores.values for scores in self.draws(baseline)]
+        return self._against([sum(values) / len(values) for values in zip(*draws, strict=True)], unit, seed)
+
+    def _against(self, values: Sequence[float], unit: Unit, seed: int) -> Comparison:
+        groups = [f"{group:012.0f}" for group in self.groups]
+        return compare(_numbers(self.before), values, groups, unit, seed)
+
+
+@dataclass(frozen=True)
+class AuditRow(Displayed):
+    """One behaviour: the estimates before and after, and the paired difference after - before.
+
+    Attributes:
+        p: p-value of the null hypothesis of no difference.
+        p_holm: The same after Holm's correction.
+        effect: Standardised difference. Saved as None if infinite.
+        detectable: The smallest difference that is detectable with 80 % power at this number of items.
+        n_groups: Number of clusters of items.
+        missing: Pairs without a score.
+        constant: Whether every item has the same score in both models; if so, the scorer may be unable to tell
+            them apart.
+
+    The other fields are those of the behaviour.
+
+    Example:
+        >>> from interp.auditing import AuditRow, compare
+        >>> result = compare([1.0] * 20, [0.0] * 20)
+        >>> row = AuditRow("hostility", "harm", "rate", "insults", result.before, result.after, result.difference)
+        >>> row.difference.estimate, row.better
+        (-1.0, 1.0)
+    """
+
+    name: str
+    kind: Kind
+    unit: Unit
+    statement: str
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+    p: float = 1.0
+    p_holm: float = 1.0
+    effect: float | None = 0.0
+    detectable: float | None = None
+    n_groups: int = 0
+    missing: int = 0
+    constant: bool = False
+    language: str = "en"
+    scenario: str = ""
+    scorer: str = ""
+    chance: float | None = None
+    secret: bool = False
+    digest: str = ""
+    content: str = ""
+
+    @property
+    def better(self) -> float:
+        """The difference, signed so that positive is good: a harm or a loss fell, or what must hold rose."""
+        return -self.difference.estimate if self.kind == "harm" or self.unit == "nats" else self.difference.estimate
+
+    @property
+    def reading(self) -> str:
+        """The difference in words; it counts as a change where the corrected p-value is below 0.05."""
+        if self.constant:
+            return CONSTANT
+        if self.p_holm >= 0.05:
+            return "not significant" + (f" (can detect {self.detectable:.2g})" if self.detectable else "")
+        return "better" if self.better > 0 else "worse"
+
+    def _card(self) -> Card:
+        rows = [("kind", self.kind), ("before", self.before), ("after", self.after)]
+        change = ("difference", self.difference, self.reading)
+        return self.name, [*rows, change, ("p (Holm)", self.p_holm), ("items", self.after.n)]
+
+
+def audit_rows(
+    behaviours: Sequence[Behaviour | AuditRow], items: Mapping[str, ItemScores], seed: int
+) -> tuple[AuditRow, ...]:
+    """Behaviours compared by the scores of their items, with p-values corrected for their number."""
+    comparisons = [_compare(behaviour, items[behaviour.name], seed) for behaviour in behaviours]
+    corrected = holm([comparison.p for comparison in comparisons])
+    return tuple(
+        AuditRow(
+            **_row_fields(behaviour) | _row_fields(comparison) | {"p_holm": p, "digest": description_digest(behaviour)}
+        )
+        for behaviour, comparison, p in zip(behaviours, comparisons, corrected, strict=True)
+    )
+
+
+def _compare(behaviour: Behaviour | AuditRow, items: ItemScores, seed: int) -> Comparison:
+    try:
+        return items.compare(behaviour.unit, seed)
+    except InterpError as problem:
+        raise InterpError(f"behaviour {behaviour.name!r}: {problem}; remove it from the suite") from None
+
+
+def _row_fields(record: Behaviour | AuditRow | Comparison) -> dict[str, Any]:
+    """Those values of a record that a row has a field for."""
+    return {f.name: getattr(record, f.name) for f in fields(AuditRow) if hasattr(record, f.name)}
