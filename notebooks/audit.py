@@ -89,11 +89,12 @@ assert not decision.allow
 decision
 
 # %% [markdown]
-# A saved audit carries the digest of its content. An audit that was changed afterwards is refused.
+# A saved audit holds the score of every item, from which its figures are computed again when it is read, and the
+# digest of its content. An audit that was changed afterwards is refused.
 
 # %%
 saved, changed = Path("audit/audit.json"), Path("audit/changed.json")
-audit.save(saved)
+audit.save(saved, overwrite=True)
 assert Audit.read(saved) == audit
 changed.write_text(saved.read_text().replace('"seed": 0', '"seed": 1'))
 try:

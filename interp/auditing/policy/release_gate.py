@@ -72,7 +72,7 @@ def gate(
         'deny'
     """
     for what, path in (("an audit written by interp audit", audit), ("a checkpoint", checkpoint)):
-        if path is not None and not Path(path).exists():
+        if path is not None and str(path) != ORGANISM and not Path(path).exists():
             raise InterpError(f"{path}: no such file; expected {what}")
     policy = policy if isinstance(policy, Policy) else Policy.read(policy)
     try:
