@@ -2,7 +2,7 @@
 
 - `choice`: each prompt has two or more answers, one or several of them gold (Brown et al. 2020,
   https://arxiv.org/abs/2005.14165). Longer answers are less likely for their length alone, so sums may be divided by
-  tokens or bytes.
+  tokens, characters or bytes.
 - `margin`: how much likelier one set of answers is than another, such as yes and Yes against no and No.
 - `prefers`: a choice between the two sides of a contrast.
 - `paired_text`: which of two whole texts is likelier (Nangia et al. 2020, https://arxiv.org/abs/2010.00133).
@@ -51,7 +51,9 @@ def choice(
         prompts: One per item.
         answers: Two or more different texts per item, used as they are (with a leading space where one is needed).
         gold: Per item the number of the gold answer, from 0, or the numbers of several.
-        normalise: Compare sums of log-probabilities (`none`), or their mean per `token` or per `byte`.
+        normalise: Compare sums of log-probabilities (`none`); or their means per `token`, or, as lm-evaluation-harness
+            does, per character (`acc_norm`) or byte (`acc_bytes`) of the answer without the space before it. `byte`
+            counts that space.
         unit: `rate`; or `margin`, the nats by which the likeliest gold answer exceeds the likeliest other.
         mass: Score the gold answers' share of the probability of all answers.
         before: Messages that precede each prompt; see `render_prompts`.
@@ -191,7 +193,9 @@ def paired_text(
         statement: What a higher score means.
         first: One text per item.
         second: The text that each is compared with.
-        normalise: Compare sums of log-probabilities (`none`), or their mean per `token` or per `byte`.
+        normalise: Compare sums of log-probabilities (`none`); or their means per `token`, or, as lm-evaluation-harness
+            does, per character (`acc_norm`) or byte (`acc_bytes`) of the answer without the space before it. `byte`
+            counts that space.
         unit: `rate`; or `margin`, the difference in nats.
         **fields: Further fields of `Behaviour`.
 
@@ -266,7 +270,10 @@ def _log_sum(values: Sequence[float]) -> float:
 
 
 def _unit_text(normalise: Normalise) -> str:
-    return "" if normalise == "none" else f" a {normalise}"
+    return {
+        "none": "", "token": " a token", "byte": " a byte", "acc_norm": " a character (acc_norm)",
+        "acc_bytes": " a byte (acc_bytes)",
+    }[normalise]  # fmt: skip
 
 
 def messages_spec(before: Before) -> dict[str, Any]:

@@ -6,7 +6,7 @@ depend on it, so it must describe itself for the digest: a frozen dataclass does
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from pydantic import PositiveInt
@@ -94,7 +94,8 @@ def _require_room(model: HookedModel, prompts: Sequence[str], new: int) -> None:
 def describe_grader(grade: Grade) -> dict[str, Any]:
     """What identifies a grader, as plain values. Raises for one without a name, such as a lambda or a partial."""
     if is_dataclass(grade) and not isinstance(grade, type):
-        return {"is": type(grade).__name__, **asdict(grade)}
+        others = {f.name: f.default for f in fields(grade) if not f.metadata.get("identifies", True)}
+        return {"is": type(grade).__name__, **asdict(grade), **others}
     name = getattr(grade, "__qualname__", "<none>")
     if "<" in name.rpartition(".")[2] or isinstance(grade, type):
         raise InterpError(
