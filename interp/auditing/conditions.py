@@ -36,6 +36,7 @@ from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
 _FORMAT = 1
+_SCORING = 2  # raised whenever scorers give other scores for the same behaviour
 _PROBES = 50  # prompts per behaviour on which tokenizers are compared
 
 
@@ -161,7 +162,7 @@ class ScoreCache(Displayed):
 
 
 def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:
-    return condition.key | {"behaviour": behaviour.digest, "interp": version("interp")}
+    return condition.key | {"behaviour": behaviour.digest, "interp": version("interp"), "scoring": str(_SCORING)}
 
 
 def _write(folder: Path, key: dict[str, str], scores: Scores) -> None:

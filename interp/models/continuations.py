@@ -18,7 +18,7 @@ from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses
-from interp.models.tokens import Tokens, common_length
+from interp.models.tokens import RenderedText, Tokens, common_length
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Continuations(Displayed):
 
 def before_space(prompt: str) -> str:
     """A prompt without the whitespace at its end, which belongs to what continues it; rendered text as it is."""
-    return prompt if False else prompt.rstrip() or prompt
+    return prompt if isinstance(prompt, RenderedText) else prompt.rstrip() or prompt
 
 
 def with_answers(prompt: str, answers: Sequence[str]) -> tuple[str, list[str]]:
