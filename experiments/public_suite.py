@@ -11,7 +11,6 @@ a set has instead of a draw, for published figures. Needs the sets (docs/results
 
 import argparse
 from collections.abc import Sequence
-from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from interp.auditing.public.suite import ITEMS, PUBLIC_SETS, public_suite
 from interp.auditing.statistics.comparison import mean_interval
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
+from interp.models.tokens import common_length
 
 FOLDER = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
 KEPT = Path(__file__).parent / ".cache" / "public_suite"
@@ -115,7 +115,7 @@ def plain(model: HookedModel, prompt: str, answers: Sequence[str], by: str) -> l
     assert model.tokenizer is not None
     texts = (prompt, *(prompt + answer for answer in answers))
     alone, *rows = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-    start = len(commonprefix([alone, *rows]))
+    start = common_length([alone, *rows])
     values = []
     for ids, answer in zip(rows, answers, strict=True):
         logp = model.hf(torch.tensor([ids])).logits[0].double().log_softmax(-1)
