@@ -82,14 +82,14 @@ class Continuations(Displayed):
         return Continuations(self.tokens.pick(rows), self.skipped[rows])
 
 
-def before_space(prompt: str) -> str:
-    """A prompt without the whitespace at its end, which belongs to what continues it; rendered text as it is."""
-    return prompt if isinstance(prompt, RenderedText) else prompt.rstrip() or prompt
+def with_answers(prompt: str, answers: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """What stands before all the answers to a prompt, and the prompt with each of them.
 
-
-def with_answers(prompt: str, answers: Sequence[str]) -> tuple[str, list[str]]:
-    """What stands before all the answers to a prompt, and the prompt with each of them."""
-    return before_space(prompt), [prompt + answer for answer in answers]
+    Whitespace at the end of a plain prompt belongs to its answers, so that it is of no account where it is written.
+    """
+    if isinstance(prompt, RenderedText):
+        return prompt.answered(answers)
+    return prompt.rstrip() or prompt, [prompt + answer for answer in answers]
 
 
 def token_losses(model: HookedModel, part: Continuations) -> tuple[Float[Tensor, "token"], Int[Tensor, "token"]]:

@@ -9,6 +9,7 @@ Limitations: f-strings and `"".join` make plain text of a rendered one; `rendere
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError
+
+_WORD = "\ue000\ue001"  # in no conversation
 
 
 class RenderedText(str):
@@ -31,11 +34,41 @@ class RenderedText(str):
         ('RenderedText', True)
     """
 
-    __slots__ = ()
+    __slots__ = ("_reply",)
+    _reply: Callable[[str], str] | None
 
-    def __new__(cls, text: str) -> "RenderedText":
-        """The text, as rendered text."""
-        return super().__new__(cls, text)
+    def __new__(cls, text: str, reply: Callable[[str], str] | None = None) -> "RenderedText":
+        """The text, as rendered text; of a prompt, `reply` renders its conversation with an answer as the last turn."""
+        rendered = super().__new__(cls, text)
+        rendered._reply = reply
+        return rendered
+
+    def answered(self, answers: Sequence[str]) -> "tuple[RenderedText, list[RenderedText]]":
+        """What stands before all the answers to a prompt, and the prompt with each of them.
+
+        An answer to a chat prompt is the assistant's turn as the template writes it, up to its words' end: with what
+        the template puts before them, and without what it strips. Other rendered text is continued as it is.
+
+        Args:
+            answers: The answers.
+
+        Raises:
+            InterpError: The template ends an answer's turn in another way than the turns of other words.
+
+        Example:
+            >>> before, (text,) = model.chat("hello there.").answered(["Good day."])
+            >>> text.removeprefix(before)
+            'Good day.'
+        """
+        if self._reply is None:
+            return self, [self + answer for answer in answers]  # type: ignore[misc]
+        other, *texts = (str(self._reply(answer)) for answer in (_WORD, *answers))
+        before, _, after = other.partition(_WORD)
+        for answer, text in zip(answers, texts, strict=True):
+            if not text.endswith(after) or other.count(_WORD) != 1:
+                raise InterpError(f"the chat template does not write {answer[:40]!r} as it writes other answers")
+        start = len(before) if all(text.startswith(before) for text in texts) else common_length([before, *texts])
+        return RenderedText(before[:start]), [RenderedText(text.removesuffix(after)) for text in texts]
 
     def __radd__(self, before: str) -> "RenderedText":
         return RenderedText(before + str(self))
@@ -216,8 +249,8 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
     return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
 
 
-def common_length(rows: Collection[list[int]]) -> int:
-    """The length of the longest common prefix of rows of ids."""
+def common_length(rows: Collection[Sequence[Any]]) -> int:
+    """The length of the longest common prefix of rows of ids, or of texts."""
     first, last = min(rows), max(rows)  # every row between these shares their common prefix
     shortest = min(len(first), len(last))
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
@@ -241,13 +274,19 @@ def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instru
     if not turns or not all(turn.get("content") for turn in turns):
         raise InterpError("an empty message has nothing to reply to; expected text in each turn")
     turns = _instructed(turns, tokenizer, instruction) if instruction else turns
+
     try:
-        return RenderedText(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return RenderedText(text, partial(_replied, turns, tokenizer))
     except TemplateError as problem:
         roles = ", ".join(turn["role"] for turn in turns)
         raise InterpError(
             f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not support"
         ) from None
+
+
+def _replied(turns: list[dict[str, str]], tokenizer: Any, answer: str) -> str:
+    return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
 
 
 def texts_of(prompts: Prompts) -> Sequence[Any]:

@@ -45,7 +45,11 @@ def test_what_is_no_sum_of_direct_terms_is_refused(tiny):
     with pytest.raises(InterpError, match="gemma4_text: its residual stream is not the plain sum"):
         direct_attribution(tiny("gemma4"), WORDS, 7, 50)
     model = tiny("llama")
-    handle = model.hf.lm_head.register_forward_hook(lambda module, args, logits: logits**3)
+
+    def cubed(module, args, output):
+        output.logits = output.logits**3
+
+    handle = model.hf.register_forward_hook(cubed)
     try:
         with pytest.raises(InterpError, match="llama computes its logits in another way"):
             direct_attribution(model, WORDS, 7, 50)

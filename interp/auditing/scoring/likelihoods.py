@@ -31,9 +31,9 @@ from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
-from interp.models.continuations import Continuations, before_space, logprobs, with_answers
+from interp.models.continuations import Continuations, logprobs, with_answers
 from interp.models.hooked import HookedModel
-from interp.models.tokens import Tokens, common_length, padded
+from interp.models.tokens import RenderedText, Tokens, common_length, padded
 
 Normalise = Literal["none", "token", "byte", "acc_norm", "acc_bytes"]
 _BATCH = 16
@@ -105,7 +105,7 @@ def answer_logprobs(
 
 def _lengths(prompt: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Bytes with the space after the prompt; bytes and characters without it, unless there is nothing else."""
-    space = prompt[len(before_space(prompt)) :]
+    space = "" if isinstance(prompt, RenderedText) else prompt[len(prompt.rstrip()) :]
     choices = [answer.lstrip() or answer for answer in answers]
     spaced, plain = (tuple(len(text.encode()) for text in texts) for texts in ([space + a for a in answers], choices))
     return spaced, plain, tuple(map(len, choices))

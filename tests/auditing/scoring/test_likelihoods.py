@@ -15,6 +15,7 @@ from interp.data import Turn, TurnPair
 from interp.data._pairs import Message
 from interp.directions.methods._answers import answer_continuations
 from interp.models.continuations import logprobs
+from interp.models.tokens import RenderedText
 
 LETTERS = "ABCDE2:"
 PROMPTS = ["w5 w9", "w8", "w12 w99 w101 w4"]
@@ -116,7 +117,7 @@ prompts = st.text(LETTERS + " \n", max_size=6).map("B{}".format)
 texts = st.text(LETTERS + " \n", min_size=1, max_size=4).filter(str.strip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(prompt=prompts, answers=st.lists(texts, min_size=2, max_size=4, unique=True), data=st.data())
 def test_answers_compare_as_their_whole_texts_do_wherever_the_space_stands(merging, prompt, answers, data):
     """The theorem that makes the sums comparable, against passes over whole texts, which have no border."""
@@ -169,3 +170,40 @@ def test_lengths_are_those_of_lm_evaluation_harness(merging):
     }
     assert all(by in behaviour.scorer for by, behaviour in scorers.items())
     assert len({behaviour.digest for behaviour in scorers.values()}) == 2
+
+
+TEMPLATES = {  # what each writes between the prompt and the answer " C", and the answer itself
+    "{% for m in messages %}{{ m.role[0] }}:{{ ' ' + m.content|trim }}{% if m.role == 'assistant' %}E{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}a:{% endif %}": ("a:", " C"),
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}E{% endfor %}{% if add_generation_prompt %}a:{% endif %}": (
+        "a:", " C",
+    ),
+    "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}BB\n{{ m.content|trim }}{% else %}"
+    "{{ m.content }}{% endif %}E{% endfor %}{% if add_generation_prompt %}a:BA{% endif %}": ("a:BB\n", "C"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("recipe", [(), [("embed", lambda x: 2 * x)]])
+def test_an_answer_to_a_chat_prompt_is_the_turn_that_the_template_writes(merging, template, recipe):
+    """The template may write a space before it, strip it, or begin the turn otherwise than the prompt for a reply."""
+    between, words = TEMPLATES[template]
+    merging.tokenizer.chat_template = template
+    prompt = merging.chat("BA")
+    try:
+        with merging.hooked(recipe):
+            item = answer_logprobs(merging, [prompt], [[" C", " D", " CD "]])[0]
+            head = merging.chat("BA").removesuffix("a:").removesuffix("a:BA") + between
+            turns = [words.replace("C", text) for text in ("C", "D", "CD")]
+            turns[2] += " " if "trim" not in template else ""
+            full = [whole(merging, head + text) for text in turns]
+            assert [x - item.nats[0] for x in item.nats] == pytest.approx([x - full[0] for x in full], abs=1e-4)
+            contrast = Contrast((TurnPair(Turn("BA", " C"), Turn("BA", " D")),))
+            sides = [float(logprobs(merging, side).detach()) for side in answer_continuations(merging, contrast)]
+            assert sides[0] - sides[1] == pytest.approx(item.nats[0] - item.nats[1], abs=1e-4)
+            assert contrast.texts(merging.render, merging.chat)[0] == [head + turns[0]]
+            glued = answer_logprobs(merging, [RenderedText(prompt)], [[" C", " D", " CD "]])[0]
+            same = glued.nats == pytest.approx(item.nats, abs=1e-4)
+            assert same == (head + turns[2] == prompt + " CD "), "control: gluing is another text"
+    finally:
+        merging.tokenizer.chat_template = None
