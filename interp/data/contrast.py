@@ -210,8 +210,9 @@ class Contrast(Displayed):
 
         def answered(turn: Turn) -> str:
             prompt = self._prompt(turn, render, chat)
-            chatted = turn.answer and isinstance(prompt, RenderedText)
-            return prompt.answered([turn.answer])[1][0] if chatted else prompt + turn.answer
+            if turn.answer and isinstance(prompt, RenderedText):
+                return prompt.answered([turn.answer])[1][0]
+            return prompt + turn.answer
 
         return self._sides(answered)
 

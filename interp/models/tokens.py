@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -148,6 +148,7 @@ class Tokens(Displayed):
         return {name: x for name, x in self.model_inputs(device).items() if name != "position_ids"}
 
 
+Row = TypeVar("Row", list[int], str)
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Tokens
 
 
@@ -249,7 +250,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
     return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
 
 
-def common_length(rows: Collection[Sequence[Any]]) -> int:
+def common_length(rows: Collection[Row]) -> int:
     """The length of the longest common prefix of rows of ids, or of texts."""
     first, last = min(rows), max(rows)  # every row between these shares their common prefix
     shortest = min(len(first), len(last))

@@ -10,13 +10,13 @@ import socket
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from threading import Thread
 from typing import Any
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from interp.core.errors import InterpError
-from interp.core.jsonl import parse_object
+from interp.core.inputs import parse_object
 
 REPLY_BYTES = 1_000_000
 
@@ -41,7 +41,7 @@ def complete(url: str, body: Mapping[str, Any], headers: Mapping[str, str], time
 
     def exchange() -> None:
         try:
-            opener = build_opener(_NoRedirects, _Http(sockets), _Https(sockets))
+            opener = build_opener(_NoRedirects, _Watched(sockets))
             with opener.open(request, timeout=timeout) as response:
                 text.set_result(_content(response.read(REPLY_BYTES + 1)))
         except Exception as problem:
@@ -60,7 +60,7 @@ def _content(reply: bytes) -> str:
     if len(reply) > REPLY_BYTES:
         raise ValueError(f"the reply has more than {REPLY_BYTES:,} bytes")
     try:
-        content = parse_object(reply.decode(), "the reply", unique=True)["choices"][0]["message"]["content"]
+        content = parse_object(reply.decode(), "the reply")["choices"][0]["message"]["content"]
     except (InterpError, LookupError, TypeError) as problem:
         raise ValueError(f"the reply is no chat completion ({problem})") from None
     if not isinstance(content, str):
@@ -73,30 +73,22 @@ class _NoRedirects(HTTPRedirectHandler):
         """None, which leaves the redirect an error."""
 
 
-class _Watched:
-    """A handler that keeps a second handle of each socket it opens, by which another thread can shut it down."""
+class _Watched(HTTPHandler, HTTPSHandler):
+    """Keeps a second handle of each socket that is opened, by which another thread can shut it down."""
 
     def __init__(self, sockets: list[socket.socket]):
         super().__init__()
         self.sockets = sockets
 
-    def do_open(self, kind: type[HTTPConnection], request: Request, **options: Any) -> Any:
+    def do_open(self, http_class: Any, req: Request, **options: Any) -> HTTPResponse:
         def connection(*args: Any, **settings: Any) -> HTTPConnection:
-            connection = kind(*args, **settings)
+            connection: HTTPConnection = http_class(*args, **settings)
             vars(connection)["_create_connection"] = self._connect
             return connection
 
-        return super().do_open(connection, request, **options)  # type: ignore[misc]
+        return super().do_open(connection, req, **options)
 
     def _connect(self, *args: Any, **options: Any) -> socket.socket:
         opened = socket.create_connection(*args, **options)
         self.sockets.append(opened.dup())
         return opened
-
-
-class _Http(_Watched, HTTPHandler):
-    pass
-
-
-class _Https(_Watched, HTTPSHandler):
-    pass

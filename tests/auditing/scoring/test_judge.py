@@ -120,11 +120,11 @@ def test_other_words_are_read_alike_and_long_answers_in_no_time():
         for said in ("Score: **4/5**", "4 out of 5", "There are 2 faults.\nRating: 3", "4.5", "3, not 4")
     ]
     assert read == [0.75, 0.75, 0.5, None, None]
-    began = time.perf_counter()
+    began = time.process_time()
     for said in ("answer: yes ", "no, ", "<a>", "_", "1/", "so no "):
         judge = Judge("http://localhost/v1", "m", QUESTION)
         judge.read(said * (1_000_000 // len(said)))
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 def drip(handler):
