@@ -1,7 +1,7 @@
 """`interp.load`: a model from a hub id, a local folder, a URL, a GGUF file, an object in memory, or "organism".
 
-A checkpoint is on disk before any part of it is loaded (a hub id is downloaded first, safetensors only), and is checked
-there. From a multimodal checkpoint, the language model is loaded.
+A checkpoint is on disk before any part of it is loaded (a hub id is downloaded first: safetensors and what accompanies
+them), and is checked there. From a multimodal checkpoint, the language model is loaded.
 """
 
 import re
@@ -16,6 +16,7 @@ from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.checkpoints.companions import NOT_FETCHED
 from interp.models.checkpoints.remote_files import is_remote, local_path
 from interp.models.hooked import HookedModel
 
@@ -64,7 +65,6 @@ def text_part(hf: Any) -> Any:
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*"]
 
 
 def load(
@@ -117,6 +117,8 @@ def load(
         with Checkpoint.open(str(model)).fetched() as folder:  # checked before gigabytes are fetched
             loaded = load(folder, dtype=dtype, device=device, tokenizer=tokenizer)
         loaded.name, loaded.source = str(model).rstrip("/").rpartition("/")[2], str(model)
+        if tokenizer is None and loaded.tokenizer is not None:
+            loaded.tokenizer.name_or_path = str(model)  # not the temporary folder
         return loaded
     model = local_path(model)
     place = Path(model).expanduser()
@@ -198,7 +200,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, ignore_patterns="*/*"))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as problem:
         raise InterpError(
             f"model {name!r} is neither a local folder nor available from the hub ({first_line(problem)}); "
