@@ -69,7 +69,7 @@ def _measured(certificate: Certificate | None) -> list[str]:
 def _left_out(names: dict[str, str]) -> list[str]:
     if not names:
         return []
-    rows = [[f"`{name}`", reason] for name, reason in [*names.items()][:_SHOWN]]
+    rows: list[list[object]] = [[f"`{name}`", reason] for name, reason in [*names.items()][:_SHOWN]]
     more = f"and {len(names) - _SHOWN} more, in `interp_manifest.json`" if len(names) > _SHOWN else ""
     return ["## Left out", "Files of the base's folder that did not come along:", _table(["file", "why"], rows), more]
 

@@ -73,9 +73,6 @@ def test_links_of_the_hubs_cache_are_followed_and_those_of_a_tokenizer_to_elsewh
     beside = Companions.of(snapshot)
     assert beside.files == ("processor/config.json", "tekken.json")
     assert beside.left_out == {"pytorch_model.bin": "weights"}
-        ("processor/config.json", "tekken.json"),
-        {"pytorch_model.bin": "weights"},
-    )
     (snapshot / "vocab.txt").symlink_to("/etc/hostname")
     with pytest.raises(InterpError, match=r"vocab\.txt is a link out of the folder, to /etc/hostname"):
         Companions.of(snapshot)
