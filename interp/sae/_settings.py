@@ -83,9 +83,9 @@ def loading_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """How TransformerLens loaded the model, wherever SAELens' settings say it; what is on in one place is on."""
     options = dict[str, Any]()
     for notes in (config, config.get("metadata", {})):
-        flat = {key: notes[key] for key in ("center_writing_weights", "fold_ln") if key in notes}
-        for key, value in (flat | (notes.get("model_from_pretrained_kwargs") or {})).items():
-            options[key] = options.get(key) or value
+        flat = {key: notes.get(key) for key in ("center_writing_weights", "fold_ln")}
+        for group in (flat, notes.get("model_from_pretrained_kwargs") or {}):
+            options |= {key: options.get(key) or value for key, value in group.items()}
     return options
 
 
@@ -121,11 +121,11 @@ def model_doubts(key: str, name: Any, model: ModelReference) -> dict[str, str]:
     return {key: f"{key} is {name!r}, and the model is {model.name}"}
 
 
-def hook_doubts(key: str, hook: str | None, given: Site | None) -> dict[str, str]:
+def hook_doubts(key: str, hook: Any, given: Site | None) -> dict[str, str]:
     """A doubt where a file names another hook than the site that was given."""
-    if hook is None or given is None or _stream(hook) == _stream(str(given)):
+    if hook is None or given is None or _stream(str(hook)) == _stream(str(given)):
         return {}
-    gain = ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in hook else ""
+    gain = ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in str(hook) else ""
     return {key: f"{key} is {hook!r}{gain}, and the site given is {given}"}
 
 

@@ -172,7 +172,7 @@ def _read_interp(
 def _place(site: str | Site | None, what: str, width: int, model: ModelReference, label: str) -> SiteColumns:
     if site is None:
         raise InterpError(f"{label} does not name the site that it {what}, such as resid_post.3")
-    at = site if isinstance(site, Site) else Site.parse(site)
+    at = site if isinstance(site, Site) else Site.parse(str(site))
     if at.in_residual_basis and width != model.d_model:
         raise InterpError(f"{label} has width {width} at {at}, but {model.name} has d_model {model.d_model}")
     return SiteColumns(site=str(at), model=model, width=width)
