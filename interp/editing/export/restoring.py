@@ -95,7 +95,8 @@ def _config(patch: TensorFile, cast: torch.dtype | None) -> dict[str, Any]:
     if cast is None:
         return config
     before = config.pop("torch_dtype", None) or config.get("dtype")
-    originals = [DTYPES[name] for name in json.loads(patch.metadata.get("dtypes", "[]"))] or [dtype_of(before or "float32")]
+    stored = json.loads(patch.metadata.get("dtypes", "[]"))
+    originals = [DTYPES[name] for name in stored] or [dtype_of(before or "float32")]
     name = str(cast).removeprefix("torch.")
     if any(x.is_floating_point and torch.promote_types(x, cast) != cast for x in originals):
         note(f"the export cast the weights to {name}, so what returns is the original rounded to {name}")
