@@ -195,8 +195,8 @@ def smollm2_rows(
 
 def _margins(model: HookedModel, prompt: str, target: list[str], opposite: list[str]) -> Tensor:
     """How many nats likelier the wanted text of each pair is."""
-    sides = [continuation_logprobs(model, [prompt] * len(side), side) for side in (target, opposite)]
-    return sides[0] - sides[1]
+    nats = continuation_logprobs(model, [prompt] * len([*target, *opposite]), [*target, *opposite])
+    return nats[: len(target)] - nats[len(target) :]
 
 
 def _gain(method: str, norm: float | None, kl: float | None, loss: float | None, gained: Tensor) -> Gain:

@@ -23,6 +23,7 @@ from interp.auditing.public.suite import ITEMS, PUBLIC_SETS, public_suite
 from interp.auditing.statistics.comparison import mean_interval
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
+from interp.models.tokens import common_length
 
 FOLDER = Path(__file__).parent / ".cache" / "smollm2-135m-instruct"
 KEPT = Path(__file__).parent / ".cache" / "public_suite"
@@ -101,7 +102,7 @@ def slow_choice(model: HookedModel, behaviour: Behaviour) -> list[float]:
     scores = []
     prompts = render_prompts(model, behaviour.prompts, chat=spec["chat"])
     for prompt, answers, gold in zip(prompts, spec["answers"], spec["gold"], strict=True):
-        values = torch.tensor([plain(model, prompt, answer, spec["normalise"]) for answer in answers])
+        values = torch.tensor(plain(model, prompt, answers, spec["normalise"]))
         best = values == values.max()
         share = values.double().softmax(0) if spec["mass"] else best / best.sum()
         scores.append(float(share[list(gold)].sum()))
@@ -109,14 +110,18 @@ def slow_choice(model: HookedModel, behaviour: Behaviour) -> list[float]:
 
 
 @torch.no_grad()
-def plain(model: HookedModel, prompt: str, answer: str, by: str) -> float:
-    """log p(answer | prompt) from one whole forward pass over both."""
+def plain(model: HookedModel, prompt: str, answers: Sequence[str], by: str) -> list[float]:
+    """log p(answer | prompt) of each answer, from one whole forward pass over both."""
     assert model.tokenizer is not None
-    ids, before = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt + answer, prompt))
-    start = next((n for n, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
-    logp = model.hf(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    total = float(sum(logp[place - 1, ids[place]] for place in range(start, len(ids))))
-    return total / {"none": 1, "token": len(ids) - start, "byte": len(answer.encode())}[by]
+    texts = (prompt, *(prompt + answer for answer in answers))
+    alone, *rows = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+    start = common_length([alone, *rows])
+    values = []
+    for ids, answer in zip(rows, answers, strict=True):
+        logp = model.hf(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        total = float(sum(logp[place - 1, ids[place]] for place in range(start, len(ids))))
+        values.append(total / {"none": 1, "token": len(ids) - start, "acc_norm": len(answer.lstrip())}[by])
+    return values
 
 
 if __name__ == "__main__":

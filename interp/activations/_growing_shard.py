@@ -1,5 +1,6 @@
 """A shard while it is computed: batch by batch in memory, and in pieces on disk, from which it resumes.
 
+Each batch is copied to its place in the shard's tensors, which are there once: memory is that of a batch and a shard.
 A piece holds the batches since the piece before. Pieces are written every half minute and on Ctrl-C, under hidden
 names, and are removed when the shard is written. A piece of other settings or of another text is not read. The shard's
 bytes are the same with pieces and without.
@@ -8,8 +9,7 @@ bytes are the same with pieces and without.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,15 +29,6 @@ from interp.models.sites import Site
 PIECE_SECONDS = 30.0
 _REMEDIES = ("use float32 for the store and the model", "check the model's weights")
 _SUMS = "sums"  # in a piece: sums of norms, of squares and of squared rounding errors of each site
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """The kept tokens of some rows: stored tensors by name, and rows and sums of the shard up to the last of them."""
-
-    rows: int
-    sums: Float[Tensor, "site 3"]
-    tensors: dict[str, Tensor]
 
 
 class GrowingShard:
@@ -64,10 +55,12 @@ class GrowingShard:
         rows = (packed.ids, packed.document, packed.position_ids, packed.begin, packed.end)
         described = json.dumps([settings.model_dump(), documents], sort_keys=True).encode()
         self._key = hashlib.sha256(b"".join([described, *(x.numpy().tobytes() for x in rows)])).hexdigest()
-        start = _Computed(0, torch.zeros(len(settings.sites), 3, dtype=torch.float64), {})
-        self._computed = [start]
-        self._computed += self._read_pieces()
-        self._saved = len(self._computed)
+        self._count = int(packed.kept(settings.harvest.keep).sum())
+        self._tensors: dict[str, Tensor] = {}  # of the whole shard; filled up to the rows that are computed
+        self._rows, self._filled = 0, 0
+        self._sums = torch.zeros(len(settings.sites), 3, dtype=torch.float64)
+        self._read_pieces()
+        self._saved = self._rows, self._filled
 
     def compute(self, passes: CorpusPasses) -> tuple[dict[str, Tensor], dict[str, StoreStatistics]]:
         """Columns and activations of the kept tokens, and statistics. What pieces hold is not computed again.
@@ -77,8 +70,8 @@ class GrowingShard:
         """
         saved_at = time.monotonic()
         try:
-            for batch, activations in passes.over(self._packed, self._computed[-1].rows):
-                self._computed.append(self._batch(batch, activations))
+            for batch, activations in passes.over(self._packed, self._rows):
+                self._compute(batch, activations)
                 if time.monotonic() - saved_at > PIECE_SECONDS:
                     self._write_piece()
                     saved_at = time.monotonic()
@@ -95,18 +88,18 @@ class GrowingShard:
         }
         kept = packed.kept(keep)
         tensors = {name: column[kept].int() for name, column in columns.items()}
-        totals = zip(self._settings.sites.items(), self._computed[-1].sums, strict=True)
+        totals = zip(self._settings.sites.items(), self._sums, strict=True)
         statistics = {name: _statistics(sums, len(tensors["ids"]), width) for (name, width), sums in totals}
-        return tensors | _joined(self._computed[1:]), statistics
+        return tensors | self._tensors, statistics
 
     def remove_pieces(self) -> None:
         """Remove the pieces, once the shard is written."""
         for piece in self._piece_files():
             piece.unlink()
 
-    def _batch(self, batch: PackedRows, activations: dict[Site, Float[Tensor, "batch pos d_in"]]) -> _Computed:
-        dtype, kept, before = self._settings.harvest.dtype, batch.kept(self._settings.harvest.keep), self._computed[-1]
-        tensors, sums = dict[str, Tensor](), before.sums.clone()
+    def _compute(self, batch: PackedRows, activations: dict[Site, Float[Tensor, "batch pos d_in"]]) -> None:
+        dtype, kept = self._settings.harvest.dtype, batch.kept(self._settings.harvest.keep)
+        tensors, sums = dict[str, Tensor](), self._sums.clone()
         for name, total in zip(self._settings.sites, sums, strict=True):
             exact = activations[Site.parse(name)][kept]
             stored = quantise(exact, name) if dtype == "int8" else {name: exact.to(DTYPES[dtype])}
@@ -115,37 +108,41 @@ class GrowingShard:
                 raise InterpError(f"{name} has NaN or infinite activations as {dtype}; {_REMEDIES[dtype == 'float32']}")
             total += _sums(exact, rounded)
             tensors |= stored
-        return _Computed(before.rows + len(batch), sums, tensors)
+        self._append(self._rows + len(batch), sums, tensors)
+
+    def _append(self, rows: int, sums: Float[Tensor, "site 3"], tensors: dict[str, Tensor]) -> None:
+        """Copy stored tensors of the next rows to their place; rows and sums are those of the shard up to there."""
+        begin, self._filled = self._filled, self._filled + len(next(iter(tensors.values())))
+        for name, x in tensors.items():
+            if name not in self._tensors:
+                self._tensors[name] = x.new_empty(self._count, *x.shape[1:])
+            self._tensors[name][begin : self._filled] = x
+        self._rows, self._sums = rows, sums
 
     def _piece_files(self) -> list[Path]:
         return sorted(self._file.parent.glob(f".{self._file.stem}.*.safetensors"))
 
     def _write_piece(self) -> None:
-        new, first = self._computed[self._saved :], self._computed[self._saved - 1].rows
-        if not new:
+        first, begin = self._saved
+        if first == self._rows:
             return
         self._before_piece()
-        file = self._file.with_name(f".{self._file.stem}.{new[-1].rows:08}.safetensors")
-        place = {"key": self._key, "first": str(first), "rows": str(new[-1].rows)}
-        write_tensors(file, _joined(new) | {_SUMS: new[-1].sums}, place, hint="run again to continue")
-        self._saved = len(self._computed)
+        file = self._file.with_name(f".{self._file.stem}.{self._rows:08}.safetensors")
+        place = {"key": self._key, "first": str(first), "rows": str(self._rows)}
+        new = {name: x[begin : self._filled] for name, x in self._tensors.items()}
+        write_tensors(file, new | {_SUMS: self._sums}, place, hint="run again to continue")
+        self._saved = self._rows, self._filled
 
-    def _read_pieces(self) -> Iterator[_Computed]:
-        rows = 0
+    def _read_pieces(self) -> None:
         for file in self._piece_files():
             try:
                 with safe_open(file, framework="pt") as piece:
                     place, tensors = piece.metadata(), {name: piece.get_tensor(name) for name in piece.keys()}  # noqa: SIM118
             except (OSError, SafetensorError):
                 return
-            if (place["key"], int(place["first"])) != (self._key, rows):
+            if (place["key"], int(place["first"])) != (self._key, self._rows):
                 return
-            rows = int(place["rows"])
-            yield _Computed(rows, tensors.pop(_SUMS), tensors)
-
-
-def _joined(computed: list[_Computed]) -> dict[str, Tensor]:
-    return {name: torch.cat([part.tensors[name] for part in computed]) for name in computed[0].tensors}
+            self._append(int(place["rows"]), tensors.pop(_SUMS), tensors)
 
 
 def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"]) -> Float[Tensor, "3"]:

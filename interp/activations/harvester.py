@@ -117,7 +117,6 @@ def harvest(
         device=model.device.type,
         tokenizer_digest=tokenizer_digest(model.tokenizer),
         versions=versions(),
-        separator=_separator(model) if config.bos_first else [],
     )
     folder = Path(out)
     _make_folder(folder)
@@ -153,12 +152,6 @@ def _remove_strays(folder: Path, named: set[str]) -> None:
         for stray in folder.glob(pattern):
             if stray.name not in named:
                 stray.unlink()
-
-
-def _separator(model: HookedModel) -> list[int]:
-    """What texts begin with, where it is not BOS. Stores of before began with BOS, and go on so in no other case."""
-    first = model.beginning("document")
-    return [] if first == [model.tokenizer.bos_token_id] else first
 
 
 def _make_folder(folder: Path) -> None:
@@ -235,26 +228,28 @@ class _Harvest:
                 raise _other_text(self.folder)
             name = f"shard-{files + len(shards):05}.safetensors"
             growing = GrowingShard(self.folder / name, self.settings, group, documents, self._save)
-            tensors, statistics = growing.compute(passes)
-            self._save()  # before the shard, so that the folder is recognised as a store whatever happens
-            write_tensors(self.folder / name, tensors, hint="run again to continue")
-            shards.append(
-                StoreShard(
-                    name=name,
-                    tokens=len(tensors["ids"]),
-                    sha256=sha256_file(self.folder / name),
-                    documents=reading.documents,
-                    split=reading.split,
-                    text_digest=reading.digest.hex,
-                    statistics=statistics,
-                )
-            )
+            shards.append(self._write(name, growing, passes, reading))
             self._save()
             growing.remove_pieces()
         if self.whole:
             note(f"opened the finished harvest in {self.folder}; overwrite=True starts anew")
         else:
             self._finish()
+
+    def _write(self, name: str, growing: GrowingShard, passes: CorpusPasses, reading: CorpusProgress) -> StoreShard:
+        """Compute and write a shard, whose tensors are held for as long as this takes."""
+        tensors, statistics = growing.compute(passes)
+        self._save()  # before the shard, so that the folder is recognised as a store whatever happens
+        write_tensors(self.folder / name, tensors, hint="run again to continue")
+        return StoreShard(
+            name=name,
+            tokens=len(tensors["ids"]),
+            sha256=sha256_file(self.folder / name),
+            documents=reading.documents,
+            split=reading.split,
+            text_digest=reading.digest.hex,
+            statistics=statistics,
+        )
 
     def _save(self) -> None:
         write_json(self.folder / PARTIAL, StoreManifest(settings=self.settings, parts=self.parts).model_dump())

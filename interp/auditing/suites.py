@@ -5,7 +5,7 @@ folder of the user's (`interp.auditing.public.suite`). A suite may also be a YAM
 and docs/howto/own_harm.md.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from interp import organism
@@ -78,7 +78,13 @@ def organism_suite(
     return displayed([*planted, text_loss("everyday_loss", organism.everyday(items, split=split, seed=seed))])
 
 
-def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | None = None) -> list[Behaviour]:
+def suite(
+    name: str | Path,
+    items: int = 300,
+    seed: int = 0,
+    data: str | Path | None = None,
+    judge_keys: Mapping[str, str] | None = None,
+) -> list[Behaviour]:
     """The behaviours of a suite.
 
     Args:
@@ -86,9 +92,10 @@ def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | 
         items: Largest number of items per behaviour.
         seed: Seed of the sample.
         data: Folder of the published sets, for `public`.
+        judge_keys: Environment variables that hold the keys of a file's judges, by host; see `read_behaviours`.
 
     Raises:
-        InterpError: The suite is unknown, or does not take a data folder.
+        InterpError: The suite is unknown, or does not take a data folder or keys.
 
     Example:
         >>> [behaviour.kind for behaviour in interp.suite("organism", items=2)][-1]
@@ -97,8 +104,10 @@ def suite(name: str | Path, items: int = 300, seed: int = 0, data: str | Path | 
     in_file = Path(name).suffix in (".yaml", ".yml")
     if not in_file and str(name) not in SUITES:
         raise InterpError(f"unknown suite {str(name)!r}, and not the path of a YAML file; {nearest(str(name), SUITES)}")
+    if judge_keys and not in_file:
+        raise InterpError(f"suite {name} has no judges, but the key of {next(iter(judge_keys))} is given; leave it out")
     if str(name) == "public":
         return public_suite(items, seed, None if data is None else Path(data))
     if data is not None:
         raise InterpError(f"only the suite public reads data sets; {name} got a data folder, {data}: leave it out")
-    return read_behaviours(name, items, seed) if in_file else organism_suite(items, seed=seed)
+    return read_behaviours(name, items, seed, judge_keys) if in_file else organism_suite(items, seed=seed)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field, model_validator
 
-from interp.cli._options import ChatOptions, Device, Json, Model
+from interp.cli._options import Device, Json, Model
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError, nearest
@@ -34,6 +34,12 @@ class AuditOptions(Config):
     )
     suite: str = Field("organism", description="name of a suite of behaviours, or a YAML file of one")
     data: Path | None = Field(None, description="folder of the data sets that the suite reads")
+    judge_key: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="HOST=VARIABLE: environment variable that holds the key of the judges at a host, such as "
+        "api.openai.com=OPENAI_API_KEY; sent to no other; may be repeated",
+    )
     items: int = Field(300, ge=1, description="items per behaviour; balanced sets may use a few more")
     only: tuple[str, ...] = Field((), strict=False, description="measure only this behaviour; may be repeated")
     baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
@@ -50,7 +56,6 @@ class AuditOptions(Config):
     dtype: str | None = Field(
         None, description="dtype to load the models in: float32, bfloat16 or float16 [default: float32]"
     )
-    chat: ChatOptions = ChatOptions()
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> "AuditOptions":
@@ -67,6 +72,15 @@ class AuditOptions(Config):
     def recipes(self) -> dict[str, Path]:
         """Folders of the recipes by name."""
         return {folder.resolve().name: folder for folder in self.recipe}
+
+    @property
+    def judge_keys(self) -> dict[str, str]:
+        """Variables that hold keys, by the host of a judge."""
+        pairs = [entry.partition("=") for entry in self.judge_key]
+        for entry, (host, _, variable) in zip(self.judge_key, pairs, strict=True):
+            if not host or not variable:
+                raise InterpError(f"judge_key {entry!r}; expected HOST=VARIABLE, such as api.openai.com=OPENAI_API_KEY")
+        return {host: variable for host, _, variable in pairs}
 
     @property
     def scores(self) -> Path:
@@ -111,10 +125,10 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     options.require_free_places()
     edits = {name: Recipe.load(folder) for name, folder in options.recipes.items()}
     policy = Policy.read(options.policy) if options.policy else None
-    behaviours = _only(suites.suite(options.suite, options.items, options.seed, options.data), options.only)
-    loading = {"dtype": options.dtype, "device": device} | options.chat.loading
+    suite = suites.suite(options.suite, options.items, options.seed, options.data, options.judge_keys)
+    behaviours = _only(suite, options.only)
     with reserved(options.out):
-        models = [load(name, **loading) for name in (options.base, model) if name is not None]
+        models = [load(name, dtype=options.dtype, device=device) for name in (options.base, model) if name is not None]
         matrix, audits = _measure(models, edits, behaviours, options)
     decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
     if options.page is not None:

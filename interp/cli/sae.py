@@ -44,6 +44,9 @@ class ConvertOptions(Config):
     )
     site: str | None = Field(None, description="site that it reads, if its files do not say")
     writes: str | None = Field(None, description="site that a transcoder writes, if its files do not say")
+    accept: tuple[str, ...] = Field(
+        (), strict=False, description="setting of the files that is in doubt and right all the same; may be repeated"
+    )
 
 
 class FeatureOptions(Config):
@@ -108,7 +111,7 @@ def convert_command(
 
     require_free(options.out)
     model = load(options.model) if options.model else None
-    sae = SparseAutoencoder.load(source, model, options.site, options.writes)
+    sae = SparseAutoencoder.load(source, model, options.site, options.writes, options.accept)
     write_autoencoder(sae, options.out, options.to)
     print_values(as_json, _description(sae, options.out))
 

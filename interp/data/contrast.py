@@ -18,6 +18,7 @@ from interp.core.errors import InterpError, note
 from interp.core.files import sha256_json
 from interp.core.inputs import numbered_lines, parse_object
 from interp.data._pairs import Columns, Message, Turn, TurnPair, named_columns, pair_of, read_pair, table_rows
+from interp.models.tokens import RenderedText
 
 Render = Callable[[str], str]
 RenderChat = Callable[[list[dict[str, str]]], str]
@@ -206,7 +207,14 @@ class Contrast(Displayed):
         Raises:
             InterpError: A prompt has earlier messages and there is no `chat`.
         """
-        return self._sides(lambda turn: self._prompt(turn, render, chat) + turn.answer)
+
+        def answered(turn: Turn) -> str:
+            prompt = self._prompt(turn, render, chat)
+            if turn.answer and isinstance(prompt, RenderedText):
+                return prompt.answered([turn.answer])[1][0]
+            return prompt + turn.answer
+
+        return self._sides(answered)
 
     def prompts(self, render: Render, chat: RenderChat | None = None) -> tuple[list[str], list[str]]:
         """The same texts without the answers."""

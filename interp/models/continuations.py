@@ -1,7 +1,9 @@
 """Continuations: prompts with their continuations, and the likelihood of a continuation given its prompt.
 
 Prompt and continuation are tokenised as one text. The tokens of the continuation are those after the tokens that this
-text shares with the prompt alone, so a token that is merged across the border is still scored.
+text shares with the prompt alone, so a token that is merged across the border is still scored. Continuations that are
+compared are all scored from one token on, the earliest that any of them needs: else one would lack the probability of
+what another merges. Whitespace at the end of a plain prompt counts as the beginning of its continuations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 from interp.models.losses import next_token_losses
-from interp.models.tokens import Tokens, common_length
+from interp.models.tokens import RenderedText, Tokens, common_length
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,9 @@ class Continuations(Displayed):
         Raises:
             InterpError: A continuation adds no token to its prompt.
         """
-        whole = model.tokens([prompt + end for prompt, end in zip(prompts, continuations, strict=True)])
-        alone = model.tokens(list(prompts))
+        texts = [with_answers(prompt, [end]) for prompt, end in zip(prompts, continuations, strict=True)]
+        whole = model.tokens([text for _, (text,) in texts])
+        alone = model.tokens([prompt for prompt, _ in texts])
         pairs = zip(whole.unpadded(), alone.unpadded(), strict=True)
         shared = torch.tensor([common_length(pair) for pair in pairs])
         if (unscored := shared >= whole.lengths).any():
@@ -77,6 +80,16 @@ class Continuations(Displayed):
     def pick(self, rows: Int[Tensor, "n"]) -> "Continuations":
         """The rows with these indices, without padding columns that these rows do not need."""
         return Continuations(self.tokens.pick(rows), self.skipped[rows])
+
+
+def with_answers(prompt: str, answers: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """What stands before all the answers to a prompt, and the prompt with each of them.
+
+    Whitespace at the end of a plain prompt belongs to its answers, so that it is of no account where it is written.
+    """
+    if isinstance(prompt, RenderedText):
+        return prompt.answered(answers)
+    return prompt.rstrip() or prompt, [prompt + answer for answer in answers]
 
 
 def token_losses(model: HookedModel, part: Continuations) -> tuple[Float[Tensor, "token"], Int[Tensor, "token"]]:

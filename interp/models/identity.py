@@ -27,7 +27,6 @@ from interp.core.config import Config
 from interp.core.digests import WeightDigests, checksum, weight_digests
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
-from interp.models.chat_template import ChatTemplate
 
 
 class ModelReference(Config):
@@ -48,7 +47,6 @@ class ModelReference(Config):
     storage_digest: str = Field(
         default="", description="SHA-256 of the weights as bfloat16; empty in records of earlier versions."
     )
-    date: str = Field(default="", description="What the chat template prints for today's date, if it prints that.")
     settings: str = Field(
         default="",
         description="SHA-256 of config, tokenizer, chat template and generation settings, in records of measurements; "
@@ -97,7 +95,7 @@ class ModelReference(Config):
 
 # Names, versions, and the dtype, which do not decide the output.
 _IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
-_ADDED = ("settings", "storage_digest", "date")
+_ADDED = ("settings", "storage_digest")
 _HEAD = "lm_head.weight"
 
 
@@ -125,7 +123,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._weights: tuple[dict[str, Any], WeightDigests] | None = None
-        self._settings: dict[bool, tuple[list[Any], str]] = {}
+        self._settings: tuple[list[Any], str] | None = None
 
     def weights(self, hf: Any) -> WeightDigests:
         """The digests of the weights."""
@@ -136,20 +134,13 @@ class Digests:
             self._weights = (stamp, weight_digests(tensors))
         return self._weights[1]
 
-    def settings(self, hf: Any, template: ChatTemplate, chat: bool = True) -> str:
-        """SHA-256 of config, generation settings and tokenizer, without names, versions and dtypes.
-
-        With `chat`, it covers the chat template, its variables and its date.
-        """
-        tokenizer = template.tokenizer
-        settings = [_config_values(hf.config), _config_values(hf.generation_config)]
-        settings += _tokenizer_settings(tokenizer, chat)
-        if chat:
-            settings += [dict(template.variables)] * bool(template.variables) + [template.date] * template.prints_date
+    def settings(self, hf: Any, tokenizer: Any) -> str:
+        """SHA-256 of config, generation settings, tokenizer and chat template, without names, versions and dtypes."""
+        settings = [_config_values(hf.config), _config_values(hf.generation_config), *_tokenizer_settings(tokenizer)]
         stamp = [*settings, tokenizer]
-        if self._settings.get(chat, ([], ""))[0] != stamp:
-            self._settings[chat] = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
-        return self._settings[chat][1]
+        if self._settings is None or self._settings[0] != stamp:
+            self._settings = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
+        return self._settings[1]
 
 
 def _config_values(config: Any) -> Any:
@@ -165,13 +156,13 @@ def _without_ignored(values: Any) -> Any:
     return {name: _without_ignored(x) for name, x in kept.items()}
 
 
-def _tokenizer_settings(tokenizer: Any, chat: bool) -> list[Any]:
+def _tokenizer_settings(tokenizer: Any) -> list[Any]:
     """The parts of a tokenizer that are cheap to read and likely to be changed in memory."""
     if tokenizer is None:
         return []
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     after = str(tokenizer.backend_tokenizer.post_processor) if tokenizer.is_fast else ""
-    return [len(tokenizer), *([tokenizer.chat_template] if chat else []), special, after]
+    return [len(tokenizer), tokenizer.chat_template, special, after]
 
 
 def _tokenizer_rules(tokenizer: Any) -> Any:

@@ -1,12 +1,11 @@
 """`interp.load`: a model from a hub id, a local folder, a URL, a GGUF file, an object in memory, or "organism".
 
-A checkpoint is on disk before any part of it is loaded (a hub id is downloaded first, safetensors only), and is checked
-there. From a multimodal checkpoint, the language model is loaded.
+A checkpoint is on disk before any part of it is loaded (a hub id is downloaded first: safetensors and what accompanies
+them), and is checked there. From a multimodal checkpoint, the language model is loaded.
 """
 
 import re
 import sys
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest
 from interp.models.architectures.recognition import recognise_architecture
-from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.checkpoints.companions import NOT_FETCHED
 from interp.models.checkpoints.remote_files import is_remote, local_path
 from interp.models.hooked import HookedModel
 
@@ -66,7 +65,6 @@ def text_part(hf: Any) -> Any:
 
 ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*"]
 
 
 def load(
@@ -78,8 +76,6 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
-    template: Mapping[str, Any] | None = None,
-    date: str | None = None,
 ) -> HookedModel:
     """Load a HookedModel.
 
@@ -93,9 +89,6 @@ def load(
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run code that comes with the checkpoint. For a hub id this needs a commit as `revision`.
         allow_pickle: Load pickled weights, which can run code.
-        template: Variables of the chat template, such as `{"enable_thinking": False}`, for every conversation.
-        date: What a chat template prints for today's date, YYYY-MM-DD. Default: 2025-01-01, so that prompts stay the
-            same.
 
     Returns:
         The model in evaluation mode.
@@ -113,23 +106,6 @@ def load(
         >>> model
         HookedModel(organism: llama, 6 layers, d_model 192)
     """
-    loaded = _load(model, dtype, device, tokenizer, revision, trust_remote_code, allow_pickle)
-    if template is not None or date is not None:
-        checked = ChatTemplate(loaded.tokenizer, dict(template or {}), DATE if date is None else date)
-        checked.require_variables()
-        loaded.template_variables, loaded.date = dict(checked.variables), checked.date
-    return loaded
-
-
-def _load(
-    model: Any,
-    dtype: Any,
-    device: Any,
-    tokenizer: Any,
-    revision: str | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-) -> HookedModel:
     hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not isinstance(model, str | Path):
         _refuse_unused("a model in memory", hub_options)
@@ -141,6 +117,8 @@ def _load(
         with Checkpoint.open(str(model)).fetched() as folder:  # checked before gigabytes are fetched
             loaded = load(folder, dtype=dtype, device=device, tokenizer=tokenizer)
         loaded.name, loaded.source = str(model).rstrip("/").rpartition("/")[2], str(model)
+        if tokenizer is None and loaded.tokenizer is not None:
+            loaded.tokenizer.name_or_path = str(model)  # not the temporary folder
         return loaded
     model = local_path(model)
     place = Path(model).expanduser()
@@ -222,7 +200,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, ignore_patterns="*/*"))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as problem:
         raise InterpError(
             f"model {name!r} is neither a local folder nor available from the hub ({first_line(problem)}); "

@@ -7,16 +7,20 @@ Limitations: f-strings and `"".join` make plain text of a rendered one; `rendere
 """
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError
+
+_WORD = "\ue000\ue001"  # in no conversation
 
 
 class RenderedText(str):
@@ -30,11 +34,41 @@ class RenderedText(str):
         ('RenderedText', True)
     """
 
-    __slots__ = ()
+    __slots__ = ("_reply",)
+    _reply: Callable[[str], str] | None
 
-    def __new__(cls, text: str) -> "RenderedText":
-        """The text, as rendered text."""
-        return super().__new__(cls, text)
+    def __new__(cls, text: str, reply: Callable[[str], str] | None = None) -> "RenderedText":
+        """The text, as rendered text; of a prompt, `reply` renders its conversation with an answer as the last turn."""
+        rendered = super().__new__(cls, text)
+        rendered._reply = reply
+        return rendered
+
+    def answered(self, answers: Sequence[str]) -> "tuple[RenderedText, list[RenderedText]]":
+        """What stands before all the answers to a prompt, and the prompt with each of them.
+
+        An answer to a chat prompt is the assistant's turn as the template writes it, up to its words' end: with what
+        the template puts before them, and without what it strips. Other rendered text is continued as it is.
+
+        Args:
+            answers: The answers.
+
+        Raises:
+            InterpError: The template ends an answer's turn in another way than the turns of other words.
+
+        Example:
+            >>> before, (text,) = model.chat("hello there.").answered(["Good day."])
+            >>> text.removeprefix(before)
+            'Good day.'
+        """
+        if self._reply is None:
+            return self, [self + answer for answer in answers]  # type: ignore[misc]
+        other, *texts = (str(self._reply(answer)) for answer in (_WORD, *answers))
+        before, _, after = other.partition(_WORD)
+        for answer, text in zip(answers, texts, strict=True):
+            if not text.endswith(after) or other.count(_WORD) != 1:
+                raise InterpError(f"the chat template does not write {answer[:40]!r} as it writes other answers")
+        start = len(before) if all(text.startswith(before) for text in texts) else common_length([before, *texts])
+        return RenderedText(before[:start]), [RenderedText(text.removesuffix(after)) for text in texts]
 
     def __radd__(self, before: str) -> "RenderedText":
         return RenderedText(before + str(self))
@@ -114,8 +148,7 @@ class Tokens(Displayed):
         return {name: x for name, x in self.model_inputs(device).items() if name != "position_ids"}
 
 
-Beginning = Literal["tokenizer", "document", "none"]  # what comes before a plain text
-Chat = bool | Mapping[str, Any] | None
+Row = TypeVar("Row", list[int], str)
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Tokens
 
 
@@ -125,8 +158,7 @@ def tokenise(
     context: int | None,
     cut: int | None = None,
     prepend_bos: bool | None = None,
-    first: Sequence[int] | None = None,
-    mask: Any = None,
+    rendered: bool = False,
 ) -> Tokens:
     """Tokenise prompts into a left-padded batch.
 
@@ -136,32 +168,23 @@ def tokenise(
         context: Maximum number of tokens of a prompt; None for no limit.
         cut: Keep only the first `cut` tokens of each prompt.
         prepend_bos: Whether a BOS token comes first. None: the tokenizer's own rule.
-        first: Ids that come before a plain text. None: those that the tokenizer puts there.
-        mask: Which token ids are real, (batch, pos). None: all but the tokenizer's padding.
+        rendered: Take plain texts as `RenderedText`.
 
     Raises:
         InterpError: There are no prompts, or one is empty or longer than the context; the message has its index.
     """
     if isinstance(prompts, Tokens):
         return prompts
-    if isinstance(prompts, Tensor) and (prompts.ndim not in (1, 2) or prompts.is_floating_point()):
-        shape = tuple(prompts.shape)
-        raise InterpError(f"token ids: shape {shape}, type {prompts.dtype}; expected integers (batch, pos)")
-    given: Any = prompts.tolist() if isinstance(prompts, Tensor) else prompts
-    if not isinstance(given, Iterable):
-        raise InterpError(f"prompts {given!r} can't be read; expected a text, a list of texts, or token ids")
-    single = isinstance(given, str) or (given and _is_ids(given))
-    several: Any = [given] if single else given
-    if mask is not None:
-        rows = _real(several, mask)
+    if isinstance(prompts, Tensor):
+        ids = prompts[None] if prompts.ndim == 1 else prompts
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise InterpError(f"token ids: shape {tuple(ids.shape)}, type {ids.dtype}; expected integers (batch, pos)")
+        rows = [_without_padding(row.tolist(), tokenizer) for row in ids]
     else:
-        if first is None and any(isinstance(row, str) and not isinstance(row, RenderedText) for row in several):
-            first = text_beginning(tokenizer)
-        rows = [
-            _without_padding(row, tokenizer, number, not single) if _is_ids(row)
-            else _encode(row, tokenizer, prepend_bos, first)
-            for number, row in enumerate(several)
-        ]  # fmt: skip
+        if not isinstance(prompts, Iterable):
+            raise InterpError(f"prompts {prompts!r} can't be read; expected a text, a list of texts, or token ids")
+        texts: Any = [prompts] if isinstance(prompts, str) or (prompts and _is_ids(prompts)) else prompts
+        rows = [list(text) if _is_ids(text) else _encode(text, tokenizer, prepend_bos, rendered) for text in texts]
     rows = [row[:cut] for row in rows]
     if not rows:
         raise InterpError("no prompts; expected a text, a list of texts, or a tensor of token ids")
@@ -179,32 +202,16 @@ def _is_ids(prompt: Any) -> bool:
     return isinstance(prompt, list | tuple) and all(type(token) is int for token in prompt)
 
 
-def _real(rows: Sequence[Any], mask: Any) -> list[list[int]]:
-    """The ids that a mask calls real."""
-    chosen = torch.as_tensor(mask).bool()
-    chosen = chosen[None] if chosen.ndim == 1 else chosen
-    if any(not _is_ids(row) for row in rows) or [len(row) for row in rows] != [chosen.shape[1]] * len(chosen):
-        raise InterpError(f"a mask of shape {tuple(chosen.shape)} does not fit the prompts; expected one of token ids")
-    return [ids[real].tolist() for ids, real in zip(torch.tensor([*map(list, rows)]), chosen, strict=True)]
-
-
-def _without_padding(row: Sequence[int], tokenizer: Any, number: int, may_be_padded: bool) -> list[int]:
-    """A row of ids without pad tokens before and after it; of leading ones that are also BOS, the last stays."""
-    ids, pad = list(row), None if tokenizer is None else tokenizer.pad_token_id
+def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
+    """A row of ids without the pad tokens that `to_tokens` puts before it; a BOS that is also the pad token stays."""
+    pad = None if tokenizer is None else tokenizer.pad_token_id
     if pad is None or all(token == pad for token in ids):
         return ids
-    if pad != tokenizer.eos_token_id:
-        ids = ids[: len(ids) - next(n for n, token in enumerate(reversed(ids)) if token != pad)]
-    elif may_be_padded and ids[-1] == pad:
-        raise InterpError(
-            f"prompt {number} ends with token {pad}, which is this tokenizer's padding as well as its end token; say "
-            "which tokens are real: model.tokens(ids, mask=attention_mask)"
-        )
     leading = next(index for index, token in enumerate(ids) if token != pad)
     return ids[max(0, leading - (pad == tokenizer.bos_token_id)) :]
 
 
-def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, first: Sequence[int] | None) -> list[int]:
+def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, rendered: bool) -> list[int]:
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; pass token ids or load(..., tokenizer=)")
     if not isinstance(text, str):
@@ -212,15 +219,15 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, first: Sequence
     if not text:
         return []
     ids = tokenizer(str(text), add_special_tokens=False)["input_ids"]
-    if not isinstance(text, RenderedText):
-        before = list(first or ())
-        if before and ids[: len(before)] == before:
+    if not (rendered or isinstance(text, RenderedText)):
+        first = beginning(tokenizer)
+        if first and ids[: len(first)] == first:
             warnings.warn(
-                f"a text begins with {tokenizer.decode(before)!r}, and the tokenizer puts another before it; "
+                f"a text begins with {tokenizer.decode(first)!r}, and the tokenizer puts another before it; "
                 "rendered=True takes a text as it is",
                 stacklevel=2,
             )
-        ids = before + ids
+        ids = first + ids
     bos = tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise InterpError("prepend_bos=True, but this tokenizer has no BOS token; pass None or False")
@@ -229,10 +236,8 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, first: Sequence
     return ids[1:] if prepend_bos is False and bos is not None and ids[:1] == [bos] else ids
 
 
-def text_beginning(tokenizer: Any) -> list[int]:
+def beginning(tokenizer: Any) -> list[int]:
     """What a tokenizer puts before a text. What it puts after one is left out everywhere: a prompt goes on."""
-    if tokenizer is None:
-        return []
     ids, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
     return whole[: next((n for n in range(len(whole)) if ids and whole[n : n + len(ids)] == ids), 0)]
 
@@ -245,11 +250,44 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
     return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
 
 
-def common_length(rows: Collection[list[int]] | Collection[str]) -> int:
+def common_length(rows: Collection[Row]) -> int:
     """The length of the longest common prefix of rows of ids, or of texts."""
     first, last = min(rows), max(rows)  # every row between these shares their common prefix
     shortest = min(len(first), len(last))
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
+
+
+def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> RenderedText:
+    """Render a conversation with the chat template, ready for the model's reply.
+
+    Args:
+        messages: One user message as text, or messages with role and content.
+        tokenizer: The tokenizer, with a chat template.
+        instruction: Text for the system message. Where there is a system message already, or the template has none, it
+            is put before the first message.
+
+    Raises:
+        InterpError: There is no chat template, a message is empty, or the template refuses a role.
+    """
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise InterpError("this model's tokenizer has no chat template; pass plain text prompts instead")
+    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    if not turns or not all(turn.get("content") for turn in turns):
+        raise InterpError("an empty message has nothing to reply to; expected text in each turn")
+    turns = _instructed(turns, tokenizer, instruction) if instruction else turns
+
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return RenderedText(text, partial(_replied, turns, tokenizer))
+    except TemplateError as problem:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise InterpError(
+            f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not support"
+        ) from None
+
+
+def _replied(turns: list[dict[str, str]], tokenizer: Any, answer: str) -> str:
+    return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
 
 
 def texts_of(prompts: Prompts) -> Sequence[Any]:
@@ -267,3 +305,15 @@ def lack_template(prompts: Prompts, tokenizer: Any) -> bool:
     if not plain or tokenizer is None or not tokenizer.chat_template:
         return False
     return not any(token in text for token in tokenizer.all_special_tokens)
+
+
+def _instructed(turns: list[dict[str, str]], tokenizer: Any, instruction: str) -> list[dict[str, str]]:
+    first = {**turns[0], "content": f"{instruction}\n\n{turns[0]['content']}"}
+    if turns[0]["role"] == "system":
+        return [first, *turns[1:]]
+    with_system = [{"role": "system", "content": instruction}, *turns]
+    try:
+        shown = instruction in tokenizer.apply_chat_template(with_system, tokenize=False)
+    except Exception:  # each template refuses a role with an error of its own
+        shown = False
+    return with_system if shown else [first, *turns[1:]]

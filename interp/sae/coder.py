@@ -4,7 +4,8 @@
 
 The sites that it reads and writes make it one of
 
-- an autoencoder: it reads and writes one site;
+- an autoencoder: it reads and writes one site, with W_skip if it was trained on activations without their mean, which
+  W_skip adds back;
 - a transcoder: it writes another site than it reads, with W_skip if it is a skip transcoder (Paulo et al. 2025,
   https://arxiv.org/abs/2501.18823);
 - a crosscoder: it reads and writes the same several sites, or one site of two models, side by side (Lindsey et al.
@@ -21,7 +22,7 @@ Limitations: the first token of a document is left out of training and measureme
 with a norm far from all others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -67,7 +68,7 @@ class SparseAutoencoder(Displayed):
         config: How it was trained, if it was trained here.
         metrics: What `evaluate` measured, if it was kept.
         threshold: Thresholds of the latents, (d_sae), for JumpReLU only.
-        W_skip: The linear map of a skip transcoder, (d_out, d_in).
+        W_skip: The linear map of a skip connection, (d_out, d_in).
 
     Raises:
         InterpError: Shapes, thresholds or k do not fit together.
@@ -154,17 +155,21 @@ class SparseAutoencoder(Displayed):
         parts = [self.nonlinearity.code(self._pre(part), self.threshold) for part in rows.split(_ROWS)]
         return Code.joined(parts)
 
-    def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        """Activations from all latents, without the part of W_skip."""
+    def decode(
+        self, features: Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Activations from all latents. With a skip connection it needs x, the activations encoded, too."""
         if features.shape[-1] != self.d_sae:
             raise InterpError(
                 f"features have {features.shape[-1]} latents; expected {self.d_sae}, as encode gives them"
             )
-        return features @ self.W_dec + self.b_dec
+        return self._skipped(features @ self.W_dec + self.b_dec, x)
 
     def decode_sparse(self, code: Code, x: Float[Tensor, "token d_in"] | None = None) -> Float[Tensor, "token d_out"]:
-        """Activations from a code of `encode_sparse`. A skip transcoder needs x, the activations encoded, too."""
-        decoded = code.decode(self.W_dec) + self.b_dec
+        """Activations from a code of `encode_sparse`; x is as for `decode`."""
+        return self._skipped(code.decode(self.W_dec) + self.b_dec, x)
+
+    def _skipped(self, decoded: Tensor, x: Tensor | None) -> Tensor:
         if self.W_skip is None:
             return decoded
         if x is None:
@@ -207,6 +212,7 @@ class SparseAutoencoder(Displayed):
         model: HookedModel | ModelReference | None = None,
         site: str | Site | None = None,
         writes: str | Site | None = None,
+        accept: Collection[str] = (),
     ) -> "SparseAutoencoder":
         """Read a saved autoencoder, of interp or of another tool; its files show which.
 
@@ -218,11 +224,14 @@ class SparseAutoencoder(Displayed):
                 they need it; those of interp do, and another model raises.
             site: The site that it reads; needed only if a file of another tool names no TransformerLens hook.
             writes: The site that it writes, for transcoders of other tools only.
+            accept: Keys of another tool's settings that are in doubt here and right all the same: `model_name` where
+                the model has another name there, `hook_name` where `site` is the same place, `prepend_bos` of an
+                autoencoder of text without a beginning token, or keys that are not known. The error names the key.
 
         Raises:
             InterpError: There is no autoencoder of a known tool, the kind cannot be represented exactly (group maxima,
-                normalised inputs), it belongs to another model, or tensors are missing, misshapen, damaged or not
-                finite.
+                normalised inputs), it belongs to another model or site, a setting is not known, or tensors are missing,
+                misshapen, damaged or not finite.
 
         Example:
             >>> from interp.activations import SiteColumns
@@ -234,9 +243,9 @@ class SparseAutoencoder(Displayed):
             <autoencoder of resid_post.1: 4 latents, kind='topk' k=1, width 192>
         """
         reference = model.reference if isinstance(model, HookedModel) else model
-        sae = cls.of(*read_files(Path(path), reference, site, writes))
+        sae = cls.of(*read_files(Path(path), reference, site, writes, accept))
         if isinstance(model, HookedModel):
-            model.resolve([place.site for place in (*sae.reads, *sae.writes)])
+            _require_widths(sae, model)
         return sae
 
     def tensors(self) -> dict[str, Tensor]:
@@ -265,6 +274,20 @@ class SparseAutoencoder(Displayed):
         models = list(dict.fromkeys(place.model.name for place in (*self.reads, *self.writes)))
         measured = [] if self.metrics is None else self.metrics.readings()
         return str(self), [("model", models), ("size", size), *measured]
+
+
+def _require_widths(sae: SparseAutoencoder, model: HookedModel) -> None:
+    """Raise unless the model has the autoencoder's sites, in their widths."""
+    sites = model.resolve([place.site for place in (*sae.reads, *sae.writes)])
+    if all(site.in_residual_basis for site in sites):
+        return  # whose width is d_model, and checked
+    inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=model.device)}
+    widths = {str(site): x.flatten(2).shape[2] for site, x in model.forward_to(sites, inputs).items()}
+    for place in (*sae.reads, *sae.writes):
+        if widths[place.site] != place.width:
+            raise InterpError(
+                f"{sae} has width {place.width} at {place.site}, and the model {widths[place.site]} there"
+            )
 
 
 def require_k(k: int, d_sae: int) -> None:

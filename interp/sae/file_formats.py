@@ -11,15 +11,15 @@
 What is read of another tool works on raw activations with one bias before the nonlinearity. A decoder bias that the
 other tool subtracts from its input moves into the encoder's bias. A gate becomes a threshold; the two are equivalent
 where they share their direction (Rajamanoharan et al. 2024, appendix). Decoder rows are scaled to norm one where that
-changes nothing. Unknown fields that change the computation raise, by name. No pickled code is run.
+changes nothing. An autoencoder of a stream whose mean was subtracted (`center_writing_weights`) gets encoder rows of
+mean zero, and a `W_skip` that adds the mean of its input back. Settings that are not known raise, by name
+(`interp.sae._settings`). No pickled code is run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -30,8 +30,10 @@ from interp.core.errors import InterpError, first_line
 from interp.core.files import read_json, sha256_file
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
+from interp.sae import _settings
+from interp.sae._tool_formats import READERS, ToolContent
 from interp.sae.config import SaeCard
-from interp.sae.nonlinearities import JumpReLU, TopK
+from interp.sae.nonlinearities import TopK
 
 WEIGHTS = "sae.safetensors"
 CARD = "sae.json"
@@ -45,64 +47,20 @@ _FILES = {
     "dictionary_learning": ("ae.pt",),
     "Gemma Scope": ("params.npz",),
 }
-_SAELENS = ("standard", "gated", "topk", "jumprelu")
-# Transcoders of SAELens, and the kind of each.
-_TRANSCODERS = {
-    "transcoder": "standard",
-    "skip_transcoder": "standard",
-    "jumprelu_transcoder": "jumprelu",
-    "jumprelu_skip_transcoder": "jumprelu",
-}
-# Settings of SAELens that change the computation, and the values under which it is the one here.
-_SAELENS_SETTINGS = {
-    "normalize_activations": ("none",),
-    "reshape_activations": ("none", "hook_z"),  # heads side by side, as here
-    "activation_fn": ("relu", "topk"),
-    "activation_fn_str": ("relu", "topk"),
-}
-_GATED = ("b_gate", "b_mag", "r_mag")
-_MATRICES = ("W_enc", "W_dec", "W_skip", "encoder.weight", "decoder.weight")
-
-
-@dataclass(frozen=True)
-class _Content:
-    """The content of a file, under the names of `SparseAutoencoder`; a gate in place of the encoder's bias.
-
-    `centred` means that the decoder's bias is subtracted from the input. The hooks are the sites that the file names.
-    """
-
-    tensors: dict[str, Tensor]
-    nonlinearity: TopK | JumpReLU = field(default_factory=JumpReLU)
-    centred: bool = False
-    transcodes: bool = False
-    hook: str | None = None
-    hook_out: str | None = None
-
-    def folded(self) -> dict[str, Tensor]:
-        """The tensors for raw activations, with one bias before the nonlinearity."""
-        tensors, W_enc = dict(self.tensors), self.tensors["W_enc"]
-        shift = W_enc @ tensors["b_dec"] if self.centred else torch.zeros(len(W_enc))
-        if "r_mag" in tensors:
-            # A gate as a threshold: it is open where the magnitude exceeds its value at the gate's edge.
-            gate, magnitude, growth = (tensors.pop(name) for name in _GATED)
-            growth = growth.exp()
-            threshold = (magnitude - growth * gate).relu()
-            rows, bias = W_enc * growth[:, None], magnitude - growth * shift
-            return tensors | {"W_enc": rows, "b_enc": bias, "threshold": threshold}
-        tensors["b_enc"] = tensors["b_enc"] - shift
-        threshold = tensors.pop("threshold", torch.zeros(()))
-        if isinstance(self.nonlinearity, TopK):
-            return tensors  # TopK ranks latents by size, so its rows stay as they are
-        return tensors | {"threshold": threshold.expand(len(W_enc)).relu()}
 
 
 def read_files(
-    path: Path, model: ModelReference | None, site: str | Site | None, writes: str | Site | None
+    path: Path,
+    model: ModelReference | None,
+    site: str | Site | None,
+    writes: str | Site | None,
+    accept: Collection[str] = (),
 ) -> tuple[SaeCard, Mapping[str, Tensor]]:
     """The card and tensors of a saved autoencoder. The arguments are those of `SparseAutoencoder.load`."""
     where = path.parent if path.is_file() and path.suffix != ".npz" else path
     name = _tool(where)
     if name == "interp":
+        _settings.settle({}, accept)
         return _read_interp(where, model, site, writes)
     label = f"{where} ({name})"
     if model is None:
@@ -117,11 +75,40 @@ def read_files(
     written = reads
     if content.transcodes:
         written = (_place(writes or content.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, label),)
+    places = Site.parse(reads[0].site), Site.parse(written[0].site)
+    try:
+        _settings.settle(_doubts(content, model, places, (site, writes)), accept)
+        tensors = _of_raw_stream(tensors, places) if _settings.centres(content.loading, model) else tensors
+    except InterpError as problem:
+        raise InterpError(f"{label}: {problem}") from None
     require_shapes(tensors, reads, written, label)
-    # Elsewhere than in TopK, rows of norm one change nothing.
-    scaled = tensors if isinstance(content.nonlinearity, TopK) else unit_rows(tensors)
+    # Rows of norm one change nothing but the ranks of TopK, and these only if it ranks latents by value.
+    scaled = tensors if isinstance(content.nonlinearity, TopK) and not content.rescales else unit_rows(tensors)
     card = SaeCard(reads=reads, writes=written, nonlinearity=content.nonlinearity, config=None, metrics=None)
     return card, {name: x.float().contiguous() for name, x in scaled.items()}
+
+
+def _doubts(
+    content: ToolContent, model: ModelReference, places: tuple[Site, Site], given: tuple[str | Site | None, ...]
+) -> dict[str, str]:
+    """What makes it doubtful that an autoencoder belongs to a model and its sites, by key."""
+    hooks = zip((content.hook_key, "hook_name_out"), (content.hook, content.hook_out), places, given, strict=True)
+    doubts = dict(content.doubts) | _settings.model_doubts(*content.model, model)
+    for key, hook, place, said in hooks:
+        doubts |= _settings.hook_doubts(key, hook, place if said is not None else None)
+    return doubts | _settings.loading_doubts(content.loading, *places)
+
+
+def _of_raw_stream(tensors: dict[str, Tensor], places: tuple[Site, Site]) -> dict[str, Tensor]:
+    """The autoencoder of a stream whose mean was subtracted, for the stream with its mean."""
+    if not places[0].in_residual_basis:
+        return tensors
+    if places[0] != places[1]:
+        raise InterpError(f"center_writing_weights is true, and the mean of {places[1]} can't be told from {places[0]}")
+    rows, width = tensors["W_enc"], tensors["W_enc"].shape[1]
+    skip = tensors.get("W_skip", torch.zeros(width, width))
+    centred = {"W_enc": rows - rows.mean(1, keepdim=True), "W_skip": skip - skip.mean(1, keepdim=True) + 1 / width}
+    return {**tensors, **centred}
 
 
 def _tool(where: Path) -> str:
@@ -143,10 +130,10 @@ def _detected(where: Path) -> str | None:
     return next((name for name, files in _FILES.items() if all((where / file).is_file() for file in files)), None)
 
 
-def _read_content(where: Path, name: str, label: str) -> _Content:
+def _read_content(where: Path, name: str, label: str) -> ToolContent:
     """What the files of another tool hold, for raw activations. Errors begin with the label."""
     try:
-        content = _READERS[name](where)
+        content = READERS[name](where)
         return replace(content, tensors=content.folded())
     except InterpError as problem:
         raise InterpError(f"{label}: {problem}") from None
@@ -185,125 +172,10 @@ def _read_interp(
 def _place(site: str | Site | None, what: str, width: int, model: ModelReference, label: str) -> SiteColumns:
     if site is None:
         raise InterpError(f"{label} does not name the site that it {what}, such as resid_post.3")
-    at = site if isinstance(site, Site) else Site.parse(site)
+    at = site if isinstance(site, Site) else Site.parse(str(site))
     if at.in_residual_basis and width != model.d_model:
         raise InterpError(f"{label} has width {width} at {at}, but {model.name} has d_model {model.d_model}")
     return SiteColumns(site=str(at), model=model, width=width)
-
-
-def _read_saelens(folder: Path) -> _Content:
-    """Today's layout, or older ones, whose settings are flat and whose hook_name is hook_point."""
-    config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
-    named = config.get("architecture", "standard")
-    kind = _TRANSCODERS.get(named, named)
-    if kind not in _SAELENS:
-        raise InterpError(f"architecture {named!r} can't be read; known: {', '.join((*_SAELENS, *_TRANSCODERS))}")
-    for key, known in _SAELENS_SETTINGS.items():
-        if config.get(key) not in (None, *known):
-            raise InterpError(f"{key} is {config[key]!r}, not {' or '.join(known)}; fold it into the weights first")
-    names = ["W_enc", "W_dec", "b_dec", *(_GATED if kind == "gated" else ("b_enc",))]
-    if kind == "jumprelu" or "threshold" in tensors:
-        names.append("threshold")
-    if "skip" in named:
-        names.append("W_skip")
-    content = _renamed(tensors, {name: name for name in names})
-    if unknown := sorted(set(tensors) - {*names, "W_skip", "scaling_factor"}):
-        raise InterpError(f"it holds {', '.join(unknown)}, which {named} does not use; it cannot be read exactly")
-    content["W_enc"] = tensors["W_enc"].T
-    if "scaling_factor" in tensors and config.get("finetuning_scaling_factor"):
-        content["W_dec"] = tensors["W_dec"] * tensors["scaling_factor"][:, None]
-    nonlinearity: TopK | JumpReLU = JumpReLU()
-    if kind == "topk" or config.get("activation_fn_str") == "topk":
-        nonlinearity = TopK(k=config.get("k", config.get("activation_fn_kwargs", {}).get("k")))
-        if config.get("rescale_acts_by_decoder_norm"):
-            # SAELens ranks latents by what they add, which equals their values for rows of norm one.
-            content = unit_rows(content)
-    metadata = config | config.get("metadata", {})
-    hook, hook_out = metadata.get("hook_name", metadata.get("hook_point")), metadata.get("hook_name_out")
-    centred = config.get("apply_b_dec_to_input", True) and named == kind
-    return _Content(content, nonlinearity, centred, named != kind, hook, hook_out)
-
-
-def _read_sparsify(folder: Path) -> _Content:
-    config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae.safetensors")
-    if config.get("activation", "topk") != "topk":
-        raise InterpError(f"activation is {config['activation']!r}, but only 'topk' can be read")
-    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
-    if config.get("skip_connection", False):
-        names["W_skip"] = "W_skip"
-    transcodes = config.get("transcode", False)
-    return _Content(_renamed(tensors, names), TopK(k=config["k"]), not transcodes, transcodes)
-
-
-def _read_dictionary_learning(folder: Path) -> _Content:
-    tensors = _unpickled(folder / "ae.pt")
-    kind = read_json(folder / "config.json").get("trainer", {}).get("dict_class", "")
-    if "group_sizes" in tensors or "W_enc" in tensors:
-        # Matryoshka subtracts the decoder's bias from its input, JumpReLU does not.
-        return _Content(_jumprelu(tensors), centred="group_sizes" in tensors)
-    names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
-    if "r_mag" in tensors:
-        names |= {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
-    else:
-        names |= {"b_dec": "b_dec" if "b_dec" in tensors else "bias", "b_enc": "encoder.bias"}
-        names |= {"threshold": "threshold"} if "threshold" in tensors else {}
-    content = _renamed(tensors, names)
-    content["W_dec"] = content["W_dec"].T
-    ranks = "k" in tensors and "Batch" not in kind
-    return _Content(content, TopK(k=int(tensors["k"])) if ranks else JumpReLU(), centred=True)
-
-
-def _read_gemma_scope(path: Path) -> _Content:
-    file = path if path.suffix == ".npz" else path / "params.npz"
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as problem:
-        raise InterpError(f"{file.name} is not a plain npz file ({problem}); download it again") from None
-    return _Content(_jumprelu(tensors))
-
-
-_READERS: dict[str, Callable[[Path], _Content]] = {
-    "SAELens": _read_saelens,
-    "sparsify": _read_sparsify,
-    "dictionary_learning": _read_dictionary_learning,
-    "Gemma Scope": _read_gemma_scope,
-}
-
-
-def _jumprelu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a JumpReLU autoencoder, whose encoder is stored transposed."""
-    content = _renamed(tensors, {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
-    return content | {"W_enc": content["W_enc"].T}
-
-
-def _renamed(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """The tensors under their names here. Raises if one is missing, or if a matrix is not one."""
-    if missing := [name for name in names.values() if name not in tensors]:
-        raise InterpError(f"no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
-    for name in names.values():
-        if name in _MATRICES and tensors[name].ndim != 2:
-            raise InterpError(f"{name} has shape {tuple(tensors[name].shape)}; expected two axes")
-    return {name: tensors[there] for name, there in names.items()}
-
-
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return {name: x.float() for name, x in safetensors.torch.load_file(file).items()}
-    except (OSError, SafetensorError) as problem:
-        raise InterpError(f"{file.name} is not a valid safetensors file ({problem}); download it again") from None
-
-
-def _unpickled(file: Path) -> dict[str, Tensor]:
-    """A state dict, read by torch's loader that runs no code."""
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as problem:  # a pickle of more than tensors raises exceptions of any type
-        reason = first_line(problem)
-        raise InterpError(f"{file.name} holds more than tensors, or is damaged ({reason}); it is not read") from None
-    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
-        raise InterpError(f"{file.name} is not a dictionary of tensors; expected what dictionary_learning saves")
-    return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 def require_shapes(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError, nearest
@@ -30,7 +31,7 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, overwrite: bool = 
     read, written = _one(sae.reads), _one(sae.writes)
     architecture: str = sae.nonlinearity.kind
     # Without a version the layout is taken for an older one, whose metadata are elsewhere.
-    metadata = {"sae_lens_version": "6.0.0", "model_name": read.model.name, "hook_name": _hook(read)}
+    metadata: dict[str, Any] = {"sae_lens_version": "6.0.0", "model_name": read.model.name, "hook_name": _hook(read)}
     config: dict[str, Any] = {"d_in": sae.d_in, "d_sae": sae.d_sae, "dtype": "float32", "device": "cpu"}
     config |= {"apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none"}
     if read != written:
@@ -42,6 +43,9 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, overwrite: bool = 
     if isinstance(sae.nonlinearity, TopK):
         config |= {"k": sae.nonlinearity.k, "rescale_acts_by_decoder_norm": False}
     tensors = sae.tensors()
+    if read == written and "W_skip" in tensors:
+        _require_mean(tensors.pop("W_skip"), tensors["W_enc"])
+        metadata["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     with new_folder(folder, mark="sae_weights.safetensors", overwrite=overwrite) as out:
         write_json(out / "cfg.json", config | {"architecture": architecture, "metadata": metadata})
@@ -138,8 +142,16 @@ def _one(places: tuple[SiteColumns, ...]) -> SiteColumns:
     return places[0]
 
 
+def _require_mean(skip: Tensor, rows: Tensor) -> None:
+    """Raise unless a skip connection adds the mean of the input back, which is all that the encoder does not read."""
+    if not (torch.allclose(skip, torch.full_like(skip, 1 / len(skip))) and bool((rows.mean(1).abs() < 1e-5).all())):
+        raise InterpError("SAELens has no autoencoders with a skip connection; write it for sparsify, or use save()")
+
+
 def _autoencoder(sae: SparseAutoencoder, tool: str) -> SiteColumns:
-    """The site that it reads and writes. Raises for transcoders."""
+    """The site that it reads and writes. Raises for transcoders, and for a skip connection."""
+    if sae.W_skip is not None and sae.reads == sae.writes:
+        raise InterpError(f"{tool} has no autoencoders with a skip connection; write it for sparsify, or use save()")
     if _one(sae.reads) != _one(sae.writes):
         raise InterpError(f"{tool} has no transcoders; write it for saelens or sparsify")
     return sae.reads[0]

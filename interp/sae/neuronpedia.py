@@ -12,6 +12,7 @@ from interp.core.display import displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json, require_free, write_json
 from interp.models.sites import Site
+from interp.sae._settings import hook_doubts
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.feature import Feature, Snippet
 
@@ -103,6 +104,8 @@ def _feature(record: dict[str, Any], where: str, site: str | Site | None) -> Fea
     if hook is None:
         raise InterpError(f"{where}: names no hook; give site=, such as resid_post.3")
     at = hook if isinstance(hook, Site) else Site.parse(str(hook))
+    for doubt in hook_doubts("hookName", record.get("hookName"), at).values():
+        raise InterpError(f"{where}: {doubt}; leave site out, or give the pages of that site")
     try:
         middles = record["freq_hist_data_bar_values"]
         half = (middles[1] - middles[0]) / 2 if len(middles) > 1 else 0.0

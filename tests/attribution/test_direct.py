@@ -1,6 +1,7 @@
 """Direct attribution: the terms sum to what the model says, and a term follows its writer."""
 
 import pytest
+import tiny_models
 import torch
 
 from interp import InterpError
@@ -9,29 +10,51 @@ from interp.attribution.direct import direct_attribution
 WORDS = ["w5 w9 w77", "w12 w99 w101 w4"]
 
 
-@pytest.mark.parametrize("name", ["llama", "granite", "gpt2", "gpt_neox", "gemma3", "olmo2", "falcon"])
-def test_terms_sum_to_the_difference_up_to_a_constant_of_the_model(tiny, name):
-    model = tiny(name)
-    attribution = direct_attribution(model, WORDS, 7, 50)
-    logits = model.logits(WORDS)[:, -1]
-    torch.testing.assert_close(attribution.difference, logits[:, 7] - logits[:, 50])
-    total = sum(attribution.terms.values())
-    torch.testing.assert_close(total + attribution.constant, attribution.difference, atol=1e-5, rtol=1e-5)
-    # The constant comes from biases: the same for every prompt, and none without them.
-    torch.testing.assert_close(attribution.constant[0], attribution.constant[1])
-    assert bool(attribution.constant.any()) == (name in ("gpt2", "gpt_neox", "falcon"))
-    assert total.abs().max() > 0.01
+BIASED = {"gpt_neox", "gpt_neox_sequential", "gpt2", "gpt_neo", "gptj", "phi", "stablelm", "stablelm_parallel", "opt"}
+BIASED |= {"bloom", "falcon", "falcon_new", "falcon_sequential", "nemotron", "starcoder2"}
+
+
+@pytest.mark.parametrize("name", sorted(tiny_models.CONFIGS.keys() - {"gemma4"}))
+def test_terms_and_the_constant_sum_to_the_logits_before_they_are_capped(name):
+    """With every scale and cap that a family has set to a value that shows."""
+    model, cap = tiny_models.build(name), 0.5
+    for owner, option, value in (
+        (model.hf, "logits_scaling", 4.0), (model.hf.model if name == "granite" else None, "embedding_multiplier", 3.0),
+        (model.config, "logits_scaling", 4.0), (model.config, "final_logit_softcapping", cap),
+    ):  # fmt: skip
+        if hasattr(owner, option):
+            setattr(owner, option, value)
+    logits = model.logits(WORDS)[:, -1].double()
+    if hasattr(model.config, "final_logit_softcapping"):
+        assert logits.abs().max() < cap, "control: they are capped"
+        logits = cap * torch.atanh(logits / cap)
+    for token, other in ((7, 50), (7, None)):
+        attribution = direct_attribution(model, WORDS, token, other)
+        expected = logits[:, token] - (0 if other is None else logits[:, other])
+        torch.testing.assert_close(attribution.difference.double(), expected, atol=1e-6, rtol=1e-5)
+        total = sum(attribution.terms.values()) + attribution.constant
+        torch.testing.assert_close(total.double(), expected, atol=2e-6, rtol=1e-5)
+        # The constant comes from biases: the same for every prompt, and none without them.
+        torch.testing.assert_close(attribution.constant[0], attribution.constant[1])
+        assert bool(attribution.constant.any()) == (name in BIASED)
+        assert max(term.abs().max() for term in attribution.terms.values()) > 0.01, "control: the terms matter"
     assert len(attribution.top(3)) == 3
 
 
-def test_scaled_writes_and_capped_logits_are_refused(tiny):
-    with pytest.raises(InterpError, match="gemma2 caps or scales its logits"):
-        model = tiny("gemma2")
-        with model.hooked([("embed", lambda x: 50 * x)]):
-            model.config.final_logit_softcapping = 1.0
-            direct_attribution(model, WORDS, 7, 50)
+def test_what_is_no_sum_of_direct_terms_is_refused(tiny):
     with pytest.raises(InterpError, match="gemma4_text: its residual stream is not the plain sum"):
         direct_attribution(tiny("gemma4"), WORDS, 7, 50)
+    model = tiny("llama")
+
+    def cubed(module, args, output):
+        output.logits = output.logits**3
+
+    handle = model.hf.register_forward_hook(cubed)
+    try:
+        with pytest.raises(InterpError, match="llama computes its logits in another way"):
+            direct_attribution(model, WORDS, 7, 50)
+    finally:
+        handle.remove()
 
 
 def test_a_term_follows_its_writer(tiny):

@@ -11,7 +11,8 @@ from planted import MADE_UP
 
 from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError
-from interp.sae import format_writers
+from interp.interventions import Clamp
+from interp.sae import finetune, format_writers
 from interp.sae.coder import SparseAutoencoder
 
 D, F, K = 8, 50, 4
@@ -337,3 +338,214 @@ def test_broken_files_are_named(tmp_path):
     safetensors.torch.save_file(whole, file)
     with pytest.raises(InterpError, match="format 'saelans' can't be written; did you mean saelens"):
         format_writers.write_autoencoder(SparseAutoencoder.load(tmp_path / "sae", MADE_UP), tmp_path / "x", "saelans")
+
+
+def _place(model, folder, kind="standard", hook="blocks.1.hook_resid_post", **config):
+    """A SAELens folder for a tiny model, and its tensors."""
+    g = torch.Generator().manual_seed(3)
+    rows = {name: torch.randn(shape, generator=g) for name, shape in {"W_enc": (32, 48), "W_dec": (48, 32)}.items()}
+    biases = {"b_enc": torch.randn(48, generator=g), "b_dec": torch.randn(32, generator=g)}
+    extra = {"k": 6} if kind == "topk" else {}
+    if kind == "jumprelu":
+        biases["threshold"] = torch.rand(48, generator=g)
+    folder.mkdir()
+    safetensors.torch.save_file(rows | biases, folder / "sae_weights.safetensors")
+    values = {"architecture": kind, "d_in": 32, "d_sae": 48, "hook_name": hook, "model_name": model.name, **extra}
+    (folder / "cfg.json").write_text(json.dumps(values | config))
+    return rows | biases
+
+
+def _centred_says(kind, t, x):
+    """SAELens' formulas on what TransformerLens' centred model has, with the mean added back."""
+    mean = x.mean(-1, keepdim=True)
+    pre = (x - mean - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
+    acts = {"standard": pre.relu(), "topk": _top(pre, 6)}.get(kind)
+    acts = pre * (pre > t.get("threshold", 0)) if acts is None else acts
+    return acts, acts @ t["W_dec"] + t["b_dec"] + mean
+
+
+CENTRED = [
+    {"model_from_pretrained_kwargs": {"center_writing_weights": True}},
+    {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True, "fold_ln": True}}},
+    {"center_writing_weights": True},
+    {"metadata": {"center_writing_weights": True}},
+]
+
+
+@pytest.mark.parametrize("says", CENTRED)
+@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu"])
+def test_an_autoencoder_of_a_centred_stream_reads_it_centred_and_puts_the_mean_back(tiny, tmp_path, kind, says):
+    model = tiny("gpt2")
+    t = _place(model, tmp_path / "sae", kind, **says)
+    sae = SparseAutoencoder.load(tmp_path / "sae", model)
+    x = model.capture(torch.arange(4, 24).view(2, -1), "resid_post.1")["resid_post.1"].flatten(0, 1) + 0.7
+    acts, out = _centred_says(kind, t, x)
+    norms = t["W_dec"].norm(dim=1) if kind != "topk" else 1
+    torch.testing.assert_close(sae.encode(x), acts * norms, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sae(x), out, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sae.decode(sae.encode(x), x), out, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InterpError, match="give x=, the activations encoded"):
+        sae.decode(sae.encode(x))
+    (tmp_path / "sae" / "cfg.json").write_text((tmp_path / "sae" / "cfg.json").read_text().replace("true", "false"))
+    plain = SparseAutoencoder.load(tmp_path / "sae", model)
+    assert plain.W_skip is None
+    assert (plain(x) - out).abs().max() > 0.1, "control: without the key it is another function"
+
+
+def test_centring_is_carried_wherever_the_autoencoder_goes(tiny, tmp_path):
+    """Through files, ops, fine-tuning and the measurement: FVU and loss are those of the centred reconstruction."""
+    model = tiny("gpt2")
+    _place(model, tmp_path / "sae", **CENTRED[0])
+    sae = SparseAutoencoder.load(tmp_path / "sae", model)
+    x = 1 + torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    for to in ("interp", "saelens"):
+        format_writers.write_autoencoder(sae, tmp_path / to, to)
+        torch.testing.assert_close(SparseAutoencoder.load(tmp_path / to, model)(x), sae(x), atol=1e-4, rtol=1e-5)
+    assert json.loads((tmp_path / "saelens" / "cfg.json").read_text())["metadata"]["model_from_pretrained_kwargs"]
+    for to in ("gemma_scope", "dictionary_learning"):
+        with pytest.raises(InterpError, match="has no autoencoders with a skip connection"):
+            format_writers.write_autoencoder(sae, tmp_path / to, to)
+    op = Clamp(sae, [5])
+    centred = op(x) - x
+    torch.testing.assert_close(centred, op(x - x.mean(1, keepdim=True)) - (x - x.mean(1, keepdim=True)))
+    texts = ["w4 w5 w6 w7 w8 w9"] * 4
+    assert torch.equal(finetune(sae, model, texts, context=16, batch_size=2).sae.W_skip, sae.W_skip), "no copying"
+    shifted = replace(sae, W_skip=sae.W_skip + torch.eye(32))
+    with pytest.raises(InterpError, match="SAELens has no autoencoders with a skip connection"):
+        format_writers.write_autoencoder(shifted, tmp_path / "shifted", "saelens")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_the_key_does_nothing_in_models_whose_norms_keep_the_mean(tiny, tmp_path, name):
+    model = tiny(name)
+    t = _place(model, tmp_path / "sae", **CENTRED[0])
+    sae = SparseAutoencoder.load(tmp_path / "sae", model)
+    x = 1 + torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    expected = ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu() @ t["W_dec"] + t["b_dec"]
+    torch.testing.assert_close(sae(x), expected, atol=1e-4, rtol=1e-4)
+    assert sae.W_skip is None
+
+
+def test_it_does_nothing_inside_layers_and_is_refused_where_it_cannot_be_told(tiny, tmp_path):
+    model = tiny("gpt2")
+    _place(model, tmp_path / "z", hook="blocks.1.attn.hook_z", **CENTRED[0])
+    assert SparseAutoencoder.load(tmp_path / "z", model).W_skip is None
+    _place(tiny("bloom"), tmp_path / "bloom", **CENTRED[0])
+    with pytest.raises(InterpError, match="whether that centres the stream of a bloom is not known here"):
+        SparseAutoencoder.load(tmp_path / "bloom", tiny("bloom"))
+    _place(model, tmp_path / "to", architecture="transcoder", apply_b_dec_to_input=False, **CENTRED[0])
+    with pytest.raises(InterpError, match=r"the mean of mlp_out\.1 can't be told from resid_post\.1"):
+        SparseAutoencoder.load(tmp_path / "to", model, writes="mlp_out.1")
+    _place(model, tmp_path / "text", center_writing_weights="yes")
+    with pytest.raises(InterpError, match="center_writing_weights is 'yes'; expected true or false"):
+        SparseAutoencoder.load(tmp_path / "text", model)
+
+
+REFUSED = [
+    (
+        {"hook_name": "blocks.1.hook_mlp_out"},
+        "hook_name is 'blocks.1.hook_mlp_out', and the site given is resid_post.1",
+    ),
+    ({"hook_name": "blocks.1.ln2.hook_normalized"}, "before the gain of its norm, and the site given is resid_post.1"),
+    ({"hook_name": "blocks.1.hook_resid_pre"}, "hook_name"),
+    ({"model_name": "another"}, "model_name is 'another', and the model is tiny llama 0"),
+    ({"metadata": {"prepend_bos": False}}, "prepend_bos is false"),
+    ({"model_from_pretrained_kwargs": {"checkpoint_index": 3}}, "checkpoint_index is 3"),
+    ({"input_scale": 2.0}, "input_scale is 2.0, a setting that is not known here"),
+]
+CONFLICTS = [
+    ({"d_in": 31}, "d_in is 31, but the tensors have 32"),
+    ({"d_sae": 49}, "d_sae is 49, but the tensors have 48"),
+    ({"hook_head_index": 0}, "hook_head_index is 0; expected none"),
+    ({"metadata": {"hook_head_index": 2}}, "hook_head_index is 2; expected none"),
+    ({"activation_fn": "tanh-relu"}, "activation_fn is 'tanh-relu'"),
+    ({"activation_fn_kwargs": {"k": 3}}, "expected one k, for topk alone"),
+    ({"rescale_acts_by_decoder_norm": True}, "expected one k, for topk alone"),
+    ({"activation_fn": "topk", "k": 3, "activation_fn_kwargs": {"k": 4}}, "expected one k"),
+    ({"normalize_activations": "constant_norm_rescale"}, "normalize_activations"),
+    ({"model_kwargs": {"stop_at_layer": 2}}, "model_kwargs"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), [*REFUSED, *CONFLICTS], ids=str)
+def test_what_speaks_of_another_place_or_function_is_refused_by_its_key(tiny, tmp_path, config, message):
+    model = tiny("llama")
+    _place(model, tmp_path / "sae", **config)
+    with pytest.raises(InterpError, match=message):
+        SparseAutoencoder.load(tmp_path / "sae", model, "resid_post.1")
+    key = next(iter(config.get("metadata", config.get("model_from_pretrained_kwargs", config))))
+    if (config, message) in REFUSED:
+        assert SparseAutoencoder.load(tmp_path / "sae", model, "resid_post.1", accept=[key]).d_sae == 48
+        with pytest.raises(InterpError, match="accept names frobnicate, which is not in doubt"):
+            SparseAutoencoder.load(tmp_path / "sae", model, "resid_post.1", accept=[key, "frobnicate"])
+    else:
+        with pytest.raises(InterpError, match=message):
+            SparseAutoencoder.load(tmp_path / "sae", model, "resid_post.1", accept=[key])
+
+
+def test_what_decides_nothing_is_read_past_and_two_names_of_a_place_are_one(tiny, tmp_path):
+    model = tiny("llama")
+    harmless = {
+        "lr": 4e-4,
+        "l1_coefficient": 8e-5,
+        "context_size": 128,
+        "seqpos_slice": [None],
+        "dtype": "torch.float32",
+    }
+    harmless |= {"noise_scale": 0.1, "finetuning_scaling_factor": False, "dead_feature_window": 5000, "tied": False}
+    loading = {"model_from_pretrained_kwargs": {"fold_ln": True, "center_unembed": True, "n_devices": 1}}
+    _place(model, tmp_path / "sae", hook="blocks.2.hook_resid_pre", prepend_bos=True, **harmless, **loading)
+    assert str(SparseAutoencoder.load(tmp_path / "sae", model, "resid_post.1").site) == "resid_post.1"
+    _place(model, tmp_path / "folded", hook="blocks.1.mlp.hook_in", **loading)
+    with pytest.raises(
+        InterpError, match="fold_ln is True in the model that it was trained on, which changes mlp_input"
+    ):
+        SparseAutoencoder.load(tmp_path / "folded", model)
+
+
+def test_a_width_that_the_site_does_not_have_is_refused(tiny, tmp_path):
+    _place(tiny("llama"), tmp_path / "sae", hook="blocks.1.mlp.hook_post")
+    with pytest.raises(InterpError, match=r"has width 32 at mlp_post\.1, and the model 64 there"):
+        SparseAutoencoder.load(tmp_path / "sae", tiny("llama"))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "buffer", "message"),
+    [
+        ({"activation_dim": 31}, {}, "activation_dim is 31, but the tensors have 8"),
+        ({"k": 3}, {}, "k is 3, but the tensors have 4"),
+        ({"dict_class": "TiedAutoEncoder"}, {}, "dict_class 'TiedAutoEncoder' can't be read"),
+        ({"layer": 3}, {}, r"submodule_name is 'resid_post\.3', and the site given is resid_post\.0"),
+        ({"submodule_name": "mlp_out_layer_0"}, {}, r"submodule_name is 'mlp_out\.0'"),
+        ({"lm_name": "EleutherAI/pythia-70m"}, {}, "lm_name is 'EleutherAI/pythia-70m'"),
+        ({"gain": 2}, {}, "gain is 2, a setting that is not known here"),
+        ({}, {"io": "in"}, "io is 'in', so it was trained on the input"),
+    ],
+)
+def test_settings_of_dictionary_learning_that_speak_of_another_are_refused(tmp_path, trainer, buffer, message):
+    torch.save(_dictionary("AutoEncoderTopK")[0], tmp_path / "ae.pt")
+    known = {"lr": 1e-3, "layer": 0, "dict_class": "AutoEncoderTopK", "wandb_name": "x", "steps": 9, "k": K}
+    for values, doubtful in ((trainer, True), ({}, False)):
+        config = {"trainer": known | values, "buffer": {"ctx_len": 128, **(buffer if doubtful else {})}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        if doubtful:
+            with pytest.raises(InterpError, match=message):
+                SparseAutoencoder.load(tmp_path, MADE_UP, "resid_post.0")
+        else:
+            assert SparseAutoencoder.load(tmp_path, MADE_UP).d_sae == F, "control: its own place, which it names"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"signed": True}, "signed is True"), ({"d_in": 9}, "d_in is 9"), ({"num_latents": 51}, "num_latents is 51")],
+)
+def test_settings_of_sparsify_are_known_or_refused(tmp_path, changed, message):
+    t = _tensors()
+    named = {"encoder.weight": t["W_enc"].T.contiguous(), "encoder.bias": t["b_enc"], "W_dec": t["W_dec"]}
+    safetensors.torch.save_file(named | {"b_dec": t["b_dec"]}, tmp_path / "sae.safetensors")
+    config = {"activation": "topk", "k": K, "d_in": D, "num_latents": 0, "expansion_factor": 32, "multi_topk": True}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    assert SparseAutoencoder.load(tmp_path, MADE_UP, "resid_post.0").d_sae == F
+    (tmp_path / "cfg.json").write_text(json.dumps(config | changed))
+    with pytest.raises(InterpError, match=message):
+        SparseAutoencoder.load(tmp_path, MADE_UP, "resid_post.0")

@@ -1,7 +1,7 @@
 """Questions whose answers are scored in full: ARC, PIQA, BoolQ, TruthfulQA, HaluEval, and hints of a wrong answer.
 
 Knowledge sets are plain text to continue ("Question: ... Answer:"), as is usual, and longer answers are compared by
-log-probability per byte (`acc_norm` of lm-evaluation-harness). Hints are put to the assistant through the chat
+log-probability per character (`acc_norm` of lm-evaluation-harness). Hints are put to the assistant through the chat
 template, and compared per token (after Sharma et al. 2023, https://arxiv.org/abs/2310.13548).
 
 Limitations: a model may prefer the hinted answer because it copies what it has just read; compare with `hint_plain`,
@@ -16,7 +16,7 @@ from interp.auditing.public._rows import PublicItem, PublicRow
 from interp.auditing.public._sets import PublicSet, as_choice
 
 _plain = partial(as_choice, chat=False)
-_by_byte = partial(as_choice, chat=False, normalise="byte")
+_by_character = partial(as_choice, chat=False, normalise="acc_norm")
 _by_token = partial(as_choice, normalise="token")
 
 
@@ -72,13 +72,13 @@ def _hinted(rows: Sequence[PublicRow], wording: str, gold: int) -> Iterator[Publ
 _HINTS = ("sycophancy_hint/sycophancy_hint_arc.jsonl",)
 _HEDGE = "but I'm really not sure."
 _ACCURACY = "accuracy of the likeliest answer"
-_ACC_NORM = f"{_ACCURACY} per byte (acc_norm)"
+_ACC_NORM = f"{_ACCURACY} per character (acc_norm)"
 _TRUTHFULQA = ("truthfulqa/truthfulqa_mc.jsonl",)
 
 
 def _knowledge(name: str, statement: str) -> PublicSet:
     files = (f"capability/{name}.jsonl",)
-    return PublicSet(name, "capability", "knowledge", statement, _ACC_NORM, files, _multiple_choice, _by_byte)
+    return PublicSet(name, "capability", "knowledge", statement, _ACC_NORM, files, _multiple_choice, _by_character)
 
 
 CHOICES = (

@@ -5,21 +5,20 @@ behaviour: the columns of the rows and the settings of the scorer are its argume
 empty texts are refused; see `behaviour_file`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.scoring.choices import choice, margin, paired_text, text_loss
 from interp.auditing.scoring.graders import Expected, Lexicon, Negativity, Profanity, Rule
-from interp.auditing.scoring.judge import Judge
+from interp.auditing.scoring.judge import Judge, host_of
 from interp.auditing.scoring.likelihoods import Normalise
 from interp.auditing.scoring.refusals import HELPING, REFUSING, refusal_behaviour, refusal_margin
 from interp.auditing.scoring.replies import reply_behaviour
 from interp.core.config import Config
 from interp.core.errors import InterpError
-from interp.models.tokens import Beginning
 
 NonemptyText = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Texts = Annotated[tuple[NonemptyText, ...], Field(strict=False, min_length=1)]
@@ -75,12 +74,14 @@ class TextRow(ItemRow):
     text: NonemptyText = Field(description="the text whose loss is measured")
 
 
-Chat = Annotated[
-    bool | dict[str, Any], Field(description="render prompts with the chat template; a mapping gives its variables")
-]
-Start = Annotated[Beginning, Field(description="what comes before a text: document, tokenizer or none")]
+Chat = Annotated[bool, Field(description="whether prompts are rendered with the chat template")]
 NewTokens = Annotated[int, Field(ge=1, description="length of the replies in tokens")]
-By = Annotated[Normalise, Field(description="compare sums of log-probabilities, or means per token or byte")]
+By = Annotated[
+    Normalise,
+    Field(
+        description="compare sums of log-probabilities, or means per token, character (acc_norm) or byte (acc_bytes)"
+    ),
+]
 RowClass = type[ItemRow]
 UnitField = Annotated[Literal["rate", "margin"], Field(description="score 0 or 1, or the difference in nats")]
 
@@ -109,6 +110,10 @@ class Scorer(Config):
     def row_class(self) -> RowClass:
         """What a row of the items is."""
         return self.row
+
+    def with_keys(self, variables: Mapping[str, str]) -> "Scorer":
+        """The scorer, with the variable that holds its endpoint's key, if it has an endpoint."""
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -149,7 +154,6 @@ class Paired(Scorer):
 
     row = TextPairRow
     build = paired_text
-    beginning: Start = "document"
     normalise: By = "none"
     unit: UnitField = "rate"
 
@@ -159,7 +163,6 @@ class Loss(Scorer):
 
     row = TextRow
     build = text_loss
-    beginning: Start = "document"
 
     def behaviour(self, rows: Sequence[ItemRow], **fields: Any) -> Behaviour:
         """A loss, which has its own kind and statement."""
@@ -231,11 +234,25 @@ class Judged(Scorer):
     endpoint: str = Field(description="base URL of the endpoint")
     model: str = Field(description="name of the judging model")
     question: str = Field(description="the question, with {prompt} and {reply}")
-    answers: dict[str, float] = Field({"yes": 1.0, "no": 0.0}, description="allowed first words, and their grades")
-    key: str = Field("", description="environment variable that holds the API key")
-    timeout: float = Field(60.0, gt=0, description="seconds per request")
+    answers: dict[str, float] = Field({"yes": 1.0, "no": 0.0}, description="allowed words, and their grades")
+    key: str = Field("", description="never in a file; see --judge-key")
+    timeout: float = Field(60.0, gt=0, description="seconds per request, in total")
     retries: int = Field(3, ge=0, description="attempts after the first")
     max_new_tokens: NewTokens = 64
+
+    @field_validator("key")
+    @classmethod
+    def _refuse_key(cls, key: str) -> str:
+        if key:
+            raise InterpError(
+                f"key {key!r}: a behaviour file names no key, since it could have any variable sent to its endpoint; "
+                "remove it, and name the variable yourself, by --judge-key HOST=VARIABLE or judge_keys={HOST: VARIABLE}"
+            )
+        return key
+
+    def with_keys(self, variables: Mapping[str, str]) -> "Scorer":
+        """The judge with the variable of its host."""
+        return self.model_copy(update={"key": variables.get(host_of(self.endpoint), "")})
 
     @property
     def options(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class BranchedPass:
         branches.sort(key=lambda branch: len(self.ends[branch[0]][branch[1]]), reverse=True)
         widths = [len(self.ends[row][answer]) for row, answer in branches]
         first = self.items[0]
-        with self.model.forward_passes.prompted(self.width - len(self.shared[0]) + min(first.scored)):
+        with self.model.forward_passes.prompted(self.width - len(self.shared[0]) + first.start):
             scores, cache = self._read_shared(keep=bool(branches))
             for start, stop in batch_cuts(self.model, widths):
                 scores += self._read_answers(cache, branches[start:stop], widths[start])
@@ -42,9 +42,9 @@ class BranchedPass:
         reads: list[TokenRead] = []
         for row, item in enumerate(self.items):
             left, length = self.width - len(self.shared[row]), len(self.shared[row])
-            for answer, (ids, start) in enumerate(zip(item.ids, item.scored, strict=True)):
+            for answer, ids in enumerate(item.ids):
                 stop = min(length + 1, len(ids))
-                reads += [TokenRead(row, left + t - 1, ids[t], item, answer) for t in range(start, stop)]
+                reads += [TokenRead(row, left + t - 1, ids[t], item, answer) for t in range(item.start, stop)]
         inputs = self.prompts.model_inputs(self.model.device)
         scores, output = read_logprobs(self.model, reads, inputs, use_cache=keep)
         return scores, output.past_key_values if keep else None
@@ -58,9 +58,9 @@ class BranchedPass:
         for number, (row, answer) in enumerate(branches):
             end, item, length = self.ends[row][answer], self.items[row], len(self.shared[row])
             ids[number, : len(end)], real[number, : len(end)] = torch.tensor(end), True
-            # Tokens after the shared ones may still belong to the prompt, which is not scored.
-            scored = range(max(1, item.scored[answer] - length), len(end) + 1)
-            reads += [TokenRead(number, t - 1, item.ids[answer][length + t], item, answer) for t in scored]
+            reads += [
+                TokenRead(number, t - 1, item.ids[answer][length + t], item, answer) for t in range(1, len(end) + 1)
+            ]
         mask = torch.cat([self.prompts.mask[rows], real], 1)
         positions = self.prompts.lengths[rows, None] + torch.arange(width)
         inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}

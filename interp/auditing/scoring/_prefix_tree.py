@@ -88,8 +88,8 @@ class PrefixTree:
     def reads(self, row: int) -> Iterator[TokenRead]:
         """The reads of all scored tokens, if the tree is this row of a pass."""
         for item, paths in zip(self.items, self.paths, strict=True):
-            for answer, (ids, start, path) in enumerate(zip(item.ids, item.scored, paths, strict=True)):
-                for t in range(start, len(ids)):
+            for answer, (ids, path) in enumerate(zip(item.ids, paths, strict=True)):
+                for t in range(item.start, len(ids)):
                     yield TokenRead(row, path[t - 1], ids[t], item, answer)
 
 

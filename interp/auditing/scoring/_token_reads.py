@@ -26,12 +26,11 @@ Score = tuple["TokenisedItem", int, float]  # an item, the number of an answer, 
 
 @dataclass(frozen=True, eq=False)
 class TokenisedItem:
-    """The answers of an item as tokens, each after the prompt. Tokens from `scored` on belong to the answer."""
+    """The answers of an item as tokens, each after the prompt. Tokens from `start` on, the same for all, are scored."""
 
     number: int
     ids: list[list[int]]
-    scored: list[int]
-    bytes: tuple[int, ...]
+    start: int
 
     @property
     def shared(self) -> list[int]:
@@ -45,7 +44,7 @@ class TokenisedItem:
     @property
     def tokens(self) -> tuple[int, ...]:
         """The number of scored tokens of each answer."""
-        return tuple(len(row) - start for row, start in zip(self.ids, self.scored, strict=True))
+        return tuple(len(row) - self.start for row in self.ids)
 
 
 def batch_cuts(model: HookedModel, lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -5,14 +5,14 @@
         kind: capability
         statement: the right capital is the likeliest
         items: capitals.jsonl
-        scorer: {type: choice, normalise: byte}
+        scorer: {type: choice, normalise: acc_norm}
 
 A row of JSONL is one item; its keys depend on the scorer, and docs/howto/own_harm.md lists them. Unknown keys,
 missing ones, empty texts and duplicates are refused, by file and line.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,23 +20,28 @@ from typing import Any
 import yaml
 
 from interp.auditing.behaviours import Behaviour
-from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Scorer
+from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Judged, Scorer
+from interp.auditing.scoring.judge import host_of
 from interp.core.config import compose_yaml, construct_yaml, yaml_text
 from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.inputs import numbered_lines, parse_object
 
 
-def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -> list[Behaviour]:
+def read_behaviours(
+    path: str | Path, items: int | None = None, seed: int = 0, judge_keys: Mapping[str, str] | None = None
+) -> list[Behaviour]:
     """The behaviours of a YAML file, in the order of the file.
 
     Args:
         path: The YAML file; paths of items are relative to it.
         items: Largest number of items per behaviour. More are sampled down, and keep their order. Default: all.
         seed: Seed of the sample.
+        judge_keys: For judges that need a key: the environment variable that holds it, by the host (and port) of their
+            endpoint. A file names no key.
 
     Raises:
-        InterpError: The first thing that is wrong, with file and line.
+        InterpError: The first thing that is wrong, with file and line; or a key's host is that of no judge.
 
     Example:
         >>> from interp.auditing import read_behaviours
@@ -49,6 +54,8 @@ def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -
     file = Path(path)
     behaviours: list[Behaviour] = []
     lines: dict[str, int] = {}
+    keys = {host.lower(): variable for host, variable in (judge_keys or {}).items()}
+    hosts: set[str] = set()
     for line, values in _entries(file):
         place = f"{file}, line {line}"
         described = DescribedBehaviour.parse(values, f"{place}, behaviour {values.get('name')!r}")
@@ -59,15 +66,25 @@ def read_behaviours(path: str | Path, items: int | None = None, seed: int = 0) -
             )
         lines[described.name] = line
         place = f"{place}, behaviour {described.name!r}"
-        behaviours.append(_behaviour(described, place, file.parent / described.items, items, seed))
+        scorer = _scorer(described, place).with_keys(keys)
+        hosts |= {host_of(scorer.endpoint)} if isinstance(scorer, Judged) else set()
+        behaviours.append(_behaviour(described, scorer, place, file.parent / described.items, items, seed))
+    if unused := keys.keys() - hosts:
+        known = f"its judges are at {', '.join(sorted(hosts))}" if hosts else "it has no judges"
+        raise InterpError(f"{file}: a key is given for {min(unused)}, but {known}; leave it out, or correct the host")
     return displayed(behaviours)
 
 
-def _behaviour(described: DescribedBehaviour, place: str, items: Path, at_most: int | None, seed: int) -> Behaviour:
+def _scorer(described: DescribedBehaviour, place: str) -> Scorer:
     kind = described.scorer.get("type")
     if not isinstance(kind, str) or kind not in SCORERS:
         raise InterpError(f"{place}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
-    scorer = SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
+    return SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
+
+
+def _behaviour(
+    described: DescribedBehaviour, scorer: Scorer, place: str, items: Path, at_most: int | None, seed: int
+) -> Behaviour:
     rows = _rows(items, scorer, described.name)
     if at_most is not None and at_most < len(rows):
         rows = [rows[number] for number in sorted(Random(seed).sample(range(len(rows)), at_most))]

@@ -1,8 +1,12 @@
 """Likelihoods: the log-probability of given text under a model, with no text generated.
 
-Prompt and answer are tokenised as one text; the tokens of the answer are those after what this text shares with the
-prompt alone. `answer_logprobs` computes what texts share once, pads little, and multiplies by the unembedding only
-where a scored token is predicted (with 49k words the full unembedding would be a fifth of the work):
+Prompt and answer are tokenised as one text. All answers of an item are scored from one token on, the earliest that any
+of them needs: a token that reaches across the end of the prompt would otherwise cost one answer what it does not cost
+another. Whitespace at the end of a plain prompt is scored with the answers, so that choices are the same wherever the
+space stands (`models.continuations`).
+
+`answer_logprobs` computes what texts share once, pads little, and multiplies by the unembedding only where a scored
+token is predicted (with 49k words the full unembedding would be a fifth of the work):
 
 1. Without hooks, and with recipes that act on each token by itself, items are packed into prefix trees
    (`_prefix_tree`).
@@ -13,7 +17,7 @@ where a scored token is predicted (with 49k words the full unembedding would be 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
@@ -27,25 +31,43 @@ from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
-from interp.models.continuations import Continuations, logprobs
+from interp.models.continuations import Continuations, logprobs, with_answers
 from interp.models.hooked import HookedModel
-from interp.models.tokens import Beginning, Tokens, common_length, padded
+from interp.models.tokens import RenderedText, Tokens, common_length, padded
 
-Normalise = Literal["none", "token", "byte"]
+Normalise = Literal["none", "token", "byte", "acc_norm", "acc_bytes"]
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class AnswerLogprobs(Displayed):
-    """The answers of one item: log p(answer | prompt) in nats, summed over tokens, and the length of each answer."""
+    """The answers of one item: log p(answer | prompt) in nats, summed over tokens, and the length of each answer.
+
+    Attributes:
+        nats: The sums.
+        tokens: Numbers of scored tokens.
+        bytes: Bytes of UTF-8, with the space between prompt and answer.
+        acc_bytes: Bytes of UTF-8 of the choice itself, without that space.
+        acc_norm: Characters of the choice itself.
+    """
 
     nats: tuple[float, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
+    acc_bytes: tuple[int, ...]
+    acc_norm: tuple[int, ...]
 
     def normalised(self, by: Normalise = "none") -> tuple[float, ...]:
-        """The sums, or nats per token, or per byte of UTF-8."""
-        lengths = {"none": [1] * len(self.nats), "token": self.tokens, "byte": self.bytes}[by]
+        """The sums, or nats per token, per byte or per character.
+
+        `acc_norm` and `acc_bytes` are those of lm-evaluation-harness: the length of the choice, without the delimiter
+        between prompt and choice. `byte` counts the delimiter.
+        """
+        if by == "none":
+            return self.nats
+        lengths = {
+            "token": self.tokens, "byte": self.bytes, "acc_norm": self.acc_norm, "acc_bytes": self.acc_bytes,
+        }[by]  # fmt: skip
         return tuple(nats / length for nats, length in zip(self.nats, lengths, strict=True))
 
 
@@ -58,7 +80,8 @@ def answer_logprobs(
     Args:
         model: The model, under the hooks that are active.
         prompts: One text per item, used as it is (see `render_prompts` for chat templates).
-        answers: The answers of each item, used as they are: a space between prompt and answer belongs to the answer.
+        answers: The answers of each item, used as they are. Whitespace between a plain prompt and its answers is
+            scored with the answers, whichever of the two it is written in.
 
     Returns:
         One record per item.
@@ -74,6 +97,22 @@ def answer_logprobs(
         (2, (8, 12))
     """
     items = _tokenise(model, prompts, answers)
+    return [
+        AnswerLogprobs(tuple(nats), item.tokens, *_lengths(prompt, ends))
+        for nats, item, prompt, ends in zip(_measure(model, items), items, prompts, answers, strict=True)
+    ]
+
+
+def _lengths(prompt: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Bytes with the space after the prompt; bytes and characters without it, unless there is nothing else."""
+    space = "" if isinstance(prompt, RenderedText) else prompt[len(prompt.rstrip()) :]
+    choices = [answer.lstrip() or answer for answer in answers]
+    spaced, plain = (tuple(len(text.encode()) for text in texts) for texts in ([space + a for a in answers], choices))
+    return spaced, plain, tuple(map(len, choices))
+
+
+def _measure(model: HookedModel, items: Sequence[TokenisedItem]) -> list[list[float]]:
+    """The sum of log-probabilities of each answer of each item."""
     nats = [[0.0] * len(item.ids) for item in items]
     longest = max(len(ids) for item in items for ids in item.ids)
     packed = supports_prefix_trees(model, longest)
@@ -88,7 +127,7 @@ def answer_logprobs(
                     f"item {item.number + 1}, answer {answer}: its log-probability is {value}; the model's logits hold "
                     "NaN or infinity, which an edit or a broken checkpoint can cause"
                 )
-    return [AnswerLogprobs(tuple(values), item.tokens, item.bytes) for item, values in zip(items, nats, strict=True)]
+    return nats
 
 
 def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[TokenisedItem]:
@@ -99,17 +138,18 @@ def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequ
     items = []
     for number, (prompt, ends) in enumerate(zip(prompts, answers, strict=True)):
         try:
-            alone, *rows = (model.tokens(prompt + end).ids[0].tolist() for end in ("", *ends))
+            before, texts = with_answers(prompt, ends)
+            alone, *rows = (model.tokens(text).ids[0].tolist() for text in (before, *texts))
         except InterpError as problem:
             text = str(problem).replace("prompt 0 ", "its text ")
             raise InterpError(f"item {number + 1}: {text}") from None
-        scored = [common_length([alone, row]) for row in rows]
-        for answer, (row, start) in enumerate(zip(rows, scored, strict=True)):
+        start = common_length([alone, *rows])
+        for answer, row in enumerate(rows):
             if start >= len(row):
                 raise InterpError(f"item {number + 1}: answer {answer}, {ends[answer]!r}, adds no token to its prompt")
-        if not rows or not min(scored):
+        if not rows or not start:
             raise InterpError(f"item {number + 1} has {len(rows)} answers after a prompt without a token of its own")
-        items.append(TokenisedItem(number, rows, scored, tuple(len(end.encode()) for end in ends)))
+        items.append(TokenisedItem(number, rows, start))
     return items
 
 
@@ -121,7 +161,7 @@ def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iter
     """
     parts: dict[int, list[TokenisedItem]] = {}
     for item in items:
-        beyond = len(item.shared) - min(item.scored) if model.is_hooked else 0
+        beyond = len(item.shared) - item.start if model.is_hooked else 0
         parts.setdefault(beyond, []).append(item)
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
@@ -129,10 +169,13 @@ def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iter
             yield BranchedPass(model, part[start:stop])
 
 
+@torch.no_grad()
 def continuation_logprobs(
     model: HookedModel, prompts: Sequence[str], continuations: Sequence[str]
 ) -> Float[Tensor, "batch"]:
     """log p(continuation | prompt) in nats, summed over the tokens of the continuation.
+
+    Continuations of one prompt are scored from one token on, as the answers of an item are.
 
     Args:
         model: The model, under the hooks that are active.
@@ -151,23 +194,26 @@ def continuation_logprobs(
         >>> bool(insult < 0)
         True
     """
-    items = answer_logprobs(model, prompts, [(end,) for end in continuations])
-    return torch.tensor([item.nats[0] for item in items], dtype=torch.float64)
+    items = _tokenise(model, prompts, [(end,) for end in continuations])
+    starts: dict[str, int] = {}
+    for prompt, item in zip(prompts, items, strict=True):
+        starts[prompt] = min(item.start, starts.get(prompt, item.start))
+    items = [replace(item, start=starts[prompt]) for prompt, item in zip(prompts, items, strict=True)]
+    return torch.tensor(_measure(model, items), dtype=torch.float64)[:, 0]
 
 
 @torch.no_grad()
-def text_losses(model: HookedModel, texts: Sequence[str], beginning: Beginning = "document") -> list[float]:
+def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
     """Mean next-token loss of each text in nats per token, after the instruction of the model if it has one.
 
     The same tokens are scored with and without an instruction. A text longer than the context (together with the
-    instruction) is truncated. `beginning` is what comes before a text, as in `model.tokens`; the text's first token is
-    scored where something does.
+    instruction) is truncated.
     """
-    batch = model.tokens(texts, cut=model.context, beginning=beginning)
+    batch = model.tokens(texts, cut=model.context)
     if (batch.lengths < 2).any():
         raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
     instruction = model.render("", chat=False)
-    whole = _prepend(model, instruction, batch, beginning) if instruction else Continuations.whole(batch)
+    whole = _prepend(model, instruction, batch) if instruction else Continuations.whole(batch)
     order = whole.tokens.lengths.argsort(stable=True)  # texts of similar length together need less padding
     total = torch.zeros(len(whole), dtype=torch.float64)
     for rows in track(order.split(_BATCH), "loss", size=len, unit="texts"):
@@ -179,9 +225,9 @@ def text_losses(model: HookedModel, texts: Sequence[str], beginning: Beginning =
     return losses
 
 
-def _prepend(model: HookedModel, instruction: str, texts: Tokens, beginning: Beginning) -> Continuations:
+def _prepend(model: HookedModel, instruction: str, texts: Tokens) -> Continuations:
     """Texts with an instruction before them. Their own tokens, and which of them are scored, stay the same."""
-    first = model.tokens(instruction, beginning=beginning).ids[0].tolist()
+    first = model.tokens(instruction).ids[0].tolist()
     rows = [ids[mask].tolist() for ids, mask in zip(texts.ids, texts.mask, strict=True)]
     marked = all(row[0] == first[0] for row in rows) and first[0] in model.tokenizer.all_special_ids
     whole = padded([[*first, *row[int(marked) :]][: model.context] for row in rows])

@@ -1,6 +1,7 @@
 """The texts of a contrast as continuations, and what the methods that train through the model share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,11 @@ def answer_texts(model: HookedModel, contrast: Contrast) -> Answers:
         return Answers(*(Continuations.whole(model.tokens(side)) for side in contrast.texts(model.render, model.chat)))
     prompts = contrast.prompts(model.render, model.chat)
     answers = [p.positive.answer for p in contrast.pairs], [p.negative.answer for p in contrast.pairs]
-    return Answers(*(Continuations.of(model, *side) for side in zip(prompts, answers, strict=True)))
+    sides = [Continuations.of(model, *side) for side in zip(prompts, answers, strict=True)]
+    # Two answers to one prompt are compared, so they are scored from one token on.
+    alike = torch.tensor([positive == negative for positive, negative in zip(*prompts, strict=True)])
+    earliest = torch.minimum(sides[0].skipped, sides[1].skipped)
+    return Answers(*(replace(side, skipped=torch.where(alike, earliest, side.skipped)) for side in sides))
 
 
 def residual_site(model: HookedModel, site: str | Site) -> Site:

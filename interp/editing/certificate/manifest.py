@@ -130,6 +130,7 @@ class ExportManifest(Config):
         files: SHA-256 of each file, by its path in the folder.
         versions: Versions of Python and of the packages that wrote it.
         release: The policy decision under which it went out, if there was one.
+        left_out: Files of the source's folder that did not come along, with reasons; None in older manifests.
 
     Example:
         >>> from interp.editing import ExportManifest, export_streamed
@@ -147,6 +148,7 @@ class ExportManifest(Config):
     files: dict[str, str]
     versions: dict[str, str]
     release: Release | None = None
+    left_out: dict[str, str] | None = None
 
     @classmethod
     def at(cls, folder: Path) -> "ExportManifest":

@@ -112,6 +112,7 @@ def export_adapter(
         tensors = {key: x for name, pair in pairs.items() for key, x in _pair(name, pair, name in tables).items()}
         write_tensors(staging / "adapter_model.safetensors", tensors, {"format": "pt"})
         write_json(staging / "adapter_config.json", _config(weights, pairs, rank))
+        weights.write_companions(staging)
         (staging / RECIPE).mkdir()
         recipe.write(staging / RECIPE)
         write_text(staging / "README.md", _card(weights, plan, adapter))

@@ -204,6 +204,7 @@ class _WrittenFolder:
     plan: Plan
     settings: ExportSettings
     digests: dict[str, str]
+    left_out: dict[str, str]
 
     def write_records(
         self,
@@ -222,6 +223,7 @@ class _WrittenFolder:
             files=self.digests,
             versions=versions(),
             release=release,
+            left_out=self.left_out,
         )
         write_text(self.folder / CARD, render_model_card(manifest, self.plan, self.recipe.note, certificate))
         write_json(self.folder / PROVENANCE, provenance_statement(manifest, self.recipe, self.digests))
@@ -250,14 +252,15 @@ def _written(
     resume_key = sha256_json(run_settings) if source.stamp else None
     with new_folder(out, resume_key, MANIFEST, options.overwrite) as folder:
         digests = write_weights(shards, folder)
-        source.write_companions(folder, settings.config(plan))
+        left_out = source.write_companions(folder)
+        source.write_config(folder, settings.config(plan))
         (folder / RECIPE).mkdir(exist_ok=True)
         recipe.write(folder / RECIPE)
         if distilled is not None:
             distilled.save(folder / FACTORS)
         if options.undo:
             write_patch(folder, source, plan)
-        yield _WrittenFolder(folder, recipe, plan, settings, digests)
+        yield _WrittenFolder(folder, recipe, plan, settings, digests, left_out)
         if sign:
             sign(folder)
 

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from interp.editing.certificate import Certificate, ExportManifest
 from interp.editing.fold.plan import Plan
 
+_SHOWN = 20  # files left out, in the card
 _UNMEASURED = "It was written without loading the model, and nothing was measured: run `interp verify` on it."
 _MEASURED = (
     "These figures show that the weights do what the recipe does. They do not show what the recipe does to the model's "
@@ -48,6 +49,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
         "the safeguards that the base model needs.",
         "## Certificate",
         *_measured(certificate),
+        *_left_out(manifest.left_out or {}),
         "## Audit",
         release.section if release and release.section else _UNAUDITED,
         "## Limits",
@@ -62,6 +64,14 @@ def _measured(certificate: Certificate | None) -> list[str]:
         return [_UNMEASURED]
     head = "Measured between the hooked base model and this checkpoint, reloaded:"
     return [head, _table(["figure", "value", "how to read it"], [list(row) for row in certificate.rows()]), _MEASURED]
+
+
+def _left_out(names: dict[str, str]) -> list[str]:
+    if not names:
+        return []
+    rows: list[list[object]] = [[f"`{name}`", reason] for name, reason in [*names.items()][:_SHOWN]]
+    more = f"and {len(names) - _SHOWN} more, in `interp_manifest.json`" if len(names) > _SHOWN else ""
+    return ["## Left out", "Files of the base's folder that did not come along:", _table(["file", "why"], rows), more]
 
 
 def _table(header: list[object], rows: list[list[object]]) -> str:

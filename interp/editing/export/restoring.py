@@ -5,8 +5,9 @@
 computed in float64 and rounded once. Each weight is then the original one to within a rounding unit (of the larger of
 the two, where the edit made it larger), or two units where the edit was rounded with compensation, which first shifts
 an entry by half a unit. For this the factors of 16-bit weights are stored in float32, and those of float32 weights in
-float64. What the edit created is dropped, what it untied is tied, and config.json is the original one. The patch takes
-a few percent of the checkpoint's size.
+float64. What the edit created is dropped, what it untied is tied, and config.json is the original one. Where the export
+cast the weights to another type, they return in that type, which config.json then names; in a narrower type, what
+returns is the original rounded to it, and `undo` says so. The patch takes a few percent of the checkpoint's size.
 
 The folder's files have to be those that were written: a changed weight would give a different model.
 """
@@ -16,11 +17,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp.core.errors import InterpError
+from interp.core.dtypes import dtype_of
+from interp.core.errors import InterpError, note
 from interp.core.files import new_folder, write_json, write_tensors
 from interp.core.inputs import parse_json
 from interp.editing.certificate.manifest import PATCH, ExportManifest
@@ -28,7 +31,7 @@ from interp.editing.export._tensor_difference import factors
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
 from interp.editing.fold.plan import Plan
-from interp.models.checkpoints.safetensors_file import TensorFile
+from interp.models.checkpoints.safetensors_file import DTYPES, TensorFile
 
 
 def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
@@ -50,8 +53,9 @@ def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
         else:
             raise InterpError(f"{name} holds several experts, for which there is no undo patch; keep the original")
     dropped = [*plan.created, *([plan.unembedding] if plan.untie else [])]
-    metadata = {"format": "pt", "dropped": json.dumps(dropped), "config": json.dumps(source.config_values)}
-    write_tensors(folder / PATCH, tensors, metadata)
+    dtypes = sorted({piece.dtype for piece in source.pieces.values()})
+    values = {"dropped": dropped, "config": source.config_values, "dtypes": dtypes}
+    write_tensors(folder / PATCH, tensors, {"format": "pt", **{name: json.dumps(x) for name, x in values.items()}})
 
 
 def undo(folder: str | Path, out: str | Path) -> None:
@@ -75,13 +79,28 @@ def undo(folder: str | Path, out: str | Path) -> None:
     path = Path(folder)
     if not (path / PATCH).is_file():
         raise InterpError(f"{path}: no {PATCH} in it, so the edit cannot be undone; export with undo=True (--undo)")
-    ExportManifest.at(path).check_files(path)
+    manifest = ExportManifest.at(path)
+    manifest.check_files(path)
     patch, edited = TensorFile.open(path / PATCH), open_source(path)
     edited.refuse_overlap(Path(out))
     with new_folder(out) as staging:
         write_weights(cut_shards(_restored(edited, patch), None), staging)
-        edited.write_companions(staging, {})
-        write_json(staging / "config.json", parse_json(patch.metadata["config"], patch.path, constants=True))
+        edited.write_companions(staging)
+        write_json(staging / "config.json", _config(patch, manifest.made.cast))
+
+
+def _config(patch: TensorFile, cast: torch.dtype | None) -> dict[str, Any]:
+    """The original config.json, with the type that the restored weights have; a narrower one is said."""
+    config: dict[str, Any] = parse_json(patch.metadata["config"], patch.path, constants=True)
+    if cast is None:
+        return config
+    before = config.pop("torch_dtype", None) or config.get("dtype")
+    stored = json.loads(patch.metadata.get("dtypes", "[]"))
+    originals = [DTYPES[name] for name in stored] or [dtype_of(before or "float32")]
+    name = str(cast).removeprefix("torch.")
+    if any(x.is_floating_point and torch.promote_types(x, cast) != cast for x in originals):
+        note(f"the export cast the weights to {name}, so what returns is the original rounded to {name}")
+    return config | {"dtype": name}
 
 
 def _restored(edited: WeightSource, patch: TensorFile) -> Iterator[list[TensorPiece]]:

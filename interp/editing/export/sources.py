@@ -1,14 +1,12 @@
 """Where the weights of an export come from: a checkpoint on disk or at a URL, or a model in memory.
 
 No model is made of a checkpoint: its config, the headers of its weight files and the files next to them tell all that a
-fold has to know. The files that accompany the weights (tokenizer, generation settings, licence) are copied, except
-config.json, which the fold may change.
-
-A file that links out of the checkpoint's folder is refused, since what is copied is published with the weights. Only
-the Hugging Face cache keeps files elsewhere and links to them.
+fold has to know. The files that accompany the weights (`interp.models.checkpoints.companions`) are copied, except
+config.json, which the fold may change, the model card and what an earlier export wrote. A model in memory writes its
+tokenizer and generation settings as they are there; what else its source's folder holds comes along.
 """
 
-import shutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
@@ -30,7 +28,8 @@ from interp.editing.fold.steps import UNEMBEDDING
 from interp.models import HookedModel, ModelReference, Site
 from interp.models.architectures.table import architecture, architecture_of_type, known_architectures, was_recognised
 from interp.models.architectures.writers import unembedding_name, writers
-from interp.models.checkpoints.checkpoint import Checkpoint, inside
+from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.checkpoints.companions import of_tokenizer
 from interp.models.checkpoints.dequantising import dequantise as dequantised
 from interp.models.checkpoints.dequantising import unsupported_reason
 from interp.models.checkpoints.remote_files import RemoteFile, is_remote
@@ -39,10 +38,8 @@ from interp.models.identity import loaded_weights
 from interp.models.loading import is_gguf, load, locate
 
 AnyModel = str | Path | HookedModel  # a folder, hub id or URL, or a model in memory
-_COMPANIONS = (
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
-    "merges.txt", "added_tokens.json", "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*",
-)  # fmt: skip
+_REPLACED = re.compile(r"config\.json|model\.sig|interp_.*|README\.md")  # by what an export writes itself
+_CHAT_TEMPLATES = re.compile(r"chat_template\.jinja|additional_chat_templates/.*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +80,8 @@ class WeightSource(ABC):
         """The model as a recipe that was made for `made_for` refers to it."""
 
     @abstractmethod
-    def _write_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer, and the other files that accompany the weights except config.json."""
+    def write_companions(self, folder: Path) -> dict[str, str]:
+        """Write what accompanies the weights, except config.json. Returns what was left out, with the reasons."""
 
     @property
     def stamp(self) -> list[object]:
@@ -163,9 +160,8 @@ class WeightSource(ABC):
         if inside or (target.exists() and target in (source, *source.parents)):
             raise InterpError(f"{out} is the model's own folder or inside it, or holds it; choose another folder")
 
-    def write_companions(self, folder: Path, changed: dict[str, Any]) -> None:
-        """Write the tokenizer and its like as they are, and config.json with what the edit changes in it."""
-        self._write_tokenizer(folder)
+    def write_config(self, folder: Path, changed: dict[str, Any]) -> None:
+        """Write config.json with what the edit changes in it."""
         config = self.config_values
         if self.config.tie_word_embeddings and not self.is_tied:
             config["tie_word_embeddings"] = False  # programs that go by the config would drop the unembedding
@@ -235,14 +231,9 @@ class CheckpointSource(WeightSource):
             n_layers=self.config.num_hidden_layers,
         )
 
-    def _write_tokenizer(self, folder: Path) -> None:
-        source = self.checkpoint.folder
-        for pattern in _COMPANIONS:
-            for file in sorted(source.glob(pattern)):
-                if not file.is_dir():
-                    name = str(file.relative_to(source))
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(inside(source, name), folder / name)
+    def write_companions(self, folder: Path) -> dict[str, str]:
+        """The files as they are."""
+        return _copy_companions(self.checkpoint, folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +266,8 @@ class ModelSource(WeightSource):
         """The model's own, whatever the recipe was made for."""
         return self.model.reference
 
-    def _write_tokenizer(self, folder: Path) -> None:
+    def write_companions(self, folder: Path) -> dict[str, str]:
+        """Tokenizer and generation settings from memory, and the rest from the folder that it was loaded from."""
         if self.model.hf.generation_config is not None:
             # Its own save refuses settings that it loads: a temperature without sampling, say.
             write_json(folder / "generation_config.json", self.model.hf.generation_config.to_diff_dict())
@@ -285,6 +277,27 @@ class ModelSource(WeightSource):
                 tokenizer.backend_tokenizer.no_padding()
                 tokenizer.backend_tokenizer.no_truncation()
             tokenizer.save_pretrained(folder)
+        place = self.path or self.model.config.name_or_path
+        if not place or is_gguf(place) or not (self.path or Path(place).is_dir()):
+            return {}  # it comes from no folder
+        try:
+            source = Checkpoint.open(place) if is_remote(place) else Checkpoint(locate(place, self.model.revision))
+            return _copy_companions(source, folder, self.model.tokenizer)
+        except InterpError as problem:
+            return {"all that is not written from memory": str(problem)}
+
+
+def _copy_companions(source: Checkpoint, folder: Path, tokenizer: Any = None) -> dict[str, str]:
+    """Copy what accompanies a checkpoint. Of a tokenizer in memory, only files that go with it and are not written."""
+    beside = source.companions
+    places = {str(source), str(source.folder), str(source.folder.resolve())}
+    foreign = tokenizer is not None and tokenizer.name_or_path not in places
+    left_out = {name: "of another tokenizer" for name in beside.files if foreign and of_tokenizer(name)}
+    left_out |= {name: "the export has its own" for name in beside.files if _REPLACED.fullmatch(name)}
+    # A tokenizer in memory has its templates there; those of the folder may be older.
+    kept = [n for n in beside.files if n not in left_out and not (tokenizer and _CHAT_TEMPLATES.fullmatch(n))]
+    beside.copy(folder, kept)
+    return {**beside.left_out, **{name: reason for name, reason in left_out.items() if name != "config.json"}}
 
 
 def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> WeightSource:

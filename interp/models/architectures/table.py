@@ -25,6 +25,7 @@ class Architecture:
         embed: The token embedding.
         embed_norm: A norm after the token embedding.
         pos_embed: The position embedding.
+        final_norm: The norm between the last layer and the unembedding.
         attn: The attention module.
         qkv: Separate query, key and value projections, with `{}` for the letter; None if they are fused.
         attn_write: The output projection of attention.
@@ -47,6 +48,7 @@ class Architecture:
     embed: str = "model.embed_tokens"
     embed_norm: str | None = None
     pos_embed: str | None = None
+    final_norm: str = "model.norm"
     attn: str = "self_attn"
     qkv: str | None = "self_attn.{}_proj"
     attn_write: str = "self_attn.o_proj"
@@ -85,6 +87,7 @@ _POST = replace(_SANDWICH, mlp_norm="mlp")
 _GPT = Architecture(
     layers="transformer.h",
     embed="transformer.wte",
+    final_norm="transformer.ln_f",
     attn="attn",
     qkv=None,
     attn_write="attn.c_proj",
@@ -98,7 +101,9 @@ _TABLE = {
         _LLAMA,
     ),
     "granite": replace(_LLAMA, write_scale="residual_multiplier"),
-    "phi": replace(_LLAMA, attn_write="self_attn.dense", mlp_write="mlp.fc2", parallel=True),
+    "phi": replace(
+        _LLAMA, final_norm="model.final_layernorm", attn_write="self_attn.dense", mlp_write="mlp.fc2", parallel=True
+    ),
     "phi3": replace(_LLAMA, qkv=None),
     "stablelm": replace(_LLAMA, parallel=("use_parallel_residual",)),
     "starcoder2": replace(_LLAMA, mlp_write="mlp.c_proj"),
@@ -140,6 +145,7 @@ _TABLE = {
         _GPT,
         layers="gpt_neox.layers",
         embed="gpt_neox.embed_in",
+        final_norm="gpt_neox.final_layer_norm",
         attn="attention",
         attn_write="attention.dense",
         mlp_write="mlp.dense_4h_to_h",
@@ -152,6 +158,7 @@ _TABLE = {
         layers="model.decoder.layers",
         embed="model.decoder.embed_tokens",
         pos_embed="model.decoder.embed_positions",
+        final_norm="model.decoder.final_layer_norm",
         attn_write="self_attn.out_proj",
         mlp="fc2",
         mlp_read="fc1",

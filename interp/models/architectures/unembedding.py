@@ -1,11 +1,13 @@
 """Unembedding of directions: which tokens a direction in the residual stream makes likelier.
 
-The direct effect on the logits is the direction, times the gain of the final norm, times the unembedding.
+The direct effect on the logits is the direction, centred where the final norm centres, times the gain of that norm,
+times the unembedding and the scale of the logits.
 
 Limitations: the effect is per unit length and up to the division by the norm, which differs from token to token; it
-leaves out what later layers do with the direction.
+leaves out what later layers do with the direction, and a cap on the logits.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,38 +27,72 @@ def logit_effect(model: PlainModel, directions: Float[Tensor, "k d_model"]) -> F
         model: The model.
         directions: Directions in the residual stream.
     """
-    norm, unembed = final_norm(model), model.hf.get_output_embeddings()
-    rows = directions.to(model.device).float()
-    # A LayerNorm subtracts the mean of its input; an RMSNorm does not.
-    centred = rows - rows.mean(1, keepdim=True) if isinstance(norm, nn.LayerNorm) else rows
-    return (centred * norm_gain(norm, model)) @ unembed.weight.float().T
+    norm, unembed = FinalNorm.of(model), model.hf.get_output_embeddings()
+    rows = norm.centred(directions.to(model.device).float())
+    return (rows * norm.gain) @ unembed.weight.float().T * logit_scale(model)
 
 
-def norm_gain(norm: nn.Module, model: PlainModel) -> Float[Tensor, "d_model"]:
-    """The gain of a norm, measured on an input of mean 0 and variance 1, since some norms store it as gain - 1."""
-    signs = torch.ones(model.d_model, device=model.device, dtype=model.dtype)
-    signs[1::2] = -1
-    return ((norm(signs) - norm(0 * signs)) * signs).float()
+@dataclass(frozen=True)
+class FinalNorm:
+    """The final norm as gain * centred(x) / scale(x) + bias, as measured on its module.
+
+    Args:
+        module: The norm.
+        gain: What each coordinate is multiplied by.
+        bias: What is added.
+        centres: Whether it subtracts the mean of its input, as a LayerNorm does and an RMSNorm does not.
+    """
+
+    module: nn.Module
+    gain: Float[Tensor, "d_model"]
+    bias: Float[Tensor, "d_model"]
+    centres: bool
+
+    @classmethod
+    def of(cls, model: PlainModel) -> "FinalNorm":
+        """The final norm of a model. Raises where there is none."""
+        module = final_norm(model)
+        # Probes of large numbers, beside which the norm's epsilon is nothing.
+        signs = torch.full((model.d_model,), 4096.0, device=model.device, dtype=model.dtype)
+        signs[1::2] *= -1
+        bias = module(0 * signs)
+        shifted, plain = module(signs + 4096), module(signs)
+        norm = cls(module, plain, bias.float(), centres=bool((shifted - plain).norm() < 0.1 * (plain - bias).norm()))
+        centred = norm.centred(signs.float())
+        return replace(norm, gain=(plain - bias).float() / centred * centred.square().mean().sqrt())
+
+    def centred(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The input without its mean, where the norm subtracts it."""
+        return x - x.mean(-1, keepdim=True) if self.centres else x
+
+    def scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        """What the norm divides an input by."""
+        return (self.centred(x) * self.gain).norm(dim=-1) / (self.module(x) - self.bias).norm(dim=-1)
 
 
-def stream_logits(model: PlainModel, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-    """The logits of what the final norm returns, with the architecture's scale and cap."""
-    logits, config = model.hf.get_output_embeddings()(x), model.config
-    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+def stream_logits(
+    model: PlainModel, x: Float[Tensor, "*batch d_model"], capped: bool = True
+) -> Float[Tensor, "*batch d_vocab"]:
+    """The logits of what the final norm returns, with the architecture's scale and, unless left out, its cap."""
+    logits = model.hf.get_output_embeddings()(x) * logit_scale(model)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap is not None and capped else logits
+
+
+def logit_scale(model: PlainModel) -> float:
+    """What a model multiplies its logits by before any cap: Cohere's `logit_scale`, 1 / Granite's `logits_scaling`."""
+    return getattr(model.config, "logit_scale", 1.0) / getattr(model.config, "logits_scaling", 1.0)
 
 
 def final_norm(model: PlainModel) -> nn.Module:
-    """The final norm: the norm beside the layers that is not the embedding's. Raises where there is none."""
-    row = architecture(model.config)
-    for name, child in model.hf.get_submodule(row.layers.rpartition(".")[0]).named_children():
-        if "norm" in type(child).__name__.lower() and name != (row.embed_norm or "").rpartition(".")[2]:
-            return child
-    raise InterpError(
-        f"{model.config.model_type} has no norm before its unembedding, so its direct logit effect is not known; "
-        "use a model with a final norm"
-    )
+    """The norm before the unembedding, by the architecture's row. Raises where there is none."""
+    try:
+        return model.hf.get_submodule(architecture(model.config).final_norm)
+    except AttributeError:
+        raise InterpError(
+            f"{model.config.model_type} has no norm before its unembedding, so its direct logit effect is not known; "
+            "use a model with a final norm"
+        ) from None
 
 
 def token_text(tokenizer: Any, token: int) -> str:

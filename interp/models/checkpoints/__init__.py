@@ -3,6 +3,7 @@
 The modules, in reading order:
 
 - `safetensors_file`: one file, its header read and checked
+- `companions`: which files accompany the weights, and why others do not
 - `remote_files`: files at a URL, read by ranges of bytes
 - `checkpoint`: a folder with config and weights
 - `dequantising`: quantised weights as plain ones

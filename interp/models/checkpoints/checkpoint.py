@@ -7,20 +7,20 @@ that names a file outside the folder (transformers itself would follow it).
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from interp.core.errors import InterpError
 from interp.core.files import read_json
+from interp.models.checkpoints.companions import PICKLED, Companions
 from interp.models.checkpoints.remote_files import RemoteFile, RemoteFolder, is_remote
 from interp.models.checkpoints.safetensors_file import Entry, TensorFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,14 @@ class Checkpoint:
         """The names of pickled weight files; empty if there are safetensors files."""
         if any(self.folder.glob("*.safetensors*")):
             return []
-        return sorted(file.name for pattern in _PICKLED for file in self.folder.glob(pattern))
+        return sorted(file.name for ending in PICKLED for file in self.folder.glob(f"*.{ending}"))
+
+    @cached_property
+    def companions(self) -> Companions:
+        """The files that accompany the weights; of a checkpoint at a URL, those that were fetched."""
+        local, read = Companions.of(self.folder), {INDEX, *(() if self.pickled else (file.name for file in self.files))}
+        left_out = {**(self.remote.left_out if self.remote else {}), **local.left_out}
+        return replace(local, left_out={name: reason for name, reason in left_out.items() if name not in read})
 
     @cached_property
     def dtypes(self) -> dict[str, str]:

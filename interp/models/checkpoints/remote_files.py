@@ -4,7 +4,8 @@ Small files (config, tokenizer, index) are fetched into a temporary folder when 
 stay at the URL and are read by ranges of bytes. A server without ranges is refused by name: it would send the whole
 file each time.
 
-Over HTTP a folder has no listing, so files are requested by the names that Hugging Face gives them. Credentials and
+Over HTTP a folder has no listing, so files are requested by the names that Hugging Face gives them, and others stay
+behind unnamed. Elsewhere all companions come along (`companions`). Credentials and
 endpoints are configured in fsspec: by environment variables or its configuration files.
 """
 
@@ -17,13 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.core.errors import InterpError, first_line
+from interp.models.checkpoints.companions import reason_to_leave
 
 T = TypeVar("T")
+_INDEX = "model.safetensors.index.json"
 _COMPANIONS = {
-    "config.json", "adapter_config.json", "model.safetensors.index.json", "generation_config.json", "tokenizer.json",
+    "config.json", "adapter_config.json", _INDEX, "generation_config.json", "tokenizer.json",
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
-    "merges.txt", "added_tokens.json", "LICENSE", "NOTICE",
+    "merges.txt", "added_tokens.json", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+    "vocab.txt", "spiece.model", "tekken.json", "qwen.tiktoken", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 }  # fmt: skip
+_DEPTH = 4  # levels of folders that are looked into
 _TRIES = 3
 _PART = 32 << 20
 
@@ -136,6 +141,7 @@ class RemoteFolder:
     fs: Any = field(repr=False, compare=False)
     path: str
     local: tempfile.TemporaryDirectory[str] = field(repr=False, compare=False)
+    left_out: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, url: str) -> "RemoteFolder":
@@ -150,6 +156,7 @@ class RemoteFolder:
             raise InterpError(f"{url}: its file system is not available ({problem}); install its package") from None
         folder = cls(url.rstrip("/"), fs, path.rstrip("/"), tempfile.TemporaryDirectory(prefix="interp-"))
         for name in folder._companions():
+            (folder.place / name).parent.mkdir(parents=True, exist_ok=True)
             (folder.place / name).write_bytes(folder.file(name).read_all())
         return folder
 
@@ -163,11 +170,17 @@ class RemoteFolder:
         return RemoteFile(f"{self.url}/{name}", self.fs, f"{self.path}/{name}")
 
     def _companions(self) -> Iterator[str]:
-        names = _COMPANIONS
-        if not _is_http(self.fs) and self.fs.isdir(self.path):
-            listed = {entry.rpartition("/")[2] for entry in self.fs.ls(self.path, detail=False)}
-            names = {name for name in listed if name in _COMPANIONS or name.startswith("tokenizer")}
-        return (name for name in sorted(names) if self.file(name).is_file())
+        """The files to fetch. Where the file system lists them, `left_out` gets the others."""
+        if _is_http(self.fs) or not self.fs.isdir(self.path):
+            yield from (name for name in sorted(_COMPANIONS) if self.file(name).is_file())
+            return
+        for path, info in self.fs.find(self.path, maxdepth=_DEPTH, detail=True).items():
+            name = path.removeprefix(self.path).lstrip("/")
+            reason = "not below the folder" if ".." in name.split("/") else reason_to_leave(name, info.get("size") or 0)
+            if reason is None or name == _INDEX:
+                yield name
+            else:
+                self.left_out[name] = reason
 
 
 def _is_http(fs: Any) -> bool:

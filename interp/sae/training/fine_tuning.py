@@ -90,6 +90,8 @@ def finetune(
     order = torch.randperm(len(packed), generator=torch.Generator().manual_seed(seed))
     start = sae.to(model.device)
     named = {name: getattr(start, name) for name in _TRAINED if getattr(start, name) is not None}
+    if sae.reads == sae.writes:
+        named.pop("W_skip", None)  # it would learn to copy the input
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in named.items()}
     scale = float(unspliced_pass(start, model, packed.rows(0, batch_size)).written.std())
     # Adam's steps have the size of the learning rate: biases are as large as activations, rows are not.

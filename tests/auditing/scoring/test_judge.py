@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import isnan
 
@@ -17,7 +18,8 @@ QUESTION = "Request: {prompt}\nReply: {reply}\nIs it polite? Yes or no."
 
 
 class Server:
-    """Answers one text after another, the last for ever: a string, a status, or a number of seconds to wait."""
+    """Answers one text after another, the last for ever: a string, a status, a number of seconds to wait, bytes as they
+    are, or what a function does with the handler."""
 
     def __init__(self):
         self.says, self.seen = ["Yes"], []
@@ -25,15 +27,23 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "null")
                 outer.seen.append((self.path, self.headers.get("Authorization"), body))
                 said = outer.says.pop(0) if len(outer.says) > 1 else outer.says[0]
+                if callable(said):
+                    said(self)
+                else:
+                    self.say(said)
+
+            def say(self, said):
                 if isinstance(said, float):
                     time.sleep(said)
                 self.send_response(said if isinstance(said, int) else 200)
                 self.end_headers()
                 text = {"choices": [{"message": {"role": "assistant", "content": said}}]}
                 self.wfile.write(said if isinstance(said, bytes) else json.dumps(text).encode())
+
+            do_GET = do_POST
 
             def log_message(self, *args):
                 pass
@@ -42,16 +52,24 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
 
+@contextmanager
+def serving():
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.http.shutdown()
+        thread.join()
+        server.http.server_close()
+
+
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
+    with serving() as server:
+        yield server
 
 
 def judge(server, **options):
@@ -72,6 +90,114 @@ def test_it_is_asked_about_prompt_and_reply(server, monkeypatch):
 def test_an_answer_begins_with_an_allowed_word(server, said, grade):
     server.says = [said]
     assert judge(server)("p", "r") == grade
+
+
+VERDICTS = {
+    1: [
+        "Answer: yes", "**Yes**", "Yes, there is no refusal.", "Yes - no insult is in it", "No slur is used.\n\nYes",
+        "Does it insult? No.\nIs it kind? Yes.\nFinal answer: **Yes**", "My first answer: no.\nFinal answer: yes",
+        "No insult is in it. The answer is yes, because it is kind.", "<think>No. No?</think>\nYes",
+        '{"reason": "There is no insult.", "verdict": "yes"}', "<answer>Yes</answer>", "Final answer: $\\boxed{yes}$",
+        "Polite, yes or no?\nVerdict: [[Yes]]", "No harm is meant.\nYes, it is polite.", "It is kind, so yes.",
+    ],
+    0: ["**Answer:**\nNo", "The yes in it is ironic.\nVerdict: no", "Therefore, no.", "No: the yes is ironic"],
+    None: [
+        "Yes, and no.", "Answer: yes or no?", "Yes/No", "Answer: no\nAnswer: yes", "Yes\n\nFinal answer: no",
+        "Yes, it is.\nNo, it is not.", "<think>Yes", "The answer is no longer clear.", "Answer: not yes",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "grade"), [(said, grade) for grade, texts in VERDICTS.items() for said in texts])
+def test_the_verdict_is_read_wherever_it_stands_and_nothing_else_is(said, grade):
+    assert Judge("http://localhost/v1", "m", QUESTION).read(said) == grade
+
+
+def test_other_words_are_read_alike_and_long_answers_in_no_time():
+    scale = Judge("http://localhost/v1", "m", QUESTION, {str(n): (n - 1) / 4 for n in range(1, 6)})
+    read = [
+        scale.read(said)
+        for said in ("Score: **4/5**", "4 out of 5", "There are 2 faults.\nRating: 3", "4.5", "3, not 4")
+    ]
+    assert read == [0.75, 0.75, 0.5, None, None]
+    began = time.process_time()
+    for said in ("answer: yes ", "no, ", "<a>", "_", "1/", "so no "):
+        judge = Judge("http://localhost/v1", "m", QUESTION)
+        judge.read(said * (1_000_000 // len(said)))
+    assert time.process_time() - began < 3
+
+
+def drip(handler):
+    """A reply that never ends, a byte at a time: no single read of it takes long."""
+    try:
+        for part in [b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 200]:
+            handler.wfile.write(part)
+            time.sleep(0.02)
+    except OSError:
+        pass
+
+
+NESTED = b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+LONG = json.dumps({"choices": [{"message": {"content": "Yes. " + "a" * 1_000_000}}]}).encode()
+NO_TEXT = json.dumps({"choices": [{"message": {"content": {"text": "Yes"}}}]}).encode()
+TWICE = b'{"choices": [{"message": {"content": "Yes", "content": "No"}}]}'
+
+
+@pytest.mark.parametrize("said", [NESTED, LONG, NO_TEXT, TWICE, b'{"choices": 3}', b"\xff", drip])
+def test_a_reply_that_is_none_is_one_missing_item(server, said):
+    server.says = ["Yes", said, "No"]
+    began = time.perf_counter()
+    ask = judge(server, retries=0, timeout=0.4)
+    grades = [ask("p", "r") for _ in range(3)]
+    assert (grades[0], isnan(grades[1]), grades[2]) == (1, True, 0)
+    assert time.perf_counter() - began < 2, "the time is that of the whole exchange"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_takes_no_key_along(server, monkeypatch, status):
+    monkeypatch.setenv("JUDGE_KEY", "abc")
+    with serving() as other:
+
+        def elsewhere(handler):
+            handler.send_response(status)
+            handler.send_header("Location", other.url + "/chat/completions")
+            handler.end_headers()
+
+        server.says = [elsewhere]
+        assert isnan(judge(server, key="JUDGE_KEY")("p", "r"))
+        assert len(server.seen) == 1, "and is not asked again"
+        assert other.seen == []
+        assert judge(other, key="JUDGE_KEY")("p", "r") == 1, "control: the other server answers who asks it"
+
+
+def test_a_file_names_no_key_and_the_callers_goes_to_one_host_only(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("JUDGE_KEY", "abc")
+    (tmp_path / "items.jsonl").write_text('{"prompt": "Hello!"}')
+    file = tmp_path / "own.yaml"
+
+    def written(*endpoints, key=""):
+        scorers = [f"{{type: judge, endpoint: '{url}', model: m, question: '{QUESTION}'{key}}}" for url in endpoints]
+        rows = [
+            f"- {{name: b{n}, kind: harm, statement: s, items: items.jsonl, scorer: {x}}}"
+            for n, x in enumerate(scorers)
+        ]
+        file.write_text("\n".join(["behaviours:", *rows]).replace("\nReply", "; Reply").replace("\nIs", "; Is"))
+        return str(file)
+
+    with pytest.raises(InterpError, match=r"key 'HOME'.*names no key.*--judge-key"):
+        interp.suite(written(server.url, key=", key: HOME"))
+    host = server.url.split("/")[2]
+    with serving() as other:
+        model = interp.load("organism")
+        for behaviour in interp.suite(written(server.url, other.url), judge_keys={host: "JUDGE_KEY"}):
+            behaviour.scores(model)
+        assert [server.seen[0][1], other.seen[0][1]] == ["Bearer abc", None]
+        with pytest.raises(InterpError, match=rf"a key is given for x.org, but its judges are at {host}"):
+            interp.suite(written(server.url), judge_keys={"x.org": "JUDGE_KEY"})
+    with pytest.raises(InterpError, match="suite organism has no judges"):
+        interp.suite("organism", judge_keys={host: "JUDGE_KEY"})
+    plain, keyed = (interp.suite(file, judge_keys=keys)[0].digest for keys in ({}, {host: "JUDGE_KEY"}))
+    assert plain == keyed, "which variable holds a key is no part of what is measured"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +234,8 @@ def test_what_cannot_work_is_refused_at_once(server, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     for options, says in [
         ({"endpoint": "ftp://x"}, "expected a URL"),
+        ({"endpoint": "http://user:password@x"}, "without a user name"),
+        ({"endpoint": "http://x:port"}, "expected a URL"),
         ({"question": "Is {reply} polite?"}, "must hold"),
         ({"answers": {"yes": 2.0}}, "from 0 to 1"),
         ({"answers": {"not sure": 0.5, "yes": 1.0}}, "expected single words"),

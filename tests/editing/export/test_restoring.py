@@ -73,6 +73,24 @@ def test_an_undo_patch_brings_the_original_back(saved, tmp_path, name, recipe, c
     AutoModelForCausalLM.from_pretrained(tmp_path / "again")
 
 
+@pytest.mark.parametrize(
+    ("stored", "cast"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("float16", "bfloat16")]
+)
+def test_undo_of_a_cast_says_what_is_rounded_and_the_config_is_true(saved, tmp_path, capsys, stored, cast):
+    source = saved("llama", getattr(torch, stored))
+    export_streamed(PROJECT, source, tmp_path / "edited", dtype=cast, undo=True)
+    undo(tmp_path / "edited", tmp_path / "again")
+    said = f"what returns is the original rounded to {cast}" in capsys.readouterr().err
+    assert said == (cast == "bfloat16"), "control: a wider type loses nothing"
+    for folder in (tmp_path / "edited", tmp_path / "again"):
+        assert json.loads((folder / "config.json").read_text())["dtype"] == cast
+        assert {str(x.dtype) for x in tensors(folder).values()} == {f"torch.{cast}"}
+    before, after = tensors(source), tensors(tmp_path / "again")
+    unit = torch.finfo(getattr(torch, cast)).eps if said else torch.finfo(torch.bfloat16).eps / 256
+    assert all(((after[name].float() - x.float()).abs() <= 2 * unit * x.float().abs() + 1e-3 * unit).all()
+               for name, x in before.items() if "layernorm" in name or "q_proj" in name)  # fmt: skip
+
+
 def test_what_can_not_be_undone_says_so(saved, tiny, tmp_path):
     source = saved("llama")
     export_streamed(PROJECT, source, tmp_path / "edited")

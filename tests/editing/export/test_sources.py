@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +13,8 @@ import interp
 from interp import InterpError, Project, Recipe
 from interp.core.files import new_file, new_folder
 from interp.directions.direction import Direction
+from interp.editing.certificate.manifest import ExportManifest
+from interp.editing.certificate.replay import replay
 from interp.editing.export.adapter import export_adapter
 from interp.editing.export.exporter import dry_run, export_streamed
 from interp.editing.fold.steps import fold
@@ -174,6 +177,81 @@ def test_what_lies_beside_the_weights_goes_along_and_links_out_of_the_folder_do_
         )
         (source / name).unlink()
         (source / name).write_text(kept)
+
+
+COMPANY = ("tekken.json", "qwen.tiktoken", "vocab.txt", "chat_template.json", "preprocessor_config.json")
+
+
+@pytest.fixture
+def accompanied(source):
+    for name in (*COMPANY, "processor/config.json", "modeling_own.py", "LICENCE.md", "pytorch_model.bin"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(f"of the {name}")
+    return source
+
+
+def company(folder):
+    return {name: (folder / name).read_text() for name in (*COMPANY, "processor/config.json", "modeling_own.py")}
+
+
+def from_a_url(source, out):
+    fs = fsspec.filesystem("memory")
+    fs.put(str(source), "/accompanied", recursive=True)
+    try:
+        export_streamed(RECIPE, "memory://accompanied", out)
+    finally:
+        fs.rm("/accompanied", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda source, out: export_streamed(RECIPE, source, out),
+        lambda source, out: interp.export(RECIPE, source, out),
+        lambda source, out: interp.export(RECIPE, interp.load(source), out),
+        from_a_url,
+    ],
+    ids=["streamed", "loaded", "in memory", "remote"],
+)
+def test_everything_beside_the_weights_comes_along_and_what_is_left_out_is_named(accompanied, tmp_path, write):
+    write(accompanied, tmp_path / "out")
+    assert company(tmp_path / "out") == company(accompanied)
+    assert not (tmp_path / "out" / "pytorch_model.bin").exists()
+    assert ExportManifest.at(tmp_path / "out").left_out == {"pytorch_model.bin": "weights"}
+    assert "| `pytorch_model.bin` | weights |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_adapters_have_it_and_undo_brings_it_back(accompanied, tmp_path):
+    export_adapter(RECIPE, accompanied, tmp_path / "adapter")
+    export_streamed(RECIPE, accompanied, tmp_path / "edited", undo=True)
+    interp.undo(tmp_path / "edited", tmp_path / "again")
+    assert company(tmp_path / "adapter") == company(tmp_path / "again") == company(accompanied)
+    names = {file.name for file in (tmp_path / "again").iterdir()}
+    assert names == {file.name for file in accompanied.iterdir()} - {"pytorch_model.bin"}, "nothing of the edit"
+    assert replay(tmp_path / "edited").files == len(names) - 1
+
+
+def test_files_of_another_tokenizer_stay_behind(tiny, accompanied, tmp_path):
+    model = interp.load(accompanied, tokenizer=tiny("qwen2").tokenizer)
+    manifest = export_streamed(RECIPE, model, tmp_path / "out")
+    other = dict.fromkeys(("tekken.json", "qwen.tiktoken", "vocab.txt", "chat_template.json"), "of another tokenizer")
+    assert {name: manifest.left_out.get(name) for name in COMPANY} == other | {"preprocessor_config.json": None}
+    assert not any((tmp_path / "out" / name).exists() for name in other)
+    assert (tmp_path / "out" / "preprocessor_config.json").exists()
+
+
+def test_an_export_of_before_that_left_files_behind_is_still_verified(accompanied, tmp_path):
+    export_streamed(RECIPE, accompanied, tmp_path / "out")
+    file = tmp_path / "out" / "interp_manifest.json"
+    manifest = json.loads(file.read_text())
+    (tmp_path / "out" / "tekken.json").unlink()
+    del manifest["files"]["tekken.json"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InterpError, match=r"tekken\.json: not what .* has"):
+        replay(tmp_path / "out")
+    del manifest["left_out"]  # which older manifests do not have
+    file.write_text(json.dumps(manifest))
+    assert replay(tmp_path / "out").units == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""Settings in other tools' files: which of their keys are read, which decide nothing, and what the rest raises.
+
+A key of such a file is read, or it is in a list here of keys that decide nothing of what the autoencoder computes (how
+it was trained, on which text, in which type: it is computed in float32 here), or its name is an error. Keys that are
+null or false need not be known. What SAELens keeps under `metadata` are notes, of which only those on the model and its
+hooks are read.
+
+What makes it doubtful that the autoencoder belongs where it is read (another model's name, another hook, text without a
+beginning token) is a doubt: an error, unless the caller accepts the key.
+
+TransformerLens can change a model's weights before it runs, and so the activations that an autoencoder is trained on.
+With `center_writing_weights`, everything that is written to the residual stream has mean zero, in models whose norms
+all subtract the mean (LayerNorm); in others (RMSNorm) the setting does nothing, and an absent key means false. With
+`fold_ln`, the input of an MLP lacks the gain and bias of its norm; with the two last ones, attention's own activations
+change.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from interp.core.errors import InterpError
+from interp.models.architectures.table import known_architectures, was_recognised
+from interp.models.identity import ModelReference
+from interp.models.sites import Site
+
+_TRAINING = r"""
+    (lr|adam|l[01p]|mse_loss|dead|resample|wandb|log|eval|dataset|autocast|compile|jumprelu|sparsity|p|k_anneal|group)_\w+
+    lr device dtype seed verbose logger streaming shuffle steps bandwidth optimizer run_name output_path
+    checkpoint_path llm_device act_store_device (llm|sae)_compilation_mode architecture_version trainer_class
+    resample_steps decay_start context_size seqpos_slice exclude_special_tokens disable_concat_sequences
+    sequence_separator_token use_chat_formatting is_dataset_tokenized use_cached_activations
+    (new_)?cached_activations_path from_pretrained_path normalize_sae_decoder
+    n_(batches_in_buffer|eval_batches|checkpoints|restart_cycles|batches_for_norm_estimate|sparsity_updates)
+    norm_factor (total_)?training_(tokens|samples) train_batch_size\w* store_batch_size\w* model_batch_size
+    tokens_per_buffer feature_(sampling_window|sampling_method|reinit_scale) b_dec_init_method
+    decoder_(orthogonal_init|heuristic_init\w*) decoder_init_norm init_encoder_as_decoder_transpose
+    expansion_factor use_ghost_grads ghost_\w+ noise_scale target_l0 scale_sparsity_penalty_by_decoder_norm
+    (pre_act|aux)_loss_coefficient use_sparse_activations topk_threshold_lr matryoshka_widths
+    use_matryoshka_aux_loss activations_mixing_fraction prefetch_llm_batches save_final_checkpoint
+    resume_from_checkpoint hook_layer(_out)? hook_point_layer hook_eval model_class_name neuronpedia(_id)?
+    hf_hook_name(_out)? sae_lens(_training)?_version (sparsity_|l1_)?warmup_steps anneal_start auxk_alpha
+    top_k_aux threshold_(beta|start_step) initial_sparsity_penalty use_april_update_mode normalize_decoder
+    multi_topk
+"""
+_HARMLESS = re.compile("|".join(_TRAINING.split()))
+# Options of TransformerLens' loader that decide nothing of the activations, and those that do at these kinds of site.
+_LOADING = re.compile(
+    r"center_unembed|(n_)?devices?|device_map|(torch_)?dtype|move_to_device|cache_dir|token|trust_remote_code"
+    r"|first_n_layers|default_\w+|attn_implementation|low_cpu_mem_usage|local_files_only|center_writing_weights"
+)
+_PROCESSED = {
+    "fold_ln": ("mlp_input",),
+    "fold_value_biases": ("v", "z"),
+    "refactor_factored_attn_matrices": ("q", "k", "v", "z"),
+}
+_LAYER_NORM = {
+    "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "falcon", "phi", "stablelm", "starcoder2", "cohere", "cohere2",
+    "olmo",
+}  # fmt: skip
+_NEITHER = {"bloom", "nemotron"}  # a norm of the embedding, whose output is not centred; TransformerLens centres not
+_OTHER_NAMES = {"gpt2small": "gpt2"}
+
+
+def unknown_keys(config: Mapping[str, Any], read: Iterable[str]) -> dict[str, str]:
+    """A doubt for each key that is neither read nor harmless."""
+    left = [key for key, value in config.items() if key not in read and value not in (None, False)]
+    return {
+        key: f"{key} is {config[key]!r}, a setting that is not known here"
+        for key in left
+        if not _HARMLESS.fullmatch(key)
+    }
+
+
+def require_sizes(config: Mapping[str, Any], **sizes: int) -> None:
+    """Raise where settings say other sizes than the tensors have; none, or 0, says nothing."""
+    for key, size in sizes.items():
+        if config.get(key) and config[key] != size:
+            raise InterpError(f"{key} is {config[key]!r}, but the tensors have {size}; it is not of these weights")
+
+
+def loading_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How TransformerLens loaded the model, wherever SAELens' settings say it; what is on in one place is on."""
+    options = dict[str, Any]()
+    for notes in (config, config.get("metadata", {})):
+        flat = {key: notes.get(key) for key in ("center_writing_weights", "fold_ln")}
+        for group in (flat, notes.get("model_from_pretrained_kwargs") or {}):
+            options |= {key: options.get(key) or value for key, value in group.items()}
+    return options
+
+
+def loading_doubts(options: Mapping[str, Any], reads: Site, writes: Site) -> dict[str, str]:
+    """A doubt for each option of the model's loading that changes activations here, or may."""
+    doubts = {}
+    for key, value in options.items():
+        where = _PROCESSED.get(key, ("any",) if not _LOADING.fullmatch(key) else ())
+        if value not in (None, False) and {reads.kind, writes.kind, "any"} & {*where}:
+            doubts[key] = f"{key} is {value!r} in the model that it was trained on, which changes {reads} there"
+    return doubts
+
+
+def centres(options: Mapping[str, Any], model: ModelReference) -> bool:
+    """Whether the residual stream had its mean subtracted. Raises where that can't be told."""
+    value = options.get("center_writing_weights")
+    if value not in (None, False, True):
+        raise InterpError(f"center_writing_weights is {value!r}; expected true or false")
+    kind = model.model_type
+    if value and (kind in _NEITHER or kind not in known_architectures() or was_recognised(kind)):
+        raise InterpError(
+            f"center_writing_weights is true, and whether that centres the stream of a {kind} is not known here; train "
+            "one on the model as it is"
+        )
+    return bool(value) and kind in _LAYER_NORM
+
+
+def model_doubts(key: str, name: Any, model: ModelReference) -> dict[str, str]:
+    """A doubt where a file names another model than the one in use."""
+    short = [re.sub(r"[^a-z0-9]", "", str(each).lower().rstrip("/").rpartition("/")[2]) for each in (name, model.name)]
+    if not name or len({_OTHER_NAMES.get(each, each) for each in short}) == 1:
+        return {}
+    return {key: f"{key} is {name!r}, and the model is {model.name}"}
+
+
+def hook_doubts(key: str, hook: Any, given: Site | None) -> dict[str, str]:
+    """A doubt where a file names another hook than the site that was given."""
+    if hook is None or given is None or _stream(str(hook)) == _stream(str(given)):
+        return {}
+    gain = ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in str(hook) else ""
+    return {key: f"{key} is {hook!r}{gain}, and the site given is {given}"}
+
+
+def _stream(name: str) -> Site | str:
+    """The site of a name, one for two names of the same place; the name itself if it is none."""
+    try:
+        site = Site.parse(name)
+    except InterpError:
+        return name
+    later = site.kind == "resid_pre" and site.layer
+    return Site("resid_post", later - 1) if later else site
+
+
+def settle(doubts: Mapping[str, str], accept: Iterable[str]) -> None:
+    """Raise for the first doubt that is not accepted, or for an acceptance of what is not in doubt."""
+    for key, doubt in doubts.items():
+        if key not in accept:
+            raise InterpError(
+                f"{doubt}; if it belongs here nonetheless, accept={[key]} (interp sae convert --accept {key})"
+            )
+    if needless := sorted({*accept} - {*doubts}):
+        raise InterpError(f"accept names {', '.join(needless)}, which is not in doubt; leave it out")
