@@ -29,4 +29,4 @@ class HarvestConfig(Config):
         default="all",
         description="tokens to store: all, inner (not the first of a document or piece) or assistant (its words)",
     )
-    bos_first: bool = Field(default=True, description="begin each document with BOS, where the tokenizer has one")
+    bos_first: bool = Field(default=True, description="begin each text with what began a document of pretraining")

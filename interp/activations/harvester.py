@@ -117,6 +117,7 @@ def harvest(
         device=model.device.type,
         tokenizer_digest=tokenizer_digest(model.tokenizer),
         versions=versions(),
+        separator=_separator(model) if config.bos_first else [],
     )
     folder = Path(out)
     _make_folder(folder)
@@ -152,6 +153,12 @@ def _remove_strays(folder: Path, named: set[str]) -> None:
         for stray in folder.glob(pattern):
             if stray.name not in named:
                 stray.unlink()
+
+
+def _separator(model: HookedModel) -> list[int]:
+    """What texts begin with, where it is not BOS. Stores of before began with BOS, and go on so in no other case."""
+    first = model.beginning("document")
+    return [] if first == [model.tokenizer.bos_token_id] else first
 
 
 def _make_folder(folder: Path) -> None:

@@ -32,6 +32,9 @@ class StoreSettings(Config):
     device: str
     tokenizer_digest: str
     versions: dict[str, str]
+    separator: list[int] = Field(
+        default=[], description="ids that texts begin with, where that is not BOS; without it, BOS or nothing"
+    )
 
     @field_validator("harvest", mode="before")
     @classmethod

@@ -66,7 +66,7 @@ class Stream(Displayed):
         context: Tokens per row.
         batch_size: Rows per forward pass.
         keep: "all", "inner" or "assistant", as for `harvest`.
-        bos_first: Begin each document with BOS.
+        bos_first: Begin each text with what began a document of pretraining.
         skip_bad: Ignore broken records.
         text_field: The key or column of the document in a record.
         pool_tokens: Number of rows of activations that are held and mixed.

@@ -69,7 +69,7 @@ def pack_groups(
         context: Tokens per row.
         reading: Updated with the number and digest of the documents in the groups so far.
         tokens: Read at most this many tokens.
-        bos_first: Begin each document with BOS, where the tokenizer has one.
+        bos_first: Begin each text with what began a document of pretraining; see `interp.data.encode`.
         skip_bad: Ignore broken records.
         text_field: The key or column of the document in a record.
 
@@ -88,7 +88,7 @@ def pack_groups(
 
     def check_renders(document: corpora.Document) -> None:
         if not isinstance(document, str):
-            render_conversation(document, model.tokenizer)
+            render_conversation(document, model)
 
     def read() -> Iterator[corpora.Document]:
         for document in corpora.documents(texts, text_field, skip_bad, accept=check_renders):
@@ -96,7 +96,7 @@ def pack_groups(
             yield document
 
     def numbered() -> Iterator[Piece]:
-        for number, encoded in enumerate(encode(read(), model.tokenizer, tokens, bos_first)):
+        for number, encoded in enumerate(encode(read(), model, tokens, bos_first)):
             reading.digest.update(ahead.popleft())
             reading.documents = number + 1
             reading.split += len(encoded) > context

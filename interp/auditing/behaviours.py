@@ -168,7 +168,7 @@ class Behaviour(Displayed):
         if scores.missing == len(scores.values):
             raise InterpError(
                 f"behaviour {self.name!r}: none of its {len(scores.values)} items has a score; check that its judge "
-                "responds, and run again: all other measurements are kept"
+                "responds and that replies leave their thought, and run again: all other measurements are kept"
             )
 
     def _refuse_duplicates(self) -> None:
@@ -215,7 +215,10 @@ def mean_scores(model: HookedModel, behaviours: Iterable[Behaviour]) -> dict[str
 
 
 def render_prompts(
-    model: HookedModel, prompts: Sequence[str], before: Sequence[Sequence[Mapping[str, str]]] = (), chat: bool = True
+    model: HookedModel,
+    prompts: Sequence[str],
+    before: Sequence[Sequence[Mapping[str, str]]] = (),
+    chat: bool | Mapping[str, Any] = True,
 ) -> list[str]:
     """Prompts as text that the model reads.
 
@@ -223,7 +226,8 @@ def render_prompts(
         model: Its chat template and its instruction (`model.instructed`) are applied.
         prompts: One text per item.
         before: The messages that precede each prompt, as dicts with `role` and `content`; none if empty.
-        chat: Render prompts as messages of a user where the model has a chat template; False leaves plain text.
+        chat: Render prompts as messages of a user where the model has a chat template; a mapping gives variables of the
+            template, such as `{"enable_thinking": False}`; False leaves plain text.
 
     Returns:
         One text per prompt.
@@ -240,9 +244,10 @@ def render_prompts(
     """
     if not any(before):
         return [model.render(prompt, chat) for prompt in prompts]
-    if not chat:
+    if chat is False:
         raise InterpError("messages before a prompt need a chat; use chat=True, or join them into the prompt")
+    variables = chat if isinstance(chat, Mapping) else {}
     return [
-        model.chat([*map(dict, messages), {"role": "user", "content": prompt}])
+        model.chat([*map(dict, messages), {"role": "user", "content": prompt}], **variables)
         for messages, prompt in zip(before, prompts, strict=True)
     ]

@@ -1,11 +1,12 @@
 """Conditions: a model as it is, under the hooks of a recipe, or after an instruction, and the scores measured there.
 
 The same behaviours are measured under several conditions and compared item by item. A condition is identified by the
-digests of the weights and of the settings (config, tokenizer, chat template), the dtype of the loaded weights, the
-digest of the recipe, and the instruction.
+digests of the weights and of the settings (config, tokenizer, generation settings), the dtype of the loaded weights,
+the digest of the recipe, and the instruction.
 
 `ScoreCache` keeps scores in a folder, one file per behaviour and condition. The name of a file is the SHA-256 of all
-that the scores depend on: the condition, the digest of the behaviour, and the version of interp. Files are written
+that the scores depend on: the condition, the digest of the behaviour, its prompts as the chat template renders them,
+and the version of interp. Files are written
 whole or not at all, so that an interrupted audit continues with the next behaviour, and the unedited model is
 measured once for all its edits. A file that is not what was stored, by the digest in it, is measured again.
 
@@ -23,10 +24,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
-from interp.auditing.behaviours import Behaviour, Scores
+from interp.auditing.behaviours import Behaviour, Scores, render_prompts
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError, note
 from interp.core.files import read_json, sha256_json, write_json
@@ -37,6 +39,7 @@ from interp.models.hooked import HookedModel
 
 _FORMAT = 1
 _SCORING = 2  # raised whenever scorers give other scores for the same behaviour
+_RENDERED: WeakKeyDictionary[HookedModel, dict[tuple[str, ...], str]] = WeakKeyDictionary()
 _PROBES = 50  # prompts per behaviour on which tokenizers are compared
 
 
@@ -62,10 +65,10 @@ class ModelCondition(Displayed):
     @property
     def key(self) -> dict[str, str]:
         """What identifies the condition."""
-        model = self.model.identity
+        model = self.model.reference
         return {
             "model": model.digest,
-            "settings": model.settings,
+            "settings": self.model.settings(chat=False),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "recipe": self.recipe.digest if self.recipe else "",
             "instruction": self.instruction,
@@ -162,7 +165,27 @@ class ScoreCache(Displayed):
 
 
 def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:
-    return condition.key | {"behaviour": behaviour.digest, "interp": version("interp"), "scoring": str(_SCORING)}
+    return condition.key | {
+        "behaviour": behaviour.digest,
+        "rendered": _rendered(condition, behaviour),
+        "interp": version("interp"),
+        "scoring": str(_SCORING),
+    }
+
+
+def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
+    """SHA-256 of the prompts as the model reads them: scores depend on these, not on the chat template's text."""
+    known = _RENDERED.setdefault(condition.model, {})
+    key = (behaviour.digest, condition.model.settings(), condition.instruction)
+    if key not in known:
+        with condition.model.instructed(condition.instruction) as model:
+            try:
+                spec = behaviour.spec
+                texts = render_prompts(model, behaviour.prompts, spec.get("before", ()), spec.get("chat", True))
+            except InterpError as problem:  # such as a template without system messages
+                texts = [str(problem)]
+            known[key] = sha256_json([*texts, model.template.end])
+    return known[key]
 
 
 def _write(folder: Path, key: dict[str, str], scores: Scores) -> None:

@@ -20,16 +20,30 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 import typer
 from annotated_types import Ge
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-from interp.core.config import Config
+from interp.core.config import Config, overridden
 
 Command = Callable[..., None]
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 Model = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value on standard output")]
 Device = Annotated[str | None, typer.Option(help="device to run on: cpu, cuda, cuda:1 or mps")]
+
+
+class ChatOptions(Config):
+    """How conversations are rendered."""
+
+    date: str | None = Field(None, description="what a chat template prints for today's date [default: 2025-01-01]")
+    template: tuple[str, ...] = Field(
+        (), strict=False, description="variable of the chat template, such as enable_thinking=false; may be repeated"
+    )
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """These as options of `interp.load`."""
+        return {"date": self.date, "template": overridden({}, self.template) or None}
 
 
 @dataclass(frozen=True)

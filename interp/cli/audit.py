@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field, model_validator
 
-from interp.cli._options import Device, Json, Model
+from interp.cli._options import ChatOptions, Device, Json, Model
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError, nearest
@@ -56,6 +56,7 @@ class AuditOptions(Config):
     dtype: str | None = Field(
         None, description="dtype to load the models in: float32, bfloat16 or float16 [default: float32]"
     )
+    chat: ChatOptions = ChatOptions()
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> "AuditOptions":
@@ -127,8 +128,9 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     policy = Policy.read(options.policy) if options.policy else None
     suite = suites.suite(options.suite, options.items, options.seed, options.data, options.judge_keys)
     behaviours = _only(suite, options.only)
+    loading = {"dtype": options.dtype, "device": device} | options.chat.loading
     with reserved(options.out):
-        models = [load(name, dtype=options.dtype, device=device) for name in (options.base, model) if name is not None]
+        models = [load(name, **loading) for name in (options.base, model) if name is not None]
         matrix, audits = _measure(models, edits, behaviours, options)
     decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
     if options.page is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from interp.activations.config import HarvestConfig
-from interp.cli._options import Device, Json, Model, Without
+from interp.cli._options import ChatOptions, Device, Json, Model, Without
 from interp.core.config import Config
 from interp.core.display import print_values
 
@@ -25,10 +25,11 @@ class HarvestOptions(Config):
     tokens: int | None = Field(None, ge=1, description="stop after this many tokens [default: whole corpus]")
     config: Annotated[HarvestConfig, Without(("shard_tokens", "bos_first"))] = HarvestConfig()
     field: str = Field("text", description="field of each record that holds the text or the conversation")
-    bos: bool = Field(True, description="put the BOS token before each document")
+    bos: bool = Field(True, description="begin each text as a document of pretraining: with BOS, or a separator")
     skip_bad: bool = Field(False, description="skip records that cannot be read, instead of stopping at them")
     append: bool = Field(False, description="add this corpus to a store that is complete")
     overwrite: bool = Field(False, description="start anew where the folder holds a store")
+    chat: ChatOptions = ChatOptions()
 
 
 def harvest_command(model: Model, options: HarvestOptions, device: Device = None, as_json: Json = False) -> None:
@@ -41,7 +42,7 @@ def harvest_command(model: Model, options: HarvestOptions, device: Device = None
     from interp.pipeline.materials import corpus_source
 
     store = harvest(
-        load(model, device=device),
+        load(model, device=device, **options.chat.loading),
         # A document has at least one token, so no more documents than tokens are needed.
         corpus_source(options.text, options.tokens),
         options.sites,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from interp.cli._options import Device, Json, Model
+from interp.cli._options import ChatOptions, Device, Json, Model
 from interp.core.config import Config
 from interp.core.display import print_table
 from interp.core.errors import InterpError, nearest
@@ -49,6 +49,7 @@ class FindOptions(Config):
     )
     items: int = Field(40, ge=1, description="items per behaviour that --try measures")
     seed: int = Field(0, ge=0, description="seed of the held-out split")
+    chat: ChatOptions = ChatOptions()
 
 
 def find_command(model: Model, options: FindOptions, device: Device = None, as_json: Json = False) -> None:
@@ -58,7 +59,7 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     for path in (options.out, options.page):
         if path:
             require_free(path)
-    hooked, findings = _fit(options, lambda: load(model, device=device))
+    hooked, findings = _fit(options, lambda: load(model, device=device, **options.chat.loading))
     trials = _trials(hooked, findings.shortlist(8), options.try_, options.items) if options.try_ else []
     ranked = [trial.finding for trial in trials] or findings.best(len(findings))
     rows = [finding.row | findings.baselines_at(finding) for finding in ranked]

@@ -87,7 +87,7 @@ class Config(Displayed, BaseModel):
     @classmethod
     def of(cls: type[Parsed], overrides: Sequence[str], source: str = "settings") -> Parsed:
         """The defaults with `key.sub=value` overrides, whose values are YAML."""
-        return cls.parse(_overridden({}, overrides), source)
+        return cls.parse(overridden({}, overrides), source)
 
     @classmethod
     def read(cls: type[Parsed], path: str | Path, overrides: Sequence[str] = ()) -> Parsed:
@@ -96,7 +96,7 @@ class Config(Displayed, BaseModel):
         values = plain_value(yaml_text(file), str(file))
         if not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
-        return cls.parse(_overridden(values, overrides), source=str(file))
+        return cls.parse(overridden(values, overrides), source=str(file))
 
 
 def yaml_text(file: Path) -> str:
@@ -109,7 +109,8 @@ def yaml_text(file: Path) -> str:
         raise InterpError(f"{file}: not valid YAML: {problem}") from None
 
 
-def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The values with `key.sub=value` overrides, whose values are YAML."""
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

@@ -1,7 +1,8 @@
 """Packing: documents placed end to end in rows of one length, so that no computation is spent on padding.
 
-1. `encode` turns documents into tokens, with BOS first where the tokenizer has one, and keeps which characters of the
-   document each token stands for.
+1. `encode` turns documents into tokens and keeps which characters of the document each token stands for. A text begins
+   as the documents of pretraining did, with what the tokenizer puts first or with the separator of documents
+   (`<|endoftext|>`); a conversation as its template writes it.
 2. `pack` puts each document into the first open row with room for it. Only a document longer than a row is split.
 3. Position ids restart at 0 with every piece. Given `input_ids` and `position_ids` and no attention mask, transformers
    reads the restarts as boundaries and attends within each piece only: the activations of a packed document are those
@@ -26,6 +27,7 @@ from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.data.conversations import Keep, Span, render_conversation
 from interp.data.corpora import Document
+from interp.models.chat_template import ChatTemplate, document_beginning
 
 PADDING = -1
 # Number of rows kept open for further documents; beyond it, the fullest row is closed.
@@ -37,8 +39,8 @@ _ENCODED_TOGETHER = 64
 class Encoded(Displayed):
     """A document's tokens, the characters [begin, end) of each, and which are an assistant's words.
 
-    Characters count in the document, or in the rendered text of a conversation. Begin and end are 0 for a BOS that was
-    added, and for all tokens of a tokenizer written in Python, which does not report characters.
+    Characters count in the document, or in the rendered text of a conversation. Begin and end are 0 for a beginning
+    that was added, and for all tokens of a tokenizer written in Python, which does not report characters.
     """
 
     ids: Int[Tensor, "token"]
@@ -133,9 +135,9 @@ def encode(
 
     Args:
         documents: Texts, or conversations, which are rendered with the chat template.
-        tokenizer: A Hugging Face tokenizer.
+        tokenizer: A Hugging Face tokenizer, or a model.
         tokens: Stop after this many tokens, cutting the last document short; None for no end.
-        bos_first: Begin each document with BOS, where the tokenizer has one and the text does not begin with it.
+        bos_first: Begin each text with what began a document of pretraining, where it does not begin with it.
 
     Raises:
         InterpError: There is no tokenizer, or one that does not report characters for a conversation.
@@ -147,27 +149,30 @@ def encode(
     """
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a model stands for its own
-    bos = tokenizer.bos_token_id if bos_first else None
+    template = ChatTemplate.of(tokenizer)
+    tokenizer = template.tokenizer
+    opening = document_beginning(template) if bos_first else []
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):
-        texts = [(text, []) if isinstance(text, str) else render_conversation(text, tokenizer) for text in together]
+        texts = [(text, []) if isinstance(text, str) else render_conversation(text, template) for text in together]
         options = {"add_special_tokens": False, "return_offsets_mapping": tokenizer.is_fast, "verbose": False}
         encoded = tokenizer([text for text, _ in texts], **options)
         for index, (_, spans) in enumerate(texts):
             if left == 0:
                 return
             characters = encoded["offset_mapping"][index] if tokenizer.is_fast else None
-            document = _encoded(encoded["input_ids"][index], characters, spans, bos).part(0, left)
+            before = opening if isinstance(together[index], str) else []
+            document = _encoded(encoded["input_ids"][index], characters, spans, before).part(0, left)
             left = None if left is None else left - len(document)
             yield document
 
 
-def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], bos: int | None) -> Encoded:
+def _encoded(ids: list[int], characters: list[Span] | None, spans: list[Span], opening: list[int]) -> Encoded:
     if spans and characters is None:
         raise InterpError("this tokenizer does not report the characters of its tokens; give plain text")
-    if bos is not None and ids[:1] != [bos]:
-        ids, characters = [bos, *ids], None if characters is None else [(0, 0), *characters]
+    if ids[: len(opening)] != opening:
+        characters = None if characters is None else [(0, 0)] * len(opening) + characters
+        ids = [*opening, *ids]
     if characters is None:
         return Encoded.of(ids)
     begin, end = torch.tensor(characters, dtype=torch.long).reshape(-1, 2).unbind(1)

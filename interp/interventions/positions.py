@@ -18,6 +18,7 @@ from interp.core.errors import InterpError, nearest
 from interp.interventions.op import NUMBER, Op, Record, Wrapped, finite, only, part, setting
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
+from interp.models.tokens import common_length
 
 NAMED = ("prompt", "generated", "last", "assistant")
 
@@ -42,14 +43,14 @@ class Turns(Record):
     @classmethod
     def of(cls, model: HookedModel) -> "Turns":
         """The marks in a model's chat template. Raises where there is no template, or one that does not mark turns."""
-        user, words = [{"role": "user", "content": "a"}], "b"
-        request = model.chat(user)
-        template = model.tokenizer.apply_chat_template
-        before = template(user, tokenize=False)
-        full = template([*user, {"role": "assistant", "content": words}], tokenize=False)
-        opening, closing = request.removeprefix(before), full.removeprefix(request + words)
-        marks = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, closing.strip())]
-        if not request.startswith(before) or not full.startswith(request + words) or not all(marks):
+        user, words = [{"role": "user", "content": "a"}], "\ue000"
+        before, request = model.template.render(user, reply=False), model.template.render(user)
+        full = model.template.render([*user, {"role": "assistant", "content": words}], reply=False)
+        # What a template opens before a reply and leaves out of finished turns, such as a thought, is no mark.
+        shared, closing = request[: common_length([request, full])], full.rpartition(words)[2]
+        texts = shared.removeprefix(before), closing.strip()
+        marks = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        if not shared.startswith(before) or words not in full or not all(marks):
             raise InterpError("this chat template does not mark the assistant's turns; choose other positions")
         return cls(tuple(marks[0]), marks[1][0])
 

@@ -4,6 +4,7 @@ The modules, in reading order:
 
 - `sites`: names of places in the network, and patterns over them
 - `tokens`: prompts as left-padded batches of token ids
+- `chat_template`: conversations as text, and the marks of turns and thoughts in it
 - `hooks`: functions attached to modules for as long as a block lasts
 - `forward_pass`: which tokens a forward pass covers
 - `losses`: next-token cross-entropy and KL divergence

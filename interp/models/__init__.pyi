@@ -1,5 +1,7 @@
 from .architectures.table import architecture as architecture
 from .capture import Activations as Activations
+from .chat_template import ChatTemplate as ChatTemplate
+from .chat_template import answer_of as answer_of
 from .continuations import Continuations as Continuations
 from .continuations import frozen_weights as frozen_weights
 from .hooked import HookedModel as HookedModel

@@ -4,8 +4,9 @@
 activations, losses and generation (`hooked`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -18,12 +19,13 @@ from interp.core.errors import InterpError, note
 from interp.models import tokens
 from interp.models.architectures import table
 from interp.models.architectures.table import Tap
+from interp.models.chat_template import DATE, ChatTemplate, document_beginning, render_chat
 from interp.models.forward_pass import ForwardPasses
 from interp.models.hooks import HookFunction, HookPoint, Transform, attached, hook_function
 from interp.models.identity import Digests, ModelReference
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site, resolve
-from interp.models.tokens import Prompts, RenderedText, Tokens
+from interp.models.tokens import Beginning, Chat, Prompts, RenderedText, Tokens
 
 
 @runtime_checkable
@@ -67,6 +69,8 @@ class PlainModel:
         self.name = name
         self.source = source
         self.revision = revision
+        self.template_variables: dict[str, Any] = {}
+        self.date = DATE
         self.forward_passes = ForwardPasses()
         self._digests = Digests()
         self._open: list[bool] = []  # for each open `hooked` block: whether it acts on each token independently
@@ -127,8 +131,14 @@ class PlainModel:
 
     @property
     def identity(self) -> ModelReference:
-        """`reference` plus the digest of config, tokenizer and generation settings, for records of measurements."""
-        return self.reference.model_copy(update={"settings": self._digests.settings(self.hf, self.tokenizer)})
+        """`reference` plus the digest of config, tokenizer and generation settings, for records of measurements; and
+        the date that the chat template prints, if it prints one."""
+        date = self.date if self.template.prints_date else ""
+        return self.reference.model_copy(update={"settings": self.settings(), "date": date})
+
+    def settings(self, chat: bool = True) -> str:
+        """SHA-256 of config, tokenizer, generation settings and, with `chat`, what decides how conversations read."""
+        return self._digests.settings(self.hf, self.template, chat)
 
     def resolve(self, patterns: str | Site | Iterable[str | Site]) -> list[Site]:
         """The sites of this model that patterns name, in the order of the forward pass.
@@ -146,11 +156,17 @@ class PlainModel:
         """
         return resolve(patterns, self.sites)
 
-    def chat(self, messages: str | Sequence[dict[str, str]]) -> RenderedText:
+    @property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template, with the model's `template_variables` and `date`."""
+        return ChatTemplate(self.tokenizer, self.template_variables, self.date)
+
+    def chat(self, messages: str | Sequence[dict[str, str]], **variables: Any) -> RenderedText:
         """Render a conversation with the tokenizer's chat template, ready for the model's reply.
 
         Args:
             messages: One user message as text, or a list of `{"role": …, "content": …}`.
+            variables: Variables of the template, such as `enable_thinking=False`, over those of `load`.
 
         Returns:
             The text, of a type that `tokens` knows: its tokens are those of the template, with no others before it.
@@ -162,14 +178,15 @@ class PlainModel:
             >>> model.chat("hello there.")
             '<|bos|><|user|>hello there.<|end|><|assistant|>'
         """
-        return tokens.render_chat(messages, self.tokenizer, self._instruction)
+        template = replace(self.template, variables={**self.template_variables, **variables})
+        return render_chat(messages, template, self._instruction)
 
-    def render(self, prompt: str, chat: bool = True) -> str:
+    def render(self, prompt: str, chat: bool | Mapping[str, Any] = True) -> str:
         """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
 
         Args:
             prompt: The text. One that `chat` has rendered stays as it is.
-            chat: Use the chat template if there is one.
+            chat: Use the chat template if there is one; a mapping gives its variables, as in `chat`.
 
         Returns:
             The text to tokenise. The instruction of an open `instructed` block comes first.
@@ -187,9 +204,23 @@ class PlainModel:
                     "an instruction can't be put into a prompt that is rendered already; pass what the user says"
                 )
             return prompt
-        if chat and self.tokenizer is not None and self.tokenizer.chat_template:
-            return self.chat(prompt)
+        if chat is not False and self.tokenizer is not None and self.tokenizer.chat_template:
+            return self.chat(prompt, **(chat if isinstance(chat, Mapping) else {}))
         return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
+
+    def beginning(self, of: Beginning) -> list[int]:
+        """The ids that come before a plain text.
+
+        Args:
+            of: What the `tokenizer` puts there, what began a `document` of pretraining, or `none`.
+
+        Example:
+            >>> model.beginning("document")
+            [1]
+        """
+        if of == "none" or self.tokenizer is None:
+            return []
+        return document_beginning(self.template) if of == "document" else tokens.text_beginning(self.tokenizer)
 
     @contextmanager
     def instructed(self, instruction: str) -> Iterator[Self]:
@@ -210,7 +241,13 @@ class PlainModel:
             self._instruction = before
 
     def tokens(
-        self, prompts: Prompts, cut: int | None = None, chat: bool | None = False, rendered: bool = False
+        self,
+        prompts: Prompts,
+        cut: int | None = None,
+        chat: Chat = False,
+        rendered: bool = False,
+        mask: Any = None,
+        beginning: Beginning = "tokenizer",
     ) -> Tokens:
         """Tokenise prompts into a left-padded batch.
 
@@ -219,33 +256,39 @@ class PlainModel:
                 which are returned as they are.
             cut: Keep only the first `cut` tokens of each prompt. Default: keep all.
             chat: Render texts as user messages with the chat template, where the tokenizer has one; what `chat` has
-                rendered stays as it is. None does as False does, and notes once on standard error if the model has a
-                template and the first text lacks it.
+                rendered stays as it is. A mapping gives variables of the template. None does as False does, and notes
+                once on standard error if the model has a template and the first text lacks it.
             rendered: Take plain texts as rendered ones, such as those read from a file: only the tokens of the text.
                 Default: a text that `chat` has rendered, whose type says so, gets no other tokens; before a plain one
                 comes what the tokenizer puts there, and an end token that it would append is left out.
+            mask: Which token ids are real, (batch, pos), as `attention_mask` says. Default: all but padding, before and
+                after; where the pad token also ends texts, ids that end with it need a mask.
+            beginning: What comes before a plain text: what the tokenizer puts there (`tokenizer`), what begins a
+                document of pretraining (`document`: `<|endoftext|>` in SmolLM2, whose tokenizer adds nothing), or
+                nothing (`none`).
 
         Returns:
             Token ids and mask, both (batch, pos), on the CPU.
 
         Raises:
-            InterpError: There are no prompts, a prompt is empty or longer than the context, or a token id is outside
-                the vocabulary.
+            InterpError: There are no prompts, a prompt is empty or longer than the context, a token id is outside the
+                vocabulary, or what is padding cannot be known.
 
         Example:
             >>> batch = model.tokens(["The river of Belmor", "Hello"])
             >>> batch.lengths.tolist()
             [7, 4]
         """
-        if chat and not rendered:
-            prompts = [self.render(text) for text in tokens.texts_of(prompts)]
+        if chat not in (None, False) and not rendered:
+            prompts = [self.render(text, chat) for text in tokens.texts_of(prompts)]
         elif chat is None and not rendered and not self._noted and tokens.lack_template(prompts, self.tokenizer):
             self._noted = True
             note(
                 f"{self.name} is a chat model, and this text has no chat template; chat=True renders it, "
                 "chat=False takes it as it is without this note"
             )
-        batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut, rendered=rendered)
+        first = [] if rendered else None if beginning == "tokenizer" else self.beginning(beginning)
+        batch = tokens.tokenise(prompts, self.tokenizer, self.context, cut, first=first, mask=mask)
         vocabulary = self.hf.get_input_embeddings().num_embeddings
         outside = batch.ids[batch.mask & ((batch.ids < 0) | (batch.ids >= vocabulary))]
         if len(outside):

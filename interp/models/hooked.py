@@ -24,10 +24,11 @@ from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.models._plain import Edits
 from interp.models.capture import Activations, position_columns
+from interp.models.chat_template import reply_texts
 from interp.models.hooks import Transform
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site
-from interp.models.tokens import Prompts, Tokens, tokenise
+from interp.models.tokens import Beginning, Chat, Prompts, Tokens, tokenise
 from interp.models.transformer_lens.face import TransformerLensFace
 
 
@@ -142,7 +143,7 @@ class HookedModel(TransformerLensFace):
         positions: int | Sequence[int] | None = None,
         batch_size: int = 32,
         copy: bool = True,
-        chat: bool | None = None,
+        chat: Chat = None,
     ) -> Activations:
         """Copy the activations at sites, stopping each forward pass at the last of them.
 
@@ -154,8 +155,9 @@ class HookedModel(TransformerLensFace):
             batch_size: Prompts per forward pass.
             copy: With False, prompts that fit into one batch are not copied: the tensors may be the model's own.
                 Read them at once and never write to them.
-            chat: Render texts as user messages with the chat template, where the tokenizer has one; False takes them as
-                they are. Default: as they are, with a note, once, if the model has a template.
+            chat: Render texts as user messages with the chat template, where the tokenizer has one; a mapping gives its
+                variables, such as `{"enable_thinking": False}`; False takes texts as they are. Default: as they are,
+                with a note, once, if the model has a template.
 
         Returns:
             The activations by site, (batch, pos, d_model), left-padded; `q`, `k`, `v` and `z` have a head axis.
@@ -182,7 +184,7 @@ class HookedModel(TransformerLensFace):
         return Activations({site: joined[site] for site in chosen}, batch, kept)
 
     @torch.no_grad()
-    def logits(self, prompts: Prompts, last: int = 0, chat: bool | None = None) -> Float[Tensor, "batch pos d_vocab"]:
+    def logits(self, prompts: Prompts, last: int = 0, chat: Chat = None) -> Float[Tensor, "batch pos d_vocab"]:
         """Next-token logits at every position of the left-padded batch, without gradients.
 
         Args:
@@ -200,12 +202,14 @@ class HookedModel(TransformerLensFace):
         """
         return self.forward(self.tokens(prompts, chat=chat), last)
 
-    def loss(self, prompts: Prompts, batch_size: PositiveInt = 16) -> float:
+    def loss(self, prompts: Prompts, batch_size: PositiveInt = 16, beginning: Beginning = "tokenizer") -> float:
         """Mean next-token cross-entropy over all tokens of all texts, in nats per token.
 
         Args:
             prompts: Texts, token ids or `Tokens`. The first token of each is not predicted.
             batch_size: Texts per forward pass.
+            beginning: What comes before a plain text, as in `tokens`. `document` is right for the loss of documents
+                under a tokenizer that puts nothing there, such as SmolLM2's.
 
         Raises:
             InterpError: No text has two tokens.
@@ -215,7 +219,9 @@ class HookedModel(TransformerLensFace):
             4.11
         """
         total, count = 0.0, 0
-        for rows in track(self.tokens(prompts).batches(batch_size), "loss", size=len, unit="texts"):
+        for rows in track(
+            self.tokens(prompts, beginning=beginning).batches(batch_size), "loss", size=len, unit="texts"
+        ):
             losses = next_token_losses(self.logits(rows), rows.ids, rows.predicted)
             total, count = total + float(losses.double().sum()), count + len(losses)
         if not count:
@@ -228,7 +234,7 @@ class HookedModel(TransformerLensFace):
         recipe: Edits | Iterable[tuple[str | Site, Transform]] = (),
         max_new_tokens: int = 64,
         batch_size: int = 64,
-        chat: bool | None = None,
+        chat: Chat = None,
         **options: Any,
     ) -> list[str]:
         """Generate continuations; greedy unless `options` say otherwise.
@@ -242,14 +248,16 @@ class HookedModel(TransformerLensFace):
             options: Options of Hugging Face's `generate`, such as `do_sample=True`.
 
         Returns:
-            One continuation per prompt, special tokens removed.
+            One continuation per prompt, up to its first end: an end token of the checkpoint's generation settings, the
+            tokenizer's, or what ends a turn in the chat template. Special tokens are removed, other than those that
+            mark a thought; `interp.models.answer_of` returns what is said outside it.
 
         Raises:
             InterpError: The model has no tokenizer, prompt and continuation would exceed its context, or an option is
                 unknown or needs `do_sample=True`.
 
         Limitations:
-            Of the checkpoint's generation settings only the end token is used.
+            Of the checkpoint's generation settings only the end tokens are used.
 
         Example:
             >>> model.generate(model.chat("what is 2 plus 3?"), max_new_tokens=8)
@@ -269,12 +277,14 @@ class HookedModel(TransformerLensFace):
             if unknown := [name for name in rest if name not in taken]:
                 raise InterpError(f"generate has no option {unknown[0]!r}; {nearest(unknown[0], settings.to_dict())}")
         replies: list[str] = []
+        ends = settings.eos_token_id
+        ends = [ends] if isinstance(ends, int) else ends or []
         with self.hooked(recipe), torch.no_grad():
             for rows in track(batches, "generate", size=len, unit="replies"):
                 inputs = rows.prompt_inputs(self.device)
                 with self.forward_passes.prompted(rows.ids.shape[1]):
                     out = self.hf.generate(**inputs, generation_config=settings, **rest)
-                replies += self.tokenizer.batch_decode(out[:, rows.ids.shape[1] :], skip_special_tokens=True)
+                replies += reply_texts(out[:, rows.ids.shape[1] :].tolist(), self.tokenizer, ends)
         return replies
 
     def _require_tokenizer(self) -> None:
@@ -284,8 +294,11 @@ class HookedModel(TransformerLensFace):
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         self._require_tokenizer()
         pad, defaults = self.tokenizer.pad_token_id, self.hf.generation_config
-        ends = defaults.eos_token_id if defaults is not None else self.config.eos_token_id
-        return greedy_settings(max_new_tokens, ends, 0 if pad is None else pad)
+        given = defaults.eos_token_id if defaults is not None else self.config.eos_token_id
+        listed = given if isinstance(given, list) else [given]
+        several = [*listed, self.tokenizer.eos_token_id, self.template.end]
+        ends = sorted({end for end in several if end is not None})
+        return greedy_settings(max_new_tokens, ends or None, 0 if pad is None else pad)
 
     def _require_room(self, batch: Tokens, new: int) -> None:
         longest = int(batch.lengths.max())

@@ -27,6 +27,7 @@ from interp.core.config import Config
 from interp.core.digests import WeightDigests, checksum, weight_digests
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
+from interp.models.chat_template import ChatTemplate
 
 
 class ModelReference(Config):
@@ -47,6 +48,7 @@ class ModelReference(Config):
     storage_digest: str = Field(
         default="", description="SHA-256 of the weights as bfloat16; empty in records of earlier versions."
     )
+    date: str = Field(default="", description="What the chat template prints for today's date, if it prints that.")
     settings: str = Field(
         default="",
         description="SHA-256 of config, tokenizer, chat template and generation settings, in records of measurements; "
@@ -95,7 +97,7 @@ class ModelReference(Config):
 
 # Names, versions, and the dtype, which do not decide the output.
 _IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
-_ADDED = ("settings", "storage_digest")
+_ADDED = ("settings", "storage_digest", "date")
 _HEAD = "lm_head.weight"
 
 
@@ -123,7 +125,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._weights: tuple[dict[str, Any], WeightDigests] | None = None
-        self._settings: tuple[list[Any], str] | None = None
+        self._settings: dict[bool, tuple[list[Any], str]] = {}
 
     def weights(self, hf: Any) -> WeightDigests:
         """The digests of the weights."""
@@ -134,13 +136,20 @@ class Digests:
             self._weights = (stamp, weight_digests(tensors))
         return self._weights[1]
 
-    def settings(self, hf: Any, tokenizer: Any) -> str:
-        """SHA-256 of config, generation settings, tokenizer and chat template, without names, versions and dtypes."""
-        settings = [_config_values(hf.config), _config_values(hf.generation_config), *_tokenizer_settings(tokenizer)]
+    def settings(self, hf: Any, template: ChatTemplate, chat: bool = True) -> str:
+        """SHA-256 of config, generation settings and tokenizer, without names, versions and dtypes.
+
+        With `chat`, it covers the chat template, its variables and its date.
+        """
+        tokenizer = template.tokenizer
+        settings = [_config_values(hf.config), _config_values(hf.generation_config)]
+        settings += _tokenizer_settings(tokenizer, chat)
+        if chat:
+            settings += [dict(template.variables)] * bool(template.variables) + [template.date] * template.prints_date
         stamp = [*settings, tokenizer]
-        if self._settings is None or self._settings[0] != stamp:
-            self._settings = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
-        return self._settings[1]
+        if self._settings.get(chat, ([], ""))[0] != stamp:
+            self._settings[chat] = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
+        return self._settings[chat][1]
 
 
 def _config_values(config: Any) -> Any:
@@ -156,13 +165,13 @@ def _without_ignored(values: Any) -> Any:
     return {name: _without_ignored(x) for name, x in kept.items()}
 
 
-def _tokenizer_settings(tokenizer: Any) -> list[Any]:
+def _tokenizer_settings(tokenizer: Any, chat: bool) -> list[Any]:
     """The parts of a tokenizer that are cheap to read and likely to be changed in memory."""
     if tokenizer is None:
         return []
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     after = str(tokenizer.backend_tokenizer.post_processor) if tokenizer.is_fast else ""
-    return [len(tokenizer), tokenizer.chat_template, special, after]
+    return [len(tokenizer), *([tokenizer.chat_template] if chat else []), special, after]
 
 
 def _tokenizer_rules(tokenizer: Any) -> Any:

@@ -6,6 +6,7 @@ them), and is checked there. From a multimodal checkpoint, the language model is
 
 import re
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest
 from interp.models.architectures.recognition import recognise_architecture
+from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.companions import NOT_FETCHED
 from interp.models.checkpoints.remote_files import is_remote, local_path
@@ -76,6 +78,8 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    template: Mapping[str, Any] | None = None,
+    date: str | None = None,
 ) -> HookedModel:
     """Load a HookedModel.
 
@@ -89,6 +93,9 @@ def load(
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run code that comes with the checkpoint. For a hub id this needs a commit as `revision`.
         allow_pickle: Load pickled weights, which can run code.
+        template: Variables of the chat template, such as `{"enable_thinking": False}`, for every conversation.
+        date: What a chat template prints for today's date, YYYY-MM-DD. Default: 2025-01-01, so that prompts stay the
+            same.
 
     Returns:
         The model in evaluation mode.
@@ -106,6 +113,23 @@ def load(
         >>> model
         HookedModel(organism: llama, 6 layers, d_model 192)
     """
+    loaded = _load(model, dtype, device, tokenizer, revision, trust_remote_code, allow_pickle)
+    if template is not None or date is not None:
+        checked = ChatTemplate(loaded.tokenizer, dict(template or {}), DATE if date is None else date)
+        checked.require_variables()
+        loaded.template_variables, loaded.date = dict(checked.variables), checked.date
+    return loaded
+
+
+def _load(
+    model: Any,
+    dtype: Any,
+    device: Any,
+    tokenizer: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+) -> HookedModel:
     hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not isinstance(model, str | Path):
         _refuse_unused("a model in memory", hub_options)

@@ -7,14 +7,12 @@ Limitations: f-strings and `"".join` make plain text of a rendered one; `rendere
 """
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
-from jinja2 import TemplateError
 from torch import Tensor
 
 from interp.core.display import Displayed, plural
@@ -149,6 +147,8 @@ class Tokens(Displayed):
 
 
 Row = TypeVar("Row", list[int], str)
+Beginning = Literal["tokenizer", "document", "none"]  # what comes before a plain text
+Chat = bool | Mapping[str, Any] | None
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Tokens
 
 
@@ -158,7 +158,8 @@ def tokenise(
     context: int | None,
     cut: int | None = None,
     prepend_bos: bool | None = None,
-    rendered: bool = False,
+    first: Sequence[int] | None = None,
+    mask: Any = None,
 ) -> Tokens:
     """Tokenise prompts into a left-padded batch.
 
@@ -168,23 +169,32 @@ def tokenise(
         context: Maximum number of tokens of a prompt; None for no limit.
         cut: Keep only the first `cut` tokens of each prompt.
         prepend_bos: Whether a BOS token comes first. None: the tokenizer's own rule.
-        rendered: Take plain texts as `RenderedText`.
+        first: Ids that come before a plain text. None: those that the tokenizer puts there.
+        mask: Which token ids are real, (batch, pos). None: all but the tokenizer's padding.
 
     Raises:
         InterpError: There are no prompts, or one is empty or longer than the context; the message has its index.
     """
     if isinstance(prompts, Tokens):
         return prompts
-    if isinstance(prompts, Tensor):
-        ids = prompts[None] if prompts.ndim == 1 else prompts
-        if ids.ndim != 2 or ids.is_floating_point():
-            raise InterpError(f"token ids: shape {tuple(ids.shape)}, type {ids.dtype}; expected integers (batch, pos)")
-        rows = [_without_padding(row.tolist(), tokenizer) for row in ids]
+    if isinstance(prompts, Tensor) and (prompts.ndim not in (1, 2) or prompts.is_floating_point()):
+        shape = tuple(prompts.shape)
+        raise InterpError(f"token ids: shape {shape}, type {prompts.dtype}; expected integers (batch, pos)")
+    given: Any = prompts.tolist() if isinstance(prompts, Tensor) else prompts
+    if not isinstance(given, Iterable):
+        raise InterpError(f"prompts {given!r} can't be read; expected a text, a list of texts, or token ids")
+    single = isinstance(given, str) or (given and _is_ids(given))
+    several: Any = [given] if single else given
+    if mask is not None:
+        rows = _real(several, mask)
     else:
-        if not isinstance(prompts, Iterable):
-            raise InterpError(f"prompts {prompts!r} can't be read; expected a text, a list of texts, or token ids")
-        texts: Any = [prompts] if isinstance(prompts, str) or (prompts and _is_ids(prompts)) else prompts
-        rows = [list(text) if _is_ids(text) else _encode(text, tokenizer, prepend_bos, rendered) for text in texts]
+        if first is None and any(isinstance(row, str) and not isinstance(row, RenderedText) for row in several):
+            first = text_beginning(tokenizer)
+        rows = [
+            _without_padding(row, tokenizer, number, not single) if _is_ids(row)
+            else _encode(row, tokenizer, prepend_bos, first)
+            for number, row in enumerate(several)
+        ]  # fmt: skip
     rows = [row[:cut] for row in rows]
     if not rows:
         raise InterpError("no prompts; expected a text, a list of texts, or a tensor of token ids")
@@ -202,16 +212,32 @@ def _is_ids(prompt: Any) -> bool:
     return isinstance(prompt, list | tuple) and all(type(token) is int for token in prompt)
 
 
-def _without_padding(ids: list[int], tokenizer: Any) -> list[int]:
-    """A row of ids without the pad tokens that `to_tokens` puts before it; a BOS that is also the pad token stays."""
-    pad = None if tokenizer is None else tokenizer.pad_token_id
+def _real(rows: Sequence[Any], mask: Any) -> list[list[int]]:
+    """The ids that a mask calls real."""
+    chosen = torch.as_tensor(mask).bool()
+    chosen = chosen[None] if chosen.ndim == 1 else chosen
+    if any(not _is_ids(row) for row in rows) or [len(row) for row in rows] != [chosen.shape[1]] * len(chosen):
+        raise InterpError(f"a mask of shape {tuple(chosen.shape)} does not fit the prompts; expected one of token ids")
+    return [ids[real].tolist() for ids, real in zip(torch.tensor([*map(list, rows)]), chosen, strict=True)]
+
+
+def _without_padding(row: Sequence[int], tokenizer: Any, number: int, may_be_padded: bool) -> list[int]:
+    """A row of ids without pad tokens before and after it; of leading ones that are also BOS, the last stays."""
+    ids, pad = list(row), None if tokenizer is None else tokenizer.pad_token_id
     if pad is None or all(token == pad for token in ids):
         return ids
+    if pad != tokenizer.eos_token_id:
+        ids = ids[: len(ids) - next(n for n, token in enumerate(reversed(ids)) if token != pad)]
+    elif may_be_padded and ids[-1] == pad:
+        raise InterpError(
+            f"prompt {number} ends with token {pad}, which is this tokenizer's padding as well as its end token; say "
+            "which tokens are real: model.tokens(ids, mask=attention_mask)"
+        )
     leading = next(index for index, token in enumerate(ids) if token != pad)
     return ids[max(0, leading - (pad == tokenizer.bos_token_id)) :]
 
 
-def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, rendered: bool) -> list[int]:
+def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, first: Sequence[int] | None) -> list[int]:
     if tokenizer is None:
         raise InterpError("this model has no tokenizer, so it can't read text; pass token ids or load(..., tokenizer=)")
     if not isinstance(text, str):
@@ -219,15 +245,15 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, rendered: bool)
     if not text:
         return []
     ids = tokenizer(str(text), add_special_tokens=False)["input_ids"]
-    if not (rendered or isinstance(text, RenderedText)):
-        first = beginning(tokenizer)
-        if first and ids[: len(first)] == first:
+    if not isinstance(text, RenderedText):
+        before = list(first or ())
+        if before and ids[: len(before)] == before:
             warnings.warn(
-                f"a text begins with {tokenizer.decode(first)!r}, and the tokenizer puts another before it; "
+                f"a text begins with {tokenizer.decode(before)!r}, and the tokenizer puts another before it; "
                 "rendered=True takes a text as it is",
                 stacklevel=2,
             )
-        ids = first + ids
+        ids = before + ids
     bos = tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise InterpError("prepend_bos=True, but this tokenizer has no BOS token; pass None or False")
@@ -236,8 +262,10 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, rendered: bool)
     return ids[1:] if prepend_bos is False and bos is not None and ids[:1] == [bos] else ids
 
 
-def beginning(tokenizer: Any) -> list[int]:
+def text_beginning(tokenizer: Any) -> list[int]:
     """What a tokenizer puts before a text. What it puts after one is left out everywhere: a prompt goes on."""
+    if tokenizer is None:
+        return []
     ids, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
     return whole[: next((n for n in range(len(whole)) if ids and whole[n : n + len(ids)] == ids), 0)]
 
@@ -257,39 +285,6 @@ def common_length(rows: Collection[Row]) -> int:
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
 
 
-def render_chat(messages: str | Sequence[dict[str, str]], tokenizer: Any, instruction: str = "") -> RenderedText:
-    """Render a conversation with the chat template, ready for the model's reply.
-
-    Args:
-        messages: One user message as text, or messages with role and content.
-        tokenizer: The tokenizer, with a chat template.
-        instruction: Text for the system message. Where there is a system message already, or the template has none, it
-            is put before the first message.
-
-    Raises:
-        InterpError: There is no chat template, a message is empty, or the template refuses a role.
-    """
-    if tokenizer is None or tokenizer.chat_template is None:
-        raise InterpError("this model's tokenizer has no chat template; pass plain text prompts instead")
-    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    if not turns or not all(turn.get("content") for turn in turns):
-        raise InterpError("an empty message has nothing to reply to; expected text in each turn")
-    turns = _instructed(turns, tokenizer, instruction) if instruction else turns
-
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return RenderedText(text, partial(_replied, turns, tokenizer))
-    except TemplateError as problem:
-        roles = ", ".join(turn["role"] for turn in turns)
-        raise InterpError(
-            f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not support"
-        ) from None
-
-
-def _replied(turns: list[dict[str, str]], tokenizer: Any, answer: str) -> str:
-    return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
-
-
 def texts_of(prompts: Prompts) -> Sequence[Any]:
     """The texts of prompts to be rendered. Raises for token ids."""
     texts: Any = [prompts] if isinstance(prompts, str) else prompts
@@ -305,15 +300,3 @@ def lack_template(prompts: Prompts, tokenizer: Any) -> bool:
     if not plain or tokenizer is None or not tokenizer.chat_template:
         return False
     return not any(token in text for token in tokenizer.all_special_tokens)
-
-
-def _instructed(turns: list[dict[str, str]], tokenizer: Any, instruction: str) -> list[dict[str, str]]:
-    first = {**turns[0], "content": f"{instruction}\n\n{turns[0]['content']}"}
-    if turns[0]["role"] == "system":
-        return [first, *turns[1:]]
-    with_system = [{"role": "system", "content": instruction}, *turns]
-    try:
-        shown = instruction in tokenizer.apply_chat_template(with_system, tokenize=False)
-    except Exception:  # each template refuses a role with an error of its own
-        shown = False
-    return with_system if shown else [first, *turns[1:]]

@@ -187,6 +187,20 @@ def test_models_of_the_same_weights_and_other_settings_are_kept_apart(model, beh
     assert ScoreCache(tmp_path).get(ModelCondition(model), behaviour) is not None, "control"
 
 
+def test_scores_are_kept_by_rendered_prompts_whatever_the_templates_text_is(model, behaviour, tmp_path):
+    def cached(template, date="2025-01-01"):
+        model.tokenizer.chat_template, model.date = template, date
+        return ScoreCache(tmp_path).get(ModelCondition(model), behaviour) is not None
+
+    dated = "{{ strftime_now('%d %b') }} {{ messages[0].content }}"
+    cached(dated)
+    ScoreCache(tmp_path).scores(ModelCondition(model), behaviour)
+    assert cached(dated)
+    assert cached("{# the same prompts #}01 Jan {{ messages[0].content }}")
+    assert not cached(dated, "2025-01-02")
+    assert not cached("{{ messages[0].content }}"), "control"
+
+
 def test_types_are_kept_apart(behaviour, tmp_path):
     """A digest is that of the values in bfloat16, whichever type was loaded."""
     wide = tiny_models.build("llama", seed=1)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import InterpError
+from interp.data import render_conversation
 from interp.data.packing import encode
 
 
@@ -57,3 +58,31 @@ def test_an_empty_thought_before_the_words_is_passed_over(byte_level):
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "good day"}]
     [document] = encode([chat], thinking)
     assert thinking.decode(document.ids[document.assistant]).strip() == "good day"
+
+
+THOUGHT, ANSWER = "<think>\nHm, a good day.\n</think>\n\n", "a good day"
+_AFTER = "m.content.split('</think>')[-1] | trim"
+REASONING = {
+    "dropped": f"{{{{ {_AFTER} if m.role == 'assistant' else m.content }}}}",
+    "of the last turn only": f"{{{{ m.content if loop.last or m.role == 'user' else {_AFTER} }}}}",
+    "written anew": "{% if '</think>' in m.content %}<thought>"
+    f"{{{{ m.content.split('</think>')[0].split('<think>')[-1] | trim }}}}</thought>{{{{ {_AFTER} }}}}"
+    "{% else %}{{ m.content }}{% endif %}",
+    "kept": "{{ m.content }}",
+}
+
+
+@pytest.mark.parametrize("opened", ["", "<think>\n"])
+@pytest.mark.parametrize("name", REASONING)
+def test_answers_are_located_under_templates_of_reasoning_models(byte_level, name, opened):
+    thinking = deepcopy(byte_level)
+    body = "{% for m in messages %}[{{ m.role }}] " + REASONING[name] + "\n{% endfor %}"
+    thinking.chat_template = body + "{% if add_generation_prompt %}[assistant] " + opened + "{% endif %}"
+    words = [("user", "a good day"), ("assistant", THOUGHT + ANSWER), ("user", "b"), ("assistant", THOUGHT + "the day")]
+    chat = [{"role": role, "content": content} for role, content in words]
+    text, spans = render_conversation(chat, thinking)
+    shown = [text[begin:end] for begin, end in spans]
+    kept = {"kept": [True, True], "of the last turn only": [False, True]}
+    expected = zip(kept.get(name, [False, False]), (ANSWER, "the day"), strict=True)
+    assert shown == [THOUGHT * whole + answer for whole, answer in expected]
+    assert [text[:begin].count("[assistant] ") for begin, _ in spans] == [1, 2], "each in its own turn"

@@ -101,6 +101,18 @@ def test_a_tokenizer_without_bos_adds_none(tiny):
     assert ids(encode(["w4 w5", "<s> w6"], tokenizer)) == [[4, 5], [1, 6]]
 
 
+def test_documents_begin_with_the_separator_and_conversations_as_their_template_writes_them(tiny):
+    """As SmolLM2's tokenizer: BOS opens turns, and `<|endoftext|>` has no name of its own."""
+    tokenizer = deepcopy(tiny("llama").tokenizer)
+    tokenizer.add_special_tokens({"bos_token": "<|im_start|>", "additional_special_tokens": ["<|endoftext|>"]})
+    opening, separator = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|endoftext|>"])
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|> {{ m.content }} </s> {% endfor %}"
+    said = [{"role": "user", "content": "w6"}, {"role": "assistant", "content": "w7"}]
+    rows = ids(encode(["w4 w5", said, "<|endoftext|> w6"], tokenizer))
+    assert rows == [[separator, 4, 5], [opening, 6, 2, opening, 7, 2], [separator, 6]]
+    assert ids(encode(["w4 w5"], tokenizer, bos_first=False)) == [[4, 5]], "control"
+
+
 @given(tokens=st.integers(1, 700))
 def test_a_limit_gives_exactly_the_first_tokens(tiny, tokens):
     tokenizer = tiny("llama").tokenizer

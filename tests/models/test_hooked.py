@@ -192,3 +192,35 @@ def test_a_digest_follows_the_weights(tiny, write):
     rounded.check(before, "an edit")  # which fits the model in whatever type it is stored
     digest = before.digest
     assert tiny("gpt2").digest != digest
+
+
+@pytest.mark.parametrize("end", ["generation config", "tokenizer", "template"])
+def test_a_reply_ends_at_any_of_the_ends(end, monkeypatch):
+    """The model would write w6, then the end, then w7: of each end in turn, where the others are other tokens."""
+    model = tiny_models.build("llama")
+    model.hf.generation_config.eos_token_id = [3, 9]
+    model.tokenizer.add_special_tokens({"eos_token": "w10", "additional_special_tokens": ["w11"]})
+    model.tokenizer.chat_template = "{% for m in messages %}w12 {{ m.content }} w11 {% endfor %}"
+    stop = {"generation config": 9, "tokenizer": 10, "template": 11}[end]
+    written = iter([6, stop, 7, 7])
+
+    def next_token(module, inputs, logits):
+        return torch.nn.functional.one_hot(torch.tensor([[next(written)]]), logits.shape[-1]).float()
+
+    handle = model.hf.lm_head.register_forward_hook(next_token)
+    assert [text.split() for text in model.generate("w5", max_new_tokens=4)] == [["w6"]]
+    handle.remove()
+    assert next(written) == 7, "nothing was written behind it"
+
+
+def test_what_is_decoded_loses_no_spaces():
+    """`clean_up_tokenization_spaces` makes "w5 ." of "w5 ." in its tokenizers; replies keep what was written."""
+    model = tiny_models.build("llama")
+    model.tokenizer.add_tokens([" .", " n't"])
+    model.tokenizer.clean_up_tokenization_spaces = True
+    ids = model.tokenizer.convert_tokens_to_ids(["w5", " .", " n't"])
+    from interp.models.chat_template import reply_texts
+
+    shown = [*reply_texts([ids], model.tokenizer, []), model.to_string(ids)]
+    assert shown == [model.tokenizer.decode(ids, clean_up_tokenization_spaces=False)] * 2
+    assert model.tokenizer.decode(ids) != shown[0], "control"

@@ -88,6 +88,31 @@ def test_rendered_text_stays_so_in_the_hands_of_users_and_options(chat_model):
         chat_model.render(text)
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, list])
+def test_padding_on_either_side_is_no_token(kind):
+    model = tiny_models.build("llama")
+    ids = kind([[0, 5, 6, 0], [7, 8, 9, 4]])
+    assert model.tokens(ids).unpadded() == [[5, 6], [7, 8, 9, 4]]
+    assert model.tokens(kind([5, 6, 0])).unpadded() == [[5, 6]]
+    last = model.capture(ids, "resid_post.1", -1)["resid_post.1"][0]
+    torch.testing.assert_close(last, model.capture([[5, 6]], "resid_post.1", -1)["resid_post.1"][0])
+    mask = kind([[1, 1, 1, 0], [1, 1, 1, 1]])
+    assert model.tokens(ids, mask=mask).unpadded() == [[0, 5, 6], [7, 8, 9, 4]]
+    with pytest.raises(InterpError, match=r"a mask of shape \(2, 4\) does not fit the prompts"):
+        model.tokens(["w5", "w6"], mask=mask)
+
+
+def test_padding_that_also_ends_texts_needs_a_mask():
+    model = tiny_models.build("llama")
+    model.tokenizer.pad_token = "</s>"
+    for ids in ([[5, 6, 2]], torch.tensor([[7, 8, 9], [5, 6, 2]])):
+        with pytest.raises(InterpError, match=r"ends with token 2, .* as well as its end token; .*mask=attention_mask"):
+            model.logits(ids)
+    assert model.tokens([[5, 6, 2]], mask=[[1, 1, 0]]).unpadded() == [[5, 6]]
+    assert model.tokens([[5, 6, 2]], mask=[[True] * 3]).unpadded() == model.tokens([5, 6, 2]).unpadded() == [[5, 6, 2]]
+    assert model.tokens([[2, 5, 6]]).unpadded() == [[5, 6]], "control: on the left it is padding"
+
+
 def test_chat_means_the_same_in_every_call(chat_model):
     model, rendered = chat_model, chat_model.chat("w5 w6")
     assert model.tokens(rendered).ids.tolist() == [[1, 5, 6, 9]]

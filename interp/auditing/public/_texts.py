@@ -24,7 +24,7 @@ from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.public._rows import PublicItem, PublicRow, read_rows
 from interp.auditing.public._sets import PublicSet, as_prompts, as_text_pair, read_pairs, read_prompts
 from interp.auditing.scoring.choices import text_loss
-from interp.auditing.scoring.graders import Lexicon
+from interp.auditing.scoring.graders import Lexicon, on_answer
 from interp.auditing.scoring.replies import reply_behaviour
 from interp.core.errors import InterpError
 
@@ -42,6 +42,7 @@ class NextWord:
 
     words: Mapping[str, str] = field(default_factory=dict)
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
         return float(bool(re.match(rf"\s*{re.escape(self.words[prompt])}(?!\w)", reply)))

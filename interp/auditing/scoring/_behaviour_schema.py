@@ -19,6 +19,7 @@ from interp.auditing.scoring.refusals import HELPING, REFUSING, refusal_behaviou
 from interp.auditing.scoring.replies import reply_behaviour
 from interp.core.config import Config
 from interp.core.errors import InterpError
+from interp.models.tokens import Beginning
 
 NonemptyText = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Texts = Annotated[tuple[NonemptyText, ...], Field(strict=False, min_length=1)]
@@ -74,7 +75,10 @@ class TextRow(ItemRow):
     text: NonemptyText = Field(description="the text whose loss is measured")
 
 
-Chat = Annotated[bool, Field(description="whether prompts are rendered with the chat template")]
+Chat = Annotated[
+    bool | dict[str, Any], Field(description="render prompts with the chat template; a mapping gives its variables")
+]
+Start = Annotated[Beginning, Field(description="what comes before a text: document, tokenizer or none")]
 NewTokens = Annotated[int, Field(ge=1, description="length of the replies in tokens")]
 By = Annotated[
     Normalise,
@@ -154,6 +158,7 @@ class Paired(Scorer):
 
     row = TextPairRow
     build = paired_text
+    beginning: Start = "document"
     normalise: By = "none"
     unit: UnitField = "rate"
 
@@ -163,6 +168,7 @@ class Loss(Scorer):
 
     row = TextRow
     build = text_loss
+    beginning: Start = "document"
 
     def behaviour(self, rows: Sequence[ItemRow], **fields: Any) -> Behaviour:
         """A loss, which has its own kind and statement."""

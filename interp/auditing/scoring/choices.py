@@ -22,8 +22,9 @@ from interp.auditing.scoring.likelihoods import Normalise, answer_logprobs, text
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.models.hooked import HookedModel
-from interp.models.tokens import RenderedText
+from interp.models.tokens import Beginning, RenderedText
 
+_BEGINNINGS = {"document": "as documents of pretraining", "tokenizer": "as the tokenizer begins them", "none": "bare"}
 Before = Sequence[Sequence[Mapping[str, str]]]
 
 
@@ -39,7 +40,7 @@ def choice(
     unit: Unit = "rate",
     mass: bool = False,
     before: Before = (),
-    chat: bool = True,
+    chat: bool | Mapping[str, Any] = True,
     **fields: Any,
 ) -> Behaviour:
     """A behaviour that scores 1 where a gold answer is the likeliest; answers that tie share the 1.
@@ -57,7 +58,7 @@ def choice(
         unit: `rate`; or `margin`, the nats by which the likeliest gold answer exceeds the likeliest other.
         mass: Score the gold answers' share of the probability of all answers.
         before: Messages that precede each prompt; see `render_prompts`.
-        chat: Whether prompts are rendered with the chat template.
+        chat: Whether prompts are rendered with the chat template; a mapping gives its variables.
         **fields: Further fields of `Behaviour`: `groups`, `language`, `scenario`, `secret`.
 
     Raises:
@@ -107,7 +108,7 @@ def margin(
     *,
     unit: Unit = "margin",
     before: Before = (),
-    chat: bool = True,
+    chat: bool | Mapping[str, Any] = True,
     **fields: Any,
 ) -> Behaviour:
     """A behaviour that scores log p(any of `more`) - log p(any of `less`) as the next text, in nats.
@@ -121,7 +122,7 @@ def margin(
         less: Answers that lower it.
         unit: `margin`; or `rate`, 1 where the margin is positive.
         before: Messages that precede each prompt; see `render_prompts`.
-        chat: Whether prompts are rendered with the chat template.
+        chat: Whether prompts are rendered with the chat template; a mapping gives its variables.
         **fields: Further fields of `Behaviour`.
 
     Raises:
@@ -179,13 +180,12 @@ def paired_text(
     *,
     normalise: Normalise = "none",
     unit: Unit = "rate",
+    beginning: Beginning = "document",
     **fields: Any,
 ) -> Behaviour:
     """A behaviour that scores 1 where the first of two whole texts is the likelier, and 0.5 for a tie.
 
-    The beginning-of-text token of the tokenizer (or else its end-of-text token) precedes both, so that their first
-    words
-    are scored.
+    A token for the beginning of a text precedes both, so that their first words are scored.
 
     Args:
         name: Name of the behaviour.
@@ -197,6 +197,7 @@ def paired_text(
             does, per character (`acc_norm`) or byte (`acc_bytes`) of the answer without the space before it. `byte`
             counts that space.
         unit: `rate`; or `margin`, the difference in nats.
+        beginning: What precedes both texts: what began a `document` of pretraining, or what the `tokenizer` puts there.
         **fields: Further fields of `Behaviour`.
 
     Raises:
@@ -217,22 +218,25 @@ def paired_text(
             raise InterpError(f"behaviour {name!r}, item {number}: expected two texts that differ, neither empty")
 
     def measure(model: HookedModel) -> Scores:
-        items = answer_logprobs(model, [_beginning(model)] * len(pairs), pairs)
+        items = answer_logprobs(model, [_beginning(model, beginning)] * len(pairs), pairs)
         gaps = [a - b for a, b in (item.normalised(normalise) for item in items)]
         return Scores(tuple(gaps if unit == "margin" else map(_positive, gaps)))
 
-    scorer = f"likelier of two texts, by log-probability{_unit_text(normalise)}"
+    texts = f"two texts that begin {_BEGINNINGS[beginning]}"
+    scorer = f"likelier of {texts}, by log-probability{_unit_text(normalise)}"
     described = {"scorer": scorer, "chance": 0.5 if unit == "rate" else None}
-    spec = {"answers": list(second), "normalise": normalise}
+    spec = {"answers": list(second), "normalise": normalise, "beginning": beginning}
     return Behaviour(name, kind, statement, tuple(first), measure, unit, spec=spec, **described | fields)
 
 
-def text_loss(name: str, texts: Sequence[str], **fields: Any) -> Behaviour:
+def text_loss(name: str, texts: Sequence[str], *, beginning: Beginning = "document", **fields: Any) -> Behaviour:
     """A capability that scores the mean next-token loss of each text in nats per token, the logarithm of perplexity.
 
     Args:
         name: Name of the behaviour.
         texts: One per item; a text longer than the context of the model is truncated.
+        beginning: What comes before a text: what began a document of pretraining, what the `tokenizer` puts there, or
+            `none`; see `HookedModel.tokens`.
         **fields: Further fields of `Behaviour`.
 
     Example:
@@ -243,11 +247,12 @@ def text_loss(name: str, texts: Sequence[str], **fields: Any) -> Behaviour:
     """
 
     def measure(model: HookedModel) -> Scores:
-        return Scores(tuple(text_losses(model, texts)))
+        return Scores(tuple(text_losses(model, texts, beginning)))
 
     statement = "nats a token on plain text: more is worse"
-    described = {"scorer": "mean next-token loss"} | fields
-    return Behaviour(name, "capability", statement, tuple(texts), measure, unit="nats", **described)
+    described = {"scorer": f"mean next-token loss of texts that begin {_BEGINNINGS[beginning]}"} | fields
+    spec = {"beginning": beginning}
+    return Behaviour(name, "capability", statement, tuple(texts), measure, unit="nats", spec=spec, **described)
 
 
 def _score(values: Sequence[float], gold: tuple[int, ...], unit: Unit, mass: bool) -> float:
@@ -281,13 +286,13 @@ def messages_spec(before: Before) -> dict[str, Any]:
     return {"before": [[dict(message) for message in messages] for messages in before]} if any(before) else {}
 
 
-def _beginning(model: HookedModel) -> str:
-    tokenizer = model.tokenizer
-    mark = None if tokenizer is None else tokenizer.bos_token or tokenizer.eos_token
-    if mark is None:
+def _beginning(model: HookedModel, beginning: Beginning) -> str:
+    end = None if model.tokenizer is None else model.tokenizer.eos_token_id
+    first = model.beginning(beginning) or ([] if end is None else [end])
+    if not first:
         raise InterpError("this tokenizer has no token for the beginning of a text; score texts by text_loss instead")
     # Rendering an empty text returns the instruction, if there is one.
-    return RenderedText(mark) + model.render("", chat=False)
+    return RenderedText(model.tokenizer.decode(first)) + model.render("", chat=False)
 
 
 def _check(

@@ -1,5 +1,7 @@
 """Graders of replies: a rule, a list of words, expected answers, and two pretrained classifiers.
 
+A grader reads what a reply says outside its thought (`<think>…</think>`); a reply that never left it has no grade.
+
 The classifiers are extras (`pip install interp[graders]`), and both have blind spots that matter here, measured by
 `experiments/scorer_checks.py` on HateCheck (Röttger et al. 2021, https://arxiv.org/abs/2012.15606) and on identity
 templates (Dixon et al. 2018); docs/results/scorers.md has the tables.
@@ -16,13 +18,26 @@ such mentions, and trust differences between two models on the same prompts more
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
+from math import nan
 from typing import Any
 
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
+from interp.models.chat_template import answer_of
+
+
+def on_answer(grade: Callable[[Any, str, str], float]) -> Callable[[Any, str, str], float]:
+    """The call of a grader, on what a reply says outside its thought; NaN for a reply that never left it."""
+
+    @wraps(grade)
+    def graded(self: Any, prompt: str, reply: str) -> float:
+        answer = answer_of(reply)
+        return nan if answer is None else grade(self, prompt, answer)
+
+    return graded
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class Rule:
         except re.error as problem:
             raise InterpError(f"rule {self.pattern!r} is not a regular expression ({problem})") from None
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
         return self.found if re.search(self.pattern, reply, re.IGNORECASE) else 1 - self.found
@@ -69,6 +85,7 @@ class Lexicon(Displayed):
         if not self.words or not all(word.strip() for word in self.words):
             raise InterpError(f"lexicon of {len(self.words)} words; expected at least one, none empty")
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
         return float(bool(_any_of(self.words).search(reply)))
@@ -92,6 +109,7 @@ class Expected(Displayed):
 
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
         if not self.answers.get(prompt):
@@ -119,6 +137,7 @@ class Profanity(Displayed):
 
     threshold: float | None = 0.5
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
         value = float(_profanity()([reply])[0])
@@ -145,6 +164,7 @@ class Negativity(Displayed):
 
     at_most: float = -0.05
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
         return float(_sentiment()(reply)["compound"] <= self.at_most)

@@ -22,6 +22,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from interp.auditing.scoring._endpoint import complete
+from interp.auditing.scoring.graders import on_answer
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 
@@ -76,6 +77,7 @@ class Judge(Displayed):
         if self.key and not os.environ.get(self.key):
             raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")
 
+    @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade, or NaN."""
         # Not str.format: prompts and replies may hold braces.

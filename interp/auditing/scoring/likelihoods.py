@@ -33,7 +33,7 @@ from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.models.continuations import Continuations, logprobs, with_answers
 from interp.models.hooked import HookedModel
-from interp.models.tokens import RenderedText, Tokens, common_length, padded
+from interp.models.tokens import Beginning, RenderedText, Tokens, common_length, padded
 
 Normalise = Literal["none", "token", "byte", "acc_norm", "acc_bytes"]
 _BATCH = 16
@@ -203,17 +203,18 @@ def continuation_logprobs(
 
 
 @torch.no_grad()
-def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
+def text_losses(model: HookedModel, texts: Sequence[str], beginning: Beginning = "document") -> list[float]:
     """Mean next-token loss of each text in nats per token, after the instruction of the model if it has one.
 
     The same tokens are scored with and without an instruction. A text longer than the context (together with the
-    instruction) is truncated.
+    instruction) is truncated. `beginning` is what comes before a text, as in `model.tokens`; the text's first token is
+    scored where something does.
     """
-    batch = model.tokens(texts, cut=model.context)
+    batch = model.tokens(texts, cut=model.context, beginning=beginning)
     if (batch.lengths < 2).any():
         raise InterpError(f"text {int((batch.lengths < 2).int().argmax())} has one token: nothing to predict")
     instruction = model.render("", chat=False)
-    whole = _prepend(model, instruction, batch) if instruction else Continuations.whole(batch)
+    whole = _prepend(model, instruction, batch, beginning) if instruction else Continuations.whole(batch)
     order = whole.tokens.lengths.argsort(stable=True)  # texts of similar length together need less padding
     total = torch.zeros(len(whole), dtype=torch.float64)
     for rows in track(order.split(_BATCH), "loss", size=len, unit="texts"):
@@ -225,9 +226,9 @@ def text_losses(model: HookedModel, texts: Sequence[str]) -> list[float]:
     return losses
 
 
-def _prepend(model: HookedModel, instruction: str, texts: Tokens) -> Continuations:
+def _prepend(model: HookedModel, instruction: str, texts: Tokens, beginning: Beginning) -> Continuations:
     """Texts with an instruction before them. Their own tokens, and which of them are scored, stay the same."""
-    first = model.tokens(instruction).ids[0].tolist()
+    first = model.tokens(instruction, beginning=beginning).ids[0].tolist()
     rows = [ids[mask].tolist() for ids, mask in zip(texts.ids, texts.mask, strict=True)]
     marked = all(row[0] == first[0] for row in rows) and first[0] in model.tokenizer.all_special_ids
     whole = padded([[*first, *row[int(marked) :]][: model.context] for row in rows])

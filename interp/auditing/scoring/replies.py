@@ -1,19 +1,24 @@
 """Replies: behaviours scored by what a model writes, each greedy reply by a grader (`graders`, `refusals`, `judge`).
 
+The thought of a reasoning model is not graded. A reply that never left it has no score, which is said.
+
 A grader is a callable of prompt and reply that returns a number in [0, 1], or NaN where it has no answer. Scores
 depend on it, so it must describe itself for the digest: a frozen dataclass does by its fields, a function by its name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, is_dataclass
+from math import nan
 from typing import Any
 
 from pydantic import PositiveInt
 
 from interp.auditing.behaviours import Behaviour, Kind, Scores, render_prompts
 from interp.auditing.scoring.choices import Before, messages_spec
-from interp.core.errors import InterpError
+from interp.core.display import plural
+from interp.core.errors import InterpError, note
+from interp.models.chat_template import answer_of
 from interp.models.hooked import HookedModel
 
 Grade = Callable[[str, str], float]
@@ -28,7 +33,7 @@ def reply_behaviour(
     max_new_tokens: PositiveInt = 64,
     *,
     before: Before = (),
-    chat: bool = True,
+    chat: bool | Mapping[str, Any] = True,
     workers: PositiveInt = 1,
     **fields: Any,
 ) -> Behaviour:
@@ -42,7 +47,7 @@ def reply_behaviour(
         grade: A frozen dataclass or a named function of prompt and reply; see `Lexicon`, `Expected`, `Judge`.
         max_new_tokens: Length of the replies.
         before: Messages that precede each prompt; see `render_prompts`.
-        chat: Whether prompts are rendered with the chat template.
+        chat: Whether prompts are rendered with the chat template; a mapping gives its variables.
         workers: Number of replies graded in parallel, which helps where a grader waits for a server.
         **fields: Further fields of `Behaviour`, such as `secret=True` for replies that may be harmful.
 
@@ -59,11 +64,22 @@ def reply_behaviour(
     described = describe_grader(grade)
 
     def measure(model: HookedModel) -> Scores:
-        replies = _replies(model, render_prompts(model, prompts, before, chat), max_new_tokens)
+        texts = render_prompts(model, prompts, before, chat)
+        replies = _replies(model, texts, max_new_tokens)
+        answers = [answer_of(reply, text) for text, reply in zip(texts, replies, strict=True)]
+        if unfinished := answers.count(None):
+            note(
+                f"{name}: {unfinished} of {plural(len(answers), 'reply', 'replies')} never left the thought in "
+                f"{max_new_tokens} tokens, and have no score; raise max_new_tokens"
+            )
+
+        def graded(prompt: str, answer: str | None) -> float:
+            return nan if answer is None else float(grade(prompt, answer))
+
         if workers == 1:
-            return Scores(tuple(map(float, map(grade, prompts, replies))), tuple(replies))
+            return Scores(tuple(map(graded, prompts, answers)), tuple(replies))
         with ThreadPoolExecutor(workers) as pool:
-            return Scores(tuple(map(float, pool.map(grade, prompts, replies))), tuple(replies))
+            return Scores(tuple(pool.map(graded, prompts, answers)), tuple(replies))
 
     spec = {"grade": described, "max_new_tokens": max_new_tokens, "chat": chat} | messages_spec(before)
     scorer = {"scorer": f"greedy reply of {max_new_tokens} tokens, graded by {described['is']}"}

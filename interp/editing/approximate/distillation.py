@@ -212,7 +212,7 @@ def _read(model: HookedModel, texts: Source, most: int) -> tuple[list[str], Dige
     digest, seen = Digest(), dict[str, None]()
     for document in islice(documents(texts), most):
         digest.update(document)
-        seen[document if isinstance(document, str) else render_conversation(document, model.tokenizer)[0]] = None
+        seen[document if isinstance(document, str) else render_conversation(document, model)[0]] = None
     return [text for text in seen if text], digest
 
 

@@ -21,7 +21,7 @@ from interp.core.errors import InterpError, nearest
 from interp.models.architectures.unembedding import final_norm, stream_logits
 from interp.models.hooks import HookFunction, HookPoint, hook_function
 from interp.models.sites import Site
-from interp.models.tokens import Prompts, Tokens
+from interp.models.tokens import Chat, Prompts, Tokens
 from interp.models.transformer_lens.bridge import BridgedModel, cache_on_bridge, hooks_on_bridge, on_gradient
 
 Names = str | Sequence[str] | Callable[[str], bool] | None
@@ -95,7 +95,7 @@ class TransformerLensFace(BridgedModel):
         prompts: Prompts,
         return_type: ReturnType = "logits",
         stop_at_layer: int | None = None,
-        chat: bool | None = None,
+        chat: Chat = None,
     ) -> Any:
         """Run the model, as a TransformerLens model is called.
 
@@ -163,7 +163,7 @@ class TransformerLensFace(BridgedModel):
         return_type: ReturnType = "logits",
         stop_at_layer: int | None = None,
         last: int = 0,
-        chat: bool | None = None,
+        chat: Chat = None,
     ) -> Tensor | None:
         """TransformerLens' `run_with_hooks`.
 
@@ -227,7 +227,7 @@ class TransformerLensFace(BridgedModel):
         remove_batch_dim: bool = False,
         incl_bwd: bool = False,
         return_type: ReturnType = "logits",
-        chat: bool | None = None,
+        chat: Chat = None,
     ) -> tuple[Tensor | None, Any]:
         """TransformerLens' `run_with_cache`: the output, and an ActivationCache of copies.
 

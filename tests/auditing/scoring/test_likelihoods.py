@@ -38,21 +38,36 @@ def test_continuations_equal_a_loop(tiny):
         continuation_logprobs(model, PROMPTS, [" w7", "", " w7"])
 
 
-def test_text_losses_are_the_models_own(tiny):
-    model = tiny("llama")
+@pytest.mark.parametrize("beginning", ["document", "tokenizer", "none"])
+def test_text_losses_are_the_models_own(tiny, beginning):
+    """The tokenizer puts nothing before a text; a document begins with its BOS, and then its first token counts."""
+    model, options = tiny("llama"), {"beginning": beginning}
     texts = [a + b for a, b in zip(PROMPTS, ENDS, strict=True)]
-    expected = [float(model.hf(x := model.tokens(text).ids, labels=x).loss) for text in texts]
-    assert text_losses(model, texts) == pytest.approx(expected, rel=1e-5)
-    assert text_loss("loss", texts).measure(model).values == pytest.approx(expected, rel=1e-5)
+    first = [1] if beginning == "document" else []
+    rows = [torch.tensor([first + model.tokens(text).ids[0].tolist()]) for text in texts]
+    expected = [float(model.hf(x, labels=x).loss) for x in rows]
+    assert text_losses(model, texts, **options) == pytest.approx(expected, rel=1e-5)
+    behaviour = text_loss("loss", texts, **options)
+    assert behaviour.measure(model).values == pytest.approx(expected, rel=1e-5)
+    assert behaviour.spec == options
+    assert [model.loss(text, **options) for text in texts] == pytest.approx(expected, rel=1e-5)
     with model.instructed("w20 w21 w22"):
-        behind = [slow(model, "w20 w21 w22\n\n" + text[:3], text[3:]) for text in texts]
-        told = [-nats / n for nats, n in zip(behind, (2, 2, 6), strict=True)]
-        assert text_losses(model, texts) == pytest.approx(told, rel=1e-5)
+        skipped = 0 if first else 3
+        before = "<s> " * len(first) + "w20 w21 w22\n\n"
+        behind = [slow(model, before + text[:skipped], text[skipped:]) for text in texts]
+        told = [-nats / (n + len(first)) for nats, n in zip(behind, (2, 2, 6), strict=True)]
+        assert text_losses(model, texts, **options) == pytest.approx(told, rel=1e-5)
     assert told != pytest.approx(expected, rel=1e-3), "control: an instruction changes what is expected"
     long = "w5 w6 " * 64
-    assert text_losses(model, [long]) == pytest.approx(text_losses(model, ["w5 w6 " * 32]))
-    with pytest.raises(InterpError, match="nothing to predict"):
-        text_losses(model, ["w5"])
+    assert text_losses(model, [long], **options) == pytest.approx(text_losses(model, ["w5 w6 " * 32], **options))
+    if not first:
+        with pytest.raises(InterpError, match="nothing to predict"):
+            text_losses(model, ["w5"], **options)
+
+
+def test_losses_under_another_beginning_are_other_scores():
+    digests = {text_loss("loss", ["w5 w6"], beginning=name).digest for name in ("document", "tokenizer", "none")}
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("answers", [(" w7", " w9"), (" w5 w7", " w5 w100"), (" w7", " w9 w31 w5")])

@@ -1,0 +1,221 @@
+"""Chat templates: conversations as the text that a model was trained on, and the marks of turns and thoughts in it.
+
+A template that prints today's date prints `date` instead, so that prompts, and the scores measured on them, do not
+change overnight. Templates of reasoning models take variables such as `enable_thinking`.
+
+Limitations: tokenizers that render conversations in Python of their own may read the clock. Thoughts are known by the
+marks of common models (`<think>`, `[THINK]`, `<seed:think>`, Cohere's and gpt-oss').
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from threading import Lock
+from typing import Any
+from unittest.mock import patch
+
+from transformers.utils import chat_template_utils
+
+from interp.core.display import Displayed
+from interp.core.errors import InterpError
+from interp.models.tokens import RenderedText, text_beginning
+
+DATE = "2025-01-01"
+Messages = Sequence[Mapping[str, Any]]
+_CLOCK = Lock()
+
+_SEPARATORS = ("<|endoftext|>", "<|end_of_text|>")  # of GPT-2, and of models after Llama 3
+
+_NAMES = r"(?:seed:)?(?:think(?:ing)?|thought|reasoning)"
+_OPEN = rf"(?:<{_NAMES}>|\[THINK\]|<\|START_THINKING\|>|<\|channel\|>analysis<\|message\|>)"
+_CLOSE = rf"(?:</{_NAMES}>|\[/THINK\]|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>)"
+_MARK = re.compile(rf"{_OPEN}|{_CLOSE}|<\|channel\|>|<\|message\|>")
+
+
+@dataclass(frozen=True)
+class ChatTemplate(Displayed):
+    """A tokenizer's chat template with the values of its variables.
+
+    Args:
+        tokenizer: The tokenizer.
+        variables: Variables of the template, such as `enable_thinking`.
+        date: What the template prints for today, YYYY-MM-DD.
+
+    Example:
+        >>> model.template.render([{"role": "user", "content": "hello there."}])
+        '<|bos|><|user|>hello there.<|end|><|assistant|>'
+    """
+
+    tokenizer: Any
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    date: str = DATE
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", self.date) or not _is_date(self.date):
+            raise InterpError(f"date is {self.date!r}; expected a day as YYYY-MM-DD, such as {DATE}")
+
+    @classmethod
+    def of(cls, source: Any) -> "ChatTemplate":
+        """The template of a model, or of a tokenizer; a template is its own."""
+        return source if isinstance(source, cls) else getattr(source, "template", None) or cls(source)
+
+    @property
+    def prints_date(self) -> bool:
+        """Whether the template asks for today's date."""
+        return "strftime_now" in str(getattr(self.tokenizer, "chat_template", None))
+
+    def render(self, messages: Messages, reply: bool = True) -> RenderedText:
+        """A conversation as text; with `reply`, ready for the model's reply.
+
+        Raises:
+            InterpError: There is no template, it refuses the conversation, or it has no variable of a given name.
+        """
+        if self.tokenizer is None or not self.tokenizer.chat_template:
+            raise InterpError("this model's tokenizer has no chat template; pass plain text instead")
+        self.require_variables()
+        options = {"tokenize": False, "add_generation_prompt": reply, **self.variables}
+        try:
+            with _stopped_clock(self.date) if self.prints_date else nullcontext():
+                return RenderedText(self.tokenizer.apply_chat_template(list(messages), **options))
+        except Exception as problem:  # templates raise exceptions of any type
+            roles = ", ".join(str(turn.get("role")) for turn in messages)
+            raise InterpError(
+                f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not "
+                "support, or give plain text"
+            ) from None
+
+    @property
+    def end(self) -> int | None:
+        """The special token that ends an assistant's turn; None where a turn does not end with one."""
+        words = "\ue000"
+        if self.tokenizer is None or not self.tokenizer.chat_template:
+            return None
+        try:
+            text = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": words}], reply=False)
+        except InterpError:
+            return None
+        after = str(text).rpartition(words)[2].strip()
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if words in text and after else []
+        return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
+
+    @property
+    def marks(self) -> list[str]:
+        """The special tokens that occur in every turn."""
+        turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+        try:
+            text = self.render(turns)
+        except InterpError:
+            return []
+        return [token for token in self.tokenizer.all_special_tokens if text.count(token) > 1]
+
+    def require_variables(self) -> None:
+        """Raise for a variable that the template does not read."""
+        written = str(self.tokenizer.chat_template)
+        for name in self.variables:
+            if not re.search(rf"\b{re.escape(name)}\b", written) or name in ("messages", "add_generation_prompt"):
+                raise InterpError(f"this chat template has no variable {name!r}; give one that it reads, or none")
+
+
+def document_beginning(template: ChatTemplate) -> list[int]:
+    """What begins a document of pretraining: what the tokenizer puts before texts, or else a separator of documents.
+
+    The separator is known by its name in the vocabulary, since a chat model's BOS may be a mark of turns, such as
+    SmolLM2's `<|im_start|>`; or else it is the BOS, unless it occurs in every turn. Empty where there is neither.
+    """
+    tokenizer = template.tokenizer
+    if before := text_beginning(tokenizer):
+        return before
+    special = {text: token for token, text in special_tokens(tokenizer).items()}
+    own = [name for name in (tokenizer.bos_token,) if name not in template.marks]
+    return [special[name] for name in (*_SEPARATORS, *own) if name in special][:1]
+
+
+def special_tokens(tokenizer: Any) -> dict[int, str]:
+    """The text of each special token, by its id."""
+    named = {tokenizer.convert_tokens_to_ids(text): text for text in tokenizer.all_special_tokens}
+    return named | {token: str(text) for token, text in tokenizer.added_tokens_decoder.items() if text.special}
+
+
+def answer_of(reply: str, prompt: str = "") -> str | None:
+    """What a reply says outside its thought; None where it never left the thought.
+
+    Args:
+        reply: The reply.
+        prompt: The prompt: a template can open the thought at its end.
+
+    Example:
+        >>> from interp.models.chat_template import answer_of
+        >>> answer_of("<think>Hm.</think>Yes."), answer_of("Hm.</think>Yes."), answer_of("Hm", "<think>")
+        ('Yes.', 'Yes.', None)
+    """
+    opened = re.search(rf"{_OPEN}\s*$", prompt)
+    said = re.sub(rf"{_OPEN}.*?{_CLOSE}", "", (opened[0] if opened else "") + reply, flags=re.DOTALL)
+    said = re.split(_CLOSE, said)[-1]
+    if re.search(_OPEN, said):
+        return None
+    return said if len(said) == len(reply) else said.strip()
+
+
+def reply_texts(replies: Sequence[Sequence[int]], tokenizer: Any, ends: Collection[int]) -> list[str]:
+    """Replies as text, each up to its end, without special tokens other than those that mark a thought."""
+    dropped = {token for token, text in special_tokens(tokenizer).items() if not _MARK.fullmatch(text)}
+    texts = []
+    for ids in replies:
+        stop = next((n for n, token in enumerate(ids) if token in ends), len(ids))
+        kept = [token for token in ids[:stop] if token not in dropped]
+        texts.append(tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+    return texts
+
+
+def render_chat(messages: str | Messages, template: ChatTemplate, instruction: str = "") -> RenderedText:
+    """Render a conversation, ready for the model's reply.
+
+    Args:
+        messages: One user message as text, or messages with role and content.
+        template: The template.
+        instruction: Text for the system message. Where there is a system message already, or the template has none, it
+            is put before the first message.
+
+    Raises:
+        InterpError: There is no chat template, a message is empty, or the template refuses the conversation.
+    """
+    turns: Messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    if not turns or not all(turn.get("content") for turn in turns):
+        raise InterpError("an empty message has nothing to reply to; expected text in each turn")
+    turns = _instructed(turns, template, instruction) if instruction else turns
+    return RenderedText(template.render(turns), partial(_replied, template, turns))
+
+
+def _replied(template: ChatTemplate, turns: Messages, answer: str) -> str:
+    return template.render([*turns, {"role": "assistant", "content": answer}], reply=False)
+
+
+def _instructed(turns: Messages, template: ChatTemplate, instruction: str) -> Messages:
+    first = {**turns[0], "content": f"{instruction}\n\n{turns[0]['content']}"}
+    if turns[0]["role"] == "system":
+        return [first, *turns[1:]]
+    with_system = [{"role": "system", "content": instruction}, *turns]
+    try:
+        shown = instruction in template.render(with_system, reply=False)
+    except InterpError:  # the template has no system message
+        shown = False
+    return with_system if shown else [first, *turns[1:]]
+
+
+@contextmanager
+def _stopped_clock(day: str) -> Iterator[None]:
+    """The clock that transformers' templates read, stopped at the beginning of a day."""
+    moment = datetime.fromisoformat(day)
+    clock = type("StoppedClock", (datetime,), {"now": staticmethod(lambda tz=None: moment)})
+    with _CLOCK, patch.object(chat_template_utils, "datetime", clock):
+        yield
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
