@@ -109,7 +109,8 @@ class Resample(Op):
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The drawn activations, by each token's distance from the end of the prompt."""
-        return self._at(x, passing.columns.cpu() - passing.prompt)
+        passing.require_known()
+        return self._at(x, passing.distance.cpu() - 1)
 
     def _at(self, x: Tensor, offsets: Tensor) -> Tensor:
         drawn = ((offsets + self.seed * 1_000_003) * _MULTIPLIER % 2**32) % len(self.values)

@@ -11,7 +11,7 @@ https://arxiv.org/abs/2409.05907. The sequences of a batch are decided one by on
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,7 +21,7 @@ from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.directions.direction import Direction, Vectors, as_tensor
 from interp.interventions.latents import SAE, latent_values
-from interp.interventions.op import MODEL, NUMBER, TENSOR, Observer, Op, Record, Wrapped, only, part, setting
+from interp.interventions.op import MODEL, NUMBER, TENSOR, Observer, Op, Record, Wrapped, part, setting, within_only
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
@@ -175,11 +175,10 @@ class Gate(Wrapped):
         """The op where the gate is open, and x elsewhere."""
         if self.reads is None:
             self._note(x, passing)
-        opened = passing.notes.get(self)
+        opened = passing.notes.get(self._key(passing))
         if opened is None:
             raise InterpError(f"a gate's condition at {self.reads} was not read before its op; put the op after it")
-        opened = opened.to(x.device)
-        return only(opened.expand(x.shape[:2]), self.op.within(x, passing), x) if opened.any() else x
+        return within_only(opened.to(x.device).expand(x.shape[:2]), self.op, x, passing)
 
     def observers(self) -> list[tuple[Site, Observer]]:
         """The condition's site, and what the inner op reads."""
@@ -189,9 +188,13 @@ class Gate(Wrapped):
     def _note(self, x: Tensor, passing: ForwardPass) -> None:
         """Decide for these tokens, or for each sequence if this is the pass of the prompt."""
         if self.per == "token":
-            passing.notes[self] = self.when.score(x) > self.when.threshold
-        elif passing.begins:
-            passing.notes[self] = (self.score(x, passing.of_prompt) > self.when.threshold)[:, None]
+            passing.notes[self._key(passing)] = self.when.score(x) > self.when.threshold
+        elif passing.reads_prompt("a gate of sequences"):
+            passing.notes[self._key(passing)] = (self.score(x, passing.of_prompt) > self.when.threshold)[:, None]
+
+    def _key(self, passing: ForwardPass) -> Any:
+        """Where what it decides is noted: for each of its places, if it reads there."""
+        return self if self.reads is not None else (self, passing.place)
 
     def score(self, x: Float[Tensor, "batch pos d_model"], real: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
         """The score of each sequence, over its real tokens."""

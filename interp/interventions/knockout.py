@@ -76,10 +76,8 @@ class Knockout(Op):
 
     def _keys(self, passing: ForwardPass, width: int) -> Bool[Tensor, "batch column"]:
         """Which columns are keys. Those of the prompt are noted when it is read; beams share them."""
-        if passing.begins:
+        if passing.reads_prompt("Knockout"):
             passing.notes[self] = (self.keys.chosen(passing) & passing.of_prompt)[:, : passing.prompt]
-        elif passing.start < passing.prompt:
-            raise InterpError("the prompt was read in several passes; read it in one, so that its keys can be found")
         prompt = passing.notes[self]
         reply = bool(_REPLY & set(self.keys.names))
         return pad(prompt, (0, max(0, width - prompt.shape[1])), value=reply)

@@ -46,12 +46,13 @@ class Clamp(Op):
 
     Args:
         sae: An autoencoder of one site, where the op must be put.
-        latents: One latent or several, counted from 0.
+        latents: One latent or several different ones, counted from 0.
         value: What the latents are held at; 0 ablates them.
         scale: Instead of a value: the factor of each latent. Below 1 it suppresses, and above 1 it boosts.
 
     Raises:
-        InterpError: A latent does not exist, value and scale are both given, or the autoencoder has several sites.
+        InterpError: A latent does not exist or is repeated, value and scale are both given, or the autoencoder has
+            several sites.
 
     Example:
         >>> from interp.activations import SiteColumns
@@ -78,7 +79,7 @@ class Clamp(Op):
     def _check(self) -> None:
         if self.value and self.scale is not None:
             raise InterpError(f"value is {self.value} and scale {self.scale}; give one of them")
-        _require_latents(self.latents, self.sae, repeatable=True)
+        _require_latents(self.latents, self.sae)
         _ = self.site  # raises for an autoencoder of several sites
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -133,7 +134,7 @@ class Suppress(Op):
         coder = self.transcoder
         if len(coder.reads) != 1 or len(coder.writes) != 1 or coder.reads == coder.writes:
             raise InterpError(f"{coder} is not a transcoder between two sites; hold latents of an autoencoder by Clamp")
-        _require_latents(self.latents, coder, repeatable=False)
+        _require_latents(self.latents, coder)
 
     def change(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_model"]:
         """What is added to what the MLP writes, given what the transcoder reads."""
@@ -174,11 +175,10 @@ class Suppress(Op):
         return Site.parse(self.transcoder.writes[0].site)
 
 
-def _require_latents(latents: list[int], coder: SparseAutoencoder, repeatable: bool) -> None:
+def _require_latents(latents: list[int], coder: SparseAutoencoder) -> None:
     known = all(0 <= latent < coder.d_sae for latent in latents)
-    if not latents or not known or not (repeatable or len(set(latents)) == len(latents)):
-        expected = "one or more" if repeatable else "one or more different ones"
-        raise InterpError(f"latents {latents}: expected {expected} from 0 to {coder.d_sae - 1}")
+    if not latents or not known or len(set(latents)) != len(latents):
+        raise InterpError(f"latents {latents}: expected one or more different ones from 0 to {coder.d_sae - 1}")
 
 
 def _listed(latents: int | Sequence[int]) -> list[int]:

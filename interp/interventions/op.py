@@ -297,9 +297,11 @@ class Wrapped(Op):
         return self.op.site
 
 
-def only(chosen: Bool[Tensor, "batch pos"], changed: Tensor, x: Tensor) -> Tensor:
-    """The changed activations where chosen, and x elsewhere."""
-    return torch.where(chosen[(..., *[None] * (x.ndim - 2))], changed, x)
+def within_only(chosen: Bool[Tensor, "batch pos"], op: Op, x: Tensor, passing: ForwardPass) -> Tensor:
+    """The op where chosen, and x elsewhere. An op that may decide something about this pass sees it in any case."""
+    if not chosen.any() and op.per_token:
+        return x
+    return torch.where(chosen[(..., *[None] * (x.ndim - 2))], op.within(x, passing), x)
 
 
 def _forms(record: type[Record]) -> list[tuple[str, Form]]:

@@ -1,7 +1,23 @@
 """At and Schedule: an op at some positions only, or at a scale that changes while a reply is written.
 
-Under a key-value cache, left padding, beams and sampling, both do what they would do if every pass were computed from
-scratch. They run as hooks only.
+A token's activations predict the next token. So the reply is written from the last token of the prompt on, which
+predicts the first generated token, and positions are named by what is predicted there:
+
+| position | tokens | what they predict |
+|---|---|---|
+| `prompt` | the prompt without its last token | tokens of the prompt |
+| `last` | the last token of the prompt | the first generated token |
+| `generated` | the last token of the prompt, and all generated ones | the reply |
+| `assistant` | each token before one of an assistant's turn or its closing; `generated` | what the assistant says |
+| 0, 1, … | the prompt's tokens, from its first | |
+| -1, -2, … | the prompt's tokens, from its last | |
+
+Every token is either at `prompt` or at `generated`. The first scale of a `Schedule` acts at `last`. In recipes of
+format 1, `prompt` includes the last token, `generated` and the first scale begin at the first generated token, and
+`assistant` means the tokens of its turns themselves, with their closing.
+
+Under any key-value cache, left padding, chunked prefill, beams, sampling and assisted generation, both do what they
+would do if every pass were computed from scratch; where they cannot, they raise. They run as hooks only.
 """
 
 import re
@@ -13,9 +29,10 @@ from typing import cast
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.nn.functional import pad
 
 from interp.core.errors import InterpError, nearest
-from interp.interventions.op import NUMBER, Op, Record, Wrapped, finite, only, part, setting
+from interp.interventions.op import NUMBER, Op, Record, Wrapped, finite, part, setting, within_only
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 from interp.models.tokens import common_length
@@ -78,10 +95,10 @@ class Positions(Record):
     """Some tokens of a pass: those that any of the choices names.
 
     Args:
-        names: `prompt`; `generated` (all after the prompt); `last` (the last token of the prompt, which predicts the
-            first token of the reply); `assistant` (the assistant's turns in the prompt, by its chat template, and all
-            that is generated); and numbers, which count tokens of the prompt from its first, or from its end if
-            negative.
+        names: `prompt` (where its own tokens are predicted); `generated` (where the reply is predicted, from the last
+            token of the prompt on); `last` (the last token of the prompt, which predicts the first token of the reply);
+            `assistant` (where the assistant's turns are predicted, by the chat template of the prompt, and
+            `generated`); and numbers, which count tokens of the prompt from its first, or from its end if negative.
         tokens: Ids: every token that is one of them. `matching` finds ids by a pattern.
         model: The model whose chat template marks the turns, for `assistant`.
         turns: The marks themselves, instead of the model.
@@ -124,30 +141,35 @@ class Positions(Record):
         """Which tokens of a pass are at these positions."""
         chosen = torch.zeros_like(passing.real)
         for position in self.names:
-            if isinstance(position, int) and passing.begins:
-                self._warn_if_absent(position, passing)
             chosen = chosen | self._chosen(position, passing)
         if self.tokens:
             chosen = chosen | torch.isin(_ids(passing), torch.tensor(self.tokens, device=passing.real.device))
         return chosen & passing.real
 
     def _chosen(self, position: str | int, passing: ForwardPass) -> Tensor:
+        generated = passing.written >= 0
         if position == "prompt":
-            return passing.of_prompt
+            return ~generated
         if position == "generated":
-            return passing.of_reply
+            return generated
         if position == "assistant":
-            turns = cast(Turns, self.turns)  # see _check
-            return (turns.of_assistant(_ids(passing)) & passing.of_prompt) | passing.of_reply
-        if position == "last" or int(position) < 0:
-            column = passing.prompt + (-1 if position == "last" else int(position))
-            return (passing.columns == column).expand_as(passing.real)
-        padding = (~passing.real).sum(1, keepdim=True)  # all of it is to the left
-        return (passing.columns == padding + int(position)) & passing.of_prompt
+            return generated | self._spoken(passing) if passing.reads_prompt("position 'assistant'") else generated
+        if position == "last":
+            return passing.distance == 0
+        self._warn_if_absent(int(position), passing)
+        if int(position) < 0:
+            return passing.distance == 1 + int(position)
+        rank = passing.before[:, None] + passing.real.cumsum(1) - 1
+        return (rank == int(position)) & passing.of_prompt
+
+    def _spoken(self, passing: ForwardPass) -> Tensor:
+        """Which tokens of the prompt predict one of the assistant's; in format 1, which are the assistant's."""
+        spoken = cast(Turns, self.turns).of_assistant(_ids(passing))  # see _check
+        return (spoken if passing.format == 1 else pad(spoken[:, 1:], (0, 1))) & passing.of_prompt
 
     def _warn_if_absent(self, position: int, passing: ForwardPass) -> None:
-        longest = int(passing.of_prompt.sum(1).max())
-        if not -longest <= position < longest:
+        longest = int(passing.of_prompt.sum(1).max()) if passing.start == 0 else 0
+        if passing.start == 0 and passing.prompt <= passing.real.shape[1] and not -longest <= position < longest:
             warnings.warn(
                 f"position {position} is in none of these {len(passing.real)} prompts (the longest has {longest} "
                 "tokens): the op does nothing there",
@@ -193,8 +215,7 @@ class At(Wrapped):
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The op at the positions, and x elsewhere."""
-        chosen = self.where.chosen(passing).to(x.device)
-        return only(chosen, self.op.within(x, passing), x) if chosen.any() else x
+        return within_only(self.where.chosen(passing).to(x.device), self.op, x, passing)
 
 
 def _finite_each(scales: Sequence[float], name: str) -> list[float]:
@@ -209,8 +230,9 @@ class Schedule(Wrapped):
 
     Args:
         op: The op.
-        scales: The scale at the first generated token, the second and so on. The last one holds from there on.
-        prompt: The scale over the prompt.
+        scales: The scale where the first generated token is predicted, which is at the last token of the prompt, then
+            where the second is predicted, and so on. The last one holds from there on.
+        prompt: The scale over the rest of the prompt.
 
     Raises:
         InterpError: There are no scales, or one is not finite.
@@ -226,10 +248,10 @@ class Schedule(Wrapped):
 
     def within(self, x: Tensor, passing: ForwardPass) -> Tensor:
         """The activations, moved towards the op's by the scale of each token."""
-        written = (passing.columns - passing.prompt).clamp(max=len(self.scales) - 1)
+        written = passing.written.clamp(max=len(self.scales) - 1)
         values = torch.tensor([*self.scales, self.prompt], device=x.device, dtype=x.dtype)
         scale = values[torch.where(written < 0, len(self.scales), written).to(x.device)]
-        if not scale.any():
+        if not scale.any() and self.op.per_token:
             return x
         return x + scale[(..., *[None] * (x.ndim - 2))] * (self.op.within(x, passing) - x)
 

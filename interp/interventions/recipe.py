@@ -9,7 +9,7 @@ pickled. Edits that were saved in an older format keep it, and with it their mea
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +117,7 @@ class Recipe(Displayed):
                 model.resolve(site)
                 _require_before(edit.op, site, sites, model.sites)
                 bound.append((site, _observing(observe, model)))
-            bound += [(edit.op.tap(model.config, site) or site, _acting(edit.op, model)) for site in sites]
+            bound += [(edit.op.tap(model.config, site) or site, _acting(edit, model)) for site in sites]
         return bound
 
     def check(self, model: ModelReference) -> None:
@@ -201,10 +201,11 @@ def _edit(edit: Edit | tuple[str | Site | Iterable[str | Site], Op]) -> Edit:
     return Edit(tuple(map(str, [sites] if isinstance(sites, str | Site) else sites)), op)
 
 
-def _acting(op: Op, model: HookedModel) -> Transform:
-    if type(op).within is Op.within:  # it needs only x
-        return op
-    return lambda x: op.within(x, model.forward_passes.current)
+def _acting(edit: Edit, model: HookedModel) -> Transform:
+    if type(edit.op).within is Op.within:  # it needs only x
+        return edit.op
+    place = object()  # another one for each site of each edit
+    return lambda x: edit.op.within(x, replace(model.forward_passes.current, place=place, format=edit.format))
 
 
 def _observing(observe: Observer, model: HookedModel) -> Transform:

@@ -307,8 +307,9 @@ class PlainModel:
             recipe: A recipe, or pairs of (site pattern, function). A function f(x) or f(x, hook) receives the
                 activations at its site, (batch, pos, d_model) or with a head axis, and its `HookPoint` if it has a
                 second parameter. It returns new activations of that shape, or None for no change.
-            prompt: How many columns of the left-padded batch are the prompt, where one forward pass holds prompt and
-                reply. Default: all columns. It matters only to ops that act on the prompt or on the reply alone.
+            prompt: How many columns of the left-padded batch are the prompt. Default: those that `generate` is given,
+                and without `generate` those of the pass that begins. It matters only to ops that act on the prompt or
+                on the reply alone.
 
         Raises:
             InterpError: A pattern names no site, an op was fitted in another model, a function takes other arguments,
@@ -324,7 +325,7 @@ class PlainModel:
         taps = [(where if isinstance(where, Tap) else self._taps[where], transform) for where, transform in bound]
         # The module that holds the layers: OPT's ForCausalLM calls its decoder past the base model.
         body = self.hf.get_submodule(table.architecture(self.config).layers.rpartition(".")[0])
-        with self.forward_passes.prompted(prompt), self.forward_passes.watched(body), attached(self.hf, taps):
+        with self.forward_passes.prompted(prompt), self.forward_passes.watched(self.hf, body), attached(self.hf, taps):
             self._open.append(isinstance(recipe, Edits) and recipe.per_token)
             try:
                 yield self

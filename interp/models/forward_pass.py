@@ -1,15 +1,25 @@
 """ForwardPass: which tokens a forward pass covers, for functions that act on some tokens only.
 
-Generation with a key-value cache is one pass over the prompt and then one pass per new token; without a cache, each
-pass covers everything. A function that acts on prompts, on replies or on some tokens has to do the same in both cases.
-So it can read which column of the left-padded batch each token is in, where the prompt ends, and what was decided about
-the prompt when the model read it. All prompts of a batch end in the same column, so this suffices for batches and
-beams.
+Generation with a key-value cache is one pass over the prompt and then one pass per new token. Without a cache each pass
+covers everything, a prompt may be read in chunks, and assisted generation reads several new tokens at once. A function
+that acts on prompts, on replies or on some tokens has to do the same in all these cases. So it can read how far each
+token is from the last token of its prompt, and what was decided about the prompt when the model read it.
+
+The call of `generate` says where the prompt ends. Without such a call it is the first pass, unless `prompted` says
+otherwise. Prompts may have padding anywhere; if they are read in several passes, on the left only.
+
+Limitations: where a cache was filled elsewhere, and under the options of `generate` in `UNSUPPORTED`, which tokens are
+the prompt's is not known. Functions that need it raise; others run.
 """
 
-from collections.abc import Iterator
+import weakref
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,20 +28,34 @@ from torch import Tensor, nn
 
 from interp.core.errors import InterpError
 
+# Options of Hugging Face's `generate` that run further passes through the model, in between or instead.
+UNSUPPORTED = (
+    "guidance_scale", "negative_prompt_ids", "token_healing", "assistant_early_exit", "use_mtp", "custom_generate",
+    "penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
     """One forward pass. Its tokens are in columns `start` onwards; columns before `prompt` are the prompt.
 
-    `ids` is None where the model receives embeddings. `notes` are kept until another prompt is read: a function that
-    decides something about a prompt stores it there for the passes over the reply, as a tensor with a row per sequence.
+    `ids` is None where the model receives embeddings. `distance` counts the tokens from the last one of the prompt,
+    which is 0: it is negative before it, and positive in the reply. `before` is how many tokens of the prompt were read
+    in earlier passes. `notes` are kept until another prompt is read: a function that decides something about a prompt
+    stores it there for the passes over the reply, as a tensor with a row per sequence. `unknown` says why the prompt is
+    not known. `place` is the function's place in a recipe, and `format` the format in which that was saved.
     """
 
     ids: Int[Tensor, "batch pos"] | None
     real: Bool[Tensor, "batch pos"]
     start: int
     prompt: int
+    distance: Int[Tensor, "batch pos"]
+    before: Int[Tensor, "batch"]
     notes: dict[Any, Tensor] = field(default_factory=dict)
+    unknown: str = ""
+    place: Any = None
+    format: int = 2
 
     @property
     def columns(self) -> Int[Tensor, "pos"]:
@@ -40,18 +64,35 @@ class ForwardPass:
 
     @property
     def of_prompt(self) -> Bool[Tensor, "batch pos"]:
-        """Real tokens of the prompt."""
+        """Tokens of the prompt, its last one included."""
         return self.real & (self.columns < self.prompt)
 
     @property
-    def of_reply(self) -> Bool[Tensor, "batch pos"]:
-        """Real tokens after the prompt."""
-        return self.real & (self.columns >= self.prompt)
+    def written(self) -> Int[Tensor, "batch pos"]:
+        """How many tokens of the reply come before the one that each token predicts; negative if that is the prompt's.
 
-    @property
-    def begins(self) -> bool:
-        """Whether this pass reads the prompt."""
-        return self.start == 0
+        In recipes of format 1, it is one less.
+        """
+        self.require_known()
+        return self.distance - int(self.format == 1)
+
+    def require_known(self) -> None:
+        """Raise where it is not known which tokens are the prompt's."""
+        if self.unknown:
+            raise InterpError(self.unknown)
+
+    def reads_prompt(self, what: str) -> bool:
+        """Whether this pass reads the prompt. Raises, by the name of what needs all of it, if it reads only a part."""
+        self.require_known()
+        stop = self.start + self.real.shape[1]
+        if self.start >= self.prompt:
+            return False
+        if self.start or stop < self.prompt:
+            raise InterpError(
+                f"{what} needs the whole prompt, but this pass reads columns {self.start} to {stop - 1} of its "
+                f"{self.prompt}; read it in one pass, without prefill_chunk_size"
+            )
+        return True
 
 
 class ForwardPasses:
@@ -60,6 +101,8 @@ class ForwardPasses:
     def __init__(self) -> None:
         self._current: ForwardPass | None = None
         self._prompt: int | None = None
+        self._unknown = ""
+        self._cache: Callable[[], Any] | None = None  # that of the last pass, if known
         self._depth = 0
 
     @property
@@ -70,55 +113,176 @@ class ForwardPasses:
         return self._current
 
     @contextmanager
-    def watched(self, body: nn.Module) -> Iterator[None]:
-        """Track every pass through a model's body for as long as the block lasts."""
-        handle = None if self._depth else body.register_forward_pre_hook(self._enter, with_kwargs=True)
+    def watched(self, hf: Any, body: nn.Module) -> Iterator[None]:
+        """Track every pass through a model's body, and every call of its `generate`, for as long as the block lasts."""
+        if self._depth:
+            yield
+            return
+        generate, replaced = hf.generate, "generate" in vars(hf)
+        handles = [
+            body.register_forward_pre_hook(self._enter, with_kwargs=True),
+            body.register_forward_hook(self._leave),
+        ]
+        hf.generate = self._announced(hf, generate)
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
-                self._current = None
+            del hf.generate
+            if replaced:
+                hf.generate = generate
+            self._current = None
 
     @contextmanager
-    def prompted(self, columns: int | None) -> Iterator[None]:
-        """Set how many columns the prompt has, for passes that cover prompt and reply. None changes nothing."""
-        before, self._prompt = self._prompt, self._prompt if columns is None else columns
+    def prompted(self, columns: int | None, unknown: str = "") -> Iterator[None]:
+        """Set how many columns the prompt has, or why it is not known. None changes nothing."""
+        before = self._prompt, self._unknown
+        self._prompt, self._unknown = self._prompt if columns is None else columns, unknown or self._unknown
         try:
             yield
         finally:
-            self._prompt = before
+            self._prompt, self._unknown = before
 
     @contextmanager
     def branched(self, rows: Int[Tensor, "n"]) -> Iterator[None]:
         """Continue the current pass with some of its rows; what the block stores in `notes` is dropped afterwards."""
-        before = self._current
-        if before is not None:
-            kept = {key: note[rows.to(note.device)] for key, note in before.notes.items()}
-            self._current = replace(before, notes=kept)
+        before = self._current, self._cache
+        if self._current is not None:
+            fields = {name: getattr(self._current, name) for name in ("ids", "real", "distance", "before")}
+            chosen = {name: None if x is None else x[rows.to(x.device)] for name, x in fields.items()}
+            notes = {key: note[rows.to(note.device)] for key, note in self._current.notes.items()}
+            self._current, self._cache = replace(self._current, **chosen, notes=notes), None
         try:
             yield
         finally:
-            self._current = before
+            self._current, self._cache = before
+
+    def _announced(self, hf: Any, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """`generate`, with its prompt known to the passes that it makes. It does not compile: that can skip hooks."""
+
+        @wraps(generate)
+        def announced(*args: Any, **kwargs: Any) -> Any:
+            call = signature(generate).bind(*args, **kwargs)
+            options = call.arguments.setdefault("kwargs", {})
+            given = call.arguments.get("generation_config")
+            if given is None:
+                options["disable_compile"] = True
+            else:
+                call.arguments["generation_config"] = given = copy(given)
+                given.disable_compile = True
+            chosen = [call.arguments, options, *(vars(config) for config in (given, hf.generation_config) if config)]
+            values = ChainMap(*({name: x for name, x in each.items() if x is not None} for each in chosen))
+            inputs = next((values[name] for name in ("inputs_embeds", "inputs", "input_ids") if name in values), None)
+            columns = 1 if inputs is None else inputs.shape[1]  # without inputs it is the token that begins a text
+            with self.prompted(columns if self._prompt is None else None, _unsupported(values, hf)):
+                return generate(*call.args, **call.kwargs)
+
+        return announced
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
         inputs = ids if ids is not None else kwargs["inputs_embeds"]
-        cache = kwargs.get("past_key_values")
+        cache, last = kwargs.get("past_key_values"), self._current
         start = 0 if cache is None else int(cache.get_seq_length())
-        width, mask = inputs.shape[1], kwargs.get("attention_mask")
-        real = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            real = mask[:, start : start + width].bool()
+        real, unclear = _real(kwargs.get("attention_mask"), inputs, start, cache)
+        unknown = self._unknown or unclear
         if start == 0:
-            prompt = width if self._prompt is None else self._prompt
-            self._current = ForwardPass(ids, real, 0, prompt)
-        elif self._current is None:
+            prompt = inputs.shape[1] if self._prompt is None else self._prompt
+            before, notes = real.new_zeros(len(real), dtype=torch.long), dict[Any, Tensor]()
+            unknown = unknown or _padded_inside(real, real.shape[1] < prompt)
+        elif last is None:
             raise InterpError(
-                f"a pass over {width} tokens continues from {start} in a cache that was filled outside this block; "
-                "read the prompt inside it"
+                f"a pass over {inputs.shape[1]} tokens continues from {start} in a cache that was filled outside this "
+                "block; read the prompt inside it"
             )
         else:
-            self._current = ForwardPass(ids, real, start, self._current.prompt, self._current.notes)
+            prompt, notes = last.prompt, last.notes
+            before = last.before + last.real.sum(1) if start < prompt else last.before
+            unknown = last.unknown or unknown or self._unlike(last, real, start, cache)
+        distance = _distance(real, start, prompt)
+        self._current = ForwardPass(ids, real, start, prompt, distance, before, notes, unknown)
+        self._cache = _reference(cache)
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._cache = None if isinstance(output, tuple) else _reference(getattr(output, "past_key_values", None))
+
+    def _unlike(self, last: ForwardPass, real: Tensor, start: int, cache: Any) -> str:
+        """Why a pass does not continue the last one; empty if it does."""
+        stop = last.start + last.real.shape[1]
+        foreign = self._cache is not None and self._cache() is not cache
+        if foreign or start > stop or start < min(stop, last.prompt) or len(last.real) not in (1, len(real)):
+            return (
+                f"a pass continues from {start} tokens in another cache than the pass before, so which of them are the "
+                "prompt's is not known; read prompt and reply in one cache, inside this block"
+            )
+        return _padded_inside(torch.cat([last.real[:, -1:].expand(len(real), 1), real], 1), start < last.prompt)
+
+
+def _padded_inside(real: Bool[Tensor, "batch pos"], in_parts: bool) -> str:
+    """Why the padding of a prompt that is read in parts is in the wrong place; empty if it is not."""
+    if in_parts and (real[:, :-1] & ~real[:, 1:]).any():
+        return "a prompt with padding after its tokens is read in several passes; pad it on the left"
+    return ""
+
+
+def _reference(cache: Any) -> Callable[[], Any]:
+    """A weak reference to a cache; without a cache, to nothing that could be one."""
+    return (lambda: ...) if cache is None else weakref.ref(cache)
+
+
+def _unsupported(values: Mapping[str, Any], hf: Any) -> str:
+    """Why the options of `generate` hide which tokens are the prompt's; empty if they do not."""
+    past = values.get("past_key_values")
+    if past is not None and past.get_seq_length():
+        return (
+            "generate continues from the tokens in past_key_values, so which of them are the prompt's is not known; "
+            "leave it out, and give the whole text"
+        )
+    active = [name for name in UNSUPPORTED if isinstance(x := values.get(name), Tensor) or x not in (None, False, 1)]
+    if values.get("assistant_model") is hf:
+        active.append("assistant_model, which is this model")
+    if not active:
+        return ""
+    return (
+        f"generate with {active[0]} runs passes of which it is not known whose tokens they read, so no op that depends "
+        "on positions can act in them; leave it out"
+    )
+
+
+def _real(mask: Any, inputs: Tensor, start: int, cache: Any) -> tuple[Bool[Tensor, "batch pos"], str]:
+    """Which tokens of a pass are no padding, and why that is unclear.
+
+    A mask is of columns or, for static caches, of edges for each kind of attention. Only padding is hidden from itself.
+    """
+    (batch, width), whole = inputs.shape[:2], isinstance(mask, dict) and "full_attention" in mask
+    if isinstance(mask, dict):
+        mask = mask["full_attention"] if whole else next(iter(mask.values()))
+    everywhere = torch.ones(batch, width, dtype=torch.bool, device=inputs.device)
+    if mask is None:
+        return everywhere, ""
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= start + width:
+        return mask[:, start : start + width].bool(), ""
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        first = 0 if whole or cache is None else cache.get_mask_sizes(width, 0)[1]  # the column that comes first
+        seen = mask[:, 0].diagonal(start - first, 1, 2)
+        if seen.shape[1] == width:
+            return (seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2) & everywhere, ""
+    shape = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    return everywhere, (
+        f"an attention mask of {shape} does not say which of {start + width} columns are padding; give one of shape "
+        "(batch, columns), or load the model with attn_implementation sdpa or eager"
+    )
+
+
+def _distance(real: Bool[Tensor, "batch pos"], start: int, prompt: int) -> Int[Tensor, "batch pos"]:
+    """How many tokens each token is after the last one of its prompt; the columns of other passes hold no padding."""
+    width = real.shape[1]
+    if width == 1 and start >= prompt:
+        return torch.full((len(real), 1), start - prompt + 1, device=real.device)
+    inside = torch.arange(start, start + width, device=real.device) < prompt
+    later = (real & inside).flip(1).cumsum(1).flip(1) - (real & inside).long()
+    written = (real & ~inside).cumsum(1) + max(0, start - prompt)
+    return written - later - max(0, prompt - start - width)

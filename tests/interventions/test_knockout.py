@@ -39,7 +39,7 @@ def members(which, ids, prompt, as_keys=False):
     found = set()
     for name in [names] if isinstance(names, str | int) else names:
         found |= {
-            "prompt": set(range(prompt)), "generated": set(range(prompt, len(ids))), "last": {prompt - 1}
+            "prompt": set(range(prompt - 1)), "generated": set(range(prompt - 1, len(ids))), "last": {prompt - 1}
         }.get(name) or ({name % prompt} if isinstance(name, int) else set())  # fmt: skip
     end = prompt if as_keys else len(ids)
     return found | {place for place in range(end) if int(ids[place]) in tokens}
@@ -157,7 +157,8 @@ def test_nothing_cut_changes_nothing(tiny, architecture):
 def test_a_query_left_alone_sees_itself(tiny):
     """With every key cut, each head gives its own token's value."""
     model = tiny("llama")
-    with model.hooked(Recipe([("z.*", Knockout("prompt", keys="prompt"))])):
+    everywhere = ["prompt", "generated"]
+    with model.hooked(Recipe([("z.*", Knockout(everywhere, keys=everywhere))])):
         acts = model.capture(PROMPTS, ["v.1", "z.1"])
         assert model.logits(PROMPTS)[acts.tokens.mask].isfinite().all()
     own = acts.tensors[model.resolve("v.1")[0]].repeat_interleave(2, dim=2)  # a value is shared by two heads

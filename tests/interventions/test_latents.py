@@ -57,9 +57,9 @@ def test_it_is_saved_with_its_autoencoder_and_refused_elsewhere(sae, tiny, tmp_p
         interp.export(recipe, model, tmp_path / "out")
 
 
-@pytest.mark.parametrize("latents", [40, -1, [], [0, 99]])
+@pytest.mark.parametrize("latents", [40, -1, [], [0, 99], [5, 5], (3, 7, 3)])
 def test_latents_that_are_not_there_are_refused(sae, latents):
-    with pytest.raises(InterpError, match="expected one or more from 0 to 39"):
+    with pytest.raises(InterpError, match="expected one or more different ones from 0 to 39"):
         Clamp(sae, latents)
 
 

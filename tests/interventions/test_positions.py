@@ -26,9 +26,11 @@ def push():
 @pytest.mark.parametrize(
     ("positions", "prompt", "expected"),
     [
-        ("prompt", None, [[0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]),
-        ("prompt", 5, [[0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0]]),
-        ("generated", 4, [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1]]),
+        ("prompt", None, [[0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0]]),
+        ("prompt", 5, [[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]),
+        ("generated", None, [[0, 0, 0, 0, 0, 1]] * 3),
+        ("generated", 5, [[0, 0, 0, 0, 1, 1]] * 3),
+        (["prompt", "generated"], 5, [[0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]),
         ("last", None, [[0, 0, 0, 0, 0, 1]] * 3),
         ("last", 5, [[0, 0, 0, 0, 1, 0]] * 3),
         (0, None, [[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0]]),
@@ -61,7 +63,7 @@ def test_tokens_by_their_text(tiny, push):
 
 def test_a_schedule_counts_from_the_first_generated_token(tiny, push):
     found = added(tiny("llama"), Schedule(push, [3.0, 1.0, 0.5], prompt=0.25), PROMPTS[2], prompt=2)
-    expected = torch.tensor([[0.25, 0.25, 3, 1, 0.5, 0.5]])
+    expected = torch.tensor([[0.25, 3, 1, 0.5, 0.5, 0.5]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
