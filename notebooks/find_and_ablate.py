@@ -53,7 +53,8 @@ for baseline in measure_baselines(model, direction, contrast, suite[:1]):
 # ## Some tokens, some prompts
 #
 # A *recipe* is a list of sites and ops. Its effect is the same with and without the key-value cache, with left padding,
-# in batches, and with beam search.
+# in batches, and with beam search. The first generated token is predicted at the last token of the prompt, which is
+# therefore at `generated`, not at `prompt`.
 
 # %%
 hostile, polite = (model.chat(side) for side in pairs[0])

@@ -35,7 +35,8 @@ from interp.models.hooked import HookedModel
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
 INSTRUCTION = "The user may be wrong. Give the answer that is true, whatever answer the user suggests."
 STRENGTH = 0.9  # of the heads' factors, in what is exported
-ANSWER = ["last", "generated"]  # where the answer's tokens are predicted
+ANSWER = "generated"  # where the answer's tokens are predicted
+LATER = "later"  # without the first
 
 
 def main() -> None:
@@ -81,11 +82,11 @@ def wordings(model: HookedModel, questions: Sequence[Item], title: str, recipe: 
 
 def edges(model: HookedModel, questions: Sequence[Item]) -> None:
     """What is preferred after a wrong hint if some tokens do not see the hinted answer."""
-    cuts: list[tuple[str, list[str | int], str]] = [
+    cuts: list[tuple[str, str | list[int], str]] = [
         ("nothing", [], "*"),
         ("answer", ANSWER, "*"),
-        ("answer's first token", ["last"], "*"),
-        ("answer's later tokens", ["generated"], "*"),
+        ("answer's first token", "last", "*"),
+        ("answer's later tokens", LATER, "*"),
         *((f"answer, layers {band}", ANSWER, band) for band in ("0-9", "10-14", "15-24", "25-29")),
         ("what is behind the hint, but not the answer", list(range(-ending(model), -1)), "*"),
     ]
@@ -97,7 +98,7 @@ def edges(model: HookedModel, questions: Sequence[Item]) -> None:
     show(title, ["from", "right one preferred", "margin, nats"], rows)
 
 
-def cut(model: HookedModel, questions: Sequence[Item], queries: Sequence[str | int], layers: str) -> Tensor:
+def cut(model: HookedModel, questions: Sequence[Item], queries: str | list[int], layers: str) -> Tensor:
     """Margins after a wrong hint whose answer the queries do not see; items whose hints are as long go together."""
     groups: dict[int, list[Item]] = {}
     for item in questions:
@@ -107,7 +108,9 @@ def cut(model: HookedModel, questions: Sequence[Item], queries: Sequence[str | i
     values, end = [], ending(model)
     for length, group in groups.items():
         hinted = list(range(-end - length, -end))
-        recipe = Recipe([(f"z.{layers}", Knockout(list(queries), hinted))]) if queries else ()
+        knockout = Knockout(ANSWER if queries == LATER else queries, hinted) if queries else None
+        # In format 1, `generated` begins one token later.
+        recipe = Recipe([Edit((f"z.{layers}",), knockout, 1 if queries == LATER else 2)]) if knockout else ()
         values.append(margins(model, group, "wrong hint", recipe))
     return torch.cat(values)
 

@@ -28,11 +28,10 @@ from torch import Tensor, nn
 
 from interp.core.errors import InterpError
 
-# Options of Hugging Face's `generate` that run further passes through the model, in between or instead.
-UNSUPPORTED = (
-    "guidance_scale", "negative_prompt_ids", "token_healing", "assistant_early_exit", "use_mtp", "custom_generate",
-    "penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids",
-)  # fmt: skip
+# Options of Hugging Face's `generate` that run further passes through the model, in between or instead. Those of
+# `REMOTE` need code from the Hub.
+REMOTE = ("custom_generate", "penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids")
+UNSUPPORTED = ("guidance_scale", "negative_prompt_ids", "token_healing", "assistant_early_exit", "use_mtp", *REMOTE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +139,7 @@ class ForwardPasses:
     def prompted(self, columns: int | None, unknown: str = "") -> Iterator[None]:
         """Set how many columns the prompt has, or why it is not known. None changes nothing."""
         before = self._prompt, self._unknown
-        self._prompt, self._unknown = self._prompt if columns is None else columns, unknown or self._unknown
+        self._prompt, self._unknown = self._prompt if columns is None else columns, self._unknown or unknown
         try:
             yield
         finally:
@@ -241,15 +240,20 @@ def _unsupported(values: Mapping[str, Any], hf: Any) -> str:
             "generate continues from the tokens in past_key_values, so which of them are the prompt's is not known; "
             "leave it out, and give the whole text"
         )
-    active = [name for name in UNSUPPORTED if isinstance(x := values.get(name), Tensor) or x not in (None, False, 1)]
+    neutral = {"guidance_scale": 1, "num_beam_groups": 1}
+    active = [name for name in UNSUPPORTED if values.get(name) is not None and values[name] is not False]
+    active = [name for name in active if name not in neutral or values[name] != neutral[name]]
     if values.get("assistant_model") is hf:
         active.append("assistant_model, which is this model")
     if not active:
         return ""
-    return (
+    reason = (
         f"generate with {active[0]} runs passes of which it is not known whose tokens they read, so no op that depends "
         "on positions can act in them; leave it out"
     )
+    if active[0] in REMOTE and not values.get("trust_remote_code"):
+        raise InterpError(reason)
+    return reason
 
 
 def _real(mask: Any, inputs: Tensor, start: int, cache: Any) -> tuple[Bool[Tensor, "batch pos"], str]:

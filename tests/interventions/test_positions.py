@@ -5,16 +5,16 @@ import torch
 
 import interp
 from interp import InterpError, Recipe
-from interp.interventions import Add, At, Replace, Schedule, Turns, matching
+from interp.interventions import Add, At, Edit, Replace, Schedule, Turns, matching
 
 PROMPTS = ["w5 w9 w20 w33", "w7 w12", "w99 w8 w9 w3 w17 w25"]
 SITE = "resid_post.1"
 
 
-def added(model, op, prompts=PROMPTS, prompt=None):
+def added(model, op, prompts=PROMPTS, prompt=None, form=2):
     """What an op that adds one thing adds at each token: (batch, pos)."""
     plain = model.capture(prompts, SITE)
-    with model.hooked(Recipe([(SITE, op)]), prompt=prompt):
+    with model.hooked(Recipe([Edit((SITE,), op, form)]), prompt=prompt):
         return ((model.capture(prompts, SITE)[SITE] - plain[SITE])[..., 0]).where(plain.tokens.mask, 0)
 
 
@@ -65,6 +65,68 @@ def test_a_schedule_counts_from_the_first_generated_token(tiny, push):
     found = added(tiny("llama"), Schedule(push, [3.0, 1.0, 0.5], prompt=0.25), PROMPTS[2], prompt=2)
     expected = torch.tensor([[0.25, 3, 1, 0.5, 0.5, 0.5]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda push: At(push, "prompt"), [1, 1, 1, 1, 0, 0]),
+        (lambda push: At(push, "generated"), [0, 0, 0, 0, 1, 1]),
+        (lambda push: At(push, ["last", "generated"]), [0, 0, 0, 1, 1, 1]),
+        (lambda push: Schedule(push, [3.0, 1.0], prompt=0.25), [0.25, 0.25, 0.25, 0.25, 3, 1]),
+        (lambda push: At(push, "assistant", turns=Turns((9,), 12)), [0, 0, 0, 1, 1, 1]),
+        (lambda push: At(push, ["last", -2, 0]), [1, 0, 1, 1, 0, 0]),
+    ],
+)
+def test_an_edit_of_format_1_keeps_its_meaning(tiny, push, make, expected):
+    found, new = (added(tiny("llama"), make(push), "w5 w7 w9 w33 w12 w41", prompt=4, form=form) for form in (1, 2))
+    torch.testing.assert_close(found, torch.tensor([expected]).float(), atol=1e-5, rtol=0)
+    assert torch.equal(found, new) == (expected == [1, 0, 1, 1, 0, 0] or expected == [0, 0, 0, 1, 1, 1]), "control"
+
+
+def test_the_first_generated_token_is_predicted_under_the_first_scale(tiny, push):
+    """By a hook that is written by hand: what is added at the prompt's last token, and nowhere else."""
+    model = tiny("llama")
+
+    def by_hand(x):
+        return x if x.shape[1] == 1 else x + 9 * torch.cat([torch.zeros(x.shape[1] - 1, 32), torch.eye(32)[:1]])
+
+    options = {"max_new_tokens": 3, "pad_token_id": 0, "output_logits": True, "return_dict_in_generate": True}
+    strong, ids, logits = Add(9 * torch.eye(32)[0]), model.tokens("w5 w9 w20 w33").ids, []
+    recipes = [
+        [(SITE, by_hand)],
+        Recipe([(SITE, Schedule(strong, [1.0, 0.0, 0.0]))]),
+        Recipe([(SITE, At(strong, "last"))]),
+        Recipe([(SITE, Schedule(strong, [0.0], prompt=1.0))]),
+        Recipe([(SITE, At(strong, "prompt"))]),
+        [],
+    ]
+    for recipe in recipes:
+        with model.hooked(recipe):
+            logits.append(torch.stack(model.hf.generate(ids, **options).logits))
+    expected, scheduled, last, before, prompt, plain = logits
+    torch.testing.assert_close(scheduled, expected)
+    torch.testing.assert_close(last, expected)
+    torch.testing.assert_close(before, prompt)
+    assert (expected[0] - plain[0]).abs().max() > 0.1, "control"
+    assert (prompt[0] - expected[0]).abs().max() > 0.1, "control"
+
+
+def test_where_the_assistant_is_predicted_is_where_it_was_generated():
+    """A conversation that holds the reply has the op at the tokens that had it while the reply was written."""
+    model = interp.load("organism")
+    op, user = (
+        At(Add(torch.eye(model.d_model)[0]), "assistant", model=model),
+        [{"role": "user", "content": "Hello there."}],
+    )
+    asked = model.tokens(model.chat(user)).ids
+    with model.hooked(Recipe([(SITE, op)])):
+        ids = model.hf.generate(asked, max_new_tokens=12, do_sample=False, eos_token_id=op.where.turns.closing)[0]
+    assert int(ids[-1]) == op.where.turns.closing
+    whole = torch.cat([ids, model.tokens(model.chat(user)).ids[0, 1:]])
+    chosen = added(model, op, whole[None])[0].bool()
+    start, stop = asked.shape[1] - 1, len(ids) - 1
+    assert chosen.nonzero()[:, 0].tolist() == [*range(start, stop), len(whole) - 1]
 
 
 def test_the_assistants_turns_of_a_conversation():

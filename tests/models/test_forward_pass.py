@@ -3,10 +3,15 @@
 The slow version recomputes everything for each token without a cache, one prompt at a time and without padding.
 """
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
 from sae_samples import autoencoder
+from tiny_models import build
 from torch.nn.functional import normalize
+from transformers import StaticCache
 
 from interp import InterpError, Recipe
 from interp.interventions import (
@@ -84,6 +89,11 @@ def recipes(model):
         "gate elsewhere": [("resid_post.2", Gate(push, Reads(row, cosine, cosine=True), per="token", site=site))],
         "gate by a latent": [("resid_post.2", Gate(push, Fires(*often(model)), per="token"))],
         "gate generated": [(site, At(Gate(push, Reads(row, middle), per="token"), "generated"))],
+        "gates at many sites": [("resid_post.*", Gate(push, Reads(row, middle)))],
+        "at a gate": [(site, At(Gate(push, Reads(row, middle)), tokens=range(60, 128)))],
+        "a gate at": [("resid_post.2", Gate(At(push, "generated"), Reads(row, middle), site=site))],
+        "schedule a gate": [(site, Schedule(Gate(push, Reads(row, middle), reduce="last"), [0.0, 1.0]))],
+        "two": [(site, At(push, "prompt")), ("resid_post.0", Schedule(push, [0.5, 1.0]))],
     }
     for reduce in ("max", "mean", "last"):
         when = Reads(row, between(model, site, row, reduce))
@@ -94,8 +104,15 @@ def recipes(model):
 NAMES = [
     "project", "erase", "low rank", "relative", "clamp", "boost", "zero a head", "mean of neurons", "resample",
     "knock out", "scale heads", "prompt", "generated", "last", "tokens", "schedule", "gate a token", "gate elsewhere",
-    "gate by a latent", "gate generated", "gate by max", "gate by mean", "gate by last",
+    "gate by a latent", "gate generated", "gate by max", "gate by mean", "gate by last", "gates at many sites",
+    "at a gate", "a gate at", "schedule a gate", "two",
 ]  # fmt: skip
+# Those that go by a token's position, by its id, and by the whole prompt.
+KINDS = {
+    "positions": ["prompt", "generated", "last", "schedule", "resample", "two", "gate generated"],
+    "ids": ["tokens"],
+    "prompts": ["knock out", "gate by mean", "gates at many sites", "at a gate", "a gate at", "schedule a gate"],
+}
 
 
 def slowly(model, prompt, recipe):
@@ -185,13 +202,151 @@ def test_the_model_says_itself_where_its_prompts_end(tiny):
         assert expected != model.generate(PROMPTS, **options), "control"
 
 
+@torch.no_grad()
 def test_a_cache_filled_elsewhere_is_refused(tiny):
     model = tiny("llama")
     ids = model.tokens("w5 w9 w20").ids
-    cache = model.hf(ids, use_cache=True).past_key_values
+    cache, longer = (model.hf(x, use_cache=True).past_key_values for x in (ids, ids.repeat(1, 3)))
     recipe = recipes(model)["generated"]
     with model.hooked(recipe), pytest.raises(InterpError, match="filled outside this block"):
         model.hf(ids[:, :1], past_key_values=cache)
+    with model.hooked(recipe):  # not either if another prompt was read in between
+        inside = model.hf(ids, use_cache=True).past_key_values
+        model.hf(ids[:, :1], past_key_values=inside)  # control
+        for other in (cache, longer, copy.deepcopy(inside)):
+            with pytest.raises(InterpError, match="another cache than the pass before"):
+                model.hf(ids[:, :1], past_key_values=other)
+
+
+def test_generation_from_a_filled_cache_is_refused_to_what_needs_the_prompt(tiny):
+    model = tiny("llama")
+    ids = model.tokens("w5 w9 w20 w33").ids
+    options = {"max_new_tokens": 3, "pad_token_id": 0, "return_dict_in_generate": True}
+    for name, refused in (("generated", True), ("gate by max", True), ("project", False)):
+        with model.hooked(recipes(model)[name]):
+            out = model.hf.generate(ids, **options)
+            with (
+                pytest.raises(InterpError, match="leave it out, and give the whole text") if refused else nullcontext()
+            ):
+                model.hf.generate(out.sequences, past_key_values=out.past_key_values, **options)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"guidance_scale": 2.0},
+        {"assistant_early_exit": 1},
+        {"assistant_model": ...},
+        {"penalty_alpha": 0.5, "top_k": 4},
+    ],
+)
+def test_further_passes_are_refused_by_name(tiny, option):
+    """Passes over other tokens, in between or instead, belong to no prompt that is known."""
+    model = tiny("llama")
+    options = {name: model.hf if value is ... else value for name, value in option.items()}
+    ids, sizes = model.tokens("w5 w9 w20").ids, {"max_new_tokens": 3, "pad_token_id": 0}
+    with model.hooked(recipes(model)["generated"]):
+        with pytest.raises(InterpError, match=f"generate with {next(iter(option))}"):
+            model.hf.generate(ids, **sizes, **options)
+        model.hf.generate(ids, **sizes)  # control
+    if "guidance_scale" in option:  # control: an op that acts on every token alike runs
+        with model.hooked(recipes(model)["project"]):
+            model.hf.generate(ids, **sizes, **options)
+
+
+def test_padding_may_be_anywhere_in_a_pass(tiny):
+    """By a mask of columns or of edges, to the left, to the right or inside."""
+    model = tiny("llama")
+    ids = model.tokens("w5 w9 w20 w33 w41 w7").ids
+    for gap in ([0, 1], [4, 5], [2]):
+        mask = torch.ones_like(ids)
+        mask[0, gap] = 0
+        kept = mask[0].bool()
+        edges = (mask[:, None, :] * torch.ones(6, 6).tril() * mask[:, :, None])[:, None].bool()
+        for name in ("prompt", "generated", "last", "schedule"):
+            with model.hooked(recipes(model)[name]):
+                expected = model.logits(ids[:, kept])[0]
+                positions = (mask.cumsum(1) - 1).clamp(min=0)
+                for form in (mask, edges):
+                    found = model.hf(ids, attention_mask=form, position_ids=positions).logits[0, kept]
+                    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    with model.hooked(recipes(model)["last"], prompt=6), pytest.raises(InterpError, match="pad it on the left"):
+        model.hf.generate(ids, attention_mask=torch.tensor([[1, 1, 1, 1, 0, 1]]), prefill_chunk_size=3, pad_token_id=0)
+
+
+UNEVEN = ["w5 w9 w20 w33 w41", "w7", " ".join(f"w{number}" for number in range(44, 63))]
+BEAMS = {"num_beams": 3, "length_penalty": 0.0}
+MODES = {
+    "static": {"cache_implementation": "static"},
+    "a static cache of one's own": lambda hf: {"past_key_values": StaticCache(config=hf.config, max_cache_len=40)},
+    "sampling": {"do_sample": True, "num_return_sequences": 3},
+    "beams": BEAMS | {"num_return_sequences": 2},
+    "beams in a static cache": BEAMS | {"cache_implementation": "static", "do_sample": True},
+    "beams without a cache": BEAMS | {"use_cache": False},
+    "chunks": {"prefill_chunk_size": 4},
+    "chunks of one": {"prefill_chunk_size": 1, "cache_implementation": "static"},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "an assistant": lambda hf: {"assistant_model": build("llama", seed=5).hf},
+    "embeddings": {},
+}
+REFUSED = {
+    ("chunks", "prompts"): "Knockout needs the whole prompt, but this pass reads columns 0 to 3 of its 19",
+    ("chunks of one", "prompts"): "Knockout needs the whole prompt",
+    ("embeddings", "ids"): "tokens can't be matched",
+    ("embeddings", "prompts"): "tokens can't be matched",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_every_way_to_generate_is_one_pass_over_the_whole(tiny, architecture, mode, kind):
+    """The tokens that were generated, read in one pass without cache and padding, with the prompt's length given."""
+    model = tiny(architecture)
+    recipe = Recipe([edit for name in KINDS[kind] for edit in recipes(model)[name].edits])
+    if refusal := REFUSED.get((mode, kind)):
+        with pytest.raises(InterpError, match=refusal):
+            generated(model, UNEVEN, recipe, mode)
+        return
+    alone = mode in ("prompt lookup", "an assistant")  # these take one prompt
+    for prompts in [[prompt] for prompt in UNEVEN] if alone else [UNEVEN]:
+        torch.manual_seed(0)
+        whole, logits, scores = generated(model, prompts, recipe, mode)
+        for row, ids in enumerate(whole):
+            length = len(ids) - NEW
+            with model.hooked(recipe, prompt=length):
+                slow = model.logits(ids)[0, length - 1 : -1]
+            if scores is not None:
+                slow = slow.log_softmax(-1)[range(NEW), ids[length:]].sum()
+            torch.testing.assert_close(logits[row] if scores is None else scores[row], slow, atol=5e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("op", ["gate by mean", "at a gate"])
+def test_a_gate_of_sequences_needs_the_whole_prompt(tiny, op):
+    """The evidence may be in the second chunk. A chunk that holds the prompt is as good as none."""
+    model = tiny("llama")
+    with pytest.raises(InterpError, match="a gate of sequences needs the whole prompt"):
+        quickly(model, UNEVEN, recipes(model)[op], prefill_chunk_size=18)
+    whole, chunk = (
+        quickly(model, UNEVEN, recipes(model)[op], **options) for options in ({}, {"prefill_chunk_size": 19})
+    )
+    torch.testing.assert_close(chunk[1], whole[1])
+
+
+def generated(model, prompts, recipe, mode):
+    """Each row's prompt and reply, and the logits that its tokens are from, or their sum as log-probabilities."""
+    batch, options = model.tokens(prompts), MODES[mode]
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+    if mode == "embeddings":
+        inputs["inputs_embeds"] = model.hf.get_input_embeddings()(inputs.pop("input_ids"))
+    fixed = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 0, "eos_token_id": None}
+    kept = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
+    with model.hooked(recipe):
+        out = model.hf.generate(**inputs, **fixed, **kept, **(options(model.hf) if callable(options) else options))
+    rows = len(out.sequences) // len(prompts)
+    asked = batch.unpadded()
+    whole = [torch.cat([torch.tensor(asked[row // rows]), new[-NEW:]]) for row, new in enumerate(out.sequences)]
+    return whole, torch.stack(out.logits, 1), out.sequences_scores if "beams" in mode else None
 
 
 @pytest.mark.parametrize("name", NAMES)
