@@ -6,12 +6,11 @@
    half minute and on Ctrl-C (`_growing_shard`).
 3. When all shards are there, the manifest gets its final name.
 
-Memory is that of a batch and a shard, however long the corpus. The same call continues a harvest that was stopped:
-shards in the manifest are checked against their checksums, the corpus is checked against the digest in each shard, and
-the rest is computed. A shard depends only on its own rows, so that on the same machine the store is byte-identical to
-one that was never interrupted. An append continues in the same way; until it is done, the store reads as it was before.
-A second process that harvests into the same folder is refused.
-"""
+Memory is that of a batch and a shard, however long the corpus (tests measure the peak). The same call continues a
+harvest that was stopped: shards in the manifest are checked against their checksums, the corpus is checked against the
+digest in each shard, and the rest is computed. A shard depends only on its own rows, so that on the same machine the
+store is byte-identical to one that was never interrupted. An append continues in the same way; until it is done, the
+store reads as it was before. A second process that harvests into the same folder is refused."""
 
 import os
 from collections.abc import Iterable, Iterator, Sized

@@ -87,7 +87,16 @@ def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -
         certificate = exporter.export(recipe, model, inputs.out, options, release=release, distilled=factors)
         values = {"checkpoint": str(inputs.out)} | ({"distilled": str(factors)} if factors else {})
         notes |= _figures(certificate, as_json)
+    if options.form == "checkpoint" and (names := _left_out(inputs.out)):
+        notes["left out"] = names
     print_values(as_json, values | notes)
+
+
+def _left_out(folder: Path) -> list[str]:
+    """The files of the base's folder that did not come along, except what the export has of its own."""
+    from interp.editing.certificate import ExportManifest
+
+    return [name for name, reason in (ExportManifest.at(folder).left_out or {}).items() if "its own" not in reason]
 
 
 def verify_command(

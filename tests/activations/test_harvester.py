@@ -514,7 +514,7 @@ def test_a_process_killed_at_any_moment_leaves_what_can_be_continued(tmp_path, m
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_memory_is_that_of_a_batch_and_a_shard(tiny, tmp_path, dtype):
-    """Control: batches that are joined, and a shard that is held while the next one is computed, take 2.7 shards."""
+    """Control: batches that are joined, and a shard that is held while the next one is computed, take 3.7 shards."""
     model, draw = tiny("llama"), random.Random(0)
     texts = [" ".join(f"w{draw.randint(4, 127)}" for _ in range(60)) for _ in range(600)]
     settings = {"context": 64, "batch_size": 4, "dtype": dtype, "shard_tokens": 64 * 200}
@@ -523,4 +523,4 @@ def test_memory_is_that_of_a_batch_and_a_shard(tiny, tmp_path, dtype):
     shard = max(file.stat().st_size for file in (tmp_path / "store").glob("*.safetensors"))
     assert len(list((tmp_path / "store").glob("*.safetensors"))) == 3
     assert shard > 12e6
-    assert taken < 1.3 * shard
+    assert taken < 1.25 * shard

@@ -69,9 +69,14 @@ def _measured(certificate: Certificate | None) -> list[str]:
 def _left_out(names: dict[str, str]) -> list[str]:
     if not names:
         return []
-    rows: list[list[object]] = [[f"`{name}`", reason] for name, reason in [*names.items()][:_SHOWN]]
+    rows: list[list[object]] = [[f"`{_plain(name)}`", _plain(reason)] for name, reason in [*names.items()][:_SHOWN]]
     more = f"and {len(names) - _SHOWN} more, in `interp_manifest.json`" if len(names) > _SHOWN else ""
     return ["## Left out", "Files of the base's folder that did not come along:", _table(["file", "why"], rows), more]
+
+
+def _plain(name: str) -> str:
+    """A file's name without what would end a line, a cell or code, or turn the text around."""
+    return repr(name)[1:-1].replace("`", "'")
 
 
 def _table(header: list[object], rows: list[list[object]]) -> str:

@@ -7,7 +7,8 @@ the two, where the edit made it larger), or two units where the edit was rounded
 an entry by half a unit. For this the factors of 16-bit weights are stored in float32, and those of float32 weights in
 float64. What the edit created is dropped, what it untied is tied, and config.json is the original one. Where the export
 cast the weights to another type, they return in that type, which config.json then names; in a narrower type, what
-returns is the original rounded to it, and `undo` says so. The patch takes a few percent of the checkpoint's size.
+returns is the original rounded to it, and `undo` says so. The patch takes a few percent of the checkpoint's size,
+and as much memory while it is written.
 
 The folder's files have to be those that were written: a changed weight would give a different model.
 """

@@ -39,7 +39,10 @@ from interp.models.loading import is_gguf, load, locate
 
 AnyModel = str | Path | HookedModel  # a folder, hub id or URL, or a model in memory
 _REPLACED = re.compile(r"config\.json|model\.sig|interp_.*|README\.md")  # by what an export writes itself
-_CHAT_TEMPLATES = re.compile(r"chat_template\.jinja|additional_chat_templates/.*")
+# What a tokenizer in memory writes where it has it; what is in the folder may be older.
+_IN_MEMORY = re.compile(
+    r"chat_template\.jinja|additional_chat_templates/.*|(special_tokens_map|added_tokens|tokenizer|tokenizer_config)\.json"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,9 +297,10 @@ def _copy_companions(source: Checkpoint, folder: Path, tokenizer: Any = None) ->
     foreign = tokenizer is not None and tokenizer.name_or_path not in places
     left_out = {name: "of another tokenizer" for name in beside.files if foreign and of_tokenizer(name)}
     left_out |= {name: "the export has its own" for name in beside.files if _REPLACED.fullmatch(name)}
-    # A tokenizer in memory has its templates there; those of the folder may be older.
-    kept = [n for n in beside.files if n not in left_out and not (tokenizer and _CHAT_TEMPLATES.fullmatch(n))]
-    beside.copy(folder, kept)
+    if tokenizer is not None:
+        older = [name for name in beside.files if _IN_MEMORY.fullmatch(name) and not (folder / name).exists()]
+        left_out |= dict.fromkeys(older, "the tokenizer in memory has its own, or none")
+    beside.copy(folder, (name for name in beside.files if name not in left_out))
     return {**beside.left_out, **{name: reason for name, reason in left_out.items() if name != "config.json"}}
 
 

@@ -167,7 +167,7 @@ def test_what_lies_beside_the_weights_goes_along_and_links_out_of_the_folder_do_
     assert (tmp_path / "control" / "LICENSE").read_text() == "a licence"
     assert (tmp_path / "control" / "additional_chat_templates" / "tools.jinja").read_text() == "{{ messages }}"
     assert (tmp_path / "control" / "chat_template.jinja").read_text() == "a licence", "a link within the folder"
-    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "secret").write_text('{"a": "secret"}')
     for name in ("tokenizer_config.json", "additional_chat_templates/tools.jinja"):
         kept = (source / name).read_text()
         (source / name).unlink()
@@ -186,7 +186,7 @@ COMPANY = ("tekken.json", "qwen.tiktoken", "vocab.txt", "chat_template.json", "p
 def accompanied(source):
     for name in (*COMPANY, "processor/config.json", "modeling_own.py", "LICENCE.md", "pytorch_model.bin"):
         (source / name).parent.mkdir(exist_ok=True)
-        (source / name).write_text(f"of the {name}")
+        (source / name).write_text(json.dumps({"of": name}))
     return source
 
 
@@ -283,3 +283,16 @@ def test_a_model_in_memory_with_broken_weights_is_named_too(tiny, tmp_path):
         r"layers\.1\.mlp\.down_proj\.weight of .* holds NaN",
         lambda out: interp.export(RECIPE, model, out),
     )
+
+
+def test_the_card_names_what_is_left_out_in_plain_text(source, tmp_path, run):
+    name = "a|b`<b>\u202e\x1b[2J.bin"
+    (source / name).write_bytes(b"x")
+    RECIPE.save(tmp_path / "recipe")
+    code, out, _ = run("export", source, "--recipe", tmp_path / "recipe", "--out", tmp_path / "out", "--streamed")
+    assert code == 0
+    assert "left out" in out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert r"| `a\|b'<b>\u202e\x1b[2J.bin` | weights |" in card
+    assert "\u202e" not in card
+    assert "\x1b" not in card
