@@ -13,7 +13,6 @@ the prompt's is not known. Functions that need it raise; others run.
 """
 
 import weakref
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -28,10 +27,11 @@ from torch import Tensor, nn
 
 from interp.core.errors import InterpError
 
-# Options of Hugging Face's `generate` that run further passes through the model, in between or instead. Those of
-# `REMOTE` need code from the Hub.
-REMOTE = ("custom_generate", "penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids")
-UNSUPPORTED = ("guidance_scale", "negative_prompt_ids", "token_healing", "assistant_early_exit", "use_mtp", *REMOTE)
+# Options of Hugging Face's `generate` that run further passes through the model, in between or instead, each with the
+# value that does not. Those of `REMOTE` need code from the Hub.
+REMOTE = dict.fromkeys(["custom_generate", "penalty_alpha", "dola_layers", "constraints", "force_words_ids"])
+REMOTE |= {"num_beam_groups": 1}
+UNSUPPORTED = {"guidance_scale": 1, "token_healing": False, "assistant_early_exit": None, "use_mtp": False, **REMOTE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +117,19 @@ class ForwardPasses:
         if self._depth:
             yield
             return
-        generate, replaced = hf.generate, "generate" in vars(hf)
-        handles = [
-            body.register_forward_pre_hook(self._enter, with_kwargs=True),
-            body.register_forward_hook(self._leave),
-        ]
-        hf.generate = self._announced(hf, generate)
+        entering, replaced = body.register_forward_pre_hook(self._enter, with_kwargs=True), vars(hf).get("generate")
+        leaving = body.register_forward_hook(self._leave)
+        hf.generate = self._announced(hf, hf.generate)
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-            for handle in handles:
-                handle.remove()
+            entering.remove()
+            leaving.remove()
             del hf.generate
-            if replaced:
-                hf.generate = generate
+            if replaced is not None:
+                hf.generate = replaced
             self._current = None
 
     @contextmanager
@@ -166,14 +163,10 @@ class ForwardPasses:
         def announced(*args: Any, **kwargs: Any) -> Any:
             call = signature(generate).bind(*args, **kwargs)
             options = call.arguments.setdefault("kwargs", {})
-            given = call.arguments.get("generation_config")
-            if given is None:
-                options["disable_compile"] = True
-            else:
-                call.arguments["generation_config"] = given = copy(given)
-                given.disable_compile = True
-            chosen = [call.arguments, options, *(vars(config) for config in (given, hf.generation_config) if config)]
-            values = ChainMap(*({name: x for name, x in each.items() if x is not None} for each in chosen))
+            given = call.arguments["generation_config"] = copy(call.arguments.get("generation_config"))
+            (options if given is None else vars(given))["disable_compile"] = True
+            sources = vars(hf.generation_config), {} if given is None else vars(given), options, call.arguments
+            values = {name: x for source in sources for name, x in source.items() if x is not None}
             inputs = next((values[name] for name in ("inputs_embeds", "inputs", "input_ids") if name in values), None)
             columns = 1 if inputs is None else inputs.shape[1]  # without inputs it is the token that begins a text
             with self.prompted(columns if self._prompt is None else None, _unsupported(values, hf)):
@@ -187,7 +180,8 @@ class ForwardPasses:
         cache, last = kwargs.get("past_key_values"), self._current
         start = 0 if cache is None else int(cache.get_seq_length())
         real, unclear = _real(kwargs.get("attention_mask"), inputs, start, cache)
-        unknown = self._unknown or unclear
+        packed = "packed sequences hide their prompts; give one in each row" if "cu_seq_lens_q" in kwargs else ""
+        unknown = self._unknown or unclear or packed
         if start == 0:
             prompt = inputs.shape[1] if self._prompt is None else self._prompt
             before, notes = real.new_zeros(len(real), dtype=torch.long), dict[Any, Tensor]()
@@ -210,12 +204,11 @@ class ForwardPasses:
 
     def _unlike(self, last: ForwardPass, real: Tensor, start: int, cache: Any) -> str:
         """Why a pass does not continue the last one; empty if it does."""
-        stop = last.start + last.real.shape[1]
+        stop = last.start + last.real.shape[1]  # a cache may be cropped, but not into the prompt
         foreign = self._cache is not None and self._cache() is not cache
         if foreign or start > stop or start < min(stop, last.prompt) or len(last.real) not in (1, len(real)):
             return (
-                f"a pass continues from {start} tokens in another cache than the pass before, so which of them are the "
-                "prompt's is not known; read prompt and reply in one cache, inside this block"
+                f"a pass continues from {start} tokens of another cache than the last pass; read all inside this block"
             )
         return _padded_inside(torch.cat([last.real[:, -1:].expand(len(real), 1), real], 1), start < last.prompt)
 
@@ -237,20 +230,13 @@ def _unsupported(values: Mapping[str, Any], hf: Any) -> str:
     past = values.get("past_key_values")
     if past is not None and past.get_seq_length():
         return (
-            "generate continues from the tokens in past_key_values, so which of them are the prompt's is not known; "
-            "leave it out, and give the whole text"
+            "generate continues from past_key_values, which hides where its prompt begins; give it the whole text alone"
         )
-    neutral = {"guidance_scale": 1, "num_beam_groups": 1}
-    active = [name for name in UNSUPPORTED if values.get(name) is not None and values[name] is not False]
-    active = [name for name in active if name not in neutral or values[name] != neutral[name]]
-    if values.get("assistant_model") is hf:
-        active.append("assistant_model, which is this model")
+    active = [name for name, inert in UNSUPPORTED.items() if values.get(name, inert) not in (inert, False)]
+    active += ["this model as its own assistant_model"] if values.get("assistant_model") is hf else []
     if not active:
         return ""
-    reason = (
-        f"generate with {active[0]} runs passes of which it is not known whose tokens they read, so no op that depends "
-        "on positions can act in them; leave it out"
-    )
+    reason = f"generate with {active[0]} runs passes of which it is not known whose tokens they read; leave it out"
     if active[0] in REMOTE and not values.get("trust_remote_code"):
         raise InterpError(reason)
     return reason
@@ -275,10 +261,7 @@ def _real(mask: Any, inputs: Tensor, start: int, cache: Any) -> tuple[Bool[Tenso
         if seen.shape[1] == width:
             return (seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2) & everywhere, ""
     shape = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    return everywhere, (
-        f"an attention mask of {shape} does not say which of {start + width} columns are padding; give one of shape "
-        "(batch, columns), or load the model with attn_implementation sdpa or eager"
-    )
+    return everywhere, f"a mask of {shape} hides which of {start + width} columns are padding; give (batch, columns)"
 
 
 def _distance(real: Bool[Tensor, "batch pos"], start: int, prompt: int) -> Int[Tensor, "batch pos"]:

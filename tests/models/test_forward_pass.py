@@ -216,7 +216,7 @@ def test_a_cache_filled_elsewhere_is_refused(tiny):
         inside = model.hf(ids, use_cache=True).past_key_values
         model.hf(ids[:, :1], past_key_values=inside)  # control
         for other in (cache, longer, copy.deepcopy(inside)):
-            with pytest.raises(InterpError, match="another cache than the pass before"):
+            with pytest.raises(InterpError, match="another cache than the last pass"):
                 model.hf(ids[:, :1], past_key_values=other)
 
 
@@ -227,9 +227,7 @@ def test_generation_from_a_filled_cache_is_refused_to_what_needs_the_prompt(tiny
     for name, refused in (("generated", True), ("gate by max", True), ("project", False)):
         with model.hooked(recipes(model)[name]):
             out = model.hf.generate(ids, **options)
-            with (
-                pytest.raises(InterpError, match="leave it out, and give the whole text") if refused else nullcontext()
-            ):
+            with pytest.raises(InterpError, match="give it the whole text alone") if refused else nullcontext():
                 model.hf.generate(out.sequences, past_key_values=out.past_key_values, **options)
 
 
@@ -248,7 +246,7 @@ def test_further_passes_are_refused_by_name(tiny, option):
     options = {name: model.hf if value is ... else value for name, value in option.items()}
     ids, sizes = model.tokens("w5 w9 w20").ids, {"max_new_tokens": 3, "pad_token_id": 0}
     with model.hooked(recipes(model)["generated"]):
-        with pytest.raises(InterpError, match=f"generate with {next(iter(option))}"):
+        with pytest.raises(InterpError, match=rf"generate with .*{next(iter(option))}"):
             model.hf.generate(ids, **sizes, **options)
         model.hf.generate(ids, **sizes)  # control
     if "guidance_scale" in option:  # control: an op that acts on every token alike runs
