@@ -12,7 +12,7 @@ import torch
 from sae_samples import autoencoder
 from tiny_models import build
 from torch.nn.functional import normalize
-from transformers import StaticCache
+from transformers import CompileConfig, GenerationConfig, StaticCache
 
 from interp import InterpError, Recipe
 from interp.interventions import (
@@ -252,6 +252,20 @@ def test_further_passes_are_refused_by_name(tiny, option):
     if "guidance_scale" in option:  # control: an op that acts on every token alike runs
         with model.hooked(recipes(model)["project"]):
             model.hf.generate(ids, **sizes, **options)
+
+
+def test_hooks_are_not_compiled_away(tiny, monkeypatch):
+    """A static cache compiles the pass on an accelerator, and what was compiled before has no hooks."""
+    model = tiny("llama")
+    monkeypatch.setattr(model.hf, "get_compiled_call", lambda settings: pytest.fail("it compiles"))
+    ids, everywhere = model.tokens("w5 w9 w20").ids, CompileConfig(backend="eager")
+    everywhere._compile_all_devices = True
+    options = {"max_new_tokens": 3, "pad_token_id": 0, "cache_implementation": "static", "compile_config": everywhere}
+    for given in (options, {"generation_config": GenerationConfig(**options)}):
+        with model.hooked(recipes(model)["generated"]):
+            model.hf.generate(ids, **given)
+        with pytest.raises(pytest.fail.Exception, match="it compiles"):
+            model.hf.generate(ids, **given)  # control
 
 
 def test_padding_may_be_anywhere_in_a_pass(tiny):
