@@ -3,8 +3,7 @@
     python experiments/fold_table.py [--smoke] [--model FOLDER] [--json FILE] [--out FILE]
 
 One small random model of each architecture is saved, edited tensor by tensor, loaded by plain transformers and
-compared with the hooked model on random tokens: the largest difference of logits over the logits' range. Where that is
-not rounding alone, the share of writers' outputs left along the removed directions is given as well. On SmolLM2 the
+compared with the hooked model on random tokens: the largest difference of logits over the logits' range. On SmolLM2 the
 same with KL, for what editing a tied table, leaving the embedding, casting and keeping norms cost. `--smoke` takes four
 architectures and leaves SmolLM2 out.
 """
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 import tiny_models  # noqa: E402
-from folding import IDS, gap, loaded, on_disk, planned, reloaded, rows  # noqa: E402
+from folding import IDS, POST_NORM, gap, loaded, on_disk, planned, reloaded, rows  # noqa: E402
 
 import interp  # noqa: E402
 from interp import Add, InterpError, Project, Recipe  # noqa: E402
@@ -43,16 +42,17 @@ HEAD = """# Exactness: what folds into weights
 
 Written by `python experiments/fold_table.py --out docs/results/editing.md`.
 
-A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding), exact
-up to a *scale* per token (after a norm; nothing is left along what was removed), *approximate* (a different edit,
-which has to be requested), or *refused* with the reason. `interp.export` folds what is exact and refuses the rest
-unless `FoldOptions(approximate=True)` allows it.
+A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding),
+*approximate* (a different edit, which has to be requested), or *refused* with the reason. `interp.export` folds what is
+exact and refuses the rest unless `FoldOptions(approximate=True)` allows it. Where a norm follows what attention and MLP
+write (exaone4, gemma2, gemma3, glm4, olmo2, olmo3), `writers` names the raw outputs before it, and so do the columns
+*band* and *coordinates*.
 
 - The first figure is the largest difference of logits between hooks and exported weights, loaded by plain
   transformers, as a share of the range of the logits, in float32 on random tokens. The edits themselves change logits
   by {effects} of it.
-- *left* is the largest share of a writer's output along the removed directions. If the norm after the writer were
-  ignored, the fold would leave {naive}.
+- If the norm after a writer were ignored, the fold would leave up to {naive} of what is added to the stream along the
+  removed directions.
 - *flag*, *Llama*: the biases come with a flag in config.json, or with the Llama class (on request).
 
 """
@@ -85,14 +85,12 @@ class Cell:
     how: str = ""
     gap: float | None = None
     effect: float | None = None
-    left: float | None = None
     reason: str = ""
 
     def __str__(self) -> str:
         if self.gap is None:
             return "refused"
-        left = "" if self.left is None else f", left {self.left:.0e}"
-        return f"{self.status}{f' ({self.how})' if self.how else ''} {self.gap:.0e}{left}"
+        return f"{self.status}{f' ({self.how})' if self.how else ''} {self.gap:.0e}"
 
 
 def oblique(d: int, k: int = 3) -> Erase:
@@ -115,7 +113,7 @@ def edits(model: HookedModel) -> dict[str, tuple[list[Recipe], dict[str, bool]]]
     return {
         "projection": ([Recipe([("writers", Project(rows(k=2)))])], {}),
         "strength": ([Recipe([("writers", Project(rows(), 0.5))])], {}),
-        "band": ([Recipe([(("mlp_out.1", "attn_out.0-1"), Project(rows()))])], {}),
+        "band": ([Recipe([(("mlp_out.1", "attn_out.0-1"), Project(rows()))]).before_norms(model)], {}),
         "joint": ([join_subspaces(pair)], {}),
         "eraser": ([Recipe([(stream(model), oblique(model.d_model))])], {}),
         "vector": ([Recipe([("resid_post.1", Add(rows()[0], 0.5))])], {"rehost": True}),
@@ -124,7 +122,7 @@ def edits(model: HookedModel) -> dict[str, tuple[list[Recipe], dict[str, bool]]]
         "heads": ([Recipe([("z.1", Replace(units=[0, 2]))])], {}),
         "mean heads": ([Recipe([("z.1", Replace.mean(model, ids, "z.1", [0, 2]))])], {"rehost": True}),
         "write": ([Recipe([("mlp_out.1", Replace())])], {}),
-        "coordinates": ([Recipe([("attn_out.1", Replace(units=[3, 4]))])], {}),
+        "coordinates": ([Recipe([("attn_out.1", Replace(units=[3, 4]))]).before_norms(model)], {}),
         "norms kept": ([Recipe([("writers", Project(rows()))])], {"keep_norms": True}),
         "table left": ([Recipe([("writers", Project(rows()))])], {"leave_embedding": True}),
         "one site": (
@@ -147,8 +145,7 @@ def cell(name: str, model: HookedModel, op: str, recipes: list[Recipe], choices:
             continue
         how = "Llama" if "model_type" in plan.config else ("flag" if plan.created else "")
         off, effect = gap(model, recipe, plan)
-        left = leak(reloaded(model, plan), recipe) if plan.status != "exact" and op == "projection" else None
-        return Cell(name, op, plan.status, how, off, effect, left)
+        return Cell(name, op, plan.status, how, off, effect)
     return refused
 
 
@@ -177,7 +174,7 @@ def table(names: Iterable[str]) -> tuple[list[Cell], float | None]:
     for name in names:
         model = tiny_models.build(name)
         cells += [cell(name, model, op, *how) for op, how in edits(model).items()]
-        if any(entry.status == "scale" for entry in cells if entry.architecture == name):
+        if name in POST_NORM:
             left.append(naive(model))
         print(name, file=sys.stderr)
     return cells, max(left, default=None)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ class FindOptions(Config):
     out: Path | None = Field(
         None, description="new folder for a recipe that projects out the best direction at every writer"
     )
+    force: bool = Field(
+        False, description="with --out: write the recipe even if it raises the loss of text by more than 0.3 nats"
+    )
     page: Path | None = Field(None, description="new HTML file with a heat map (layers × methods)")
     try_: str | None = Field(
         None, description="rank the best directions by ablation: how well each removes this harm (organism only)"
@@ -66,7 +70,9 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     for row, trial in zip(rows, trials, strict=False):  # without --try there are no trials
         row.update({"cost": trial.cost, options.try_: trial.after[options.try_]})
     if options.out:
-        _write_recipe(options.out, ranked[0].direction, options.try_)
+        candidates = ranked if options.try_ else [ranked[0], *findings.shortlist(8)]
+        damage = _write_recipe(options.out, options, hooked, candidates)
+        rows[0] |= asdict(damage)
     if options.page:
         _write_page(options.page, hooked, findings, ranked[0] if options.try_ else None)
     if as_json:
@@ -78,6 +84,8 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     title = "Ranked by the effect of ablation, best first" if options.try_ else "The best of each method in turn"
     print_table(False, _cells(listed), title)
     _print_failures(findings, sys.stdout)
+    if options.out:
+        print(f"{options.out}: {damage}")
 
 
 def _print_failures(findings: Any, file: Any) -> None:
@@ -130,14 +138,21 @@ def _contrast(options: FindOptions) -> Any:
     return Contrast.read(options.contrast, columns, options.skip_bad)
 
 
-def _write_recipe(folder: Path, direction: Any, target: str | None) -> None:
+def _write_recipe(folder: Path, options: FindOptions, model: Any, candidates: Any) -> Any:
+    """Write the recipe of the first candidate; returns what it costs on the contrast's own texts."""
+    from interp.auditing.damage import harmless
     from interp.interventions.affine_ops import Project
     from interp.interventions.recipe import Recipe
 
-    reason = (
-        f"chosen by intervention on {target}" if target else "it separates the contrast; not tested by intervention"
-    )
-    Recipe([("writers", Project(direction))], note=f"Projects out {direction}: {reason}.").save(folder)
+    sides = _contrast(options).texts(model.render, model.chat)
+    texts = [text for pair in zip(*sides, strict=True) for text in pair]
+    finding, damage = harmless(model, candidates, texts, options.force)
+    reason = "it separates the contrast; not tested by intervention"
+    if options.try_:
+        reason = f"chosen by intervention on {options.try_}"
+    note = f"Projects out {finding.direction}: {reason}. On texts of the contrast: {damage}."
+    Recipe([("writers", Project(finding.direction))], note=note).save(folder)
+    return damage
 
 
 def _layers(findings: Any) -> list[dict[str, str]]:

@@ -17,20 +17,27 @@ def run_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help=r"new folder for the results \[default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="resume a run that was stopped")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="export an edit even if it raises the loss of text by more than 0.3 nats")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on your own model and data, as configured in a YAML file."""
-    run_file(str(file), overrides or [], out or Path("runs") / file.stem, as_json, resume)
+    run_file(str(file), overrides or [], out or Path("runs") / file.stem, as_json, resume, force)
 
 
-def run_file(file: str, overrides: list[str], out: Path, as_json: bool, resume: bool = False) -> None:
+def run_file(
+    file: str, overrides: list[str], out: Path, as_json: bool, resume: bool = False, force: bool = False
+) -> None:
     """Run the experiment of a file into `out`, and print the audit's table, or the summary as JSON."""
     from interp.pipeline.experiment import Experiment, run_experiment
 
     experiment = Experiment.read(file, overrides)
     say = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
     command = " ".join(["interp", *sys.argv[1:]])
-    summary = run_experiment(experiment, out, folder=Path(file).parent, say=say, command=command, resume=resume)
+    summary = run_experiment(
+        experiment, out, folder=Path(file).parent, say=say, command=command, resume=resume, force=force
+    )
     if as_json:
         print_values(True, summary.to_json())
         return

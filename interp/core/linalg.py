@@ -38,10 +38,12 @@ def project_out(
 ) -> Float[Tensor, "*batch d_model"]:
     """x minus `scale` times its component in the span of the orthonormal rows.
 
-    bfloat16 and float16 are computed in float32: a product in bfloat16 would leave 1e-3 of a large component.
+    bfloat16 and float16 are computed in float32: a product in bfloat16 would leave 1e-3 of a large component. Rows in
+    float64 are taken in it, where the device has it.
     """
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return project_out(x.float(), rows, scale).to(x.dtype)
+    wide = torch.float32 if x.is_mps else torch.promote_types(x.dtype, rows.dtype)
+    if x.dtype != wide:
+        return project_out(x.to(wide), rows, scale).to(x.dtype)
     rows = rows.to(x)
     return x - scale * (x @ rows.T) @ rows
 

@@ -20,7 +20,7 @@ Form = Literal["checkpoint", "adapter", "control-vector"]
 _OF_CHECKPOINTS = (
     "dtype", "shard_size", "streamed", "dry_run", "undo", "sign", "trust_base", "dequantise", "compensate",
 )  # fmt: skip
-_OF_FOLDS = ("approximate", "rehost", "leave_embedding", "keep_norms", "sharpness")
+_OF_FOLDS = ("approximate", "rehost", "leave_embedding", "keep_tied", "keep_norms", "sharpness")
 
 
 def _text(value: object, check: Callable[[object], object]) -> object:
@@ -46,6 +46,9 @@ class FoldOptions(Config):
         False, description="save a Qwen2 or Mistral model as a Llama model, whose biases can hold added vectors"
     )
     leave_embedding: bool = Field(False, description="do not edit the token embedding")
+    keep_tied: bool = Field(
+        False, description="leave out what the recipe does to the token embedding where it is the unembedding too"
+    )
     keep_norms: bool = Field(False, description="rescale what each edited weight writes to its original norm")
     compensate: bool = Field(False, description="choose the 16-bit rounding so that a removed direction stays removed")
     sharpness: float = Field(

@@ -27,6 +27,8 @@ from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
+_FLOAT32 = torch.finfo(torch.float32).eps
+
 
 def _rows_of(direction: Vectors) -> Tensor:
     return torch.atleast_2d(as_tensor(direction))
@@ -84,8 +86,10 @@ class Project(Op):
     """Remove a direction or a subspace: x -> x - scale · (x Qᵀ) Q, with orthonormal rows Q.
 
     At every writer of the residual stream, the stream keeps exactly the share 1 - scale of its component, however
-    many layers there are. Arditi et al. 2024, "Refusal in language models is mediated by a single direction",
-    https://arxiv.org/abs/2406.11717, use the operation with scale 1.
+    many layers there are. Where a norm follows the writer, the raw output y before the norm is projected along gain ·
+    rows: of the component, scale 1 leaves nothing, and another scale a share that differs by token. Arditi et al. 2024,
+    "Refusal in language models is mediated by a single direction", https://arxiv.org/abs/2406.11717, use the operation
+    with scale 1.
 
     Args:
         direction: A Direction, or numbers of shape (d_model,) or (k, d_model). The rows are made orthonormal.
@@ -114,6 +118,14 @@ class Project(Op):
     def affine(self) -> Affine:
         """Reads along the rows, and takes away `scale` of that along the same rows."""
         return Affine(self.rows, self.scale * self.rows, torch.zeros(self.rows.shape[1]))
+
+    def before_norm(self, gain: Float[Tensor, "d_model"]) -> "Project":
+        """The projection of y along gain · rows: at scale 1 it leaves nothing of gain · y / rms(y) along the rows."""
+        values, basis = torch.linalg.svd(self.rows.double() * gain, full_matrices=False)[1:]
+        converted = replace(self)
+        # In float64: what is left of a coordinate whose gain is a thousand times the others' is a small difference.
+        object.__setattr__(converted, "rows", basis[values > _FLOAT32 * gain.abs().max()])
+        return converted
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -180,6 +180,12 @@ class Gate(Wrapped):
             raise InterpError(f"a gate's condition at {self.reads} was not read before its op; put the op after it")
         return within_only(opened.to(x.device).expand(x.shape[:2]), self.op, x, passing)
 
+    def before_norm(self, gain: Float[Tensor, "d_model"]) -> Wrapped:
+        """The same around the inner op's. Raises where the condition would read a raw output."""
+        if self.reads is None:
+            raise InterpError("a gate at a raw output has to read elsewhere; give the site that it reads (site=…)")
+        return super().before_norm(gain)
+
     def observers(self) -> list[tuple[Site, Observer]]:
         """The condition's site, and what the inner op reads."""
         condition: list[tuple[Site, Observer]] = [] if self.reads is None else [(self.reads, self._note)]

@@ -11,6 +11,7 @@ To add an op: subclass `Op`, declare the fields, define `__call__` or `within`, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -199,6 +200,18 @@ class Op(Record):
         """The exact affine form, or None if there is none."""
         return None
 
+    def before_norm(self, gain: Float[Tensor, "d_model"]) -> "Op":
+        """The op at a raw output y, of which a norm makes gain · y / rms(y), given the gain.
+
+        An op without vectors of the stream acts on y as on any activations. Raises for one that has no form there.
+        """
+        if self.width is None:
+            return self
+        raise InterpError(
+            f"{type(self).__name__} at a raw output: a norm follows there, before which it has no form; run it with "
+            "hooks after the norm (attn_out.*, mlp_out.*), or project instead (Project)"
+        )
+
     def tap(self, config: Any, site: Site) -> Tap | None:
         """Where the op acts, given the site it is put at; None if it acts on the activations there."""
         return None
@@ -285,6 +298,12 @@ class Wrapped(Op):
     def observers(self) -> list[tuple[Site, Observer]]:
         """The inner op's."""
         return self.op.observers()
+
+    def before_norm(self, gain: Float[Tensor, "d_model"]) -> "Wrapped":
+        """The same around the inner op's."""
+        converted = copy(self)
+        object.__setattr__(converted, "op", self.op.before_norm(gain))
+        return converted
 
     @property
     def width(self) -> int | None:

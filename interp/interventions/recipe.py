@@ -5,7 +5,8 @@ pickled. Edits that were saved in an older format keep it, and with it their mea
 
 - Format 2: the positions `prompt`, `generated` and `assistant`, and the scales of a `Schedule`, go by the token that is
   predicted. The last token of the prompt predicts the first generated one.
-- Format 1: they go by the token itself, so that the first generated token is predicted under the prompt's edit.
+- Format 1: they go by the token itself, so that the first generated token is predicted under the prompt's edit. Where
+  a norm follows what attention and MLP write, `writers` was after that norm; such a recipe is refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
 from interp.interventions.op import OPS, Observer, Op, op_class
-from interp.models.architectures.table import Tap
+from interp.models.architectures.table import Tap, normalises_outputs
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.identity import ModelReference
@@ -113,11 +114,14 @@ class Recipe(Displayed):
             sites = model.resolve(edit.sites)
             for site in sites:
                 _require_valid_site(edit.op, site)
-            for site, observe in edit.op.observers():
+            ops: dict[Site, Op] = {site: model.as_at(site, edit.op) for site in sites}
+            for site, observe in (each for op in dict.fromkeys(ops.values()) for each in op.observers()):
                 model.resolve(site)
                 _require_before(edit.op, site, sites, model.sites)
                 bound.append((site, _observing(observe, model)))
-            bound += [(edit.op.tap(model.config, site) or site, _acting(edit, model)) for site in sites]
+            bound += [
+                (op.tap(model.config, site) or site, _acting(replace(edit, op=op), model)) for site, op in ops.items()
+            ]
         return bound
 
     def check(self, model: ModelReference) -> None:
@@ -125,9 +129,34 @@ class Recipe(Displayed):
         if self.model is not None:
             self.model.check(model, "the recipe")
         for edit in self.edits:
+            if edit.format == 1 and "writers" in edit.sites and normalises_outputs(model.model_type):
+                raise InterpError(
+                    f"the recipe is of an older version, for which 'writers' of {model.model_type} was after the norm "
+                    "that follows; make it anew for the raw outputs before it (or call recipe.before_norms(model)), or "
+                    "name embed, attn_out.* and mlp_out.* for what it was"
+                )
             if edit.op.width not in (None, model.d_model):
                 op = f"the recipe's {type(edit.op).__name__} is of width {edit.op.width}"
                 raise InterpError(f"{op}, but {model.name} has d_model {model.d_model}; make one for this model")
+
+    def before_norms(self, model: HookedModel) -> "Recipe":
+        """The recipe with what acts after a norm put before it: at the raw outputs of attention and MLP, which fold.
+
+        attn_out and mlp_out become attn_raw and mlp_raw where a norm lies between them; other sites stay. That is
+        another edit, which removes the same directions (see `Project`).
+
+        Args:
+            model: The model, whose architecture has the norms.
+
+        Example:
+            >>> recipe = interp.Recipe([("mlp_out.1", interp.Project(torch.ones(model.d_model)))])
+            >>> recipe.before_norms(model).edits[0].sites  # no norm follows in this model
+            ('mlp_out.1',)
+        """
+        raw = {site.normed: site for site in model.sites if site.is_raw}
+        moved = [tuple(str(raw.get(site, site)) for site in model.resolve(edit.sites)) for edit in self.edits]
+        edits = [replace(edit, sites=sites) for edit, sites in zip(self.edits, moved, strict=True)]
+        return Recipe(edits, self.model, self.note)
 
     def retarget(self, model: HookedModel) -> "Recipe":
         """The same edits for another model of the same shape, such as a fine-tune."""
@@ -170,8 +199,14 @@ class Recipe(Displayed):
         edits = [_restore(number, values, tensors, path, plain.format) for number, values in enumerate(plain.edits)]
         return cls(edits, plain.model, plain.note)
 
+    @property
+    def _writers_are_raw(self) -> bool:
+        return self.model is not None and normalises_outputs(self.model.model_type)
+
     def _card(self) -> Card:
-        edits: list[Row] = [(brief(edit.sites), edit.op) for edit in self.edits]
+        raw = self._writers_are_raw
+        names = [brief(e.sites) + (" (raw outputs)" if raw and "writers" in e.sites else "") for e in self.edits]
+        edits: list[Row] = [(name, edit.op) for name, edit in zip(names, self.edits, strict=True)]
         note = [("note", self.note)] if self.note else []
         return f"for {self.model.name if self.model else 'any model'}", [*edits, *note]
 
@@ -213,7 +248,7 @@ def _observing(observe: Observer, model: HookedModel) -> Transform:
 
 
 def _require_valid_site(op: Op, site: Site) -> None:
-    if op.width is not None and not site.in_residual_basis:
+    if op.width is not None and not site.normed.in_residual_basis:
         name = type(op).__name__
         raise InterpError(f"{name} at {site}: it acts on vectors of the residual stream; put it at such sites")
     if op.site is not None and op.site != site:
@@ -233,21 +268,24 @@ def _plain(recipe: Recipe, by_meaning: bool = False) -> dict[str, Any]:
     """
     values = [{"sites": list(e.sites), "op": type(e.op).__name__, "settings": e.op.settings()} for e in recipe.edits]
     pairs = zip(recipe.edits, values, strict=True)
-    formats = [1 if by_meaning and not _differs(plain) else edit.format for edit, plain in pairs]
+    raw = recipe._writers_are_raw
+    formats = [1 if by_meaning and not _differs(plain, raw) else edit.format for edit, plain in pairs]
     usual = 1 if by_meaning else max(formats)
     marks = [{} if number == usual else {"format": number} for number in formats]
     edits = [plain | mark for plain, mark in zip(values, marks, strict=True)]
     return {"format": usual, "edits": edits, "model": recipe.model and recipe.model.model_dump(), "note": recipe.note}
 
 
-def _differs(plain: Any) -> bool:
-    """Whether an edit's plain values, or those of an op inside it, mean something else in format 1."""
+def _differs(plain: Any, raw: bool = False) -> bool:
+    """Whether an edit's plain values, or those of an op inside it, mean something else in format 1.
+
+    `raw` is whether `writers` does.
+    """
     if not isinstance(plain, dict):
         return False
     names = plain.get("positions", [])
-    return (
-        plain.get("op") == "Schedule" or any(x in names for x in _BY_PREDICTION) or any(map(_differs, plain.values()))
-    )
+    here = plain.get("op") == "Schedule" or (raw and "writers" in plain.get("sites", []))
+    return here or any(x in names for x in _BY_PREDICTION) or any(map(_differs, plain.values()))
 
 
 def _tensors(recipe: Recipe) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from interp.core.errors import InterpError, note
 from interp.models import tokens
 from interp.models.architectures import table
 from interp.models.architectures.table import Tap
+from interp.models.architectures.writers import before_norm
 from interp.models.chat_template import DATE, ChatTemplate, document_beginning, render_chat
 from interp.models.forward_pass import ForwardPasses
 from interp.models.hooks import HookFunction, HookPoint, Transform, attached, hook_function
@@ -341,7 +342,11 @@ class PlainModel:
                 yield patterns, function
                 continue
             for site in self.resolve(patterns):
-                yield site, hook_function(function, HookPoint(site))
+                yield site, hook_function(self.as_at(site, function), HookPoint(site))
+
+    def as_at(self, site: Site, op: Any) -> Any:
+        """An op as it acts at a site: at a raw output, in the coordinates before the norm."""
+        return before_norm(op, site, self.config, self.hf.get_parameter)
 
     @property
     def is_hooked(self) -> bool:

@@ -5,6 +5,10 @@ Both forms are read everywhere and name the same site. A pattern such as `resid_
 outputs): the sites at which an edit can be folded into the weights. Where a model multiplies the outputs of attention
 and MLP before it adds them (Granite), the site is the product. `mlp_input` is the input of the MLP after its norm
 (TransformerLens' `hook_mlp_in` is before it).
+
+Some models normalise what attention and MLP write before they add it (Gemma 2 and 3, OLMo 2 and 3, GLM-4, EXAONE 4).
+There `attn_out` and `mlp_out` are after that norm, as in TransformerLens, and `attn_raw` and `mlp_raw` before it. The
+weights write the raw outputs, so `writers` names these.
 """
 
 import re
@@ -19,7 +23,9 @@ _LAYERED = {
     "resid_pre": "hook_resid_pre",
     "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
+    "attn_raw": "attn.hook_out",
     "attn_out": "hook_attn_out",
+    "mlp_raw": "mlp.hook_out",
     "mlp_out": "hook_mlp_out",
     "mlp_input": "mlp.hook_in",
     "mlp_post": "mlp.hook_post",
@@ -31,8 +37,10 @@ _LAYERED = {
 KINDS = tuple(_GLOBAL) + tuple(_LAYERED)
 WRITERS = ("embed", "pos_embed", "attn_out", "mlp_out")
 RESIDUAL = (*WRITERS, "resid_pre", "resid_mid", "resid_post")
-_ATTENTION = ("q", "k", "v", "z", "attn_out")
-_PASS = (*_GLOBAL, "resid_pre", *_ATTENTION, "resid_mid", "mlp_input", "mlp_post", "mlp_out", "resid_post")
+_NORMED = {"attn_raw": "attn_out", "mlp_raw": "mlp_out"}
+_ATTENTION = ("q", "k", "v", "z", "attn_raw", "attn_out")
+_MLP = ("mlp_input", "mlp_post", "mlp_raw", "mlp_out")
+_PASS = (*_GLOBAL, "resid_pre", *_ATTENTION, "resid_mid", *_MLP, "resid_post")
 _SHORT_OF_HOOK = {hook: kind for kind, hook in (_GLOBAL | _LAYERED).items()}
 
 
@@ -68,8 +76,18 @@ class Site(Displayed):
 
     @property
     def in_residual_basis(self) -> bool:
-        """Whether its vectors are in the basis of the residual stream: the stream itself and its writers."""
+        """Whether its vectors are in the basis of the residual stream: the stream itself and what is added to it."""
         return self.kind in RESIDUAL
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is what attention or MLP write before a norm."""
+        return self.kind in _NORMED
+
+    @property
+    def normed(self) -> "Site":
+        """What is added to the stream: of a raw output, the site after the norm; of any other site, itself."""
+        return Site(_NORMED[self.kind], self.layer) if self.is_raw else self
 
     @property
     def hook_name(self) -> str:
@@ -103,7 +121,8 @@ def resolve(patterns: str | Site | Iterable[str | Site], known: Sequence[Site]) 
     """The known sites that patterns name, in the order of `known`, each once.
 
     Args:
-        patterns: Sites, names, patterns over layers (`resid_post.*`, `mlp_out.2-4`) or `writers`.
+        patterns: Sites, names, patterns over layers (`resid_post.*`, `mlp_out.2-4`) or `writers`: the embeddings and
+            the outputs of attention and MLP, before the norm where one follows.
         known: The sites of a model.
 
     Raises:
@@ -113,7 +132,7 @@ def resolve(patterns: str | Site | Iterable[str | Site], known: Sequence[Site]) 
         patterns = [patterns]
     sites: set[Site] = set()
     for pattern in patterns:
-        matches = [site for site in known if _matches(pattern, site)]
+        matches = _written(known) if pattern == "writers" else [site for site in known if _matches(pattern, site)]
         if not matches:
             raise InterpError(f"unknown site {str(pattern)!r}; {_hint(_short_name(pattern), known)}")
         sites.update(matches)
@@ -122,11 +141,15 @@ def resolve(patterns: str | Site | Iterable[str | Site], known: Sequence[Site]) 
     return [site for site in known if site in sites]
 
 
+def _written(known: Sequence[Site]) -> list[Site]:
+    """What weights write to the stream."""
+    behind_norms = {site.normed for site in known if site.is_raw}
+    return [site for site in known if site.normed.kind in WRITERS and site not in behind_norms]
+
+
 def _matches(pattern: str | Site, site: Site) -> bool:
     if isinstance(pattern, Site):
         return pattern == site
-    if pattern == "writers":
-        return site.kind in WRITERS
     if pattern == site.hook_name or (pattern := _short_name(pattern)) == str(site):
         return True
     layers = re.fullmatch(r"(\w+)\.(?:\*|(\d+)-(\d+))", pattern)

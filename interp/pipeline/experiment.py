@@ -4,7 +4,7 @@
     2 activations  harvest text at one site
     3 sae          train an autoencoder on them
     4 directions   fit every method at every site, score them on held-out pairs
-    5 recipe       ablate the best, on items of their own, and keep the one that costs least
+    5 recipe       ablate the best, on items of their own, and keep the one that costs least, unless it breaks the model
       baselines    random directions, shuffled labels, a prompt and no edit at all, on the same items
     6 export       fold the recipe into the weights, reload, certify
     7 audit        the reloaded checkpoint against the original, on items that no other step has seen
@@ -29,6 +29,7 @@ from interp.activations.harvester import harvest
 from interp.auditing.ablation_trials import rank_by_ablation
 from interp.auditing.auditor import Audit, audit
 from interp.auditing.baselines import Baseline, measure_baselines
+from interp.auditing.damage import Damage, harmless
 from interp.auditing.policy.decision import Decision, Policy, decide
 from interp.core.config import Config
 from interp.core.digests import versions
@@ -121,6 +122,7 @@ class Summary:
     certificate: Certificate
     decision: Decision
     baselines: tuple[Baseline, ...]
+    damage: Damage
     seconds: float
     hashes: dict[str, str]
 
@@ -135,6 +137,7 @@ class Summary:
             "certificate": self.certificate.to_json(),
             "decision": self.decision.to_json(),
             "baselines": [asdict(baseline) for baseline in self.baselines],
+            "damage": asdict(self.damage),
             "seconds": round(self.seconds, 1),
             "versions": versions(),
             "hashes": self.hashes,
@@ -148,6 +151,7 @@ def run_experiment(
     say: Say = lambda text: None,
     command: str = "interp.pipeline.run_experiment",
     resume: bool = False,
+    force: bool = False,
 ) -> Summary:
     """Run an experiment into a new folder, or resume one that was interrupted.
 
@@ -158,6 +162,7 @@ def run_experiment(
         say: Called with one line of text about each stage.
         command: The command that the report and `environment.json` record.
         resume: Continue a run into `out` that was interrupted; its settings must be the same.
+        force: Export an edit even if it raises the loss of text beyond `interp.auditing.damage.LIMIT`.
 
     Returns:
         The audit, certificate, decision and baselines, which are also saved in `out`.
@@ -190,7 +195,7 @@ def run_experiment(
         sae = _train_dictionary(experiment, model, materials, unfinished, note)
         sae.save(staging / "sae")
         findings = _fit_directions(experiment, model, materials, sae, note)
-        chosen = _choose(experiment, model, materials, findings, note)
+        chosen, damage = _choose(experiment, model, materials, findings, note, force)
         baselines = _baselines(experiment, model, materials, chosen, note)
         recipe = Recipe(
             [("writers", Project(chosen.direction))], note=f"{experiment.name}: removes {materials.target}."
@@ -202,7 +207,7 @@ def run_experiment(
         decision = decide(result, experiment.policy)
         features = _features(model, materials, sae, findings)
         hashes = _hashes(model, recipe, materials, staging)
-        summary = Summary(result, certificate, decision, baselines, time.perf_counter() - began, hashes)
+        summary = Summary(result, certificate, decision, baselines, damage, time.perf_counter() - began, hashes)
         write_json(staging / "summary.json", summary.to_json())
         write_json(staging / "experiment.json", settings)
         write_json(staging / "environment.json", asdict(environment))
@@ -270,7 +275,9 @@ def _fit_directions(
     return findings
 
 
-def _choose(experiment: Experiment, model: HookedModel, materials: Materials, findings: Findings, say: Say) -> Finding:
+def _choose(
+    experiment: Experiment, model: HookedModel, materials: Materials, findings: Findings, say: Say, force: bool
+) -> tuple[Finding, Damage]:
     trials = rank_by_ablation(
         model, findings.shortlist(experiment.search.candidates), materials.choose, materials.target
     )
@@ -279,7 +286,9 @@ def _choose(experiment: Experiment, model: HookedModel, materials: Materials, fi
         f"recipe      {len(trials)} candidates ablated; best: {best.finding.direction} "
         f"({target} {best.before[target]:.3f} -> {best.after[target]:.3f} on the selection items)"
     )
-    return best.finding
+    chosen, damage = harmless(model, [trial.finding for trial in trials], materials.held_out_text, force)
+    say(f"damage      {damage}")
+    return chosen, damage
 
 
 def _baselines(

@@ -89,7 +89,7 @@ def test_a_recipe_beside_no_edited_model_is_refused(base):
 
 
 def test_a_fold_that_is_not_exact_or_whole_or_of_another_base_is_not_the_recipe(base, exported, tmp_path):
-    loose = FoldOptions(approximate=True, leave_embedding=True)
+    loose = FoldOptions(approximate=True, keep_norms=True)
     interp.export(OTHER, base, tmp_path / "loose", fold=loose)
     assert measured(base, interp.load(tmp_path / "loose")).recipe == ""
     assert measured(tiny_models.build("llama", seed=2), interp.load(exported)).recipe == ""

@@ -36,7 +36,7 @@ def test_options_are_frozen():
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
     assert found == {
         "demo": ["--json", "--out", "--resume", "--seed"],
-        "run": ["--json", "--out", "--resume", "file", "overrides"],
+        "run": ["--force", "--json", "--out", "--resume", "file", "overrides"],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
         "runs compare": ["--json", "paths"],
@@ -54,14 +54,14 @@ def test_options_are_frozen():
         ],
         "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
-            "--columns", "--contrast", "--device", "--items", "--json", "--method", "--out", "--page", "--position",
-            "--protect", "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
+            "--columns", "--contrast", "--device", "--force", "--items", "--json", "--method", "--out", "--page",
+            "--position", "--protect", "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
-            "--keep-norms", "--leave-embedding", "--out", "--overwrite", "--policy", "--prompts", "--protect",
-            "--rank", "--recipe", "--rehost", "--require", "--safeguard", "--shard-size", "--sign", "--steps",
-            "--streamed", "--trust-base", "--undo", "model",
+            "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite", "--policy", "--prompts",
+            "--protect", "--rank", "--recipe", "--rehost", "--require", "--safeguard", "--shard-size", "--sign",
+            "--steps", "--streamed", "--trust-base", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "--key", "--prompts", "folder"],

@@ -84,8 +84,12 @@ def test_control_the_forms_are_written_without_them(run, words, tmp_path):
     assert run(*words(), "--out", tmp_path / "streamed", "--streamed", "--trust-base", "--undo")[0] == 0
 
 
+LEFT = ["--leave-embedding"]
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "code"), [("llama", [], 0), ("gemma2", [], 1), ("gemma2", ["--approximate"], 0)]
+    ("name", "options", "code"),
+    [("llama", [], 0), ("gemma2", [], 0), ("llama", LEFT, 1), ("llama", [*LEFT, "--approximate"], 0)],
 )
 def test_a_dry_run_ends_as_the_export_would(run, words, tmp_path, name, options, code):
     ended, said, _ = run(*words(name), "--dry-run", *options)

@@ -40,3 +40,22 @@ def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
     own = {row["method"]: row["alignment"]["loud"] for row in json.loads(said)}
     assert own[kept.direction.method] == max(own.values()) > 0.5
     assert "cosine" in run(*words, "--sites", "resid_post.1", "--protect", f"loud={tmp_path / 'kept'}")[1]
+
+
+def test_a_recipe_is_written_with_what_it_costs_or_by_force(run, tmp_path, monkeypatch):
+    pairs = [{"positive": f"{q} Tell me now!", "negative": f"Please, {q}"} for q in ("Who?", "What?", "Where?", "Why?")]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    words = ["find", "organism", "--contrast", tmp_path / "pairs.jsonl", "--sites", "resid_post.2", "--method", "ridge"]
+    words += ["--method", "diff_means", "--out"]
+    code, said, _ = run(*words, tmp_path / "recipe", "--json")
+    first = json.loads(said)[0]
+    assert code == 0
+    assert first["loss_after"] - first["loss_before"] < 0.3
+    assert f"text loss {first['loss_before']:.2f} ->" in interp.Recipe.load(tmp_path / "recipe").note
+    monkeypatch.setattr("interp.auditing.damage.Damage.harmless", False)
+    code, _, complaint = run(*words, tmp_path / "refused")
+    assert (code, (tmp_path / "refused").exists()) == (2, False)
+    assert "costs too much: text loss" in complaint
+    code, said, _ = run(*words, tmp_path / "forced", "--force")
+    assert (code, (tmp_path / "forced").exists()) == (0, True)
+    assert "text loss" in said

@@ -19,8 +19,8 @@ def test_the_table_says_what_folds_and_how_exactly(tmp_path):
         assert bool(cell["reason"]) == (cell["status"] == "refused")
     assert cells["llama", "vector"]["how"] == "flag"
     assert cells["qwen3_moe", "vector"]["status"] == "refused"
-    assert cells["gemma2", "projection"]["status"] == "scale"
-    assert cells["gemma2", "projection"]["left"] < 1e-6
+    assert cells["gemma2", "projection"]["status"] == "exact"
+    assert cells["gemma2", "eraser"]["status"] == "refused"
     assert cells["gpt2", "norms kept"]["status"] == "approximate"
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import interp
 from interp import Add, At, InterpError, Project, Recipe
 from interp.directions.direction import Direction
 from interp.models.sites import Site
@@ -114,3 +115,26 @@ def test_broken_recipes_are_named(tiny, tmp_path):
         Recipe.load(tmp_path / "recipe")
     with pytest.raises(InterpError, match="cannot be read"):
         Recipe.load(tmp_path / "nowhere")
+
+
+def test_an_old_recipe_of_writers_is_refused_where_a_norm_follows_them(tiny, tmp_path):
+    """Format 1 meant what the norm lets out; a new recipe has another digest, and an old one can be put before it."""
+    digests = {}
+    for name in ("llama", "gemma2"):
+        model = tiny(name)
+        recipe = Recipe([("writers", Project(direction(model)))])
+        recipe.save(tmp_path / name)
+        file = tmp_path / name / "recipe.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
+        old = Recipe.load(tmp_path / name)
+        digests[name] = {recipe.digest, old.digest}
+        assert ("raw outputs" in str(recipe)) == (name == "gemma2")
+        if name == "llama":
+            old.check(model.reference)
+            continue
+        with pytest.raises(InterpError, match="older version, for which 'writers' of gemma2 was after the norm"):
+            old.bind(model)
+        with pytest.raises(InterpError, match="older version"):
+            interp.export(old, model, tmp_path / "out")
+        assert old.before_norms(model).bind(model)
+    assert [len(digests[name]) for name in ("llama", "gemma2")] == [1, 2]

@@ -56,6 +56,7 @@ def test_every_result_is_there_and_can_be_read(results):
         "sae",
         "directions",
         "recipe",
+        "damage",
         "export",
         "audit",
     }
@@ -69,7 +70,7 @@ def test_every_result_is_there_and_can_be_read(results):
 
 def test_the_summary_has_the_documented_schema(results):
     summary = json.loads((results.folder / "a" / "summary.json").read_text())
-    parts = {"behaviours", "baselines", "certificate", "decision", "seconds", "versions", "hashes"}
+    parts = {"behaviours", "baselines", "certificate", "damage", "decision", "seconds", "versions", "hashes"}
     assert set(summary) == parts
     assert set(summary["behaviours"]) == {*organism.BEHAVIOURS, "everyday_loss"}
     for row in summary["behaviours"].values():

@@ -3,12 +3,11 @@
 `Tally` compares whole models by their logits and by their greedy continuations. `PartComparison` compares them part by
 part: wherever something reads the stream, the exported model is given the hooked one's, so that what each writer adds
 depends on its own weights alone. An error then shows at the part that has it and at its full size, even if it hardly
-changes the logits, and errors of earlier parts do not add to it. Where a norm follows the writer, the fold is exact up
-to a factor per token. The comparison then divides by the positive factor that fits best.
+changes the logits, and errors of earlier parts do not add to it.
 
-Where no op acts on the stream itself, each writer's output is compared. An op on the stream acts after the writers with
-hooks, but inside them in weights. The stream is then compared instead, and only where something reads it: what is added
-at resid_pre.2 is in the weights of mlp_out.1, and so in resid_post.1.
+Where no op acts on the stream itself, what each writer adds to it is compared, after the norm if one follows. An op on
+the stream acts after the writers with hooks, but inside them in weights. The stream is then compared instead, and only
+where something reads it: what is added at resid_pre.2 is in the weights of mlp_out.1, and so in resid_post.1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +29,6 @@ from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, Tokens
 from interp.models.losses import kl_divergence
 from interp.models.sites import WRITERS, Site
-
-_EPS = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +88,8 @@ class PartComparison:
         self, model: HookedModel, batch: Tokens, activations: Mapping[Site, Float[Tensor, "batch pos d_model"]]
     ) -> None:
         """Run the exported model on a batch for which the hooked one had these activations."""
-        stream: tuple[Tensor, Tensor] | None = None  # of both models, where it was read last
 
         def compare(site: Site, x: Tensor) -> Tensor | None:
-            nonlocal stream
             mine = x.expand(*batch.mask.shape, -1)[batch.mask]
             for edit, leaks in zip(self.edits, self.leaks, strict=True):
                 if site in edit.emptied:
@@ -103,40 +98,21 @@ class PartComparison:
                 return None
             theirs = activations[site].expand(*batch.mask.shape, -1)[batch.mask]
             if site in self.compared:
-                self._compare(site, mine, theirs, stream)
-            if site not in self.reads:
-                return None
-            # What an MLP reads in the middle of a block does not continue from there: the stream does, as it was.
-            stream = (theirs if site.kind == "resid_pre" else mine, theirs)
-            return activations[site]
+                self._compare(site, mine, theirs)
+            return activations[site] if site in self.reads else None
 
         watched = {*self.sites, *(site for edit in self.edits for site in edit.emptied)}
         with model.hooked([(site, partial(compare, site)) for site in model.sites if site in watched]):
             model.forward_to([self.reads[-1]], batch.model_inputs(model.device))
 
-    def _compare(self, site: Site, mine: Tensor, theirs: Tensor, before: tuple[Tensor, Tensor] | None) -> None:
+    def _compare(self, site: Site, mine: Tensor, theirs: Tensor) -> None:
         sizes = theirs.norm(dim=-1)
         # A token's stream is never near nothing, but one token's can be a thousand times another's.
         scale = (sizes if site.kind in STREAM else sizes.amax()).clamp(min=1e-12)
         gap = float(((mine - theirs).norm(dim=-1) / scale).amax())
         self.gaps[site] = max(self.gaps.get(site, 0.0), gap)
-        claim = self.claims.get(site, self.others)
-        if claim == "scale":
-            gap = _up_to_scale(mine, theirs, before if site.kind in STREAM else None)
-        if claim != "approximate":
+        if self.claims.get(site, self.others) != "approximate":
             self.offs[site] = max(self.offs.get(site, 0.0), gap)
-
-
-def _up_to_scale(mine: Tensor, theirs: Tensor, before: tuple[Tensor, Tensor] | None) -> float:
-    """The gap that is left once each token's vector has the factor that fits best; in the stream, of what was added."""
-    rounding = torch.zeros((), dtype=torch.float64, device=mine.device)
-    if before is not None:
-        rounding = 4 * _EPS * torch.maximum(mine.norm(dim=-1), theirs.norm(dim=-1)).double()
-        mine, theirs = mine.double() - before[0].double(), theirs.double() - before[1].double()
-    mine, theirs = mine.double(), theirs.double()
-    factor = (mine * theirs).sum(-1) / theirs.square().sum(-1).clamp(min=1e-24)
-    off = (mine - factor.clamp(min=0)[:, None] * theirs).norm(dim=-1) - rounding
-    return float((off.clamp(min=0) / theirs.norm(dim=-1).amax().clamp(min=1e-12)).amax())
 
 
 @dataclass
@@ -227,7 +203,8 @@ def _stream_readers(model: HookedModel) -> list[Site]:
 def _compared_sites(recipe: Recipe, model: HookedModel) -> list[Site]:
     """Sites at which hooked and exported model have to agree: every writer's, or the stream's where it is read."""
     edited = {site.kind for edit in recipe.edits for site in model.resolve(edit.sites)}
-    return model.resolve("writers") if edited.isdisjoint(STREAM) else _stream_readers(model)
+    added = [site for site in model.sites if site.kind in WRITERS]
+    return added if edited.isdisjoint(STREAM) else _stream_readers(model)
 
 
 def _compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel) -> list[ComparedEdit]:
@@ -242,7 +219,7 @@ def _compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedM
             names -= set(item.sites)
             sites = model.resolve(item.sites)
             final = [site for site in sites if last[site] is edit and site not in holding]
-            emptied = {_at(s, where) if s.kind in STREAM else s: removed for s in final if removed}
+            emptied = {_at(s, where) if s.kind in STREAM else s.normed: removed for s in final if removed}
             compared.append(ComparedEdit(item, tuple(dict.fromkeys(_at(site, where) for site in sites)), emptied))
     return compared
 
@@ -260,8 +237,8 @@ def _at(site: Site, where: Sequence[Site]) -> Site:
     """Where what acts at a site is compared: at a writer's output, or where the stream is read next."""
     if where[0].kind in STREAM:
         return next(other for other in where if other.order >= site.order)
-    if site.in_residual_basis:
-        return site
+    if site.normed.in_residual_basis:
+        return site.normed
     return Site("mlp_out" if site.kind in ("mlp_input", "mlp_post") else "attn_out", site.layer)
 
 

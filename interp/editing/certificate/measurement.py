@@ -22,18 +22,20 @@ from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.editing.certificate._comparison import PartComparison, Tally
 from interp.editing.certificate.manifest import ExportSettings
-from interp.editing.certificate.record import Certificate
+from interp.editing.certificate.record import Certificate, TiedHead
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import compute_shard, one_thread
 from interp.editing.fold.plan import Plan, Status
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
+from interp.interventions.steering_scale import OPENINGS
 from interp.models import Tokens, load
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.hooked import HookedModel, greedy_settings
 from interp.models.identity import loaded_weights
+from interp.models.losses import kl_divergence
 
 NEW_TOKENS = 16  # that both models generate after a prompt
 
@@ -65,13 +67,31 @@ def certify(
         with plain.hooked(edit):
             hooked = _generate(plain, batch)
         tally.write(hooked, _generate(exported, batch))
+    tied = _tied_head(plain, exported, edit, probes) if plan.warning else None
     unrounded = tally
     source = open_source(plain)
     _refold(exported, source, _in_memory(plan, source, stored), [DTYPES[kind] for kind in kinds])
     if kinds != ["F32"]:
         unrounded = Tally(PartComparison(recipe, plan.items, plain, others))
         _measure(unrounded, plain, exported, edit, probes)
-    return tally.certificate(", ".join(kinds), unrounded.fold)
+    return replace(tally.certificate(", ".join(kinds), unrounded.fold), tied=tied)
+
+
+@torch.no_grad()
+def _tied_head(plain: HookedModel, exported: HookedModel, edit: Recipe, probes: Sequence[Tokens]) -> TiedHead:
+    """What the export computes with the token table in place of its unembedding."""
+    texts = probes[1:] or ([] if plain.tokenizer is None else [plain.tokens(list(OPENINGS))])
+    head, losses, divergences = exported.hf.get_output_embeddings(), list[float](), list[Tensor]()
+    for weight in (head.weight, exported.hf.get_input_embeddings().weight):
+        own, head.weight = head.weight, weight
+        losses += [sum(map(exported.loss, texts)) / len(texts)] if texts else []
+        for batch in probes:
+            with plain.hooked(edit):
+                hooked = plain.logits(batch)[batch.mask]
+            divergences.append(kl_divergence(hooked.double(), exported.logits(batch)[batch.mask].double()))
+        head.weight = own
+    kl = float(torch.cat(divergences[len(probes) :]).mean())
+    return TiedHead(kl, *(reversed(losses) if losses else (None, None)))
 
 
 def _in_memory(plan: Plan, source: WeightSource, names: Collection[str]) -> Plan:

@@ -3,7 +3,8 @@
 It answers two questions, each with its own limits. Does the fold do what the hooks do? This is measured in float32 on
 the weights before they are rounded to 16 bits, with limits that only allow float32's own rounding, so that an error far
 below a 16-bit unit shows. What did rounding do? Each weight has to be within a unit of the unrounded one, and the
-export has to be nearer to the hooked model than the base is.
+export has to be nearer to the hooked model than the base is. What is only claimed to be approximate has to be much
+nearer: KL(hooked || export) may be a quarter of KL(base || hooked), which is what the edit itself does.
 """
 
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from interp.editing.fold.plan import MEANS, PlannedEdit
 
 # What float32's rounding alone leaves, with room.
 OFF, LEAK, LOGITS, SHARE = 1e-5, 1e-6, 1e-4, 0.01
-_PARTS = ("leak_by_writer", "ops", "fold")  # fields that are not single figures
+_PARTS = ("leak_by_writer", "ops", "fold", "tied")  # fields that are not single figures
 _NO_KL = 1e-8  # nats that float32's rounding alone makes
+_APPROXIMATE = 0.25  # of the edit's own KL, that an approximate export may be away from the hooked model
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Fold(Displayed):
     """What the fold does before its weights are rounded to 16 bits; its claims are about these figures.
 
     Attributes:
-        off: The largest gap at a writer's output (or in the stream) that is claimed to be exact, or exact up to a
-            factor per token, which is then taken out. Each part reads the stream that the hooked model has there.
+        off: The largest gap at a writer's output (or in the stream) that is claimed to be exact. Each part reads the
+            stream that the hooked model has there.
         leak: The largest share left along what was removed, where the claim is not "approximate".
         logit_diff: The largest difference of the models' logits, relative to their range.
         kl: KL(hooked || exported) in nats. This and `logit_diff` are claimed only where every op is exact.
@@ -63,6 +65,26 @@ class Fold(Displayed):
             within = "within" if value is None or limit is None or value <= limit else "ABOVE"
             reading = "not claimed" if limit is None else f"{within} interp's limit {limit:.0e}"
             yield f"before rounding: {name}", value, reading
+
+
+@dataclass(frozen=True)
+class TiedHead(Displayed):
+    """What the export is where a program uses its token table as the unembedding.
+
+    Attributes:
+        kl: KL(hooked || export so tied) in nats.
+        loss: Its loss of the texts among the probes, or else of a few neutral openings, in nats per token; None
+            without a tokenizer.
+        untied_loss: The export's own loss of them.
+    """
+
+    kl: float
+    loss: float | None
+    untied_loss: float | None
+
+    def __str__(self) -> str:
+        losses = "" if self.loss is None else f", text loss {self.loss:.3g} nats per token for {self.untied_loss:.3g}"
+        return f"KL to the hooked model {self.kl:.2g} nats{losses}"
 
 
 @dataclass(frozen=True)
@@ -102,8 +124,7 @@ class Certificate(Displayed):
         tokens: Positions that were compared.
         dtype: Types of the exported weights.
         leak_by_writer: The largest leak of each writer.
-        status: How exact the fold is claimed to be, that of the least exact op: "exact", "scale" (exact up to one
-            factor per token, after a norm) or "approximate".
+        status: How exact the fold is claimed to be, that of the least exact op: "exact" or "approximate".
         mean_abs_logit_diff: Mean difference of the logits.
         generated_agreement: Share of generated tokens that agree, position by position, where each model continues
             the probes greedily on its own (after a first difference the texts diverge).
@@ -111,6 +132,7 @@ class Certificate(Displayed):
         ops: Figures of each op, or of those of its sites that fold alike.
         logit_range: Largest less smallest logit of the hooked model.
         fold: Figures before rounding; None in certificates of older versions.
+        tied: The export with its head tied to the token table, where other programs do that.
 
     Example:
         >>> from interp.editing import Certificate
@@ -137,6 +159,7 @@ class Certificate(Displayed):
     ops: tuple[OpFigures, ...] = ()
     logit_range: float | None = None
     fold: Fold | None = None
+    tied: TiedHead | None = None
 
     @property
     def faithful(self) -> bool:
@@ -149,13 +172,23 @@ class Certificate(Displayed):
         if self.fold is None:
             return ("it was measured by an older version, which did not measure the fold before rounding",)
         problems = list(self.fold.unmet(self.status == "exact", self.effect_kl))
-        if not (self.kl < self.effect_kl or self.kl <= _NO_KL):
-            rounded = not problems and self.status != "approximate" and self.dtype != "F32"
+        if self.status == "approximate" and not self.kl <= max(self._allowed * self.effect_kl, _NO_KL):
+            problems.append(
+                f"it is approximate, and its KL from the hooked model ({self.kl:.1e} nats) is more than "
+                f"{self._allowed:.0%} of what the edit does to the base ({self.effect_kl:.1e})"
+            )
+        elif not (self.kl < self.effect_kl or self.kl <= _NO_KL):
+            rounded = not problems and self.dtype != "F32"
             why = f"; rounding to {self.dtype} hides the edit, export as float32" if rounded else ""
             problems.append(
                 f"it is no nearer to the hooked model (KL {self.kl:.1e} nats) than the base ({self.effect_kl:.1e}){why}"
             )
         return tuple(problems)
+
+    @property
+    def _allowed(self) -> float:
+        """The share of the edit's own KL that the export may be away from the hooked model."""
+        return _APPROXIMATE if self.status == "approximate" else 1.0
 
     def differs(self, other: "Certificate") -> str | None:
         """The name of a figure that differs from `other`'s by more than another machine explains; None if all agree."""
@@ -170,10 +203,11 @@ class Certificate(Displayed):
 
     def rows(self) -> list[Row]:
         """For display, the name and value of each figure, and how to read it: what is good, and against which bound."""
+        below = f"must be at most {self._allowed:.0%} of it" if self._allowed < 1 else "must be below it"
         share = f"{self.kl / self.effect_kl:.2%} of the" if self.effect_kl else "the"
         span = f"of a range of {self.logit_range:.3g}; rounding included" if self.logit_range else "rounding included"
         rows = [
-            ("KL to the hooked model, nats", self.kl, f"{share} edit's own {self.effect_kl:.3g}; must be below it"),
+            ("KL to the hooked model, nats", self.kl, f"{share} edit's own {self.effect_kl:.3g}; {below}"),
             ("top-1 agreement", f"{self.top1_agreement:.2%}", f"of {plural(self.tokens, 'position')}; 100% is best"),
             ("largest difference of a logit", self.max_abs_logit_diff, span),
             ("mean difference of a logit", self.mean_abs_logit_diff, span),
@@ -184,6 +218,8 @@ class Certificate(Displayed):
             generated = f"of {plural(self.generated_tokens, 'greedy token')}; 100% is best"
             rows.insert(2, ("agreement of generated text", f"{self.generated_agreement:.2%}", generated))
         before = self.fold.rows(self.status == "exact", self.effect_kl) if self.fold else ()
+        if self.tied is not None:
+            rows.append(("if a program ties the head", self.tied.kl, f"nats KL; {self.tied}"))
         ops = ((f"op {number}", str(op), "") for number, op in enumerate(self.ops, 1))
         return [(name, brief(value), reading) for name, value, reading in (*rows, *before, *ops) if value is not None]
 
@@ -197,8 +233,9 @@ class Certificate(Displayed):
         try:
             values = read_json(file)
             ops = [OpFigures(**{**op, "sites": tuple(op["sites"])}) for op in values.pop("ops", ())]
-            fold = values.pop("fold", None)
-            return cls(**values, ops=tuple(ops), fold=Fold(**fold) if fold else None)
+            fold, tied = values.pop("fold", None), values.pop("tied", None)
+            values |= {"fold": Fold(**fold) if fold else None, "tied": TiedHead(**tied) if tied else None}
+            return cls(**values, ops=tuple(ops))
         except TypeError as problem:
             raise InterpError(f"{file}: not a certificate ({problem}); expected one written by interp export") from None
 

@@ -27,6 +27,7 @@ from interp.editing.export._tensor_difference import Factors, factors
 from interp.editing.export.identity import checkpoint_digests, require_base
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.fold import Plan
+from interp.editing.fold.steps import keep_tied
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -92,6 +93,8 @@ def export_adapter(
     require_free(out, _MARK, options.overwrite)
     weights = open_source(source)
     weights.require_row()
+    if options.fold.keep_tied:
+        recipe = keep_tied(recipe, weights.config, weights.is_tied)
     base = require_base(recipe, weights)
     if distilled is not None:
         if not base.digest:

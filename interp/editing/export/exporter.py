@@ -34,6 +34,7 @@ from interp.editing.export.signatures import signer
 from interp.editing.export.sources import CheckpointSource, WeightSource, open_source
 from interp.editing.export.weight_writer import ExportEstimate, TensorPiece, cut_shards, estimate_export, write_weights
 from interp.editing.fold import Plan, plan_fold
+from interp.editing.fold.steps import keep_tied
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference
@@ -87,6 +88,7 @@ def export(
     options = ExportOptions.merged(options, fields)
     _require_form(options, certified=True)
     weights = _open(source, options, out)
+    recipe = _kept(recipe, weights, options)
     base = weights.load_model()
     recipe.check(base.reference)
     require_writer_check(base)
@@ -140,6 +142,7 @@ def export_streamed(
     options = ExportOptions.merged(options, {**fields, "streamed": True})
     _require_form(options)
     weights = _open(source, options, out)
+    recipe = _kept(recipe, weights, options)
     if weights.loaded:
         require_writer_check(weights.load_model())
     elif not weights.is_written_down:
@@ -185,6 +188,7 @@ def dry_run(
     options = ExportOptions.merged(options, {**fields, "dry_run": True})
     weights = _open(source, options)
     weights.require_row()
+    recipe = _kept(recipe, weights, options)
     if options.trust_base or (isinstance(weights, CheckpointSource) and weights.checkpoint.remote):
         recipe.check(weights.reference(recipe.model))
     else:
@@ -228,6 +232,10 @@ class _WrittenFolder:
         write_text(self.folder / CARD, render_model_card(manifest, self.plan, self.recipe.note, certificate))
         write_json(self.folder / PROVENANCE, provenance_statement(manifest, self.recipe, self.digests))
         return manifest.sealed(self.folder)
+
+
+def _kept(recipe: Recipe, weights: WeightSource, options: ExportOptions) -> Recipe:
+    return keep_tied(recipe, weights.config, weights.is_tied) if options.fold.keep_tied else recipe
 
 
 def _require_form(options: ExportOptions, certified: bool = False) -> None:

@@ -44,6 +44,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
         f"Made with interp from {base.name} (weights {base.digest[:12]}) by the recipe in `interp_recipe/` "
         f"({manifest.recipe[:12]}), folded into the weights:",
         _table(["op", "where", "how exactly"], [[i.op, i.where, i.exactness] for i in plan.items]),
+        f"**Warning:** {plan.warning}.{_tied(certificate)}" if plan.warning else "",
         "## Intended use",
         "As the base model is used, where what the recipe removes is unwanted. It is not a safeguard on its own: keep "
         "the safeguards that the base model needs.",
@@ -57,6 +58,12 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
     ]
     body = "\n\n".join(section for section in sections if section)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+
+
+def _tied(certificate: Certificate | None) -> str:
+    return (
+        "" if certificate is None or certificate.tied is None else f" Measured with the head tied: {certificate.tied}."
+    )
 
 
 def _measured(certificate: Certificate | None) -> list[str]:

@@ -6,10 +6,7 @@ that is written, and has no place for the constant; on tables and biases each ro
     nn.Linear (out, in)       W - writeᵀ (read W)
     Conv1D (in, out), rows    W - (W readᵀ) write, and for tables and biases + constant
 
-Three-dimensional experts are the same with a leading axis. After a norm y = g · x / rms(x), the map on y is the map on
-x with read · g and write / g, up to the factor rms(x) / rms(x') per token: for a projection W' = diag(1/g) P diag(g) W.
-Where some |g| are near 0 that would blow up rows of W. Projecting out q = g · r instead leaves nothing along r either,
-but removes g · q where it should have removed r.
+Three-dimensional experts are the same with a leading axis. Where a norm follows, the vectors are those before it.
 
 Tensors are edited in pieces along the axis that is not written, so that only tens of megabytes are needed in addition
 to the tensor and its edited copy. 16-bit types are computed in float32, others in float64.
@@ -22,13 +19,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.linalg import orthonormal_rows
 from interp.editing.fold.rounding import SIXTEEN_BITS, round_onto
 from interp.interventions.op import Affine
 from interp.models.architectures.writers import Layout
 
 _PIECE = 1 << 20  # entries; allocating larger ones takes longer than editing them
-_NEAR_ZERO = 10.0  # growth of what a map moves, above which the gain counts as near zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +66,9 @@ class TensorMap:
         return straight and (self.constant is None or self._written(self.constant))
 
     @property
-    def projection(self) -> bool:
-        """Whether it is an orthogonal projection."""
-        return self.constant is None and self.idempotent and torch.allclose(self.read, self.write, atol=1e-5)
+    def is_zero(self) -> bool:
+        """Whether it leaves nothing."""
+        return self.constant is None and self.keep is not None and not self.keep.any()
 
     def _written(self, vector: Float[Tensor, "d_model"]) -> bool:
         """Whether a vector lies in the span of what is written, as an eraser's constant does."""
@@ -83,27 +78,6 @@ class TensorMap:
     def scaled(self, factor: float) -> "TensorMap":
         """The same map where vectors are stored divided by a factor."""
         return self if self.constant is None else replace(self, constant=self.constant / factor)
-
-    def before_norm(self, gain: Float[Tensor, "d_model"]) -> "TensorMap":
-        """The map on x that does to y = gain · x what this one does to y."""
-        wide = gain.double()
-        return replace(self, read=self.read.double() * wide, write=self.write.double() / wide)
-
-    def onto(self, gain: Float[Tensor, "d_model"]) -> "TensorMap":
-        """The projection of x after which gain · x has nothing along the rows, whatever the gain."""
-        rows = orthonormal_rows(self.read.double() * gain.double())
-        return replace(self, read=rows, write=rows)
-
-    def blows_up(self, gain: Float[Tensor, "d_model"]) -> bool:
-        """Whether `before_norm` would write far longer vectors than it reads, because some |gain| are near 0."""
-        if not len(self.read):
-            return False
-        if not gain.all():
-            return True
-        moved = self.before_norm(gain)
-        growth = moved.read.norm(dim=1) * moved.write.norm(dim=1)
-        usual = self.read.double().norm(dim=1) * self.write.double().norm(dim=1)
-        return bool((growth > _NEAR_ZERO * usual).any())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,11 @@
 """The plan of a fold: what it does to a checkpoint, tensor by tensor, and how exactly. It is made before any writing.
 
     exact         the weights compute what the hooks compute, up to rounding
-    scale         exact up to one factor per token, after a norm; nothing is left along what was removed
     approximate   a different edit from the hooks'
     refused       not folded, with the reason
 
-`FoldOptions(approximate=True)` has to allow scale and approximate.
+`FoldOptions(approximate=True)` has to allow what is approximate. Exports of older versions can have the status "scale":
+exact up to a factor per token, where a norm followed the writer.
 
 A plan is applied to one tensor, or one piece of a tensor, at a time and in any order. It holds everything that it needs
 of other tensors (gains of norms, and what ablated inputs wrote on average).
@@ -29,7 +29,7 @@ Status = Literal["exact", "scale", "approximate", "refused"]
 _SHOWN = 4  # edits in the text of a plan
 _ROOM = 8.0  # by how much rounding may exceed one unit of a whole vector (`interp.editing.fold.rounding`)
 STATUSES: tuple[Status, ...] = ("exact", "scale", "approximate", "refused")
-MEANS: dict[str, str] = {**{each: each for each in STATUSES}, "scale": "exact up to a per-token scale (post-norm)"}
+MEANS: dict[str, str] = {**{each: each for each in STATUSES}, "scale": "exact up to a per-token scale (older version)"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PlannedEdit(Displayed):
     Attributes:
         op: Name of the op's class.
         sites: The sites, as text.
-        status: "exact", "scale", "approximate" or "refused".
+        status: "exact", "approximate" or "refused".
         reason: Why it is not exact; empty if it is.
 
     Example:
@@ -80,6 +80,7 @@ class Plan(Displayed):
         config: Keys of config.json to set.
         items: How each op folds, in the order of the recipe.
         grown: What is appended to tensors, after their change if they have one.
+        warning: What other programs would make of the checkpoint; empty if there is nothing to say.
 
     Example:
         >>> from interp.editing import dry_run
@@ -96,6 +97,7 @@ class Plan(Displayed):
     config: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[PlannedEdit, ...] = ()
     grown: Mapping[str, Growth] = field(default_factory=dict)
+    warning: str = ""
 
     def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """A tensor after the edit, in its own type; one that is not in the plan is returned unchanged.
@@ -148,7 +150,7 @@ class Plan(Displayed):
 
     def barred(self, options: FoldOptions) -> list[PlannedEdit]:
         """The items that these options do not allow."""
-        allowed = ("exact", "scale", "approximate") if options.approximate else ("exact",)
+        allowed = ("exact", "approximate") if options.approximate else ("exact",)
         return [item for item in self.items if item.status not in allowed]
 
     @property
@@ -164,7 +166,7 @@ class Plan(Displayed):
             lines.append(f"the unembedding is untied from {self.untie} and does not change")
         if self.config:
             lines.append("config.json: " + ", ".join(f"{key} = {value!r}" for key, value in self.config.items()))
-        return lines
+        return [*lines, f"warning: {self.warning}"] if self.warning else lines
 
     def __str__(self) -> str:
         lines, more = self.lines, len(self.items) - _SHOWN

@@ -9,29 +9,38 @@
 This is the order of the forward pass. Constants go into tables and biases (`bias_slots`), divided by what the model
 multiplies them by later. A tied unembedding is untied first, since it reads the stream and must not change.
 
-Hooks and weights then agree for every prompt and position, except where a norm follows a writer: there they agree up
-to a factor per token, an approximation that has to be allowed. Two projections at one site act one after the other, in
-the weights as with hooks, and the second restores some of what the first removed unless their directions are
+Hooks and weights then agree for every prompt and position. Where a norm follows a writer, the weights write the raw
+output before it (`attn_raw`, `mlp_raw`; what `writers` names there), and an op after the norm does not fold: it can be
+put before the norm, where it is another op (`Recipe.before_norms`). Two projections at one site act one after the
+other, in the weights as with hooks, and the second restores some of what the first removed unless their directions are
 orthogonal: `interp.editing.fold.subspaces.join_subspaces` makes one projection of them.
 
 Limitations: a plan says nothing about what a recipe does to behaviour.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.editing.fold import ablation
 from interp.editing.fold.affine_maps import MapChange, TensorMap
 from interp.editing.fold.bias_slots import BiasSlots
-from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
 from interp.editing.fold.plan import Plan as Plan
-from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of, refuse_company, refuse_stream
+from interp.editing.fold.plan import PlannedEdit, Status
+from interp.editing.fold.stream_sites import (
+    FIRST,
+    STREAM,
+    covers,
+    holders,
+    is_constant,
+    map_of,
+    refuse_company,
+    refuse_stream,
+)
 from interp.editing.fold.transcoder_neurons import AddedNeurons
 from interp.editing.options import FoldOptions
 from interp.interventions.ablation import Replace, Scale
@@ -39,14 +48,17 @@ from interp.interventions.latents import Suppress
 from interp.interventions.op import Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.models.architectures.table import site_taps
-from interp.models.architectures.writers import Writer, unembedding_name, writers
+from interp.models.architectures.writers import Writer, before_norm, is_tied_elsewhere, unembedding_name, writers
 from interp.models.sites import WRITERS, Site, resolve
 
 UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another (`Plan.unembedding`)
 LEFT = "the token table does not change"
-GainRead = Callable[[str], Tensor]
-SCALED = "the model normalises what attention and MLP write, so each token's write has another norm than with hooks"
-ELSEWHERE = "some gains of the norm after it are near 0: nothing is left along the direction, but more is removed"
+TensorRead = Callable[[str], Tensor]
+TIED_ELSEWHERE = (
+    "llama.cpp, its converters and others tie the unembedding of {} to the token table whatever config.json says, and "
+    "then run another model than this one"
+)
+KEEP_TIED = "; --keep-tied (keep_tied) leaves the token table as it is"
 TABLE_NEEDED = "the token table holds what this op adds, so it has to change; do not set leave_embedding"
 _TOKENS = Site("embed")
 
@@ -56,7 +68,7 @@ def fold(
     config: Any,
     names: Iterable[str],
     tied: bool,
-    read: GainRead | None = None,
+    read: TensorRead | None = None,
     options: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
 ) -> Plan:
     """Plan a recipe's fold into a checkpoint.
@@ -66,8 +78,8 @@ def fold(
         config: The Hugging Face config of the model.
         names: Names of the checkpoint's tensors.
         tied: Whether the unembedding is the token table.
-        read: Gives a tensor by its name. Gains of norms, and weights whose inputs are ablated to their mean, are read
-            while planning.
+        read: Gives a tensor by its name. Gains of norms after writers, and weights whose inputs are ablated to their
+            mean, are read while planning.
         options: How to fold, and whether edits that are not exact are allowed.
 
     Returns:
@@ -95,7 +107,7 @@ def plan_fold(
     config: Any,
     names: Iterable[str],
     tied: bool,
-    read: GainRead | None = None,
+    read: TensorRead | None = None,
     options: FoldOptions = FoldOptions(),  # noqa: B008 (frozen)
 ) -> Plan:
     """Plan a recipe's fold as `fold` does, but record what is refused or approximate instead of raising.
@@ -129,51 +141,45 @@ def _objection(item: PlannedEdit) -> str:
     return f"{item}; allow it (approximate), or run the recipe with hooks (model.hooked(recipe))"
 
 
-@dataclass
-class Gains:
-    """Reads tensors of a checkpoint while a plan is made, and keeps the gains of norms.
+def keep_tied(recipe: Recipe, config: Any, tied: bool) -> Recipe:
+    """The recipe without what it does at the token embedding, where that is the unembedding as well.
 
-    After a norm, y = g · x / rms(x) can be mapped by mapping x, up to one factor per token (`affine_maps`).
+    Then the two stay tied, and hooks and weights still do the same: the recipe that is left. Its note says so.
+
+    Args:
+        recipe: The edit.
+        config: The Hugging Face config.
+        tied: Whether the unembedding is the token table; if not, the recipe is returned as it is.
+
+    Raises:
+        InterpError: An edit acts on the stream itself before anything else is written to it, or nothing is left.
     """
+    resolved = [(edit, resolve(edit.sites, list(site_taps(config)))) for edit in recipe.edits]
+    if not tied or not any(site in (_TOKENS, FIRST) for _, sites in resolved for site in sites):
+        return recipe
+    if any(site == FIRST for _, sites in resolved for site in sites):
+        raise InterpError(f"an edit at {FIRST} is in the token table, so it can't keep that tied; put it at 'writers'")
+    rest = [(edit, tuple(str(site) for site in sites if site != _TOKENS)) for edit, sites in resolved]
+    if not any(sites for _, sites in rest):
+        raise InterpError("the recipe acts on the token embedding alone, so nothing is left of it with keep_tied")
+    note = f"{recipe.note} Left out, so that the unembedding stays tied: what it does at {_TOKENS}.".strip()
+    return Recipe([replace(edit, sites=sites) for edit, sites in rest if sites], recipe.model, note)
 
-    read: GainRead | None
-    known: dict[str, Float[Tensor, "d_model"]] = field(default_factory=dict)
 
-    def tensor(self, name: str) -> Tensor:
-        """A tensor by its name."""
-        if self.read is None:
-            raise InterpError(
-                "the fold depends on tensors of the checkpoint, such as gains where a model normalises what attention "
-                "and MLP write; give fold a function that reads them (read)"
-            )
-        return self.read(name)
-
-    def through(self, edit: TensorMap, writer: Writer) -> tuple[TensorMap, Status, str]:
-        """The map of a writer's tensors that has an edit's effect on what the norm after them returns."""
-        if edit.keep is not None:
-            return (edit, "scale", SCALED) if edit.keep.any() else (edit, "exact", "")
-        name = writer.gain or ""
-        if name not in self.known:
-            self.known[name] = self.tensor(name).double() + writer.offset
-        gain = self.known[name]
-        if not edit.blows_up(gain):
-            return edit.before_norm(gain), "scale", SCALED
-        if not edit.projection:
-            raise InterpError(
-                f"some gains of {writer.gain} are near 0, where only a full projection can be folded; project instead, "
-                "or run the recipe with hooks (model.hooked(recipe))"
-            )
-        return edit.onto(gain), "approximate", ELSEWHERE
+def _unread(name: str) -> Tensor:
+    raise InterpError(
+        f"the fold depends on tensors of the checkpoint, such as {name}; give fold a function that reads them (read)"
+    )
 
 
 class _Folding:
     """The mutable side of a plan: collects edits, then makes the changes."""
 
-    def __init__(self, config: Any, names: set[str], read: GainRead | None, options: FoldOptions):
+    def __init__(self, config: Any, names: set[str], read: TensorRead | None, options: FoldOptions):
         self.config, self.options = config, options
         self.biases = BiasSlots(config, names, writers(config, names), options.rehost)
-        self.gains = Gains(read)
-        self.neurons = AddedNeurons(config, names, self.biases, options.sharpness, self.gains.tensor)
+        self.read = read or _unread
+        self.neurons = AddedNeurons(config, names, self.biases, options.sharpness, self.read)
         self.known = list(site_taps(config))
         self.items: list[PlannedEdit] = []
         self.inputs: dict[Site, list[Replace | Scale]] = {}
@@ -208,9 +214,10 @@ class _Folding:
         if site.kind in ablation.INPUTS and isinstance(op, Replace | Scale):
             return self._input(op, site)
         if isinstance(op, Suppress):
+            self._refuse_behind_norm(site)
             return "approximate", self.neurons.take(op, site, len(self.at_site.get(site, [])))
-        edit = map_of(op, site, self.config.hidden_size)
-        if site.kind not in WRITERS:
+        edit = map_of(before_norm(op, site, self.config, self.read), site.normed, self.config.hidden_size)
+        if site.normed.kind not in WRITERS:
             raise InterpError(
                 f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream; "
                 f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
@@ -219,12 +226,12 @@ class _Folding:
             if edit.constant is not None:
                 raise InterpError(TABLE_NEEDED)
             return "approximate", LEFT
-        if edit.constant is not None:
+        if not edit.is_zero:  # zeros stay zero in a norm
             self._refuse_behind_norm(site)
-            self.biases.hold(site)
-        statuses = [self._through(edit, writer, writer.scale)[1:] for writer in self._writers(site)]
+        if edit.constant is not None:
+            self.biases.hold(site.normed)
         self.at_site.setdefault(site, []).append(edit)
-        return self._worst(edit, statuses)
+        return self._status(edit)
 
     def _input(self, op: Replace | Scale, site: Site) -> tuple[Status, str]:
         written = Site("attn_out" if site.kind == "z" else "mlp_out", site.layer)
@@ -239,7 +246,7 @@ class _Folding:
 
     def _inputs(self, site: Site) -> int:
         weight = self._weight(site)
-        return self.gains.tensor(weight.tensor).shape[-1 if weight.layout == "out_in" else -2]
+        return self.read(weight.tensor).shape[-1 if weight.layout == "out_in" else -2]
 
     def _stream(self, op: Op, group: list[Site]) -> tuple[Status, str]:
         """An op at sites of the stream itself."""
@@ -251,10 +258,10 @@ class _Folding:
         refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
         if self.options.leave_embedding and (edit.constant is not None or not whole):
             raise InterpError(TABLE_NEEDED)
-        written = self.biases.written if whole else self._writers(_TOKENS)
-        statuses = [self._through(edit.linear, writer, 1.0)[1:] for writer in written]
+        for site in (writer.site for writer in self.biases.written if whole):
+            self._refuse_behind_norm(site)
         self.stream += [(edit, None)] if whole else [(edit, _TOKENS), (edit.linear, Site("pos_embed"))]
-        return self._worst(edit, [*statuses, ("approximate", LEFT)] if self.options.leave_embedding else statuses)
+        return ("approximate", LEFT) if self.options.leave_embedding else self._status(edit)
 
     def _vector(self, edit: TensorMap, site: Site) -> tuple[Status, str]:
         refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
@@ -278,17 +285,14 @@ class _Folding:
     def _refuse_behind_norm(self, site: Site) -> None:
         if any(writer.gain for writer in self._writers(site)):
             raise InterpError(
-                f"{self.config.model_type} normalises what attention and MLP write, and nothing holds a constant "
-                f"after that norm at {site}; run the recipe with hooks (model.hooked(recipe))"
+                f"{self.config.model_type} normalises what attention and MLP write, and no weight holds an edit after "
+                f"that norm at {site}; put a projection before the norm, where it is another edit (at 'writers', or by "
+                "recipe.before_norms(model)), or run the recipe with hooks (model.hooked(recipe))"
             )
 
-    def _through(self, edit: TensorMap, writer: Writer, factor: float) -> tuple[TensorMap, Status, str]:
-        return (edit.scaled(factor), "exact", "") if writer.gain is None else self.gains.through(edit, writer)
-
-    def _worst(self, edit: TensorMap, statuses: list[tuple[Status, str]]) -> tuple[Status, str]:
-        if self.options.keep_norms and not edit.is_constant:
-            statuses = [*statuses, ("approximate", "written vectors keep their former norms")]
-        return max(statuses, key=lambda pair: STATUSES.index(pair[0]), default=("exact", ""))
+    def _status(self, edit: TensorMap) -> tuple[Status, str]:
+        kept = self.options.keep_norms and not edit.is_constant
+        return ("approximate", "written vectors keep their former norms") if kept else ("exact", "")
 
     def plan(self, tied: bool) -> Plan:
         """The plan of the edits so far."""
@@ -299,7 +303,10 @@ class _Folding:
         untie = None if {head, UNEMBEDDING} & self.biases.names or not parted else table
         config = {**self.biases.flags, **({"tie_word_embeddings": False} if parted else {}), **self.neurons.flags}
         grown = self.neurons.growths(self._after)
-        return Plan(changes, untie, head, self.biases.created, config, tuple(self.items), grown)
+        warning = ""
+        if is_tied_elsewhere(self.config) and (parted or not tied):
+            warning = TIED_ELSEWHERE.format(self.config.model_type) + (KEEP_TIED if parted else "")
+        return Plan(changes, untie, head, self.biases.created, config, tuple(self.items), grown, warning)
 
     def _after(self, site: Site, before: int) -> MapChange:
         """What the ops at a site, except the first `before`, and those of the stream do to what is written there."""
@@ -313,7 +320,7 @@ class _Folding:
         ablated = [op for op in inputs if isinstance(op, Replace)]
         zeroed, first, width = None, None, ablation.unit_width(self.config, writer.site)
         if ablated and held:
-            first = ablation.written_by(ablated, self._weight(writer.site), self.gains.tensor, width)
+            first = ablation.written_by(ablated, self._weight(writer.site), self.read, width)
         elif ablated:
             zeroed, everything = ablation.inputs_of(ablated, width)
             maps = [TensorMap.keeping(torch.zeros(self.config.hidden_size))] * everything + maps
@@ -332,9 +339,10 @@ class _Folding:
     def _maps(self, writer: Writer) -> list[TensorMap]:
         if writer.site == _TOKENS and self.options.leave_embedding:
             return []
-        maps = [self._through(edit, writer, writer.scale)[0] for edit in self.at_site.get(writer.site, [])]
+        sites = [site for site in self.known if site.normed == writer.site]  # before a norm, then after it
+        maps = [edit.scaled(writer.scale) for site in sites for edit in self.at_site.get(site, [])]
         for edit, where in self.stream:
             if where in (None, writer.site):
                 once = edit if writer.site in (where, _TOKENS) else edit.linear
-                maps.append(self._through(once, writer, writer.scale * writer.stream)[0])
+                maps.append(once.scaled(writer.scale * writer.stream))
         return maps

@@ -212,6 +212,12 @@ def architecture_of_type(model_type: str) -> Architecture:
     return _TABLE[model_type]
 
 
+def normalises_outputs(model_type: str) -> bool:
+    """Whether a norm follows what attention and MLP write, so that `writers` names their raw outputs."""
+    row = _TABLE.get(model_type)
+    return row is not None and (row.attn_post_norm or row.mlp_post_norm) is not None
+
+
 def known_architectures() -> dict[str, Architecture]:
     """The table, by model type."""
     return dict(_TABLE)
@@ -282,6 +288,8 @@ def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:
             yield letter, Tap(arch.qkv.format(letter), "out", count)
     yield "z", Tap(arch.attn_write, "in", heads)
     scale = arch.scale(config)
+    if arch.attn_post_norm:
+        yield "attn_raw", Tap(arch.attn_post_norm, "in")
     yield "attn_out", Tap(arch.attn_post_norm or arch.attn, "out", scale=scale)
     # Parallel blocks add attention and MLP to the same input: there is no residual stream between them.
     if not arch.is_parallel(config):
@@ -289,5 +297,7 @@ def _layer_taps(arch: Architecture, config: Any) -> Iterator[tuple[str, Tap]]:
     yield "mlp_input", Tap(arch.mlp_read, "in")
     if arch.mlp_write:
         yield "mlp_post", Tap(arch.mlp_write, "in")
+    if arch.mlp_post_norm:
+        yield "mlp_raw", Tap(arch.mlp_post_norm, "in")
     yield "mlp_out", Tap(arch.mlp_post_norm or arch.mlp, "out", scale=scale)
     yield "resid_post", Tap("", "out")

@@ -13,10 +13,13 @@ gives a writer a bias, and which other biases come with the flag.
 Limitations: whether the table is right is measured on a model by `interp.editing.certificate.writer_check`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.models.architectures.table import Architecture, architecture
@@ -32,7 +35,7 @@ class Writer:
 
     Args:
         tensor: Its name in the checkpoint.
-        site: Where its output is an activation.
+        site: Where what it adds to the stream is an activation: after the norm, if one follows.
         layout: "table" (one vector per row), "bias" (one vector, or one per expert), "out_in" (nn.Linear) or "in_out"
             (Conv1D, gpt-oss' experts).
         scale: The activation at the site is `scale` times the product.
@@ -124,12 +127,19 @@ _GAIN_OFFSET = {"gemma2": 1.0, "gemma3_text": 1.0}  # their norms multiply by 1 
 _SCALED_TABLE = ("gemma", "gemma2", "gemma3_text")  # the embedding module multiplies by sqrt(d_model)
 _EMBED_MULTIPLIER = {"granite": "embedding_multiplier"}  # the model multiplies what the module returns
 _UNEMBEDDING = {"gpt_neox": "embed_out.weight"}
+# llama.cpp's converters and vLLM leave lm_head out for some of these and load the token table in its place.
+_TIED_ELSEWHERE = ("cohere", "cohere2", "gemma", "gemma2", "gemma3_text")
 _UNCOVERED = {"gemma4_text": "adds per-layer inputs to the residual stream after its MLP, which no site covers"}
 
 
 def unembedding_name(config: Any) -> str:
     """The name of the unembedding in checkpoints."""
     return _UNEMBEDDING.get(config.model_type, "lm_head.weight")
+
+
+def is_tied_elsewhere(config: Any) -> bool:
+    """Whether other programs use the token table as the unembedding of this architecture, whatever the config says."""
+    return config.model_type in _TIED_ELSEWHERE
 
 
 def bias_slots(config: Any) -> tuple[BiasSlot, ...]:
@@ -171,6 +181,31 @@ def writer_of(config: Any, site: Site, tensor: str, layout: Layout = "bias") -> 
     return Writer(tensor, site, layout, arch.scale(config), gain=gain, offset=offset)
 
 
+def before_norm(op: Any, site: Site, config: Any, read: Callable[[str], Tensor]) -> Any:
+    """An op, or another function, as it acts at a site; hooks and folds alike call this.
+
+    At a raw output, an op that is given in vectors of the stream becomes one in the coordinates before the norm
+    (`interp.interventions.Op.before_norm`). What is no op, or acts elsewhere, stays as it is.
+
+    Args:
+        op: The op or function.
+        site: Where it acts.
+        config: The Hugging Face config.
+        read: Gives a tensor of the model by its name, for the gain of the norm.
+
+    Raises:
+        InterpError: The op has no form before a norm.
+    """
+    convert = getattr(op, "before_norm", None)
+    return convert(_gain(config, site.normed, read)) if site.is_raw and convert else op
+
+
+def _gain(config: Any, site: Site, read: Callable[[str], Tensor]) -> Float[Tensor, "d_model"]:
+    """What the norm before a site multiplies by."""
+    writer = writer_of(config, site, "")
+    return read(str(writer.gain)).detach().cpu().double() + writer.offset
+
+
 def bias_name(config: Any, site: Site) -> str | None:
     """The name of the bias of a site's output projection; None where several modules write the site."""
     arch = architecture(config)
@@ -209,10 +244,10 @@ def _mlp(arch: Architecture, config: Any, layer: int, present: set[str]) -> list
         return _linear(arch, config, site, experts.dense)
     fused = base + experts.fused
     if fused in present:
-        written = [Writer(fused, site, experts.layout), Writer(f"{fused}_bias", site, "bias")]
+        written = [writer_of(config, site, fused, experts.layout), writer_of(config, site, f"{fused}_bias")]
     else:
         indices = range(getattr(config, experts.count))
-        written = [Writer(base + experts.each.format(index), site, "out_in") for index in indices]
+        written = [writer_of(config, site, base + experts.each.format(index), "out_in") for index in indices]
     if experts.shared and experts.shares and getattr(config, experts.shares):
         written += _linear(arch, config, site, experts.shared)
     return written

@@ -270,7 +270,7 @@ def test_a_policy_whose_limit_is_none_or_is_there_twice_is_refused(tmp_path, tex
 
 def test_hooks_say_nothing_of_a_fold_that_is_not_exact(files):
     _, folder = files
-    loose = FoldOptions(approximate=True, leave_embedding=True)
+    loose = FoldOptions(approximate=True, keep_norms=True)
     interp.export(RECIPE, folder / "model", folder / "loose", fold=loose)
     decided, why = outcome(gate(folder / "audit.json", POLICY, folder / "loose"))
     assert decided == "inconclusive"

@@ -26,7 +26,7 @@ def test_a_release_of_something_else_lets_nothing_out(tiny, tmp_path, changed, s
 
 def test_what_folds_into_something_else_than_was_audited_is_not_let_out(tiny, tmp_path):
     model = tiny("llama")
-    loose = FoldOptions(approximate=True, leave_embedding=True)
+    loose = FoldOptions(approximate=True, keep_norms=True)
     with pytest.raises(InterpError, match="not what would be written"):
         interp.export(RECIPE, model, tmp_path / "out", fold=loose, release=release(model))
     interp.export(RECIPE, model, tmp_path / "out", fold=loose)

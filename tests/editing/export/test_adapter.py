@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from folding import POST_NORM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +20,7 @@ HEAD = Recipe([("z.1", Replace(units=[1])), ("mlp_post.0", Replace(units=[3, 5])
 
 @pytest.mark.parametrize(("name", "recipe", "rank"), [
     ("llama", PROJECT, 3), ("gpt_neox", Recipe([("mlp_out.1", Project(ROWS[:1], 0.5))]), 1), ("qwen3", HEAD, 8),
+    *((name, PROJECT, 3) for name in POST_NORM),
 ])  # fmt: skip
 def test_an_adapter_has_the_edits_rank_and_does_what_the_hooks_do(tiny, tmp_path, name, recipe, rank):
     peft = pytest.importorskip("peft")
@@ -32,7 +34,9 @@ def test_an_adapter_has_the_edits_rank_and_does_what_the_hooks_do(tiny, tmp_path
         return
     folder = tmp_path / "source"
     model.hf.save_pretrained(folder)
-    assert export_adapter(recipe, folder, tmp_path / "adapter") == LoraAdapter(rank, True)
+    assert export_adapter(recipe, folder, tmp_path / "adapter") == LoraAdapter(
+        rank, not model.config.tie_word_embeddings
+    )
     adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
     assert (expected - plain).abs().max() > 0.05, "control"
     torch.testing.assert_close(logits(adapted), expected, atol=2e-5, rtol=1e-4)

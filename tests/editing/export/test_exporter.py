@@ -17,6 +17,7 @@ from interp.editing.fold import steps
 from interp.editing.fold.plan import Plan
 from interp.editing.fold.steps import fold
 from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.losses import kl_divergence
 
 IDS = torch.randint(4, 128, (3, 11), generator=torch.Generator().manual_seed(1))
 FOLDABLE = [
@@ -163,7 +164,7 @@ def test_an_addition_folds_into_a_bias_where_there_is_one(tiny, tmp_path, name):
     ("name", "recipe", "message"),
     [
         ("llama", Recipe([("resid_post.1", Project(rows()))]), "no single tensor writes that site"),
-        ("gemma2", ablation(), "normalises what attention and MLP write"),
+        ("gemma2", ablation(sites="mlp_out.*"), "normalises what attention and MLP write"),
         ("llama", Recipe([("mlp_out.7", Project(rows()))]), "unknown site 'mlp_out.7'"),
     ],
 )
@@ -284,3 +285,41 @@ def test_a_fold_is_planned_once(saved, tmp_path, plannings, name):
     export_streamed(ablation(), source, tmp_path / "streamed", undo=name != "mixtral", dtype="bfloat16")
     dry_run(ablation(), source)
     assert len(plannings) == 4
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "gemma3"])
+def test_a_head_that_other_programs_would_tie_is_warned_of_and_can_stay_tied(tiny, tmp_path, name):
+    """Their converters drop lm_head: then it is another model, whose figures the certificate and the card have."""
+    model, recipe = tiny(name), Recipe([("writers", Project(rows()))])
+    plan, _ = dry_run(recipe, model)
+    assert any("tie the unembedding" in line and "--keep-tied" in line for line in plan.lines)
+    untied = interp.export(recipe, model, tmp_path / "untied")
+    card = (tmp_path / "untied" / "README.md").read_text()
+    assert "Measured with the head tied: KL to the hooked model" in card
+    tensors = load_file(tmp_path / "untied" / "model.safetensors")
+    dropped = type(model.hf)(model.config)
+    dropped.load_state_dict({n: x for n, x in tensors.items() if n != "lm_head.weight"}, strict=False)
+    with model.hooked(recipe):
+        hooked = model.logits(IDS).double()
+    apart = kl_divergence(hooked, interp.HookedModel(dropped.eval()).logits(IDS).double()).mean()
+    assert untied.kl < 1e-9 < untied.tied.kl
+    assert 0.3 < untied.tied.kl / float(apart) < 3, "on other tokens"
+    kept = interp.export(recipe, model, tmp_path / "kept", keep_tied=True)
+    assert (kept.status, kept.faithful, kept.tied) == ("exact", True, None)
+    assert "lm_head.weight" not in load_file(tmp_path / "kept" / "model.safetensors")
+    assert interp.load(tmp_path / "kept").config.tie_word_embeddings
+    assert (
+        "Left out, so that the unembedding stays tied: what it does at embed"
+        in (tmp_path / "kept" / "README.md").read_text()
+    )
+    assert "embed" not in interp.Recipe.load(tmp_path / "kept" / "interp_recipe").edits[0].sites
+    assert interp.verify(tmp_path / "kept", model).faithful
+
+
+@pytest.mark.parametrize("edits", [[("embed", Project(rows()))], [("resid_pre.0", Project(rows()))]], ids=str)
+def test_what_acts_on_the_table_alone_does_not_keep_it_tied(tiny, tmp_path, edits):
+    with pytest.raises(InterpError, match=r"nothing is left|is in the token table"):
+        interp.export(Recipe(edits), tiny("gemma2"), tmp_path / "out", keep_tied=True)
+    plan, _ = dry_run(Recipe(edits), tiny("llama"), keep_tied=True)
+    assert plan.status == "exact", "control: an untied model has its own head"
+    assert not plan.warning

@@ -6,7 +6,7 @@ Notation: r a unit direction of the residual stream, P = I - Q Qᵀ for several;
 import pytest
 import torch
 import transformers
-from folding import IDS, POST_NORM, PRE_NORM, loaded, on_disk, planned, reloaded, rows, written
+from folding import IDS, POST_NORM, PRE_NORM, on_disk, planned, reloaded, rows, written
 from torch.nn.functional import log_softmax
 
 import interp
@@ -62,71 +62,41 @@ def test_an_edit_behind_a_gate_does_not_fold(tiny):
         planned(tiny("llama"), Recipe([("writers", gate)]))
 
 
-def test_behind_a_norm_the_fold_is_exact_up_to_one_factor_whatever_its_epsilon():
-    """y = g x / rms(x). W' = diag(1/g) P diag(g) W makes rᵀ y 0 and y' = P y · rms(x) / rms(x'); P W does neither."""
-    torch.manual_seed(0)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_before_a_norm_the_projection_along_gain_times_rows_is_one_map_of_the_weight(k, scale):
+    """y' = y - s Q Qᵀ y with Q a basis of g · R is W' x; at s = 1, r · (g y' / rms(y')) is 0 whatever the epsilon.
+
+    Projecting R itself before the norm, or R after it and folding that, does neither.
+    """
     gain, weight, z = 1 + 0.3 * drawn(24), drawn(24, 40, seed=1), drawn(9, 40, seed=2)
-    r = torch.linalg.qr(drawn(24, 1, seed=3)).Q.T
+    op = Project(drawn(k, 24, seed=3), scale)
+    raw = op.before_norm(gain)
+    y, r = z @ weight.T, op.rows.double()
 
-    def rms(x, eps):
-        return (x.square().mean(-1, keepdim=True) + eps).sqrt()
+    def out(y, eps):
+        return gain * y / (y.square().mean(-1, keepdim=True) + eps).sqrt()
 
-    folded = MapChange("out_in", (TensorMap(r, r).before_norm(gain),)).apply(weight)
+    after = z @ MapChange("out_in", (TensorMap.of(raw.affine()),)).apply(weight).T
+    basis = torch.linalg.qr((r * gain).T).Q.T
+    assert (after - (y - scale * (y @ basis.T) @ basis)).abs().max() < 1e-6
+    assert (after - raw(y)).abs().max() < 1e-12
+    naive = z @ MapChange("out_in", (TensorMap.of(op.affine()),)).apply(weight).T
     for eps in (0.0, 1e-2):
-        x, after = z @ weight.T, z @ folded.T
-        y, found = gain * x / rms(x, eps), gain * after / rms(after, eps)
-        assert (found @ r.T).abs().max() < 1e-14
-        projected = y - (y @ r.T) @ r
-        assert (found - projected * rms(x, eps) / rms(after, eps)).abs().max() < 1e-13
-        assert (found - projected).norm() > 1e-3 * projected.norm(), "control: the factor is not 1"
-    naive = z @ MapChange("out_in", (TensorMap(r, r),)).apply(weight).T
-    assert ((gain * naive / rms(naive, 0)) @ r.T).abs().max() > 1e-2
+        assert (out(naive, eps) @ r.T).abs().max() > 1e-2, "control: P W leaves some"
+        assert (op(out(y, eps)) - out(after, eps)).abs().max() > 1e-2, "control: the hook after the norm is another"
+        assert ((out(after, eps) @ r.T).abs().max() < 1e-6) == (scale == 1.0)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "olmo2", "glm4"])
-def test_behind_norms_the_naive_fold_is_further_from_the_hooks(tiny, name):
-    """And so is projecting q = g · r, which leaves nothing along r either; in float64, on logits."""
-    model = _gained(tiny(name))
-    recipe = Recipe([("writers", Project(rows()))])
-    plan = planned(model, recipe, approximate=True)
-    with model.hooked(recipe):
-        hooked = model.logits(IDS)
-    off, sizes = {}, {}
-    for how in ("before_norm", "onto", "naive"):
-        tensors = written(model, plan)
-        for tensor, change in plan.changes.items():
-            gains = [x for n, x in on_disk(model)[0].items() if n == _gain_of(model, tensor)]
-            if not gains or change.layout != "out_in":
-                continue
-            gain = gains[0] + (1.0 if name == "gemma2" else 0.0)
-            plain = TensorMap(recipe.edits[0].op.rows, recipe.edits[0].op.rows)
-            made = {"before_norm": plain.before_norm(gain), "onto": plain.onto(gain), "naive": plain}[how]
-            tensors[tensor] = MapChange("out_in", (made,)).apply(on_disk(model)[0][tensor])
-        edited = loaded(tensors, on_disk(model)[1] | plan.config)
-        off[how] = float((edited.logits(IDS) - hooked).norm())
-        acts = edited.capture(IDS, ("attn_out.*", "mlp_out.*")).tensors.values()
-        sizes[how] = max(float((x @ recipe.edits[0].op.rows[0]).abs().max()) for x in acts)
-    assert off["before_norm"] < off["naive"]
-    assert off["before_norm"] < off["onto"]
-    assert max(sizes["before_norm"], sizes["onto"]) < 1e-5 < 1e-2 < sizes["naive"]
-
-
-def _gained(model):
-    """With gains that differ from entry to entry, which those of a new model do not."""
-    hf = type(model.hf)(model.config)
-    hf.load_state_dict(model.hf.state_dict())
-    draw = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for tensor, x in hf.named_parameters():
-            if "norm" in tensor and ".layers." in tensor:
-                x += 0.5 * torch.rand(x.shape, generator=draw)
-    return HookedModel(hf, model.tokenizer)
-
-
-def _gain_of(model, tensor):
-    from interp.models.architectures.writers import writers
-
-    return next(w.gain for w in writers(model.config, on_disk(model)[0]) if w.tensor == tensor)
+def test_what_the_norm_does_not_let_out_is_not_removed():
+    """Null rows of g · R are dropped, as are rows that it makes dependent; without any left, nothing is removed."""
+    gain, rows = torch.ones(6, dtype=torch.float64), torch.eye(6)
+    gain[0] = 0.0
+    y = drawn(4, 6)
+    assert torch.equal(Project(rows[:1]).before_norm(gain)(y), y)
+    pair = Project(torch.stack([rows[1], rows[0] + rows[1]])).before_norm(gain)
+    assert pair.rows.shape == (1, 6)
+    assert (pair(y) - y + y * rows[1].double()).abs().max() < 1e-7
 
 
 def test_quantising_afterwards_undoes_exactness():

@@ -1,5 +1,7 @@
 """Weights that do what the hooks do, architecture by architecture, through plain transformers' own loading."""
 
+import copy
+
 import pytest
 import tiny_models
 import torch
@@ -8,11 +10,17 @@ from folding import EXPERTS, IDS, POST_NORM, PRE_NORM, gap, loaded, on_disk, pla
 import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.editing.fold.steps import fold, plan_fold
-from interp.interventions import At, LowRank, Replace, Scale
-from interp.models.architectures.writers import writers
+from interp.interventions import At, Erase, Gate, LowRank, Reads, Replace, Scale, Schedule
 
 WRITTEN = ("embed", "attn_out.*", "mlp_out.*")  # by models whose norms follow their writers, too
 BAND = ("mlp_out.1", "attn_out.0-1")
+EVERYWHERE = ("resid_pre.*", "resid_mid.*", "resid_post.*")
+ERASE = Erase(torch.eye(32)[:1], torch.eye(32)[:1], rows(3)[0])
+LOW_RANK = LowRank(torch.eye(32)[:1], torch.eye(32)[:1], torch.ones(1))
+
+
+def gate(op):
+    return Gate(op, Reads(rows(1)[0], -1e9), per="token", site="resid_pre.0")
 
 
 def projection(k=1, scale=1.0, sites="writers", seed=0):
@@ -130,7 +138,7 @@ REFUSED = [
     ("phi3", [("resid_post.1", Add(rows()[0]))], "needs a bias on its writer"),
     ("mixtral", [("mlp_out.1", Add(rows()[0]))], "needs a bias on its writer"),
     ("gemma2", [("resid_post.1", Add(rows()[0]))], "normalises what attention and MLP write"),
-    ("gemma2", [("writers", Project(rows()))], "per-token scale"),
+    ("gemma2", [("writers", Add(rows()[0]))], "a norm follows there"),
     ("bloom", [("writers", Project(rows()))], "normalises its embeddings"),
     ("gemma4", [("writers", Project(rows()))], "per-layer inputs"),
 ]
@@ -175,59 +183,114 @@ def test_a_checkpoint_that_lacks_a_writer_is_refused(tiny):
         fold(projection(), tiny("llama").config, names, tied=False)
 
 
+def gained(model, seed=4):
+    """The model with gains that differ from entry to entry, some of them 0 or nearly."""
+    hf, draw = copy.deepcopy(model.hf), torch.Generator().manual_seed(seed)
+    zero = -1.0 if "gemma" in model.config.model_type else 0.0
+    with torch.no_grad():
+        for tensor, x in hf.named_parameters():
+            if "norm" in tensor and ".layers." in tensor:
+                x += 0.8 * torch.randn(x.shape, generator=draw)
+                if x.shape == (32,):
+                    x[3], x[5] = zero, zero + 1e-6
+    return interp.HookedModel(hf, model.tokenizer)
+
+
+@pytest.mark.parametrize("name", POST_NORM)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        projection(),
+        projection(k=3, scale=0.5),
+        Recipe([("writers", Project(torch.eye(32)[3:5]))]),
+        Recipe([("attn_raw.1", Project(rows())), ("writers", Project(rows(1, 2))), ("mlp_raw.*", Replace(units=[4]))]),
+    ],
+    ids=["one row", "half of three", "one of two rows without gain", "a band and coordinates"],
+)
+def test_before_a_norm_hooks_and_weights_do_the_same(tiny, name, recipe):
+    """`writers` names the raw outputs where a norm follows. P W, and the hook after the norm, are other edits."""
+    model = gained(tiny(name))
+    plan = planned(model, recipe)
+    off, effect = gap(model, recipe, plan)
+    assert plan.status == "exact"
+    assert "attn_raw.1" in str(plan.items)
+    assert off < 2e-6
+    assert effect > 1e-2
+    after_norm = Recipe([(WRITTEN, edit.op) for edit in recipe.edits])
+    assert gap(model, after_norm, plan)[0] > 1e-3, "control"
+
+
+@pytest.mark.parametrize("name", POST_NORM)
+@pytest.mark.parametrize("k", [1, 3])
+def test_nothing_is_left_along_the_direction_behind_a_norm(tiny, name, k):
+    """By hooks and in weights. P W, the fold of a model without that norm, leaves a share one sees."""
+    model, recipe = gained(tiny(name)), projection(k)
+    edited = reloaded(model, planned(model, recipe))
+    assert leak(edited, recipe) < 1e-6
+    with model.hooked(recipe):
+        assert leak(model, recipe) < 1e-6
+    with model.hooked([("writers", recipe.edits[0].op)]):
+        assert leak(model, recipe) < 1e-6, "an op as a plain function, too"
+    assert all(x.isfinite().all() and x.abs().max() < 10 for x in edited.hf.state_dict().values())
+    with model.hooked([("writers", recipe.edits[0].op.__call__)]):
+        assert leak(model, recipe) > 1e-2, "control: P y before the norm"
+
+
 def leak(model, recipe):
-    """The largest share of any writer's output along the recipe's rows."""
+    """The largest share along the recipe's rows of what anything adds to the stream."""
     removed = recipe.edits[0].op.rows
     acts = model.capture(IDS, WRITTEN).tensors.values()
     return max(float(((x @ removed.T).norm(dim=-1) / x.norm(dim=-1)).max()) for x in acts)
 
 
 @pytest.mark.parametrize("name", POST_NORM)
-@pytest.mark.parametrize("k", [1, 3])
-def test_nothing_is_left_along_the_direction(tiny, name, k):
-    """diag(1/g) P diag(g) W leaves nothing; P W, the fold of a model without that norm, leaves a share one sees."""
-    model, recipe = tiny(name), Recipe([("writers", Project(rows(k=k)))])
-    plan = planned(model, recipe, approximate=True)
-    assert plan.status == "scale"
-    assert leak(reloaded(model, plan), recipe) < 1e-6
-    op, tensors = recipe.edits[0].op, dict(on_disk(model)[0])
-    for writer in writers(model.config, tensors):
-        x = tensors[writer.tensor]
-        tensors[writer.tensor] = x - op.rows.T @ (op.rows @ x) if writer.layout == "out_in" else op(x)
-    tensors.setdefault("lm_head.weight", on_disk(model)[0]["model.embed_tokens.weight"])
-    naive = loaded(tensors, on_disk(model)[1] | {"tie_word_embeddings": False})
-    assert leak(naive, recipe) > 1e-2
-    off, effect = gap(model, recipe, plan)
-    assert 1e-3 < off < 0.3 * effect
-
-
-def test_what_stays_is_one_factor_a_token(tiny):
-    """In float64: each writer's output is the projected one times rms(x) / rms(x'), the same for all its entries."""
-    model, recipe = tiny("olmo2"), Recipe([("attn_out.0", Project(rows()))])
+@pytest.mark.parametrize("site", ["mlp_out.1", "attn_out.*", EVERYWHERE], ids=str)
+@pytest.mark.parametrize("op", [Project(rows()), Add(rows()[0]), ERASE, LOW_RANK], ids=lambda op: type(op).__name__)
+def test_behind_a_norm_nothing_folds_and_a_projection_can_be_put_before_it(tiny, name, site, op):
+    model, recipe = tiny(name), Recipe([(site, op)])
+    with pytest.raises(InterpError, match=r"no weight holds an edit after that norm|compounds"):
+        planned(model, recipe, approximate=True)
     with model.hooked(recipe):
-        hooked = model.capture(IDS, "attn_out.0")["attn_out.0"]
-    edited = reloaded(model, planned(model, recipe, approximate=True)).capture(IDS, "attn_out.0")["attn_out.0"]
-    factor = (edited * hooked).sum(-1, keepdim=True) / hooked.square().sum(-1, keepdim=True)
-    assert (edited - factor * hooked).norm() < 1e-5 * hooked.norm()
-    assert (factor - 1).abs().max() > 1e-3, "control: the lengths differ"
+        assert model.logits(IDS).isfinite().all(), "by hooks each runs there as before"
+    if isinstance(op, Project) and site != EVERYWHERE:
+        moved = recipe.before_norms(model)
+        off, effect = gap(model, moved, planned(model, moved))
+        assert off < 2e-6 < 1e-3 < effect
 
 
-@pytest.mark.parametrize("name", ["gemma2", "olmo2"])
-def test_near_a_zero_of_the_gain_another_projection_leaves_nothing_either(tiny, name):
-    model, recipe = tiny(name, seed=7), Recipe([("writers", Project(rows()))])
-    zero = -1.0 if name == "gemma2" else 0.0
-    with torch.no_grad():
-        for layer in model.hf.model.layers:
-            layer.post_attention_layernorm.weight[3] = zero + 1e-6
-            layer.post_feedforward_layernorm.weight[5] = zero
-    plan = planned(model, recipe, approximate=True)
-    assert plan.status == "approximate"
-    assert "near 0" in str(plan)
-    edited = reloaded(model, plan)
-    assert leak(edited, recipe) < 1e-6
-    assert all(x.isfinite().all() and x.abs().max() < 10 for x in edited.hf.state_dict().values())
-    with pytest.raises(InterpError, match="only a full projection"):
-        planned(model, Recipe([("writers", Project(rows(), 0.5))]), approximate=True)
+@pytest.mark.parametrize("op", [Add(rows()[0]), ERASE, LOW_RANK, Add(rows()[0], relative=True)], ids=str)
+def test_what_has_no_form_before_a_norm_is_refused_there(tiny, op):
+    model, recipe = tiny("gemma3"), Recipe([("writers", op)])
+    for run in (lambda: planned(model, recipe, approximate=True), lambda: model.hooked(recipe).__enter__()):
+        with pytest.raises(InterpError, match=r"a norm follows there.*attn_out\.\*"):
+            run()
+
+
+@pytest.mark.parametrize("wrap", [lambda op: At(op, [0, 2]), lambda op: Schedule(op, [1.0], prompt=1.0), gate], ids=str)
+def test_ops_inside_others_are_put_before_the_norm_with_them(tiny, wrap):
+    """With hooks: at the tokens where they act, they leave what the bare op leaves."""
+    model, op = gained(tiny("olmo2")), Project(rows())
+    with model.hooked(Recipe([("attn_raw.1", wrap(op))])):
+        wrapped = model.capture(IDS, "attn_out.1")["attn_out.1"]
+    along = (wrapped @ op.rows[0]).abs()
+    plain = (model.capture(IDS, "attn_out.1")["attn_out.1"] @ op.rows[0]).abs()
+    assert along[:, [0, 2]].max() < 1e-6 < 1e-2 < plain[:, [0, 2]].max()
+
+
+@pytest.mark.parametrize("edits", [
+    [("attn_raw.1", Project(rows())), ("attn_out.1", Replace())],
+    [("attn_out.1", Replace()), ("attn_raw.1", Replace(rows()[0]))],
+    [("mlp_raw.1", Replace(rows()[0])), ("mlp_raw.1", Project(rows(1)))],
+], ids=["then zeros", "zeros last whatever the order", "a mean"])  # fmt: skip
+def test_what_acts_on_both_sides_of_a_norm_acts_in_the_order_of_the_forward_pass(tiny, edits):
+    model = gained(tiny("gemma2"))
+    recipe = Recipe(edits)
+    if "mlp_raw" in edits[0][0]:
+        with pytest.raises(InterpError, match="needs a bias on its writer"):
+            planned(model, recipe)
+        return
+    off, effect = gap(model, recipe, planned(model, recipe))
+    assert off < 2e-6 < 1e-2 < effect
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo2", "exaone4", "glm4"])
@@ -246,7 +309,7 @@ def test_a_vector_is_added_before_the_first_block_or_not_at_all(tiny):
     off, effect = gap(model, recipe, planned(model, recipe))
     assert off < 2e-6 < 1e-2 < effect
     for site in ("mlp_out.1", "resid_post.0"):
-        with pytest.raises(InterpError, match="nothing holds a constant after that norm"):
+        with pytest.raises(InterpError, match="no weight holds an edit after that norm"):
             planned(model, Recipe([(site, Add(rows()[0]))]), approximate=True)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from folding import IDS, POST_NORM, PRE_NORM, gap, on_disk, planned, reloaded, rows
+from folding import IDS, PRE_NORM, gap, on_disk, planned, reloaded, rows
 
 import interp
 from interp import Add, InterpError, Project, Recipe
@@ -64,26 +64,7 @@ def test_the_identity_in_float64_and_the_constant_once(tiny, name):
         assert (edited.logits(IDS) - hooked).abs().max() > 1e-2 * hooked.abs().max()
 
 
-@pytest.mark.parametrize("name", POST_NORM)
-def test_an_eraser_behind_norms_is_exact_up_to_a_scale(tiny, name):
-    model = tiny(name)
-    recipe = Recipe([(sites(model), oblique())])
-    with pytest.raises(InterpError, match="per-token scale"):
-        planned(model, recipe)
-    plan = planned(model, recipe, approximate=True)
-    op = recipe.edits[0].op
-    edited = reloaded(model, plan)
-
-    def reads(model):
-        return max(
-            float(((x - op.mean) @ op.read.T).norm(dim=-1).max() / x.norm(dim=-1).max())
-            for x in model.capture(IDS, ("resid_post.*", "resid_mid.*")).tensors.values()
-        )
-
-    assert reads(edited) < 2e-6 < 1e-1 < reads(model)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
 def test_a_projection_at_every_site_is_one_at_every_writer(tiny, name):
     model, op = tiny(name), Project(rows(k=2))
     one, two = (planned(model, Recipe([(at, op)]), approximate=True) for at in (sites(model), "writers"))

@@ -67,7 +67,7 @@ def _folds(config) -> str:
     except InterpError as refusal:
         return "no: norms its embeddings" if "embeddings" in str(refusal) else "no: writers without a site"
     row = architecture(config)
-    return "up to a per-token scale" if row.attn_post_norm or row.mlp_post_norm else "yes"
+    return "yes, before the norm" if row.attn_post_norm or row.mlp_post_norm else "yes"
 
 
 def test_the_document_is_up_to_date():

@@ -1,0 +1,129 @@
+"""Damage: what the removal of a direction costs on texts, and what the edited model still writes.
+
+    1. the loss of up to 16 texts, of 64 tokens each, without and with the edit
+    2. the greedy continuations of neutral openings that either model writes, and the unedited model's loss of them
+
+It is measured before an edit is saved. A direction that leans on a coordinate far larger than the others, as an oblique
+one of a discriminant can, separates a contrast and destroys the model when it is removed. `harmless` refuses what
+raises the loss by more than `LIMIT`: at 0.3 nats per token more, steered models still write text
+(`interp.interventions.steering_scale`).
+
+Limitations: a few texts show a model that is broken, not one that is slightly worse. The audit measures that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from interp.core.display import Displayed
+from interp.core.errors import InterpError
+from interp.directions.direction import Direction
+from interp.directions.findings import Finding
+from interp.interventions.affine_ops import Project
+from interp.interventions.recipe import Recipe
+from interp.interventions.steering_scale import OPENINGS, mean_loss
+from interp.models.continuations import Continuations
+from interp.models.hooked import HookedModel
+
+LIMIT = 0.3  # nats per token
+_TEXTS, _TOKENS, _OPENINGS, _NEW_TOKENS = 16, 64, 4, 12
+
+
+@dataclass(frozen=True)
+class Damage(Displayed):
+    """What an edit does to text, in nats per token.
+
+    Attributes:
+        loss_before: The loss of the texts without the edit.
+        loss_after: Their loss with it.
+        written_before: The unedited model's loss of what it writes itself after neutral openings; None where it writes
+            nothing.
+        written_after: Its loss of what the edited model writes there.
+        limit: By how much the loss of the texts may rise.
+
+    Example:
+        >>> from interp.auditing.damage import Damage
+        >>> print(Damage(loss_before=2.96, loss_after=8.63, written_before=0.8, written_after=5.1))
+        text loss 2.96 -> 8.63 nats per token (limit +0.3), what it writes 0.80 -> 5.10
+    """
+
+    loss_before: float
+    loss_after: float
+    written_before: float | None = None
+    written_after: float | None = None
+    limit: float = LIMIT
+
+    @property
+    def harmless(self) -> bool:
+        """Whether the loss rises by no more than the limit."""
+        return self.loss_after - self.loss_before <= self.limit  # NaN is not
+
+    def __str__(self) -> str:
+        before, after = ("none" if x is None else f"{x:.2f}" for x in (self.written_before, self.written_after))
+        losses = f"text loss {self.loss_before:.2f} -> {self.loss_after:.2f} nats per token"
+        return f"{losses} (limit +{self.limit}), what it writes {before} -> {after}"
+
+
+def measure_damage(model: HookedModel, direction: Direction, texts: Sequence[str], limit: float = LIMIT) -> Damage:
+    """Measure what projecting a direction out of every writer does to text.
+
+    Args:
+        model: The model.
+        direction: The direction.
+        texts: Texts as the model reads them; the first 16 are used, cut to 64 tokens.
+        limit: By how much the loss may rise, in nats per token.
+
+    Raises:
+        InterpError: No text has two tokens.
+
+    Example:
+        >>> from interp.auditing.damage import measure_damage
+        >>> direction = interp.Direction.of(torch.eye(model.d_model)[0], "resid_post.3")
+        >>> measure_damage(model, direction, ["The mill is by the river."]).harmless
+        True
+    """
+    batch, recipe = model.tokens(list(texts[:_TEXTS]), cut=_TOKENS), Recipe([("writers", Project(direction))])
+    before, written_before = model.loss(batch), _written(model, ())
+    with model.hooked(recipe):
+        after = model.loss(batch)
+    return Damage(before, after, written_before, _written(model, recipe), limit)
+
+
+def _written(model: HookedModel, recipe: Recipe | tuple[()]) -> float | None:
+    """The unedited model's loss of what it writes under a recipe after neutral openings."""
+    openings = OPENINGS[:_OPENINGS]
+    ends = model.generate(openings, recipe, max_new_tokens=_NEW_TOKENS, chat=False)
+    pairs = [(opening, end) for opening, end in zip(openings, ends, strict=True) if end.strip()]
+    return mean_loss(model, Continuations.of(model, *map(list, zip(*pairs, strict=True)))) if pairs else None
+
+
+def harmless(
+    model: HookedModel, candidates: Sequence[Finding], texts: Sequence[str], force: bool = False
+) -> tuple[Finding, Damage]:
+    """The first candidate, with what its removal costs.
+
+    Args:
+        model: The model.
+        candidates: Findings, the preferred one first.
+        texts: As in `measure_damage`.
+        force: Take it whatever it costs.
+
+    Raises:
+        InterpError: It costs more than `LIMIT`. The message has the next candidate that does not.
+
+    Example:
+        >>> from interp.auditing.damage import harmless
+        >>> findings = interp.find(model, contrast, "resid_post.3", "diff_means", bootstrap=0)
+        >>> finding, damage = harmless(model, findings.best(), ["The mill is by the river."])
+        >>> damage.harmless
+        True
+    """
+    first, *others = candidates
+    damage = measure_damage(model, first.direction, texts)
+    if damage.harmless or force:
+        return first, damage
+    measured = ((other.direction, measure_damage(model, other.direction, texts)) for other in others)
+    offer = next((f"{d} costs less ({cost})" for d, cost in measured if cost.harmless), "no other candidate costs less")
+    raise InterpError(
+        f"to remove {first.direction} costs too much: {damage}; {offer}. Take that (its method, site and position "
+        "alone), or force it (--force)"
+    )
