@@ -69,7 +69,7 @@ def test_options_are_frozen():
             "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
             "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",
         ],
-        "gate": ["--checkpoint", "--json", "--policy", "--safeguard", "file"],
+        "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--safeguard", "file"],
         "doctor": ["--json"],
     }  # fmt: skip
 
