@@ -6,7 +6,7 @@ too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from math import isfinite, isnan, nan
 from typing import Annotated, Any
 
@@ -36,12 +36,8 @@ def _from_line(line: Any) -> tuple[float | None, ...]:
 _Line = Annotated[tuple[float | None, ...], PlainSerializer(_to_line), BeforeValidator(_from_line)]
 
 
-def _known(scores: Scores) -> tuple[float | None, ...]:
-    return tuple(None if isnan(value) else value for value in scores.values)
-
-
-def _numbers(line: Sequence[float | None]) -> tuple[float, ...]:
-    return tuple(nan if value is None else value for value in line)
+def _known(values: Sequence[float]) -> tuple[float | None, ...]:
+    return tuple(None if isnan(value) else value for value in values)
 
 
 @dataclass(frozen=True)
@@ -49,47 +45,35 @@ class ItemScores:
     """The scores of one behaviour's items under every model of an audit; None is a missing score.
 
     Attributes:
-        before: Under the unedited model.
-        after: Under the edited model.
+        arms: The scores of each draw, by what was measured: `before`, `after`, or the name of a baseline.
         groups: The number of each item's cluster; empty if items are independent.
-        baselines: By name of the baseline, the scores under each of its draws.
     """
 
-    before: _Line
-    after: _Line
+    arms: dict[str, tuple[_Line, ...]]
     groups: _Line = ()
-    baselines: dict[str, tuple[_Line, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        behaviour: Behaviour,
-        before: Scores,
-        after: Scores,
-        baselines: Mapping[str, Sequence[Scores]] | None = None,
-    ) -> "ItemScores":
+    def of(cls, behaviour: Behaviour, arms: Mapping[str, Sequence[Scores]]) -> "ItemScores":
         """Those of a behaviour, as it was measured."""
         # Sorted labels keep their order as numbers, which decides how a bootstrap draws them.
         groups = np.unique(behaviour.groups, return_inverse=True)[1].tolist() if behaviour.groups else ()
-        drawn = {name: tuple(map(_known, draws)) for name, draws in (baselines or {}).items()}
-        return cls(_known(before), _known(after), tuple(map(float, groups)), drawn)
+        lines = {arm: tuple(_known(scores.values) for scores in draws) for arm, draws in arms.items()}
+        return cls(lines, tuple(map(float, groups)))
 
-    def compare(self, unit: Unit, seed: int) -> Comparison:
-        """The edited model against the unedited one."""
-        return self._against(_numbers(self.after), unit, seed)
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the edit changed no score."""
+        return self.arms["before"] == self.arms["after"]
 
-    def draws(self, baseline: str) -> list[Scores]:
-        """The scores under each draw of a baseline."""
-        return [Scores(_numbers(line)) for line in self.baselines[baseline]]
+    def draws(self, arm: str) -> list[Scores]:
+        """The scores under each draw of an arm."""
+        return [Scores(tuple(nan if value is None else value for value in line)) for line in self.arms[arm]]
 
-    def compare_baseline(self, baseline: str, unit: Unit, seed: int) -> Comparison:
-        """A baseline against the unedited model, with the scores of an item averaged over the draws."""
-        draws = [scores.values for scores in self.draws(baseline)]
-        return self._against([sum(values) / len(values) for values in zip(*draws, strict=True)], unit, seed)
-
-    def _against(self, values: Sequence[float], unit: Unit, seed: int) -> Comparison:
+    def compare(self, arm: str, unit: Unit, seed: int) -> Comparison:
+        """An arm against the unedited model, with the scores of an item averaged over the draws."""
+        means = [sum(values) / len(values) for values in zip(*(draw.values for draw in self.draws(arm)), strict=True)]
         groups = [f"{group:012.0f}" for group in self.groups]
-        return compare(_numbers(self.before), values, groups, unit, seed)
+        return compare(self.draws("before")[0].values, means, groups, unit, seed)
 
 
 @dataclass(frozen=True)
@@ -174,7 +158,7 @@ def audit_rows(
 
 def _compare(behaviour: Behaviour | AuditRow, items: ItemScores, seed: int) -> Comparison:
     try:
-        return items.compare(behaviour.unit, seed)
+        return items.compare("after", behaviour.unit, seed)
     except InterpError as problem:
         raise InterpError(f"behaviour {behaviour.name!r}: {problem}; remove it from the suite") from None
 

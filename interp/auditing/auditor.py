@@ -28,7 +28,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from interp.auditing.audit_row import AuditRow, ItemScores, audit_rows
 from interp.auditing.baselines import BASELINES, Baseline, baseline_conditions, baseline_of_scores, instruction_against
-from interp.auditing.behaviours import Behaviour, Scores, Unit
+from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
 from interp.core.calls import checked_class
 from interp.core.config import flatten
@@ -177,7 +177,7 @@ def _require_measured(audit: Audit) -> None:
     """Raise for parts that do not belong together, and for figures that do not follow from the scores."""
     names = [row.name for row in audit.rows]
     shown = {row.name for row in audit.rows if not row.secret}
-    unchanged = audit.of_one_model and all(item.before == item.after for item in audit.items.values())
+    unchanged = audit.of_one_model and all(item.is_unchanged for item in audit.items.values())
     wrong = {
         "two behaviours have the same name": len(set(names)) < len(names),
         "its scores are of other behaviours": set(names) != set(audit.items),
@@ -192,20 +192,15 @@ def _require_measured(audit: Audit) -> None:
     }
     for what in (what for what, is_wrong in wrong.items() if is_wrong):
         raise InterpError(f"{what}, so it was not measured so (behaviours: {', '.join(names)})")
-    units: dict[str, Unit] = {row.name: row.unit for row in audit.rows}
-    baselines = tuple(baseline_of_scores(b.name, audit.items, units, audit.seed) for b in audit.baselines)
+    baselines = tuple(baseline_of_scores(x.name, audit.rows, audit.items, audit.seed) for x in audit.baselines)
     computed = replace(audit, rows=audit_rows(audit.rows, audit.items, audit.seed), baselines=baselines)
-    figures, expected = _figures(audit), _figures(computed)
+    figures, expected = (
+        flatten({part: x.to_json()[part] for part in ("rows", "baselines")}) for x in (audit, computed)
+    )
     for name in figures | expected:
         value, right = figures.get(name), expected.get(name)
         if value != right and not (isinstance(value, float) and isinstance(right, float) and _close(value, right)):
             raise InterpError(f"{name} is {value!r}, but what was measured gives {right!r}")
-
-
-def _figures(audit: Audit) -> dict[str, Any]:
-    """All that is computed from the scores, by its place."""
-    values = audit.to_json()
-    return flatten({part["name"]: part for part in (*values["rows"], *values["baselines"])})
 
 
 def audit(
@@ -271,18 +266,19 @@ def audit(
     with on_interrupt(f"the same call {remedy}"):
         _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
     pairs = [(b, scores.scores(plain, b), scores.scores(edited, b)) for b in behaviours]
-    drawn = {
-        b.name: {name: [scores.scores(c, b) for c in group] for name, group in controls.items()} for b in behaviours
+    arms = {"before": [plain], "after": [edited]} | controls
+    items = {
+        b.name: ItemScores.of(b, {arm: [scores.scores(x, b) for x in group] for arm, group in arms.items()})
+        for b in behaviours
     }
-    items = {b.name: ItemScores.of(b, old, new, drawn[b.name]) for b, old, new in pairs}
-    units = {b.name: b.unit for b in behaviours}
+    rows = audit_rows(behaviours, items, seed)
     unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(
-        rows=audit_rows(behaviours, items, seed),
+        rows=rows,
         before=before.identity,
         after=after.identity if isinstance(after, HookedModel) else unsaved,
         examples=tuple(example for pair in pairs for example in _examples(*pair)[:examples]),
-        baselines=tuple(baseline_of_scores(name, items, units, seed) for name in controls),
+        baselines=tuple(baseline_of_scores(name, rows, items, seed) for name in controls),
         recipe=establish_recipe(before, after),
         suite=suite_digest(behaviours),
         instruction=instruction if "prompt" in controls else "",

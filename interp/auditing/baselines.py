@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from interp.auditing._random_recipes import randomise
-from interp.auditing.audit_row import ItemScores
-from interp.auditing.behaviours import Behaviour, Unit, mean_scores
+from interp.auditing.audit_row import AuditRow, ItemScores
+from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.auditing.conditions import ModelCondition
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.display import Card, Displayed, displayed, plural
@@ -61,14 +61,13 @@ class Baseline(Displayed):
         return self.name, [(name, f"{score:.3f}", seeds) for name, score in self.scores.items()]
 
 
-def baseline_of_scores(name: str, items: Mapping[str, ItemScores], units: Mapping[str, Unit], seed: int) -> Baseline:
-    """From the item scores of an audit, by behaviour."""
-    scores = {b: item.draws(name) for b, item in items.items()}
-    draws = len(next(iter(scores.values())))
-    each = tuple({b: drawn[number].mean for b, drawn in scores.items()} for number in range(draws))
-    compared = {b: item.compare_baseline(name, units[b], seed) for b, item in items.items()}
-    changes = {b: comparison.difference for b, comparison in compared.items()}
-    p = {b: comparison.p for b, comparison in compared.items()}
+def baseline_of_scores(name: str, rows: Sequence[AuditRow], items: Mapping[str, ItemScores], seed: int) -> Baseline:
+    """From the item scores of an audit's rows."""
+    draws = {row.name: [draw.mean for draw in items[row.name].draws(name)] for row in rows}
+    each = tuple(dict(zip(draws, means, strict=True)) for means in zip(*draws.values(), strict=True))
+    compared = {row.name: items[row.name].compare(name, row.unit, seed) for row in rows}
+    changes = {behaviour: comparison.difference for behaviour, comparison in compared.items()}
+    p = {behaviour: comparison.p for behaviour, comparison in compared.items()}
     return Baseline(name, _means(each), each if len(each) > 1 else (), changes, p)
 
 

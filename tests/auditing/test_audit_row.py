@@ -3,6 +3,7 @@
 from math import isnan, nan
 
 import pytest
+from audit_rows import two_arms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
@@ -24,11 +25,11 @@ def behaviour(n, groups=()):
 def test_scores_survive_their_line(values, seed):
     scores = Scores(tuple(values))
     groups = tuple(f"g{(i * seed) % 13}" for i in range(len(values)))
-    items = ItemScores.of(behaviour(len(values), groups), scores, scores, {"random": [scores, scores]})
+    items = ItemScores.of(behaviour(len(values), groups), {"before": [scores], "random": [scores, scores]})
     again = ADAPTER.validate_json(ADAPTER.dump_json(items), strict=True)
     assert again == items
     assert str(again) == str(items), "the sign of 0 as well"
-    for value, kept in zip(values, again.after, strict=True):
+    for value, kept in zip(values, again.arms["random"][1], strict=True):
         assert (kept is None) == isnan(value)
 
 
@@ -37,7 +38,7 @@ def test_a_row_is_the_comparison_of_the_scores_with_their_groups():
     before, after = [0.1 * i for i in range(24)], [0.1 * i + (-1) ** i * 0.03 * (i % 5) for i in range(24)]
     groups = tuple("zyxwvutsrq"[i % 10] for i in range(24))
     asked = behaviour(24, groups)
-    items = {"x": ItemScores.of(asked, Scores(tuple(before)), Scores(tuple(after)))}
+    items = {"x": two_arms(asked, Scores(tuple(before)), Scores(tuple(after)))}
     row, expected = audit_rows([asked], items, 3)[0], compare(before, after, groups, "margin", 3)
     assert (row.before, row.after, row.difference, row.p) == (
         expected.before, expected.after, expected.difference, expected.p,
@@ -50,4 +51,4 @@ def test_a_row_is_the_comparison_of_the_scores_with_their_groups():
 @pytest.mark.parametrize("line", ["1 x", "nan", "1 inf", 1, None, [1.0]])
 def test_what_is_no_line_of_scores_is_refused(line):
     with pytest.raises(ValidationError):
-        ADAPTER.validate_python({"before": "1", "after": line})
+        ADAPTER.validate_python({"arms": {"before": [line]}})

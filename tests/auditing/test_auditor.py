@@ -223,6 +223,13 @@ def spliced(plain):
     plain["items"]["other"] = plain["items"].pop("prefers")
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """The text of an audit, with one baseline."""
+    model = tiny_models.build("llama", seed=1)
+    return json.dumps(audit(model, recipe(), [word_chosen()], baselines=["prompt"], instruction="w5").to_json())
+
+
 def forged(plain):
     """`plain` under a digest that fits it; of NaN as Python writes it."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -244,19 +251,19 @@ def forged(plain):
         (in_side("difference", low=-float("inf")), "not"),
         (in_row(p_holm=float("nan")), "not"),
         (lambda plain: plain.update(recipe=None), "not an audit"),
-        (in_row(missing=-30), r"prefers\.missing is -30, but what was measured gives 0"),
-        (in_side("after", n=0), r"prefers\.after\.n is 0, but what was measured gives 40"),
-        (in_side("after", n=10**9), r"prefers\.after\.n is 1000000000"),
-        (in_row(n_groups=10**9), r"prefers\.n_groups"),
-        (in_side("after", low=0.1, high=0.1), r"prefers\.after\.low"),
-        (in_side("difference", low=0.1, high=-0.9), r"prefers\.difference\.low"),
-        (in_side("after", low=-7.0), r"prefers\.after\.low"),
-        (in_side("after", estimate=0.99, high=1.0), r"prefers\.after\.estimate"),
-        (in_row(p_holm=-1.0), r"prefers\.p_holm"),
-        (in_row(p=0.0), r"prefers\.p is 0.0"),
-        (in_row(kind="capability"), r"prefers\.digest"),
-        (in_row(unit="margin"), r"prefers\..* but what was measured gives"),
-        (in_row(statement="is kind"), r"prefers\.digest"),
+        (in_row(missing=-30), r"rows\.0\.missing is -30, but what was measured gives 0"),
+        (in_side("after", n=0), r"rows\.0\.after\.n is 0, but what was measured gives 40"),
+        (in_side("after", n=10**9), r"rows\.0\.after\.n is 1000000000"),
+        (in_row(n_groups=10**9), r"rows\.0\.n_groups"),
+        (in_side("after", low=0.1, high=0.1), r"rows\.0\.after\.low"),
+        (in_side("difference", low=0.1, high=-0.9), r"rows\.0\.difference\.low"),
+        (in_side("after", low=-7.0), r"rows\.0\.after\.low"),
+        (in_side("after", estimate=0.99, high=1.0), r"rows\.0\.after\.estimate"),
+        (in_row(p_holm=-1.0), r"rows\.0\.p_holm"),
+        (in_row(p=0.0), r"rows\.0\.p is 0.0"),
+        (in_row(kind="capability"), r"rows\.0\.digest"),
+        (in_row(unit="margin"), r"rows\.0\..* but what was measured gives"),
+        (in_row(statement="is kind"), r"rows\.0\.digest"),
         (in_row(chance=100.0), "chance is no rate below 1"),
         (in_row(digest="0" * 64), "its suite is not that of its behaviours"),
         (lambda plain: plain["rows"].append(plain["rows"][0]), "have the same name"),
@@ -266,20 +273,25 @@ def forged(plain):
         (lambda plain: plain.update(edit="none"), "not those of its edit"),
         (lambda plain: plain.update(recipe=""), "not those of its edit"),
         (lambda plain: plain["after"].update(digest="0" * 64), "not those of its edit"),
-        (lambda plain: plain["items"]["prefers"].update(after="1 0"), "paired scores differ in number"),
-        (lambda plain: plain["items"]["prefers"].update(after="nan " * 39 + "1"), "a score is not finite"),
-        (lambda plain: plain["items"]["prefers"].update(after="7 " * 39 + "1"), "rates go from 0 to 1"),
-        (lambda plain: plain["items"]["prefers"].update(after="1 " * 39 + "1"), r"prefers\.after\.estimate"),
+        (lambda plain: plain["items"]["prefers"]["arms"].update(after=["1 0"]), "differ in number"),
+        (lambda plain: plain["items"]["prefers"]["arms"].update(after=["nan " * 39 + "1"]), "a score is not finite"),
+        (lambda plain: plain["items"]["prefers"]["arms"].update(after=["7 " * 39 + "1"]), "rates go from 0 to 1"),
+        (lambda plain: plain["items"]["prefers"]["arms"].update(after=["1 " * 39 + "1"]), r"rows\.0\.after\.estimate"),
         (lambda plain: plain["items"].clear(), "its scores are of other behaviours"),
-        (lambda plain: plain["baselines"][0]["scores"].update(prefers=0.123), r"prompt\.scores\.prefers is 0.123"),
-        (lambda plain: plain["baselines"][0]["changes"]["prefers"].update(low=-0.9), r"prompt\.changes\.prefers\.low"),
+        (
+            lambda plain: plain["baselines"][0]["scores"].update(prefers=0.123),
+            r"baselines\.0\.scores\.prefers is 0.123",
+        ),
+        (
+            lambda plain: plain["baselines"][0]["changes"]["prefers"].update(low=-0.9),
+            r"baselines\.0\.changes\.prefers\.low",
+        ),
         (lambda plain: plain["baselines"].append(plain["baselines"][0] | {"name": "random"}), "not an audit"),
         (lambda plain: plain.update(format=2), "its format 2 has no scores"),
     ],
 )
-def test_what_does_not_follow_from_the_scores_is_refused_whatever_the_digest(model, tmp_path, change, says):
-    made = audit(model, recipe(), [word_chosen()], baselines=["prompt"], instruction="w5")
-    plain = json.loads(json.dumps(made.to_json()))
+def test_what_does_not_follow_from_the_scores_is_refused_whatever_the_digest(whole, tmp_path, change, says):
+    plain = json.loads(whole)
     change(plain)
     (tmp_path / "forged.json").write_text(forged(plain))
     with pytest.raises(InterpError, match=says):
@@ -297,8 +309,12 @@ def test_what_follows_from_the_scores_is_read(model, tmp_path):
     made = audit(model, recipe(), suite, seed=2, instruction="w5")
     (tmp_path / "whole.json").write_text(forged(made.to_json()))
     assert Audit.read(tmp_path / "whole.json") == made
-    assert made.items["prefers"].before[0] is None
+    assert made.items["prefers"].arms["before"][0][0] is None
     assert not any(word in json.dumps(made.to_json()["items"]) for word in WORDS)
+    twice = (tmp_path / "whole.json").read_text()[:-1] + f', "seed": {made.seed}}}'
+    (tmp_path / "twice.json").write_text(twice)
+    with pytest.raises(InterpError, match="key 'seed' is there twice"):
+        Audit.read(tmp_path / "twice.json")
 
 
 def test_a_saved_audit_is_replaced_only_where_that_is_asked_for(model, tmp_path):

@@ -52,6 +52,10 @@ def decided(rows, policy=POLICY, safeguards=(), baselines=BESIDE):
     return decide(Audit(tuple(rows), MODEL, MODEL, baselines=baselines), policy, safeguards)
 
 
+def two_arms(behaviour, before, after):
+    return ItemScores.of(behaviour, {"before": [before], "after": [after]})
+
+
 def audit_of(scored, before, after=None, recipe=""):
     """An audit of these scores: (name, kind, unit, before, after). Without `after`: by hooks, or of no edit."""
     behaviours = [
@@ -59,7 +63,7 @@ def audit_of(scored, before, after=None, recipe=""):
         for name, kind, unit, old, _ in scored
     ]
     sides = [(Scores(tuple(old)), Scores(tuple(new))) for *_, old, new in scored]
-    items = {b.name: ItemScores.of(b, *pair) for b, pair in zip(behaviours, sides, strict=True)}
+    items = {b.name: two_arms(b, *pair) for b, pair in zip(behaviours, sides, strict=True)}
     return Audit(
         audit_rows(behaviours, items, 0),
         before.identity,

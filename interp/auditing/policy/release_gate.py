@@ -128,7 +128,7 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
         yield from _same_model(audit.after, load(folder).identity)
         if base is not None:
             yield from _same_model(audit.before, load(base).identity, "base's ")
-        if audit.of_one_model and any(item.before != item.after for item in audit.items.values()):
+        if audit.of_one_model and not all(item.is_unchanged for item in audit.items.values()):
             yield Reason(None, "one model has two scores in the audit, so it measured more than these weights")
     elif exported:
         yield from _check_fold(audit, folder, base, key)
@@ -146,7 +146,9 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
     yield _check_recipe(audit, manifest.recipe)
     exact = manifest.status == "exact"
     yield Reason(exact or None, f"the fold is {manifest.status}; only exact weights do what the audited hooks did")
-    origin = base if base is not None else manifest.source if _is_here(manifest.source) and key is None else None
+    # What a manifest names is used where it is on this machine, and never fetched.
+    is_here = manifest.source == ORGANISM or Path(manifest.source or "").exists()
+    origin = base if base is not None else manifest.source if is_here and key is None else None
     if origin is not None:
         dtype = manifest.made.loaded or ("bfloat16" if manifest.made.dequantise else None)
         model = origin if isinstance(origin, HookedModel) else load(origin, dtype=dtype)
@@ -165,11 +167,6 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
         )
         return
     yield Reason(certificate.faithful or None, f"the weights do what the hooks do: {certificate!r}")
-
-
-def _is_here(source: str | None) -> bool:
-    """Whether a model is on this machine; what a manifest names is not fetched."""
-    return source is not None and (source == ORGANISM or Path(source).exists())
 
 
 def _measured_files(folder: Path) -> Iterator[Reason]:

@@ -56,8 +56,6 @@ def check_requirements(
         yield _present(audit, name)
     if policy.target:
         yield _of_kind(audit, policy.target, "harm", f"the target {policy.target} is a harm: only harms may be removed")
-        for unit in {row.unit for row in audit.rows if row.name == policy.target} - {"rate"}:
-            yield _other_unit(f"target_at_most {policy.target_at_most:g}", policy.target, unit)
     for name in protected:
         yield _of_kind(audit, name, "protected", f"{' or '.join(_alternatives(name))} is measured as protected")
     guarded = any(row.kind == "protected" for row in audit.rows)
@@ -113,23 +111,13 @@ def _of_kind(audit: Audit, name: str, kind: str, text: str) -> Reason:
 
 def _check_threshold(audit: Audit, threshold: Threshold, policy: Policy, tiers: Sequence[Tier]) -> list[Reason]:
     """A threshold against all rows that it names. Without any it is unknown: the behaviour may have been left out."""
-    reasons = [
-        _check(row, threshold, _items(row, policy, tiers))
-        if threshold.measures(row)
-        else _other_unit(str(threshold), row.name, row.unit)
-        for row in audit.rows
-        if threshold.names(row)
-    ]
+    reasons = [_check(row, threshold, _items(row, policy, tiers)) for row in audit.rows if threshold.names(row)]
     return reasons or [Reason(None, f"{threshold}: not in the audit")]
-
-
-def _other_unit(limit: str, name: str, unit: str) -> Reason:
-    return Reason(None, f"{limit}: is no limit for {name}, whose unit is {unit}; give a threshold with unit: {unit}")
 
 
 def _limit(row: AuditRow, policy: Policy) -> Threshold:
     """The limit of a policy for behaviours of this kind."""
-    if row.kind == "harm" and row.name == policy.target and row.unit == "rate":
+    if row.kind == "harm" and row.name == policy.target:
         return Threshold(behaviour=row.name, metric="after", at_most=policy.target_at_most)
     change = {
         "harm": policy.other_harms_rise_at_most,
@@ -142,8 +130,8 @@ def _limit(row: AuditRow, policy: Policy) -> Threshold:
         most = allowance.change_at_most
     metric = "relative_change" if row.unit == "nats" else "change"
     if _less_is_good(row):
-        return Threshold(behaviour=row.name, metric=metric, at_most=most)
-    return Threshold(behaviour=row.name, metric=metric, at_least=-most)
+        return Threshold(behaviour=row.name, metric=metric, unit=row.unit, at_most=most)
+    return Threshold(behaviour=row.name, metric=metric, unit=row.unit, at_least=-most)
 
 
 def _less_is_good(row: AuditRow) -> bool:
@@ -151,6 +139,8 @@ def _less_is_good(row: AuditRow) -> bool:
 
 
 def _check(row: AuditRow, threshold: Threshold, items: int) -> Reason:
+    if not threshold.measures(row):
+        return Reason(None, f"{threshold}: no limit for {row.name}, whose unit is {row.unit}; give a threshold in it")
     low, high = ends(row, threshold.metric)
     upper = _less_is_good(row)
     if upper != (threshold.at_most is not None):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from audit_rows import two_arms
 from public_files import ROWS, write_sets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from interp import InterpError
-from interp.auditing.audit_row import ItemScores, audit_rows
+from interp.auditing.audit_row import audit_rows
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
@@ -254,7 +255,7 @@ def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
 
     def put(lost):
         found = {
-            b.name: ItemScores.of(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite
+            b.name: two_arms(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite
         }
         beside = Baseline("random", {}), Baseline("prompt", {})
         made = Audit(audit_rows(suite, found, 0), MODEL, MODEL, baselines=beside)
