@@ -35,7 +35,7 @@ from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_gro
 from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError, note, on_interrupt
-from interp.core.files import lock_folder, sha256_file, write_json, write_tensors
+from interp.core.files import lock_folder, require_unlinked, sha256_file, write_json, write_tensors
 from interp.core.progress import track
 from interp.data import corpora
 from interp.data.packing import PackedRows
@@ -162,6 +162,7 @@ def _separator(model: HookedModel) -> list[int]:
 
 def _make_folder(folder: Path) -> None:
     """Make the store's folder; raises if it holds anything else than a store."""
+    require_unlinked(folder)
     stored = any((folder / name).exists() for name in (FINISHED, PARTIAL))
     if folder.exists() and not stored and (not folder.is_dir() or any(folder.iterdir())):
         raise InterpError(

@@ -5,9 +5,12 @@ gate is inconclusive), with a message, and no traceback unless `--debug` is give
 `--json` prints one JSON value on standard output and nothing else there.
 """
 
+import errno
 import os
+import re
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +19,8 @@ import typer
 import interp
 from interp.cli import audit, capture, export, find, sae, search
 from interp.cli._options import Command, Json, keys_command, with_options
-from interp.core.display import plural, print_table, print_values
-from interp.core.errors import InterpError
+from interp.core.display import clipped, plural, print_table, print_values
+from interp.core.errors import InterpError, note, printable
 from interp.core.inputs import LIMITS_VARIABLE, bound
 
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
@@ -171,12 +174,15 @@ def main() -> None:
     debug = "--debug" in words
     # As Ctrl-C does, a termination unwinds the stack, so that half-written files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda *told, **more: printable(usual(*told, **more))
     try:
         app([word for word in words if word != "--debug"])
     except Exception as problem:
         if debug:
             raise
-        bad_input = isinstance(problem, InterpError)
+        too_long = isinstance(problem, OSError) and problem.errno == errno.ENAMETOOLONG
+        bad_input = too_long or isinstance(problem, InterpError)
         text = problem if bad_input else f"{type(problem).__name__}: {problem} (unexpected; --debug shows where)"
-        print(f"interp: {text}", file=sys.stderr)
+        note(re.sub(r"\s*\n\s*", " ", clipped(str(text), 2000)))
         sys.exit(2 if bad_input else 70)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from interp.cli._options import ChatOptions, Device, Json, Model
 from interp.core.config import Config
-from interp.core.display import plural, print_table, print_values
+from interp.core.display import plural, print_table, print_values, say
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, require_free, reserved
 
@@ -172,10 +172,10 @@ def print_decision(decision: Any, as_json: bool) -> None:
         print_values(True, decision.to_json())
         return
     for reason in decision.reasons:
-        print(reason)
+        say(reason)
     for note in decision.notes:
-        print(f"{'':<8} {note}")
-    print(decision.outcome + (f" (tier {decision.tier})" if decision.tier else ""))
+        say(f"{'':<8} {note}")
+    say(decision.outcome + (f" (tier {decision.tier})" if decision.tier else ""))
 
 
 def _only(behaviours: list[Any], names: tuple[str, ...]) -> list[Any]:
@@ -253,11 +253,11 @@ def _print_audits(
         print_table(False, [_row(row, first.edited) for row in first.rows], title)
     for name, audit in audits.items():
         for note in _notes(audit):
-            print(f"{name}: {note}" if several else note)
+            say(f"{name}: {note}" if several else note)
     if not several and matrix is not None and len(matrix.columns) > 1:
         print_table(False, matrix.rows(), "The edit and its baselines: differences, * p < 0.05 over the table")
     for name, decision in decisions.items():
-        print("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
+        say("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
 
 
 def _row(row: Any, edited: bool) -> dict[str, Any]:

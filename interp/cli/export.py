@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from interp.cli._options import Json, Without
 from interp.cli.audit import CODES, print_decision
 from interp.core.config import Config
-from interp.core.display import print_values
+from interp.core.display import print_values, say
 from interp.core.errors import InterpError
 from interp.editing.options import ExportOptions
 
@@ -167,7 +167,7 @@ def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str
         print_values(True, values | asdict(estimate) | notes)
     else:
         more = "" if options.streamed else "; loading the model twice and certifying come on top"
-        print(*plan.lines, f"{estimate}{more}", *(f"{name}: {note}" for name, note in notes.items()), sep="\n")
+        say(*plan.lines, f"{estimate}{more}", *(f"{name}: {note}" for name, note in notes.items()))
         if any(item.status != "refused" for item in barred):
             print("what is not exact is not exported but with --approximate")
     raise typer.Exit(1 if barred else 0)
@@ -191,10 +191,10 @@ def _export_form(recipe: Any, model: str, out: Path, options: ExportOptions, fac
     from interp.editing.export.sources import open_source
 
     if options.form == "adapter":
-        adapter = export_adapter(recipe, model, out, fold=options.fold, distilled=factors)
+        adapter = export_adapter(recipe, model, out, fold=options.fold, distilled=factors, overwrite=options.overwrite)
         merging = "the same edit" if adapter.merges else "another edit, of the unembedding too: do not merge it"
         return {"adapter": str(out), "rank": adapter.rank, "merged": merging}
-    layers = export_control_vector(recipe, open_source(model).reference(recipe.model), out)
+    layers = export_control_vector(recipe, open_source(model).reference(recipe.model), out, options.overwrite)
     return {"control vector": str(out), "layers": layers}
 
 

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from interp.cli._options import ChatOptions, Device, Json, Model
 from interp.core.config import Config
-from interp.core.display import print_table
-from interp.core.errors import InterpError, nearest
+from interp.core.display import print_table, say
+from interp.core.errors import InterpError, nearest, printable
 from interp.core.files import require_free
 
 
@@ -90,7 +90,7 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
 
 def _print_failures(findings: Any, file: Any) -> None:
     for fit in findings.failures:
-        print(f"not fitted: {fit.method} at {fit.site}, position {fit.position}: {fit.reason}", file=file)
+        say(f"not fitted: {fit.method} at {fit.site}, position {fit.position}: {fit.reason}", file=file)
 
 
 def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
@@ -177,11 +177,11 @@ def _print_grid(rows: list[dict[str, str]], title: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid = Table(title=escape(printable(title)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in rows[0]:
         grid.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "site")
     for row in rows:
-        grid.add_row(*row.values())
+        grid.add_row(*map(printable, row.values()))
     Console().print(grid)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from interp.cli._options import Json
-from interp.core.display import print_table, print_values
+from interp.core.display import print_table, print_values, say
 
 
 def run_command(
@@ -33,10 +33,10 @@ def run_file(
     from interp.pipeline.experiment import Experiment, run_experiment
 
     experiment = Experiment.read(file, overrides)
-    say = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
+    report = (lambda text: None) if as_json else say
     command = " ".join(["interp", *sys.argv[1:]])
     summary = run_experiment(
-        experiment, out, folder=Path(file).parent, say=say, command=command, resume=resume, force=force
+        experiment, out, folder=Path(file).parent, say=report, command=command, resume=resume, force=force
     )
     if as_json:
         print_values(True, summary.to_json())
@@ -46,4 +46,4 @@ def run_file(
         for row in summary.audit.rows
     ]
     print_table(False, rows, f"{experiment.name}: {summary.decision.outcome}")
-    print(f"{summary.seconds:.0f} s; open {out / 'report.html'}")
+    say(f"{summary.seconds:.0f} s; open {out / 'report.html'}")

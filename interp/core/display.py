@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from html import escape
 from reprlib import Repr
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
+
+from interp.core.errors import printable
 
 Row = tuple[object, ...]  # a name, a value, and where needed how to read the value
 Card = tuple[str, Sequence[Row]]  # what follows the name of the class in the title, and the rows
@@ -26,6 +28,26 @@ _RIGHT = "text-align:right;padding:1px 12px 1px 0;white-space:nowrap;font-varian
 def plural(count: int, noun: str, many: str = "") -> str:
     """A number with its noun, such as "1 prompt" or "2,048 prompts"; `many` is the noun of other numbers than 1."""
     return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
+
+
+def escaped(text: object) -> str:
+    """A text for HTML, without characters that change the direction of what follows."""
+    return escape(printable(str(text)))
+
+
+def markdown(text: object) -> str:
+    """A text for Markdown, each line of it on its own, that shows as it is: no links, images, tables, headings or HTML.
+
+    >>> markdown("# ![x](http://x) | <b>")
+    '\\\\# !\\\\[x\\\\](http://x) \\\\| &lt;b&gt;'
+    """
+    lines = re.sub(r"([\\`\[\]|])", r"\\\1", escape(printable(str(text)), quote=False)).splitlines()
+    return "\n".join(re.sub(r"^\s*([#>+=~-])", r"\\\1", line) for line in lines)
+
+
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Print lines to the screen, without what a terminal would obey."""
+    print(*(printable(str(line)) for line in lines), sep="\n", file=file, flush=True)
 
 
 def clipped(text: str, limit: int) -> str:
@@ -46,7 +68,7 @@ def brief(value: object, limit: int = _CELL) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         more = [f"and {len(value) - _ITEMS:,} more"] if len(value) > _ITEMS else []
         value = ", ".join([*(brief(item, _FACT) for item in [*value][:_ITEMS]), *more]) or "–"
-    return clipped(str(value), limit)
+    return clipped(printable(str(value)), limit)
 
 
 class Displayed:
@@ -76,7 +98,7 @@ class Displayed:
             return fields_text(self)
         subject, rows = self._card()
         facts = ", ".join(f"{row[0]} {brief(row[1], _FACT)}" for row in rows)
-        words = f"{type(self).__name__}({': '.join(filter(None, (subject, facts)))}".split()
+        words = printable(f"{type(self).__name__}({': '.join(filter(None, (subject, facts)))}").split()
         return clipped(" ".join(words), _LINE) + ")"
 
     def _repr_html_(self) -> str:
@@ -152,8 +174,8 @@ def _html(value: Any) -> str:
     if hasattr(value, "_repr_html_") and not isinstance(value, _Shown):
         return str(value._repr_html_())
     if isinstance(value, Mapping) and all(isinstance(item, Displayed) for item in value.values()):
-        return "".join(f"<div>{escape(str(name))}</div>{_html(item)}" for name, item in value.items())
-    return f"<div>{escape(brief(value))}</div>"
+        return "".join(f"<div>{escaped(name)}</div>{_html(item)}" for name, item in value.items())
+    return f"<div>{escaped(brief(value))}</div>"
 
 
 def html_card(title: str, rows: Iterable[Row]) -> str:
@@ -173,12 +195,12 @@ def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
         """A row of the table, of which the first cells are names."""
         tags = ["th"] * names + ["td"] * (width - names)
         parts = zip(tags, styles, row, strict=True)
-        return "".join(["<tr>", *(f"<{t} style='{style}'>{escape(x)}</{t}>" for t, style, x in parts), "</tr>"])
+        return "".join(["<tr>", *(f"<{t} style='{style}'>{escaped(x)}</{t}>" for t, style, x in parts), "</tr>"])
 
     body = [line(list(header), width)] if header else []
     body += [line(row, 0 if header else 1) for row in cells[:_ROWS]]
     more = f"<div>and {len(cells) - _ROWS:,} more</div>" if len(cells) > _ROWS else ""
-    table = f"<strong>{escape(title)}</strong><table>{''.join(body)}</table>{more}"
+    table = f"<strong>{escaped(title)}</strong><table>{''.join(body)}</table>{more}"
     return f"<div class='interp-card' style='overflow-x:auto'>{table}</div>"
 
 
@@ -188,7 +210,7 @@ def print_values(as_json: bool, values: Mapping[str, Any]) -> None:
         print(json.dumps(values, indent=2, sort_keys=True))
         return
     for name, value in values.items():
-        print(f"{name}: {f'{value:.3g}' if isinstance(value, float) else value}")
+        say(f"{name}: {f'{value:.3g}' if isinstance(value, float) else value}")
 
 
 def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -201,9 +223,9 @@ def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str) ->
     from rich.table import Table
 
     if not rows:
-        print(title)
+        say(title)
         return
-    table = Table(*rows[0], title=plain(title))
+    table = Table(*(plain(printable(name)) for name in rows[0]), title=plain(printable(title)))
     for row in rows:
-        table.add_row(*(plain(f"{x:.3f}" if isinstance(x, float) else str(x)) for x in row.values()))
+        table.add_row(*(plain(f"{x:.3f}" if isinstance(x, float) else printable(str(x))) for x in row.values()))
     Console().print(table)

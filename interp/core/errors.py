@@ -5,6 +5,7 @@ its traceback.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,27 @@ from typing import Any
 _LIBRARIES = {"interp", "torch", "transformers", *sys.stdlib_module_names}
 
 
+# Terminal escapes (strings, sequences and single ones), other control characters than tab and newline, characters that
+# reverse the direction of text or are invisible, halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    "\x1b[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?"
+    "|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows as it is: without terminal escapes, control characters and changes of direction.
+
+    >>> printable("a\x1b[2J\u202eb")
+    'ab'
+    """
+    return _UNPRINTABLE.sub("", text)
+
+
 class InterpError(ValueError):
     """Bad input or an unmet condition. The message names the value, what was expected and what to do next.
+
+    It is `printable`, whatever the files hold that it quotes.
 
     Example:
         >>> from interp.models.sites import Site
@@ -24,6 +44,9 @@ class InterpError(ValueError):
         Traceback (most recent call last):
         interp.core.errors.InterpError: ...did you mean resid_post...
     """
+
+    def __init__(self, *message: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in message))
 
 
 @contextmanager
@@ -45,7 +68,7 @@ def note(text: str) -> None:
 
     >>> note("opened the finished harvest in store")
     """
-    print(f"interp: {text}", file=sys.stderr)
+    print(f"interp: {printable(text)}", file=sys.stderr)
 
 
 def own_frames(error: InterpError) -> InterpError:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, printable
 from interp.core.inputs import bounded_text, parse_json
 
 KEY = "unfinished.key"
+_LONGEST_NAME, _LONGEST_PATH = 200, 3600  # bytes; the system's limits, less what temporary names and files inside take
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
     """Hold a folder's lock for the duration of a block; the system releases it however the process ends.
 
     Args:
-        folder: An existing folder. No file is written to it.
+        folder: An existing folder, not a link to one. No file is written to it.
         busy: The error message if another process holds the lock.
 
     Raises:
@@ -48,8 +48,11 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InterpError(busy) from None
+            unmoved = os.path.samestat(os.fstat(descriptor), os.lstat(folder))  # since it was opened
+        except (BlockingIOError, FileNotFoundError):
+            unmoved = False
+        if not unmoved:
+            raise InterpError(busy)
         yield
     finally:
         os.close(descriptor)
@@ -76,17 +79,15 @@ def new_folder(
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if resume_key is None:
-            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        else:
-            staging = unfinished_path(target)
-            staging.mkdir(exist_ok=True)
+        staging = unfinished_path(target)
+        require_unlinked(staging)
+        staging.mkdir(exist_ok=True)
     except OSError as problem:
         raise InterpError(f"{target}: cannot be written ({problem.strerror}); choose another folder") from None
     with lock_folder(staging, f"{target} is being written by another process; wait for it, or choose another"):
+        moved = False
         try:
-            if resume_key is not None:
-                _keep_if(staging, resume_key)
+            _keep_if(staging, resume_key)
             yield staging
             (staging / KEY).unlink(missing_ok=True)
             for path in [*staging.rglob("*"), staging]:
@@ -96,13 +97,16 @@ def new_folder(
             if target.exists():
                 with lock_folder(target, f"{target} is in use by another process; wait for it, or choose another"):
                     _exchange(staging, target)
+                    shutil.rmtree(staging, ignore_errors=True)
             else:
                 os.rename(staging, target)
+            moved = True  # another process may be writing a folder of the temporary name by now
             fsync(target.parent)
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if not moved:
+                shutil.rmtree(staging, ignore_errors=True)
             with suppress(OSError):
                 # Remove parents that were made for this folder; the first that holds something ends the walk.
                 for parent in missing if not target.exists() else ():
@@ -122,24 +126,26 @@ def _exchange(new: Path, old: Path) -> None:
 
 
 def unfinished_path(out: Path) -> Path:
-    """Where a folder that is written with a `resume_key` is until it is complete."""
+    """Where a folder is until it is complete."""
     return out.with_name(f".{out.name}.unfinished")
 
 
-def _keep_if(staging: Path, key: str) -> None:
-    """Empty a folder that was started with another key."""
-    if (staging / KEY).is_file() and (staging / KEY).read_text(encoding="utf-8") == key:
+def _keep_if(staging: Path, key: str | None) -> None:
+    """Empty a folder that was started with another key, or without one."""
+    if key is not None and (staging / KEY).is_file() and (staging / KEY).read_text(encoding="utf-8") == key:
         return
     for path in staging.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_text(staging / KEY, key)
+    if key is not None:
+        write_text(staging / KEY, key)
 
 
 @contextmanager
-def new_file(out: str | Path) -> Iterator[Path]:
+def new_file(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path that becomes the file `out` on success. Raises as `new_folder` does."""
     target = Path(out)
-    require_free(target)
+    if not (overwrite and target.is_file() and not target.is_symlink()):
+        require_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -170,6 +176,7 @@ def reserved(out: str | Path) -> Iterator[None]:
 def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling, which is flushed to disk and renamed over the path on success."""
     sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    require_unlinked(sibling)
     try:
         yield sibling
         share(sibling)
@@ -196,6 +203,7 @@ def require_free(out: str | Path, mark: str | None = None, overwrite: bool = Fal
     target = Path(out)
     if re.match(r"[A-Za-z][\w+.-]+:/", str(out)):  # a Path has lost one of the URL's slashes
         raise InterpError(f"{out} is a URL; write to a local folder and copy that there")
+    _require_name(target)
     if target.exists() or target.is_symlink():
         if not (mark and overwrite):
             remedy = ", or pass overwrite=True to replace it" if mark else " or remove it first"
@@ -205,6 +213,25 @@ def require_free(out: str | Path, mark: str | None = None, overwrite: bool = Fal
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InterpError(f"{target}: cannot be written ({place} is not a writable folder); choose another place")
+
+
+def _require_name(target: Path) -> None:
+    """Raise for a name that is too long for the file system, or that a terminal would not show as it is."""
+    if printable(str(target)) != str(target) or "\n" in str(target):
+        raise InterpError(f"{str(target)!r:.300} has control characters; choose another name")
+    name, path = len(os.fsencode(target.name)), len(os.fsencode(target.absolute()))
+    if name > _LONGEST_NAME or path > _LONGEST_PATH:
+        raise InterpError(
+            f"{str(target)[:100]}…: a name of {name:,} bytes, and {path:,} with its folders; expected at most "
+            f"{_LONGEST_NAME} and {_LONGEST_PATH:,}; choose a shorter one"
+        )
+
+
+def require_unlinked(path: Path) -> None:
+    """Raise for a path that is a link or a folder with one: writing there would change files elsewhere."""
+    for part in [path, *path.rglob("*")]:
+        if part.is_symlink():
+            raise InterpError(f"{part} is a link, so nothing is written there; remove it, or choose another place")
 
 
 def share(path: Path) -> None:

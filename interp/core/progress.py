@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from io import TextIOBase
 from typing import Any, TypeVar
 
+from interp.core.errors import printable
+
 Item = TypeVar("Item")
 
 _KNOWN = "{percentage:.0f} % of {total:,.0f}{unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
@@ -62,6 +64,7 @@ def track(
     weight = size if callable(size) else lambda item: size
     if total is None and isinstance(items, Collection):
         total = sum(map(weight, items))
+    title = printable(title)
     level = _Level(title, total, None if _LEVELS else _bar(title, total, unit))
     _LEVELS.append(level)
     try:

@@ -113,7 +113,7 @@ class ExportOptions(Config):
         if self.streamed or self.dry_run or self.form != "checkpoint":
             _refuse(chosen, ("prompts",), "only compared where a checkpoint is certified")
         if self.form != "checkpoint":
-            unused = _OF_CHECKPOINTS + ((*_OF_FOLDS, "overwrite") if self.form == "control-vector" else ())
+            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form == "control-vector" else ())
             _refuse(chosen, unused, f"without effect where the form is {self.form}")
         if not (self.streamed or self.dry_run):
             _refuse(chosen, ("trust_base",), "only for streamed and dry_run: otherwise the loaded model is hashed")

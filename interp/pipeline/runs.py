@@ -21,7 +21,7 @@ from interp.core.config import differences, flatten
 from interp.core.digests import versions
 from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError, nearest
-from interp.core.files import read_json, write_json
+from interp.core.files import read_json, require_unlinked, write_json
 
 UNFINISHED = ".unfinished"
 _SETTINGS, _SUMMARY, _ENVIRONMENT = "experiment.json", "summary.json", "environment.json"
@@ -209,6 +209,7 @@ def unfinished_folder(out: str | Path, settings: dict[str, Any], resume: bool) -
         InterpError: Another run left the folder and `resume` is False, or that run had other settings.
     """
     folder = Path(out).with_name(Path(out).name + UNFINISHED)
+    require_unlinked(folder)
     if folder.exists() and not resume:
         raise InterpError(
             f"{folder} was left by a run that did not finish; continue it with --resume, or delete it with: "

@@ -12,7 +12,6 @@ at the histogram, and test by intervention.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from interp.activations.columns import parse_sites
 from interp.activations.token_rows import pack_rows
-from interp.core.display import Card, Displayed, displayed
+from interp.core.display import Card, Displayed, displayed, escaped
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.corpora import Source
@@ -265,7 +264,7 @@ def _snippet_html(snippet: Snippet, top: float) -> str:
     for index, (token, value) in enumerate(zip(snippet.tokens, snippet.activations, strict=True)):
         line = ";text-decoration:underline" if index == snippet.peak else ""
         style = f"background:rgba(255,140,0,{0.6 * value / top:.2f}){line}"
-        shown = escape(token.replace("\n", "↵"))
+        shown = escaped(token.replace("\n", "↵"))
         spans.append(f"<span title='{value:.3g}' style='{style}'>{shown}</span>")
     return f"<div style='white-space:pre-wrap;font-family:monospace'>{''.join(spans)}</div>"
 

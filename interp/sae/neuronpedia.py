@@ -10,23 +10,26 @@ from typing import Any
 
 from interp.core.display import displayed
 from interp.core.errors import InterpError
-from interp.core.files import read_json, require_free, write_json
+from interp.core.files import new_file, read_json, write_json
 from interp.models.sites import Site
 from interp.sae._settings import hook_doubts
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.feature import Feature, Snippet
 
 
-def write_feature_pages(features: Sequence[Feature], sae: SparseAutoencoder, file: str | Path) -> None:
+def write_feature_pages(
+    features: Sequence[Feature], sae: SparseAutoencoder, file: str | Path, overwrite: bool = False
+) -> None:
     """Write the pages of an autoencoder's latents, with their decoder rows, as a list in Neuronpedia's JSON.
 
     Args:
         features: Pages, as `feature_pages` makes them.
         sae: The autoencoder that they belong to.
         file: The new file.
+        overwrite: Replace a file of such pages.
 
     Raises:
-        InterpError: The file exists or cannot be written.
+        InterpError: The file exists or cannot be written. It holds all pages, or what it held before.
 
     Example:
         >>> from interp.activations import SiteColumns
@@ -37,8 +40,10 @@ def write_feature_pages(features: Sequence[Feature], sae: SparseAutoencoder, fil
         >>> [(page.latent, str(page.site)) for page in read_feature_pages(tmp / "page.json")]
         [(2, 'resid_post.1')]
     """
-    require_free(file)
-    write_json(Path(file), [_record(feature, sae) for feature in features])
+    if overwrite and Path(file).is_file():
+        read_records(file)
+    with new_file(file, overwrite) as sibling:
+        write_json(sibling, [_record(feature, sae) for feature in features])
 
 
 def read_feature_pages(file: str | Path, site: str | Site | None = None) -> list[Feature]:

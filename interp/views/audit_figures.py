@@ -1,7 +1,6 @@
 """Figures of audits: differences and rates with their intervals, and a heat map of edits by behaviours."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from textwrap import wrap
 
 import plotly.graph_objects as go
@@ -11,6 +10,7 @@ from interp.auditing.audit_row import AuditRow
 from interp.auditing.auditor import Audit
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.statistics.comparison import Estimate
+from interp.core.display import escaped
 from interp.core.errors import InterpError
 from interp.views.figures import COLOUR_BAR, cell_texts, panels, short, styled
 from interp.views.palette import AFTER, BEFORE, CHANGE, SERIES
@@ -133,7 +133,7 @@ def _lines(name: str) -> list[str]:
     """A name broken into lines that fit a column, escaped; a long name keeps its first and last line."""
     lines = wrap(name.replace("_", "_ "), 13) or [name]
     lines = [line.replace("_ ", "_") for line in lines]
-    return [escape(line) for line in ([lines[0], "…", lines[-1]] if len(lines) > 3 else lines)]
+    return [escaped(line) for line in ([lines[0], "…", lines[-1]] if len(lines) > 3 else lines)]
 
 
 def _interval_panels(
@@ -170,7 +170,7 @@ def _dots(names: Sequence[str], estimates: Mapping[str, Estimate], shift: float)
     dots.error_x = {"type": "data", "symmetric": False, "thickness": 2, "width": 3}
     dots.error_x.array = [e.high - e.estimate for e in drawn]
     dots.error_x.arrayminus = [e.estimate - e.low for e in drawn]
-    dots.customdata = [[escape(name), str(e), e.n] for name, e in zip(names, drawn, strict=True)]
+    dots.customdata = [[escaped(name), str(e), e.n] for name, e in zip(names, drawn, strict=True)]
     lines = ("%{customdata[0]}, %{fullData.name}", "%{customdata[1]}", "%{customdata[2]} items")
     dots.hovertemplate = "<br>".join(lines) + "<extra></extra>"
     return dots

@@ -6,7 +6,6 @@ and are escaped, because plotly interprets a few HTML tags in labels and hover t
 
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from interp.core.display import escaped
 from interp.core.errors import InterpError
 from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
@@ -104,7 +104,7 @@ def plot_layer_curve(findings: Findings) -> go.Figure:
     figure = go.Figure(layout_height=230)
     for number, (method, curve) in enumerate(curves.items()):
         x = [layer for layer in layers if layer in curve]
-        line = go.Scatter(x=x, y=[curve[layer] for layer in x], name=escape(method), mode="lines+markers")
+        line = go.Scatter(x=x, y=[curve[layer] for layer in x], name=escaped(method), mode="lines+markers")
         cycle, style = divmod(number, len(SERIES))
         line.marker = {"symbol": _SYMBOLS[style], "size": 8}
         line.line = {"color": SERIES[style], "dash": "dash" if cycle else "solid"}
@@ -188,7 +188,7 @@ def _panels(
 
 def short(name: str) -> str:
     """A name for a label, escaped, and shortened to fit the width of a phone."""
-    return escape(name if len(name) <= 40 else name[:39] + "…")
+    return escaped(name if len(name) <= 40 else name[:39] + "…")
 
 
 def _numbers(columns: list[str], panel: _Panel, floor: float) -> go.Scatter:

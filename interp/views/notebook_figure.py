@@ -13,7 +13,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
-from html import escape, unescape
+from html import unescape
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +21,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
+from interp.core.display import escaped
 from interp.core.progress import notebook_shell
 from interp.views.palette import ink_on
 
@@ -178,4 +179,4 @@ def _plain(value: object) -> str:
     """A value as escaped text, without the few tags that plotly reads in labels."""
     if isinstance(value, int | float):
         return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-    return escape(unescape(re.sub(r"<[^<>]*>", "", str(value).replace("<br>", " "))))
+    return escaped(unescape(re.sub(r"<[^<>]*>", "", str(value).replace("<br>", " "))))

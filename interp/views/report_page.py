@@ -24,7 +24,7 @@ from interp.auditing.policy.decision import Decision, Policy
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.calls import FORMER_NAMES
 from interp.core.display import Displayed, plural
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, printable
 from interp.core.files import write_text
 from interp.directions.findings import Finding, Findings
 from interp.editing.certificate.record import Certificate
@@ -172,6 +172,7 @@ def render_report(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("interp.views"),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

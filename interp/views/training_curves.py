@@ -6,10 +6,10 @@ training.
 
 import time
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import plotly.graph_objects as go
 
+from interp.core.display import escaped
 from interp.sae.training.run_folder import TrainingReport
 from interp.sae.training.state import ProgressPoint
 from interp.views.figures import panels, styled
@@ -40,7 +40,7 @@ def plot_training(histories: Mapping[str, Sequence[ProgressPoint]]) -> go.Figure
         colour = SERIES[number % len(SERIES)]
         for row, (title, key) in enumerate(_CURVES, 1):
             values = [getattr(point, key) for point in history]
-            line = go.Scatter(x=[point.tokens for point in history], y=values, name=escape(name), mode="lines")
+            line = go.Scatter(x=[point.tokens for point in history], y=values, name=escaped(name), mode="lines")
             line.update(line_color=colour, legendgroup=str(number), showlegend=row == 1)
             line.hovertemplate = f"%{{fullData.name}}<br>%{{x:,}} tokens<br>{title} %{{y:.4g}}<extra></extra>"
             figure.add_trace(line, row=row, col=1)

@@ -97,7 +97,6 @@ def bomb(level):
         ("drop: 2020-13-45\n", "a.yaml: not valid YAML: month must be"),
         ("drop: !!set {a, b}\n", "a.yaml: not valid YAML: could not determine a constructor"),
         ("drop: !!bool nonsense\n", "a.yaml: not valid YAML"),
-        ("drop: 9999-12-31 23:59:59 -23:59\n", "a.yaml: not valid YAML"),
         ("drop: &a [*a]\n", "a.yaml, line 1: a value that holds itself"),
         ("drop: 1" + ":01" * 100_000, "a.yaml, line 1: a number of 300,001 characters"),
         ("drop: " + "[" * 3000 + "]" * 3000, r"a.yaml: not valid YAML: line 1: nested deeper than the bound, 100"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from interp.auditing.audit_row import AuditRow
 from interp.auditing.auditor import Audit
 from interp.auditing.policy.decision import Decision, Policy, Reason, decide
+from interp.core.display import markdown
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.editing.certificate.manifest import CERTIFICATE, MANIFEST, WRITTEN, ExportManifest, Release
@@ -216,5 +217,5 @@ def _line(row: AuditRow) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, with Markdown's column separator and HTML escaped."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """On one line, with Markdown and HTML escaped."""
+    return markdown(" ".join(text.split()))

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.core.digests import versions
-from interp.core.display import Displayed
+from interp.core.display import Displayed, markdown
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, require_free, write_json, write_tensors, write_text
 from interp.editing.approximate.low_rank_factors import Distilled
@@ -165,10 +165,11 @@ def _config(weights: WeightSource, pairs: Mapping[str, Factors], rank: int) -> d
 
 
 def _card(weights: WeightSource, plan: Plan, adapter: LoraAdapter) -> str:
-    items = "\n".join(f"- {item}" for item in plan.items)
+    items = "\n".join(f"- {markdown(item)}" for item in plan.items)
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    title = f"{markdown(Path(weights.name).name)}, edited by an adapter"
     return (
-        f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {Path(weights.name).name}, edited by an adapter\n\n"
+        f"---\nlibrary_name: peft\ntags: [interp, edited]\n---\n\n# {title}\n\n"
         f"{items}\n\n{'' if adapter.merges else UNMERGED}"
         f"Made with {packages}. It does what the recipe in `interp_recipe/` does; read an audit before use.\n"
     )

@@ -24,13 +24,16 @@ ARCHITECTURE = "controlvector"
 _KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
-def export_control_vector(recipe: Recipe, model: HookedModel | ModelReference, out: str | Path) -> list[int]:
+def export_control_vector(
+    recipe: Recipe, model: HookedModel | ModelReference, out: str | Path, overwrite: bool = False
+) -> list[int]:
     """Write added vectors as a control vector for llama.cpp.
 
     Args:
         recipe: A recipe of `Add` ops at resid_post sites from layer 1 on.
         model: The model, or its reference, which has its type and number of layers.
         out: The new GGUF file.
+        overwrite: Replace a control vector.
 
     Returns:
         The layers to which vectors are added.
@@ -50,7 +53,9 @@ def export_control_vector(recipe: Recipe, model: HookedModel | ModelReference, o
     reference = model.reference if isinstance(model, HookedModel) else model
     recipe.check(reference)
     vectors = _vectors(recipe, reference.n_layers)
-    with new_file(out) as staging:
+    if overwrite and Path(out).is_file():
+        read_control_vector(out)
+    with new_file(out, overwrite) as staging:
         writer = gguf.GGUFWriter(staging, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", reference.model_type)
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", reference.n_layers)

@@ -24,7 +24,7 @@ from torch import Tensor
 from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError
-from interp.core.files import lock_folder, read_json, write_json, write_tensors, write_text
+from interp.core.files import lock_folder, read_json, require_unlinked, write_json, write_tensors, write_text
 from interp.core.inputs import parse_json, parse_object
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.file_formats import CARD
@@ -74,8 +74,8 @@ class TrainingRun:
         path = Path(folder)
         if every < 1:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
-        saved = read_json(path / RECORD).get("settings") if (path / RECORD).is_file() else None
-        if saved is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        require_unlinked(path)
+        if not (path / RECORD).is_file() and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InterpError(
                 f"{path} exists and is not a run folder; choose a new folder (overwrite=True removes runs only)"
             )
@@ -84,6 +84,7 @@ class TrainingRun:
         except OSError as problem:
             raise InterpError(f"{path}: cannot be written ({problem.strerror}); choose another place") from None
         with lock_folder(path, f"{path}: another process is training into it; wait for it, or choose another"):
+            saved = read_json(path / RECORD).get("settings") if (path / RECORD).is_file() else None
             run = cls(path, every)
             if overwrite:
                 run._remove_results()
