@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "interp"
-END_TO_END = ("pipeline", "cli", "experiments", "notebooks", "docs")  # folders of tests that mirror no module
+END_TO_END = ("pipeline", "cli", "experiments", "notebooks", "docs", "faults")  # folders of tests that mirror no module
 SMALL_LINES = 60
 MOST_LINES = 400
 MOST_PARAMETERS = 12

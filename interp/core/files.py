@@ -22,6 +22,7 @@ from interp.core.errors import InterpError, printable
 from interp.core.inputs import bounded_text, parse_json
 
 KEY = "unfinished.key"
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _LONGEST_NAME, _LONGEST_PATH = 200, 3600  # bytes; the system's limits, less what temporary names and files inside take
 
 
@@ -253,7 +254,7 @@ def fsync(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in a stable layout (sorted keys, indented by two), renamed into place. NaN raises."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    write_text(path, text)
+    write_text(path, _HALF_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text))  # UTF-8 has no half of a pair
 
 
 def write_text(path: Path, text: str) -> None:
@@ -313,4 +314,4 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

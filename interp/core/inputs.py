@@ -9,7 +9,7 @@ a verb and the environment variable INTERP_LIMITS (`line=1GB,document=20M`) set:
     document   5 M     characters of a text: a document of a corpus, a message, a prompt
     nesting    100     levels of lists and mappings in JSON and YAML
     template   10      seconds in which a chat template renders a conversation
-    rendered   512 MB  memory that it may take for that
+    memory     512 MB  that it may take for that (both on Linux only)
 
 Keys that are there twice are refused, of which JSON keeps the last, and so are the constants NaN and Infinity, which
 are not JSON; files of other programs may hold these.
@@ -18,11 +18,17 @@ are not JSON; files of other programs may hold these.
 import json
 import os
 import re
-from collections.abc import Iterator
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from io import BufferedReader
 from itertools import chain
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from interp.core.errors import InterpError, nearest
@@ -30,7 +36,7 @@ from interp.core.errors import InterpError, nearest
 LIMITS_VARIABLE = "INTERP_LIMITS"
 _DEFAULTS = {
     "file": "100MB", "yaml": "4MB", "line": "32MB", "document": "5M", "nesting": "100", "template": "10",
-    "rendered": "512MB",
+    "memory": "512MB",
 }  # fmt: skip
 
 
@@ -184,3 +190,88 @@ def parse_object(line: str, place: str, hint: str = "", constants: bool = False)
     if not isinstance(values, dict):
         raise InterpError(f"{place}: expected a JSON object, got {type(values).__name__}")
     return values
+
+
+_CHILDREN: dict[object, tuple[int, int, Connection]] = {}  # by key: the process that forked, its child, a pipe to it
+_CALLING = Lock()
+
+
+def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
+    """What a function of others' making returns, such as a chat template, within the bounds of time and memory.
+
+    It is called in a process forked for the first call with this key, so that it can be ended wherever it is.
+
+    Args:
+        key: Identifies the function and all that it reads; a call with the same key goes to the same process.
+        function: What to call.
+        args: Its arguments, which can be pickled.
+
+    Raises:
+        InterpError: The call takes too much time or memory, or raises; the message has the error's.
+
+    Example:
+        >>> from interp.core.inputs import bounded_call
+        >>> bounded_call("upper", str.upper, "text")
+        'TEXT'
+    """
+    if sys.platform != "linux":
+        return function(*args)
+    with _CALLING:
+        owner, _, pipe = _CHILDREN.get(key) or (0, 0, None)
+        if owner != os.getpid() or pipe is None:
+            while len(_CHILDREN) >= 4:
+                _end(next(iter(_CHILDREN)))
+            _, _, pipe = _CHILDREN[key] = _forked(function)
+        try:
+            pipe.send(args)
+            if not pipe.poll(bound("template")):
+                raise TimeoutError
+            good, text = pipe.recv()
+        except BaseException as problem:
+            _end(key)
+            if isinstance(problem, TimeoutError):
+                raise over_bound("chat template", "takes more seconds", "template") from None
+            if isinstance(problem, EOFError | OSError):
+                raise over_bound("chat template", "takes more memory", "memory") from None
+            raise
+    if not good:
+        raise InterpError(text)
+    return text
+
+
+def _forked(function: Callable[..., str]) -> tuple[int, int, Connection]:
+    ours, theirs = Pipe()
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            ours.close()
+            _serve(function, theirs)
+        os._exit(0)
+    theirs.close()
+    return os.getpid(), child, ours
+
+
+def _serve(function: Callable[..., str], pipe: Connection) -> None:
+    """Answer calls until the pipe closes. An answer is whether the call returned, and its text or the error's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + bound("memory")
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    while True:
+        args = pipe.recv()
+        try:
+            answer = True, function(*args)
+        except MemoryError:
+            return
+        except Exception as problem:
+            answer = False, str(problem)
+        pipe.send(answer)
+
+
+def _end(key: object) -> None:
+    owner, child, pipe = _CHILDREN.pop(key)
+    pipe.close()
+    if owner == os.getpid():
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

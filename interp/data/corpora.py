@@ -292,7 +292,8 @@ def _parquet(file: _File, field: str) -> Iterator[Record]:
 def _txt(file: _File, field: str) -> Iterator[Record]:
     def read() -> str:
         with file.opened() as content:
-            return _utf8(content.read(4 * bound("document") + 1), file.name)  # a character has at most four bytes
+            content = content.read(4 * bound("document") + 1)  # a character has at most four bytes
+            return _text(_utf8(content, file.name), file.name)
 
     yield read
 

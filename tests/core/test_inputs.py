@@ -2,14 +2,16 @@
 
 import io
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from interp.core.errors import InterpError
 from interp.core.files import read_json
-from interp.core.inputs import bound, bounded_lines, numbered_lines, parse_bytes, parse_json, parse_object
+from interp.core.inputs import bound, bounded_call, bounded_lines, numbered_lines, parse_bytes, parse_json, parse_object
 
 
 def test_blank_lines_count_and_are_left_out(tmp_path):
@@ -79,3 +81,30 @@ def test_bounds_are_set_by_name(tmp_path, monkeypatch):
 
 def test_files_of_other_programs_may_hold_constants():
     assert parse_json('{"a": [Infinity, NaN]}', "here", constants=True)["a"][0] == float("inf")
+
+
+def rendered(template, words):
+    """As transformers renders chat templates."""
+    return ImmutableSandboxedEnvironment().from_string(template).render(words=words)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (f"{{% set x = range({10**5}) %}}" + "{% for i in x %}" * 4 + "{% endfor %}" * 4, "takes more seconds"),
+        ("{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        ("{{ 10 ** (10 ** 10) }}", "takes more seconds"),
+        ("{{ 'a' * 10 ** 10 }}", "takes more memory"),
+        ("{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "takes more"),
+        ("{% for i in range(10 ** 12) %}{% endfor %}", "Range too big"),
+        ("{{ words }", "unexpected '}'"),
+    ],
+)
+def test_a_template_that_never_ends_is_ended(monkeypatch, template, message):
+    monkeypatch.setenv("INTERP_LIMITS", "template=1")
+    begun = time.monotonic()
+    with pytest.raises(InterpError, match=message):
+        bounded_call(template, rendered, template, ["a"])
+    assert time.monotonic() - begun < 20
+    texts = [bounded_call("good", rendered, "{{ words }}", [word]) for word in ("a", "b")]
+    assert texts == ["['a']", "['b']"]
