@@ -6,7 +6,7 @@ a verb and the environment variable INTERP_LIMITS (`line=1GB,document=20M`) set:
     file       100 MB  a file of JSON or of lines of JSON that is read at once
     yaml       4 MB    a file of YAML, with its aliases written out
     line       32 MB   a line of a JSONL corpus
-    document   5 M     characters of a text: a document of a corpus, a message, a prompt
+    document   5 M     characters of a document or message of a corpus
     nesting    100     levels of lists and mappings in JSON and YAML
     template   10      seconds in which a chat template renders a conversation
     memory     512 MB  that it may take for that (both on Linux only)

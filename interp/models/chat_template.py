@@ -21,6 +21,7 @@ from transformers.utils import chat_template_utils
 
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
+from interp.core.inputs import bounded_call
 from interp.models.tokens import RenderedText, text_beginning
 
 DATE = "2025-01-01"
@@ -76,16 +77,21 @@ class ChatTemplate(Displayed):
         if self.tokenizer is None or not self.tokenizer.chat_template:
             raise InterpError("this model's tokenizer has no chat template; pass plain text instead")
         self.require_variables()
-        options = {"tokenize": False, "add_generation_prompt": reply, **self.variables}
+        special = str(getattr(self.tokenizer, "special_tokens_map", None))
+        key = type(self.tokenizer), str(self.tokenizer.chat_template), special, self.date, repr(self.variables)
         try:
-            with _stopped_clock(self.date) if self.prints_date else nullcontext():
-                return RenderedText(self.tokenizer.apply_chat_template(list(messages), **options))
+            return RenderedText(bounded_call(key, self._rendered, list(messages), reply))
         except Exception as problem:  # templates raise exceptions of any type
             roles = ", ".join(str(turn.get("role")) for turn in messages)
             raise InterpError(
                 f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not "
                 "support, or give plain text"
             ) from None
+
+    def _rendered(self, messages: Messages, reply: bool) -> str:
+        options = {"tokenize": False, "add_generation_prompt": reply, **self.variables}
+        with _stopped_clock(self.date) if self.prints_date else nullcontext():
+            return str(self.tokenizer.apply_chat_template(messages, **options))
 
     @property
     def end(self) -> int | None:
