@@ -17,10 +17,10 @@ _LIBRARIES = {"interp", "torch", "transformers", *sys.stdlib_module_names}
 
 
 # Terminal escapes (strings, sequences and single ones), other control characters than tab and newline, characters that
-# reverse the direction of text or are invisible, halves of surrogate pairs.
+# reverse the direction of text or are invisible.
 _UNPRINTABLE = re.compile(
     "\x1b[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?"
-    "|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+    "|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
 )
 
 
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2J\u202eb")
     'ab'
     """
-    return _UNPRINTABLE.sub("", text)
+    return re.sub("[\ud800-\udfff]", "\ufffd", _UNPRINTABLE.sub("", text))
 
 
 class InterpError(ValueError):

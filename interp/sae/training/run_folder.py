@@ -75,7 +75,7 @@ class TrainingRun:
         if every < 1:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
         require_unlinked(path)
-        if not (path / RECORD).is_file() and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if _settings(path) is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InterpError(
                 f"{path} exists and is not a run folder; choose a new folder (overwrite=True removes runs only)"
             )
@@ -84,7 +84,7 @@ class TrainingRun:
         except OSError as problem:
             raise InterpError(f"{path}: cannot be written ({problem.strerror}); choose another place") from None
         with lock_folder(path, f"{path}: another process is training into it; wait for it, or choose another"):
-            saved = read_json(path / RECORD).get("settings") if (path / RECORD).is_file() else None
+            saved = _settings(path)
             run = cls(path, every)
             if overwrite:
                 run._remove_results()
@@ -158,3 +158,9 @@ class TrainingRun:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / CHECKPOINTS).glob("step-*.safetensors"))
+
+
+def _settings(folder: Path) -> Any:
+    """The settings of the run in a folder; None if there is none."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    return record.get("settings") if isinstance(record, dict) else None
