@@ -85,7 +85,7 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     print_table(False, _cells(listed), title)
     _print_failures(findings, sys.stdout)
     if options.out:
-        print(f"{options.out}: {damage}")
+        say(f"{options.out}: {damage}")
 
 
 def _print_failures(findings: Any, file: Any) -> None:
