@@ -6,7 +6,7 @@ them), and is checked there. From a multimodal checkpoint, the language model is
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.chat_template import DATE, ChatTemplate
-from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.checkpoints.checkpoint import Checkpoint, without_place
 from interp.models.checkpoints.companions import NOT_FETCHED
+from interp.models.checkpoints.gguf_file import GgufFile
 from interp.models.checkpoints.remote_files import is_remote, local_path
 from interp.models.hooked import HookedModel
 
@@ -101,8 +102,8 @@ def load(
         The model in evaluation mode.
 
     Raises:
-        InterpError: There is no such model, the checkpoint is incomplete or unsafe, or the architecture is not
-            supported.
+        InterpError: There is no such model; the checkpoint is incomplete or unsafe, or holds tensors or (GGUF) metadata
+            that the model has no place for; or the architecture is not supported.
 
     Limitations:
         GGUF files are dequantised, and need the extra `gguf`. An architecture outside the table is accepted only if its
@@ -243,7 +244,11 @@ def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
         raise InterpError(f"model {str(file)!r}: no such file; {nearest(file.name, neighbours)}")
     if find_spec("gguf") is None:
         raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
-    hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name})
+    stated, other = GgufFile(file), tokenizer
+    hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name}, stated.complete)
+    stated.require_places(hf)
+    if other is None:
+        stated.split_text(tokenizer)
     # The weights are plain tensors now; marked as quantised, transformers would refuse to save them.
     for owner, mark in ((hf.config, "quantization_config"), (hf, "hf_quantizer"), (hf, "is_quantized")):
         if hasattr(owner, mark):
@@ -251,7 +256,14 @@ def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
     return hf, tokenizer
 
 
-def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+def _from_pretrained(
+    folder: Path,
+    dtype: Any,
+    tokenizer: Any,
+    options: dict[str, Any],
+    complete: Callable[[Any], None] = lambda config: None,
+) -> tuple[Any, Any]:
+    """The model and its tokenizer, under the config that `complete` has changed."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -261,13 +273,18 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
     local = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
     gguf = options.get("gguf_file")
     try:
-        multimodal = gguf is None and reads_more_than_text(AutoConfig.from_pretrained(folder, **local))
+        config = AutoConfig.from_pretrained(folder, **local)
+        complete(config)
+        multimodal = gguf is None and reads_more_than_text(config)
+        stated = {"config": config} if gguf else {}
         loaded: Any = (AutoModelForImageTextToText if multimodal else AutoModelForCausalLM).from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options, **stated
         )
         hf, report = loaded
         if tokenizer is None and (gguf or any((folder / name).exists() for name in _TOKENIZERS)):
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    except InterpError:
+        raise
     except Exception as problem:  # for a malformed folder, transformers raises errors of many types
         raise InterpError(
             f"{folder / (gguf or '')}: transformers can't load it ({type(problem).__name__}: {first_line(problem)}); "
@@ -278,6 +295,11 @@ def _from_pretrained(folder: Path, dtype: Any, tokenizer: Any, options: dict[str
         raise InterpError(
             f"{folder}: {len(incomplete)} tensors are missing or have another shape than its config says "
             f"({incomplete[0]}), and would be random; download the checkpoint again"
+        )
+    if lost := without_place(map(str, report["unexpected_keys"]), hf.config):
+        raise InterpError(
+            f"{folder}: the model that its config describes has no place for {len(lost)} of its tensors "
+            f"({', '.join(lost[:3])}), which would be dropped; restore the config, or remove them"
         )
     text = text_part(hf)
     recognise_architecture(text)

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import tiny_gguf
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
 import interp
 from interp import InterpError
+from interp.editing.export.exporter import export_streamed
 from interp.models.checkpoints.checkpoint import Checkpoint
 
 IDS = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
@@ -41,9 +43,11 @@ def test_folder_object_and_organism_load(folder, tiny):
     assert interp.load("organism").config.model_type == "llama"
 
 
-def test_types_do_not_change_the_digest(folder):
-    assert interp.load(folder, dtype="bfloat16").digest == interp.load(folder).digest
-    assert interp.load(folder, dtype="bfloat16").dtype == torch.bfloat16
+def test_types_change_no_digest_by_which_edits_fit(folder):
+    half, whole = interp.load(folder, dtype="bfloat16"), interp.load(folder)
+    assert half.reference.storage_digest == whole.reference.storage_digest
+    assert half.digest != whole.digest, "its values are others"
+    assert half.dtype == torch.bfloat16
     with pytest.raises(InterpError, match="dtype 'float23' is not known; did you mean float32"):
         interp.load(folder, dtype="float23")
 
@@ -227,36 +231,8 @@ def test_saved_tensors_of_a_digest_are_all_counted(folder):
 
 @pytest.fixture(scope="module")
 def gguf_file(tiny, tmp_path_factory):
-    """A tiny Llama in GGUF's own names, float32, with a byte-level tokenizer."""
-    gguf = pytest.importorskip("gguf")
-    model, file = tiny("llama"), tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    config, writer = model.config, gguf.GGUFWriter(str(file), "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    single = [chr(33 + number) for number in range(94)]
-    writer.add_token_list(single + [f"a{letter}" for letter in single[: config.vocab_size - len(single)]])
-    writer.add_token_merges([f"a {letter}" for letter in single[: config.vocab_size - len(single)]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, x in model.hf.state_dict().items():
-        if "q_proj" in name or "k_proj" in name:  # GGUF keeps the halves of rotary pairs side by side
-            heads = x.shape[0] // config.head_dim
-            x = x.view(heads, 2, config.head_dim // 2, -1).transpose(1, 2).reshape(x.shape)
-        writer.add_tensor(names.get_name(name, (".weight",)), x.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
+    pytest.importorskip("gguf")
+    return tiny_gguf.write(tiny("llama"), tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
 def test_a_gguf_file_loads_and_exports(tiny, gguf_file, tmp_path):
@@ -334,3 +310,53 @@ def test_a_file_that_is_no_gguf_is_named(tmp_path):
     (tmp_path / "junk.GGUF").write_bytes(b"junk" * 100)
     with pytest.raises(InterpError, match=r"junk\.GGUF: transformers can't load it"):
         interp.load(tmp_path / "junk.GGUF")
+
+
+def rewrite(folder, change):
+    """Another file of the same folder's tensors."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+LOST = {
+    "a third layer": {"model.layers.3.mlp.down_proj.weight": torch.ones(2)},
+    "a bias": {"model.layers.0.mlp.down_proj.bias": torch.ones(32)},
+    "a bias of attention": {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
+    "a second head": {"lm_head_2.weight": torch.ones(2)},
+    "a layer ahead that the config does not have": {"model.layers.3.eh_proj.weight": torch.ones(2)},
+}
+HARMLESS = {
+    "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+    "model.layers.1.attn.masked_bias": torch.ones(1),
+    "model.layers.0.self_attn.k_scale": torch.ones(1),
+    "mtp.layers.0.eh_proj.weight": torch.ones(2),
+}
+
+
+@pytest.mark.parametrize("extra", LOST.values(), ids=LOST)
+def test_tensors_that_the_model_has_no_place_for_are_refused_by_name(tiny, extra, tmp_path):
+    tiny("llama").hf.save_pretrained(tmp_path / "m")
+    rewrite(tmp_path / "m", lambda tensors: tensors | HARMLESS)
+    assert interp.load(tmp_path / "m").digest == tiny("llama").digest, "control: what changes nothing is let in"
+    recipe = interp.Recipe([("writers", interp.Project(torch.eye(32)[:1]))])
+    export_streamed(recipe, tmp_path / "m", tmp_path / "out")
+    rewrite(tmp_path / "m", lambda tensors: tensors | extra)
+    name = next(iter(extra)).replace(".", r"\.")
+    with pytest.raises(InterpError, match=rf"no place for 1 of its tensors \({name}\)"):
+        interp.load(tmp_path / "m")
+    with pytest.raises(InterpError, match=rf"no place for 1 of its tensors \({name}\)"):
+        export_streamed(recipe, tmp_path / "m", tmp_path / "wrong", trust_base=True)
+    assert not list(tmp_path.glob("*wrong*"))
+
+
+def test_layers_that_predict_ahead_are_let_in_as_far_as_the_config_counts_them(tiny, tmp_path):
+    tiny("llama").hf.save_pretrained(tmp_path)
+    ahead = {f"model.layers.3.{part}.weight": torch.ones(2) for part in ("eh_proj", "mlp.down_proj")}
+    rewrite(tmp_path, lambda tensors: tensors | ahead)
+    with pytest.raises(InterpError, match="no place for 2 of its tensors"):
+        interp.load(tmp_path)
+    edit_json(tmp_path / "config.json", num_nextn_predict_layers=1)
+    assert interp.load(tmp_path).digest == tiny("llama").digest
+    rewrite(tmp_path, lambda tensors: tensors | {"model.layers.4.eh_proj.weight": torch.ones(2)})
+    with pytest.raises(InterpError, match=r"model\.layers\.4\.eh_proj"):
+        interp.load(tmp_path)

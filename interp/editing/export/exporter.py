@@ -26,7 +26,7 @@ from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.replay import plan_export
 from interp.editing.certificate.verifier import random_probes, write_probes
 from interp.editing.certificate.writer_check import require_writer_check
-from interp.editing.export.identity import require_base
+from interp.editing.export.identity import require_base, require_places
 from interp.editing.export.model_card import render_model_card
 from interp.editing.export.provenance import provenance_statement
 from interp.editing.export.restoring import write_patch
@@ -277,6 +277,7 @@ def _open(source: str | Path | HookedModel, options: ExportOptions, out: str | P
     weights = open_source(source, options.fold.dequantise)
     if options.fold.dequantise and not (isinstance(weights, CheckpointSource) and weights.dequantise):
         raise InterpError(f"{weights.name} is not quantised, or is in memory; leave dequantise out")
+    require_places(weights)
     if out is not None:
         weights.refuse_overlap(Path(out))
         require_free(out, MANIFEST, options.overwrite)

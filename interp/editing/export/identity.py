@@ -21,10 +21,11 @@ from torch import Tensor
 
 from interp.core.digests import WeightDigests, WeightHash, wider_types
 from interp.core.errors import InterpError
-from interp.editing.export.sources import ModelSource, WeightSource
+from interp.editing.export.sources import CheckpointSource, ModelSource, WeightSource
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, read_parts
 from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
+from interp.models.checkpoints.checkpoint import without_place
 from interp.models.checkpoints.remote_files import RemoteFile
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.identity import ModelReference
@@ -75,10 +76,7 @@ def _assembled(
     source: WeightSource, pieces: Mapping[str, TensorPiece]
 ) -> Iterator[tuple[str, tuple[int, ...], list[str]]]:
     """Each tensor of the loaded model: its name, its shape, and the pieces that it consists of, in order."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(source.config)
+    model = _without_weights(source)
     state = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     if source.is_tied:
         state.pop(UNEMBEDDING, None)
@@ -96,8 +94,30 @@ def _assembled(
         yield name, shape, parts
 
 
-def _parts(model: Any, names: list[str]) -> dict[str, list[str]]:
-    """For each tensor of a model, the names in the files that transformers makes it from, in order."""
+def require_places(source: WeightSource) -> None:
+    """Raise, by its name, for a tensor of a checkpoint that its model has no place for."""
+    if not isinstance(source, CheckpointSource):
+        return
+    model = _without_weights(source)
+    state, ignored = model.state_dict(), model._keys_to_ignore_on_load_unexpected or ()
+    left = [name for name, target, _ in _targets(model, [*source.pieces]) if target not in state]
+    lost = [x for x in without_place(left, source.config) if not any(re.search(pattern, x) for pattern in ignored)]
+    if lost:
+        raise InterpError(
+            f"{source.name}: the model that its config describes has no place for {len(lost)} of its tensors "
+            f"({', '.join(lost[:3])}), which would be dropped; restore the config, or remove them"
+        )
+
+
+def _without_weights(source: WeightSource) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(source.config)
+
+
+def _targets(model: Any, names: list[str]) -> Iterator[tuple[str, str, tuple[Any, int] | None]]:
+    """For each name in the files, that of the tensor which transformers makes of it, and by which converter, if any."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -105,17 +125,22 @@ def _parts(model: Any, names: list[str]) -> dict[str, list[str]]:
     renamings = [entry for entry in table if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in table if isinstance(entry, WeightConverter)]
     state = model.state_dict()
-    sources: dict[str, list[tuple[list[int], int, str]]] = {}
     for name in names:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
-        place = 0
         if pattern is not None:
             converter = next(entry for entry in converters if pattern in entry.source_patterns)
-            if not _stacks(converter.operations):
-                raise Unknown(f"transformers rearranges {name} when it loads it")
-            place = converter.source_patterns.index(pattern)
-        elif target not in state and name in state:
-            target = name
+            yield name, target, (converter, converter.source_patterns.index(pattern))
+        else:
+            yield name, name if target not in state and name in state else target, None
+
+
+def _parts(model: Any, names: list[str]) -> dict[str, list[str]]:
+    """For each tensor of a model, the names in the files that transformers makes it from, in order."""
+    sources: dict[str, list[tuple[list[int], int, str]]] = {}
+    for name, target, converted in _targets(model, names):
+        if converted is not None and not _stacks(converted[0].operations):
+            raise Unknown(f"transformers rearranges {name} when it loads it")
+        place = converted[1] if converted else 0
         numbers = [int(number) for number in re.findall(r"\.(\d+)(?=\.)", name)]
         sources.setdefault(target, []).append((numbers, place, name))
     # Expert by expert, each with the gate's rows before the up projection's.

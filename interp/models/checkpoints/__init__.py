@@ -7,4 +7,5 @@ The modules, in reading order:
 - `remote_files`: files at a URL, read by ranges of bytes
 - `checkpoint`: a folder with config and weights
 - `dequantising`: quantised weights as plain ones
+- `gguf_file`: what GGUF files state beyond what transformers reads of them
 """

@@ -5,7 +5,7 @@ that names a file outside the folder (transformers itself would follow it).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +21,13 @@ from interp.models.checkpoints.safetensors_file import Entry, TensorFile
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
+# Tensors that change nothing in what a language model computes: rotary tables, causal masks, position numbers, layers
+# that predict several tokens ahead, and scales of quantised caches.
+_HARMLESS = re.compile(
+    r"rotary(_emb|_pos_emb)?\.(\w*inv_freq|cos_cached|sin_cached)$|\.(attn|attention)\.(masked_)?bias$"
+    r"|(^|\.)(position_ids|embed_positions\.weights)$|(^|\.)mtp(_\w+)?\.|\.([kv]|kv)_scale$"
+)
+_AHEAD = re.compile(r"(.*\.layers\.(\d+)\.).*")
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,27 @@ class Checkpoint:
     def dtypes(self) -> dict[str, str]:
         """The dtype of every tensor by name, as safetensors writes it (F32, BF16, …), read from the headers only."""
         return {name: entry.dtype for file in self.opened for name, entry in file.entries.items()}
+
+
+def without_place(names: Iterable[str], config: Any) -> list[str]:
+    """Those of a checkpoint's tensors, none of which its model has, that are not known to be harmless.
+
+    Harmless are rotary tables, causal masks, position numbers, scales of quantised caches, and layers that predict
+    several tokens ahead: by their name (`mtp`), or as many past the last one as `num_nextn_predict_layers` says.
+
+    Args:
+        names: Names of tensors that the model has no place for.
+        config: The model's config.
+    """
+    listed, text = sorted(names), config.get_text_config(decoder=True)
+    last = text.num_hidden_layers + (getattr(text, "num_nextn_predict_layers", None) or 0)
+    ahead = {match[1] for name in listed if name.endswith(".eh_proj.weight") and (match := _AHEAD.fullmatch(name))}
+
+    def is_ahead(name: str) -> bool:
+        match = _AHEAD.fullmatch(name)
+        return match is not None and match[1] in ahead and text.num_hidden_layers <= int(match[2]) < last
+
+    return [name for name in listed if not _HARMLESS.search(name) and not is_ahead(name)]
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

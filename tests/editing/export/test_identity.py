@@ -101,3 +101,63 @@ def test_where_transformers_rearranges_it_says_that_it_can_not_tell(tiny, tmp_pa
     with pytest.warns(UserWarning, match=r"rearranges model\.layers\.0.*only its type and shape were compared"):
         manifest = export_streamed(recipe_for(tiny("mixtral")), tmp_path / "m", tmp_path / "out")
     assert manifest.base.digest == ""
+
+
+TIED = ("llama", "gpt2", "gpt_neox")
+
+
+@pytest.fixture(params=TIED)
+def tied(request, tmp_path):
+    """A folder whose config ties the unembedding, as saved; and a function that puts another head into its file."""
+    model = tiny_models.build(request.param)
+    model.config.tie_word_embeddings = True
+    model.hf.tie_weights()
+    model.hf.save_pretrained(tmp_path / "tied")
+    model.tokenizer.save_pretrained(tmp_path / "tied")
+
+    def with_head(name, change):
+        shutil.copytree(tmp_path / "tied", tmp_path / name)
+        tensors = load_file(tmp_path / "tied" / "model.safetensors")
+        head = change(model.hf.get_input_embeddings().weight.detach()).clone()
+        save_file(tensors | {"lm_head.weight": head}, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        return tmp_path / name
+
+    return tmp_path / "tied", with_head
+
+
+def test_a_head_of_its_own_counts_whatever_the_config_says(tied, tmp_path):
+    folder, with_head = tied
+    torch.manual_seed(0)
+    others = [with_head(name, lambda table: 2 * torch.randn_like(table)) for name in "ab"]
+    near = with_head("near", lambda table: table * torch.where(torch.arange(len(table)) == 5, 1.0001, 1.0)[:, None])
+    folders = [folder, with_head("equal", lambda table: table), *others, near]
+    references = [interp.load(each).reference for each in folders]
+    assert references[0].digest == references[1].digest, "equal heads tie"
+    assert len({reference.digest for reference in references}) == 4
+    assert len({reference.storage_digest for reference in references}) in (3, 4), "near differs below bfloat16"
+    for each, reference in zip(folders, references, strict=True):
+        assert told(each) == (reference.digest, reference.storage_digest)
+    with pytest.raises(InterpError, match="but b has weights"):
+        export_streamed(recipe_for(interp.load(others[0])), others[1], tmp_path / "wrong")
+    with pytest.raises(InterpError, match="but a has weights"):
+        export_streamed(recipe_for(interp.load(folder)), others[0], tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("write", ["memory", "folder", "streamed"])
+def test_an_export_computes_what_is_hooked_with_a_head_of_its_own(tied, write, tmp_path):
+    _, with_head = tied
+    folder = with_head("other", lambda table: table.flip(0) * 2)
+    model = interp.load(folder)
+    recipe, out = recipe_for(model), tmp_path / "out"
+    if write == "streamed":
+        export_streamed(recipe, folder, out, undo=True)
+    else:
+        interp.export(recipe, model if write == "memory" else folder, out, undo=True)
+    ids, edited = torch.tensor([[5, 9, 17]]), interp.load(out)
+    with model.hooked(recipe):
+        hooked = model.logits(ids)
+    torch.testing.assert_close(edited.logits(ids), hooked, atol=1e-4, rtol=1e-4)
+    assert not edited.config.tie_word_embeddings, "programs that go by the config keep the head"
+    assert interp.verify(out, model if write == "memory" else None).faithful
+    interp.undo(out, tmp_path / "undone")
+    torch.testing.assert_close(interp.load(tmp_path / "undone").logits(ids), model.logits(ids), atol=1e-4, rtol=1e-4)
