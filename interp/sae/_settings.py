@@ -41,7 +41,7 @@ _TRAINING = r"""
     resume_from_checkpoint hook_layer(_out)? hook_point_layer hook_eval model_class_name neuronpedia(_id)?
     hf_hook_name(_out)? sae_lens(_training)?_version (sparsity_|l1_)?warmup_steps anneal_start auxk_alpha
     top_k_aux threshold_(beta|start_step) initial_sparsity_penalty use_april_update_mode normalize_decoder
-    multi_topk
+    multi_topk autocast finetuning_(tokens|method) n_training_tokens
 """
 _HARMLESS = re.compile("|".join(_TRAINING.split()))
 # Options of TransformerLens' loader that decide nothing of the activations, and those that do at these kinds of site.

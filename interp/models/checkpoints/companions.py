@@ -94,7 +94,7 @@ def _cache(name: str) -> str | None:
 
 def _reason(folder: Path, name: str) -> str | None:
     file, root = folder / name, folder.resolve()
-    target = file.resolve()
+    target = Path(os.path.realpath(file))  # which does not raise where links go in circles
     blob = target.parent == root.parent.parent / "blobs"
     if not (blob or target.is_relative_to(root)):
         if of_tokenizer(name) or name == "generation_config.json":

@@ -51,6 +51,7 @@ def test_what_is_large_or_no_file_or_leads_elsewhere_is_left_out(folder, tmp_pat
     (folder / "disguised.txt").symlink_to("pytorch_model.bin")
     (folder / "elsewhere").symlink_to(tmp_path)
     (folder / "broken").symlink_to("nowhere")
+    (folder / "circle").symlink_to("circle")
     os.mkfifo(folder / "pipe")
     (folder / "stray.csv").write_text("1,2\n" * 100)
     monkeypatch.setattr(companions, "LARGEST", 200)
@@ -58,7 +59,8 @@ def test_what_is_large_or_no_file_or_leads_elsewhere_is_left_out(folder, tmp_pat
     assert set(beside.files) == {*COME, "link.json"}
     assert {name: reason for name, reason in beside.left_out.items() if name not in STAY} == {
         ".git/": "hidden, or a cache", "__pycache__/": "hidden, or a cache", "notes.txt": "a link out of the folder",
-        "disguised.txt": "weights", "elsewhere/": "a link to a folder", "broken": "not a file", "pipe": "not a file",
+        "disguised.txt": "weights", "elsewhere/": "a link to a folder", "broken": "not a file",
+        "circle": "not a file", "pipe": "not a file",
         "stray.csv": "above 0 MB",
     }  # fmt: skip
 
