@@ -54,6 +54,15 @@ class Edit(Displayed):
     op: Op
     format: int = FORMAT
 
+    def require_raw_writers(self, model_type: str) -> None:
+        """Raise where a norm follows the writers of a model type, and an older version took `writers` for after it."""
+        if self.format == 1 and "writers" in self.sites and normalises_outputs(model_type):
+            raise InterpError(
+                f"the recipe is of an older version, for which 'writers' of {model_type} was after the norm that "
+                "follows; make it anew for the raw outputs before it (or call recipe.before_norms(model)), or name "
+                "embed, attn_out.* and mlp_out.* for what it was"
+            )
+
 
 @checked_class('interp.Recipe([(sites, op)]) makes one, for instance [("writers", interp.Project(direction))]')
 @dataclass(frozen=True, init=False)
@@ -129,12 +138,7 @@ class Recipe(Displayed):
         if self.model is not None:
             self.model.check(model, "the recipe")
         for edit in self.edits:
-            if edit.format == 1 and "writers" in edit.sites and normalises_outputs(model.model_type):
-                raise InterpError(
-                    f"the recipe is of an older version, for which 'writers' of {model.model_type} was after the norm "
-                    "that follows; make it anew for the raw outputs before it (or call recipe.before_norms(model)), or "
-                    "name embed, attn_out.* and mlp_out.* for what it was"
-                )
+            edit.require_raw_writers(model.model_type)
             if edit.op.width not in (None, model.d_model):
                 op = f"the recipe's {type(edit.op).__name__} is of width {edit.op.width}"
                 raise InterpError(f"{op}, but {model.name} has d_model {model.d_model}; make one for this model")

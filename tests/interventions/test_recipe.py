@@ -8,6 +8,7 @@ import torch
 import interp
 from interp import Add, At, InterpError, Project, Recipe
 from interp.directions.direction import Direction
+from interp.editing import plan_fold
 from interp.models.sites import Site
 
 IDS = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
@@ -136,5 +137,7 @@ def test_an_old_recipe_of_writers_is_refused_where_a_norm_follows_them(tiny, tmp
             old.bind(model)
         with pytest.raises(InterpError, match="older version"):
             interp.export(old, model, tmp_path / "out")
+        with pytest.raises(InterpError, match="older version"):
+            plan_fold(old, model.config, model.hf.state_dict(), tied=True)
         assert old.before_norms(model).bind(model)
     assert [len(digests[name]) for name in ("llama", "gemma2")] == [1, 2]

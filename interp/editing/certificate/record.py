@@ -82,9 +82,13 @@ class TiedHead(Displayed):
     loss: float | None
     untied_loss: float | None
 
+    @property
+    def losses(self) -> str:
+        """Both losses in words."""
+        return "" if self.loss is None else f"; text loss {self.loss:.3g} nats per token, {self.untied_loss:.3g} untied"
+
     def __str__(self) -> str:
-        losses = "" if self.loss is None else f", text loss {self.loss:.3g} nats per token for {self.untied_loss:.3g}"
-        return f"KL to the hooked model {self.kl:.2g} nats{losses}"
+        return f"KL to the hooked model {self.kl:.2g} nats{self.losses}"
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ class Certificate(Displayed):
             rows.insert(2, ("agreement of generated text", f"{self.generated_agreement:.2%}", generated))
         before = self.fold.rows(self.status == "exact", self.effect_kl) if self.fold else ()
         if self.tied is not None:
-            rows.append(("if a program ties the head", self.tied.kl, f"nats KL; {self.tied}"))
+            rows.append(("KL if a program ties the head, nats", self.tied.kl, f"to the hooked model{self.tied.losses}"))
         ops = ((f"op {number}", str(op), "") for number, op in enumerate(self.ops, 1))
         return [(name, brief(value), reading) for name, value, reading in (*rows, *before, *ops) if value is not None]
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, note
 from interp.editing.fold import ablation
 from interp.editing.fold.affine_maps import MapChange, TensorMap
 from interp.editing.fold.bias_slots import BiasSlots
@@ -131,6 +131,7 @@ def plan_fold(
     """
     folding = _Folding(config, set(names), read, options)
     for edit in recipe.edits:
+        edit.require_raw_writers(config.model_type)
         folding.take(edit)
     return folding.plan(tied)
 
@@ -162,8 +163,10 @@ def keep_tied(recipe: Recipe, config: Any, tied: bool) -> Recipe:
     rest = [(edit, tuple(str(site) for site in sites if site != _TOKENS)) for edit, sites in resolved]
     if not any(sites for _, sites in rest):
         raise InterpError("the recipe acts on the token embedding alone, so nothing is left of it with keep_tied")
-    note = f"{recipe.note} Left out, so that the unembedding stays tied: what it does at {_TOKENS}.".strip()
-    return Recipe([replace(edit, sites=sites) for edit, sites in rest if sites], recipe.model, note)
+    left_out = f"Left out, so that the unembedding stays tied: what it does at {_TOKENS}."
+    note(left_out)
+    kept = [replace(edit, sites=sites) for edit, sites in rest if sites]
+    return Recipe(kept, recipe.model, f"{recipe.note} {left_out}".strip())
 
 
 def _unread(name: str) -> Tensor:

@@ -7,7 +7,8 @@ Projecting out two directions one after the other restores some of the first unl
 direction, so that the edit does not change any vector of that subspace. The angle says how much the direction
 changed: at 0 degrees it was already clear of the subspace, and near 90 little remains of what it was fitted for.
 
-Limitations: behaviour may depend on more than the protected subspace. The audit measures that.
+Limitations: behaviour may depend on more than the protected subspace. The audit measures that. Where a norm follows the
+writers, the edit acts before it and changes its scale, so that what is protected keeps its direction only roughly.
 """
 
 from collections.abc import Iterator
