@@ -4,9 +4,8 @@
 activations, losses and generation (`hooked`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -20,13 +19,13 @@ from interp.models import tokens
 from interp.models.architectures import table
 from interp.models.architectures.table import Tap
 from interp.models.architectures.writers import before_norm
-from interp.models.chat_template import DATE, ChatTemplate, document_beginning, render_chat
+from interp.models.chat_template import PromptedModel
 from interp.models.forward_pass import ForwardPasses
 from interp.models.hooks import HookFunction, HookPoint, Transform, attached, hook_function
 from interp.models.identity import Digests, ModelReference
 from interp.models.losses import next_token_losses
 from interp.models.sites import Site, resolve
-from interp.models.tokens import Beginning, Chat, Prompts, RenderedText, Tokens
+from interp.models.tokens import Beginning, Chat, Prompts, Tokens
 
 
 @runtime_checkable
@@ -43,10 +42,9 @@ class Edits(Protocol):
         ...
 
 
-class PlainModel:
+class PlainModel(PromptedModel):
     """The base of `HookedModel`; see the module."""
 
-    _instruction = ""
     _noted = False  # whether it was said that texts are taken without the chat template
 
     def __init__(
@@ -70,8 +68,7 @@ class PlainModel:
         self.name = name
         self.source = source
         self.revision = revision
-        self.template_variables: dict[str, Any] = {}
-        self.date = DATE
+        self.template_variables = {}
         self.forward_passes = ForwardPasses()
         self._digests = Digests()
         self._open: list[bool] = []  # for each open `hooked` block: whether it acts on each token independently
@@ -156,90 +153,6 @@ class PlainModel:
             ['mlp_out.2', 'mlp_out.3', 'mlp_out.4']
         """
         return resolve(patterns, self.sites)
-
-    @property
-    def template(self) -> ChatTemplate:
-        """The tokenizer's chat template, with the model's `template_variables` and `date`."""
-        return ChatTemplate(self.tokenizer, self.template_variables, self.date)
-
-    def chat(self, messages: str | Sequence[dict[str, str]], **variables: Any) -> RenderedText:
-        """Render a conversation with the tokenizer's chat template, ready for the model's reply.
-
-        Args:
-            messages: One user message as text, or a list of `{"role": …, "content": …}`.
-            variables: Variables of the template, such as `enable_thinking=False`, over those of `load`.
-
-        Returns:
-            The text, of a type that `tokens` knows: its tokens are those of the template, with no others before it.
-
-        Raises:
-            InterpError: The tokenizer has no chat template, a message is empty, or the template refuses a role.
-
-        Example:
-            >>> model.chat("hello there.")
-            '<|bos|><|user|>hello there.<|end|><|assistant|>'
-        """
-        template = replace(self.template, variables={**self.template_variables, **variables})
-        return render_chat(messages, template, self._instruction)
-
-    def render(self, prompt: str, chat: bool | Mapping[str, Any] = True) -> str:
-        """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
-
-        Args:
-            prompt: The text. One that `chat` has rendered stays as it is.
-            chat: Use the chat template if there is one; a mapping gives its variables, as in `chat`.
-
-        Returns:
-            The text to tokenise. The instruction of an open `instructed` block comes first.
-
-        Raises:
-            InterpError: The prompt is rendered already, so that an instruction cannot be put into it.
-
-        Example:
-            >>> model.render("hello there.", chat=False)
-            'hello there.'
-        """
-        if isinstance(prompt, RenderedText):
-            if self._instruction:
-                raise InterpError(
-                    "an instruction can't be put into a prompt that is rendered already; pass what the user says"
-                )
-            return prompt
-        if chat is not False and self.tokenizer is not None and self.tokenizer.chat_template:
-            return self.chat(prompt, **(chat if isinstance(chat, Mapping) else {}))
-        return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
-
-    def beginning(self, of: Beginning) -> list[int]:
-        """The ids that come before a plain text.
-
-        Args:
-            of: What the `tokenizer` puts there, what began a `document` of pretraining, or `none`.
-
-        Example:
-            >>> model.beginning("document")
-            [1]
-        """
-        if of == "none" or self.tokenizer is None:
-            return []
-        return document_beginning(self.template) if of == "document" else tokens.text_beginning(self.tokenizer)
-
-    @contextmanager
-    def instructed(self, instruction: str) -> Iterator[Self]:
-        """Put an instruction before every prompt rendered in the block: a system message where the template has one.
-
-        Args:
-            instruction: The text; an empty text switches the instruction of an outer block off.
-
-        Example:
-            >>> with model.instructed("Be polite."):
-            ...     model.render("hello there.", chat=False)
-            'Be polite.\\n\\nhello there.'
-        """
-        before, self._instruction = self._instruction, instruction
-        try:
-            yield self
-        finally:
-            self._instruction = before
 
     def tokens(
         self,

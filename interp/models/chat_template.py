@@ -10,11 +10,11 @@ marks of common models (`<think>`, `[THINK]`, `<seed:think>`, Cohere's and gpt-o
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 from transformers.utils import chat_template_utils
@@ -22,7 +22,7 @@ from transformers.utils import chat_template_utils
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.inputs import bounded_call
-from interp.models.tokens import RenderedText, text_beginning
+from interp.models.tokens import Beginning, RenderedText, text_beginning
 
 DATE = "2025-01-01"
 Messages = Sequence[Mapping[str, Any]]
@@ -197,6 +197,105 @@ def render_chat(messages: str | Messages, template: ChatTemplate, instruction: s
 
 def _replied(template: ChatTemplate, turns: Messages, answer: str) -> str:
     return template.render([*turns, {"role": "assistant", "content": answer}], reply=False)
+
+
+class PromptedModel:
+    """Prompts of a model as text: the base of `HookedModel` that renders them.
+
+    Attributes:
+        tokenizer: The tokenizer, or None.
+        template_variables: Variables of the chat template, for every conversation.
+        date: What the chat template prints for today's date.
+    """
+
+    tokenizer: Any
+    template_variables: dict[str, Any]
+    date = DATE
+    _instruction = ""
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template, with the model's `template_variables` and `date`."""
+        return ChatTemplate(self.tokenizer, self.template_variables, self.date)
+
+    def chat(self, messages: str | Sequence[dict[str, str]], **variables: Any) -> RenderedText:
+        """Render a conversation with the tokenizer's chat template, ready for the model's reply.
+
+        Args:
+            messages: One user message as text, or a list of `{"role": …, "content": …}`.
+            variables: Variables of the template, such as `enable_thinking=False`, over those of `load`.
+
+        Returns:
+            The text, of a type that `tokens` knows: its tokens are those of the template, with no others before it.
+
+        Raises:
+            InterpError: The tokenizer has no chat template, a message is empty, or the template refuses a role.
+
+        Example:
+            >>> model.chat("hello there.")
+            '<|bos|><|user|>hello there.<|end|><|assistant|>'
+        """
+        template = replace(self.template, variables={**self.template_variables, **variables})
+        return render_chat(messages, template, self._instruction)
+
+    def render(self, prompt: str, chat: bool | Mapping[str, Any] = True) -> str:
+        """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
+
+        Args:
+            prompt: The text. One that `chat` has rendered stays as it is.
+            chat: Use the chat template if there is one; a mapping gives its variables, as in `chat`.
+
+        Returns:
+            The text to tokenise. The instruction of an open `instructed` block comes first.
+
+        Raises:
+            InterpError: The prompt is rendered already, so that an instruction cannot be put into it.
+
+        Example:
+            >>> model.render("hello there.", chat=False)
+            'hello there.'
+        """
+        if isinstance(prompt, RenderedText):
+            if self._instruction:
+                raise InterpError(
+                    "an instruction can't be put into a prompt that is rendered already; pass what the user says"
+                )
+            return prompt
+        if chat is not False and self.tokenizer is not None and self.tokenizer.chat_template:
+            return self.chat(prompt, **(chat if isinstance(chat, Mapping) else {}))
+        return f"{self._instruction}\n\n{prompt}" if self._instruction else prompt
+
+    def beginning(self, of: Beginning) -> list[int]:
+        """The ids that come before a plain text.
+
+        Args:
+            of: What the `tokenizer` puts there, what began a `document` of pretraining, or `none`.
+
+        Example:
+            >>> model.beginning("document")
+            [1]
+        """
+        if of == "none" or self.tokenizer is None:
+            return []
+        return document_beginning(self.template) if of == "document" else text_beginning(self.tokenizer)
+
+    @contextmanager
+    def instructed(self, instruction: str) -> Iterator[Self]:
+        """Put an instruction before every prompt rendered in the block: a system message where the template has one.
+
+        Args:
+            instruction: The text; an empty text switches the instruction of an outer block off.
+
+        Example:
+            >>> with model.instructed("Be polite."):
+            ...     model.render("hello there.", chat=False)
+            'Be polite.\\n\\nhello there.'
+        """
+        before, self._instruction = self._instruction, instruction
+        try:
+            yield self
+        finally:
+            self._instruction = before
 
 
 def _instructed(turns: Messages, template: ChatTemplate, instruction: str) -> Messages:
