@@ -126,9 +126,9 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
     if folder.is_dir():
         yield from _measured_files(folder)
     if audit.edit != "hooks":
-        yield from _same_model(audit.after, load(folder).identity)
+        yield from _same_model(audit.after, load(folder, date=audit.after.date or None).identity)
         if base is not None:
-            yield from _same_model(audit.before, load(base).identity, "base's ")
+            yield from _same_model(audit.before, _opened(base, audit).identity, "base's ")
         if audit.of_one_model and not all(item.is_unchanged for item in audit.items.values()):
             yield Reason(None, "one model has two scores in the audit, so it measured more than these weights")
     elif exported:
@@ -152,7 +152,7 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
     origin = base if base is not None else manifest.source if is_here and key is None else None
     if origin is not None:
         dtype = manifest.made.loaded or ("bfloat16" if manifest.made.dequantise else None)
-        model = origin if isinstance(origin, HookedModel) else load(origin, dtype=dtype)
+        model = _opened(origin, audit, dtype)
         yield from _same_model(audit.before, model.identity, "base's ")
         certificate, replay = check(folder, model)
         # Other versions of transformers write the files of a model in memory differently, so none was compared.
@@ -168,6 +168,11 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
         )
         return
     yield Reason(certificate.faithful or None, f"the weights do what the hooks do: {certificate!r}")
+
+
+def _opened(base: AnyModel, audit: Audit, dtype: str | None = None) -> HookedModel:
+    """The unedited model, with the date that the audit's chat template printed."""
+    return base if isinstance(base, HookedModel) else load(base, dtype=dtype, date=audit.before.date or None)
 
 
 def _measured_files(folder: Path) -> Iterator[Reason]:

@@ -204,6 +204,18 @@ def test_what_others_would_load_or_run_but_no_digest_covers_is_not_allowed(files
     assert (file.name in why[0]) or "an adapter" in why[0]
 
 
+def test_the_date_that_was_measured_is_the_one_that_is_compared(files, tiny):
+    _, folder = files
+    (folder / "model" / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages[0]['content'] }}")
+    then, today = interp.load(folder / "model", date="2024-05-05"), interp.load(folder / "model")
+    assert then.identity.settings != today.identity.settings, "control"
+    made = audit_of(tiny("llama", seed=2), None, then)
+    made.save(folder / "then.json")
+    assert gate(folder / "then.json", POLICY, folder / "model").allow
+    replace(made, after=today.identity.model_copy(update={"date": "2024-05-05"})).save(folder / "now.json")
+    assert gate(folder / "now.json", POLICY, folder / "model").outcome == "inconclusive"
+
+
 def test_the_base_that_a_checkpoint_was_compared_with_is_checked_where_it_is_given(files, tiny):
     _, folder = files
     other = tiny("llama", seed=2)
