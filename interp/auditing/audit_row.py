@@ -87,6 +87,7 @@ class AuditRow(Displayed):
         detectable: The smallest difference that is detectable with 80 % power at this number of items.
         n_groups: Number of clusters of items.
         missing: Pairs without a score.
+        missing_before, missing_after: Items without a score before, and after.
         constant: Whether every item has the same score in both models; if so, the scorer may be unable to tell
             them apart.
 
@@ -113,6 +114,8 @@ class AuditRow(Displayed):
     detectable: float | None = None
     n_groups: int = 0
     missing: int = 0
+    missing_before: int = 0
+    missing_after: int = 0
     constant: bool = False
     language: str = "en"
     scenario: str = ""
@@ -136,10 +139,18 @@ class AuditRow(Displayed):
             return "not significant" + (f" (can detect {self.detectable:.2g})" if self.detectable else "")
         return "better" if self.better > 0 else "worse"
 
+    @property
+    def missing_reading(self) -> str:
+        """On which side items have no score; and, where the two rates differ, what that makes of the difference."""
+        counts = f"{self.missing_before} before, {self.missing_after} after"
+        differ = self.missing_before != self.missing_after
+        return counts + "; the rates differ, so the difference may come from which items have a score" * differ
+
     def _card(self) -> Card:
         rows = [("kind", self.kind), ("before", self.before), ("after", self.after)]
         change = ("difference", self.difference, self.reading)
-        return self.name, [*rows, change, ("p (Holm)", self.p_holm), ("items", self.after.n)]
+        missing = [("missing", self.missing, self.missing_reading)] if self.missing else []
+        return self.name, [*rows, change, ("p (Holm)", self.p_holm), ("items", self.after.n), *missing]
 
 
 def audit_rows(

@@ -48,6 +48,7 @@ class Baseline(Displayed):
         changes: In an audit, the paired difference from the unedited model by behaviour, with the scores of an item
             averaged over seeds.
         p: In an audit, the p-value of each difference, not corrected.
+        missing: In an audit, the number of items of each behaviour without a score under some seed.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Baseline(Displayed):
     each: tuple[dict[str, float], ...] = ()
     changes: dict[str, Estimate] = field(default_factory=dict)
     p: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
 
     def _card(self) -> Card:
         seeds = f"mean of {plural(len(self.each), 'seed')}" if self.each else ""
@@ -68,7 +70,8 @@ def baseline_of_scores(name: str, rows: Sequence[AuditRow], items: Mapping[str, 
     compared = {row.name: items[row.name].compare(name, row.unit, seed) for row in rows}
     changes = {behaviour: comparison.difference for behaviour, comparison in compared.items()}
     p = {behaviour: comparison.p for behaviour, comparison in compared.items()}
-    return Baseline(name, _means(each), each if len(each) > 1 else (), changes, p)
+    missing = {behaviour: lost for behaviour, comparison in compared.items() if (lost := comparison.missing_after)}
+    return Baseline(name, _means(each), each if len(each) > 1 else (), changes, p, missing)
 
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -275,5 +275,12 @@ def _notes(audit: Any) -> list[str]:
         if row.constant:
             notes.append(f"{row.name}: every item has the same score, so this scorer can't discriminate")
         if row.missing:
-            notes.append(f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score")
+            share = f"{row.name}: {row.missing} of {row.missing + row.after.n} items have no score"
+            notes.append(f"{share} ({row.missing_reading})" if audit.edited else share)
+        notes += [
+            f"{row.name}: without a score {row.missing_before} before, {count} under the {baseline.name} baseline; the "
+            "rates differ"
+            for baseline in audit.baselines
+            if (count := baseline.missing.get(row.name, 0)) != row.missing_before
+        ]
     return notes

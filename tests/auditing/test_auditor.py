@@ -19,6 +19,8 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.scoring.choices import text_loss
 from interp.auditing.statistics.comparison import compare
 from interp.auditing.statistics.significance import holm
+from interp.cli.audit import _notes
+from interp.views.report_page import Report, write_report
 
 WORDS = [" ".join(f"w{(7 * i + 3 * j) % 100 + 5}" for j in range(6)) for i in range(40)]
 
@@ -164,6 +166,34 @@ def test_missing_scores_are_counted_and_never_a_pass(model):
 
     row = audit(model, recipe(), [replace(word_chosen(), measure=judged)])["prefers"]
     assert (row.missing, row.after.n) == (1, len(WORDS) - 1)
+
+
+def test_missing_scores_are_counted_by_side_and_unequal_rates_are_said(model, tmp_path, capsys):
+    """A judge that fails on 1 item of the unedited model, 3 of the edited one, and 2 of the instructed one."""
+
+    def judged(lost):
+        counts = iter(lost)
+
+        def measure(model):
+            gone = next(counts)
+            return Scores(tuple(float("nan") if n < gone else x for n, x in enumerate(whole(model).values)))
+
+        return replace(word_chosen(), measure=measure)
+
+    whole = word_chosen().measure
+    made = audit(model, recipe(), [judged((1, 3, 2))], baselines=["prompt"])
+    row = made["prefers"]
+    assert (row.missing, row.missing_before, row.missing_after, made.baselines[0].missing) == (3, 1, 3, {"prefers": 2})
+    write_report(Report("r", made.before, audit=made, baselines=made.baselines), tmp_path / "page.html")
+    page, notes = (tmp_path / "page.html").read_text(), "\n".join(_notes(made))
+    for shown in (notes, page, row._repr_html_()):
+        assert "1 before, 3 after; the rates differ" in shown
+    assert "without a score 1 before, 2 under the prompt baseline; the rates differ" in notes
+    assert "2 missing" in page
+    made.save(tmp_path / "audit.json")
+    assert Audit.read(tmp_path / "audit.json") == made
+    alike = audit(model, recipe(), [judged((2, 2, 2))], baselines=["prompt"])
+    assert [note.partition("items")[2] for note in _notes(alike)] == [" have no score (2 before, 2 after)"], "control"
 
 
 def test_a_behaviour_without_any_score_ends_the_audit_by_name_and_is_not_kept(model, tmp_path):

@@ -1,7 +1,8 @@
 """Comparisons: a behaviour before and after an edit, item by item, with 95 % intervals.
 
 The design is paired: the same items in the same order, with the same prompts and decoding. An item without a score on
-either side is left out on both, and counted. Items that share a group (a template, a passage) count as one draw.
+either side is left out on both, and counted on each: where the two counts differ, what was left out depends on the
+side, and the difference may come from that. Items that share a group (a template, a passage) count as one draw.
 `intervals` has the intervals, `significance` the p-values; their coverage and error rates are measured in
 docs/results/statistics.md.
 """
@@ -49,6 +50,7 @@ class Comparison(Displayed):
         detectable: The smallest difference that this number of items detects with 80 % power.
         n_groups: Number of clusters of items.
         missing: Items without a score on one side or both.
+        missing_before, missing_after: Items without a score on each side.
         constant: Whether all scores before and after are equal: such a scorer may not discriminate.
 
     Example:
@@ -67,6 +69,8 @@ class Comparison(Displayed):
     n_groups: int
     missing: int
     constant: bool
+    missing_before: int = 0
+    missing_after: int = 0
 
 
 def compare(
@@ -104,7 +108,7 @@ def compare(
     _require_groups(groups, len(old))
     whole = np.isfinite(old) & np.isfinite(new)
     kept = [group for group, keep in zip(groups, whole, strict=True) if keep] if groups else ()
-    missing = int(len(old) - whole.sum())
+    missing, sides = int(len(old) - whole.sum()), [int(np.isnan(side).sum()) for side in (old, new)]
     if missing == len(old):
         raise InterpError(f"none of {len(old)} items has a score both before and after")
     old, new = _checked(old[whole], unit), _checked(new[whole], unit)
@@ -119,6 +123,8 @@ def compare(
         n_groups=len(changes),
         missing=missing,
         constant=len(old) > 1 and len(np.unique([old, new])) == 1,
+        missing_before=sides[0],
+        missing_after=sides[1],
     )
 
 

@@ -88,6 +88,7 @@ def test_an_item_without_a_score_is_left_out_on_both_sides_and_counted():
     kept = [item for item in range(40) if item not in (3, 7, 8)]
     whole = compared(old[kept], new[kept], [groups[item] for item in kept], "margin")
     assert (found.missing, whole.missing) == (3, 0)
+    assert (found.missing_before, found.missing_after) == (1, 2)
     assert (found.before, found.after, found.difference) == (whole.before, whole.after, whole.difference)
     assert found.difference.n == 37
 
