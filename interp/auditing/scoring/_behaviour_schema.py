@@ -8,7 +8,7 @@ empty texts are refused; see `behaviour_file`.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from interp.auditing.behaviours import Behaviour, Kind
 from interp.auditing.scoring.choices import choice, margin, paired_text, text_loss
@@ -114,10 +114,6 @@ class Scorer(Config):
     def row_class(self) -> RowClass:
         """What a row of the items is."""
         return self.row
-
-    def with_keys(self, variables: Mapping[str, str]) -> "Scorer":
-        """The scorer, with the variable that holds its endpoint's key, if it has an endpoint."""
-        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -242,23 +238,23 @@ class Judged(Scorer):
     question: str = Field(description="the question, with {prompt} and {reply}")
     answers: dict[str, float] = Field({"yes": 1.0, "no": 0.0}, description="allowed words, and their grades")
     key: str = Field("", description="never in a file; see --judge-key")
-    timeout: float = Field(60.0, gt=0, description="seconds per request, in total")
-    retries: int = Field(3, ge=0, description="attempts after the first")
+    timeout: float = Field(60.0, gt=0, le=3600, description="seconds per request, in total")
+    retries: int = Field(3, ge=0, le=20, description="attempts after the first")
     max_new_tokens: NewTokens = 64
 
-    @field_validator("key")
-    @classmethod
-    def _refuse_key(cls, key: str) -> str:
-        if key:
+    def with_key(self, variables: Mapping[str, str]) -> "Judged":
+        """The judge with the variable of its host, if there is one. Raises where the file names a variable itself."""
+        if self.key:
             raise InterpError(
-                f"key {key!r}: a behaviour file names no key, since it could have any variable sent to its endpoint; "
-                "remove it, and name the variable yourself, by --judge-key HOST=VARIABLE or judge_keys={HOST: VARIABLE}"
+                f"key {self.key!r}: a file names no key, since it could have any variable sent to its endpoint; remove "
+                "it, and name the variable yourself, by --judge-key HOST=VARIABLE or judge_keys={HOST: VARIABLE}"
             )
-        return key
+        return self.model_copy(update={"key": variables.get(self.host, "")})
 
-    def with_keys(self, variables: Mapping[str, str]) -> "Scorer":
-        """The judge with the variable of its host."""
-        return self.model_copy(update={"key": variables.get(host_of(self.endpoint), "")})
+    @property
+    def host(self) -> str:
+        """The host of the endpoint, and its port if named."""
+        return host_of(self.endpoint)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ import yaml
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Judged, Scorer
-from interp.auditing.scoring.judge import host_of
 from interp.core.config import compose_yaml, construct_yaml, yaml_text
 from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
@@ -66,20 +65,24 @@ def read_behaviours(
             )
         lines[described.name] = line
         place = f"{place}, behaviour {described.name!r}"
-        scorer = _scorer(described, place).with_keys(keys)
-        hosts |= {host_of(scorer.endpoint)} if isinstance(scorer, Judged) else set()
+        scorer = _scorer(described, place, keys)
+        hosts |= {scorer.host} if isinstance(scorer, Judged) else set()
         behaviours.append(_behaviour(described, scorer, place, file.parent / described.items, items, seed))
     if unused := keys.keys() - hosts:
-        known = f"its judges are at {', '.join(sorted(hosts))}" if hosts else "it has no judges"
-        raise InterpError(f"{file}: a key is given for {min(unused)}, but {known}; leave it out, or correct the host")
+        known = ", ".join(sorted(hosts)) or "no host"
+        raise InterpError(f"{file} has judges at {known}, but a key is given for {min(unused)}; correct the host")
     return displayed(behaviours)
 
 
-def _scorer(described: DescribedBehaviour, place: str) -> Scorer:
+def _scorer(described: DescribedBehaviour, place: str, keys: Mapping[str, str]) -> Scorer:
     kind = described.scorer.get("type")
     if not isinstance(kind, str) or kind not in SCORERS:
         raise InterpError(f"{place}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
-    return SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
+    scorer = SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
+    try:
+        return scorer.with_key(keys) if isinstance(scorer, Judged) else scorer
+    except InterpError as problem:
+        raise InterpError(f"{place}: {problem}") from None
 
 
 def _behaviour(

@@ -192,7 +192,7 @@ def test_a_file_names_no_key_and_the_callers_goes_to_one_host_only(server, monke
         for behaviour in interp.suite(written(server.url, other.url), judge_keys={host: "JUDGE_KEY"}):
             behaviour.scores(model)
         assert [server.seen[0][1], other.seen[0][1]] == ["Bearer abc", None]
-        with pytest.raises(InterpError, match=rf"a key is given for x.org, but its judges are at {host}"):
+        with pytest.raises(InterpError, match=rf"judges at {host}, but a key is given for x.org"):
             interp.suite(written(server.url), judge_keys={"x.org": "JUDGE_KEY"})
     with pytest.raises(InterpError, match="suite organism has no judges"):
         interp.suite("organism", judge_keys={host: "JUDGE_KEY"})
