@@ -28,7 +28,7 @@ class RenderedText(str):
 
     Example:
         >>> prompt = model.chat("hello there.") + "Good"
-        >>> type(prompt).__name__, model.tokens(prompt).ids[0, :2].tolist() == [1, 4]
+        >>> type(prompt).__name__, model.tokens(prompt).ids[0, :2].tolist() == [1, 2]
         ('RenderedText', True)
     """
 

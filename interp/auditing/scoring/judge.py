@@ -99,7 +99,7 @@ class Judge(Displayed):
         return float("nan")
 
     def read(self, answer: str) -> float | None:
-        """The grade of the verdict that an answer states; None where it states none, or two that differ.
+        r"""The grade of the verdict that an answer states; None where it states none, or two that differ.
 
         In this order: what follows "answer", "verdict" and their like ("Final answer: yes"), the final one before
         others; a line that is one allowed word; the first or last line, where it begins with an allowed word. Thoughts

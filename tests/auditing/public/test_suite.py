@@ -78,7 +78,7 @@ def slow_values(model, behaviour, prompts=None):
         text = model.chat(prompt) if spec.get("chat", behaviour.unit == "margin") else prompt
         found = [slow(model, text, answer) for answer in answers]
         by = spec.get("normalise", "token" if behaviour.unit == "margin" else "none")
-        lengths = {"none": [1] * 99, "token": [n for _, n in found], "byte": [len(a.encode()) for a in answers]}[by]
+        lengths = {"none": [1] * 99, "token": [n for _, n in found], "acc_norm": [len(a) - 1 for a in answers]}[by]
         yield torch.tensor([nats / n for (nats, _), n in zip(found, lengths, strict=False)])
 
 
