@@ -70,7 +70,7 @@ class ModelCondition(Displayed):
             "model": model.digest,
             "settings": self.model.settings(chat=False),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "recipe": self.recipe.digest if self.recipe else "",
+            "recipe": self.recipe.exact_digest if self.recipe else "",
             "instruction": self.instruction,
         }
 

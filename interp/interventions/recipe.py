@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.core.calls import checked_class
 from interp.core.config import Config
-from interp.core.digests import tensors_digest
+from interp.core.digests import tensors_digest, weight_digests
 from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, sha256_json, write_json
@@ -175,6 +175,11 @@ class Recipe(Displayed):
     def digest(self) -> str:
         """SHA-256 of the settings and tensors; that of format 1 for edits that mean the same there."""
         return sha256_json([_plain(self, by_meaning=True), tensors_digest(_tensors(self).items())])
+
+    @property
+    def exact_digest(self) -> str:
+        """`digest`, which rounds tensors to bfloat16, with their exact values: what was measured holds for these."""
+        return sha256_json([self.digest, weight_digests(_tensors(self)).exact])
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Save the recipe to a new folder; `overwrite` replaces a saved recipe there, in one step."""

@@ -201,6 +201,21 @@ def test_scores_are_kept_by_rendered_prompts_whatever_the_templates_text_is(mode
     assert not cached("{{ messages[0].content }}"), "control"
 
 
+def test_changes_below_bfloat16_are_kept_apart(model, behaviour, tmp_path):
+    near = [Recipe([("resid_post.1", interp.Add(torch.full((32,), value)))]) for value in (1.0, 1.0001)]
+    assert near[0].digest == near[1].digest, "control: the digest that rounds"
+    cache = ScoreCache(tmp_path)
+    cache.scores(ModelCondition(model, near[0]), behaviour)
+    assert cache.get(ModelCondition(model, near[0]), behaviour) is not None
+    assert cache.get(ModelCondition(model, near[1]), behaviour) is None
+    weight = model.hf.get_parameter("model.layers.0.mlp.down_proj.weight")
+    values = weight.detach().clone()
+    weight.data.mul_(1.0001)
+    changed = cache.get(ModelCondition(model, near[0].retarget(model)), behaviour)
+    weight.data.copy_(values)
+    assert changed is None
+
+
 def test_types_are_kept_apart(behaviour, tmp_path):
     """A digest is that of the values in bfloat16, whichever type was loaded."""
     wide = tiny_models.build("llama", seed=1)

@@ -36,7 +36,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
     "embedding_length": ("hidden_size",),
     "embedding_scale": ("embedding_multiplier",),
     "expert_count": ("num_local_experts", "num_experts"),
-    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
     "expert_used_count": ("num_experts_per_tok",),
     "feed_forward_length": ("intermediate_size", "ffn_hidden_size", "n_inner"),
@@ -49,7 +49,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
 # Values with which a key says what holds without it; None: any value.
 _HARMLESS = {
     "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "attention.clamp_kqv": 0.0, "logit_scale": 1.0,
-    "pooling_type": 0, "tensor_data_layout": None, "rope.scaling.finetuned": None, "rope.scaling.attn_factor": 1.0,
+    "pooling_type": 0, "context_length": None, "tensor_data_layout": None, "rope.scaling.finetuned": None, "rope.scaling.attn_factor": 1.0,
     "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0,
 }  # fmt: skip
 _ROPE_FACTORS = "rope_freqs.weight"
@@ -174,8 +174,11 @@ class GgufFile:
             value = value[0]
         name = next((name for name in _PLACES.get(key, ()) if hasattr(config, name)), None)
         if name is None or isinstance(value, list):
-            derived = key == "feed_forward_length" and value == 4 * config.hidden_size
-            return derived or (key in _HARMLESS and _HARMLESS[key] in (None, value))
+            usual = {
+                "feed_forward_length": 4 * config.hidden_size,
+                "attention.head_count_kv": config.num_attention_heads,
+            }
+            return usual.get(key) == value or (key in _HARMLESS and _HARMLESS[key] in (None, value))
         setattr(config, name, value)
         return True
 
