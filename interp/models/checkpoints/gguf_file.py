@@ -49,7 +49,8 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
 # Values with which a key says what holds without it; None: any value.
 _HARMLESS = {
     "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "attention.clamp_kqv": 0.0, "logit_scale": 1.0,
-    "pooling_type": 0, "context_length": None, "tensor_data_layout": None, "rope.scaling.finetuned": None, "rope.scaling.attn_factor": 1.0,
+    "context_length": None,
+    "pooling_type": 0, "tensor_data_layout": None, "rope.scaling.finetuned": None, "rope.scaling.attn_factor": 1.0,
     "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0,
 }  # fmt: skip
 _ROPE_FACTORS = "rope_freqs.weight"
