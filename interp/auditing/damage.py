@@ -5,8 +5,8 @@
 
 It is measured before an edit is saved. A direction that leans on a coordinate far larger than the others, as an oblique
 one of a discriminant can, separates a contrast and destroys the model when it is removed. `harmless` refuses what
-raises the loss by more than `LIMIT`. At 0.3 nats per token more, steered models still write text
-(`interp.interventions.steering_scale`); a few short texts can rise by as much where longer ones do by a third of it.
+raises the loss by more than `LIMIT`. On SmolLM2-135M-Instruct, directions of sentiment that raise the loss of prose by
+0.0 to 0.2 nats raise that of the contrast's own texts, five tokens long and about the concept, by up to 0.8.
 
 Limitations: a few texts show a model that is broken, not one that is slightly worse. The audit measures that.
 """
@@ -24,7 +24,7 @@ from interp.interventions.steering_scale import OPENINGS, mean_loss
 from interp.models.continuations import Continuations
 from interp.models.hooked import HookedModel
 
-LIMIT = 0.5  # nats per token
+LIMIT = 1.0  # nats per token
 _TEXTS, _TOKENS, _OPENINGS, _NEW_TOKENS = 16, 64, 4, 12
 
 
@@ -43,7 +43,7 @@ class Damage(Displayed):
     Example:
         >>> from interp.auditing.damage import Damage
         >>> print(Damage(loss_before=2.96, loss_after=8.63, written_before=0.8, written_after=5.1))
-        text loss 2.96 -> 8.63 nats per token (limit +0.5), what it writes 0.80 -> 5.10
+        text loss 2.96 -> 8.63 nats per token (limit +1.0), what it writes 0.80 -> 5.10
     """
 
     loss_before: float

@@ -45,7 +45,7 @@ class FindOptions(Config):
         None, description="new folder for a recipe that projects out the best direction at every writer"
     )
     force: bool = Field(
-        False, description="with --out: write the recipe even if it raises the loss of text by more than 0.5 nats"
+        False, description="with --out: write the recipe even if it raises the loss of text by more than 1 nat"
     )
     page: Path | None = Field(None, description="new HTML file with a heat map (layers × methods)")
     try_: str | None = Field(

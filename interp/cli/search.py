@@ -18,7 +18,7 @@ def run_command(
     out: Annotated[Path | None, typer.Option(help=r"new folder for the results \[default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="resume a run that was stopped")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="export an edit even if it raises the loss of text by more than 0.5 nats")
+        bool, typer.Option("--force", help="export an edit even if it raises the loss of text by more than 1 nat")
     ] = False,
     as_json: Json = False,
 ) -> None:
