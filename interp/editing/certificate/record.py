@@ -4,7 +4,8 @@ It answers two questions, each with its own limits. Does the fold do what the ho
 the weights before they are rounded to 16 bits, with limits that only allow float32's own rounding, so that an error far
 below a 16-bit unit shows. What did rounding do? Each weight has to be within a unit of the unrounded one, and the
 export has to be nearer to the hooked model than the base is. What is only claimed to be approximate has to be much
-nearer: KL(hooked || export) may be a quarter of KL(base || hooked), which is what the edit itself does.
+nearer: KL(hooked || export) may be a quarter of KL(base || hooked), which is what the edit itself does. Factors that
+were distilled in place of a fold report what remains.
 """
 
 from collections.abc import Iterator
@@ -176,7 +177,7 @@ class Certificate(Displayed):
         if self.fold is None:
             return ("it was measured by an older version, which did not measure the fold before rounding",)
         problems = list(self.fold.unmet(self.status == "exact", self.effect_kl))
-        if self.status == "approximate" and not self.kl <= max(self._allowed * self.effect_kl, _NO_KL):
+        if self._allowed < 1 and not self.kl <= max(self._allowed * self.effect_kl, _NO_KL):
             problems.append(
                 f"it is approximate, and its KL from the hooked model ({self.kl:.1e} nats) is more than "
                 f"{self._allowed:.0%} of what the edit does to the base ({self.effect_kl:.1e})"
@@ -191,8 +192,12 @@ class Certificate(Displayed):
 
     @property
     def _allowed(self) -> float:
-        """The share of the edit's own KL that the export may be away from the hooked model."""
-        return _APPROXIMATE if self.status == "approximate" else 1.0
+        """The share of the edit's own KL that the export may be away from the hooked model.
+
+        Distilled factors have to be nearer than the base, as exact folds, and report what remains.
+        """
+        distilled = any(op.reason.startswith("distilled") for op in self.ops)
+        return _APPROXIMATE if self.status == "approximate" and not distilled else 1.0
 
     def differs(self, other: "Certificate") -> str | None:
         """The name of a figure that differs from `other`'s by more than another machine explains; None if all agree."""
