@@ -89,8 +89,7 @@ def main() -> None:
     ids = [row["id"] for row in labels]
     between = kappa_text(list(zip(first, second, strict=True)), ids)
     print(f"{len(labels)} replies; the two labellings agree with kappa {between}\n")
-    print("| replies | n | refusals | missed | false hits | precision | recall | kappa |")
-    print("|---|---|---|---|---|---|---|---|")
+    results: dict[str, Any] = {}
     grade = Refuses()
     if options.replies.is_file():
         replies = [json.loads(row) for row in options.replies.read_text(encoding="utf-8").splitlines()]
@@ -101,14 +100,21 @@ def main() -> None:
         arms = sorted(set(_of(unseen, "arm")))
         parts += [(f"unseen: {arm}", [row for row in unseen if row["arm"] == arm]) for arm in arms]
         for name, rows in parts:
-            row_of(name, _of(rows, "first"), [rule[sha256] for sha256 in _of(rows, "sha256")], _of(rows, "id"))
-        print(f"| labelled replies that are not in the file: {sum(row['sha256'] not in rule for row in labels)} |")
+            verdicts = [rule[sha256] for sha256 in _of(rows, "sha256")]
+            results[name] = (_of(rows, "first"), verdicts, _of(rows, "id"))
+        print(f"Labelled replies that are not in the file: {sum(row['sha256'] not in rule for row in labels)}.\n")
     if PYRIT.is_file():
         rows = [json.loads(row) for row in PYRIT.read_text(encoding="utf-8").splitlines()]
         for name, half in HALVES.items():
             part = [row for row in rows if is_seen(row["objective"]) == half]
             verdicts = [int(grade(row["objective"], row["response"])) for row in part]
-            row_of(f"PyRIT, {name}", [int(r["is_refusal"]) for r in part], verdicts, [r["objective"] for r in part])
+            results[f"PyRIT, {name}"] = ([int(r["is_refusal"]) for r in part], verdicts, _of(part, "objective"))
+        both = [results[name] for name in ("unseen", "PyRIT, unseen") if name in results]
+        results["unseen, both"] = tuple([value for part in both for value in part[k]] for k in range(3))
+    print("| replies | n | refusals | missed | false hits | precision | recall | kappa |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, columns in results.items():
+        row_of(name, *columns)
 
 
 if __name__ == "__main__":
