@@ -107,8 +107,9 @@ class GgufFile:
         """Set in a config what the file states. Raises, by its name, for what the config has no place for."""
         prefix = f"{self.architecture}."
         keys = [name.removeprefix(prefix) for name in self._reader.fields if name.startswith(prefix)]
-        if "attention.key_length" not in keys and hasattr(config, "head_dim"):
-            config.head_dim = config.hidden_size // config.num_attention_heads
+        usual = config.hidden_size // config.num_attention_heads
+        if "attention.key_length" not in keys and getattr(config, "head_dim", usual) != usual:
+            config.head_dim = usual
         for key in keys:
             if not key.startswith("rope.") and not self._is_set(config, key):
                 raise self._refusal(key)
@@ -180,7 +181,8 @@ class GgufFile:
                 "attention.head_count_kv": config.num_attention_heads,
             }
             return usual.get(key) == value or (key in _HARMLESS and _HARMLESS[key] in (None, value))
-        setattr(config, name, value)
+        if getattr(config, name) != value:  # some are derived, and can't be set
+            setattr(config, name, value)
         return True
 
     def _rope(self, config: Any, keys: set[str]) -> Iterator[tuple[str, Any]]:
