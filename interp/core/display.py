@@ -39,9 +39,11 @@ def markdown(text: object) -> str:
     """A text for Markdown, each line of it on its own, that shows as it is: no links, images, tables, headings or HTML.
 
     >>> markdown("# ![x](http://x) | <b>")
-    '\\\\# !\\\\[x\\\\](http://x) \\\\| &lt;b&gt;'
+    '\\\\# !\\\\[x\\\\](http://x) \\\\| &lt;b>'
     """
-    lines = re.sub(r"([\\`\[\]|])", r"\\\1", escape(printable(str(text)), quote=False)).splitlines()
+    lines = re.sub(
+        r"([\\`\[\]|])", r"\\\1", printable(str(text)).replace("&", "&amp;").replace("<", "&lt;")
+    ).splitlines()
     return "\n".join(re.sub(r"^\s*([#>+=~-])", r"\\\1", line) for line in lines)
 
 

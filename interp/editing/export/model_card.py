@@ -5,7 +5,7 @@ It says what was edited and how exactly, what the edit is for, what was measured
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from interp.core.display import markdown
+from interp.core.display import escaped, markdown
 from interp.editing.certificate import Certificate, ExportManifest
 from interp.editing.fold.plan import Plan
 
@@ -44,7 +44,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
         "## What was edited",
         f"Made with interp from {markdown(base.name)} (weights {base.digest[:12]}) by the recipe in `interp_recipe/` "
         f"({manifest.recipe[:12]}), folded into the weights:",
-        _table(["op", "where", "how exactly"], [[i.op, i.where, i.exactness] for i in plan.items]),
+        _table(["op", "where", "how exactly"], [[escaped(i.op), escaped(i.where), i.exactness] for i in plan.items]),
         f"**Warning:** {plan.warning}.{_tied(certificate)}" if plan.warning else "",
         "## Intended use",
         "As the base model is used, where what the recipe removes is unwanted. It is not a safeguard on its own: keep "
@@ -89,4 +89,4 @@ def _plain(name: str) -> str:
 
 def _table(header: list[object], rows: list[list[object]]) -> str:
     lines: list[list[object]] = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(' '.join(markdown(cell).split()) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
