@@ -26,6 +26,7 @@ from contextlib import suppress
 from functools import lru_cache
 from io import BufferedReader
 from itertools import chain
+from math import ceil
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from threading import Lock
@@ -258,14 +259,19 @@ def _serve(function: Callable[..., str], pipe: Connection) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + bound("memory")
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Files that the caller has open, and the locks on them, are not this process's to hold.
+    os.closerange(3, pipe.fileno())
+    os.closerange(pipe.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     while True:
         args = pipe.recv()
+        signal.alarm(ceil(bound("template")) + 1)  # where the caller is gone, nobody else ends it
         try:
             answer = True, function(*args)
         except MemoryError:
             return
         except Exception as problem:
             answer = False, str(problem)
+        signal.alarm(0)
         pipe.send(answer)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from interp.core.errors import InterpError
-from interp.core.files import read_json
+from interp.core.files import lock_folder, read_json
 from interp.core.inputs import bound, bounded_call, bounded_lines, numbered_lines, parse_bytes, parse_json, parse_object
 
 
@@ -108,3 +108,10 @@ def test_a_template_that_never_ends_is_ended(monkeypatch, template, message):
     assert time.monotonic() - begun < 20
     texts = [bounded_call("good", rendered, "{{ words }}", [word]) for word in ("a", "b")]
     assert texts == ["['a']", "['b']"]
+
+
+def test_the_process_that_renders_holds_no_lock_of_its_caller(tmp_path):
+    with lock_folder(tmp_path, "busy"):
+        bounded_call("within a lock", rendered, "{{ words }}", ["a"])
+    with lock_folder(tmp_path, "busy"):
+        pass
