@@ -146,7 +146,7 @@ class Digests:
         settings += _tokenizer_settings(tokenizer, chat)
         if chat:
             settings += [dict(template.variables)] * bool(template.variables) + [template.date] * template.prints_date
-        stamp = [*settings, tokenizer]
+        stamp = [*settings, tokenizer, *_tokenizer_parts(tokenizer)]
         if self._settings.get(chat, ([], ""))[0] != stamp:
             self._settings[chat] = (stamp, sha256_json([*settings, _tokenizer_rules(tokenizer)]))
         return self._settings[chat][1]
@@ -172,6 +172,12 @@ def _tokenizer_settings(tokenizer: Any, chat: bool) -> list[Any]:
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     after = str(tokenizer.backend_tokenizer.post_processor) if tokenizer.is_fast else ""
     return [len(tokenizer), *([tokenizer.chat_template] if chat else []), special, after]
+
+
+def _tokenizer_parts(tokenizer: Any) -> list[str]:
+    """What else can be replaced in memory, as text that is cheap to make."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return [str(getattr(backend, part, "")) for part in ("normalizer", "pre_tokenizer", "decoder")]
 
 
 def _tokenizer_rules(tokenizer: Any) -> Any:

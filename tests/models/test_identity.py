@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny_models
+from tokenizers import normalizers, pre_tokenizers
 
 import interp
 from interp.models.identity import ModelReference
@@ -84,6 +85,16 @@ def test_changes_in_memory_are_seen(folder):
     other = model.identity.settings
     model.tokenizer = None
     assert len({before, other, model.identity.settings}) == 3
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
+def test_a_tokenizer_whose_parts_are_replaced_in_memory_is_another(folder, part):
+    model = interp.load(folder)
+    before = model.settings()
+    assert before == model.settings(), "control"
+    other = {"normalizer": normalizers.Lowercase(), "pre_tokenizer": pre_tokenizers.ByteLevel()}[part]
+    setattr(model.tokenizer.backend_tokenizer, part, other)
+    assert model.settings() != before
 
 
 def test_records_that_state_no_settings_are_what_they_were(folder):

@@ -126,7 +126,8 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
     if folder.is_dir():
         yield from _measured_files(folder)
     if audit.edit != "hooks":
-        yield from _same_model(audit.after, load(folder, date=audit.after.date or None).identity)
+        place = folder.absolute() if folder.exists() else folder  # a folder of the organism's name is not the organism
+        yield from _same_model(audit.after, load(place, date=audit.after.date or None).identity)
         if base is not None:
             yield from _same_model(audit.before, _opened(base, audit).identity, "base's ")
         if audit.of_one_model and not all(item.is_unchanged for item in audit.items.values()):
@@ -155,8 +156,10 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
         model = _opened(origin, audit, dtype)
         yield from _same_model(audit.before, model.identity, "base's ")
         certificate, replay = check(folder, model)
-        # Other versions of transformers write the files of a model in memory differently, so none was compared.
-        yield Reason(replay.files > 0 or None, f"made again from the base: {replay}")
+        # Other versions of transformers write the files of a model in memory differently, so none was compared. Older
+        # manifests don't say what was left out, so a file that is missing was not noticed.
+        compared = replay.files > 0 and manifest.left_out is not None
+        yield Reason(compared or None, f"made again from the base: {replay}" + ", but not all" * (not compared))
     elif key is not None:
         yield from _same_model(audit.before, manifest.base, "base's ")
         certificate = Certificate.read(folder / CERTIFICATE)

@@ -72,6 +72,8 @@ class Checkpoint:
                 f"{folder}: its config.json has auto_map, which runs code that comes with the checkpoint; "
                 "use interp.load(..., trust_remote_code=True) only if you have read that code"
             )
+        if checkpoint.config.get("transformers_weights") is not None:
+            raise InterpError(f"{folder}: its config.json names other weights (transformers_weights); remove that key")
         if not (allow_pickle and checkpoint.pickled):
             checkpoint.require_whole()
         return checkpoint

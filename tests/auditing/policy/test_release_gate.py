@@ -160,6 +160,34 @@ def test_a_manifest_that_was_rewritten_proves_nothing(files, attack):
     assert gate(folder / "audit.json", POLICY, folder / "edited").outcome == "inconclusive"
 
 
+def test_a_manifest_that_does_not_say_what_was_left_out_proves_nothing(files):
+    _, folder = files
+    (folder / "model" / "chat_template.jinja").write_text("Be safe. {{ messages[0]['content'] }}")
+    audit_of(interp.load(folder / "model")).save(folder / "safe.json")
+    interp.export(RECIPE, folder / "model", folder / "edited")
+    assert gate(folder / "safe.json", POLICY, folder / "edited").allow, "control"
+    (folder / "edited" / "chat_template.jinja").unlink()
+    kept = ExportManifest.at(folder / "edited").files
+    kept.pop("chat_template.jinja")
+    rehashed(folder / "edited", left_out=None, files=kept)
+    assert interp.verify(folder / "edited").faithful, "an older export brought only some files along"
+    decided, why = outcome(gate(folder / "safe.json", POLICY, folder / "edited"))
+    assert decided == "inconclusive"
+    assert "made again from the base" in why[0]
+    assert "but not all" in why[0]
+
+
+def test_a_folder_that_is_called_organism_is_not_the_organism(files, tiny, monkeypatch):
+    model, folder = files
+    audit_of(model, None, interp.load("organism")).save(folder / "organism.json")
+    monkeypatch.chdir(folder)
+    assert gate("organism.json", POLICY, "organism").allow, "control: the bundled one"
+    shutil.copytree("model", "organism")
+    decided, why = outcome(gate("organism.json", POLICY, "organism"))
+    assert decided == "inconclusive"
+    assert "the audit is of weights" in why[0]
+
+
 def test_an_export_without_its_base_needs_it_or_a_signature(files, tiny, signing_keys):
     _, folder = files
     (private, public), (_, other) = signing_keys

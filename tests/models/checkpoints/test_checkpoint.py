@@ -1,4 +1,7 @@
-"""An adapter given as a model is refused with its base's name, and with a way to merge it that works."""
+"""Folders whose weights are not what transformers would load: an adapter, which is refused with a way to merge it."""
+
+import json
+import shutil
 
 import fsspec
 import pytest
@@ -42,3 +45,16 @@ def test_one_beside_a_config_or_at_a_url_is_refused_too(tiny, tmp_path):
     with pytest.raises(InterpError, match=r"memory://unmerged: an adapter \(unknown\) to the model"):
         export_streamed(RECIPE, "memory://unmerged", tmp_path / "out")
     fs.rm("/unmerged", recursive=True)
+
+
+def test_a_config_that_names_other_weights_is_refused(tiny, tmp_path):
+    """transformers would load those, and not the file that was checked."""
+    tiny("llama", seed=1).hf.save_pretrained(tmp_path / "m")
+    tiny("llama", seed=2).hf.save_pretrained(tmp_path / "other")
+    interp.load(tmp_path / "m")
+    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "m" / "second.safetensors")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"transformers_weights": "second.safetensors"}))
+    for use in (interp.load, lambda folder: export_streamed(RECIPE, folder, tmp_path / "out")):
+        with pytest.raises(InterpError, match="names other weights"):
+            use(tmp_path / "m")
