@@ -266,7 +266,11 @@ def test_what_has_no_form_before_a_norm_is_refused_there(tiny, op):
             run()
 
 
-@pytest.mark.parametrize("wrap", [lambda op: At(op, [0, 2]), lambda op: Schedule(op, [1.0], prompt=1.0), gate], ids=str)
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda op: At(op, [0, 2]), lambda op: Schedule(op, [1.0], prompt=1.0), gate],
+    ids=["at", "schedule", "gate"],
+)
 def test_ops_inside_others_are_put_before_the_norm_with_them(tiny, wrap):
     """With hooks: at the tokens where they act, they leave what the bare op leaves."""
     model, op = gained(tiny("olmo2")), Project(rows())
