@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from interp.core.config import Config
-from interp.data.conversations import Keep
+from interp.data.corpora import Keep
 
 
 class HarvestConfig(Config):

@@ -22,7 +22,7 @@ from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.data import corpora
-from interp.data.conversations import Keep
+from interp.data.corpora import Keep
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 

@@ -6,7 +6,7 @@ theirs. So they are found under templates that rewrite or drop earlier thoughts,
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 from interp.core.errors import InterpError
 from interp.data.corpora import Conversation
@@ -14,7 +14,6 @@ from interp.models.chat_template import ChatTemplate, answer_of
 from interp.models.tokens import RenderedText, common_length
 
 Span = tuple[int, int]
-Keep = Literal["all", "inner", "assistant"]  # which tokens of a document
 
 
 def render_conversation(conversation: Conversation, tokenizer: Any) -> tuple[RenderedText, list[Span]]:

@@ -21,7 +21,7 @@ from functools import partial
 from glob import has_magic
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, nearest, note
@@ -30,6 +30,7 @@ from interp.core.inputs import bound, bounded_lines, over_bound, parse_object
 Conversation = list[dict[str, Any]]
 Document = str | Conversation
 Source = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
+Keep = Literal["all", "inner", "assistant"]  # which tokens of a document
 Record = Callable[[], Document]  # returns the document, or raises if it is broken
 
 _DATASET = "hf:"

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
-from interp.data.conversations import Keep, Span, render_conversation
-from interp.data.corpora import Document
+from interp.data.conversations import Span, render_conversation
+from interp.data.corpora import Document, Keep
 from interp.models.chat_template import ChatTemplate, document_beginning
 
 PADDING = -1

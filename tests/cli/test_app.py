@@ -42,8 +42,8 @@ def test_options_are_frozen():
         "runs compare": ["--json", "paths"],
         "runs gc": ["--json", "--yes", "folder"],
         "harvest": [
-            "--append", "--batch-size", "--bos", "--context", "--device", "--dtype", "--field", "--json", "--keep",
-            "--out", "--overwrite", "--sites", "--skip-bad", "--text", "--tokens", "model",
+            "--append", "--batch-size", "--bos", "--context", "--date", "--device", "--dtype", "--field", "--json",
+            "--keep", "--out", "--overwrite", "--sites", "--skip-bad", "--template", "--text", "--tokens", "model",
         ],
         "sae train": [
             "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--run",
@@ -52,10 +52,11 @@ def test_options_are_frozen():
         "sae features": [
             "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
         ],
-        "sae convert": ["--json", "--model", "--out", "--site", "--to", "--writes", "source"],
+        "sae convert": ["--accept", "--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "find": [
-            "--columns", "--contrast", "--device", "--force", "--items", "--json", "--method", "--out", "--page",
-            "--position", "--protect", "--sae", "--seed", "--sites", "--skip-bad", "--try", "model",
+            "--columns", "--contrast", "--date", "--device", "--force", "--items", "--json", "--method", "--out",
+            "--page", "--position", "--protect", "--sae", "--seed", "--sites", "--skip-bad", "--template", "--try",
+            "model",
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
@@ -66,8 +67,9 @@ def test_options_are_frozen():
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "--key", "--prompts", "folder"],
         "audit": [
-            "--base", "--baselines", "--cache", "--data", "--device", "--dtype", "--instruction", "--items", "--json",
-            "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite", "model",
+            "--base", "--baselines", "--cache", "--data", "--date", "--device", "--dtype", "--instruction", "--items",
+            "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite",
+            "--template", "model",
         ],
         "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--safeguard", "file"],
         "doctor": ["--json"],

@@ -13,19 +13,28 @@ https://arxiv.org/abs/2306.05685), and a reply can address its judge. Check a ju
 replies are sent to the endpoint.
 """
 
+import json
 import os
 import re
+import socket
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from threading import Thread
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from interp.auditing.scoring._endpoint import complete
 from interp.auditing.scoring.graders import on_answer
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
+from interp.core.inputs import parse_object
 
+_REPLY_BYTES = 1_000_000
 _RETRIED = {408, 409, 425, 429}  # and 500 to 599
 
 
@@ -119,7 +128,7 @@ class Judge(Displayed):
     def _ask(self, question: str) -> str:
         body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
         headers = {"Authorization": f"Bearer {os.environ[self.key].strip()}"} if self.key else {}
-        return complete(self.endpoint.rstrip("/") + "/chat/completions", body, headers, self.timeout)
+        return _complete(self.endpoint.rstrip("/") + "/chat/completions", body, headers, self.timeout)
 
 
 def host_of(endpoint: str) -> str:
@@ -186,3 +195,76 @@ def _opening(line: str, allowed: set[str], strict: bool) -> set[str]:
     if strict or re.match(r"[.,]\d", rest):
         return set()
     return {head[1]} | (allowed & set(re.findall(r"\w+", rest)))
+
+
+def _complete(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> str:
+    """What the assistant says in reply to a request.
+
+    Args:
+        url: Where completions are made.
+        body: The request, sent as JSON.
+        headers: Further headers, such as the one with the key.
+        timeout: Seconds for the whole exchange.
+
+    Raises:
+        OSError: The server failed, redirected the request, or did not reply in time.
+        HTTPException: The reply is not HTTP.
+        ValueError: The reply is no completion, or too long.
+    """
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
+    sockets: list[socket.socket] = []
+    text: Future[str] = Future()
+
+    def exchange() -> None:
+        try:
+            opener = build_opener(_NoRedirects, _Watched(sockets))
+            with opener.open(request, timeout=timeout) as response:
+                text.set_result(_content(response.read(_REPLY_BYTES + 1)))
+        except Exception as problem:
+            text.set_exception(problem)
+
+    Thread(target=exchange, daemon=True).start()
+    try:
+        return text.result(timeout)
+    finally:
+        for each in sockets:  # which ends the thread, whatever it still reads
+            with each, suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+def _content(reply: bytes) -> str:
+    if len(reply) > _REPLY_BYTES:
+        raise ValueError(f"the reply has more than {_REPLY_BYTES:,} bytes")
+    try:
+        content = parse_object(reply.decode(), "the reply")["choices"][0]["message"]["content"]
+    except (InterpError, LookupError, TypeError) as problem:
+        raise ValueError(f"the reply is no chat completion ({problem})") from None
+    if not isinstance(content, str):
+        raise ValueError(f"the content of the reply is a {type(content).__name__}; expected a text")
+    return content
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        """None, which leaves the redirect an error."""
+
+
+class _Watched(HTTPHandler, HTTPSHandler):
+    """Keeps a second handle of each socket that is opened, by which another thread can shut it down."""
+
+    def __init__(self, sockets: list[socket.socket]):
+        super().__init__()
+        self.sockets = sockets
+
+    def do_open(self, http_class: Any, req: Request, **options: Any) -> HTTPResponse:
+        def connection(*args: Any, **settings: Any) -> HTTPConnection:
+            connection: HTTPConnection = http_class(*args, **settings)
+            vars(connection)["_create_connection"] = self._connect
+            return connection
+
+        return super().do_open(connection, req, **options)
+
+    def _connect(self, *args: Any, **options: Any) -> socket.socket:
+        opened = socket.create_connection(*args, **options)
+        self.sockets.append(opened.dup())
+        return opened
