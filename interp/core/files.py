@@ -289,6 +289,16 @@ def write_tensors(
         save_file(dict(tensors), sibling, None if metadata is None else dict(metadata))
 
 
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, by name. Raises, with its name, if it is missing or damaged."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise InterpError(f"{path}: cannot be read ({problem}); restore it, or make it again") from None
+
+
 def read_json(path: str | Path, constants: bool = False) -> Any:
     """Read a JSON file, within the bounds of `inputs`. Raises, with its name, if it is missing, broken or too long.
 

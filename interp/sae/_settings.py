@@ -22,7 +22,7 @@ from typing import Any
 from interp.core.errors import InterpError
 from interp.models.architectures.table import known_architectures, was_recognised
 from interp.models.identity import ModelReference
-from interp.models.sites import Site
+from interp.models.sites import KINDS, Site
 
 _TRAINING = r"""
     (lr|adam|l[01p]|mse_loss|dead|resample|wandb|log|eval|dataset|autocast|compile|jumprelu|sparsity|p|k_anneal|group)_\w+
@@ -64,18 +64,17 @@ _OTHER_NAMES = {"gpt2small": "gpt2"}
 
 def unknown_keys(config: Mapping[str, Any], read: Iterable[str]) -> dict[str, str]:
     """A doubt for each key that is neither read nor harmless."""
-    left = [key for key, value in config.items() if key not in read and value not in (None, False)]
     return {
-        key: f"{key} is {config[key]!r}, a setting that is not known here"
-        for key in left
-        if not _HARMLESS.fullmatch(key)
+        key: f"{key} is {value!r}, a setting that is not known here"
+        for key, value in config.items()
+        if not (key in read or value in (None, False) or _HARMLESS.fullmatch(key))
     }
 
 
 def require_sizes(config: Mapping[str, Any], **sizes: int) -> None:
-    """Raise where settings say other sizes than the tensors have; none, or 0, says nothing."""
+    """Raise where settings say other sizes than the tensors have; 0 is a size that is not known, on either side."""
     for key, size in sizes.items():
-        if config.get(key) and config[key] != size:
+        if size and config.get(key) and config[key] != size:
             raise InterpError(f"{key} is {config[key]!r}, but the tensors have {size}; it is not of these weights")
 
 
@@ -91,12 +90,12 @@ def loading_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def loading_doubts(options: Mapping[str, Any], reads: Site, writes: Site) -> dict[str, str]:
     """A doubt for each option of the model's loading that changes activations here, or may."""
-    doubts = {}
-    for key, value in options.items():
-        where = _PROCESSED.get(key, ("any",) if not _LOADING.fullmatch(key) else ())
-        if value not in (None, False) and {reads.kind, writes.kind, "any"} & {*where}:
-            doubts[key] = f"{key} is {value!r} in the model that it was trained on, which changes {reads} there"
-    return doubts
+    changing = {key: _PROCESSED.get(key, KINDS) for key in options if not _LOADING.fullmatch(key)}
+    return {
+        key: f"{key} is {options[key]!r} in the model that it was trained on, which changes {reads} there"
+        for key, kinds in changing.items()
+        if options[key] not in (None, False) and (reads.kind in kinds or writes.kind in kinds)
+    }
 
 
 def centres(options: Mapping[str, Any], model: ModelReference) -> bool:
@@ -143,8 +142,6 @@ def settle(doubts: Mapping[str, str], accept: Iterable[str]) -> None:
     """Raise for the first doubt that is not accepted, or for an acceptance of what is not in doubt."""
     for key, doubt in doubts.items():
         if key not in accept:
-            raise InterpError(
-                f"{doubt}; if it belongs here nonetheless, accept={[key]} (interp sae convert --accept {key})"
-            )
+            raise InterpError(f"{doubt}; if it belongs here, accept={[key]} (interp sae convert --accept {key})")
     if needless := sorted({*accept} - {*doubts}):
         raise InterpError(f"accept names {', '.join(needless)}, which is not in doubt; leave it out")

@@ -11,13 +11,11 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.core.errors import InterpError, first_line
-from interp.core.files import read_json
+from interp.core.files import read_json, read_tensors
 from interp.sae._settings import loading_options, require_sizes, unknown_keys
 from interp.sae.nonlinearities import JumpReLU, TopK
 
@@ -50,6 +48,7 @@ _DICTIONARIES = (
     "MatryoshkaBatchTopKSAE",
 )  # fmt: skip
 _GATED = ("b_gate", "b_mag", "r_mag")
+_JUMPRELU = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
 _NO_TENSORS = ("scaling_factor", "k", "group_sizes", "threshold")  # that are read elsewhere, or not needed
 _MATRICES = ("W_enc", "W_dec", "W_skip", "encoder.weight", "decoder.weight")
 
@@ -97,12 +96,11 @@ def _read_saelens(folder: Path) -> ToolContent:
     """Today's layout, or older ones, whose settings are flat and whose hook_name is hook_point."""
     config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
     named = config.get("architecture", "standard")
-    kind = _TRANSCODERS.get(named, named)
-    if kind not in _SAELENS or (named != kind and config.get("apply_b_dec_to_input")):
-        raise InterpError(
-            f"architecture {named!r} can't be read; known: {', '.join(_SAELENS)}, and {', '.join(_TRANSCODERS)} "
-            "without apply_b_dec_to_input"
-        )
+    kind, transcodes = _TRANSCODERS.get(named, named), named in _TRANSCODERS
+    if kind not in _SAELENS:
+        raise InterpError(f"architecture {named!r} can't be read; known: {', '.join([*_SAELENS, *_TRANSCODERS])}")
+    if transcodes and config.get("apply_b_dec_to_input"):
+        raise InterpError(f"a {named} with apply_b_dec_to_input can't be read; expected one without it")
     metadata = config | config.get("metadata", {})
     for key, known in _SAELENS_SETTINGS.items():
         if metadata.get(key) not in (None, *known):
@@ -113,29 +111,25 @@ def _read_saelens(folder: Path) -> ToolContent:
         names.append("threshold")
     if "skip" in named:
         names.append("W_skip")
-    content = _renamed(tensors, {name: name for name in names}, named)
-    content["W_enc"] = tensors["W_enc"].T
+    content = _renamed(tensors, {name: name for name in names}, named, transposed="W_enc")
     require_sizes(config, d_sae=len(tensors["W_dec"]), d_in=len(tensors["W_enc"]), d_out=tensors["W_dec"].shape[1])
     if (factor := tensors.get("scaling_factor", torch.ones(()))).ne(1).any():
         if not config.get("finetuning_scaling_factor"):
-            raise InterpError(
-                "it holds scaling_factor, but finetuning_scaling_factor is not true; drop the one that is wrong"
-            )
+            raise InterpError("it holds scaling_factor, but finetuning_scaling_factor is not true; drop the wrong one")
         content["W_dec"] = tensors["W_dec"] * factor[:, None]
-    hook, hook_out = metadata.get("hook_name", metadata.get("hook_point")), metadata.get("hook_name_out")
-    doubts, loading = unknown_keys(config, _SAELENS_READ), loading_options(config)
+    doubts = unknown_keys(config, _SAELENS_READ)
     if metadata.get("prepend_bos") is False:
         doubts["prepend_bos"] = "prepend_bos is false, so it was trained on text without a beginning token"
     return ToolContent(
         content,
         _saelens_nonlinearity(config, named),
-        centred=config.get("apply_b_dec_to_input", True) and named == kind,
-        transcodes=named != kind,
+        centred=config.get("apply_b_dec_to_input", True) and not transcodes,
+        transcodes=transcodes,
         rescales=bool(config.get("rescale_acts_by_decoder_norm")),
-        hook=hook,
-        hook_out=hook_out,
+        hook=metadata.get("hook_name", metadata.get("hook_point")),
+        hook_out=metadata.get("hook_name_out"),
         model=("model_name", metadata.get("model_name")),
-        loading=loading,
+        loading=loading_options(config),
         doubts=doubts,
     )
 
@@ -145,11 +139,8 @@ def _saelens_nonlinearity(config: Mapping[str, Any], named: str) -> TopK | JumpR
     kwargs, rescales = config.get("activation_fn_kwargs") or {}, config.get("rescale_acts_by_decoder_norm")
     k = config.get("k", kwargs.get("k"))
     ranks = named == "topk" or "topk" in (config.get("activation_fn"), config.get("activation_fn_str"))
-    if (
-        (ranks and named not in ("topk", "standard"))
-        or kwargs not in ({}, {"k": k})
-        or ((kwargs or rescales) and not ranks)
-    ):
+    foreign = named not in ("topk", "standard") if ranks else kwargs or rescales
+    if foreign or kwargs not in ({}, {"k": k}):
         raise InterpError(
             f"architecture {named!r} with k {k!r}, activation_fn_kwargs {kwargs!r} and rescale_acts_by_decoder_norm "
             f"{rescales!r}; expected one k, for topk alone"
@@ -166,8 +157,7 @@ def _read_sparsify(folder: Path) -> ToolContent:
         names["W_skip"] = "W_skip"
     transcodes, content = config.get("transcode", False), _renamed(tensors, names)
     require_sizes(config, num_latents=len(content["W_enc"]), d_in=content["W_enc"].shape[1])
-    read = ("activation", "k", "d_in", "num_latents", "skip_connection", "transcode")
-    doubts = unknown_keys(config, read)
+    doubts = unknown_keys(config, ("activation", "k", "d_in", "num_latents", "skip_connection", "transcode"))
     return ToolContent(content, TopK(k=config["k"]), not transcodes, transcodes, doubts=doubts)
 
 
@@ -179,21 +169,17 @@ def _read_dictionary_learning(folder: Path) -> ToolContent:
         raise InterpError(f"dict_class {kind!r} can't be read; known: {', '.join(_DICTIONARIES)}")
     if "group_sizes" in tensors or "W_enc" in tensors:
         # Matryoshka subtracts the decoder's bias from its input, JumpReLU does not.
-        content = _jumprelu(tensors)
-        require_sizes(trainer, dict_size=len(content["W_enc"]), activation_dim=content["W_enc"].shape[1])
-        return ToolContent(content, centred="group_sizes" in tensors, **origin)
-    names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
-    if "r_mag" in tensors:
-        names |= {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
+        content, k, centred = _renamed(tensors, _JUMPRELU, transposed="W_enc"), 0, "group_sizes" in tensors
     else:
-        names |= {"b_dec": "b_dec" if "b_dec" in tensors else "bias", "b_enc": "encoder.bias"}
-        names |= {"threshold": "threshold"} if "threshold" in tensors else {}
-    content = _renamed(tensors, names)
-    content["W_dec"] = content["W_dec"].T
-    ranks = "k" in tensors and "Batch" not in kind
-    sizes = {"dict_size": len(content["W_enc"]), "activation_dim": content["W_enc"].shape[1]}
-    require_sizes(trainer, **sizes, **({"k": int(tensors["k"])} if "k" in tensors else {}))
-    return ToolContent(content, TopK(k=int(tensors["k"])) if ranks else JumpReLU(), centred=True, **origin)
+        names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
+        if "r_mag" in tensors:
+            names |= {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
+        else:
+            names |= {"b_dec": "b_dec" if "b_dec" in tensors else "bias", "b_enc": "encoder.bias"}
+            names |= {"threshold": "threshold"} if "threshold" in tensors else {}
+        content, k, centred = _renamed(tensors, names, transposed="W_dec"), int(tensors.get("k", 0)), True
+    require_sizes(trainer, dict_size=len(content["W_enc"]), activation_dim=content["W_enc"].shape[1], k=k)
+    return ToolContent(content, TopK(k=k) if k and "Batch" not in kind else JumpReLU(), centred=centred, **origin)
 
 
 def _origin(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +201,7 @@ def _read_gemma_scope(path: Path) -> ToolContent:
             tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
     except (OSError, ValueError, TypeError, EOFError, BadZipFile) as problem:
         raise InterpError(f"{file.name} is not a plain npz file ({problem}); download it again") from None
-    return ToolContent(_jumprelu(tensors))
+    return ToolContent(_renamed(tensors, _JUMPRELU, transposed="W_enc"))
 
 
 READERS: dict[str, Callable[[Path], ToolContent]] = {
@@ -226,14 +212,13 @@ READERS: dict[str, Callable[[Path], ToolContent]] = {
 }
 
 
-def _jumprelu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a JumpReLU autoencoder, whose encoder is stored transposed."""
-    content = _renamed(tensors, {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")})
-    return content | {"W_enc": content["W_enc"].T}
+def _renamed(
+    tensors: dict[str, Tensor], names: dict[str, str], tool: str = "its tool", transposed: str = ""
+) -> dict[str, Tensor]:
+    """The tensors under their names here, with the one that is stored transposed as it is here.
 
-
-def _renamed(tensors: dict[str, Tensor], names: dict[str, str], tool: str = "its tool") -> dict[str, Tensor]:
-    """The tensors under their names here. Raises for one missing or too many, and for a matrix that is none."""
+    Raises for a tensor that is missing or not used, and for a matrix that does not have two axes.
+    """
     if missing := [name for name in names.values() if name not in tensors]:
         raise InterpError(f"no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
     for name in names.values():
@@ -241,14 +226,12 @@ def _renamed(tensors: dict[str, Tensor], names: dict[str, str], tool: str = "its
             raise InterpError(f"{name} has shape {tuple(tensors[name].shape)}; expected two axes")
     if unknown := sorted(set(tensors) - {*names.values(), *_NO_TENSORS}):
         raise InterpError(f"it holds {', '.join(unknown)}, which {tool} does not use; it cannot be read exactly")
-    return {name: tensors[there] for name, there in names.items()}
+    content = {name: tensors[there] for name, there in names.items()}
+    return {name: x.T if name == transposed else x for name, x in content.items()}
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return {name: x.float() for name, x in safetensors.torch.load_file(file).items()}
-    except (OSError, SafetensorError) as problem:
-        raise InterpError(f"{file.name} is not a valid safetensors file ({problem}); download it again") from None
+    return {name: x.float() for name, x in read_tensors(file).items()}
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
@@ -260,4 +243,4 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         raise InterpError(f"{file.name} holds more than tensors, or is damaged ({reason}); it is not read") from None
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise InterpError(f"{file.name} is not a dictionary of tensors; expected what dictionary_learning saves")
-    return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
+    return {name: x.float() for name, x in tensors.items()}

@@ -160,9 +160,7 @@ class SparseAutoencoder(Displayed):
     ) -> Float[Tensor, "*batch d_out"]:
         """Activations from all latents. With a skip connection it needs x, the activations encoded, too."""
         if features.shape[-1] != self.d_sae:
-            raise InterpError(
-                f"features have {features.shape[-1]} latents; expected {self.d_sae}, as encode gives them"
-            )
+            raise InterpError(f"features have {features.shape[-1]} latents; expected {self.d_sae}, as from encode")
         return self._skipped(features @ self.W_dec + self.b_dec, x)
 
     def decode_sparse(self, code: Code, x: Float[Tensor, "token d_in"] | None = None) -> Float[Tensor, "token d_out"]:

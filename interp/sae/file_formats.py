@@ -20,14 +20,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError, first_line
-from interp.core.files import read_json, sha256_file
+from interp.core.files import read_json, read_tensors, sha256_file
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.sae import _settings
@@ -138,9 +136,7 @@ def _read_content(where: Path, name: str, label: str) -> ToolContent:
     except InterpError as problem:
         raise InterpError(f"{label}: {problem}") from None
     except RuntimeError as problem:
-        raise InterpError(
-            f"{label}: its tensors do not go together ({first_line(problem)}); download it again"
-        ) from None
+        raise InterpError(f"{label}: its tensors do not go together ({first_line(problem)}); restore it") from None
     except (LookupError, TypeError, AttributeError, ValueError) as problem:
         # The settings of other tools may have any type, in any place.
         reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
@@ -159,10 +155,7 @@ def _read_interp(
     if model is not None:
         for place in (*record.reads, *record.writes):
             place.model.check(model, "this SAE")
-    try:
-        tensors = safetensors.torch.load_file(file)
-    except SafetensorError as problem:
-        raise InterpError(f"{file}: not a valid safetensors file ({problem})") from None
+    tensors = read_tensors(file)
     if set(tensors) - set(OPTIONAL) != set(TENSORS):
         raise InterpError(f"{file}: holds {', '.join(sorted(tensors))}; expected {', '.join(TENSORS)}")
     require_shapes(tensors, record.reads, record.writes, str(file))
