@@ -160,12 +160,11 @@ class Audit(Displayed):
     def _repr_html_(self) -> str:
         names = [f"difference, {baseline.name}" for baseline in self.baselines]
         header = ["behaviour", "kind", "before", "after", "difference", "p (Holm)", *names, ""]
-        cells: list[list[object]] = [
-            [row.name, row.kind, row.before, row.after, row.difference, row.p_holm] for row in self.rows
-        ]
-        for row, cell in zip(self.rows, cells, strict=True):
+        cells: list[list[object]] = []
+        for row in self.rows:
             changes = [baseline.changes.get(row.name) for baseline in self.baselines]
-            cell += [None if change is None else f"{change.estimate:+.3f}" for change in changes] + [row.reading]
+            texts = [None if change is None else f"{change.estimate:+.3f}" for change in changes]
+            cells.append([row.name, row.kind, row.before, row.after, row.difference, row.p_holm, *texts, row.reading])
         return html_table(f"Audit: {self.after.name}, means, 95% intervals; judged by p (Holm)", header, cells)
 
 
@@ -194,9 +193,7 @@ def _require_measured(audit: Audit) -> None:
         raise InterpError(f"{what}, so it was not measured so (behaviours: {', '.join(names)})")
     baselines = tuple(baseline_of_scores(x.name, audit.rows, audit.items, audit.seed) for x in audit.baselines)
     computed = replace(audit, rows=audit_rows(audit.rows, audit.items, audit.seed), baselines=baselines)
-    figures, expected = (
-        flatten({part: x.to_json()[part] for part in ("rows", "baselines")}) for x in (audit, computed)
-    )
+    figures, expected = (flatten(x.to_json()) for x in (audit, computed))
     for name in figures | expected:
         value, right = figures.get(name), expected.get(name)
         if value != right and not (isinstance(value, float) and isinstance(right, float) and _close(value, right)):
@@ -265,19 +262,19 @@ def audit(
     remedy = f"continues from the scores in {scores.folder}" if scores.folder else "continues only with cache=FOLDER"
     with on_interrupt(f"the same call {remedy}"):
         _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
-    pairs = [(b, scores.scores(plain, b), scores.scores(edited, b)) for b in behaviours]
     arms = {"before": [plain], "after": [edited]} | controls
-    items = {
-        b.name: ItemScores.of(b, {arm: [scores.scores(x, b) for x in group] for arm, group in arms.items()})
-        for b in behaviours
-    }
+    items, shown = dict[str, ItemScores](), list[AuditExample]()
+    for behaviour in behaviours:
+        measured = {arm: [scores.scores(x, behaviour) for x in group] for arm, group in arms.items()}
+        items[behaviour.name] = ItemScores.of(behaviour, measured)
+        shown += _examples(behaviour, measured["before"][0], measured["after"][0])[:examples]
     rows = audit_rows(behaviours, items, seed)
     unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(
         rows=rows,
         before=before.identity,
         after=after.identity if isinstance(after, HookedModel) else unsaved,
-        examples=tuple(example for pair in pairs for example in _examples(*pair)[:examples]),
+        examples=tuple(shown),
         baselines=tuple(baseline_of_scores(name, rows, items, seed) for name in controls),
         recipe=establish_recipe(before, after),
         suite=suite_digest(behaviours),
@@ -308,10 +305,8 @@ def _require_distinct(behaviours: Sequence[Behaviour]) -> None:
         raise InterpError(f"an audit needs behaviours of different names; got {names}")
     for behaviour in behaviours:
         if behaviour.unit != "rate" and len(set(behaviour.groups) or behaviour.prompts) < 2:
-            raise InterpError(
-                f"behaviour {behaviour.name!r} has one item, or one group of items, so its spread is unknown; give at "
-                "least two (--items)"
-            )
+            name = f"behaviour {behaviour.name!r}"
+            raise InterpError(f"{name} has one item, or one group, so its spread is unknown; give two (--items)")
 
 
 def _examples(behaviour: Behaviour, before: Scores, after: Scores) -> list[AuditExample]:

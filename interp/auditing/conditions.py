@@ -81,10 +81,7 @@ class ModelCondition(Displayed):
             InterpError: The logits are NaN, or the model is inside a `hooked` block.
         """
         if self.model.is_hooked:
-            raise InterpError(
-                "an audit inside a hooked block would store the scores of the edited model as those of the plain one; "
-                "leave the block, and pass the recipe to the audit"
-            )
+            raise InterpError("the model is inside a hooked block; leave the block, and pass the recipe to the audit")
         edit = nullcontext() if self.recipe is None else self.model.hooked(self.recipe)
         with edit, self.model.instructed(self.instruction), _refuse_nan(self.model, behaviour.name):
             return behaviour.scores(self.model)
@@ -100,10 +97,8 @@ def _refuse_nan(model: HookedModel, behaviour: str) -> AbstractContextManager[An
     def check(module: Any, arguments: Any, logits: Any) -> None:
         del module, arguments
         if torch.isnan(logits[:, -1] if logits.ndim == 3 else logits).any():
-            raise InterpError(
-                f"{model.name} gave NaN logits while {behaviour!r} was measured; check its weights and the edit (a "
-                "scale too large for float16, say), or load it in float32"
-            )
+            problem = f"{model.name} gave NaN logits while {behaviour!r} was measured"
+            raise InterpError(f"{problem}; check its weights and the scale of the edit, or load it in float32")
 
     return model.hf.get_output_embeddings().register_forward_hook(check)
 
@@ -215,7 +210,6 @@ def require_comparable(before: HookedModel, after: HookedModel, behaviours: list
     old, new = before.tokenizer, after.tokenizer
     if old is new:
         return
-    difference = ""
     if old is None or new is None:
         difference = f"{(before if old is None else after).name} has none"
     elif old.get_vocab() != new.get_vocab():
@@ -225,13 +219,13 @@ def require_comparable(before: HookedModel, after: HookedModel, behaviours: list
         difference = "their chat templates differ"
     else:
         probes = [prompt for behaviour in behaviours for prompt in behaviour.prompts[:_PROBES]]
-        if any(old(text)["input_ids"] != new(text)["input_ids"] for text in probes):
-            difference = "they tokenise the same text differently"
-    if difference:
-        raise InterpError(
-            f"{before.name} and {after.name} have different tokenizers ({difference}), so their scores are not pairs; "
-            "give the edited checkpoint the tokenizer of its base, or audit each model against its own base"
-        )
+        if all(old(text)["input_ids"] == new(text)["input_ids"] for text in probes):
+            return
+        difference = "they tokenise the same text differently"
+    raise InterpError(
+        f"{before.name} and {after.name} have different tokenizers ({difference}), so their scores are not pairs; "
+        "give the edited checkpoint the tokenizer of its base, or audit each model against its own base"
+    )
 
 
 def recipe_of_edit(after: HookedModel | Recipe | None, stated: Recipe | None) -> Recipe | None:
@@ -243,10 +237,8 @@ def recipe_of_edit(after: HookedModel | Recipe | None, stated: Recipe | None) ->
     folder = Path(after.source) / RECIPE if after.source else None
     carried = Recipe.load(folder) if folder is not None and folder.is_dir() else None
     if stated is not None and carried is not None and stated.digest != carried.digest:
-        raise InterpError(
-            f"{after.name} carries recipe {carried.digest[:12]}, by which it was made, but recipe= is "
-            f"{stated.digest[:12]}; omit recipe=, or audit the checkpoint made by that recipe"
-        )
+        digests = f"carries recipe {carried.digest[:12]}, but recipe= is {stated.digest[:12]}"
+        raise InterpError(f"{after.name} {digests}; omit recipe=, or audit the checkpoint made by that recipe")
     return stated or carried
 
 

@@ -123,7 +123,5 @@ def harmless(
         return first, damage
     measured = ((other.direction, measure_damage(model, other.direction, texts)) for other in others)
     offer = next((f"{d} costs less ({cost})" for d, cost in measured if cost.harmless), "no other candidate costs less")
-    raise InterpError(
-        f"to remove {first.direction} costs too much: {damage}; {offer}. Take that (its method, site and position "
-        "alone), or force it (--force)"
-    )
+    problem = f"to remove {first.direction} costs too much: {damage}"
+    raise InterpError(f"{problem}; {offer}; give its method, site and position, or force the first (--force)")

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.core.calls import checked_class
@@ -23,7 +22,7 @@ from interp.core.config import Config
 from interp.core.digests import tensors_digest, weight_digests
 from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
-from interp.core.files import new_folder, read_json, sha256_json, write_json
+from interp.core.files import new_folder, read_json, read_tensors, sha256_json, write_json
 from interp.interventions.op import OPS, Observer, Op, op_class
 from interp.models.architectures.table import Tap, normalises_outputs
 from interp.models.hooked import HookedModel
@@ -59,8 +58,7 @@ class Edit(Displayed):
         if self.format == 1 and "writers" in self.sites and normalises_outputs(model_type):
             raise InterpError(
                 f"the recipe is of an older version, for which 'writers' of {model_type} was after the norm that "
-                "follows; make it anew for the raw outputs before it (or call recipe.before_norms(model)), or name "
-                "embed, attn_out.* and mlp_out.* for what it was"
+                "follows; make a new one for the raw outputs before it, or name embed, attn_out.* and mlp_out.*"
             )
 
 
@@ -128,9 +126,8 @@ class Recipe(Displayed):
                 model.resolve(site)
                 _require_before(edit.op, site, sites, model.sites)
                 bound.append((site, _observing(observe, model)))
-            bound += [
-                (op.tap(model.config, site) or site, _acting(replace(edit, op=op), model)) for site, op in ops.items()
-            ]
+            for site, op in ops.items():
+                bound.append((op.tap(model.config, site) or site, _acting(replace(edit, op=op), model)))
         return bound
 
     def check(self, model: ModelReference) -> None:
@@ -201,10 +198,7 @@ class Recipe(Displayed):
         """
         path = Path(folder)
         plain = _RecipeFile.parse(read_json(path / "recipe.json"), str(path / "recipe.json"))
-        try:
-            tensors = load_file(path / "recipe.safetensors")
-        except (OSError, SafetensorError) as problem:
-            raise InterpError(f"{path / 'recipe.safetensors'}: cannot be read ({problem})") from None
+        tensors = read_tensors(path / "recipe.safetensors")
         edits = [_restore(number, values, tensors, path, plain.format) for number, values in enumerate(plain.edits)]
         return cls(edits, plain.model, plain.note)
 
@@ -213,11 +207,12 @@ class Recipe(Displayed):
         return self.model is not None and normalises_outputs(self.model.model_type)
 
     def _card(self) -> Card:
-        raw = self._writers_are_raw
-        names = [brief(e.sites) + (" (raw outputs)" if raw and "writers" in e.sites else "") for e in self.edits]
-        edits: list[Row] = [(name, edit.op) for name, edit in zip(names, self.edits, strict=True)]
-        note = [("note", self.note)] if self.note else []
-        return f"for {self.model.name if self.model else 'any model'}", [*edits, *note]
+        rows: list[Row] = []
+        for edit in self.edits:
+            raw = " (raw outputs)" if self._writers_are_raw and "writers" in edit.sites else ""
+            rows.append((brief(edit.sites) + raw, edit.op))
+        rows += [("note", self.note)] if self.note else []
+        return f"for {self.model.name if self.model else 'any model'}", rows
 
 
 class _EditFile(Config):
@@ -311,6 +306,4 @@ def _restore(number: int, values: _EditFile, tensors: dict[str, Tensor], path: P
         op = op_class(values.op).restore(values.settings, named)
         return Edit(tuple(values.sites), op, values.format or usual)
     except (KeyError, TypeError) as problem:
-        raise InterpError(
-            f"{path}: edit {number} ({values.op}) is incomplete: {problem}; save the recipe again"
-        ) from None
+        raise InterpError(f"{path}: edit {number} ({values.op}) is incomplete: {problem}; save it again") from None

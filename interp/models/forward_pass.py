@@ -87,10 +87,8 @@ class ForwardPass:
         if self.start >= self.prompt:
             return False
         if self.start or stop < self.prompt:
-            raise InterpError(
-                f"{what} needs the whole prompt, but this pass reads columns {self.start} to {stop - 1} of its "
-                f"{self.prompt}; read it in one pass, without prefill_chunk_size"
-            )
+            columns = f"columns {self.start} to {stop - 1} of its {self.prompt}"
+            raise InterpError(f"{what} needs the whole prompt, but this pass reads {columns}; drop prefill_chunk_size")
         return True
 
 
@@ -187,10 +185,7 @@ class ForwardPasses:
             before, notes = real.new_zeros(len(real), dtype=torch.long), dict[Any, Tensor]()
             unknown = unknown or _padded_inside(real, real.shape[1] < prompt)
         elif last is None:
-            raise InterpError(
-                f"a pass over {inputs.shape[1]} tokens continues from {start} in a cache that was filled outside this "
-                "block; read the prompt inside it"
-            )
+            raise InterpError(f"a pass continues {start} tokens of a cache filled outside this block; read all in it")
         else:
             prompt, notes = last.prompt, last.notes
             before = last.before + last.real.sum(1) if start < prompt else last.before
@@ -207,9 +202,7 @@ class ForwardPasses:
         stop = last.start + last.real.shape[1]  # a cache may be cropped, but not into the prompt
         foreign = self._cache is not None and self._cache() is not cache
         if foreign or start > stop or start < min(stop, last.prompt) or len(last.real) not in (1, len(real)):
-            return (
-                f"a pass continues from {start} tokens of another cache than the last pass; read all inside this block"
-            )
+            return f"a pass continues from {start} tokens of another cache than the last pass; read all in this block"
         return _padded_inside(torch.cat([last.real[:, -1:].expand(len(real), 1), real], 1), start < last.prompt)
 
 
@@ -229,9 +222,7 @@ def _unsupported(values: Mapping[str, Any], hf: Any) -> str:
     """Why the options of `generate` hide which tokens are the prompt's; empty if they do not."""
     past = values.get("past_key_values")
     if past is not None and past.get_seq_length():
-        return (
-            "generate continues from past_key_values, which hides where its prompt begins; give it the whole text alone"
-        )
+        return "generate continues from past_key_values, which hides its prompt; give it the whole text alone"
     active = [name for name, inert in UNSUPPORTED.items() if values.get(name, inert) not in (inert, False)]
     active += ["this model as its own assistant_model"] if values.get("assistant_model") is hf else []
     if not active:

@@ -34,7 +34,7 @@ _LAYERED = {
     "v": "attn.hook_v",
     "z": "attn.hook_z",
 }
-KINDS = tuple(_GLOBAL) + tuple(_LAYERED)
+KINDS = (*_GLOBAL, *_LAYERED)
 WRITERS = ("embed", "pos_embed", "attn_out", "mlp_out")
 RESIDUAL = (*WRITERS, "resid_pre", "resid_mid", "resid_post")
 _NORMED = {"attn_raw": "attn_out", "mlp_raw": "mlp_out"}
@@ -63,7 +63,7 @@ class Site(Displayed):
 
     def __post_init__(self) -> None:
         if self.kind not in (_GLOBAL if self.layer is None else _LAYERED):
-            hint = "Site.parse reads a name" if "." in self.kind else nearest(self.kind, [*_GLOBAL, *_LAYERED])
+            hint = "Site.parse reads a name" if "." in self.kind else nearest(self.kind, KINDS)
             raise InterpError(f"{str(self)!r} is not a site; {hint}")
 
     def __str__(self) -> str:
@@ -107,10 +107,7 @@ class Site(Displayed):
         kind = _SHORT_OF_HOOK.get(name, name)
         if kind in _GLOBAL:
             return cls(kind)
-        hook = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        if hook and _SHORT_OF_HOOK.get(hook[2]) in _LAYERED:
-            return cls(_SHORT_OF_HOOK[hook[2]], int(hook[1]))
-        short = re.fullmatch(r"(\w+)\.(\d+)", name)
+        short = re.fullmatch(r"(\w+)\.(\d+)", _short_name(name))
         if short and short[1] in _LAYERED:
             return cls(short[1], int(short[2]))
         examples = [f"{kind}.0" for kind in _LAYERED] + list(_GLOBAL)
