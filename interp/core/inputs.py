@@ -21,6 +21,7 @@ import re
 import resource
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -135,8 +136,8 @@ def parse_json(text: str | bytes | bytearray, place: object, hint: str = "", con
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"key {next(name for name in counts if counts[name] > 1)!r} is there twice")
     return values
 
 

@@ -4,6 +4,7 @@ A checkpoint is on disk before any part of it is loaded (a hub id is downloaded 
 them), and is checked there. From a multimodal checkpoint, the language model is loaded.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from interp.core.dtypes import dtype_of
-from interp.core.errors import InterpError, first_line, nearest
+from interp.core.errors import InterpError, first_line, nearest, printable
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint, without_place
@@ -270,6 +271,8 @@ def _from_pretrained(
     # transformers draws progress bars even where standard error is not a terminal.
     if not sys.stderr.isatty():
         disable_progress_bar()
+    for handler in logging.getLogger("transformers").handlers:
+        handler.addFilter(_printable)  # its reports quote what is in files
     local = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
     gguf = options.get("gguf_file")
     try:
@@ -304,6 +307,11 @@ def _from_pretrained(
     text = text_part(hf)
     recognise_architecture(text)
     return text, tokenizer
+
+
+def _printable(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _dtype(dtype: str | torch.dtype | None) -> Any:

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+import tiny_gguf
 import torch
 from fault_cases import fault
 from safetensors.torch import load_file, save_file
@@ -192,3 +193,44 @@ def test_parity(tiny, tmp_path, name):
     exported = interp.load(tmp_path / "out")(ids)
     assert torch.allclose(hooked, exported, atol=1e-5)
     assert not torch.allclose(model(ids), exported, atol=1e-5)
+
+
+@fault("a config that says more layers than there are tensors", "refused before a model of that many is built")
+@pytest.mark.parametrize("layers", [10**9, 10**30])
+def test_layers(folder, tmp_path, tiny, layers):
+    config = json.loads((folder / "config.json").read_text())
+    Checkpoint.open(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    refused(folder, f"says {layers:,} layers, but there are 30 tensors")
+    (folder / "config.json").write_text(json.dumps({"text_config": config | {"num_hidden_layers": layers}}))
+    refused(folder, "layers, but there are")
+    pytest.importorskip("gguf", reason="pip install 'interp[gguf]'")
+    stated = tiny_gguf.write(tiny("llama"), tmp_path / "a.gguf", change=lambda writer: writer.add_block_count(900))
+    with pytest.raises(InterpError, match="says 900 layers, but there are"):
+        interp.load(stated)
+
+
+@fault("ids of tokens, or a length, that are no numbers", "refused by the file and the key")
+@pytest.mark.parametrize("value", ["cpu", {"a": 1}, ["a"], 10**30])
+def test_ids(folder, value):
+    for name, key in (("generation_config", "eos_token_id"), ("tokenizer_config", "model_max_length")):
+        for allowed in (None, 2, [2, 0]) if key == "eos_token_id" else (None, 2, 10**30):
+            (folder / f"{name}.json").write_text(json.dumps({key: allowed}))
+            Checkpoint.open(folder)
+        if value != 10**30 or key == "eos_token_id":
+            (folder / f"{name}.json").write_text(json.dumps({key: value}))
+            refused(folder, f"{name}.json: {key} is")
+        (folder / f"{name}.json").unlink()
+
+
+@fault("terminal escapes in names of tensors", "stripped in the error and in what transformers reports")
+def test_names_of_tensors(folder, caplog):
+    with_tensor = load_file(folder / "model.safetensors")
+    with_tensor["\x1b[2Jextra\u202e.weight"] = with_tensor["lm_head.weight"].clone()
+    save_file(with_tensor, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InterpError, match=r"no place for 1 of its tensors \(extra\.weight\)"):
+        interp.load(folder)
+    said = caplog.text
+    assert "extra" in said, "control: transformers reports the name"
+    assert "\x1b" not in said
+    assert "\u202e" not in said

@@ -15,7 +15,7 @@ from interp.core.config import plain_value
 from interp.core.display import displayed, html_table, markdown, print_table, say
 from interp.core.errors import note
 from interp.core.files import read_json
-from interp.core.inputs import bounded_call
+from interp.core.inputs import bounded_call, parse_json
 from interp.data import documents
 from interp.data.contrast import Turn, TurnPair
 from interp.views import Report, render_report
@@ -64,6 +64,13 @@ def test_json(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InterpError, match=r"a\.json: not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_key_that_is_twice_among_many_is_found_in_time():
+    began = time.perf_counter()
+    with pytest.raises(InterpError, match="key 'z' is there twice"):
+        parse_json("{" + "".join(f'"{n}":1,' for n in range(100_000)) + '"z":1,"z":2}', "a.json")
+    assert time.perf_counter() - began < 20
 
 
 @fault("3,000 nested brackets", "refused by the bound of 100, in JSON, JSONL and YAML")

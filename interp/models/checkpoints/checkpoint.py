@@ -27,6 +27,8 @@ _HARMLESS = re.compile(
     r"rotary(_emb|_pos_emb)?\.(\w*inv_freq|cos_cached|sin_cached)$|\.(attn|attention)\.(masked_)?bias$"
     r"|(^|\.)(position_ids|embed_positions\.weights)$|(^|\.)mtp(_\w+)?\.|\.([kv]|kv)_scale$"
 )
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_NUMBERS = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
 _AHEAD = re.compile(r"(.*\.layers\.(\d+)\.).*")
 
 
@@ -66,7 +68,7 @@ class Checkpoint:
         for name in ("config.json", INDEX) if remote is None else ():
             inside(checkpoint.folder, name)
         for file in checkpoint.folder.glob("*_config.json"):  # of the tokenizer, generation: transformers reads them
-            read_json(file, constants=True)
+            _require_numbers(read_json(file, constants=True), file)
         if "auto_map" in checkpoint.config and not trust_remote_code:
             raise InterpError(
                 f"{folder}: its config.json has auto_map, which runs code that comes with the checkpoint; "
@@ -122,6 +124,7 @@ class Checkpoint:
                 if name in file_of:
                     raise InterpError(f"{self}: {name!r} is in {file_of[name]} and {file.path.name}; keep one")
                 file_of[name] = file.path.name
+        require_layers(max(_layers(self.config), _layers(self.config.get("text_config"))), len(file_of), str(self))
         if self.files[0].name == SINGLE:
             return
         weight_map = _weight_map(self.folder)
@@ -184,6 +187,26 @@ def without_place(names: Iterable[str], config: Any) -> list[str]:
         return match is not None and match[1] in ahead and text.num_hidden_layers <= int(match[2]) < last
 
     return [name for name in listed if not _HARMLESS.search(name) and not is_ahead(name)]
+
+
+def require_layers(layers: int, tensors: int, place: str) -> None:
+    """Raise for more layers than there are tensors, before a model of that many is built."""
+    if layers > tensors:
+        raise InterpError(f"{place}: its config says {layers:,} layers, but there are {tensors:,} tensors; restore it")
+
+
+def _layers(values: Any) -> int:
+    stated = [values.get(name) for name in _LAYERS] if isinstance(values, dict) else []
+    return max((number for number in stated if isinstance(number, int)), default=0)
+
+
+def _require_numbers(values: Any, file: Path) -> None:
+    """Raise for ids of tokens, or a length, that are no numbers; transformers computes with them as they are."""
+    for name in _NUMBERS if isinstance(values, dict) else ():
+        given, is_length = values.get(name), name == "model_max_length"
+        numbers = given if isinstance(given, list) and not is_length else [given]
+        if not all(isinstance(x, int | float | None) and (is_length or abs(x or 0) < 2**31) for x in numbers):
+            raise InterpError(f"{file}: {name} is {str(given)[:40]!r}; expected a number")
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.errors import InterpError, nearest, note
+from interp.models.checkpoints.checkpoint import require_layers
 
 _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for it
     "attention.head_count": ("num_attention_heads",),
@@ -105,6 +106,7 @@ class GgufFile:
 
     def complete(self, config: Any) -> None:
         """Set in a config what the file states. Raises, by its name, for what the config has no place for."""
+        require_layers(config.num_hidden_layers, len(self.tensors), str(self.path))
         prefix = f"{self.architecture}."
         keys = [name.removeprefix(prefix) for name in self._reader.fields if name.startswith(prefix)]
         usual = config.hidden_size // config.num_attention_heads
