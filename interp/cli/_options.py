@@ -32,13 +32,16 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON value on stan
 Device = Annotated[str | None, typer.Option(help="device to run on: cpu, cuda, cuda:1 or mps")]
 
 
+def repeated(description: str, default: Any = ()) -> Any:
+    """A field of several values, whose option may be repeated; it is required where the default is `...`."""
+    return Field(default, strict=False, description=f"{description}; may be repeated")
+
+
 class ChatOptions(Config):
     """How conversations are rendered."""
 
     date: str | None = Field(None, description="what a chat template prints for today's date [default: 2025-01-01]")
-    template: tuple[str, ...] = Field(
-        (), strict=False, description="variable of the chat template, such as enable_thinking=false; may be repeated"
-    )
+    template: tuple[str, ...] = repeated("variable of the chat template, such as enable_thinking=false")
 
     @property
     def loading(self) -> dict[str, Any]:

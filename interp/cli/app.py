@@ -34,12 +34,8 @@ def _print_version(chosen: bool) -> bool:
 
 
 def root_command(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="show tracebacks of errors (may stand anywhere on the command line)")
-    ] = False,
-    limit: Annotated[
-        list[str], typer.Option(help="bound of an input, NAME=SIZE such as document=20M; the guide lists them")
-    ] = [],  # noqa: B006
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors (may stand anywhere)")] = False,
+    limit: Annotated[list[str] | None, typer.Option(help="bound of an input, NAME=SIZE; the guide lists them")] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field, model_validator
 
-from interp.cli._options import ChatOptions, Device, Json, Model
+from interp.cli._options import ChatOptions, Device, Json, Model, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values, say
 from interp.core.errors import InterpError, nearest
@@ -26,36 +26,23 @@ class AuditOptions(Config):
 
     out: Path = Field(description="new file for the audit (JSON), or new folder, if --recipe is repeated")
     base: str | None = Field(None, description="the unedited model (MODEL is then the edited one)")
-    recipe: tuple[Path, ...] = Field(
-        (),
-        strict=False,
-        description="recipe to apply to MODEL with hooks; repeat to compare several. With --base: the recipe that "
-        "MODEL was exported from",
+    recipe: tuple[Path, ...] = repeated(
+        "recipe to apply to MODEL with hooks (with --base, the recipe that MODEL was exported from)"
     )
     suite: str = Field("organism", description="name of a suite of behaviours, or a YAML file of one")
     data: Path | None = Field(None, description="folder of the data sets that the suite reads")
-    judge_key: tuple[str, ...] = Field(
-        (),
-        strict=False,
-        description="HOST=VARIABLE: environment variable that holds the key of the judges at a host, such as "
-        "api.openai.com=OPENAI_API_KEY; sent to no other; may be repeated",
+    judge_key: tuple[str, ...] = repeated(
+        "HOST=VARIABLE: environment variable with the key of the judges at a host, which is sent to no other"
     )
     items: int = Field(300, ge=1, description="items per behaviour; balanced sets may use a few more")
-    only: tuple[str, ...] = Field((), strict=False, description="measure only this behaviour; may be repeated")
+    only: tuple[str, ...] = repeated("measure only this behaviour")
     baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
-    instruction: str | None = Field(
-        None, description="text of the prompt baseline [default: a request to stop the suite's harms]"
-    )
-    cache: Path | None = Field(
-        None,
-        description=f"folder of cached scores, shared by audits and used to resume [default: {CACHE} next to --out]",
-    )
+    instruction: str | None = Field(None, description="text of the prompt baseline [default: stop the suite's harms]")
+    cache: Path | None = Field(None, description=f"folder of cached scores, to resume [default: {CACHE} next to --out]")
     policy: str | None = Field(None, description='also show the decision of this policy (YAML file, or "release")')
     page: Path | None = Field(None, description="new HTML file for the report")
     seed: int = Field(0, ge=0, description="seed for sampling items and for bootstrap intervals")
-    dtype: str | None = Field(
-        None, description="dtype to load the models in: float32, bfloat16 or float16 [default: float32]"
-    )
+    dtype: str | None = Field(None, description="dtype of the models: float32, bfloat16 or float16 [default: float32]")
     chat: ChatOptions = ChatOptions()
 
     @model_validator(mode="after")
@@ -140,28 +127,27 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     _print_audits(as_json, audits, matrix, decisions, title)
 
 
+class GateOptions(Config):
+    """The policy, and what is released under it."""
+
+    policy: str = Field(description='YAML file of the policy, or "release" for the bundled one')
+    checkpoint: Path | None = Field(None, description="checkpoint to release, which the audit must have measured")
+    base: str | None = Field(None, description="unedited model, to make the export again from [default: as it records]")
+    key: Path | None = Field(
+        None, description="public key (PEM) of the export's signature, in place of making it again"
+    )
+    safeguard: tuple[str, ...] = repeated("safeguard of the policy that you state is in place")
+
+
 def gate_command(
     file: Annotated[Path, typer.Argument(help="audit written by interp audit")],
-    policy: Annotated[str, typer.Option(help='YAML file of the policy, or "release" for the bundled one')],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="checkpoint to release; also check that the audit measured this checkpoint")
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="unedited model, from which the export is made again [default: as it records]")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="public key (PEM) of the export's signature, in place of making it again")
-    ] = None,
-    safeguard: Annotated[
-        list[str] | None,
-        typer.Option(help="name of a safeguard of the policy that you state is in place; may be repeated"),
-    ] = None,
+    options: GateOptions,
     as_json: Json = False,
 ) -> None:
     """Apply a policy to an audit. Exit code: 0 allow, 1 deny, 2 inconclusive."""
     from interp.auditing.policy.release_gate import gate
 
-    decision = gate(file, policy, checkpoint, safeguard or [], base=base, key=key)
+    decision = gate(file, options.policy, options.checkpoint, options.safeguard, base=options.base, key=options.key)
     print_decision(decision, as_json)
     raise typer.Exit(CODES[decision.outcome])
 
@@ -193,12 +179,8 @@ def _measure(
     from interp.auditing.auditor import audit
     from interp.auditing.entanglement_matrix import Entanglement, entanglement
 
-    settings: dict[str, Any] = {
-        "seed": options.seed,
-        "baselines": options.baseline_names,
-        "instruction": options.instruction,
-        "cache": options.scores,
-    }
+    settings: dict[str, Any] = options.model_dump(include={"seed", "instruction"})
+    settings |= {"baselines": options.baseline_names, "cache": options.scores}
     if len(edits) > 1:
         matrix, audits = entanglement(models[0], edits, behaviours, **settings)
         with new_folder(options.out) as staging:

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from interp.activations.config import HarvestConfig
-from interp.cli._options import ChatOptions, Device, Json, Model, Without
+from interp.cli._options import ChatOptions, Device, Json, Model, Without, repeated
 from interp.core.config import Config
 from interp.core.display import print_values
 
@@ -14,13 +14,8 @@ from interp.core.display import print_values
 class HarvestOptions(Config):
     """What to store, of which text, and where."""
 
-    text: str = Field(
-        description="corpus: a file, folder, glob or URL of .jsonl, .txt or .parquet; a Hugging Face dataset; "
-        "or organism"
-    )
-    sites: tuple[str, ...] = Field(
-        strict=False, description="site or pattern to store, such as resid_post.3; may be repeated"
-    )
+    text: str = Field(description="corpus: file, folder, glob or URL of .jsonl, .txt or .parquet; dataset; organism")
+    sites: tuple[str, ...] = repeated("site or pattern to store, such as resid_post.3", ...)
     out: Path = Field(description="folder for the activation store; an interrupted harvest resumes")
     tokens: int | None = Field(None, ge=1, description="stop after this many tokens [default: whole corpus]")
     config: Annotated[HarvestConfig, Without(("shard_tokens", "bos_first"))] = HarvestConfig()

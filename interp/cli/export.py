@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import Field, model_validator
 
-from interp.cli._options import Json, Without
+from interp.cli._options import Json, Without, repeated
 from interp.cli.audit import CODES, print_decision
 from interp.core.config import Config
 from interp.core.display import print_values, say
@@ -22,22 +22,12 @@ class ExportInputs(Config):
 
     recipe: Path = Field(description="recipe folder")
     out: Path | None = Field(None, description="new folder for the checkpoint")
-    protect: Path | None = Field(
-        None, description="folder of a saved direction (for instance, refusal) that the edit must leave intact"
-    )
+    protect: Path | None = Field(None, description="folder of a saved direction that the edit leaves intact")
     prompts: Path | None = Field(None, description="file of additional texts, one per line, for the certificate")
     require: Path | None = Field(None, description="audit of this recipe; export only if --policy allows it")
-    policy: str | None = Field(
-        None, description='with --require: YAML file of a policy, or "release" for the bundled one'
-    )
-    safeguard: tuple[str, ...] = Field(
-        (),
-        strict=False,
-        description="with --require: name of a safeguard of the policy that you state is in place; may be repeated",
-    )
-    distil: str | None = Field(
-        None, description="train low-rank factors on this corpus (for a recipe that cannot be folded)"
-    )
+    policy: str | None = Field(None, description='with --require: policy (YAML file), or "release" for the bundled one')
+    safeguard: tuple[str, ...] = repeated("with --require: safeguard of the policy that you state is in place")
+    distil: str | None = Field(None, description="corpus to train factors on, for a recipe that can't be folded")
     rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")
     steps: int | None = Field(None, ge=0, description="with --distil: training steps [default: 300]")
     options: Annotated[ExportOptions, Without(("prompts", "fold.sharpness"))] = ExportOptions()
@@ -102,9 +92,7 @@ def _left_out(folder: Path) -> list[str]:
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="checkpoint written by interp export")],
     base: Annotated[str | None, typer.Option(help="the original model, if it has moved")] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="public key (PEM); the checkpoint must be signed with its private key")
-    ] = None,
+    key: Annotated[Path | None, typer.Option(help="public key (PEM) of the signature that it must have")] = None,
     prompts: Annotated[Path | None, typer.Option(help="file of additional texts, one per line")] = None,
     as_json: Json = False,
 ) -> None:

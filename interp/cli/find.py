@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from interp.cli._options import ChatOptions, Device, Json, Model
+from interp.cli._options import ChatOptions, Device, Json, Model, repeated
 from interp.core.config import Config
 from interp.core.display import print_table, say
 from interp.core.errors import InterpError, nearest, printable
@@ -19,38 +19,20 @@ class FindOptions(Config):
     """Which contrast to fit, where and how, and what to write."""
 
     contrast: str = Field(description="JSONL file of pairs, or organism.BEHAVIOUR (for example organism.hostility)")
-    columns: str | None = Field(
-        None, description="the file's field names for the two sides, such as positive=toxic,negative=neutral"
-    )
+    columns: str | None = Field(None, description="names of the sides in the file: positive=toxic,negative=neutral")
     skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
-    method: tuple[str, ...] = Field(
-        (),
-        strict=False,
-        description="diff_means, diff_means_orthogonal, logistic, ridge, lda, pca, steering_vector or reft_r1; may be "
-        "repeated. By default all closed-form methods; the trained ones (steering_vector, reft_r1) must be named.",
+    method: tuple[str, ...] = repeated(
+        "diff_means, diff_means_orthogonal, logistic, ridge, lda, pca, or (trained) steering_vector, reft_r1 "
+        "[default: all closed-form ones]"
     )
-    sites: tuple[str, ...] = Field(
-        (), strict=False, description="site or pattern; may be repeated [default: resid_post.*]"
-    )
-    position: tuple[int, ...] = Field(
-        (), strict=False, description="token position in the prompt; negative counts from the end [default: -1]"
-    )
+    sites: tuple[str, ...] = repeated("site or pattern [default: resid_post.*]")
+    position: tuple[int, ...] = repeated("token of the prompt; negative counts from the end [default: -1]")
     sae: Path | None = Field(None, description="SAE folder; its best latent is added to the results")
-    protect: tuple[str, ...] = Field(
-        (),
-        strict=False,
-        description="NAME=FOLDER of a saved direction the edit must not touch; the table shows the cosines with it",
-    )
-    out: Path | None = Field(
-        None, description="new folder for a recipe that projects out the best direction at every writer"
-    )
-    force: bool = Field(
-        False, description="with --out: write the recipe even if it raises the loss of text by more than 1 nat"
-    )
+    protect: tuple[str, ...] = repeated("NAME=FOLDER of a saved direction that the edit must not touch")
+    out: Path | None = Field(None, description="new folder for the recipe that projects out the best direction")
+    force: bool = Field(False, description="write --out even if it raises the loss of text by more than 1 nat")
     page: Path | None = Field(None, description="new HTML file with a heat map (layers × methods)")
-    try_: str | None = Field(
-        None, description="rank the best directions by ablation: how well each removes this harm (organism only)"
-    )
+    try_: str | None = Field(None, description="rank directions by how well ablation removes this harm of the organism")
     items: int = Field(40, ge=1, description="items per behaviour that --try measures")
     seed: int = Field(0, ge=0, description="seed of the held-out split")
     chat: ChatOptions = ChatOptions()

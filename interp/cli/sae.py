@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field
 
-from interp.cli._options import Device, Json, Model
+from interp.cli._options import Device, Json, Model, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values
 from interp.core.files import require_free
@@ -15,16 +15,10 @@ from interp.core.files import require_free
 class TrainOptions(Config):
     """Which sites of which store to train on, and where the results go."""
 
-    site: tuple[str, ...] = Field(
-        strict=False, description="site of the store to read; may be repeated (trains a crosscoder)"
-    )
+    site: tuple[str, ...] = repeated("site of the store to read (several train a crosscoder)", ...)
     out: Path = Field(description="new folder for the autoencoder")
-    writes: tuple[str, ...] = Field(
-        (), strict=False, description="site to predict (trains a transcoder); may be repeated"
-    )
-    beside: Path | None = Field(
-        None, description="second model's store of the same tokens (trains a crosscoder of both models)"
-    )
+    writes: tuple[str, ...] = repeated("site to predict (trains a transcoder)")
+    beside: Path | None = Field(None, description="second model's store of the same tokens (for a crosscoder of both)")
     run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run resumes")
     checkpoint_every: int = Field(500, description="steps between the checkpoints of a run")
     overwrite: bool = Field(False, description="replace an autoencoder at --out, and start a run at --run anew")
@@ -36,24 +30,18 @@ class ConvertOptions(Config):
     """Where to write, in which format, and what the source's files may not say."""
 
     out: Path = Field(description="new folder")
-    to: str = Field(
-        "interp", description="format to write: interp, saelens, sparsify, dictionary_learning or gemma_scope"
-    )
-    model: str | None = Field(
-        None, description="model that the autoencoder was trained on; not needed for interp's format"
-    )
+    to: str = Field("interp", description="format: interp, saelens, sparsify, dictionary_learning or gemma_scope")
+    model: str | None = Field(None, description="model that it was trained on; not needed for interp's format")
     site: str | None = Field(None, description="site that it reads, if its files do not say")
     writes: str | None = Field(None, description="site that a transcoder writes, if its files do not say")
-    accept: tuple[str, ...] = Field(
-        (), strict=False, description="setting of the files that is in doubt and right all the same; may be repeated"
-    )
+    accept: tuple[str, ...] = repeated("setting of the files that is in doubt and right all the same")
 
 
 class FeatureOptions(Config):
     """Which latents to describe, from which text."""
 
     text: str = Field(description="corpus, as for interp harvest")
-    latents: tuple[int, ...] = Field(strict=False, description="latent to describe; may be repeated")
+    latents: tuple[int, ...] = repeated("latent to describe", ...)
     out: Path = Field(description="new file for the features, in Neuronpedia's JSON format")
     tokens: int = Field(100_000, ge=1, description="tokens of the corpus to read")
     top: int = Field(12, ge=1, description="top-activating snippets per latent")
@@ -62,9 +50,7 @@ class FeatureOptions(Config):
 def train_command(
     store: Annotated[Path, typer.Argument(help="store written by interp harvest")],
     options: TrainOptions,
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="training settings as key=value, such as d_sae=4096 k=32 seed=1")
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Argument(help="training settings, such as d_sae=4096 k=32")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -98,10 +84,7 @@ def train_command(
 
 
 def convert_command(
-    source: Annotated[
-        Path,
-        typer.Argument(help="autoencoder of interp, SAELens, sparsify or dictionary_learning, or Gemma Scope's npz"),
-    ],
+    source: Annotated[Path, typer.Argument(help="autoencoder in one of the formats of --to")],
     options: ConvertOptions,
     as_json: Json = False,
 ) -> None:

@@ -56,6 +56,4 @@ def _span(text: str, template: ChatTemplate, conversation: Sequence[dict[str, st
             after = common_length([text[begin:][::-1], varied[begin:][::-1]])
             if text[begin : len(text) - after] == part:
                 return begin, begin + len(part)
-    raise InterpError(
-        f"the chat template does not keep an assistant's words in place ({words[:40]!r}); give plain text instead"
-    )
+    raise InterpError(f"the chat template does not keep an assistant's words in place ({words[:40]!r}); use plain text")

@@ -57,9 +57,7 @@ class PlainModel(PromptedModel):
     ):
         if not hasattr(hf, "get_output_embeddings") or isinstance(tokenizer, str):
             given = f"{shown(hf)} and the tokenizer {shown(tokenizer)}"
-            raise InterpError(
-                f"HookedModel takes a loaded model and tokenizer, not {given}; interp.load(name) loads both"
-            )
+            raise InterpError(f"HookedModel takes a model and a tokenizer, not {given}; interp.load(name) loads both")
         self._taps = table.site_taps(hf.config)
         if hf.get_output_embeddings() is None:
             raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")

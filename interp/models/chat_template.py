@@ -55,7 +55,11 @@ class ChatTemplate(Displayed):
     date: str = DATE
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", self.date) or not _is_date(self.date):
+        try:
+            valid = datetime.fromisoformat(self.date).date().isoformat() == self.date
+        except ValueError:
+            valid = False
+        if not valid:
             raise InterpError(f"date is {self.date!r}; expected a day as YYYY-MM-DD, such as {DATE}")
 
     @classmethod
@@ -97,8 +101,6 @@ class ChatTemplate(Displayed):
     def end(self) -> int | None:
         """The special token that ends an assistant's turn; None where a turn does not end with one."""
         words = "\ue000"
-        if self.tokenizer is None or not self.tokenizer.chat_template:
-            return None
         try:
             text = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": words}], reply=False)
         except InterpError:
@@ -257,9 +259,7 @@ class PromptedModel:
         """
         if isinstance(prompt, RenderedText):
             if self._instruction:
-                raise InterpError(
-                    "an instruction can't be put into a prompt that is rendered already; pass what the user says"
-                )
+                raise InterpError("an instruction can't be put into a rendered prompt; pass what the user says")
             return prompt
         if chat is not False and self.tokenizer is not None and self.tokenizer.chat_template:
             return self.chat(prompt, **(chat if isinstance(chat, Mapping) else {}))
@@ -317,10 +317,3 @@ def _stopped_clock(day: str) -> Iterator[None]:
     clock = type("StoppedClock", (datetime,), {"now": staticmethod(lambda tz=None: moment)})
     with _CLOCK, patch.object(chat_template_utils, "datetime", clock):
         yield
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return bool(datetime.fromisoformat(text))
-    except ValueError:
-        return False

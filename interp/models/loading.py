@@ -7,7 +7,7 @@ them), and is checked there. From a multimodal checkpoint, the language model is
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ def load(
         >>> model
         HookedModel(organism: llama, 6 layers, d_model 192)
     """
-    loaded = _load(model, dtype, device, tokenizer, revision, trust_remote_code, allow_pickle)
+    hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    loaded = _load(model, dtype, device, tokenizer, hub_options)
     if template is not None or date is not None:
         checked = ChatTemplate(loaded.tokenizer, dict(template or {}), DATE if date is None else date)
         checked.require_variables()
@@ -123,16 +124,7 @@ def load(
     return loaded
 
 
-def _load(
-    model: Any,
-    dtype: Any,
-    device: Any,
-    tokenizer: Any,
-    revision: str | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-) -> HookedModel:
-    hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+def _load(model: Any, dtype: Any, device: Any, tokenizer: Any, hub_options: dict[str, Any]) -> HookedModel:
     if not isinstance(model, str | Path):
         _refuse_unused("a model in memory", hub_options)
         return _in_memory(model, dtype, device, tokenizer)
@@ -152,7 +144,13 @@ def _load(
         _refuse_unused(str(model), hub_options)
         hf, tokenizer = _from_gguf(place, _dtype(dtype), tokenizer)
         return _on(HookedModel(hf, tokenizer, place.stem, str(place.resolve())), device)
-    local = place.is_dir()
+    return _on(_from_folder(model, dtype, tokenizer, **hub_options), device)
+
+
+def _from_folder(
+    model: str | Path, dtype: Any, tokenizer: Any, revision: str | None, trust_remote_code: bool, allow_pickle: bool
+) -> HookedModel:
+    local = Path(model).expanduser().is_dir()
     if trust_remote_code and not local and not _is_commit(revision):
         raise InterpError(
             f"trust_remote_code=True runs code of {model!r} that its owners can change at any time, and revision is "
@@ -166,7 +164,7 @@ def _load(
     hf, tokenizer = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
     # Saved records name a model's source: a folder by its absolute path, so that it is found from anywhere.
     source, name = (str(folder.resolve()), folder.resolve().name) if local else (str(model), str(model))
-    return _on(HookedModel(hf, tokenizer, name, source, folder.name if _is_commit(folder.name) else None), device)
+    return HookedModel(hf, tokenizer, name, source, folder.name if _is_commit(folder.name) else None)
 
 
 def is_gguf(model: Any) -> bool:
@@ -246,7 +244,7 @@ def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
     if find_spec("gguf") is None:
         raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
     stated, other = GgufFile(file), tokenizer
-    hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name}, stated.complete)
+    hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name}, stated)
     stated.require_places(hf)
     if other is None:
         stated.split_text(tokenizer)
@@ -258,13 +256,9 @@ def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def _from_pretrained(
-    folder: Path,
-    dtype: Any,
-    tokenizer: Any,
-    options: dict[str, Any],
-    complete: Callable[[Any], None] = lambda config: None,
+    folder: Path, dtype: Any, tokenizer: Any, options: dict[str, Any], gguf: GgufFile | None = None
 ) -> tuple[Any, Any]:
-    """The model and its tokenizer, under the config that `complete` has changed."""
+    """The model and its tokenizer; those of a GGUF file under its config, completed."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -274,24 +268,23 @@ def _from_pretrained(
     for handler in logging.getLogger("transformers").handlers:
         handler.addFilter(_printable)  # its reports quote what is in files
     local = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
-    gguf = options.get("gguf_file")
     try:
         config = AutoConfig.from_pretrained(folder, **local)
-        complete(config)
+        if gguf:
+            gguf.complete(config)
+            options = options | {"config": config}
         multimodal = gguf is None and reads_more_than_text(config)
-        stated = {"config": config} if gguf else {}
-        loaded: Any = (AutoModelForImageTextToText if multimodal else AutoModelForCausalLM).from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options, **stated
-        )
-        hf, report = loaded
+        loader: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+        settings = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+        hf, report = loader.from_pretrained(folder, **settings, **options)
         if tokenizer is None and (gguf or any((folder / name).exists() for name in _TOKENIZERS)):
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except InterpError:
         raise
     except Exception as problem:  # for a malformed folder, transformers raises errors of many types
+        place, kind = gguf.path if gguf else folder, type(problem).__name__
         raise InterpError(
-            f"{folder / (gguf or '')}: transformers can't load it ({type(problem).__name__}: {first_line(problem)}); "
-            "restore it, or convert it again"
+            f"{place}: transformers can't load it ({kind}: {first_line(problem)}); restore it, or convert it again"
         ) from problem
     incomplete = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if incomplete:

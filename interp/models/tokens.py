@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.core.display import Displayed, plural
+from interp.core.display import Displayed
 from interp.core.errors import InterpError
 
 _WORD = "\ue000\ue001"  # in no conversation
@@ -202,9 +202,7 @@ def tokenise(
         if not row:
             raise InterpError(f"prompt {number} is empty; expected at least one token")
         if context is not None and len(row) > context:
-            raise InterpError(
-                f"prompt {number} has {plural(len(row), 'token')} but the model's context is {context}; shorten it"
-            )
+            raise InterpError(f"prompt {number} has {len(row)} tokens but the model's context is {context}; shorten it")
     return padded(rows, getattr(tokenizer, "pad_token_id", None) or 0)
 
 

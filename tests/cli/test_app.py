@@ -187,6 +187,7 @@ def test_help_of_verbs_shows_the_texts_of_their_fields(run):
         (["find"], ["closed-form", "seed of the held-out split"]),
         (["audit"], ["items per behaviour", "[default: 300]"]),
         (["run"], ["key=value", "data.audit_items: items per behaviour", "search.candidates"]),
+        (["gate"], ["[default: as it records]"]),
         (["sae", "train"], ["checkpoint-every", "d_sae: "]),
     ):
         code, said, _ = run(*words, "--help")

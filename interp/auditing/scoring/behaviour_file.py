@@ -60,8 +60,7 @@ def read_behaviours(
         described = DescribedBehaviour.parse(values, f"{place}, behaviour {values.get('name')!r}")
         if described.name in lines:
             raise InterpError(
-                f"{place}: behaviour {described.name!r} is already on line {lines[described.name]}; give it another "
-                "name"
+                f"{place}: behaviour {described.name!r} is already on line {lines[described.name]}; rename it"
             )
         lines[described.name] = line
         place = f"{place}, behaviour {described.name!r}"
@@ -125,9 +124,7 @@ def _require_text(values: Any, place: str) -> None:
     try:
         json.dumps(values, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
-        raise InterpError(
-            f"{place}: it holds half of a surrogate pair, which is not text; write the whole character"
-        ) from None
+        raise InterpError(f"{place}: half of a surrogate pair, which is not text; write the whole character") from None
 
 
 def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -25,6 +25,10 @@ from interp.models.hooked import HookedModel
 from interp.models.tokens import Beginning, RenderedText
 
 _BEGINNINGS = {"document": "as documents of pretraining", "tokenizer": "as the tokenizer begins them", "none": "bare"}
+_PER_UNIT: dict[Normalise, str] = {
+    "none": "", "token": " a token", "byte": " a byte", "acc_norm": " a character (acc_norm)",
+    "acc_bytes": " a byte (acc_bytes)",
+}  # fmt: skip
 Before = Sequence[Sequence[Mapping[str, str]]]
 
 
@@ -79,23 +83,16 @@ def choice(
 
     def measure(model: HookedModel) -> Scores:
         items = answer_logprobs(model, render_prompts(model, prompts, before, chat), rows)
-        return Scores(
-            tuple(
-                _score(item.normalised(normalise), right, unit, mass)
-                for item, right in zip(items, gold_rows, strict=True)
-            )
-        )
+        pairs = zip(items, gold_rows, strict=True)
+        return Scores(tuple(_score(item.normalised(normalise), right, unit, mass) for item, right in pairs))
 
     scorer = "gold answers' share of probability" if mass else "likeliest answer"
     chance = fsum(len(right) / len(row) for right, row in zip(gold_rows, rows, strict=True)) / max(1, len(rows))
-    described = {
-        "scorer": f"{scorer}, by log-probability{_unit_text(normalise)}",
-        "chance": chance if unit == "rate" and not mass else None,
-    }
+    by_chance = chance if unit == "rate" and not mass else None
+    described = {"scorer": f"{scorer}, by log-probability{_PER_UNIT[normalise]}", "chance": by_chance}
     spec = {"answers": rows, "gold": gold_rows, "normalise": normalise, "mass": mass, "chat": chat}
-    return Behaviour(
-        name, kind, statement, tuple(prompts), measure, unit, spec=spec | messages_spec(before), **described | fields
-    )
+    spec |= messages_spec(before)
+    return Behaviour(name, kind, statement, tuple(prompts), measure, unit, spec=spec, **described | fields)
 
 
 def margin(
@@ -161,8 +158,7 @@ def prefers(name: str, kind: Kind, statement: str, contrast: Contrast, **options
         same = (positive.before, positive.prompt) == (negative.before, negative.prompt)
         if not same or not positive.answer or not negative.answer:
             raise InterpError(
-                f"{contrast.name}, row {number}: a choice needs one prompt with two answers; got two prompts or no "
-                "answer"
+                f"{contrast.name}, row {number}: two prompts, or no answer; a choice needs one prompt with two answers"
             )
     prompts = [pair.positive.prompt for pair in contrast.pairs]
     answers = [(pair.positive.answer, pair.negative.answer) for pair in contrast.pairs]
@@ -223,7 +219,7 @@ def paired_text(
         return Scores(tuple(gaps if unit == "margin" else map(_positive, gaps)))
 
     texts = f"two texts that begin {_BEGINNINGS[beginning]}"
-    scorer = f"likelier of {texts}, by log-probability{_unit_text(normalise)}"
+    scorer = f"likelier of {texts}, by log-probability{_PER_UNIT[normalise]}"
     described = {"scorer": scorer, "chance": 0.5 if unit == "rate" else None}
     spec = {"answers": list(second), "normalise": normalise, "beginning": beginning}
     return Behaviour(name, kind, statement, tuple(first), measure, unit, spec=spec, **described | fields)
@@ -272,13 +268,6 @@ def _positive(gap: float) -> float:
 def _log_sum(values: Sequence[float]) -> float:
     top = max(values)
     return top + log(fsum(exp(value - top) for value in values))
-
-
-def _unit_text(normalise: Normalise) -> str:
-    return {
-        "none": "", "token": " a token", "byte": " a byte", "acc_norm": " a character (acc_norm)",
-        "acc_bytes": " a byte (acc_bytes)",
-    }[normalise]  # fmt: skip
 
 
 def messages_spec(before: Before) -> dict[str, Any]:

@@ -132,9 +132,7 @@ def _measure(model: HookedModel, items: Sequence[TokenisedItem]) -> list[list[fl
 
 def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[TokenisedItem]:
     if not len(prompts) == len(answers) > 0:
-        raise InterpError(
-            f"got {len(prompts)} prompts and {len(answers)} lists of answers; expected the same number, at least one"
-        )
+        raise InterpError(f"{len(prompts)} prompts and {len(answers)} lists of answers; expected as many, at least one")
     items = []
     for number, (prompt, ends) in enumerate(zip(prompts, answers, strict=True)):
         try:

@@ -154,22 +154,21 @@ class GgufFile:
         if self._value("tokenizer.ggml.model") != "gpt2":  # only byte-level merges begin with such a split
             return
         name = self._value("tokenizer.ggml.pre")
-        splits = next((splits for names, splits in _SPLITS.items() if name in names), None)
         if name is None:
             note(f"{self.path.name} does not say how its tokenizer splits text (tokenizer.ggml.pre); taken as GPT-2's")
-            splits = (_GPT2,)
+            name = "gpt-2"
+        splits = next((splits for names, splits in _SPLITS.items() if name in names), None)
+        if splits is None and name in _by_transformers():
+            return
         if splits is None:
-            if name in _by_transformers():
-                return
             names = [name for names in _SPLITS for name in names]
             raise InterpError(
                 f"{self.path}: its tokenizer splits text by {name!r} (tokenizer.ggml.pre), which is not known; "
                 f"{nearest(str(name), names)}; pass the model's own tokenizer (interp.load(…, tokenizer=…))"
             )
         parts = [Split(Regex(split), "isolated") for split in splits]
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-            [*parts, ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
+        parts.append(ByteLevel(add_prefix_space=False, use_regex=False))
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(parts)
 
     def _is_set(self, config: Any, key: str) -> bool:
         """Set one key; whether the config has a place for it, or its value is harmless."""
@@ -182,7 +181,7 @@ class GgufFile:
                 "feed_forward_length": 4 * config.hidden_size,
                 "attention.head_count_kv": config.num_attention_heads,
             }
-            return usual.get(key) == value or (key in _HARMLESS and _HARMLESS[key] in (None, value))
+            return usual.get(key) == value or _is_harmless(key, value)
         if getattr(config, name) != value:  # some are derived, and can't be set
             setattr(config, name, value)
         return True
@@ -196,18 +195,15 @@ class GgufFile:
         size = round(head * (full.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1))
         if values and not present:
             raise self._refusal(min(keys))
-        if values.pop("rope.dimension_count", size) != size:
-            raise self._refusal("rope.dimension_count")
         if "rope.freq_base" in values:
             yield "rope_theta", values.pop("rope.freq_base")
-        other = present.get("sliding_attention", {}).get("rope_theta")
-        if values.pop("rope.freq_base_swa", other) != other:
-            raise self._refusal("rope.freq_base_swa")
         linear = values.pop("rope.scale_linear", 1.0)
         kind = values.pop("rope.scaling.type", "linear" if "rope.scaling.factor" in values else "none")
         scaling = {name: values.pop(f"rope.scaling.{key}", None) for key, name in _SCALING.items()}
+        other = present.get("sliding_attention", {}).get("rope_theta")
+        usual = {"rope.dimension_count": size, "rope.freq_base_swa": other}
         for key, value in values.items():
-            if key not in _HARMLESS or _HARMLESS[key] not in (None, value):
+            if usual.get(key) != value and not _is_harmless(key, value):
                 raise self._refusal(key)
         if kind == "none" and linear != 1:
             kind, scaling = "linear", {"factor": linear}
@@ -227,8 +223,10 @@ class GgufFile:
                 f"{self.path}: {_ROPE_FACTORS} has {len(factors)} factors, and the scaling is {kind!r}; expected "
                 f"{size // 2} and no other scaling; use the checkpoint that it was made from"
             )
-        yield from {"rope_type": "longrope", "short_factor": factors, "long_factor": factors}.items()
-        yield from {"attention_factor": 1.0, "original_max_position_embeddings": config.max_position_embeddings}.items()
+        yield "rope_type", "longrope"
+        yield from ((name, factors) for name in ("short_factor", "long_factor"))
+        yield "attention_factor", 1.0
+        yield "original_max_position_embeddings", config.max_position_embeddings
 
     def _value(self, key: str) -> Any:
         field = self._reader.fields.get(key)
@@ -240,6 +238,11 @@ class GgufFile:
             f"{self.path}: its {name} is {str(self._value(name))[:40]}, which is not read, so that another function "
             "would be computed; use the checkpoint that it was made from"
         )
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    """Whether a key with this value says what holds without it."""
+    return key in _HARMLESS and _HARMLESS[key] in (None, value)
 
 
 def _by_transformers() -> set[str]:

@@ -137,13 +137,13 @@ def _read(file: Path | RemoteFile, start: int, stop: int) -> bytearray:
 
 def _read_into(file: Path | RemoteFile, buffer: memoryview, start: int) -> None:
     if isinstance(file, RemoteFile):
-        return file.read_into(buffer, start)
+        file.read_into(buffer, start)
+        return
     with file.open("rb") as opened:
         opened.seek(start)
         count = opened.readinto(buffer)
     if count < len(buffer):
         raise InterpError(f"{file}: ended {len(buffer) - count} bytes early; it was changed, so try again")
-    return None
 
 
 def _parsed(file: Path | RemoteFile, text: bytearray) -> dict[str, Any]:
