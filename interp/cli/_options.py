@@ -12,7 +12,7 @@ them. The values on the line are parsed as the Config, so its validators apply.
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pkgutil import resolve_name
@@ -24,6 +24,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
 from interp.core.config import Config, overridden
+from interp.core.errors import InterpError
 
 Command = Callable[..., None]
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -35,6 +36,17 @@ Device = Annotated[str | None, typer.Option(help="device to run on: cpu, cuda, c
 def repeated(description: str, default: Any = ()) -> Any:
     """A field of several values, whose option may be repeated; it is required where the default is `...`."""
     return Field(default, strict=False, description=f"{description}; may be repeated")
+
+
+def named_values(words: Iterable[str], option: str, expected: str) -> dict[str, str]:
+    """The values of NAME=VALUE words, by name. Raises, with what was expected, for another word."""
+    named: dict[str, str] = {}
+    for word in words:
+        name, _, value = (part.strip() for part in word.partition("="))
+        if not (name and value):
+            raise InterpError(f"{option} {word!r} can't be read; expected {expected}")
+        named[name] = value
+    return named
 
 
 class ChatOptions(Config):

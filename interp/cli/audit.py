@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field, model_validator
 
-from interp.cli._options import ChatOptions, Device, Json, Model, repeated
+from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values, say
 from interp.core.errors import InterpError, nearest
@@ -64,11 +64,7 @@ class AuditOptions(Config):
     @property
     def judge_keys(self) -> dict[str, str]:
         """Variables that hold keys, by the host of a judge."""
-        pairs = [entry.partition("=") for entry in self.judge_key]
-        for entry, (host, _, variable) in zip(self.judge_key, pairs, strict=True):
-            if not host or not variable:
-                raise InterpError(f"judge_key {entry!r}; expected HOST=VARIABLE, such as api.openai.com=OPENAI_API_KEY")
-        return {host: variable for host, _, variable in pairs}
+        return named_values(self.judge_key, "--judge-key", "HOST=VARIABLE, such as api.openai.com=OPENAI_API_KEY")
 
     @property
     def scores(self) -> Path:

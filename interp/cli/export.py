@@ -12,6 +12,7 @@ from interp.cli.audit import CODES, print_decision
 from interp.core.config import Config
 from interp.core.display import print_values, say
 from interp.core.errors import InterpError
+from interp.core.inputs import numbered_lines
 from interp.editing.options import ExportOptions
 
 Source = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, a URL of one, or a hub id")]
@@ -189,10 +190,7 @@ def _export_form(recipe: Any, model: str, out: Path, options: ExportOptions, fac
 def _lines(prompts: Path | None) -> list[str]:
     if prompts is None:
         return []
-    try:
-        lines = [line for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as problem:
-        raise InterpError(f"{prompts}: cannot be read ({problem}); expected a text file, one prompt per line") from None
+    lines = [line.rstrip("\r") for _, line in numbered_lines(prompts, "text, one prompt per line")]
     if not lines:
         raise InterpError(f"{prompts}: no prompts in it; expected one per line")
     return lines

@@ -1,14 +1,13 @@
 """The verb `interp find`: directions of a contrast, by layer and method, with their controls."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from interp.cli._options import ChatOptions, Device, Json, Model, repeated
+from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import print_table, say
 from interp.core.errors import InterpError, nearest, printable
@@ -93,19 +92,8 @@ def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
 def _protected(words: tuple[str, ...]) -> dict[str, Any]:
     from interp.directions.direction import Direction
 
-    folders = _named(words, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
+    folders = named_values(words, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
     return {name: Direction.load(folder) for name, folder in folders.items()}
-
-
-def _named(words: Iterable[str], option: str, expected: str) -> dict[str, str]:
-    """The values of name=value words, by name."""
-    named: dict[str, str] = {}
-    for word in words:
-        name, _, value = (part.strip() for part in word.partition("="))
-        if not (name and value):
-            raise InterpError(f"{option} {word!r} can't be read; expected {expected}")
-        named[name] = value
-    return named
 
 
 def _contrast(options: FindOptions) -> Any:
@@ -116,7 +104,7 @@ def _contrast(options: FindOptions) -> Any:
         return read_contrast(options.contrast, seed=options.seed)
     columns = None
     if options.columns is not None:
-        columns = _named(options.columns.split(","), "--columns", "name=column, such as positive=toxic")
+        columns = named_values(options.columns.split(","), "--columns", "name=column, such as positive=toxic")
     return Contrast.read(options.contrast, columns, options.skip_bad)
 
 

@@ -41,9 +41,8 @@ def markdown(text: object) -> str:
     >>> markdown("# ![x](http://x) | <b>")
     '\\\\# !\\\\[x\\\\](http://x) \\\\| &lt;b>'
     """
-    lines = re.sub(
-        r"([\\`\[\]|])", r"\\\1", printable(str(text)).replace("&", "&amp;").replace("<", "&lt;")
-    ).splitlines()
+    plain = printable(str(text)).replace("&", "&amp;").replace("<", "&lt;")
+    lines = re.sub(r"([\\`\[\]|])", r"\\\1", plain).splitlines()
     return "\n".join(re.sub(r"^\s*([#>+=~-])", r"\\\1", line) for line in lines)
 
 

@@ -178,25 +178,6 @@ def reply_texts(replies: Sequence[Sequence[int]], tokenizer: Any, ends: Collecti
     return texts
 
 
-def render_chat(messages: str | Messages, template: ChatTemplate, instruction: str = "") -> RenderedText:
-    """Render a conversation, ready for the model's reply.
-
-    Args:
-        messages: One user message as text, or messages with role and content.
-        template: The template.
-        instruction: Text for the system message. Where there is a system message already, or the template has none, it
-            is put before the first message.
-
-    Raises:
-        InterpError: There is no chat template, a message is empty, or the template refuses the conversation.
-    """
-    turns: Messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    if not turns or not all(turn.get("content") for turn in turns):
-        raise InterpError("an empty message has nothing to reply to; expected text in each turn")
-    turns = _instructed(turns, template, instruction) if instruction else turns
-    return RenderedText(template.render(turns), partial(_replied, template, turns))
-
-
 def _replied(template: ChatTemplate, turns: Messages, answer: str) -> str:
     return template.render([*turns, {"role": "assistant", "content": answer}], reply=False)
 
@@ -238,7 +219,12 @@ class PromptedModel:
             '<|bos|><|user|>hello there.<|end|><|assistant|>'
         """
         template = replace(self.template, variables={**self.template_variables, **variables})
-        return render_chat(messages, template, self._instruction)
+        turns: Messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        if not turns or not all(turn.get("content") for turn in turns):
+            raise InterpError("an empty message has nothing to reply to; expected text in each turn")
+        if self._instruction:
+            turns = _instructed(turns, template, self._instruction)
+        return RenderedText(template.render(turns), partial(_replied, template, turns))
 
     def render(self, prompt: str, chat: bool | Mapping[str, Any] = True) -> str:
         """A prompt as the model expects it: a user message if the tokenizer has a chat template, else plain text.
@@ -259,7 +245,7 @@ class PromptedModel:
         """
         if isinstance(prompt, RenderedText):
             if self._instruction:
-                raise InterpError("an instruction can't be put into a rendered prompt; pass what the user says")
+                raise InterpError("an instruction can't be put into a prompt that is rendered; pass the user's text")
             return prompt
         if chat is not False and self.tokenizer is not None and self.tokenizer.chat_template:
             return self.chat(prompt, **(chat if isinstance(chat, Mapping) else {}))
@@ -299,6 +285,7 @@ class PromptedModel:
 
 
 def _instructed(turns: Messages, template: ChatTemplate, instruction: str) -> Messages:
+    """The turns with an instruction: in a system message, or before the first one where the template has none."""
     first = {**turns[0], "content": f"{instruction}\n\n{turns[0]['content']}"}
     if turns[0]["role"] == "system":
         return [first, *turns[1:]]

@@ -31,6 +31,8 @@ from interp.models.sites import Site
 from interp.models.tokens import Beginning, Chat, Prompts, Tokens, tokenise
 from interp.models.transformer_lens.face import TransformerLensFace
 
+_GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+
 
 @checked_class("interp.load(name) makes one")
 class HookedModel(TransformerLensFace):
@@ -328,16 +330,7 @@ def greedy_settings(new_tokens: int, end: Any, pad: int, **more: Any) -> Generat
         pad: The token id for padding.
         more: Further settings, such as `min_new_tokens`.
     """
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=new_tokens,
-        eos_token_id=end,
-        pad_token_id=pad,
-        **more,
-    )
+    return GenerationConfig(**_GREEDY, max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=pad, **more)
 
 
 def _require_positive(name: str, value: int) -> None:

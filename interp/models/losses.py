@@ -12,9 +12,7 @@ from interp.core.errors import InterpError
 
 
 def next_token_losses(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    ids: Int[Tensor, "batch pos"],
-    predicted: Bool[Tensor, "batch pos-1"],
+    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], predicted: Bool[Tensor, "batch pos-1"]
 ) -> Float[Tensor, "token"]:
     """Cross-entropy of each predicted token, in nats and float32, row after row.
 

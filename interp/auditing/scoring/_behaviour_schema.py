@@ -75,17 +75,10 @@ class TextRow(ItemRow):
     text: NonemptyText = Field(description="the text whose loss is measured")
 
 
-Chat = Annotated[
-    bool | dict[str, Any], Field(description="render prompts with the chat template; a mapping gives its variables")
-]
+Chat = Annotated[bool | dict[str, Any], Field(description="render prompts with the chat template, or its variables")]
 Start = Annotated[Beginning, Field(description="what comes before a text: document, tokenizer or none")]
 NewTokens = Annotated[int, Field(ge=1, description="length of the replies in tokens")]
-By = Annotated[
-    Normalise,
-    Field(
-        description="compare sums of log-probabilities, or means per token, character (acc_norm) or byte (acc_bytes)"
-    ),
-]
+By = Annotated[Normalise, Field(description="what log-probabilities are divided by; acc_norm: characters")]
 RowClass = type[ItemRow]
 UnitField = Annotated[Literal["rate", "margin"], Field(description="score 0 or 1, or the difference in nats")]
 
@@ -264,12 +257,6 @@ class Judged(Scorer):
 
 
 SCORERS: dict[str, type[Scorer]] = {
-    "choice": Choice,
-    "margin": Margin,
-    "paired_text": Paired,
-    "loss": Loss,
-    "reply": Reply,
-    "refusal": Refusal,
-    "refusal_margin": RefusalMargin,
-    "judge": Judged,
-}
+    "choice": Choice, "margin": Margin, "paired_text": Paired, "loss": Loss, "reply": Reply, "refusal": Refusal,
+    "refusal_margin": RefusalMargin, "judge": Judged,
+}  # fmt: skip

@@ -124,7 +124,7 @@ def _require_text(values: Any, place: str) -> None:
     try:
         json.dumps(values, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
-        raise InterpError(f"{place}: half of a surrogate pair, which is not text; write the whole character") from None
+        raise InterpError(f"{place}: it holds half of a surrogate pair; write the whole character") from None
 
 
 def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -90,29 +90,18 @@ _LATENT = BiasSlot(
     "attention_bias", ("attn_out",), ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.o_proj")
 )
 _MLP = BiasSlot("mlp_bias", ("mlp_out",), tuple(f"mlp.{x}_proj" for x in ("gate", "up", "down")))
+_BOTH = ("attn_out", "mlp_out")
+_FALCON = ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 _SLOTS: dict[str, tuple[BiasSlot, ...]] = {
     **dict.fromkeys(("llama", "smollm3", "granite"), (_ATTENTION, _MLP)),
-    **dict.fromkeys(
-        (
-            "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt_oss", "olmo", "olmo2", "olmo3", "olmoe",
-            "qwen3", "qwen3_moe",
-        ),
-        (_ATTENTION,),
-    ),
+    **dict.fromkeys(("cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt_oss"), (_ATTENTION,)),
+    **dict.fromkeys(("olmo", "olmo2", "olmo3", "olmoe", "qwen3", "qwen3_moe"), (_ATTENTION,)),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), (_LATENT,)),
     "nemotron": (_ATTENTION, BiasSlot("mlp_bias", ("mlp_out",), ("mlp.up_proj", "mlp.down_proj"))),
     "seed_oss": (BiasSlot("attention_out_bias", ("attn_out",), ("self_attn.o_proj",)), _MLP),
     "gpt_neox": (BiasSlot("attention_bias", ("attn_out",), ("attention.query_key_value", "attention.dense")),),
-    "starcoder2": (
-        BiasSlot("use_bias", ("attn_out", "mlp_out"), (*_ATTENTION.modules, "mlp.c_fc", "mlp.c_proj")),
-    ),
-    "falcon": (
-        BiasSlot(
-            "bias",
-            ("attn_out", "mlp_out"),
-            ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-        ),
-    ),
+    "starcoder2": (BiasSlot("use_bias", _BOTH, (*_ATTENTION.modules, "mlp.c_fc", "mlp.c_proj")),),
+    "falcon": (BiasSlot("bias", _BOTH, _FALCON),),
 }  # fmt: skip
 _EXPERTS = {
     "deepseek_v2": Experts("n_routed_experts", shared="mlp.shared_experts.down_proj", shares="n_shared_experts"),

@@ -61,10 +61,7 @@ class BridgedModel(PlainModel):
 
 
 def cache_on_bridge(
-    model: BridgedModel,
-    batch: Tokens,
-    names: list[str] | Callable[[str], bool] | None,
-    **options: Any,
+    model: BridgedModel, batch: Tokens, names: list[str] | Callable[[str], bool] | None, **options: Any
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The output of a run on the bridge, and copies of what it computes under some names.
 

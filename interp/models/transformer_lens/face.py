@@ -91,11 +91,7 @@ class TransformerLensFace(BridgedModel):
         return stream_logits(self, final_norm(self)(x) if norm else x)
 
     def __call__(
-        self,
-        prompts: Prompts,
-        return_type: ReturnType = "logits",
-        stop_at_layer: int | None = None,
-        chat: Chat = None,
+        self, prompts: Prompts, return_type: ReturnType = "logits", stop_at_layer: int | None = None, chat: Chat = None
     ) -> Any:
         """Run the model, as a TransformerLens model is called.
 
