@@ -25,7 +25,8 @@ def public_classes():
 
 PUBLIC = sorted(set(public_classes()), key=lambda cls: cls.__name__)
 OF_FIELDS = [cls for cls in PUBLIC if getattr(cls, "_card", None) is Displayed._card]
-SELF_SHOWN = {"InterpError", "LiveCurves", "SteeringSlider", "HookedModel", "Sides"}  # not records of fields
+# not records of fields, or a text
+SELF_SHOWN = {"InterpError", "LiveCurves", "SteeringSlider", "HookedModel", "Sides", "RenderedText"}
 
 
 @pytest.fixture(scope="module")
