@@ -132,7 +132,10 @@ class Judge(Displayed):
 
 
 def host_of(endpoint: str) -> str:
-    """The host of an endpoint's URL, and its port if named. Raises where the URL is none, or holds a password."""
+    """The host of an endpoint's URL, and its port if named; after `http://` where others could read what it is sent.
+
+    Raises where the URL is none, or holds a password.
+    """
     try:
         parts = urlsplit(endpoint)
         host, _ = parts.hostname, parts.port
@@ -142,7 +145,8 @@ def host_of(endpoint: str) -> str:
         raise InterpError(
             f"judge's endpoint is {endpoint!r}; expected a URL such as http://localhost:8000/v1, without a user name"
         )
-    return parts.netloc.lower()
+    is_read = parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1")
+    return "http://" * is_read + parts.netloc.lower()
 
 
 _READ = 100_000  # last characters of an answer that are read

@@ -200,6 +200,25 @@ def test_a_file_names_no_key_and_the_callers_goes_to_one_host_only(server, monke
     assert plain == keyed, "which variable holds a key is no part of what is measured"
 
 
+def test_a_key_is_sent_where_others_could_read_it_only_if_the_caller_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUDGE_KEY", "abc")
+    (tmp_path / "items.jsonl").write_text('{"prompt": "Hello!"}')
+
+    def named(endpoint, host):
+        scorer = f"{{type: judge, endpoint: '{endpoint}', model: m, question: '{{prompt}} {{reply}}'}}"
+        row = f"behaviours: [{{name: b, kind: harm, statement: s, items: items.jsonl, scorer: {scorer}}}]"
+        (tmp_path / "own.yaml").write_text(row)
+        return interp.suite(str(tmp_path / "own.yaml"), judge_keys={host: "JUDGE_KEY"})
+
+    for endpoint, host in (
+        ("https://x.org/v1", "x.org"), ("http://localhost:8000", "localhost:8000"), ("http://[::1]:80/v1", "[::1]:80"),
+        ("http://X.org/v1", "http://x.org"),
+    ):  # fmt: skip
+        assert len(named(endpoint, host)) == 1
+    with pytest.raises(InterpError, match=r"judges at http://x\.org, but a key is given for x\.org"):
+        named("http://x.org/v1", "x.org")
+
+
 @pytest.mark.parametrize(
     "said", ["Maybe", "", "Yes or no", "I say yes", 500, 429, b"not json", b'{"choices": []}', b"[]"]
 )
