@@ -214,10 +214,11 @@ def test_unknown_architectures_are_refused_by_name():
     with pytest.raises(InterpError, match="architecture 'xglm' is not supported"):
         interp.load(hf)
     shape = {"vocab_size": 16, "hidden_size": 8, "ffn_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = transformers.OPTConfig(**shape, word_embed_proj_dim=8, do_layer_norm_before=False)
-    other = transformers.OPTForCausalLM(config)
-    with pytest.raises(InterpError, match="opt with do_layer_norm_before=False adds up its residual stream"):
-        interp.load(other)
+    for width, before, named in ((8, False, "do_layer_norm_before=False"), (4, True, "word_embed_proj_dim=4")):
+        config = transformers.OPTConfig(**shape, word_embed_proj_dim=width, do_layer_norm_before=before)
+        other = transformers.OPTForCausalLM(config)
+        with pytest.raises(InterpError, match=f"opt with {named} adds up its residual stream"):
+            interp.load(other)
 
 
 def test_saved_tensors_of_a_digest_are_all_counted(folder):

@@ -41,7 +41,7 @@ class Architecture:
         transposed: Whether projections are Conv1D, with weights (in, out).
         experts: Whether the MLP is a mixture of experts.
         packs: Whether position ids that restart within a row keep its documents independent.
-        requires: Config values without which the sites would mean something else.
+        requires: Config values, or names of others, without which the sites would mean something else.
     """
 
     layers: str = "model.layers"
@@ -166,7 +166,7 @@ _TABLE = {
         mlp_norm="final_layer_norm",
         flat_mlp=True,
         packs=False,
-        requires=(("do_layer_norm_before", True),),
+        requires=(("do_layer_norm_before", True), ("word_embed_proj_dim", "hidden_size")),
     ),
 }
 
@@ -196,7 +196,7 @@ def architecture(config: Any) -> Architecture:
         raise InterpError(f"config is {shown(config)}; expected a Hugging Face config, such as model.config")
     row = architecture_of_type(config.model_type)
     for name, expected in row.requires:
-        if getattr(config, name) != expected:
+        if getattr(config, name) != (getattr(config, expected) if isinstance(expected, str) else expected):
             raise InterpError(
                 f"{config.model_type} with {name}={getattr(config, name)!r} adds up its residual stream in another "
                 f"way and is not supported; expected {name}={expected!r}"

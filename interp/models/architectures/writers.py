@@ -210,8 +210,6 @@ def _refuse_unknown(arch: Architecture, config: Any) -> None:
             f"{config.model_type} normalises its embeddings, so a projection can't be folded into its weights exactly; "
             "run the recipe with hooks instead (model.hooked(recipe))"
         )
-    if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
-        raise InterpError(f"{config.model_type} with narrower embeddings projects them; run the recipe with hooks")
 
 
 def _tables(arch: Architecture, config: Any) -> list[Writer]:
