@@ -54,18 +54,13 @@ class Threshold(Config):
     @classmethod
     def _known(cls, metric: str) -> str:
         if metric not in METRICS:
-            raise InterpError(
-                f"unknown metric {metric!r}; {nearest(metric, METRICS)} (at_most and at_least name the end of its "
-                "interval)"
-            )
+            raise InterpError(f"unknown metric {metric!r}; {nearest(metric, METRICS)} (at_most bounds its upper end)")
         return metric
 
     @model_validator(mode="after")
     def _complete(self) -> "Threshold":
         if bool(self.behaviour) == (self.every is not None):
-            raise InterpError(
-                "a threshold is for one behaviour or a whole kind; set exactly one of behaviour and every"
-            )
+            raise InterpError("a threshold is for one behaviour or a whole kind; set one of behaviour and every")
         if (self.at_most is None) == (self.at_least is None):
             raise InterpError("a threshold has one bound; set exactly one of at_most and at_least")
         return self

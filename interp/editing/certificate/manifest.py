@@ -107,13 +107,11 @@ class Release(Config):
             ("a model with settings (config, tokenizer, …)", self.settings, base.settings, f"{base.name} has"),
         ):
             if decided != given:
-                raise InterpError(
-                    f"the decision is on {what} {decided[:12] or 'unknown'}, but {name} {given[:12]}: can't tell; "
-                    "audit the recipe on this model"
-                )
+                problem = f"the decision is on {what} {decided[:12] or 'unknown'}, but {name} {given[:12]}"
+                raise InterpError(f"{problem}: can't tell; audit the recipe on this model")
         if status != "exact":
             raise InterpError(
-                f"the recipe folds into this model {MEANS[status]}, so what was audited is not what would be written: "
+                f"the fold into this model is {MEANS[status]}, so what was audited is not what would be written: "
                 "can't tell; export without --require, audit that checkpoint, and put it to interp gate --checkpoint"
             )
 

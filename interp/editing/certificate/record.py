@@ -178,16 +178,13 @@ class Certificate(Displayed):
             return ("it was measured by an older version, which did not measure the fold before rounding",)
         problems = list(self.fold.unmet(self.status == "exact", self.effect_kl))
         if self._allowed < 1 and not self.kl <= max(self._allowed * self.effect_kl, _NO_KL):
-            problems.append(
-                f"it is approximate, and its KL from the hooked model ({self.kl:.1e} nats) is more than "
-                f"{self._allowed:.0%} of what the edit does to the base ({self.effect_kl:.1e})"
-            )
+            share = f"{self._allowed:.0%} of what the edit does to the base ({self.effect_kl:.1e})"
+            problems.append(f"it is approximate, and KL {self.kl:.1e} nats to the hooked model is more than {share}")
         elif not (self.kl < self.effect_kl or self.kl <= _NO_KL):
             rounded = not problems and self.dtype != "F32"
             why = f"; rounding to {self.dtype} hides the edit, export as float32" if rounded else ""
-            problems.append(
-                f"it is no nearer to the hooked model (KL {self.kl:.1e} nats) than the base ({self.effect_kl:.1e}){why}"
-            )
+            kl = f"KL {self.kl:.1e} nats"
+            problems.append(f"it is no nearer to the hooked model ({kl}) than the base ({self.effect_kl:.1e}){why}")
         return tuple(problems)
 
     @property
@@ -241,10 +238,10 @@ class Certificate(Displayed):
         """The inverse of `to_json`, from a file."""
         try:
             values = read_json(file)
-            ops = [OpFigures(**{**op, "sites": tuple(op["sites"])}) for op in values.pop("ops", ())]
-            fold, tied = values.pop("fold", None), values.pop("tied", None)
-            values |= {"fold": Fold(**fold) if fold else None, "tied": TiedHead(**tied) if tied else None}
-            return cls(**values, ops=tuple(ops))
+            ops = tuple(OpFigures(**{**op, "sites": tuple(op["sites"])}) for op in values.pop("ops", ()))
+            parts = {"fold": Fold, "tied": TiedHead}
+            made = {name: part(**values[name]) for name, part in parts.items() if values.get(name)}
+            return cls(**values | made, ops=ops)
         except TypeError as problem:
             raise InterpError(f"{file}: not a certificate ({problem}); expected one written by interp export") from None
 

@@ -45,10 +45,8 @@ class Replay:
     files: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.identical} of {self.tensors} tensors identical, the rest within {self.units:.3g} rounding units; "
-            f"{self.files} other files identical"
-        )
+        rest = f"the rest within {self.units:.3g} rounding units"
+        return f"{self.identical} of {self.tensors} tensors identical, {rest}; {self.files} other files identical"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +136,9 @@ def _gap(piece: TensorPiece, plan: Plan, file: TensorFile) -> float | None:
     """The largest difference in rounding units; None where not a bit differs."""
     name, expected = piece.name, compute_shard(piece)
     stored = file.read(name)
-    if stored.shape != expected.shape or stored.dtype != expected.dtype:
-        raise InterpError(
-            f"{file.path}: {name} is {stored.dtype} {tuple(stored.shape)}; the recipe applied to the base gives "
-            f"{expected.dtype} {tuple(expected.shape)}"
-        )
+    held, given = (f"{x.dtype} {tuple(x.shape)}" for x in (stored, expected))
+    if held != given:
+        raise InterpError(f"{file.path}: {name} is {held}; the recipe applied to the base gives {given}")
     unchanged = replace(piece, change=None, changed_shape=None)
     return plan.gap(name, stored, expected, partial(compute_shard, unchanged), stored.dtype, f"{file.path}: ")
 

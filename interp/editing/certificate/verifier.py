@@ -15,11 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from interp.core.errors import InterpError
-from interp.core.files import write_tensors
+from interp.core.files import read_tensors, write_tensors
 from interp.editing.certificate.manifest import CERTIFICATE, PROBES, ExportManifest
 from interp.editing.certificate.measurement import certify
 from interp.editing.certificate.record import Certificate
@@ -59,8 +57,7 @@ def check(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[st
     path = Path(folder)
     ExportManifest.at(path).check_files(path)
     rebuilt = rebuild(path, base)
-    manifest, recipe, plan = rebuilt.manifest, rebuilt.recipe, rebuilt.plan
-    model = rebuilt.base
+    manifest, recipe, plan, model = rebuilt.manifest, rebuilt.recipe, rebuilt.plan, rebuilt.base
     if not isinstance(model, HookedModel):
         model = load(model, dtype="bfloat16" if manifest.made.dequantise else None)
     recipe.check(model.reference)
@@ -103,8 +100,8 @@ def write_probes(folder: Path, probes: list[Tokens]) -> None:
 
 def read_probes(folder: Path) -> list[Tokens]:
     """The inverse of `write_probes`."""
+    named = read_tensors(folder / PROBES)
     try:
-        named = load_file(folder / PROBES)
         return [Tokens(named[f"{number}.ids"], named[f"{number}.mask"]) for number in range(len(named) // 2)]
-    except (OSError, SafetensorError, KeyError) as problem:
-        raise InterpError(f"{folder / PROBES}: cannot be read ({problem}); export again") from None
+    except KeyError as problem:
+        raise InterpError(f"{folder / PROBES}: no tensor {problem}; export again") from None

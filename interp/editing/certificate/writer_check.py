@@ -91,10 +91,8 @@ def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
         check.leaks.append(leak)
         check.before.append(before)
         if leak > tolerance or leak > 0.1 * before:
-            raise InterpError(
-                f"{model.config.model_type}: block {layer} still writes {leak:.1e} along a subspace that was folded "
-                f"out of every known writer ({before:.1e} before); the table of writers misses one"
-            )
+            block = f"{model.config.model_type}: block {layer} still writes {leak:.1e} (before {before:.1e})"
+            raise InterpError(f"{block} along what was folded out of its writers; the table of writers misses one")
     return check
 
 
@@ -121,18 +119,14 @@ def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
         raise InterpError(_not_finite(model))
     for layer, off in enumerate(gaps):
         if not off <= 10 * tolerance:
-            raise InterpError(
-                f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {off:.1e} of what "
-                "attention and MLP write); a fold would miss it, so run the recipe with hooks"
-            )
+            block = f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {off:.1e})"
+            raise InterpError(f"{block}; a fold would miss it, so run the recipe with hooks")
     starts = [seen[Site("resid_pre", layer)] for layer in range(1, model.n_layers)]
     for layer, after in enumerate([*starts, last]):
         if not torch.equal(after, seen[Site("resid_post", layer)]):
             reader = f"block {layer + 1}" if layer + 1 < model.n_layers else "the final norm"
-            raise InterpError(
-                f"{kind}: {reader} does not read what block {layer} left; something writes to the stream between them, "
-                "and a fold would miss it, so run the recipe with hooks"
-            )
+            problem = f"{kind}: {reader} does not read what block {layer} left: something writes to the stream between"
+            raise InterpError(f"{problem}; a fold would miss it, so run the recipe with hooks")
     return gaps
 
 
@@ -152,7 +146,7 @@ def _pass(model: HookedModel, ids: Tensor) -> tuple[dict[Site, Tensor], Tensor]:
         seen[site] = x.clone()
         return x
 
-    def first_after(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def first_after(_: nn.Module, args: tuple[Any, ...]) -> None:
         if Site("resid_post", model.n_layers - 1) in seen and args and not after:
             after.append(args[0].clone())
 
@@ -211,8 +205,6 @@ def _sum_gap(model: HookedModel, ids: Tensor, tolerance: float) -> float:
     total = sum(acts[w.site].double() * w.stream for w in tables)
     gap = float((acts[start].double() - total).norm() / acts[start].double().norm())
     if gap > tolerance:
-        raise InterpError(
-            f"{model.config.model_type}: the first block's input is not the sum of the tables in the table of writers "
-            f"(off by {gap:.1e}); something else writes there, and a fold would miss it"
-        )
+        problem = f"the first block's input is not the sum of the tables of embeddings (off by {gap:.1e})"
+        raise InterpError(f"{model.config.model_type}: {problem}; a fold would miss what else writes there")
     return gap

@@ -61,9 +61,7 @@ def factors(name: str, change: MapChange, tensor: Float[Tensor, "rows columns"],
     basis, size, _ = torch.linalg.svd(sketch, full_matrices=False)
     rank = int((size > _ZERO * size[0]).sum()) if size[0] > 0 else 0
     if rank > limit:
-        raise InterpError(
-            f"the edit of {name} has a rank above {limit}, too high for low-rank factors; keep the original weights"
-        )
+        raise InterpError(f"the edit of {name} has a rank above {limit}, too high for factors; keep the original")
     basis = basis[:, :rank]
     inputs = torch.empty(rank, count, dtype=torch.float64)
     for start, piece in _differences(change, tensor, axis):

@@ -27,7 +27,6 @@ from interp.editing.export._tensor_difference import Factors, factors
 from interp.editing.export.identity import checkpoint_digests, require_base
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.fold import Plan
-from interp.editing.fold.steps import keep_tied
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -93,8 +92,7 @@ def export_adapter(
     require_free(out, _MARK, options.overwrite)
     weights = open_source(source)
     weights.require_row()
-    if options.fold.keep_tied:
-        recipe = keep_tied(recipe, weights.config, weights.is_tied)
+    recipe = weights.kept(recipe, options)
     base = require_base(recipe, weights)
     if distilled is not None:
         if not base.digest:
@@ -129,10 +127,8 @@ def _require_weights(plan: Plan, weights: WeightSource) -> None:
         raise InterpError(f"the recipe adds a bias, {name}, which LoRA does not have; export a checkpoint instead")
     for name in plan.changes:
         if not name.endswith(".weight") or weights.read(name).ndim != 2:
-            raise InterpError(
-                f"the recipe edits {name}, and LoRA has factors for weights of linear layers and embeddings only; "
-                "export a checkpoint instead"
-            )
+            kinds = "LoRA has factors for weights of linear layers and embeddings only"
+            raise InterpError(f"the recipe edits {name}, and {kinds}; export a checkpoint instead")
 
 
 def _pair(name: str, each: Factors, table: bool) -> Mapping[str, Tensor]:

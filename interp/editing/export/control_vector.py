@@ -107,14 +107,11 @@ def _vectors(recipe: Recipe, n_layers: int) -> dict[int, Tensor]:
     known = [Site("embed"), *(Site(kind, layer) for layer in range(n_layers) for kind in _KINDS)]
     for edit in recipe.edits:
         if not isinstance(edit.op, Add) or edit.op.relative:
-            raise InterpError(
-                f"a control vector adds constants, and {type(edit.op).__name__} does not; export a checkpoint instead"
-            )
+            op = type(edit.op).__name__
+            raise InterpError(f"a control vector adds constants, and {op} does not; export a checkpoint instead")
         for site in resolve(edit.sites, known):
             if site.kind != "resid_post" or not site.layer:
-                raise InterpError(
-                    f"a control vector is added after layers 1 to {n_layers - 1} (resid_post.1 and on), not at {site}"
-                )
+                raise InterpError(f"a control vector is added after layers (resid_post.1 and on), not at {site}")
             before = vectors.get(site.layer, torch.zeros(len(edit.op.vector)))
             vectors[site.layer] = before + edit.op.scale * edit.op.vector
     return vectors

@@ -34,7 +34,6 @@ from interp.editing.export.signatures import signer
 from interp.editing.export.sources import CheckpointSource, WeightSource, open_source
 from interp.editing.export.weight_writer import ExportEstimate, TensorPiece, cut_shards, estimate_export, write_weights
 from interp.editing.fold import Plan, plan_fold
-from interp.editing.fold.steps import keep_tied
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference
@@ -88,7 +87,7 @@ def export(
     options = ExportOptions.merged(options, fields)
     _require_form(options, certified=True)
     weights = _open(source, options, out)
-    recipe = _kept(recipe, weights, options)
+    recipe = weights.kept(recipe, options)
     base = weights.load_model()
     recipe.check(base.reference)
     require_writer_check(base)
@@ -142,13 +141,13 @@ def export_streamed(
     options = ExportOptions.merged(options, {**fields, "streamed": True})
     _require_form(options)
     weights = _open(source, options, out)
-    recipe = _kept(recipe, weights, options)
+    recipe = weights.kept(recipe, options)
     if weights.loaded:
         require_writer_check(weights.load_model())
     elif not weights.is_written_down:
         raise InterpError(
-            f"{weights.model_type} is not among the architectures that are written down, and for others only a loaded "
-            "model shows what writes its residual stream; export it without streaming"
+            f"{weights.model_type} is not among the architectures that are written down, so a loaded model has to show "
+            "what writes its residual stream; export it without streaming"
         )
     reference = weights.reference(recipe.model)
     recipe.check(reference)
@@ -188,7 +187,7 @@ def dry_run(
     options = ExportOptions.merged(options, {**fields, "dry_run": True})
     weights = _open(source, options)
     weights.require_row()
-    recipe = _kept(recipe, weights, options)
+    recipe = weights.kept(recipe, options)
     if options.trust_base or (isinstance(weights, CheckpointSource) and weights.checkpoint.remote):
         recipe.check(weights.reference(recipe.model))
     else:
@@ -234,16 +233,10 @@ class _WrittenFolder:
         return manifest.sealed(self.folder)
 
 
-def _kept(recipe: Recipe, weights: WeightSource, options: ExportOptions) -> Recipe:
-    return keep_tied(recipe, weights.config, weights.is_tied) if options.fold.keep_tied else recipe
-
-
 def _require_form(options: ExportOptions, certified: bool = False) -> None:
     """Raise for options that another function writes."""
     if options.form != "checkpoint" or options.dry_run or (certified and options.streamed):
-        raise InterpError(
-            "form, streamed and dry_run belong to export_adapter, export_control_vector, export_streamed and dry_run"
-        )
+        raise InterpError("these options belong to export_adapter, export_control_vector, export_streamed and dry_run")
 
 
 @contextmanager
@@ -298,14 +291,11 @@ def _require_space(out: Path, needed: int) -> None:
     files = unfinished.rglob("*") if unfinished.is_dir() else ()
     free = shutil.disk_usage(parent).free + sum(file.stat().st_size for file in files if file.is_file())
     if needed > free:
-        raise InterpError(
-            f"{out} needs {needed / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB free; choose another place"
-        )
+        needs, has = (f"{size / 1e9:.1f} GB" for size in (needed, free))
+        raise InterpError(f"{out} needs {needs}, and {parent} has {has} free; choose another place")
 
 
 def _require_faithful(certificate: Certificate) -> None:
     if not certificate.faithful:
-        raise InterpError(
-            f"the exported weights do not do what the recipe's hooks do: {'; '.join(certificate.unmet)}. Nothing was "
-            "written; run the recipe with hooks, and if the fold claims to be exact, please report the architecture"
-        )
+        problem = f"the exported weights do not do what the recipe's hooks do: {'; '.join(certificate.unmet)}"
+        raise InterpError(f"{problem}. Nothing was written; run it with hooks, and report a fold that is called exact")

@@ -85,9 +85,8 @@ def _assembled(
         parts = stored.get(name, [])
         shapes = [pieces[part].source_shape for part in parts]
         if len(parts) == 1 and shapes != [shape]:
-            raise InterpError(
-                f"{parts[0]} has shape {shapes[0]} in the files of {source.name}, and {shape} by its config; restore it"
-            )
+            stored_as = f"{parts[0]} has shape {shapes[0]} in the files of {source.name}"
+            raise InterpError(f"{stored_as}, and {shape} by its config; restore it")
         fits = len(parts) == 1 or all(each[1:] == shape[2:] for each in shapes)
         if not fits or sum(map(prod, shapes)) != prod(shape):
             raise Unknown(f"{name} is not in the files of {source.name} as transformers has it in memory")
@@ -103,10 +102,8 @@ def require_places(source: WeightSource) -> None:
     left = [name for name, target, _ in _targets(model, [*source.pieces]) if target not in state]
     lost = [x for x in without_place(left, source.config) if not any(re.search(pattern, x) for pattern in ignored)]
     if lost:
-        raise InterpError(
-            f"{source.name}: the model that its config describes has no place for {len(lost)} of its tensors "
-            f"({', '.join(lost[:3])}), which would be dropped; restore the config, or remove them"
-        )
+        tensors = f"{len(lost)} of its tensors ({', '.join(lost[:3])})"
+        raise InterpError(f"{source.name}: its config has no place for {tensors}; restore the config, or remove them")
 
 
 def _without_weights(source: WeightSource) -> Any:

@@ -62,9 +62,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
 
 
 def _tied(certificate: Certificate | None) -> str:
-    return (
-        "" if certificate is None or certificate.tied is None else f" Measured with the head tied: {certificate.tied}."
-    )
+    return f" Measured with the head tied: {certificate.tied}." if certificate and certificate.tied else ""
 
 
 def _measured(certificate: Certificate | None) -> list[str]:

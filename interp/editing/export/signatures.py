@@ -66,9 +66,8 @@ def read_signature(folder: str | Path, key: str | Path | None = None) -> str:
     try:
         checker.verify(path, path / SIGNATURE)
     except Exception as problem:  # for malformed files the package raises many types
-        raise InterpError(
-            f"{path}: its signature does not hold for the key {key} ({_reason(problem)}); it was changed, or re-signed"
-        ) from None
+        why = f"does not hold for the key {key} ({_reason(problem)})"
+        raise InterpError(f"{path}: its signature {why}; it was changed, or re-signed") from None
     return "checked"
 
 

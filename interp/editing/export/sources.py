@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from interp.editing.certificate.writer_check import require_writer_check
 from interp.editing.export.weight_writer import TensorPiece
 from interp.editing.fold.ablation import unit_width
 from interp.editing.fold.plan import Plan
-from interp.editing.fold.steps import UNEMBEDDING
+from interp.editing.fold.steps import UNEMBEDDING, keep_tied
+from interp.editing.options import ExportOptions
+from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference, Site
 from interp.models.architectures.table import architecture, architecture_of_type, known_architectures, was_recognised
 from interp.models.architectures.writers import unembedding_name, writers
@@ -115,6 +117,10 @@ class WeightSource(ABC):
             return bool(self.config.tie_word_embeddings)
         return torch.equal(self.read(head, torch.float32), self.read(table, torch.float32))
 
+    def kept(self, recipe: Recipe, options: ExportOptions) -> Recipe:
+        """The recipe, without what it does at a tied token table where the options keep that as it is."""
+        return keep_tied(recipe, self.config, self.is_tied) if options.fold.keep_tied else recipe
+
     @cached_property
     def pieces(self) -> dict[str, TensorPiece]:
         """Every tensor as it is, by its name."""
@@ -151,10 +157,8 @@ class WeightSource(ABC):
             shape = self.pieces[name].source_shape
             read = inputs if name in attention and change.layout in ("out_in", "in_out") else None
             if not change.fits(shape, width, read):
-                raise InterpError(
-                    f"{name} of {self.name} has shape {shape}, which is not what its config says (hidden_size "
-                    f"{width}, {heads} heads); restore the checkpoint"
-                )
+                config = f"is not what its config says (hidden_size {width}, {heads} heads)"
+                raise InterpError(f"{name} of {self.name} has shape {shape}, which {config}; restore the checkpoint")
 
     def refuse_overlap(self, out: Path) -> None:
         """Raise if the output would be the source's folder or inside it, or would replace it."""
@@ -221,10 +225,8 @@ class CheckpointSource(WeightSource):
     def reference(self, made_for: ModelReference | None) -> ModelReference:
         """As far as type and shape can tell, with the digest of the model that the recipe was made for."""
         if made_for and made_for.model_type != self.config.model_type:
-            raise InterpError(
-                f"the recipe was made for {made_for.name}, a {made_for.model_type}, but {self.name} is a "
-                f"{self.config.model_type}; make one for this model"
-            )
+            made = f"the recipe was made for {made_for.name}, a {made_for.model_type}"
+            raise InterpError(f"{made}, but {self.name} is a {self.config.model_type}; make one for this model")
         return ModelReference(
             name=Path(self.name).name,
             digest=made_for.digest if made_for else "",
@@ -322,10 +324,8 @@ def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> W
     checkpoint = Checkpoint.open(source if is_remote(source) else locate(source))
     config, model_type = checkpoint.config, checkpoint.config.get("model_type")
     if "text_config" in config:
-        raise InterpError(
-            f"{source} is a multimodal checkpoint, not edited in place yet; give interp.load(…) of it to export its "
-            "language model as a text-only checkpoint"
-        )
+        hint = "give interp.load(…) of it, to export its language model as a text-only checkpoint"
+        raise InterpError(f"{source} is a multimodal checkpoint, which is not edited in place; {hint}")
     quantised = config.get("quantization_config") or {}
     if not isinstance(quantised, dict) or not isinstance(model_type, str):
         raise InterpError(
@@ -350,8 +350,4 @@ def _changed(piece: TensorPiece, plan: Plan) -> TensorPiece:
     if piece.name not in plan.changes and piece.name not in plan.grown:
         return piece
     shape = plan.shape(piece.name, piece.source_shape)
-    return replace(piece, change=partial(_in_place, plan, piece.name), changed_shape=shape)
-
-
-def _in_place(plan: Plan, name: str, tensor: Tensor) -> Tensor:
-    return plan.apply(name, tensor, out=tensor)
+    return replace(piece, change=lambda tensor: plan.apply(piece.name, tensor, out=tensor), changed_shape=shape)

@@ -233,10 +233,8 @@ def _require_finite(piece: TensorPiece, result: Tensor) -> None:
     source = piece.source if isinstance(piece.source, Tensor) else piece.source[0].read_entry(piece.source[1])
     if not bool(source.isfinite().all()):
         raise InterpError(f"{piece.name} holds NaN or infinite values before the edit; restore the checkpoint")
-    raise InterpError(
-        f"{piece.name} would hold infinite values in {str(result.dtype).removeprefix('torch.')}, whose largest is "
-        f"{torch.finfo(result.dtype).max:.3g}; choose bfloat16 or float32 (dtype), or a weaker edit"
-    )
+    limit = f"{str(result.dtype).removeprefix('torch.')}, whose largest is {torch.finfo(result.dtype).max:.3g}"
+    raise InterpError(f"{piece.name} would hold infinite values in {limit}; choose bfloat16, float32 or a weaker edit")
 
 
 @dataclass(frozen=True)
@@ -261,10 +259,8 @@ class ExportEstimate(Displayed):
     seconds: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.disk / 1e9:.2f} GB to write, {self.edited / 1e9:.2f} GB of it edited; about "
-            f"{self.memory / 1e6:.0f} MB of memory and {self.seconds:.0f} s"
-        )
+        written = f"{self.disk / 1e9:.2f} GB to write, {self.edited / 1e9:.2f} GB of it edited"
+        return f"{written}; about {self.memory / 1e6:.0f} MB of memory and {self.seconds:.0f} s"
 
     def _card(self) -> Card:
         disk = [("to write", f"{self.disk / 1e9:.2f} GB"), ("of it edited", f"{self.edited / 1e9:.2f} GB")]

@@ -25,9 +25,7 @@ def replacement(op: Replace, site: Site, d_model: int) -> TensorMap:
     """The map that replaces what is written at a site, or the coordinates `op.units` of it."""
     refuse_positions(op, site)
     if (op.value is not None and len(op.value) != d_model) or max(op.units or [0]) >= d_model:
-        raise InterpError(
-            f"{site} has {d_model} coordinates, counted from 0; the value or a unit that replaces them does not fit"
-        )
+        raise InterpError(f"{site} has {d_model} coordinates, counted from 0; the value or a unit does not fit")
     keep = torch.ones(d_model)
     keep[slice(None) if op.units is None else op.units] = 0.0
     value = None if op.value is None or not op.value.any() else op.value * (1 - keep)
@@ -37,10 +35,8 @@ def replacement(op: Replace, site: Site, d_model: int) -> TensorMap:
 def refuse_positions(op: Replace, site: Site) -> None:
     """Raise where the value differs between positions."""
     if op.value is not None and op.value.ndim > (2 if site.kind == "z" else 1):
-        raise InterpError(
-            f"a value of shape {tuple(op.value.shape)} at {site} differs between positions, and weights act at every "
-            "token alike; give a mean over positions, or run it with hooks"
-        )
+        value = f"a value of shape {tuple(op.value.shape)} at {site} differs between positions"
+        raise InterpError(f"{value}, and weights act at all alike; give a mean over positions, or run it with hooks")
 
 
 def inputs_of(ops: Sequence[Replace], width: int) -> tuple[Int[Tensor, "inputs"] | None, bool]:

@@ -45,7 +45,13 @@ class BiasSlots:
             if self.rehost and self.config.model_type in REHOSTED:
                 self.flags |= as_llama(self.config)
                 return self._open(bias_slots(SimpleNamespace(model_type="llama")), site, name)
-        raise InterpError(self._why_not(site))
+        kind, move = self.config.model_type, ""
+        if kind in REHOSTED and not self.rehost:
+            move = "save it under the Llama class (rehost), which has one; or "
+        raise InterpError(
+            f"adding a vector at {site} needs a bias on its writer, and {kind} has none there; {move}run the recipe "
+            "with hooks (model.hooked(recipe)), or project instead of adding"
+        )
 
     def _open(self, slots: Sequence[BiasSlot], site: Site, name: str) -> None:
         """Set the slots' flags and create every bias that comes with them; one of them is the site's."""
@@ -58,24 +64,14 @@ class BiasSlots:
                     self.created[f"{path}.bias"] = f"{path}.weight"
         self.written.append(writer_of(self.config, site, name))
 
-    def _why_not(self, site: Site) -> str:
-        kind = self.config.model_type
-        can_move = kind in REHOSTED and not self.rehost
-        hint = "save it under the Llama class (rehost), which has one; or " if can_move else ""
-        return (
-            f"adding a vector at {site} needs a bias on its writer, and {kind} has none there; {hint}run the recipe "
-            "with hooks (model.hooked(recipe)), or project instead of adding"
-        )
-
 
 def as_llama(config: Any) -> Mapping[str, Any]:
     """Keys of config.json that make a Qwen2 or Mistral checkpoint a Llama checkpoint."""
     from transformers import LlamaConfig
 
     if getattr(config, "sliding_window", None) is not None:
-        raise InterpError(
-            f"{config.model_type} attends within a window of {config.sliding_window} tokens, and Llama does not"
-        )
+        window = f"a window of {config.sliding_window} tokens"
+        raise InterpError(f"{config.model_type} attends within {window}, and Llama does not; leave rehost out")
     values, llama = config.to_dict(), LlamaConfig().to_dict()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kept = {key: values[key] for key in llama if key in values and key not in ("transformers_version", "_name_or_path")}

@@ -32,6 +32,7 @@ from interp.editing.fold.bias_slots import BiasSlots
 from interp.editing.fold.plan import Plan as Plan
 from interp.editing.fold.plan import PlannedEdit, Status
 from interp.editing.fold.stream_sites import (
+    AT_WRITERS,
     FIRST,
     STREAM,
     covers,
@@ -54,10 +55,7 @@ from interp.models.sites import WRITERS, Site, resolve
 UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another (`Plan.unembedding`)
 LEFT = "the token table does not change"
 TensorRead = Callable[[str], Tensor]
-TIED_ELSEWHERE = (
-    "llama.cpp, its converters and others tie the unembedding of {} to the token table whatever config.json says, and "
-    "then run another model than this one"
-)
+TIED_ELSEWHERE = "llama.cpp and others tie the unembedding of {} whatever config.json says, and so run another model"
 KEEP_TIED = "; --keep-tied (keep_tied) leaves the token table as it is"
 TABLE_NEEDED = "the token table holds what this op adds, so it has to change; do not set leave_embedding"
 _TOKENS = Site("embed")
@@ -170,9 +168,7 @@ def keep_tied(recipe: Recipe, config: Any, tied: bool) -> Recipe:
 
 
 def _unread(name: str) -> Tensor:
-    raise InterpError(
-        f"the fold depends on tensors of the checkpoint, such as {name}; give fold a function that reads them (read)"
-    )
+    raise InterpError(f"the fold depends on tensors such as {name}; give fold a function that reads them (read)")
 
 
 class _Folding:
@@ -221,10 +217,8 @@ class _Folding:
             return "approximate", self.neurons.take(op, site, len(self.at_site.get(site, [])))
         edit = map_of(before_norm(op, site, self.config, self.read), site.normed, self.config.hidden_size)
         if site.normed.kind not in WRITERS:
-            raise InterpError(
-                f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream; "
-                f"declare it at writers ({', '.join(WRITERS)}; or all of them: 'writers')"
-            )
+            problem = f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream"
+            raise InterpError(f"{problem}; declare it at {AT_WRITERS}")
         if site == _TOKENS and self.options.leave_embedding:
             if edit.constant is not None:
                 raise InterpError(TABLE_NEEDED)

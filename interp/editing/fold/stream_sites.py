@@ -24,6 +24,7 @@ from interp.models.sites import WRITERS, Site
 
 FIRST = Site("resid_pre", 0)
 STREAM = ("resid_pre", "resid_mid", "resid_post")
+AT_WRITERS = f"writers ({', '.join(WRITERS)}; or all of them: 'writers')"
 
 
 def covers(sites: Collection[Site], config: Any) -> bool:
@@ -39,10 +40,8 @@ def covers(sites: Collection[Site], config: Any) -> bool:
 def holders(site: Site, config: Any) -> list[Site]:
     """Writers' sites at which a vector can be added in place of a site of the stream, the preferred one first."""
     if site.kind == "resid_mid":
-        raise InterpError(
-            f"a vector added at {site} is seen by the MLP alone, so no writer can hold it; add it at attn_out or "
-            "resid_post, or run it with hooks"
-        )
+        hint = "add it at attn_out or resid_post, or run it with hooks"
+        raise InterpError(f"a vector added at {site} is seen by the MLP alone, so no writer can hold it; {hint}")
     if site == FIRST:
         return [Site("embed")]
     layer = site.layer if site.kind == "resid_post" else (site.layer or 0) - 1
@@ -56,10 +55,9 @@ def refuse_stream(edit: TensorMap, group: Collection[Site], whole: bool) -> None
     site = next(iter(group))
     if not whole and site != FIRST:
         raise InterpError(
-            f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream, and "
-            f"what was written before it is read unchanged elsewhere; declare it at writers ({', '.join(WRITERS)}; or "
-            "all of them: 'writers'), or at every site of the stream (resid_pre.*, resid_mid.*, resid_post.*), the "
-            "same at each"
+            f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream, and what "
+            f"was written before it is read unchanged elsewhere; declare it at {AT_WRITERS}, or the same at every site "
+            "of the stream (resid_pre.*, resid_mid.*, resid_post.*)"
         )
     if whole and not edit.idempotent:
         raise InterpError(

@@ -60,10 +60,8 @@ def preserving(direction: Direction, protected: Direction) -> Preserved:
     clear = project_out(rows, kept)
     left = torch.linalg.svdvals(clear)
     if float(left[-1]) < _LEFT:
-        raise InterpError(
-            f"{direction} lies in the protected subspace ({protected}), so nothing of it is left; fit it on other "
-            "contrasts, or protect fewer rows"
-        )
+        problem = f"{direction} lies in the protected subspace ({protected})"
+        raise InterpError(f"{problem}, so nothing of it is left; fit it on other contrasts, or protect fewer rows")
     basis = orthonormal_rows(clear).double()
     angle = degrees(acos(min(1.0, float(torch.linalg.svdvals(rows @ basis.T)[-1]))))
     moved = replace(direction, rows=basis.float(), method=f"{direction.method}, clear of {protected.method}")
@@ -93,11 +91,10 @@ def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserv
         >>> round(preserved.angle), round(preserved.overlap, 2)
         (45, 0.71)
     """
-    preserved = [_preserved(edit, protected) for edit in recipe.edits]
-    edits = [
-        replace(edit, op=Project(each.direction, getattr(edit.op, "scale", 1.0)))
-        for edit, each in zip(recipe.edits, preserved, strict=True)
-    ]
+    preserved, edits = list[Preserved](), list[Edit]()
+    for edit in recipe.edits:
+        preserved.append(_preserved(edit, protected))
+        edits.append(replace(edit, op=Project(preserved[-1].direction, getattr(edit.op, "scale", 1.0))))
     angles = ", ".join(dict.fromkeys(f"{x.angle:.1f} degrees (cosine with it {x.overlap:.2f})" for x in preserved))
     note = f"Kept clear of {protected}, which turned its directions by {angles}."
     return displayed((Recipe(edits, recipe.model, f"{recipe.note} {note}".strip()), preserved))
@@ -105,16 +102,12 @@ def clear_of(recipe: Recipe, protected: Direction) -> tuple[Recipe, list[Preserv
 
 def _preserved(edit: Edit, protected: Direction) -> Preserved:
     if not isinstance(edit.op, Project):
-        raise InterpError(
-            f"{type(edit.op).__name__} at {', '.join(edit.sites)} is not a projection, and a protected subspace is "
-            "taken out of projections only; fit a direction and project it out, or protect nothing"
-        )
+        op = f"{type(edit.op).__name__} at {', '.join(edit.sites)}"
+        raise InterpError(f"{op} is not a projection, of which alone a protected subspace is taken out; use Project")
     made_with, other = edit.op.model, protected.model
     if made_with and made_with.fits and other and other.fits not in ("", made_with.fits):
-        raise InterpError(
-            f"the recipe was made for {made_with.name}, and the protected direction is of {other.name}; fit both in "
-            "one model"
-        )
+        models = f"the recipe was made for {made_with.name}, and the protected direction is of {other.name}"
+        raise InterpError(f"{models}; fit both in one model")
     if record := edit.op.settings()["direction"]:
         return preserving(Direction.from_json(record, edit.op.rows), protected)
     rows_alone = replace(protected, rows=edit.op.rows, method="given rows", data="", scores={}, means=None)

@@ -38,6 +38,7 @@ from interp.sae.nonlinearities import JumpReLU
 
 SILU_GAP = 0.279  # more than the largest |silu(z) - relu(z)|, 0.27846… at z = ±1.2785
 _STEEPEST = 1.1  # more than the largest slope of silu, 1.0998… at z = 2.3994
+WITH_HOOKS = "run it with hooks (model.hooked(recipe))"
 _EVEN = 64  # widths stay multiples of this (or of a smaller power of two, if they were), for which kernels are fast
 
 
@@ -58,10 +59,8 @@ class Neurons:
         """The neurons of an op, in float64. Raises unless each latent depends only on its own pre-activation."""
         coder = op.transcoder
         if not isinstance(coder.nonlinearity, JumpReLU) or coder.threshold is None:
-            raise InterpError(
-                f"the latents of this {coder} are the largest {coder.nonlinearity} per token, each of which depends "
-                "on the others, and a neuron cannot; train one with thresholds (batchtopk, jumprelu or standard)"
-            )
+            problem = f"the latents of this {coder} are the largest {coder.nonlinearity} per token"
+            raise InterpError(f"{problem}, each of which depends on the others; train one with thresholds (batchtopk)")
         w, c, t = (x.cpu().double()[op.latents] for x in (coder.W_enc, coder.b_enc, coder.threshold))
         columns = (op.scale - 1) * coder.W_dec.cpu().double()[op.latents]
         parts = [_neuron(*each, sharpness) for each in zip(w, c, t, columns, strict=True)]
@@ -144,17 +143,13 @@ class AddedNeurons:
         if not self.sharpness > 0:
             raise InterpError(f"sharpness is {self.sharpness}; expected a number above 0, such as 256")
         if site.kind != "mlp_out" or site.layer is None or op.reads != Site("mlp_input", site.layer):
-            raise InterpError(
-                f"the transcoder reads {op.reads} and writes {site}, and a neuron reads what its MLP reads and writes "
-                "what that writes (mlp_input.N, mlp_out.N); run it with hooks (model.hooked(recipe))"
-            )
+            sites = f"the transcoder reads {op.reads} and writes {site}"
+            raise InterpError(f"{sites}; a neuron reads mlp_input.N and writes mlp_out.N of one MLP; {WITH_HOOKS}")
         missing = [name for name in self._weights(site.layer) if name not in self.names]
         act = getattr(self.config, "hidden_act", None)
         if missing or act != "silu":
-            raise InterpError(
-                f"{self.config.model_type} has no SwiGLU neurons at {site} to add one to (activation {act}, "
-                f"{', '.join(missing) or 'all weights there'}); run it with hooks (model.hooked(recipe))"
-            )
+            problem = f"activation {act}, {', '.join(missing) or 'no weight'} missing"
+            raise InterpError(f"{self.config.model_type} has no SwiGLU neurons at {site} ({problem}); {WITH_HOOKS}")
         neurons, dtype = Neurons.of(op, self.sharpness), self.read(self._weights(site.layer)[-1]).dtype
         named = str(dtype).removeprefix("torch.")
         if neurons.thresholds.any() and dtype in SIXTEEN_BITS:
