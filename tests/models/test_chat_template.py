@@ -1,5 +1,6 @@
 """Chat templates: the date that they print, their variables, and the marks of turns, documents and thoughts."""
 
+import sys
 from copy import deepcopy
 
 import pytest
@@ -33,6 +34,15 @@ def test_a_template_that_reads_the_clock_prints_a_fixed_date(monkeypatch):
     for date in ("2026-3-4", "2026-02-30", "today"):
         with pytest.raises(InterpError, match="expected a day as YYYY-MM-DD"):
             ChatTemplate(template.tokenizer, date=date)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="templates render in a process of their own on Linux only")
+def test_a_template_that_draws_at_random_draws_the_same_each_time():
+    for drawn in ("{{ range(1000)|random }}", "{{ lipsum(n=1) }}"):
+        made = tokenizer(drawn + "{{ messages[0].content }}")
+        own = {made.apply_chat_template(ASKED, tokenize=False) for _ in range(8)}
+        assert len(own) > 1, "control"
+        assert len({str(ChatTemplate(made).render(ASKED)) for _ in range(8)}) == 1
 
 
 def test_a_model_records_the_date_and_the_variables_where_they_count(tmp_path):
