@@ -149,7 +149,7 @@ class Audit(Displayed):
             _require_measured(audit)
         except InterpError as problem:
             raise InterpError(f"{file}: {problem}; audit again") from None
-        except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as problem:
+        except (LookupError, TypeError, AttributeError, OverflowError, ValueError) as problem:
             raise InterpError(f"{file}: not an audit ({problem}); expected a file written by interp audit") from None
         return audit
 

@@ -307,6 +307,7 @@ def forged(plain):
         (lambda plain: plain["items"]["prefers"]["arms"].update(after=["nan " * 39 + "1"]), "a score is not finite"),
         (lambda plain: plain["items"]["prefers"]["arms"].update(after=["7 " * 39 + "1"]), "rates go from 0 to 1"),
         (lambda plain: plain["items"]["prefers"]["arms"].update(after=["1 " * 39 + "1"]), r"rows\.0\.after\.estimate"),
+        (lambda plain: plain["items"]["prefers"]["arms"].update(before=[]), "not an audit"),
         (lambda plain: plain["items"].clear(), "its scores are of other behaviours"),
         (
             lambda plain: plain["baselines"][0]["scores"].update(prefers=0.123),
