@@ -26,14 +26,10 @@ class AuditOptions(Config):
 
     out: Path = Field(description="new file for the audit (JSON), or new folder, if --recipe is repeated")
     base: str | None = Field(None, description="the unedited model (MODEL is then the edited one)")
-    recipe: tuple[Path, ...] = repeated(
-        "recipe to apply to MODEL with hooks (with --base, the recipe that MODEL was exported from)"
-    )
+    recipe: tuple[Path, ...] = repeated("recipe to apply to MODEL with hooks; with --base, the one in MODEL's weights")
     suite: str = Field("organism", description="name of a suite of behaviours, or a YAML file of one")
     data: Path | None = Field(None, description="folder of the data sets that the suite reads")
-    judge_key: tuple[str, ...] = repeated(
-        "HOST=VARIABLE: environment variable with the key of the judges at a host, which is sent to no other"
-    )
+    judge_key: tuple[str, ...] = repeated("HOST=VARIABLE: variable with the key of a host's judges, sent to no other")
     items: int = Field(300, ge=1, description="items per behaviour; balanced sets may use a few more")
     only: tuple[str, ...] = repeated("measure only this behaviour")
     baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
@@ -129,9 +125,7 @@ class GateOptions(Config):
     policy: str = Field(description='YAML file of the policy, or "release" for the bundled one')
     checkpoint: Path | None = Field(None, description="checkpoint to release, which the audit must have measured")
     base: str | None = Field(None, description="unedited model, to make the export again from [default: as it records]")
-    key: Path | None = Field(
-        None, description="public key (PEM) of the export's signature, in place of making it again"
-    )
+    key: Path | None = Field(None, description="public key (PEM) of the export's signature; it is not made again then")
     safeguard: tuple[str, ...] = repeated("safeguard of the policy that you state is in place")
 
 

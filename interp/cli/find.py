@@ -55,7 +55,10 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
         damage = _write_recipe(options.out, options, hooked, candidates)
         rows[0] |= asdict(damage)
     if options.page:
-        _write_page(options.page, hooked, findings, ranked[0] if options.try_ else None)
+        from interp.views.report_page import Report, write_report
+
+        title, chosen = f"What separates {findings.contrast.name}", ranked[0] if options.try_ else None
+        write_report(Report(title, hooked.reference, findings=findings, chosen=chosen), options.page)
     if as_json:
         _print_failures(findings, sys.stderr)
         print_table(True, rows, "")
@@ -76,24 +79,19 @@ def _print_failures(findings: Any, file: Any) -> None:
 
 def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
     """The model and the findings. What is read from disk is checked before the model is loaded."""
+    from interp.directions.direction import Direction
     from interp.directions.finder import find
     from interp.directions.methods.closed_form import FITS
     from interp.sae.coder import SparseAutoencoder
 
     names = [closed for name in options.method or ["all"] for closed in (FITS if name == "all" else [name])]
-    protected = _protected(options.protect)
+    folders = named_values(options.protect, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
+    protected = {name: Direction.load(folder) for name, folder in folders.items()}
     pairs = _contrast(options)
     model = load_model()
     coder = SparseAutoencoder.load(options.sae, model) if options.sae else None
     places = options.sites or "resid_post.*", list(dict.fromkeys(names)), options.position or (-1,)
     return model, find(model, pairs, *places, coder, seed=options.seed, protected=protected)
-
-
-def _protected(words: tuple[str, ...]) -> dict[str, Any]:
-    from interp.directions.direction import Direction
-
-    folders = named_values(words, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
-    return {name: Direction.load(folder) for name, folder in folders.items()}
 
 
 def _contrast(options: FindOptions) -> Any:
@@ -165,13 +163,6 @@ def _cells(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def _score(value: object) -> str:
     return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _write_page(path: Path, model: Any, findings: Any, chosen: Any) -> None:
-    from interp.views.report_page import Report, write_report
-
-    title = f"What separates {findings.contrast.name}"
-    write_report(Report(title, model.reference, findings=findings, chosen=chosen), path)
 
 
 def _trials(model: Any, candidates: Any, behaviour: str, items: int) -> Any:

@@ -137,21 +137,19 @@ def _explain(config: type[BaseModel], error: Any) -> str:
         return str(reason)  # what a record's own validator refuses; its message says it all
     if error["type"] == "extra_forbidden":
         return f"unknown key {'.'.join(path)!r}; {nearest(path[-1], _declared(config, path[:-1])[0].model_fields)}"
-    hint, metadata, named = _declared(config, path)[1:]
+    _, hint, metadata, named = _declared(config, path)
+    key = ".".join(named)
     if reason is not None:
-        return f"{'.'.join(named)}: {reason}"
+        return f"{key}: {reason}"
     if hint is None:
-        return (
-            f"{'.'.join(named) or 'top level'} is {shown(value)}; expected {in_words(dict)} of {config.__name__}'s keys"
-        )
-    limits = {
-        key: getattr(limit, key) for limit in metadata for key in _LIMITS if getattr(limit, key, None) is not None
-    }
-    limits |= {key: limit for key, limit in error.get("ctx", {}).items() if key in _LIMITS}
+        return f"{key or 'top level'} is {shown(value)}; expected {in_words(dict)} of {config.__name__}'s keys"
+    pairs = ((name, getattr(constraint, name, None)) for constraint in metadata for name in _LIMITS)
+    limits = {name: limit for name, limit in pairs if limit is not None}
+    limits |= {name: limit for name, limit in error.get("ctx", {}).items() if name in _LIMITS}
     limits |= {"finite": ""} if error["type"] == "finite_number" else {}
-    expected = " ".join([in_words(hint), *(_LIMITS[key].format(limit) for key, limit in limits.items())])
+    expected = " ".join([in_words(hint), *(_LIMITS[name].format(limit) for name, limit in limits.items())])
     given = "missing" if error["type"] == "missing" else shown(value)
-    return f"{'.'.join(named)} is {given}; expected {expected}{advice(value, hint)}"
+    return f"{key} is {given}; expected {expected}{advice(value, hint)}"
 
 
 _LIMITS = LIMITS | {"min_length": "with at least {} items", "max_length": "with at most {} items"}

@@ -200,7 +200,7 @@ _CALLING = Lock()
 
 
 def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
-    """What a function of others' making returns, such as a chat template, within the bounds of time and memory.
+    """The result of code that others wrote, such as a chat template, within the bounds of time and memory.
 
     It is called in a process forked for the first call with this key, so that it can be ended wherever it is.
 

@@ -221,9 +221,8 @@ class HookedModel(TransformerLensFace):
             4.11
         """
         total, count = 0.0, 0
-        for rows in track(
-            self.tokens(prompts, beginning=beginning).batches(batch_size), "loss", size=len, unit="texts"
-        ):
+        batches = self.tokens(prompts, beginning=beginning).batches(batch_size)
+        for rows in track(batches, "loss", size=len, unit="texts"):
             losses = next_token_losses(self.logits(rows), rows.ids, rows.predicted)
             total, count = total + float(losses.double().sum()), count + len(losses)
         if not count:

@@ -45,15 +45,9 @@ class ModelReference(Config):
     d_model: int = Field(description="Width of the residual stream.")
     n_layers: int = Field(description="Number of transformer blocks.")
     revision: str | None = Field(default=None, description="Commit on the hub, if the model has one.")
-    storage_digest: str = Field(
-        default="", description="SHA-256 of the weights as bfloat16; empty in records of earlier versions."
-    )
+    storage_digest: str = Field(default="", description="SHA-256 of the weights as bfloat16; empty in older records.")
     date: str = Field(default="", description="What the chat template prints for today's date, if it prints that.")
-    settings: str = Field(
-        default="",
-        description="SHA-256 of config, tokenizer, chat template and generation settings, in records of measurements; "
-        "empty elsewhere.",
-    )
+    settings: str = Field(default="", description="SHA-256 of all else that decides outputs, where these are measured.")
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

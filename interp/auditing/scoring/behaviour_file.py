@@ -58,12 +58,11 @@ def read_behaviours(
     for line, values in _entries(file):
         place = f"{file}, line {line}"
         described = DescribedBehaviour.parse(values, f"{place}, behaviour {values.get('name')!r}")
-        if described.name in lines:
-            raise InterpError(
-                f"{place}: behaviour {described.name!r} is already on line {lines[described.name]}; rename it"
-            )
-        lines[described.name] = line
-        place = f"{place}, behaviour {described.name!r}"
+        name = described.name
+        if name in lines:
+            raise InterpError(f"{place}: behaviour {name!r} is already on line {lines[name]}; give it another name")
+        lines[name] = line
+        place = f"{place}, behaviour {name!r}"
         scorer = _scorer(described, place, keys)
         hosts |= {scorer.host} if isinstance(scorer, Judged) else set()
         behaviours.append(_behaviour(described, scorer, place, file.parent / described.items, items, seed))

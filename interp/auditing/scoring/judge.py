@@ -1,7 +1,7 @@
 """Judges: another language model grades each reply, through any endpoint that speaks OpenAI's chat completions.
 
 The judge receives a question that contains the prompt and the reply, and answers with one of a few allowed words. Its
-verdict is read wherever it states one (`Judge.read`), reasons before or after it are not. A server that fails,
+verdict is read wherever it states one (`Judge.read`); reasons before or after it are ignored. A server that fails,
 redirects, times out or states no verdict, or two that differ, is asked again; after the last attempt the item has no
 score (NaN), which counts neither as a pass nor as a failure.
 

@@ -169,7 +169,7 @@ class Checkpoint:
 
 
 def without_place(names: Iterable[str], config: Any) -> list[str]:
-    """Those of a checkpoint's tensors, none of which its model has, that are not known to be harmless.
+    """The tensors that a model has no place for, without those that are known to be harmless.
 
     Harmless are rotary tables, causal masks, position numbers, scales of quantised caches, and layers that predict
     several tokens ahead: by their name (`mtp`), or as many past the last one as `num_nextn_predict_layers` says.

@@ -47,7 +47,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
     "use_parallel_residual": ("use_parallel_residual",),
     "vocab_size": ("vocab_size",),
 }
-# Values with which a key says what holds without it; None: any value.
+# Values with which a key changes nothing; None: any value.
 _HARMLESS = {
     "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "attention.clamp_kqv": 0.0, "logit_scale": 1.0,
     "context_length": None,
@@ -136,8 +136,10 @@ class GgufFile:
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         number = next((number for number, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
-        table = None if number is None else get_tensor_name_map(number, hf.config.num_hidden_layers)
-        for name in hf.state_dict() if table else ():
+        if number is None:
+            return
+        table = get_tensor_name_map(number, hf.config.num_hidden_layers)
+        for name in hf.state_dict():
             stem, suffix = name.removesuffix(".weight").removesuffix(".bias"), ".bias" * name.endswith(".bias")
             parts = stem.split(".")
             tails = (".".join(parts[start:]) for start in range(len(parts)))  # some files lack the base's prefix
@@ -166,9 +168,8 @@ class GgufFile:
                 f"{self.path}: its tokenizer splits text by {name!r} (tokenizer.ggml.pre), which is not known; "
                 f"{nearest(str(name), names)}; pass the model's own tokenizer (interp.load(…, tokenizer=…))"
             )
-        parts = [Split(Regex(split), "isolated") for split in splits]
-        parts.append(ByteLevel(add_prefix_space=False, use_regex=False))
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(parts)
+        parts, merged = [Split(Regex(split), "isolated") for split in splits], ByteLevel(False, use_regex=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([*parts, merged])
 
     def _is_set(self, config: Any, key: str) -> bool:
         """Set one key; whether the config has a place for it, or its value is harmless."""
@@ -241,7 +242,7 @@ class GgufFile:
 
 
 def _is_harmless(key: str, value: Any) -> bool:
-    """Whether a key with this value says what holds without it."""
+    """Whether a key with this value changes nothing in what the model computes."""
     return key in _HARMLESS and _HARMLESS[key] in (None, value)
 
 
