@@ -222,10 +222,8 @@ def require_comparable(before: HookedModel, after: HookedModel, behaviours: list
         if all(old(text)["input_ids"] == new(text)["input_ids"] for text in probes):
             return
         difference = "they tokenise the same text differently"
-    raise InterpError(
-        f"{before.name} and {after.name} have different tokenizers ({difference}), so their scores are not pairs; "
-        "give the edited checkpoint the tokenizer of its base, or audit each model against its own base"
-    )
+    problem = f"{before.name} and {after.name} have different tokenizers ({difference})"
+    raise InterpError(f"{problem}, so their scores are not pairs; give the edited checkpoint its base's tokenizer")
 
 
 def recipe_of_edit(after: HookedModel | Recipe | None, stated: Recipe | None) -> Recipe | None:

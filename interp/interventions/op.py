@@ -120,15 +120,11 @@ class Record(Displayed):
 
     def settings(self) -> dict[str, Any]:
         """Plain values from which, with `tensors`, the record is restored."""
-        return {
-            key: x for name, form in _forms(type(self)) for key, x in form.settings(getattr(self, name), name).items()
-        }
+        return {key: x for name, form in _forms(self) for key, x in form.settings(getattr(self, name), name).items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors from which, with `settings`, the record is restored."""
-        return {
-            key: x for name, form in _forms(type(self)) for key, x in form.tensors(getattr(self, name), name).items()
-        }
+        return {key: x for name, form in _forms(self) for key, x in form.tensors(getattr(self, name), name).items()}
 
     @classmethod
     def restore(cls: type[Restored], settings: Settings, tensors: Tensors) -> Restored:
@@ -207,10 +203,8 @@ class Op(Record):
         """
         if self.width is None:
             return self
-        raise InterpError(
-            f"{type(self).__name__} at a raw output: a norm follows there, before which it has no form; run it with "
-            "hooks after the norm (attn_out.*, mlp_out.*), or project instead (Project)"
-        )
+        problem = f"{type(self).__name__} at a raw output: a norm follows there, before which it has no form"
+        raise InterpError(f"{problem}; run it with hooks after the norm (attn_out.*, mlp_out.*), or use Project")
 
     def tap(self, config: Any, site: Site) -> Tap | None:
         """Where the op acts, given the site it is put at; None if it acts on the activations there."""
@@ -323,7 +317,7 @@ def within_only(chosen: Bool[Tensor, "batch pos"], op: Op, x: Tensor, passing: F
     return torch.where(chosen[(..., *[None] * (x.ndim - 2))], op.within(x, passing), x)
 
 
-def _forms(record: type[Record]) -> list[tuple[str, Form]]:
+def _forms(record: Record | type[Record]) -> list[tuple[str, Form]]:
     """A record's declared fields, each with its form."""
     return [(f.name, f.metadata.get("form", _PLAIN["form"])) for f in fields(cast(Any, record))]
 

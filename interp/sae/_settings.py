@@ -105,10 +105,8 @@ def centres(options: Mapping[str, Any], model: ModelReference) -> bool:
         raise InterpError(f"center_writing_weights is {value!r}; expected true or false")
     kind = model.model_type
     if value and (kind in _NEITHER or kind not in known_architectures() or was_recognised(kind)):
-        raise InterpError(
-            f"center_writing_weights is true, and whether that centres the stream of a {kind} is not known here; train "
-            "one on the model as it is"
-        )
+        problem = f"whether that centres the stream of a {kind} is not known here"
+        raise InterpError(f"center_writing_weights is true, and {problem}; train one on the model as it is")
     return bool(value) and kind in _LAYER_NORM
 
 

@@ -141,10 +141,8 @@ def _saelens_nonlinearity(config: Mapping[str, Any], named: str) -> TopK | JumpR
     ranks = named == "topk" or "topk" in (config.get("activation_fn"), config.get("activation_fn_str"))
     foreign = named not in ("topk", "standard") if ranks else kwargs or rescales
     if foreign or kwargs not in ({}, {"k": k}):
-        raise InterpError(
-            f"architecture {named!r} with k {k!r}, activation_fn_kwargs {kwargs!r} and rescale_acts_by_decoder_norm "
-            f"{rescales!r}; expected one k, for topk alone"
-        )
+        settings = f"k {k!r}, activation_fn_kwargs {kwargs!r} and rescale_acts_by_decoder_norm {rescales!r}"
+        raise InterpError(f"architecture {named!r} with {settings}; expected one k, for topk alone")
     return TopK(k=k) if ranks else JumpReLU()
 
 

@@ -110,10 +110,8 @@ class Release(Config):
                 problem = f"the decision is on {what} {decided[:12] or 'unknown'}, but {name} {given[:12]}"
                 raise InterpError(f"{problem}: can't tell; audit the recipe on this model")
         if status != "exact":
-            raise InterpError(
-                f"the fold into this model is {MEANS[status]}, so what was audited is not what would be written: "
-                "can't tell; export without --require, audit that checkpoint, and put it to interp gate --checkpoint"
-            )
+            problem = f"the fold into this model is {MEANS[status]}, so what was audited is not what would be written"
+            raise InterpError(f"{problem}: can't tell; export without --require, and audit and gate that checkpoint")
 
 
 class ExportManifest(Config):

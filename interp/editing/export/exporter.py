@@ -145,10 +145,8 @@ def export_streamed(
     if weights.loaded:
         require_writer_check(weights.load_model())
     elif not weights.is_written_down:
-        raise InterpError(
-            f"{weights.model_type} is not among the architectures that are written down, so a loaded model has to show "
-            "what writes its residual stream; export it without streaming"
-        )
+        kind = f"{weights.model_type} is not among the architectures that are written down"
+        raise InterpError(f"{kind}, so only a loaded model shows what writes its stream; export it without streaming")
     reference = weights.reference(recipe.model)
     recipe.check(reference)
     with _written(recipe, weights, Path(out), options) as written:

@@ -328,10 +328,8 @@ def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> W
         raise InterpError(f"{source} is a multimodal checkpoint, which is not edited in place; {hint}")
     quantised = config.get("quantization_config") or {}
     if not isinstance(quantised, dict) or not isinstance(model_type, str):
-        raise InterpError(
-            f"{source}: its config.json has model_type {model_type!r} and quantization_config {str(quantised)[:40]!r}; "
-            "expected a name, and an object if anything"
-        )
+        values = f"model_type {model_type!r} and quantization_config {str(quantised)[:40]!r}"
+        raise InterpError(f"{source}: its config.json has {values}; expected a name, and an object if anything")
     if quantised and not dequantise:
         raise unsupported_reason(str(source), quantised.get("quant_method", "unknown"))
     folder = Path(source).expanduser()

@@ -26,22 +26,12 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import InterpError, note
-from interp.editing.fold import ablation
+from interp.editing.fold import ablation, stream_sites
 from interp.editing.fold.affine_maps import MapChange, TensorMap
 from interp.editing.fold.bias_slots import BiasSlots
 from interp.editing.fold.plan import Plan as Plan
 from interp.editing.fold.plan import PlannedEdit, Status
-from interp.editing.fold.stream_sites import (
-    AT_WRITERS,
-    FIRST,
-    STREAM,
-    covers,
-    holders,
-    is_constant,
-    map_of,
-    refuse_company,
-    refuse_stream,
-)
+from interp.editing.fold.stream_sites import FIRST, STREAM, covers, holders, is_constant, map_of
 from interp.editing.fold.transcoder_neurons import AddedNeurons
 from interp.editing.options import FoldOptions
 from interp.interventions.ablation import Replace, Scale
@@ -218,7 +208,7 @@ class _Folding:
         edit = map_of(before_norm(op, site, self.config, self.read), site.normed, self.config.hidden_size)
         if site.normed.kind not in WRITERS:
             problem = f"an op at {str(site)!r} does not fold: no single tensor writes that site of the residual stream"
-            raise InterpError(f"{problem}; declare it at {AT_WRITERS}")
+            raise InterpError(f"{problem}; declare it at {stream_sites.AT_WRITERS}")
         if site == _TOKENS and self.options.leave_embedding:
             if edit.constant is not None:
                 raise InterpError(TABLE_NEEDED)
@@ -251,8 +241,8 @@ class _Folding:
         if edit.is_constant:
             return self._vector(edit, group[0])
         whole = covers(group, self.config)
-        refuse_stream(edit, group, whole)
-        refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
+        stream_sites.refuse_stream(edit, group, whole)
+        stream_sites.refuse_company(edit, whole, [(other, where is None) for other, where in self.stream])
         if self.options.leave_embedding and (edit.constant is not None or not whole):
             raise InterpError(TABLE_NEEDED)
         for site in (writer.site for writer in self.biases.written if whole):
@@ -261,7 +251,7 @@ class _Folding:
         return ("approximate", LEFT) if self.options.leave_embedding else self._status(edit)
 
     def _vector(self, edit: TensorMap, site: Site) -> tuple[Status, str]:
-        refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
+        stream_sites.refuse_company(edit, False, [(other, where is None) for other, where in self.stream])
         refusals: list[InterpError] = []
         for holder in holders(site, self.config):
             try:

@@ -60,10 +60,8 @@ def refuse_stream(edit: TensorMap, group: Collection[Site], whole: bool) -> None
             "of the stream (resid_pre.*, resid_mid.*, resid_post.*)"
         )
     if whole and not edit.idempotent:
-        raise InterpError(
-            "an op that is not idempotent compounds over the sites of the residual stream: of scale s, it leaves "
-            "(1 - s)^n of a direction after n sites; declare it at 'writers', where it acts once per write"
-        )
+        problem = "an op that is not idempotent compounds: of scale s, it leaves (1 - s)^n of a direction after n sites"
+        raise InterpError(f"{problem}; declare it at 'writers', where it acts once per write")
 
 
 def refuse_company(edit: TensorMap, whole: bool, others: Iterable[tuple[TensorMap, bool]]) -> None:
@@ -72,10 +70,8 @@ def refuse_company(edit: TensorMap, whole: bool, others: Iterable[tuple[TensorMa
         if whole and other_whole and _commute(edit, other):
             continue
         if whole or other_whole:
-            raise InterpError(
-                "an op at every site of the residual stream also acts on what another op at one of its sites did, "
-                "which no writer does; declare additions at writers (mlp_out, attn_out), and join projections"
-            )
+            problem = "an op at every site of the residual stream acts on what another op did, which no writer does"
+            raise InterpError(f"{problem}; declare additions at writers (mlp_out, attn_out), and join projections")
 
 
 def _commute(first: TensorMap, second: TensorMap) -> bool:
@@ -91,10 +87,8 @@ def map_of(op: Op, site: Site, d_model: int) -> TensorMap:
     affine = op.affine()
     if affine is None:
         why = "acts at some tokens only" if isinstance(op, Wrapped) else "is not an affine function of the activations"
-        raise InterpError(
-            f"{type(op).__name__} {why}, so it has no exact fold into weights; project its direction (Project), train "
-            "factors for it (interp.distil, --distil), or run it with hooks (model.hooked(recipe))"
-        )
+        problem = f"{type(op).__name__} {why}, so it has no exact fold into weights"
+        raise InterpError(f"{problem}; use Project, interp.distil (--distil), or hooks (model.hooked(recipe))")
     return TensorMap.of(affine)
 
 

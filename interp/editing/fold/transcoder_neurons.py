@@ -153,10 +153,8 @@ class AddedNeurons:
         neurons, dtype = Neurons.of(op, self.sharpness), self.read(self._weights(site.layer)[-1]).dtype
         named = str(dtype).removeprefix("torch.")
         if neurons.thresholds.any() and dtype in SIXTEEN_BITS:
-            raise InterpError(
-                f"latents with thresholds take two neurons each at {site}, of whose difference {named} leaves nothing; "
-                "save in float32 (dtype), distil the recipe, or suppress latents without thresholds"
-            )
+            pairs = f"latents with thresholds take two neurons each at {site}"
+            raise InterpError(f"{pairs}, of whose difference {named} leaves nothing; use float32, or distil instead")
         self._require_biases(site)
         self.layers.setdefault(site.layer, []).append((neurons, before))
         jumps = " at the thresholds" if neurons.thresholds.any() else ""
