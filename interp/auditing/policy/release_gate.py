@@ -22,7 +22,7 @@ from interp.auditing.policy.decision import Decision, Policy, Reason, decide
 from interp.core.display import markdown
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
-from interp.editing.certificate.manifest import CERTIFICATE, MANIFEST, WRITTEN, ExportManifest, Release
+from interp.editing.certificate.manifest import CERTIFICATE, MANIFEST, RECIPE, WRITTEN, ExportManifest, Release
 from interp.editing.certificate.record import Certificate
 from interp.editing.certificate.verifier import check
 from interp.editing.export.signatures import read_signature
@@ -181,9 +181,10 @@ def _opened(base: AnyModel, audit: Audit, dtype: str | None = None) -> HookedMod
 def _measured_files(folder: Path) -> Iterator[Reason]:
     """Weights and code in the folder that no digest of the audit covers."""
     known = {file.name for file in Checkpoint.open(folder).files} | set(WRITTEN)
-    others = {file for pattern in (*_UNMEASURED, "*.safetensors") for file in folder.glob(pattern)}
+    others = {file for pattern in (*_UNMEASURED, "*.safetensors") for file in folder.rglob(pattern)}
     others |= {file for file in folder.glob("*config*.json") if "auto_map" in read_json(file)}
-    for file in sorted(file for file in others if file.name not in known):
+    place = {file: file.relative_to(folder) for file in others}
+    for file in sorted(file for file in others if str(place[file]) not in known and place[file].parts[0] != RECIPE):
         yield Reason(None, f"{file}: was not measured, and may be loaded or run in place of what was; remove it")
 
 
