@@ -32,6 +32,7 @@ from interp.interventions import (
     Schedule,
     bank,
 )
+from interp.models.tokens import Tokens
 
 NEW = 5
 PROMPTS = ["w5 w9 w20 w33 w41", "w7 w12", "w99 w8 w64 w3 w17 w25 w6 w90"]
@@ -123,7 +124,7 @@ def slowly(model, prompt, recipe):
     width, logits = ids.shape[1], []
     for _ in range(NEW):
         with model.hooked(recipe, prompt=width):
-            logits.append(model.logits(ids)[0, -1])
+            logits.append(model.logits(Tokens(ids, torch.ones_like(ids, dtype=torch.bool)))[0, -1])
         ids = torch.cat([ids, logits[-1].argmax()[None, None]], dim=1)
     return ids[0, width:], torch.stack(logits)
 

@@ -95,7 +95,7 @@ def _assembled(
 
 def require_places(source: WeightSource) -> None:
     """Raise, by its name, for a tensor of a checkpoint that its model has no place for."""
-    if not isinstance(source, CheckpointSource):
+    if not isinstance(source, CheckpointSource) or not source.is_written_down:
         return
     model = _without_weights(source)
     state, ignored = model.state_dict(), model._keys_to_ignore_on_load_unexpected or ()
