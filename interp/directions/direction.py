@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, read_json, write_json
+from interp.core.files import new_folder, read_json, read_tensors, write_json
 from interp.core.linalg import orthonormal_rows
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
@@ -148,7 +148,7 @@ class Direction(Displayed):
         if not (Path(folder) / "direction.json").is_file():
             raise InterpError(f"{folder}: no saved direction in it (finding.direction.save writes one)")
         values = read_json(Path(folder) / "direction.json")
-        tensors = load_file(Path(folder) / "direction.safetensors")
+        tensors = read_tensors(Path(folder) / "direction.safetensors")
         return replace(cls.from_json(values, tensors["rows"]), means=tensors.get("means"))
 
     def to_json(self) -> dict[str, Any]:

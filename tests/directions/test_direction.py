@@ -28,6 +28,15 @@ def test_a_folder_without_a_direction_is_refused(tmp_path):
         Direction.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, b"half"])
+def test_a_direction_whose_tensors_are_missing_or_damaged_is_refused(tmp_path, content):
+    Direction.of(torch.ones(4), site="resid_post.1").save(tmp_path / "direction")
+    tensors = tmp_path / "direction" / "direction.safetensors"
+    tensors.unlink() if content is None else tensors.write_bytes(content)
+    with pytest.raises(InterpError, match=r"direction.safetensors: cannot be read"):
+        Direction.load(tmp_path / "direction")
+
+
 VECTOR = [3.0] + 30 * [0.0] + [-4.0]
 
 

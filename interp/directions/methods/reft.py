@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
-from interp.core.files import new_folder, read_json, write_json
+from interp.core.files import new_folder, read_json, read_tensors, write_json
 from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.direction import Direction
@@ -110,7 +110,7 @@ class ReftR1(Displayed):
         """Load what `save` wrote."""
         values: dict[str, Any] = read_json(Path(folder) / "reft.json")
         # A copy is aligned in memory like a trained row, so that detection gives the same bits on every processor.
-        rows = load_file(Path(folder) / "reft.safetensors")["rows"].clone()
+        rows = read_tensors(Path(folder) / "reft.safetensors")["rows"].clone()
         losses = tuple((float(a), float(b), float(c)) for a, b, c in values.pop("losses"))
         return cls(Direction.from_json(values.pop("direction"), rows), losses=losses, **values)
 
