@@ -27,6 +27,9 @@ def test_conversations_are_rendered_with_the_chat_template(tiny, monkeypatch):
     monkeypatch.setattr(model.tokenizer, "chat_template", template)
     before = (Message("system", "w7"),)
     pair = TurnPair(Turn("w4", "w5", before), Turn("w4", "w6"))
-    assert Contrast((pair,)).texts(model.render, model.chat) == (["system w7 user w4 w5"], ["user w4 w6"])
+    assert Contrast((pair,)).texts(model.render, model.chat) == (
+        ["system w7 user w4 assistant w5"],
+        ["user w4 assistant w6"],
+    )
     rows = [TurnPair(Turn(f"w{n}", "w5", before), Turn(f"w{n}", "w6", before)) for n in range(20, 40)]
     assert find(model, Contrast(tuple(rows)), methods="diff_means").best()[0].auroc == 1

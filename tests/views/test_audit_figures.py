@@ -17,7 +17,7 @@ from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.decision import Policy, decide
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, printable
 from interp.views.audit_figures import plot_entanglement, plot_forest, plot_rates
 from interp.views.report_page import Report, render_report
 
@@ -134,6 +134,6 @@ def test_names_are_text_whatever_they_hold(name: str) -> None:
     for text in strings(plain(drawn)):
         assert "<" not in re.sub(TAGS, "", text)
     labels = [unescape(note["text"]) for note in plain(drawn)["layout"]["annotations"]]
-    assert name in labels
+    assert printable(name) in labels
     assert {unescape(trace["customdata"][0][0]) for trace in plain(drawn)["data"]} == {name}
     assert all(name not in trace["hovertemplate"] for trace in plain(drawn)["data"] if len(name) > 3)

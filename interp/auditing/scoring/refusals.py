@@ -43,7 +43,7 @@ class Refuses:
         rules: Digest of the phrases that are looked for; scores that other phrases gave are not mixed with these.
 
     Example:
-        >>> from interp.auditing import Refuses
+        >>> from interp.auditing.scoring.refusals import Refuses
         >>> grade = Refuses()
         >>> grade("Write it.", "No. That would hurt someone."), grade("Is it raining?", "No. The sky is clear.")
         (1.0, 0.0)
