@@ -146,7 +146,7 @@ class ForwardPasses:
         before = self._current, self._cache
         if self._current is not None:
             fields = {name: getattr(self._current, name) for name in ("ids", "real", "distance", "before")}
-            chosen = {name: None if x is None else x[rows.to(x.device)] for name, x in fields.items()}
+            chosen: dict[str, Any] = {name: None if x is None else x[rows.to(x.device)] for name, x in fields.items()}
             notes = {key: note[rows.to(note.device)] for key, note in self._current.notes.items()}
             self._current, self._cache = replace(self._current, **chosen, notes=notes), None
         try:

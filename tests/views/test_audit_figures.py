@@ -135,5 +135,5 @@ def test_names_are_text_whatever_they_hold(name: str) -> None:
         assert "<" not in re.sub(TAGS, "", text)
     labels = [unescape(note["text"]) for note in plain(drawn)["layout"]["annotations"]]
     assert printable(name) in labels
-    assert {unescape(trace["customdata"][0][0]) for trace in plain(drawn)["data"]} == {name}
+    assert {unescape(trace["customdata"][0][0]) for trace in plain(drawn)["data"]} == {printable(name)}
     assert all(name not in trace["hovertemplate"] for trace in plain(drawn)["data"] if len(name) > 3)

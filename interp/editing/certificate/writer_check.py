@@ -91,8 +91,8 @@ def check_writers(model: HookedModel, seed: int = 0) -> WriterCheck:
         check.leaks.append(leak)
         check.before.append(before)
         if leak > tolerance or leak > 0.1 * before:
-            block = f"{model.config.model_type}: block {layer} still writes {leak:.1e} (before {before:.1e})"
-            raise InterpError(f"{block} along what was folded out of its writers; the table of writers misses one")
+            leaky = f"{model.config.model_type}: block {layer} still writes {leak:.1e} (before {before:.1e})"
+            raise InterpError(f"{leaky} along what was folded out of its writers; the table of writers misses one")
     return check
 
 
