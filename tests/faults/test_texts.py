@@ -66,6 +66,7 @@ def test_json(tmp_path, text):
         read_json(tmp_path / "a.json")
 
 
+@fault("a key that is twice among 100,000", "refused by the key, in a second")
 def test_a_key_that_is_twice_among_many_is_found_in_time():
     began = time.perf_counter()
     with pytest.raises(InterpError, match="key 'z' is there twice"):
