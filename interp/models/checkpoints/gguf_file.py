@@ -7,7 +7,7 @@ transformers dequantises the tensors and reads part of the metadata; it passes o
 3. every other tensor has a place in the model, or is a rotary buffer, or is refused by its name
 4. a byte-level tokenizer splits text as `tokenizer.ggml.pre` says; an unknown name is refused
 
-The names are those of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+The names are those of llama.cpp (https://github.com/ggml-org/llama.cpp).
 """
 
 import re
