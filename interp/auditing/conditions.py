@@ -6,9 +6,9 @@ the digest of the recipe, and the instruction.
 
 `ScoreCache` keeps scores in a folder, one file per behaviour and condition. The name of a file is the SHA-256 of all
 that the scores depend on: the condition, the digest of the behaviour, its prompts as the chat template renders them,
-and the version of interp. Files are written
-whole or not at all, so that an interrupted audit continues with the next behaviour, and the unedited model is
-measured once for all its edits. A file that is not what was stored, by the digest in it, is measured again.
+and the version of interp. Files are written whole or not at all, so that an interrupted audit continues with the next
+behaviour, and the unedited model is measured once for all its edits. A file that is not what was stored, by the digest
+in it, is measured again.
 
 Audits are paired, so two checkpoints must read text alike (`require_comparable`). A user may name the recipe of an
 edited checkpoint (`recipe_of_edit`), but an audit records a recipe only if that is established (`establish_recipe`):

@@ -44,15 +44,16 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     for path in (options.out, options.page):
         if path:
             require_free(path)
-    hooked, findings = _fit(options, lambda: load(model, device=device, **options.chat.loading))
+    pairs = _contrast(options)
+    hooked, findings = _fit(options, pairs, lambda: load(model, device=device, **options.chat.loading))
     trials = _trials(hooked, findings.shortlist(8), options.try_, options.items) if options.try_ else []
     ranked = [trial.finding for trial in trials] or findings.best(len(findings))
     rows = [finding.row | findings.baselines_at(finding) for finding in ranked]
     for row, trial in zip(rows, trials, strict=False):  # without --try there are no trials
         row.update({"cost": trial.cost, options.try_: trial.after[options.try_]})
     if options.out:
-        candidates = ranked if options.try_ else [ranked[0], *findings.shortlist(8)]
-        damage = _write_recipe(options.out, options, hooked, candidates)
+        others = [finding for finding in findings.shortlist(8) if finding is not ranked[0]]
+        damage = _write_recipe(options.out, options, hooked, pairs, ranked if options.try_ else [ranked[0], *others])
         rows[0] |= asdict(damage)
     if options.page:
         from interp.views.report_page import Report, write_report
@@ -77,7 +78,7 @@ def _print_failures(findings: Any, file: Any) -> None:
         say(f"not fitted: {fit.method} at {fit.site}, position {fit.position}: {fit.reason}", file=file)
 
 
-def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
+def _fit(options: FindOptions, pairs: Any, load_model: Any) -> tuple[Any, Any]:
     """The model and the findings. What is read from disk is checked before the model is loaded."""
     from interp.directions.direction import Direction
     from interp.directions.finder import find
@@ -87,7 +88,6 @@ def _fit(options: FindOptions, load_model: Any) -> tuple[Any, Any]:
     names = [closed for name in options.method or ["all"] for closed in (FITS if name == "all" else [name])]
     folders = named_values(options.protect, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
     protected = {name: Direction.load(folder) for name, folder in folders.items()}
-    pairs = _contrast(options)
     model = load_model()
     coder = SparseAutoencoder.load(options.sae, model) if options.sae else None
     places = options.sites or "resid_post.*", list(dict.fromkeys(names)), options.position or (-1,)
@@ -106,13 +106,13 @@ def _contrast(options: FindOptions) -> Any:
     return Contrast.read(options.contrast, columns, options.skip_bad)
 
 
-def _write_recipe(folder: Path, options: FindOptions, model: Any, candidates: Any) -> Any:
+def _write_recipe(folder: Path, options: FindOptions, model: Any, pairs: Any, candidates: Any) -> Any:
     """Write the recipe of the first candidate; returns what it costs on the contrast's own texts."""
     from interp.auditing.damage import harmless
     from interp.interventions.affine_ops import Project
     from interp.interventions.recipe import Recipe
 
-    sides = _contrast(options).texts(model.render, model.chat)
+    sides = pairs.texts(model.render, model.chat)
     texts = [text for pair in zip(*sides, strict=True) for text in pair]
     finding, damage = harmless(model, candidates, texts, options.force)
     reason = "it separates the contrast; not tested by intervention"

@@ -121,7 +121,7 @@ def parse_json(text: str | bytes | bytearray, place: object, hint: str = "", con
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=None if constants else _refuse)
     except RecursionError:
-        raise over_bound(place, "not valid JSON (nested deeper", "nesting") from None
+        raise over_bound(place, "not valid JSON: nested deeper", "nesting") from None
     except ValueError as problem:  # broken, or a number of too many digits
         raise InterpError(f"{place}: not valid JSON ({problem}){hint}") from None
     level = [value]

@@ -92,7 +92,7 @@ class ModelReference(Config):
 # Names, versions, and the dtype, which do not decide the output.
 _IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
 _ADDED = ("settings", "storage_digest", "date")
-_HEAD = "lm_head.weight"
+UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another
 
 
 def is_tied(hf: Any) -> bool:
@@ -110,7 +110,7 @@ def loaded_weights(hf: Any) -> dict[str, Tensor]:
     """The tensors that a loaded model computes with, by name, a tied one once."""
     state = dict(hf.state_dict())
     if is_tied(hf):
-        state.pop(_HEAD, None)
+        state.pop(UNEMBEDDING, None)
     return state
 
 

@@ -59,7 +59,7 @@ class RenderedText(str):
             'Good day.'
         """
         if self._reply is None:
-            return self, [self + answer for answer in answers]  # type: ignore[misc]
+            return self, [self + answer for answer in answers]  # type: ignore[misc]  # `+` gives rendered text
         other, *texts = (str(self._reply(answer)) for answer in (_WORD, *answers))
         before, _, after = other.partition(_WORD)
         for answer, text in zip(answers, texts, strict=True):

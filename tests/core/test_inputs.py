@@ -104,14 +104,14 @@ def test_a_template_that_never_ends_is_ended(monkeypatch, template, message):
     monkeypatch.setenv("INTERP_LIMITS", "template=1")
     begun = time.monotonic()
     with pytest.raises(InterpError, match=message):
-        bounded_call(template, rendered, template, ["a"])
+        bounded_call((rendered, template), rendered, template, ["a"])
     assert time.monotonic() - begun < 20
-    texts = [bounded_call("good", rendered, "{{ words }}", [word]) for word in ("a", "b")]
+    texts = [bounded_call((rendered, "good"), rendered, "{{ words }}", [word]) for word in ("a", "b")]
     assert texts == ["['a']", "['b']"]
 
 
 def test_the_process_that_renders_holds_no_lock_of_its_caller(tmp_path):
     with lock_folder(tmp_path, "busy"):
-        bounded_call("within a lock", rendered, "{{ words }}", ["a"])
+        bounded_call((rendered, "within a lock"), rendered, "{{ words }}", ["a"])
     with lock_folder(tmp_path, "busy"):
         pass

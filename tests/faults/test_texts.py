@@ -151,7 +151,7 @@ def test_template(monkeypatch, template):
     monkeypatch.setenv("INTERP_LIMITS", "template=1")
     began = time.monotonic()
     with pytest.raises(InterpError, match=r"Range too big|takes more"):
-        bounded_call(template, rendered, template)
+        bounded_call((rendered, template), rendered, template)
     assert time.monotonic() - began < 10
 
 

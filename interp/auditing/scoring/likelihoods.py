@@ -16,6 +16,7 @@ token is predicted (with 49k words the full unembedding would be a fifth of the 
 `text_losses` scores whole texts.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -137,9 +138,9 @@ def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequ
     for number, (prompt, ends) in enumerate(zip(prompts, answers, strict=True)):
         try:
             before, texts = with_answers(prompt, ends)
-            alone, *rows = (model.tokens(text).ids[0].tolist() for text in (before, *texts))
+            alone, *rows = model.tokens([before, *texts]).unpadded()
         except InterpError as problem:
-            text = str(problem).replace("prompt 0 ", "its text ")
+            text = re.sub(r"^prompt \d+ ", "its text ", str(problem))
             raise InterpError(f"item {number + 1}: {text}") from None
         start = common_length([alone, *rows])
         for answer, row in enumerate(rows):

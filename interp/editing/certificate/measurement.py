@@ -26,7 +26,6 @@ from interp.editing.certificate.record import Certificate, TiedHead
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import compute_shard, one_thread
 from interp.editing.fold.plan import Plan, Status
-from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
 from interp.interventions.steering_scale import OPENINGS
 from interp.models import Tokens, load
@@ -34,7 +33,7 @@ from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.hooked import HookedModel, greedy_settings
-from interp.models.identity import loaded_weights
+from interp.models.identity import UNEMBEDDING, loaded_weights
 from interp.models.losses import kl_divergence
 
 NEW_TOKENS = 16  # that both models generate after a prompt

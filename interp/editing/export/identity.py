@@ -23,12 +23,11 @@ from interp.core.digests import WeightDigests, WeightHash, wider_types
 from interp.core.errors import InterpError
 from interp.editing.export.sources import CheckpointSource, ModelSource, WeightSource
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, read_parts
-from interp.editing.fold.steps import UNEMBEDDING
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.checkpoint import without_place
 from interp.models.checkpoints.remote_files import RemoteFile
 from interp.models.checkpoints.safetensors_file import DTYPES
-from interp.models.identity import ModelReference
+from interp.models.identity import UNEMBEDDING, ModelReference
 
 _CHUNK = 1 << 20  # bytes; a multiple of every type's size, small enough for the processor's cache
 _FAR = 32 << 20  # bytes per request to a remote file, each of which takes long whatever its size

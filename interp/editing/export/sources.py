@@ -24,7 +24,7 @@ from interp.editing.certificate.writer_check import require_writer_check
 from interp.editing.export.weight_writer import TensorPiece
 from interp.editing.fold.ablation import unit_width
 from interp.editing.fold.plan import Plan
-from interp.editing.fold.steps import UNEMBEDDING, keep_tied
+from interp.editing.fold.steps import keep_tied
 from interp.editing.options import ExportOptions
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference, Site
@@ -36,7 +36,7 @@ from interp.models.checkpoints.dequantising import dequantise as dequantised
 from interp.models.checkpoints.dequantising import unsupported_reason
 from interp.models.checkpoints.remote_files import RemoteFile, is_remote
 from interp.models.checkpoints.safetensors_file import DTYPES, dtype_name
-from interp.models.identity import loaded_weights
+from interp.models.identity import UNEMBEDDING, loaded_weights
 from interp.models.loading import is_gguf, load, locate
 
 AnyModel = str | Path | HookedModel  # a folder, hub id or URL, or a model in memory

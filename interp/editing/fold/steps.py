@@ -40,9 +40,9 @@ from interp.interventions.op import Op
 from interp.interventions.recipe import Edit, Recipe
 from interp.models.architectures.table import site_taps
 from interp.models.architectures.writers import Writer, before_norm, is_tied_elsewhere, unembedding_name, writers
+from interp.models.identity import UNEMBEDDING
 from interp.models.sites import WRITERS, Site, resolve
 
-UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another (`Plan.unembedding`)
 LEFT = "the token table does not change"
 TensorRead = Callable[[str], Tensor]
 TIED_ELSEWHERE = "llama.cpp and others tie the unembedding of {} whatever config.json says, and so run another model"
