@@ -255,19 +255,21 @@ def audit(
     if isinstance(after, HookedModel):
         require_comparable(before, after, list(behaviours))
     plain = ModelCondition(before)
-    edited = ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after)
+    edited = (
+        ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after) if after else plain
+    )
     names = list(default if baselines is None else baselines)
     controls = baseline_conditions(before, edit, names, instruction, seed)
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
     remedy = f"continues from the scores in {scores.folder}" if scores.folder else "continues only with cache=FOLDER"
     with on_interrupt(f"the same call {remedy}"):
-        _measure([plain, *([edited] if after else []), *chain(*controls.values())], behaviours, scores)
+        measured = _measure([plain, edited, *chain(*controls.values())], behaviours, scores)
     arms = {"before": [plain], "after": [edited]} | controls
     items, shown = dict[str, ItemScores](), list[AuditExample]()
     for behaviour in behaviours:
-        measured = {arm: [scores.scores(x, behaviour) for x in group] for arm, group in arms.items()}
-        items[behaviour.name] = ItemScores.of(behaviour, measured)
-        shown += _examples(behaviour, measured["before"][0], measured["after"][0])[:examples]
+        by_arm = {arm: [measured[x, behaviour.name] for x in group] for arm, group in arms.items()}
+        items[behaviour.name] = ItemScores.of(behaviour, by_arm)
+        shown += _examples(behaviour, by_arm["before"][0], by_arm["after"][0])[:examples]
     rows = audit_rows(behaviours, items, seed)
     unsaved = before.identity.model_copy(update={"name": f"{before.name}, edited" if edit else before.name})
     return Audit(
@@ -286,11 +288,15 @@ def audit(
     )
 
 
-def _measure(conditions: Sequence[ModelCondition], behaviours: Sequence[Behaviour], cache: ScoreCache) -> None:
-    """Measure what the cache does not hold yet."""
-    missing = [pair for pair in product(conditions, behaviours) if cache.get(*pair) is None]
-    for condition, behaviour in track(missing, "audit", size=lambda pair: len(pair[1]), unit="items"):
-        cache.scores(condition, behaviour)
+def _measure(
+    conditions: Sequence[ModelCondition], behaviours: Sequence[Behaviour], cache: ScoreCache
+) -> dict[tuple[ModelCondition, str], Scores]:
+    """The scores by condition and name of behaviour; what the cache does not hold yet is measured."""
+    stored = {(x, behaviour.name): cache.get(x, behaviour) for x, behaviour in product(conditions, behaviours)}
+    missing = [(x, behaviour) for x, behaviour in product(conditions, behaviours) if stored[x, behaviour.name] is None]
+    queue = track(missing, "audit", size=lambda pair: len(pair[1]), unit="items")
+    measured = {(x, behaviour.name): cache.scores(x, behaviour) for x, behaviour in queue}
+    return {pair: scores or measured[pair] for pair, scores in stored.items()}
 
 
 def suite_digest(behaviours: Iterable[Behaviour | AuditRow]) -> str:

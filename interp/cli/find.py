@@ -44,8 +44,9 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     for path in (options.out, options.page):
         if path:
             require_free(path)
+    folders = named_values(options.protect, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
     pairs = _contrast(options)
-    hooked, findings = _fit(options, pairs, lambda: load(model, device=device, **options.chat.loading))
+    hooked, findings = _fit(options, pairs, folders, lambda: load(model, device=device, **options.chat.loading))
     trials = _trials(hooked, findings.shortlist(8), options.try_, options.items) if options.try_ else []
     ranked = [trial.finding for trial in trials] or findings.best(len(findings))
     rows = [finding.row | findings.baselines_at(finding) for finding in ranked]
@@ -78,7 +79,7 @@ def _print_failures(findings: Any, file: Any) -> None:
         say(f"not fitted: {fit.method} at {fit.site}, position {fit.position}: {fit.reason}", file=file)
 
 
-def _fit(options: FindOptions, pairs: Any, load_model: Any) -> tuple[Any, Any]:
+def _fit(options: FindOptions, pairs: Any, folders: dict[str, str], load_model: Any) -> tuple[Any, Any]:
     """The model and the findings. What is read from disk is checked before the model is loaded."""
     from interp.directions.direction import Direction
     from interp.directions.finder import find
@@ -86,7 +87,6 @@ def _fit(options: FindOptions, pairs: Any, load_model: Any) -> tuple[Any, Any]:
     from interp.sae.coder import SparseAutoencoder
 
     names = [closed for name in options.method or ["all"] for closed in (FITS if name == "all" else [name])]
-    folders = named_values(options.protect, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
     protected = {name: Direction.load(folder) for name, folder in folders.items()}
     model = load_model()
     coder = SparseAutoencoder.load(options.sae, model) if options.sae else None

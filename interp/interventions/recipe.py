@@ -115,7 +115,7 @@ class Recipe(Displayed):
         Where an op has to act on a module's input or output, its hook is at that tap instead of the site. Raises if
         the recipe was made for another model, or places an op at a site where it cannot act.
         """
-        self.check(model.reference)
+        self.check(model.reference if self.model else model.shape)
         bound: list[tuple[Site | Tap, Transform]] = []
         for edit in self.edits:
             sites = model.resolve(edit.sites)

@@ -115,10 +115,14 @@ class PlainModel(PromptedModel):
     def reference(self) -> ModelReference:
         """Name, digests and shape of the model, for records that are made with it."""
         digests = self._digests.weights(self.hf)
+        return self.shape.model_copy(update={"digest": digests.exact, "storage_digest": digests.storage})
+
+    @property
+    def shape(self) -> ModelReference:
+        """`reference` without the digests of the weights, which take a pass over their bytes."""
         return ModelReference(
             name=self.name,
-            digest=digests.exact,
-            storage_digest=digests.storage,
+            digest="",
             revision=self.revision,
             model_type=self.config.model_type,
             d_model=self.d_model,
