@@ -31,8 +31,6 @@ from interp.models.sites import Site
 from interp.models.tokens import Beginning, Chat, Prompts, Tokens, tokenise
 from interp.models.transformer_lens.face import TransformerLensFace
 
-_GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-
 
 @checked_class("interp.load(name) makes one")
 class HookedModel(TransformerLensFace):
@@ -284,7 +282,7 @@ class HookedModel(TransformerLensFace):
             for rows in track(batches, "generate", size=len, unit="replies"):
                 inputs = rows.prompt_inputs(self.device)
                 with self.forward_passes.prompted(rows.ids.shape[1]):
-                    out = self.hf.generate(**inputs, generation_config=settings, **rest)
+                    out = generate_ids(self.hf, inputs, settings, **rest)
                 replies += reply_texts(out[:, rows.ids.shape[1] :].tolist(), self.tokenizer, ends)
         return replies
 
@@ -299,7 +297,9 @@ class HookedModel(TransformerLensFace):
         listed = given if isinstance(given, list) else [given]
         several = [*listed, self.tokenizer.eos_token_id, self.template.end]
         ends = sorted({end for end in several if end is not None})
-        return greedy_settings(max_new_tokens, ends or None, 0 if pad is None else pad)
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=0 if pad is None else pad
+        )
 
     def _require_room(self, batch: Tokens, new: int) -> None:
         longest = int(batch.lengths.max())
@@ -320,16 +320,17 @@ class HookedModel(TransformerLensFace):
         return html_card(f"HookedModel {self.name}", rows)
 
 
-def greedy_settings(new_tokens: int, end: Any, pad: int, **more: Any) -> GenerationConfig:
-    """Settings of Hugging Face's `generate` for greedy decoding, whatever the checkpoint's own settings are.
+def generate_ids(hf: Any, inputs: dict[str, Any], settings: GenerationConfig, **options: Any) -> Any:
+    """What Hugging Face's `generate` returns under these settings alone.
 
-    Args:
-        new_tokens: Maximum number of tokens to generate.
-        end: The token id, or ids, to stop at; None to stop at the maximum only.
-        pad: The token id for padding.
-        more: Further settings, such as `min_new_tokens`.
+    By itself it takes each setting that is left open from the checkpoint's: suppressed tokens, a minimum length, and
+    whatever else a file says.
     """
-    return GenerationConfig(**_GREEDY, max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=pad, **more)
+    checkpoint, hf.generation_config = hf.generation_config, GenerationConfig()
+    try:
+        return hf.generate(**inputs, generation_config=settings, **options)
+    finally:
+        hf.generation_config = checkpoint
 
 
 def _require_positive(name: str, value: int) -> None:

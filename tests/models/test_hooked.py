@@ -132,9 +132,33 @@ def test_generation_is_the_plain_models_own_and_obeys_a_recipe(tiny):
     assert model.generate(["w12 w99 w101", "w8"], max_new_tokens=6)[0] == expected
     pushed = model.generate("w12 w99 w101", recipe=[("resid_post.2", lambda x: -x)], max_new_tokens=6)
     assert pushed[0] != expected
-    model.hf.generation_config.repetition_penalty = 5.0
-    assert model.generate("w12 w99 w101", max_new_tokens=6)[0] == expected, "greedy is greedy"
-    model.hf.generation_config.repetition_penalty = None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["repetition_penalty", "suppress_tokens", "forced_eos_token_id", "sequence_bias", "return_dict_in_generate"],
+)
+def test_of_a_checkpoints_settings_generation_takes_the_ends_alone(name, tiny):
+    model = tiny("llama")
+    prompt = model.tokens("w12 w99 w101").ids
+    reply = model.generate("w12 w99 w101", max_new_tokens=6)[0]
+    first = int(model.logits(prompt)[0, -1].argmax())
+    value = {
+        "repetition_penalty": 5.0,
+        "suppress_tokens": [first],
+        "forced_eos_token_id": (first + 1) % 100,
+        "sequence_bias": [[[first], -50.0]],
+        "return_dict_in_generate": True,
+    }[name]
+    plain = model.hf.generate(prompt, max_new_tokens=6, do_sample=False)[:, 3:]
+    setattr(model.hf.generation_config, name, value)
+    try:
+        assert model.generate("w12 w99 w101", max_new_tokens=6)[0] == reply
+        control = model.hf.generate(prompt, max_new_tokens=6, do_sample=False)
+        assert not torch.is_tensor(control) or control[:, 3:].tolist() != plain.tolist()
+        assert getattr(model.hf.generation_config, name) == value, "the checkpoint's settings are not kept"
+    finally:
+        setattr(model.hf.generation_config, name, None)
 
 
 def test_unknown_sites_name_the_nearest(tiny):

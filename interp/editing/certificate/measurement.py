@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import GenerationConfig
 
 from interp.core.errors import InterpError
 from interp.core.progress import track
@@ -32,7 +33,7 @@ from interp.models import Tokens, load
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.checkpoints.safetensors_file import DTYPES
-from interp.models.hooked import HookedModel, greedy_settings
+from interp.models.hooked import HookedModel, generate_ids
 from interp.models.identity import UNEMBEDDING, loaded_weights
 from interp.models.losses import kl_divergence
 
@@ -167,5 +168,7 @@ def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:
 @torch.no_grad()
 def _generate(model: HookedModel, batch: Tokens) -> Int[Tensor, "batch new"]:
     """The model's greedy continuation of a batch, which may not end early."""
-    settings = greedy_settings(NEW_TOKENS, model.config.eos_token_id, pad=0, min_new_tokens=NEW_TOKENS)
-    return model.hf.generate(**batch.prompt_inputs(model.device), generation_config=settings)[:, batch.ids.shape[1] :]
+    settings = GenerationConfig(
+        max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, eos_token_id=model.config.eos_token_id, pad_token_id=0
+    )
+    return generate_ids(model.hf, batch.prompt_inputs(model.device), settings)[:, batch.ids.shape[1] :]
