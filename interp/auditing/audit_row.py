@@ -17,7 +17,7 @@ from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, 
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
 from interp.auditing.statistics.significance import holm
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError
+from interp.core.errors import located
 
 
 def _to_line(values: Sequence[float | None]) -> str:
@@ -157,7 +157,10 @@ def audit_rows(
     behaviours: Sequence[Behaviour | AuditRow], items: Mapping[str, ItemScores], seed: int
 ) -> tuple[AuditRow, ...]:
     """Behaviours compared by the scores of their items, with p-values corrected for their number."""
-    comparisons = [_compare(behaviour, items[behaviour.name], seed) for behaviour in behaviours]
+    comparisons = list[Comparison]()
+    for behaviour in behaviours:
+        with located(f"behaviour {behaviour.name!r}", "; remove it from the suite"):
+            comparisons.append(items[behaviour.name].compare("after", behaviour.unit, seed))
     corrected = holm([comparison.p for comparison in comparisons])
     return tuple(
         AuditRow(
@@ -165,13 +168,6 @@ def audit_rows(
         )
         for behaviour, comparison, p in zip(behaviours, comparisons, corrected, strict=True)
     )
-
-
-def _compare(behaviour: Behaviour | AuditRow, items: ItemScores, seed: int) -> Comparison:
-    try:
-        return items.compare("after", behaviour.unit, seed)
-    except InterpError as problem:
-        raise InterpError(f"behaviour {behaviour.name!r}: {problem}; remove it from the suite") from None
 
 
 def _row_fields(record: Behaviour | AuditRow | Comparison) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, located
 from interp.core.files import sha256_json
 from interp.models.hooked import HookedModel
 
@@ -113,18 +113,25 @@ class Behaviour(Displayed):
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise InterpError(f"behaviour {self.name!r} has no items; expected at least one prompt")
+            raise self._error(" has no items; expected at least one prompt")
         for number, prompt in enumerate(self.prompts, 1):
             if not prompt.strip():
-                raise InterpError(f"behaviour {self.name!r}, item {number}: its prompt is empty; expected text")
+                raise self._error(f", item {number}: its prompt is empty; expected text")
         if self.groups and len(self.groups) != len(self.prompts):
-            raise InterpError(
-                f"behaviour {self.name!r} has {len(self.prompts)} prompts and {len(self.groups)} groups; expected one "
-                "group per item, or none"
-            )
+            numbers = f"{len(self.prompts)} prompts and {len(self.groups)} groups"
+            raise self._error(f" has {numbers}; expected one group per item, or none")
         if self.chance is not None and self.unit == "rate" and not 0 <= self.chance < 1:
-            raise InterpError(f"behaviour {self.name!r}: chance is {self.chance}; expected a rate below 1, or None")
-        self._refuse_duplicates()
+            raise self._error(f": chance is {self.chance}; expected a rate below 1, or None")
+        # The same prompt may occur twice with different answers or preceding messages, which are in `spec`.
+        columns = [self.spec[key] for key in ("answers", "before", "gold") if key in self.spec]
+        seen: dict[str, int] = {}
+        for number, item in enumerate(zip(self.prompts, *columns, strict=True), 1):
+            if (first := seen.setdefault(repr(item), number)) != number:
+                problem = f": items {first} and {number} are the same; remove one of them"
+                raise self._error(f"{problem}: the interval would count it twice")
+
+    def _error(self, problem: str) -> InterpError:
+        return InterpError(f"behaviour {self.name!r}{problem}")
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -146,42 +153,25 @@ class Behaviour(Displayed):
             InterpError: The number of scores differs from the number of items, a score is infinite, a rate is outside
                 [0, 1], or no item has a score.
         """
-        try:
+        with located(f"behaviour {self.name!r}"):
             scores = self.measure(model)
-        except InterpError as problem:
-            raise InterpError(f"behaviour {self.name!r}: {problem}") from problem
         self.check(scores)
         return scores
 
     def check(self, scores: Scores) -> None:
         """Raise, as `scores` does, for scores that this behaviour cannot give."""
         if len(scores.values) != len(self.prompts):
-            raise InterpError(
-                f"behaviour {self.name!r} gave {len(scores.values)} scores for {len(self.prompts)} items; expected "
-                "one per item"
-            )
+            numbers = f"{len(scores.values)} scores for {len(self.prompts)} items"
+            raise self._error(f" gave {numbers}; expected one per item")
         for number, value in enumerate(scores.values, 1):
             outside = self.unit == "rate" and isfinite(value) and not 0 <= value <= 1
             if isinf(value) or outside:
                 expected = "a number in [0, 1]" if self.unit == "rate" else "a finite number"
-                raise InterpError(f"behaviour {self.name!r}, item {number} scored {value}; expected {expected}, or NaN")
+                raise self._error(f", item {number} scored {value}; expected {expected}, or NaN")
         if scores.missing == len(scores.values):
-            raise InterpError(
-                f"behaviour {self.name!r}: none of its {len(scores.values)} items has a score; check that its judge "
-                "responds and that replies leave their thought, and run again: all other measurements are kept"
-            )
-
-    def _refuse_duplicates(self) -> None:
-        """The same prompt may occur twice with different answers or preceding messages, which are in `spec`."""
-        columns = [self.spec[key] for key in ("answers", "before", "gold") if key in self.spec]
-        seen: dict[str, int] = {}
-        for number, item in enumerate(zip(self.prompts, *columns, strict=True), 1):
-            first = seen.setdefault(repr(item), number)
-            if first != number:
-                raise InterpError(
-                    f"behaviour {self.name!r}: items {first} and {number} are the same; remove one of them: the "
-                    "interval would count it twice"
-                )
+            remedy = "check that its judge responds and that replies leave their thought, and run again"
+            none = f": none of its {len(scores.values)} items has a score"
+            raise self._error(f"{none}; {remedy}: all other measurements are kept")
 
     def _card(self) -> Card:
         rows = {"kind": self.kind, "items": len(self), "a higher score means": self.statement}

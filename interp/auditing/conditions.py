@@ -184,10 +184,6 @@ def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
 
 
 def _write(folder: Path, key: dict[str, str], scores: Scores) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another cache") from None
     content = {"format": _FORMAT, "key": key, "values": list(scores.values), "replies": list(scores.replies)}
     write_json(folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
 

@@ -113,7 +113,6 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
         matrix, audits = _measure(models, edits, behaviours, options)
     decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
     if options.page is not None:
-        options.page.parent.mkdir(parents=True, exist_ok=True)
         _write_page(options.page, audits, matrix, policy, decisions, time.perf_counter() - began)
     title = f"Audit of {model}" + (f" against {options.base}" if options.base else "")
     _print_audits(as_json, audits, matrix, decisions, title)
@@ -181,7 +180,6 @@ def _measure(
     edit = next(iter(edits.values()), None)
     after, recipe = (models[1], edit) if options.base is not None else (edit, None)
     result = audit(models[0], after, behaviours, recipe=recipe, **settings)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     result.save(options.out)
     audits = {next(iter(edits), "edit" if options.base else "model"): result}
     return Entanglement.of(audits) if result.edited else None, audits

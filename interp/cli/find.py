@@ -10,7 +10,7 @@ from pydantic import Field
 from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import print_table, say
-from interp.core.errors import InterpError, nearest, printable
+from interp.core.errors import InterpError, nearest
 from interp.core.files import require_free
 
 
@@ -65,7 +65,7 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
         _print_failures(findings, sys.stderr)
         print_table(True, rows, "")
         return
-    _print_grid(_layers(findings), f"Held-out AUROC on {options.contrast}; * the best")
+    print_table(False, _layers(findings), f"Held-out AUROC on {options.contrast}; * the best", narrow=True)
     listed = rows if options.try_ else [finding.row for finding in findings.shortlist(12)]
     title = "Ranked by the effect of ablation, best first" if options.try_ else "The best of each method in turn"
     print_table(False, _cells(listed), title)
@@ -130,27 +130,12 @@ def _layers(findings: Any) -> list[dict[str, str]]:
     methods = set(findings.methods)
     return [
         {
-            name: _score(value) + ("*" if name in methods and value == best else "")
+            name.replace("_", " "): _score(value) + ("*" if name in methods and value == best else "")
             for name, value in row.items()
             if several or name != "position"
         }
         for row in rows
     ]
-
-
-def _print_grid(rows: list[dict[str, str]], title: str) -> None:
-    """A narrow table: names are wrapped rather than cut."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    grid = Table(title=escape(printable(title)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in rows[0]:
-        grid.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "site")
-    for row in rows:
-        grid.add_row(*map(printable, row.values()))
-    Console().print(grid)
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, str]]:

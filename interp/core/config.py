@@ -93,20 +93,10 @@ class Config(Displayed, BaseModel):
     def read(cls: type[Parsed], path: str | Path, overrides: Sequence[str] = ()) -> Parsed:
         """Read a YAML file and apply `key.sub=value` overrides, whose values are YAML as well."""
         file = Path(path)
-        values = plain_value(yaml_text(file), str(file))
+        values = plain_value(bounded_text(file, "YAML", "yaml"), str(file))
         if not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
         return cls.parse(overridden(values, overrides), source=str(file))
-
-
-def yaml_text(file: Path) -> str:
-    """The text of a YAML file. Raises, by its name, for one that cannot be read or is not text."""
-    try:
-        return bounded_text(file, "yaml")
-    except OSError as problem:
-        raise InterpError(f"{file}: cannot be read ({problem.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError as problem:
-        raise InterpError(f"{file}: not valid YAML: {problem}") from None
 
 
 def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

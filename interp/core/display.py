@@ -104,7 +104,7 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         subject, rows = self._card()
-        return html_card(": ".join(filter(None, (type(self).__name__, subject))), rows)
+        return html_table(": ".join(filter(None, (type(self).__name__, subject))), [], rows)
 
 
 class _Brief(Repr):
@@ -179,11 +179,6 @@ def _html(value: Any) -> str:
     return f"<div>{escaped(brief(value))}</div>"
 
 
-def html_card(title: str, rows: Iterable[Row]) -> str:
-    """HTML of a titled table of names, values and, where given, how to read the values."""
-    return html_table(title, [], rows)
-
-
 def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """HTML of a titled table: columns of figures are aligned right, and the end of a long table is left out."""
     cells = [[brief(value) for value in row] for row in rows]
@@ -214,11 +209,15 @@ def print_values(as_json: bool, values: Mapping[str, Any]) -> None:
         say(f"{name}: {f'{value:.3g}' if isinstance(value, float) else value}")
 
 
-def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print a table of rows with the same keys, or one JSON list; without rows, only the title."""
+def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str, narrow: bool = False) -> None:
+    """Print a table of rows with the same keys, or one JSON list; without rows, only the title.
+
+    A `narrow` table has few lines, and its names are wrapped rather than cut.
+    """
     if as_json:
         print(json.dumps(rows, indent=2, sort_keys=True))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape as plain
     from rich.table import Table
@@ -226,7 +225,10 @@ def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str) ->
     if not rows:
         say(title)
         return
-    table = Table(*(plain(printable(name)) for name in rows[0]), title=plain(printable(title)))
+    table = Table(title=plain(printable(title)), **{"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)} if narrow else {})
+    for name in rows[0]:
+        overflow: Any = "fold" if narrow else "ellipsis"
+        table.add_column(plain(printable(name)), overflow=overflow, no_wrap=narrow and name == "site")
     for row in rows:
         table.add_row(*(plain(f"{x:.3f}" if isinstance(x, float) else printable(str(x))) for x in row.values()))
     Console().print(table)

@@ -50,6 +50,21 @@ class InterpError(ValueError):
 
 
 @contextmanager
+def located(place: object, hint: str = "") -> Iterator[None]:
+    """Put where it was before the message of an `InterpError` that a block raises, and a hint after it.
+
+    >>> with located("row 3"):
+    ...     raise InterpError("expected a number")
+    Traceback (most recent call last):
+    interp.core.errors.InterpError: row 3: expected a number
+    """
+    try:
+        yield
+    except InterpError as problem:
+        raise InterpError(f"{place}: {problem}{hint}") from None
+
+
+@contextmanager
 def on_interrupt(hint: str) -> Iterator[None]:
     """Say on standard error how to go on when Ctrl-C ends a block.
 

@@ -147,10 +147,6 @@ def new_file(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
     target = Path(out)
     if not (overwrite and target.is_file() and not target.is_symlink()):
         require_free(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
     with _replacing(target) as sibling:
         yield sibling
 
@@ -175,10 +171,11 @@ def reserved(out: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = True) -> Iterator[Path]:
-    """Yield a temporary sibling, which is flushed to disk and renamed over the path on success."""
+    """Yield a temporary sibling, which is flushed to disk and renamed over the path on success; makes its folder."""
     sibling = path.with_name(f".{path.name}.{os.getpid()}")
     require_unlinked(sibling)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield sibling
         share(sibling)
         if flush:
@@ -306,13 +303,7 @@ def read_json(path: str | Path, constants: bool = False) -> Any:
         path: The file.
         constants: Accept NaN and Infinity, which are not JSON, as other programs write them.
     """
-    file = Path(path)
-    try:
-        return parse_json(bounded_text(file), file, constants=constants)
-    except OSError as problem:
-        raise InterpError(f"{file}: cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError as problem:
-        raise InterpError(f"{file}: not valid JSON ({problem})") from None
+    return parse_json(bounded_text(Path(path), "JSON"), path, constants=constants)
 
 
 def sha256_file(path: Path) -> str:

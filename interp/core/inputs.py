@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from io import BufferedReader
-from itertools import chain
 from math import ceil
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -81,13 +80,27 @@ def parse_bytes(text: str) -> int:
     return int(float(size[1]) * 1000 ** " kmgt".index(size[2] or " "))
 
 
-def bounded_text(file: Path, name: str = "file", encoding: str = "utf-8") -> str:
-    """The text of a file that is no longer than the bound of this name. Raises what opening and decoding raise."""
-    with file.open("rb") as opened:
-        content = opened.read(bound(name) + 1)
-    if len(content) > bound(name):
-        raise over_bound(file, "longer", name)
-    return content.decode(encoding)
+def bounded_text(file: Path, content: str, name: str = "file", encoding: str = "utf-8") -> str:
+    """The text of a file, read at once.
+
+    Args:
+        file: The file.
+        content: What it should hold, for the error message.
+        name: The bound that it has to keep.
+        encoding: How it is encoded.
+
+    Raises:
+        InterpError: It cannot be read, is too long, or is no text.
+    """
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(bound(name) + 1)
+        if len(text) > bound(name):
+            raise over_bound(file, "longer", name)
+        return text.decode(encoding)
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise InterpError(f"{file}: cannot be read ({reason}); expected a text file of {content}") from None
 
 
 def bounded_lines(opened: Any) -> Iterator[bytes]:
@@ -124,11 +137,10 @@ def parse_json(text: str | bytes | bytearray, place: object, hint: str = "", con
         raise over_bound(place, "not valid JSON: nested deeper", "nesting") from None
     except ValueError as problem:  # broken, or a number of too many digits
         raise InterpError(f"{place}: not valid JSON ({problem}){hint}") from None
-    level = [value]
-    for _ in range(bound("nesting")):
-        nested = (item for item in level if isinstance(item, dict | list))
-        inner = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in nested)
-        level = [item for item in inner if isinstance(item, dict | list)]
+    level: list[Any] = [[value]]
+    for _ in range(bound("nesting") + 1):
+        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in items if isinstance(item, dict | list)]
         if not level:
             return value
     raise over_bound(place, "nested deeper", "nesting")
@@ -137,8 +149,8 @@ def parse_json(text: str | bytes | bytearray, place: object, hint: str = "", con
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"key {next(name for name in counts if counts[name] > 1)!r} is there twice")
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {repeated!r} is there twice")
     return values
 
 
@@ -162,10 +174,7 @@ def numbered_lines(file: str | Path, content: str = "JSONL") -> Iterator[tuple[s
         >>> [(place[-6:], parse_object(line, place)) for place, line in numbered_lines(tmp / "rows.jsonl")]
         [('line 1', {'text': 'a'}), ('line 3', {'text': 'b'})]
     """
-    try:
-        lines = bounded_text(Path(file), encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InterpError(f"{file}: cannot be read as text ({problem}); expected a file of {content}") from None
+    lines = bounded_text(Path(file), content, encoding="utf-8-sig").split("\n")
     return ((f"{file}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
 
 
@@ -217,26 +226,26 @@ def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
         >>> bounded_call("upper", str.upper, "text")
         'TEXT'
     """
-    if sys.platform != "linux":
-        return function(*args)
     with _CALLING:
+        if sys.platform != "linux":
+            return function(*args)
         owner, _, pipe = _CHILDREN.get(key) or (0, 0, None)
         if owner != os.getpid() or pipe is None:
             while len(_CHILDREN) >= 4:
                 _end(next(iter(_CHILDREN)))
             _, _, pipe = _CHILDREN[key] = _forked(function)
+        answer: tuple[bool, str] | None = None
         try:
             pipe.send(args)
             if not pipe.poll(bound("template")):
-                raise TimeoutError
-            good, text = pipe.recv()
-        except BaseException as problem:
-            _end(key)
-            if isinstance(problem, TimeoutError):
-                raise over_bound("chat template", "takes more seconds", "template") from None
-            if isinstance(problem, EOFError | OSError):
-                raise over_bound("chat template", "takes more memory", "memory") from None
-            raise
+                raise over_bound("chat template", "takes more seconds", "template")
+            answer = pipe.recv()
+        except (EOFError, OSError):
+            raise over_bound("chat template", "takes more memory", "memory") from None
+        finally:
+            if answer is None:
+                _end(key)
+    good, text = answer
     if not good:
         raise InterpError(text)
     return text
@@ -244,14 +253,12 @@ def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
 
 def _forked(function: Callable[..., str]) -> tuple[int, int, Connection]:
     ours, theirs = Pipe()
-    child = os.fork()
-    if not child:
-        with suppress(BaseException):
-            ours.close()
-            _serve(function, theirs)
-        os._exit(0)
-    theirs.close()
-    return os.getpid(), child, ours
+    if child := os.fork():
+        theirs.close()
+        return os.getpid(), child, ours
+    with suppress(BaseException):
+        _serve(function, theirs)
+    os._exit(0)
 
 
 def _serve(function: Callable[..., str], pipe: Connection) -> None:

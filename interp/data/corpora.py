@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from interp.core.display import plural
-from interp.core.errors import InterpError, first_line, nearest, note
+from interp.core.errors import InterpError, first_line, located, nearest, note
 from interp.core.inputs import bound, bounded_lines, over_bound, parse_object
 
 Conversation = list[dict[str, Any]]
@@ -233,7 +233,8 @@ def _good(
             try:
                 document = record()
                 if accept is not None:
-                    _accepted(accept, document, number)
+                    with located(f"document {number}"):
+                        accept(document)
             except InterpError:
                 if not skip_bad:
                     raise
@@ -246,13 +247,6 @@ def _good(
             note(f"ignored {plural(skipped, 'bad record')}")
     if not good:
         raise InterpError(f"{name} is empty; expected at least one document")
-
-
-def _accepted(accept: Callable[[Document], object], document: Document, number: int) -> None:
-    try:
-        accept(document)
-    except InterpError as problem:
-        raise InterpError(f"document {number}: {problem}") from None
 
 
 def _jsonl(file: _File, field: str) -> Iterator[Record]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.display import Displayed, brief
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, located
 from interp.data.contrast import Contrast
 from interp.directions.methods.closed_form import require_sides
 from interp.models.hooked import HookedModel
@@ -86,11 +86,9 @@ def capture_contrast(
     for site in sites:
         for column, position in enumerate(positions):
             fit, held_out = (Sides(*(acts[site][:, column].cpu().float() for acts in part)) for part in captured)
-            try:
+            with located(f"{site}, position {position}"):
                 require_sides(*fit)
                 require_sides(*held_out)
-            except InterpError as problem:
-                raise InterpError(f"{site}, position {position}: {problem}") from None
             if not torch.equal(*fit):
                 cells.append(ContrastActivations(site, position, fit, held_out))
     if not cells:

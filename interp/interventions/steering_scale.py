@@ -91,10 +91,6 @@ def largest_scale(
         extreme, more = (_CANDIDATES[0], "more") if count == 0 else (_CANDIDATES[-1], "no more")
         effect = f"a scale of {extreme * unit:.2g} at {site} raises the loss of neutral text by {more} than {loss} nats"
         raise InterpError(f"{effect}; choose another loss=, or an earlier site")
-    return _rounded_down(_CANDIDATES[count - 1] * unit)
-
-
-def _rounded_down(scale: float) -> float:
-    """The scale to two digits."""
+    scale = _CANDIDATES[count - 1] * unit
     step = 10.0 ** (floor(log10(scale)) - 1)
     return float(f"{floor(scale / step) * step:.2g}")

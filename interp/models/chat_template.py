@@ -9,11 +9,10 @@ marks of common models (`<think>`, `[THINK]`, `<seed:think>`, Cohere's and gpt-o
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from threading import Lock
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -26,7 +25,6 @@ from interp.models.tokens import Beginning, RenderedText, text_beginning
 
 DATE = "2025-01-01"
 Messages = Sequence[Mapping[str, Any]]
-_CLOCK = Lock()
 
 _SEPARATORS = ("<|endoftext|>", "<|end_of_text|>")  # of GPT-2, and of models after Llama 3
 
@@ -93,19 +91,26 @@ class ChatTemplate(Displayed):
             ) from None
 
     def _rendered(self, messages: Messages, reply: bool) -> str:
+        # transformers' templates read this clock; calls are bounded, one at a time.
+        day = datetime.fromisoformat(self.date)
+        clock = type("StoppedClock", (datetime,), {"now": staticmethod(lambda *_: day)})
         options = {"tokenize": False, "add_generation_prompt": reply, **self.variables}
-        with _stopped_clock(self.date) if self.prints_date else nullcontext():
+        with patch.object(chat_template_utils, "datetime", clock):
             return str(self.tokenizer.apply_chat_template(messages, **options))
+
+    def attempt(self, messages: Messages, reply: bool = False) -> str:
+        """A conversation as text; empty where the template refuses it."""
+        try:
+            return self.render(messages, reply)
+        except InterpError:
+            return ""
 
     @property
     def end(self) -> int | None:
         """The special token that ends an assistant's turn; None where a turn does not end with one."""
         words = "\ue000"
-        try:
-            text = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": words}], reply=False)
-        except InterpError:
-            return None
-        after = str(text).rpartition(words)[2].strip()
+        text = self.attempt([{"role": "user", "content": "a"}, {"role": "assistant", "content": words}])
+        after = text.rpartition(words)[2].strip()
         ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if words in text and after else []
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
 
@@ -113,10 +118,7 @@ class ChatTemplate(Displayed):
     def marks(self) -> list[str]:
         """The special tokens that occur in every turn."""
         turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
-        try:
-            text = self.render(turns)
-        except InterpError:
-            return []
+        text = self.attempt(turns, reply=True)
         return [token for token in self.tokenizer.all_special_tokens if text.count(token) > 1]
 
     def require_variables(self) -> None:
@@ -290,17 +292,4 @@ def _instructed(turns: Messages, template: ChatTemplate, instruction: str) -> Me
     if turns[0]["role"] == "system":
         return [first, *turns[1:]]
     with_system = [{"role": "system", "content": instruction}, *turns]
-    try:
-        shown = instruction in template.render(with_system, reply=False)
-    except InterpError:  # the template has no system message
-        shown = False
-    return with_system if shown else [first, *turns[1:]]
-
-
-@contextmanager
-def _stopped_clock(day: str) -> Iterator[None]:
-    """The clock that transformers' templates read, stopped at the beginning of a day."""
-    moment = datetime.fromisoformat(day)
-    clock = type("StoppedClock", (datetime,), {"now": staticmethod(lambda tz=None: moment)})
-    with _CLOCK, patch.object(chat_template_utils, "datetime", clock):
-        yield
+    return with_system if instruction in template.attempt(with_system) else [first, *turns[1:]]

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import signature
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from jaxtyping import Bool, Int
@@ -100,7 +101,7 @@ class ForwardPasses:
         self._prompt: int | None = None
         self._unknown = ""
         self._cache: Callable[[], Any] | None = None  # that of the last pass, if known
-        self._depth = 0
+        self._watching = False
 
     @property
     def current(self) -> ForwardPass:
@@ -112,23 +113,17 @@ class ForwardPasses:
     @contextmanager
     def watched(self, hf: Any, body: nn.Module) -> Iterator[None]:
         """Track every pass through a model's body, and every call of its `generate`, for as long as the block lasts."""
-        if self._depth:
+        if self._watching:
             yield
             return
-        entering, replaced = body.register_forward_pre_hook(self._enter, with_kwargs=True), vars(hf).get("generate")
-        leaving = body.register_forward_hook(self._leave)
-        hf.generate = self._announced(hf, hf.generate)
-        self._depth += 1
+        entering = body.register_forward_pre_hook(self._enter, with_kwargs=True)
+        announced = patch.object(hf, "generate", self._announced(hf, hf.generate))
+        self._watching = True
         try:
-            yield
+            with entering, body.register_forward_hook(self._leave), announced:
+                yield
         finally:
-            self._depth -= 1
-            entering.remove()
-            leaving.remove()
-            del hf.generate
-            if replaced is not None:
-                hf.generate = replaced
-            self._current = None
+            self._watching, self._current = False, None
 
     @contextmanager
     def prompted(self, columns: int | None, unknown: str = "") -> Iterator[None]:

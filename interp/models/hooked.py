@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from interp.core.calls import checked_class
-from interp.core.display import html_card, plural
+from interp.core.display import html_table, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.models._plain import Edits
@@ -317,7 +317,7 @@ class HookedModel(TransformerLensFace):
         parameters = sum(p.numel() for p in self.hf.parameters())
         size = [("parameters", f"{parameters:,}"), ("layers", self.n_layers), ("d_model", self.d_model)]
         rows = [("architecture", self.config.model_type), *size, ("dtype", self.dtype)]
-        return html_card(f"HookedModel {self.name}", rows)
+        return html_table(f"HookedModel {self.name}", [], rows)
 
 
 def generate_ids(hf: Any, inputs: dict[str, Any], settings: GenerationConfig, **options: Any) -> Any:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from interp.activations.columns import SiteColumns
-from interp.core.errors import InterpError, first_line
+from interp.core.errors import InterpError, first_line, located
 from interp.core.files import read_json, read_tensors, sha256_file
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
@@ -74,11 +74,9 @@ def read_files(
     if content.transcodes:
         written = (_place(writes or content.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, label),)
     places = Site.parse(reads[0].site), Site.parse(written[0].site)
-    try:
+    with located(label):
         _settings.settle(_doubts(content, model, places, (site, writes)), accept)
         tensors = _of_raw_stream(tensors, places) if _settings.centres(content.loading, model) else tensors
-    except InterpError as problem:
-        raise InterpError(f"{label}: {problem}") from None
     require_shapes(tensors, reads, written, label)
     # Rows of norm one change nothing but the ranks of TopK, and these only if it ranks latents by value.
     scaled = tensors if isinstance(content.nonlinearity, TopK) and not content.rescales else unit_rows(tensors)

@@ -48,7 +48,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path, content):
     file = tmp_path / "a.jsonl"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(InterpError, match=r"a.jsonl: cannot be read as text .* expected a file of rows"):
+    with pytest.raises(InterpError, match=r"a.jsonl: cannot be read .* expected a text file of rows"):
         numbered_lines(file, "rows")
 
 

@@ -90,7 +90,7 @@ def gate(
         except InterpError as problem:
             evidence.append(Reason(None, str(problem)))
     if recipe is not None:
-        evidence.append(_check_recipe(saved, recipe.digest))
+        evidence.append(_same("recipe", saved.recipe, recipe.digest))
     return decide(saved, policy, safeguards, evidence)
 
 
@@ -145,7 +145,7 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
 def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Path | None) -> Iterator[Reason]:
     """Whether an export is the audited recipe, folded exactly into the audited base: made again, or by its signer."""
     manifest = ExportManifest.at(folder)
-    yield _check_recipe(audit, manifest.recipe)
+    yield _same("recipe", audit.recipe, manifest.recipe)
     exact = manifest.status == "exact"
     yield Reason(exact or None, f"the fold is {manifest.status}; only exact weights do what the audited hooks did")
     # What a manifest names is used where it is on this machine, and never fetched.
@@ -186,10 +186,6 @@ def _measured_files(folder: Path) -> Iterator[Reason]:
     place = {file: file.relative_to(folder) for file in others}
     for file in sorted(file for file in others if str(place[file]) not in known and place[file].parts[0] != RECIPE):
         yield Reason(None, f"{file}: was not measured, and may be loaded or run in place of what was; remove it")
-
-
-def _check_recipe(audit: Audit, digest: str) -> Reason:
-    return _same("recipe", audit.recipe, digest)
 
 
 def _same_model(audited: ModelReference, actual: ModelReference, whose: str = "") -> Iterator[Reason]:

@@ -8,10 +8,10 @@ Limitations: hooks see several texts in one row, so prefix trees serve models wi
 token by itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
@@ -34,7 +34,7 @@ def supports_prefix_trees(model: HookedModel, longest: int) -> bool:
     )
 
 
-def prefix_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator["PrefixPass"]:
+def prefix_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[Callable[[], list[Score]]]:
     """All items, packed into rows by first fit in decreasing size; rows of similar length share a pass."""
     sized = sorted(((len(PrefixTree([item])), item) for item in items), key=lambda pair: pair[0], reverse=True)
     common = common_length([ids for item in items for ids in item.ids]) if len(items) > 1 else 0
@@ -49,7 +49,7 @@ def prefix_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterato
         room[row] -= size - common
     trees = sorted(map(PrefixTree, rows), key=len, reverse=True)
     for start, stop in batch_cuts(model, [len(tree) for tree in trees]):
-        yield PrefixPass(model, trees[start:stop])
+        yield partial(_scores, model, trees[start:stop])
 
 
 class PrefixTree:
@@ -93,24 +93,15 @@ class PrefixTree:
                     yield TokenRead(row, path[t - 1], ids[t], item, answer)
 
 
-class PrefixPass:
-    """One forward pass over prefix trees, one row each."""
-
-    def __init__(self, model: HookedModel, trees: Sequence[PrefixTree]):
-        self.model, self.trees = model, trees
-
-    def scores(self) -> list[Score]:
-        """The score of every scored token."""
-        width = max(map(len, self.trees))
-        ids = torch.zeros(len(self.trees), width, dtype=torch.long)
-        mask = torch.stack([tree.mask(width) for tree in self.trees])
-        for row, tree in enumerate(self.trees):
-            ids[row, : len(tree)] = torch.tensor(tree.tokens)
-        inputs = {"input_ids": ids, "attention_mask": self._additive(mask), "position_ids": mask.sum(-1) - 1}
-        reads = [read for row, tree in enumerate(self.trees) for read in tree.reads(row)]
-        return read_logprobs(self.model, reads, inputs, use_cache=False)[0]
-
-    def _additive(self, mask: Tensor) -> Float[Tensor, "row 1 width width"]:
-        """What is added to attention scores, as both attention implementations of Hugging Face accept it."""
-        dtype = self.model.dtype
-        return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)[:, None]
+def _scores(model: HookedModel, trees: Sequence[PrefixTree]) -> list[Score]:
+    """The score of every scored token, in one forward pass over prefix trees, one row each."""
+    width = max(map(len, trees))
+    ids = torch.zeros(len(trees), width, dtype=torch.long)
+    mask = torch.stack([tree.mask(width) for tree in trees])
+    for row, tree in enumerate(trees):
+        ids[row, : len(tree)] = torch.tensor(tree.tokens)
+    # What is added to attention scores, as both attention implementations of Hugging Face accept it.
+    additive = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)[:, None]
+    inputs = {"input_ids": ids, "attention_mask": additive, "position_ids": mask.sum(-1) - 1}
+    reads = [read for row, tree in enumerate(trees) for read in tree.reads(row)]
+    return read_logprobs(model, reads, inputs, use_cache=False)[0]

@@ -21,10 +21,10 @@ import yaml
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Judged, Scorer
-from interp.core.config import compose_yaml, construct_yaml, yaml_text
+from interp.core.config import compose_yaml, construct_yaml
 from interp.core.display import displayed
-from interp.core.errors import InterpError, nearest
-from interp.core.inputs import numbered_lines, parse_object
+from interp.core.errors import InterpError, located, nearest
+from interp.core.inputs import bounded_text, numbered_lines, parse_object
 
 
 def read_behaviours(
@@ -77,10 +77,8 @@ def _scorer(described: DescribedBehaviour, place: str, keys: Mapping[str, str]) 
     if not isinstance(kind, str) or kind not in SCORERS:
         raise InterpError(f"{place}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
     scorer = SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
-    try:
+    with located(place):
         return scorer.with_key(keys) if isinstance(scorer, Judged) else scorer
-    except InterpError as problem:
-        raise InterpError(f"{place}: {problem}") from None
 
 
 def _behaviour(
@@ -94,10 +92,8 @@ def _behaviour(
         raise InterpError(f"{items}: {groups.count(None)} of {len(groups)} items have no group; give all one, or none")
     fields = described.model_dump(exclude={"items", "scorer"}, exclude_none=True)
     fields |= {"groups": tuple(groups)} if all(groups) else {}
-    try:
+    with located(place):
         return scorer.behaviour(rows, **fields)
-    except InterpError as problem:
-        raise InterpError(f"{place}: {problem}") from None
 
 
 def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
@@ -128,7 +124,7 @@ def _require_text(values: Any, place: str) -> None:
 
 def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each entry of the file with its line."""
-    node = compose_yaml(yaml_text(file), str(file))
+    node = compose_yaml(bounded_text(file, "YAML", "yaml"), str(file))
     keys = node.value if isinstance(node, yaml.MappingNode) else []
     for key, _ in keys:
         if key.value != "behaviours":

@@ -157,9 +157,8 @@ def prefers(name: str, kind: Kind, statement: str, contrast: Contrast, **options
         positive, negative = pair.positive, pair.negative
         same = (positive.before, positive.prompt) == (negative.before, negative.prompt)
         if not same or not positive.answer or not negative.answer:
-            raise InterpError(
-                f"{contrast.name}, row {number}: two prompts, or no answer; a choice needs one prompt with two answers"
-            )
+            problem = f"{contrast.name}, row {number}: two prompts, or no answer"
+            raise InterpError(f"{problem}; a choice needs one prompt with two answers")
     prompts = [pair.positive.prompt for pair in contrast.pairs]
     answers = [(pair.positive.answer, pair.negative.answer) for pair in contrast.pairs]
     before = [[message._asdict() for message in pair.positive.before] for pair in contrast.pairs]
@@ -288,17 +287,12 @@ def _check(
     name: str, prompts: Sequence[str], answers: Sequence[tuple[str, ...]], gold: Sequence[tuple[int, ...]]
 ) -> None:
     if not len(prompts) == len(answers) == len(gold):
-        raise InterpError(
-            f"behaviour {name!r} has {len(prompts)} prompts, {len(answers)} lists of answers and {len(gold)} gold "
-            "answers; expected equal numbers"
-        )
-    for item, (row, right) in enumerate(zip(answers, gold, strict=True), 1):
+        numbers = f"{len(prompts)} prompts, {len(answers)} lists of answers and {len(gold)} gold answers"
+        raise InterpError(f"behaviour {name!r} has {numbers}; expected equal numbers")
+    for number, (row, right) in enumerate(zip(answers, gold, strict=True), 1):
+        item = f"behaviour {name!r}, item {number}"
         if len(set(row)) < max(2, len(row)) or not all(row):
-            raise InterpError(
-                f"behaviour {name!r}, item {item}: got answers {row}; expected two or more, all different, none empty"
-            )
-        if not right or not all(0 <= number < len(row) for number in right) or len(set(right)) == len(row):
-            raise InterpError(
-                f"behaviour {name!r}, item {item}: gold answers are {right} of {len(row)}; expected at least one "
-                f"number from 0 to {len(row) - 1}, and one answer that is not gold"
-            )
+            raise InterpError(f"{item}: got answers {row}; expected two or more, all different, none empty")
+        if not right or not set(right) < set(range(len(row))):
+            expected = f"at least one number from 0 to {len(row) - 1}, and one answer that is not gold"
+            raise InterpError(f"{item}: gold answers are {right} of {len(row)}; expected {expected}")

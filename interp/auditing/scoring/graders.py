@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from math import nan
+from pkgutil import resolve_name
 from typing import Any
 
 from interp.core.display import Displayed
@@ -140,7 +141,7 @@ class Profanity(Displayed):
     @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
-        value = float(_profanity()([reply])[0])
+        value = float(_pretrained("profanity_check:predict_prob", "alt-profanity-check")([reply])[0])
         return value if self.threshold is None else float(value > self.threshold)
 
 
@@ -167,7 +168,7 @@ class Negativity(Displayed):
     @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
-        return float(_sentiment()(reply)["compound"] <= self.at_most)
+        return float(_sentiment().polarity_scores(reply)["compound"] <= self.at_most)
 
 
 @cache
@@ -175,19 +176,13 @@ def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.IGNORECASE)
 
 
-@cache
-def _profanity() -> Any:
+def _pretrained(name: str, package: str) -> Any:
     try:
-        from profanity_check import predict_prob
+        return resolve_name(name)
     except ImportError:
-        raise InterpError("the Profanity grader needs alt-profanity-check: pip install 'interp[graders]'") from None
-    return predict_prob
+        raise InterpError(f"this grader needs {package}: pip install 'interp[graders]'") from None
 
 
 @cache
 def _sentiment() -> Any:
-    try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-    except ImportError:
-        raise InterpError("the Negativity grader needs vaderSentiment: pip install 'interp[graders]'") from None
-    return SentimentIntensityAnalyzer().polarity_scores
+    return _pretrained("vaderSentiment.vaderSentiment:SentimentIntensityAnalyzer", "vaderSentiment")()

@@ -13,21 +13,18 @@ https://arxiv.org/abs/2306.05685), and a reply can address its judge. Check a ju
 replies are sent to the endpoint.
 """
 
-import json
+import asyncio
 import os
 import re
-import socket
+import ssl
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPResponse
-from threading import Thread
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+
+import httpx
 
 from interp.auditing.scoring.graders import on_answer
 from interp.core.display import Displayed
@@ -97,10 +94,11 @@ class Judge(Displayed):
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
                 grade = self.read(self._ask(question))
-            except HTTPError as problem:
-                if problem.code < 500 and problem.code not in _RETRIED:
+            except httpx.HTTPStatusError as problem:
+                status = problem.response.status_code
+                if status < 500 and status not in _RETRIED:
                     break
-            except (OSError, HTTPException, ValueError):
+            except (httpx.HTTPError, OSError, ValueError):
                 continue
             else:
                 if grade is not None:
@@ -211,34 +209,35 @@ def _complete(url: str, body: Mapping[str, Any], headers: Mapping[str, str], tim
         timeout: Seconds for the whole exchange.
 
     Raises:
-        OSError: The server failed, redirected the request, or did not reply in time.
-        HTTPException: The reply is not HTTP.
+        httpx.HTTPError: The server failed, redirected the request, or did not reply in HTTP.
+        TimeoutError: It did not reply in time.
         ValueError: The reply is no completion, or too long.
     """
-    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
-    sockets: list[socket.socket] = []
-    text: Future[str] = Future()
+    # The system's certificates; each read has no limit of its own, since the whole exchange has one.
+    secure = url.startswith("https:") and ssl.create_default_context()
+    options: dict[str, Any] = {"json": body, "headers": {"Accept-Encoding": "identity", **headers}}
 
-    def exchange() -> None:
-        try:
-            opener = build_opener(_NoRedirects, _Watched(sockets))
-            with opener.open(request, timeout=timeout) as response:
-                text.set_result(_content(response.read(_REPLY_BYTES + 1)))
-        except Exception as problem:
-            text.set_exception(problem)
+    async def exchange() -> bytes:
+        reply = b""
+        client = httpx.AsyncClient(verify=secure, timeout=None)
+        async with asyncio.timeout(timeout), client, client.stream("POST", url, **options) as response:
+            response.raise_for_status()  # redirects are not followed
+            async for part in response.aiter_raw():
+                reply += part
+                if len(reply) > _REPLY_BYTES:
+                    raise ValueError(f"the reply has more than {_REPLY_BYTES:,} bytes")
+        return reply
 
-    Thread(target=exchange, daemon=True).start()
+    # In a thread of its own, since the caller's can have an event loop already, as in a notebook; the look-up of a
+    # host, which can't be ended, goes on there.
+    thread = ThreadPoolExecutor(1)
     try:
-        return text.result(timeout)
+        return _content(thread.submit(asyncio.run, exchange()).result(timeout))
     finally:
-        for each in sockets:  # which ends the thread, whatever it still reads
-            with each, suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        thread.shutdown(wait=False)
 
 
 def _content(reply: bytes) -> str:
-    if len(reply) > _REPLY_BYTES:
-        raise ValueError(f"the reply has more than {_REPLY_BYTES:,} bytes")
     try:
         content = parse_object(reply.decode(), "the reply")["choices"][0]["message"]["content"]
     except (InterpError, LookupError, TypeError) as problem:
@@ -246,29 +245,3 @@ def _content(reply: bytes) -> str:
     if not isinstance(content, str):
         raise ValueError(f"the content of the reply is a {type(content).__name__}; expected a text")
     return content
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **options: Any) -> None:
-        """None, which leaves the redirect an error."""
-
-
-class _Watched(HTTPHandler, HTTPSHandler):
-    """Keeps a second handle of each socket that is opened, by which another thread can shut it down."""
-
-    def __init__(self, sockets: list[socket.socket]):
-        super().__init__()
-        self.sockets = sockets
-
-    def do_open(self, http_class: Any, req: Request, **options: Any) -> HTTPResponse:
-        def connection(*args: Any, **settings: Any) -> HTTPConnection:
-            connection: HTTPConnection = http_class(*args, **settings)
-            vars(connection)["_create_connection"] = self._connect
-            return connection
-
-        return super().do_open(connection, req, **options)
-
-    def _connect(self, *args: Any, **options: Any) -> socket.socket:
-        opened = socket.create_connection(*args, **options)
-        self.sockets.append(opened.dup())
-        return opened

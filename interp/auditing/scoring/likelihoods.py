@@ -17,7 +17,7 @@ token is predicted (with 49k words the full unembedding would be a fifth of the 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
@@ -27,8 +27,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.auditing.scoring._branches import BranchedPass
-from interp.auditing.scoring._prefix_tree import PrefixPass, prefix_passes, supports_prefix_trees
-from interp.auditing.scoring._token_reads import TokenisedItem, batch_cuts
+from interp.auditing.scoring._prefix_tree import prefix_passes, supports_prefix_trees
+from interp.auditing.scoring._token_reads import Score, TokenisedItem, batch_cuts
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
@@ -116,10 +116,9 @@ def _measure(model: HookedModel, items: Sequence[TokenisedItem]) -> list[list[fl
     """The sum of log-probabilities of each answer of each item."""
     nats = [[0.0] * len(item.ids) for item in items]
     longest = max(len(ids) for item in items for ids in item.ids)
-    packed = supports_prefix_trees(model, longest)
-    passes: list[PrefixPass | BranchedPass] = [*(prefix_passes if packed else _branched_passes)(model, items)]
-    for each in track(passes, "score", unit="passes"):
-        for item, answer, value in each.scores():
+    passes = list((prefix_passes if supports_prefix_trees(model, longest) else _branched_passes)(model, items))
+    for scores in track(passes, "score", unit="passes"):
+        for item, answer, value in scores():
             nats[item.number][answer] += value
     for item, values in zip(items, nats, strict=True):
         for answer, value in enumerate(values):
@@ -152,7 +151,7 @@ def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequ
     return items
 
 
-def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[BranchedPass]:
+def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[Callable[[], list[Score]]]:
     """Items of similar length together, the longest first.
 
     Under a recipe, a pass has only items whose shared tokens extend equally far past the prompt: the recipe may act on
@@ -165,7 +164,7 @@ def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iter
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
         for start, stop in batch_cuts(model, [len(item.shared) for item in part]):
-            yield BranchedPass(model, part[start:stop])
+            yield BranchedPass(model, part[start:stop]).scores
 
 
 @torch.no_grad()

@@ -42,28 +42,28 @@ class Fold(Displayed):
     logit_diff: float
     kl: float
 
-    def unmet(self, exact: bool, effect_kl: float) -> Iterator[str]:
-        """Which of float32's limits are exceeded, in words."""
-        if not self.off <= OFF:
-            yield f"a writer is off by {self.off:.1e} of what it writes, limit {OFF:.0e}"
-        if self.leak is not None and not self.leak <= LEAK:
-            yield f"{self.leak:.1e} of what is written is left along what was removed, limit {LEAK:.0e}"
-        if exact and not self.logit_diff <= LOGITS:
-            yield f"logits are off by {self.logit_diff:.1e} of their range, limit {LOGITS:.0e}"
-        if exact and not self.kl <= max(SHARE * effect_kl, _NO_KL):
-            yield f"KL {self.kl:.1e} nats is more than {SHARE:.0%} of the edit's own {effect_kl:.1e}"
-
-    def rows(self, exact: bool, effect_kl: float) -> Iterator[tuple[str, float | None, str]]:
-        """The figures by name. Those that the status makes claims about have the limit that they must keep."""
+    def _figures(self, exact: bool, effect_kl: float) -> Iterator[tuple[str, float, float | None, str]]:
+        """The name and value of each figure, its limit (None where nothing is claimed), and what a larger one means."""
         logits, kl = (LOGITS, max(SHARE * effect_kl, _NO_KL)) if exact else (None, None)
-        figures: list[tuple[str, float | None, float | None]] = [
-            ("largest gap at a writer", self.off, OFF),
-            ("left along what was removed", self.leak, LEAK),
-            ("difference of a logit, of the range", self.logit_diff, logits),
-            ("KL to the hooked model, nats", self.kl, kl),
-        ]
-        for name, value, limit in figures:
-            within = "within" if value is None or limit is None or value <= limit else "ABOVE"
+        off = f"a writer is off by {self.off:.1e} of what it writes, limit {OFF:.0e}"
+        yield "largest gap at a writer", self.off, OFF, off
+        if self.leak is not None:
+            left = f"{self.leak:.1e} of what is written is left along what was removed, limit {LEAK:.0e}"
+            yield "left along what was removed", self.leak, LEAK, left
+        apart = f"logits are off by {self.logit_diff:.1e} of their range, limit {LOGITS:.0e}"
+        yield "difference of a logit, of the range", self.logit_diff, logits, apart
+        more = f"KL {self.kl:.1e} nats is more than {SHARE:.0%} of the edit's own {effect_kl:.1e}"
+        yield "KL to the hooked model, nats", self.kl, kl, more
+
+    def unmet(self, exact: bool, effect_kl: float) -> list[str]:
+        """Which of float32's limits are exceeded, in words."""
+        figures = self._figures(exact, effect_kl)
+        return [problem for _, value, limit, problem in figures if limit is not None and not value <= limit]
+
+    def rows(self, exact: bool, effect_kl: float) -> Iterator[tuple[str, float, str]]:
+        """The figures by name. Those that the status makes claims about have the limit that they must keep."""
+        for name, value, limit, _ in self._figures(exact, effect_kl):
+            within = "within" if limit is None or value <= limit else "ABOVE"
             reading = "not claimed" if limit is None else f"{within} interp's limit {limit:.0e}"
             yield f"before rounding: {name}", value, reading
 
@@ -176,7 +176,7 @@ class Certificate(Displayed):
         """Which claims are not met, in words."""
         if self.fold is None:
             return ("it was measured by an older version, which did not measure the fold before rounding",)
-        problems = list(self.fold.unmet(self.status == "exact", self.effect_kl))
+        problems = self.fold.unmet(self.status == "exact", self.effect_kl)
         if self._allowed < 1 and not self.kl <= max(self._allowed * self.effect_kl, _NO_KL):
             share = f"{self._allowed:.0%} of what the edit does to the base ({self.effect_kl:.1e})"
             problems.append(f"it is approximate, and KL {self.kl:.1e} nats to the hooked model is more than {share}")

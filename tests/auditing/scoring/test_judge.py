@@ -1,6 +1,7 @@
 """The judge against a server of this test's own, which fails as it is told."""
 
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -237,6 +238,17 @@ def test_a_refused_request_is_not_repeated_and_a_slow_or_dead_server_is_missing(
     server.says = [0.5]
     assert isnan(judge(server, timeout=0.05, retries=1)("p", "r"))
     assert isnan(Judge("http://127.0.0.1:9/v1", "m", QUESTION, retries=1, pause=0.0)("p", "r"))
+
+
+def test_the_time_limit_holds_for_the_look_up_of_the_host(server, monkeypatch):
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: time.sleep(0.5) or look_up(*args, **options))
+    monkeypatch.setenv("no_proxy", "localhost")
+    server.url = server.url.replace("127.0.0.1", "localhost")
+    began = time.perf_counter()
+    assert isnan(judge(server, timeout=0.1, retries=0)("p", "r"))
+    assert time.perf_counter() - began < 0.4
+    assert judge(server)("p", "r") == 1, "control: with time enough the host is found"
 
 
 def test_missing_items_have_no_score_and_count_for_nothing(server):
