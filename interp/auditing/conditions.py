@@ -143,7 +143,9 @@ class ScoreCache(Displayed):
             stored = replace(measured, replies=()) if behaviour.secret else measured
             # A judge that failed may respond when the audit runs again, which then measures these items again.
             if self.folder is not None and not stored.missing:
-                _write(self.folder, key, stored)
+                values = {"values": list(stored.values), "replies": list(stored.replies)}
+                content = {"format": _FORMAT, "key": key, **values}
+                write_json(self.folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
             self._memory[sha256_json(key)] = stored
         return stored
 
@@ -181,11 +183,6 @@ def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
                 texts = [str(problem)]
             known[key] = sha256_json([*texts, model.template.end])
     return known[key]
-
-
-def _write(folder: Path, key: dict[str, str], scores: Scores) -> None:
-    content = {"format": _FORMAT, "key": key, "values": list(scores.values), "replies": list(scores.replies)}
-    write_json(folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
 
 
 def _read(file: Path, key: dict[str, str], behaviour: Behaviour) -> Scores:

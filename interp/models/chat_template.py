@@ -114,13 +114,6 @@ class ChatTemplate(Displayed):
         ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if words in text and after else []
         return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
 
-    @property
-    def marks(self) -> list[str]:
-        """The special tokens that occur in every turn."""
-        turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
-        text = self.attempt(turns, reply=True)
-        return [token for token in self.tokenizer.all_special_tokens if text.count(token) > 1]
-
     def require_variables(self) -> None:
         """Raise for a variable that the template does not read."""
         written = str(self.tokenizer.chat_template)
@@ -139,8 +132,10 @@ def document_beginning(template: ChatTemplate) -> list[int]:
     if before := text_beginning(tokenizer):
         return before
     special = {text: token for token, text in special_tokens(tokenizer).items()}
-    own = [name for name in (tokenizer.bos_token,) if name not in template.marks]
-    return [special[name] for name in (*_SEPARATORS, *own) if name in special][:1]
+    bos = tokenizer.bos_token
+    turns = template.attempt([{"role": role, "content": "a"} for role in ("user", "assistant", "user")], reply=True)
+    names = _SEPARATORS if bos is None or turns.count(bos) > 1 else (*_SEPARATORS, bos)
+    return [special[name] for name in names if name in special][:1]
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:

@@ -150,12 +150,12 @@ class Policy(Config):
     def _complete(self) -> "Policy":
         if not self.target and not self.tiers:
             raise InterpError("a policy needs a target or tiers; name the harm that the edit should remove")
-        names = [tier.name for tier in self.tiers]
-        if len(set(names)) < len(names):
-            raise InterpError(f"two tiers have the same name; got {', '.join(names)}")
-        allowed = [allowance.behaviour for allowance in self.allowances]
-        if len(set(allowed)) < len(allowed):
-            raise InterpError(f"a behaviour has at most one allowance; got {', '.join(allowed)}")
+        for rule, names in (
+            ("two tiers have the same name", [tier.name for tier in self.tiers]),
+            ("a behaviour has at most one allowance", [allowance.behaviour for allowance in self.allowances]),
+        ):
+            if len(set(names)) < len(names):
+                raise InterpError(f"{rule}; got {', '.join(names)}")
         return self
 
     def allowance(self, behaviour: str) -> Allowance | None:

@@ -8,8 +8,6 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
 from interp.models.hooked import HookedModel
@@ -64,14 +62,8 @@ class BranchedPass:
         mask = torch.cat([self.prompts.mask[rows], real], 1)
         positions = self.prompts.lengths[rows, None] + torch.arange(width)
         inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
+        chosen = copy.copy(cache)  # which a pass can extend, and the original stays unchanged
+        chosen.layers = [copy.copy(layer) for layer in cache.layers]
+        chosen.batch_select_indices(rows.to(cache.layers[0].keys.device))
         with self.model.forward_passes.branched(rows):
-            chosen = _select_rows(cache, rows)
             return read_logprobs(self.model, reads, inputs, past_key_values=chosen, use_cache=True)[0]
-
-
-def _select_rows(cache: Any, rows: Int[Tensor, "n"]) -> Any:
-    """A cache of chosen rows that a pass can extend; the original stays unchanged."""
-    chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(rows.to(cache.layers[0].keys.device))
-    return chosen

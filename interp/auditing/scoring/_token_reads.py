@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp.models.hooked import HookedModel
@@ -89,13 +89,10 @@ def read_logprobs(
         return [], output
     number = {position: n for n, position in enumerate(positions)}
     chosen = torch.tensor([(number[read.row, read.column], read.token) for read in reads], device=output.logits.device)
-    values = _logprobs(output.logits[0], chosen).tolist()
-    return [(read.item, read.answer, value) for read, value in zip(reads, values, strict=True)], output
-
-
-def _logprobs(logits: Float[Tensor, "n d_vocab"], chosen: Int[Tensor, "reads 2"]) -> Float[Tensor, "reads"]:
+    logits = output.logits[0]
     total = logits.float().logsumexp(-1).double()
-    return logits[chosen[:, 0], chosen[:, 1]].double() - total[chosen[:, 0]]
+    values = (logits[chosen[:, 0], chosen[:, 1]].double() - total[chosen[:, 0]]).tolist()
+    return [(read.item, read.answer, value) for read, value in zip(reads, values, strict=True)], output
 
 
 def _unembed_only(unembedding: nn.Module, positions: Int[Tensor, "n 2"]) -> AbstractContextManager[Any]:

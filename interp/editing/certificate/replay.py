@@ -82,7 +82,10 @@ def rebuild(folder: Path, base: AnyModel | None = None) -> Rebuilt:
         raise InterpError(f"{folder} was made from a model in memory; give it, or where it is now, as base")
     original = _as_exported(named, manifest)
     source = open_source(original, manifest.made.dequantise and not isinstance(original, HookedModel))
-    plan = plan_export(recipe, source, manifest.made, _read_factors(folder, manifest))
+    distilled = Distilled.load(folder / FACTORS) if manifest.made.distilled else None
+    if distilled is not None and distilled.record != manifest.made.distilled:
+        raise InterpError(f"{folder / FACTORS}: not the factors that the manifest names; it was changed")
+    plan = plan_export(recipe, source, manifest.made, distilled)
     tensors = _match_tensors(folder, source, plan, manifest.made)
     files = _compare_companions(folder, manifest, source, plan)
     _require_same_provenance(folder, manifest, recipe)
@@ -99,13 +102,6 @@ def plan_export(recipe: Recipe, source: WeightSource, settings: ExportSettings, 
         return distilled.plan(recipe, source.config, source.pieces)
     read = partial(source.read, dtype=settings.cast)
     return fold(recipe, source.config, source.pieces, source.is_tied, read, settings)
-
-
-def _read_factors(folder: Path, manifest: ExportManifest) -> Distilled | None:
-    distilled = Distilled.load(folder / FACTORS) if manifest.made.distilled else None
-    if distilled is not None and distilled.record != manifest.made.distilled:
-        raise InterpError(f"{folder / FACTORS}: not the factors that the manifest names; it was changed")
-    return distilled
 
 
 def _as_exported(base: AnyModel, manifest: ExportManifest) -> AnyModel:

@@ -116,7 +116,11 @@ def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
     seen, last = _pass(model, ids)
     gaps = [_block_gap(seen, layer) for layer in range(model.n_layers)]
     if any(isnan(each) for each in (gap, *gaps)):
-        raise InterpError(_not_finite(model))
+        broken = next((name for name, x in model.hf.state_dict().items() if not bool(x.isfinite().all())), None)
+        if broken:
+            raise InterpError(f"{broken} of {model.name} holds NaN or infinite values; restore the checkpoint")
+        problem = f"{model.name} computes what is not finite in {model.dtype}"
+        raise InterpError(f"{problem}; load it in bfloat16 or float32 (dtype)")
     for layer, off in enumerate(gaps):
         if not off <= 10 * tolerance:
             block = f"{kind}: block {layer} adds to the stream what is at none of its sites (off by {off:.1e})"
@@ -128,13 +132,6 @@ def check_stream_sums(model: HookedModel, seed: int = 0) -> list[float]:
             problem = f"{kind}: {reader} does not read what block {layer} left: something writes to the stream between"
             raise InterpError(f"{problem}; a fold would miss it, so run the recipe with hooks")
     return gaps
-
-
-def _not_finite(model: HookedModel) -> str:
-    broken = next((name for name, x in model.hf.state_dict().items() if not bool(x.isfinite().all())), None)
-    if broken:
-        return f"{broken} of {model.name} holds NaN or infinite values; restore the checkpoint"
-    return f"{model.name} computes what is not finite in {model.dtype}; load it in bfloat16 or float32 (dtype)"
 
 
 def _pass(model: HookedModel, ids: Tensor) -> tuple[dict[Site, Tensor], Tensor]:
