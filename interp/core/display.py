@@ -225,7 +225,8 @@ def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str, na
     if not rows:
         say(title)
         return
-    table = Table(title=plain(printable(title)), **{"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)} if narrow else {})
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)} if narrow else {}
+    table = Table(title=plain(printable(title)), **look)
     for name in rows[0]:
         overflow: Any = "fold" if narrow else "ellipsis"
         table.add_column(plain(printable(name)), overflow=overflow, no_wrap=narrow and name == "site")

@@ -234,18 +234,18 @@ def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
             while len(_CHILDREN) >= 4:
                 _end(next(iter(_CHILDREN)))
             _, _, pipe = _CHILDREN[key] = _forked(function)
-        answer: tuple[bool, str] | None = None
+        answered = False
         try:
             pipe.send(args)
             if not pipe.poll(bound("template")):
                 raise over_bound("chat template", "takes more seconds", "template")
-            answer = pipe.recv()
+            good, text = pipe.recv()
+            answered = True
         except (EOFError, OSError):
             raise over_bound("chat template", "takes more memory", "memory") from None
         finally:
-            if answer is None:
+            if not answered:
                 _end(key)
-    good, text = answer
     if not good:
         raise InterpError(text)
     return text

@@ -66,9 +66,7 @@ class AnswerLogprobs(Displayed):
         """
         if by == "none":
             return self.nats
-        lengths = {
-            "token": self.tokens, "byte": self.bytes, "acc_norm": self.acc_norm, "acc_bytes": self.acc_bytes,
-        }[by]  # fmt: skip
+        lengths = getattr(self, {"token": "tokens", "byte": "bytes"}.get(by, by))
         return tuple(nats / length for nats, length in zip(self.nats, lengths, strict=True))
 
 

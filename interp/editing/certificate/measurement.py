@@ -81,17 +81,16 @@ def certify(
 def _tied_head(plain: HookedModel, exported: HookedModel, edit: Recipe, probes: Sequence[Tokens]) -> TiedHead:
     """What the export computes with the token table in place of its unembedding."""
     texts = probes[1:] or ([] if plain.tokenizer is None else [plain.tokens(list(OPENINGS))])
-    head, losses, divergences = exported.hf.get_output_embeddings(), list[float](), list[Tensor]()
-    for weight in (head.weight, exported.hf.get_input_embeddings().weight):
-        own, head.weight = head.weight, weight
-        losses += [sum(map(exported.loss, texts)) / len(texts)] if texts else []
-        for batch in probes:
-            with plain.hooked(edit):
-                hooked = plain.logits(batch)[batch.mask]
-            divergences.append(kl_divergence(hooked.double(), exported.logits(batch)[batch.mask].double()))
-        head.weight = own
-    kl = float(torch.cat(divergences[len(probes) :]).mean())
-    return TiedHead(kl, *(reversed(losses) if losses else (None, None)))
+    head, divergences = exported.hf.get_output_embeddings(), list[Tensor]()
+    untied_loss = sum(map(exported.loss, texts)) / len(texts) if texts else None
+    own, head.weight = head.weight, exported.hf.get_input_embeddings().weight
+    loss = sum(map(exported.loss, texts)) / len(texts) if texts else None
+    for batch in probes:
+        with plain.hooked(edit):
+            hooked = plain.logits(batch)[batch.mask]
+        divergences.append(kl_divergence(hooked.double(), exported.logits(batch)[batch.mask].double()))
+    head.weight = own
+    return TiedHead(float(torch.cat(divergences).mean()), loss, untied_loss)
 
 
 def _in_memory(plan: Plan, source: WeightSource, names: Collection[str]) -> Plan:
