@@ -123,14 +123,14 @@ def _write_recipe(folder: Path, options: FindOptions, model: Any, pairs: Any, ca
     return damage
 
 
-def _layers(findings: Any) -> list[dict[str, str]]:
-    """The grid as texts, the best findings marked; positions are shown where there are several."""
+def _layers(findings: Any) -> list[dict[str, Any]]:
+    """The grid, the best findings marked; positions are shown where there are several."""
     rows = findings.grid()
     best, several = findings.best()[0].auroc, len({row["position"] for row in rows}) > 1
     methods = set(findings.methods)
     return [
         {
-            name.replace("_", " "): _score(value) + ("*" if name in methods and value == best else "")
+            name.replace("_", " "): f"{value:.3f}*" if name in methods and value == best else value
             for name, value in row.items()
             if several or name != "position"
         }
@@ -138,16 +138,12 @@ def _layers(findings: Any) -> list[dict[str, str]]:
     ]
 
 
-def _cells(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Findings for the terminal, without the columns that say nothing there."""
     rows = [row | {f"cosine with {name}": value for name, value in row.get("alignment", {}).items()} for row in rows]
     constant = {name for name in ("latent", "position") if len({row[name] for row in rows}) == 1}
     hidden = {"alignment"} | constant
-    return [{name: _score(value) for name, value in row.items() if name not in hidden} for row in rows]
-
-
-def _score(value: object) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return [{name: value for name, value in row.items() if name not in hidden} for row in rows]
 
 
 def _trials(model: Any, candidates: Any, behaviour: str, items: int) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from interp.core.errors import InterpError
-from interp.interventions.op import Op, different, setting
+from interp.interventions.op import Op, different, nested, setting
 from interp.interventions.positions import Positions
 from interp.models.architectures.table import Tap, attention_mask_tap
 from interp.models.forward_pass import ForwardPass
@@ -29,11 +29,7 @@ from interp.models.sites import Site
 
 Where = str | int | Sequence[str | int] | Positions
 _REPLY = {"generated", "assistant"}  # positions that every token of a reply has
-_SIDE = setting(
-    lambda side, name: side if isinstance(side, Positions) else Positions(side),
-    lambda side: side.settings(),
-    lambda plain: Positions.restore(plain, {}),
-)
+_SIDE = nested(Positions, lambda side, name: side if isinstance(side, Positions) else Positions(side))
 _HEADS = setting(lambda heads, name: different(heads and sorted(set(heads)), name))
 
 

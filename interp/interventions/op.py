@@ -103,6 +103,11 @@ def part(
     return {"form": Form(keep, lambda value, name: settings(value), prefixed, restore)}
 
 
+def nested(record: type["Record"], keep: Callable[[Any, str], Any] = _same) -> dict[str, Form]:
+    """Metadata of a field that is a record without tensors, or None."""
+    return setting(keep, lambda value: value and value.settings(), lambda plain: plain and record.restore(plain, {}))
+
+
 class Record(Displayed):
     """Declared fields, from which saving, restoring and display derive. Subclasses are frozen dataclasses."""
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from interp.core.errors import InterpError, nearest
-from interp.interventions.op import NUMBER, Op, Record, Wrapped, finite, part, setting, within_only
+from interp.interventions.op import NUMBER, Op, Record, Wrapped, finite, nested, part, setting, within_only
 from interp.models.forward_pass import ForwardPass
 from interp.models.hooked import HookedModel
 from interp.models.tokens import common_length
@@ -84,12 +84,6 @@ class Turns(Record):
         return spoken
 
 
-_TURNS = setting(
-    dump=lambda turns: turns and turns.settings(),
-    load=lambda plain: None if plain is None else Turns.restore(plain, {}),
-)
-
-
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Positions(Record):
     """Some tokens of a pass: those that any of the choices names.
@@ -114,7 +108,7 @@ class Positions(Record):
 
     names: list[str | int] = field(metadata=setting(key="positions"))
     tokens: list[int] = field(metadata=setting())
-    turns: Turns | None = field(metadata=_TURNS)
+    turns: Turns | None = field(metadata=nested(Turns))
 
     def __init__(
         self,

@@ -207,10 +207,8 @@ class Recipe(Displayed):
         return self.model is not None and normalises_outputs(self.model.model_type)
 
     def _card(self) -> Card:
-        rows: list[Row] = []
-        for edit in self.edits:
-            raw = " (raw outputs)" if self._writers_are_raw and "writers" in edit.sites else ""
-            rows.append((brief(edit.sites) + raw, edit.op))
+        raw = " (raw outputs)" * self._writers_are_raw
+        rows: list[Row] = [(brief(edit.sites) + raw * ("writers" in edit.sites), edit.op) for edit in self.edits]
         rows += [("note", self.note)] if self.note else []
         return f"for {self.model.name if self.model else 'any model'}", rows
 

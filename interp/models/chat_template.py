@@ -157,11 +157,11 @@ def answer_of(reply: str, prompt: str = "") -> str | None:
         ('Yes.', 'Yes.', None)
     """
     opened = re.search(rf"{_OPEN}\s*$", prompt)
-    said = re.sub(rf"{_OPEN}.*?{_CLOSE}", "", (opened[0] if opened else "") + reply, flags=re.DOTALL)
-    said = re.split(_CLOSE, said)[-1]
-    if re.search(_OPEN, said):
+    answer = re.sub(rf"{_OPEN}.*?{_CLOSE}", "", (opened[0] if opened else "") + reply, flags=re.DOTALL)
+    answer = re.split(_CLOSE, answer)[-1]
+    if re.search(_OPEN, answer):
         return None
-    return said if len(said) == len(reply) else said.strip()
+    return answer if len(answer) == len(reply) else answer.strip()
 
 
 def reply_texts(replies: Sequence[Sequence[int]], tokenizer: Any, ends: Collection[int]) -> list[str]:
