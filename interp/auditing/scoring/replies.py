@@ -9,7 +9,7 @@ depend on it, so it must describe itself for the digest: a frozen dataclass does
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, is_dataclass
-from math import nan
+from math import inf, nan
 from typing import Any
 
 from pydantic import PositiveInt
@@ -86,25 +86,18 @@ def reply_behaviour(
     return Behaviour(name, kind, statement, tuple(prompts), measure, spec=spec, **scorer | fields)
 
 
-def _replies(model: HookedModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """Greedy replies; prompts of similar length are generated together."""
-    _require_room(model, prompts, max_new_tokens)
+def _replies(model: HookedModel, prompts: Sequence[str], new: int) -> list[str]:
+    """Greedy replies; prompts of similar length are generated together. Raises for one that leaves no room."""
+    context = model.context or inf
+    lengths = model.tokens(prompts, cut=model.context).lengths.tolist() if model.context else []
+    for number, length in enumerate(lengths, 1):
+        if length + new > context:
+            item = f"item {number} has {length} tokens{' or more' * (length == context)}"
+            problem = f"{item}, and {new} new ones exceed the context of the model, {context}"
+            raise InterpError(f"{problem}; shorten it, or lower max_new_tokens")
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    replies = model.generate([prompts[number] for number in order], max_new_tokens=max_new_tokens, chat=False)
+    replies = model.generate([prompts[number] for number in order], max_new_tokens=new, chat=False)
     return [text for _, text in sorted(zip(order, replies, strict=True))]
-
-
-def _require_room(model: HookedModel, prompts: Sequence[str], new: int) -> None:
-    """Raise for a prompt that is too long, by the number of the item, which is lost once prompts are sorted."""
-    if model.context is None:
-        return
-    for number, length in enumerate(model.tokens(prompts, cut=model.context).lengths.tolist(), 1):
-        if length + new > model.context:
-            more = " or more" if length == model.context else ""
-            raise InterpError(
-                f"item {number} has {length} tokens{more}, and {new} new ones exceed the context of the model, "
-                f"{model.context}; shorten it, or lower max_new_tokens"
-            )
 
 
 def describe_grader(grade: Grade) -> dict[str, Any]:
@@ -114,8 +107,6 @@ def describe_grader(grade: Grade) -> dict[str, Any]:
         return {"is": type(grade).__name__, **asdict(grade), **others}
     name = getattr(grade, "__qualname__", "<none>")
     if "<" in name.rpartition(".")[2] or isinstance(grade, type):
-        raise InterpError(
-            f"grader {grade!r} has no name that identifies it in a digest; use a named function or an object of a "
-            "frozen dataclass"
-        )
+        problem = f"grader {grade!r} has no name that identifies it in a digest"
+        raise InterpError(f"{problem}; use a named function or an object of a frozen dataclass")
     return {"is": f"{getattr(grade, '__module__', '')}.{name}"}
