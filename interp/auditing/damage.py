@@ -11,7 +11,7 @@ raises the loss by more than `LIMIT`. On SmolLM2-135M-Instruct, directions of se
 Limitations: a few texts show a model that is broken, not one that is slightly worse. The audit measures that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from interp.core.display import Displayed
@@ -81,11 +81,20 @@ def measure_damage(model: HookedModel, direction: Direction, texts: Sequence[str
         >>> measure_damage(model, direction, ["The mill is by the river."]).harmless
         True
     """
-    batch, recipe = model.tokens(list(texts[:_TEXTS]), cut=_TOKENS), Recipe([("writers", Project(direction))])
+    return next(_damages(model, [direction], texts, limit))
+
+
+def _damages(
+    model: HookedModel, directions: Iterable[Direction], texts: Sequence[str], limit: float = LIMIT
+) -> Iterator[Damage]:
+    """What each direction costs; the unedited model is measured once."""
+    batch = model.tokens(list(texts[:_TEXTS]), cut=_TOKENS)
     before, written_before = model.loss(batch), _written(model, ())
-    with model.hooked(recipe):
-        after = model.loss(batch)
-    return Damage(before, after, written_before, _written(model, recipe), limit)
+    for direction in directions:
+        recipe = Recipe([("writers", Project(direction))])
+        with model.hooked(recipe):
+            after = model.loss(batch)
+        yield Damage(before, after, written_before, _written(model, recipe), limit)
 
 
 def _written(model: HookedModel, recipe: Recipe | tuple[()]) -> float | None:
@@ -117,11 +126,11 @@ def harmless(
         >>> damage.harmless
         True
     """
-    first, *others = candidates
-    damage = measure_damage(model, first.direction, texts)
+    damages = _damages(model, (finding.direction for finding in candidates), texts)
+    (first, *others), damage = candidates, next(damages)
     if damage.harmless or force:
         return first, damage
-    measured = ((other.direction, measure_damage(model, other.direction, texts)) for other in others)
-    offer = next((f"{d} costs less ({cost})" for d, cost in measured if cost.harmless), "no other candidate costs less")
+    offers = (f"{x.direction} costs less ({cost})" for x, cost in zip(others, damages, strict=True) if cost.harmless)
+    offer = next(offers, "no other candidate costs less")
     problem = f"to remove {first.direction} costs too much: {damage}"
     raise InterpError(f"{problem}; {offer}; give its method, site and position, or force the first (--force)")
