@@ -25,23 +25,16 @@ from interp.models.identity import ModelReference
 from interp.models.sites import KINDS, Site
 
 _TRAINING = r"""
-    (lr|adam|l[01p]|mse_loss|dead|resample|wandb|log|eval|dataset|autocast|compile|jumprelu|sparsity|p|k_anneal|group)_\w+
-    lr device dtype seed verbose logger streaming shuffle steps bandwidth optimizer run_name output_path
-    checkpoint_path llm_device act_store_device (llm|sae)_compilation_mode architecture_version trainer_class
-    resample_steps decay_start context_size seqpos_slice exclude_special_tokens disable_concat_sequences
-    sequence_separator_token use_chat_formatting is_dataset_tokenized use_cached_activations
-    (new_)?cached_activations_path from_pretrained_path normalize_sae_decoder
-    n_(batches_in_buffer|eval_batches|checkpoints|restart_cycles|batches_for_norm_estimate|sparsity_updates)
-    norm_factor (total_)?training_(tokens|samples) train_batch_size\w* store_batch_size\w* model_batch_size
-    tokens_per_buffer feature_(sampling_window|sampling_method|reinit_scale) b_dec_init_method
-    decoder_(orthogonal_init|heuristic_init\w*) decoder_init_norm init_encoder_as_decoder_transpose
-    expansion_factor use_ghost_grads ghost_\w+ noise_scale target_l0 scale_sparsity_penalty_by_decoder_norm
-    (pre_act|aux)_loss_coefficient use_sparse_activations topk_threshold_lr matryoshka_widths
-    use_matryoshka_aux_loss activations_mixing_fraction prefetch_llm_batches save_final_checkpoint
-    resume_from_checkpoint hook_layer(_out)? hook_point_layer hook_eval model_class_name neuronpedia(_id)?
-    hf_hook_name(_out)? sae_lens(_training)?_version (sparsity_|l1_)?warmup_steps anneal_start auxk_alpha
-    top_k_aux threshold_(beta|start_step) initial_sparsity_penalty use_april_update_mode normalize_decoder
-    multi_topk autocast finetuning_(tokens|method) n_training_tokens
+    \w*(init|ghost|sparsity|matryoshka|aux|dataset|cached|wandb|resampl|warmup|anneal|dead|eval|compil|autocast)\w*
+    \w+_(tokens|samples|steps|path|version|device|batch_size\w*|loss_coefficient)
+    (lr|adam|l[01p]|mse_loss|log|jumprelu|p|group)_\w+ lr steps shuffle streaming bandwidth optimizer target_l0
+    device dtype seed verbose logger run_name trainer_class model_class_name neuronpedia(_id)? hf_hook_name(_out)?
+    hook_layer(_out)? hook_point_layer context_size seqpos_slice sequence_separator_token use_chat_formatting
+    disable_concat_sequences tokens_per_buffer n_(batches_in_buffer|batches_for_norm_estimate|restart_cycles)
+    n_checkpoints save_final_checkpoint resume_from_checkpoint prefetch_llm_batches activations_mixing_fraction
+    norm_factor normalize_(sae_)?decoder expansion_factor noise_scale multi_topk use_sparse_activations
+    use_april_update_mode decay_start feature_sampling_(window|method) finetuning_method
+    topk_threshold_lr threshold_(beta|start_step)
 """
 _HARMLESS = re.compile("|".join(_TRAINING.split()))
 # Options of TransformerLens' loader that decide nothing of the activations, and those that do at these kinds of site.

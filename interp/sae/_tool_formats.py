@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from interp.core.files import read_json, read_tensors
 from interp.sae._settings import loading_options, require_sizes, unknown_keys
 from interp.sae.nonlinearities import JumpReLU, TopK
 
-_SAELENS = ("standard", "gated", "topk", "jumprelu")
-# Transcoders of SAELens, and the kind of each.
-_TRANSCODERS = {
-    "transcoder": "standard",
-    "skip_transcoder": "standard",
-    "jumprelu_transcoder": "jumprelu",
-    "jumprelu_skip_transcoder": "jumprelu",
+_GATED = ("b_gate", "b_mag", "r_mag")
+_SAELENS = {  # architecture: its tensors beside W_enc, W_dec and b_dec
+    "standard": ("b_enc",),
+    "gated": _GATED,
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "transcoder": ("b_enc",),
+    "skip_transcoder": ("b_enc", "W_skip"),
+    "jumprelu_transcoder": ("b_enc", "threshold"),
+    "jumprelu_skip_transcoder": ("b_enc", "threshold", "W_skip"),
 }
 # Settings of SAELens that change the computation, and the values under which it is the one here.
 _SAELENS_SETTINGS = {
@@ -47,10 +50,12 @@ _DICTIONARIES = (
     "AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder", "JumpReluAutoEncoder",
     "MatryoshkaBatchTopKSAE",
 )  # fmt: skip
-_GATED = ("b_gate", "b_mag", "r_mag")
-_JUMPRELU = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
+_NAMES = {  # names of tensors in sparsify and dictionary_learning: those of `SparseAutoencoder`
+    "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec", "bias": "b_dec",
+    "decoder_bias": "b_dec", "gate_bias": "b_gate", "mag_bias": "b_mag",
+}  # fmt: skip
+_TRANSPOSED = ("W_enc", "decoder.weight")
 _NO_TENSORS = ("scaling_factor", "k", "group_sizes", "threshold")  # that are read elsewhere, or not needed
-_MATRICES = ("W_enc", "W_dec", "W_skip", "encoder.weight", "decoder.weight")
 
 
 @dataclass(frozen=True)
@@ -96,22 +101,16 @@ def _read_saelens(folder: Path) -> ToolContent:
     """Today's layout, or older ones, whose settings are flat and whose hook_name is hook_point."""
     config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
     named = config.get("architecture", "standard")
-    kind, transcodes = _TRANSCODERS.get(named, named), named in _TRANSCODERS
-    if kind not in _SAELENS:
-        raise InterpError(f"architecture {named!r} can't be read; known: {', '.join([*_SAELENS, *_TRANSCODERS])}")
-    if transcodes and config.get("apply_b_dec_to_input"):
+    if named not in _SAELENS:
+        raise InterpError(f"architecture {named!r} can't be read; known: {', '.join(_SAELENS)}")
+    if (transcodes := named.endswith("transcoder")) and config.get("apply_b_dec_to_input"):
         raise InterpError(f"a {named} with apply_b_dec_to_input can't be read; expected one without it")
     metadata = config | config.get("metadata", {})
     for key, known in _SAELENS_SETTINGS.items():
         if metadata.get(key) not in (None, *known):
             expected = " or ".join(map(str, known)) or "none"
             raise InterpError(f"{key} is {metadata[key]!r}; expected {expected}: fold it into the weights first")
-    names = ["W_enc", "W_dec", "b_dec", *(_GATED if kind == "gated" else ("b_enc",))]
-    if kind == "jumprelu" or "threshold" in tensors:
-        names.append("threshold")
-    if "skip" in named:
-        names.append("W_skip")
-    content = _renamed(tensors, {name: name for name in names}, named, transposed="W_enc")
+    content = _content(tensors, _SAELENS[named], named)
     require_sizes(config, d_sae=len(tensors["W_dec"]), d_in=len(tensors["W_enc"]), d_out=tensors["W_dec"].shape[1])
     if (factor := tensors.get("scaling_factor", torch.ones(()))).ne(1).any():
         if not config.get("finetuning_scaling_factor"):
@@ -150,10 +149,8 @@ def _read_sparsify(folder: Path) -> ToolContent:
     config, tensors = read_json(folder / "cfg.json"), _safetensors(folder / "sae.safetensors")
     if config.get("activation", "topk") != "topk":
         raise InterpError(f"activation is {config['activation']!r}, but only 'topk' can be read")
-    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
-    if config.get("skip_connection", False):
-        names["W_skip"] = "W_skip"
-    transcodes, content = config.get("transcode", False), _renamed(tensors, names)
+    transcodes, skip = config.get("transcode", False), ("W_skip",) if config.get("skip_connection") else ()
+    content = _content(tensors, ("b_enc", *skip))
     require_sizes(config, num_latents=len(content["W_enc"]), d_in=content["W_enc"].shape[1])
     doubts = unknown_keys(config, ("activation", "k", "d_in", "num_latents", "skip_connection", "transcode"))
     return ToolContent(content, TopK(k=config["k"]), not transcodes, transcodes, doubts=doubts)
@@ -165,19 +162,12 @@ def _read_dictionary_learning(folder: Path) -> ToolContent:
     kind, origin = trainer.get("dict_class", ""), _origin(trainer, config.get("buffer", {}))
     if kind not in ("", *_DICTIONARIES):
         raise InterpError(f"dict_class {kind!r} can't be read; known: {', '.join(_DICTIONARIES)}")
-    if "group_sizes" in tensors or "W_enc" in tensors:
-        # Matryoshka subtracts the decoder's bias from its input, JumpReLU does not.
-        content, k, centred = _renamed(tensors, _JUMPRELU, transposed="W_enc"), 0, "group_sizes" in tensors
-    else:
-        names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
-        if "r_mag" in tensors:
-            names |= {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
-        else:
-            names |= {"b_dec": "b_dec" if "b_dec" in tensors else "bias", "b_enc": "encoder.bias"}
-            names |= {"threshold": "threshold"} if "threshold" in tensors else {}
-        content, k, centred = _renamed(tensors, names, transposed="W_dec"), int(tensors.get("k", 0)), True
+    plain = "W_enc" in tensors  # JumpReLU, or Matryoshka: of these, JumpReLU does not subtract b_dec from its input
+    needed = _GATED if "r_mag" in tensors else ("b_enc", "threshold") if plain else ("b_enc",)
+    content, k = _content(tensors, needed), 0 if plain else int(tensors.get("k", 0))
     require_sizes(trainer, dict_size=len(content["W_enc"]), activation_dim=content["W_enc"].shape[1], k=k)
-    return ToolContent(content, TopK(k=k) if k and "Batch" not in kind else JumpReLU(), centred=centred, **origin)
+    nonlinearity = TopK(k=k) if k and "Batch" not in kind else JumpReLU()
+    return ToolContent(content, nonlinearity, centred=not plain or "group_sizes" in tensors, **origin)
 
 
 def _origin(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +189,7 @@ def _read_gemma_scope(path: Path) -> ToolContent:
             tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
     except (OSError, ValueError, TypeError, EOFError, BadZipFile) as problem:
         raise InterpError(f"{file.name} is not a plain npz file ({problem}); download it again") from None
-    return ToolContent(_renamed(tensors, _JUMPRELU, transposed="W_enc"))
+    return ToolContent(_content(tensors, ("b_enc", "threshold")))
 
 
 READERS: dict[str, Callable[[Path], ToolContent]] = {
@@ -210,22 +200,25 @@ READERS: dict[str, Callable[[Path], ToolContent]] = {
 }
 
 
-def _renamed(
-    tensors: dict[str, Tensor], names: dict[str, str], tool: str = "its tool", transposed: str = ""
-) -> dict[str, Tensor]:
-    """The tensors under their names here, with the one that is stored transposed as it is here.
+def _content(tensors: dict[str, Tensor], needed: Sequence[str], tool: str = "its tool") -> dict[str, Tensor]:
+    """Encoder, decoder and the tensors needed beside them, and a threshold if there is one, named and laid out as here.
 
     Raises for a tensor that is missing or not used, and for a matrix that does not have two axes.
     """
-    if missing := [name for name in names.values() if name not in tensors]:
+    content, unknown, needed = dict[str, Tensor](), set(tensors) - {*_NO_TENSORS}, ("W_enc", "W_dec", "b_dec", *needed)
+    for name, x in tensors.items():
+        here = _NAMES.get(name, name)
+        if here in (*needed, "threshold") and here not in content:
+            if here.startswith("W_") and x.ndim != 2:
+                raise InterpError(f"{name} has shape {tuple(x.shape)}; expected two axes")
+            content[here] = x.T if name in _TRANSPOSED else x
+            unknown.discard(name)
+    if missing := [name for name in needed if name not in content]:
         raise InterpError(f"no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
-    for name in names.values():
-        if name in _MATRICES and tensors[name].ndim != 2:
-            raise InterpError(f"{name} has shape {tuple(tensors[name].shape)}; expected two axes")
-    if unknown := sorted(set(tensors) - {*names.values(), *_NO_TENSORS}):
-        raise InterpError(f"it holds {', '.join(unknown)}, which {tool} does not use; it cannot be read exactly")
-    content = {name: tensors[there] for name, there in names.items()}
-    return {name: x.T if name == transposed else x for name, x in content.items()}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise InterpError(f"it holds {names}, which {tool} does not use; it cannot be read exactly")
+    return content
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:

@@ -29,12 +29,10 @@ from interp.editing.export.signatures import read_signature
 from interp.editing.export.sources import AnyModel
 from interp.interventions.recipe import Recipe
 from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.checkpoints.companions import is_weights
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.loading import ORGANISM, load
-
-# Other programs load these in place of the weights that are read here, or run them.
-_UNMEASURED = ("*.py", "custom_generate/*", "*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx")
 
 
 def gate(
@@ -179,13 +177,17 @@ def _opened(base: AnyModel, audit: Audit, dtype: str | None = None) -> HookedMod
 
 
 def _measured_files(folder: Path) -> Iterator[Reason]:
-    """Weights and code in the folder that no digest of the audit covers."""
+    """Weights and code in the folder that no digest of the audit covers, and that others load or run in their place."""
     known = {file.name for file in Checkpoint.open(folder).files} | set(WRITTEN)
-    others = {file for pattern in (*_UNMEASURED, "*.safetensors") for file in folder.rglob(pattern)}
-    others |= {file for file in folder.glob("*config*.json") if "auto_map" in read_json(file)}
-    place = {file: file.relative_to(folder) for file in others}
-    for file in sorted(file for file in others if str(place[file]) not in known and place[file].parts[0] != RECIPE):
-        yield Reason(None, f"{file}: was not measured, and may be loaded or run in place of what was; remove it")
+    with_code = {file for file in folder.glob("*config*.json") if "auto_map" in read_json(file)}
+    for file in sorted(folder.rglob("*")):
+        place = file.relative_to(folder)
+        if file.is_file():
+            loaded = file in with_code or file.suffix == ".py" or "custom_generate" in place.parts or is_weights(file)
+        else:
+            loaded = file.is_dir() and file.is_symlink()
+        if loaded and str(place) not in known and place.parts[0] != RECIPE:
+            yield Reason(None, f"{file}: was not measured, and may be loaded or run in place of what was; remove it")
 
 
 def _same_model(audited: ModelReference, actual: ModelReference, whose: str = "") -> Iterator[Reason]:

@@ -25,18 +25,18 @@ from interp.core.errors import InterpError
 
 LARGEST = 200_000_000
 PICKLED = ("bin", "pt", "pth", "ckpt", "pkl")
-_ENDINGS = (
+ENDINGS = (
     *PICKLED, "safetensors", "pickle", "joblib", "h5", "keras", "msgpack", "gguf", "ggml", "onnx", "onnx_data", "ot",
     "npz", "npy", "tflite", "mlmodel", "distcp", "tensors", "nemo", "pb", "pte", "engine",
 )  # fmt: skip
-_WEIGHTS = re.compile(rf".*\.({'|'.join(_ENDINGS)})(\.index(\.\w+)?\.json)?", re.IGNORECASE)
+_WEIGHTS = re.compile(rf".*\.({'|'.join(ENDINGS)})(\.index(\.\w+)?\.json)?", re.IGNORECASE | re.DOTALL)
 _OF_TOKENIZER = re.compile(
     r"(tokenizer|vocab|merges|special_tokens|added_tokens|chat_template|additional_chat_templates/|tekken|spiece).*"
     r"|.*\.(tiktoken|model|bpe)"
 )
 # What is not fetched from the hub: all but companions and the files that `Checkpoint` reads.
 NOT_FETCHED = [
-    *(f"*.{ending}" for ending in _ENDINGS if ending != "safetensors"),
+    *(f"*.{ending}" for ending in ENDINGS if ending != "safetensors"),
     *("*/*.safetensors", "consolidated*.safetensors", ".*", "*/.*", "*.pyc"),
 ]
 
@@ -83,6 +83,11 @@ def reason_to_leave(name: str, size: int) -> str | None:
     return f"above {LARGEST // 10**6} MB" if size > LARGEST else None
 
 
+def is_weights(file: Path) -> bool:
+    """Whether a file holds weights or a training state: by its ending, or for a pickle by how it begins."""
+    return _WEIGHTS.fullmatch(file.name) is not None or _is_pickle(file)
+
+
 def of_tokenizer(name: str) -> bool:
     """Whether a file of this path belongs to a tokenizer."""
     return _OF_TOKENIZER.fullmatch(name) is not None
@@ -105,7 +110,10 @@ def _reason(folder: Path, name: str) -> str | None:
     inner = name if blob else str(target.relative_to(root))
     if reason := reason_to_leave(name, target.stat().st_size) or reason_to_leave(inner, 0):
         return reason
-    with target.open("rb") as opened:
+    return "a pickle" if _is_pickle(target) else None
+
+
+def _is_pickle(file: Path) -> bool:
+    with file.open("rb") as opened:
         head = opened.read(256)
-    pickled = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
-    return "a pickle" if pickled or (head[:2] == b"PK" and b"data.pkl" in head) else None
+    return re.match(b"\x80[\2-\5]|PK(?s:.)*data\\.pkl", head) is not None

@@ -12,6 +12,7 @@ The names are those of llama.cpp (https://github.com/ggml-org/llama.cpp).
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,21 +48,20 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
     "use_parallel_residual": ("use_parallel_residual",),
     "vocab_size": ("vocab_size",),
 }
-# Values with which a key changes nothing; None: any value.
-_HARMLESS = {
+_HARMLESS = {  # the value with which a key changes nothing; `...` is any value
     "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "attention.clamp_kqv": 0.0, "logit_scale": 1.0,
-    "context_length": None,
-    "pooling_type": 0, "tensor_data_layout": None, "rope.scaling.finetuned": None, "rope.scaling.attn_factor": 1.0,
-    "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0,
+    "context_length": ..., "pooling_type": 0, "tensor_data_layout": ..., "rope.scaling.finetuned": ...,
+    "rope.scaling.attn_factor": 1.0, "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0,
 }  # fmt: skip
 _ROPE_FACTORS = "rope_freqs.weight"
 _ROTARY = re.compile(r"(blk\.\d+\.)?attn_rot_embd(\.weight)?")
 _SCALING = {  # key: its name among the rope parameters of a config
-    "factor": "factor",
-    "original_context_length": "original_max_position_embeddings",
-    "yarn_beta_fast": "beta_fast",
-    "yarn_beta_slow": "beta_slow",
+    "rope.scaling.factor": "factor",
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
 }
+_ROPE = ("rope.freq_base", "rope.scale_linear", "rope.scaling.type", *_SCALING)
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _SPACES
@@ -108,22 +108,33 @@ class GgufFile:
         """Set in a config what the file states. Raises, by its name, for what the config has no place for."""
         require_layers(config.num_hidden_layers, len(self.tensors), str(self.path))
         prefix = f"{self.architecture}."
-        keys = [name.removeprefix(prefix) for name in self._reader.fields if name.startswith(prefix)]
-        usual = config.hidden_size // config.num_attention_heads
-        if "attention.key_length" not in keys and getattr(config, "head_dim", usual) != usual:
-            config.head_dim = usual
-        for key in keys:
-            if not key.startswith("rope.") and not self._is_set(config, key):
+        stated = {key.removeprefix(prefix): self._value(key) for key in self._reader.fields if key.startswith(prefix)}
+        width = config.hidden_size // config.num_attention_heads
+        if "attention.key_length" not in stated and getattr(config, "head_dim", width) != width:
+            config.head_dim = width
+        left = {key: value for key, value in stated.items() if not _set(config, key, value)}
+        rope = getattr(config, "rope_parameters", None) or {}
+        full = rope.get("full_attention", rope)
+        share = full.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1
+        size = round((getattr(config, "head_dim", None) or width) * share)
+        harmless = _HARMLESS | {
+            "feed_forward_length": 4 * config.hidden_size,
+            "attention.head_count_kv": config.num_attention_heads,
+            "rope.dimension_count": size,
+            "rope.freq_base_swa": rope.get("sliding_attention", {}).get("rope_theta"),
+        }
+        for key, value in left.items():
+            of_rope = key.startswith("rope.")
+            if (of_rope and not rope) or not (key in _ROPE or harmless.get(key) in (..., value)):
                 raise self._refusal(key)
-        rope = dict(self._rope(config, {key for key in keys if key.startswith("rope.")}))
-        if rope:
-            nested = config.rope_parameters.get("full_attention")
-            both = {**(nested or config.rope_parameters), **rope}
-            config.rope_parameters = {**config.rope_parameters, "full_attention": both} if nested else both
+        if rope and (stated_rope := dict(self._rope(config, left, size))):
+            merged = full | stated_rope
+            config.rope_parameters = merged if full is rope else {**rope, "full_attention": merged}
 
     def require_places(self, hf: Any) -> None:
         """Raise, by its name, for a tensor that the loaded model has no place for."""
-        known = {*self._places(hf), "output", _ROPE_FACTORS.removesuffix(".weight")}
+        rotary = [_ROPE_FACTORS] * hasattr(hf.config, "rope_parameters")
+        known = {name.removesuffix(".weight") for name in [*self._places(hf), *rotary, "output"]}
         lost = [x for x in self.tensors if x.removesuffix(".weight") not in known and not _ROTARY.fullmatch(x)]
         if lost:
             raise InterpError(
@@ -132,19 +143,18 @@ class GgufFile:
             )
 
     def _places(self, hf: Any) -> Iterator[str]:
-        """The names that GGUF has for a model's tensors, without `.weight`."""
+        """The names that GGUF has for a model's tensors."""
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-        number = next((number for number, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
-        if number is None:
+        numbers = {name: number for number, name in MODEL_ARCH_NAMES.items()}
+        if self.architecture not in numbers:
             return
-        table = get_tensor_name_map(number, hf.config.num_hidden_layers)
+        table = get_tensor_name_map(numbers[self.architecture], hf.config.num_hidden_layers)
         for name in hf.state_dict():
-            stem, suffix = name.removesuffix(".weight").removesuffix(".bias"), ".bias" * name.endswith(".bias")
-            parts = stem.split(".")
+            parts = name.split(".")
             tails = (".".join(parts[start:]) for start in range(len(parts)))  # some files lack the base's prefix
-            yield from (f"{place}{suffix}" for tail in tails if (place := table.get_name(tail)))
-            if stem.endswith("experts.gate_up_proj"):
+            yield from filter(None, (table.get_name(tail, (".weight", ".bias")) for tail in tails))
+            if name.endswith("experts.gate_up_proj"):
                 layer = next(part for part in parts if part.isdigit())
                 yield from (f"blk.{layer}.ffn_{half}_exps" for half in ("gate", "up"))
 
@@ -160,8 +170,11 @@ class GgufFile:
             note(f"{self.path.name} does not say how its tokenizer splits text (tokenizer.ggml.pre); taken as GPT-2's")
             name = "gpt-2"
         splits = next((splits for names, splits in _SPLITS.items() if name in names), None)
-        if splits is None and name in _by_transformers():
-            return
+        with suppress(ImportError):  # a later version of transformers, which sets more of them itself
+            from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+            if splits is None and name in GGUF_PRE_TOKENIZER_SPLITS:
+                return
         if splits is None:
             names = [name for names in _SPLITS for name in names]
             raise InterpError(
@@ -171,48 +184,18 @@ class GgufFile:
         parts, merged = [Split(Regex(split), "isolated") for split in splits], ByteLevel(False, use_regex=False)
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence([*parts, merged])
 
-    def _is_set(self, config: Any, key: str) -> bool:
-        """Set one key; whether the config has a place for it, or its value is harmless."""
-        value = self._value(f"{self.architecture}.{key}")
-        if isinstance(value, list) and len({*value}) == 1:
-            value = value[0]
-        name = next((name for name in _PLACES.get(key, ()) if hasattr(config, name)), None)
-        if name is None or isinstance(value, list):
-            usual = {
-                "feed_forward_length": 4 * config.hidden_size,
-                "attention.head_count_kv": config.num_attention_heads,
-            }
-            return usual.get(key) == value or _is_harmless(key, value)
-        if getattr(config, name) != value:  # some are derived, and can't be set
-            setattr(config, name, value)
-        return True
-
-    def _rope(self, config: Any, keys: set[str]) -> Iterator[tuple[str, Any]]:
-        """The rope parameters that the file states."""
-        values = {key: self._value(f"{self.architecture}.{key}") for key in keys}
-        present = getattr(config, "rope_parameters", None) or {}
-        full = present.get("full_attention", present)
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        size = round(head * (full.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1))
-        if values and not present:
-            raise self._refusal(min(keys))
-        if "rope.freq_base" in values:
-            yield "rope_theta", values.pop("rope.freq_base")
-        linear = values.pop("rope.scale_linear", 1.0)
-        kind = values.pop("rope.scaling.type", "linear" if "rope.scaling.factor" in values else "none")
-        scaling = {name: values.pop(f"rope.scaling.{key}", None) for key, name in _SCALING.items()}
-        other = present.get("sliding_attention", {}).get("rope_theta")
-        usual = {"rope.dimension_count": size, "rope.freq_base_swa": other}
-        for key, value in values.items():
-            if usual.get(key) != value and not _is_harmless(key, value):
-                raise self._refusal(key)
-        if kind == "none" and linear != 1:
-            kind, scaling = "linear", {"factor": linear}
+    def _rope(self, config: Any, stated: dict[str, Any], size: int) -> Iterator[tuple[str, Any]]:
+        """The rope parameters that the file states, of which `size` numbers of a head are rotated."""
+        if "rope.freq_base" in stated:
+            yield "rope_theta", stated["rope.freq_base"]
+        scaling = {name: stated[key] for key, name in _SCALING.items() if key in stated}
+        kind = stated.get("rope.scaling.type", "linear" if "factor" in scaling else "none")
+        if kind == "none" and stated.get("rope.scale_linear", 1.0) != 1:
+            kind, scaling = "linear", {"factor": stated["rope.scale_linear"]}
         if kind not in ("none", "linear", "yarn"):
             raise self._refusal("rope.scaling.type")
-        if kind != "none" and scaling["factor"] not in (None, 1.0):
-            yield "rope_type", kind
-            yield from ((name, value) for name, value in scaling.items() if value is not None)
+        if kind != "none" and scaling.get("factor", 1.0) != 1.0:
+            yield from {"rope_type": kind, **scaling}.items()
         if _ROPE_FACTORS in self.tensors:
             yield from self._frequency_factors(config, size, kind)
 
@@ -230,8 +213,10 @@ class GgufFile:
         yield "original_max_position_embeddings", config.max_position_embeddings
 
     def _value(self, key: str) -> Any:
+        """A value, and of one per layer that is the same in each, that one; None if it is not stated."""
         field = self._reader.fields.get(key)
-        return None if field is None else field.contents()
+        value = None if field is None else field.contents()
+        return value[0] if isinstance(value, list) and len({*value}) == 1 else value
 
     def _refusal(self, key: str) -> InterpError:
         name = f"{self.architecture}.{key}"
@@ -241,15 +226,11 @@ class GgufFile:
         )
 
 
-def _is_harmless(key: str, value: Any) -> bool:
-    """Whether a key with this value changes nothing in what the model computes."""
-    return key in _HARMLESS and _HARMLESS[key] in (None, value)
-
-
-def _by_transformers() -> set[str]:
-    """The names of splits that this version of transformers sets itself."""
-    try:
-        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-    except ImportError:
-        return set()
-    return {*GGUF_PRE_TOKENIZER_SPLITS}
+def _set(config: Any, key: str, value: Any) -> bool:
+    """Set a value in a config; whether that has a place for it."""
+    name = next((name for name in _PLACES.get(key, ()) if hasattr(config, name)), None)
+    if name is None or isinstance(value, list):
+        return False
+    if getattr(config, name) != value:  # some are derived, and can't be set
+        setattr(config, name, value)
+    return True

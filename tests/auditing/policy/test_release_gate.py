@@ -1,6 +1,7 @@
 """The gate: an audit's file, whole and of this very recipe and model, or the decision stays open."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from interp.editing.certificate.manifest import MANIFEST, PROVENANCE, ExportMani
 from interp.editing.export.provenance import provenance_statement
 from interp.editing.export.signatures import SIGNATURE
 from interp.editing.options import FoldOptions
+from interp.models.checkpoints import companions
 
 RECIPE = Recipe([("writers", Project(torch.eye(32)[3:4]))])
 POLICY = Policy(name="strict", target="toxicity", required=("refusal",))
@@ -230,6 +232,29 @@ def test_what_others_would_load_or_run_but_no_digest_covers_is_not_allowed(files
     decided, why = outcome(gate(folder / "plain.json", POLICY, folder / "model"))
     assert decided == "inconclusive"
     assert (file.name in why[0]) or "an adapter" in why[0]
+
+
+def test_weights_in_any_format_count_wherever_they_lie(files, tiny, tmp_path):
+    """As they do for what accompanies a checkpoint; controls: the checkpoint's own, a card, a file of data."""
+    _, folder = files
+    audit_of(tiny("llama", seed=2), None, interp.load(folder / "model")).save(folder / "plain.json")
+    unmeasured = [f"sub/x.{ending}" for ending in companions.ENDINGS] + [
+        "x.BIN.index.json",
+        "a\nb.pt",
+        "data",
+        "linked",
+    ]
+    for name in [*unmeasured, "README.md", "sub/rows.csv"]:
+        (folder / "model" / name).parent.mkdir(exist_ok=True)
+        (folder / "model" / name).write_text("plain") if name != "linked" else None
+    (folder / "model" / "data").write_bytes(pickle.dumps({"W": 1}))
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "model" / "linked").symlink_to(tmp_path / "elsewhere")
+    decided, why = outcome(gate(folder / "plain.json", POLICY, folder / "model"))
+    assert decided == "inconclusive"
+    assert {text.partition(": was not measured")[0] for text in why} == {
+        str(folder / "model" / name) for name in unmeasured
+    }
 
 
 def test_the_date_that_was_measured_is_the_one_that_is_compared(files, tiny):
