@@ -18,7 +18,7 @@ from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest, printable
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.chat_template import DATE, ChatTemplate
-from interp.models.checkpoints.checkpoint import Checkpoint, without_place
+from interp.models.checkpoints.checkpoint import Checkpoint, refuse_lost, without_place
 from interp.models.checkpoints.companions import NOT_FETCHED
 from interp.models.checkpoints.gguf_file import GgufFile
 from interp.models.checkpoints.remote_files import is_remote, local_path
@@ -292,11 +292,7 @@ def _from_pretrained(
             f"{folder}: {len(incomplete)} tensors are missing or have another shape than its config says "
             f"({incomplete[0]}), and would be random; download the checkpoint again"
         )
-    if lost := without_place(map(str, report["unexpected_keys"]), hf.config):
-        raise InterpError(
-            f"{folder}: the model that its config describes has no place for {len(lost)} of its tensors "
-            f"({', '.join(lost[:3])}), which would be dropped; restore the config, or remove them"
-        )
+    refuse_lost(folder, without_place(map(str, report["unexpected_keys"]), hf.config))
     text = text_part(hf)
     recognise_architecture(text)
     return text, tokenizer

@@ -24,7 +24,7 @@ from interp.core.errors import InterpError
 from interp.editing.export.sources import CheckpointSource, ModelSource, WeightSource
 from interp.editing.export.weight_writer import TensorPiece, compute_shard, read_parts
 from interp.interventions.recipe import Recipe
-from interp.models.checkpoints.checkpoint import without_place
+from interp.models.checkpoints.checkpoint import refuse_lost, without_place
 from interp.models.checkpoints.remote_files import RemoteFile
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.identity import UNEMBEDDING, ModelReference
@@ -100,9 +100,7 @@ def require_places(source: WeightSource) -> None:
     state, ignored = model.state_dict(), model._keys_to_ignore_on_load_unexpected or ()
     left = [name for name, target, _ in _targets(model, [*source.pieces]) if target not in state]
     lost = [x for x in without_place(left, source.config) if not any(re.search(pattern, x) for pattern in ignored)]
-    if lost:
-        tensors = f"{len(lost)} of its tensors ({', '.join(lost[:3])})"
-        raise InterpError(f"{source.name}: its config has no place for {tensors}; restore the config, or remove them")
+    refuse_lost(source.name, lost)
 
 
 def _without_weights(source: WeightSource) -> Any:

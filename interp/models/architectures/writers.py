@@ -153,11 +153,16 @@ def writers(config: Any, names: Iterable[str]) -> list[Writer]:
         expected += _linear(arch, config, Site("attn_out", layer), arch.attn_write)
         expected += _mlp(arch, config, layer, present)
     missing = [w.tensor for w in expected if w.layout != "bias" and w.tensor not in present]
+    packed = [name for name in sorted(present) if name.endswith(_QUANTISED)] if missing else []
+    packed += [x for w in expected for kind in _QUANTISED if (x := w.tensor.removesuffix(".weight") + kind) in present]
+    if packed:
+        raise InterpError(
+            f"the checkpoint is quantised ({packed[0]!r} beside its writers); dequantise it before the edit"
+        )
     if missing:
-        raise InterpError(_why_missing(missing, present))
-    existing = [writer for writer in expected if writer.tensor in present]
-    _refuse_quantised(existing, present)
-    return existing
+        lacks = f"no tensor {missing[0]!r} ({len(missing)} missing)"
+        raise InterpError(f"the checkpoint has {lacks}, so the fold would be partial; restore it")
+    return [writer for writer in expected if writer.tensor in present]
 
 
 def writer_of(config: Any, site: Site, tensor: str, layout: Layout = "bias") -> Writer:
@@ -244,18 +249,3 @@ def _linear(arch: Architecture, config: Any, site: Site, path: str) -> list[Writ
     module = f"{arch.layers}.{site.layer}.{path}"
     weight = writer_of(config, site, f"{module}.weight", "in_out" if arch.transposed else "out_in")
     return [weight, writer_of(config, site, f"{module}.bias")]
-
-
-def _why_missing(missing: list[str], present: set[str]) -> str:
-    packed = sorted(name for name in present if name.endswith(_QUANTISED))
-    if packed:
-        return f"the checkpoint is quantised ({packed[0]!r} in place of plain weights); dequantise it before the edit"
-    return f"the checkpoint has no tensor {missing[0]!r} ({len(missing)} missing), so the fold would be partial"
-
-
-def _refuse_quantised(tensors: list[Writer], present: set[str]) -> None:
-    for writer in tensors:
-        stem = writer.tensor.removesuffix(".weight")
-        kinds = [kind for kind in _QUANTISED if stem + kind in present]
-        if kinds:
-            raise InterpError(f"{writer.tensor} is quantised (it has {kinds[0]}); dequantise the checkpoint first")

@@ -189,6 +189,15 @@ def without_place(names: Iterable[str], config: Any) -> list[str]:
     return [name for name in listed if not _HARMLESS.search(name) and not is_ahead(name)]
 
 
+def refuse_lost(place: object, tensors: list[str], remedy: str = "restore the config, or remove them") -> None:
+    """Raise, by their names, if there are tensors that a model has no place for."""
+    if tensors:
+        names = f"{len(tensors)} of its tensors ({', '.join(tensors[:3])})"
+        raise InterpError(
+            f"{place}: the model of its config has no place for {names}, which would be dropped; {remedy}"
+        )
+
+
 def require_layers(layers: int, tensors: int, place: str) -> None:
     """Raise for more layers than there are tensors, before a model of that many is built."""
     if layers > tensors:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.errors import InterpError, nearest, note
-from interp.models.checkpoints.checkpoint import require_layers
+from interp.models.checkpoints.checkpoint import refuse_lost, require_layers
 
 _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for it
     "attention.head_count": ("num_attention_heads",),
@@ -136,11 +136,7 @@ class GgufFile:
         rotary = [_ROPE_FACTORS] * hasattr(hf.config, "rope_parameters")
         known = {name.removesuffix(".weight") for name in [*self._places(hf), *rotary, "output"]}
         lost = [x for x in self.tensors if x.removesuffix(".weight") not in known and not _ROTARY.fullmatch(x)]
-        if lost:
-            raise InterpError(
-                f"{self.path}: the model has no place for {len(lost)} of its tensors ({', '.join(lost[:3])}), which "
-                "would be dropped; use the checkpoint that it was made from"
-            )
+        refuse_lost(self.path, lost, "use the checkpoint that it was made from")
 
     def _places(self, hf: Any) -> Iterator[str]:
         """The names that GGUF has for a model's tensors."""
