@@ -14,7 +14,7 @@ from typing import Any
 
 from interp.core.errors import InterpError
 from interp.core.files import read_json
-from interp.models.checkpoints.companions import PICKLED, Companions
+from interp.models.checkpoints.companions import PICKLED, Companions, inside
 from interp.models.checkpoints.remote_files import RemoteFile, RemoteFolder, is_remote
 from interp.models.checkpoints.safetensors_file import Entry, TensorFile
 
@@ -235,12 +235,3 @@ def _unmerged(adapter: Checkpoint) -> InterpError:
         "peft: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER).merge_and_unload()"
         ".save_pretrained(NEW), and pass NEW; or pass the base"
     )
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The path of a file in a checkpoint's folder; raises if it is a link to a place outside the folder."""
-    file, place = folder / name, folder.resolve()
-    # The Hugging Face cache keeps files in a sibling folder, "blobs", and links to them from snapshots.
-    if file.resolve().parent not in (place / Path(name).parent, place.parent.parent / "blobs"):
-        raise InterpError(f"{file} is a link out of the folder, to {file.resolve()}; replace it with the file itself")
-    return file

@@ -97,17 +97,26 @@ def _cache(name: str) -> str | None:
     return "hidden, or a cache" if name.startswith(".") or name == "__pycache__" or name.endswith(".pyc") else None
 
 
-def _reason(folder: Path, name: str) -> str | None:
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a checkpoint's folder; raises if it is a link to a place outside the folder."""
     file, root = folder / name, folder.resolve()
     target = Path(os.path.realpath(file))  # which does not raise where links go in circles
-    blob = target.parent == root.parent.parent / "blobs"
-    if not (blob or target.is_relative_to(root)):
+    if not (target.is_relative_to(root) or target.parent == root.parent.parent / "blobs"):
+        raise InterpError(f"{file} is a link out of the folder, to {target}; replace it with the file itself")
+    return file
+
+
+def _reason(folder: Path, name: str) -> str | None:
+    try:
+        target = Path(os.path.realpath(inside(folder, name)))
+    except InterpError:
         if of_tokenizer(name) or name == "generation_config.json":
-            raise InterpError(f"{file} is a link out of the folder, to {target}; replace it with the file itself")
+            raise
         return "a link out of the folder"
     if not target.is_file():
         return "not a file"
-    inner = name if blob else str(target.relative_to(root))
+    root = folder.resolve()
+    inner = str(target.relative_to(root)) if target.is_relative_to(root) else name
     if reason := reason_to_leave(name, target.stat().st_size) or reason_to_leave(inner, 0):
         return reason
     return "a pickle" if _is_pickle(target) else None
