@@ -19,15 +19,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Hex SHA-256 over names, shapes and values, in name order, the values as bfloat16.
-
-    It is not a checksum: changes below the resolution of bfloat16 leave it the same (`WeightHash` has both digests; for
-    files see `interp.core.files.sha256_file`).
-    """
-    return weight_digests(dict(tensors)).storage
-
-
 class WeightDigests(NamedTuple):
     """The two digests of a model's weights, hex SHA-256.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.core.calls import checked_class
 from interp.core.config import Config
-from interp.core.digests import tensors_digest, weight_digests
+from interp.core.digests import weight_digests
 from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, read_tensors, sha256_json, write_json
@@ -171,7 +171,7 @@ class Recipe(Displayed):
     @property
     def digest(self) -> str:
         """SHA-256 of the settings and tensors; that of format 1 for edits that mean the same there."""
-        return sha256_json([_plain(self, by_meaning=True), tensors_digest(_tensors(self).items())])
+        return sha256_json([_plain(self, by_meaning=True), weight_digests(_tensors(self)).storage])
 
     @property
     def exact_digest(self) -> str:

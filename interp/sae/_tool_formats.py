@@ -192,11 +192,12 @@ def _read_gemma_scope(path: Path) -> ToolContent:
     return ToolContent(_content(tensors, ("b_enc", "threshold")))
 
 
-READERS: dict[str, Callable[[Path], ToolContent]] = {
-    "SAELens": _read_saelens,
-    "sparsify": _read_sparsify,
-    "dictionary_learning": _read_dictionary_learning,
-    "Gemma Scope": _read_gemma_scope,
+# By tool: the files by which its autoencoders are known, and what reads their folder.
+TOOLS: dict[str, tuple[tuple[str, ...], Callable[[Path], ToolContent]]] = {
+    "SAELens": (("sae_weights.safetensors",), _read_saelens),
+    "sparsify": (("cfg.json", "sae.safetensors"), _read_sparsify),
+    "dictionary_learning": (("ae.pt",), _read_dictionary_learning),
+    "Gemma Scope": (("params.npz",), _read_gemma_scope),
 }
 
 

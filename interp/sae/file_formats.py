@@ -29,7 +29,7 @@ from interp.core.files import read_json, read_tensors, sha256_file
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 from interp.sae import _settings
-from interp.sae._tool_formats import READERS, ToolContent
+from interp.sae._tool_formats import TOOLS, ToolContent
 from interp.sae.config import SaeCard
 from interp.sae.nonlinearities import TopK
 
@@ -37,14 +37,7 @@ WEIGHTS = "sae.safetensors"
 CARD = "sae.json"
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 OPTIONAL = ("threshold", "W_skip")
-# The files by which each tool is known.
-_FILES = {
-    "interp": (CARD,),
-    "SAELens": ("sae_weights.safetensors",),
-    "sparsify": ("cfg.json", "sae.safetensors"),
-    "dictionary_learning": ("ae.pt",),
-    "Gemma Scope": ("params.npz",),
-}
+_FILES = {"interp": (CARD,), **{name: files for name, (files, _) in TOOLS.items()}}
 
 
 def read_files(
@@ -129,7 +122,7 @@ def _detected(where: Path) -> str | None:
 def _read_content(where: Path, name: str, label: str) -> ToolContent:
     """What the files of another tool hold, for raw activations. Errors begin with the label."""
     try:
-        content = READERS[name](where)
+        content = TOOLS[name][1](where)
         return replace(content, tensors=content.folded())
     except InterpError as problem:
         raise InterpError(f"{label}: {problem}") from None

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from interp.core import Config, InterpError
-from interp.core.digests import tensors_digest
+from interp.core.digests import weight_digests
 from interp.core.display import Card, Displayed
 from interp.core.files import write_tensors
 from interp.core.inputs import parse_json
@@ -187,8 +187,7 @@ class Distilled(Displayed):
 
 def factors_digest(pairs: FactorPairs) -> str:
     """SHA-256 of the factors' names, shapes and values, to the last bit."""
-    wide = {name: x.contiguous().view(torch.uint8) for name, x in _named(pairs).items()}
-    return tensors_digest(wide.items())
+    return weight_digests({name: x.contiguous().view(torch.uint8) for name, x in _named(pairs).items()}).storage
 
 
 @contextmanager

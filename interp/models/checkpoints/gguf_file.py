@@ -24,15 +24,10 @@ from interp.models.checkpoints.checkpoint import refuse_lost, require_layers
 _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for it
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads"),
-    "attention.key_length": ("global_head_dim", "head_dim"),
-    "attention.key_length_swa": ("head_dim",),
     "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
     "attention.scale": ("attention_multiplier",),
     "attention.sliding_window": ("sliding_window",),
-    "attention.value_length": ("global_head_dim", "head_dim"),
-    "attention.value_length_swa": ("head_dim",),
-    "attn_logit_softcapping": ("attn_logit_softcapping",),
     "block_count": ("num_hidden_layers",),
     "context_length": ("max_position_embeddings", "n_ctx"),
     "embedding_length": ("hidden_size",),
@@ -42,11 +37,11 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
     "expert_used_count": ("num_experts_per_tok",),
     "feed_forward_length": ("intermediate_size", "ffn_hidden_size", "n_inner"),
-    "final_logit_softcapping": ("final_logit_softcapping",),
-    "logit_scale": ("logit_scale",),
     "residual_scale": ("residual_multiplier",),
-    "use_parallel_residual": ("use_parallel_residual",),
-    "vocab_size": ("vocab_size",),
+    **dict.fromkeys(("attention.key_length", "attention.value_length"), ("global_head_dim", "head_dim")),
+    **dict.fromkeys(("attention.key_length_swa", "attention.value_length_swa"), ("head_dim",)),
+    **{name: (name,) for name in ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale")},
+    **{name: (name,) for name in ("use_parallel_residual", "vocab_size")},
 }
 _HARMLESS = {  # the value with which a key changes nothing; `...` is any value
     "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "attention.clamp_kqv": 0.0, "logit_scale": 1.0,
@@ -116,7 +111,7 @@ class GgufFile:
         rope = getattr(config, "rope_parameters", None) or {}
         full = rope.get("full_attention", rope)
         share = full.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1
-        size = round((getattr(config, "head_dim", None) or width) * share)
+        size = round((getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) * share)
         harmless = _HARMLESS | {
             "feed_forward_length": 4 * config.hidden_size,
             "attention.head_count_kv": config.num_attention_heads,
@@ -133,7 +128,7 @@ class GgufFile:
 
     def require_places(self, hf: Any) -> None:
         """Raise, by its name, for a tensor that the loaded model has no place for."""
-        rotary = [_ROPE_FACTORS] * hasattr(hf.config, "rope_parameters")
+        rotary = [_ROPE_FACTORS] * bool(getattr(hf.config, "rope_parameters", None))
         known = {name.removesuffix(".weight") for name in [*self._places(hf), *rotary, "output"]}
         lost = [x for x in self.tensors if x.removesuffix(".weight") not in known and not _ROTARY.fullmatch(x)]
         refuse_lost(self.path, lost, "use the checkpoint that it was made from")
