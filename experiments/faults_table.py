@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _HEAD = """# Faults and what they do
 
 Each row is a test in `tests/faults/`; `python experiments/faults_table.py > docs/faults.md` writes this page.
-"Refused" means one line of error that names the input, exit code 2 on the command line, and no file left behind.
+"Refused" means an error of one line that names the input, exit code 2 on the command line, and no file left behind.
+"The bound" is one of the [bounds on input](howto/command_line.md), which `--limit` sets.
 
 | fault | what happens | test |
 |---|---|---|

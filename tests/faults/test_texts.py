@@ -25,7 +25,7 @@ EVIL = "a\x1b[2J\x1b]0;title\x07\u202e</script><img onerror=x>\u2028\"'|![x](y)"
 
 @fault(
     "terminal escapes and bidirectional controls in names, notes and labels",
-    "stripped on the way to the screen",
+    "stripped before they reach the screen",
 )
 def test_screen(capsys):
     say(EVIL)
@@ -39,7 +39,7 @@ def test_screen(capsys):
         assert "img onerror" in text
 
 
-@fault("markup, quotes, U+2028 and escapes on HTML pages", "escaped in text and in the JSON of scripts")
+@fault("markup, quotes, U+2028 and escapes on HTML pages", "escaped in text and in embedded JSON")
 def test_pages(tiny):
     model = tiny("llama").reference.model_copy(update={"name": EVIL})
     for text in (render_report(Report(title=EVIL, model=model, summary=EVIL)), html_table(EVIL, [EVIL], [[EVIL]])):
@@ -48,7 +48,7 @@ def test_pages(tiny):
         assert "\u202e" not in text
 
 
-@fault("markup and links in Markdown: model cards, READMEs", "escaped, headings and tables as well")
+@fault("markup, links, headings and tables in Markdown (model cards, READMEs)", "escaped")
 def test_cards():
     text = markdown(EVIL + "\n# title")
     assert "<" not in text
@@ -58,7 +58,7 @@ def test_cards():
     assert "\x1b" not in text
 
 
-@fault("a key that is twice in JSON, or NaN", "refused by the key")
+@fault("a repeated key, or NaN, in JSON", "refused; the error names the key or the constant")
 @pytest.mark.parametrize("text", ['{"n": 20, "n": 1000000000}', '{"n": NaN}', '{"n": -Infinity}'])
 def test_json(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
@@ -66,7 +66,7 @@ def test_json(tmp_path, text):
         read_json(tmp_path / "a.json")
 
 
-@fault("a key that is twice among 100,000", "refused by the key, in a second")
+@fault("a repeated key among 100,000", "refused within a second; the error names the key")
 def test_a_key_that_is_twice_among_many_is_found_in_time():
     began = time.perf_counter()
     with pytest.raises(InterpError, match="key 'z' is there twice"):
@@ -74,7 +74,7 @@ def test_a_key_that_is_twice_among_many_is_found_in_time():
     assert time.perf_counter() - began < 20
 
 
-@fault("3,000 nested brackets", "refused by the bound of 100, in JSON, JSONL and YAML")
+@fault("3,000 nested brackets", "refused in JSON, JSONL and YAML: over the bound of 100 levels")
 def test_nesting(tmp_path):
     text = "[" * 3000 + "]" * 3000
     (tmp_path / "a.json").write_text(text)
@@ -90,14 +90,14 @@ def test_nesting(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@fault("YAML tags that make objects", "refused by the tag")
+@fault("YAML tags that construct objects", "refused; the error names the tag")
 @pytest.mark.parametrize("tag", ["!evil", "!!python/object/apply:os.system", "!!set", "!!binary", "!!omap"])
 def test_yaml_tags(tag):
     with pytest.raises(InterpError, match="could not determine a constructor"):
         plain_value(f"a: {tag} {{a}}", "a.yaml")
 
 
-@fault("YAML aliases that are gigabytes when written out, or hold themselves", "refused before they are built")
+@fault("YAML aliases that expand to gigabytes, or contain themselves", "refused before they are expanded")
 @pytest.mark.parametrize("level", ["[{}]", "{{<<: [{}]}}"])
 def test_yaml_aliases(level):
     rows = [f"{b}: &{b} {level.format(', '.join([f'*{a}'] * 9))}" for a, b in pairwise("abcdefghij")]
@@ -109,7 +109,7 @@ def test_yaml_aliases(level):
         plain_value("a: &a [*a]", "a.yaml")
 
 
-@fault("a line of 300 MB", "refused, or passed over with `skip_bad`, in the memory of the bound")
+@fault("a line of 300 MB", "refused, or skipped with `skip_bad`; memory stays within the bound")
 def test_long_line(tmp_path):
     with (tmp_path / "a.jsonl").open("wb") as file:
         file.truncate(300_000_000)
@@ -124,7 +124,7 @@ def test_long_line(tmp_path):
         Contrast.read(tmp_path / "a.jsonl")
 
 
-@fault("a document of 10 million characters", "refused by the bound, whether in a file or in memory")
+@fault("a document of 10 million characters", "refused as over the bound, from a file or from memory")
 def test_long_document(tmp_path):
     text = "a " * 5_000_000
     (tmp_path / "a.txt").write_text(text)
@@ -138,7 +138,7 @@ def rendered(template):
     return ImmutableSandboxedEnvironment().from_string(template).render()
 
 
-@fault("a chat template that never ends, or takes all memory", "its process is ended; the error names the bound")
+@fault("a chat template that never ends, or takes all memory", "its process is killed; the error names the bound")
 @pytest.mark.parametrize(
     "template",
     [
@@ -155,7 +155,7 @@ def test_template(monkeypatch, template):
     assert time.monotonic() - began < 10
 
 
-@fault("an empty set of prompts or items", "refused by the file")
+@fault("an empty set of prompts or items", "refused; the error names the file")
 def test_empty_sets(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n")
     with pytest.raises(InterpError, match=r"a\.jsonl"):
@@ -164,7 +164,7 @@ def test_empty_sets(tmp_path):
         list(documents(tmp_path / "a.jsonl"))
 
 
-@fault("the same item twice in a behaviour", "refused with both lines")
+@fault("the same item twice in a behaviour", "refused; the error gives both line numbers")
 def test_duplicate_items(tmp_path):
     entry = "name: a, kind: capability, statement: s, items: a.jsonl, scorer: {type: loss}"
     (tmp_path / "a.yaml").write_text(f"behaviours:\n  - {{{entry}}}\n")
@@ -173,7 +173,10 @@ def test_duplicate_items(tmp_path):
         interp.suite(str(tmp_path / "a.yaml"))
 
 
-@fault("groups of a contrast that share a prompt", "refused at the split, so that no prompt is on both sides")
+@fault(
+    "groups of a contrast that share a prompt",
+    "refused when pairs are held out, so that no prompt is both fitted and held out",
+)
 def test_overlapping_sets():
     rows = (TurnPair(Turn("a"), Turn("b"), "x"), TurnPair(Turn("c"), Turn("a"), "y"))
     with pytest.raises(InterpError, match="groups 'x' and 'y' share a prompt"):

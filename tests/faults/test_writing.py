@@ -87,7 +87,9 @@ def killed_at(step, out):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-@fault("a kill at any step of writing", "the whole old folder or the whole new one; the next call clears what was left")
+@fault(
+    "a kill at any step of writing", "the old or the new folder is there, whole; the next call removes temporary files"
+)
 def test_kills(tmp_path):
     out = tmp_path / "out"
     folder_writer(out)
@@ -106,7 +108,7 @@ def test_kills(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@fault("a full disk", "the whole old file or folder stays; nothing half-written is left")
+@fault("a full disk", "the old file or folder stays, whole; nothing half-written is left")
 @pytest.mark.parametrize("kind", ["pages", "report", "recipe", "folder", "control vector"])
 def test_full_disk(tiny, autoencoder, recipe, tmp_path, kind):
     model = tiny("llama")
@@ -130,7 +132,7 @@ def test_full_disk(tiny, autoencoder, recipe, tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-@fault("an input or output error (EIO)", "one line that names the file; what was there stays")
+@fault("an input or output error (EIO)", "an error of one line that names the file; the old file stays")
 def test_input_output_error(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", {"old": True})
 
@@ -147,7 +149,7 @@ def test_input_output_error(tmp_path, monkeypatch):
     assert content(tmp_path) == {"a.json": b'{\n  "old": true\n}\n'}
 
 
-@fault("an output that cannot be written", "refused before the work, with the folder")
+@fault("an output that cannot be written", "refused before any work; the error names the folder")
 def test_read_only(recipe, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "out", Path("/proc/out")):
@@ -158,7 +160,7 @@ def test_read_only(recipe, tmp_path, monkeypatch):
         recipe.save(tmp_path / "out")
 
 
-@fault("an output that is the input, lies in it, or holds it", "refused; the input stays as it was")
+@fault("an output that is the input, is inside it, or contains it", "refused; the input stays as it was")
 def test_output_is_input(recipe, base):
     before = content(base)
     for out in (base, base / "inside", base / ".." / "base"):
@@ -168,8 +170,8 @@ def test_output_is_input(recipe, base):
 
 
 @fault(
-    "a torn ledger: metrics or a record that were cut short",
-    "the line is dropped; a record is refused by name",
+    "metrics or a record that were cut short",
+    "the last line of metrics is dropped; the record is refused, by name",
 )
 def test_torn_ledgers(tmp_path):
     with TrainingRun.opened(tmp_path / "run", {"k": 4}, 1) as run:
@@ -182,8 +184,8 @@ def test_torn_ledgers(tmp_path):
 
 
 @fault(
-    "a link where an output or its temporary folder would be, or inside",
-    "refused; what it leads to stays",
+    "a symbolic link in place of an output or its temporary folder, or inside it",
+    "refused; the target of the link stays as it was",
 )
 @pytest.mark.parametrize("place", ["out", "temporary folder", "temporary file", "inside", "run"])
 def test_links(recipe, base, tmp_path, place):
@@ -210,7 +212,7 @@ def test_links(recipe, base, tmp_path, place):
     assert content(tmp_path / "other") == {"mine": b"mine"}
 
 
-@fault("names over the system's limits, or with control characters", "one line, before the work")
+@fault("output names over the system's limits, or with control characters", "refused before any work")
 @pytest.mark.parametrize("name", ["a" * 300, "a" * 250, "a/" * 2500, "a\x1b[2Jb", "a\nb", "a\u202eb", "a\0b"])
 def test_names(run, recipe, tmp_path, name):
     for write in (recipe.save, lambda out: new_file(out).__enter__()):
@@ -241,8 +243,8 @@ def test_two_writers(recipe, tmp_path):
 
 
 @fault(
-    "a folder that is renamed while another process locks it",
-    "the lock is refused: it is of another folder",
+    "a folder that is renamed while another process waits for its lock",
+    "the lock is refused, since it is on another folder",
 )
 def test_moved_lock(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
@@ -257,7 +259,7 @@ def test_moved_lock(tmp_path, monkeypatch):
         pass
 
 
-@fault("the umask", "files and folders have its mode, tensors and temporary files as well")
+@fault("permissions", "all files and folders, tensors included, have those of the umask")
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_umask(recipe, base, autoencoder, tmp_path, umask):
     previous = os.umask(umask)
@@ -273,7 +275,7 @@ def test_umask(recipe, base, autoencoder, tmp_path, umask):
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
-@fault("JSON with half of a surrogate pair", "written as an escape that reads back")
+@fault("JSON with an unpaired surrogate", "written as an escape; reading gives the same text")
 def test_surrogates(tmp_path):
     write_json(tmp_path / "a.json", {"name": "a\ud800"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "a\ud800"}
