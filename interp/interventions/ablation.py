@@ -184,10 +184,8 @@ def _put(x: Tensor, value: Tensor, units: Sequence[int] | None) -> Tensor:
     """x with some of its units, or all, taken from a value of the same features, with or without a pos axis."""
     features = x.shape[2:]
     if value.shape[-len(features) :] != features:
-        shape = tuple(value.shape)
-        raise InterpError(
-            f"a value of shape {shape} can't replace activations of {tuple(features)}; take it from there"
-        )
+        shapes = f"a value of shape {tuple(value.shape)} can't replace activations of {tuple(features)}"
+        raise InterpError(f"{shapes}; take it from there")
     if units is None:
         return value.expand_as(x).clone()
     axis = 2 if x.ndim == 4 else -1

@@ -68,7 +68,9 @@ class Knockout(Op):
         queries, keys = self.queries.chosen(passing).to(x.device), self._keys(passing, x.shape[-1]).to(x.device)
         itself = passing.columns[:, None].to(x.device) == torch.arange(x.shape[-1], device=x.device)
         cut = (queries[:, :, None] & keys[:, None, :] & ~itself)[:, None]
-        return x & ~(cut & self._chosen_heads(x)) if cut.any() else x
+        heads = torch.zeros(x.shape[1], 1, 1, dtype=torch.bool, device=x.device)
+        heads[self.heads or slice(None)] = True
+        return x & ~(cut & heads) if cut.any() else x
 
     def _keys(self, passing: ForwardPass, width: int) -> Bool[Tensor, "batch column"]:
         """Which columns are keys. Those of the prompt are noted when it is read; beams share them."""
@@ -77,11 +79,6 @@ class Knockout(Op):
         prompt = passing.notes[self]
         reply = bool(_REPLY & set(self.keys.names))
         return pad(prompt, (0, max(0, width - prompt.shape[1])), value=reply)
-
-    def _chosen_heads(self, x: Tensor) -> Bool[Tensor, "heads 1 1"]:
-        heads = torch.arange(x.shape[1], device=x.device)
-        chosen = heads >= 0 if self.heads is None else torch.isin(heads, torch.tensor(self.heads, device=x.device))
-        return chosen[:, None, None]
 
     def tap(self, config: Any, site: Site) -> Tap:
         """The layer's attention. Raises for another site than `z`, heads that do not exist, and fused attention."""

@@ -85,10 +85,8 @@ class ChatTemplate(Displayed):
             return RenderedText(bounded_call(key, self._rendered, list(messages), reply))
         except Exception as problem:  # templates raise exceptions of any type
             roles = ", ".join(str(turn.get("role")) for turn in messages)
-            raise InterpError(
-                f"the chat template refuses a conversation of {roles} ({problem}); leave out roles that it does not "
-                "support, or give plain text"
-            ) from None
+            refused = f"the chat template refuses a conversation of {roles} ({problem})"
+            raise InterpError(f"{refused}; leave out roles that it does not support, or give plain text") from None
 
     def _rendered(self, messages: Messages, reply: bool) -> str:
         # transformers' templates read this clock; calls are bounded, one at a time.

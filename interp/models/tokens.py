@@ -227,10 +227,8 @@ def _without_padding(row: Sequence[int], tokenizer: Any, number: int, may_be_pad
     if pad != tokenizer.eos_token_id:
         ids = ids[: len(ids) - next(n for n, token in enumerate(reversed(ids)) if token != pad)]
     elif may_be_padded and ids[-1] == pad:
-        raise InterpError(
-            f"prompt {number} ends with token {pad}, which is this tokenizer's padding as well as its end token; say "
-            "which tokens are real: model.tokens(ids, mask=attention_mask)"
-        )
+        both = f"prompt {number} ends with token {pad}, which is this tokenizer's padding as well as its end token"
+        raise InterpError(f"{both}; say which tokens are real: model.tokens(ids, mask=attention_mask)")
     leading = next(index for index, token in enumerate(ids) if token != pad)
     return ids[max(0, leading - (pad == tokenizer.bos_token_id)) :]
 

@@ -197,10 +197,8 @@ class Reply(Scorer):
         ]
         chosen = [grader for grader in graders if grader]
         if len(chosen) != 1:
-            raise InterpError(
-                f"behaviour {fields['name']!r} has {len(chosen)} graders of replies; expected one of rule, lexicon, "
-                "expected and classifier"
-            )
+            graders = f"behaviour {fields['name']!r} has {len(chosen)} graders of replies"
+            raise InterpError(f"{graders}; expected one of rule, lexicon, expected and classifier")
         return super().behaviour(rows, grade=chosen[0], **fields)
 
 

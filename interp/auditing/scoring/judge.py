@@ -76,10 +76,8 @@ class Judge(Displayed):
         words = {word.lower() for word in self.answers if re.fullmatch(r"\w+", word)}
         graded = all(0 <= grade <= 1 for grade in self.answers.values())
         if not words or len(words) < len(self.answers) or not graded:
-            raise InterpError(
-                f"judge's answers are {self.answers}; expected single words that differ in more than case, each with a "
-                "grade from 0 to 1"
-            )
+            expected = "single words that differ in more than case, each with a grade from 0 to 1"
+            raise InterpError(f"judge's answers are {self.answers}; expected {expected}")
         if self.key and not os.environ.get(self.key):
             raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")
 
@@ -98,7 +96,7 @@ class Judge(Displayed):
                 status = problem.response.status_code
                 if status < 500 and status not in _RETRIED:
                     break
-            except (httpx.HTTPError, OSError, ValueError):
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
                 continue
             else:
                 if grade is not None:
@@ -126,7 +124,7 @@ class Judge(Displayed):
     def _ask(self, question: str) -> str:
         body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
         headers = {"Authorization": f"Bearer {os.environ[self.key].strip()}"} if self.key else {}
-        return _complete(self.endpoint.rstrip("/") + "/chat/completions", body, headers, self.timeout)
+        return _content(_posted(self.endpoint.rstrip("/") + "/chat/completions", body, headers, self.timeout))
 
 
 def host_of(endpoint: str) -> str:
@@ -140,9 +138,8 @@ def host_of(endpoint: str) -> str:
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.username is not None or not endpoint.isprintable():
-        raise InterpError(
-            f"judge's endpoint is {endpoint!r}; expected a URL such as http://localhost:8000/v1, without a user name"
-        )
+        expected = "a URL such as http://localhost:8000/v1, without a user name"
+        raise InterpError(f"judge's endpoint is {endpoint!r}; expected {expected}")
     is_read = parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1")
     return "http://" * is_read + parts.netloc.lower()
 
@@ -199,8 +196,8 @@ def _opening(line: str, allowed: set[str], strict: bool) -> set[str]:
     return {head[1]} | (allowed & set(re.findall(r"\w+", rest)))
 
 
-def _complete(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> str:
-    """What the assistant says in reply to a request.
+def _posted(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> bytes:
+    """The reply to a request.
 
     Args:
         url: Where completions are made.
@@ -211,7 +208,7 @@ def _complete(url: str, body: Mapping[str, Any], headers: Mapping[str, str], tim
     Raises:
         httpx.HTTPError: The server failed, redirected the request, or did not reply in HTTP.
         TimeoutError: It did not reply in time.
-        ValueError: The reply is no completion, or too long.
+        ValueError: The reply is too long.
     """
     # The system's certificates; each read has no limit of its own, since the whole exchange has one.
     secure = url.startswith("https:") and ssl.create_default_context()
@@ -232,12 +229,13 @@ def _complete(url: str, body: Mapping[str, Any], headers: Mapping[str, str], tim
     # host, which can't be ended, goes on there.
     thread = ThreadPoolExecutor(1)
     try:
-        return _content(thread.submit(asyncio.run, exchange()).result(timeout))
+        return thread.submit(asyncio.run, exchange()).result(timeout)
     finally:
         thread.shutdown(wait=False)
 
 
 def _content(reply: bytes) -> str:
+    """What the assistant says in a reply. Raises ValueError where it is no completion."""
     try:
         content = parse_object(reply.decode(), "the reply")["choices"][0]["message"]["content"]
     except (InterpError, LookupError, TypeError) as problem:

@@ -121,10 +121,9 @@ def _measure(model: HookedModel, items: Sequence[TokenisedItem]) -> list[list[fl
     for item, values in zip(items, nats, strict=True):
         for answer, value in enumerate(values):
             if not isfinite(value):
-                raise InterpError(
-                    f"item {item.number + 1}, answer {answer}: its log-probability is {value}; the model's logits hold "
-                    "NaN or infinity, which an edit or a broken checkpoint can cause"
-                )
+                problem = f"item {item.number + 1}, answer {answer}: its log-probability is {value}"
+                cause = "the model's logits hold NaN or infinity, which an edit or a broken checkpoint can cause"
+                raise InterpError(f"{problem}; {cause}")
     return nats
 
 
