@@ -7,11 +7,11 @@ too.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import isfinite, isnan, nan
+from math import isnan, nan
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, FiniteFloat, PlainSerializer
 
 from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, description_digest
 from interp.auditing.statistics.comparison import Comparison, Estimate, compare
@@ -27,13 +27,10 @@ def _to_line(values: Sequence[float | None]) -> str:
 def _from_line(line: Any) -> tuple[float | None, ...]:
     if not isinstance(line, str):
         raise ValueError("scores are a line of numbers")
-    values = tuple(None if word == "-" else float(word) for word in line.split(" ") if line)
-    if not all(value is None or isfinite(value) for value in values):
-        raise ValueError("a score is not finite")
-    return values
+    return tuple(None if word == "-" else float(word) for word in line.split(" ") if line)
 
 
-_Line = Annotated[tuple[float | None, ...], PlainSerializer(_to_line), BeforeValidator(_from_line)]
+_Line = Annotated[tuple[FiniteFloat | None, ...], PlainSerializer(_to_line), BeforeValidator(_from_line)]
 
 
 def _known(values: Sequence[float]) -> tuple[float | None, ...]:

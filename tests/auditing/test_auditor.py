@@ -304,7 +304,7 @@ def forged(plain):
         (lambda plain: plain.update(recipe=""), "not those of its edit"),
         (lambda plain: plain["after"].update(digest="0" * 64), "not those of its edit"),
         (lambda plain: plain["items"]["prefers"]["arms"].update(after=["1 0"]), "differ in number"),
-        (lambda plain: plain["items"]["prefers"]["arms"].update(after=["nan " * 39 + "1"]), "a score is not finite"),
+        (lambda plain: plain["items"]["prefers"]["arms"].update(after=["nan " * 39 + "1"]), "a finite number"),
         (lambda plain: plain["items"]["prefers"]["arms"].update(after=["7 " * 39 + "1"]), "rates go from 0 to 1"),
         (lambda plain: plain["items"]["prefers"]["arms"].update(after=["1 " * 39 + "1"]), r"rows\.0\.after\.estimate"),
         (lambda plain: plain["items"]["prefers"]["arms"].update(before=[]), "not an audit"),
