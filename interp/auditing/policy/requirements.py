@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from interp.auditing.audit_row import AuditRow
 from interp.auditing.auditor import Audit
-from interp.auditing.policy.schema import Policy, Threshold, Tier, ends
+from interp.auditing.policy.schema import Metric, Policy, Threshold, Tier, ends
 from interp.core.display import Displayed, plural
 from interp.core.errors import nearest
 
@@ -128,7 +128,7 @@ def _limit(row: AuditRow, policy: Policy) -> Threshold:
     allowance = policy.allowance(row.name)
     if allowance is not None and allowance.change_at_most is not None:
         most = allowance.change_at_most
-    metric = "relative_change" if row.unit == "nats" else "change"
+    metric: Metric = "relative_change" if row.unit == "nats" else "change"
     if _less_is_good(row):
         return Threshold(behaviour=row.name, metric=metric, unit=row.unit, at_most=most)
     return Threshold(behaviour=row.name, metric=metric, unit=row.unit, at_least=-most)

@@ -12,6 +12,7 @@ cannot apply to the estimate.
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -22,7 +23,7 @@ from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
 
-METRICS = ("after", "excess", "change", "relative_change")
+Metric = Literal["after", "excess", "change", "relative_change"]
 SHIPPED = ("release",)
 
 
@@ -39,7 +40,7 @@ class Threshold(Config):
 
     behaviour: str = Field("", description="name of the behaviour")
     every: Kind | None = Field(None, description="or every behaviour of this kind")
-    metric: str = Field(
+    metric: Metric = Field(
         "after",
         description="after (the edit), excess (over chance, where it is defined), change (after - before) or "
         "relative_change (that over before)",
@@ -49,13 +50,6 @@ class Threshold(Config):
     )
     at_most: float | None = Field(None, description="bound on the upper end of the interval")
     at_least: float | None = Field(None, description="bound on the lower end of the interval")
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, metric: str) -> str:
-        if metric not in METRICS:
-            raise InterpError(f"unknown metric {metric!r}; {nearest(metric, METRICS)} (at_most bounds its upper end)")
-        return metric
 
     @model_validator(mode="after")
     def _complete(self) -> "Threshold":
@@ -177,7 +171,7 @@ class Policy(Config):
         return super().read(path, overrides)
 
 
-def ends(row: AuditRow, metric: str) -> tuple[float, float]:
+def ends(row: AuditRow, metric: Metric) -> tuple[float, float]:
     """Lower and upper end of the 95 % interval of a metric."""
     if metric == "after":
         return row.after.low, row.after.high

@@ -25,7 +25,10 @@ def test_the_shipped_policy_wants_every_sort_of_harm_and_what_is_to_be_kept():
     ("threshold", "said"),
     [
         ({"behaviour": "x", "metric": "relative_chnge", "at_most": 1.0}, "did you mean relative_change?"),
-        ({"behaviour": "x", "metric": "estimate", "at_most": 1.0}, "unknown metric 'estimate'"),
+        (
+            {"behaviour": "x", "metric": "estimate", "at_most": 1.0},
+            "metric is 'estimate'; expected 'after'",
+        ),
         ({"behaviour": "x"}, "exactly one of at_most and at_least"),
         ({"at_most": 1.0}, "for one behaviour or a whole kind"),
         ({"behaviour": "x", "at_least": 0.1}, "bounds harms from above"),
