@@ -197,8 +197,8 @@ class Reply(Scorer):
         ]
         chosen = [grader for grader in graders if grader]
         if len(chosen) != 1:
-            graders = f"behaviour {fields['name']!r} has {len(chosen)} graders of replies"
-            raise InterpError(f"{graders}; expected one of rule, lexicon, expected and classifier")
+            problem = f"behaviour {fields['name']!r} has {len(chosen)} graders of replies"
+            raise InterpError(f"{problem}; expected one of rule, lexicon, expected and classifier")
         return super().behaviour(rows, grade=chosen[0], **fields)
 
 
