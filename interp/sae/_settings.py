@@ -22,7 +22,6 @@ from typing import Any
 from interp.core.errors import InterpError
 from interp.models.architectures.table import known_architectures, was_recognised
 from interp.models.identity import ModelReference
-from interp.models.sites import KINDS, Site
 
 _TRAINING = r"""
     \w*(init|ghost|sparsity|matryoshka|aux|dataset|cached|wandb|resampl|warmup|anneal|dead|eval|compil|autocast)\w*
@@ -37,22 +36,11 @@ _TRAINING = r"""
     topk_threshold_lr threshold_(beta|start_step)
 """
 _HARMLESS = re.compile("|".join(_TRAINING.split()))
-# Options of TransformerLens' loader that decide nothing of the activations, and those that do at these kinds of site.
-_LOADING = re.compile(
-    r"center_unembed|(n_)?devices?|device_map|(torch_)?dtype|move_to_device|cache_dir|token|trust_remote_code"
-    r"|first_n_layers|default_\w+|attn_implementation|low_cpu_mem_usage|local_files_only|center_writing_weights"
-)
-_PROCESSED = {
-    "fold_ln": ("mlp_input",),
-    "fold_value_biases": ("v", "z"),
-    "refactor_factored_attn_matrices": ("q", "k", "v", "z"),
-}
 _LAYER_NORM = {
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "falcon", "phi", "stablelm", "starcoder2", "cohere", "cohere2",
     "olmo",
 }  # fmt: skip
 _NEITHER = {"bloom", "nemotron"}  # a norm of the embedding, whose output is not centred; TransformerLens centres not
-_OTHER_NAMES = {"gpt2small": "gpt2"}
 
 
 def unknown_keys(config: Mapping[str, Any], read: Iterable[str]) -> dict[str, str]:
@@ -81,16 +69,6 @@ def loading_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def loading_doubts(options: Mapping[str, Any], reads: Site, writes: Site) -> dict[str, str]:
-    """A doubt for each option of the model's loading that changes activations here, or may."""
-    changing = {key: _PROCESSED.get(key, KINDS) for key in options if not _LOADING.fullmatch(key)}
-    return {
-        key: f"{key} is {options[key]!r} in the model that it was trained on, which changes {reads} there"
-        for key, kinds in changing.items()
-        if options[key] not in (None, False) and (reads.kind in kinds or writes.kind in kinds)
-    }
-
-
 def centres(options: Mapping[str, Any], model: ModelReference) -> bool:
     """Whether the residual stream had its mean subtracted. Raises where that can't be told."""
     value = options.get("center_writing_weights")
@@ -101,32 +79,6 @@ def centres(options: Mapping[str, Any], model: ModelReference) -> bool:
         problem = f"whether that centres the stream of a {kind} is not known here"
         raise InterpError(f"center_writing_weights is true, and {problem}; train one on the model as it is")
     return bool(value) and kind in _LAYER_NORM
-
-
-def model_doubts(key: str, name: Any, model: ModelReference) -> dict[str, str]:
-    """A doubt where a file names another model than the one in use."""
-    short = [re.sub(r"[^a-z0-9]", "", str(each).lower().rstrip("/").rpartition("/")[2]) for each in (name, model.name)]
-    if not name or len({_OTHER_NAMES.get(each, each) for each in short}) == 1:
-        return {}
-    return {key: f"{key} is {name!r}, and the model is {model.name}"}
-
-
-def hook_doubts(key: str, hook: Any, given: Site | None) -> dict[str, str]:
-    """A doubt where a file names another hook than the site that was given."""
-    if hook is None or given is None or _stream(str(hook)) == _stream(str(given)):
-        return {}
-    gain = ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in str(hook) else ""
-    return {key: f"{key} is {hook!r}{gain}, and the site given is {given}"}
-
-
-def _stream(name: str) -> Site | str:
-    """The site of a name, one for two names of the same place; the name itself if it is none."""
-    try:
-        site = Site.parse(name)
-    except InterpError:
-        return name
-    later = site.kind == "resid_pre" and site.layer
-    return Site("resid_post", later - 1) if later else site
 
 
 def settle(doubts: Mapping[str, str], accept: Iterable[str]) -> None:

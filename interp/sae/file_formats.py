@@ -16,6 +16,7 @@ mean zero, and a `W_skip` that adds the mean of its input back. Settings that ar
 (`interp.sae._settings`). No pickled code is run.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from interp.activations.columns import SiteColumns
 from interp.core.errors import InterpError, first_line, located
 from interp.core.files import read_json, read_tensors, sha256_file
 from interp.models.identity import ModelReference
-from interp.models.sites import Site
+from interp.models.sites import KINDS, Site
 from interp.sae import _settings
 from interp.sae._tool_formats import TOOLS, ToolContent
 from interp.sae.config import SaeCard
@@ -38,6 +39,18 @@ CARD = "sae.json"
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 OPTIONAL = ("threshold", "W_skip")
 _FILES = {"interp": (CARD,), **{name: files for name, (files, _) in TOOLS.items()}}
+
+# Options of TransformerLens' loader that decide nothing of the activations, and those that do at these kinds of site.
+_LOADING = re.compile(
+    r"center_unembed|(n_)?devices?|device_map|(torch_)?dtype|move_to_device|cache_dir|token|trust_remote_code"
+    r"|first_n_layers|default_\w+|attn_implementation|low_cpu_mem_usage|local_files_only|center_writing_weights"
+)
+_PROCESSED = {
+    "fold_ln": ("mlp_input",),
+    "fold_value_biases": ("v", "z"),
+    "refactor_factored_attn_matrices": ("q", "k", "v", "z"),
+}
+_OTHER_NAMES = {"gpt2small": "gpt2"}
 
 
 def read_files(
@@ -68,7 +81,7 @@ def read_files(
         written = (_place(writes or content.hook_out, "writes; give writes=", tensors["W_dec"].shape[1], model, label),)
     places = Site.parse(reads[0].site), Site.parse(written[0].site)
     with located(label):
-        _settings.settle(_doubts(content, model, places, (site, writes)), accept)
+        _settings.settle(_place_doubts(content, model, places, (site, writes)), accept)
         tensors = _of_raw_stream(tensors, places) if _settings.centres(content.loading, model) else tensors
     require_shapes(tensors, reads, written, label)
     # Rows of norm one change nothing but the ranks of TopK, and these only if it ranks latents by value.
@@ -77,15 +90,40 @@ def read_files(
     return card, {name: x.float().contiguous() for name, x in scaled.items()}
 
 
-def _doubts(
-    content: ToolContent, model: ModelReference, places: tuple[Site, Site], given: tuple[str | Site | None, ...]
+def _place_doubts(
+    content: ToolContent, model: ModelReference, places: Sequence[Site], given: Sequence[str | Site | None]
 ) -> dict[str, str]:
-    """What makes it doubtful that an autoencoder belongs to a model and its sites, by key."""
-    hooks = zip((content.hook_key, "hook_name_out"), (content.hook, content.hook_out), places, given, strict=True)
-    doubts = dict(content.doubts) | _settings.model_doubts(*content.model, model)
-    for key, hook, place, said in hooks:
-        doubts |= _settings.hook_doubts(key, hook, place if said is not None else None)
-    return doubts | _settings.loading_doubts(content.loading, *places)
+    """By key, what makes it doubtful that a file belongs to a model and to the places that it reads and writes.
+
+    `given` are the sites that the caller gave; others are the file's own. Options of the model's loading are in doubt
+    where they change activations at these places, or may.
+    """
+    doubts, (key, name) = dict(content.doubts), content.model
+    short = [re.sub(r"[^a-z0-9]", "", str(each).lower().rstrip("/").rpartition("/")[2]) for each in (name, model.name)]
+    if name and len({_OTHER_NAMES.get(each, each) for each in short}) == 2:
+        doubts[key] = f"{key} is {name!r}, and the model is {model.name}"
+    hooks = (content.hook_key, content.hook), ("hook_name_out", content.hook_out)
+    for (key, hook), place, site in zip(hooks, places, given, strict=True):
+        if hook is not None and site is not None and _stream(str(hook)) != _stream(str(place)):
+            gain = (
+                ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in str(hook) else ""
+            )
+            doubts[key] = f"{key} is {hook!r}{gain}, and the site given is {place}"
+    for key, value in content.loading.items():
+        changed = () if _LOADING.fullmatch(key) else _PROCESSED.get(key, KINDS)
+        if value not in (None, False) and any(place.kind in changed for place in places):
+            doubts[key] = f"{key} is {value!r} in the model that it was trained on, which changes {places[0]} there"
+    return doubts
+
+
+def _stream(name: str) -> Site | str:
+    """The site of a name, one for two names of the same place; the name itself if it is none."""
+    try:
+        site = Site.parse(name)
+    except InterpError:
+        return name
+    later = site.kind == "resid_pre" and site.layer
+    return Site("resid_post", later - 1) if later else site
 
 
 def _of_raw_stream(tensors: dict[str, Tensor], places: tuple[Site, Site]) -> dict[str, Tensor]:

@@ -124,7 +124,9 @@ class Checkpoint:
                 if name in file_of:
                     raise InterpError(f"{self}: {name!r} is in {file_of[name]} and {file.path.name}; keep one")
                 file_of[name] = file.path.name
-        require_layers(max(_layers(self.config), _layers(self.config.get("text_config"))), len(file_of), str(self))
+        configs = [x for x in (self.config, self.config.get("text_config")) if isinstance(x, dict)]
+        layers = [n for x in configs for name in _LAYERS if isinstance(n := x.get(name), int)]
+        require_layers(max(layers, default=0), len(file_of), str(self))
         if self.files[0].name == SINGLE:
             return
         weight_map = _weight_map(self.folder)
@@ -202,11 +204,6 @@ def require_layers(layers: int, tensors: int, place: str) -> None:
     """Raise for more layers than there are tensors, before a model of that many is built."""
     if layers > tensors:
         raise InterpError(f"{place}: its config says {layers:,} layers, but there are {tensors:,} tensors; restore it")
-
-
-def _layers(values: Any) -> int:
-    stated = [values.get(name) for name in _LAYERS] if isinstance(values, dict) else []
-    return max((number for number in stated if isinstance(number, int)), default=0)
 
 
 def _require_numbers(values: Any, file: Path) -> None:
