@@ -122,7 +122,7 @@ class GgufFile:
             of_rope = key.startswith("rope.")
             if (of_rope and not rope) or not (key in _ROPE or harmless.get(key) in (..., value)):
                 raise self._refusal(key)
-        if rope and (stated_rope := dict(self._rope(config, left, size))):
+        if rope and (stated_rope := self._rope(config, left, size)):
             merged = full | stated_rope
             config.rope_parameters = merged if full is rope else {**rope, "full_attention": merged}
 
@@ -175,10 +175,9 @@ class GgufFile:
         parts, merged = [Split(Regex(split), "isolated") for split in splits], ByteLevel(False, use_regex=False)
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence([*parts, merged])
 
-    def _rope(self, config: Any, stated: dict[str, Any], size: int) -> Iterator[tuple[str, Any]]:
+    def _rope(self, config: Any, stated: dict[str, Any], size: int) -> dict[str, Any]:
         """The rope parameters that the file states, of which `size` numbers of a head are rotated."""
-        if "rope.freq_base" in stated:
-            yield "rope_theta", stated["rope.freq_base"]
+        rope = {"rope_theta": stated["rope.freq_base"]} if "rope.freq_base" in stated else {}
         scaling = {name: stated[key] for key, name in _SCALING.items() if key in stated}
         kind = stated.get("rope.scaling.type", "linear" if "factor" in scaling else "none")
         if kind == "none" and stated.get("rope.scale_linear", 1.0) != 1:
@@ -186,22 +185,19 @@ class GgufFile:
         if kind not in ("none", "linear", "yarn"):
             raise self._refusal("rope.scaling.type")
         if kind != "none" and scaling.get("factor", 1.0) != 1.0:
-            yield from {"rope_type": kind, **scaling}.items()
-        if _ROPE_FACTORS in self.tensors:
-            yield from self._frequency_factors(config, size, kind)
-
-    def _frequency_factors(self, config: Any, size: int, kind: str) -> Iterator[tuple[str, Any]]:
-        """Factors that divide the rotary frequencies, which transformers reads from configs of "longrope"."""
+            rope |= {"rope_type": kind, **scaling}
+        if _ROPE_FACTORS not in self.tensors:
+            return rope
+        # Factors that divide the rotary frequencies, which transformers reads from configs of "longrope".
         factors = self.tensors[_ROPE_FACTORS].data.astype(float).tolist()
         if kind != "none" or len(factors) != size // 2:
             raise InterpError(
                 f"{self.path}: {_ROPE_FACTORS} has {len(factors)} factors, and the scaling is {kind!r}; expected "
                 f"{size // 2} and no other scaling; use the checkpoint that it was made from"
             )
-        yield "rope_type", "longrope"
-        yield from ((name, factors) for name in ("short_factor", "long_factor"))
-        yield "attention_factor", 1.0
-        yield "original_max_position_embeddings", config.max_position_embeddings
+        both, context = {"short_factor": factors, "long_factor": factors}, config.max_position_embeddings
+        longrope = {"rope_type": "longrope", "attention_factor": 1.0, "original_max_position_embeddings": context}
+        return rope | both | longrope
 
     def _value(self, key: str) -> Any:
         """A value, and of one per layer that is the same in each, that one; None if it is not stated."""
