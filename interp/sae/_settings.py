@@ -25,9 +25,9 @@ from interp.models.identity import ModelReference
 
 _TRAINING = r"""
     \w*(init|ghost|sparsity|matryoshka|aux|dataset|cached|wandb|resampl|warmup|anneal|dead|eval|compil|autocast)\w*
-    \w+_(tokens|samples|steps|path|version|device|batch_size\w*|loss_coefficient)
+    (\w+_)?(tokens|training_samples|path|version|device|batch_size\w*|loss_coefficient)
     (lr|adam|l[01p]|mse_loss|log|jumprelu|p|group)_\w+ lr steps shuffle streaming bandwidth optimizer target_l0
-    device dtype seed verbose logger run_name trainer_class model_class_name neuronpedia(_id)? hf_hook_name(_out)?
+    dtype seed verbose logger run_name trainer_class model_class_name neuronpedia(_id)? hf_hook_name(_out)?
     hook_layer(_out)? hook_point_layer context_size seqpos_slice sequence_separator_token use_chat_formatting
     disable_concat_sequences tokens_per_buffer n_(batches_in_buffer|batches_for_norm_estimate|restart_cycles)
     n_checkpoints save_final_checkpoint resume_from_checkpoint prefetch_llm_batches activations_mixing_fraction
