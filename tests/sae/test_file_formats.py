@@ -452,6 +452,7 @@ REFUSED = [
     ({"metadata": {"prepend_bos": False}}, "prepend_bos is false"),
     ({"model_from_pretrained_kwargs": {"checkpoint_index": 3}}, "checkpoint_index is 3"),
     ({"input_scale": 2.0}, "input_scale is 2.0, a setting that is not known here"),
+    ({"ista_steps": 5}, "ista_steps is 5, a setting that is not known here"),
 ]
 CONFLICTS = [
     ({"d_in": 31}, "d_in is 31, but the tensors have 32"),
