@@ -22,6 +22,7 @@ from typing import Any
 from interp.core.errors import InterpError
 from interp.models.architectures.table import known_architectures, was_recognised
 from interp.models.identity import ModelReference
+from interp.models.sites import Site
 
 _TRAINING = r"""
     \w*(init|ghost|sparsity|matryoshka|aux|dataset|cached|wandb|resampl|warmup|anneal|dead|eval|compil|autocast)\w*
@@ -79,6 +80,24 @@ def centres(options: Mapping[str, Any], model: ModelReference) -> bool:
         problem = f"whether that centres the stream of a {kind} is not known here"
         raise InterpError(f"center_writing_weights is true, and {problem}; train one on the model as it is")
     return bool(value) and kind in _LAYER_NORM
+
+
+def hook_doubts(key: str, hook: Any, given: Site | None) -> dict[str, str]:
+    """A doubt where a file names another hook than the site that was given."""
+    if hook is None or given is None or _stream(str(hook)) == _stream(str(given)):
+        return {}
+    gain = ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in str(hook) else ""
+    return {key: f"{key} is {hook!r}{gain}, and the site given is {given}"}
+
+
+def _stream(name: str) -> Site | str:
+    """The site of a name, one for two names of the same place; the name itself if it is none."""
+    try:
+        site = Site.parse(name)
+    except InterpError:
+        return name
+    later = site.kind == "resid_pre" and site.layer
+    return Site("resid_post", later - 1) if later else site
 
 
 def settle(doubts: Mapping[str, str], accept: Iterable[str]) -> None:

@@ -104,26 +104,12 @@ def _place_doubts(
         doubts[key] = f"{key} is {name!r}, and the model is {model.name}"
     hooks = (content.hook_key, content.hook), ("hook_name_out", content.hook_out)
     for (key, hook), place, site in zip(hooks, places, given, strict=True):
-        if hook is not None and site is not None and _stream(str(hook)) != _stream(str(place)):
-            gain = (
-                ", which is the input of the MLP before the gain of its norm" if "hook_normalized" in str(hook) else ""
-            )
-            doubts[key] = f"{key} is {hook!r}{gain}, and the site given is {place}"
+        doubts |= _settings.hook_doubts(key, hook, None if site is None else place)
     for key, value in content.loading.items():
         changed = () if _LOADING.fullmatch(key) else _PROCESSED.get(key, KINDS)
         if value not in (None, False) and any(place.kind in changed for place in places):
             doubts[key] = f"{key} is {value!r} in the model that it was trained on, which changes {places[0]} there"
     return doubts
-
-
-def _stream(name: str) -> Site | str:
-    """The site of a name, one for two names of the same place; the name itself if it is none."""
-    try:
-        site = Site.parse(name)
-    except InterpError:
-        return name
-    later = site.kind == "resid_pre" and site.layer
-    return Site("resid_post", later - 1) if later else site
 
 
 def _of_raw_stream(tensors: dict[str, Tensor], places: tuple[Site, Site]) -> dict[str, Tensor]:
