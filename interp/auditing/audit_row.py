@@ -1,8 +1,8 @@
 """Rows of an audit, one per behaviour, and the item scores from which every figure in them can be computed again.
 
 A file holds the scores of a behaviour under one model as one line of text, in the order of the items; `-` is a missing
-score. Items of one cluster have the same number in `groups`. There are no texts: scores of secret behaviours are kept
-too.
+score. Items of one cluster have the same number in `groups`. Scores are stored without texts, so those of secret
+behaviours are stored too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ class AuditRow(Displayed):
 
     @property
     def missing_reading(self) -> str:
-        """On which side items have no score; and, where the two rates differ, what that makes of the difference."""
+        """The items without a score before and after; where the rates differ, a warning about the difference."""
         counts = f"{self.missing_before} before, {self.missing_after} after"
         differ = self.missing_before != self.missing_after
         return counts + "; the rates differ, so the difference may come from which items have a score" * differ

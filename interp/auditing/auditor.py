@@ -11,8 +11,8 @@
 content. `Audit.read` computes every figure again from the scores, and refuses a file whose figures do not follow from
 them.
 
-Limitations: someone who makes up scores and computes everything from them writes a file that reads as measured. Only
-measuring again, or keeping the file where nobody else can write, excludes that.
+Limitations: a file whose figures were all computed from made-up scores cannot be told from a measured one. To exclude
+that, measure again, or keep the file where nobody else can write.
 """
 
 import json

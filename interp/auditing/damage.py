@@ -3,10 +3,11 @@
     1. the loss of up to 16 texts, of 64 tokens each, without and with the edit
     2. the greedy continuations of neutral openings that either model writes, and the unedited model's loss of them
 
-It is measured before an edit is saved. A direction that leans on a coordinate far larger than the others, as an oblique
-one of a discriminant can, separates a contrast and destroys the model when it is removed. `harmless` refuses what
-raises the loss by more than `LIMIT`. On SmolLM2-135M-Instruct, directions of sentiment that raise the loss of prose by
-0.0 to 0.2 nats raise that of the contrast's own texts, five tokens long and about the concept, by up to 0.8.
+It is measured before an edit is saved. A direction that leans on a coordinate far larger than the others (as the
+oblique directions of LDA can) may separate a contrast well, and still destroy the model when it is removed. `harmless`
+refuses a direction that raises the loss by more than `LIMIT`. On SmolLM2-135M-Instruct, directions of sentiment that
+raise the loss of prose by 0.0 to 0.2 nats per token raise that of the contrast's own texts, which are five tokens long
+and about the concept, by up to 0.8.
 
 Limitations: a few texts show a model that is broken, not one that is slightly worse. The audit measures that.
 """
@@ -132,5 +133,5 @@ def harmless(
         return first, damage
     offers = (f"{x.direction} costs less ({cost})" for x, cost in zip(others, damages, strict=True) if cost.harmless)
     offer = next(offers, "no other candidate costs less")
-    problem = f"to remove {first.direction} costs too much: {damage}"
+    problem = f"removing {first.direction} costs too much: {damage}"
     raise InterpError(f"{problem}; {offer}; give its method, site and position, or force the first (--force)")

@@ -52,7 +52,7 @@ def named_values(words: Iterable[str], option: str, expected: str) -> dict[str, 
 class ChatOptions(Config):
     """How conversations are rendered."""
 
-    date: str | None = Field(None, description="what a chat template prints for today's date [default: 2025-01-01]")
+    date: str | None = Field(None, description="YYYY-MM-DD that a chat template prints as today [default: 2025-01-01]")
     template: tuple[str, ...] = repeated("variable of the chat template, such as enable_thinking=false")
 
     @property

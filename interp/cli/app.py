@@ -35,7 +35,7 @@ def _print_version(chosen: bool) -> bool:
 
 def root_command(
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors (may stand anywhere)")] = False,
-    limit: Annotated[list[str] | None, typer.Option(help="bound of an input, NAME=SIZE; the guide lists them")] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="bound on input, such as line=1GB; may be repeated")] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,

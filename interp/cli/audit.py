@@ -29,12 +29,12 @@ class AuditOptions(Config):
     recipe: tuple[Path, ...] = repeated("recipe to apply to MODEL with hooks; with --base, the one in MODEL's weights")
     suite: str = Field("organism", description="name of a suite of behaviours, or a YAML file of one")
     data: Path | None = Field(None, description="folder of the data sets that the suite reads")
-    judge_key: tuple[str, ...] = repeated("HOST=VARIABLE: variable with the key of a host's judges, sent to no other")
+    judge_key: tuple[str, ...] = repeated("HOST=VARIABLE: environment variable with the key for judges there only")
     items: int = Field(300, ge=1, description="items per behaviour; balanced sets may use a few more")
     only: tuple[str, ...] = repeated("measure only this behaviour")
     baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
     instruction: str | None = Field(None, description="text of the prompt baseline [default: stop the suite's harms]")
-    cache: Path | None = Field(None, description=f"folder of cached scores, to resume [default: {CACHE} next to --out]")
+    cache: Path | None = Field(None, description=f"folder of cached scores [default: {CACHE} next to --out]")
     policy: str | None = Field(None, description='also show the decision of this policy (YAML file, or "release")')
     page: Path | None = Field(None, description="new HTML file for the report")
     seed: int = Field(0, ge=0, description="seed for sampling items and for bootstrap intervals")
@@ -123,8 +123,8 @@ class GateOptions(Config):
 
     policy: str = Field(description='YAML file of the policy, or "release" for the bundled one')
     checkpoint: Path | None = Field(None, description="checkpoint to release, which the audit must have measured")
-    base: str | None = Field(None, description="unedited model, to make the export again from [default: as it records]")
-    key: Path | None = Field(None, description="public key (PEM) of the export's signature; it is not made again then")
+    base: str | None = Field(None, description="unedited model, to repeat the export from [default: the manifest's]")
+    key: Path | None = Field(None, description="public key (PEM) of the export's signature, instead of the base")
     safeguard: tuple[str, ...] = repeated("safeguard of the policy that you state is in place")
 
 

@@ -18,7 +18,7 @@ class FindOptions(Config):
     """Which contrast to fit, where and how, and what to write."""
 
     contrast: str = Field(description="JSONL file of pairs, or organism.BEHAVIOUR (for example organism.hostility)")
-    columns: str | None = Field(None, description="names of the sides in the file: positive=toxic,negative=neutral")
+    columns: str | None = Field(None, description="keys of the two sides in the file: positive=toxic,negative=neutral")
     skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
     method: tuple[str, ...] = repeated(
         "diff_means, diff_means_orthogonal, logistic, ridge, lda, pca, or (trained) steering_vector, reft_r1 "
@@ -29,7 +29,7 @@ class FindOptions(Config):
     sae: Path | None = Field(None, description="SAE folder; its best latent is added to the results")
     protect: tuple[str, ...] = repeated("NAME=FOLDER of a saved direction that the edit must not touch")
     out: Path | None = Field(None, description="new folder for the recipe that projects out the best direction")
-    force: bool = Field(False, description="write --out even if it raises the loss of text by more than 1 nat")
+    force: bool = Field(False, description="write --out even if the loss of text rises by more than 1 nat per token")
     page: Path | None = Field(None, description="new HTML file with a heat map (layers × methods)")
     try_: str | None = Field(None, description="rank directions by how well ablation removes this harm of the organism")
     items: int = Field(40, ge=1, description="items per behaviour that --try measures")

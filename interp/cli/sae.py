@@ -34,7 +34,7 @@ class ConvertOptions(Config):
     model: str | None = Field(None, description="model that it was trained on; not needed for interp's format")
     site: str | None = Field(None, description="site that it reads, if its files do not say")
     writes: str | None = Field(None, description="site that a transcoder writes, if its files do not say")
-    accept: tuple[str, ...] = repeated("setting of the files that is in doubt and right all the same")
+    accept: tuple[str, ...] = repeated("key that an error names (such as model_name), to accept as it is")
 
 
 class FeatureOptions(Config):

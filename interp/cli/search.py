@@ -12,10 +12,10 @@ from interp.core.display import print_table, print_values, say
 
 def run_command(
     file: Annotated[Path, typer.Argument(help="experiment (YAML)")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="changes: key=value, as data.audit_items=50")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings, such as data.audit_items=50")] = None,
     out: Annotated[Path | None, typer.Option(help=r"new folder for the results \[default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="resume a run that was stopped")] = False,
-    force: Annotated[bool, typer.Option("--force", help="export an edit that raises the loss by over 1 nat")] = False,
+    force: Annotated[bool, typer.Option("--force", help="export even if the loss rises by over 1 nat a token")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on your own model and data, as configured in a YAML file."""

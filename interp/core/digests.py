@@ -92,7 +92,7 @@ def wider_types(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
 def checksum(tensor: Tensor) -> int:
     """A 64-bit checksum of a tensor's bytes, each in its place, at the speed of the memory that the tensor is in.
 
-    It shows that a tensor was changed. It is no proof against one who wants it to stay the same: a digest is.
+    It detects accidental changes. Against someone who wants a change to go unnoticed, use a digest.
     """
     flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
     if flat.device.type != "cpu":

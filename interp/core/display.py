@@ -1,7 +1,7 @@
 """How records are shown: as a line of text, as a card or table in a notebook (escaped), or as JSON.
 
 `Displayed` is the base of records. A record lists its rows once, in `_card`; its line of text and its card follow from
-them. A row is a name, a value and, for a figure that needs it, how to read it: what is good, and against which bound.
+them. A row is a name, a value and, where needed, how to read the value: what is good, and against which bound.
 Cards have no colours of their own, so they are legible on light and on dark pages.
 """
 
@@ -47,7 +47,7 @@ def markdown(text: object) -> str:
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Print lines to the screen, without what a terminal would obey."""
+    """Print lines to the screen, without terminal escapes and bidirectional controls."""
     print(*(printable(str(line)) for line in lines), sep="\n", file=file, flush=True)
 
 

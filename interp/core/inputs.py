@@ -3,16 +3,16 @@
 A file over a bound gives one line of error before it takes memory or time. The bounds, which `--limit NAME=SIZE` before
 a verb and the environment variable INTERP_LIMITS (`line=1GB,document=20M`) set:
 
-    file       100 MB  a file of JSON or of lines of JSON that is read at once
-    yaml       4 MB    a file of YAML, with its aliases written out
+    file       100 MB  a JSON or JSONL file that is read as a whole
+    yaml       4 MB    a YAML file, with its aliases expanded
     line       32 MB   a line of a JSONL corpus
     document   5 M     characters of a document or message of a corpus
     nesting    100     levels of lists and mappings in JSON and YAML
     template   10      seconds in which a chat template renders a conversation
-    memory     512 MB  that it may take for that (both on Linux only)
+    memory     512 MB  memory that the template takes for that (both on Linux only)
 
-Keys that are there twice are refused, of which JSON keeps the last, and so are the constants NaN and Infinity, which
-are not JSON; files of other programs may hold these.
+Repeated keys are refused (Python's parser keeps the last one without a warning). So are NaN and Infinity, which are not
+JSON, except in files that other programs write.
 """
 
 import json

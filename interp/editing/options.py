@@ -68,7 +68,7 @@ class ExportOptions(Config):
         4000000000
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: the source's dtype")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="dtype [default: the source's]")
     shard_size: Annotated[int | None, BeforeValidator(_as_bytes)] = Field(
         None, description="largest size of a weight file, such as 4GB; by default, the same split as the source"
     )
@@ -82,7 +82,7 @@ class ExportOptions(Config):
         False, description="for checkpoints larger than memory: load no model and write no certificate"
     )
     trust_base: bool = Field(
-        False, description="with streamed or dry_run: skip the check (by hashing) that the model is the recipe's"
+        False, description="when streamed, or in a dry run: skip the check (by hash) that the model is the recipe's"
     )
     dry_run: bool = Field(
         False, description="report which tensors would change, how accurately, and the cost; write nothing"

@@ -2,8 +2,8 @@
 
 A condition reads one number from each token's activations, at the op's own site or at an earlier one, and holds above a
 threshold. With `per="token"` it is decided at each token. With `per="sequence"` it is decided once, on the prompt, and
-holds for the whole prompt and its reply: Lee et al. 2024, "Programming refusal with conditional activation steering",
-https://arxiv.org/abs/2409.05907. The sequences of a batch are decided one by one.
+holds for the whole prompt and its reply (Lee et al. 2024, "Programming refusal with conditional activation steering",
+https://arxiv.org/abs/2409.05907). The sequences of a batch are decided independently.
 
 `rates` measures how often a gate opens where it should and where it should not; `threshold` chooses the threshold.
 """

@@ -17,7 +17,7 @@ format 1, `prompt` includes the last token, `generated` and the first scale begi
 `assistant` means the tokens of its turns themselves, with their closing.
 
 Under any key-value cache, left padding, chunked prefill, beams, sampling and assisted generation, both do what they
-would do if every pass were computed from scratch; where they cannot, they raise. They run as hooks only.
+would do if every pass were computed from scratch; where they cannot, they raise an error. They run as hooks only.
 """
 
 import re

@@ -141,10 +141,10 @@ class Recipe(Displayed):
                 raise InterpError(f"{op}, but {model.name} has d_model {model.d_model}; make one for this model")
 
     def before_norms(self, model: HookedModel) -> "Recipe":
-        """The recipe with what acts after a norm put before it: at the raw outputs of attention and MLP, which fold.
+        """The recipe with edits after a norm moved to before it: to the raw outputs of attention and MLP, which fold.
 
-        attn_out and mlp_out become attn_raw and mlp_raw where a norm lies between them; other sites stay. That is
-        another edit, which removes the same directions (see `Project`).
+        attn_out and mlp_out become attn_raw and mlp_raw where a norm lies between them; other sites stay. The result is
+        a different edit, which removes the same directions (see `Project`).
 
         Args:
             model: The model, whose architecture has the norms.

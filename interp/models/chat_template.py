@@ -3,8 +3,8 @@
 A template that prints today's date prints `date` instead, so that prompts, and the scores measured on them, do not
 change overnight. Templates of reasoning models take variables such as `enable_thinking`.
 
-Limitations: tokenizers that render conversations in Python of their own may read the clock. Thoughts are known by the
-marks of common models (`<think>`, `[THINK]`, `<seed:think>`, Cohere's and gpt-oss').
+Limitations: a tokenizer that renders conversations in its own Python code may read the clock. Thinking blocks are
+recognised by the marks of common models (`<think>`, `[THINK]`, `<seed:think>`, those of Cohere and gpt-oss).
 """
 
 import re
@@ -121,7 +121,7 @@ class ChatTemplate(Displayed):
 
 
 def document_beginning(template: ChatTemplate) -> list[int]:
-    """What begins a document of pretraining: what the tokenizer puts before texts, or else a separator of documents.
+    """What began a document in pretraining: what the tokenizer puts before texts, or else the document separator.
 
     The separator is known by its name in the vocabulary, since a chat model's BOS may be a mark of turns, such as
     SmolLM2's `<|im_start|>`; or else it is the BOS, unless it occurs in every turn. Empty where there is neither.
@@ -143,11 +143,11 @@ def special_tokens(tokenizer: Any) -> dict[int, str]:
 
 
 def answer_of(reply: str, prompt: str = "") -> str | None:
-    """What a reply says outside its thought; None where it never left the thought.
+    """What a reply says outside its thinking block; None where the block does not end.
 
     Args:
         reply: The reply.
-        prompt: The prompt: a template can open the thought at its end.
+        prompt: The prompt; a template can open the thinking block at its end.
 
     Example:
         >>> from interp.models.chat_template import answer_of
@@ -204,7 +204,7 @@ class PromptedModel:
             variables: Variables of the template, such as `enable_thinking=False`, over those of `load`.
 
         Returns:
-            The text, of a type that `tokens` knows: its tokens are those of the template, with no others before it.
+            The text, as `RenderedText`: `tokens` encodes it without further special tokens.
 
         Raises:
             InterpError: The tokenizer has no chat template, a message is empty, or the template refuses a role.

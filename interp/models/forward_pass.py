@@ -3,13 +3,13 @@
 Generation with a key-value cache is one pass over the prompt and then one pass per new token. Without a cache each pass
 covers everything, a prompt may be read in chunks, and assisted generation reads several new tokens at once. A function
 that acts on prompts, on replies or on some tokens has to do the same in all these cases. So it can read how far each
-token is from the last token of its prompt, and what was decided about the prompt when the model read it.
+token is from the last token of its prompt, and what was decided when the model read the prompt.
 
 The call of `generate` says where the prompt ends. Without such a call it is the first pass, unless `prompted` says
 otherwise. Prompts may have padding anywhere; if they are read in several passes, on the left only.
 
-Limitations: where a cache was filled elsewhere, and under the options of `generate` in `UNSUPPORTED`, which tokens are
-the prompt's is not known. Functions that need it raise; others run.
+Limitations: if a cache was filled elsewhere, and under the options of `generate` in `UNSUPPORTED`, it is not known
+which tokens belong to the prompt. Functions that need to know raise an error; others run.
 """
 
 import weakref

@@ -7,8 +7,8 @@ Three digests:
 - `settings`, of all else in a checkpoint that changes outputs (rope base, chat template, tokenizer, generation
   settings), in records of measurements.
 
-The weights are those that were loaded: an unembedding that the config ties to the token embeddings counts where its
-values are others, since transformers then loads it untied.
+The weights are those that were loaded. If the config ties the unembedding to the token embeddings, but its values
+differ from theirs, transformers loads it untied, and the digests cover it.
 
 Limitations: the digests do not cover code that comes with a checkpoint, the attention kernels, buffers that are not
 saved (rotary tables), or a tokenizer written in Python beyond its class, vocabulary and special tokens.
@@ -185,7 +185,7 @@ def _tokenizer_rules(tokenizer: Any) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Hex SHA-256 of how a tokenizer cuts text: vocabulary, merges, special tokens; not of its chat template.
+    """Hex SHA-256 of how a tokenizer splits text: vocabulary, merges, special tokens; not of its chat template.
 
     Activation stores keep it. Example:
         >>> from interp.models.identity import tokenizer_digest

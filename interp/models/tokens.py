@@ -3,7 +3,7 @@
 A prompt is plain text, which gets the tokens that the tokenizer puts before a text; or it is a `RenderedText`, as the
 chat template writes it (`HookedModel.chat`), which has all its special tokens and gets no others.
 
-Limitations: f-strings and `"".join` make plain text of a rendered one; `rendered=True` says what it is.
+Limitations: f-strings and `"".join` turn rendered text into plain text; pass `rendered=True` for such a text.
 """
 
 import warnings
@@ -42,7 +42,7 @@ class RenderedText(str):
         return rendered
 
     def answered(self, answers: Sequence[str]) -> "tuple[RenderedText, list[RenderedText]]":
-        """What stands before all the answers to a prompt, and the prompt with each of them.
+        """The text that comes before every answer to a prompt, and the prompt with each answer.
 
         An answer to a chat prompt is the assistant's turn as the template writes it, up to its words' end: with what
         the template puts before them, and without what it strips. Other rendered text is continued as it is.
@@ -259,7 +259,7 @@ def _encode(text: str, tokenizer: Any, prepend_bos: bool | None, first: Sequence
 
 
 def text_beginning(tokenizer: Any) -> list[int]:
-    """What a tokenizer puts before a text. What it puts after one is left out everywhere: a prompt goes on."""
+    """The ids that a tokenizer puts before a text. What it puts after one is never used, since a prompt goes on."""
     if tokenizer is None:
         return []
     ids, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))

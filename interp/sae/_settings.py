@@ -1,18 +1,18 @@
 """Settings in other tools' files: which of their keys are read, which decide nothing, and what the rest raises.
 
-A key of such a file is read, or it is in a list here of keys that decide nothing of what the autoencoder computes (how
-it was trained, on which text, in which type: it is computed in float32 here), or its name is an error. Keys that are
-null or false need not be known. What SAELens keeps under `metadata` are notes, of which only those on the model and its
-hooks are read.
+A key of such a file is read; or it is in a list here of keys that do not change what the autoencoder computes (how it
+was trained, on which text, in which dtype: here it runs in float32); or it is an error that names the key. Unknown keys
+that are null or false are ignored. What SAELens keeps under `metadata` are notes; only those on the model and its hooks
+are read.
 
-What makes it doubtful that the autoencoder belongs where it is read (another model's name, another hook, text without a
-beginning token) is a doubt: an error, unless the caller accepts the key.
+Some keys suggest that the autoencoder does not belong to this model or site (another model's name, another hook, text
+without a BOS token). Such a key is a *doubt*: an error, unless the caller accepts the key.
 
 TransformerLens can change a model's weights before it runs, and so the activations that an autoencoder is trained on.
 With `center_writing_weights`, everything that is written to the residual stream has mean zero, in models whose norms
 all subtract the mean (LayerNorm); in others (RMSNorm) the setting does nothing, and an absent key means false. With
-`fold_ln`, the input of an MLP lacks the gain and bias of its norm; with the two last ones, attention's own activations
-change.
+`fold_ln`, the input of an MLP lacks the gain and bias of its norm; `fold_value_biases` and
+`refactor_factored_attn_matrices` change attention's own activations.
 """
 
 import re

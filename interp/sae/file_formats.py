@@ -1,4 +1,4 @@
-"""Files of autoencoders, read: those of interp, SAELens, sparsify, dictionary_learning and Gemma Scope.
+"""Reading of autoencoders saved by interp, SAELens, sparsify, dictionary_learning and Gemma Scope.
 
     interp               a folder with sae.json and sae.safetensors
     SAELens              a folder with cfg.json and sae_weights.safetensors, transcoders too
@@ -12,7 +12,7 @@ What is read of another tool works on raw activations with one bias before the n
 other tool subtracts from its input moves into the encoder's bias. A gate becomes a threshold; the two are equivalent
 where they share their direction (Rajamanoharan et al. 2024, appendix). Decoder rows are scaled to norm one where that
 changes nothing. An autoencoder of a stream whose mean was subtracted (`center_writing_weights`) gets encoder rows of
-mean zero, and a `W_skip` that adds the mean of its input back. Settings that are not known raise, by name
+mean zero, and a `W_skip` that adds the mean of its input back. An unknown setting is an error that names it
 (`interp.sae._settings`). No pickled code is run.
 """
 

@@ -1,16 +1,16 @@
 """The release gate: a decision on a checkpoint, or on a recipe before its export, from the file of an audit and a
 policy.
 
-The figures of the audit must follow from its item scores, and the audit must be of this very model. What was measured
-with weights of its own covers a checkpoint whose weights and settings (config, tokenizer, chat template), computed from
-the files, have the same digests. What was measured with a recipe's hooks covers an exact export of that recipe from
-that base, never the base itself. A manifest proves nothing, since whoever replaces weights can rewrite it: the export
-is made again from the base and measured (`interp.editing.verify`), or signed with a key that is named here. Where this
-is not established, the decision is inconclusive.
+The figures of the audit must follow from its item scores, and the audit must be of this very model. An audit of an
+edited checkpoint covers a checkpoint whose weights and settings (config, tokenizer, chat template), computed from the
+files, have the same digests. An audit of a recipe run by hooks covers an exact export of that recipe from that base,
+never the base itself. A manifest proves nothing, since whoever replaces weights can rewrite it. So the export is made
+again from the base and measured (`interp.editing.verify`), or it must be signed with a key that the caller names. Where
+neither holds, the decision is inconclusive.
 
 Limitations: nothing shows who measured, nor that the audit was not made up as a whole (`interp.auditing.auditor`).
-Behaviours are known by name; a policy pins what they ask by `digests`. The dtype in which others load a checkpoint is
-theirs to choose.
+Behaviours are identified by name; a policy pins their content by `digests`. The dtype in which others load a checkpoint
+is theirs to choose.
 """
 
 from collections.abc import Collection, Iterator

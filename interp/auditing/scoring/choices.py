@@ -8,8 +8,8 @@
 - `paired_text`: which of two whole texts is likelier (Nangia et al. 2020, https://arxiv.org/abs/2010.00133).
 - `text_loss`: the loss of whole texts.
 
-Limitations: the likelihood of an answer is not the probability that the model replies so: what it would say instead is
-not measured.
+Limitations: the likelihood of an answer is not the probability that the model gives this answer in a reply, since what
+it would say instead is not measured.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 """Likelihoods: the log-probability of given text under a model, with no text generated.
 
-Prompt and answer are tokenised as one text. All answers of an item are scored from one token on, the earliest that any
-of them needs: a token that reaches across the end of the prompt would otherwise cost one answer what it does not cost
-another. Whitespace at the end of a plain prompt is scored with the answers, so that choices are the same wherever the
-space stands (`models.continuations`).
+Prompt and answer are tokenised as one text. All answers of an item are scored from the same token on, the earliest that
+any of them needs; otherwise a token that reaches across the end of the prompt would count for some answers only.
+Whitespace at the end of a plain prompt is scored with the answers, so that choices are the same wherever the space
+stands (`models.continuations`).
 
 `answer_logprobs` computes what texts share once, pads little, and multiplies by the unembedding only where a scored
 token is predicted (with 49k words the full unembedding would be a fifth of the work):

@@ -1,6 +1,7 @@
 """Replies: behaviours scored by what a model writes, each greedy reply by a grader (`graders`, `refusals`, `judge`).
 
-The thought of a reasoning model is not graded. A reply that never left it has no score, which is said.
+The thinking block of a reasoning model is not graded. A reply whose block does not end has no score; the number of such
+replies is printed.
 
 A grader is a callable of prompt and reply that returns a number in [0, 1], or NaN where it has no answer. Scores
 depend on it, so it must describe itself for the digest: a frozen dataclass does by its fields, a function by its name.

@@ -1,7 +1,7 @@
 """Companions: the files of a checkpoint's folder that are not its weights, and accompany them wherever they go.
 
 Tokenizers, processors, templates, licences and code have files of any name, in sub-folders too. So a file comes along
-unless there is a reason to leave it out, and what is left out is named with its reason:
+unless there is a reason to leave it out; each file that is left out is reported with the reason:
 
 - weights and training states in any format, told by their endings or, for pickles, by how they begin;
 - hidden files and caches;
@@ -9,7 +9,7 @@ unless there is a reason to leave it out, and what is left out is named with its
 - links out of the folder, since what comes along is published with the weights. Only the Hugging Face cache keeps files
   elsewhere ("blobs") and links to them. Where such a link stands for a file of the tokenizer or the generation
   settings, it is an error;
-- what is no file (a pipe, a device), or links to a folder.
+- anything that is not a regular file (a pipe, a device), and links to a folder.
 
 Code (`*.py`) comes along as a file. Nothing is run or unpickled.
 """

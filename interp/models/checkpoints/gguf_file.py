@@ -1,6 +1,6 @@
-"""GGUF files: what they state beyond what transformers reads of them, read into the model or refused by name.
+"""GGUF files: the metadata and tensors that transformers ignores, read into the model or refused by name.
 
-transformers dequantises the tensors and reads part of the metadata; it passes over the rest without a word. So:
+transformers dequantises the tensors and reads part of the metadata; it ignores the rest without a warning. So:
 
 1. every key under the architecture's name is set in the config, or is harmless (`_HARMLESS`), or is refused by its name
 2. the frequency factors of `rope_freqs.weight` (Llama 3.1 and later) are set in the config, as factors of "longrope"
