@@ -1,5 +1,6 @@
 """Fixtures that many tests share: small random models of several architectures, with a tokenizer, made offline."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +22,11 @@ from interp.models.hooked import HookedModel
 # code.
 hypothesis.settings.register_profile("interp", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("interp")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the garbage collector need not go through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

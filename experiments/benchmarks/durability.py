@@ -31,7 +31,9 @@ SITES = ["resid_post.*", "mlp_post.*"]
 TOKENS = 150_000
 # Each harvest is a fork of a process that has imported the packages, and done nothing else.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["interp.models.hooked", "interp.activations.harvester"])
+PROCESSES.set_forkserver_preload(
+    ["interp.models.hooked", "interp.activations.harvester", "transformers.models.llama.modeling_llama"]
+)
 
 
 def work(out: Path, tokens: int, sites: list[str], memory: Connection) -> None:

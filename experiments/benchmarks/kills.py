@@ -8,6 +8,7 @@ compared byte by byte with an export left alone; where the new folder is not the
 """
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ def in_a_process(action: Action) -> int:
     """The exit status of an action in a fork of this process; 0 if it returns."""
     child = os.fork()
     if child == 0:
+        gc.disable()  # it would write to, and so copy, all the memory that the two share
         status = 1
         with suppress(BaseException):
             action()

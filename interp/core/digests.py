@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -16,7 +17,10 @@ _WORDS = 1 << 22  # words of four bytes to sum at a time on an accelerator
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that determine a result."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+_version = cache(version)  # it reads and parses files
 
 
 class WeightDigests(NamedTuple):

@@ -1,6 +1,7 @@
 """Capture, hooks, losses and generation of HookedModel, against the plain model and against TransformerLens."""
 
 import copy
+from functools import partial
 from importlib.metadata import version
 
 import pytest
@@ -58,17 +59,25 @@ def test_every_site_and_intervention_equals_transformerlens(tiny, name):
         for site in model.sites:
             theirs = cache[site.hook_name].reshape(-1, *acts[site].shape[1:])
             torch.testing.assert_close(acts[site], theirs.expand_as(acts[site]), atol=1e-5, rtol=1e-5)
-            shift = torch.randn(acts[site].shape[1:], generator=push)  # softmax does not see one shift of all keys
-            ours = model.run_with_hooks(ids(), [(site.hook_name, lambda x, hook, shift=shift: x + shift)])
+        for kind in dict.fromkeys(site.kind for site in model.sites):  # the layers of a kind in one pass
+            hooks, reached = [], []
+            for site in (site for site in model.sites if site.kind == kind):
+                shift = torch.randn(acts[site].shape[1:], generator=push)  # softmax does not see one shift of all keys
+                hooks.append((site.hook_name, partial(_shifted, shift=shift, reached=reached)))
+            ours = model.run_with_hooks(ids(), hooks)
+            assert sorted(reached) == sorted(site for site, _ in hooks)
             with torch.no_grad():
-                reference = model.bridge.run_with_hooks(
-                    ids(), fwd_hooks=[(site.hook_name, lambda x, hook, shift=shift: x + shift)]
-                )
-            assert (ours - plain).abs().max() > 1e-3, f"the hook at {site} did nothing"
-            if name == "opt" and site.kind == "mlp_input" and version("transformer_lens") < "4":
+                reference = model.bridge.run_with_hooks(ids(), fwd_hooks=hooks)
+            assert (ours - plain).abs().max() > 1e-3, f"the hooks at {kind} did nothing"
+            if name == "opt" and kind == "mlp_input" and version("transformer_lens") < "4":
                 torch.testing.assert_close(reference, plain, atol=1e-4, rtol=1e-4)  # its hook there moves nothing
             else:
                 torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+
+
+def _shifted(x, hook, shift, reached):
+    reached.append(hook.name)
+    return x + shift
 
 
 def test_the_bridge_does_not_answer_for_what_it_does_not_see(tiny):

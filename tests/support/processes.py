@@ -11,7 +11,14 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["interp.cli.app", "interp.cli.export", "interp.auditing.auditor", "interp.pipeline.experiment"]
+    [
+        "interp.cli.app",
+        "interp.cli.export",
+        "interp.auditing.auditor",
+        "interp.pipeline.experiment",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.llama.modeling_llama",
+    ]
 )
 
 

@@ -16,7 +16,6 @@ import sample_records as sample
 from interp.views import plot_activation_histogram, plot_heat_map, plot_layer_curve, plot_rates, plot_training
 from interp.views.notebook_figure import NotebookFigure
 
-nbformat = pytest.importorskip("nbformat", reason="nbformat comes with the notebook extra")
 SUPPORT = Path(sample.__file__).parent
 LIVE, SLIDER, PROGRESS = 3, 4, 5
 CELLS = (
@@ -63,7 +62,12 @@ def messages():
 
 
 @pytest.fixture(scope="module")
-def notebook(messages):
+def nbformat():
+    return pytest.importorskip("nbformat", reason="nbformat comes with the notebook extra")
+
+
+@pytest.fixture(scope="module")
+def notebook(nbformat, messages):
     """The cells, executed; the first figure and the live curves twice."""
     client = pytest.importorskip("nbclient", reason="nbclient is needed to execute notebooks")
 
@@ -128,7 +132,7 @@ def browse(page: Path, *options: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_an_export_is_not_blank_in_light_in_dark_and_without_scripts(notebook, tmp_path):
+def test_an_export_is_not_blank_in_light_in_dark_and_without_scripts(nbformat, notebook, tmp_path):
     cells = [notebook.cells[number] for number in (1, 2, LIVE, SLIDER)]
     document, blank = (nbformat.from_dict({**notebook, "cells": shown}) for shown in (cells, []))
     pages = {theme: exported(document, theme) for theme in ("light", "dark")}

@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from distilling import FRESH, QUICK, TEXTS, gated, kl, row
-from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -157,7 +156,7 @@ def test_factors_are_a_lora_adapter(tiny, tmp_path, architecture):
     found = distil(gated(model), model, TEXTS[:40], **QUICK, lr=0.03)
     model.hf.save_pretrained(tmp_path / "base")
     assert export_adapter(gated(model), model, tmp_path / "adapter", distilled=found) == LoraAdapter(2, True)
-    adapted = PeftModel.from_pretrained(
+    adapted = pytest.importorskip("peft").PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tmp_path / "base"), str(tmp_path / "adapter")
     )
     tokens = model.tokens(FRESH[:4])

@@ -17,7 +17,7 @@ from interp.sae.config import SaeConfig
 from interp.sae.training import state
 from interp.sae.training.trainer import train, train_all
 
-CONFIG = SaeConfig(d_sae=64, k=3, batch_size=256, tokens=60_000, lr=1e-2, kind="batchtopk", dead_after=2_000)
+CONFIG = SaeConfig(d_sae=64, k=3, batch_size=256, tokens=40_000, lr=1e-2, kind="batchtopk", dead_after=2_000)
 
 
 class _Stopped(Exception):
@@ -113,7 +113,7 @@ train(Store.open(store), "resid_post.0", SaeConfig.model_validate_json(config), 
 
 
 def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
-    config = CONFIG.model_copy(update={"tokens": 120_000})
+    config = CONFIG.model_copy(update={"tokens": 80_000})
     straight = train(planted, SITE, config)
     command = _CHILD, planted.folder, tmp_path / "run", config.model_dump_json()
     kills = 0
