@@ -44,16 +44,16 @@ Written by `python experiments/fold_table.py --out docs/results/editing.md`.
 
 A fold is *exact* (the weights compute what the hooks compute, for every prompt and position, up to rounding),
 *approximate* (a different edit, which has to be requested), or *refused* with the reason. `interp.export` folds what is
-exact and refuses the rest unless `FoldOptions(approximate=True)` allows it. Where a norm follows what attention and MLP
-write (exaone4, gemma2, gemma3, glm4, olmo2, olmo3), `writers` names the raw outputs before it, and so do the columns
-*band* and *coordinates*.
+exact; with `FoldOptions(approximate=True)`, also what is approximate. Where a norm follows what attention and MLP write
+(exaone4, gemma2, gemma3, glm4, olmo2, olmo3), `writers` names the raw outputs before the norm, and the columns *band*
+and *coordinates* edit the raw outputs too.
 
-- The first figure is the largest difference of logits between hooks and exported weights, loaded by plain
-  transformers, as a share of the range of the logits, in float32 on random tokens. The edits themselves change logits
-  by {effects} of it.
+- Each figure is the largest difference of a logit between the hooked model and the exported weights (loaded by plain
+  transformers), as a fraction of the range of the logits, in float32 on random tokens. As a control, the edits
+  themselves change logits by {effects} of that range.
 - If the norm after a writer were ignored, the fold would leave up to {naive} of what is added to the stream along the
   removed directions.
-- *flag*, *Llama*: the biases come with a flag in config.json, or with the Llama class (on request).
+- *flag*, *Llama*: a flag in config.json adds the biases, or the model is saved under the Llama class (`rehost=True`).
 
 """
 COLUMNS = {
@@ -281,13 +281,13 @@ def real(folder: Path) -> tuple[str, dict[str, list[dict[str, float | str]]]]:
     text = (
         "\n## SmolLM2-135M-Instruct\n\nOne random direction is projected out of every writer. The columns are "
         "KL(hooked || weights) in nats on random tokens, the largest difference of logits over their range, and the "
-        "largest share of a writer's output left along the direction.\n\n"
+        "largest fraction of a writer's output left along the direction.\n\n"
     )
     text += line(["weights", "KL", "logits", "left"]) + line(["---"] * 4)
     text += "".join(line([str(row["weights"]), *(figure(row.get(x)) for x in ("kl", "gap", "left"))]) for row in edited)
     text += (
-        "\nWhat a cast leaves of the write along the direction, over all attention and MLP output projections, and how "
-        "much larger the rounding error is with compensation:\n\n"
+        "\nThe fraction of a writer's output that a cast to 16 bits leaves along the direction, over all attention and MLP "
+        "output projections, and the increase of the rounding error with compensation:\n\n"
     )
     text += line(["type", "cast", "compensated", "error"]) + line(["---"] * 4)
     for row in cast:

@@ -30,7 +30,7 @@ harvested together equal each document alone, and that exported weights equal th
 - *compared with*: the reference for the sites. Where TransformerLens 4.3 lacks an architecture, or computes a different
   function from the model, the reference is the model's own hidden states.
 
-Gemma 4 adds per-layer inputs after its MLP and scales the sum, so there `resid_post` is more than the sum of the sites.
+Gemma 4 adds per-layer inputs after its MLP and scales the sum, so its `resid_post` is not the sum of the other sites.
 
 | model_type | variant | blocks | no site | packed | folds | compared with |
 |---|---|---|---|---|---|---|
