@@ -286,8 +286,8 @@ def real(folder: Path) -> tuple[str, dict[str, list[dict[str, float | str]]]]:
     text += line(["weights", "KL", "logits", "left"]) + line(["---"] * 4)
     text += "".join(line([str(row["weights"]), *(figure(row.get(x)) for x in ("kl", "gap", "left"))]) for row in edited)
     text += (
-        "\nThe fraction of a writer's output that a cast to 16 bits leaves along the direction, over all attention and MLP "
-        "output projections, and the increase of the rounding error with compensation:\n\n"
+        "\nThe fraction of a writer's output that a cast to 16 bits leaves along the direction, over all attention and "
+        "MLP output projections, and the increase of the rounding error with compensation:\n\n"
     )
     text += line(["type", "cast", "compensated", "error"]) + line(["---"] * 4)
     for row in cast:

@@ -68,8 +68,8 @@ class Recipe(Displayed):
     """An ordered list of edits, the model they were made for, and a note.
 
     The same recipe is run with hooks, folded into weights, verified and audited. `writers` names every site that writes
-    into the residual stream. A projection there removes the direction from the whole model, and folds into the weights
-    exactly.
+    into the residual stream. A projection there removes the direction from the whole stream, and folds into the weights
+    exactly (not in BLOOM and Gemma 4; see docs/results/editing.md).
 
     Args:
         edits: `Edit`s or `(sites, op)` pairs; `sites` is one site or pattern, or several.

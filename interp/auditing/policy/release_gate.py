@@ -135,8 +135,8 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
     else:
         yield Reason(
             None,
-            f"the audit measured recipe {audit.recipe[:12]} by hooks, and {folder} is no export of it; put an export "
-            "to the gate (interp export MODEL --recipe DIR --out EDITED), or audit these weights",
+            f"the audit measured recipe {audit.recipe[:12]} by hooks, and {folder} is not an export of it; give an "
+            "export (interp export MODEL --recipe DIR --out EDITED), or audit these weights",
         )
 
 

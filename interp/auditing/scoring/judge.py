@@ -5,8 +5,8 @@ verdict is read wherever it states one (`Judge.read`); reasons before or after i
 redirects, times out or states no verdict, or two that differ, is asked again; after the last attempt the item has no
 score (NaN), which counts neither as a pass nor as a failure.
 
-The key comes from an environment variable that the caller names, and goes to the host of the endpoint alone. A reply
-has at most a megabyte.
+The key comes from an environment variable that the caller names, and goes only to the host of the endpoint. A reply
+of more than 1 MB is not read.
 
 Limitations: judges are biased (by length, position and their own style: Zheng et al. 2023,
 https://arxiv.org/abs/2306.05685), and a reply can address its judge. Check a judge against human labels. Prompts and
