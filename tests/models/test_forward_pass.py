@@ -32,6 +32,7 @@ from interp.interventions import (
     Schedule,
     bank,
 )
+from interp.models.tokens import Tokens
 
 NEW = 5
 PROMPTS = ["w5 w9 w20 w33 w41", "w7 w12", "w99 w8 w64 w3 w17 w25 w6 w90"]
@@ -120,8 +121,9 @@ KINDS = {
 def anew(model, prompt, recipe, new):
     """The logits that chose a prompt's new tokens, in one pass over the whole, without cache and padding."""
     asked = model.tokens(prompt).ids[0]
-    with model.hooked(recipe, prompt=len(asked)):
-        return model.logits(torch.cat([asked, new]))[0, len(asked) - 1 : -1]
+    whole = torch.cat([asked, new])[None]
+    with model.hooked(recipe, prompt=len(asked)):  # with a mask: a reply may hold the token that pads
+        return model.logits(Tokens(whole, torch.ones_like(whole, dtype=torch.bool)))[0, len(asked) - 1 : -1]
 
 
 @cache
