@@ -55,10 +55,15 @@ def rotary(model):
     return model.hf.model.rotary_emb.inv_freq
 
 
-def test_linear_scaling_divides_the_rotary_frequencies(tiny, tmp_path):
+@pytest.mark.parametrize(
+    "stated",
+    [{"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}, {"rope.scaling.factor": 8.0}, {"rope.scale_linear": 8.0}],
+    ids=str,
+)  # fmt: skip
+def test_linear_scaling_divides_the_rotary_frequencies(tiny, stated, tmp_path):
     def linear(writer):
-        key("rope.scaling.type", "linear")(writer)
-        key("rope.scaling.factor", 8.0)(writer)
+        for name, value in stated.items():
+            key(name, value)(writer)
 
     plain = interp.load(tiny_gguf.write(tiny("llama"), tmp_path / "plain.gguf"))
     scaled = interp.load(tiny_gguf.write(tiny("llama"), tmp_path / "scaled.gguf", change=linear))
