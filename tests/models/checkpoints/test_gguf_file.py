@@ -57,9 +57,13 @@ def rotary(model):
 
 @pytest.mark.parametrize(
     "stated",
-    [{"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}, {"rope.scaling.factor": 8.0}, {"rope.scale_linear": 8.0}],
+    [
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
+        {"rope.scaling.factor": 8.0},
+        {"rope.scale_linear": 8.0},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_linear_scaling_divides_the_rotary_frequencies(tiny, stated, tmp_path):
     def linear(writer):
         for name, value in stated.items():
