@@ -19,6 +19,7 @@ Limitations: whoever can write into the folder can store scores with a digest th
 last digits between devices and versions of torch; use a separate cache folder for each.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -35,12 +36,13 @@ from interp.core.files import read_json, sha256_json, write_json
 from interp.editing.certificate.manifest import MANIFEST, RECIPE, ExportManifest
 from interp.editing.certificate.replay import rebuild
 from interp.interventions.recipe import Recipe
+from interp.models.continuations import with_answers
 from interp.models.hooked import HookedModel
 
 _FORMAT = 1
 _SCORING = 2  # raised whenever scorers give other scores for the same behaviour
 _RENDERED: WeakKeyDictionary[HookedModel, dict[tuple[str, ...], str]] = WeakKeyDictionary()
-_PROBES = 50  # prompts per behaviour on which tokenizers are compared
+_PROBES = 50  # prompts per behaviour on which tokenizers are compared, and answers on which templates are
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,10 @@ def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:
 
 
 def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
-    """SHA-256 of the prompts as the model reads them: scores depend on these, not on the chat template's text."""
+    """SHA-256 of the prompts, and of answers to the first one, as the model reads them.
+
+    Scores depend on these, not on the chat template's text.
+    """
     known = _RENDERED.setdefault(condition.model, {})
     key = (behaviour.digest, condition.model.settings(), condition.instruction)
     if key not in known:
@@ -181,8 +186,25 @@ def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
                 texts = render_prompts(model, behaviour.prompts, spec.get("before", ()), spec.get("chat", True))
             except InterpError as problem:  # such as a template without system messages
                 texts = [str(problem)]
+            texts += _answered(texts[0], list(_texts_of(behaviour.spec)))
             known[key] = sha256_json([*texts, model.template.end])
     return known[key]
+
+
+def _answered(prompt: str, answers: list[str]) -> list[str]:
+    try:
+        return list(with_answers(prompt, answers[:_PROBES])[1])
+    except InterpError as problem:
+        return [str(problem)]
+
+
+def _texts_of(spec: Any) -> Iterator[str]:
+    """The texts in what a scorer depends on, among them the answers."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, Mapping | Sequence):
+        for part in spec.values() if isinstance(spec, Mapping) else spec:
+            yield from _texts_of(part)
 
 
 def _read(file: Path, key: dict[str, str], behaviour: Behaviour) -> Scores:

@@ -62,7 +62,7 @@ class PlainModel(PromptedModel):
         if hf.get_output_embeddings() is None:
             raise InterpError(f"{type(hf).__name__} has no unembedding; load a causal language model (…ForCausalLM)")
         self.hf = hf.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer = tokens.without_dropout(tokenizer)
         self.name = name
         self.source = source
         self.revision = revision

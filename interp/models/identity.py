@@ -91,6 +91,9 @@ class ModelReference(Config):
 
 # Names, versions, and the dtype, which do not decide the output.
 _IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
+# Of a tokenizer: its places, and what matters to padding or to other calls than ours.
+_NO_RULES = {"name_or_path", "vocab_file", "chat_template", "padding_side", "truncation_side", "model_max_length"}
+_NO_RULES |= {"verbose", "deprecation_warnings", "clean_up_tokenization_spaces"}
 _ADDED = ("settings", "storage_digest", "date")
 UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another
 
@@ -165,7 +168,15 @@ def _tokenizer_settings(tokenizer: Any, chat: bool) -> list[Any]:
         return []
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     after = str(tokenizer.backend_tokenizer.post_processor) if tokenizer.is_fast else ""
-    return [len(tokenizer), *([tokenizer.chat_template] if chat else []), special, after]
+    return [len(tokenizer), *([tokenizer.chat_template] if chat else []), special, after, *_python_rules(tokenizer)]
+
+
+def _python_rules(tokenizer: Any) -> list[dict[str, str]]:
+    """What decides how text is split outside the rules of a fast tokenizer; empty where nothing does."""
+    if tokenizer.is_fast:
+        return [{"split_special_tokens": "True"}] * bool(tokenizer.split_special_tokens)
+    plain = (bool, int, float, str)
+    return [{name: str(x) for name, x in vars(tokenizer).items() if isinstance(x, plain) and name not in _NO_RULES}]
 
 
 def _tokenizer_parts(tokenizer: Any) -> list[str]:
@@ -194,7 +205,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """
     if not tokenizer.is_fast:
         special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-        return sha256_json([tokenizer.get_vocab(), special])
+        return sha256_json([tokenizer.get_vocab(), special, *_python_rules(tokenizer)])
     # Padding and truncation come first and are left out: calls change them, and no token.
     whole = tokenizer.backend_tokenizer.to_str()
-    return hashlib.sha256(whole[whole.index('"added_tokens"') :].encode()).hexdigest()
+    rules = "".join(map(str, _python_rules(tokenizer)))
+    return hashlib.sha256((whole[whole.index('"added_tokens"') :] + rules).encode()).hexdigest()

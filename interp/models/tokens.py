@@ -274,6 +274,14 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
     return Tokens(ids, torch.arange(width) >= width - lengths[:, None])
 
 
+def without_dropout(tokenizer: Any) -> Any:
+    """The tokenizer, with the random merges of its training switched off (BPE dropout, Provilkov et al. 2020)."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(model, "dropout", None):
+        model.dropout = None
+    return tokenizer
+
+
 def common_length(rows: Collection[Row]) -> int:
     """The length of the longest common prefix of rows of ids, or of texts."""
     first, last = min(rows), max(rows)  # every row between these shares their common prefix

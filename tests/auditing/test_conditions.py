@@ -18,7 +18,7 @@ from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.policy.decision import Policy
 from interp.auditing.policy.release_gate import gate
-from interp.auditing.scoring.choices import text_loss
+from interp.auditing.scoring.choices import choice, text_loss
 from interp.core.files import sha256_json
 from interp.editing.certificate.manifest import MANIFEST
 from interp.editing.options import FoldOptions
@@ -199,6 +199,20 @@ def test_scores_are_kept_by_rendered_prompts_whatever_the_templates_text_is(mode
     assert cached("{# the same prompts #}01 Jan {{ messages[0].content }}")
     assert not cached(dated, "2025-01-02")
     assert not cached("{{ messages[0].content }}"), "control"
+
+
+def test_scores_of_answers_are_kept_by_how_the_template_writes_an_answer(model, tmp_path):
+    asked = choice("c", "capability", "says w9", ["w5 w6"], [["w9", "w10"]], [0], unit="margin")
+
+    def cached(answer, note=""):
+        turn = "{% if message.role == 'user' %}w7 {{ message.content }} w8{% else %} " + answer + " w8{% endif %}"
+        model.tokenizer.chat_template = "{% for message in messages %}" + turn + "{% endfor %}" + note
+        return ScoreCache(tmp_path).get(ModelCondition(model), asked) is not None
+
+    cached("{{ message.content }}")
+    ScoreCache(tmp_path).scores(ModelCondition(model), asked)
+    assert cached("{{ message.content }}", "{# another text #}")
+    assert not cached("{{ message.content | upper }}")
 
 
 def test_changes_below_bfloat16_are_kept_apart(model, behaviour, tmp_path):

@@ -40,7 +40,11 @@ def cut(folder):
     changed(folder, "tokenizer.json", normalizer={"type": "Lowercase"})
 
 
-@pytest.mark.parametrize("change", [rope, template, end, cut])
+def split(folder):
+    changed(folder, "tokenizer_config.json", split_special_tokens=True)
+
+
+@pytest.mark.parametrize("change", [rope, template, end, cut, split])
 def test_settings_are_told_apart_where_weights_are_the_same(folder, change):
     before = interp.load(folder).identity
     assert interp.load(folder).identity == before, "control: the same folder"

@@ -6,7 +6,9 @@ from copy import deepcopy
 import pytest
 import tiny_models
 import torch
+from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 import interp
 from interp import InterpError
@@ -156,3 +158,17 @@ def test_what_chat_cannot_do_is_said(chat_model):
     contrast = interp.Contrast.of([(f"w{n} w5", f"w{n} w6") for n in range(10, 18)])
     with pytest.raises(InterpError, match="reft_r1 trains on prompts with the chat template"):
         interp.find(chat_model, contrast, methods="reft_r1", chat=False)
+
+
+def test_dropout_of_merges_is_switched_off():
+    letters = {letter: number for number, letter in enumerate("abcd_")} | {"ab": 5, "cd": 6, "abcd": 7}
+    merges = [("a", "b"), ("c", "d"), ("ab", "cd")]
+
+    def cuts(dropout, wrap):
+        backend = Tokenizer(models.BPE(letters, merges, dropout=dropout, unk_token="_"))
+        tokenizer = wrap(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="_", pad_token="_"))
+        return {tuple(tokenizer("abcdabcd")["input_ids"]) for _ in range(20)}
+
+    hf = tiny_models.build("llama").hf
+    assert len(cuts(0.5, lambda tokenizer: tokenizer)) > 1, "control"
+    assert cuts(0.5, lambda tokenizer: interp.HookedModel(hf, tokenizer).tokenizer) == {(7, 7)}

@@ -139,7 +139,11 @@ _TABLE = {
     ),
     "gpt2": replace(_GPT, pos_embed="transformer.wpe", transposed=True),
     "gpt_neo": replace(
-        _GPT, pos_embed="transformer.wpe", qkv="attn.attention.{}_proj", attn_write="attn.attention.out_proj"
+        _GPT,
+        pos_embed="transformer.wpe",
+        qkv="attn.attention.{}_proj",
+        attn_write="attn.attention.out_proj",
+        packs=False,  # its window is counted in columns
     ),
     "gpt_neox": replace(
         _GPT,

@@ -14,6 +14,7 @@ from interp.interventions import Add, At, Gate, Knockout, Reads, Schedule
 ARCHITECTURES = [
     "llama",
     "gpt2",
+    "gpt_neo",
     "gemma2",
     "gemma3",
     "gpt_neox",
