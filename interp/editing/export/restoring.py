@@ -91,7 +91,7 @@ def undo(folder: str | Path, out: str | Path) -> None:
 
 
 def _config(patch: TensorFile, cast: torch.dtype | None) -> dict[str, Any]:
-    """The original config.json, with the type that the restored weights have; a narrower one is said."""
+    """The original config.json, with the dtype that the restored weights have; a note reports a narrower one."""
     config: dict[str, Any] = parse_json(patch.metadata["config"], patch.path, constants=True)
     if cast is None:
         return config
