@@ -86,7 +86,7 @@ def test_the_pipeline_by_hand(run, tmp_path):
     code, said, _ = run("sae", "train", store, *words, "--out", sae)
     assert (code, json.loads(said)["d_sae"]) == (0, 256)
     words = ["--contrast", "organism.hostility", "--method", "all", "--sae", sae, "--try", "hostility", "--json"]
-    code, said, _ = run("find", "organism", *words, "--sites", "resid_post.3", "--items", 6, "--out", recipe)
+    code, said, _ = run("find", "organism", *words, "--sites", "resid_post.3", "--items", 3, "--out", recipe)
     rows = json.loads(said)
     assert code == 0
     assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
@@ -116,7 +116,7 @@ def test_the_pipeline_by_hand(run, tmp_path):
     assert "give --out FOLDER" in run(*words)[2]
     assert "size '1 parsec' can't be read" in run(*words, "--out", tmp_path / "x", "--shard-size", "1 parsec")[2]
     audit, policy = tmp_path / "audit.json", tmp_path / "policy.yaml"
-    words = ["audit", out, "--base", "organism", "--items", 20, "--baselines", "none"]
+    words = ["audit", out, "--base", "organism", "--items", 12, "--baselines", "none"]
     code, said, _ = run(*words, "--out", audit, "--json")
     assert code == 0
     found = {row["name"]: row for row in json.loads(said)}
