@@ -187,7 +187,7 @@ def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
             except InterpError as problem:  # such as a template without system messages
                 texts = [str(problem)]
             texts += _answered(texts[0], list(_texts_of(behaviour.spec)))
-            known[key] = sha256_json([*texts, model.template.end])
+            known[key] = sha256_json([*texts, *model.template.ends])
     return known[key]
 
 

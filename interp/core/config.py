@@ -238,7 +238,7 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
     try:
         root = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, InterpError) as problem:
-        raise InterpError(f"{source}: not valid YAML: {' '.join(str(problem).split())}") from None
+        raise InterpError(f"{source}: not valid YAML: {problem}") from None
     if root is not None and _written_out(root, source, {}) > bound("yaml"):
         raise over_bound(source, "with its aliases written out, longer", "yaml")
     return root
@@ -249,7 +249,7 @@ def construct_yaml(node: yaml.Node, source: str) -> Any:
     try:
         return _Loader("").construct_document(node)
     except _MALFORMED as problem:
-        raise InterpError(f"{source}: not valid YAML: {' '.join(str(problem).split())}") from None
+        raise InterpError(f"{source}: not valid YAML: {problem}") from None
 
 
 def plain_value(text: str, source: str) -> Any:

@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 class InterpError(ValueError):
     """Bad input or an unmet condition. The message names the value, what was expected and what to do next.
 
-    It is `printable`, whatever the files hold that it quotes.
+    It is `printable` and one line, whatever the files and the other libraries' errors hold that it quotes.
 
     Example:
         >>> from interp.models.sites import Site
@@ -46,7 +46,11 @@ class InterpError(ValueError):
     """
 
     def __init__(self, *message: object) -> None:
-        super().__init__(*(printable(part) if isinstance(part, str) else part for part in message))
+        super().__init__(*(_one_line(printable(part)) if isinstance(part, str) else part for part in message))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(filter(None, map(str.strip, text.splitlines())))
 
 
 @contextmanager
@@ -127,7 +131,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def first_line(problem: BaseException) -> str:
     """The first line of an exception's message, which other libraries continue with advice of their own.
 
-    >>> first_line(OSError("disk full\\nTraceback"))
-    'disk full'
+    The lines that one with a colon at its end announces belong to it.
+
+    >>> first_line(OSError("disk full\\nTraceback")), first_line(ValueError("'size':\\n  TypeError: not a number"))
+    ('disk full', "'size': TypeError: not a number")
     """
-    return str(problem).strip().partition("\n")[0]
+    return _one_line(re.split(r"(?<![:,\s])\s*\n", str(problem).strip())[0])

@@ -104,13 +104,17 @@ class ChatTemplate(Displayed):
             return ""
 
     @property
-    def end(self) -> int | None:
-        """The special token that ends an assistant's turn; None where a turn does not end with one."""
-        words = "\ue000"
-        text = self.attempt([{"role": "user", "content": "a"}, {"role": "assistant", "content": words}])
-        after = text.rpartition(words)[2].strip()
-        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if words in text and after else []
-        return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
+    def ends(self) -> list[int]:
+        """The special tokens that end an assistant's turn: the first behind its words, also where it opens the next."""
+        words, later, ends = "\ue000", "\ue001", dict[int, None]()
+        for role in ("", "user", "tool"):
+            turns = [("user", "a"), ("assistant", words), *[(role, later)] * bool(role)]
+            text = self.attempt([{"role": role, "content": content} for role, content in turns])
+            _, found, after = text.rpartition(words)
+            ids = self.tokenizer(after.partition(later)[0], add_special_tokens=False)["input_ids"] if found else []
+            added = self.tokenizer.added_tokens_decoder if found else {}  # which may have runs of spaces, too
+            ends |= dict.fromkeys([token for token in ids if str(added.get(token, "")).strip()][:1])
+        return [*ends]
 
     def require_variables(self) -> None:
         """Raise for a variable that the template does not read."""

@@ -295,7 +295,7 @@ class HookedModel(TransformerLensFace):
         pad, defaults = self.tokenizer.pad_token_id, self.hf.generation_config
         given = defaults.eos_token_id if defaults is not None else self.config.eos_token_id
         listed = given if isinstance(given, list) else [given]
-        several = [*listed, self.tokenizer.eos_token_id, self.template.end]
+        several = [*listed, self.tokenizer.eos_token_id, *self.template.ends]
         ends = sorted({end for end in several if end is not None})
         return GenerationConfig(
             max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=0 if pad is None else pad

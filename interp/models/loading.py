@@ -246,6 +246,9 @@ def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
     stated, other = GgufFile(file), tokenizer
     hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name}, stated)
     stated.require_places(hf)
+    given = hf.generation_config.eos_token_id
+    ends = {*(given if isinstance(given, list) else [given]), *stated.ends}
+    hf.generation_config.eos_token_id = sorted(ends - {None})
     if other is None:
         stated.split_text(tokenizer)
     # The weights are plain tensors now; marked as quantised, transformers would refuse to save them.

@@ -154,7 +154,7 @@ def _read_content(where: Path, name: str, label: str) -> ToolContent:
         raise InterpError(f"{label}: its tensors do not go together ({first_line(problem)}); restore it") from None
     except (LookupError, TypeError, AttributeError, ValueError) as problem:
         # The settings of other tools may have any type, in any place.
-        reason = f"{type(problem).__name__}: {problem}".replace("\n", " ")
+        reason = f"{type(problem).__name__}: {problem}"
         raise InterpError(f"{label}: its settings are not of this format ({reason}); expected {name}'s") from None
 
 

@@ -5,13 +5,33 @@ import traceback
 import pytest
 
 from interp import InterpError
-from interp.core.errors import nearest
+from interp.core.config import plain_value
+from interp.core.errors import first_line, nearest
 
 
 def test_nearest_names_close_ones_or_what_there_is():
     assert nearest("lama", ["llama", "gpt2"]) == "did you mean llama?"
     assert nearest("zzz", ["llama", "_z", "gpt2"]) == "known: gpt2, llama"
     assert nearest("pos", ["prompts", "positions"]) == "did you mean positions?"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("Error for 'size':\n    TypeError: 'x' is no int", "Error for 'size': TypeError: 'x' is no int"),
+        ("one of: \n(1) a file,  \n(2) a name\nAsk us.", "one of: (1) a file, (2) a name"),
+        ("disk full\nask:\nus", "disk full"),
+        ("", ""),
+    ],
+)
+def test_the_first_line_has_what_its_colon_announces(message, line):
+    assert first_line(ValueError(message)) == line
+
+
+def test_an_error_is_one_line_whatever_it_quotes():
+    assert str(InterpError("a\n   b\r\n\n c\u2028d  e")) == "a b c d  e"
+    with pytest.raises(InterpError, match=r"here: not valid YAML: [^\n]+, line 1, [^\n]+$"):
+        plain_value('a: "x\n b: [', "here")
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -71,18 +71,42 @@ def test_a_model_records_the_date_and_the_variables_where_they_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("template", "end"),
+    ("template", "ends"),
     [
-        (MARKED, "<|im_end|>"),
-        ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "</s>"),
-        ("{% for m in messages %}{{ m.content }} w9 {% endfor %}", None),
-        ("{{ raise_exception('no') if messages | length > 1 else messages[0].content }}", None),
-        ("{{ messages[0].content }}", None),
+        (MARKED, ["<|im_end|>"]),
+        ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", ["</s>"]),
+        ("{% for m in messages %}{{ m.content }} w9 {% endfor %}", []),
+        ("{{ raise_exception('no') if messages | length > 1 else messages[0].content }}", []),
+        ("{{ messages[0].content }}", []),
+        ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", ["<|user|>", "<|tool|>"]),
+        (
+            "{% for m in messages %}{% if not loop.first %} w9 <|im_end|>{% endif %}{{ m.content }}{% endfor %}",
+            ["<|im_end|>"],
+        ),
+        (
+            "{% for m in messages %}<|user|>{{ m.content }}{% if loop.last %}</s>{% endif %}{% endfor %}",
+            ["</s>", "<|user|>"],
+        ),
+        (
+            "{% for m in messages %}{{ raise_exception('') if m.role == 'tool' }}{{ m.content }}</s>{% endfor %}",
+            ["</s>"],
+        ),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>", ["<|im_end|>"]),
+        ("{% for m in messages[:1] %}{{ m.content }}<|im_end|>{% endfor %}", []),
     ],
 )
-def test_a_turn_ends_with_the_special_token_behind_its_words(template, end):
-    made = ChatTemplate(tokenizer(template, ["<|im_start|>", "<|im_end|>"]))
-    assert made.end == (None if end is None else made.tokenizer.convert_tokens_to_ids(end))
+def test_a_turn_ends_with_the_special_token_behind_its_words(template, ends):
+    """One that opens the next turn ends this one; what stands behind the next turn's words does not."""
+    marks = ["<|im_start|>", "<|im_end|>", "<|user|>", "<|tool|>", "<|assistant|>"]
+    made = ChatTemplate(tokenizer(template, marks))
+    assert made.tokenizer.convert_ids_to_tokens(made.ends) == ends
+
+
+def test_added_tokens_that_are_spaces_end_nothing():
+    made = ChatTemplate(tokenizer("{% for m in messages %}{{ m.content }}\n\n<|im_end|>{% endfor %}", ["<|im_end|>"]))
+    made.tokenizer.add_tokens(["\n\n"])
+    assert made.tokenizer("\n\n", add_special_tokens=False)["input_ids"] == [len(made.tokenizer) - 1], "control"
+    assert made.tokenizer.convert_ids_to_tokens(made.ends) == ["<|im_end|>"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 from interp.core.files import write_json
 from interp.editing.certificate.writer_check import require_writer_check
 from interp.editing.export.weight_writer import TensorPiece
@@ -192,8 +192,8 @@ class CheckpointSource(WeightSource):
         try:
             return AutoConfig.from_pretrained(self.checkpoint.folder, local_files_only=True)
         except Exception as problem:  # transformers raises errors of many types for a malformed config
-            reason = " ".join(str(problem).split())
-            raise InterpError(f"{self.name}: transformers can't read its config.json ({reason[:200]})") from problem
+            reason = first_line(problem)[:200]
+            raise InterpError(f"{self.name}: transformers can't read its config.json ({reason})") from problem
 
     @property
     def config_values(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ transformers dequantises the tensors and reads part of the metadata; it ignores 
 2. the frequency factors of `rope_freqs.weight` (Llama 3.1 and later) are set in the config, as factors of "longrope"
 3. every other tensor has a place in the model, or is a rotary buffer, or is refused by its name
 4. a byte-level tokenizer splits text as `tokenizer.ggml.pre` says; an unknown name is refused
+5. a reply ends at each token that the file calls the end of a text, a turn or a message
 
 The names are those of llama.cpp (https://github.com/ggml-org/llama.cpp).
 """
@@ -44,10 +45,16 @@ _PLACES: dict[str, tuple[str, ...]] = {  # key: the names that configs have for 
     **{name: (name,) for name in ("use_parallel_residual", "vocab_size")},
 }
 _HARMLESS = {  # the value with which a key changes nothing; `...` is any value
-    "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "attention.clamp_kqv": 0.0, "logit_scale": 1.0,
-    "context_length": ..., "pooling_type": 0, "tensor_data_layout": ..., "rope.scaling.finetuned": ...,
+    "attention.causal": True, "expert_count": 0, "expert_used_count": 0, "logit_scale": 1.0,
+    "context_length": ..., "tensor_data_layout": ..., "rope.scaling.finetuned": ...,
     "rope.scaling.attn_factor": 1.0, "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0,
 }  # fmt: skip
+_ABSENT_IF_ZERO = {
+    "attention.clamp_kqv", "attention.scale", "attention.sliding_window", "attn_logit_softcapping", "embedding_scale",
+    "final_logit_softcapping", "logit_scale", "pooling_type", "residual_scale", "rope.scale_linear",
+    "rope.scaling.factor", "rope.scaling.original_context_length",
+}  # fmt: skip
+_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id", "eog_token_ids")
 _ROPE_FACTORS = "rope_freqs.weight"
 _ROTARY = re.compile(r"(blk\.\d+\.)?attn_rot_embd(\.weight)?")
 _SCALING = {  # key: its name among the rope parameters of a config
@@ -99,11 +106,21 @@ class GgufFile:
         """The tensors by name, not yet dequantised."""
         return {tensor.name: tensor for tensor in self._reader.tensors}
 
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a reply: those that end a text, a turn and a message."""
+        values = [self._value(f"tokenizer.ggml.{name}") for name in _ENDS]
+        return [x for value in values for x in (value if isinstance(value, list) else [value]) if isinstance(x, int)]
+
     def complete(self, config: Any) -> None:
         """Set in a config what the file states. Raises, by its name, for what the config has no place for."""
         require_layers(config.num_hidden_layers, len(self.tensors), str(self.path))
         prefix = f"{self.architecture}."
         stated = {key.removeprefix(prefix): self._value(key) for key in self._reader.fields if key.startswith(prefix)}
+        for key in [key for key in _ABSENT_IF_ZERO if stated.get(key) == 0]:
+            if any(getattr(config, name, None) == 0 for name in _PLACES.get(key, ())):
+                raise self._refusal(key)
+            del stated[key]
         width = config.hidden_size // config.num_attention_heads
         if "attention.key_length" not in stated and getattr(config, "head_dim", width) != width:
             config.head_dim = width
@@ -178,13 +195,14 @@ class GgufFile:
     def _rope(self, config: Any, stated: dict[str, Any], size: int) -> dict[str, Any]:
         """The rope parameters that the file states, of which `size` numbers of a head are rotated."""
         rope = {"rope_theta": stated["rope.freq_base"]} if "rope.freq_base" in stated else {}
-        scaling = {name: stated[key] for key, name in _SCALING.items() if key in stated}
-        kind = stated.get("rope.scaling.type", "linear" if "factor" in scaling else "none")
-        if kind == "none" and stated.get("rope.scale_linear", 1.0) != 1:
-            kind, scaling = "linear", {"factor": stated["rope.scale_linear"]}
+        scaling = {"factor": stated.get("rope.scale_linear", 1.0)}
+        scaling |= {name: stated[key] for key, name in _SCALING.items() if key in stated}
+        kind = stated.get("rope.scaling.type", "linear")
         if kind not in ("none", "linear", "yarn"):
             raise self._refusal("rope.scaling.type")
-        if kind != "none" and scaling.get("factor", 1.0) != 1.0:
+        if kind == "none" or scaling["factor"] == 1.0:
+            kind = "none"
+        else:
             rope |= {"rope_type": kind, **scaling}
         if _ROPE_FACTORS not in self.tensors:
             return rope

@@ -1,5 +1,7 @@
 """What a GGUF file states is read, equal to what holds without it, or refused by its name."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import tiny_gguf
@@ -8,6 +10,7 @@ from tokenizers import pre_tokenizers
 
 import interp
 from interp import InterpError
+from interp.models.checkpoints.gguf_file import GgufFile
 
 pytest.importorskip("gguf")
 IDS = torch.arange(4, 44)[None]
@@ -29,6 +32,10 @@ KEYS = {  # each changes what a model computes
     "rope.dimension_count": 4,
     "no_such_key": 1,
 }
+ZERO = (  # each is as if it were absent
+    "rope.scaling.factor", "rope.scale_linear", "rope.scaling.original_context_length", "logit_scale",
+    "embedding_scale", "residual_scale", "attention.scale", "attn_logit_softcapping", "final_logit_softcapping",
+)  # fmt: skip
 
 
 def key(name, value):
@@ -44,7 +51,14 @@ def test_keys_that_change_the_function_and_are_not_read_are_refused_by_name(tiny
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("attention.causal", True), ("expert_count", 0), ("tensor_data_layout", "x"), ("rope.dimension_count", 8)],
+    [
+        ("attention.causal", True),
+        ("expert_count", 0),
+        ("tensor_data_layout", "x"),
+        ("rope.dimension_count", 8),
+        *((name, 0.0) for name in ZERO),
+        ("attention.sliding_window", 0),
+    ],
 )
 def test_keys_that_say_what_holds_without_them_are_let_in(tiny, name, value, tmp_path):
     loaded = interp.load(tiny_gguf.write(tiny("llama"), tmp_path / "m.gguf", change=key(name, value)))
@@ -61,10 +75,14 @@ def rotary(model):
         {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
         {"rope.scaling.factor": 8.0},
         {"rope.scale_linear": 8.0},
+        {"rope.scaling.type": "linear", "rope.scale_linear": 8.0},
+        {"rope.scaling.factor": 0.0, "rope.scale_linear": 8.0},
     ],
     ids=str,
 )
 def test_linear_scaling_divides_the_rotary_frequencies(tiny, stated, tmp_path):
+    """The older key holds where the newer one is 0 or absent."""
+
     def linear(writer):
         for name, value in stated.items():
             key(name, value)(writer)
@@ -74,6 +92,29 @@ def test_linear_scaling_divides_the_rotary_frequencies(tiny, stated, tmp_path):
     torch.testing.assert_close(rotary(scaled), rotary(plain) / 8)
     assert (scaled.logits(IDS) - plain.logits(IDS)).abs().max() > 1e-2, "control: which the logits show"
     assert scaled.identity.settings != plain.identity.settings
+
+
+def test_a_window_of_zero_tokens_that_the_config_takes_is_refused(tiny, tmp_path):
+    file = tiny_gguf.write(tiny("llama"), tmp_path / "m.gguf", change=key("attention.sliding_window", 0))
+    config = deepcopy(tiny("gemma2").config)
+    config.sliding_window = 0  # as transformers sets it
+    with pytest.raises(InterpError, match=r"its llama\.attention.sliding_window is 0, which is not read"):
+        GgufFile(file).complete(config)
+
+
+def test_a_reply_ends_at_each_end_that_the_file_states(tiny, tmp_path):
+    def ends(writer):
+        writer.add_eot_token_id(7)
+        writer.add_uint32("tokenizer.ggml.eom_token_id", 8)
+        writer.add_array("tokenizer.ggml.eog_token_ids", [2, 9])
+
+    loaded = interp.load(tiny_gguf.write(tiny("llama"), tmp_path / "m.gguf", change=ends))
+    assert loaded.hf.generation_config.eos_token_id == [2, 7, 8, 9]
+    first = int(tiny("llama").logits([[5, 6]], last=1).argmax())
+    plain = interp.load(tiny_gguf.write(tiny("llama"), tmp_path / "p.gguf"))
+    file = tiny_gguf.write(tiny("llama"), tmp_path / "s.gguf", change=lambda writer: writer.add_eot_token_id(first))
+    stopped = interp.load(file)
+    assert [len(model.generate([[5, 6]], max_new_tokens=4)[0]) > 0 for model in (plain, stopped)] == [True, False]
 
 
 def test_yarn_is_that_of_the_config(tiny, tmp_path):
