@@ -7,6 +7,7 @@ random tokens, up to rounding,
     the output of each block is its input plus the outputs of attention and MLP, after norms and multipliers
     the input of each block is the output of the block before
     the MLP reads the input plus the output of attention; in parallel blocks it does not depend on that output
+    a row with padding on its left has the logits that it has alone
 
 A row that fits is used for this model type from then on, in this process. A model that no row fits is refused by name.
 
@@ -106,6 +107,8 @@ def _problem(model: HookedModel, row: Architecture) -> str | None:
     first = Site("mlp_out", 0)
     try:
         acts = model.forward_to(sites, inputs)
+        short = ids[1, : 1 + shape[1] // 2].tolist()
+        padded, alone = model.logits([ids[0].tolist(), short])[1, -len(short) :], model.logits([short])[0]
         with model.hooked([(Site("attn_out", 0), lambda x: x + 1)]):
             shifted = model.forward_to([first], inputs)[first]
     except (InterpError, RuntimeError, KeyError, AttributeError, IndexError) as problem:
@@ -114,7 +117,8 @@ def _problem(model: HookedModel, row: Architecture) -> str | None:
     if row.parallel and not _same(shifted, acts[first], tolerance):
         return "not so that attention and MLP read the same"
     table = model.hf.get_input_embeddings().weight[ids.to(model.device)]
-    return next((f"not so that {what}" for what, x, y in _sums(acts, table) if not _same(x, y, tolerance)), None)
+    equations = [*_sums(acts, table), ("padding changes no logits", padded, alone)]
+    return next((f"not so that {what}" for what, x, y in equations if not _same(x, y, tolerance)), None)
 
 
 def _sums(acts: dict[Site, Tensor], table: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:

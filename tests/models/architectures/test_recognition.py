@@ -24,6 +24,9 @@ def build(kind, **more):
     return hf
 
 
+_DECODER = {"decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
+
+
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
     """Rows that a test adds to the table are gone after it."""
@@ -83,6 +86,8 @@ def test_a_type_that_is_not_written_down_is_loaded_and_proved_or_not_streamed(tm
         ("hyperclovax", {"residual_multiplier": 0.5}, "adds what attention and MLP write|same"),
         ("granite_swa", {"embedding_multiplier": 12.0}, "reads the tables|same"),
         ("doge", {}, "adds what attention and MLP write|same"),
+        ("blenderbot", _DECODER, "padding changes no logits"),
+        ("pegasus", _DECODER, "padding changes no logits"),
     ],
 )
 def test_what_does_not_add_up_is_refused_by_name(kind, more, why):
