@@ -123,7 +123,7 @@ class GateOptions(Config):
 
     policy: str = Field(description='YAML file of the policy, or "release" for the bundled one')
     checkpoint: Path | None = Field(None, description="checkpoint to release, which the audit must have measured")
-    base: str | None = Field(None, description="unedited model, to repeat the export from [default: the manifest's]")
+    base: str | None = Field(None, description="unedited model, to repeat the export from [default: as it records]")
     key: Path | None = Field(None, description="public key (PEM) of the export's signature, instead of the base")
     safeguard: tuple[str, ...] = repeated("safeguard of the policy that you state is in place")
 
