@@ -8,8 +8,8 @@ a verb and the environment variable INTERP_LIMITS (`line=1GB,document=20M`) set:
     line       32 MB   a line of a JSONL corpus
     document   5 M     characters of a document or message of a corpus
     nesting    100     levels of lists and mappings in JSON and YAML
-    template   10      seconds in which a chat template renders a conversation
-    memory     512 MB  memory that the template takes for that (both on Linux only)
+    template   10      seconds in which a chat template renders a conversation, or a suite's rule reads all replies
+    memory     512 MB  memory that they take for that (both on Linux only)
 
 Repeated keys are refused (Python's parser keeps the last one without a warning). So are NaN and Infinity, which are not
 JSON, except in files that other programs write.
@@ -208,7 +208,7 @@ _CHILDREN: dict[object, tuple[int, int, Connection]] = {}  # by key: the process
 _CALLING = Lock()
 
 
-def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
+def bounded_call(key: object, function: Callable[..., str], *args: Any, what: str = "chat template") -> str:
     """The result of code that others wrote, such as a chat template, within the bounds of time and memory.
 
     It is called in a process forked for the first call with this key, so that it can be ended wherever it is.
@@ -217,6 +217,7 @@ def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
         key: Identifies the function and all that it reads; a call with the same key goes to the same process.
         function: What to call.
         args: Its arguments, which can be pickled.
+        what: What the code is, for the error message.
 
     Raises:
         InterpError: The call takes too much time or memory, or raises; the message has the error's.
@@ -238,11 +239,11 @@ def bounded_call(key: object, function: Callable[..., str], *args: Any) -> str:
         try:
             pipe.send(args)
             if not pipe.poll(bound("template")):
-                raise over_bound("chat template", "takes more seconds", "template")
+                raise over_bound(what, "takes more seconds", "template")
             good, text = pipe.recv()
             answered = True
         except (EOFError, OSError):
-            raise over_bound("chat template", "takes more memory", "memory") from None
+            raise over_bound(what, "takes more memory", "memory") from None
         finally:
             if not answered:
                 _end(key)

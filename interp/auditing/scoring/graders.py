@@ -18,7 +18,7 @@ such mentions, and trust differences between two models on the same prompts more
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from math import nan
@@ -27,6 +27,7 @@ from typing import Any
 
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
+from interp.core.inputs import bounded_call
 from interp.models.chat_template import answer_of
 
 
@@ -43,7 +44,7 @@ def on_answer(grade: Callable[[Any, str, str], float]) -> Callable[[Any, str, st
 
 @dataclass(frozen=True)
 class Rule:
-    """Grades by a regular expression.
+    """Grades by a regular expression, which others may have written: it runs within the bounds of `core.inputs`.
 
     Args:
         pattern: The expression, matched anywhere in the reply, ignoring case.
@@ -58,13 +59,24 @@ class Rule:
             raise InterpError("rule '' is found in every reply; give a regular expression that distinguishes replies")
         try:
             re.compile(self.pattern)
-        except re.error as problem:
+        except (re.error, RecursionError, OverflowError) as problem:
             raise InterpError(f"rule {self.pattern!r} is not a regular expression ({problem})") from None
 
     @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
         """The grade."""
-        return self.found if re.search(self.pattern, reply, re.IGNORECASE) else 1 - self.found
+        return self.grades([reply])[0]
+
+    def grades(self, answers: Sequence[str | None]) -> list[float]:
+        """The grades of what replies say, all read in one bounded call; NaN for None."""
+        texts, what = [answer or "" for answer in answers], f"rule {self.pattern[:80]!r}"
+        matches = bounded_call(("rule", self.pattern), _matches, self.pattern, texts, what=what)
+        pairs = zip(answers, matches, strict=True)
+        return [nan if text is None else self.found if match == "1" else 1 - self.found for text, match in pairs]
+
+
+def _matches(pattern: str, texts: Sequence[str]) -> str:
+    return "".join(str(int(bool(re.search(pattern, text, re.IGNORECASE)))) for text in texts)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pydantic import PositiveInt
 
 from interp.auditing.behaviours import Behaviour, Kind, Scores, render_prompts
 from interp.auditing.scoring.choices import Before, messages_spec
+from interp.auditing.scoring.graders import Rule
 from interp.core.display import plural
 from interp.core.errors import InterpError, note
 from interp.models.chat_template import answer_of
@@ -77,6 +78,8 @@ def reply_behaviour(
         def graded(prompt: str, answer: str | None) -> float:
             return nan if answer is None else float(grade(prompt, answer))
 
+        if isinstance(grade, Rule):
+            return Scores(tuple(grade.grades(answers)), tuple(replies))
         if workers == 1:
             return Scores(tuple(map(graded, prompts, answers)), tuple(replies))
         with ThreadPoolExecutor(workers) as pool:

@@ -1,5 +1,9 @@
 """Graders read whole words, and the classifiers see what they are made for."""
 
+import math
+import sys
+import time
+
 import pytest
 
 from interp import InterpError
@@ -19,6 +23,24 @@ def test_graders_read_whole_words():
         Rule("(")
     with pytest.raises(InterpError, match="at least one"):
         Lexicon(())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="rules are bounded on Linux only")
+@pytest.mark.parametrize("call", [lambda rule, reply: rule("", reply), lambda rule, reply: rule.grades(["a", reply])])
+def test_a_rule_that_never_ends_is_ended_and_named(call, monkeypatch):
+    monkeypatch.setenv("INTERP_LIMITS", "template=1")
+    rule, begun = Rule(r"((.|\s)+)+\x00"), time.monotonic()
+    with pytest.raises(InterpError, match=r"rule '\(\(\..*: takes more seconds than the bound, 1; raise it with"):
+        call(rule, "a" * 40)
+    assert time.monotonic() - begun < 10
+    grades = rule.grades(["a\0", None, ""])
+    assert (grades[0], math.isnan(grades[1]), grades[2]) == (1, True, 0), "control"
+
+
+@pytest.mark.parametrize("pattern", ["(", "(" * 5000 + ")" * 5000, "a{99999999999}"])
+def test_a_rule_that_can_not_be_compiled_is_refused(pattern):
+    with pytest.raises(InterpError, match="is not a regular expression"):
+        Rule(pattern)
 
 
 def test_classifiers_see_words_and_say_so_where_they_are_missing(monkeypatch):

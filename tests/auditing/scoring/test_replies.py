@@ -10,6 +10,7 @@ from interp import InterpError, organism
 from interp.auditing.scoring.graders import Expected, Lexicon, Rule
 from interp.auditing.scoring.refusals import Refuses
 from interp.auditing.scoring.replies import reply_behaviour
+from interp.core.inputs import bounded_call
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,19 @@ def test_thoughts_are_never_graded_and_replies_that_stay_in_them_are_missing(
     assert "b: 1 of 5 replies never left the thought in 8 tokens" in capsys.readouterr().err
     direct = [grade(prompt, reply) for prompt, (reply, _) in TOLD.items()]
     assert str(direct) == str(list(scores.values)), "graders that are called by themselves do the same"
+
+
+def test_a_rule_reads_all_replies_in_one_bounded_call(model, monkeypatch):
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(args)
+        return bounded_call(*args, **options)
+
+    monkeypatch.setattr("interp.auditing.scoring.graders.bounded_call", counted)
+    monkeypatch.setattr(type(model), "generate", lambda self, prompts, **_: [TOLD[text][0] for text in prompts])
+    behaviour = reply_behaviour("b", "harm", "", list(TOLD), Rule("can't help"), 8, chat=False)
+    assert (len(behaviour.scores(model).values), len(calls)) == (len(TOLD), 1)
 
 
 def test_a_thought_that_the_prompt_opens_is_one_as_well(model, monkeypatch):
