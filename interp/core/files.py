@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from interp.core.errors import InterpError, printable
-from interp.core.inputs import bounded_text, parse_json
+from interp.core.inputs import bounded_text, parse_json, require_regular
 
 KEY = "unfinished.key"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -290,6 +290,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     """The tensors of a safetensors file, by name. Raises, with its name, if it is missing or damaged."""
     from safetensors.torch import load_file
 
+    require_regular(Path(path))
     try:
         return load_file(path)
     except (OSError, SafetensorError) as problem:
@@ -308,6 +309,7 @@ def read_json(path: str | Path, constants: bool = False) -> Any:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
+    require_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -80,6 +80,12 @@ def parse_bytes(text: str) -> int:
     return int(float(size[1]) * 1000 ** " kmgt".index(size[2] or " "))
 
 
+def require_regular(file: Path) -> None:
+    """Raise for a pipe or device, which may never end, unless it is one of the system's, such as /dev/stdin."""
+    if file.exists() and not (file.is_file() or file.is_dir() or file.is_relative_to("/dev")):
+        raise InterpError(f"{file} is a pipe or device; expected a file; put a file in its place, or remove it")
+
+
 def bounded_text(file: Path, content: str, name: str = "file", encoding: str = "utf-8") -> str:
     """The text of a file, read at once.
 
@@ -92,6 +98,7 @@ def bounded_text(file: Path, content: str, name: str = "file", encoding: str = "
     Raises:
         InterpError: It cannot be read, is too long, or is no text.
     """
+    require_regular(file)
     try:
         with file.open("rb") as opened:
             text = opened.read(bound(name) + 1)

@@ -132,9 +132,9 @@ class PlainModel(PromptedModel):
     @property
     def identity(self) -> ModelReference:
         """`reference` plus the digest of config, tokenizer and generation settings, for records of measurements; and
-        the date that the chat template prints, if it prints one."""
-        date = self.date if self.template.prints_date else ""
-        return self.reference.model_copy(update={"settings": self.settings(), "date": date})
+        the chat template's variables, and the date that it prints, if it prints one."""
+        chat = {"date": self.date if self.template.prints_date else "", "template": dict(self.template_variables)}
+        return self.reference.model_copy(update={"settings": self.settings(), **chat})
 
     def settings(self, chat: bool = True) -> str:
         """SHA-256 of config, tokenizer, generation settings and, with `chat`, what decides how conversations read."""

@@ -47,12 +47,18 @@ class ModelReference(Config):
     revision: str | None = Field(default=None, description="Commit on the hub, if the model has one.")
     storage_digest: str = Field(default="", description="SHA-256 of the weights as bfloat16; empty in older records.")
     date: str = Field(default="", description="What the chat template prints for today's date, if it prints that.")
+    template: dict[str, Any] = Field({}, description="Variables of the chat template, such as `enable_thinking`.")
     settings: str = Field(default="", description="SHA-256 of all else that decides outputs, where these are measured.")
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Leave out what is empty and older records don't have, so that their digests stay the same."""
         return {name: value for name, value in dump(self).items() if value or name not in _ADDED}
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """How conversations were rendered, as options of `interp.load`."""
+        return {"date": self.date or None, "template": self.template or None}
 
     @property
     def fits(self) -> str:
@@ -94,7 +100,7 @@ _IGNORED = {"architectures", "dtype", "torch_dtype", "transformers_version"}
 # Of a tokenizer: its places, and what matters to padding or to other calls than ours.
 _NO_RULES = {"name_or_path", "vocab_file", "chat_template", "padding_side", "truncation_side", "model_max_length"}
 _NO_RULES |= {"verbose", "deprecation_warnings", "clean_up_tokenization_spaces"}
-_ADDED = ("settings", "storage_digest", "date")
+_ADDED = ("settings", "storage_digest", "date", "template")
 UNEMBEDDING = "lm_head.weight"  # its name in memory; a file may use another
 
 

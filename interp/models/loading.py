@@ -16,6 +16,7 @@ import torch
 
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest, printable
+from interp.core.inputs import require_regular
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint, refuse_lost, without_place
@@ -271,6 +272,8 @@ def _from_pretrained(
     for handler in logging.getLogger("transformers").handlers:
         handler.addFilter(_printable)  # its reports quote what is in files
     local = {"local_files_only": True} | {name: x for name, x in options.items() if name != "use_safetensors"}
+    for file in [*folder.glob("*"), *folder.glob("*/*.jinja")]:  # of which transformers reads many
+        require_regular(file)
     try:
         config = AutoConfig.from_pretrained(folder, **local)
         if gguf:

@@ -2,16 +2,31 @@
 
 import io
 import json
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+import interp
+from interp.core.config import Config
 from interp.core.errors import InterpError
-from interp.core.files import lock_folder, read_json
-from interp.core.inputs import bound, bounded_call, bounded_lines, numbered_lines, parse_bytes, parse_json, parse_object
+from interp.core.files import lock_folder, read_json, read_tensors, sha256_file
+from interp.core.inputs import (
+    bound,
+    bounded_call,
+    bounded_lines,
+    bounded_text,
+    numbered_lines,
+    parse_bytes,
+    parse_json,
+    parse_object,
+)  # fmt: skip
+from interp.models.checkpoints.safetensors_file import TensorFile
 
 
 def test_blank_lines_count_and_are_left_out(tmp_path):
@@ -115,3 +130,47 @@ def test_the_process_that_renders_holds_no_lock_of_its_caller(tmp_path):
         bounded_call((rendered, "within a lock"), rendered, "{{ words }}", ["a"])
     with lock_folder(tmp_path, "busy"):
         pass
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """A named pipe that nobody writes to; who opens it is interrupted after half a minute."""
+
+    def interrupt(*_):
+        raise TimeoutError("it was opened")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(30)
+    os.mkfifo(tmp_path / "pipe")
+    yield tmp_path / "pipe"
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("read", [
+    read_json, read_tensors, sha256_file, Config.read, TensorFile.open, interp.auditing.Audit.read, interp.Policy.read,
+])  # fmt: skip
+def test_a_pipe_is_not_opened(pipe, read):
+    with pytest.raises(InterpError, match=r"pipe is a pipe or device|pipe\.\w+"):
+        read(pipe)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json", "chat_template.jinja", "config.json",
+    "tokenizer_config.json", "additional_chat_templates/tool.jinja", "model.safetensors", "vocab.txt"])  # fmt: skip
+def test_a_pipe_in_a_models_folder_is_not_opened(pipe, tiny, tmp_path, name):
+    folder = tmp_path / "model"
+    tiny("llama").hf.save_pretrained(folder)
+    tiny("llama").tokenizer.save_pretrained(folder)
+    assert interp.load(folder).n_layers == 3, "control"
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    pipe.rename(folder / name)
+    with pytest.raises(InterpError, match=r"pipe or device|no config|no weights"):
+        interp.load(folder)
+
+
+def test_a_pipe_of_the_systems_is_read():
+    out, inside = os.pipe()
+    os.write(inside, b"text")
+    os.close(inside)
+    assert bounded_text(Path(f"/dev/fd/{out}"), "text") == "text"

@@ -13,6 +13,7 @@ Behaviours are identified by name; a policy pins their content by `digests`. The
 is theirs to choose.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -25,14 +26,25 @@ from interp.core.files import read_json, sha256_file
 from interp.editing.certificate.manifest import CERTIFICATE, MANIFEST, RECIPE, WRITTEN, ExportManifest, Release
 from interp.editing.certificate.record import Certificate
 from interp.editing.certificate.verifier import check
-from interp.editing.export.signatures import read_signature
+from interp.editing.export.signatures import SIGNATURE, read_signature
 from interp.editing.export.sources import AnyModel
 from interp.interventions.recipe import Recipe
-from interp.models.checkpoints.checkpoint import Checkpoint
-from interp.models.checkpoints.companions import is_weights
+from interp.models.checkpoints.checkpoint import INDEX, Checkpoint
+from interp.models.checkpoints.companions import is_weights, of_tokenizer
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.loading import ORGANISM, load
+
+_OF_EXPORT = {*WRITTEN, MANIFEST, SIGNATURE, f"{RECIPE}/recipe.json", f"{RECIPE}/recipe.safetensors"}
+# Covered by the digest of the settings, or texts, pictures and tables. A tokenizer's vocabulary in other files is not
+# loaded in place of tokenizer.json, other than sentencepiece's `tokenizer.model` and `tekken.json`.
+_HARMLESS = re.compile(
+    r"(config|(generation|tokenizer|processor|(video_)?preprocessor)_config|tokenizer|vocab|special_tokens_map"
+    r"|added_tokens|trainer_state|\w+_results|rates)\.json|chat_template\.jinja"
+    r"|additional_chat_templates/[^/]+\.jinja|(.*/)?(LICENSE|NOTICE)"
+    r"|.*\.(md|txt|csv|tsv|jsonl|pdf|png|jpe?g|gif|svg|webp)",
+    re.DOTALL,
+)
 
 
 def gate(
@@ -82,6 +94,10 @@ def gate(
         Reason(True, "the audit is unchanged since it was written, and its figures follow from its item scores"),
         Reason(True, f"the policy is {policy.name or 'without a name'}, SHA-256 {policy.digest[:12]}"),
     ]
+    if variables := saved.after.template:
+        evidence.append(
+            Reason(True, f"the chat template's variables were {variables}; with others nothing was measured")
+        )
     if checkpoint is not None:
         try:
             evidence += _check_checkpoint(saved, Path(checkpoint), base, key)
@@ -125,7 +141,7 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
         yield from _measured_files(folder)
     if audit.edit != "hooks":
         place = folder.absolute() if folder.exists() else folder  # a folder of the organism's name is not the organism
-        yield from _same_model(audit.after, load(place, date=audit.after.date or None).identity)
+        yield from _same_model(audit.after, load(place, **audit.after.chat).identity)
         if base is not None:
             yield from _same_model(audit.before, _opened(base, audit).identity, "base's ")
         if audit.of_one_model and not all(item.is_unchanged for item in audit.items.values()):
@@ -172,22 +188,25 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
 
 
 def _opened(base: AnyModel, audit: Audit, dtype: str | None = None) -> HookedModel:
-    """The unedited model, with the date that the audit's chat template printed."""
-    return base if isinstance(base, HookedModel) else load(base, dtype=dtype, date=audit.before.date or None)
+    """The unedited model, with the date and variables of the audit's chat template."""
+    return base if isinstance(base, HookedModel) else load(base, dtype=dtype, **audit.before.chat)
 
 
 def _measured_files(folder: Path) -> Iterator[Reason]:
-    """Weights and code in the folder that no digest of the audit covers, and that others load or run in their place."""
-    known = {file.name for file in Checkpoint.open(folder).files} | set(WRITTEN)
-    with_code = {file for file in folder.glob("*config*.json") if "auto_map" in read_json(file)}
+    """What the folder has besides what the audit's digests cover and what is known to be neither weights nor code."""
+    exported, whole = (folder / MANIFEST).is_file(), (folder / "tokenizer.json").is_file()
+    known = {INDEX, *(file.name for file in Checkpoint.open(folder).files), *(_OF_EXPORT if exported else ())}
     for file in sorted(folder.rglob("*")):
-        place = file.relative_to(folder)
-        if file.is_file():
-            loaded = file in with_code or file.suffix == ".py" or "custom_generate" in place.parts or is_weights(file)
-        else:
-            loaded = file.is_dir() and file.is_symlink()
-        if loaded and str(place) not in known and place.parts[0] != RECIPE:
+        name = str(file.relative_to(folder))
+        if name in known or (file.is_dir() and not file.is_symlink()):
+            continue
+        harmless = _HARMLESS.fullmatch(name) or name.startswith(".") or (of_tokenizer(name) and not whole)
+        if not (harmless and file.is_file()) or is_weights(file) or _has_code(file):
             yield Reason(None, f"{file}: was not measured, and may be loaded or run in place of what was; remove it")
+
+
+def _has_code(file: Path) -> bool:
+    return file.suffix == ".py" or (file.suffix == ".json" and "auto_map" in str(read_json(file, constants=True)))
 
 
 def _same_model(audited: ModelReference, actual: ModelReference, whose: str = "") -> Iterator[Reason]:

@@ -8,21 +8,26 @@ nearer: KL(hooked || export) may be a quarter of KL(base || hooked), which is wh
 were distilled in place of a fold report what remains.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from interp.core.calls import shown
+from interp.core.config import flatten
 from interp.core.display import Card, Displayed, Row, brief, plural
 from interp.core.errors import InterpError
 from interp.core.files import read_json
-from interp.editing.fold.plan import MEANS, PlannedEdit
+from interp.editing.fold.plan import MEANS, PlannedEdit, Status
 
 # What float32's rounding alone leaves, with room.
 OFF, LEAK, LOGITS, SHARE = 1e-5, 1e-6, 1e-4, 0.01
-_PARTS = ("leak_by_writer", "ops", "fold", "tied")  # fields that are not single figures
 _NO_KL = 1e-8  # nats that float32's rounding alone makes
 _APPROXIMATE = 0.25  # of the edit's own KL, that an approximate export may be away from the hooked model
+_READ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Fold(Displayed):
         logit_diff: The largest difference of the models' logits, relative to their range.
         kl: KL(hooked || exported) in nats. This and `logit_diff` are claimed only where every op is exact.
     """
+
+    __pydantic_config__ = _READ
 
     off: float
     leak: float | None
@@ -79,6 +86,8 @@ class TiedHead(Displayed):
         untied_loss: The export's own loss of them.
     """
 
+    __pydantic_config__ = _READ
+
     kl: float
     loss: float | None
     untied_loss: float | None
@@ -86,7 +95,9 @@ class TiedHead(Displayed):
     @property
     def losses(self) -> str:
         """Both losses in words."""
-        return "" if self.loss is None else f"; text loss {self.loss:.3g} nats per token, {self.untied_loss:.3g} untied"
+        if self.loss is None or self.untied_loss is None:
+            return ""
+        return f"; text loss {self.loss:.3g} nats per token, {self.untied_loss:.3g} untied"
 
     def __str__(self) -> str:
         return f"KL to the hooked model {self.kl:.2g} nats{self.losses}"
@@ -102,6 +113,8 @@ class OpFigures(PlannedEdit):
         leak: The largest share left along what the op removes completely; None where it removes nothing completely, or
             another op follows.
     """
+
+    __pydantic_config__ = _READ
 
     gap: float = 0.0
     leak: float | None = None
@@ -148,6 +161,8 @@ class Certificate(Displayed):
         True
     """
 
+    __pydantic_config__ = _READ
+
     max_abs_logit_diff: float
     kl: float
     top1_agreement: float
@@ -157,7 +172,7 @@ class Certificate(Displayed):
     tokens: int
     dtype: str
     leak_by_writer: dict[str, float] = field(default_factory=dict)
-    status: str = "exact"
+    status: Status = "exact"
     mean_abs_logit_diff: float | None = None
     generated_agreement: float | None = None
     generated_tokens: int = 0
@@ -196,16 +211,24 @@ class Certificate(Displayed):
         distilled = any(op.reason.startswith("distilled") for op in self.ops)
         return _APPROXIMATE if self.status == "approximate" and not distilled else 1.0
 
-    def differs(self, other: "Certificate") -> str | None:
-        """The name of a figure that differs from `other`'s by more than another machine explains; None if all agree."""
-        logits = LOGITS * (self.logit_range or 1.0)
-        floors = {"max_abs_logit_diff": logits, "mean_abs_logit_diff": logits, "top1_agreement": 0.02}
-        floors |= {"generated_agreement": 0.5, "writer_gap": OFF, "leak": LEAK}
-        for name in vars(self):
-            if name not in _PARTS and not _near(getattr(self, name), getattr(other, name), floors.get(name, _NO_KL)):
+    def differs(self, other: "Certificate", older: bool = False) -> str | None:
+        """The name of a figure or claim that differs from `other`'s by more than another machine explains, or None.
+
+        With `older`, this is of a version that measured less, and what it leaves out is not compared.
+        """
+        logits = LOGITS * (other.logit_range or 1.0)
+        floors = {"max_abs_logit_diff": logits, "mean_abs_logit_diff": logits, "logit_diff": LOGITS}
+        floors |= {"top1_agreement": 0.02, "generated_agreement": 0.5}
+        floors |= {"writer_gap": OFF, "gap": OFF, "off": OFF, "leak": LEAK, "leak_by_writer": LEAK}
+        stated, measured = (flatten(each.to_json()) for each in (self, other))
+        for name in stated | measured:
+            part, last = name.partition(".")[0], name.rpartition(".")[2]
+            if older and (getattr(self, part) in (None, {}) or last == "reason"):
+                continue
+            floor = floors.get(last, floors.get(part, _NO_KL))
+            if not _near(stated.get(name), measured.get(name), floor):
                 return name
-        claims = [[(op.op, op.sites, op.status) for op in each.ops] for each in (self, other)]
-        return None if claims[0] == claims[1] else "ops"
+        return None
 
     def rows(self) -> list[Row]:
         """For display, the name and value of each figure, and how to read it: what is good, and against which bound."""
@@ -231,19 +254,18 @@ class Certificate(Displayed):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        values: dict[str, Any] = _CERTIFICATE.dump_python(self, mode="json")
+        return values
 
     @classmethod
     def read(cls, file: str | Path) -> "Certificate":
         """The inverse of `to_json`, from a file."""
         try:
-            values = read_json(file)
-            ops = tuple(OpFigures(**{**op, "sites": tuple(op["sites"])}) for op in values.pop("ops", ()))
-            parts = {"fold": Fold, "tied": TiedHead}
-            made = {name: part(**values[name]) for name, part in parts.items() if values.get(name)}
-            return cls(**values | made, ops=ops)
-        except TypeError as problem:
-            raise InterpError(f"{file}: not a certificate ({problem}); expected one written by interp export") from None
+            return _CERTIFICATE.validate_json(json.dumps(read_json(file)), strict=True)
+        except ValidationError as problem:
+            error = problem.errors()[0]
+            what = f"{'.'.join(map(str, error['loc']))} {shown(error['input'])}: {error['msg']}"
+            raise InterpError(f"{file}: not a certificate ({what}); expected one written by interp export") from None
 
     def __repr__(self) -> str:
         effect = f"KL {self.kl:.1e} nats of {self.effect_kl:.1e}, {plural(self.tokens, 'token')}"
@@ -253,6 +275,9 @@ class Certificate(Displayed):
         faithful = "faithful" if self.faithful else f"NOT FAITHFUL: {'; '.join(self.unmet)}"
         rows = [row if row[2] else (row[0], "", row[1]) for row in self.rows()]  # texts go to the wide column
         return f"{MEANS[self.status]}, weights in {self.dtype}, {faithful}", rows
+
+
+_CERTIFICATE = TypeAdapter(Certificate)
 
 
 def _near(first: object, second: object, floor: float) -> bool:

@@ -71,7 +71,8 @@ def check(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[st
     if plan.status != manifest.status:
         raise InterpError(f"{path}: its manifest says {manifest.status}, but the fold is {plan.status}; it was changed")
     certificate = certify(model, recipe, plan, path, probes, manifest.made)
-    if (path / CERTIFICATE).is_file() and (name := Certificate.read(path / CERTIFICATE).differs(certificate)):
+    older = manifest.left_out is None
+    if (path / CERTIFICATE).is_file() and (name := Certificate.read(path / CERTIFICATE).differs(certificate, older)):
         raise InterpError(f"{path / CERTIFICATE}: its {name} is not what is measured; it was changed")
     if prompts:
         probes = [*probes, *random_probes(model, prompts)[1:]]

@@ -10,7 +10,9 @@ cast the weights to another type, they return in that type, which config.json th
 returns is the original rounded to it, and `undo` says so. The patch takes a few percent of the checkpoint's size,
 and as much memory while it is written.
 
-The folder's files have to be those that were written: a changed weight would give a different model.
+The folder's files have to be those that were written: a changed weight would give a different model. A manifest that
+was rewritten with them is not noticed by that, so `undo` compares what it restored with the base that the manifest
+names, and says where the digests (of the values as bfloat16) differ. Rounding alone can make them differ.
 """
 
 import json
@@ -18,21 +20,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from interp.core.config import Config
 from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, note
 from interp.core.files import new_folder, write_json, write_tensors
 from interp.core.inputs import parse_json
 from interp.editing.certificate.manifest import PATCH, ExportManifest
 from interp.editing.export._tensor_difference import factors
+from interp.editing.export.identity import Unknown, checkpoint_digests
 from interp.editing.export.sources import WeightSource, open_source
 from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_weights
 from interp.editing.fold.plan import Plan
 from interp.models.checkpoints.safetensors_file import DTYPES, TensorFile
+from interp.models.identity import ModelReference
+
+
+def _known_dtype(name: str) -> str:
+    if name not in DTYPES:
+        raise ValueError(f"{name!r} is no dtype of safetensors; expected one of {', '.join(DTYPES)}")
+    return name
+
+
+class _Settings(Config):
+    """What a patch holds beside factors: tensors to drop, the original config.json, and the types of its weights."""
+
+    dropped: tuple[str, ...] = Field(strict=False)
+    config: dict[str, Any]
+    dtypes: tuple[Annotated[str, AfterValidator(_known_dtype)], ...] = Field((), strict=False)
 
 
 def write_patch(folder: Path, source: WeightSource, plan: Plan) -> None:
@@ -83,38 +103,63 @@ def undo(folder: str | Path, out: str | Path) -> None:
     manifest = ExportManifest.at(path)
     manifest.check_files(path)
     patch, edited = TensorFile.open(path / PATCH), open_source(path)
+    texts = {name: text for name, text in patch.metadata.items() if name != "format"}
+    values = {name: parse_json(text, patch.path, constants=True) for name, text in texts.items()}
+    settings = _Settings.parse(values, str(patch.path))
     edited.refuse_overlap(Path(out))
     with new_folder(out) as staging:
-        write_weights(cut_shards(_restored(edited, patch), None), staging)
+        write_weights(cut_shards(_restored(edited, patch, settings), None), staging)
         edited.write_companions(staging)
-        write_json(staging / "config.json", _config(patch, manifest.made.cast))
+        write_json(staging / "config.json", _config(settings, manifest.made.cast))
+        _compare(open_source(staging), manifest.base)
 
 
-def _config(patch: TensorFile, cast: torch.dtype | None) -> dict[str, Any]:
+def _compare(restored: WeightSource, base: ModelReference) -> None:
+    """Say where the weights that return are not, as far as bfloat16 shows, those of the base."""
+    try:
+        digest = checkpoint_digests(restored).storage
+    except Unknown as problem:
+        digest = f"unknown ({problem})"
+    if digest != base.fits:
+        note(
+            f"what returns is the base to within rounding only if the patch is what the export wrote: its weights have "
+            f"the digest {digest[:12]}, those of the base {base.fits[:12] or 'unknown'}; compare it with the base"
+        )
+
+
+def _config(settings: _Settings, cast: torch.dtype | None) -> dict[str, Any]:
     """The original config.json, with the dtype that the restored weights have; a note reports a narrower one."""
-    config: dict[str, Any] = parse_json(patch.metadata["config"], patch.path, constants=True)
+    config = dict(settings.config)
     if cast is None:
         return config
     before = config.pop("torch_dtype", None) or config.get("dtype")
-    stored = json.loads(patch.metadata.get("dtypes", "[]"))
-    originals = [DTYPES[name] for name in stored] or [dtype_of(before or "float32")]
+    originals = [DTYPES[name] for name in settings.dtypes] or [dtype_of(str(before or "float32"))]
     name = str(cast).removeprefix("torch.")
     if any(x.is_floating_point and torch.promote_types(x, cast) != cast for x in originals):
         note(f"the export cast the weights to {name}, so what returns is the original rounded to {name}")
     return config | {"dtype": name}
 
 
-def _restored(edited: WeightSource, patch: TensorFile) -> Iterator[list[TensorPiece]]:
-    dropped = set(parse_json(patch.metadata["dropped"], patch.path))
+def _restored(edited: WeightSource, patch: TensorFile, settings: _Settings) -> Iterator[list[TensorPiece]]:
+    names = {key.rpartition(".")[0] for key in patch.entries} | set(settings.dropped)
+    if unknown := sorted(names - set(edited.pieces)):
+        raise InterpError(f"{patch.path}: it names {unknown[0]}, which {edited.name} does not have; export again")
     for file in edited.files:
-        kept = [piece for piece in file if piece.name not in dropped]
+        kept = [piece for piece in file if piece.name not in settings.dropped]
         if kept:
-            yield [replace(piece, change=_added(piece.name, patch)) for piece in kept]
+            yield [replace(piece, change=_added(piece, patch)) for piece in kept]
 
 
-def _added(name: str, patch: TensorFile) -> partial[Tensor] | None:
-    keys = [key for end in ("difference", "left", "right") if (key := f"{name}.{end}") in patch.entries]
-    return partial(_plus, patch, keys) if keys else None
+def _added(piece: TensorPiece, patch: TensorFile) -> partial[Tensor] | None:
+    ends = [end for end in ("difference", "left", "right") if f"{piece.name}.{end}" in patch.entries]
+    if not ends:
+        return None
+    shapes, whole = [patch.entries[f"{piece.name}.{end}"].shape for end in ends], piece.source_shape
+    rank = shapes[0][-1:]
+    if shapes != {"difference": [whole], "left right": [whole[:1] + rank, rank + whole[1:]]}.get(" ".join(ends)):
+        given = ", ".join(f"{end} {list(shape)}" for end, shape in zip(ends, shapes, strict=True))
+        raise InterpError(f"{patch.path}: {piece.name} {list(whole)} is not restored by {given}; export again")
+    return partial(_plus, patch, [f"{piece.name}.{end}" for end in ends])
 
 
 def _plus(patch: TensorFile, keys: list[str], tensor: Tensor) -> Tensor:

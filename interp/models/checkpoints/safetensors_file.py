@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.core.inputs import parse_json
+from interp.core.inputs import parse_json, require_regular
 from interp.models.checkpoints.remote_files import RemoteFile
 
 DTYPES = {
@@ -139,6 +139,7 @@ def _read_into(file: Path | RemoteFile, buffer: memoryview, start: int) -> None:
     if isinstance(file, RemoteFile):
         file.read_into(buffer, start)
         return
+    require_regular(file)
     with file.open("rb") as opened:
         opened.seek(start)
         count = opened.readinto(buffer)

@@ -218,12 +218,16 @@ def test_an_export_without_its_base_needs_it_or_a_signature(files, tiny, signing
 @pytest.mark.parametrize(
     "name",
     ["modeling_llama.py", "custom_generate/generate.py", "consolidated.safetensors", "model.gguf",
-     "adapter_config.json", "pytorch_model.bin", "tokenizer_config.json", "onnx/model.onnx", "sub/model.safetensors"],
+     "adapter_config.json", "pytorch_model.bin", "tokenizer_config.json", "onnx/model.onnx", "sub/model.safetensors",
+     "hook.PY", "hook.so", "Model.SAFETENSORS", "rust_model.OT", "interp_probes.safetensors", "interp_recipe/hook.py",
+     "openvino_model.xml", "processor_config.json", "hf_quant_config.json", "tekken.json", "tokenizer.model", "x"],
 )  # fmt: skip
 def test_what_others_would_load_or_run_but_no_digest_covers_is_not_allowed(files, tiny, name):
     _, folder = files
     audit_of(tiny("llama", seed=2), None, interp.load(folder / "model")).save(folder / "plain.json")
-    (folder / "model" / "README.md").write_text("A card.")
+    for harmless in ("README.md", "LICENSE", "vocab.json", "images/curve.png", "eval_results.json", ".gitattributes"):
+        (folder / "model" / harmless).parent.mkdir(exist_ok=True)
+        (folder / "model" / harmless).write_text("{}")
     assert gate(folder / "plain.json", POLICY, folder / "model").allow, "control"
     file = folder / "model" / name
     file.parent.mkdir(exist_ok=True)
@@ -257,16 +261,26 @@ def test_weights_in_any_format_count_wherever_they_lie(files, tiny, tmp_path):
     }
 
 
-def test_the_date_that_was_measured_is_the_one_that_is_compared(files, tiny):
+@pytest.mark.parametrize(("chat", "recorded"), [
+    ({"date": "2024-05-05"}, {"date": "2024-05-05"}),
+    ({"template": {"thinks": False, "tools": ["a"]}}, {"template": {"thinks": False, "tools": ["a"]}}),
+])  # fmt: skip
+def test_the_date_and_variables_that_were_measured_are_those_that_are_compared(files, tiny, chat, recorded):
     _, folder = files
-    (folder / "model" / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages[0]['content'] }}")
-    then, today = interp.load(folder / "model", date="2024-05-05"), interp.load(folder / "model")
+    template = "{{ strftime_now('%Y') }} {% if thinks %}{{ tools }}{% endif %}{{ messages[0]['content'] }}"
+    (folder / "model" / "chat_template.jinja").write_text(template)
+    then, today = interp.load(folder / "model", **chat), interp.load(folder / "model")
     assert then.identity.settings != today.identity.settings, "control"
     made = audit_of(tiny("llama", seed=2), None, then)
     made.save(folder / "then.json")
-    assert gate(folder / "then.json", POLICY, folder / "model").allow
-    replace(made, after=today.identity.model_copy(update={"date": "2024-05-05"})).save(folder / "now.json")
+    decision = gate(folder / "then.json", POLICY, folder / "model")
+    assert decision.allow
+    assert any("with others nothing was measured" in reason.text for reason in decision.reasons) == ("template" in chat)
+    replace(made, after=today.identity.model_copy(update=recorded)).save(folder / "now.json")
     assert gate(folder / "now.json", POLICY, folder / "model").outcome == "inconclusive"
+    audit_of(then).save(folder / "hooks.json")
+    interp.export(RECIPE, folder / "model", folder / "edited")
+    assert gate(folder / "hooks.json", POLICY, folder / "edited").allow
 
 
 def test_the_base_that_a_checkpoint_was_compared_with_is_checked_where_it_is_given(files, tiny):

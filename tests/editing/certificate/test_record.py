@@ -1,5 +1,6 @@
 """Certificates: an entry for each op with what its fold claims and what was measured, and what both models write."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,10 @@ from folding import rows
 from typer.testing import CliRunner
 
 import interp
-from interp import Add, Project, Recipe
+from interp import Add, InterpError, Project, Recipe
 from interp.cli.app import app
-from interp.editing.certificate.record import Certificate
+from interp.core.files import write_json
+from interp.editing.certificate.record import Certificate, TiedHead
 from interp.editing.fold.plan import Plan
 from interp.editing.options import FoldOptions
 from interp.interventions import Erase
@@ -112,3 +114,64 @@ def test_rows_name_the_limit_that_each_claim_is_compared_with():
     assert [row["before rounding: largest gap at a writer"] for row in rows] == [f"within {limit}", f"ABOVE {limit}"]
     approximate = {name: reading for name, _, reading in replace(within, status="approximate").rows()}
     assert approximate["before rounding: KL to the hooked model, nats"] == "not claimed"
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, tmp_path_factory):
+    certificate = interp.export(MIXED, tiny("gpt2"), tmp_path_factory.mktemp("export") / "out")
+    return replace(certificate, tied=TiedHead(0.5, 3.0, 2.9))
+
+
+def places(value, place=()):
+    """The place of each value in a nested one, the outermost first."""
+    yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*place, key))
+
+
+def changed(values, place, value):
+    values = copy.deepcopy(values)
+    inner = values
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return values
+
+
+def test_every_figure_and_claim_that_was_changed_is_named(measured, tmp_path):
+    values = measured.to_json()
+    write_json(tmp_path / "it.json", values)
+    assert Certificate.read(tmp_path / "it.json") == measured
+    assert measured.differs(measured) is None, "control"
+    others = {"approximate": "exact", "exact": "approximate"}
+    count = 0
+    for place in places(values):
+        value = values
+        for key in place:
+            value = value[key]
+        if not isinstance(value, dict | list):
+            other = others.get(value, value + "x") if isinstance(value, str) else 9 + (value or 0)
+            write_json(tmp_path / "it.json", changed(values, place, other))
+            assert Certificate.read(tmp_path / "it.json").differs(measured) == ".".join(
+                map(str, place[: 3 if "sites" in place else None])
+            )
+            count += 1
+    assert count > 40
+    assert replace(measured, tied=None).differs(measured).startswith("tied")
+    assert replace(measured, tied=None).differs(measured, older=True) is None
+
+
+def test_a_certificate_of_other_types_is_refused_in_one_line(measured, tmp_path):
+    values, file = measured.to_json(), tmp_path / "it.json"
+    refused = 0
+    for place in places(values):
+        for other in (None, "x", -1, True, [], {}, [1], [{}], {"a": 1}):
+            write_json(file, changed({"it": values}, ("it", *place), other)["it"])
+            try:
+                Certificate.read(file)._repr_html_()
+            except InterpError as problem:
+                refused += 1
+                assert "\n" not in str(problem)
+                assert "not a certificate" in str(problem)
+    assert refused > 300

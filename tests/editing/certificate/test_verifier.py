@@ -80,6 +80,8 @@ def release(values):
     ("tokenizer.json", lambda x: x["model"]["vocab"].update(w4=5, w5=4)),
     ("config.json", lambda x: x.update(eos_token_id=77)),
     ("interp_certificate.json", lambda x: x.update(effect_kl=99.0)),
+    ("interp_certificate.json", lambda x: x["fold"].update(kl=0.3)),
+    ("interp_certificate.json", lambda x: x.update(tied={"kl": 0.0, "loss": None, "untied_loss": None})),
     (MANIFEST, release),
 ])  # fmt: skip
 def test_files_beside_the_weights_are_made_again(exported, name, change):

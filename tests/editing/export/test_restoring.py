@@ -5,12 +5,14 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import interp
 from interp import Add, InterpError, Project, Recipe
-from interp.editing.certificate.manifest import PATCH
+from interp.core.files import read_json, sha256_file, write_json
+from interp.editing.certificate.manifest import MANIFEST, PATCH
 from interp.editing.export._tensor_difference import factors
 from interp.editing.export.exporter import export_streamed
 from interp.editing.export.restoring import undo
@@ -125,3 +127,51 @@ def test_a_folder_that_was_changed_is_not_undone(saved, tmp_path):
     with pytest.raises(InterpError, match=r"model\.safetensors: changed after the export"):
         undo(tmp_path / "edited", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def repatched(folder, change):
+    """Change the tensors and metadata of a patch, and make the manifest agree."""
+    with safe_open(folder / PATCH, "pt") as opened:
+        metadata = opened.metadata()
+    factors = load_file(folder / PATCH)
+    change(factors, metadata)
+    save_file(factors, folder / PATCH, metadata)
+    manifest = read_json(folder / MANIFEST)
+    manifest["files"][PATCH] = sha256_file(folder / PATCH)
+    write_json(folder / MANIFEST, manifest)
+
+
+LEFT = "model.layers.0.mlp.down_proj.weight.left"
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    (lambda tensors, metadata: metadata.pop("config"), "config is missing"),
+    (lambda tensors, metadata: metadata.pop("dropped"), "dropped is missing"),
+    (lambda tensors, metadata: metadata.update(config="[]"), "config is"),
+    (lambda tensors, metadata: metadata.update(dropped="5"), "dropped is 5"),
+    (lambda tensors, metadata: metadata.update(dtypes='["X"]'), "'X' is no dtype"),
+    (lambda tensors, metadata: metadata.update(dropped='["model.nor.weight"]'), "names model.nor.weight, which"),
+    (lambda tensors, metadata: tensors.update({LEFT: tensors[LEFT][:3].clone()}), "is not restored by left"),
+    (lambda tensors, metadata: tensors.update({LEFT: tensors[LEFT][:, 0].clone()}), "is not restored by left"),
+    (lambda tensors, metadata: tensors.pop(LEFT), "is not restored by right"),
+])  # fmt: skip
+def test_a_patch_of_another_form_is_refused_by_name(saved, tmp_path, change, problem):
+    export_streamed(PROJECT, saved("llama"), tmp_path / "edited", undo=True)
+    repatched(tmp_path / "edited", change)
+    with pytest.raises(InterpError, match=problem):
+        undo(tmp_path / "edited", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("factor", [1, -50])
+def test_what_returns_is_compared_with_the_base_that_the_manifest_names(saved, tmp_path, capsys, name, factor):
+    """Said if, and only if, it has another digest; rounding alone can give it one."""
+    source = saved(name)
+    recipe = Recipe([("writers", Project(ROWS[:1]))], model=interp.load(source).reference)
+    export_streamed(recipe, source, tmp_path / "edited", undo=True)
+    repatched(tmp_path / "edited", lambda tensors, metadata: tensors.update({LEFT: tensors[LEFT] * factor}))
+    undo(tmp_path / "edited", tmp_path / "again")
+    said, returned = capsys.readouterr().err, interp.load(tmp_path / "again").reference.fits
+    assert (f"{returned[:12]}, those of the base {recipe.model.fits[:12]}" in said) == (returned != recipe.model.fits)
+    assert returned != recipe.model.fits or factor == 1
