@@ -141,7 +141,12 @@ def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: st
         yield from _measured_files(folder)
     if audit.edit != "hooks":
         place = folder.absolute() if folder.exists() else folder  # a folder of the organism's name is not the organism
-        yield from _same_model(audit.after, load(place, **audit.after.chat).identity)
+        model = load(place, **audit.after.chat)
+        yield from _same_model(audit.after, model.identity)
+        stated = "quantization_config" in (read_json(folder / "config.json", True) if folder.is_dir() else {})
+        if stated and not hasattr(model.config, "quantization_config"):
+            why = "was measured dequantised, and other machines may compute with it as quantised; export it dequantised"
+            yield Reason(None, f"{folder}: {why}")
         if base is not None:
             yield from _same_model(audit.before, _opened(base, audit).identity, "base's ")
         if audit.of_one_model and not all(item.is_unchanged for item in audit.items.values()):

@@ -264,7 +264,7 @@ class Certificate(Displayed):
             return _CERTIFICATE.validate_json(json.dumps(read_json(file)), strict=True)
         except ValidationError as problem:
             error = problem.errors()[0]
-            what = f"{'.'.join(map(str, error['loc']))} {shown(error['input'])}: {error['msg']}"
+            what = f"{'.'.join(map(str, error['loc'])) or 'its content'} is {shown(error['input'])}: {error['msg']}"
             raise InterpError(f"{file}: not a certificate ({what}); expected one written by interp export") from None
 
     def __repr__(self) -> str:

@@ -283,6 +283,17 @@ def test_the_date_and_variables_that_were_measured_are_those_that_are_compared(f
     assert gate(folder / "hooks.json", POLICY, folder / "edited").allow
 
 
+def test_a_quantisation_that_was_not_measured_is_not_allowed(files, tiny):
+    _, folder = files
+    audit_of(tiny("llama", seed=2), None, interp.load(folder / "model")).save(folder / "plain.json")
+    config = json.loads((folder / "model" / "config.json").read_text())
+    assert gate(folder / "plain.json", POLICY, folder / "model").allow, "control"
+    write_json(folder / "model" / "config.json", config | {"quantization_config": {"quant_method": "fp8"}})
+    decided, why = outcome(gate(folder / "plain.json", POLICY, folder / "model"))
+    assert decided == "inconclusive"
+    assert "quantised" in why[0]
+
+
 def test_the_base_that_a_checkpoint_was_compared_with_is_checked_where_it_is_given(files, tiny):
     _, folder = files
     other = tiny("llama", seed=2)
