@@ -23,6 +23,7 @@ from interp.activations.token_rows import CorpusPasses
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
 from interp.core.files import write_tensors
+from interp.core.inputs import require_regular
 from interp.data.packing import PackedRows
 from interp.models.sites import Site
 
@@ -135,6 +136,7 @@ class GrowingShard:
 
     def _read_pieces(self) -> None:
         for file in self._piece_files():
+            require_regular(file)
             try:
                 with safe_open(file, framework="pt") as piece:
                     place, tensors = piece.metadata(), {name: piece.get_tensor(name) for name in piece.keys()}  # noqa: SIM118

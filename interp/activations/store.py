@@ -28,6 +28,7 @@ from interp.core.display import Card, Displayed
 from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
+from interp.core.inputs import require_regular
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
@@ -279,6 +280,7 @@ class Store(Displayed):
 
 
 def _open(file: Path) -> Any:
+    require_regular(file)
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as problem:

@@ -290,7 +290,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     """The tensors of a safetensors file, by name. Raises, with its name, if it is missing or damaged."""
     from safetensors.torch import load_file
 
-    require_regular(Path(path))
+    require_regular(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as problem:

@@ -80,9 +80,10 @@ def parse_bytes(text: str) -> int:
     return int(float(size[1]) * 1000 ** " kmgt".index(size[2] or " "))
 
 
-def require_regular(file: Path) -> None:
+def require_regular(file: str | Path) -> None:
     """Raise for a pipe or device, which may never end, unless it is one of the system's, such as /dev/stdin."""
-    if file.exists() and not (file.is_file() or file.is_dir() or file.is_relative_to("/dev")):
+    known = os.path.isfile(file) or os.path.isdir(file) or Path(file).is_relative_to("/dev")
+    if os.path.exists(file) and not known:
         raise InterpError(f"{file} is a pipe or device; expected a file; put a file in its place, or remove it")
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, located, nearest, note
-from interp.core.inputs import bound, bounded_lines, over_bound, parse_object
+from interp.core.inputs import bound, bounded_lines, over_bound, parse_object, require_regular
 
 Conversation = list[dict[str, Any]]
 Document = str | Conversation
@@ -127,6 +127,7 @@ class _File:
     @contextmanager
     def opened(self) -> Iterator[Any]:
         """Its bytes, decompressed. Raises, with its name, if it cannot be opened, decompressed or parsed."""
+        require_regular(self.path)
         try:
             with self.system.open(self.path, "rb", compression=_compression(self.path)) as content:
                 yield content
@@ -202,6 +203,8 @@ def _dataset(spec: str, field: str) -> Iterator[Record]:
     if any(more):
         raise InterpError(f"dataset {spec!r}: more parts than {_DATASET}NAME:CONFIG:SPLIT; give a datasets object")
     folder = Path(name).expanduser()
+    for file in folder.rglob("*"):
+        require_regular(file)
     try:
         if any((folder / saved).is_file() for saved in ("state.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(str(folder))

@@ -1,9 +1,12 @@
 """Faults of texts: what others wrote is read within bounds, and shows as it is on screens and pages."""
 
 import json
+import os
+import re
 import resource
 import time
 from itertools import pairwise
+from threading import Thread
 
 import pytest
 from fault_cases import fault
@@ -18,6 +21,7 @@ from interp.core.files import read_json
 from interp.core.inputs import bounded_call, parse_json
 from interp.data import documents
 from interp.data.contrast import Turn, TurnPair
+from interp.editing.approximate.low_rank_factors import Distilled
 from interp.views import Report, render_report
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\u202e</script><img onerror=x>\u2028\"'|![x](y)"
@@ -153,6 +157,37 @@ def test_template(monkeypatch, template):
     with pytest.raises(InterpError, match=r"Range too big|takes more"):
         bounded_call((rendered, template), rendered, template)
     assert time.monotonic() - began < 10
+
+
+READERS = {  # by the name of the pipe: what reads it
+    "a.json": read_json,
+    "a.jsonl": lambda file: list(documents(file)),
+    "b.txt": lambda file: list(documents(file.parent)),
+    "c.jsonl": lambda file: list(documents(f"hf:{file.parent}")),
+    "factors.safetensors": Distilled.load,
+    "processor_config.json": lambda file: interp.load(file.parent),
+}
+
+
+@fault("a pipe or a device in place of a file", "refused; the error names it")
+@pytest.mark.parametrize("name", READERS)
+def test_pipes(tiny, tmp_path, name):
+    """The reader is a thread, since on a pipe it would wait for ever."""
+    if "_" in name:
+        tiny("llama").hf.save_pretrained(tmp_path)
+    os.mkfifo(tmp_path / name)
+    problems = []
+
+    def read():
+        try:
+            READERS[name](tmp_path / name)
+        except InterpError as problem:
+            problems.append(str(problem))
+
+    thread = Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert [re.search(rf"{name} is a pipe or device", problem) is not None for problem in problems] == [True]
 
 
 @fault("an empty set of prompts or items", "refused; the error names the file")

@@ -23,7 +23,7 @@ from interp.core import Config, InterpError
 from interp.core.digests import weight_digests
 from interp.core.display import Card, Displayed
 from interp.core.files import write_tensors
-from interp.core.inputs import parse_json
+from interp.core.inputs import parse_json, require_regular
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
 from interp.editing.options import FoldOptions
@@ -156,6 +156,7 @@ class Distilled(Displayed):
     @classmethod
     def load(cls, file: str | Path) -> "Distilled":
         """The inverse of `save`. Raises for a broken file, and for factors that do not match the record."""
+        require_regular(file)
         try:
             with safe_open(file, "pt") as opened:
                 record_text = (opened.metadata() or {}).get(_KEY, "")

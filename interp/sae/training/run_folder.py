@@ -25,7 +25,7 @@ from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, read_json, require_unlinked, write_json, write_tensors, write_text
-from interp.core.inputs import parse_json, parse_object
+from interp.core.inputs import parse_json, parse_object, require_regular
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.file_formats import CARD
 from interp.sae.training.state import ProgressPoint
@@ -128,6 +128,8 @@ class TrainingRun:
         """The newest checkpoint's state, None if there is none. Metrics after it are removed."""
         file = self.last_checkpoint()
         step = 0
+        for part in (self.folder / METRICS, *self._checkpoints()):
+            require_regular(part)
         if file is not None:
             try:
                 tensors = safetensors.torch.load_file(file)
