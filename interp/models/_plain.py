@@ -4,6 +4,7 @@
 activations, losses and generation (`hooked`).
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -133,7 +134,8 @@ class PlainModel(PromptedModel):
     def identity(self) -> ModelReference:
         """`reference` plus the digest of config, tokenizer and generation settings, for records of measurements; and
         the chat template's variables, and the date that it prints, if it prints one."""
-        chat = {"date": self.date if self.template.prints_date else "", "template": dict(self.template_variables)}
+        variables = json.dumps(self.template_variables, sort_keys=True) if self.template_variables else ""
+        chat = {"date": self.date if self.template.prints_date else "", "template": variables}
         return self.reference.model_copy(update={"settings": self.settings(), **chat})
 
     def settings(self, chat: bool = True) -> str:

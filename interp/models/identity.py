@@ -27,6 +27,7 @@ from interp.core.config import Config
 from interp.core.digests import WeightDigests, checksum, weight_digests
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
+from interp.core.inputs import parse_object
 from interp.models.chat_template import ChatTemplate
 
 
@@ -47,7 +48,7 @@ class ModelReference(Config):
     revision: str | None = Field(default=None, description="Commit on the hub, if the model has one.")
     storage_digest: str = Field(default="", description="SHA-256 of the weights as bfloat16; empty in older records.")
     date: str = Field(default="", description="What the chat template prints for today's date, if it prints that.")
-    template: dict[str, Any] = Field({}, description="Variables of the chat template, such as `enable_thinking`.")
+    template: str = Field("", description="The chat template's variables, such as `enable_thinking`, as a JSON object.")
     settings: str = Field(default="", description="SHA-256 of all else that decides outputs, where these are measured.")
 
     @model_serializer(mode="wrap")
@@ -58,7 +59,8 @@ class ModelReference(Config):
     @property
     def chat(self) -> dict[str, Any]:
         """How conversations were rendered, as options of `interp.load`."""
-        return {"date": self.date or None, "template": self.template or None}
+        variables = parse_object(self.template, f"template variables of {self.name}") if self.template else None
+        return {"date": self.date or None, "template": variables}
 
     @property
     def fits(self) -> str:

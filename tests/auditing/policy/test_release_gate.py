@@ -263,7 +263,7 @@ def test_weights_in_any_format_count_wherever_they_lie(files, tiny, tmp_path):
 
 @pytest.mark.parametrize(("chat", "recorded"), [
     ({"date": "2024-05-05"}, {"date": "2024-05-05"}),
-    ({"template": {"thinks": False, "tools": ["a"]}}, {"template": {"thinks": False, "tools": ["a"]}}),
+    ({"template": {"thinks": False, "tools": ["a"]}}, {"template": '{"thinks": false, "tools": ["a"]}'}),
 ])  # fmt: skip
 def test_the_date_and_variables_that_were_measured_are_those_that_are_compared(files, tiny, chat, recorded):
     _, folder = files
@@ -271,6 +271,7 @@ def test_the_date_and_variables_that_were_measured_are_those_that_are_compared(f
     (folder / "model" / "chat_template.jinja").write_text(template)
     then, today = interp.load(folder / "model", **chat), interp.load(folder / "model")
     assert then.identity.settings != today.identity.settings, "control"
+    assert hash(then.identity) != hash(today.identity)
     made = audit_of(tiny("llama", seed=2), None, then)
     made.save(folder / "then.json")
     decision = gate(folder / "then.json", POLICY, folder / "model")
