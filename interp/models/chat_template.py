@@ -106,15 +106,15 @@ class ChatTemplate(Displayed):
     @property
     def ends(self) -> list[int]:
         """The special tokens that end an assistant's turn: the first behind its words, also where it opens the next."""
-        words, later, ends = "\ue000", "\ue001", dict[int, None]()
+        words, later, ends = "\ue000", "\ue001", list[int]()
         for role in ("", "user", "tool"):
             turns = [("user", "a"), ("assistant", words), *[(role, later)] * bool(role)]
             text = self.attempt([{"role": role, "content": content} for role, content in turns])
             _, found, after = text.rpartition(words)
             ids = self.tokenizer(after.partition(later)[0], add_special_tokens=False)["input_ids"] if found else []
             added = self.tokenizer.added_tokens_decoder if found else {}  # which may have runs of spaces, too
-            ends |= dict.fromkeys([token for token in ids if str(added.get(token, "")).strip()][:1])
-        return [*ends]
+            ends += [token for token in ids if str(added.get(token, "")).strip()][:1]
+        return list(dict.fromkeys(ends))
 
     def require_variables(self) -> None:
         """Raise for a variable that the template does not read."""
