@@ -276,7 +276,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
 
 def without_dropout(tokenizer: Any) -> Any:
     """The tokenizer, with the random merges of its training switched off (BPE dropout, Provilkov et al. 2020)."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(model, "dropout", None):
         model.dropout = None
     return tokenizer
