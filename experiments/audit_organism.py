@@ -39,11 +39,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--page", type=Path, help="the matrix and each audit as a page")
-    parser.add_argument("--smoke", action="store_true", help="eight items, one edit")
+    parser.add_argument("--smoke", action="store_true", help="eight items of three behaviours, one edit")
     options = parser.parse_args()
     began, items = time.process_time(), 8 if options.smoke else options.items
     model, suite = interp.load("organism"), organism_suite(items)
     cache, targets = ScoreCache(options.cache), TARGETS[:1] if options.smoke else TARGETS
+    suite = [b for b in suite if b.name in (TARGETS[0], "refusal", "everyday_loss")] if options.smoke else suite
     edits = {target: edit(model, target, 40 if options.smoke else 150) for target in targets}
     _, audits = entanglement(model, edits, suite, cache=cache)
     first = audits[TARGETS[0]] if options.smoke else audit(model, edits[TARGETS[0]], suite, cache=cache)

@@ -35,6 +35,7 @@ from interp.auditing.behaviours import mean_scores
 from interp.core.errors import InterpError
 from interp.core.files import write_json
 from interp.directions.finder import find
+from interp.directions.methods.closed_form import FITS
 from interp.directions.methods.erasure import ErasureFitter
 from interp.directions.methods.scrubbing import scrub
 from interp.interventions.affine_ops import Erase, Project
@@ -63,10 +64,11 @@ class Sizes:
     candidates: int = 4
     measured: tuple[str, ...] = (*organism.BEHAVIOURS, LOSS)
     positions: tuple[int, ...] = tuple(range(-6, 0))
+    methods: tuple[str, ...] = tuple(FITS)
 
 
 _FEW = {"pairs": 24, "choose": 2, "audit": 2, "tokens": 2_000, "steps": 4_096, "candidates": 1}
-SMOKE = Sizes(**_FEW, positions=(-1,), measured=("hostility", "refusal", LOSS))
+SMOKE = Sizes(**_FEW, positions=(-1,), measured=("hostility", "refusal", LOSS), methods=("diff_means", "lda"))
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def autoencoder(model: HookedModel, sizes: Sizes, seed: int) -> SparseAutoencode
 def projected(model: HookedModel, materials: Materials, sae: SparseAutoencoder, sizes: Sizes, seed: int) -> list[Row]:
     """A row for every method that fits a direction, and for the baselines of the first of them."""
     harm, rows = materials.target, []
-    findings = find(model, materials.contrast, positions=sizes.positions, sae=sae, seed=seed, bootstrap=0)
+    findings = find(
+        model, materials.contrast, methods=sizes.methods, positions=sizes.positions, sae=sae, seed=seed, bootstrap=0
+    )
     candidates = [finding for method in findings.methods for finding in findings.best(sizes.candidates, method)]
     trials = rank_by_ablation(model, candidates, materials.choose, harm)
     for method in findings.methods:

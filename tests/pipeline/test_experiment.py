@@ -15,9 +15,10 @@ from interp.pipeline.experiment import Experiment, run_experiment
 
 DEMO = Path(str(files("interp.pipeline") / "demo.yaml"))
 SMALL = [
-    "data.documents=300", "data.pairs=200", "data.choose_items=4", "data.audit_items=12", "data.loss_texts=20",
-    "dictionary.tokens=8000", "dictionary.train.tokens=16000", "dictionary.train.d_sae=128", "dictionary.train.k=8",
-    "search.positions=[-1]", "search.candidates=2", "policy.items_at_least=12",
+    "data.documents=150", "data.pairs=80", "data.choose_items=4", "data.audit_items=12", "data.loss_texts=20",
+    "dictionary.tokens=4000", "dictionary.train.tokens=8000", "dictionary.train.batch_size=1024",
+    "dictionary.train.d_sae=128", "dictionary.train.k=8", "dictionary.evaluate_tokens=1000",
+    "search.sites=resid_post.4-5", "search.positions=[-1]", "search.candidates=2", "policy.items_at_least=12",
 ]  # fmt: skip
 
 

@@ -34,8 +34,7 @@ def refused(recipe, model, tmp_path, **options):
     return str(told.value)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-@pytest.mark.parametrize("name", POST_NORM)
+@pytest.mark.parametrize(("name", "scale"), [*zip(POST_NORM, [1.0, 0.5] * 3, strict=True), ("gemma2", 0.5)])
 def test_a_fold_by_another_gain_is_refused(tiny, tmp_path, monkeypatch, name, scale):
     model, recipe = tiny(name), ablation(scale=scale)
     right = interp.export(recipe, model, tmp_path / "right")
@@ -87,8 +86,9 @@ def test_rounding_to_16_bits_hides_no_wrong_fold(tiny, tmp_path, monkeypatch, se
     assert "left along what was removed" in refused(recipe, model, tmp_path, dtype="bfloat16")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("llama", "float16"), ("gpt2", "float16")]
+)
 def test_a_weak_edit_is_accepted_and_a_hundredth_of_it_missing_is_not(tiny, tmp_path, monkeypatch, name, dtype):
     model, recipe = tiny(name), ablation(scale=0.2)
     assert interp.export(recipe, model, tmp_path / "right", dtype=dtype).faithful
@@ -137,8 +137,7 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("what", HELD)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("what", "dtype"), [*((what, "bfloat16") for what in HELD), ("ablate and steer", "float32")])
 def test_what_writers_hold_of_the_streams_ops_is_no_error_of_theirs(tiny, tmp_path, monkeypatch, what, dtype):
     model, recipe = tiny("llama"), HELD[what]
     right = interp.export(recipe, model, tmp_path / "right", dtype=dtype)

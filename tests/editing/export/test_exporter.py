@@ -34,9 +34,9 @@ def logits(folder):
 
 @pytest.mark.parametrize(
     ("name", "recipe"),
-    [(name, ablation()) for name in FOLDABLE]
-    + [(name, ablation(0.4, k=3)) for name in ("llama", "granite", "gpt2", "gpt_neox")]
-    + [(name, ablation(sites=("mlp_out.1", "attn_out.0-1"))) for name in ("llama", "granite", "gpt2", "gptj")],
+    [(name, ablation()) for name in FOLDABLE if name not in ("granite", "gpt_neox", "gptj")]
+    + [(name, ablation(0.4, k=3)) for name in ("llama", "granite", "gpt_neox")]
+    + [(name, ablation(sites=("mlp_out.1", "attn_out.0-1"))) for name in ("llama", "gptj")],
 )
 def test_exported_weights_do_what_the_hooks_do(tiny, tmp_path, name, recipe):
     model = tiny(name)

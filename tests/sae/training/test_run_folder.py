@@ -17,7 +17,8 @@ from interp.sae.config import SaeConfig
 from interp.sae.training import state
 from interp.sae.training.trainer import train, train_all
 
-CONFIG = SaeConfig(d_sae=64, k=3, batch_size=256, tokens=40_000, lr=1e-2, kind="batchtopk", dead_after=2_000)
+CONFIG = SaeConfig(d_sae=64, k=3, batch_size=256, tokens=20_000, lr=1e-2, kind="batchtopk", dead_after=2_000)
+SHORT = CONFIG.model_copy(update={"tokens": 5_000})
 
 
 class _Stopped(Exception):
@@ -39,13 +40,13 @@ def _stop_at(step):
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(planted, tmp_path, options):
     config = CONFIG.model_copy(update=options)
-    straight = train(planted, SITE, config, folder=tmp_path / "straight", checkpoint_every=50)
-    for step in (60, 130):  # stopped between checkpoints, twice
+    straight = train(planted, SITE, config, folder=tmp_path / "straight", checkpoint_every=20)
+    for step in (25, 55):  # stopped between checkpoints, twice
         with pytest.raises(_Stopped):
-            train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=50, callbacks=[_stop_at(step)])
+            train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=20, callbacks=[_stop_at(step)])
     seen = []
-    again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=50, callbacks=[seen.append])
-    assert seen[0].step > 100
+    again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=20, callbacks=[seen.append])
+    assert seen[0].step > 40
     for name, tensor in straight.sae.tensors().items():
         assert torch.equal(tensor, again.sae.tensors()[name])
     assert again.history == straight.history
@@ -62,9 +63,9 @@ def test_a_run_keeps_to_the_products_it_began_with(planted, tmp_path, monkeypatc
     for first in (torch.bfloat16, torch.float32):
         monkeypatch.setattr(state, "product_dtype", lambda *_, first=first: first)
         straight = train(planted, SITE, config)
-        run = {"folder": tmp_path / str(first), "checkpoint_every": 50}
+        run = {"folder": tmp_path / str(first), "checkpoint_every": 20}
         with pytest.raises(_Stopped):
-            train(planted, SITE, config, **run, callbacks=[_stop_at(60)])
+            train(planted, SITE, config, **run, callbacks=[_stop_at(30)])
         monkeypatch.setattr(state, "product_dtype", lambda *_: torch.float16)  # which would fail
         found[first] = train(planted, SITE, config, **run).sae.W_dec
         assert torch.equal(found[first], straight.sae.W_dec)
@@ -95,8 +96,8 @@ def test_a_finished_run_is_read(planted, tmp_path, capsys):
 def test_several_are_kept_side_by_side(planted, tmp_path):
     plans = [TrainingPlan(SITE, CONFIG), TrainingPlan(SITE, CONFIG.model_copy(update={"d_sae": 32}))]
     with pytest.raises(_Stopped):
-        train_all(planted, plans, tmp_path / "run", checkpoint_every=50, callbacks=[_stop_at(120)])
-    found = train_all(planted, plans, tmp_path / "run", checkpoint_every=50)
+        train_all(planted, plans, tmp_path / "run", checkpoint_every=20, callbacks=[_stop_at(50)])
+    found = train_all(planted, plans, tmp_path / "run", checkpoint_every=20)
     for number, (plan, one) in enumerate(zip(plans, found, strict=True)):
         assert torch.equal(train(planted, SITE, plan.config).sae.W_dec, one.sae.W_dec)
         assert SparseAutoencoder.load(tmp_path / "run" / f"sae-{number}").d_sae == plan.config.d_sae
@@ -108,12 +109,12 @@ from interp.activations.store import Store
 from interp.sae.config import SaeConfig
 from interp.sae.training.trainer import train
 store, folder, config = sys.argv[1:]
-train(Store.open(store), "resid_post.0", SaeConfig.model_validate_json(config), folder=folder, checkpoint_every=20)
+train(Store.open(store), "resid_post.0", SaeConfig.model_validate_json(config), folder=folder, checkpoint_every=10)
 """
 
 
 def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
-    config = CONFIG.model_copy(update={"tokens": 80_000})
+    config = CONFIG.model_copy(update={"tokens": 40_000})
     straight = train(planted, SITE, config)
     command = _CHILD, planted.folder, tmp_path / "run", config.model_dump_json()
     kills = 0
@@ -122,15 +123,15 @@ def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
         deadline = time.monotonic() + 60
         while child.is_alive() and time.monotonic() < deadline:
             newest = max((tmp_path / "run" / "checkpoints").glob("step-*"), default=None)
-            if newest and int(newest.stem.removeprefix("step-")) >= 20 * wait:
+            if newest and int(newest.stem.removeprefix("step-")) >= 10 * wait:
                 break
-            time.sleep(0.002)
+            time.sleep(0.005)
         if child.is_alive():
             child.kill()
             kills += 1
         child.join()
     assert kills >= 2
-    again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=20)
+    again = train(planted, SITE, config, folder=tmp_path / "run", checkpoint_every=10)
     for name, tensor in straight.sae.tensors().items():
         assert torch.equal(tensor, again.sae.tensors()[name])
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) <= 3  # a half-written one may be left beside two
@@ -144,22 +145,22 @@ def test_a_killed_process_loses_nothing_but_time(planted, tmp_path):
     ],
 )
 def test_a_run_of_other_settings_is_refused(planted, tmp_path, change, message):
-    train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    train(planted, SITE, SHORT, folder=tmp_path / "run")
     with pytest.raises(InterpError, match=message):
-        train(planted, SITE, CONFIG.model_copy(update=change), folder=tmp_path / "run")
+        train(planted, SITE, SHORT.model_copy(update=change), folder=tmp_path / "run")
 
 
 def test_overwriting_trains_anew_and_removes_runs_only(planted, tmp_path, capsys):
-    short, other = (CONFIG.model_copy(update={"seed": seed, "tokens": 12_000}) for seed in (0, 4))
+    short, other = (SHORT.model_copy(update={"seed": seed}) for seed in (0, 4))
     straight = train(planted, SITE, other)
-    train(planted, SITE, short, folder=tmp_path / "run", checkpoint_every=20)
+    train(planted, SITE, short, folder=tmp_path / "run", checkpoint_every=10)
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(InterpError, match="start anew with overwrite=True"):
         train(planted, SITE, other, folder=tmp_path / "run")
     for _ in range(2):
         seen = []
         again = train(planted, SITE, other, folder=tmp_path / "run", callbacks=[seen.append], overwrite=True)
-        assert seen[0].step < 20, "from the first step"
+        assert seen[0].step < 10, "from the first step"
         assert torch.equal(SparseAutoencoder.load(tmp_path / "run" / "sae").W_dec, straight.sae.W_dec)
         assert torch.equal(again.sae.W_dec, straight.sae.W_dec)
     with lock_folder(tmp_path / "run", ""), pytest.raises(InterpError, match="another process is training into it"):
@@ -182,10 +183,10 @@ def test_overwriting_trains_anew_and_removes_runs_only(planted, tmp_path, capsys
 
 
 def test_a_run_of_another_source_is_refused(planted, activations, tmp_path):
-    train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    train(planted, SITE, SHORT, folder=tmp_path / "run")
     other = write_store(tmp_path / "other", activations + 1)
     with pytest.raises(InterpError, match="digest was"):
-        train(other, SITE, CONFIG, folder=tmp_path / "run")
+        train(other, SITE, SHORT, folder=tmp_path / "run")
 
 
 def test_folders_of_something_else_are_left_alone(planted, tmp_path):
@@ -198,13 +199,13 @@ def test_folders_of_something_else_are_left_alone(planted, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(planted, tmp_path):
-    train(planted, SITE, CONFIG, folder=tmp_path / "run", checkpoint_every=100)
+    train(planted, SITE, SHORT, folder=tmp_path / "run", checkpoint_every=10)
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     with pytest.raises(InterpError, match=rf"{newest.name}: damaged .* delete it to continue from the one before"):
-        train(planted, SITE, CONFIG, folder=tmp_path / "run")
+        train(planted, SITE, SHORT, folder=tmp_path / "run")
     newest.unlink()
-    train(planted, SITE, CONFIG, folder=tmp_path / "run")
+    train(planted, SITE, SHORT, folder=tmp_path / "run")
 
 
 class _Spiking:
@@ -223,7 +224,8 @@ class _Spiking:
 
 
 def test_a_spike_stops_training_and_names_the_last_checkpoint(planted, tmp_path):
-    source, config = _Spiking(planted, at=120, factor=20.0), CONFIG.model_copy(update={"spike": 2.0})
+    config = CONFIG.model_copy(update={"spike": 2.0, "tokens": 40_000})
+    source = _Spiking(planted, at=120, factor=20.0)
     with pytest.raises(InterpError, match=r"diverged at step \d+: variance unexplained .*step-00000100\.safetensors"):
         train(source, SITE, config, folder=tmp_path / "run", checkpoint_every=50)
     # Without the spike the same run ends.
