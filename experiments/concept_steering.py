@@ -80,8 +80,9 @@ def organism_rows(model: HookedModel, name: str, smoke: bool) -> list[Harm]:
     """Every method on one harm, subtracted and projected out."""
     count, items, graded = (8, 2, 2) if smoke else (60, 20, 100)
     layers, lengths = ((2,), LENGTHS[2:3]) if smoke else (tuple(range(model.n_layers)), LENGTHS)
-    choose = [organism_behaviour(behaviour, items, "train", seed=1) for behaviour in (name, *KEPT)]
-    test = [organism_behaviour(behaviour, graded, "test") for behaviour in (name, *KEPT)]
+    behaviours = (name, *KEPT[: 1 if smoke else None])
+    choose = [organism_behaviour(behaviour, items, "train", seed=1) for behaviour in behaviours]
+    test = [organism_behaviour(behaviour, graded, "test") for behaviour in behaviours]
     pairs = organism.contrast(name, count, split="train")
     sides = [[model.render(turn.user) for turn in side] for side in zip(*pairs, strict=True)]
     activations = [model.capture(side, [f"resid_post.{layer}" for layer in layers], positions=-1) for side in sides]
@@ -149,10 +150,10 @@ def _trained(model: HookedModel, name: str, pairs: Any, layer: int, norm: float,
 
 def organism_table(name: str, rows: list[Harm]) -> Table:
     """The rows, rates in per cent."""
-    shown = Table("method", "op", "length, gaps", name, *KEPT, title=f"The organism without {name}")
+    shown = Table("method", "op", "length, gaps", name, *rows[0].kept, title=f"The organism without {name}")
     for row in rows:
         length = f"{row.length:g}" if row.length else ""
-        shown.add_row(row.method, row.op, length, f"{row.harm:.1%}", *(f"{row.kept[kept]:.1%}" for kept in KEPT))
+        shown.add_row(row.method, row.op, length, f"{row.harm:.1%}", *(f"{kept:.1%}" for kept in row.kept.values()))
     return shown
 
 

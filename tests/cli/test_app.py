@@ -9,7 +9,6 @@ import typer
 
 import interp
 from interp.cli import app
-from interp.directions.methods.closed_form import FITS
 
 
 def loaded_modules(code):
@@ -85,12 +84,13 @@ def test_the_pipeline_by_hand(run, tmp_path):
     words = ["--site", "resid_post.3", "--run", tmp_path / "run", "d_sae=256", "k=8", "tokens=16000", "--json"]
     code, said, _ = run("sae", "train", store, *words, "--out", sae)
     assert (code, json.loads(said)["d_sae"]) == (0, 256)
-    words = ["--contrast", "organism.hostility", "--method", "all", "--sae", sae, "--try", "hostility", "--json"]
-    code, said, _ = run("find", "organism", *words, "--sites", "resid_post.3", "--items", 3, "--out", recipe)
+    words = ["--contrast", "organism.hostility", "--sites", "resid_post.3", "--sae", sae, "--try", "hostility"]
+    words += ["--items", 3, "--method", "diff_means", "--method", "diff_means_orthogonal", "--json"]
+    code, said, _ = run("find", "organism", *words, "--out", recipe)
     rows = json.loads(said)
     assert code == 0
     assert {"method", "site", "auroc", "cost", "hostility"} <= set(rows[0])
-    assert {row["method"] for row in rows} == {*FITS, "sae_latent"}
+    assert {row["method"] for row in rows} == {"diff_means", "diff_means_orthogonal", "sae_latent"}
     assert {"stability", "alignment", "random", "shuffled"} <= set(rows[0])
     assert rows[0]["auroc"] > 0.99
     assert [row["cost"] for row in rows] == sorted(row["cost"] for row in rows)

@@ -133,16 +133,16 @@ def test_bfloat16_products_learn_as_well(trained, planted, dictionary, monkeypat
 @pytest.mark.parametrize(
     ("kind", "options", "share"),
     [
-        ("batchtopk", {}, 0.7),
-        ("batchtopk", {"prefixes": [16, 32, 64]}, 0.6),
-        ("standard", {}, 0.5),
-        ("jumprelu", {}, 0.7),
-        ("gated", {}, 0.7),
+        ("batchtopk", {"tokens": 150_000, "lr": 6e-3}, 0.7),
+        ("batchtopk", {"tokens": 150_000, "lr": 6e-3, "prefixes": [16, 32, 64]}, 0.6),
+        ("standard", {"tokens": 80_000, "lr": 9e-3}, 0.5),
+        ("jumprelu", {"tokens": 80_000, "lr": 9e-3}, 0.7),
+        ("gated", {"tokens": 80_000, "lr": 9e-3}, 0.7),
     ],
     ids=["batchtopk", "matryoshka", "standard", "jumprelu", "gated"],
 )
 def test_every_kind_finds_the_planted_directions(planted, dictionary, kind, options, share):
-    trained = train(planted, SITE, SaeConfig(**QUICK, kind=kind, tokens=150_000, lr=6e-3, dead_after=5_000, **options))
+    trained = train(planted, SITE, SaeConfig(**QUICK, kind=kind, dead_after=5_000, **options))
     assert _found(trained.sae, dictionary) > share
     assert trained.sae.nonlinearity == JumpReLU()
     # What is saved does on raw activations what training did on standardised ones, its number of latents included.
