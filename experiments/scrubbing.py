@@ -262,7 +262,7 @@ def main() -> None:
         sizes = f"{len(shares)} classes, the rarest {shares.min():.2%} of {fit.tokens.ids.numel():,} tokens"
         Console(width=120).print(shown(f"{title}: {sizes}", rows))
         results[title] = [row.__dict__ for row in rows]
-    for share in (0.1, 0.01, 0.001):
+    for share in (0.1,) if options.smoke else (0.1, 0.01, 0.001):
         Console(width=120).print(drawn_at_random(share))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

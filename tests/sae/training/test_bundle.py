@@ -14,6 +14,7 @@ from interp.sae.metrics import explained_variance
 from interp.sae.training.trainer import train, train_all
 
 QUICK = {"d_sae": 64, "k": 3, "batch_size": 256, "tokens": 120_000, "lr": 6e-3, "dead_after": 5_000}
+SHORT = QUICK | {"tokens": 60_000, "lr": 1.2e-2}  # where that is enough
 IN, OUT, LATER = "resid_mid.0", "mlp_out.0", "mlp_out.1"
 
 
@@ -57,7 +58,7 @@ def test_a_skip_connection_takes_what_is_linear(layers, tmp_path):
     x = codes @ read + 2 * torch.randn(16384, 32, generator=torch.Generator().manual_seed(4))
     straight = torch.randn(24, 32, generator=torch.Generator().manual_seed(5))
     store = write_store(tmp_path / "store", {IN: 3 * x, OUT: (codes > 0).float() @ written + x @ straight.T + 7})
-    plain, skip = (train(store, IN, SaeConfig(**QUICK, skip=skip), writes=OUT) for skip in (False, True))
+    plain, skip = (train(store, IN, SaeConfig(**SHORT, skip=skip), writes=OUT) for skip in (False, True))
     assert skip.history[-1].fvu < 0.2 * plain.history[-1].fvu
     torch.testing.assert_close(3 * skip.sae.W_skip, straight, atol=0.4, rtol=0.1)
     inner = store.position > 0
@@ -94,7 +95,7 @@ def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path
     base = write_store(tmp_path / "base", {OUT: codes @ one})
     edited = write_store(tmp_path / "tuned", {OUT: codes @ other + 2 * more @ own}, model=tuned)
     both = PairedStore(base, edited)
-    sae = train(both, OUT, SaeConfig(**QUICK | {"k": 4, "d_sae": 80}, kind="batchtopk")).sae
+    sae = train(both, OUT, SaeConfig(**SHORT | {"k": 4, "d_sae": 80}, kind="batchtopk")).sae
     assert [place.model.name for place in sae.reads] == ["made up", "tuned"]
     ratio = sae.norms()[1] / sae.norms().sum(0)
     exclusive = ratio > 0.9
