@@ -112,7 +112,7 @@ def test_a_crosscoder_of_two_models_tells_shared_from_exclusive_latents(tmp_path
 
 def test_a_cross_layer_transcoder_writes_forward_alone(layers):
     store, _, _ = layers
-    config = SaeConfig(**QUICK | {"k": 4, "d_sae": 160}, layered=True)
+    config = SaeConfig(**SHORT | {"k": 4, "d_sae": 160}, layered=True)
     trained = train(store, [IN, "resid_mid.1"], config, writes=[OUT, LATER])
     sae = trained.sae
     assert tuple(sae.W_enc.shape) == (160, 32)
