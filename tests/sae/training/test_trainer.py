@@ -91,11 +91,12 @@ def test_dead_latents_come_back_to_life(tmp_path):
 @pytest.mark.parametrize("kind", ["jumprelu", "standard", "gated"])
 def test_resampled_latents_do_not_all_fire(planted, kind):
     """A penalty holds the number that fire at k; latents that start anew must not be beyond it."""
-    settings = QUICK | {"dead_after": 500, "k": 3}
-    steps = {"tokens": 60_000, "kind": kind, "aux_weight": 0.0}
+    settings = QUICK | {"dead_after": 500, "d_sae": 256, "dead_limit": 1.0}
+    steps = {"tokens": 30_000, "lr": 0.02, "kind": kind, "aux_weight": 0.0}
     plain, revived = (
         train(planted, SITE, SaeConfig(**settings, **steps, resample_every=every)).history[-1] for every in (None, 20)
     )
+    assert plain.dead > 20, "control: there are some to resample"
     assert revived.l0 < 2 * plain.l0
     assert revived.fvu < 1.3 * plain.fvu
 
