@@ -1,5 +1,8 @@
 """Attribution: which parts of the network a prediction comes from.
 
+- `lens`: `Lens`, what the residual stream of an inner layer says about the next token: logit, tuned and Jacobian lens.
+- `lens_reading`: `LensReading`, the record of a lens on a prompt.
+- `fitted_lenses`: `fit_tuned_lens` and `fit_jacobian_lens`.
 - `direct`: direct logit attribution, the part of a logit difference that each writer adds.
 """
 

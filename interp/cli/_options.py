@@ -103,6 +103,17 @@ def keys_command(config: str) -> type[typer.core.TyperCommand]:
     return KeysCommand
 
 
+def verb_group(usual: str) -> type[typer.core.TyperGroup]:
+    """A class of groups of verbs in which a line that names none of them is of the usual one."""
+
+    class VerbGroup(typer.core.TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            named = not args or args[0] in self.commands or args[0] in ctx.help_option_names
+            return super().parse_args(ctx, args if named else [usual, *args])
+
+    return VerbGroup
+
+
 def _fields(config: type[Config]) -> Iterator[tuple[str, FieldInfo]]:
     """Every field with its key; those of a nested Config are under `key.`, without what is left out of it."""
     for name, field in config.model_fields.items():

@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import audit, capture, export, find, sae, search
-from interp.cli._options import Command, Json, keys_command, with_options
+from interp.cli import attribution, audit, capture, export, find, sae, search
+from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
 from interp.core.inputs import LIMITS_VARIABLE, bound
@@ -138,6 +138,7 @@ SAE_VERBS: dict[str, Command] = {
     "convert": sae.convert_command,
     "features": sae.features_command,
 }
+LENS_VERBS: dict[str, Command] = {"read": attribution.lens_command, "fit": attribution.fit_command}
 RUNS_VERBS: dict[str, Command] = {
     "ls": list_command,
     "show": show_command,
@@ -153,9 +154,12 @@ def build_app() -> typer.Typer:
     root.callback()(root_command)
     sae_group = typer.Typer(help="Train, convert and describe sparse autoencoders.", no_args_is_help=True)
     runs_group = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
+    lens_help = "Read inner layers through a lens (lens MODEL is lens read MODEL), and fit lenses."
+    lens_group = typer.Typer(help=lens_help, cls=verb_group("read"), no_args_is_help=True)
+    root.add_typer(lens_group, name="lens")
     root.add_typer(sae_group, name="sae")
     root.add_typer(runs_group, name="runs")
-    for group, verbs in ((root, VERBS), (sae_group, SAE_VERBS), (runs_group, RUNS_VERBS)):
+    for group, verbs in ((root, VERBS), (lens_group, LENS_VERBS), (sae_group, SAE_VERBS), (runs_group, RUNS_VERBS)):
         for name, command in verbs.items():
             group.command(name, cls=keys_command(KEYS[name]) if name in KEYS else None)(with_options(command))
     return root

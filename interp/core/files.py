@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from interp.core.errors import InterpError, printable
+from interp.core.errors import InterpError, first_line, printable
 from interp.core.inputs import bounded_text, parse_json, require_regular
 
 KEY = "unfinished.key"
@@ -295,6 +295,21 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         return load_file(path)
     except (OSError, SafetensorError) as problem:
         raise InterpError(f"{path}: cannot be read ({problem}); restore it, or make it again") from None
+
+
+def read_pickle(path: str | Path) -> Any:
+    """What `torch.save` wrote, on the CPU, by torch's loader that runs no code.
+
+    Raises, with its name, if it is missing or damaged, or holds more than tensors and plain values.
+    """
+    import torch
+
+    require_regular(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:  # a pickle of other things raises exceptions of any type
+        reason = first_line(problem)
+        raise InterpError(f"{path} holds more than tensors, or is damaged ({reason}); it is not read") from None
 
 
 def read_json(path: str | Path, constants: bool = False) -> Any:

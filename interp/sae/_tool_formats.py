@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.core.errors import InterpError, first_line
-from interp.core.files import read_json, read_tensors
+from interp.core.errors import InterpError
+from interp.core.files import read_json, read_pickle, read_tensors
 from interp.sae._settings import loading_options, require_sizes, unknown_keys
 from interp.sae.nonlinearities import JumpReLU, TopK
 
@@ -228,11 +228,7 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
     """A state dict, read by torch's loader that runs no code."""
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as problem:  # a pickle of more than tensors raises exceptions of any type
-        reason = first_line(problem)
-        raise InterpError(f"{file.name} holds more than tensors, or is damaged ({reason}); it is not read") from None
+    tensors = read_pickle(file)
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise InterpError(f"{file.name} is not a dictionary of tensors; expected what dictionary_learning saves")
     return {name: x.float() for name, x in tensors.items()}

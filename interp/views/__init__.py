@@ -7,6 +7,7 @@ In reading order:
 - `figures`: figures of findings and of a latent: `plot_heat_map`, `plot_layer_curve`, `plot_activation_histogram`.
 - `audit_figures`: figures of audits: `plot_forest` (differences with their intervals), `plot_rates` (rates before and
   after) and `plot_entanglement` (edits by behaviours).
+- `lens_figure`: `plot_lens`, layers by positions with what a lens reads at each place.
 - `training_curves`: `plot_training`, the curves of training, and `LiveCurves`, the same curves in a notebook during
   training.
 - `report_page`: `Report`, the records of a run, and `write_report`, which writes them as one HTML file.

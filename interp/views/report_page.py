@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from interp.attribution.lens_reading import LensReading
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
@@ -34,9 +35,11 @@ from interp.models.identity import ModelReference
 from interp.sae.config import SaeMetrics
 from interp.sae.feature import Feature
 from interp.views import audit_figures, figures, palette
+from interp.views.lens_figure import Colour, plot_lens
 
 _SECTIONS = {
     "decision": "Decision",
+    "lens": "Lens",
     "findings": "Directions found",
     "features": "Features",
     "recipe": "The edit",
@@ -94,6 +97,8 @@ class Report(Displayed):
         entanglement: Effects of several edits on every behaviour.
         edits: Audits of several edits, by name.
         decisions: Decisions on these, by the same names.
+        lens: What a lens reads in a prompt.
+        lens_colour: What colours its cells, "probability" or "entropy".
 
     Raises:
         InterpError: The chosen finding is not among the findings.
@@ -121,6 +126,8 @@ class Report(Displayed):
     entanglement: Entanglement | None = None
     edits: Mapping[str, Audit] = field(default_factory=dict)
     decisions: Mapping[str, Decision] = field(default_factory=dict)
+    lens: LensReading | None = None
+    lens_colour: Colour = "probability"
 
     def __post_init__(self) -> None:
         if self.chosen and self.chosen.row not in [finding.row for finding in self.findings or ()]:
@@ -179,11 +186,13 @@ def render_report(report: Report) -> str:
     )
     titles = _SECTIONS | ({} if report.audit is None or report.audit.edited else {"audit": "Behaviours"})
     environment.filters |= {"visible": _visible, "settings": _settings}
+    drawings = _drawings(report)
     page = environment.get_template("report.html.j2").render(
         report=report,
         sections={name: title for name, title in titles.items() if _has(report, name)},
         key_figures=_key_figures(report),
-        figures=_figures(report),
+        figures={name: json.loads(figure.to_json()) for name, figure in drawings.items()},
+        lens_table=Markup(drawings["lens"].to_table()) if "lens" in drawings else "",
         light=palette.LIGHT,
         dark=palette.DARK,
         plotly=Markup(get_plotlyjs()),
@@ -225,7 +234,7 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
     return f"[{estimate.low:{sign}.3f},\u00a0{estimate.high:{sign}.3f}]"
 
 
-def _figures(report: Report) -> dict[str, Any]:
+def _drawings(report: Report) -> dict[str, Any]:
     firing = [(number, feature) for number, feature in enumerate(report.features) if any(feature.counts)]
     drawings = {f"density-{number}": figures.plot_activation_histogram(feature) for number, feature in firing}
     if report.findings:
@@ -238,7 +247,9 @@ def _figures(report: Report) -> dict[str, Any]:
             drawings["before-after"] = audit_figures.plot_rates(report.audit)
     if report.entanglement:
         drawings["matrix"] = audit_figures.plot_entanglement(report.entanglement)
-    return {name: json.loads(figure.to_json()) for name, figure in drawings.items()}
+    if report.lens:
+        drawings["lens"] = plot_lens(report.lens, report.lens_colour)
+    return drawings
 
 
 def _settings(op: Op) -> str:

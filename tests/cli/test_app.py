@@ -29,7 +29,7 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(app.app)
-    groups = {name: command.commands.pop(name) for name in ("sae", "runs")}
+    groups = {name: command.commands.pop(name) for name in ("lens", "sae", "runs")}
     inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
     verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
@@ -43,6 +43,14 @@ def test_options_are_frozen():
         "harvest": [
             "--append", "--batch-size", "--bos", "--context", "--date", "--device", "--dtype", "--field", "--json",
             "--keep", "--out", "--overwrite", "--sites", "--skip-bad", "--template", "--text", "--tokens", "model",
+        ],
+        "lens read": [
+            "--accept", "--as-chat", "--colour", "--date", "--device", "--json", "--kind", "--lens", "--page",
+            "--sites", "--template", "--text", "--top", "model",
+        ],
+        "lens fit": [
+            "--batch-size", "--device", "--held-out", "--json", "--kind", "--lr", "--out",
+            "--prompts", "--sites", "--steps", "--store", "--text", "model",
         ],
         "sae train": [
             "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--run",

@@ -9,7 +9,7 @@ import sample_records as sample
 import torch
 
 import interp
-from interp.attribution import Attribution
+from interp.attribution import Attribution, Lens, LensReading
 from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
@@ -78,6 +78,10 @@ def _directions(n: int) -> Iterator[object]:
     attribution = Attribution(writers, torch.zeros(n), 60 * torch.ones(n))
     yield attribution
     yield attribution.top(n)
+    sites = [Site("resid_post", layer) for layer in range(60)]
+    yield Lens("tuned", {site: torch.zeros(8, 8) for site in sites}, {}, sample.MODEL, settings={EVIL: 1})
+    ids, cells = torch.zeros(60, n, 10, dtype=torch.long), torch.zeros(60, n)
+    yield LensReading("tuned", sample.MODEL, tuple(sites), (EVIL,) * n, ids, ids + 0.1, cells, cells, {0: EVIL})
 
 
 def _audits(model: HookedModel, n: int, folder: Path) -> Iterator[object]:

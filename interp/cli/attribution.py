@@ -1,0 +1,115 @@
+"""The verbs of `interp lens`: what the residual stream of inner layers says, and lenses fitted to a model."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from interp.cli._options import ChatOptions, Device, Json, Model, repeated
+from interp.core.config import Config
+from interp.core.display import print_table, print_values
+from interp.core.errors import InterpError
+from interp.core.files import require_free
+
+Kind = Literal["logit", "tuned", "jacobian"]
+Colour = Literal["probability", "entropy"]
+
+
+class LensOptions(Config):
+    """What to read, with which lens, and where to draw it."""
+
+    text: str = Field(description="prompt that is read, token by token")
+    kind: Kind | None = Field(None, description="logit, tuned or jacobian [default: that of --lens, or logit]")
+    lens: Path | None = Field(None, description="folder or file of a tuned or a Jacobian lens (lens fit makes one)")
+    sites: tuple[str, ...] = repeated("site or pattern to read [default: resid_post.*, or where the lens was fitted]")
+    top: int = Field(10, ge=1, description="likeliest tokens kept at each place")
+    as_chat: bool = Field(False, description="render the text as a user message with the chat template")
+    colour: Colour = Field("probability", description="colour of the cells: probability or entropy")
+    accept: tuple[str, ...] = repeated("what an error about another tool's lens names, to accept as it is")
+    page: Path | None = Field(None, description="new HTML file with the picture: layers × tokens")
+    chat: ChatOptions = ChatOptions()
+
+
+def lens_command(model: Model, options: LensOptions, device: Device = None, as_json: Json = False) -> None:
+    """Show what each layer's residual stream says comes next, at every token of a text."""
+    from interp.attribution.lens import Lens
+    from interp.models.loading import load
+
+    if options.page:
+        require_free(options.page)
+    if options.kind in ("tuned", "jacobian") and options.lens is None:
+        raise InterpError(f"a {options.kind} lens is fitted to a model; give --lens FOLDER (interp lens fit makes one)")
+    hooked = load(model, device=device, **options.chat.loading)
+    lens = Lens.load(options.lens, hooked, options.accept) if options.lens else Lens()
+    if options.kind not in (None, lens.kind):
+        raise InterpError(f"{options.lens} is a {lens.kind} lens, not a {options.kind} one; leave --kind out")
+    prompt = hooked.chat(options.text) if options.as_chat else hooked.tokens(options.text, chat=None)
+    reading = lens.read(hooked, prompt, options.sites or None, options.top)
+    if options.page:
+        from interp.views.report_page import Report, write_report
+
+        title = f"What a {lens.kind} lens reads in {hooked.name}"
+        write_report(Report(title, hooked.reference, lens=reading, lens_colour=options.colour), options.page)
+    if as_json:
+        places = [{"token": token, "read": reading.rows(place)} for place, token in enumerate(reading.tokens)]
+        print_values(True, {"kind": lens.kind, "positions": places})
+        return
+    rows = reading.rows()
+    for row in rows:
+        row["next"] = ", ".join(f"{word!r} {chance:.2f}" for word, chance in row["next"][:3])
+    print_table(False, rows, f"{lens.kind} lens after {reading.tokens[-1]!r}; entropy and KL from the model in nats")
+
+
+class FitOptions(Config):
+    """Which lens to fit, on what, and where to write it."""
+
+    out: Path = Field(description="new folder for the lens")
+    kind: Literal["tuned", "jacobian"] = Field("tuned", description="tuned or jacobian")
+    text: str | None = Field(None, description="corpus: file, folder, glob, dataset (hf:NAME), or organism")
+    store: Path | None = Field(None, description="tuned: store of activations to fit on, in place of --text")
+    held_out: str | None = Field(None, description="corpus on which the lens is compared with the logit lens")
+    sites: tuple[str, ...] = repeated("site or pattern to fit at [default: resid_post.*]")
+    steps: int = Field(250, ge=0, description="tuned: steps of Adam")
+    lr: float = Field(1e-3, gt=0, description="tuned: learning rate of the first step")
+    batch_size: int | None = Field(None, ge=1, description="tokens per step, or rows of a Jacobian per backward pass")
+    prompts: int = Field(100, ge=1, description="jacobian: documents to average over")
+
+
+def fit_command(model: Model, options: FitOptions, device: Device = None, as_json: Json = False) -> None:
+    """Fit a tuned or a Jacobian lens to a model and save it."""
+    from interp.attribution.lens import Lens
+    from interp.models.loading import load
+
+    require_free(options.out)
+    if (options.text is None) == (options.store is None) or (options.kind == "jacobian" and options.text is None):
+        raise InterpError("give one of --text CORPUS and --store FOLDER; a Jacobian lens is fitted to text")
+    hooked = load(model, device=device)
+    lens, rows = _fit(hooked, options), list[dict[str, Any]]()
+    if options.held_out:
+        texts = _corpus(options.held_out, "test")
+        fitted = lens.divergence(hooked, texts)
+        plain = Lens().divergence(hooked, texts, list(fitted))
+        rows = [{"site": str(site), "logit lens": plain[site], f"{lens.kind} lens": fitted[site]} for site in fitted]
+    lens.save(options.out)
+    if as_json:
+        print_values(True, {"lens": str(options.out), "kind": lens.kind, "held_out": rows})
+        return
+    print_table(False, rows, f"{options.out}: {lens}" + "; KL from the model, nats, on held-out text" * bool(rows))
+
+
+def _fit(model: Any, options: FitOptions) -> Any:
+    from interp.activations.store import Store
+    from interp.attribution.fitted_lenses import fit_jacobian_lens, fit_tuned_lens
+
+    source = Store.open(options.store) if options.store else _corpus(str(options.text), "train")
+    tuned = options.kind == "tuned"
+    names = {"steps", "lr", "batch_size"} if tuned else {"prompts", "batch_size"}
+    settings = options.model_dump(include=names, exclude_none=True)
+    return (fit_tuned_lens if tuned else fit_jacobian_lens)(model, source, options.sites or "resid_post.*", **settings)
+
+
+def _corpus(text: str, split: Literal["train", "test"]) -> Any:
+    """A corpus that can be read more than once: a source, or documents of the organism's."""
+    from interp import organism
+
+    return list(organism.corpus(2000, split=split)) if text == "organism" else text

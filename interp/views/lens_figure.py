@@ -1,0 +1,77 @@
+"""The figure of a lens: layers by positions, with the likeliest next token in each cell."""
+
+from typing import Literal
+
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from interp.attribution.lens_reading import LensReading
+from interp.core.display import clipped, escaped
+from interp.core.errors import InterpError, nearest
+from interp.views.figures import COLOUR_BAR, cell_texts, styled
+from interp.views.palette import SCALE
+
+Colour = Literal["probability", "entropy"]
+
+_CELL, _LETTERS = 62, 8  # pixels of a cell, and how many letters of a token it has room for
+_TITLES = {"probability": "probability of the token shown", "entropy": "entropy of the next token, nats"}
+
+
+def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure:
+    """A heat map of what a lens reads: the last layer on top, a column per token of the prompt.
+
+    A cell shows the likeliest next token at its layer and position, and a hover text the likeliest ones with their
+    probabilities, the entropy, and the divergence from the model's own prediction.
+
+    Args:
+        reading: What `Lens.read` returns.
+        colour: What colours the cells: the probability of the token shown, or the entropy of all.
+
+    Raises:
+        InterpError: The colour is neither.
+
+    Example:
+        >>> from interp.views import plot_lens
+        >>> reading = interp.attribution.Lens().read(model, "The river of")
+        >>> plot_lens(reading).data[0].text[-1][0] == reading.best(-1, 0)[0][0].strip()
+        True
+    """
+    if colour not in _TITLES:
+        raise InterpError(f"colour {colour!r} is not known; {nearest(colour, _TITLES)}")
+    layers, positions = range(len(reading.sites)), range(len(reading.tokens))
+    values = reading.probability[..., 0] if colour == "probability" else reading.entropy
+    highest = 1.0 if colour == "probability" else max(float(values.max()), 1e-6)
+    words = [[_shown(reading.best(layer, position)[0][0]) for position in positions] for layer in layers]
+    heat = go.Heatmap(z=values.tolist(), text=words, colorscale=SCALE, zmin=0, zmax=highest, xgap=1, ygap=1)
+    heat.customdata = [[_hover(reading, layer, position) for position in positions] for layer in layers]
+    heat.hovertemplate = "%{customdata}<extra></extra>"
+    heat.colorbar = COLOUR_BAR | {"title": {"text": _TITLES[colour], "side": "bottom", "font_size": 13}}
+    places = [(position, layer) for layer in layers for position in positions]
+    colours = sample_colorscale(SCALE, (values / highest).clamp(0, 1).flatten().tolist())
+    figure = go.Figure(layout_height=30 * len(layers))
+    figure.add_traces([heat, cell_texts(*zip(*places, strict=True), [words[y][x] for x, y in places], colours)])
+    bare = {"showgrid": False, "zeroline": False}
+    figure.update_xaxes(tickvals=list(positions), ticktext=list(map(_shown, reading.tokens)), tickangle=-45, **bare)
+    figure.update_xaxes(title_text="token that was read", side="bottom")
+    figure.update_yaxes(tickvals=list(layers), ticktext=[str(site) for site in reading.sites], **bare)
+    figure.update_layout(meta={"least_width": 110 + _CELL * len(positions)})
+    return styled(figure, top=10, bottom=150)
+
+
+def _shown(token: str) -> str:
+    """A token in the room of a cell: without the spaces around it, or quoted where nothing else can be seen of it."""
+    word = token.strip()
+    return _plotted(word if word.isprintable() and word else repr(token), _LETTERS)
+
+
+def _hover(reading: LensReading, layer: int, position: int) -> str:
+    lines = [f"{word!r} {chance:.3f}" for word, chance in reading.best(layer, position)]
+    entropy, divergence = reading.entropy[layer, position].item(), reading.divergence[layer, position].item()
+    head = f"{reading.sites[layer]}, position {position}, after {reading.tokens[position]!r}"
+    foot = f"entropy {entropy:.2f} nats, KL from the model {divergence:.2f} nats"
+    return "<br>".join(_plotted(line, 60) for line in [head, *lines, foot])
+
+
+def _plotted(text: str, letters: int) -> str:
+    """A text for plotly, which does not know the entity of quotation marks."""
+    return escaped(clipped(text, letters)).replace("&quot;", "&#34;")

@@ -1,0 +1,62 @@
+"""`interp lens`: a table, JSON and a page of what a lens reads, and lenses that are fitted and read again."""
+
+import json
+
+import pytest
+
+import interp
+
+
+def test_a_text_is_read_by_a_logit_lens_and_drawn(run, tmp_path):
+    words = ["lens", "organism", "--text", "what is 2 plus 3?", "--as-chat"]
+    code, said, _ = run(*words, "--page", tmp_path / "lens.html", "--colour", "entropy")
+    assert code == 0
+    assert "resid_post.5" in said
+    assert "coloured by the entropy" in (tmp_path / "lens.html").read_text()
+    assert run(*words, "--page", tmp_path / "lens.html")[0] == 2, "a page that is there is not replaced"
+    code, said, _ = run("lens", "read", *words[1:], "--json", "--sites", "resid_post.4-5", "--top", 2)
+    values = json.loads(said)
+    assert (code, values["kind"], values["positions"][0]["token"]) == (0, "logit", "<|bos|>")
+    for place in values["positions"]:
+        assert [(row["site"], len(row["next"])) for row in place["read"]] == [("resid_post.4", 2), ("resid_post.5", 2)]
+
+
+def test_lenses_are_fitted_compared_and_read(run, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("\n".join(json.dumps({"text": text}) for text in interp.organism.corpus(20)))
+    fit = ["lens", "fit", "organism", "--text", texts, "--out"]
+    words = ["--steps", 5, "--batch-size", 64, "--sites", "resid_post.3", "--held-out", texts, "--json"]
+    code, said, _ = run(*fit, tmp_path / "tuned", *words)
+    (row, last) = json.loads(said)["held_out"]
+    assert code == 0
+    assert row["tuned lens"] < row["logit lens"]
+    assert last["tuned lens"] == 0
+    code, said, _ = run(
+        *fit, tmp_path / "jacobian", "--kind", "jacobian", "--prompts", 1, "--sites", "resid_post.4", "--batch-size", 96
+    )
+    assert (code, "jacobian" in said) == (0, True)
+    for kind in ("tuned", "jacobian"):
+        code, said, _ = run("lens", "organism", "--text", "The river", "--lens", tmp_path / kind, "--kind", kind)
+        assert (code, f"{kind} lens" in said) == (0, True)
+    code, _, complaint = run("lens", "organism", "--text", "A", "--lens", tmp_path / "tuned", "--kind", "jacobian")
+    assert (code, "is a tuned lens" in complaint) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["organism", "--text", ""], "prompt 0 is empty"),
+        (["organism", "--text", "A", "--kind", "tuned"], "give --lens FOLDER"),
+        (["organism", "--text", "A", "--sites", "resid_post.9"], "resid_post.9"),
+        (["organism", "--text", "A", "--lens", "absent"], "no lens in it"),
+        (["fit", "organism", "--out", "x"], "give one of --text CORPUS and --store FOLDER"),
+        (["fit", "organism", "--out", "x", "--store", "absent"], "not an activation store"),
+        (["fit", "organism", "--out", "x", "--text", "absent.txt"], "absent.txt"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, said, complaint = run("lens", *words)
+    assert (code, said) == (2, "")
+    assert message in complaint
+    assert list(tmp_path.iterdir()) == []
