@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from interp.attribution.lens import Activity, Lens, Places, activation_source, final_site, finite_rows
+from interp.attribution.lens import Activity, Lens, Places, activation_source, final_site, site_batches
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.progress import track
@@ -68,7 +68,7 @@ def fit_tuned_lens(
     biases = {site: torch.zeros(width, device=model.device, requires_grad=True) for site in inner}
     lens = Lens("tuned", weights, biases, model.reference)
     descents = {site: LinearDescent([weights[site], biases[site]], lr, steps) for site in inner}
-    batches = islice(finite_rows(source, [*inner, final], batch_size, seed=seed), steps)
+    batches = islice(site_batches(source, [*inner, final], batch_size, seed=seed), steps)
     with frozen_weights(model), torch.enable_grad():
         for streams in track(batches, "tuned lens", total=steps, unit="steps"):
             expected = Lens().logits(model, streams[final], final).float()

@@ -195,7 +195,7 @@ class Lens(Displayed):
         chosen, final = self.sites(model, sites), final_site(model)
         columns, seen = list(dict.fromkeys([*chosen, final])), 0
         total = dict.fromkeys(columns, 0.0)
-        rows = finite_rows(activation_source(model, source, columns), columns, 256, epochs=1)
+        rows = site_batches(activation_source(model, source, columns), columns, 256, epochs=1)
         for streams in islice(rows, -(-tokens // 256)):
             expected = Lens().logits(model, streams[final], final).float()
             for site, x in streams.items():
@@ -295,7 +295,7 @@ def activation_source(model: HookedModel, source: Activity, sites: list[Site], c
     return source
 
 
-def finite_rows(
+def site_batches(
     source: ActivationSource, sites: list[Site], batch_size: int, epochs: int | None = None, seed: int = 0
 ) -> Iterator[dict[Site, Float[Tensor, "batch d_model"]]]:
     """Shuffled rows of a source by site. Raises for NaN and infinite ones."""

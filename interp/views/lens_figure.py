@@ -45,17 +45,21 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     heat = go.Heatmap(z=values.tolist(), text=words, colorscale=SCALE, zmin=0, zmax=highest, xgap=1, ygap=1)
     heat.customdata = [[_hover(reading, layer, position) for position in positions] for layer in layers]
     heat.hovertemplate = "%{customdata}<extra></extra>"
-    heat.colorbar = COLOUR_BAR | {"title": {"text": _TITLES[colour], "side": "bottom", "font_size": 13}}
+    heading = {"text": _TITLES[colour], "side": "bottom", "font_size": 13}
+    heat.colorbar = COLOUR_BAR | {"lenmode": "pixels", "len": 230, "title": heading}
     places = [(position, layer) for layer in layers for position in positions]
     colours = sample_colorscale(SCALE, (values / highest).clamp(0, 1).flatten().tolist())
     figure = go.Figure(layout_height=30 * len(layers))
     figure.add_traces([heat, cell_texts(*zip(*places, strict=True), [words[y][x] for x, y in places], colours)])
-    bare = {"showgrid": False, "zeroline": False}
+    kinds = {site.kind for site in reading.sites}
+    names = [str(site if len(kinds) > 1 else site.layer) for site in reading.sites]
+    title = "layer" if kinds == {"resid_post"} else "/".join(sorted(kinds))
+    bare = {"showgrid": False, "zeroline": False, "ticks": ""}
     figure.update_xaxes(tickvals=list(positions), ticktext=list(map(_shown, reading.tokens)), tickangle=-45, **bare)
-    figure.update_xaxes(title_text="token that was read", side="bottom")
-    figure.update_yaxes(tickvals=list(layers), ticktext=[str(site) for site in reading.sites], **bare)
-    figure.update_layout(meta={"least_width": 110 + _CELL * len(positions)})
-    return styled(figure, top=10, bottom=150)
+    figure.update_yaxes(tickvals=list(layers), ticktext=names, title_text=title, **bare)
+    figure.update_xaxes(range=[-0.5, len(positions) - 0.5]).update_yaxes(range=[-0.5, len(layers) - 0.5])
+    figure.update_layout(meta={"least_width": 90 + _CELL * len(positions)})
+    return styled(figure, top=10, bottom=130)
 
 
 def _shown(token: str) -> str:

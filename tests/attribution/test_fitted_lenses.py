@@ -1,7 +1,6 @@
 """Fitted lenses: the Jacobian equals autograd's own, and the tuned lens comes nearer the model on text not seen."""
 
 import pytest
-import tiny_models
 import torch
 
 import interp
@@ -101,9 +100,9 @@ def test_what_a_lens_can_not_be_fitted_to_is_refused(tiny):
             fit(model, WORDS)
 
 
-def test_a_store_that_holds_nan_is_refused_by_its_sites(tiny, tmp_path):
+def test_a_source_that_holds_nan_is_refused_by_its_sites(tiny, tmp_path, monkeypatch):
     model, sites = tiny("llama"), ["resid_post.1", "resid_post.2"]
-    with tiny_models.at_layer(model, 1, lambda x: x * torch.nan):
-        store = interp.harvest(model, TEXTS, sites, tmp_path / "store", context=16)
-    with pytest.raises(InterpError, match=r"store.*NaN or infinite activations at resid_post\.1, resid_post\.2"):
+    store = interp.harvest(model, TEXTS, sites, tmp_path / "store", context=16)
+    monkeypatch.setattr(type(store), "batches", lambda *args, **options: iter([torch.full((4, 64), torch.nan)]))
+    with pytest.raises(InterpError, match=r"store: NaN or infinite activations at resid_post\.1, resid_post\.2"):
         fit_tuned_lens(model, store, "resid_post.1")
