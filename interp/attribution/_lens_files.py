@@ -21,13 +21,13 @@ from interp.models.sites import Site
 
 MARK, TENSORS = "lens.json", "lens.safetensors"
 # How numpy prints where nothing is set.
-_PRINTED = {"edgeitems": 3, "threshold": 1000, "linewidth": 75, "suppress": False, "floatmode": "maxprec", "sign": "-"}
+_PRINTED: dict[str, Any] = {"edgeitems": 3, "threshold": 1000, "linewidth": 75, "suppress": False}
 
 
 class LensRecord(Config):
     """What a saved lens is, beside its tensors."""
 
-    kind: Literal["tuned", "jacobian"] = Field(description="kind of lens")
+    kind: Literal["logit", "tuned", "jacobian"] = Field(description="kind of lens")
     model: ModelReference = Field(description="the model that it was fitted in")
     data: str = Field("", description="digest of what it was fitted on")
     settings: dict[str, int | float] = Field({}, description="how it was fitted")

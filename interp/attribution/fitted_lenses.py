@@ -75,9 +75,9 @@ def fit_tuned_lens(
             for site, descent in descents.items():
                 loss = kl_divergence(expected, lens.logits(model, streams[site], site).float()).mean()
                 descent.step(loss, f"choose a lower lr than {lr}")
-    fitted = ({site: x.detach().cpu() for site, x in maps.items()} for maps in (weights, biases))
+    weights, biases = ({site: x.detach().cpu() for site, x in maps.items()} for maps in (weights, biases))
     settings = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
-    return Lens("tuned", *fitted, model.reference, source.digest, settings)
+    return Lens("tuned", weights, biases, model.reference, source.digest, settings)
 
 
 def fit_jacobian_lens(

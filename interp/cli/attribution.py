@@ -101,7 +101,7 @@ def _fit(model: Any, options: FitOptions) -> Any:
     from interp.activations.store import Store
     from interp.attribution.fitted_lenses import fit_jacobian_lens, fit_tuned_lens
 
-    source = Store.open(options.store) if options.store else _corpus(str(options.text), "train")
+    source: Any = Store.open(options.store) if options.store else _corpus(str(options.text), "train")
     tuned = options.kind == "tuned"
     names = {"steps", "lr", "batch_size"} if tuned else {"prompts", "batch_size"}
     settings = options.model_dump(include=names, exclude_none=True)

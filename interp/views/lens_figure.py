@@ -33,7 +33,7 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     Example:
         >>> from interp.views import plot_lens
         >>> reading = interp.attribution.Lens().read(model, "The river of")
-        >>> plot_lens(reading).data[0].text[-1][0] == reading.best(-1, 0)[0][0].strip()
+        >>> [words[-1] for words in plot_lens(reading).data[0].text][-1] == reading.best(-1, -1)[0][0].strip()
         True
     """
     if colour not in _TITLES:
@@ -47,10 +47,10 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     heat.hovertemplate = "%{customdata}<extra></extra>"
     heading = {"text": _TITLES[colour], "side": "bottom", "font_size": 13}
     heat.colorbar = COLOUR_BAR | {"lenmode": "pixels", "len": 230, "title": heading}
-    places = [(position, layer) for layer in layers for position in positions]
+    x, y, flat = zip(*[(x, y, words[y][x]) for y in layers for x in positions], strict=True)
     colours = sample_colorscale(SCALE, (values / highest).clamp(0, 1).flatten().tolist())
     figure = go.Figure(layout_height=30 * len(layers))
-    figure.add_traces([heat, cell_texts(*zip(*places, strict=True), [words[y][x] for x, y in places], colours)])
+    figure.add_traces([heat, cell_texts(x, y, list(flat), colours)])
     kinds = {site.kind for site in reading.sites}
     names = [str(site if len(kinds) > 1 else site.layer) for site in reading.sites]
     title = "layer" if kinds == {"resid_post"} else "/".join(sorted(kinds))
