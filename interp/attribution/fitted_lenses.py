@@ -96,7 +96,8 @@ def fit_jacobian_lens(
 
     Args:
         model: The model, without hooks.
-        texts: A corpus of plain text; each document is a prompt, cut to `context` tokens.
+        texts: A corpus of plain text; each document is a prompt, begun as a document of pretraining and cut to
+            `context` tokens.
         sites: Where to fit; the last `resid_post` is left out.
         prompts: How many prompts to use. 100 give a usable lens; 1,000 were published.
         context: Most tokens of a prompt.

@@ -89,7 +89,7 @@ class Lens(Displayed):
                 basis.
         """
         if self.kind == "logit":
-            return residual_sites(model, sites or "resid_post.*")
+            return residual_sites(model, "resid_post.*" if sites is None else sites)
         last = final_site(model)
         if self.model is not None:
             self.model.check(model.reference, f"this {self.kind} lens")

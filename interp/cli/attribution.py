@@ -77,35 +77,27 @@ class FitOptions(Config):
 
 def fit_command(model: Model, options: FitOptions, device: Device = None, as_json: Json = False) -> None:
     """Fit a tuned or a Jacobian lens to a model and save it."""
+    from interp.activations.store import Store
+    from interp.attribution.fitted_lenses import fit_jacobian_lens, fit_tuned_lens
     from interp.attribution.lens import Lens
     from interp.models.loading import load
 
     require_free(options.out)
     if (options.text is None) == (options.store is None) or (options.kind == "jacobian" and options.text is None):
         raise InterpError("give one of --text CORPUS and --store FOLDER; a Jacobian lens is fitted to text")
-    hooked = load(model, device=device)
-    lens, rows = _fit(hooked, options), list[dict[str, Any]]()
-    if options.held_out:
-        texts = _corpus(options.held_out, "test")
-        fitted = lens.divergence(hooked, texts)
-        plain = Lens().divergence(hooked, texts, list(fitted))
-        rows = [{"site": str(site), "logit lens": plain[site], f"{lens.kind} lens": fitted[site]} for site in fitted]
+    source: Any = Store.open(options.store) if options.store else _corpus(str(options.text), "train")
+    hooked, sites = load(model, device=device), options.sites or "resid_post.*"
+    held_out = _corpus(options.held_out, "test") if options.held_out else []
+    before = Lens().divergence(hooked, held_out, sites) if held_out else {}
+    fit, names = (fit_tuned_lens, ["steps", "lr"]) if options.kind == "tuned" else (fit_jacobian_lens, ["prompts"])
+    lens = fit(hooked, source, sites, **options.model_dump(include={*names, "batch_size"}, exclude_none=True))
+    after = lens.divergence(hooked, held_out, sites) if held_out else {}
     lens.save(options.out)
+    rows = [{"site": str(site), "logit lens": before[site], f"{lens.kind} lens": after[site]} for site in after]
     if as_json:
         print_values(True, {"lens": str(options.out), "kind": lens.kind, "held_out": rows})
         return
     print_table(False, rows, f"{options.out}: {lens}" + "; KL from the model, nats, on held-out text" * bool(rows))
-
-
-def _fit(model: Any, options: FitOptions) -> Any:
-    from interp.activations.store import Store
-    from interp.attribution.fitted_lenses import fit_jacobian_lens, fit_tuned_lens
-
-    source: Any = Store.open(options.store) if options.store else _corpus(str(options.text), "train")
-    tuned = options.kind == "tuned"
-    names = {"steps", "lr", "batch_size"} if tuned else {"prompts", "batch_size"}
-    settings = options.model_dump(include=names, exclude_none=True)
-    return (fit_tuned_lens if tuned else fit_jacobian_lens)(model, source, options.sites or "resid_post.*", **settings)
 
 
 def _corpus(text: str, split: Literal["train", "test"]) -> Any:
