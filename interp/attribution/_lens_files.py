@@ -47,14 +47,15 @@ def read(
     else:
         raise InterpError(f"{path}: no lens in it; expected {MARK} (lens.save writes it), params.pt, or a file")
     maps: dict[str, dict[Site, Tensor]] = {"weight": {}, "bias": {}}
+    identity = torch.eye(model.d_model)  # which a lens adds, and the J of a file has in it
     for name, x in tensors.items():
         place, _, part = name.rpartition(".")
-        (site,), shape = residual_sites(model, place), (model.d_model,) * (1 if part == "bias" else 2)
+        (site,), shape = residual_sites(model, Site.parse(place)), (model.d_model,) * (1 if part == "bias" else 2)
         if part not in maps or not isinstance(x, Tensor) or tuple(x.shape) != shape or not torch.isfinite(x).all():
             raise InterpError(f"{path}: {name} is {brief(x)}; expected finite numbers of shape {shape}")
         if site == Site("resid_post", model.n_layers - 1):
             raise InterpError(f"{path}: holds {site}, the last layer, which a lens leaves as it is")
-        maps[part][site] = x.float()
+        maps[part][site] = x.float() - identity if path.is_file() else x.float()
     if not maps["weight"] or maps["bias"].keys() - maps["weight"].keys():
         raise InterpError(f"{path}: a weight is missing; it holds {', '.join(tensors) or 'nothing'}")
     return record, maps["weight"], maps["bias"]
@@ -81,18 +82,12 @@ def _tuned_lens(path: Path, model: HookedModel, accept: Collection[str]) -> tupl
 def _jacobian_file(path: Path, model: HookedModel, accept: Collection[str]) -> tuple[LensRecord, dict[str, Any]]:
     """The file of a Jacobian lens: the matrices J by layer, read after each block."""
     stored = read_pickle(path)
-    matrices = stored.get("J") if isinstance(stored, dict) else None
-    if not isinstance(matrices, dict):
+    if not isinstance(stored, dict) or not isinstance(stored.get("J"), dict):
         raise InterpError(f"{path}: not the file of a Jacobian lens; expected its matrices by layer under J")
     if "model" not in accept:
         raise InterpError(f"{path}: does not say which model it is of; if it is {model.name}, accept model")
-    identity = torch.eye(model.d_model)
-    shifts = {
-        f"resid_post.{layer}.weight": x.float() - identity if getattr(x, "shape", None) == identity.shape else x
-        for layer, x in matrices.items()
-    }
-    settings = {"prompts": stored.get("n_prompts", 0)}
-    return LensRecord(kind="jacobian", model=model.reference, settings=settings), shifts
+    record = LensRecord(kind="jacobian", model=model.reference, settings={"prompts": stored.get("n_prompts", 0)})
+    return record, {f"resid_post.{layer}.weight": x for layer, x in stored["J"].items()}
 
 
 def unembedding_hash(model: HookedModel) -> str:

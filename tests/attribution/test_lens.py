@@ -12,6 +12,7 @@ import interp
 from interp import InterpError
 from interp.attribution import Lens, fit_tuned_lens
 from interp.attribution._lens_files import unembedding_hash
+from interp.core.files import write_tensors
 from interp.models import Site
 
 WORDS = "w5 w9 w77 w12 w99"
@@ -226,6 +227,11 @@ def test_a_saved_lens_reads_the_same_and_fits_its_model_alone(tiny, tmp_path):
         Lens.load(tmp_path / "lens", tiny("llama", seed=1))
     with pytest.raises(InterpError, match="exists"):
         lens.save(tmp_path / "lens")
+    matrix = torch.zeros(model.d_model, model.d_model)
+    for name, message in (("resid_post.*.weight", "unknown site"), ("resid_post.1.bias", "a weight is missing")):
+        write_tensors(tmp_path / "lens" / "lens.safetensors", {name: matrix if "weight" in name else matrix[0]})
+        with pytest.raises(InterpError, match=message):
+            Lens.load(tmp_path / "lens", model)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InterpError, match="no lens in it"):
         Lens.load(tmp_path / "empty", model)
