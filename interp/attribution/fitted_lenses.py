@@ -144,13 +144,13 @@ def _jacobians(
     model: HookedModel, inner: list[Site], ids: Int[Tensor, "pos"], skip: int, batch_size: int
 ) -> dict[Site, Float[Tensor, "d_model d_model"]]:
     """Per site, the gradient of the sum of the last layer's streams, a row per coordinate, mean over positions."""
-    final, width = final_site(model), model.d_model
-    copies = model.tokens(ids.expand(min(batch_size, width), -1), mask=torch.ones(min(batch_size, width), len(ids)))
+    final, width, count = final_site(model), model.d_model, min(batch_size, model.d_model)
+    copies = model.tokens(ids.expand(count, -1), mask=torch.ones(count, len(ids)))
     entry = [(Site("resid_pre", 0), lambda x: x.detach().requires_grad_())]  # the graph begins here
     with frozen_weights(model), torch.enable_grad(), model.hooked(entry):
         streams = model.forward_to([*inner, final], copies.model_inputs(model.device), keep_graph=True, copy=False)
     rows: dict[Site, list[Tensor]] = {site: [] for site in inner}
-    for part in torch.arange(width, device=model.device).split(len(copies)):
+    for part in torch.arange(width, device=model.device).split(count):
         seed = torch.zeros_like(streams[final])
         seed[torch.arange(len(part)), skip:-1, part] = 1
         gradients = torch.autograd.grad(streams[final], [streams[site] for site in inner], seed, retain_graph=True)

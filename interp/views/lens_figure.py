@@ -7,7 +7,6 @@ from plotly.colors import sample_colorscale
 
 from interp.attribution.lens_reading import LensReading
 from interp.core.display import clipped, escaped
-from interp.core.errors import InterpError, nearest
 from interp.views.figures import COLOUR_BAR, cell_texts, styled
 from interp.views.palette import SCALE
 
@@ -27,17 +26,12 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
         reading: What `Lens.read` returns.
         colour: What colours the cells: the probability of the token shown, or the entropy of all.
 
-    Raises:
-        InterpError: The colour is neither.
-
     Example:
         >>> from interp.views import plot_lens
         >>> reading = interp.attribution.Lens().read(model, "The river of")
         >>> [words[-1] for words in plot_lens(reading).data[0].text][-1] == reading.best(-1, -1)[0][0].strip()
         True
     """
-    if colour not in _TITLES:
-        raise InterpError(f"colour {colour!r} is not known; {nearest(colour, _TITLES)}")
     layers, positions = range(len(reading.sites)), range(len(reading.tokens))
     values = reading.probability[..., 0] if colour == "probability" else reading.entropy
     highest = 1.0 if colour == "probability" else max(float(values.max()), 1e-6)

@@ -36,13 +36,14 @@ def full_jacobian(model, text, site, skip):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gpt_neox"])
 def test_the_jacobian_lens_is_the_mean_of_autograds_full_jacobians(tiny, name):
     model = tiny(name)
-    lens = fit_jacobian_lens(model, WORDS, skip=2, batch_size=5)
+    texts = WORDS if name == "llama" else WORDS[1:]
+    lens = fit_jacobian_lens(model, texts, skip=2, batch_size=5)
     assert [str(site) for site in lens.weights] == ["resid_post.0", "resid_post.1"]
     for site, weight in lens.weights.items():
-        expected = sum(full_jacobian(model, text, site, 2) for text in WORDS) / len(WORDS)
+        expected = sum(full_jacobian(model, text, site, 2) for text in texts) / len(texts)
         torch.testing.assert_close(weight + torch.eye(model.d_model), expected, atol=1e-4, rtol=1e-4)
         assert weight.abs().max() > 0.01, "control: it is not the logit lens"
-    assert lens.settings["prompts"] == 2
+    assert lens.settings["prompts"] == len(texts)
     assert all(parameter.requires_grad for parameter in model.hf.parameters()), "the weights are as they were"
 
 
