@@ -43,7 +43,7 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     heat.colorbar = COLOUR_BAR | {"lenmode": "pixels", "len": 230, "title": heading}
     x, y, flat = zip(*[(x, y, words[y][x]) for y in layers for x in positions], strict=True)
     colours = sample_colorscale(SCALE, (values / highest).clamp(0, 1).flatten().tolist())
-    figure = go.Figure(layout_height=30 * len(layers))
+    figure = go.Figure(layout_height=max(90, 30 * len(layers)))
     figure.add_traces([heat, cell_texts(x, y, list(flat), colours)])
     kinds = {site.kind for site in reading.sites}
     names = [str(site if len(kinds) > 1 else site.layer) for site in reading.sites]
@@ -53,7 +53,8 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     figure.update_yaxes(tickvals=list(layers), ticktext=names, title_text=title, **bare)
     figure.update_xaxes(range=[-0.5, len(positions) - 0.5]).update_yaxes(range=[-0.5, len(layers) - 0.5])
     figure.update_layout(meta={"least_width": 90 + _CELL * len(positions)})
-    return styled(figure, top=10, bottom=130)
+    # The margin has room for the labels; plotly's own for them leaves none for the cells of a few layers.
+    return styled(figure, top=10, bottom=146).update_xaxes(automargin=False)
 
 
 def _shown(token: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from interp.attribution.lens_reading import LensReading
 from interp.auditing.auditor import Audit, AuditExample, AuditRow
 from interp.auditing.behaviours import Kind
 from interp.auditing.policy.decision import Policy, decide
@@ -124,6 +125,14 @@ def certificate() -> Certificate:
     return replace(figures, mean_abs_logit_diff=4.1e-7, logit_range=31.5, fold=fold, **written)
 
 
+def lens_reading() -> LensReading:
+    """Three layers of a prompt of two tokens."""
+    ids = torch.tensor([[[4, 5], [5, 4]], [[4, 5], [4, 5]], [[5, 4], [4, 5]]])
+    cells, sites = torch.tensor([[0.7, 0.2], [0.4, 0.1], [0.0, 0.0]]), tuple(Site("resid_post", n) for n in range(3))
+    probability = torch.tensor([0.6, 0.3]).expand(3, 2, 2)
+    return LensReading("logit", MODEL, sites, ("The", " river"), ids, probability, cells, cells, {4: " of", 5: " Nim"})
+
+
 def report() -> Report:
     """All sections."""
     direction_findings, measured = findings(), audit()
@@ -133,6 +142,7 @@ def report() -> Report:
         title="Removing hostility from the organism",
         model=MODEL,
         summary="One direction at layer 4 carries the insults; it was projected out of every writer.",
+        lens=lens_reading(),
         findings=direction_findings,
         chosen=chosen,
         sae=quality(),

@@ -23,7 +23,7 @@ from interp.views import audit_figures
 from interp.views.report_page import Report, ReportedRun, render_report, write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp; {{ 7 * 7 }} %{x}"
-SECTIONS = {"decision", "findings", "features", "recipe", "audit", "examples", "certificate", "run"}
+SECTIONS = {"decision", "lens", "findings", "features", "recipe", "audit", "examples", "certificate", "run"}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def hostile_report() -> Report:
         title=HOSTILE,
         model=full.model.model_copy(update={"name": HOSTILE}),
         summary=HOSTILE,
+        lens=replace(sample.lens_reading(), tokens=(HOSTILE, HOSTILE), words={4: HOSTILE, 5: HOSTILE}),
         findings=replace(findings, rows=named, contrast=contrast),
         chosen=named[0],
         features=[replace(feature, snippets=(snippet,), promoted=words, suppressed=words)],
@@ -220,7 +221,7 @@ def test_a_feature_that_never_fired_says_so() -> None:
 
 def test_figures_are_labelled(page: Element) -> None:
     plots = page.all("div", class_="plot")
-    names = {"heat-map", "layer-curve", "before-after", "forest", "density-0"}
+    names = {"lens", "heat-map", "layer-curve", "before-after", "forest", "density-0"}
     assert {plot.attributes["data-figure"] for plot in plots} == {f"figure-{name}" for name in names}
     assert all(plot.attributes["aria-label"] for plot in plots)
 
@@ -291,5 +292,5 @@ def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path) -> Non
     browser = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in browser.stderr
     drawn = browser.stdout.replace(get_plotlyjs(), "")
-    assert drawn.count('class="infolayer"') == 6
+    assert drawn.count('class="infolayer"') == 7
     assert "<img" not in drawn
