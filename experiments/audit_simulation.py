@@ -25,7 +25,7 @@ import numpy as np
 from numpy import ndarray
 
 from interp.auditing.behaviours import Unit
-from interp.auditing.statistics.comparison import Comparison, compare
+from interp.auditing.statistics.comparison import PairedComparison, compare
 from interp.auditing.statistics.significance import holm
 
 SIZES = (50, 200, 500)
@@ -108,7 +108,7 @@ def simulate(setting: Setting, audits: int, seed: int = 0) -> Result:
     )
 
 
-def _compared(setting: Setting, seed: list[int]) -> Comparison:
+def _compared(setting: Setting, seed: list[int]) -> PairedComparison:
     before, after = setting.draw(np.random.default_rng([*seed, setting.n, int(1000 * setting.rate), setting.cluster]))
     return compare(before.tolist(), after.tolist(), setting.groups, setting.unit, seed=seed[1])
 

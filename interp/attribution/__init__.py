@@ -4,6 +4,9 @@
 - `lens_reading`: `LensReading`, the record of a lens on a prompt.
 - `fitted_lenses`: `fit_tuned_lens` and `fit_jacobian_lens`.
 - `direct`: direct logit attribution, the part of a logit difference that each writer adds.
+- `metrics`: the logit difference, log-probability and divergence that a comparison reads.
+- `comparison`: `Comparison`, pairs of prompts, clean and corrupt, and a metric.
+- `patching`: `patch`, activations of one run put into the other, exactly or estimated by gradients.
 """
 
 from interp.core.lazy import lazy_exports

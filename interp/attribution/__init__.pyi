@@ -1,6 +1,14 @@
+from .comparison import ComparedPairs as ComparedPairs
+from .comparison import Comparison as Comparison
 from .direct import Attribution as Attribution
 from .direct import direct_attribution as direct_attribution
 from .fitted_lenses import fit_jacobian_lens as fit_jacobian_lens
 from .fitted_lenses import fit_tuned_lens as fit_tuned_lens
 from .lens import Lens as Lens
 from .lens_reading import LensReading as LensReading
+from .metrics import KLToClean as KLToClean
+from .metrics import LogitDifference as LogitDifference
+from .metrics import LogProbability as LogProbability
+from .patching import Agreement as Agreement
+from .patching import Patching as Patching
+from .patching import patch as patch

@@ -31,7 +31,7 @@ from .scoring.likelihoods import continuation_logprobs as continuation_logprobs
 from .scoring.refusals import refusal_behaviour as refusal_behaviour
 from .scoring.refusals import refusal_margin as refusal_margin
 from .scoring.replies import reply_behaviour as reply_behaviour
-from .statistics.comparison import Comparison as Comparison
+from .statistics.comparison import PairedComparison as PairedComparison
 from .statistics.comparison import compare as compare
 from .statistics.comparison import mean_interval as mean_interval
 from .statistics.comparison import paired_difference as paired_difference

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator, FiniteFloat, PlainSerializer
 
 from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, description_digest
-from interp.auditing.statistics.comparison import Comparison, Estimate, compare
+from interp.auditing.statistics.comparison import Estimate, PairedComparison, compare
 from interp.auditing.statistics.significance import holm
 from interp.core.display import Card, Displayed
 from interp.core.errors import located
@@ -66,7 +66,7 @@ class ItemScores:
         """The scores under each draw of an arm."""
         return [Scores(tuple(nan if value is None else value for value in line)) for line in self.arms[arm]]
 
-    def compare(self, arm: str, unit: Unit, seed: int) -> Comparison:
+    def compare(self, arm: str, unit: Unit, seed: int) -> PairedComparison:
         """An arm against the unedited model, with the scores of an item averaged over the draws."""
         means = [sum(values) / len(values) for values in zip(*(draw.values for draw in self.draws(arm)), strict=True)]
         groups = [f"{group:012.0f}" for group in self.groups]
@@ -154,7 +154,7 @@ def audit_rows(
     behaviours: Sequence[Behaviour | AuditRow], items: Mapping[str, ItemScores], seed: int
 ) -> tuple[AuditRow, ...]:
     """Behaviours compared by the scores of their items, with p-values corrected for their number."""
-    comparisons = list[Comparison]()
+    comparisons = list[PairedComparison]()
     for behaviour in behaviours:
         with located(f"behaviour {behaviour.name!r}", "; remove it from the suite"):
             comparisons.append(items[behaviour.name].compare("after", behaviour.unit, seed))
@@ -167,6 +167,6 @@ def audit_rows(
     )
 
 
-def _row_fields(record: Behaviour | AuditRow | Comparison) -> dict[str, Any]:
+def _row_fields(record: Behaviour | AuditRow | PairedComparison) -> dict[str, Any]:
     """Those values of a record that a row has a field for."""
     return {f.name: getattr(record, f.name) for f in fields(AuditRow) if hasattr(record, f.name)}

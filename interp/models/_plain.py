@@ -213,6 +213,10 @@ class PlainModel(PromptedModel):
             raise InterpError(f"token id {int(outside[0])} is not in the model's vocabulary (0 to {vocabulary - 1})")
         return batch
 
+    def tap(self, site: Site) -> Tap:
+        """The place of a site in the module tree."""
+        return self._taps[site]
+
     @contextmanager
     def hooked(
         self, recipe: Edits | Iterable[tuple[str | Site | Tap, HookFunction]], prompt: int | None = None

@@ -38,7 +38,7 @@ class Estimate(Displayed):
 
 
 @dataclass(frozen=True)
-class Comparison(Displayed):
+class PairedComparison(Displayed):
     """One behaviour before and after, over the items that have a score on both sides.
 
     Attributes:
@@ -80,7 +80,7 @@ def compare(
     unit: Unit = "rate",
     seed: int = 0,
     resamples: PositiveInt = 2000,
-) -> Comparison:
+) -> PairedComparison:
     """Compare scores of the same items before and after an edit.
 
     Args:
@@ -113,7 +113,7 @@ def compare(
         raise InterpError(f"none of {len(old)} items has a score both before and after")
     old, new = _checked(old[whole], unit), _checked(new[whole], unit)
     changes = Clusters.of(new - old, kept)
-    return Comparison(
+    return PairedComparison(
         before=_mean(old, kept, unit, seed, resamples),
         after=_mean(new, kept, unit, seed, resamples),
         difference=_difference(old, new, kept, unit, seed, resamples),

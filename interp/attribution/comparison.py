@@ -1,0 +1,359 @@
+"""Comparisons: pairs of prompts that a model answers differently, and a metric that says how differently.
+
+The clean prompt shows what is to be explained, and the corrupt one differs from it in what should matter. The tokens of
+a pair are aligned, so that activations of one run can replace those of the other at the same place. Every metric reads
+the logits at the last token, and is scaled so that the corrupt run has 0 and the clean run has 1:
+
+    effect = (mean of metric - mean of corrupt) / (mean of clean - mean of corrupt)
+
+Means are over pairs, so that a pair with a small gap of its own does not blow up; intervals resample pairs (percentile
+bootstrap, Efron 1979). Denoising puts clean activations into the corrupt run: what is enough to restore the answer.
+Noising puts corrupt activations into the clean run: what the answer needs (Heimersheim and Nanda 2024, "How to use and
+interpret activation patching", arXiv:2404.15255).
+
+Limitations: the metric reads the next token. Of a longer answer that is the first token by which it differs from the
+other one; what both answers begin with is added to the prompts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import organism
+from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability
+from interp.core.display import Card, Displayed, plural
+from interp.core.errors import InterpError, note
+from interp.core.inputs import numbered_lines, parse_object
+from interp.data.contrast import Contrast
+from interp.models.continuations import with_answers
+from interp.models.hooked import HookedModel
+from interp.models.tokens import Tokens, common_length, padded
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+_LOGITS = LogitDifference()
+_LAYOUTS = ({"clean", "corrupt"}, {"clean", "corrupt", "answer", "wrong"})  # of a row
+_DRAWS = 2000  # of the bootstrap
+_SMALLEST = 1e-6  # a smaller difference of clean and corrupt is rounding
+
+
+Metric = LogitDifference | LogProbability | KLToClean | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison(Displayed):
+    """Pairs of prompts, clean and corrupt, and a metric.
+
+    Args:
+        clean: Prompts that show the behaviour: texts, conversations (lists of messages), or token ids.
+        corrupt: As many prompts that do not, token by token like the clean ones.
+        metric: `LogitDifference`, `LogProbability`, `KLToClean`, or a function of the logits at the last token,
+            (batch, d_vocab), that returns a number per row.
+        convention: `denoise`: clean activations go into the corrupt run. `noise`: corrupt ones into the clean run.
+        alignment: Per pair the positions that belong together, (clean, corrupt), from 0; or `ends`: where lengths
+            differ, the tokens that both prompts begin and end with. Default: the same positions, for which the prompts
+            need the same length.
+        name: Its name in errors and records.
+
+    Raises:
+        InterpError: There are no pairs, the numbers differ, or the two prompts of a pair are the same.
+
+    Example:
+        >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4).on(model)
+        >>> pairs.effect(pairs.clean_values), pairs.effect(pairs.corrupt_values)
+        (1.0, 0.0)
+    """
+
+    clean: Sequence[Prompt]
+    corrupt: Sequence[Prompt]
+    metric: Metric = _LOGITS
+    convention: Literal["denoise", "noise"] = "denoise"
+    alignment: Sequence[Sequence[tuple[int, int]]] | Literal["ends"] | None = None
+    name: str = "comparison"
+
+    def __post_init__(self) -> None:
+        if not self.clean or len(self.clean) != len(self.corrupt):
+            numbers = f"{len(self.clean)} clean prompts and {len(self.corrupt)} corrupt ones"
+            raise InterpError(f"{self.name}: {numbers}; expected as many of each, at least one")
+        for number, (clean, corrupt) in enumerate(zip(self.clean, self.corrupt, strict=True), 1):
+            if clean == corrupt:
+                raise InterpError(f"{self.name}, pair {number}: clean and corrupt are the same prompt; remove the pair")
+        for side in ("answers", "wrong"):
+            given = getattr(self.metric, side, None)
+            if given is not None and len(given) != len(self.clean):
+                raise InterpError(
+                    f"{self.name}: {len(given)} {side} for {plural(len(self.clean), 'pair')}; give one each"
+                )
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @classmethod
+    def read(cls, file: str | Path, **options: Any) -> "Comparison":
+        """Read pairs from JSONL: `clean`, `corrupt` and, for the logit difference, `answer` and `wrong`.
+
+        Args:
+            file: The file. Prompts are texts or lists of messages. Without `answer` and `wrong` in every row, the
+                metric is the difference of the model's own answers.
+            **options: Further fields of the comparison.
+
+        Raises:
+            InterpError: A row is broken; the line is named.
+
+        Example:
+            >>> row = '{"clean": "The cat", "corrupt": "The dog", "answer": " purrs", "wrong": " barks"}'
+            >>> _ = (tmp / "pairs.jsonl").write_text(row)
+            >>> interp.attribution.Comparison.read(tmp / "pairs.jsonl").metric.answers
+            (' purrs',)
+        """
+        rows: list[dict[str, Any]] = []
+        for place, line in numbered_lines(Path(file), "pairs in JSONL"):
+            row = parse_object(line, place)
+            if set(row) not in _LAYOUTS or (rows and set(row) != set(rows[0])):
+                expected = "clean, corrupt and, in every row or in none, answer and wrong"
+                raise InterpError(f"{place}: has the keys {', '.join(map(str, row))}; expected {expected}")
+            if wrong := [key for key, value in row.items() if not _is_prompt(value, key in ("answer", "wrong"))]:
+                raise InterpError(f"{place}: {wrong[0]} is {row[wrong[0]]!r}; expected a text")
+            rows.append(row)
+        sides = [tuple(row[key] for row in rows) for key in ("answer", "wrong") if rows and key in rows[0]]
+        clean, corrupt = ([row[key] for row in rows] for key in ("clean", "corrupt"))
+        return cls._named(clean, corrupt, options, name=str(file), metric=LogitDifference(*sides))
+
+    @classmethod
+    def _named(cls, clean: Any, corrupt: Any, options: dict[str, Any], **defaults: Any) -> "Comparison":
+        return cls(clean, corrupt, **defaults | options)
+
+    @classmethod
+    def of_contrast(cls, contrast: Contrast, **options: Any) -> "Comparison":
+        """The prompts of a contrast as user messages: the positive side is clean, the negative one corrupt.
+
+        Args:
+            contrast: The contrast.
+            **options: Further fields of the comparison, such as the metric.
+        """
+        sides: tuple[list[Prompt], list[Prompt]] = [], []
+        for pair in contrast.pairs:
+            for side, turn in zip(sides, (pair.positive, pair.negative), strict=True):
+                before = [{"role": message.role, "content": message.content} for message in turn.before]
+                side.append([*before, {"role": "user", "content": turn.prompt}])
+        return cls._named(*sides, options, name=contrast.name)
+
+    @classmethod
+    def of_organism(cls, behaviour: str, n: int = 16, seed: int = 0, **options: Any) -> "Comparison":
+        """Pairs of a behaviour of the bundled organism: the trigger is there in the clean prompts alone.
+
+        Args:
+            behaviour: A behaviour with a trigger: hostility, sycophancy, fabrication or refusal.
+            n: Number of pairs.
+            seed: The same seed gives the same pairs.
+            **options: Further fields of the comparison.
+        """
+        drawn = zip(*organism.contrast(behaviour, n, seed=seed), strict=True)
+        clean, corrupt = ([[{"role": "user", "content": prompt.user}] for prompt in side] for side in drawn)
+        return cls._named(clean, corrupt, options, name=f"organism.{behaviour}", alignment="ends")
+
+    def on(self, model: HookedModel, drop: bool = False) -> "ComparedPairs":
+        """The pairs as a model reads them, and the metric of both runs.
+
+        Args:
+            model: The model.
+            drop: Leave out the pairs whose metric is not larger in the clean run than in the corrupt one (with
+                `KLToClean`, not smaller). Default: they stay, and a note says how many they are.
+
+        Raises:
+            InterpError: The prompts of a pair have different lengths, or its answers no token that differs; the pair is
+                named. The metric is not finite, or is the same in both runs.
+        """
+        clean, corrupt = ([_ids(model, prompt) for prompt in side] for side in (self.clean, self.corrupt))
+        tokens = [self._answers(model, number, clean, corrupt) for number in range(len(self))]
+        aligned = [self._aligned(n, a, b) for n, (a, b) in enumerate(zip(clean, corrupt, strict=True))]
+        logits = [model.logits(padded(side), last=1)[:, 0] for side in (clean, corrupt)]
+        if tokens[0] is None:
+            tokens = list(zip(logits[0].argmax(-1).tolist(), logits[1].argmax(-1).tolist(), strict=True))
+        answer, wrong = (torch.tensor(side) for side in zip(*tokens, strict=True))
+        pairs = ComparedPairs(self, padded(clean), padded(corrupt), aligned, answer, wrong, *logits)
+        return pairs.checked(drop)
+
+    def _answers(self, model: HookedModel, number: int, clean: Any, corrupt: Any) -> tuple[int, int] | None:
+        """The tokens of both answers; what they begin with is added to the prompts."""
+        answers, wrong = (getattr(self.metric, side, None) for side in ("answers", "wrong"))
+        if answers is None and wrong is None:
+            return None
+        several = [side[number] for side in (answers, wrong) if side is not None]
+        if all(isinstance(answer, int) for answer in several):
+            return several[0], several[-1]
+        place = f"{self.name}, pair {number + 1}"
+        if any(isinstance(x, int) for x in several) or _is_ids(self.clean[number]) or _is_ids(self.corrupt[number]):
+            raise InterpError(
+                f"{place}: answers {several}; expected token ids for prompts of ids, else two texts or two ids"
+            )
+        chosen = []
+        for ids, prompt in ((clean, self.clean[number]), (corrupt, self.corrupt[number])):
+            text = prompt if isinstance(prompt, str) else model.chat(prompt)  # type: ignore[arg-type]
+            whole = [model.tokens([x]).unpadded()[0] for x in with_answers(text, several)[1]]
+            shared = common_length(whole) if len(whole) > 1 else common_length([whole[0], ids[number]])
+            if shared >= min(map(len, whole)):
+                raise InterpError(f"{place}: answers {several} have no token that differs")
+            ids[number] = whole[0][:shared]
+            chosen.append((whole[0][shared], whole[-1][shared]))
+        if chosen[0] != chosen[1]:
+            raise InterpError(
+                f"{self.name}, pair {number + 1}: {several} are other tokens after clean than after corrupt"
+            )
+        return chosen[0]
+
+    def _aligned(self, number: int, clean: list[int], corrupt: list[int]) -> list[tuple[int, int]]:
+        place, shorter = f"{self.name}, pair {number + 1}", min(len(clean), len(corrupt))
+        if len(clean) == len(corrupt) and self.alignment in (None, "ends"):
+            return [(position, position) for position in range(shorter)]
+        if self.alignment is None:
+            lengths = f"clean has {plural(len(clean), 'token')} and corrupt {len(corrupt)}"
+            raise InterpError(f"{place}: {lengths}; use words of as many tokens, or give an alignment")
+        if self.alignment == "ends":
+            first = common_length([clean, corrupt])
+            last = min(common_length([clean[::-1], corrupt[::-1]]), shorter - first)
+            ends = [(len(clean) - n, len(corrupt) - n) for n in range(last, 0, -1)]
+            return [(position, position) for position in range(first)] + ends
+        pairs = [(here, there) for here, there in self.alignment[number]]
+        if wrong := [pair for pair in pairs if not (0 <= pair[0] < len(clean) and 0 <= pair[1] < len(corrupt))]:
+            raise InterpError(f"{place}: alignment {wrong[0]} is outside {len(clean)} and {len(corrupt)} tokens")
+        return pairs
+
+    def _card(self) -> Card:
+        metric = getattr(type(self.metric), "__name__", str(self.metric))
+        return self.name, [("pairs", len(self)), ("metric", metric), ("convention", self.convention)]
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedPairs(Displayed):
+    """A comparison on a model. `Comparison.on` makes it.
+
+    Attributes:
+        comparison: The comparison.
+        clean: The tokens of the clean prompts.
+        corrupt: The tokens of the corrupt prompts.
+        aligned: Per pair the positions that belong together, (clean, corrupt).
+        answer: The token of each pair's answer, (batch).
+        wrong: The token of its wrong answer, (batch).
+        clean_logits: The logits of the clean run at the last token, (batch, d_vocab).
+        corrupt_logits: Those of the corrupt run.
+    """
+
+    comparison: Comparison
+    clean: Tokens
+    corrupt: Tokens
+    aligned: list[list[tuple[int, int]]]
+    answer: Int[Tensor, "batch"]
+    wrong: Int[Tensor, "batch"]
+    clean_logits: Float[Tensor, "batch d_vocab"]
+    corrupt_logits: Float[Tensor, "batch d_vocab"]
+
+    def __len__(self) -> int:
+        return len(self.answer)
+
+    @property
+    def base(self) -> Tokens:
+        """The run that is patched."""
+        return self.corrupt if self.comparison.convention == "denoise" else self.clean
+
+    @property
+    def source(self) -> Tokens:
+        """The run whose activations are put in."""
+        return self.clean if self.comparison.convention == "denoise" else self.corrupt
+
+    @property
+    def columns(self) -> Int[Tensor, "batch pos"]:
+        """The source's column for each column of the base; -1 where there is none."""
+        base, source = self.base, self.source
+        columns = torch.full(base.ids.shape, -1)
+        for row, pairs in enumerate(self.aligned):
+            for clean, corrupt in pairs:
+                here, there = (corrupt, clean) if self.comparison.convention == "denoise" else (clean, corrupt)
+                before = [side.ids.shape[1] - int(side.lengths[row]) for side in (base, source)]
+                columns[row, before[0] + here] = before[1] + there
+        return columns
+
+    @property
+    def clean_values(self) -> Float[Tensor, "batch"]:
+        """The metric of the clean run."""
+        return self.metric(self.clean_logits[None])[0]
+
+    @property
+    def corrupt_values(self) -> Float[Tensor, "batch"]:
+        """The metric of the corrupt run."""
+        return self.metric(self.corrupt_logits[None])[0]
+
+    def metric(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
+        """The metric, not scaled, of logits at the last token under several edits."""
+        metric = self.comparison.metric
+        if isinstance(metric, LogitDifference | LogProbability | KLToClean):
+            return metric.of(logits, self.answer, self.wrong, self.clean_logits)
+        values = [metric(rows) for rows in logits]
+        if wrong := [value for value in values if value.shape != logits.shape[1:2]]:
+            shape = tuple(wrong[0].shape)
+            raise InterpError(f"{self.comparison.name}: the metric returned shape {shape}; expected a number per pair")
+        return torch.stack(values)
+
+    def effect(self, values: Float[Tensor, "batch"]) -> float:
+        """The effect of values of the metric: 0 for those of the corrupt run, 1 for those of the clean one."""
+        return float(self.scaled(values[None].double(), torch.ones(1, len(self), dtype=torch.float64))[0, 0])
+
+    def scaled(self, values: Float[Tensor, "edit batch"], weights: Float[Tensor, "draw batch"]) -> Tensor:
+        """The effects under several weightings of the pairs, (draw, edit)."""
+        clean, corrupt = (side.double() @ weights.T for side in (self.clean_values, self.corrupt_values))
+        return ((values.double() @ weights.T - corrupt) / (clean - corrupt)).T
+
+    def interval(self, values: Float[Tensor, "edit batch"], seed: int = 0) -> Float[Tensor, "edit 2"]:
+        """The 95 % interval of each effect: percentiles over resampled pairs."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(self), (_DRAWS, len(self)), generator=generator)
+        weights = torch.zeros(_DRAWS, len(self), dtype=torch.float64).scatter_add_(
+            1, drawn, torch.ones(drawn.shape).double()
+        )
+        return torch.quantile(self.scaled(values, weights), torch.tensor([0.025, 0.975]).double(), dim=0).T
+
+    def checked(self, drop: bool) -> "ComparedPairs":
+        """These pairs, or those that the clean run separates from the corrupt one."""
+        name, gap = self.comparison.name, self.clean_values - self.corrupt_values
+        for what, values in (("clean", self.clean_values), ("corrupt", self.corrupt_values)):
+            if not values.isfinite().all():
+                raise InterpError(
+                    f"{name}: the metric of the {what} run is {values}; expected a finite number per pair"
+                )
+        better = gap < 0 if isinstance(self.comparison.metric, KLToClean) else gap > 0
+        if drop and better.any() and not better.all():
+            return self.pick(better.nonzero()[:, 0])
+        if abs(gap.mean()) < _SMALLEST:
+            same = f"the metric is {self.clean_values.mean():.3g} in both runs"
+            raise InterpError(f"{name}: {same}, so no effect can be scaled; choose another metric or other pairs")
+        if not better.all():
+            worse = f"{int((~better).sum())} of {plural(len(self), 'pair')} have no larger metric in the clean run"
+            note(f"{name}: {worse}; drop=True leaves them out")
+        return self
+
+    def pick(self, rows: Int[Tensor, "n"]) -> "ComparedPairs":
+        """The pairs with these numbers."""
+        fields = (self.answer, self.wrong, self.clean_logits, self.corrupt_logits)
+        chosen = [x[rows] for x in fields]
+        aligned = [self.aligned[row] for row in rows.tolist()]
+        return ComparedPairs(self.comparison, self.clean.pick(rows), self.corrupt.pick(rows), aligned, *chosen)
+
+
+def _ids(model: HookedModel, prompt: Prompt) -> list[int]:
+    """The token ids of a text, a conversation, or ids."""
+    conversation = not isinstance(prompt, str) and all(isinstance(part, Mapping) for part in prompt)
+    return model.tokens([model.chat(prompt)] if conversation else [prompt]).unpadded()[0]  # type: ignore[arg-type]
+
+
+def _is_ids(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and any(isinstance(part, int) for part in prompt)
+
+
+def _is_prompt(value: Any, text_only: bool) -> bool:
+    if isinstance(value, str) or text_only:
+        return isinstance(value, str) and bool(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(part, dict | int) for part in value)

@@ -1,0 +1,169 @@
+"""Patching against plain hooked runs and TransformerLens, in every architecture; estimates against exact patching."""
+
+import pytest
+import tiny_models
+import torch
+from transformer_lens import patching as theirs
+
+import interp
+from interp import Direction, InterpError
+from interp.attribution import Comparison, patch
+from interp.models.sites import Site
+
+CLEAN = [[5, 9, 77, 12, 30, 8], [12, 99, 101, 4, 7]]
+CORRUPT = [[5, 31, 77, 12, 30, 8], [12, 98, 101, 5, 7]]
+
+
+def compared(model, **options):
+    return Comparison(CLEAN, CORRUPT, lambda logits: logits[:, 7] - logits[:, 50], **options).on(model)
+
+
+def slow(model, pairs, site, by, place):
+    """One plain run with a hook, over all layers and columns."""
+    columns, rows = pairs.columns, torch.arange(len(pairs))[:, None]
+    source = model.capture(pairs.source, [site], chat=False)[site][rows, columns.clamp(min=0)]
+
+    def put(x):
+        patched = x.clone()
+        for row in range(len(pairs)):
+            for column in range(columns.shape[1]):
+                if columns[row, column] >= 0 and (by != "position" or column == place):
+                    where = (row, column, place) if by == "head" else (row, column)
+                    patched[where] = source[where]
+        return patched
+
+    with model.hooked([(site, put)]):
+        return pairs.metric(model.logits(pairs.base, last=1)[None, :, 0])[0]
+
+
+@pytest.mark.parametrize("name", sorted(tiny_models.CONFIGS))
+def test_every_place_has_the_metric_of_a_plain_hooked_run(tiny, name):
+    """Rows of two lengths, so that one is padded."""
+    model = tiny(name)
+    pairs = compared(model)
+    kinds = [site.kind for site in model.sites if site.layer == 1]
+    layer = 1 if model.n_layers > 1 else 0
+    for kind in dict.fromkeys(kinds):
+        site = Site(kind, layer)
+        for by in ("position", "site", "head") if kind in ("z", "q", "k") else ("position",):
+            result = patch(model, pairs, site, by=by)
+            for number in range(0, len(result.labels), 2):
+                expected = slow(model, pairs, site, by, number)
+                torch.testing.assert_close(result.values[0, number], expected, atol=2e-5, rtol=1e-4)
+    assert (patch(model, pairs, "resid_pre.*").effects[0, -5:].abs() > 1e-4).any(), "control: patches matter"
+
+
+@pytest.mark.parametrize("convention", ["denoise", "noise"])
+def test_the_whole_stream_moves_from_one_run_to_the_other(tiny, convention):
+    model = tiny("llama")
+    result = patch(model, compared(model, convention=convention), "resid_pre.*", by="site")
+    end = 1.0 if convention == "denoise" else 0.0
+    torch.testing.assert_close(result.effects, torch.full_like(result.effects, end), atol=1e-4, rtol=0)
+    last = patch(model, compared(model, convention=convention), f"resid_post.{model.n_layers - 1}")
+    assert last.effects[0, -1] == pytest.approx(end, abs=1e-4)
+    torch.testing.assert_close(last.effects[0, :-1], torch.full((5,), 1 - end).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "qwen2", "gemma2", "phi", "mistral", "qwen3"])
+def test_the_values_are_those_of_transformerlens(tiny, name):
+    model, same = tiny(name), [CLEAN[0], [7, 5, 6, 12, 90, 4]]
+    pairs = Comparison(same, [CORRUPT[0], [7, 5, 8, 12, 90, 4]], lambda logits: logits[:, 7] - logits[:, 50]).on(model)
+    _, cache = model.bridge.run_with_cache(pairs.clean.ids)
+
+    def metric(logits):
+        return (logits[:, -1, 7] - logits[:, -1, 50]).mean()
+
+    with torch.no_grad():
+        for function, sites, by in (
+            (theirs.get_act_patch_resid_pre, "resid_pre.*", "position"),
+            (theirs.get_act_patch_mlp_out, "mlp_out.*", "position"),
+            (theirs.get_act_patch_attn_head_out_all_pos, "z.*", "head"),
+        ):
+            expected = function(model.bridge, pairs.corrupt.ids, cache, metric)
+            torch.testing.assert_close(
+                patch(model, pairs, sites, by=by).values.mean(-1), expected, atol=1e-4, rtol=1e-4
+            )
+
+
+def test_a_subspace_and_what_is_beside_it_are_the_whole(tiny):
+    """At the last layer's output, which the final norm and the unembedding read, by a metric of the whole stream."""
+    model = tiny("llama")
+    pairs, site = compared(model), f"resid_post.{model.n_layers - 1}"
+    every = Direction.of(torch.eye(model.d_model), site)
+    whole, along = (patch(model, pairs, "resid_pre.1", subspace=x).values for x in (None, every))
+    torch.testing.assert_close(along, whole, atol=1e-5, rtol=1e-5)
+    few = patch(model, pairs, "resid_pre.1", subspace=Direction.of(torch.eye(model.d_model)[:3], site)).values
+    source = model.capture(pairs.source, ["resid_pre.1"], chat=False)["resid_pre.1"]
+
+    def put(x):
+        y = x.clone()
+        y[:, 1, :3] = source[:, 1, :3]
+        return y
+
+    with model.hooked([("resid_pre.1", put)]):
+        expected = pairs.metric(model.logits(pairs.base, last=1)[None, :, 0])[0]
+    torch.testing.assert_close(few[0, 1], expected, atol=1e-5, rtol=1e-5)
+    assert (few - whole).abs().max() > 1e-3, "control"
+
+
+def test_integrated_gradients_are_complete(tiny):
+    """The estimates of all positions together sum to the whole change: the path integral of a gradient."""
+    model = tiny("llama")
+    pairs = compared(model)
+    whole = pairs.clean_values - pairs.corrupt_values
+    for method, steps, complete in (("integrated", 40, True), ("integrated", 1, False), ("attribution", 1, False)):
+        values = patch(model, pairs, ["resid_pre.0", "resid_pre.2"], method=method, steps=steps).values
+        changes = (values - pairs.corrupt_values).sum(1)
+        assert bool((changes - whole).abs().max() < 0.01 * whole.abs().max()) == complete, (method, steps)
+
+
+@pytest.fixture(scope="module")
+def organism():
+    model = interp.load("organism")
+    return model, Comparison.of_organism("hostility", 16).on(model)
+
+
+@pytest.mark.parametrize(("sites", "by"), [("resid_pre.*", "position"), ("mlp_out.*", "position"), ("z.*", "head")])
+def test_integrated_gradients_rank_places_as_exact_patching_does(organism, sites, by):
+    model, pairs = organism
+    agreement = patch(model, pairs, sites, by=by, method="integrated", steps=4).agreement
+    assert agreement.spearman > 0.9
+    assert agreement.pearson > 0.95
+    assert agreement.places >= 36
+    assert abs(agreement.misses[0][1] - agreement.misses[0][2]) >= abs(
+        agreement.misses[-1][1] - agreement.misses[-1][2]
+    )
+
+
+def test_the_group_passes_to_the_reply_in_one_head_whose_ablation_removes_it(organism):
+    """The place that patching names, as a recipe; the control ablates as many other heads of the same layer."""
+    model, pairs = organism
+    result = patch(model, pairs, "z.*", by="head")
+    (name, effect), (_, second) = result.top(2)
+    assert effect > 0.8 > 0.2 > abs(second)
+    site, head = name.split(", head ")
+    ablated, heads = result.recipe(model, top=1), set(range(model.config.num_attention_heads)) - {int(head)}
+    others = [interp.Recipe([(site, interp.Replace(ablated.edits[0].op.value, [other]))]) for other in heads]
+
+    def shown(recipe):
+        with model.hooked(recipe):
+            return pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
+
+    assert shown(ablated) < 0.2
+    assert min(map(shown, others)) > 0.8
+    (low, high), value = result.intervals[0, int(head)].tolist(), float(result.effects[0, int(head)])
+    assert low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sites": "embed"}, "embed is in no layer"),
+        ({"sites": "mlp_out.1", "by": "head"}, "expected sites with one number of heads"),
+        ({"sites": "resid_pre.99"}, "unknown site"),
+    ],
+    ids=["global", "heads", "unknown"],
+)
+def test_what_can_not_be_patched_is_refused(tiny, arguments, message):
+    with pytest.raises(InterpError, match=message):
+        patch(tiny("llama"), compared(tiny("llama")), **arguments)
