@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import organism
-from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability
+from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability, several
 from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError, note
 from interp.core.inputs import numbered_lines, parse_object
@@ -49,7 +49,7 @@ class Comparison(Displayed):
     """Pairs of prompts, clean and corrupt, and a metric.
 
     Args:
-        clean: Prompts that show the behaviour: texts, conversations (lists of messages), or token ids.
+        clean: Prompts that show the behaviour: texts, conversations (lists of messages), or token ids; or one text.
         corrupt: As many prompts that do not, token by token like the clean ones.
         metric: `LogitDifference`, `LogProbability`, `KLToClean`, or a function of the logits at the last token,
             (batch, d_vocab), that returns a number per row.
@@ -68,14 +68,16 @@ class Comparison(Displayed):
         (1.0, 0.0)
     """
 
-    clean: Sequence[Prompt]
-    corrupt: Sequence[Prompt]
+    clean: str | Sequence[Prompt]
+    corrupt: str | Sequence[Prompt]
     metric: Metric = _LOGITS
     convention: Literal["denoise", "noise"] = "denoise"
     alignment: Sequence[Sequence[tuple[int, int]]] | Literal["ends"] | None = None
     name: str = "comparison"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "clean", several(self.clean))
+        object.__setattr__(self, "corrupt", several(self.corrupt))
         if not self.clean or len(self.clean) != len(self.corrupt):
             numbers = f"{len(self.clean)} clean prompts and {len(self.corrupt)} corrupt ones"
             raise InterpError(f"{self.name}: {numbers}; expected as many of each, at least one")

@@ -5,6 +5,7 @@ Limitations: of an answer of several tokens, one counts: the first by which it d
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -16,13 +17,17 @@ class LogitDifference(Displayed):
     """The logit of the answer, minus that of the wrong one, in nats.
 
     Args:
-        answers: One per pair: texts, with their leading space, or token ids. Default: the token that the model itself
-            finds likeliest after the clean prompt.
+        answers: One per pair, or the only one: a text, with its leading space, or a token id. Default: the token that
+            the model itself finds likeliest after the clean prompt.
         wrong: The other answers. Default: the token that the model finds likeliest after the corrupt prompt.
     """
 
-    answers: Sequence[str | int] | None = None
-    wrong: Sequence[str | int] | None = None
+    answers: str | int | Sequence[str | int] | None = None
+    wrong: str | int | Sequence[str | int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answers", several(self.answers))
+        object.__setattr__(self, "wrong", several(self.wrong))
 
     def of(self, logits: Tensor, answer: Tensor, wrong: Tensor, clean: Tensor) -> Tensor:
         """The metric of logits, (edit, batch, d_vocab)."""
@@ -37,8 +42,11 @@ class LogProbability(Displayed):
         answers: As in `LogitDifference`.
     """
 
-    answers: Sequence[str | int] | None = None
+    answers: str | int | Sequence[str | int] | None = None
     wrong: None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answers", several(self.answers))
 
     def of(self, logits: Tensor, answer: Tensor, wrong: Tensor, clean: Tensor) -> Tensor:
         """The metric of logits, (edit, batch, d_vocab)."""
@@ -61,3 +69,8 @@ class KLToClean(Displayed):
 def _at(logits: Tensor, tokens: Tensor) -> Tensor:
     """The logit of each row's token, (edit, batch)."""
     return logits.gather(-1, tokens.to(logits.device).expand(len(logits), -1)[..., None])[..., 0]
+
+
+def several(value: Any) -> Any:
+    """One text or id as a tuple of it; several as they are."""
+    return (value,) if isinstance(value, str | int) else value

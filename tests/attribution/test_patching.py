@@ -38,19 +38,18 @@ def slow(model, pairs, site, by, place):
 
 @pytest.mark.parametrize("name", sorted(tiny_models.CONFIGS))
 def test_every_place_has_the_metric_of_a_plain_hooked_run(tiny, name):
-    """Rows of two lengths, so that one is padded."""
+    """Rows of two lengths, so that one is padded. Every site on two architectures, and the stream and heads on all."""
     model = tiny(name)
-    pairs = compared(model)
-    kinds = [site.kind for site in model.sites if site.layer == 1]
-    layer = 1 if model.n_layers > 1 else 0
-    for kind in dict.fromkeys(kinds):
-        site = Site(kind, layer)
-        for by in ("position", "site", "head") if kind in ("z", "q", "k") else ("position",):
+    pairs, every = compared(model), name in ("llama", "gemma2")
+    kinds = [site.kind for site in model.sites if site.layer == 1 and (every or site.kind in ("resid_pre", "z"))]
+    for kind in kinds:
+        site = Site(kind, 1)
+        for by in ("position", "site", "head") if every and kind in ("z", "q", "k") else ("position",):
             result = patch(model, pairs, site, by=by)
-            for number in range(0, len(result.labels), 2):
+            for number in {0, 2, len(result.labels) - 1} if by == "position" else range(len(result.labels)):
                 expected = slow(model, pairs, site, by, number)
                 torch.testing.assert_close(result.values[0, number], expected, atol=2e-5, rtol=1e-4)
-    assert (patch(model, pairs, "resid_pre.*").effects[0, -5:].abs() > 1e-4).any(), "control: patches matter"
+        assert kind != "resid_pre" or (result.effects.abs() > 1e-4).any(), "control: patches matter"
 
 
 @pytest.mark.parametrize("convention", ["denoise", "noise"])
