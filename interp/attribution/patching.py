@@ -171,6 +171,10 @@ def patch(
         >>> result.effects.shape[0] == model.n_layers
         True
     """
+    if model.is_hooked:
+        raise InterpError(
+            "the model is inside a hooked block; leave the block, or export the recipe and load the result"
+        )
     pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
     chosen = model.resolve(sites)
     if outside := [site for site in chosen if site.layer is None]:

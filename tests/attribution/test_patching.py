@@ -166,3 +166,9 @@ def test_the_group_passes_to_the_reply_in_one_head_whose_ablation_removes_it(org
 def test_what_can_not_be_patched_is_refused(tiny, arguments, message):
     with pytest.raises(InterpError, match=message):
         patch(tiny("llama"), compared(tiny("llama")), **arguments)
+
+
+def test_a_model_under_a_recipe_is_refused(tiny):
+    model = tiny("llama")
+    with model.hooked([("mlp_out.1", lambda x: 0 * x)]), pytest.raises(InterpError, match="inside a hooked block"):
+        patch(model, compared(model), "resid_pre.1")

@@ -261,8 +261,9 @@ def test_writing_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None
     write_report(Report("New", sample.MODEL), file)
     assert "<h1>New</h1>" in file.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [file]
-    with pytest.raises(InterpError, match=r"missing/report\.html: writing failed"):
-        write_report(Report("New", sample.MODEL), tmp_path / "missing" / "report.html")
+    write_report(Report("New", sample.MODEL), tmp_path / "made" / "report.html")
+    with pytest.raises(InterpError, match=r"report\.html/page\.html: writing failed"):
+        write_report(Report("New", sample.MODEL), file / "page.html")
 
 
 def test_half_a_surrogate_pair_does_not_keep_a_report_from_being_written(tmp_path: Path) -> None:
