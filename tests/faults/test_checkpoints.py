@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import struct
+from functools import partial
 from io import StringIO
 
 import numpy as np
@@ -232,11 +233,11 @@ def test_ids(folder, value):
 
 
 @fault("terminal escapes in names of tensors", "stripped from errors and from the reports of transformers")
-def test_names_of_tensors(folder, monkeypatch):
+def test_names_of_tensors(folder, monkeypatch, request):
     report, logger = StringIO(), logging.getLogger("transformers")
     monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(report)])
-    monkeypatch.setattr(logger, "level", logging.WARNING)
-    monkeypatch.setattr(logger, "_cache", {})
+    request.addfinalizer(partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.WARNING)  # which its parts take over
     with_tensor = load_file(folder / "model.safetensors")
     with_tensor["\x1b[2Jextra\u202e.weight"] = with_tensor["lm_head.weight"].clone()
     save_file(with_tensor, folder / "model.safetensors", {"format": "pt"})

@@ -9,7 +9,7 @@ import sample_records as sample
 import torch
 
 import interp
-from interp.attribution import Attribution, Lens, LensReading
+from interp.attribution import Attribution, Comparison, Lens, LensReading, patch
 from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
@@ -42,6 +42,9 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield Continuations.of(model, text, [" w4"] * n)
     yield interp.harvest(model, text, ["resid_post.*", "mlp_out.*"], folder / "a<b>&c", context=16)
     yield interp.Stream(model, text, "resid_post.*", context=16)
+    comparison = Comparison([f"w5 w{number % 90 + 4} w9" for number in range(n)], ["w5 w99 w9"] * n, name=EVIL)
+    yield comparison
+    yield patch(model, comparison, "z.*", by="head")
     yield from _directions(n)
     yield from _audits(model, n, folder)
     yield from _edits(n)

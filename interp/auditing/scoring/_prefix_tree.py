@@ -25,7 +25,7 @@ _WIDTH = 256  # of a row: a wider one costs more attention and less padding
 def supports_prefix_trees(model: HookedModel, longest: int) -> bool:
     """Whether a model accepts an arbitrary attention mask for texts of this length: no window, and only per-token
     hooks."""
-    windows = [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    windows = [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
     return (
         architecture(model.config).packs
         and model.hooks_are_per_token

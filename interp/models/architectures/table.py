@@ -139,11 +139,7 @@ _TABLE = {
     ),
     "gpt2": replace(_GPT, pos_embed="transformer.wpe", transposed=True),
     "gpt_neo": replace(
-        _GPT,
-        pos_embed="transformer.wpe",
-        qkv="attn.attention.{}_proj",
-        attn_write="attn.attention.out_proj",
-        packs=False,  # its window is counted in columns
+        _GPT, pos_embed="transformer.wpe", qkv="attn.attention.{}_proj", attn_write="attn.attention.out_proj"
     ),
     "gpt_neox": replace(
         _GPT,
