@@ -140,8 +140,7 @@ class Comparison(Displayed):
         sides: tuple[list[Prompt], list[Prompt]] = [], []
         for pair in contrast.pairs:
             for side, turn in zip(sides, (pair.positive, pair.negative), strict=True):
-                before = [{"role": message.role, "content": message.content} for message in turn.before]
-                side.append([*before, {"role": "user", "content": turn.prompt}])
+                side.append(turn.messages)
         return cls._named(*sides, options, name=contrast.name)
 
     @classmethod
@@ -155,7 +154,7 @@ class Comparison(Displayed):
             **options: Further fields of the comparison.
         """
         drawn = zip(*organism.contrast(behaviour, n, seed=seed), strict=True)
-        clean, corrupt = ([[{"role": "user", "content": prompt.user}] for prompt in side] for side in drawn)
+        clean, corrupt = ([prompt.messages for prompt in side] for side in drawn)
         return cls._named(clean, corrupt, options, name=f"organism.{behaviour}", alignment="ends")
 
     def on(self, model: HookedModel, drop: bool = False) -> "ComparedPairs":
@@ -185,27 +184,24 @@ class Comparison(Displayed):
         answers, wrong = (getattr(self.metric, side, None) for side in ("answers", "wrong"))
         if answers is None and wrong is None:
             return None
-        several = [side[number] for side in (answers, wrong) if side is not None]
-        if all(isinstance(answer, int) for answer in several):
-            return several[0], several[-1]
-        place = f"{self.name}, pair {number + 1}"
-        if any(isinstance(x, int) for x in several) or _is_ids(self.clean[number]) or _is_ids(self.corrupt[number]):
-            raise InterpError(
-                f"{place}: answers {several}; expected token ids for prompts of ids, else two texts or two ids"
-            )
+        given = [side[number] for side in (answers, wrong) if side is not None]
+        if all(isinstance(answer, int) for answer in given):
+            return given[0], given[-1]
+        place, prompts = f"{self.name}, pair {number + 1}", (self.clean[number], self.corrupt[number])
         chosen = []
-        for ids, prompt in ((clean, self.clean[number]), (corrupt, self.corrupt[number])):
-            text = prompt if isinstance(prompt, str) else model.chat(prompt)  # type: ignore[arg-type]
-            whole = [model.tokens([x]).unpadded()[0] for x in with_answers(text, several)[1]]
+        for ids, prompt in zip((clean, corrupt), prompts, strict=True):
+            text = _text(model, prompt)
+            if not isinstance(text, str) or any(isinstance(answer, int) for answer in given):
+                expected = "expected token ids for prompts of ids, else two texts or two ids"
+                raise InterpError(f"{place}: answers {given}; {expected}")
+            whole = [model.tokens([x]).unpadded()[0] for x in with_answers(text, given)[1]]
             shared = common_length(whole) if len(whole) > 1 else common_length([whole[0], ids[number]])
             if shared >= min(map(len, whole)):
-                raise InterpError(f"{place}: answers {several} have no token that differs")
+                raise InterpError(f"{place}: answers {given} have no token that differs")
             ids[number] = whole[0][:shared]
             chosen.append((whole[0][shared], whole[-1][shared]))
         if chosen[0] != chosen[1]:
-            raise InterpError(
-                f"{self.name}, pair {number + 1}: {several} are other tokens after clean than after corrupt"
-            )
+            raise InterpError(f"{place}: {given} are other tokens after clean than after corrupt")
         return chosen[0]
 
     def _aligned(self, number: int, clean: list[int], corrupt: list[int]) -> list[tuple[int, int]]:
@@ -268,6 +264,11 @@ class ComparedPairs(Displayed):
         return self.clean if self.comparison.convention == "denoise" else self.corrupt
 
     @property
+    def base_values(self) -> Float[Tensor, "batch"]:
+        """The metric of the run that is patched, without a patch."""
+        return self.corrupt_values if self.comparison.convention == "denoise" else self.clean_values
+
+    @property
     def columns(self) -> Int[Tensor, "batch pos"]:
         """The source's column for each column of the base; -1 where there is none."""
         base, source = self.base, self.source
@@ -302,7 +303,11 @@ class ComparedPairs(Displayed):
 
     def effect(self, values: Float[Tensor, "batch"]) -> float:
         """The effect of values of the metric: 0 for those of the corrupt run, 1 for those of the clean one."""
-        return float(self.scaled(values[None].double(), torch.ones(1, len(self), dtype=torch.float64))[0, 0])
+        return float(self.effects(values[None])[0])
+
+    def effects(self, values: Float[Tensor, "edit batch"]) -> Float[Tensor, "edit"]:
+        """The effect of each edit's values."""
+        return self.scaled(values, torch.ones(1, len(self), dtype=torch.float64))[0]
 
     def scaled(self, values: Float[Tensor, "edit batch"], weights: Float[Tensor, "draw batch"]) -> Tensor:
         """The effects under several weightings of the pairs, (draw, edit)."""
@@ -347,12 +352,15 @@ class ComparedPairs(Displayed):
 
 def _ids(model: HookedModel, prompt: Prompt) -> list[int]:
     """The token ids of a text, a conversation, or ids."""
-    conversation = not isinstance(prompt, str) and all(isinstance(part, Mapping) for part in prompt)
-    return model.tokens([model.chat(prompt)] if conversation else [prompt]).unpadded()[0]  # type: ignore[arg-type]
+    return model.tokens([_text(model, prompt)]).unpadded()[0]  # type: ignore[arg-type]  # a list of one kind
 
 
-def _is_ids(prompt: Prompt) -> bool:
-    return not isinstance(prompt, str) and any(isinstance(part, int) for part in prompt)
+def _text(model: HookedModel, prompt: Prompt) -> str | list[int]:
+    """A prompt as text, rendered where it is a conversation; ids as they are."""
+    if isinstance(prompt, str):
+        return prompt
+    ids = [part for part in prompt if isinstance(part, int)]
+    return ids or model.chat([dict(part) for part in prompt if isinstance(part, Mapping)])
 
 
 def _is_prompt(value: Any, text_only: bool) -> bool:

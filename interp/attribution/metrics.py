@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.core.display import Displayed
+from interp.models.losses import kl_divergence
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ class KLToClean(Displayed):
 
     def of(self, logits: Tensor, answer: Tensor, wrong: Tensor, clean: Tensor) -> Tensor:
         """The metric of logits, (edit, batch, d_vocab)."""
-        log_p = clean.log_softmax(-1)
-        return (log_p.exp() * (log_p - logits.log_softmax(-1))).sum(-1)
+        return kl_divergence(clean.expand_as(logits), logits)
 
 
 def _at(logits: Tensor, tokens: Tensor) -> Tensor:

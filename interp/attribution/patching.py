@@ -14,7 +14,7 @@ Limitations: places are patched one at a time. What several do together, or what
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Literal
@@ -84,8 +84,7 @@ class Patching(Displayed):
     @property
     def effects(self) -> Float[Tensor, "site place"]:
         """The mean effect of each place: 0 is the corrupt run, 1 the clean one."""
-        weights = torch.ones(1, len(self.pairs), dtype=torch.float64)
-        return self.pairs.scaled(self.values.flatten(0, 1), weights)[0].reshape(self.values.shape[:2])
+        return self.pairs.effects(self.values.flatten(0, 1)).reshape(self.values.shape[:2])
 
     @property
     def intervals(self) -> Float[Tensor, "site place 2"]:
@@ -94,15 +93,15 @@ class Patching(Displayed):
 
     def top(self, count: int = 10) -> list[tuple[str, float]]:
         """The `count` places with the most effect, and that effect: how far it is from the unpatched run's."""
-        return displayed([(self.name(*place), float(self.effects[place])) for place in self._ranked()[:count]])
+        effects = self.effects
+        return displayed([(self.name(*place), float(effects[place])) for place in self._ranked(effects)[:count]])
 
     def name(self, site: int, place: int) -> str:
         """A place as text, such as `z.3, head 2`."""
         return str(self.sites[site]) + ("" if self.by == "site" else f", {self.by} {self.labels[place]}")
 
-    def _ranked(self) -> list[tuple[int, int]]:
-        unpatched = 0.0 if self.pairs.comparison.convention == "denoise" else 1.0
-        order = (self.effects - unpatched).abs().flatten().argsort(descending=True)
+    def _ranked(self, effects: Float[Tensor, "site place"]) -> list[tuple[int, int]]:
+        order = (effects - self.pairs.effect(self.pairs.base_values)).abs().flatten().argsort(descending=True)
         return [divmod(int(number), len(self.labels)) for number in order]
 
     def recipe(self, model: HookedModel, top: int = 3, op: Literal["mean", "zero"] = "mean") -> Recipe:
@@ -120,12 +119,13 @@ class Patching(Displayed):
             >>> len(result.recipe(model, top=2).edits)
             2
         """
-        edits = []
-        for number, place in self._ranked()[:top]:
+        edits, reference = [], model.reference
+        for number, place in self._ranked(self.effects)[:top]:
             site, units = self.sites[number], [self.labels[place]] if self.by == "head" else None
-            position = self.labels[place] if self.by == "position" else -1
-            mean = model.capture(self.pairs.corrupt, [site], positions=position, chat=False)[site].mean((0, 1))
-            value = Replace(mean if op == "mean" else None, units, model.reference)
+            position, mean = self.labels[place] if self.by == "position" else -1, None
+            if op == "mean":
+                mean = model.capture(self.pairs.corrupt, [site], positions=position, chat=False)[site].mean((0, 1))
+            value = Replace(mean, units, reference)
             edits.append((site, At(value, position) if self.by == "position" else value))
         return Recipe(
             edits, note=f"Ablates the {plural(top, 'place')} with most effect on {self.pairs.comparison.name}."
@@ -186,7 +186,7 @@ def patch(
         return Patching(pairs, tuple(chosen), by, places.labels, values)
     values = places.estimated(method, steps)
     estimate = Patching(pairs, tuple(chosen), by, places.labels, values, method)
-    return Patching(pairs, tuple(chosen), by, places.labels, values, method, _agreement(estimate, places))
+    return replace(estimate, agreement=_agreement(estimate, places))
 
 
 class _Places:
@@ -196,8 +196,8 @@ class _Places:
         self.model, self.pairs, self.sites, self.by = model, pairs, sites, by
         self.columns = pairs.columns
         source = model.capture(pairs.source, sites, chat=False)
-        rows = torch.arange(len(pairs))[:, None]
-        self.source = {site: source[site][rows, self.columns.clamp(min=0)] for site in sites}
+        rows, there = torch.arange(len(pairs))[:, None], self.columns.clamp(min=0)
+        self.source = {site: source[site][rows, there] for site in sites}
         heads = {x.shape[2] if x.ndim == 4 else 0 for x in self.source.values()}
         if by == "head" and (0 in heads or len(heads) > 1):
             raise InterpError(
@@ -207,7 +207,6 @@ class _Places:
         entries = {"position": range(-width, 0), "head": range(max(heads)), "site": range(1)}[by]
         self.labels = tuple(entries)
         self.basis = None if subspace is None else torch.linalg.qr(subspace.rows.float().T).Q
-        there = self.columns.clamp(min=0)
         same = (self.columns >= 0) & (pairs.base.ids == pairs.source.ids[rows, there])
         same &= pairs.base.position_ids == pairs.source.position_ids[rows, there]
         self.start = int((~same & pairs.base.mask).any(0).int().argmax())
@@ -251,12 +250,10 @@ class _Places:
             parts = [self._gradients([site], share)[site] for site, share in runs]
             means = [torch.stack(parts[n : n + steps]).mean(0) for n in range(0, len(parts), steps)]
             gradients = dict(zip(self.sites, means, strict=True))
-        unpatched = (
-            self.pairs.corrupt_values if self.pairs.comparison.convention == "denoise" else self.pairs.clean_values
-        )
-        return unpatched + torch.stack([torch.stack([*self._effects(x, here[x], gradients[x])]) for x in self.sites])
+        changes = torch.stack([torch.stack([*self._changes(x, here[x], gradients[x])]) for x in self.sites])
+        return self.pairs.base_values + changes
 
-    def _effects(self, site: Site, base: Tensor, gradient: Tensor) -> Iterator[Tensor]:
+    def _changes(self, site: Site, base: Tensor, gradient: Tensor) -> Iterator[Tensor]:
         for place in range(len(self.labels)):
             yield ((self.put(site, place, 0, base) - base) * gradient).flatten(1).sum(1).detach()
 
@@ -283,9 +280,8 @@ class _Places:
 def _agreement(estimate: Patching, places: _Places) -> Agreement:
     every = [(site, place) for site in range(len(estimate.sites)) for place in range(len(estimate.labels))]
     sample = Random(0).sample(every, min(_SAMPLE, len(every)))
-    ones = torch.ones(1, len(estimate.pairs), dtype=torch.float64)
-    exact = estimate.pairs.scaled(places.exact(sample), ones)[0]
-    guessed = torch.stack([estimate.effects[place] for place in sample])
+    exact, effects = estimate.pairs.effects(places.exact(sample)), estimate.effects
+    guessed = torch.stack([effects[place] for place in sample])
     worst = (exact - guessed).abs().argsort(descending=True)[:3].tolist()
     misses = tuple((estimate.name(*sample[n]), float(guessed[n]), float(exact[n])) for n in worst)
     both = torch.stack([guessed, exact])

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -186,14 +187,14 @@ def _rendered(condition: ModelCondition, behaviour: Behaviour) -> str:
                 texts = render_prompts(model, behaviour.prompts, spec.get("before", ()), spec.get("chat", True))
             except InterpError as problem:  # such as a template without system messages
                 texts = [str(problem)]
-            texts += _answered(texts[0], list(_texts_of(behaviour.spec)))
+            texts += _answered(texts[0], [*islice(_texts_of(behaviour.spec), _PROBES)])
             known[key] = sha256_json([*texts, *model.template.ends])
     return known[key]
 
 
 def _answered(prompt: str, answers: list[str]) -> list[str]:
     try:
-        return list(with_answers(prompt, answers[:_PROBES])[1])
+        return list(with_answers(prompt, answers)[1])
     except InterpError as problem:
         return [str(problem)]
 

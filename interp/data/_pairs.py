@@ -63,6 +63,11 @@ class Turn(Displayed):
     answer: str = ""
     before: tuple[Message, ...] = ()
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation up to the prompt, without the answer, for a chat template."""
+        return [message._asdict() for message in (*self.before, Message("user", self.prompt))]
+
 
 @dataclass(frozen=True)
 class TurnPair(Displayed):

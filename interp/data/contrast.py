@@ -17,7 +17,7 @@ from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError, note
 from interp.core.files import sha256_json
 from interp.core.inputs import numbered_lines, parse_object
-from interp.data._pairs import Columns, Message, Turn, TurnPair, named_columns, pair_of, read_pair, table_rows
+from interp.data._pairs import Columns, Turn, TurnPair, named_columns, pair_of, read_pair, table_rows
 from interp.models.tokens import RenderedText
 
 Render = Callable[[str], str]
@@ -230,7 +230,7 @@ class Contrast(Displayed):
             raise InterpError(
                 f"{self.name}: {turn.prompt[:40]!r} has earlier messages; pass a chat renderer too, such as model.chat"
             )
-        return chat([message._asdict() for message in (*turn.before, Message("user", turn.prompt))])
+        return chat(turn.messages)
 
     def __repr__(self) -> str:
         return f"Contrast({self.name!r}: {plural(len(self), 'pair')})"  # prompts may be offensive

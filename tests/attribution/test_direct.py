@@ -45,16 +45,9 @@ def test_what_is_no_sum_of_direct_terms_is_refused(tiny):
     with pytest.raises(InterpError, match="gemma4_text: its residual stream is not the plain sum"):
         direct_attribution(tiny("gemma4"), WORDS, 7, 50)
     model = tiny("llama")
-
-    def cubed(module, args, output):
-        output.logits = output.logits**3
-
-    handle = model.hf.register_forward_hook(cubed)
-    try:
-        with pytest.raises(InterpError, match="llama computes its logits in another way"):
-            direct_attribution(model, WORDS, 7, 50)
-    finally:
-        handle.remove()
+    refusal = pytest.raises(InterpError, match="llama computes its logits in another way")
+    with tiny_models.cubed_logits(model), refusal:
+        direct_attribution(model, WORDS, 7, 50)
 
 
 def test_a_term_follows_its_writer(tiny):

@@ -58,16 +58,9 @@ def test_a_padded_prompt_reads_as_itself(tiny):
 
 def test_a_model_that_computes_its_logits_otherwise_is_refused(tiny):
     model = tiny("gpt2")
-
-    def cubed(module, args, output):
-        output.logits = output.logits**3
-
-    handle = model.hf.register_forward_hook(cubed)
-    try:
-        with pytest.raises(InterpError, match="gpt2 computes its logits in another way"):
-            Lens().read(model, WORDS)
-    finally:
-        handle.remove()
+    refusal = pytest.raises(InterpError, match="gpt2 computes its logits in another way")
+    with tiny_models.cubed_logits(model), refusal:
+        Lens().read(model, WORDS)
 
 
 def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_layer(tiny):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import transformers
@@ -135,6 +136,20 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     words_only.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), special, strict=True))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words_only, **names)
+
+
+@contextmanager
+def cubed_logits(model: HookedModel) -> Iterator[None]:
+    """A model that computes its logits in another way than from the stream by its final norm and unembedding."""
+
+    def cubed(module: Any, arguments: Any, output: Any) -> None:
+        output.logits = output.logits**3
+
+    handle = model.hf.register_forward_hook(cubed)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
