@@ -117,7 +117,6 @@ def test_gradients_are_the_losss_own(name):
 def test_gradients_equal_transformerlens_gradients(tiny):
     model = tiny("llama")
     names = ["blocks.1.hook_resid_post", "blocks.0.attn.hook_pattern"]
-    model.hf.zero_grad()
     loss, cache = model.run_with_cache(IDS, names, incl_bwd=True, return_type="loss")
     _, plain = model.run_with_cache(IDS, names[0], incl_bwd=True, return_type="loss")
     assert loss.ndim == 0
