@@ -7,13 +7,11 @@ models or data is shown as plain text: Jinja2 escapes it on the page and in the 
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -25,7 +23,7 @@ from interp.auditing.policy.decision import Decision, Policy
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.calls import FORMER_NAMES
 from interp.core.display import Displayed, plural
-from interp.core.errors import InterpError, printable
+from interp.core.errors import InterpError
 from interp.core.files import write_text
 from interp.directions.findings import Finding, Findings
 from interp.editing.certificate.record import Certificate
@@ -34,7 +32,8 @@ from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.sae.config import SaeMetrics
 from interp.sae.feature import Feature
-from interp.views import audit_figures, figures, palette
+from interp.views import audit_figures, figures
+from interp.views._page import rendered_page
 from interp.views.lens_figure import Colour, plot_lens
 
 _SECTIONS = {
@@ -176,29 +175,18 @@ def render_report(report: Report) -> str:
         >>> "<h1>The organism</h1>" in render_report(Report(title="The organism", model=model.reference))
         True
     """
-    environment = Environment(
-        loader=PackageLoader("interp.views"),
-        autoescape=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     titles = _SECTIONS | ({} if report.audit is None or report.audit.edited else {"audit": "Behaviours"})
-    environment.filters |= {"visible": _visible, "settings": _settings}
     drawings = _drawings(report)
-    page = environment.get_template("report.html.j2").render(
+    return rendered_page(
+        "report.html.j2",
         report=report,
         sections={name: title for name, title in titles.items() if _has(report, name)},
         key_figures=_key_figures(report),
         figures={name: json.loads(figure.to_json()) for name, figure in drawings.items()},
         lens_table=Markup(drawings["lens"].to_table()) if "lens" in drawings else "",
-        light=palette.LIGHT,
-        dark=palette.DARK,
         plotly=Markup(get_plotlyjs()),
+        settings=_settings,
     )
-    # Text read from JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
-    return re.sub("[\ud800-\udfff]", "\ufffd", page)
 
 
 def _has(report: Report, section: str) -> bool:
@@ -259,9 +247,3 @@ def _settings(op: Op) -> str:
     fitted = settings.get("direction")
     direction = [f"{fitted['method']} at {fitted['site']}, position {fitted['position']}"] if fitted else []
     return "; ".join(plain + direction)
-
-
-def _visible(token: str) -> str:
-    """A token with visible symbols in place of line breaks, tabs and control characters."""
-    token = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    return re.sub(r"[\x00-\x1f\x7f]", "\ufffd", token)
