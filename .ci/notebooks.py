@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 _STATED = re.compile(r"about (\d+) seconds")
 # What may differ between two runs: times, rates per second, and the place of an object in memory.
@@ -48,7 +49,10 @@ def _text(outputs: Sequence[nbformat.NotebookNode]) -> str:
 def execute(source: Path, folder: str) -> Run:
     """Execute one notebook in a folder."""
     start, notebook = time.monotonic(), jupytext.read(source)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+    with tempfile.TemporaryDirectory() as sockets:
+        # Sockets that are files: two kernels that start at once may choose the same TCP port.
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}, config=config).execute()
     return Run(notebook, time.monotonic() - start)
 
 

@@ -67,9 +67,10 @@ def nbformat():
 
 
 @pytest.fixture(scope="module")
-def notebook(nbformat, messages):
+def notebook(nbformat, messages, tmp_path_factory):
     """The cells, executed; the first figure and the live curves twice."""
     client = pytest.importorskip("nbclient", reason="nbclient is needed to execute notebooks")
+    from traitlets.config import Config  # comes with nbclient
 
     class Client(client.NotebookClient):
         def process_message(self, message, cell, number):
@@ -78,7 +79,9 @@ def notebook(nbformat, messages):
 
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, CELLS)], metadata=metadata)
-    runner = Client(notebook, timeout=120)
+    # Sockets that are files: another process may take a TCP port between its choice and its use.
+    sockets = {"transport": "ipc", "ip": str(tmp_path_factory.mktemp("kernel") / "k")}
+    runner = Client(notebook, timeout=120, config=Config(KernelManager=sockets))
     with runner.setup_kernel():
         for number in (*range(len(CELLS)), 1, LIVE):
             runner.execute_cell(notebook.cells[number], number)
