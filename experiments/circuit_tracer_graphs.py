@@ -36,7 +36,7 @@ from transformer_lens import loading_from_pretrained
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 FOLDER = Path(__file__).parents[1] / "tests" / "attribution" / "circuit_tracer"
-VOCABULARY, WIDTH, LAYERS, LATENTS = 40, 16, 3, 10
+VOCABULARY, WIDTH, LAYERS, LATENTS = 40, 16, 3, 12
 PROMPT = "w5 w9 w17 w5 w30"  # `<s>` is put before it
 THRESHOLDS = {"node_threshold": 0.8, "edge_threshold": 0.9}
 
@@ -56,13 +56,18 @@ def write_model(folder: Path) -> None:
 
 
 def fill(coder: torch.nn.Module) -> None:
-    """Weights with which about half of the latents are active."""
+    """Weights with which about half of the latents are active.
+
+    The first latents are never: circuit-tracer 0.5 gives its error nodes the ids of those of layer 0.
+    """
     draw = torch.Generator().manual_seed(1)
     for name, tensor in coder.state_dict().items():
         scale = {"threshold": 0.2, "b_enc": 0.3, "b_dec": 0.1}.get(name.rsplit(".", 1)[-1], 0.4)
         tensor.copy_(torch.randn(tensor.shape, generator=draw) * scale)
         if name.endswith("threshold"):
             tensor.abs_()
+        if name.endswith("b_enc"):
+            tensor[..., :LAYERS] = -10
 
 
 def per_layer(folder: Path, skip: bool) -> TranscoderSet:

@@ -11,6 +11,7 @@ In reading order:
 - `training_curves`: `plot_training`, the curves of training, and `LiveCurves`, the same curves in a notebook during
   training.
 - `report_page`: `Report`, the records of a run, and `write_report`, which writes them as one HTML file.
+- `attribution_graph_page`: `graph_page`, the page of an attribution graph, as one HTML file.
 - `steering_slider`: `steer`, a slider in a notebook that steers a model's reply.
 """
 

@@ -1,3 +1,4 @@
+from .attribution_graph_page import graph_page as graph_page
 from .audit_figures import plot_entanglement as plot_entanglement
 from .audit_figures import plot_forest as plot_forest
 from .audit_figures import plot_rates as plot_rates
