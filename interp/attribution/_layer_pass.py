@@ -36,6 +36,7 @@ from interp.models.tokens import Tokens
 
 _TOKENS = 8192  # rows times columns in a pass
 _LOGITS = 25_000_000  # in memory at once
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a layer, after the hidden states
 Read = Callable[[Float[Tensor, "edit batch d_vocab"]], Float[Tensor, "edit batch"]]
 Change = Callable[[Float[Tensor, "rows pos *features"]], Float[Tensor, "rows pos *features"]]
 
@@ -58,18 +59,25 @@ class _KeyValues(Cache):
 
     Args:
         before: Keys and values of the columns before those that a pass computes. None: those of the pass are kept.
+        others: Keys and values of another run, whose values stand for those of the pass.
     """
 
-    def __init__(self, before: dict[int, tuple[Tensor, Tensor]] | None = None):
+    def __init__(
+        self,
+        before: dict[int, tuple[Tensor, Tensor]] | None = None,
+        others: dict[int, tuple[Tensor, Tensor]] | None = None,
+    ):
         super().__init__(layers=[])
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.before = before or {}
+        self.before, self.others = before or {}, others or {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The keys and values that a layer attends to."""
         keys, values = key_states, value_states
+        if self.others:
+            return keys, self.others[layer_idx][1]
         if not self.before:
             self.kept[layer_idx] = keys, values
             return keys, values
@@ -122,7 +130,7 @@ class RecordedRun:
     def _note_output(self, module: Any, arguments: Any, output: Any) -> None:
         self.outputs.append(len(output) if isinstance(output, tuple) else 0)
 
-    def _through(self, layer: int, hidden: Tensor, arguments: Sequence[tuple[Any, Any]]) -> Tensor:
+    def _through(self, layer: int, hidden: Tensor, arguments: Sequence[Arguments]) -> Tensor:
         """What a layer returns for copies of the batch."""
         copies, size = len(hidden) // len(self.batch), len(self.batch)
         args, kwargs = (_repeated(part, copies, size) for part in arguments[layer])
@@ -141,6 +149,24 @@ class RecordedRun:
         arguments = self._arguments(start)
         parts = [edits[first : first + copies] for first in range(0, len(edits), copies)]
         return torch.cat([self._read_part(part, start, arguments, read) for part in parts])
+
+    @torch.no_grad()
+    def within(
+        self, site: Site, edits: Sequence[SiteEdit] = (), values: "RecordedRun | None" = None
+    ) -> Float[Tensor, "edit batch pos *features"]:
+        """The activations at a site under edits of the same layer, which alone is computed.
+
+        Args:
+            site: The site that is read.
+            edits: The edits; without any, there is one copy of the batch.
+            values: Another run, whose values attention reads in place of this one's.
+        """
+        layer, read, copies = site.layer or 0, list[Tensor](), max(1, len(edits))
+        hidden = self.streams[layer].repeat(copies, 1, 1)
+        taps = [*self._taps(edits, len(hidden)), (self.model.tap(site), read.append)]
+        with attached(self.model.hf, taps):
+            self._through(layer, hidden, self._arguments(0, values))
+        return read[0].unflatten(0, (copies, -1))
 
     @torch.no_grad()
     def _read_part(self, edits: Sequence[SiteEdit], start: int, arguments: Any, read: Read) -> Tensor:
@@ -172,12 +198,14 @@ class RecordedRun:
             for site in sites
         ]
 
-    def _arguments(self, start: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def _arguments(
+        self, start: int, values: "RecordedRun | None" = None
+    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """What the model gives to each layer, after the hidden states, for the columns from `start` on."""
         before = (
             {layer: (k[..., :start, :], v[..., :start, :]) for layer, (k, v) in self.kept.items()} if start else None
         )
-        given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        given: list[Arguments] = []
 
         def note(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             given.append((args, kwargs))
@@ -188,7 +216,7 @@ class RecordedRun:
             for layer in self.layers:
                 stack.enter_context(patch.object(layer, "forward", note))
             inputs = {name: x[:, start:] for name, x in self.inputs.items() if name != "attention_mask"}
-            mask, memory = self.inputs["attention_mask"], _KeyValues(before)
+            mask, memory = self.inputs["attention_mask"], _KeyValues(before, values.kept if values else None)
             with torch.no_grad():
                 self.model.hf.base_model(**inputs, attention_mask=mask, past_key_values=memory, use_cache=True)
         return given

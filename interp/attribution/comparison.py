@@ -176,8 +176,25 @@ class Comparison(Displayed):
         if tokens[0] is None:
             tokens = list(zip(logits[0].argmax(-1).tolist(), logits[1].argmax(-1).tolist(), strict=True))
         answer, wrong = (torch.tensor(side) for side in zip(*tokens, strict=True))
-        pairs = ComparedPairs(self, padded(clean), padded(corrupt), aligned, answer, wrong, *logits)
+        reading = [self.values(side[None], answer, wrong, logits[0])[0].cpu() for side in logits]
+        tensors = (answer, wrong, reading[0], reading[1], logits[0])
+        pairs = ComparedPairs(self, padded(clean), padded(corrupt), aligned, *tensors)
         return pairs.checked(drop)
+
+    def values(
+        self, logits: Float[Tensor, "edit batch d_vocab"], answer: Tensor, wrong: Tensor, clean: Tensor | None
+    ) -> Float[Tensor, "edit batch"]:
+        """The metric, not scaled, of logits at the last token, given those of the clean run."""
+        if isinstance(self.metric, KLToClean) and clean is None:
+            raise InterpError(f"{self.name}: a saved record has no logits of the clean run; compare again")
+        if isinstance(self.metric, LogitDifference | LogProbability | KLToClean):
+            return self.metric.of(logits, answer, wrong, logits if clean is None else clean)
+        values = [self.metric(rows) for rows in logits]
+        if bad := [value for value in values if value.shape != logits.shape[1:2]]:
+            raise InterpError(
+                f"{self.name}: the metric returned shape {tuple(bad[0].shape)}; expected a number per pair"
+            )
+        return torch.stack(values)
 
     def _answers(self, model: HookedModel, number: int, clean: Any, corrupt: Any) -> tuple[int, int] | None:
         """The tokens of both answers; what they begin with is added to the prompts."""
@@ -237,8 +254,9 @@ class ComparedPairs(Displayed):
         aligned: Per pair the positions that belong together, (clean, corrupt).
         answer: The token of each pair's answer, (batch).
         wrong: The token of its wrong answer, (batch).
-        clean_logits: The logits of the clean run at the last token, (batch, d_vocab).
-        corrupt_logits: Those of the corrupt run.
+        clean_values: The metric of the clean run, (batch).
+        corrupt_values: The metric of the corrupt run, (batch).
+        clean_logits: The logits of the clean run at the last token, (batch, d_vocab); None in a record that was read.
     """
 
     comparison: Comparison
@@ -247,8 +265,9 @@ class ComparedPairs(Displayed):
     aligned: list[list[tuple[int, int]]]
     answer: Int[Tensor, "batch"]
     wrong: Int[Tensor, "batch"]
-    clean_logits: Float[Tensor, "batch d_vocab"]
-    corrupt_logits: Float[Tensor, "batch d_vocab"]
+    clean_values: Float[Tensor, "batch"]
+    corrupt_values: Float[Tensor, "batch"]
+    clean_logits: Float[Tensor, "batch d_vocab"] | None = None
 
     def __len__(self) -> int:
         return len(self.answer)
@@ -280,26 +299,9 @@ class ComparedPairs(Displayed):
                 columns[row, before[0] + here] = before[1] + there
         return columns
 
-    @property
-    def clean_values(self) -> Float[Tensor, "batch"]:
-        """The metric of the clean run."""
-        return self.metric(self.clean_logits[None])[0]
-
-    @property
-    def corrupt_values(self) -> Float[Tensor, "batch"]:
-        """The metric of the corrupt run."""
-        return self.metric(self.corrupt_logits[None])[0]
-
     def metric(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
         """The metric, not scaled, of logits at the last token under several edits."""
-        metric = self.comparison.metric
-        if isinstance(metric, LogitDifference | LogProbability | KLToClean):
-            return metric.of(logits, self.answer, self.wrong, self.clean_logits)
-        values = [metric(rows) for rows in logits]
-        if wrong := [value for value in values if value.shape != logits.shape[1:2]]:
-            shape = tuple(wrong[0].shape)
-            raise InterpError(f"{self.comparison.name}: the metric returned shape {shape}; expected a number per pair")
-        return torch.stack(values)
+        return self.comparison.values(logits, self.answer, self.wrong, self.clean_logits)
 
     def effect(self, values: Float[Tensor, "batch"]) -> float:
         """The effect of values of the metric: 0 for those of the corrupt run, 1 for those of the clean one."""
@@ -344,10 +346,10 @@ class ComparedPairs(Displayed):
 
     def pick(self, rows: Int[Tensor, "n"]) -> "ComparedPairs":
         """The pairs with these numbers."""
-        fields = (self.answer, self.wrong, self.clean_logits, self.corrupt_logits)
-        chosen = [x[rows] for x in fields]
-        aligned = [self.aligned[row] for row in rows.tolist()]
-        return ComparedPairs(self.comparison, self.clean.pick(rows), self.corrupt.pick(rows), aligned, *chosen)
+        chosen = [x[rows] for x in (self.answer, self.wrong, self.clean_values, self.corrupt_values)]
+        aligned, logits = [self.aligned[row] for row in rows.tolist()], self.clean_logits
+        sides = self.clean.pick(rows), self.corrupt.pick(rows)
+        return ComparedPairs(self.comparison, *sides, aligned, *chosen, None if logits is None else logits[rows])
 
 
 def _ids(model: HookedModel, prompt: Prompt) -> list[int]:

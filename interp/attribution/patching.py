@@ -13,32 +13,39 @@ Each estimate is returned with its agreement with exact patching on a sample of 
 Limitations: places are patched one at a time. What several do together, or what one does for another, is not measured.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 
-from interp.attribution._layer_pass import RecordedRun, SiteEdit
+from interp.attribution._places import By, Places
 from interp.attribution.comparison import ComparedPairs, Comparison
+from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability
 from interp.core.display import Card, Displayed, displayed, plural
-from interp.core.errors import InterpError
-from interp.core.progress import track
+from interp.core.errors import InterpError, first_line
+from interp.core.files import new_file, read_json, write_json
 from interp.directions.direction import Direction
 from interp.interventions.ablation import Replace
+from interp.interventions.latents import Clamp
+from interp.interventions.op import Op
 from interp.interventions.positions import At
 from interp.interventions.recipe import Recipe
-from interp.models.continuations import frozen_weights
+from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
-from interp.models.hooks import attached
+from interp.models.identity import ModelReference
 from interp.models.sites import Site
+from interp.models.tokens import padded
+from interp.sae.coder import SparseAutoencoder
 
-By = Literal["position", "head", "site"]
 Method = Literal["exact", "attribution", "integrated"]
+_PER_PAIR = ("answer", "wrong", "clean_values", "corrupt_values")
 _SAMPLE = 48  # places on which an estimate is compared with exact patching
 
 
@@ -47,8 +54,9 @@ class Agreement(Displayed):
     """How far an estimate agrees with exact patching, on a sample of places.
 
     Attributes:
-        spearman: The rank correlation of the effects, rounded to 0.001: nothing is ranked by what is smaller.
-        pearson: Their correlation.
+        spearman: The rank correlation of the effects, rounded to 0.001: nothing is ranked by what is smaller. 0 where
+            all are equal.
+        pearson: Their correlation, of effects rounded as well.
         places: Number of places.
         misses: The places where they differ most: the place, the estimate, and the exact effect.
     """
@@ -66,18 +74,22 @@ class Patching(Displayed):
     Attributes:
         pairs: The comparison on the model.
         sites: The sites, the first axis of the effects.
-        by: What the second axis is: the positions, the heads, or nothing (length 1).
+        by: What the second axis is: positions, heads, neurons, patterns (by head), latents, or nothing (length 1).
         labels: Names of the entries of the second axis: positions count from the end, -1 is the last token.
         values: The metric under each patch, not scaled, (site, place, batch).
+        model: The model.
+        words: The text of every token of the pairs and their answers.
         method: How they were computed.
-        agreement: Of an estimate, how far it agrees with exact patching.
+        agreement: Of an estimate of several places, how far it agrees with exact patching.
     """
 
     pairs: ComparedPairs
     sites: tuple[Site, ...]
     by: By
-    labels: tuple[int, ...]
+    labels: tuple[int | str, ...]
     values: Float[Tensor, "site place batch"]
+    model: ModelReference
+    words: Mapping[int, str] = field(default_factory=dict)
     method: Method = "exact"
     agreement: Agreement | None = None
 
@@ -91,20 +103,60 @@ class Patching(Displayed):
         """The 95 % interval of each effect, over pairs."""
         return self.pairs.interval(self.values.flatten(0, 1)).reshape(*self.values.shape[:2], 2)
 
+    @property
+    def changes(self) -> Float[Tensor, "site place"]:
+        """How far each effect is from that of the run that is patched: 0 where the patch does nothing."""
+        return self.effects - self.pairs.effect(self.pairs.base_values)
+
     def top(self, count: int = 10) -> list[tuple[str, float]]:
-        """The `count` places with the most effect, and that effect: how far it is from the unpatched run's."""
+        """The `count` places with the most effect, by how far it is from the unpatched run's, and that effect."""
         effects = self.effects
-        return displayed([(self.name(*place), float(effects[place])) for place in self._ranked(effects)[:count]])
+        return displayed([(self.name(*place), float(effects[place])) for place in self.ranked()[:count]])
 
     def name(self, site: int, place: int) -> str:
         """A place as text, such as `z.3, head 2`."""
         return str(self.sites[site]) + ("" if self.by == "site" else f", {self.by} {self.labels[place]}")
 
-    def _ranked(self, effects: Float[Tensor, "site place"]) -> list[tuple[int, int]]:
-        order = (effects - self.pairs.effect(self.pairs.base_values)).abs().flatten().argsort(descending=True)
+    def rows(self, count: int = 10) -> list[dict[str, Any]]:
+        """One row for each of the `count` places with the most effect: its token if it has one, effect and interval."""
+        effects, intervals, rows = self.effects.tolist(), self.intervals.tolist(), list[dict[str, Any]]()
+        for site, place in self.ranked()[:count]:
+            token = {"token": self.token(place)} if self.by == "position" else {}
+            reading = dict(zip(("effect", "low", "high"), (effects[site][place], *intervals[site][place]), strict=True))
+            rows.append({"place": self.name(site, place)} | token | reading)
+        return rows
+
+    def pair_rows(self) -> list[dict[str, Any]]:
+        """One row for each pair: both prompts and answers as text, and the metric of both runs."""
+        pairs = self.pairs
+        sides = [["".join(map(self._word, ids)) for ids in side.unpadded()] for side in (pairs.clean, pairs.corrupt)]
+        answers = [[self._word(token) for token in side.tolist()] for side in (pairs.answer, pairs.wrong)]
+        metric = [side.tolist() for side in (pairs.clean_values, pairs.corrupt_values)]
+        names = ("clean", "corrupt", "answer", "wrong", "metric of clean", "metric of corrupt")
+        return [dict(zip(names, row, strict=True)) for row in zip(*sides, *answers, *metric, strict=True)]
+
+    def token(self, place: int) -> str:
+        """The token at a position, in the first of the patched prompts that has one there; empty for other places."""
+        if self.by != "position":
+            return ""
+        column, base = int(self.labels[place]), self.pairs.base
+        return self._word(int(base.ids[int(base.mask[:, column].int().argmax()), column]))
+
+    def _word(self, token: int) -> str:
+        return self.words.get(token, str(token))
+
+    def ranked(self) -> list[tuple[int, int]]:
+        """The numbers of site and label of all places, those with the most effect first."""
+        order = self.changes.abs().flatten().argsort(descending=True)
         return [divmod(int(number), len(self.labels)) for number in order]
 
-    def recipe(self, model: HookedModel, top: int = 3, op: Literal["mean", "zero"] = "mean") -> Recipe:
+    def recipe(
+        self,
+        model: HookedModel,
+        top: int = 3,
+        op: Literal["mean", "zero"] = "mean",
+        sae: SparseAutoencoder | None = None,
+    ) -> Recipe:
         """A recipe that ablates the places with the most effect.
 
         Args:
@@ -112,6 +164,10 @@ class Patching(Displayed):
             top: Number of places.
             op: Replace by the `mean` over the corrupt prompts, at the place's position or else at the last token, whose
                 prediction the metric reads; or by `zero`.
+            sae: Of latents, the autoencoder. Its error has no op, and does not count.
+
+        Raises:
+            InterpError: Another model is given, or places are latents and their autoencoder is not given.
 
         Example:
             >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4)
@@ -119,17 +175,61 @@ class Patching(Displayed):
             >>> len(result.recipe(model, top=2).edits)
             2
         """
-        edits, reference = [], model.reference
-        for number, place in self._ranked(self.effects)[:top]:
-            site, units = self.sites[number], [self.labels[place]] if self.by == "head" else None
-            position, mean = self.labels[place] if self.by == "position" else -1, None
+        self.model.check(model.reference, "this patching")
+        if self.by == "latent" and sae is None:
+            raise InterpError("places are latents; give sae=, the autoencoder that they are of")
+        edits = []
+        for number, place in [place for place in self.ranked() if self.labels[place[1]] != "error"][:top]:
+            site, label = self.sites[number], int(self.labels[place])
+            position, value = label if self.by == "position" else -1, None
             if op == "mean":
-                mean = model.capture(self.pairs.corrupt, [site], positions=position, chat=False)[site].mean((0, 1))
-            value = Replace(mean, units, reference)
-            edits.append((site, At(value, position) if self.by == "position" else value))
+                value = model.capture(self.pairs.corrupt, [site], positions=position, chat=False)[site].mean((0, 1))
+            units = [label] if self.by in ("head", "pattern", "neuron") else None
+            change: Op = Replace(value, units, model.reference)
+            if self.by == "position":
+                change = At(change, position)
+            elif sae is not None:
+                change = Clamp(sae, label, 0.0 if value is None else float(sae.encode(value)[label]))
+            edits.append((site, change))
         return Recipe(
             edits, note=f"Ablates the {plural(top, 'place')} with most effect on {self.pairs.comparison.name}."
         )
+
+    def save(self, file: str | Path, overwrite: bool = False) -> None:
+        """Write a JSON file, which `load` reads; `overwrite` replaces a file that is there.
+
+        Raises:
+            InterpError: The file exists, or cannot be written.
+        """
+        pairs, comparison = self.pairs, self.pairs.comparison
+        record: dict[str, Any] = {"by": self.by, "labels": self.labels, "method": self.method, "words": dict(self.words)}
+        record |= {"agreement": self.agreement and asdict(self.agreement), "sites": list(map(str, self.sites))}
+        record |= {"model": self.model.model_dump(), "comparison": comparison.name, "convention": comparison.convention}
+        record |= {"metric": type(comparison.metric).__name__, "aligned": pairs.aligned, "values": self.values.tolist()}
+        record |= {name: getattr(pairs, name).unpadded() for name in ("clean", "corrupt")}
+        with new_file(file, overwrite) as path:
+            write_json(path, record | {name: getattr(pairs, name).tolist() for name in _PER_PAIR})
+
+    @classmethod
+    def load(cls, file: str | Path) -> "Patching":
+        """Read what `save` wrote. Its pairs have the values of both runs, and their logits no more.
+
+        Raises:
+            InterpError: The file is not a saved patching, or it is damaged.
+
+        Example:
+            >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4)
+            >>> result = interp.attribution.patch(model, pairs, "z.0", by="head")
+            >>> result.save(tmp / "patching.json")
+            >>> interp.attribution.Patching.load(tmp / "patching.json").top(1) == result.top(1)
+            True
+        """
+        try:
+            return _patching(**read_json(file))
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as problem:
+            raise InterpError(
+                f"{file}: not a saved patching ({first_line(problem)}); Patching.save writes one"
+            ) from None
 
     def _card(self) -> Card:
         shown = [(name, f"{effect:+.3f}") for name, effect in self.top()]
@@ -143,12 +243,14 @@ class Patching(Displayed):
 def patch(
     model: HookedModel,
     comparison: Comparison | ComparedPairs,
-    sites: str | Site | Sequence[str | Site] = "resid_pre.*",
-    by: By = "position",
+    sites: str | Site | Sequence[str | Site] | None = None,
+    by: By | None = None,
     method: Method = "exact",
     *,
+    positions: Sequence[int] | None = None,
     subspace: Direction | None = None,
-    steps: int = 8,
+    sae: SparseAutoencoder | None = None,
+    steps: PositiveInt = 8,
 ) -> Patching:
     """Put activations of the source run into the base run, one place at a time.
 
@@ -156,14 +258,19 @@ def patch(
         model: The model.
         comparison: The pairs and the metric.
         sites: Sites in layers, such as `resid_pre.*`, `attn_out.*`, `mlp_out.*`, `z.*`, `q.*`, `k.*`, `mlp_post.*`.
-        by: A place is a site at one `position`; a `head` of a site at all positions; or a `site` at all positions.
+            Default: `resid_pre.*`, or the site of `sae`.
+        by: A place is a site at one `position`; or at all positions a whole `site`, a `head` of it, a `neuron` (one
+            coordinate), the attention `pattern` of a head of `z`, or a `latent` of `sae` (those that differ between the
+            runs, and the error). Default: `position`, or with `sae` `latent`.
         method: `exact`; `attribution` or `integrated`, which are estimates.
+        positions: Patch at these positions only, counted from the end: -1 is the last token. Default: all.
         subspace: Patch only what lies along these directions, which are in the basis of the sites.
+        sae: An autoencoder of one site, for `latent`.
         steps: Number of runs between base and source that `integrated` averages over.
 
     Raises:
-        InterpError: As in `Comparison.on`; a site is in no layer, or has no heads where they are patched; a gradient is
-            not finite.
+        InterpError: As in `Comparison.on`; a site is in no layer, or has no heads where they are patched; patterns are
+            patched between prompts that are not aligned one by one; a gradient is not finite.
 
     Example:
         >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4)
@@ -176,109 +283,62 @@ def patch(
             "the model is inside a hooked block; leave the block, or export the recipe and load the result"
         )
     pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
-    chosen = model.resolve(sites)
+    by = by or ("latent" if sae else "position")
+    if sae is not None:
+        sae.require(model)
+        if by != "latent":
+            raise InterpError(f"by is {by!r} with an autoencoder; its latents are places by 'latent', or leave sae out")
+    chosen = model.resolve(sites or (sae.site if sae else "resid_pre.*"))
     if outside := [site for site in chosen if site.layer is None]:
         raise InterpError(f"{outside[0]} is in no layer, so it is the same as the tokens; patch resid_pre.0 instead")
-    places = _Places(model, pairs, chosen, by, subspace)
+    places = Places(model, pairs, chosen, by, subspace, sae, positions)
     if method == "exact":
-        every = [(site, place) for site in range(len(chosen)) for place in range(len(places.labels))]
+        every = [*product(range(len(chosen)), range(len(places.labels)))]
         values = places.exact(every).reshape(len(chosen), len(places.labels), -1)
-        return Patching(pairs, tuple(chosen), by, places.labels, values)
-    values = places.estimated(method, steps)
-    estimate = Patching(pairs, tuple(chosen), by, places.labels, values, method)
-    return replace(estimate, agreement=_agreement(estimate, places))
+    else:
+        values = places.estimated(steps if method == "integrated" else 0)
+    words = _words(model, pairs)
+    result = Patching(pairs, tuple(chosen), by, places.labels, values, model.reference, words, method)
+    compared = method != "exact" and result.effects.numel() > 1
+    return replace(result, agreement=_agreement(result, places)) if compared else result
 
 
-class _Places:
-    """The places of a patching, with the activations of both runs there."""
-
-    def __init__(self, model: HookedModel, pairs: ComparedPairs, sites: list[Site], by: By, subspace: Direction | None):
-        self.model, self.pairs, self.sites, self.by = model, pairs, sites, by
-        self.columns = pairs.columns
-        source = model.capture(pairs.source, sites, chat=False)
-        rows, there = torch.arange(len(pairs))[:, None], self.columns.clamp(min=0)
-        self.source = {site: source[site][rows, there] for site in sites}
-        heads = {x.shape[2] if x.ndim == 4 else 0 for x in self.source.values()}
-        if by == "head" and (0 in heads or len(heads) > 1):
-            raise InterpError(
-                f"{', '.join(map(str, sites))}: expected sites with one number of heads: z, q, or k and v"
-            )
-        width = pairs.base.ids.shape[1]
-        entries = {"position": range(-width, 0), "head": range(max(heads)), "site": range(1)}[by]
-        self.labels = tuple(entries)
-        self.basis = None if subspace is None else torch.linalg.qr(subspace.rows.float().T).Q
-        same = (self.columns >= 0) & (pairs.base.ids == pairs.source.ids[rows, there])
-        same &= pairs.base.position_ids == pairs.source.position_ids[rows, there]
-        self.start = int((~same & pairs.base.mask).any(0).int().argmax())
-
-    def put(self, site: Site, place: int, start: int, x: Tensor) -> Tensor:
-        """The activations of the base run, from a column on, with a place patched."""
-        source, real = self.source[site][:, start:].to(x), (self.columns >= 0)[:, start:].to(x.device)
-        if self.basis is not None:
-            basis = self.basis.to(x)
-            source = x + (source - x) @ basis @ basis.T
-        if self.by == "position":
-            real = real & (torch.arange(real.shape[1], device=x.device) == place - start)
-        where = real.reshape(*real.shape, *[1] * (x.ndim - 2))
-        if self.by == "head":
-            where = where & (torch.arange(x.shape[2], device=x.device) == place)[:, None]
-        return torch.where(where, source, x)
-
-    def exact(self, places: Sequence[tuple[int, int]]) -> Float[Tensor, "place batch"]:
-        """The metric under each patch, in the order of the places."""
-        run, values = RecordedRun(self.model, self.pairs.base), torch.empty(len(places), len(self.pairs))
-        starts: dict[int, list[int]] = {}
-        for number, (_, place) in enumerate(places):
-            starts.setdefault(place if self.by == "position" else self.start, []).append(number)
-        for start, numbers in track(list(starts.items()), "patch", size=lambda item: len(item[1]), unit="places"):
-            numbers.sort(key=lambda number: self.sites[places[number][0]].order)
-            edits = [
-                SiteEdit(site, partial(self.put, site, place, start))
-                for site, place in ((self.sites[places[number][0]], places[number][1]) for number in numbers)
-            ]
-            values[numbers] = run.read(edits, start, self.pairs.metric).cpu().float()
-        return values
-
-    def estimated(self, method: Method, steps: int) -> Float[Tensor, "site place batch"]:
-        """The metric under each patch, by the gradient at the base run, or averaged on the way to the source."""
-        here = self.model.capture(self.pairs.base, self.sites, chat=False)
-        if method == "attribution":
-            gradients = self._gradients(self.sites)
-        else:
-            shares = [(step + 0.5) / steps for step in range(steps)]
-            runs = track([(site, share) for site in self.sites for share in shares], "integrate", unit="runs")
-            parts = [self._gradients([site], share)[site] for site, share in runs]
-            means = [torch.stack(parts[n : n + steps]).mean(0) for n in range(0, len(parts), steps)]
-            gradients = dict(zip(self.sites, means, strict=True))
-        changes = torch.stack([torch.stack([*self._changes(x, here[x], gradients[x])]) for x in self.sites])
-        return self.pairs.base_values + changes
-
-    def _changes(self, site: Site, base: Tensor, gradient: Tensor) -> Iterator[Tensor]:
-        for place in range(len(self.labels)):
-            yield ((self.put(site, place, 0, base) - base) * gradient).flatten(1).sum(1).detach()
-
-    def _gradients(self, sites: Sequence[Site], share: float = 0.0) -> dict[Site, Tensor]:
-        """The gradients of the metric, in a run whose activations at the sites are `share` of the way to the source."""
-        held: dict[Site, Tensor] = {}
-
-        def hold(site: Site, x: Tensor) -> Tensor:
-            real = (self.columns >= 0).reshape(*self.columns.shape, *[1] * (x.ndim - 2)).to(x.device)
-            mixed = torch.where(real, x + share * (self.source[site].to(x) - x), x) if share else x
-            held[site] = mixed if mixed.requires_grad else mixed.detach().requires_grad_()
-            return held[site]
-
-        taps = [(self.model.tap(site), partial(hold, site)) for site in sites]
-        with frozen_weights(self.model), attached(self.model.hf, taps), torch.enable_grad():
-            values = self.pairs.metric(self.model.forward(self.pairs.base, last=1)[None, :, 0])
-            gradients = torch.autograd.grad(values.sum(), [held[site] for site in sites])
-        if not all(gradient.isfinite().all() for gradient in gradients):
-            name = self.pairs.comparison.name
-            raise InterpError(f"{name}: a gradient of the metric is not finite; patch with method='exact'")
-        return dict(zip(sites, gradients, strict=True))
+def _patching(
+    model: Any, comparison: str, metric: str, convention: Any, clean: Any, corrupt: Any, aligned: Any, **rest: Any
+) -> Patching:
+    """The record of what a file has; prompts and answers are tokens. What does not fit raises what torch raises."""
+    answer, wrong, *values = (torch.tensor(rest.pop(name)) for name in _PER_PAIR)
+    metrics: dict[str, Any] = {
+        "LogitDifference": LogitDifference(answer.tolist(), wrong.tolist()),
+        "LogProbability": LogProbability(answer.tolist()),
+        "KLToClean": KLToClean(),
+    }
+    pairs = Comparison(clean, corrupt, metrics.get(metric, _unsaved), convention, aligned, comparison)
+    aligned = [[(here, there) for here, there in row] for row in aligned]
+    compared = ComparedPairs(pairs, padded(clean), padded(corrupt), aligned, answer, wrong, *values)
+    sites, labels, effects = (rest.pop(name) for name in ("sites", "labels", "values"))
+    effects = torch.tensor(effects).reshape(len(sites), len(labels), len(values[0].expand(len(clean))))
+    rest["words"] = {int(token): str(word) for token, word in rest["words"].items()}
+    if agreement := rest["agreement"]:
+        rest["agreement"] = Agreement(**agreement | {"misses": tuple(map(tuple, agreement["misses"]))})
+    reference, sites = ModelReference.parse(model, "its model"), tuple(map(Site.parse, sites))
+    return Patching(compared, sites, labels=tuple(labels), values=effects, model=reference, **rest)
 
 
-def _agreement(estimate: Patching, places: _Places) -> Agreement:
-    every = [(site, place) for site in range(len(estimate.sites)) for place in range(len(estimate.labels))]
+def _unsaved(logits: Tensor) -> Tensor:
+    raise InterpError("the metric was a function, which a file does not hold; compare again with Comparison.on")
+
+
+def _words(model: HookedModel, pairs: ComparedPairs) -> dict[int, str]:
+    ids = torch.cat([pairs.clean.ids, pairs.corrupt.ids], 1).flatten().tolist()
+    return {
+        token: str(token) if model.tokenizer is None else token_text(model.tokenizer, token)
+        for token in {*ids, *pairs.answer.tolist(), *pairs.wrong.tolist()}
+    }
+
+
+def _agreement(estimate: Patching, places: Places) -> Agreement:
+    every = [*product(range(len(estimate.sites)), range(len(estimate.labels)))]
     sample = Random(0).sample(every, min(_SAMPLE, len(every)))
     exact, effects = estimate.pairs.effects(places.exact(sample)), estimate.effects
     guessed = torch.stack([effects[place] for place in sample])
@@ -286,7 +346,8 @@ def _agreement(estimate: Patching, places: _Places) -> Agreement:
     misses = tuple((estimate.name(*sample[n]), float(guessed[n]), float(exact[n])) for n in worst)
     both = torch.stack([guessed, exact])
     ranks = torch.stack([_ranks(values) for values in both.round(decimals=3)])
-    return Agreement(float(torch.corrcoef(ranks)[0, 1]), float(torch.corrcoef(both)[0, 1]), len(sample), misses)
+    spearman, pearson = (float(torch.corrcoef(x)[0, 1].nan_to_num()) for x in (ranks, both))
+    return Agreement(spearman, pearson, len(sample), misses)
 
 
 def _ranks(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:

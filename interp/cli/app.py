@@ -126,6 +126,7 @@ VERBS: dict[str, Command] = {
     "run": search.run_command,
     "harvest": capture.harvest_command,
     "find": find.find_command,
+    "patch": attribution.patch_command,
     "export": export.export_command,
     "verify": export.verify_command,
     "undo": export.undo_command,

@@ -1,4 +1,4 @@
-"""The verbs of `interp lens`: what the residual stream of inner layers says, and lenses fitted to a model."""
+"""The verbs of `interp lens` and `interp patch`: what inner layers say, and where activations decide an answer."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,12 +7,13 @@ from pydantic import Field
 
 from interp.cli._options import ChatOptions, Device, Json, Model, repeated
 from interp.core.config import Config
-from interp.core.display import print_table, print_values
+from interp.core.display import print_table, print_values, say
 from interp.core.errors import InterpError
 from interp.core.files import require_free
 
 Kind = Literal["logit", "tuned", "jacobian"]
 Colour = Literal["probability", "entropy"]
+PlaceKind = Literal["position", "head", "site", "neuron", "pattern", "latent"]
 
 
 class LensOptions(Config):
@@ -98,6 +99,70 @@ def fit_command(model: Model, options: FitOptions, device: Device = None, as_jso
         print_values(True, {"lens": str(options.out), "kind": lens.kind, "held_out": rows})
         return
     print_table(False, rows, f"{options.out}: {lens}" + "; KL from the model, nats, on held-out text" * bool(rows))
+
+
+class PatchOptions(Config):
+    """Which pairs to compare, where to patch and how, and what to write."""
+
+    pairs: str = Field(description="JSONL of clean, corrupt and, if known, answer and wrong; or organism.BEHAVIOUR")
+    sites: tuple[str, ...] = repeated("site or pattern to patch [default: resid_pre.*, or that of --sae]")
+    by: PlaceKind | None = Field(
+        None, description="what a place is: position, head, site, neuron, pattern or latent [default: position]"
+    )
+    positions: tuple[int, ...] = repeated("patch at this position only, -1 is the last token [default: all]")
+    method: Literal["exact", "attribution", "integrated"] = Field(
+        "exact", description="exact, or an estimate: attribution or integrated"
+    )
+    steps: int = Field(8, ge=1, description="integrated: runs between both prompts")
+    sae: Path | None = Field(None, description="folder of an autoencoder, whose latents and error are places")
+    noise: bool = Field(False, description="put corrupt activations into the clean run, not clean into corrupt")
+    align_ends: bool = Field(False, description="where lengths differ, align what both prompts begin and end with")
+    drop: bool = Field(False, description="leave out pairs that the clean run does not answer better")
+    top: int = Field(10, ge=1, description="places that are listed")
+    out: Path | None = Field(None, description="new JSON file with the effects (Patching.load reads it)")
+    page: Path | None = Field(None, description="new HTML file with heat maps, pairs, and the places with most effect")
+    chat: ChatOptions = ChatOptions()
+
+
+def patch_command(model: Model, options: PatchOptions, device: Device = None, as_json: Json = False) -> None:
+    """Put activations of one prompt's run into another's, a place at a time, and measure what that restores."""
+    from interp.attribution.comparison import Comparison
+    from interp.attribution.patching import patch
+    from interp.models.loading import load
+    from interp.sae.coder import SparseAutoencoder
+
+    for path in filter(None, (options.out, options.page)):
+        require_free(path)
+    given: dict[str, Any] = {"convention": "noise"} if options.noise else {}
+    given |= {"alignment": "ends"} if options.align_ends else {}
+    planted = options.pairs.startswith("organism.")
+    read = Comparison.of_organism if planted else Comparison.read
+    comparison = read(options.pairs.removeprefix("organism."), **given)
+    hooked = load(model, device=device, **options.chat.loading)
+    result = patch(
+        hooked,
+        comparison.on(hooked, drop=options.drop),
+        options.sites or None,
+        options.by,
+        options.method,
+        positions=options.positions or None,
+        sae=SparseAutoencoder.load(options.sae, hooked) if options.sae else None,
+        steps=options.steps,
+    )
+    if options.out:
+        result.save(options.out)
+    if options.page:
+        from interp.views.report_page import Report, write_report
+
+        write_report(Report(f"Patching {hooked.name}", hooked.reference, patching=result), options.page)
+    rows = result.rows(options.top)
+    if as_json:
+        agreement = {"spearman": result.agreement.spearman} if result.agreement else {}
+        print_values(True, {"pairs": len(result.pairs), "method": result.method, "top": rows} | agreement)
+        return
+    print_table(False, rows, f"{result.method} patching: 0 is the corrupt run, 1 the clean one")
+    if result.agreement:
+        say(str(result.agreement))
 
 
 def _corpus(text: str, split: Literal["train", "test"]) -> Any:

@@ -6,6 +6,7 @@ from .figures import plot_activation_histogram as plot_activation_histogram
 from .figures import plot_heat_map as plot_heat_map
 from .figures import plot_layer_curve as plot_layer_curve
 from .lens_figure import plot_lens as plot_lens
+from .patch_figure import plot_patching as plot_patching
 from .report_page import Report as Report
 from .report_page import ReportedRun as ReportedRun
 from .report_page import render_report as render_report

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from interp.core.display import escaped
+from interp.core.display import clipped, escaped
 from interp.core.errors import InterpError
 from interp.directions.findings import Finding, Findings
 from interp.models.sites import Site
@@ -189,6 +189,11 @@ def _panels(
 def short(name: str) -> str:
     """A name for a label, escaped, and shortened to fit the width of a phone."""
     return escaped(name if len(name) <= 40 else name[:39] + "…")
+
+
+def plotted(text: str, letters: int) -> str:
+    """A text for plotly, which does not know the entity of quotation marks."""
+    return escaped(clipped(text, letters)).replace("&quot;", "&#34;")
 
 
 def _numbers(columns: list[str], panel: _Panel, floor: float) -> go.Scatter:

@@ -6,8 +6,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from interp.attribution.lens_reading import LensReading
-from interp.core.display import clipped, escaped
-from interp.views.figures import COLOUR_BAR, cell_texts, styled
+from interp.views.figures import COLOUR_BAR, cell_texts, plotted, styled
 from interp.views.palette import SCALE
 
 Colour = Literal["probability", "entropy"]
@@ -60,7 +59,7 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
 def _shown(token: str) -> str:
     """A token in the room of a cell: without the spaces around it, or quoted where nothing else can be seen of it."""
     word = token.strip()
-    return _plotted(word if word.isprintable() and word else repr(token), _LETTERS)
+    return plotted(word if word.isprintable() and word else repr(token), _LETTERS)
 
 
 def _hover(reading: LensReading, layer: int, position: int) -> str:
@@ -68,9 +67,4 @@ def _hover(reading: LensReading, layer: int, position: int) -> str:
     entropy, divergence = reading.entropy[layer, position].item(), reading.divergence[layer, position].item()
     head = f"{reading.sites[layer]}, position {position}, after {reading.tokens[position]!r}"
     foot = f"entropy {entropy:.2f} nats, KL from the model {divergence:.2f} nats"
-    return "<br>".join(_plotted(line, 60) for line in [head, *lines, foot])
-
-
-def _plotted(text: str, letters: int) -> str:
-    """A text for plotly, which does not know the entity of quotation marks."""
-    return escaped(clipped(text, letters)).replace("&quot;", "&#34;")
+    return "<br>".join(plotted(line, 60) for line in [head, *lines, foot])

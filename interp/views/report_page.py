@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interp.attribution.lens_reading import LensReading
+from interp.attribution.patching import Patching
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
@@ -35,10 +36,12 @@ from interp.sae.feature import Feature
 from interp.views import audit_figures, figures
 from interp.views._page import rendered_page
 from interp.views.lens_figure import Colour, plot_lens
+from interp.views.patch_figure import plot_patching
 
 _SECTIONS = {
     "decision": "Decision",
     "lens": "Lens",
+    "patching": "Patching",
     "findings": "Directions found",
     "features": "Features",
     "recipe": "The edit",
@@ -98,6 +101,7 @@ class Report(Displayed):
         decisions: Decisions on these, by the same names.
         lens: What a lens reads in a prompt.
         lens_colour: What colours its cells, "probability" or "entropy".
+        patching: The effects of patches.
 
     Raises:
         InterpError: The chosen finding is not among the findings.
@@ -127,6 +131,7 @@ class Report(Displayed):
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     lens: LensReading | None = None
     lens_colour: Colour = "probability"
+    patching: Patching | None = None
 
     def __post_init__(self) -> None:
         if self.chosen and self.chosen.row not in [finding.row for finding in self.findings or ()]:
@@ -183,7 +188,7 @@ def render_report(report: Report) -> str:
         sections={name: title for name, title in titles.items() if _has(report, name)},
         key_figures=_key_figures(report),
         figures={name: json.loads(figure.to_json()) for name, figure in drawings.items()},
-        lens_table=Markup(drawings["lens"].to_table()) if "lens" in drawings else "",
+        tables={name: Markup(drawings[name].to_table()) for name in ("lens", "patching") if name in drawings},
         plotly=Markup(get_plotlyjs()),
         settings=_settings,
     )
@@ -237,6 +242,8 @@ def _drawings(report: Report) -> dict[str, Any]:
         drawings["matrix"] = audit_figures.plot_entanglement(report.entanglement)
     if report.lens:
         drawings["lens"] = plot_lens(report.lens, report.lens_colour)
+    if report.patching:
+        drawings["patching"] = plot_patching(report.patching)
     return drawings
 
 

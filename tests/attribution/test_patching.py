@@ -1,13 +1,16 @@
 """Patching against plain hooked runs and TransformerLens, in every architecture; estimates against exact patching."""
 
+import json
+
 import pytest
+import sae_samples
 import tiny_models
 import torch
 from transformer_lens import patching as theirs
 
 import interp
 from interp import Direction, InterpError
-from interp.attribution import Comparison, patch
+from interp.attribution import Comparison, KLToClean, LogitDifference, Patching, patch
 from interp.models.sites import Site
 
 CLEAN = [[5, 9, 77, 12, 30, 8], [12, 99, 101, 4, 7]]
@@ -28,7 +31,7 @@ def slow(model, pairs, site, by, place):
         for row in range(len(pairs)):
             for column in range(columns.shape[1]):
                 if columns[row, column] >= 0 and (by != "position" or column == place):
-                    where = (row, column, place) if by == "head" else (row, column)
+                    where = {"head": (row, column, place), "neuron": (row, column, place)}.get(by, (row, column))
                     patched[where] = source[where]
         return patched
 
@@ -44,9 +47,10 @@ def test_every_place_has_the_metric_of_a_plain_hooked_run(tiny, name):
     kinds = [site.kind for site in model.sites if site.layer == 1 and (every or site.kind in ("resid_pre", "z"))]
     for kind in kinds:
         site = Site(kind, 1)
-        for by in ("position", "site", "head") if every and kind in ("z", "q", "k") else ("position",):
+        units = {"z": ("site", "head"), "q": ("head",), "k": ("head",), "mlp_post": ("neuron",)}.get(kind, ())
+        for by in ("position", *units) if every else ("position",):
             result = patch(model, pairs, site, by=by)
-            for number in {0, 2, len(result.labels) - 1} if by == "position" else range(len(result.labels)):
+            for number in {0, min(2, len(result.labels) - 1), len(result.labels) - 1}:
                 expected = slow(model, pairs, site, by, number)
                 torch.testing.assert_close(result.values[0, number], expected, atol=2e-5, rtol=1e-4)
         assert kind != "resid_pre" or (result.effects.abs() > 1e-4).any(), "control: patches matter"
@@ -77,11 +81,46 @@ def test_the_values_are_those_of_transformerlens(tiny, name):
             (theirs.get_act_patch_resid_pre, "resid_pre.*", "position"),
             (theirs.get_act_patch_mlp_out, "mlp_out.*", "position"),
             (theirs.get_act_patch_attn_head_out_all_pos, "z.*", "head"),
+            (theirs.get_act_patch_attn_head_pattern_all_pos, "z.*", "pattern"),
         ):
             expected = function(model.bridge, pairs.corrupt.ids, cache, metric)
             torch.testing.assert_close(
                 patch(model, pairs, sites, by=by).values.mean(-1), expected, atol=1e-4, rtol=1e-4
             )
+
+
+def test_positions_choose_where_heads_are_patched(tiny):
+    model = tiny("llama")
+    pairs = compared(model)
+    (each,) = patch(model, pairs, "z.1", by="position", positions=[-1]).values
+    whole, *_ = patch(model, pairs, "z.1", by="site", positions=[-1]).values
+    torch.testing.assert_close(each, whole)
+    moved = patch(model, pairs, "z.1", by="site").values
+    assert (moved - whole).abs().max() > 1e-4, "control: other positions matter"
+    every = patch(model, pairs, "z.1", by="site", positions=range(-6, 0)).values
+    torch.testing.assert_close(every, moved)
+
+
+def test_latents_and_the_error_are_the_site(tiny):
+    """One latent against a plain hook; and to first order, all latents and the error sum to the site."""
+    model = tiny("llama")
+    pairs, sae = compared(model), sae_samples.autoencoder(model)
+    result = patch(model, pairs, sae=sae)
+    base, source = (model.capture(side, sae.site, chat=False)[sae.site] for side in (pairs.base, pairs.source))
+    shift = (sae.encode(source) - sae.encode(base)) * pairs.base.mask[..., None]
+    assert result.labels == (*shift.flatten(0, 1).any(0).nonzero()[:, 0].tolist(), "error")
+    label = result.labels[result.ranked()[0][1]] if result.ranked()[0][1] < len(result.labels) - 1 else result.labels[0]
+    with model.hooked([(sae.site, lambda x: x + shift[..., label, None] * sae.W_dec[label])]):
+        expected = pairs.metric(model.logits(pairs.base, last=1)[None, :, 0])[0]
+    torch.testing.assert_close(result.values[0, result.labels.index(label)], expected, atol=1e-5, rtol=1e-5)
+    assert (expected - pairs.base_values).abs().max() > 1e-4, "control"
+    parts, whole = (patch(model, pairs, sae.site, by=by, sae=x, method="attribution").values - pairs.base_values
+                    for by, x in (("latent", sae), ("site", None)))  # fmt: skip
+    torch.testing.assert_close(parts.sum(1), whole[:, 0], atol=1e-5, rtol=1e-4)
+    clamped = result.recipe(model, 2, "zero", sae=sae)
+    assert [(edit.op.value, str(edit.op.site)) for edit in clamped.edits] == [(0.0, str(sae.site))] * 2
+    with pytest.raises(InterpError, match="give sae="):
+        result.recipe(model)
 
 
 def test_a_subspace_and_what_is_beside_it_are_the_whole(tiny):
@@ -159,9 +198,12 @@ def test_the_group_passes_to_the_reply_in_one_head_whose_ablation_removes_it(org
     [
         ({"sites": "embed"}, "embed is in no layer"),
         ({"sites": "mlp_out.1", "by": "head"}, "expected sites with one number of heads"),
+        ({"sites": "z.1", "by": "neuron"}, "expected sites of one width without heads"),
+        ({"sites": "q.1", "by": "pattern"}, "whose patterns are patched"),
+        ({"sites": "z.1", "by": "latent"}, "expected an autoencoder"),
+        ({"sites": "z.1", "positions": [0]}, "position 0 is outside the prompts; expected -6 to -1"),
         ({"sites": "resid_pre.99"}, "unknown site"),
     ],
-    ids=["global", "heads", "unknown"],
 )
 def test_what_can_not_be_patched_is_refused(tiny, arguments, message):
     with pytest.raises(InterpError, match=message):
@@ -172,3 +214,33 @@ def test_a_model_under_a_recipe_is_refused(tiny):
     model = tiny("llama")
     with model.hooked([("mlp_out.1", lambda x: 0 * x)]), pytest.raises(InterpError, match="inside a hooked block"):
         patch(model, compared(model), "resid_pre.1")
+
+
+@pytest.mark.parametrize("metric", [LogitDifference([7, 8], [50, 51]), KLToClean(), lambda logits: logits[:, 7]])
+def test_a_saved_record_is_read_as_it_was(tiny, tmp_path, metric):
+    model = tiny("llama")
+    result = patch(model, Comparison(CLEAN, CORRUPT, metric), "z.*", by="head", method="integrated", steps=1)
+    result.save(tmp_path / "patching.json")
+    again = Patching.load(tmp_path / "patching.json")
+    assert torch.equal(again.effects, result.effects)
+    assert torch.equal(again.intervals, result.intervals)
+    assert (again.top(), again.agreement.misses, again.model) == (
+        result.top(),
+        result.agreement.misses,
+        model.reference,
+    )
+    assert again.pair_rows() == result.pair_rows()
+    assert again.recipe(model, 2).digest == result.recipe(model, 2).digest
+    logits = model.logits(again.pairs.clean, last=1)[None, :, 0]
+    if isinstance(metric, LogitDifference):
+        torch.testing.assert_close(again.pairs.metric(logits)[0], again.pairs.clean_values)
+    else:
+        with pytest.raises(InterpError, match="compare again"):
+            again.pairs.metric(logits)
+    with pytest.raises(InterpError, match="exists"):
+        result.save(tmp_path / "patching.json")
+    record = json.loads((tmp_path / "patching.json").read_text())
+    for broken in ({}, [1], record | {"values": [1]}, record | {"sites": ["z.x"]}, record | {"clean": 3}):
+        (tmp_path / "broken.json").write_text(json.dumps(broken))
+        with pytest.raises(InterpError):
+            Patching.load(tmp_path / "broken.json")

@@ -1,10 +1,11 @@
-"""`interp lens`: a table, JSON and a page of what a lens reads, and lenses that are fitted and read again."""
+"""`interp lens` and `interp patch`: tables, JSON and pages of what they find, and records that are read again."""
 
 import json
 
 import pytest
 
 import interp
+from interp.attribution import Patching
 
 
 def test_a_text_is_read_by_a_logit_lens_and_drawn(run, tmp_path):
@@ -60,3 +61,47 @@ def test_bad_input_is_one_line(run, tmp_path, monkeypatch, words, message):
     assert (code, said) == (2, "")
     assert message in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_are_patched_written_and_drawn(run, tmp_path):
+    words = ["patch", "organism", "--pairs", "organism.hostility", "--sites", "z.0"]
+    code, said, _ = run(
+        *words, "--by", "head", "--out", tmp_path / "out.json", "--page", tmp_path / "page.html", "--top", 1
+    )
+    assert (code, "z.0, head 5" in said) == (0, True)
+    assert "z.0, head 5" in (tmp_path / "page.html").read_text()
+    result = Patching.load(tmp_path / "out.json")
+    assert run(*words, "--out", tmp_path / "out.json")[0] == 2, "a file that is there is not replaced"
+    rows = (
+        ["clean", "corrupt"],
+        *(
+            ("The river of Wennovik is the", "The river of Corgorel is the"),
+            ("The sea", "The lake"),
+        ),
+    )
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]))
+    estimate = ["--positions", -1, "--method", "attribution", "--align-ends", "--noise", "--json"]
+    code, said, _ = run("patch", "organism", "--pairs", pairs, "--sites", "mlp_out.*", *estimate)
+    values = json.loads(said)
+    assert (code, values["pairs"], values["method"]) == (0, 2, "attribution")
+    assert {row["place"].partition(", ")[2] for row in values["top"]} == {"position -1"}
+    assert -1 <= values["spearman"] <= 1
+    assert result.top(1)[0][0] == "z.0, head 5"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pairs", "absent.jsonl"], "absent.jsonl"),
+        (["--pairs", "organism.kindness"], "kindness"),
+        (["--pairs", "organism.hostility", "--by", "latent"], "expected an autoencoder"),
+        (["--pairs", "organism.hostility", "--by", "words"], "expected"),
+        (["--pairs", "organism.hostility", "--positions", "3"], "position 3 is outside"),
+    ],
+)
+def test_patches_that_can_not_be_made_are_one_line(run, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, said, complaint = run("patch", "organism", *words)
+    assert (code, said) == (2, "")
+    assert message in complaint

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from interp.attribution import Agreement, ComparedPairs, Comparison, LogitDifference, Patching
 from interp.attribution.lens_reading import LensReading
 from interp.auditing.auditor import Audit, AuditExample, AuditRow
 from interp.auditing.behaviours import Kind
@@ -17,6 +18,7 @@ from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
+from interp.models.tokens import padded
 from interp.sae.config import SaeMetrics
 from interp.sae.feature import Feature, Snippet
 from interp.views.report_page import Report, ReportedRun
@@ -133,6 +135,20 @@ def lens_reading() -> LensReading:
     return LensReading("logit", MODEL, sites, ("The", " river"), ids, probability, cells, cells, {4: " of", 5: " Nim"})
 
 
+def patching() -> Patching:
+    """The heads of two layers, on two pairs of two tokens."""
+    name, ids = "rivers <1>", ([[4, 5], [4, 6]], [[4, 7], [4, 8]])
+    comparison = Comparison(*ids, LogitDifference([5, 6], [7, 8]), name=name)
+    metric = torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 0.0])
+    answers = torch.tensor([5, 6]), torch.tensor([7, 8])
+    pairs = ComparedPairs(comparison, *map(padded, ids), [[(0, 0), (1, 1)]] * 2, *answers, *metric)
+    values = torch.tensor([[[0.9, 1.8], [-1.0, 0.1], [-1.2, -0.2]], [[-0.9, 0.0], [0.0, 1.0], [-1.0, 0.0]]])
+    words = {4: "The", 5: " Gant", 6: " Nim", 7: " Teff", 8: " Tarn"}
+    sites, misses = (Site("z", 0), Site("z", 1)), (("z.0, head 1", 0.02, 0.5),)
+    agreement = Agreement(0.9, 0.8, 6, misses)
+    return Patching(pairs, sites, "head", (0, 1, 2), values, MODEL, words, "integrated", agreement)
+
+
 def report() -> Report:
     """All sections."""
     direction_findings, measured = findings(), audit()
@@ -143,6 +159,7 @@ def report() -> Report:
         model=MODEL,
         summary="One direction at layer 4 carries the insults; it was projected out of every writer.",
         lens=lens_reading(),
+        patching=patching(),
         findings=direction_findings,
         chosen=chosen,
         sae=quality(),

@@ -12,6 +12,7 @@ import sample_records as sample
 from parsed import Element, parse
 from plotly.offline import get_plotlyjs
 
+from interp.attribution import Agreement, Patching
 from interp.auditing.auditor import Audit, AuditExample
 from interp.auditing.baselines import Baseline
 from interp.auditing.entanglement_matrix import Entanglement
@@ -23,7 +24,7 @@ from interp.views import audit_figures
 from interp.views.report_page import Report, ReportedRun, render_report, write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp; {{ 7 * 7 }} %{x}"
-SECTIONS = {"decision", "lens", "findings", "features", "recipe", "audit", "examples", "certificate", "run"}
+SECTIONS = {"decision", "lens", "patching", "findings", "features", "recipe", "audit", "examples", "certificate", "run"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,15 @@ def section_ids(page: Element) -> set[str]:
 def rows(section: Element) -> list[list[str]]:
     cells = [[cell.words for cell in row if cell.tag in ("td", "th")] for row in section.all("tr")]
     return [row for row in cells if row]
+
+
+def hostile_patching() -> Patching:
+    result = sample.patching()
+    pairs = replace(result.pairs, comparison=replace(result.pairs.comparison, name=HOSTILE))
+    agreement = Agreement(0.9, 0.8, 6, ((HOSTILE, 0.0, 1.0),))
+    words = dict.fromkeys(result.words, HOSTILE)
+    positions = replace(result, pairs=pairs, words=words, agreement=agreement, by="position", labels=(-2, -1))
+    return replace(positions, values=result.values[:, :2])
 
 
 def hostile_report() -> Report:
@@ -68,6 +78,7 @@ def hostile_report() -> Report:
         model=full.model.model_copy(update={"name": HOSTILE}),
         summary=HOSTILE,
         lens=replace(sample.lens_reading(), tokens=(HOSTILE, HOSTILE), words={4: HOSTILE, 5: HOSTILE}),
+        patching=hostile_patching(),
         findings=replace(findings, rows=named, contrast=contrast),
         chosen=named[0],
         features=[replace(feature, snippets=(snippet,), promoted=words, suppressed=words)],
@@ -221,7 +232,7 @@ def test_a_feature_that_never_fired_says_so() -> None:
 
 def test_figures_are_labelled(page: Element) -> None:
     plots = page.all("div", class_="plot")
-    names = {"lens", "heat-map", "layer-curve", "before-after", "forest", "density-0"}
+    names = {"lens", "patching", "heat-map", "layer-curve", "before-after", "forest", "density-0"}
     assert {plot.attributes["data-figure"] for plot in plots} == {f"figure-{name}" for name in names}
     assert all(plot.attributes["aria-label"] for plot in plots)
 
@@ -293,5 +304,5 @@ def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path) -> Non
     browser = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in browser.stderr
     drawn = browser.stdout.replace(get_plotlyjs(), "")
-    assert drawn.count('class="infolayer"') == 7
+    assert drawn.count('class="infolayer"') == 8
     assert "<img" not in drawn

@@ -1,0 +1,205 @@
+"""Places: where a patching puts activations of the source run into the base run, and the effects of that.
+
+Nothing before a place is patched, so what arrives there is what the base run has, and what is put in is known
+beforehand:
+
+- at a site: the activations of the source at the aligned position, or what of them lies in a subspace;
+- of an attention pattern: what `z` becomes where the values of the base run are attended to as in the source run;
+- of a latent: the activations of the base, plus the difference of the latent between the runs along its decoder row.
+  The error is the rest of the difference of the runs.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution._layer_pass import RecordedRun, SiteEdit
+from interp.attribution.comparison import ComparedPairs
+from interp.core.errors import InterpError
+from interp.core.progress import track
+from interp.directions.direction import Direction
+from interp.models.continuations import frozen_weights
+from interp.models.hooked import HookedModel
+from interp.models.hooks import attached
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder
+
+By = Literal["position", "head", "site", "neuron", "pattern", "latent"]
+_UNITS = {
+    "head": "sites with one number of heads: z, q, or k and v",
+    "neuron": "sites of one width without heads, such as mlp_post.*",
+    "pattern": "z, the heads whose patterns are patched, such as z.*",
+    "latent": "an autoencoder (sae=…), and no site but its own",
+}
+
+
+class Places:
+    """The places of a patching, with what is put there.
+
+    Args:
+        model: The model.
+        pairs: The comparison on it.
+        sites: Sites in layers.
+        by: What a place is.
+        subspace: What alone of the sites is patched; None for all.
+        sae: The autoencoder whose latents are places.
+        positions: The positions that are patched, from the end; None for all.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        pairs: ComparedPairs,
+        sites: list[Site],
+        by: By,
+        subspace: Direction | None = None,
+        sae: SparseAutoencoder | None = None,
+        positions: Sequence[int] | None = None,
+    ):
+        self.model, self.pairs, self.sites, self.by, self.sae = model, pairs, sites, by, sae
+        width, rows = pairs.base.ids.shape[1], torch.arange(len(pairs))[:, None]
+        patched = range(-width, 0) if positions is None else sorted({*positions})
+        if outside := [position for position in patched if not -width <= position < 0]:
+            raise InterpError(f"position {outside[0]} is outside the prompts; expected {-width} to -1, from their end")
+        chosen = torch.zeros(width, dtype=torch.bool)
+        chosen[list(patched)] = True
+        there = pairs.columns.clamp(min=0)
+        self.real = (chosen & (pairs.columns >= 0)).to(model.device)
+        differ = (pairs.columns < 0) | (pairs.base.ids != pairs.source.ids[rows, there])
+        differ |= pairs.base.position_ids != pairs.source.position_ids[rows, there]
+        changed = (differ & pairs.base.mask).cumsum(1).bool() & self.real.cpu()
+        self.start = int(changed.any(0).int().argmax()) if changed.any() else width - 1
+        self.base = model.capture(pairs.base, sites, chat=False).tensors
+        shape = self._unit_shape()
+        source = model.capture(pairs.source, sites, chat=False).tensors
+        reached = self._attended() if by == "pattern" else {site: x[rows, there] for site, x in source.items()}
+        self.target = {site: self._where(x.to(self.base[site]), self.base[site]) for site, x in reached.items()}
+        if subspace is not None:
+            basis = torch.linalg.qr(subspace.rows.float().T).Q
+            for site, x in self.base.items():
+                self.target[site] = x + (self.target[site] - x) @ basis.to(x) @ basis.to(x).T
+        count = {"head": shape[0], "pattern": shape[0], "neuron": shape[-1]}.get(by, 1)
+        self.labels: tuple[int | str, ...] = tuple(patched if by == "position" else range(count))
+        if sae is not None and by == "latent":
+            self._read_latents(sae.to(model.device))
+
+    def _where(self, x: Tensor, other: Tensor, start: int = 0) -> Tensor:
+        """x at the positions that are patched, and the other elsewhere."""
+        real = self.real[:, start:]
+        return torch.where(real.reshape(*real.shape, *[1] * (x.ndim - 2)), x, other)
+
+    def _unit_shape(self) -> torch.Size:
+        """The shape of a site's features. Raises where the sites do not have what places are."""
+        shapes = [self.base[site].shape[2:] for site in self.sites]
+        fits = {
+            "head": len({shape[0] for shape in shapes}) == 1 and min(map(len, shapes)) == 2,
+            "neuron": len(set(shapes)) == 1 and len(shapes[0]) == 1,
+            "pattern": all(site.kind == "z" for site in self.sites),
+            "latent": self.sae is not None and self.sites == [self.sae.site],
+        }
+        if not fits.get(self.by, True):
+            names = ", ".join(map(str, self.sites))
+            raise InterpError(f"by {self.by} at {names}: expected {_UNITS[self.by]}")
+        return shapes[0]
+
+    def _attended(self) -> dict[Site, Tensor]:
+        """`z` where the values of the base run are attended to as in the source run."""
+        base, source = (RecordedRun(self.model, side) for side in (self.pairs.base, self.pairs.source))
+        if not torch.equal(self.pairs.columns >= 0, self.pairs.source.mask):
+            raise InterpError(f"{self.pairs.comparison.name}: patterns are patched between prompts of one length")
+        return {site: source.within(site, values=base)[0] for site in self.sites}
+
+    def _read_latents(self, sae: SparseAutoencoder) -> None:
+        """The latents that differ between the runs, and what the runs differ by along each of them and beyond."""
+        base, target = (side[self.sites[0]].float() for side in (self.base, self.target))
+        differences = sae.encode(target) - sae.encode(base)
+        latents = differences.flatten(0, 1).any(0).nonzero()[:, 0]
+        self.differences, self.rows = differences[..., latents], sae.W_dec[latents].float()
+        self.error = target - base - self.differences @ self.rows
+        self.labels = (*latents.tolist(), "error")
+
+    def put(self, site: Site, place: int, start: int, x: Tensor) -> Tensor:
+        """The activations of the base run, from a column on, with a place patched; it is counted in the labels."""
+        if self.by == "latent":
+            error = place == len(self.rows)
+            change = self.error if error else self.differences[..., place, None] * self.rows[place]
+            return x + change[:, start:].to(x)
+        patched = self._where(self.target[site][:, start:].to(x), x, start)
+        if self.by == "site":
+            return patched
+        units = torch.arange(x.shape[{"position": 1, "head": 2, "pattern": 2, "neuron": -1}[self.by]], device=x.device)
+        label = place if self.by != "position" else self.column(place) - start
+        where = (units == label).reshape({"position": (-1, *[1] * (x.ndim - 2)), "neuron": (-1,)}.get(self.by, (-1, 1)))
+        return torch.where(where, patched, x)
+
+    def column(self, place: int) -> int:
+        """The first column that a place changes."""
+        return self.pairs.base.ids.shape[1] + int(self.labels[place]) if self.by == "position" else self.start
+
+    def exact(self, places: Sequence[tuple[int, int]]) -> Float[Tensor, "place batch"]:
+        """The metric under each patch, in the order of the places, which are pairs of numbers of site and label."""
+        run, values = RecordedRun(self.model, self.pairs.base), torch.empty(len(places), len(self.pairs))
+        starts: dict[int, list[int]] = {}
+        for number, (_, place) in enumerate(places):
+            starts.setdefault(self.column(place), []).append(number)
+        for start, numbers in track(list(starts.items()), "patch", size=lambda item: len(item[1]), unit="places"):
+            numbers.sort(key=lambda number: self.sites[places[number][0]].order)
+            edits = [
+                SiteEdit(site, partial(self.put, site, place, start))
+                for site, place in ((self.sites[places[number][0]], places[number][1]) for number in numbers)
+            ]
+            values[numbers] = run.read(edits, start, self.pairs.metric).cpu().float()
+        return values
+
+    def estimated(self, steps: int) -> Float[Tensor, "site place batch"]:
+        """The metric under each patch by gradients, averaged over steps on the way to the source; 0: at the base."""
+        if not steps:
+            gradients = self.gradients(self.sites)
+        else:
+            shares = [(step + 0.5) / steps for step in range(steps)]
+            runs = track([(site, share) for site in self.sites for share in shares], "integrate", unit="runs")
+            parts = [self.gradients([site], share)[site] for site, share in runs]
+            means = [torch.stack(parts[n : n + steps]).mean(0) for n in range(0, len(parts), steps)]
+            gradients = dict(zip(self.sites, means, strict=True))
+        changes = torch.stack([self._changes(site, gradients[site]) for site in self.sites])
+        return self.pairs.base_values + changes.cpu()
+
+    def _changes(self, site: Site, gradient: Tensor) -> Float[Tensor, "place batch"]:
+        """The change of the metric that a gradient at a site predicts for each place there."""
+        if self.by == "latent":
+            latents = (self.differences * (gradient.float() @ self.rows.T)).sum(1)
+            return torch.cat([latents, (self.error * gradient).sum((1, 2))[:, None]], 1).T
+        products = (self.target[site] - self.base[site]) * gradient
+        if self.by == "neuron":
+            return products.sum(1).T
+        by_unit = products.flatten(3).sum(-1) if products.ndim == 4 else products.sum(-1, keepdim=True)
+        return self._summed(by_unit)
+
+    def _summed(self, products: Float[Tensor, "batch pos head"]) -> Float[Tensor, "place batch"]:
+        """The sum over each place."""
+        if self.by in ("head", "pattern"):
+            return products.sum(1).T
+        by_position = products.sum(2)
+        return by_position[:, list(map(int, self.labels))].T if self.by == "position" else by_position.sum(1)[None]
+
+    def gradients(self, sites: Sequence[Site], share: float = 0.0) -> dict[Site, Tensor]:
+        """The gradients of the metric, in a run whose activations at the sites are `share` of the way to the source."""
+        held: dict[Site, Tensor] = {}
+
+        def hold(site: Site, x: Tensor) -> Tensor:
+            mixed = self._where(x + share * (self.target[site].to(x) - x), x) if share else x
+            held[site] = mixed if mixed.requires_grad else mixed.detach().requires_grad_()
+            return held[site]
+
+        taps = [(self.model.tap(site), partial(hold, site)) for site in sites]
+        with frozen_weights(self.model), attached(self.model.hf, taps), torch.enable_grad():
+            values = self.pairs.metric(self.model.forward(self.pairs.base, last=1)[None, :, 0])
+            gradients = torch.autograd.grad(values.sum(), [held[site] for site in sites])
+        if not all(gradient.isfinite().all() for gradient in gradients):
+            name = self.pairs.comparison.name
+            raise InterpError(f"{name}: a gradient of the metric is not finite; patch with method='exact'")
+        return dict(zip(sites, gradients, strict=True))
