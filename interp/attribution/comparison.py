@@ -346,10 +346,10 @@ class ComparedPairs(Displayed):
 
     def pick(self, rows: Int[Tensor, "n"]) -> "ComparedPairs":
         """The pairs with these numbers."""
-        chosen = [x[rows] for x in (self.answer, self.wrong, self.clean_values, self.corrupt_values)]
-        aligned, logits = [self.aligned[row] for row in rows.tolist()], self.clean_logits
-        sides = self.clean.pick(rows), self.corrupt.pick(rows)
-        return ComparedPairs(self.comparison, *sides, aligned, *chosen, None if logits is None else logits[rows])
+        names = ("answer", "wrong", "clean_values", "corrupt_values", "clean_logits")
+        chosen = {name: x[rows] for name in names if (x := getattr(self, name)) is not None}
+        aligned, sides = [self.aligned[row] for row in rows.tolist()], (self.clean.pick(rows), self.corrupt.pick(rows))
+        return ComparedPairs(self.comparison, *sides, aligned, **chosen)
 
 
 def _ids(model: HookedModel, prompt: Prompt) -> list[int]:

@@ -202,7 +202,8 @@ class Patching(Displayed):
             InterpError: The file exists, or cannot be written.
         """
         pairs, comparison = self.pairs, self.pairs.comparison
-        record: dict[str, Any] = {"by": self.by, "labels": self.labels, "method": self.method, "words": dict(self.words)}
+        record: dict[str, Any] = {name: getattr(self, name) for name in ("by", "labels", "method")}
+        record |= {"words": dict(self.words)}
         record |= {"agreement": self.agreement and asdict(self.agreement), "sites": list(map(str, self.sites))}
         record |= {"model": self.model.model_dump(), "comparison": comparison.name, "convention": comparison.convention}
         record |= {"metric": type(comparison.metric).__name__, "aligned": pairs.aligned, "values": self.values.tolist()}
