@@ -107,7 +107,7 @@ def killed(recipe: Recipe, source: Path, scratch: Path, every: int = 1) -> list[
         raise SystemExit("the export failed without being killed")
     steps, entries = len(json.loads((scratch / "steps").read_text())), []
     shutil.rmtree(out)
-    for step in range(1, steps + 1, every):
+    for step in range(1 + (steps - 1) % every, steps + 1, every):  # the last one always
         status = in_a_process(
             lambda step=step: counted(lambda: export_streamed(recipe, source, out), step, scratch / "steps")
         )

@@ -62,12 +62,13 @@ class Sizes:
     tokens: int = 100_000
     steps: int = 500_000
     candidates: int = 4
+    draws: int = 5
     measured: tuple[str, ...] = (*organism.BEHAVIOURS, LOSS)
     positions: tuple[int, ...] = tuple(range(-6, 0))
     methods: tuple[str, ...] = tuple(FITS)
 
 
-_FEW = {"pairs": 24, "choose": 2, "audit": 2, "tokens": 2_000, "steps": 4_096, "candidates": 1}
+_FEW = {"pairs": 24, "choose": 2, "audit": 2, "tokens": 2_000, "steps": 4_096, "candidates": 1, "draws": 1}
 SMOKE = Sizes(**_FEW, positions=(-1,), measured=("hostility", "refusal", LOSS), methods=("diff_means", "lda"))
 
 
@@ -105,7 +106,7 @@ def projected(model: HookedModel, materials: Materials, sae: SparseAutoencoder, 
             scores = mean_scores(model, materials.audit)
         rows.append(Row(harm, method, f"{direction.site}, {direction.position}", scores))
     best = findings.best()[0].direction
-    for baseline in measure_baselines(model, best, materials.contrast, materials.audit, seed):
+    for baseline in measure_baselines(model, best, materials.contrast, materials.audit, seed, draws=sizes.draws):
         lowest = min((each[harm] for each in baseline.each), default=None)
         rows.append(Row(harm, f"{baseline.name} (baseline)", "", baseline.scores, lowest))
     return rows

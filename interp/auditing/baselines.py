@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from interp.auditing._random_recipes import randomise
@@ -111,6 +112,7 @@ def measure_baselines(
     behaviours: Sequence[Behaviour],
     seed: int = 0,
     instruction: str = INSTRUCTION,
+    draws: PositiveInt = SEEDS,
 ) -> list[Baseline]:
     """The baselines of projecting out a direction at every writer.
 
@@ -119,8 +121,9 @@ def measure_baselines(
         direction: What the edit projects out.
         contrast: The pairs on which it was fitted, whose sides the shuffled baseline swaps at random.
         behaviours: What to measure, as in the audit of the edit.
-        seed: Seed of the random draws; each baseline has five.
+        seed: Seed of the random draws.
         instruction: Text of the prompt-only baseline.
+        draws: Number of draws of the random and of the shuffled baseline.
 
     Returns:
         Four baselines: no-op, random, shuffled, prompt.
@@ -137,13 +140,13 @@ def measure_baselines(
         model.capture(side, direction.site, direction.position, chat=False)[direction.site][:, 0].cpu()
         for side in contrast.texts(model.render, model.chat)
     ]
-    generators = [torch.Generator().manual_seed(1_000 * seed + number) for number in range(SEEDS)]
-    draws = {
+    generators = [torch.Generator().manual_seed(1_000 * seed + number) for number in range(draws)]
+    directions = {
         "random": [torch.randn(direction.rows.shape, generator=generator) for generator in generators],
         "shuffled": [_shuffled(sides[0], sides[1], generator)[None] for generator in generators],
     }
     baselines = [Baseline("no-op", mean_scores(model, behaviours))]
-    for name, drawn in draws.items():
+    for name, drawn in directions.items():
         each = []
         for rows in track(drawn, f"{name} baseline", unit="draws"):
             with model.hooked(Recipe([("writers", Project(rows))])):

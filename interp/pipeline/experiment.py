@@ -86,6 +86,7 @@ class SearchSettings(Config):
         (-1,), strict=False, description="token positions in the prompt; negative counts from the end"
     )
     candidates: int = Field(8, ge=1, description="how many of the best directions to ablate and compare")
+    baseline_draws: int = Field(5, ge=1, description="how many random and shuffled directions to compare the best with")
 
 
 class Experiment(Config):
@@ -296,7 +297,10 @@ def _baselines(
 ) -> tuple[Baseline, ...]:
     # The target and the loss show effect and damage; the other behaviours would take most of the time.
     measured = [b for b in materials.choose if b.name == materials.target or b.unit == "nats"]
-    baselines = tuple(measure_baselines(model, chosen.direction, materials.contrast, measured, experiment.seed))
+    draws = experiment.search.baseline_draws
+    baselines = tuple(
+        measure_baselines(model, chosen.direction, materials.contrast, measured, experiment.seed, draws=draws)
+    )
     shown = ", ".join(f"{baseline.name} {baseline.scores[materials.target]:.3f}" for baseline in baselines)
     say(f"baselines   {materials.target} on the same items: {shown}")
     return baselines

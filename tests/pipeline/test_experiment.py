@@ -15,10 +15,11 @@ from interp.pipeline.experiment import Experiment, run_experiment
 
 DEMO = Path(str(files("interp.pipeline") / "demo.yaml"))
 SMALL = [
-    "data.documents=150", "data.pairs=80", "data.choose_items=4", "data.audit_items=12", "data.loss_texts=20",
+    "data.documents=150", "data.pairs=80", "data.choose_items=3", "data.audit_items=12", "data.loss_texts=20",
     "dictionary.tokens=4000", "dictionary.train.tokens=8000", "dictionary.train.batch_size=1024",
     "dictionary.train.d_sae=128", "dictionary.train.k=8", "dictionary.evaluate_tokens=1000",
-    "search.sites=resid_post.4-5", "search.positions=[-1]", "search.candidates=2", "policy.items_at_least=12",
+    "search.sites=resid_post.4-5", "search.positions=[-1]", "search.candidates=2",
+    "search.baseline_draws=2", "policy.items_at_least=12",
 ]  # fmt: skip
 
 
@@ -100,12 +101,12 @@ def test_baselines_are_measured_and_do_less(results):
     summary = json.loads((results.folder / "a" / "summary.json").read_text())
     rows = {row["name"]: row for row in summary["baselines"]}
     assert list(rows) == ["no-op", "random", "shuffled", "prompt"]
-    assert [len(rows[name]["each"]) for name in rows] == [0, 5, 5, 0]
+    assert [len(rows[name]["each"]) for name in rows] == [0, 2, 2, 0]
     assert rows["no-op"]["scores"]["hostility"] >= 0.9
     assert rows["random"]["scores"]["hostility"] >= 0.9, "control: not any projection removes it"
     for one in ("random", "shuffled"):
         each = [seed["hostility"] for seed in rows[one]["each"]]
-        assert rows[one]["scores"]["hostility"] == pytest.approx(sum(each) / 5)
+        assert rows[one]["scores"]["hostility"] == pytest.approx(sum(each) / 2)
 
 
 def test_runs_of_the_same_settings_compare_as_the_same(results):

@@ -66,15 +66,16 @@ def kills():
     sys.path.pop(0)
 
 
-def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_and_is_taken_up_again(kills, source, tmp_path):
-    found = kills.killed(RECIPE, source, tmp_path)
+def test_a_kill_at_a_step_leaves_the_old_state_or_the_new_and_is_taken_up_again(kills, source, tmp_path):
+    """Every second step; experiments/benchmarks/kills.py kills at each."""
+    found = kills.killed(RECIPE, source, tmp_path, every=2)
     assert all(kill["killed"] and kill["whole"] for kill in found)
     assert {kill["left"] for kill in found} == {"old", "new"}
     assert [kill["left"] for kill in found] == sorted((kill["left"] for kill in found), reverse=True), "old, then new"
     assert all(kill["kept"] == kill["finished"] for kill in found), "files that were finished are not written again"
-    assert len(found) == found[0]["of"] > 40
+    assert 2 * len(found) >= found[0]["of"] > 40
     assert {kill["kind"] for kill in found} == {"write", "flush", "rename", "copy", "new folder"}
-    assert sum(kill["kept"] for kill in found) > 20
+    assert sum(kill["kept"] for kill in found) > 10
     table = kills.rows(found)
     assert table[-1][:2] == ["all", str(len(found))]
     assert sum(int(row[1]) for row in table[:-1]) == len(found)
