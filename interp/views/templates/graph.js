@@ -13,7 +13,6 @@
   };
   const html = build("http://www.w3.org/1999/xhtml"), svg = build("http://www.w3.org/2000/svg");
   const number = (value) => {
-    if (value === null) return "not measured";
     const text = value && Math.abs(value) < 1e-3 ? value.toExponential(1) : Number(value.toPrecision(3)).toString();
     return text.replaceAll("-", "−");
   };
@@ -62,7 +61,7 @@
   const layOut = () => {
     const counts = (row, position) => (cells.get(`${row} ${position}`) ?? []).length;
     const widths = tokens.map((_, position) => Math.max(46, 12 + SPACE * Math.min(ACROSS, Math.max(...rows.map((_, row) => counts(row, position))))));
-    const heights = rows.map((_, row) => 16 + SPACE * Math.max(1, ...tokens.map((_, position) => Math.ceil(counts(row, position) / ACROSS))));
+    const heights = rows.map((_, row) => Math.max(46, 16 + SPACE * Math.max(...tokens.map((_, position) => Math.ceil(counts(row, position) / ACROSS)))));
     const spare = ($("canvas").clientWidth - GUTTER - widths.reduce((a, b) => a + b, 0)) / tokens.length;
     const lefts = [GUTTER], tops = [8];
     widths.forEach((width, position) => lefts.push(lefts[position] + width + Math.max(0, spare)));
@@ -208,7 +207,7 @@
     }
     const node = nodes[current];
     const values = [["place", where(node)], ["activation", node.activation], ["cumulative influence", node.influence], ["measured effect of ablation", node.measured], ["predicted effect", node.predicted]];
-    const facts = values.filter(([name, value]) => value !== null || (name.startsWith("measured") && node.kind === "latent"));
+    const facts = values.filter(([, value]) => value !== null);
     const strongest = Math.max(...node.top.map(([, activation]) => activation), 1e-30);
     $("node").replaceChildren(
       html("h2", {}, node.label),
@@ -248,7 +247,7 @@
       const line = Math.round(mean(part, (node) => node.row));
       lines.set(line, [...(lines.get(line) ?? []), part]);
     });
-    const [WIDE, HIGH, GAP] = [150, 40, 34];
+    const [WIDE, HIGH, GAP] = [150, 56, 34];
     const order = [...lines.keys()].sort((a, b) => b - a);
     const width = Math.max(...[...lines.values()].map((line) => line.length)) * (WIDE + 20) + 20;
     const height = order.length * (HIGH + GAP) + GAP;
@@ -270,16 +269,17 @@
     });
     const boxes = parts.map((part) => {
       const effects = part.members.map((index) => nodes[index].measured).filter((value) => value !== null);
-      const effect = effects.length ? `effect ${number(effects.reduce((a, b) => a + b, 0))}${effects.length > 1 ? " in sum" : ""}` : `${part.members.length} node${part.members.length > 1 ? "s" : ""}`;
+      const effect = effects.length ? `effect ${number(effects.reduce((a, b) => a + b, 0))}${effects.length > 1 ? " in sum" : ""}` : "";
+      const place = part.single ? short(nodes[part.members[0]]) : `${part.members.length} node${part.members.length > 1 ? "s" : ""}`;
       return svg("g", { class: part.single ? "" : "group", transform: `translate(${part.x} ${part.y})` },
-        svg("rect", { class: "box", x: -WIDE / 2, y: -HIGH / 2, width: WIDE, height: HIGH, rx: 8 }), svg("text", { y: -3 }, cut(part.name, 20)), svg("text", { y: 13 }, effect), svg("title", {}, part.name));
+        svg("rect", { class: "box", x: -WIDE / 2, y: -HIGH / 2, width: WIDE, height: HIGH, rx: 8 }), svg("text", { y: -10 }, cut(part.name, 20)), svg("text", { y: 6 }, place), svg("text", { y: 21 }, effect), svg("title", {}, part.name));
     });
     $("subgraph").replaceChildren(svg("svg", { width, height, role: "img", "aria-label": "Pinned nodes and supernodes with the sums of the weights between them" }, ...edges, ...boxes));
   };
 
   const drawEffects = () => {
     const both = nodes.map((node, index) => [index, node.predicted, node.measured]).filter(([, predicted, measured]) => predicted !== null && measured !== null);
-    $("measured").hidden = both.length === 0;
+    $("measured").hidden = $("filled").hidden = both.length === 0;
     if (!both.length) return;
     const limit = Math.max(...both.flatMap(([, x, y]) => [Math.abs(x), Math.abs(y)]), 1e-30);
     const at = (value) => 170 + 140 * value / limit;
