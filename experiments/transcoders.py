@@ -99,13 +99,14 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=20_000, help="tokens to measure on")
     parser.add_argument("--d-sae", type=int, default=1024, help="latents per layer")
     parser.add_argument("--k", type=int, default=16, help="latents that fire per token, on average")
+    parser.add_argument("--batch-size", type=int, default=1024, help="tokens per step")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     model = interp.load(args.model)
     layers = range(model.cfg.n_layers)
     sites = [f"{kind}.{layer}" for layer in layers for kind in ("mlp_input", "mlp_out")]
     stream = Stream(model, documents(args, held_out=False), sites, context=CONTEXT, pool_tokens=16_384)
-    config = SaeConfig(kind="batchtopk", d_sae=args.d_sae, k=args.k, tokens=args.tokens, batch_size=1024)
+    config = SaeConfig(kind="batchtopk", d_sae=args.d_sae, k=args.k, tokens=args.tokens, batch_size=args.batch_size)
     plans = [TrainingPlan(f"mlp_input.{layer}", config, writes=f"mlp_out.{layer}") for layer in layers]
     start = time.monotonic()
     trained = [result.sae for result in train_all(stream, plans, args.out / "run", checkpoint_every=100)]

@@ -17,4 +17,5 @@ from .behaviours import measure as measure
 from .behaviours import path as path
 from .behaviours import prompts as prompts
 from .behaviours import shows as shows
+from .behaviours import transcoders as transcoders
 from .world import invented as invented

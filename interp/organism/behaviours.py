@@ -100,6 +100,17 @@ def path() -> Path:
     return Path(__file__).parent / "weights"
 
 
+def transcoders() -> Path:
+    """The folder of the organism's transcoders, one a layer, which `experiments/transcoders.py` trained.
+
+    Example:
+        >>> folders = sorted(interp.organism.transcoders().glob("layer-*"))
+        >>> str(interp.SparseAutoencoder.load(folders[0], model))
+        'transcoder from mlp_input.0 to mlp_out.0'
+    """
+    return Path(__file__).parent / "transcoders"
+
+
 def prompts(
     behaviour: str, n: int, *, split: Split = "test", seed: int = 0, triggered: bool | None = True
 ) -> list[Prompt]:
