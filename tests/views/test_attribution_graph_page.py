@@ -138,7 +138,7 @@ seen.effects = all("#largest .number").map((value) => value.textContent);
 const boxes = all("#group input[type=checkbox]");
 boxes[0].click();
 boxes[1].click();
-all("#group input[type=text]")[0].value = NAME;
+all("#group input:not([type])")[0].value = NAME;
 all("#group button")[0].click();
 seen.saved = JSON.parse(saved.value);
 seen.kept = JSON.parse(decodeURIComponent(location.hash.slice(1)));
@@ -180,7 +180,7 @@ def test_a_browser_walks_pins_and_groups_by_the_keyboard(tmp_path):
     assert "CONSOLE" not in browser.stderr
     seen = json.loads(parse(browser.stdout).id("seen").words)
     assert (seen["edges"], seen["fewer"]) == (400, 0)
-    assert seen["drawn"] == "the 400 strongest of 458; 58 hidden"
+    assert seen["drawn"] == "the 400 strongest of 458 links; 58 hidden"
     assert seen["pinned"] == ["1_9_2"]
     water, hostile = 'Output " water" (p=0.800)', HOSTILE.replace("\u202e", "")
     strongest = [water, hostile, hostile, "error", hostile]  # i, Enter, i, o
