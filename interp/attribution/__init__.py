@@ -3,6 +3,7 @@
 - `lens`: `Lens`, what the residual stream of an inner layer says about the next token: logit, tuned and Jacobian lens.
 - `lens_reading`: `LensReading`, the record of a lens on a prompt.
 - `fitted_lenses`: `fit_tuned_lens` and `fit_jacobian_lens`.
+- `attention`: `attention_patterns`, where each head attends on a prompt, weighted by the length of the values or not.
 - `direct`: direct logit attribution, the part of a logit difference that each writer adds.
 - `metrics`: the logit difference, log-probability and divergence that a comparison reads.
 - `comparison`: `Comparison`, pairs of prompts, clean and corrupt, and a metric.

@@ -1,3 +1,5 @@
+from .attention import AttentionPatterns as AttentionPatterns
+from .attention import attention_patterns as attention_patterns
 from .comparison import ComparedPairs as ComparedPairs
 from .comparison import Comparison as Comparison
 from .direct import Attribution as Attribution

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError
-from interp.models.architectures.unembedding import FinalNorm, logit_scale, stream_logits
+from interp.models.architectures.unembedding import FinalNorm, logit_scale, stream_logits, token_directions
 from interp.models.hooked import HookedModel
 from interp.models.sites import WRITERS, Site
 from interp.models.tokens import Prompts
@@ -75,10 +75,7 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
         True
     """
     norm, unembed, scale = FinalNorm.of(model), model.hf.get_output_embeddings(), logit_scale(model)
-    if wrong := [number for number in (token, other) if number is not None and not 0 <= number < len(unembed.weight)]:
-        raise InterpError(
-            f"token {wrong[0]} is not in the vocabulary; expected an id from 0 to {len(unembed.weight) - 1}"
-        )
+    token_directions(model, torch.tensor([token] if other is None else [token, other]))  # raises for an unknown id
     written, stream = _written(model, prompts)
     direct, logits = stream_logits(model, norm.module(stream)), model.logits(prompts, last=1, chat=False)[:, 0]
     if not torch.allclose(direct, logits, atol=1e-3, rtol=1e-3):

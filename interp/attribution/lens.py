@@ -168,7 +168,7 @@ class Lens(Displayed):
             parts.append((*chances.topk(top), spread, distance))
         probability, ids, entropy, divergence = (torch.stack(column).cpu() for column in zip(*parts, strict=True))
         read = batch.ids[0, real].tolist()
-        words = {token: _word(model, token) for token in {*read, *ids.unique().tolist()}}
+        words = {token: token_text(model.tokenizer, token) for token in {*read, *ids.unique().tolist()}}
         tokens, cells = tuple(words[token] for token in read), (ids, probability, entropy, divergence)
         return LensReading(self.kind, model.reference, tuple(chosen), tokens, *cells, words)
 
@@ -234,7 +234,7 @@ class Lens(Displayed):
             row = norm.centred(row * norm.gain.cpu())
         if place in self.weights:
             row = row + row @ self.weights[place].float().cpu()
-        method = f"{self.kind} lens of {_word(model, token)!r}"
+        method = f"{self.kind} lens of {token_text(model.tokenizer, token)!r}"
         return Direction(row[None], place, -1, method, model.reference, data=self.data)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -310,7 +310,3 @@ def _finite(logits: Float[Tensor, "*batch d_vocab"], what: str) -> Float[Tensor,
     if not torch.isfinite(logits).all():
         raise InterpError(f"the logits of {what} are NaN or infinite; check the model, its hooks and its dtype")
     return logits.float()
-
-
-def _word(model: HookedModel, token: int) -> str:
-    return str(token) if model.tokenizer is None else token_text(model.tokenizer, token)

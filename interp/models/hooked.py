@@ -23,6 +23,7 @@ from interp.core.display import html_table, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.models._plain import Edits
+from interp.models.architectures.unembedding import token_directions
 from interp.models.capture import Activations, position_columns
 from interp.models.chat_template import reply_texts
 from interp.models.hooks import Transform
@@ -134,6 +135,28 @@ class HookedModel(TransformerLensFace):
             pieces = ", ".join(repr(self.to_string(token)) for token in ids)
             raise InterpError(f"{text!r} is {len(ids)} tokens ({pieces}); expected a text of one token")
         return ids[0]
+
+    def tokens_to_residual_directions(
+        self, tokens: str | int | Int[Tensor, "*shape"], fold_norm: bool = True
+    ) -> Float[Tensor, "*shape d_model"]:
+        """The direction in the residual stream that writes each token's logit, as TransformerLens names it.
+
+        Args:
+            tokens: A text of one token, or token ids.
+            fold_norm: Include the weight of the final norm, as TransformerLens' models with folded norms do, and the
+                scale of the logits. Default: yes. Without it, the columns of `W_U`.
+
+        Raises:
+            InterpError: The text is not one token, or an id is not in the vocabulary.
+
+        Example:
+            >>> stream = model.capture("The river of", "resid_post.5", positions=-1)["resid_post.5"][0, 0]
+            >>> logit = stream @ model.tokens_to_residual_directions(" river") / stream.square().mean().sqrt()
+            >>> torch.allclose(logit, model.logits("The river of")[0, -1, 350], atol=1e-3)
+            True
+        """
+        ids = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
+        return token_directions(self, ids, fold_norm)
 
     @torch.no_grad()
     def capture(

@@ -8,6 +8,7 @@ In reading order:
 - `audit_figures`: figures of audits: `plot_forest` (differences with their intervals), `plot_rates` (rates before and
   after) and `plot_entanglement` (edits by behaviours).
 - `lens_figure`: `plot_lens`, layers by positions with what a lens reads at each place.
+- `attention_figure`: `plot_attention`, where the heads attend: heads by positions, or one head's whole pattern.
 - `training_curves`: `plot_training`, the curves of training, and `LiveCurves`, the same curves in a notebook during
   training.
 - `report_page`: `Report`, the records of a run, and `write_report`, which writes them as one HTML file.

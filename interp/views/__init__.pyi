@@ -1,3 +1,4 @@
+from .attention_figure import plot_attention as plot_attention
 from .attribution_graph_page import graph_page as graph_page
 from .audit_figures import plot_entanglement as plot_entanglement
 from .audit_figures import plot_forest as plot_forest

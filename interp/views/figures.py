@@ -23,6 +23,7 @@ from interp.views.palette import BEFORE, CHOSEN, GRID, SCALE, SERIES, TEXT, ink_
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 _NUMBERED = 12  # most columns for which a cell has room for its number on a phone
+_LETTERS = 8  # of a token for which a cell or an axis has room
 _CLEAR = "rgba(0,0,0,0)"
 # A colour bar below the panels.
 COLOUR_BAR = {
@@ -191,11 +192,6 @@ def short(name: str) -> str:
     return escaped(name if len(name) <= 40 else name[:39] + "…")
 
 
-def plotted(text: str, letters: int) -> str:
-    """A text for plotly, which does not know the entity of quotation marks."""
-    return escaped(clipped(text, letters)).replace("&quot;", "&#34;")
-
-
 def _numbers(columns: list[str], panel: _Panel, floor: float) -> go.Scatter:
     """The value of each cell, in black or white, whichever is legible on its colour."""
     filled = [
@@ -222,6 +218,28 @@ def panels(titles: list[str], heights: list[int], gap: int, shared_xaxes: bool =
     figure = make_subplots(rows=len(titles), shared_xaxes=shared_xaxes, subplot_titles=titles, **spacing)
     figure.update_annotations(x=0, xanchor="left", font_size=14)
     return figure.update_layout(height=total, meta={"panels": titles})
+
+
+def token_label(token: str) -> str:
+    """A token in the room of a cell: without the spaces around it, or quoted where nothing else can be seen of it."""
+    word = token.strip()
+    return plotted(word if word.isprintable() and word else repr(token), _LETTERS)
+
+
+def plotted(text: str, letters: int = 60) -> str:
+    """A text for plotly, which does not know the entity of quotation marks."""
+    return escaped(clipped(text, letters)).replace("&quot;", "&#34;")
+
+
+def over_tokens(figure: go.Figure, tokens: Sequence[str], rows: Sequence[str], cell: int) -> NotebookFigure:
+    """A heat map with a column for each token of a prompt, at least `cell` pixels wide, in the style that all share."""
+    bare = {"showgrid": False, "zeroline": False, "ticks": ""}
+    columns = {"tickvals": list(range(len(tokens))), "ticktext": list(map(token_label, tokens)), "tickangle": -45}
+    figure.update_xaxes(**columns, range=[-0.5, len(tokens) - 0.5], **bare)
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(rows), range=[-0.5, len(rows) - 0.5], **bare)
+    figure.update_layout(meta={"least_width": 90 + cell * len(tokens)})
+    # The margin has room for the labels; plotly's own for them leaves none for the cells of a few rows.
+    return styled(figure, top=10, bottom=146).update_xaxes(automargin=False)
 
 
 def styled(figure: go.Figure, top: int, bottom: int) -> NotebookFigure:

@@ -6,12 +6,12 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from interp.attribution.lens_reading import LensReading
-from interp.views.figures import COLOUR_BAR, cell_texts, plotted, styled
+from interp.views.figures import COLOUR_BAR, cell_texts, over_tokens, plotted, token_label
 from interp.views.palette import SCALE
 
 Colour = Literal["probability", "entropy"]
 
-_CELL, _LETTERS = 62, 8  # pixels of a cell, and how many letters of a token it has room for
+_CELL = 62  # pixels
 _TITLES = {"probability": "probability of the token shown", "entropy": "entropy of the next token, nats"}
 
 
@@ -34,7 +34,7 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     layers, positions = range(len(reading.sites)), range(len(reading.tokens))
     values = reading.probability[..., 0] if colour == "probability" else reading.entropy
     highest = 1.0 if colour == "probability" else max(float(values.max()), 1e-6)
-    words = [[_shown(reading.best(layer, position)[0][0]) for position in positions] for layer in layers]
+    words = [[token_label(reading.best(layer, position)[0][0]) for position in positions] for layer in layers]
     heat = go.Heatmap(z=values.tolist(), text=words, colorscale=SCALE, zmin=0, zmax=highest, xgap=1, ygap=1)
     heat.customdata = [[_hover(reading, layer, position) for position in positions] for layer in layers]
     heat.hovertemplate = "%{customdata}<extra></extra>"
@@ -46,20 +46,8 @@ def plot_lens(reading: LensReading, colour: Colour = "probability") -> go.Figure
     figure.add_traces([heat, cell_texts(x, y, list(flat), colours)])
     kinds = {site.kind for site in reading.sites}
     names = [str(site if len(kinds) > 1 else site.layer) for site in reading.sites]
-    title = "layer" if kinds == {"resid_post"} else "/".join(sorted(kinds))
-    bare = {"showgrid": False, "zeroline": False, "ticks": ""}
-    figure.update_xaxes(tickvals=list(positions), ticktext=list(map(_shown, reading.tokens)), tickangle=-45, **bare)
-    figure.update_yaxes(tickvals=list(layers), ticktext=names, title_text=title, **bare)
-    figure.update_xaxes(range=[-0.5, len(positions) - 0.5]).update_yaxes(range=[-0.5, len(layers) - 0.5])
-    figure.update_layout(meta={"least_width": 90 + _CELL * len(positions)})
-    # The margin has room for the labels; plotly's own for them leaves none for the cells of a few layers.
-    return styled(figure, top=10, bottom=146).update_xaxes(automargin=False)
-
-
-def _shown(token: str) -> str:
-    """A token in the room of a cell: without the spaces around it, or quoted where nothing else can be seen of it."""
-    word = token.strip()
-    return plotted(word if word.isprintable() and word else repr(token), _LETTERS)
+    figure.update_yaxes(title_text="layer" if kinds == {"resid_post"} else "/".join(sorted(kinds)))
+    return over_tokens(figure, reading.tokens, names, _CELL)
 
 
 def _hover(reading: LensReading, layer: int, position: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.core.errors import InterpError
@@ -30,6 +30,30 @@ def logit_effect(model: PlainModel, directions: Float[Tensor, "k d_model"]) -> F
     norm, unembed = FinalNorm.of(model), model.hf.get_output_embeddings()
     rows = norm.centred(directions.to(model.device).float())
     return (rows * norm.gain) @ unembed.weight.float().T * logit_scale(model)
+
+
+@torch.no_grad()
+def token_directions(
+    model: PlainModel, tokens: int | Int[Tensor, "*shape"], fold_norm: bool = True
+) -> Float[Tensor, "*shape d_model"]:
+    """The directions whose products with the stream, divided by the final norm's scale, are the logits of tokens.
+
+    Args:
+        model: The model.
+        tokens: Token ids.
+        fold_norm: Include the weight of the final norm and the scale of the logits. Default: yes. Without it, the bare
+            columns of the unembedding.
+
+    Raises:
+        InterpError: An id is not in the vocabulary.
+    """
+    rows, ids = model.hf.get_output_embeddings().weight, torch.as_tensor(tokens, device=model.device)
+    if len(wrong := ids[(ids < 0) | (ids >= len(rows))]):
+        raise InterpError(f"token {int(wrong[0])} is not in the vocabulary; expected an id from 0 to {len(rows) - 1}")
+    if not fold_norm:
+        return rows[ids].detach()
+    norm = FinalNorm.of(model)
+    return (norm.centred(rows[ids].float() * norm.gain) * logit_scale(model)).to(rows.dtype)
 
 
 @dataclass(frozen=True)
@@ -96,7 +120,12 @@ def final_norm(model: PlainModel) -> nn.Module:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token as it reads inside a text, including its leading space; bytes that are no text show as <0xE2>."""
+    """A token as it reads inside a text, with its leading space; bytes that are no text show as <0xE2>.
+
+    Without a tokenizer, the id.
+    """
+    if tokenizer is None:
+        return str(token)
     # Many decoders drop the space of a text's first token, so the token is decoded after another one.
     before = tokenizer.decode([0], clean_up_tokenization_spaces=False)
     text: str = tokenizer.decode([0, token], clean_up_tokenization_spaces=False).removeprefix(before)

@@ -24,7 +24,7 @@ from interp.models.sites import Site
 from interp.models.tokens import Chat, Prompts, Tokens
 from interp.models.transformer_lens.bridge import BridgedModel, cache_on_bridge, hooks_on_bridge, on_gradient
 
-Names = str | Sequence[str] | Callable[[str], bool] | None
+Names = str | Site | Sequence[str | Site] | Callable[[str], bool] | None
 Name = str | Callable[[str], bool]
 Hooks = Iterable[tuple[Name, HookFunction]]
 ReturnType = str | None  # "logits", "loss" or None for neither
@@ -232,7 +232,8 @@ class TransformerLensFace(BridgedModel):
 
         Args:
             prompts: Texts, token ids or `Tokens`.
-            names_filter: Sites, patterns, TransformerLens' names, or a filter on those names. Default: all names.
+            names_filter: Sites, patterns, TransformerLens' names, or a filter on those names; `model.sites` for all
+                that modules compute, on the model's own attention. Default: all names.
             stop_at_layer: Number of blocks to run; counted from the end if negative. Default: the whole model.
             pos_slice: Columns to keep: an int, a slice, a tuple (arguments of a slice) or a list. Default: all.
             remove_batch_dim: Drop the batch axis of the cached tensors; for a single prompt only.
@@ -256,8 +257,9 @@ class TransformerLensFace(BridgedModel):
             raise InterpError(f"remove_batch_dim=True with {len(batch)} prompts; expected one")
         if incl_bwd and return_type != "loss":
             raise InterpError("incl_bwd takes gradients of the loss; pass return_type='loss'")
-        names = [names_filter] if isinstance(names_filter, str) else names_filter
-        names = names if callable(names) or names is None else list(names)
+        names = [names_filter] if isinstance(names_filter, str | Site) else names_filter
+        if not (callable(names) or names is None):
+            names = [name.hook_name if isinstance(name, Site) else name for name in names]
         sites = _plain_sites(self, names, stop)
         if sites is None:
             behind = stop == self.n_layers  # where TransformerLens would return logits
@@ -271,9 +273,9 @@ class TransformerLensFace(BridgedModel):
                 tensors = {name: x[:, columns] for name, x in tensors.items()}
         if remove_batch_dim:
             tensors = {name: x[0] for name, x in tensors.items()}
-        from transformer_lens.ActivationCache import ActivationCache
+        from interp.models.transformer_lens.cache import ModelCache
 
-        cache: Any = ActivationCache(tensors, self.bridge, has_batch_dim=not remove_batch_dim)
+        cache: Any = ModelCache(tensors, self, has_batch_dim=not remove_batch_dim)
         cache._ipython_key_completions_ = cache.keys  # so that a notebook completes cache["
         return (None if return_type is None else output), cache
 
