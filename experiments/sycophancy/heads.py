@@ -23,6 +23,7 @@ from scoring import differences
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from interp.attribution import attention_patterns
 from interp.interventions import Recipe, Replace, Scale
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
@@ -65,22 +66,16 @@ def drawn(model: HookedModel, count: int, seed: int) -> Heads:
 @torch.no_grad()
 def copying(model: HookedModel, questions: Sequence[Item]) -> Float[Tensor, "layer head"]:
     """Mean attention from where a wrong answer's later tokens are predicted to those tokens in the hint."""
-    before = model.config._attn_implementation
-    model.hf.set_attn_implementation("eager")  # the one that gives attention out
     total, count = torch.zeros(model.n_layers, model.config.num_attention_heads), 0
-    try:
-        for item in questions:
-            prompt, answer = (_ids(model, text) for text in (model.chat(item.ask("wrong hint")), item.wrong))
-            hinted = _ids(model, " " + item.wrong)
-            start = next((s for s in range(len(prompt), -1, -1) if prompt[s : s + len(hinted)] == hinted), None)
-            if start is None or hinted[1:] != answer[1:]:
-                continue
-            out = model.hf(torch.tensor([prompt + answer]), output_attentions=True, use_cache=False)
-            attention = torch.cat(out.attentions)
-            for j in range(1, len(answer)):
-                total, count = total + attention[:, :, len(prompt) + j - 1, start + j], count + 1
-    finally:
-        model.hf.set_attn_implementation(before)
+    for item in questions:
+        prompt, answer = (token_ids(model, text) for text in (model.chat(item.ask("wrong hint")), item.wrong))
+        hinted = token_ids(model, " " + item.wrong)
+        start = next((s for s in range(len(prompt), -1, -1) if prompt[s : s + len(hinted)] == hinted), None)
+        if start is None or hinted[1:] != answer[1:]:
+            continue
+        weights = attention_patterns(model, [prompt + answer]).weights
+        for j in range(1, len(answer)):
+            total, count = total + weights[:, :, len(prompt) + j - 1, start + j], count + 1
     return total / max(count, 1)
 
 
@@ -126,5 +121,6 @@ def learned(
     return total / kept
 
 
-def _ids(model: HookedModel, text: str) -> list[int]:
+def token_ids(model: HookedModel, text: str) -> list[int]:
+    """The tokens of a text, without any that the tokenizer adds."""
     return model.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -9,7 +9,7 @@ import sample_records as sample
 import torch
 
 import interp
-from interp.attribution import Attribution, Comparison, Lens, LensReading, patch
+from interp.attribution import AttentionPatterns, Attribution, Comparison, Lens, LensReading, patch
 from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
@@ -45,6 +45,8 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     comparison = Comparison([f"w5 w{number % 90 + 4} w9" for number in range(n)], ["w5 w99 w9"] * n, name=EVIL)
     yield comparison
     yield patch(model, comparison, "z.*", by="head")
+    yield AttentionPatterns(EVIL, (EVIL,) * n, (0,), torch.rand(1, 2, n, n))
+    yield model.run_with_cache(text[0])[1]
     yield from _directions(n)
     yield from _audits(model, n, folder)
     yield from _edits(n)

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.ActivationCache import ActivationCache
-from transformer_lens.utilities import Slice
 
 from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError
@@ -50,7 +49,7 @@ class ModelCache(Displayed, ActivationCache):
         return self.hooked.bridge
 
     @model.setter
-    def model(self, value: None) -> None:
+    def model(self, value: Any) -> None:
         """TransformerLens' own sets it."""
 
     def __getitem__(self, key: Any) -> Tensor:
@@ -90,12 +89,12 @@ class ModelCache(Displayed, ActivationCache):
                 the logit, before any cap, but for the biases of norm and unembedding. Without it, the terms are those
                 of TransformerLens on unfolded norms, which do not sum to the logit.
         """
-        slices = [x if isinstance(x, Slice) else Slice(x) for x in (pos_slice, batch_slice)]
-        chosen = {"pos_slice": slices[0], "batch_slice": slices[1], "has_batch_dim": has_batch_dim}
         directions = self.hooked.tokens_to_residual_directions(tokens, fold_norm)
         if incorrect_tokens is not None:
             directions = directions - self.hooked.tokens_to_residual_directions(incorrect_tokens, fold_norm)
-        scaled = self.apply_ln_to_stack(residual_stack, -1, **chosen)
+        scaled = self.apply_ln_to_stack(
+            residual_stack, pos_slice=pos_slice, batch_slice=batch_slice, has_batch_dim=has_batch_dim
+        )
         per_row = scaled.ndim == 4 and directions.ndim == 2 and len(directions) == scaled.shape[1]
         return (scaled * (directions[:, None] if per_row else directions)).sum(-1)
 

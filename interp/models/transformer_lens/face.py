@@ -257,9 +257,7 @@ class TransformerLensFace(BridgedModel):
             raise InterpError(f"remove_batch_dim=True with {len(batch)} prompts; expected one")
         if incl_bwd and return_type != "loss":
             raise InterpError("incl_bwd takes gradients of the loss; pass return_type='loss'")
-        names = [names_filter] if isinstance(names_filter, str | Site) else names_filter
-        if not (callable(names) or names is None):
-            names = [name.hook_name if isinstance(name, Site) else name for name in names]
+        names = _listed(names_filter)
         sites = _plain_sites(self, names, stop)
         if sites is None:
             behind = stop == self.n_layers  # where TransformerLens would return logits
@@ -299,7 +297,15 @@ def _run_plain(
     return result.detach(), tensors
 
 
-def _plain_sites(model: TransformerLensFace, names: Names, stop: int | None) -> list[Site] | None:
+def _listed(names: Names) -> list[str] | Callable[[str], bool] | None:
+    if names is None or callable(names):
+        return names
+    return [str(name) for name in ([names] if isinstance(names, str | Site) else names)]
+
+
+def _plain_sites(
+    model: TransformerLensFace, names: list[str] | Callable[[str], bool] | None, stop: int | None
+) -> list[Site] | None:
     """The sites with these names if the plain model computes all of them; None if the bridge is needed."""
     if names is None:
         return None
