@@ -122,7 +122,7 @@ def graph_page(payload: Mapping[str, Any], *, labels: Mapping[str, str] = {}) ->
     data = {
         "tokens": graph.metadata.prompt_tokens,
         "rows": ["tokens" if row == -1 else "output" if row in outputs else f"layer {row}" for row in rows],
-        "nodes": [_node(node, rows, labels) for node in graph.nodes],
+        "nodes": [_node(node, graph, rows, labels) for node in graph.nodes],
         "links": [(numbers[link.source], numbers[link.target], float(f"{link.weight:.4g}")) for link in links],
         "pinned": [name for name in choices.pinnedIds if name in numbers],
         "clicked": choices.clickedId,
@@ -132,10 +132,10 @@ def graph_page(payload: Mapping[str, Any], *, labels: Mapping[str, str] = {}) ->
     return rendered_page("graph.html.j2", metadata=graph.metadata, scores=scores, data=data)
 
 
-def _node(node: _Node, rows: list[int], labels: Mapping[str, str]) -> dict[str, Any]:
+def _node(node: _Node, graph: _Graph, rows: list[int], labels: Mapping[str, str]) -> dict[str, Any]:
     kind = _KINDS[node.feature_type]
-    number = node.node_id.split("_")[1:2] if kind == "latent" else []
-    label = labels.get(node.node_id) or node.clerp or " ".join([kind, *number])
+    names = {"latent": node.node_id.split("_")[1:2], "token": [f'"{graph.metadata.prompt_tokens[node.ctx_idx]}"']}
+    label = labels.get(node.node_id) or node.clerp or " ".join([kind, *names.get(kind, [])])
     values = node.model_dump(include={"activation", "influence", "measured", "predicted"})
     place = {"id": node.node_id, "kind": kind, "row": rows.index(node.row), "position": node.ctx_idx}
     return place | {"label": printable(visible(label)), "top": node.top_tokens} | values

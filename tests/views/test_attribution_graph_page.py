@@ -59,6 +59,7 @@ def test_a_page_holds_the_graph_with_its_labels_and_scores():
     assert content["rows"] == ["tokens", "layer 0", "layer 1", "output"]
     labels = {node["id"]: node["label"] for node in content["nodes"]}
     assert (labels["0_7_1"], labels["1_9_2"], labels["0_-1_2"]) == ("rivers", "latent 9", "error")
+    assert labels["E_0_0"] == 'token "The"'
     weights = [weight for _, _, weight in content["links"]]
     assert weights == [4.0, -3.0, 2.0, 1.0, -1.0, 0.5, 0.25, -0.125]
     (keys,) = parse(page).all("dl")

@@ -33,7 +33,7 @@
     outputs[source].push([target, weight]);
   });
   const heaviest = largest(links.slice(0, 1).map(([, , weight]) => weight));
-  const largestEffect = largest(nodes.map((node) => node.measured ?? 0));
+  const largestEffect = largest(nodes.map((node) => (node.kind === "latent" ? node.measured ?? 0 : 0)));
   const byId = new Map(nodes.map((node, index) => [node.id, index]));
 
   // What the user chose; the address of the page keeps it.
@@ -103,7 +103,7 @@
     mark.append(title, svg("circle", { r: 9, class: "ring" }), shape(node.kind, { class: "mark" }));
     if (node.measured) {
       // What a node does is the opposite of what its ablation does.
-      const opacity = Math.sqrt(Math.abs(node.measured) / largestEffect);
+      const opacity = Math.sqrt(Math.min(1, Math.abs(node.measured) / largestEffect));
       mark.append(shape(node.kind, { class: node.measured > 0 ? "fill down" : "fill", opacity }));
     }
     marks[index] = mark;
@@ -116,7 +116,7 @@
     picture = svg("svg", { width, height, role: "group", "aria-label": "Nodes by layer and position" });
     bands.forEach(([y, high], row) => row % 2 && picture.append(svg("rect", { class: "band", y, width, height: high })));
     columns.forEach(([left, right], position) => {
-      const text = cut(tokens[position].trim() || tokens[position], Math.floor((right - left) / 7));
+      const text = cut(tokens[position].trim() || tokens[position], Math.floor((right - left) / 8));
       const title = svg("title", {}, `position ${position}: ${JSON.stringify(tokens[position])}`);
       picture.append(svg("text", { class: "column", x: (left + right) / 2, y: height - 8 }, text, title));
     });
