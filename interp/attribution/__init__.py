@@ -7,6 +7,7 @@
 - `direct`: direct logit attribution, the part of a logit difference that each writer adds.
 - `metrics`: the logit difference, log-probability and divergence that a comparison reads.
 - `comparison`: `Comparison`, pairs of prompts, clean and corrupt, and a metric.
+- `graphs`: `trace_graph`, which latents of transcoders a prediction is computed by; `load_transcoders`.
 - `patching`: `patch`, activations of one run put into the other, exactly or estimated by gradients.
 """
 

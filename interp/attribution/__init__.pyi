@@ -6,6 +6,11 @@ from .direct import Attribution as Attribution
 from .direct import direct_attribution as direct_attribution
 from .fitted_lenses import fit_jacobian_lens as fit_jacobian_lens
 from .fitted_lenses import fit_tuned_lens as fit_tuned_lens
+from .graphs.effects import measure_effects as measure_effects
+from .graphs.graph import AttributionGraph as AttributionGraph
+from .graphs.graph import Effects as Effects
+from .graphs.tracer import trace_graph as trace_graph
+from .graphs.transcoders import load_transcoders as load_transcoders
 from .lens import Lens as Lens
 from .lens_reading import LensReading as LensReading
 from .metrics import KLToClean as KLToClean

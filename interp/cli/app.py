@@ -132,6 +132,7 @@ VERBS: dict[str, Command] = {
     "undo": export.undo_command,
     "audit": audit.audit_command,
     "gate": audit.gate_command,
+    "graph": attribution.graph_command,
     "doctor": doctor_command,
 }
 SAE_VERBS: dict[str, Command] = {

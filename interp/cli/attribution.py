@@ -1,4 +1,4 @@
-"""The verbs of `interp lens` and `interp patch`: what inner layers say, and where activations decide an answer."""
+"""The verbs `interp lens`, `interp patch` and `interp graph`: what inner layers say, and what computes an answer."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -170,3 +170,36 @@ def _corpus(text: str, split: Literal["train", "test"]) -> Any:
     from interp import organism
 
     return list(organism.corpus(2000, split=split)) if text == "organism" else text
+
+
+class GraphOptions(Config):
+    """What to trace, with which transcoders, and where to write the graph."""
+
+    transcoders: Path = Field(description="folder of transcoders: of interp, SAELens, sparsify or circuit-tracer")
+    prompt: str = Field(description="prompt whose next token is traced")
+    out: Path = Field(description="new folder for graph.json, graph-metadata.json and graph.html")
+    target: tuple[str, ...] = repeated("token whose logit is traced [default: the likeliest ones]")
+    as_chat: bool = Field(False, description="render the prompt as a user message with the chat template")
+    node_share: float = Field(0.8, gt=0, le=1, description="share of influence to which nodes are kept")
+    edge_share: float = Field(0.98, gt=0, le=1, description="share of influence to which edges are kept")
+    rules: Literal["complete", "circuit-tracer"] = Field(
+        "complete", description="MLP outputs at the first token: error nodes (complete) or no nodes (circuit-tracer)"
+    )
+    memory: str = Field("4GB", description="most that the graph may take; a larger one is refused")
+    chat: ChatOptions = ChatOptions()
+
+
+def graph_command(model: Model, options: GraphOptions, device: Device = None, as_json: Json = False) -> None:
+    """Trace which latents of transcoders the next token is computed by, and ablate each that is kept."""
+    from interp.attribution.graphs.tracer import trace_graph
+    from interp.attribution.graphs.transcoders import load_transcoders
+    from interp.models.loading import load
+
+    require_free(options.out)
+    hooked = load(model, device=device, **options.chat.loading)
+    prompt = hooked.chat(options.prompt) if options.as_chat else hooked.tokens(options.prompt, chat=None)
+    settings = options.model_dump(include={"node_share", "edge_share", "rules", "memory"})
+    transcoders = load_transcoders(options.transcoders, hooked)
+    graph = trace_graph(hooked, transcoders, prompt, options.target or None, **settings)
+    graph.save(options.out)
+    print_values(as_json, {str(row[0]): row[1] for row in graph._card()[1]} | {"out": str(options.out)})

@@ -126,9 +126,9 @@ def _of_raw_stream(tensors: dict[str, Tensor], places: tuple[Site, Site]) -> dic
 
 def _tool(where: Path) -> str:
     """The tool whose files these are. Raises, with what was looked for, if there are none."""
-    if (tool := _detected(where)) is not None:
+    if (tool := detected_tool(where)) is not None:
         return tool
-    inside = [item.name for item in (sorted(where.iterdir()) if where.is_dir() else ()) if _detected(item)]
+    inside = [item.name for item in (sorted(where.iterdir()) if where.is_dir() else ()) if detected_tool(item)]
     if inside:
         shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "")
         raise InterpError(f"{where}: the autoencoders are in folders of it ({shown}); give the path of one")
@@ -137,7 +137,8 @@ def _tool(where: Path) -> str:
     raise InterpError(f"{where}: {state}; looked for {known}")
 
 
-def _detected(where: Path) -> str | None:
+def detected_tool(where: Path) -> str | None:
+    """The tool whose autoencoder a folder or file holds, if any."""
     if where.suffix == ".npz" and where.is_file():
         return "Gemma Scope"
     return next((name for name, files in _FILES.items() if all((where / file).is_file() for file in files)), None)

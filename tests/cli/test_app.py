@@ -79,6 +79,10 @@ def test_options_are_frozen():
             "--template", "model",
         ],
         "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--safeguard", "file"],
+        "graph": [
+            "--as-chat", "--date", "--device", "--edge-share", "--json", "--memory", "--node-share", "--out",
+            "--prompt", "--rules", "--target", "--template", "--transcoders", "model",
+        ],
         "doctor": ["--json"],
     }  # fmt: skip
 

@@ -1,11 +1,14 @@
-"""`interp lens` and `interp patch`: tables, JSON and pages of what they find, and records that are read again."""
+"""`interp lens`, `interp patch` and `interp graph`: tables, JSON, pages and files, and records that are read again."""
 
 import json
 
 import pytest
+import torch
 
 import interp
+from interp.activations import SiteColumns
 from interp.attribution import Patching
+from interp.sae import JumpReLU
 
 
 def test_a_text_is_read_by_a_logit_lens_and_drawn(run, tmp_path):
@@ -105,3 +108,26 @@ def test_patches_that_can_not_be_made_are_one_line(run, tmp_path, monkeypatch, w
     code, said, complaint = run("patch", "organism", *words)
     assert (code, said) == (2, "")
     assert message in complaint
+
+
+def test_a_graph_is_traced_and_written(run, tmp_path):
+    model, rows = interp.load("organism"), torch.eye(192)[:40]
+    reads, writes = ((SiteColumns(site=f"{x}.3", model=model.reference, width=192),) for x in ("mlp_input", "mlp_out"))
+    zero = torch.zeros(40)
+    coder = interp.SparseAutoencoder(rows, zero, rows, torch.zeros(192), JumpReLU(), reads, writes, threshold=zero)
+    coder.save(tmp_path / "set" / "layer-3")
+    words = ["graph", "organism", "--transcoders", tmp_path / "set", "--prompt", "what is 2 plus 3?", "--as-chat"]
+    words.append("--out")
+    code, said, _ = run(*words, tmp_path / "graph", "--target", "The", "--target", "5", "--json")
+    payload = json.loads((tmp_path / "graph" / "graph.json").read_text())
+    assert (code, json.loads(said)["out"]) == (0, str(tmp_path / "graph"))
+    logits = [node["clerp"] for node in payload["nodes"] if node["feature_type"] == "logit"]
+    assert [clerp.split('"')[1] for clerp in logits] == ["The", "5"]
+    for wrong, message in (
+        ([tmp_path / "graph"], "exists already"),
+        ([tmp_path / "b", "--target", "no such word"], "expected a text of one token"),
+        ([tmp_path / "b", "--memory", "1MB"], "and memory is 1MB"),
+    ):
+        code, said, complaint = run(*words, *wrong)
+        assert (code, said, message in complaint) == (2, "", True)
+    assert not (tmp_path / "b").exists()

@@ -7,9 +7,10 @@ from pathlib import Path
 import sae_samples
 import sample_records as sample
 import torch
+from transcoders import transcoder
 
 import interp
-from interp.attribution import AttentionPatterns, Attribution, Comparison, Lens, LensReading, patch
+from interp.attribution import AttentionPatterns, Attribution, Comparison, Lens, LensReading, patch, trace_graph
 from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
@@ -47,6 +48,9 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield patch(model, comparison, "z.*", by="head")
     yield AttentionPatterns(EVIL, (EVIL,) * n, (0,), torch.rand(1, 2, n, n))
     yield model.run_with_cache(text[0])[1]
+    graph = trace_graph(model, [transcoder(model)], [[5, 9, *range(10, 40)]])
+    yield replace(graph, targets=(EVIL,) * len(graph.targets), tokens=(EVIL,) * len(graph.tokens))
+    yield graph.effects
     yield from _directions(n)
     yield from _audits(model, n, folder)
     yield from _edits(n)

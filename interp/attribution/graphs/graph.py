@@ -1,0 +1,295 @@
+"""AttributionGraph: what active latents, errors and embeddings contribute to each other and to the logits of a prompt.
+
+Nodes that read are the active latents, in the order of layer, position and number, and the logits. Sources are the same
+latents, then an error per layer and token, then an embedding per token.
+
+    sum of a node's edges + its constant = its pre-activation (its centred logit before any cap)
+
+`save` and `payload` have the JSON that circuit-tracer's frontend and Neuronpedia read.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.attribution.graphs._influence import Pruning, pruned
+from interp.attribution.graphs._replacement import LocalReplacement, Readers
+from interp.core.display import Card, Displayed
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, write_json, write_text
+from interp.interventions.latents import Suppress
+from interp.interventions.recipe import Recipe
+from interp.models.hooked import HookedModel
+from interp.models.identity import ModelReference
+from interp.models.tokens import Tokens
+from interp.sae.coder import SparseAutoencoder
+
+Rules = Literal["complete", "circuit-tracer"]
+_KINDS = ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit")  # circuit-tracer's names
+
+
+@dataclass(frozen=True, eq=False)
+class Effects(Displayed):
+    """The change of each kept node when another one is ablated. Returned by `measure_effects`.
+
+    Attributes:
+        sources: The nodes that are ablated: numbers of sources of the graph.
+        nodes: The kept latents and the logits: numbers of nodes that read.
+        later: Whether a node comes after a source, so that it can change.
+        predicted: The change of each node by the graph.
+        measured: The change in the run.
+        freeze: Whether the run was frozen, and the prediction is the direct edges.
+    """
+
+    sources: Int[Tensor, "source"]
+    nodes: Int[Tensor, "node"]
+    later: Bool[Tensor, "source node"]
+    predicted: Float[Tensor, "source node"]
+    measured: Float[Tensor, "source node"]
+    freeze: bool
+
+    @property
+    def correlation(self) -> float | None:
+        """Pearson correlation of predicted and measured changes of later nodes; None where either does not vary."""
+        both = torch.stack([self.predicted[self.later], self.measured[self.later]]).double()
+        varies = both.shape[1] > 1 and bool((both.std(1) > 0).all())
+        return float(torch.corrcoef(both)[0, 1]) if varies else None
+
+    def _card(self) -> Card:
+        kind = "in the frozen model, by direct edges" if self.freeze else "in the unfrozen model, by total effects"
+        return kind, [("ablated", len(self.sources)), ("changes", int(self.later.sum())), ("r", self.correlation)]
+
+
+class Place(NamedTuple):
+    """Where a node is, as files name it: layer (E for embeddings), number (-1 for errors; or a token), position."""
+
+    kind: str
+    layer: str
+    number: int
+    position: int
+
+    @property
+    def name(self) -> str:
+        """The node's identifier."""
+        return f"{self.layer}_{self.number}_{self.position}"
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionGraph(Displayed):
+    """An attribution graph. Returned by `trace_graph`.
+
+    Attributes:
+        model: The model.
+        transcoders: The transcoders whose latents are nodes.
+        batch: The tokens of the prompt.
+        tokens: Each token as text.
+        nodes: The nodes that read: active latents and logits, with their transcoder, layer, position, number and value.
+        targets: The tokens of the logits as text; the first is the traced one, whose changes files show.
+        probabilities: Their probabilities.
+        edges: What each source contributes to each node.
+        constants: What a node reads of biases, and of what is no node by the rules.
+        rules: At the first token, whose MLP outputs transcoders are not trained on: all of it is error (`complete`), or
+            it is a constant and no node (`circuit-tracer`).
+        pruning: What is kept by influence, and the scores.
+        effects: The kept nodes, ablated in the unfrozen model.
+    """
+
+    model: ModelReference
+    transcoders: tuple[SparseAutoencoder, ...]
+    batch: Tokens
+    tokens: tuple[str, ...]
+    nodes: Readers
+    targets: tuple[str, ...]
+    probabilities: Float[Tensor, "logit"]
+    edges: Float[Tensor, "node source"]
+    constants: Float[Tensor, "node"]
+    rules: Rules
+    pruning: Pruning
+    effects: Effects | None = None
+
+    @property
+    def activations(self) -> Float[Tensor, "latent"]:
+        """The values of the active latents."""
+        return self.nodes.values[: -len(self.targets)]
+
+    @property
+    def kept_nodes(self) -> Int[Tensor, "node"]:
+        """Numbers of the kept latents and of the logits."""
+        kept = self.pruning.sources[: len(self.activations)].nonzero()[:, 0]
+        return torch.cat([kept, torch.arange(len(self.activations), len(self.nodes.values))])
+
+    @property
+    def source_places(self) -> tuple[Int[Tensor, "source"], Int[Tensor, "source"]]:
+        """Layer and position of each source; embeddings are in layer -1."""
+        latents, width = len(self.activations), len(self.tokens)
+        layers, positions = torch.arange(-1, self.model.n_layers).roll(-1), torch.arange(width)
+        errors = layers.repeat_interleave(width), positions.repeat(len(layers))
+        pairs = zip((self.nodes.layers, self.nodes.positions), errors, strict=True)
+        of_layers, of_positions = (torch.cat([places[:latents], others]) for places, others in pairs)
+        return of_layers, of_positions
+
+    def places(self) -> list[Place]:
+        """Each source, and then each logit, as files name it. Latents count from 0 in each layer."""
+        sizes = [coder.d_sae // len(coder.reads) for coder in self.transcoders]
+        ids, last, latents = self.batch.ids[0].tolist(), len(self.tokens) - 1, len(self.activations)
+        coders, readers = self.nodes.coders.tolist(), self.nodes.latents.tolist()
+        places = []
+        for source, (layer, position) in enumerate(zip(*(x.tolist() for x in self.source_places), strict=True)):
+            if source < latents:
+                places.append(Place(_KINDS[0], str(layer), readers[source] % sizes[coders[source]], position))
+            else:
+                error = Place(_KINDS[1], str(layer), -1, position)
+                places.append(error if layer >= 0 else Place(_KINDS[2], "E", ids[position], position))
+        return places + [Place(_KINDS[3], str(self.model.n_layers + 1), token, last) for token in readers[latents:]]
+
+    def replacement(self, model: HookedModel) -> LocalReplacement:
+        """The local replacement model that the graph is of. Raises for another model."""
+        return LocalReplacement(model, self.transcoders, self.batch, self.rules == "complete")
+
+    def prune(self, node_share: float = 0.8, edge_share: float = 0.98) -> "AttributionGraph":
+        """The same graph with other nodes and edges kept, without measured effects.
+
+        Args:
+            node_share: Share of influence to which nodes are kept, up to 1.
+            edge_share: Share of influence to which edges between them are kept.
+        """
+        pruning = pruned(self.edges, self.probabilities, len(self.tokens), node_share, edge_share)
+        return replace(self, pruning=pruning, effects=None)
+
+    def recipe(self, nodes: str | Sequence[str], scale: float = 0.0) -> Recipe:
+        """A recipe that turns the latents of some nodes down, at all tokens: a supernode as an edit.
+
+        Args:
+            nodes: Identifiers of latents, as in files: `layer_number_position`.
+            scale: What the latents are multiplied by; 0 ablates them.
+
+        Raises:
+            InterpError: A node is no active latent of the graph.
+        """
+        known = {place.name: number for number, place in enumerate(self.places()[: len(self.activations)])}
+        listed, chosen = [nodes] if isinstance(nodes, str) else list(nodes), dict[int, list[int]]()
+        for name in listed:
+            if name not in known:
+                raise InterpError(f"{name} is no active latent here; expected layer_number_position, such as 2_17_5")
+            chosen.setdefault(int(self.nodes.coders[known[name]]), []).append(int(self.nodes.latents[known[name]]))
+        unique = {number: sorted({*latents}) for number, latents in chosen.items()}
+        edits = [
+            edit for number, latents in unique.items() for edit in _edits(self.transcoders[number], latents, scale)
+        ]
+        return Recipe(edits, self.model, note=f"Multiplies the latents of {', '.join(listed)} by {scale:g}.")
+
+    def payload(self, slug: str = "graph", top_tokens: Mapping[str, list[Any]] | None = None) -> dict[str, Any]:
+        """The kept nodes and edges as circuit-tracer's JSON, with additions that other readers ignore.
+
+        Args:
+            slug: The name of the graph.
+            top_tokens: Per latent (`layer_number`), pairs of a text and the latent's activation there.
+        """
+        places = self.places()
+        sources, logits = places[: self.edges.shape[1]], places[self.edges.shape[1] :]
+        readers = [*sources[: len(self.activations)], *logits]
+        nodes = [self._node(n, sources[n], top_tokens or {}) for n in self.pruning.sources.nonzero()[:, 0].tolist()]
+        for number, (place, chance) in enumerate(zip(logits, self.probabilities.tolist(), strict=True)):
+            text = {"clerp": f'Output "{self.targets[number]}" (p={chance:.3f})', "is_target_logit": number == 0}
+            nodes.append(self._node(None, place, {}) | text | {"token_prob": chance})
+        links = [
+            {"source": sources[source].name, "target": readers[node].name, "weight": float(self.edges[node, source])}
+            for node, source in self.pruning.edges.nonzero().tolist()
+        ]
+        parameters = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
+        return {"metadata": self._metadata(slug), "qParams": parameters, "nodes": nodes, "links": links}
+
+    def _metadata(self, slug: str) -> dict[str, Any]:
+        scores = {"replacement_score": self.pruning.replacement, "completeness_score": self.pruning.completeness}
+        measured = {"correlation": None if self.effects is None else self.effects.correlation}
+        return {
+            "slug": slug,
+            "scan": re.sub(r"[^\w.-]+", "-", self.model.name),
+            "transcoder_list": [],
+            "prompt_tokens": list(self.tokens),
+            "prompt": "".join(self.tokens),
+            "node_threshold": None,
+            "schema_version": 1,
+            "interp": scores | measured | {"error_share": self.pruning.error_share, "rules": self.rules},
+        }
+
+    def _node(self, source: int | None, place: Place, top_tokens: Mapping[str, list[Any]]) -> dict[str, Any]:
+        """A node of the file; of a latent, its number is paired with its layer by Cantor's function."""
+        kind, layer, number, position = place
+        node: dict[str, Any] = {"node_id": place.name, "layer": layer, "ctx_idx": position, "feature_type": kind}
+        node |= {"clerp": "", "token": self.tokens[position], "feature": number, "jsNodeId": f"L_{number}-{position}"}
+        node |= {"influence": None if source is None else float(self.pruning.influence[source])}
+        if source is not None and kind == _KINDS[0]:
+            total = int(layer) + number
+            node |= {"feature": total * (total + 1) // 2 + number, "jsNodeId": f"{layer}_{number}-0"}
+            top = top_tokens.get(f"{layer}_{number}", [])
+            node |= {"activation": float(self.activations[source]), "top_tokens": top}
+        elif kind == _KINDS[1]:
+            node["jsNodeId"] = f"{layer}_{position}-0"
+        elif kind == _KINDS[2]:
+            node |= {"feature": position, "jsNodeId": f"E_{number}-{position}"}
+        return node | self._changes(source)
+
+    def _changes(self, source: int | None) -> dict[str, float | None]:
+        """What ablating a source does to the traced logit, by the run and by the graph."""
+        if self.effects is None or source is None:
+            return {"measured": None, "predicted": None}
+        row, node = int(torch.searchsorted(self.effects.sources, source)), -len(self.targets)
+        return {name: float(getattr(self.effects, name)[row, node]) for name in ("measured", "predicted")}
+
+    def save(self, folder: str | Path, slug: str = "graph", page: str | None = None, overwrite: bool = False) -> None:
+        """Write the graph's files into a new folder: graph.json, graph-metadata.json and, if given, graph.html.
+
+        Args:
+            folder: The folder.
+            slug: The name of the graph.
+            page: The text of a page that shows it, such as `interp.views.graph_page` makes.
+            overwrite: Replace a folder with a graph.json, in one step.
+        """
+        payload = self.payload(slug)
+        with new_folder(folder, mark="graph.json", overwrite=overwrite) as out:
+            write_json(out / "graph.json", payload)
+            write_json(out / "graph-metadata.json", {"graphs": [payload["metadata"]]})
+            if page is not None:
+                write_text(out / "graph.html", page)
+
+    def _card(self) -> Card:
+        latents, kept, best = len(self.activations), self.pruning.sources, "1 is a graph without errors"
+        shown = [f"{text!r} {p:.3f}" for text, p in zip(self.targets, self.probabilities.tolist(), strict=True)]
+        errors = int(kept[latents : -len(self.tokens)].sum())
+        rows: list[tuple[object, ...]] = [
+            ("logits", shown),
+            ("active latents", latents),
+            ("kept", f"{int(kept[:latents].sum())} latents, {errors} errors, {int(self.pruning.edges.sum())} edges"),
+            ("replacement", self.pruning.replacement, best),
+            ("completeness", self.pruning.completeness, best),
+            ("errors' share of influence", self.pruning.error_share, "0 is a graph without errors"),
+        ]
+        if self.effects is not None:
+            rows.append(("r with ablations", self.effects.correlation, "1 is a graph that predicts them"))
+        return "".join(self.tokens), rows
+
+
+def _edits(coder: SparseAutoencoder, latents: list[int], scale: float) -> list[tuple[str, Suppress]]:
+    """Edits of some latents. Where latents do not depend on each other, they hold these alone, per site written."""
+    if coder.threshold is None:
+        if len(coder.reads) == len(coder.writes) == 1:
+            return [(coder.writes[0].site, Suppress(coder, latents, scale))]
+        raise InterpError(f"{coder} ranks the latents of all layers together, so no recipe holds some; use thresholds")
+    edits, size = list[tuple[str, Suppress]](), coder.d_sae // len(coder.reads)
+    for group, read in enumerate(coder.reads):
+        here = [latent for latent in latents if latent // size == group]
+        blocks = coder.W_dec[here].split([place.width for place in coder.writes], dim=1)
+        for written, rows in zip(coder.writes, blocks, strict=True):
+            if rows.any():
+                parts: dict[str, Any] = {name: getattr(coder, name)[here] for name in ("W_enc", "b_enc", "threshold")}
+                parts |= {"W_dec": rows.contiguous(), "b_dec": torch.zeros(written.width), "W_skip": None}
+                part = replace(coder, reads=(read,), writes=(written,), config=None, metrics=None, **parts)
+                edits.append((written.site, Suppress(part, list(range(len(here))), scale)))
+    return edits
