@@ -9,7 +9,7 @@ beforehand:
   The error is the rest of the difference of the runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Literal
 
@@ -22,13 +22,15 @@ from interp.attribution.comparison import ComparedPairs
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.directions.direction import Direction
+from interp.models.architectures.table import Tap
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
-from interp.models.hooks import attached
+from interp.models.hooks import Transform, attached
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
 
 By = Literal["position", "head", "site", "neuron", "pattern", "latent"]
+Correction = Literal["qk_fix", "grad_drop"]
 _UNITS = {
     "head": "sites with one number of heads: z, q, or k and v",
     "neuron": "sites of one width without heads, such as mlp_post.*",
@@ -155,18 +157,57 @@ class Places:
             values[numbers] = run.read(edits, start, self.pairs.metric).cpu().float()
         return values
 
-    def estimated(self, steps: int) -> Float[Tensor, "site place batch"]:
-        """The metric under each patch by gradients, averaged over steps on the way to the source; 0: at the base."""
-        if not steps:
-            gradients = self.gradients(self.sites)
-        else:
-            shares = [(step + 0.5) / steps for step in range(steps)]
-            runs = track([(site, share) for site in self.sites for share in shares], "integrate", unit="runs")
-            parts = [self.gradients([site], share)[site] for site, share in runs]
-            means = [torch.stack(parts[n : n + steps]).mean(0) for n in range(0, len(parts), steps)]
-            gradients = dict(zip(self.sites, means, strict=True))
-        changes = torch.stack([self._changes(site, gradients[site]) for site in self.sites])
-        return self.pairs.base_values + changes.cpu()
+    def estimated(self, corrections: Collection[Correction] = ()) -> Float[Tensor, "site place batch"]:
+        """The metric under each patch by gradients at the base run.
+
+        `qk_fix`: of queries and keys the change of `z`, for which attention is computed anew, times the gradient there.
+        `grad_drop`: the sizes of the changes, averaged over gradients without the paths through a layer's outputs.
+        """
+        attended = dict[Site, Tensor]()
+        if "qk_fix" in corrections:
+            run = RecordedRun(self.model, self.pairs.base)
+            attended = {site: self._change_of_z(run, site) for site in self.sites if site.kind in ("q", "k")}
+        held = [*self.sites, *{Site("z", site.layer): None for site in attended}]
+        if "grad_drop" not in corrections:
+            return self.pairs.base_values + self._predicted(self.gradients(held), attended)
+        layers = track(range(self.model.n_layers), "drop gradients", unit="layers")
+        parts = [self._predicted(self.gradients(held, dropped=layer), attended).abs() for layer in layers]
+        return self.toward_source(torch.stack(parts).sum(0) / max(1, len(parts) - 1))
+
+    def integrated(self, steps: int) -> Float[Tensor, "site place batch"]:
+        """The metric under each patch by gradients that are averaged over steps on the way to the source."""
+        shares = [(step + 0.5) / steps for step in range(steps)]
+        runs = track([(site, share) for site in self.sites for share in shares], "integrate", unit="runs")
+        parts = [self.gradients([site], share)[site] for site, share in runs]
+        means = [torch.stack(parts[n : n + steps]).mean(0) for n in range(0, len(parts), steps)]
+        return self.pairs.base_values + self._predicted(dict(zip(self.sites, means, strict=True)), {})
+
+    def toward_source(self, sizes: Float[Tensor, "*place batch"]) -> Float[Tensor, "*place batch"]:
+        """The metric where it has moved by these sizes, without their signs, from the base run to the source run."""
+        pairs = self.pairs
+        way = (pairs.clean_values + pairs.corrupt_values - 2 * pairs.base_values).mean().sign()
+        return pairs.base_values + way * sizes.abs()
+
+    def _predicted(self, gradients: dict[Site, Tensor], attended: dict[Site, Tensor]) -> Tensor:
+        """The change of the metric at each place of each site, (site, place, batch)."""
+        changes = []
+        for site in self.sites:
+            if site not in attended:
+                changes.append(self._changes(site, gradients[site]))
+                continue
+            products = (attended[site] * gradients[Site("z", site.layer)]).sum(-1)
+            changes.append(products.sum((2, 3)) if len(products) > 1 else self._summed(products[0]))
+        return torch.stack(changes).cpu()
+
+    def _change_of_z(self, run: RecordedRun, site: Site) -> Float[Tensor, "edit batch pos head d_head"]:
+        """How `z` changes with the queries or keys of its layer: all patched, or for keys by position one by one."""
+        each = site.kind == "k" and self.by == "position"
+        edits = [
+            SiteEdit(site, partial(self.put, site, place, 0) if each else lambda x: self.target[site].to(x))
+            for place in range(len(self.labels) if each else 1)
+        ]
+        z = Site("z", site.layer)
+        return run.within(z, edits) - run.within(z)
 
     def _changes(self, site: Site, gradient: Tensor) -> Float[Tensor, "place batch"]:
         """The change of the metric that a gradient at a site predicts for each place there."""
@@ -181,13 +222,16 @@ class Places:
 
     def _summed(self, products: Float[Tensor, "batch pos head"]) -> Float[Tensor, "place batch"]:
         """The sum over each place."""
-        if self.by in ("head", "pattern"):
-            return products.sum(1).T
+        if self.by in ("head", "pattern"):  # a head of keys is attended to by several of z
+            return products.sum(1).unflatten(1, (len(self.labels), -1)).sum(2).T
         by_position = products.sum(2)
         return by_position[:, list(map(int, self.labels))].T if self.by == "position" else by_position.sum(1)[None]
 
-    def gradients(self, sites: Sequence[Site], share: float = 0.0) -> dict[Site, Tensor]:
-        """The gradients of the metric, in a run whose activations at the sites are `share` of the way to the source."""
+    def gradients(self, sites: Sequence[Site], share: float = 0.0, dropped: int | None = None) -> dict[Site, Tensor]:
+        """The gradients of the metric, in a run whose activations at the sites are `share` of the way to the source.
+
+        They leave out the paths through what attention and MLP of the layer `dropped` write.
+        """
         held: dict[Site, Tensor] = {}
 
         def hold(site: Site, x: Tensor) -> Tensor:
@@ -195,10 +239,14 @@ class Places:
             held[site] = mixed if mixed.requires_grad else mixed.detach().requires_grad_()
             return held[site]
 
-        taps = [(self.model.tap(site), partial(hold, site)) for site in sites]
+        taps: list[tuple[Tap, Transform]] = [(self.model.tap(site), partial(hold, site)) for site in sites]
+        if dropped is not None:
+            taps += [(self.model.tap(Site(kind, dropped)), Tensor.detach) for kind in ("attn_out", "mlp_out")]
         with frozen_weights(self.model), attached(self.model.hf, taps), torch.enable_grad():
             values = self.pairs.metric(self.model.forward(self.pairs.base, last=1)[None, :, 0])
-            gradients = torch.autograd.grad(values.sum(), [held[site] for site in sites])
+            # Where all paths are left out, the sum alone would need no gradient.
+            total = values.sum() + 0 * sum(held[site].sum() for site in sites)
+            gradients = torch.autograd.grad(total, [held[site] for site in sites])
         if not all(gradient.isfinite().all() for gradient in gradients):
             name = self.pairs.comparison.name
             raise InterpError(f"{name}: a gradient of the metric is not finite; patch with method='exact'")

@@ -4,6 +4,7 @@
   editing factual associations", arXiv:2202.05262. Only what a patch can change is computed (`_layer_pass`).
 - `attribution` estimates all places from one backward pass, by the difference of the activations times the gradient of
   the metric in the base run: Nanda 2023, "Attribution patching"; Syed et al. 2023, arXiv:2310.10348.
+  Its corrections, AtP*, are those of Kramár et al. 2024, arXiv:2403.00745.
 - `integrated` averages that gradient, for each site by itself, over runs whose activations there are on the way from
   base to source: Sundararajan et al. 2017, arXiv:1703.01365; Hanna et al. 2024, "Have faith in faithfulness",
   arXiv:2403.17806.
@@ -13,7 +14,7 @@ Each estimate is returned with its agreement with exact patching on a sample of 
 Limitations: places are patched one at a time. What several do together, or what one does for another, is not measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from interp.attribution._places import By, Places
+from interp.attribution._places import By, Correction, Places
 from interp.attribution.comparison import ComparedPairs, Comparison
 from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability
 from interp.core.display import Card, Displayed, displayed, plural
@@ -80,6 +81,7 @@ class Patching(Displayed):
         model: The model.
         words: The text of every token of the pairs and their answers.
         method: How they were computed.
+        corrections: Those of the estimate. After `grad_drop` effects are sizes: all are toward the source's.
         agreement: Of an estimate of several places, how far it agrees with exact patching.
     """
 
@@ -91,6 +93,7 @@ class Patching(Displayed):
     model: ModelReference
     words: Mapping[int, str] = field(default_factory=dict)
     method: Method = "exact"
+    corrections: tuple[Correction, ...] = ()
     agreement: Agreement | None = None
 
     @property
@@ -202,7 +205,7 @@ class Patching(Displayed):
             InterpError: The file exists, or cannot be written.
         """
         pairs, comparison = self.pairs, self.pairs.comparison
-        record: dict[str, Any] = {name: getattr(self, name) for name in ("by", "labels", "method")}
+        record: dict[str, Any] = {name: getattr(self, name) for name in ("by", "labels", "method", "corrections")}
         record |= {"words": dict(self.words)}
         record |= {"agreement": self.agreement and asdict(self.agreement), "sites": list(map(str, self.sites))}
         record |= {"model": self.model.model_dump(), "comparison": comparison.name, "convention": comparison.convention}
@@ -238,7 +241,8 @@ class Patching(Displayed):
             shown.append(
                 (f"Spearman with exact patching, {self.agreement.places} places", f"{self.agreement.spearman:.3f}")
             )
-        return f"{self.method} patching of {self.pairs.comparison.name}, {plural(len(self.pairs), 'pair')}", shown
+        method = " + ".join([self.method, *self.corrections])
+        return f"{method} patching of {self.pairs.comparison.name}, {plural(len(self.pairs), 'pair')}", shown
 
 
 def patch(
@@ -252,6 +256,7 @@ def patch(
     subspace: Direction | None = None,
     sae: SparseAutoencoder | None = None,
     steps: PositiveInt = 8,
+    corrections: Collection[Correction] = (),
 ) -> Patching:
     """Put activations of the source run into the base run, one place at a time.
 
@@ -268,6 +273,9 @@ def patch(
         subspace: Patch only what lies along these directions, which are in the basis of the sites.
         sae: An autoencoder of one site, for `latent`.
         steps: Number of runs between base and source that `integrated` averages over.
+        corrections: Of `attribution`, the two of AtP*. `qk_fix`: for `q` and `k` the softmax is computed anew. It has
+            little slope where a head attends to one token alone. `grad_drop`: absolute effects, averaged over gradients
+            that each leave out one layer, since a direct and an indirect effect may cancel; a run per layer.
 
     Raises:
         InterpError: As in `Comparison.on`; a site is in no layer, or has no heads where they are patched; patterns are
@@ -290,6 +298,11 @@ def patch(
         if by != "latent":
             raise InterpError(f"by is {by!r} with an autoencoder; its latents are places by 'latent', or leave sae out")
     chosen = model.resolve(sites or (sae.site if sae else "resid_pre.*"))
+    if corrections and (method != "attribution" or {*corrections} - {"qk_fix", "grad_drop"}):
+        given = ", ".join(corrections)
+        raise InterpError(f"corrections {given} of method {method!r}; expected qk_fix and grad_drop, of 'attribution'")
+    if "qk_fix" in corrections and not {"q", "k"} & {site.kind for site in chosen}:
+        raise InterpError("qk_fix corrects queries and keys; patch sites such as q.* and k.*, or leave it out")
     if outside := [site for site in chosen if site.layer is None]:
         raise InterpError(f"{outside[0]} is in no layer, so it is the same as the tokens; patch resid_pre.0 instead")
     places = Places(model, pairs, chosen, by, subspace, sae, positions)
@@ -297,9 +310,10 @@ def patch(
         every = [*product(range(len(chosen)), range(len(places.labels)))]
         values = places.exact(every).reshape(len(chosen), len(places.labels), -1)
     else:
-        values = places.estimated(steps if method == "integrated" else 0)
+        values = places.integrated(steps) if method == "integrated" else places.estimated(corrections)
     words = _words(model, pairs)
-    result = Patching(pairs, tuple(chosen), by, places.labels, values, model.reference, words, method)
+    parts = by, places.labels, values, model.reference, words, method, tuple(corrections)
+    result = Patching(pairs, tuple(chosen), *parts)
     compared = method != "exact" and result.effects.numel() > 1
     return replace(result, agreement=_agreement(result, places)) if compared else result
 
@@ -320,6 +334,7 @@ def _patching(
     sites, labels, effects = (rest.pop(name) for name in ("sites", "labels", "values"))
     effects = torch.tensor(effects).reshape(len(sites), len(labels), len(values[0].expand(len(clean))))
     rest["words"] = {int(token): str(word) for token, word in rest["words"].items()}
+    rest["corrections"] = tuple(rest["corrections"])
     if agreement := rest["agreement"]:
         rest["agreement"] = Agreement(**agreement | {"misses": tuple(map(tuple, agreement["misses"]))})
     reference, sites = ModelReference.parse(model, "its model"), tuple(map(Site.parse, sites))
@@ -341,7 +356,10 @@ def _words(model: HookedModel, pairs: ComparedPairs) -> dict[int, str]:
 def _agreement(estimate: Patching, places: Places) -> Agreement:
     every = [*product(range(len(estimate.sites)), range(len(estimate.labels)))]
     sample = Random(0).sample(every, min(_SAMPLE, len(every)))
-    exact, effects = estimate.pairs.effects(places.exact(sample)), estimate.effects
+    values, effects = places.exact(sample), estimate.effects
+    if "grad_drop" in estimate.corrections:
+        values = places.toward_source(values - estimate.pairs.base_values)
+    exact = estimate.pairs.effects(values)
     guessed = torch.stack([effects[place] for place in sample])
     worst = (exact - guessed).abs().argsort(descending=True)[:3].tolist()
     misses = tuple((estimate.name(*sample[n]), float(guessed[n]), float(exact[n])) for n in worst)

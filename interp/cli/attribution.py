@@ -114,6 +114,7 @@ class PatchOptions(Config):
         "exact", description="exact, or an estimate: attribution or integrated"
     )
     steps: int = Field(8, ge=1, description="integrated: runs between both prompts")
+    correction: tuple[Literal["qk_fix", "grad_drop"], ...] = repeated("attribution: qk_fix (q and k) or grad_drop")
     sae: Path | None = Field(None, description="folder of an autoencoder, whose latents and error are places")
     noise: bool = Field(False, description="put corrupt activations into the clean run, not clean into corrupt")
     align_ends: bool = Field(False, description="where lengths differ, align what both prompts begin and end with")
@@ -148,6 +149,7 @@ def patch_command(model: Model, options: PatchOptions, device: Device = None, as
         positions=options.positions or None,
         sae=SparseAutoencoder.load(options.sae, hooked) if options.sae else None,
         steps=options.steps,
+        corrections=options.correction,
     )
     if options.out:
         result.save(options.out)

@@ -11,6 +11,8 @@ from transformer_lens import patching as theirs
 import interp
 from interp import Direction, InterpError
 from interp.attribution import Comparison, KLToClean, LogitDifference, Patching, patch
+from interp.models import frozen_weights
+from interp.models.hooks import attached
 from interp.models.sites import Site
 
 CLEAN = [[5, 9, 77, 12, 30, 8], [12, 99, 101, 4, 7]]
@@ -155,10 +157,74 @@ def test_integrated_gradients_are_complete(tiny):
         assert bool((changes - whole).abs().max() < 0.01 * whole.abs().max()) == complete, (method, steps)
 
 
+def gradient_at(model, pairs, site, others):
+    """The gradient of the metric at a site, in a run that holds the other sites at given values."""
+    leaf = []
+
+    def hold(x):
+        leaf.append(x.detach().requires_grad_())
+        return leaf[0]
+
+    held = [(model.tap(other), lambda x, value=value: value) for other, value in others.items()]
+    with frozen_weights(model), attached(model.hf, [(model.tap(site), hold), *held]):
+        values = pairs.metric(model.forward(pairs.base, last=1)[None, :, 0])
+        return torch.autograd.grad(values.sum(), leaf)[0]
+
+
+@pytest.mark.parametrize(("kind", "by"), [("q", "head"), ("k", "head"), ("q", "position"), ("k", "position")])
+def test_queries_and_keys_are_attended_to_anew(tiny, kind, by):
+    """The correction of AtP*, against a plain run with the query or key patched, read at `z`; heads share keys."""
+    model = tiny("llama")
+    pairs, z, site = compared(model), Site("z", 1), Site(kind, 1)
+    result = patch(model, pairs, site, by=by, method="attribution", corrections=["qk_fix"])
+    base = model.capture(pairs.base, [z, site], chat=False)
+    gradient = gradient_at(model, pairs, z, {})
+    rows = torch.arange(len(pairs))[:, None]
+    source = model.capture(pairs.source, [site], chat=False)[site][rows, pairs.columns.clamp(min=0)]
+    for number, place in enumerate(result.labels):
+        where = torch.zeros_like(base[site], dtype=torch.bool)
+        where[(slice(None), place) if by == "position" else (slice(None), slice(None), place)] = True
+        patched = torch.where(where & pairs.base.mask[..., None, None], source, base[site])
+        with model.hooked([(site, lambda x, patched=patched: patched)]):
+            moved = model.capture(pairs.base, [z], chat=False)[z] - base[z]
+        expected = pairs.base_values + (moved * gradient * pairs.base.mask[..., None, None]).sum((1, 2, 3))
+        torch.testing.assert_close(result.values[0, number], expected, atol=1e-5, rtol=1e-4)
+    plain = patch(model, pairs, site, by=by, method="attribution")
+    assert (plain.values - result.values).abs().max() > 1e-5, "control: the softmax is not linear"
+
+
+def test_dropped_gradients_leave_out_the_paths_through_a_layer(tiny):
+    """Against gradients of runs that hold what attention and MLP of a layer write; sizes, averaged over layers."""
+    model = tiny("llama")
+    pairs, site = compared(model), Site("resid_pre", 1)
+    result = patch(model, pairs, site, method="attribution", corrections=["grad_drop"])
+    base, source = (model.capture(side, [site], chat=False)[site] for side in (pairs.base, pairs.source))
+    sizes = []
+    for layer in range(model.n_layers):
+        written = [Site(kind, layer) for kind in ("attn_out", "mlp_out")]
+        held = model.capture(pairs.base, written, chat=False).tensors
+        gradient = gradient_at(model, pairs, site, held) if layer else gradient_at(model, pairs, site, {})
+        sizes.append(((source - base) * gradient).sum(-1).abs() * pairs.base.mask)
+    expected = (sum(sizes) / (model.n_layers - 1)).T
+    way = (pairs.clean_values - pairs.corrupt_values).mean().sign()
+    torch.testing.assert_close(way * (result.values[0] - pairs.base_values), expected, atol=1e-5, rtol=1e-4)
+    assert result.agreement.spearman > 0.5
+    first = patch(model, pairs, "mlp_out.0", by="site", method="attribution", corrections=["grad_drop"])
+    assert (first.changes > 0).all()
+
+
 @pytest.fixture(scope="module")
 def organism():
     model = interp.load("organism")
     return model, Comparison.of_organism("hostility", 16).on(model)
+
+
+def test_corrected_queries_rank_heads_as_exact_patching_does(organism):
+    model, pairs = organism
+    plain, corrected = (
+        patch(model, pairs, "q.*", by="head", method="attribution", corrections=c).agreement for c in ((), ["qk_fix"])
+    )
+    assert corrected.spearman > 0.95 > 0.6 > plain.spearman
 
 
 @pytest.mark.parametrize(("sites", "by"), [("resid_pre.*", "position"), ("mlp_out.*", "position"), ("z.*", "head")])
@@ -201,6 +267,8 @@ def test_the_group_passes_to_the_reply_in_one_head_whose_ablation_removes_it(org
         ({"sites": "z.1", "by": "neuron"}, "expected sites of one width without heads"),
         ({"sites": "q.1", "by": "pattern"}, "whose patterns are patched"),
         ({"sites": "z.1", "by": "latent"}, "expected an autoencoder"),
+        ({"sites": "z.1", "method": "attribution", "corrections": ["qk_fix"]}, "corrects queries and keys"),
+        ({"sites": "q.1", "corrections": ["qk_fix"]}, "of method 'exact'"),
         ({"sites": "z.1", "positions": [0]}, "position 0 is outside the prompts; expected -6 to -1"),
         ({"sites": "resid_pre.99"}, "unknown site"),
     ],
