@@ -1,3 +1,4 @@
+from .alignment_search import fit_das as fit_das
 from .attention import AttentionPatterns as AttentionPatterns
 from .attention import attention_patterns as attention_patterns
 from .comparison import ComparedPairs as ComparedPairs

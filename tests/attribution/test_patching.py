@@ -144,6 +144,13 @@ def test_a_subspace_and_what_is_beside_it_are_the_whole(tiny):
         expected = pairs.metric(model.logits(pairs.base, last=1)[None, :, 0])[0]
     torch.testing.assert_close(few[0, 1], expected, atol=1e-5, rtol=1e-5)
     assert (few - whole).abs().max() > 1e-3, "control"
+    part = Direction.of(torch.eye(model.d_model)[:3], site)
+    exact, integrated, plain = (
+        patch(model, pairs, "resid_pre.1", by="site", subspace=part, method=method, steps=30).values - pairs.base_values
+        for method in ("exact", "integrated", "attribution")
+    )
+    torch.testing.assert_close(integrated, exact, atol=0.01 * float(exact.abs().max()), rtol=0)
+    assert (plain - exact).abs().max() > 0.05 * exact.abs().max(), "control: the metric is not linear on the way"
 
 
 def test_integrated_gradients_are_complete(tiny):
