@@ -63,13 +63,13 @@ def fit_das(
 
     Returns:
         The subspace, for `patch(subspace=…)` or a recipe. Its scores are interchange accuracies on the held-out pairs
-        (on the fitted ones where they say so): its own, those of both controls, and that of the whole site.
+        (on the fitted ones where they say so): its own, those of both controls, of no patch, and of the whole site.
 
     Raises:
         InterpError: As in `Comparison.on`; a pair has one answer only, or no token of both prompts at the position.
 
     Example:
-        >>> pairs, others = (interp.attribution.Comparison.of_organism("hostility", 6, seed=n) for n in (0, 1))
+        >>> pairs, others = (interp.attribution.Comparison.of_organism("hostility", 4, seed=n) for n in (0, 1))
         >>> subspace = interp.attribution.fit_das(model, pairs, others, "resid_pre.3", steps=2)
         >>> subspace.scores["whole site"], interp.Recipe([("writers", interp.Project(subspace))]).edits[0].op.width
         (1.0, 192)
@@ -89,6 +89,7 @@ def fit_das(
         "random subspace": sum(map(tested.accuracy, random)) / _DRAWS,
         "arbitrary answers": tested.accuracy(arbitrary, coins[1]),
         "arbitrary answers, fitted pairs": fitted.accuracy(arbitrary, coins[0]),
+        "no patch": tested.accuracy(torch.zeros(model.d_model, 1)),
         "whole site": tested.accuracy(torch.eye(model.d_model)),
     }
     return Direction(basis.T, place, position, "das", model.reference, data="", scores=scores)
