@@ -26,7 +26,7 @@ def plot_patching(result: Patching) -> go.Figure:
         >>> from interp.views import plot_patching
         >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4)
         >>> result = interp.attribution.patch(model, pairs, "z.*", by="head")
-        >>> plot_patching(result).data[0].z[0] == tuple(result.changes[0].tolist())
+        >>> [*plot_patching(result).data[0].z[0]] == result.changes[0].tolist()
         True
     """
     changes, effects = result.changes, result.effects
