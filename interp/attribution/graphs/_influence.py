@@ -25,7 +25,8 @@ class Pruning(Displayed):
         edges: Which edges are kept.
         influence: The share of all influence that a source and the stronger ones have together: low is strong.
         replacement: The share of embeddings in the influence of embeddings and errors: 1 is a graph without errors.
-        completeness: The share of each node's input that is no error, averaged by influence.
+        completeness: The share of each node's input that is no error, averaged by influence; that of errors and
+            embeddings is 1.
         error_share: The share of errors in the influence of all sources.
     """
 
@@ -67,7 +68,8 @@ def pruned(
     share[order] = (influence[order].double().cumsum(0) / influence.double().sum()).float()
     errors, embeddings = influence[latents:-width].sum(), influence[-width:].sum()
     reach = torch.cat([influence[:latents], weights])
-    complete = ((1 - normal[:, latents:-width].sum(1)) * reach).sum() / reach.sum()
+    # As in circuit-tracer, errors and embeddings count among the nodes, as complete ones.
+    complete = 1 - (normal[:, latents:-width].sum(1) * reach).sum() / (influence.sum() + weights.sum())
     scored = (embeddings / (embeddings + errors), complete, errors / influence.sum())
     return Pruning(sources, kept, share, *map(float, scored))
 
