@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from interp.cli._options import ChatOptions, Device, Json, Model, repeated
+from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import print_table, print_values, say
 from interp.core.errors import InterpError
@@ -187,6 +187,8 @@ class GraphOptions(Config):
     rules: Literal["complete", "circuit-tracer"] = Field(
         "complete", description="MLP outputs at the first token: error nodes (complete) or no nodes (circuit-tracer)"
     )
+    features: tuple[Path, ...] = repeated("file of feature pages, whose snippets are shown with latents (sae features)")
+    label: tuple[str, ...] = repeated("label of a node in graph.html, as NODE=TEXT, such as 2_17_5=rivers")
     memory: str = Field("4GB", description="most that the graph may take; a larger one is refused")
     chat: ChatOptions = ChatOptions()
 
@@ -196,12 +198,22 @@ def graph_command(model: Model, options: GraphOptions, device: Device = None, as
     from interp.attribution.graphs.tracer import trace_graph
     from interp.attribution.graphs.transcoders import load_transcoders
     from interp.models.loading import load
+    from interp.sae.neuronpedia import read_feature_pages
+    from interp.views.attribution_graph_page import graph_page
 
     require_free(options.out)
     hooked = load(model, device=device, **options.chat.loading)
     prompt = hooked.chat(options.prompt) if options.as_chat else hooked.tokens(options.prompt, chat=None)
     settings = options.model_dump(include={"node_share", "edge_share", "rules", "memory"})
     transcoders = load_transcoders(options.transcoders, hooked)
+    pages = [page for file in options.features for page in read_feature_pages(file)]
     graph = trace_graph(hooked, transcoders, prompt, options.target or None, **settings)
-    graph.save(options.out)
+    payload = graph.payload(options.out.name, {f"{page.site.layer}_{page.latent}": _tops(page) for page in pages})
+    labels = named_values(options.label, "--label", "NODE=TEXT")
+    graph.save(options.out, payload, graph_page(payload, labels=labels))
     print_values(as_json, {str(row[0]): row[1] for row in graph._card()[1]} | {"out": str(options.out)})
+
+
+def _tops(page: Any) -> list[tuple[str, float]]:
+    """The token of each snippet where a latent is most active, and its value there."""
+    return [(snippet.tokens[snippet.peak], snippet.activations[snippet.peak]) for snippet in page.snippets]

@@ -80,8 +80,8 @@ def test_options_are_frozen():
         ],
         "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--safeguard", "file"],
         "graph": [
-            "--as-chat", "--date", "--device", "--edge-share", "--json", "--memory", "--node-share", "--out",
-            "--prompt", "--rules", "--target", "--template", "--transcoders", "model",
+            "--as-chat", "--date", "--device", "--edge-share", "--features", "--json", "--label", "--memory",
+            "--node-share", "--out", "--prompt", "--rules", "--target", "--template", "--transcoders", "model",
         ],
         "doctor": ["--json"],
     }  # fmt: skip

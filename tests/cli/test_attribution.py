@@ -118,7 +118,10 @@ def test_a_graph_is_traced_and_written(run, tmp_path):
     coder.save(tmp_path / "set" / "layer-3")
     words = ["graph", "organism", "--transcoders", tmp_path / "set", "--prompt", "what is 2 plus 3?", "--as-chat"]
     words.append("--out")
-    code, said, _ = run(*words, tmp_path / "graph", "--target", "The", "--target", "5", "--json")
+    code, said, _ = run(
+        *words, tmp_path / "graph", "--target", "The", "--target", "5", "--json", "--label", "E_1_0=start"
+    )
+    assert "start" in (tmp_path / "graph" / "graph.html").read_text()
     payload = json.loads((tmp_path / "graph" / "graph.json").read_text())
     assert (code, json.loads(said)["out"]) == (0, str(tmp_path / "graph"))
     logits = [node["clerp"] for node in payload["nodes"] if node["feature_type"] == "logit"]

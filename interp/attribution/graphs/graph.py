@@ -243,20 +243,22 @@ class AttributionGraph(Displayed):
         row, node = int(torch.searchsorted(self.effects.sources, source)), -len(self.targets)
         return {name: float(getattr(self.effects, name)[row, node]) for name in ("measured", "predicted")}
 
-    def save(self, folder: str | Path, slug: str = "graph", page: str | None = None, overwrite: bool = False) -> None:
+    def save(
+        self, folder: str | Path, payload: Mapping[str, Any] | None = None, page: str = "", overwrite: bool = False
+    ) -> None:
         """Write the graph's files into a new folder: graph.json, graph-metadata.json and, if given, graph.html.
 
         Args:
             folder: The folder.
-            slug: The name of the graph.
+            payload: The graph as JSON, such as `payload` makes with other options. Default: as it makes without.
             page: The text of a page that shows it, such as `interp.views.graph_page` makes.
             overwrite: Replace a folder with a graph.json, in one step.
         """
-        payload = self.payload(slug)
+        payload = payload or self.payload()
         with new_folder(folder, mark="graph.json", overwrite=overwrite) as out:
             write_json(out / "graph.json", payload)
             write_json(out / "graph-metadata.json", {"graphs": [payload["metadata"]]})
-            if page is not None:
+            if page:
                 write_text(out / "graph.html", page)
 
     def _card(self) -> Card:

@@ -93,9 +93,9 @@ def test_the_payload_has_the_fields_of_circuit_tracers_files(traced):
 
 def test_files_are_written_whole(traced, tmp_path):
     _, graph = traced
-    graph.save(tmp_path / "graph", page="<p>")
+    graph.save(tmp_path / "graph", graph.payload("words"), "<p>")
     assert sorted(x.name for x in (tmp_path / "graph").iterdir()) == ["graph-metadata.json", "graph.html", "graph.json"]
-    assert json.loads((tmp_path / "graph/graph-metadata.json").read_text())["graphs"][0]["slug"] == "graph"
+    assert json.loads((tmp_path / "graph/graph-metadata.json").read_text())["graphs"][0]["slug"] == "words"
     with pytest.raises(InterpError, match="exists already"):
         graph.save(tmp_path / "graph")
     graph.save(tmp_path / "graph", overwrite=True)
