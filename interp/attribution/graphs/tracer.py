@@ -83,7 +83,8 @@ def trace_graph(
     """
     if model.is_hooked:
         raise InterpError("the model is inside a hooked block; leave it, or export the recipe and load the result")
-    listed = [transcoders] if isinstance(transcoders, SparseAutoencoder) else list(transcoders)
+    given = [transcoders] if isinstance(transcoders, SparseAutoencoder) else transcoders
+    listed = [coder.to(dtype=torch.float32) for coder in given]
     if not listed:
         raise InterpError("there are no transcoders; give those of at least one layer")
     replacement = LocalReplacement(model, listed, _one_row(model, prompt), rules == "complete")
