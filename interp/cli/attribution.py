@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
@@ -187,9 +187,11 @@ class GraphOptions(Config):
     rules: Literal["complete", "circuit-tracer"] = Field(
         "complete", description="MLP outputs at the first token: error nodes (complete) or no nodes (circuit-tracer)"
     )
-    features: tuple[Path, ...] = repeated("file of feature pages, whose snippets are shown with latents (sae features)")
+    features: tuple[Path, ...] = repeated("file of pages of latents, for their labels and top tokens (sae features)")
     label: tuple[str, ...] = repeated("label of a node in graph.html, as NODE=TEXT, such as 2_17_5=rivers")
     memory: str = Field("4GB", description="most that the graph may take; a larger one is refused")
+    text: str | None = Field(None, description="corpus in which the kept latents' top tokens are found, or organism")
+    tokens: PositiveInt = Field(20_000, description="tokens of the corpus")
     chat: ChatOptions = ChatOptions()
 
 
@@ -208,12 +210,9 @@ def graph_command(model: Model, options: GraphOptions, device: Device = None, as
     transcoders = load_transcoders(options.transcoders, hooked)
     pages = [page for file in options.features for page in read_feature_pages(file)]
     graph = trace_graph(hooked, transcoders, prompt, options.target or None, **settings)
-    payload = graph.payload(options.out.name, {f"{page.site.layer}_{page.latent}": _tops(page) for page in pages})
+    corpus = None if options.text is None else _corpus(options.text, "train")
+    features = {} if corpus is None else graph.features(hooked, corpus, tokens=options.tokens)
+    payload = graph.payload(options.out.name, features | {f"{page.site.layer}_{page.latent}": page for page in pages})
     labels = named_values(options.label, "--label", "NODE=TEXT")
     graph.save(options.out, payload, graph_page(payload, labels=labels))
     print_values(as_json, {str(row[0]): row[1] for row in graph._card()[1]} | {"out": str(options.out)})
-
-
-def _tops(page: Any) -> list[tuple[str, float]]:
-    """The token of each snippet where a latent is most active, and its value there."""
-    return [(snippet.tokens[snippet.peak], snippet.activations[snippet.peak]) for snippet in page.snippets]

@@ -94,6 +94,7 @@ class Feature(Displayed):
         promoted: Tokens with their logit effect, strongest first; empty unless it writes to the residual stream.
         suppressed: The same for the most negative effects.
         nearest: Other latents with the cosine of their decoder rows.
+        label: What someone says that it means; empty if nobody does.
     """
 
     latent: int
@@ -105,6 +106,12 @@ class Feature(Displayed):
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
     nearest: tuple[tuple[int, float], ...]
+    label: str = ""
+
+    @property
+    def top_tokens(self) -> list[tuple[str, float]]:
+        """The token of each snippet with the largest activation, and that activation."""
+        return [(snippet.tokens[snippet.peak], snippet.activations[snippet.peak]) for snippet in self.snippets]
 
     def _card(self) -> Card:
         fires = f"{self.density:.3%} of tokens" if self.density else "no token of this corpus"

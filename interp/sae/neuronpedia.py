@@ -95,6 +95,7 @@ def _record(feature: Feature, sae: SparseAutoencoder) -> dict[str, Any]:
         "topkCosSimValues": [cosine for _, cosine in feature.nearest],
         "vector": sae.W_dec[feature.latent].tolist(),
         "activations": [_activation(snippet) for snippet in feature.snippets],
+        "explanations": [{"description": feature.label}] if feature.label else [],
     }
 
 
@@ -125,6 +126,7 @@ def _feature(record: dict[str, Any], where: str, site: str | Site | None) -> Fea
             promoted=tuple(zip(record["pos_str"], record["pos_values"], strict=True)),
             suppressed=tuple(zip(record["neg_str"], record["neg_values"], strict=True)),
             nearest=tuple(zip(record.get("topkCosSimIndices", []), record.get("topkCosSimValues", []), strict=True)),
+            label="; ".join(str(note["description"]) for note in record.get("explanations") or []),
         )
     except KeyError as missing:
         raise InterpError(f"{where}: no field {missing}; expected Neuronpedia's JSON") from None

@@ -81,7 +81,13 @@ def test_options_are_frozen():
         "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--safeguard", "file"],
         "graph": [
             "--as-chat", "--date", "--device", "--edge-share", "--features", "--json", "--label", "--memory",
-            "--node-share", "--out", "--prompt", "--rules", "--target", "--template", "--transcoders", "model",
+            "--node-share", "--out", "--prompt", "--rules", "--target", "--template", "--text", "--tokens",
+            "--transcoders", "model",
+        ],
+        "patch": [
+            "--align-ends", "--by", "--correction", "--date", "--device", "--drop", "--json", "--method", "--noise",
+            "--out", "--page", "--pairs", "--positions", "--sae", "--sites", "--steps", "--template", "--top",
+            "model",
         ],
         "doctor": ["--json"],
     }  # fmt: skip

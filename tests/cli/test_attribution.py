@@ -118,11 +118,19 @@ def test_a_graph_is_traced_and_written(run, tmp_path):
     coder.save(tmp_path / "set" / "layer-3")
     words = ["graph", "organism", "--transcoders", tmp_path / "set", "--prompt", "what is 2 plus 3?", "--as-chat"]
     words.append("--out")
-    code, said, _ = run(
-        *words, tmp_path / "graph", "--target", "The", "--target", "5", "--json", "--label", "E_1_0=start"
-    )
+    (tmp_path / "texts.txt").write_text("what is 2 plus 3?")
+    options = ["--text", tmp_path / "texts.txt", "--label", "E_1_0=start", "--json"]
+    code, said, _ = run(*words, tmp_path / "graph", "--target", "The", "--target", "5", *options)
     assert "start" in (tmp_path / "graph" / "graph.html").read_text()
     payload = json.loads((tmp_path / "graph" / "graph.json").read_text())
+    page = (tmp_path / "graph" / "graph.html").read_text()
+    assert payload["metadata"]["slug"] == "graph"
+    for node in payload["nodes"]:
+        if node["feature_type"] == "cross layer transcoder":
+            number, _, tokens = node["clerp"].partition(" on ")
+            assert number == node["node_id"].split("_")[1]
+            assert tokens.split('"')[1] == node["top_tokens"][0][0]
+            assert json.dumps(node["clerp"])[1:-1].replace('"', "") in page.replace('"', "")
     assert (code, json.loads(said)["out"]) == (0, str(tmp_path / "graph"))
     logits = [node["clerp"] for node in payload["nodes"] if node["feature_type"] == "logit"]
     assert [clerp.split('"')[1] for clerp in logits] == ["The", "5"]

@@ -1,6 +1,7 @@
 """Feature pages go to Neuronpedia's JSON and back; others' files are read or refused by name."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,11 +26,12 @@ def pages(tiny):
 
 
 def test_pages_come_back(pages, tmp_path):
-    sae, found = pages
+    sae, (first, *rest) = pages
+    found = [replace(first, label="words of rivers"), *rest]
     neuronpedia.write_feature_pages(found, sae, tmp_path / "features.json")
     again = neuronpedia.read_feature_pages(tmp_path / "features.json")
     for page, read in zip(found, again, strict=True):
-        for name in ("latent", "site", "density", "counts", "snippets", "promoted", "suppressed", "nearest"):
+        for name in ("latent", "site", "density", "counts", "snippets", "promoted", "suppressed", "nearest", "label"):
             assert getattr(read, name) == getattr(page, name)
         torch.testing.assert_close(torch.tensor(read.edges), torch.tensor(page.edges), atol=1e-6, rtol=1e-5)
     record = json.loads((tmp_path / "features.json").read_text())[0]

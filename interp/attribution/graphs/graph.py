@@ -23,12 +23,14 @@ from interp.attribution.graphs._replacement import LocalReplacement, Readers
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, write_json, write_text
+from interp.data.corpora import Source
 from interp.interventions.latents import Suppress
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.tokens import Tokens
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.feature import Feature, feature_pages
 
 Rules = Literal["complete", "circuit-tracer"]
 _KINDS = ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit")  # circuit-tracer's names
@@ -184,17 +186,40 @@ class AttributionGraph(Displayed):
         ]
         return Recipe(edits, self.model, note=f"Multiplies the latents of {', '.join(listed)} by {scale:g}.")
 
-    def payload(self, slug: str = "graph", top_tokens: Mapping[str, list[Any]] | None = None) -> dict[str, Any]:
+    def features(
+        self, model: HookedModel, texts: Source, top: int = 8, tokens: int | None = None
+    ) -> dict[str, Feature]:
+        """Pages of the kept latents, from one pass over a corpus for each transcoder.
+
+        Args:
+            model: The model.
+            texts: A corpus, as `interp.data.documents` takes it.
+            top: Snippets per latent.
+            tokens: Use at most this many tokens of the corpus; None for all.
+
+        Returns:
+            The pages by `layer_number`, as `payload` takes them.
+        """
+        places, kept, pages = self.places(), self.kept_nodes[: -len(self.targets)].tolist(), dict[str, Feature]()
+        for number, coder in enumerate(self.transcoders):
+            nodes = [node for node in kept if self.nodes.coders[node] == number]
+            names = {int(self.nodes.latents[node]): places[node].name.rpartition("_")[0] for node in nodes}
+            options: dict[str, Any] = {"tokens": tokens, "context": min(128, model.context or 128)}
+            for page in feature_pages(coder, model, texts, list(names), top, **options) if names else ():
+                pages[names[page.latent]] = page
+        return pages
+
+    def payload(self, slug: str = "graph", features: Mapping[str, Feature] | None = None) -> dict[str, Any]:
         """The kept nodes and edges as circuit-tracer's JSON, with additions that other readers ignore.
 
         Args:
             slug: The name of the graph.
-            top_tokens: Per latent (`layer_number`), pairs of a text and the latent's activation there.
+            features: Pages of latents by `layer_number`: their labels, and tokens on which they are most active.
         """
         places = self.places()
         sources, logits = places[: self.edges.shape[1]], places[self.edges.shape[1] :]
         readers = [*sources[: len(self.activations)], *logits]
-        nodes = [self._node(n, sources[n], top_tokens or {}) for n in self.pruning.sources.nonzero()[:, 0].tolist()]
+        nodes = [self._node(n, sources[n], features or {}) for n in self.pruning.sources.nonzero()[:, 0].tolist()]
         for number, (place, chance) in enumerate(zip(logits, self.probabilities.tolist(), strict=True)):
             text = {"clerp": f'Output "{self.targets[number]}" (p={chance:.3f})', "is_target_logit": number == 0}
             nodes.append(self._node(None, place, {}) | text | {"token_prob": chance})
@@ -219,7 +244,7 @@ class AttributionGraph(Displayed):
             "interp": scores | measured | {"error_share": self.pruning.error_share, "rules": self.rules},
         }
 
-    def _node(self, source: int | None, place: Place, top_tokens: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def _node(self, source: int | None, place: Place, features: Mapping[str, Feature]) -> dict[str, Any]:
         """A node of the file; of a latent, its number is paired with its layer by Cantor's function."""
         kind, layer, number, position = place
         node: dict[str, Any] = {"node_id": place.name, "layer": layer, "ctx_idx": position, "feature_type": kind}
@@ -228,8 +253,9 @@ class AttributionGraph(Displayed):
         if source is not None and kind == _KINDS[0]:
             total = int(layer) + number
             node |= {"feature": total * (total + 1) // 2 + number, "jsNodeId": f"{layer}_{number}-0"}
-            top = top_tokens.get(f"{layer}_{number}", [])
-            node |= {"activation": float(self.activations[source]), "top_tokens": top}
+            page = features.get(f"{layer}_{number}")
+            node |= {"activation": float(self.activations[source]), "top_tokens": page.top_tokens if page else []}
+            node |= {"clerp": _label(number, page) if page else ""}
         elif kind == _KINDS[1]:
             node["jsNodeId"] = f"{layer}_{position}-0"
         elif kind == _KINDS[2]:
@@ -276,6 +302,12 @@ class AttributionGraph(Displayed):
         if self.effects is not None:
             rows.append(("r with ablations", self.effects.correlation, "1 is a graph that predicts them"))
         return "".join(self.tokens), rows
+
+
+def _label(latent: int, page: Feature) -> str:
+    """What a latent is called: as someone says, or by the different tokens that it is most active on."""
+    tokens = [f'"{token}"' for token in dict.fromkeys(token for token, _ in page.top_tokens)]
+    return page.label or (f"{latent} on {', '.join(tokens[:3])}" if tokens else "")
 
 
 def _edits(coder: SparseAutoencoder, latents: list[int], scale: float) -> list[tuple[str, Suppress]]:

@@ -1,6 +1,7 @@
 """The record of a graph: what is kept, its files, and recipes of its nodes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,3 +123,23 @@ def test_a_recipe_takes_what_the_latents_write(tiny, layered):
     assert len(graph.recipe([first, second], scale=0.5).edits) == (5 if layered else 2)
     with pytest.raises(InterpError, match="E_5_0 is no active latent here"):
         graph.recipe("E_5_0")
+
+
+def test_pages_of_latents_are_labels_and_have_the_activations_of_the_graph(tiny):
+    model, text = tiny("llama"), "w5 w9 w77 w12 w30 w8"
+    graph = trace_graph(model, cross_layer(model), [[1, *IDS]], [7, 50], measure=False)  # after the corpus' first token
+    pages = graph.features(model, [text, "w8"])
+    latents = [node for node in graph.payload("a", pages)["nodes"] if node["feature_type"] == "cross layer transcoder"]
+    assert {"_".join(node["node_id"].split("_")[:2]) for node in latents} == pages.keys()
+    largest = dict[str, float]()
+    for place, value in zip(graph.places(), graph.activations.tolist(), strict=False):
+        name = place.name.rpartition("_")[0]
+        largest[name] = max(value, largest.get(name, 0.0)) if place.position else largest.get(name, 0.0)
+    for node in latents:
+        name, number, _ = node["node_id"].split("_")
+        (token, value), *_ = node["top_tokens"]
+        assert value == pytest.approx(largest[f"{name}_{number}"], abs=1e-4)
+        assert node["clerp"].startswith(f'{number} on "{token}"')
+    said = {name: replace(page, label="rivers") for name, page in pages.items()}
+    labels = {node["clerp"] for node in graph.payload("a", said)["nodes"] if node["feature_type"].startswith("cross")}
+    assert labels == {"rivers"}
