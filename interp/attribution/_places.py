@@ -65,6 +65,8 @@ class Places:
         self.model, self.pairs, self.sites, self.by, self.sae = model, pairs, sites, by, sae
         width, rows = pairs.base.ids.shape[1], torch.arange(len(pairs))[:, None]
         patched = range(-width, 0) if positions is None else sorted({*positions})
+        if not patched:
+            raise InterpError("no positions to patch at; give some, or leave them out for all")
         if outside := [position for position in patched if not -width <= position < 0]:
             raise InterpError(f"position {outside[0]} is outside the prompts; expected {-width} to -1, from their end")
         chosen = torch.zeros(width, dtype=torch.bool)
@@ -83,6 +85,8 @@ class Places:
         if subspace is not None:
             basis = torch.linalg.qr(subspace.rows.float().T).Q
             for site, x in self.base.items():
+                if len(basis) != x.shape[-1]:
+                    raise InterpError(f"the subspace has width {len(basis)}; expected {x.shape[-1]}, that of {site}")
                 self.target[site] = x + (self.target[site] - x) @ basis.to(x) @ basis.to(x).T
         count = {"head": shape[0], "pattern": shape[0], "neuron": shape[-1]}.get(by, 1)
         self.labels: tuple[int | str, ...] = tuple(patched if by == "position" else range(count))
@@ -110,9 +114,11 @@ class Places:
 
     def _attended(self) -> dict[Site, Tensor]:
         """`z` where the values of the base run are attended to as in the source run."""
-        base, source = (RecordedRun(self.model, side) for side in (self.pairs.base, self.pairs.source))
-        if not torch.equal(self.pairs.columns >= 0, self.pairs.source.mask):
-            raise InterpError(f"{self.pairs.comparison.name}: patterns are patched between prompts of one length")
+        pairs, width = self.pairs, self.pairs.source.mask.shape[1]
+        if not torch.equal(pairs.columns, torch.where(pairs.source.mask, torch.arange(width), -1)):
+            name = pairs.comparison.name
+            raise InterpError(f"{name}: patterns are patched token by token; give pairs of prompts of one length")
+        base, source = (RecordedRun(self.model, side) for side in (pairs.base, pairs.source))
         return {site: source.within(site, values=base)[0] for site in self.sites}
 
     def _read_latents(self, sae: SparseAutoencoder) -> None:

@@ -118,7 +118,9 @@ class Patching(Displayed):
 
     def name(self, site: int, place: int) -> str:
         """A place as text, such as `z.3, head 2`."""
-        return str(self.sites[site]) + ("" if self.by == "site" else f", {self.by} {self.labels[place]}")
+        label = self.labels[place]
+        unit = f"{label}" if label == "error" else f"{self.by} {label}"
+        return str(self.sites[site]) + ("" if self.by == "site" else f", {unit}")
 
     def rows(self, count: int = 10) -> list[dict[str, Any]]:
         """One row for each of the `count` places with the most effect: its token if it has one, effect and interval."""

@@ -37,7 +37,7 @@ def plot_patching(result: Patching) -> go.Figure:
     limit = max(float(changes.abs().max()), 1e-6)
     kinds = list(dict.fromkeys(site.kind for site in result.sites))
     rows = {kind: [n for n, site in enumerate(result.sites) if site.kind == kind] for kind in kinds}
-    figure = panels(kinds, [max(44, 22 * len(numbers)) for numbers in rows.values()], gap=34)
+    figure = panels(kinds, [max(90, 22 * len(numbers)) for numbers in rows.values()], gap=34)
     names = [str(result.labels[column]) for column in columns]
     for panel, numbers in enumerate(rows.values(), 1):
         layers, values = [str(result.sites[n].layer) for n in numbers], changes[numbers][:, columns]
@@ -55,11 +55,14 @@ def plot_patching(result: Patching) -> go.Figure:
             figure.add_trace(cell_texts(x, y, texts, colours), row=panel, col=1)
     bare = {"type": "category", "showgrid": False, "zeroline": False, "ticks": ""}
     figure.update_yaxes(title_text="layer", dtick=1, **bare)
-    angle, labels = -45 if result.by == "position" else 0, [_named(result, column) for column in columns]
+    angle, labels = (
+        -45 if result.by in ("position", "neuron", "latent") else 0,
+        [_named(result, column) for column in columns],
+    )
     figure.update_xaxes(tickvals=names, ticktext=labels, tickangle=angle, **bare)
     figure.update_layout(meta=dict(figure.layout.meta) | {"least_width": 90 + _CELL * len(columns)})
     # The margin has room for the labels; plotly's own for them leaves none for the cells of a few layers.
-    return styled(figure, top=34, bottom=150 if angle else 100).update_xaxes(automargin=False)
+    return styled(figure, top=34, bottom=165 if angle else 110).update_xaxes(automargin=False)
 
 
 def _named(result: Patching, place: int) -> str:

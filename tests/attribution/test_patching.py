@@ -276,6 +276,8 @@ def test_the_group_passes_to_the_reply_in_one_head_whose_ablation_removes_it(org
         ({"sites": "z.1", "by": "latent"}, "expected an autoencoder"),
         ({"sites": "z.1", "method": "attribution", "corrections": ["qk_fix"]}, "corrects queries and keys"),
         ({"sites": "q.1", "corrections": ["qk_fix"]}, "of method 'exact'"),
+        ({"sites": "z.1", "positions": []}, "no positions"),
+        ({"sites": "z.1", "subspace": Direction.of(torch.ones(32), "resid_pre.1")}, "expected 8, that of z.1"),
         ({"sites": "z.1", "positions": [0]}, "position 0 is outside the prompts; expected -6 to -1"),
         ({"sites": "resid_pre.99"}, "unknown site"),
     ],
@@ -283,6 +285,12 @@ def test_the_group_passes_to_the_reply_in_one_head_whose_ablation_removes_it(org
 def test_what_can_not_be_patched_is_refused(tiny, arguments, message):
     with pytest.raises(InterpError, match=message):
         patch(tiny("llama"), compared(tiny("llama")), **arguments)
+
+
+def test_patterns_need_pairs_that_are_aligned_token_by_token(tiny):
+    pairs = Comparison([[4, 5, 6]], [[7, 5, 6]], alignment=[[(0, 1), (1, 0), (2, 2)]])
+    with pytest.raises(InterpError, match="token by token"):
+        patch(tiny("llama"), pairs, "z.1", by="pattern")
 
 
 def test_a_model_under_a_recipe_is_refused(tiny):
