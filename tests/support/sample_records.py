@@ -146,7 +146,7 @@ def patching() -> Patching:
     words = {4: "The", 5: " Gant", 6: " Nim", 7: " Teff", 8: " Tarn"}
     sites, misses = (Site("z", 0), Site("z", 1)), (("z.0, head 1", 0.02, 0.5),)
     agreement = Agreement(0.9, 0.8, 6, misses)
-    return Patching(pairs, sites, "head", (0, 1, 2), values, MODEL, words, "integrated", agreement)
+    return Patching(pairs, sites, "head", (0, 1, 2), values, MODEL, words, "integrated", agreement=agreement)
 
 
 def report() -> Report:
