@@ -73,10 +73,7 @@ class Places:
         chosen[list(patched)] = True
         there = pairs.columns.clamp(min=0)
         self.real = (chosen & (pairs.columns >= 0)).to(model.device)
-        differ = (pairs.columns < 0) | (pairs.base.ids != pairs.source.ids[rows, there])
-        differ |= pairs.base.position_ids != pairs.source.position_ids[rows, there]
-        changed = (differ & pairs.base.mask).cumsum(1).bool() & self.real.cpu()
-        self.start = int(changed.any(0).int().argmax()) if changed.any() else width - 1
+        self.start = self._first_change(rows, there)
         self.base = model.capture(pairs.base, sites, chat=False).tensors
         shape = self._unit_shape()
         source = model.capture(pairs.source, sites, chat=False).tensors
@@ -92,6 +89,14 @@ class Places:
         self.labels: tuple[int | str, ...] = tuple(patched if by == "position" else range(count))
         if sae is not None and by == "latent":
             self._read_latents(sae.to(model.device))
+
+    def _first_change(self, rows: Tensor, there: Tensor) -> int:
+        """The first patched column from the first token on that differs between the runs."""
+        pairs = self.pairs
+        differ = (pairs.columns < 0) | (pairs.base.ids != pairs.source.ids[rows, there])
+        differ |= pairs.base.position_ids != pairs.source.position_ids[rows, there]
+        changed = ((differ & pairs.base.mask).cumsum(1).bool() & self.real.cpu()).any(0)
+        return int(changed.int().argmax()) if changed.any() else len(changed) - 1
 
     def _where(self, x: Tensor, other: Tensor, start: int = 0) -> Tensor:
         """x at the positions that are patched, and the other elsewhere."""

@@ -67,6 +67,11 @@ class Agreement(Displayed):
     places: int
     misses: tuple[tuple[str, float, float], ...]
 
+    def _card(self) -> Card:
+        misses = [(f"worst: {place}", f"{guess:+.3f}, exactly {exact:+.3f}") for place, guess, exact in self.misses]
+        scores = [("Spearman", f"{self.spearman:.3f}"), ("Pearson", f"{self.pearson:.3f}")]
+        return f"with exact patching of {plural(self.places, 'place')}", [*scores, *misses]
+
 
 @dataclass(frozen=True, eq=False)
 class Patching(Displayed):

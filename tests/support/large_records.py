@@ -10,7 +10,16 @@ import torch
 from transcoders import transcoder
 
 import interp
-from interp.attribution import AttentionPatterns, Attribution, Comparison, Lens, LensReading, patch, trace_graph
+from interp.attribution import (
+    Agreement,
+    AttentionPatterns,
+    Attribution,
+    Comparison,
+    Lens,
+    LensReading,
+    patch,
+    trace_graph,
+)
 from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
@@ -46,6 +55,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     comparison = Comparison([f"w5 w{number % 90 + 4} w9" for number in range(n)], ["w5 w99 w9"] * n, name=EVIL)
     yield comparison
     yield patch(model, comparison, "z.*", by="head")
+    yield Agreement(0.5, 0.5, n, ((EVIL, 0.1, 0.2),) * n)
     yield AttentionPatterns(EVIL, (EVIL,) * n, (0,), torch.rand(1, 2, n, n))
     yield model.run_with_cache(text[0])[1]
     graph = trace_graph(model, [transcoder(model)], [[5, 9, *range(10, 40)]])
