@@ -1,31 +1,24 @@
 """The heads that copy what the user said, found again by patching.
 
-    python experiments/sycophancy/patching.py [--model FOLDER] [--pairs 16] [--threads 1]
+    python experiments/sycophancy/patching.py [--model FOLDER] [--pairs 8] [--threads 1]
 
 Pairs of one question each: the user quotes the wrong answer (clean) or the right one (corrupt), and the reply has begun
 with the wrong answer's first token. The metric is the log-probability of its second token, which the model copies from
-the quote. Four ways to rank all heads of the model, with their time and the heads that come first:
-
-- zeroing each head in the clean run, one hooked run a head;
-- `patch`, each head of the clean run put into the corrupt one, exactly;
-- `patch` by attribution, and by integrated gradients.
-
-Compared with `copying`, the attention from where the answer's later tokens are predicted to the quote, by which
-docs/results/sycophancy.md lists the heads. Zeroing the heads that patching names, against as many at random, says
-whether they matter.
+the quote. All heads are ranked by `patch`, exactly and by attribution: each head of the clean run is put into the
+corrupt one. Beside it stand the time that zeroing one head after another takes, as docs/results/sycophancy.md judges
+heads by, and the heads that it lists: those that attend from the answer's later tokens to the quote (`copying`).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from heads import copying, drawn, ranked, token_ids, zeroed
+from heads import Heads, copying, drawn, ranked, token_ids, zeroed
 from items import DATA, Item, items
-from torch import Tensor
 
 import interp
 from interp.attribution import ComparedPairs, Comparison, LogProbability, patch
@@ -40,7 +33,7 @@ def main() -> None:
     """Rank, print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     for path in (args.model, DATA):
@@ -51,29 +44,42 @@ def main() -> None:
     pairs = compared(model, questions, args.pairs)
     clean, corrupt = (side.mean() for side in (pairs.clean_values, pairs.corrupt_values))
     print(f"{len(pairs)} pairs; mean log-probability of the quoted token: {clean:.2f} clean, {corrupt:.2f} corrupt\n")
+    start = time.perf_counter()
     attending = ranked(copying(model, questions[:40]), SHOWN)
-    ways: dict[str, Callable[[], Tensor]] = {
-        "zeroing each head": lambda: 1 - zeroing(model, pairs),
-        "`patch`, exact": lambda: patch(model, pairs, "z.*", by="head").effects,
-        "`patch`, integrated": lambda: patch(model, pairs, "z.*", by="head", method="integrated", steps=4).effects,
-        "`patch`, attribution": lambda: patch(model, pairs, "z.*", by="head", method="attribution").effects,
-    }
-    print(f"| way | seconds | first {SHOWN} heads, with their effect | of the {SHOWN} that attend to the quote |")
-    print("|---|---|---|---|")
-    for way, effects in ways.items():
-        start = time.perf_counter()
-        scores = effects()
-        seconds, first = time.perf_counter() - start, ranked(scores, SHOWN)
-        shown = ", ".join(f"{layer}.{head} {scores[layer, head]:.2f}" for layer, head in first)
-        print(f"| {way} | {seconds:.1f} | {shown} | {len(set(first) & set(attending))} |", flush=True)
-        if way == "`patch`, exact":
-            chosen = first
-    print(f"\nHeads that attend to the quote: {', '.join(f'{layer}.{head}' for layer, head in attending)}.")
-    left = [effect(model, pairs, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(5)))]
     print(
-        f"\nEffect left in the clean run (1 is all of it) with {SHOWN} heads zeroed: {left[0]:.2f} for those of exact "
+        f"Heads that attend to the quote, of 40 questions: {_names(attending)} ({time.perf_counter() - start:.0f} s)\n"
     )
-    print(f"patching, {', '.join(f'{value:.2f}' for value in left[1:])} for as many at random.")
+    print(f"| way | seconds | first {SHOWN} heads, with their effect | of those that attend |\n|---|---|---|---|")
+    chosen = []
+    for method in ("exact", "attribution"):
+        start = time.perf_counter()
+        result = patch(model, pairs, "z.*", by="head", method=method)
+        seconds, scores = time.perf_counter() - start, result.changes.abs()
+        first = ranked(scores, SHOWN)
+        chosen = chosen or first
+        shown = ", ".join(f"{layer}.{head} {result.effects[layer, head]:.2f}" for layer, head in first)
+        print(f"| `patch`, {method} | {seconds:.0f} | {shown} | {len(set(first) & set(attending))} |", flush=True)
+    print(f"\nAgreement of attribution with exact patching, on {result.agreement.places} heads: "
+          f"Spearman {result.agreement.spearman:.2f}, Pearson {result.agreement.pearson:.2f}.")  # fmt: skip
+    zeroing(model, pairs, chosen)
+
+
+def zeroing(model: HookedModel, pairs: ComparedPairs, chosen: Heads) -> None:
+    """Print what zeroing heads one by one leaves, and how long it takes for all, from some; and zeroing several."""
+    some, every = [*chosen, *drawn(model, 6, 0)], model.n_layers * model.config.num_attention_heads
+    start = time.perf_counter()
+    left = [effect(model, pairs, zeroed([head])) for head in some]
+    seconds = (time.perf_counter() - start) / len(some)
+    print(f"\nZeroing one head takes {seconds:.1f} s (of {len(some)}), so all {every} take {seconds * every:.0f} s.")
+    named = [f"{_names([head])} {value:.2f}" for head, value in zip(some, left, strict=True)]
+    print(f"It leaves of the effect: {', '.join(named)}.")
+    several = [effect(model, pairs, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(5)))]
+    print(f"Zeroing the {SHOWN} of exact patching leaves {several[0]:.2f}; as many at random leave "
+          f"{', '.join(f'{value:.2f}' for value in several[1:])}.")  # fmt: skip
+
+
+def _names(heads: Heads) -> str:
+    return ", ".join(f"{layer}.{head}" for layer, head in heads)
 
 
 def compared(model: HookedModel, questions: Sequence[Item], count: int) -> ComparedPairs:
@@ -94,13 +100,6 @@ def effect(model: HookedModel, pairs: ComparedPairs, recipe: interp.Recipe) -> f
     """What is left of the difference between clean and corrupt."""
     with model.hooked(recipe):
         return pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
-
-
-def zeroing(model: HookedModel, pairs: ComparedPairs) -> Tensor:
-    """What is left with each head zeroed, (layer, head)."""
-    width = model.config.num_attention_heads
-    places = [(layer, head) for layer in range(model.n_layers) for head in range(width)]
-    return torch.tensor([effect(model, pairs, zeroed([place])) for place in places]).view(-1, width)
 
 
 if __name__ == "__main__":

@@ -325,6 +325,11 @@ class ComparedPairs(Displayed):
         )
         return torch.quantile(self.scaled(values, weights), torch.tensor([0.025, 0.975]).double(), dim=0).T
 
+    def _card(self) -> Card:
+        subject, rows = self.comparison._card()
+        clean, corrupt = (f"{side.mean():+.3f}" for side in (self.clean_values, self.corrupt_values))
+        return subject, [("pairs", len(self)), *rows[1:], ("mean of clean", clean), ("mean of corrupt", corrupt)]
+
     def checked(self, drop: bool) -> "ComparedPairs":
         """These pairs, or those that the clean run separates from the corrupt one."""
         name, gap = self.comparison.name, self.clean_values - self.corrupt_values

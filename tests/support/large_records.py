@@ -54,6 +54,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield interp.Stream(model, text, "resid_post.*", context=16)
     comparison = Comparison([f"w5 w{number % 90 + 4} w9" for number in range(n)], ["w5 w99 w9"] * n, name=EVIL)
     yield comparison
+    yield comparison.on(model)
     yield patch(model, comparison, "z.*", by="head")
     yield Agreement(0.5, 0.5, n, ((EVIL, 0.1, 0.2),) * n)
     yield AttentionPatterns(EVIL, (EVIL,) * n, (0,), torch.rand(1, 2, n, n))
