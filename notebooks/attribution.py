@@ -87,8 +87,8 @@ weighted.top(5)
 # ## Patching
 #
 # Each activation of the clean run is put into the corrupt run, one place at a time. First the residual stream before
-# each layer, at each position: the difference sits at the people's name before layer 0, and at the last token from
-# layer 1 on.
+# each layer, at each position: before layer 0 the difference is where each wording has the name, and from layer 1 on it
+# is at the last token alone.
 
 # %%
 plot_patching(patch(model, pairs, "resid_pre.*"))

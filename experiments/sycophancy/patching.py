@@ -6,7 +6,8 @@ Pairs of one question each: the user quotes the wrong answer (clean) or the righ
 with the wrong answer's first token. The metric is the log-probability of its second token, which the model copies from
 the quote. All heads are ranked by `patch`, exactly and by attribution: each head of the clean run is put into the
 corrupt one. Beside it stand the time that zeroing one head after another takes, as docs/results/sycophancy.md judges
-heads by, and the heads that it lists: those that attend from the answer's later tokens to the quote (`copying`).
+heads by, and how many are among those that it lists: the heads that attend from the answer's later tokens to the quote
+(`copying`), and those that factors learned for all heads at once turn off.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
 
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
-SHOWN = 6
+SHOWN = 12
+# The heads whose learned factors are least in docs/results/sycophancy.md: without them the model copies least.
+LEARNED = ((20, 6), (18, 6), (23, 7), (7, 7), (7, 2), (19, 0), (23, 1), (28, 1), (24, 0), (23, 2), (17, 3), (24, 2))
 
 
 def main() -> None:
@@ -49,16 +52,21 @@ def main() -> None:
     print(
         f"Heads that attend to the quote, of 40 questions: {_names(attending)} ({time.perf_counter() - start:.0f} s)\n"
     )
-    print(f"| way | seconds | first {SHOWN} heads, with their effect | of those that attend |\n|---|---|---|---|")
+    chance = SHOWN * len({*attending, *LEARNED}) / (model.n_layers * model.config.num_attention_heads)
+    print(
+        f"| way | seconds | first {SHOWN} heads, with their effect | attend | learned | either (chance {chance:.1f}) |"
+    )
+    print("|---|---|---|---|---|---|")
     chosen = []
     for method in ("exact", "attribution"):
         start = time.perf_counter()
         result = patch(model, pairs, "z.*", by="head", method=method)
-        seconds, scores = time.perf_counter() - start, result.changes.abs()
+        seconds, scores = time.perf_counter() - start, result.changes
         first = ranked(scores, SHOWN)
         chosen = chosen or first
         shown = ", ".join(f"{layer}.{head} {result.effects[layer, head]:.2f}" for layer, head in first)
-        print(f"| `patch`, {method} | {seconds:.0f} | {shown} | {len(set(first) & set(attending))} |", flush=True)
+        both = [len(set(first) & set(listed)) for listed in (attending, LEARNED, {*attending, *LEARNED})]
+        print(f"| `patch`, {method} | {seconds:.0f} | {shown} | {' | '.join(map(str, both))} |", flush=True)
     print(f"\nAgreement of attribution with exact patching, on {result.agreement.places} heads: "
           f"Spearman {result.agreement.spearman:.2f}, Pearson {result.agreement.pearson:.2f}.")  # fmt: skip
     zeroing(model, pairs, chosen)
@@ -66,14 +74,14 @@ def main() -> None:
 
 def zeroing(model: HookedModel, pairs: ComparedPairs, chosen: Heads) -> None:
     """Print what zeroing heads one by one leaves, and how long it takes for all, from some; and zeroing several."""
-    some, every = [*chosen, *drawn(model, 6, 0)], model.n_layers * model.config.num_attention_heads
+    some, every = chosen[:6], model.n_layers * model.config.num_attention_heads
     start = time.perf_counter()
     left = [effect(model, pairs, zeroed([head])) for head in some]
     seconds = (time.perf_counter() - start) / len(some)
     print(f"\nZeroing one head takes {seconds:.1f} s (of {len(some)}), so all {every} take {seconds * every:.0f} s.")
     named = [f"{_names([head])} {value:.2f}" for head, value in zip(some, left, strict=True)]
     print(f"It leaves of the effect: {', '.join(named)}.")
-    several = [effect(model, pairs, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(5)))]
+    several = [effect(model, pairs, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(3)))]
     print(f"Zeroing the {SHOWN} of exact patching leaves {several[0]:.2f}; as many at random leave "
           f"{', '.join(f'{value:.2f}' for value in several[1:])}.")  # fmt: skip
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError
-from interp.models.architectures.unembedding import FinalNorm, logit_scale, stream_logits, token_directions
+from interp.models.architectures.unembedding import FinalNorm, stream_logits, token_directions
 from interp.models.hooked import HookedModel
 from interp.models.sites import WRITERS, Site
 from interp.models.tokens import Prompts
@@ -74,8 +74,8 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
         >>> bool(torch.allclose(sum(result.terms.values()) + result.constant, result.difference, atol=1e-3))
         True
     """
-    norm, unembed, scale = FinalNorm.of(model), model.hf.get_output_embeddings(), logit_scale(model)
-    token_directions(model, torch.tensor([token] if other is None else [token, other]))  # raises for an unknown id
+    norm = FinalNorm.of(model)
+    direction = token_directions(model, token).double() - (0 if other is None else token_directions(model, other))
     written, stream = _written(model, prompts)
     direct, logits = stream_logits(model, norm.module(stream)), model.logits(prompts, last=1, chat=False)[:, 0]
     if not torch.allclose(direct, logits, atol=1e-3, rtol=1e-3):
@@ -87,12 +87,11 @@ def direct_attribution(model: HookedModel, prompts: Prompts, token: int, other: 
     def gap(rows: Tensor) -> Tensor:
         return rows[..., token] - (0 if other is None else rows[..., other])
 
-    reader = gap(unembed.weight.T).double() * scale
-    gained = norm.gain * reader / norm.scale(stream)[:, None].double()
-    terms = {site: (norm.centred(x.double()) * gained).sum(1).float() for site, x in written.items()}
-    constant = norm.bias.double() @ reader + (0 if unembed.bias is None else gap(unembed.bias).double() * scale)
+    scale = norm.scale(stream).double()
+    terms = {site: (x.double() @ direction / scale).float() for site, x in written.items()}
+    constant = gap(stream_logits(model, norm.bias.to(stream.dtype), capped=False)).float()
     difference = gap(stream_logits(model, norm.module(stream), capped=False)).float()
-    return Attribution(terms, constant.float().expand(len(stream)), difference)
+    return Attribution(terms, constant.expand(len(stream)), difference)
 
 
 def _written(

@@ -53,7 +53,7 @@ def token_directions(
     if not fold_norm:
         return rows[ids].detach()
     norm = FinalNorm.of(model)
-    return (norm.centred(rows[ids].float() * norm.gain) * logit_scale(model)).to(rows.dtype)
+    return norm.centred(rows[ids].float() * norm.gain) * logit_scale(model)
 
 
 @dataclass(frozen=True)
