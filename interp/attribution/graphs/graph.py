@@ -201,11 +201,12 @@ class AttributionGraph(Displayed):
             The pages by `layer_number`, as `payload` takes them.
         """
         places, kept, pages = self.places(), self.kept_nodes[: -len(self.targets)].tolist(), dict[str, Feature]()
+        corpus = texts if isinstance(texts, str | Path) else list(texts)
         for number, coder in enumerate(self.transcoders):
             nodes = [node for node in kept if self.nodes.coders[node] == number]
             names = {int(self.nodes.latents[node]): places[node].name.rpartition("_")[0] for node in nodes}
             options: dict[str, Any] = {"tokens": tokens, "context": min(128, model.context or 128)}
-            for page in feature_pages(coder, model, texts, list(names), top, **options) if names else ():
+            for page in feature_pages(coder, model, corpus, list(names), top, **options) if names else ():
                 pages[names[page.latent]] = page
         return pages
 

@@ -128,7 +128,7 @@ def test_a_recipe_takes_what_the_latents_write(tiny, layered):
 def test_pages_of_latents_are_labels_and_have_the_activations_of_the_graph(tiny):
     model, text = tiny("llama"), "w5 w9 w77 w12 w30 w8"
     graph = trace_graph(model, cross_layer(model), [[1, *IDS]], [7, 50], measure=False)  # after the corpus' first token
-    pages = graph.features(model, [text])
+    pages = graph.features(model, iter([text]))
     latents = [node for node in graph.payload("a", pages)["nodes"] if node["feature_type"] == "cross layer transcoder"]
     assert {"_".join(node["node_id"].split("_")[:2]) for node in latents} == pages.keys()
     largest = dict[str, float]()
