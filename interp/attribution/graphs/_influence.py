@@ -8,12 +8,16 @@ defaults are those of circuit-tracer (Ameisen et al. 2025; https://github.com/de
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.core.display import Displayed
+
+Share = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True, eq=False)

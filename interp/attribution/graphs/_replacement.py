@@ -268,7 +268,7 @@ class LocalReplacement:
 
 def _sites(model: HookedModel, transcoders: Sequence[SparseAutoencoder]) -> tuple[dict[int, Site], dict[int, Site]]:
     """The sites that are read and written, by layer. Raises for transcoders that do not fit the model or each other."""
-    reads, writes = dict[int, Site](), dict[int, Site]()
+    reads, writes, taken = dict[int, Site](), dict[int, Site](), set[int]()
     for coder in transcoders:
         coder.require(model)
         model.resolve([place.site for place in (*coder.reads, *coder.writes)])
@@ -278,8 +278,10 @@ def _sites(model: HookedModel, transcoders: Sequence[SparseAutoencoder]) -> tupl
             for site in (Site.parse(place.site) for place in places):
                 if sites is writes and site.kind not in ("mlp_out", "mlp_raw"):
                     raise InterpError(f"{coder} writes {site}; a graph needs transcoders that write mlp_out or mlp_raw")
-                if (other := sites.setdefault(int(site.layer or 0), site)) != site:
-                    raise InterpError(f"transcoders have both {other} and {site}; use those of one site in a layer")
+                other = sites.setdefault(int(site.layer or 0), site)
+                if other != site or (sites is reads and site.layer in taken):
+                    raise InterpError(f"transcoders have both {other} and {site}; use one transcoder in a layer")
+        taken |= reads.keys()
         for write in (Site.parse(place.site) for place in coder.writes):
             rows = coder.W_dec[:, _block(coder, write)].chunk(len(coder.reads))
             for read in (Site.parse(x.site) for x, part in zip(coder.reads, rows, strict=True) if part.any()):

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.attribution.graphs._influence import Pruning, pruned
+from interp.attribution.graphs._influence import Pruning, Share, pruned
 from interp.attribution.graphs._replacement import LocalReplacement, Readers
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
@@ -154,13 +154,18 @@ class AttributionGraph(Displayed):
         """The local replacement model that the graph is of. Raises for another model."""
         return LocalReplacement(model, self.transcoders, self.batch, self.rules == "complete")
 
-    def prune(self, node_share: float = 0.8, edge_share: float = 0.98) -> "AttributionGraph":
+    def prune(self, node_share: Share = 0.8, edge_share: Share = 0.98) -> "AttributionGraph":
         """The same graph with other nodes and edges kept, without measured effects.
 
         Args:
-            node_share: Share of influence to which nodes are kept, up to 1.
+            node_share: Share of influence to which nodes are kept, above 0 and up to 1.
             edge_share: Share of influence to which edges between them are kept.
+
+        Raises:
+            InterpError: A share is not above 0 and up to 1.
         """
+        if not (0 < node_share <= 1 and 0 < edge_share <= 1):
+            raise InterpError(f"shares {node_share} and {edge_share}; expected numbers above 0 and up to 1")
         pruning = pruned(self.edges, self.probabilities, len(self.tokens), node_share, edge_share)
         return replace(self, pruning=pruning, effects=None)
 

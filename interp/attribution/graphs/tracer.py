@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
-from interp.attribution.graphs._influence import pruned
+from interp.attribution.graphs._influence import Share, pruned
 from interp.attribution.graphs._replacement import LocalReplacement, Readers
 from interp.attribution.graphs.effects import ablated
 from interp.attribution.graphs.graph import AttributionGraph, Rules
@@ -43,8 +43,8 @@ def trace_graph(
     targets: str | int | Sequence[str | int] | None = None,
     *,
     rules: Rules = "complete",
-    node_share: float = 0.8,
-    edge_share: float = 0.98,
+    node_share: Share = 0.8,
+    edge_share: Share = 0.98,
     memory: str = "4GB",
     batch_size: PositiveInt = 64,
     measure: bool = True,

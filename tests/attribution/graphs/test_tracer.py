@@ -116,9 +116,10 @@ def bad(model, other, **options):
         ({"prompt": [[5]]}, "the prompt is one token"),
         ({"transcoders": []}, "there are no transcoders"),
         ({"memory": "2MB"}, r"a graph of \d+ latents and logits on 6 tokens needs about 0.0\d+ GB, and memory is 2MB"),
+        ({"node_share": 2.0}, "node_share is 2.0; expected a number above 0 of at most 1"),
         ({"memory": "much"}, "size 'much' can't be read"),
     ],
-    ids=["two tokens", "twice", "unknown", "two prompts", "short", "none", "memory", "size"],
+    ids=["two tokens", "twice", "unknown", "two prompts", "short", "none", "memory", "share", "size"],
 )
 def test_what_can_not_be_traced_is_refused(tiny, options, message):
     with pytest.raises(InterpError, match=message):
@@ -134,6 +135,7 @@ def test_transcoders_of_other_models_and_sites_are_refused(tiny):
         (per_layer(tiny("llama", 1)), [IDS], "this SAE"),
         ([transcoder(model, 1, writes="attn_out")], [IDS], "write mlp_out or mlp_raw"),
         ([first, second], [IDS], "transcoders have both mlp_input.1 and resid_mid.1"),
+        ([first, first], [IDS], "transcoders have both mlp_input.1 and mlp_input.1; use one transcoder in a layer"),
         ([late], [IDS], "resid_post.1, which comes later; expected a causal transcoder"),
         ([first], padded, "the prompt has padding at 2 of its positions"),
     ):
