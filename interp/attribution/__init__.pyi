@@ -1,6 +1,16 @@
 from .alignment_search import fit_das as fit_das
 from .attention import AttentionPatterns as AttentionPatterns
 from .attention import attention_patterns as attention_patterns
+from .circuits.circuit import Circuit as Circuit
+from .circuits.edge_graph import EdgeGraph as EdgeGraph
+from .circuits.edge_patching import EdgePatching as EdgePatching
+from .circuits.edge_patching import patch_edges as patch_edges
+from .circuits.edge_scores import EdgeScores as EdgeScores
+from .circuits.edge_scores import attribute_edges as attribute_edges
+from .circuits.faithfulness import Faithfulness as Faithfulness
+from .circuits.faithfulness import FaithfulnessCurve as FaithfulnessCurve
+from .circuits.faithfulness import faithfulness_curve as faithfulness_curve
+from .circuits.faithfulness import measure_circuits as measure_circuits
 from .comparison import ComparedPairs as ComparedPairs
 from .comparison import Comparison as Comparison
 from .direct import Attribution as Attribution

@@ -122,7 +122,7 @@ class RecordedRun:
             logits = model.hf(**self.inputs, past_key_values=memory, use_cache=True, logits_to_keep=1).logits[:, 0]
             self.kept = memory.kept
             self.logits: Float[Tensor, "batch d_vocab"] = logits
-            hidden = self._through(len(self.layers) - 1, self.streams[-1], self._arguments(0))
+            hidden = self.through(len(self.layers) - 1, self.streams[-1], self.arguments(0))
             again = stream_logits(model, self.norm(hidden[:, -1]))
         if not torch.allclose(again, logits, atol=1e-3, rtol=1e-3):
             raise InterpError(f"{model.config.model_type}: its layers, one by one, do not give the model's logits")
@@ -130,7 +130,7 @@ class RecordedRun:
     def _note_output(self, module: Any, arguments: Any, output: Any) -> None:
         self.outputs.append(len(output) if isinstance(output, tuple) else 0)
 
-    def _through(self, layer: int, hidden: Tensor, arguments: Sequence[Arguments]) -> Tensor:
+    def through(self, layer: int, hidden: Tensor, arguments: Sequence[Arguments]) -> Tensor:
         """What a layer returns for copies of the batch."""
         copies, size = len(hidden) // len(self.batch), len(self.batch)
         args, kwargs = (_repeated(part, copies, size) for part in arguments[layer])
@@ -146,7 +146,7 @@ class RecordedRun:
             read: A function of logits, (edit, batch, d_vocab), that returns (edit, batch).
         """
         copies = max(1, _TOKENS // (len(self.batch) * (self.width - start)))
-        arguments = self._arguments(start)
+        arguments = self.arguments(start)
         parts = [edits[first : first + copies] for first in range(0, len(edits), copies)]
         return torch.cat([self._read_part(part, start, arguments, read) for part in parts])
 
@@ -165,7 +165,7 @@ class RecordedRun:
         hidden = self.streams[layer].repeat(copies, 1, 1)
         taps = [*self._taps(edits, len(hidden)), (self.model.tap(site), read.append)]
         with attached(self.model.hf, taps):
-            self._through(layer, hidden, self._arguments(0, values))
+            self.through(layer, hidden, self.arguments(0, values))
         return read[0].unflatten(0, (copies, -1))
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class RecordedRun:
             if joining:
                 hidden = torch.cat([hidden, self.streams[layer][:, start:].repeat(len(joining), 1, 1)])
             with attached(self.model.hf, self._taps(joining, len(hidden))):
-                hidden = self._through(layer, hidden, arguments)
+                hidden = self.through(layer, hidden, arguments)
         last = self.norm(hidden[:, -1]).unflatten(0, (-1, batch))
         size = max(1, _LOGITS // (batch * self.model.hf.get_output_embeddings().weight.shape[0]))
         return torch.cat([read(stream_logits(self.model, part)) for part in last.split(size)])
@@ -198,7 +198,7 @@ class RecordedRun:
             for site in sites
         ]
 
-    def _arguments(
+    def arguments(
         self, start: int, values: "RecordedRun | None" = None
     ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """What the model gives to each layer, after the hidden states, for the columns from `start` on."""

@@ -299,6 +299,13 @@ class ComparedPairs(Displayed):
                 columns[row, before[0] + here] = before[1] + there
         return columns
 
+    @property
+    def whole(self) -> Int[Tensor, "n"]:
+        """The numbers of the pairs whose tokens are aligned one by one, all of them: `pick` keeps these."""
+        lengths = zip(self.clean.lengths.tolist(), self.corrupt.lengths.tolist(), self.aligned, strict=True)
+        whole = [clean == corrupt and pairs == [(n, n) for n in range(clean)] for clean, corrupt, pairs in lengths]
+        return torch.tensor(whole).nonzero()[:, 0]
+
     def metric(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
         """The metric, not scaled, of logits at the last token under several edits."""
         return self.comparison.values(logits, self.answer, self.wrong, self.clean_logits)

@@ -72,6 +72,16 @@ class Agreement(Displayed):
         scores = [("Spearman", f"{self.spearman:.3f}"), ("Pearson", f"{self.pearson:.3f}")]
         return f"with exact patching of {plural(self.places, 'place')}", [*scores, *misses]
 
+    @classmethod
+    def of(cls, names: Sequence[str], estimated: Float[Tensor, "n"], exact: Float[Tensor, "n"]) -> "Agreement":
+        """The agreement of estimated with exact effects."""
+        worst = (exact - estimated).abs().argsort(descending=True)[:3].tolist()
+        misses = tuple((names[n], float(estimated[n]), float(exact[n])) for n in worst)
+        both = torch.stack([estimated, exact])
+        ranks = torch.stack([_ranks(values) for values in both.round(decimals=3)])
+        spearman, pearson = (float(torch.corrcoef(x)[0, 1].nan_to_num()) for x in (ranks, both))
+        return cls(spearman, pearson, len(names), misses)
+
 
 @dataclass(frozen=True, eq=False)
 class Patching(Displayed):
@@ -368,12 +378,7 @@ def _agreement(estimate: Patching, places: Places) -> Agreement:
         values = places.toward_source(values - estimate.pairs.base_values)
     exact = estimate.pairs.effects(values)
     guessed = torch.stack([effects[place] for place in sample])
-    worst = (exact - guessed).abs().argsort(descending=True)[:3].tolist()
-    misses = tuple((estimate.name(*sample[n]), float(guessed[n]), float(exact[n])) for n in worst)
-    both = torch.stack([guessed, exact])
-    ranks = torch.stack([_ranks(values) for values in both.round(decimals=3)])
-    spearman, pearson = (float(torch.corrcoef(x)[0, 1].nan_to_num()) for x in (ranks, both))
-    return Agreement(spearman, pearson, len(sample), misses)
+    return Agreement.of([estimate.name(*place) for place in sample], guessed, exact)
 
 
 def _ranks(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
