@@ -14,7 +14,14 @@ from interp.attribution import (
     Agreement,
     AttentionPatterns,
     Attribution,
+    Circuit,
+    ComparedPairs,
     Comparison,
+    EdgeGraph,
+    EdgePatching,
+    EdgeScores,
+    Faithfulness,
+    FaithfulnessCurve,
     Lens,
     LensReading,
     patch,
@@ -62,6 +69,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     graph = trace_graph(model, [transcoder(model)], [[5, 9, *range(10, 40)]])
     yield replace(graph, targets=(EVIL,) * len(graph.targets), tokens=(EVIL,) * len(graph.tokens))
     yield graph.effects
+    yield from _circuits(comparison.on(model))
     yield from _directions(n)
     yield from _audits(model, n, folder)
     yield from _edits(n)
@@ -73,6 +81,17 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield replace(feature, promoted=((EVIL, 1.0),) * n, nearest=((5, 0.5),) * n)
     yield sample.quality()
     yield sample.report()
+
+
+def _circuits(pairs: ComparedPairs) -> Iterator[object]:
+    graph = EdgeGraph(20, 8, 512)
+    yield EdgeScores(graph, torch.randn(graph.edges.shape) * graph.edges, EVIL, Agreement(0.9, 0.9, 48, ()))
+    yield EdgePatching(pairs, tuple(graph.index)[:500], torch.randn(500, len(pairs)))
+    circuit = Circuit(graph, graph.edges, name=EVIL)
+    yield circuit
+    result = Faithfulness(pairs, circuit, "mean", pairs.clean_values, pairs.corrupt_values)
+    yield result
+    yield FaithfulnessCurve((0.1,) * 100, (result,) * 100)
 
 
 def _directions(n: int) -> Iterator[object]:

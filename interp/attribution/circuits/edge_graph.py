@@ -35,7 +35,7 @@ class EdgeGraph:
         >>> from interp.attribution import EdgeGraph
         >>> graph = EdgeGraph.of(model)
         >>> len(graph.sources), len(graph.targets), int(graph.edges.sum())
-        (43, 115, 2611)
+        (43, 115, 2188)
     """
 
     n_layers: int
