@@ -140,7 +140,8 @@ class Circuit(Displayed):
         value: Any = read_json(Path(file))
         try:
             sizes = value["cfg"]
-            graph = EdgeGraph(*map(int, map(sizes.__getitem__, _SIZES)), bool(sizes["parallel_attn_mlp"]))
+            n_layers, n_heads, d_model = (int(sizes[key]) for key in _SIZES)
+            graph = EdgeGraph(n_layers, n_heads, d_model, bool(sizes["parallel_attn_mlp"]))
             kept, scores = torch.zeros_like(graph.edges), torch.zeros(graph.edges.shape)
             for name, edge in value["edges"].items():
                 kept[graph.find(name)] = bool(edge["in_graph"])
