@@ -1,13 +1,13 @@
 from .attention_figure import plot_attention as plot_attention
+from .attribution.circuit_figure import plot_circuit as plot_circuit
+from .attribution.lens_figure import plot_lens as plot_lens
 from .attribution_graph_page import graph_page as graph_page
 from .audit_figures import plot_entanglement as plot_entanglement
 from .audit_figures import plot_forest as plot_forest
 from .audit_figures import plot_rates as plot_rates
-from .circuit_figure import plot_circuit as plot_circuit
 from .figures import plot_activation_histogram as plot_activation_histogram
 from .figures import plot_heat_map as plot_heat_map
 from .figures import plot_layer_curve as plot_layer_curve
-from .lens_figure import plot_lens as plot_lens
 from .patch_figure import plot_patching as plot_patching
 from .report_page import Report as Report
 from .report_page import ReportedRun as ReportedRun

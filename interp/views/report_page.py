@@ -35,7 +35,7 @@ from interp.sae.config import SaeMetrics
 from interp.sae.feature import Feature
 from interp.views import audit_figures, figures
 from interp.views._page import rendered_page
-from interp.views.lens_figure import Colour, plot_lens
+from interp.views.attribution.lens_figure import Colour, plot_lens
 from interp.views.patch_figure import plot_patching
 
 _SECTIONS = {
