@@ -7,8 +7,8 @@ In reading order:
 - `figures`: figures of findings and of a latent: `plot_heat_map`, `plot_layer_curve`, `plot_activation_histogram`.
 - `audit_figures`: figures of audits: `plot_forest` (differences with their intervals), `plot_rates` (rates before and
   after) and `plot_entanglement` (edits by behaviours).
-- `attribution`: `plot_lens`, layers by positions with what a lens reads at each place, and `plot_circuit`, heads and MLPs
-  by layer with the edges of a circuit.
+- `attribution`: `plot_lens`, layers by positions with what a lens reads at each place, and `plot_circuit`, heads and
+  MLPs by layer with the edges of a circuit.
 - `attention_figure`: `plot_attention`, where the heads attend: heads by positions, or one head's whole pattern.
 - `training_curves`: `plot_training`, the curves of training, and `LiveCurves`, the same curves in a notebook during
   training.

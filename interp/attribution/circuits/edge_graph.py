@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
 from interp.models.architectures.table import architecture
 from interp.models.hooked import HookedModel
 
 
 @dataclass(frozen=True)
-class EdgeGraph:
+class EdgeGraph(Displayed):
     """The sources, targets and edges of a model's shape.
 
     Args:
