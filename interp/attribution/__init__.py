@@ -9,7 +9,7 @@
 - `comparison`: `Comparison`, pairs of prompts, clean and corrupt, and a metric.
 - `graphs`: `trace_graph`, which latents of transcoders a prediction is computed by; `load_transcoders`.
 - `patching`: `patch`, activations of one run put into the other, exactly or estimated by gradients.
-- `circuits`: `attribute_edges`, `patch_edges`, `measure_circuits`: which edges carry a prediction, and which are enough.
+- `circuits`: `attribute_edges`, `patch_edges`, `measure_circuits`: which edges carry a prediction, which are enough.
 - `alignment_search`: `fit_das`, the learned subspace in which an answer passes from one run to the other.
 """
 
