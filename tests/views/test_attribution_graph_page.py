@@ -187,7 +187,7 @@ def test_a_browser_walks_pins_and_groups_by_the_keyboard(tmp_path):
     strongest = [water, hostile, hostile, "error", hostile]  # i, Enter, i, o
     assert seen["path"] == [*strongest, "error", "latent 8", hostile, "rivers"]
     place = "layer 0, position 1, " + json.dumps(hostile)
-    assert seen["panel"] == [place, "2", "−0.5", "−0.4"]
+    assert seen["panel"] == ["0_7_1", place, "2", "−0.5", "−0.4"]
     assert seen["inputs"] == ["1", "2", "−1"], "one input, and two outputs, the strongest first"
     assert seen["effects"] == ["−0.5", "−0.4", "0.25", "0.2"]
     pins, supernodes = ["1_9_2", "1_7_2", "0_7_1"], [["a <b>name", "1_9_2", "1_7_2"]]

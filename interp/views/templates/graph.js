@@ -218,7 +218,8 @@
       ["activation", node.activation], ["cumulative influence", node.influence],
       ["measured effect of ablation", node.measured], ["predicted effect", node.predicted],
     ].filter(([, value]) => value !== null).map(([name, value]) => [name, number(value)]);
-    const lines = [["place", where(node)], ...facts].flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, value)]);
+    const named = [["node", node.id], ["place", where(node)], ...facts];
+    const lines = named.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, value)]);
     const top = node.top.map(([text, activation]) => html("span", {
       class: "token on", style: `--share:${Math.max(0, activation / strongest)}`, title: `activation ${number(activation)}`,
     }, text));
