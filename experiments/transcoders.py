@@ -105,7 +105,7 @@ def main() -> None:
     model = interp.load(args.model)
     layers = range(model.cfg.n_layers)
     sites = [f"{kind}.{layer}" for layer in layers for kind in ("mlp_input", "mlp_out")]
-    stream = Stream(model, documents(args, held_out=False), sites, context=CONTEXT, pool_tokens=16_384)
+    stream = Stream(model, documents(args, held_out=False), sites, context=CONTEXT, pool_tokens=16 * args.batch_size)
     config = SaeConfig(kind="batchtopk", d_sae=args.d_sae, k=args.k, tokens=args.tokens, batch_size=args.batch_size)
     plans = [TrainingPlan(f"mlp_input.{layer}", config, writes=f"mlp_out.{layer}") for layer in layers]
     start = time.monotonic()
