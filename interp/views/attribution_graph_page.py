@@ -28,7 +28,8 @@ _SCORES = {
     ),
     "completeness_score": ("completeness", "of the inputs of nodes, weighted by influence, the share that is no error"),
     "error_share": ("error share", "of the influence on the outputs, the share of error nodes"),
-    "correlation": ("correlation", "of the measured effects of nodes with those that the graph predicts"),
+    "correlation": ("correlation", "of the measured effects of latents and errors with those that the graph predicts"),
+    "embedding_correlation": ("correlation of tokens", "the same of the effects of embeddings"),
 }
 _Text = Annotated[str, AfterValidator(lambda text: printable(visible(text)))]
 
@@ -66,6 +67,7 @@ class _Scores(_Schema):
     completeness_score: float | None = None
     error_share: float | None = None
     correlation: float | None = None
+    embedding_correlation: float | None = None
 
 
 class _Metadata(_Schema):

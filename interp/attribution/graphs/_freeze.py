@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from interp.core.errors import InterpError
 
-_CONSTANT = {functional.softmax, torch.softmax, Tensor.softmax, torch.rsqrt, Tensor.rsqrt}
+_PATTERNS = {functional.softmax, torch.softmax, Tensor.softmax}
+_SCALES = {torch.rsqrt, Tensor.rsqrt}
 
 
 class Freeze(TorchFunctionMode):
@@ -31,11 +32,12 @@ class Freeze(TorchFunctionMode):
         self.constants: list[Tensor] = []
         self._rows = 0  # of the pass that replays; 0 while recording
         self._next = 0
+        self._norms = True
 
     @contextmanager
-    def replay(self, rows: int) -> Iterator[None]:
-        """One pass of `rows` copies of the recorded row, with its patterns and scales."""
-        self._rows, self._next = rows, 0
+    def replay(self, rows: int, norms: bool = True) -> Iterator[None]:
+        """One pass of `rows` copies of the recorded row, with its patterns and, unless norms respond, its scales."""
+        self._rows, self._next, self._norms = rows, 0, norms
         with self:
             yield
         if self._next != len(self.constants):
@@ -44,8 +46,8 @@ class Freeze(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _CONSTANT:
-            return self._constant(lambda: func(*args, **kwargs))
+        if func in _PATTERNS or func in _SCALES:
+            return self._constant(lambda: func(*args, **kwargs), func in _PATTERNS or self._norms)
         if func is functional.scaled_dot_product_attention:
             query, key, *rest = args
             return func(self._constant(lambda: query), self._constant(lambda: key), *rest, **kwargs)
@@ -60,13 +62,13 @@ class Freeze(TorchFunctionMode):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         centred = wide - wide.mean(-1, keepdim=True) if centres else wide
         floor = torch.finfo(wide.dtype).eps if eps is None else eps
-        scale = self._constant(lambda: (centred.square().mean(-1, keepdim=True) + floor).rsqrt())
+        scale = self._constant(lambda: (centred.square().mean(-1, keepdim=True) + floor).rsqrt(), self._norms)
         normed = (centred * scale).to(x.dtype)
         normed = normed if weight is None else normed * weight
         return normed if bias is None else normed + bias
 
-    def _constant(self, compute: Callable[[], Tensor]) -> Tensor:
-        """What is computed, in the first pass; in a later one, what was computed then, for each copy."""
+    def _constant(self, compute: Callable[[], Tensor], held: bool = True) -> Tensor:
+        """What is computed, in the first pass; in a later one, what was computed then, for each copy, if it is held."""
         if not self._rows:
             self.constants.append(compute().detach())
             return self.constants[-1]
@@ -74,4 +76,6 @@ class Freeze(TorchFunctionMode):
             raise InterpError("the model computes more patterns and scales than the first time, so it can't be frozen")
         value = self.constants[self._next]
         self._next += 1
+        if not held:
+            return compute()
         return value.repeat(self._rows, *[1] * (value.ndim - 1)) if self._rows > 1 else value

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from interp.attribution.graphs._freeze import Freeze
 from interp.core.errors import InterpError
+from interp.core.progress import track
 from interp.models.architectures.table import Tap, architecture
 from interp.models.architectures.unembedding import logit_scale, stream_logits
 from interp.models.continuations import frozen_weights
@@ -166,8 +167,11 @@ class LocalReplacement:
         error[0] = self.leaves[site][0, 0] if first_is_error else 0
         return error
 
-    def run(self, leaves: Tensors) -> dict[Site, Tensor]:
-        """What is read in a frozen pass with these tensors as embeddings and as what the MLPs write without skips."""
+    def run(self, leaves: Tensors, norms: bool = True) -> dict[Site, Tensor]:
+        """What is read in a frozen pass with these tensors as embeddings and as what the MLPs write without skips.
+
+        With `norms` false, norms respond to them, and only patterns are frozen.
+        """
         reads: dict[Site, Tensor] = {}
 
         def put(site: Site, x: Tensor) -> Tensor:
@@ -176,7 +180,7 @@ class LocalReplacement:
         taps: list[tuple[Tap, Any]] = [(self.tap(site), partial(put, site)) for site in (EMBEDDING, *self.writes)]
         taps += [(self.tap(site), partial(reads.__setitem__, site)) for site in self.reads.values()]
         rows = len(leaves[EMBEDDING])
-        with frozen_weights(self.model), self.freeze.replay(rows), attached(self.model.hf, taps):
+        with frozen_weights(self.model), self.freeze.replay(rows, norms), attached(self.model.hf, taps):
             self.model.hf.base_model(**self.inputs(rows))
         return reads
 
@@ -199,12 +203,25 @@ class LocalReplacement:
                 rest[site][0, position] -= vectors.sum(0).to(rest[site])
         return self.readings(nodes, self.run(rest))[0]
 
-    def edges(self, nodes: Readers, batch_size: int) -> Iterator[tuple[Tensor, Float[Tensor, "node source"]]]:
-        """What each source contributes to each node, in batches: which nodes these are, and their rows."""
+    def edges(self, nodes: Readers, batch_size: int, norms: bool = True) -> Float[Tensor, "node source"]:
+        """What each source contributes to each node; with `norms` false, what it does to it where norms respond.
+
+        The response is of first order: the derivative along what the source writes.
+        """
+        edges = torch.empty(len(nodes.values), self.sources)
+        batches = self._batches(nodes, min(batch_size, len(edges)), norms)
+        for part, rows in track(batches, "trace", len(edges), size=lambda item: len(item[0]), unit="nodes"):
+            edges[part] = rows.cpu()
+        return edges
+
+    def _batches(
+        self, nodes: Readers, batch_size: int, norms: bool
+    ) -> Iterator[tuple[Tensor, Float[Tensor, "node source"]]]:
+        """Rows of edges in batches: which nodes these are, and their rows."""
         rows, _ = self._rows(nodes)
         leaves = {site: x.expand(batch_size, -1, -1).clone().requires_grad_() for site, x in self.leaves.items()}
         with torch.enable_grad():
-            reads = self.run(leaves)
+            reads = self.run(leaves, norms)
         for site, here in self._by_site(nodes):
             before = [leaf for leaf in leaves if leaf == EMBEDDING or leaf.order < site.order]
             for part in here.split(batch_size):

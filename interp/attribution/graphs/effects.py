@@ -1,8 +1,12 @@
 """Effects of nodes: each one ablated once, beside what the graph predicts.
 
 In the unfrozen model, attention, norms, gates and errors respond to an ablation as they do, and the graph's total
-effect is compared: the change along all paths through latents. Under the freeze only direct edges act, and the run
-equals them up to rounding.
+effect is compared: the change along all paths through latents. A frozen norm scale is exact for sums and wrong for
+ablations: what a latent writes along the stream shrinks the stream, and the norm restores it. So an ablated latent or
+error acts along edges of the same graph whose norms respond, to first order. An ablated embedding takes away all that a
+token begins with, which no first order describes; there the scales stay frozen.
+
+Under the freeze only direct edges act, and the run equals them up to rounding.
 """
 
 from functools import partial
@@ -63,10 +67,15 @@ def ablated(graph: AttributionGraph, replacement: LocalReplacement, freeze: bool
     kept, run = graph.nodes.pick(nodes), _frozen if freeze else _unfrozen
     parts = track(sources.split(batch_size), "ablate", size=len, unit="nodes")
     values = torch.cat([run(replacement, kept, _written(replacement, part)).cpu() for part in parts])
-    predicted = -graph.edges[:, sources] if freeze else total_effects(graph.edges, graph.activations, sources)
+    embedded = sources >= graph.edges.shape[1] - len(graph.tokens)
+    predicted = -graph.edges[:, sources]
+    if not freeze:
+        responses = replacement.edges(graph.nodes, batch_size, norms=False)
+        for edges, chosen in ((responses, ~embedded), (graph.edges, embedded)):
+            predicted[:, chosen] = total_effects(edges, graph.activations, sources[chosen])
     layers, positions = (x[sources][:, None] for x in graph.source_places)
     later = (layers < kept.layers) & (positions <= kept.positions)
-    return Effects(sources, nodes, later, predicted[nodes].T, values - kept.values, freeze)
+    return Effects(sources, nodes, embedded, later, predicted[nodes].T, values - kept.values, freeze)
 
 
 def _written(replacement: LocalReplacement, sources: Int[Tensor, "rows"]) -> Written:

@@ -43,6 +43,7 @@ class Effects(Displayed):
     Attributes:
         sources: The nodes that are ablated: numbers of sources of the graph.
         nodes: The kept latents and the logits: numbers of nodes that read.
+        embedded: Which of the sources are embeddings.
         later: Whether a node comes after a source, so that it can change.
         predicted: The change of each node by the graph.
         measured: The change in the run.
@@ -51,6 +52,7 @@ class Effects(Displayed):
 
     sources: Int[Tensor, "source"]
     nodes: Int[Tensor, "node"]
+    embedded: Bool[Tensor, "source"]
     later: Bool[Tensor, "source node"]
     predicted: Float[Tensor, "source node"]
     measured: Float[Tensor, "source node"]
@@ -58,14 +60,27 @@ class Effects(Displayed):
 
     @property
     def correlation(self) -> float | None:
-        """Pearson correlation of predicted and measured changes of later nodes; None where either does not vary."""
-        both = torch.stack([self.predicted[self.later], self.measured[self.later]]).double()
+        """Pearson correlation of predicted and measured changes of later nodes, where latents and errors are ablated.
+
+        None where either does not vary.
+        """
+        return self._correlation(~self.embedded)
+
+    @property
+    def embedding_correlation(self) -> float | None:
+        """The same where embeddings are ablated."""
+        return self._correlation(self.embedded)
+
+    def _correlation(self, sources: Bool[Tensor, "source"]) -> float | None:
+        compared = self.later & sources[:, None]
+        both = torch.stack([self.predicted[compared], self.measured[compared]]).double()
         varies = both.shape[1] > 1 and bool((both.std(1) > 0).all())
         return float(torch.corrcoef(both)[0, 1]) if varies else None
 
     def _card(self) -> Card:
         kind = "in the frozen model, by direct edges" if self.freeze else "in the unfrozen model, by total effects"
-        return kind, [("ablated", len(self.sources)), ("changes", int(self.later.sum())), ("r", self.correlation)]
+        rows = [("r of latents and errors", self.correlation), ("r of embeddings", self.embedding_correlation)]
+        return kind, [("ablated", len(self.sources)), ("changes", int(self.later.sum())), *rows]
 
 
 class Place(NamedTuple):
@@ -238,7 +253,8 @@ class AttributionGraph(Displayed):
 
     def _metadata(self, slug: str) -> dict[str, Any]:
         scores = {"replacement_score": self.pruning.replacement, "completeness_score": self.pruning.completeness}
-        measured = {"correlation": None if self.effects is None else self.effects.correlation}
+        names = ("correlation", "embedding_correlation")
+        measured = {name: None if self.effects is None else getattr(self.effects, name) for name in names}
         return {
             "slug": slug,
             "scan": re.sub(r"[^\w.-]+", "-", self.model.name),

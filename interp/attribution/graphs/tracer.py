@@ -25,7 +25,6 @@ from interp.attribution.graphs.effects import ablated
 from interp.attribution.graphs.graph import AttributionGraph, Rules
 from interp.core.errors import InterpError
 from interp.core.inputs import parse_bytes
-from interp.core.progress import track
 from interp.models.architectures.unembedding import stream_logits, token_text
 from interp.models.hooked import HookedModel
 from interp.models.tokens import Prompts, Tokens
@@ -155,11 +154,7 @@ def _edges(
     replacement: LocalReplacement, nodes: Readers, batch_size: int
 ) -> tuple[Float[Tensor, "node source"], Float[Tensor, "node"]]:
     """What each source contributes to each node, and each node's constant; their sum is the node's value."""
-    edges = torch.empty(len(nodes.values), replacement.sources)
-    batches = replacement.edges(nodes, min(batch_size, len(edges)))
-    for part, rows in track(batches, "trace", len(edges), size=lambda item: len(item[0]), unit="nodes"):
-        edges[part] = rows.cpu()
-    constants = replacement.constants(nodes).cpu()
+    edges, constants = replacement.edges(nodes, batch_size), replacement.constants(nodes).cpu()
     gap = float(((edges.sum(1) + constants - nodes.values).abs() / (1 + nodes.values.abs())).max())
     if not gap < _TOLERANCE.get(replacement.model.dtype, 0.1):
         raise InterpError(
