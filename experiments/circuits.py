@@ -49,7 +49,8 @@ from interp.models.architectures.table import attention_mask_tap
 from interp.models.losses import next_token_losses
 from interp.organism.world import Split
 
-BUDGETS, RANDOM, STEPS = (20, 50, 100, 200), 10, 5
+BUDGETS: tuple[int, ...] = (20, 50, 100, 200)
+RANDOM, STEPS = 10, 5
 Rows = list[dict[str, Any]]
 Heads = Sequence[tuple[int, int]]
 
@@ -140,15 +141,15 @@ def named(head: tuple[int, int]) -> str:
 
 def estimates(model: HookedModel, pairs: ComparedPairs) -> tuple[EdgeScores, dict[str, Rows]]:
     """The scores by integrated gradients, their agreement with exact effects, and that of one gradient."""
-    rows, scores = Rows(), None
-    for steps in (1, STEPS):
-        scores = attribute_edges(model, pairs, steps=steps)
-        name, estimate, exact = scores.agreement.misses[0]
-        agreement = {"Spearman": scores.agreement.spearman, "Pearson": scores.agreement.pearson}
-        rows.append({"steps": steps, **agreement, "worst miss": name, "estimate": estimate, "exact": exact})
+    rows, plain, scores = Rows(), *(attribute_edges(model, pairs, steps=steps) for steps in (1, STEPS))
+    for steps, agreement in ((1, plain.agreement), (STEPS, scores.agreement)):
+        if agreement is not None:
+            name, estimate, exact = agreement.misses[0]
+            correlations = {"Spearman": agreement.spearman, "Pearson": agreement.pearson}
+            rows.append({"steps": steps, **correlations, "worst miss": name, "estimate": estimate, "exact": exact})
     names = [name for name, _ in scores.top(10)]
-    exact = patch_edges(model, pairs, names).changes.tolist()
-    top = [{"edge": name, "score": score, "exact": x} for (name, score), x in zip(scores.top(10), exact, strict=True)]
+    changes = patch_edges(model, pairs, names).changes.tolist()
+    top = [{"edge": name, "score": score, "exact": x} for (name, score), x in zip(scores.top(10), changes, strict=True)]
     return scores, {"agreement of scores with exact effects": rows, "edges with the highest scores": top}
 
 
