@@ -56,7 +56,7 @@ class AttentionPatterns(Displayed):
 
         Many heads attend to the first token where they have nothing to read.
         """
-        of_query = self.weights[:, :, query, 1:]
+        of_query = self.weights[:, :, query, 1 : query % len(self.tokens) + 1]
         places = torch.unravel_index(of_query.flatten().argsort(descending=True)[:count], of_query.shape)
         rows = [tuple(map(int, place)) for place in torch.stack(places, 1)]
         return displayed(
@@ -100,6 +100,8 @@ def attention_patterns(
     if wrong := [layer for layer in layers or () if not -len(every) <= layer < len(every)]:
         raise InterpError(f"layer {wrong[0]} is not in the model; expected 0 to {len(every) - 1}")
     chosen = tuple(every if layers is None else (every[layer] for layer in layers))
+    if not chosen:
+        raise InterpError("layers names no layer; leave it out for all of them")
     usual, real = model.config._attn_implementation, batch.mask[0]
     model.config._attn_implementation = "eager"  # the form that gives its weights out
     try:

@@ -76,6 +76,7 @@ def test_the_largest_weights_are_listed(tiny):
     assert word == patterns.tokens[position]
     assert repr(patterns).startswith("AttentionPatterns(attention of tiny llama 0 from ' w")
     assert patterns.layers == (2, 0)
+    assert len(patterns.top(99, query=1)) == 2 * 4, "later tokens are not listed"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_the_largest_weights_are_listed(tiny):
     [
         (lambda m: attention_patterns(m, ["w5 w9", "w8"]), "of one prompt, not of 2; call it for each"),
         (lambda m: attention_patterns(m, "w5 w9", [3]), "layer 3 is not in the model; expected 0 to 2"),
+        (lambda m: attention_patterns(m, "w5 w9", []), "layers names no layer; leave it out for all"),
         (lambda m: attention_patterns(m, "w5 w9", [1]).place(0, 1), "expected a layer of 1 and a head from 0 to 3"),
     ],
 )
