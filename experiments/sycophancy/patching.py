@@ -47,21 +47,20 @@ def main() -> None:
     pairs = compared(model, questions, args.pairs)
     clean, corrupt = (side.mean() for side in (pairs.clean_values, pairs.corrupt_values))
     print(f"{len(pairs)} pairs; mean log-probability of the quoted token: {clean:.2f} clean, {corrupt:.2f} corrupt\n")
-    start = time.perf_counter()
+    start = time.process_time()
     attending = ranked(copying(model, questions[:40]), SHOWN)
     print(
-        f"Heads that attend to the quote, of 40 questions: {_names(attending)} ({time.perf_counter() - start:.0f} s)\n"
+        f"Heads that attend to the quote, of 40 questions: {_names(attending)} ({time.process_time() - start:.0f} s)\n"
     )
     chance = SHOWN * len({*attending, *LEARNED}) / (model.n_layers * model.config.num_attention_heads)
-    print(
-        f"| way | seconds | first {SHOWN} heads, with their effect | attend | learned | either (chance {chance:.1f}) |"
-    )
+    print(f"Seconds are of processor time; by chance, {chance:.1f} of {SHOWN} heads are in either list.\n")
+    print(f"| way | seconds | first {SHOWN} heads, with their effect | attend | learned | either |")
     print("|---|---|---|---|---|---|")
     chosen = []
     for method in ("exact", "attribution"):
-        start = time.perf_counter()
+        start = time.process_time()
         result = patch(model, pairs, "z.*", by="head", method=method)
-        seconds, scores = time.perf_counter() - start, result.changes
+        seconds, scores = time.process_time() - start, result.changes
         first = ranked(scores, SHOWN)
         chosen = chosen or first
         shown = ", ".join(f"{layer}.{head} {result.effects[layer, head]:.2f}" for layer, head in first)
@@ -75,10 +74,12 @@ def main() -> None:
 def zeroing(model: HookedModel, pairs: ComparedPairs, chosen: Heads) -> None:
     """Print what zeroing heads one by one leaves, and how long it takes for all, from some; and zeroing several."""
     some, every = chosen[:6], model.n_layers * model.config.num_attention_heads
-    start = time.perf_counter()
+    start = time.process_time()
     left = [effect(model, pairs, zeroed([head])) for head in some]
-    seconds = (time.perf_counter() - start) / len(some)
-    print(f"\nZeroing one head takes {seconds:.1f} s (of {len(some)}), so all {every} take {seconds * every:.0f} s.")
+    seconds = (time.process_time() - start) / len(some)
+    print(
+        f"\nZeroing one head takes {seconds:.2f} s (mean of {len(some)}), so all {every} take {seconds * every:.0f} s."
+    )
     named = [f"{_names([head])} {value:.2f}" for head, value in zip(some, left, strict=True)]
     print(f"It leaves of the effect: {', '.join(named)}.")
     several = [effect(model, pairs, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(3)))]
