@@ -49,11 +49,17 @@ class Freeze(TorchFunctionMode):
         if func in _PATTERNS or func in _SCALES:
             return self._constant(lambda: func(*args, **kwargs), func in _PATTERNS or self._norms)
         if func is functional.scaled_dot_product_attention:
-            query, key, *rest = args
-            return func(self._constant(lambda: query), self._constant(lambda: key), *rest, **kwargs)
+            return self._attention(*args, **kwargs)
         if func in (functional.layer_norm, functional.rms_norm):
             return self._norm(func is functional.layer_norm, *args, **kwargs)
         return func(*args, **kwargs)
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
+        """Fused attention in steps: attention to the columns of an identity matrix is its pattern."""
+        columns = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device).expand(*key.shape[:-1], -1)
+        attend = functional.scaled_dot_product_attention
+        pattern = self._constant(lambda: attend(query, key, columns, *rest, **options))
+        return pattern @ value.repeat_interleave(pattern.shape[1] // value.shape[1], dim=1)
 
     def _norm(
         self, centres: bool, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float | None = None
