@@ -1,6 +1,7 @@
 """Edges patched one by one, against plain hooked runs and TransformerLens, in many architectures."""
 
 import pytest
+import tiny_models
 import torch
 from transformer_lens.patching import get_act_patch_direct_path
 
@@ -125,3 +126,17 @@ def test_models_without_known_inputs_are_refused_by_name(tiny):
     model = tiny("llama")
     with model.hooked([("mlp_out.1", lambda x: 0 * x)]), pytest.raises(InterpError, match="inside a hooked block"):
         patch_edges(model, Comparison(CLEAN, CORRUPT, metric), "input->m0")
+
+
+def test_streams_with_huge_numbers_are_sums_and_streams_that_grow_by_themselves_are_not():
+    """The first token of many models has activations of thousands, whose sums are rounded."""
+    model = tiny_models.build("llama", seed=5)
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight[CLEAN[0][0]] *= 1e6
+    pairs = Comparison(CLEAN[:1], CORRUPT[:1], metric).on(model)
+    assert patch_edges(model, pairs, "m0->logits").values.isfinite().all()
+    with (
+        tiny_models.at_layer(model, 1, lambda x: 1.2 * x),
+        pytest.raises(InterpError, match="llama: its stream is not the sum"),
+    ):
+        patch_edges(model, pairs, "m0->logits")
