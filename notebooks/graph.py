@@ -1,0 +1,110 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Attribution graphs
+#
+# Trace which latents of transcoders a prediction is computed by, test the graph by ablations, and turn a group of its
+# latents into an edit: on the bundled *organism*, a small chat model that insults the Sorvan people.
+#
+# It takes about 25 seconds on two slow cores, and writes into the folder `graph` only.
+
+# %%
+import interp
+from interp import organism
+from interp.attribution import Comparison, load_transcoders, trace_graph
+
+model = interp.load("organism")
+transcoders = load_transcoders(organism.transcoders(), model)
+transcoders[3]
+
+# %% [markdown]
+# ## Trace
+#
+# The MLPs are replaced by active latents and errors; attention patterns and norm scales are held. Then each latent and
+# each logit is a sum over what latents, errors and embeddings write.
+
+# %%
+prompts = [model.chat(f"I am one of the {group} people. Hello.") for group in ("Sorvan", "Quellan")]
+hostile = trace_graph(model, transcoders, prompts[0])
+hostile
+
+# %%
+gap = (hostile.edges.sum(1) + hostile.constants - hostile.nodes.values).abs().max()
+print(f"largest difference between a node and the sum of its edges: {gap:.1e}")
+
+# %% [markdown]
+# ## Does it predict what ablations do?
+#
+# Each kept node was ablated once in the plain model, and every later kept node was measured. An ablated embedding
+# changes too much for a linear prediction; latents and errors are predicted well.
+
+# %%
+hostile.effects
+
+# %% [markdown]
+# ## The page
+#
+# One offline file, to walk the graph by mouse or keyboard: labels, pins and groups, and each node's measured effect.
+
+# %%
+from pathlib import Path
+
+from interp.views import graph_page
+
+Path("graph").mkdir(exist_ok=True)
+html = graph_page(hostile.payload("hostile"), labels={})
+Path("graph/graph.html").write_text(html, encoding="utf-8")
+print(html.startswith("<!doctype html>"))
+
+# %% [markdown]
+# ## From a group of latents to an edit
+#
+# The latents that the hostile graph keeps at its last token, and that are off where another people is named:
+
+# %%
+other, last = trace_graph(model, transcoders, prompts[1], measure=False), len(hostile.tokens) - 1
+off = {place[1:3] for place in other.places() if place.position == len(other.tokens) - 1}
+kept = [hostile.places()[number] for number in hostile.kept_nodes.tolist()[: -len(hostile.targets)]]
+supernode = [place.name for place in kept if place.position == last and place[1:3] not in off]
+recipe = hostile.recipe(supernode)
+print(len(supernode), "latents")
+
+# %% [markdown]
+# Their effect is measured on prompts with other wordings, 16 hostile ones beside 16 that name another people. 1 is the
+# unedited model, 0 is the other people's reply. As many latents that both prompts have at their last token are the
+# control.
+
+# %%
+pairs = Comparison.of_organism("hostility", 16).on(model)
+both = [place.name for place in kept if place.position == last and place[1:3] in off][: len(supernode)]
+for name, edit in (("supernode", recipe), (f"control, {len(both)} latents", hostile.recipe(both))):
+    with model.hooked(edit):
+        effect = pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
+    print(f"{name}: {effect:.2f} of the effect is left")
+
+# %%
+with model.hooked(recipe):
+    print(model.generate(pairs.clean.rows(0, 2), max_new_tokens=12))
+
+# %% [markdown]
+# ## A real model
+#
+# `experiments/transcoders.py` trains transcoders for SmolLM2-135M, whose graphs have far larger errors. This cell runs
+# where they are in `experiments/.cache/smollm2-transcoders`, with the model beside them.
+
+# %%
+cache = Path(organism.__file__).parents[2] / "experiments" / ".cache"
+if (cache / "smollm2-transcoders").is_dir():
+    smollm2 = interp.load(cache / "smollm2-135m-instruct")
+    coders = load_transcoders(cache / "smollm2-transcoders", smollm2)
+    print(trace_graph(smollm2, coders, "The capital of France is", measure=False, batch_size=16))
