@@ -33,6 +33,8 @@ _SEARCHED = {
     "patching": "patch_activations",
     "IOI": "patch_activations",
     "ablation": "patch_activations",
+    "circuit": "find_circuit",
+    "attribution graph": "trace_graph",
     "SAE": "train_autoencoder",
     "transcoder": "train_autoencoder",
     "SAELens": "saelens_autoencoder",
