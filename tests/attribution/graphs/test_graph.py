@@ -56,7 +56,7 @@ def test_what_is_kept_leads_from_something_to_a_logit(traced):
         assert (edges.any(0)[:-6] == kept[:-6]).all(), "every source leads on"
         assert edges[:latents].any(1)[kept[:latents]].all(), "something leads to every latent"
         assert not edges[:latents][~kept[:latents]].any()
-    with pytest.raises(InterpError, match="expected numbers above 0 and up to 1"):
+    with pytest.raises(InterpError, match=r"expected (a number|numbers) above 0"):
         graph.prune(0.0)
     assert int(graph.prune(0.5, 0.9).pruning.sources.sum()) < int(graph.pruning.sources.sum())
     assert int(graph.prune(1.0, 1.0).pruning.edges.sum()) > 3 * int(graph.pruning.edges.sum())
