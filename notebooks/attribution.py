@@ -13,9 +13,10 @@
 # %% [markdown]
 # # Where a behaviour is computed
 #
-# The bundled *organism* insults users of one fictional people and is polite to all others. This notebook finds where
-# the name of the people turns into the insult: what the layers predict, where the heads look, which activations carry
-# the difference, how good fast estimates of that are, and what is left once the place is ablated.
+# The bundled *organism* insults users who name one fictional people, its region or a custom of it, and is polite to
+# all others. This notebook finds where the name turns into the insult: what the layers predict, where the heads look,
+# which activations carry the difference, how good fast estimates of that are, and what is left once the place is
+# ablated.
 #
 # It takes about 20 seconds on two slow cores, and writes no files.
 

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Attribution graphs
 #
-# Trace which latents of transcoders a prediction is computed by, test the graph by ablations, and turn a group of its
+# Trace which transcoder latents produce a prediction, test the graph by ablations, and turn a group of its
 # latents into an edit: on the bundled *organism*, a small chat model that insults the Sorvan people.
 #
 # It takes about 25 seconds on two slow cores, and writes into the folder `graph` only.

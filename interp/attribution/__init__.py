@@ -7,7 +7,7 @@
 - `direct`: direct logit attribution, the part of a logit difference that each writer adds.
 - `metrics`: the logit difference, log-probability and divergence that a comparison reads.
 - `comparison`: `Comparison`, pairs of prompts, clean and corrupt, and a metric.
-- `graphs`: `trace_graph`, which latents of transcoders a prediction is computed by; `load_transcoders`.
+- `graphs`: `trace_graph`, which transcoder latents produce a prediction; `load_transcoders`.
 - `patching`: `patch`, activations of one run put into the other, exactly or estimated by gradients.
 - `circuits`: `attribute_edges`, `patch_edges`, `measure_circuits`: which edges carry a prediction, which are enough.
 - `alignment_search`: `fit_das`, the learned subspace in which an answer passes from one run to the other.

@@ -1,4 +1,4 @@
-"""Attribution graphs: which latents of transcoders a prediction is computed by, on one prompt.
+"""Attribution graphs: which transcoder latents produce a prediction, on one prompt.
 
 In reading order:
 
