@@ -1,9 +1,12 @@
 """The analyses of TransformerLens' cache as ARENA-style work uses them, and the architectures they are compared on."""
 
+from importlib.metadata import version
+
 import torch
 
 IDS = torch.randint(4, 128, (2, 9), generator=torch.Generator().manual_seed(1))
-RIGHT, WRONG = torch.tensor([7, 50]), torch.tensor([50, 99])
+# A token per row; TransformerLens 3 takes one for all rows.
+RIGHT, WRONG = (7, 50) if version("transformer-lens") < "4" else (torch.tensor([7, 50]), torch.tensor([50, 99]))
 ARCHITECTURES = ["llama", "gpt2", "gpt_neox", "qwen2", "gemma2", "phi", "mistral", "qwen3"]
 IDIOMS = {
     "decompose_resid": lambda c: c.decompose_resid(),
