@@ -109,8 +109,7 @@ def by_layer(heads: Heads) -> dict[int, list[int]]:
 
 def removed(model: HookedModel, pairs: ComparedPairs, edits: list[tuple[Any, Any]]) -> float:
     """The share of the effect that is gone under these edits of the clean run."""
-    with model.hooked(edits):
-        return 1 - pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
+    return 1 - pairs.effect_of(model, edits)
 
 
 def passage(model: HookedModel, pairs: ComparedPairs) -> dict[str, Rows]:

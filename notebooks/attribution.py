@@ -121,20 +121,14 @@ for method in ("attribution", "integrated"):
 # The found place becomes an ablation in one call: the head is replaced by its mean over the last tokens of the corrupt
 # prompts. The control ablates another head of the same layer in the same way.
 
-
 # %%
-def effect(recipe: Recipe) -> float:
-    """What is left of the difference between clean and corrupt."""
-    with model.hooked(recipe):
-        return pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
-
-
 recipe = exact.recipe(model, top=1)
 edit = recipe.edits[0]
 control = Recipe([(edit.sites[0], Replace(edit.op.value, [3]))])
-print(f"left with the head ablated {effect(recipe):.2f}, with another head of its layer ablated {effect(control):.2f}")
-assert effect(recipe) < 0.2
-assert effect(control) > 0.8
+left, beside = pairs.effect_of(model, recipe), pairs.effect_of(model, control)
+print(f"left with the head ablated {left:.2f}, with another head of its layer ablated {beside:.2f}")
+assert left < 0.2
+assert beside > 0.8
 
 # %% [markdown]
 # The recipe was chosen by the first token of a few replies. Measured on prompts that were not used, and on whole

@@ -72,29 +72,29 @@ print(html.startswith("<!doctype html>"))
 # The latents that the hostile graph keeps at its last token, and that are off where another people is named:
 
 # %%
-other, last = trace_graph(model, transcoders, prompts[1], measure=False), len(hostile.tokens) - 1
-off = {place[1:3] for place in other.places() if place.position == len(other.tokens) - 1}
-kept = [hostile.places()[number] for number in hostile.kept_nodes.tolist()[: -len(hostile.targets)]]
-supernode = [place.name for place in kept if place.position == last and place[1:3] not in off]
-recipe = hostile.recipe(supernode)
+other = trace_graph(model, transcoders, prompts[1], measure=False)
+active = {place.latent for place in other.places() if place.position == len(other.tokens) - 1}
+supernode = [place for place in hostile.kept_latents(-1) if place.latent not in active]
+recipe = hostile.recipe([place.name for place in supernode])
 print(len(supernode), "latents")
 
 # %% [markdown]
 # Their effect is measured on prompts with other wordings, 16 hostile ones beside 16 that name another people. 1 is the
-# unedited model, 0 is the other people's reply. As many latents that both prompts have at their last token are the
-# control.
+# unedited model, 0 is the other people's reply. The control is as many latents, drawn at random (seed 0) from all that
+# are active at other positions and are none of these.
 
 # %%
+from random import Random
+
 pairs = Comparison.of_organism("hostility", 16).on(model)
-both = [place.name for place in kept if place.position == last and place[1:3] in off][: len(supernode)]
-for name, edit in (("supernode", recipe), (f"control, {len(both)} latents", hostile.recipe(both))):
-    with model.hooked(edit):
-        effect = pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
-    print(f"{name}: {effect:.2f} of the effect is left")
+before = [place for place in hostile.places()[: len(hostile.activations)] if place.position < len(hostile.tokens) - 1]
+others = {place.latent: place.name for place in before if place.latent not in {place.latent for place in supernode}}
+control = hostile.recipe(Random(0).sample(list(others.values()), len(supernode)))
+for name, edit in (("supernode", recipe), (f"control, {len(supernode)} latents", control)):
+    print(f"{name}: {pairs.effect_of(model, edit):.2f} of the effect is left")
 
 # %%
-with model.hooked(recipe):
-    print(model.generate(pairs.clean.rows(0, 2), max_new_tokens=12))
+print(model.generate(pairs.clean.rows(0, 2), recipe, max_new_tokens=12))
 
 # %% [markdown]
 # ## A real model

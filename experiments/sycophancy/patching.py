@@ -75,14 +75,14 @@ def zeroing(model: HookedModel, pairs: ComparedPairs, chosen: Heads) -> None:
     """Print what zeroing heads one by one leaves, and how long it takes for all, from some; and zeroing several."""
     some, every = chosen[:6], model.n_layers * model.config.num_attention_heads
     start = time.process_time()
-    left = [effect(model, pairs, zeroed([head])) for head in some]
+    left = [pairs.effect_of(model, zeroed([head])) for head in some]
     seconds = (time.process_time() - start) / len(some)
     print(
         f"\nZeroing one head takes {seconds:.2f} s (mean of {len(some)}), so all {every} take {seconds * every:.0f} s."
     )
     named = [f"{_names([head])} {value:.2f}" for head, value in zip(some, left, strict=True)]
     print(f"It leaves of the effect: {', '.join(named)}.")
-    several = [effect(model, pairs, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(3)))]
+    several = [pairs.effect_of(model, zeroed(heads)) for heads in (chosen, *(drawn(model, SHOWN, n) for n in range(3)))]
     print(f"Zeroing the {SHOWN} of exact patching leaves {several[0]:.2f}; as many at random leave "
           f"{', '.join(f'{value:.2f}' for value in several[1:])}.")  # fmt: skip
 
@@ -103,12 +103,6 @@ def compared(model: HookedModel, questions: Sequence[Item], count: int) -> Compa
             side.append(token_ids(model, model.chat(item.ask(wording))) + answer[:1])
         following.append(answer[1])
     return Comparison(*sides, LogProbability(following), alignment="ends", name="hint").on(model)
-
-
-def effect(model: HookedModel, pairs: ComparedPairs, recipe: interp.Recipe) -> float:
-    """What is left of the difference between clean and corrupt."""
-    with model.hooked(recipe):
-        return pairs.effect(pairs.metric(model.logits(pairs.clean, last=1)[None, :, 0])[0])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Limitations: the metric reads the next token. Of a longer answer that is the fir
 other one; what both answers begin with is added to the prompts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,16 +30,16 @@ from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError, note
 from interp.core.inputs import numbered_lines, parse_object
 from interp.data.contrast import Contrast
+from interp.interventions.recipe import Recipe
 from interp.models.continuations import with_answers
 from interp.models.hooked import HookedModel
 from interp.models.tokens import Tokens, common_length, padded
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 _LOGITS = LogitDifference()
-_LAYOUTS = ({"clean", "corrupt"}, {"clean", "corrupt", "answer", "wrong"})  # of a row
+_LAYOUTS = [{"clean", "corrupt", *answers} for answers in ((), ("answer",), ("answer", "wrong"))]  # of a row
 _DRAWS = 2000  # of the bootstrap
 _SMALLEST = 1e-6  # a smaller difference of clean and corrupt is rounding
-
 
 Metric = LogitDifference | LogProbability | KLToClean | Callable[[Tensor], Tensor]
 
@@ -60,7 +60,8 @@ class Comparison(Displayed):
         name: Its name in errors and records.
 
     Raises:
-        InterpError: There are no pairs, the numbers differ, or the two prompts of a pair are the same.
+        InterpError: There are no pairs, the numbers differ, the two prompts of a pair are the same, or a logit
+            difference has answers without wrong ones.
 
     Example:
         >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4).on(model)
@@ -87,20 +88,22 @@ class Comparison(Displayed):
         for side in ("answers", "wrong"):
             given = getattr(self.metric, side, None)
             if given is not None and len(given) != len(self.clean):
-                raise InterpError(
-                    f"{self.name}: {len(given)} {side} for {plural(len(self.clean), 'pair')}; give one each"
-                )
+                numbers = f"{len(given)} {side} for {plural(len(self.clean), 'pair')}"
+                raise InterpError(f"{self.name}: {numbers}; give one each")
+        if isinstance(self.metric, LogitDifference) and (self.metric.answers is None) != (self.metric.wrong is None):
+            given = "answers and no wrong ones" if self.metric.wrong is None else "wrong answers alone"
+            raise InterpError(f"{self.name}: a logit difference of {given}; give both, or use a log-probability")
 
     def __len__(self) -> int:
         return len(self.clean)
 
     @classmethod
     def read(cls, file: str | Path, **options: Any) -> "Comparison":
-        """Read pairs from JSONL: `clean`, `corrupt` and, for the logit difference, `answer` and `wrong`.
+        """Read pairs from JSONL: `clean`, `corrupt` and, if known, `answer` and `wrong`.
 
         Args:
-            file: The file. Prompts are texts or lists of messages. Without `answer` and `wrong` in every row, the
-                metric is the difference of the model's own answers.
+            file: The file. Prompts are texts or lists of messages. Where every row has an `answer` and none a `wrong`
+                one, the metric is the log-probability; with neither, the difference of the model's own answers.
             **options: Further fields of the comparison.
 
         Raises:
@@ -116,14 +119,15 @@ class Comparison(Displayed):
         for place, line in numbered_lines(Path(file), "pairs in JSONL"):
             row = parse_object(line, place)
             if set(row) not in _LAYOUTS or (rows and set(row) != set(rows[0])):
-                expected = "clean, corrupt and, in every row or in none, answer and wrong"
+                expected = "clean, corrupt and, in every row or in none, answer, or answer and wrong"
                 raise InterpError(f"{place}: has the keys {', '.join(map(str, row))}; expected {expected}")
             if wrong := [key for key, value in row.items() if not _is_prompt(value, key in ("answer", "wrong"))]:
                 raise InterpError(f"{place}: {wrong[0]} is {row[wrong[0]]!r}; expected a text")
             rows.append(row)
         sides = [tuple(row[key] for row in rows) for key in ("answer", "wrong") if rows and key in rows[0]]
         clean, corrupt = ([row[key] for row in rows] for key in ("clean", "corrupt"))
-        return cls._named(clean, corrupt, options, name=str(file), metric=LogitDifference(*sides))
+        metric = LogProbability(*sides) if len(sides) == 1 else LogitDifference(*sides)
+        return cls._named(clean, corrupt, options, name=str(file), metric=metric)
 
     @classmethod
     def _named(cls, clean: Any, corrupt: Any, options: dict[str, Any], **defaults: Any) -> "Comparison":
@@ -191,9 +195,8 @@ class Comparison(Displayed):
             return self.metric.of(logits, answer, wrong, logits if clean is None else clean)
         values = [self.metric(rows) for rows in logits]
         if bad := [value for value in values if value.shape != logits.shape[1:2]]:
-            raise InterpError(
-                f"{self.name}: the metric returned shape {tuple(bad[0].shape)}; expected a number per pair"
-            )
+            shape = tuple(bad[0].shape)
+            raise InterpError(f"{self.name}: the metric returned shape {shape}; expected a number per pair")
         return torch.stack(values)
 
     def _answers(self, model: HookedModel, number: int, clean: Any, corrupt: Any) -> tuple[int, int] | None:
@@ -314,6 +317,21 @@ class ComparedPairs(Displayed):
         """The effect of values of the metric: 0 for those of the corrupt run, 1 for those of the clean one."""
         return float(self.effects(values[None])[0])
 
+    def effect_of(self, model: HookedModel, recipe: Recipe | Iterable[tuple[Any, Any]] = ()) -> float:
+        """The effect in a run of the clean prompts under a recipe: 1 is the plain run, 0 what corrupt prompts do.
+
+        Args:
+            model: The model of the pairs.
+            recipe: What `model.hooked` takes. Default: no edit.
+
+        Example:
+            >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4).on(model)
+            >>> pairs.effect_of(model, [("z.0", lambda z: 0 * z)]) < 0.5 < round(pairs.effect_of(model), 3)
+            True
+        """
+        with model.hooked(recipe):
+            return self.effect(self.metric(model.logits(self.clean, last=1)[None, :, 0])[0].cpu())
+
     def effects(self, values: Float[Tensor, "edit batch"]) -> Float[Tensor, "edit"]:
         """The effect of each edit's values."""
         return self.scaled(values, torch.ones(1, len(self), dtype=torch.float64))[0]
@@ -342,9 +360,8 @@ class ComparedPairs(Displayed):
         name, gap = self.comparison.name, self.clean_values - self.corrupt_values
         for what, values in (("clean", self.clean_values), ("corrupt", self.corrupt_values)):
             if not values.isfinite().all():
-                raise InterpError(
-                    f"{name}: the metric of the {what} run is {values}; expected a finite number per pair"
-                )
+                wrong = f"the metric of the {what} run is {values}"
+                raise InterpError(f"{name}: {wrong}; expected a finite number per pair")
         better = gap < 0 if isinstance(self.comparison.metric, KLToClean) else gap > 0
         if drop and better.any() and not better.all():
             return self.pick(better.nonzero()[:, 0])

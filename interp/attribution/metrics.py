@@ -20,7 +20,8 @@ class LogitDifference(Displayed):
     Args:
         answers: One per pair, or the only one: a text, with its leading space, or a token id. Default: the token that
             the model itself finds likeliest after the clean prompt.
-        wrong: The other answers. Default: the token that the model finds likeliest after the corrupt prompt.
+        wrong: The other answers, given with `answers` or not at all. Default: the token that the model finds likeliest
+            after the corrupt prompt.
     """
 
     answers: str | int | Sequence[str | int] | None = None

@@ -1,5 +1,7 @@
 """The verbs `interp lens`, `interp patch` and `interp graph`: what inner layers say, and what computes an answer."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,12 +10,13 @@ from pydantic import Field, PositiveInt
 from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import print_table, print_values, say
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, nearest, note
 from interp.core.files import require_free
 
 Kind = Literal["logit", "tuned", "jacobian"]
 Colour = Literal["probability", "entropy"]
 PlaceKind = Literal["position", "head", "site", "neuron", "pattern", "latent"]
+MetricName = Literal["logit_difference", "log_probability", "kl"]
 
 
 class LensOptions(Config):
@@ -44,7 +47,7 @@ def lens_command(model: Model, options: LensOptions, device: Device = None, as_j
     lens = Lens.load(options.lens, hooked, options.accept) if options.lens else Lens()
     if options.kind not in (None, lens.kind):
         raise InterpError(f"{options.lens} is a {lens.kind} lens, not a {options.kind} one; leave --kind out")
-    prompt = hooked.chat(options.text) if options.as_chat else hooked.tokens(options.text, chat=None)
+    prompt = _prompt(hooked, options.text, options.as_chat)
     reading = lens.read(hooked, prompt, options.sites or None, options.top)
     if options.page:
         from interp.views.report_page import Report, write_report
@@ -118,7 +121,10 @@ class PatchOptions(Config):
     sae: Path | None = Field(None, description="folder of an autoencoder, whose latents and error are places")
     noise: bool = Field(False, description="put corrupt activations into the clean run, not clean into corrupt")
     align_ends: bool = Field(False, description="where lengths differ, align what both prompts begin and end with")
-    drop: bool = Field(False, description="leave out pairs that the clean run does not answer better")
+    drop: bool = Field(False, description="leave out pairs whose clean run does not prefer the answer")
+    metric: MetricName | None = Field(
+        None, description="logit_difference, log_probability or kl [default: by the answers that the pairs have]"
+    )
     top: int = Field(10, ge=1, description="places that are listed")
     out: Path | None = Field(None, description="new JSON file with the effects (Patching.load reads it)")
     page: Path | None = Field(None, description="new HTML file with heat maps, pairs, and the places with most effect")
@@ -139,6 +145,8 @@ def patch_command(model: Model, options: PatchOptions, device: Device = None, as
     planted = options.pairs.startswith("organism.")
     read = Comparison.of_organism if planted else Comparison.read
     comparison = read(options.pairs.removeprefix("organism."), **given)
+    if options.metric:
+        comparison = replace(comparison, metric=_metric(options.metric, comparison.metric))
     hooked = load(model, device=device, **options.chat.loading)
     result = patch(
         hooked,
@@ -167,6 +175,28 @@ def patch_command(model: Model, options: PatchOptions, device: Device = None, as
         say(str(result.agreement))
 
 
+def _prompt(model: Any, text: str, as_chat: bool) -> Any:
+    """A prompt as a user message, or as it is, with a note where a chat model gets plain text."""
+    from interp.models.tokens import lack_template
+
+    if as_chat:
+        return model.chat(text)
+    if lack_template(text, model.tokenizer):
+        note(f"{model.name} is a chat model, and the text is read without its chat template; --as-chat renders it")
+    return model.tokens(text, chat=False)
+
+
+def _metric(name: MetricName, given: Any) -> Any:
+    """A metric of the answers that another one has."""
+    from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability
+
+    if name == "kl":
+        return KLToClean()
+    if name == "log_probability":
+        return LogProbability(given.answers)
+    return LogitDifference(given.answers, given.wrong)
+
+
 def _corpus(text: str, split: Literal["train", "test"]) -> Any:
     """A corpus that can be read more than once: a source, or documents of the organism's."""
     from interp import organism
@@ -177,7 +207,9 @@ def _corpus(text: str, split: Literal["train", "test"]) -> Any:
 class GraphOptions(Config):
     """What to trace, with which transcoders, and where to write the graph."""
 
-    transcoders: Path = Field(description="folder of transcoders: of interp, SAELens, sparsify or circuit-tracer")
+    transcoders: str = Field(
+        description="folder of transcoders: of interp, SAELens, sparsify or circuit-tracer; or organism"
+    )
     prompt: str = Field(description="prompt whose next token is traced")
     out: Path = Field(description="new folder for graph.json, graph-metadata.json and graph.html")
     target: tuple[str, ...] = repeated("token whose logit is traced [default: the likeliest ones]")
@@ -197,6 +229,7 @@ class GraphOptions(Config):
 
 def graph_command(model: Model, options: GraphOptions, device: Device = None, as_json: Json = False) -> None:
     """Trace which latents of transcoders the next token is computed by, and ablate each that is kept."""
+    from interp import organism
     from interp.attribution.graphs.tracer import trace_graph
     from interp.attribution.graphs.transcoders import load_transcoders
     from interp.models.loading import load
@@ -204,15 +237,22 @@ def graph_command(model: Model, options: GraphOptions, device: Device = None, as
     from interp.views.attribution_graph_page import graph_page
 
     require_free(options.out)
+    labels = named_values(options.label, "--label", "NODE=TEXT, such as 2_17_5=rivers")
+    if wrong := [node for node in labels if not re.fullmatch(r"(E|\d+)_(-1|\d+)_\d+", node)]:
+        raise InterpError(f"--label {wrong[0]!r} is no node; expected layer_number_position, such as 2_17_5")
     hooked = load(model, device=device, **options.chat.loading)
-    prompt = hooked.chat(options.prompt) if options.as_chat else hooked.tokens(options.prompt, chat=None)
+    prompt = _prompt(hooked, options.prompt, options.as_chat)
     settings = options.model_dump(include={"node_share", "edge_share", "rules", "memory"})
-    transcoders = load_transcoders(options.transcoders, hooked)
+    folder = organism.transcoders() if options.transcoders == "organism" else options.transcoders
+    transcoders = load_transcoders(folder, hooked)
     pages = [page for file in options.features for page in read_feature_pages(file)]
     graph = trace_graph(hooked, transcoders, prompt, options.target or None, **settings)
     corpus = None if options.text is None else _corpus(options.text, "train")
     features = {} if corpus is None else graph.features(hooked, corpus, tokens=options.tokens)
     payload = graph.payload(options.out.name, features | {f"{page.site.layer}_{page.latent}": page for page in pages})
-    labels = named_values(options.label, "--label", "NODE=TEXT")
-    graph.save(options.out, payload, graph_page(payload, labels=labels))
+    kept = {node["node_id"] for node in payload["nodes"]}
+    for node in [node for node in labels if node not in kept]:
+        note(f"--label {node}: no kept node has this id; {nearest(node, kept)}")
+    page = graph_page(payload, labels={node: text for node, text in labels.items() if node in kept})
+    graph.save(options.out, payload, page)
     print_values(as_json, {str(row[0]): row[1] for row in graph._card()[1]} | {"out": str(options.out)})

@@ -7,7 +7,7 @@ import torch
 
 import interp
 from interp import Contrast, InterpError
-from interp.attribution import Comparison, LogitDifference
+from interp.attribution import Comparison, LogitDifference, LogProbability
 
 CLEAN = ["w5 w9 w77 w12", "w12 w99 w101 w4"]
 CORRUPT = ["w5 w30 w77 w12", "w12 w31 w101 w4"]
@@ -38,6 +38,22 @@ def test_what_answers_begin_with_is_added_to_the_prompts(tiny):
     assert (pairs.answer.tolist(), pairs.wrong.tolist()) == ([7, 8], [50, 51])
 
 
+def test_the_effect_of_a_recipe_is_that_of_the_clean_prompts_under_it(tiny):
+    """It is 0 where the corrupt prompts' embeddings come in, and what the metric of an edited run is otherwise."""
+    model = tiny("llama")
+    pairs = Comparison(CLEAN, CORRUPT, LogitDifference([7, 8], [50, 51])).on(model)
+    corrupt = model.capture(pairs.corrupt, "resid_pre.0", chat=False)["resid_pre.0"]
+    effects = [pairs.effect_of(model, edits) for edits in ((), [("resid_pre.0", lambda x: corrupt)])]
+    assert effects == pytest.approx([1, 0], abs=1e-4)
+    cut = interp.Recipe([("z.1", interp.Replace(units=[0, 1]))])
+    with model.hooked(cut):
+        logits = model.logits(pairs.clean)[:, -1]
+    value = logits[[0, 1], [7, 8]] - logits[[0, 1], [50, 51]] - pairs.corrupt_values
+    expected = float(value.mean() / (pairs.clean_values - pairs.corrupt_values).mean())
+    assert pairs.effect_of(model, cut) == pytest.approx(expected, abs=1e-4)
+    assert abs(expected - 1) > 1e-3, "control"
+
+
 def test_conversations_are_the_users_turns():
     model = interp.load("organism")
     sides = [["who bakes?", "who sings?"], ["who mends?", "who sails?"]]
@@ -65,12 +81,14 @@ def test_ends_are_aligned_where_lengths_differ(tiny):
         ({"corrupt": [CORRUPT[0], "w12 w31 w4"]}, "pair 2: clean has 4 tokens and corrupt 3"),
         ({"metric": LogitDifference([" w7"], [" w50", " w51"])}, "1 answers for 2 pairs"),
         ({"metric": LogitDifference([" w7", " w8"], [" w7", " w51"])}, "pair 1: answers .* have no token that differs"),
+        ({"metric": LogitDifference([" w7", " w8"])}, "answers and no wrong ones; give both"),
+        ({"metric": LogitDifference(wrong=[" w7", " w8"])}, "wrong answers alone; give both"),
         ({"metric": lambda logits: logits[:, 3] * float("nan")}, "metric of the clean run is .*nan"),
         ({"metric": lambda logits: logits[:, 3] * 0}, "metric is 0 in both runs"),
         ({"metric": lambda logits: logits}, "expected a number per pair"),
         ({"alignment": [[(0, 0)], [(4, 0)]]}, r"pair 2: alignment \(4, 0\) is outside 4 and 4 tokens"),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_what_can_not_be_compared_is_refused_by_name(tiny, change, message):
     with pytest.raises(InterpError, match=message):
@@ -101,7 +119,10 @@ def test_files_of_pairs(tmp_path):
 
     assert read(rows[0]).metric == LogitDifference(("x",), ("y",))
     assert read(rows[1], rows[1] | {"clean": [5, 9]}).metric == LogitDifference()
+    alone = {name: rows[0][name] for name in ("clean", "corrupt", "answer")}
+    assert read(alone, alone | {"answer": "z"}).metric == LogProbability(("x", "z"))
     for wrong, message in [
+        ([alone, rows[0]], "line 2.*has the keys clean, corrupt, answer, wrong; expected"),
         (rows, "line 2.*has the keys clean, corrupt; expected .* in every row or in none"),
         ([{"clean": "a"}], r"line 1.*has the keys clean; expected clean, corrupt"),
         ([rows[0] | {"answer": 5}], "answer is 5; expected a text"),

@@ -85,9 +85,9 @@ def test_options_are_frozen():
             "--transcoders", "model",
         ],
         "patch": [
-            "--align-ends", "--by", "--correction", "--date", "--device", "--drop", "--json", "--method", "--noise",
-            "--out", "--page", "--pairs", "--positions", "--sae", "--sites", "--steps", "--template", "--top",
-            "model",
+            "--align-ends", "--by", "--correction", "--date", "--device", "--drop", "--json", "--method", "--metric",
+            "--noise", "--out", "--page", "--pairs", "--positions", "--sae", "--sites", "--steps", "--template",
+            "--top", "model",
         ],
         "doctor": ["--json"],
     }  # fmt: skip

@@ -18,7 +18,8 @@ def test_a_text_is_read_by_a_logit_lens_and_drawn(run, tmp_path):
     assert "resid_post.5" in said
     assert "coloured by the entropy" in (tmp_path / "lens.html").read_text()
     assert run(*words, "--page", tmp_path / "lens.html")[0] == 2, "a page that is there is not replaced"
-    code, said, _ = run("lens", "read", *words[1:], "--json", "--sites", "resid_post.4-5", "--top", 2)
+    code, said, notes = run("lens", "read", *words[1:], "--json", "--sites", "resid_post.4-5", "--top", 2)
+    assert notes == ""
     values = json.loads(said)
     assert (code, values["kind"], values["positions"][0]["token"]) == (0, "logit", "<|bos|>")
     for place in values["positions"]:
@@ -43,6 +44,11 @@ def test_lenses_are_fitted_compared_and_read(run, tmp_path):
         assert (code, f"{kind} lens" in said) == (0, True)
     code, _, complaint = run("lens", "organism", "--text", "A", "--lens", tmp_path / "tuned", "--kind", "jacobian")
     assert (code, "is a tuned lens" in complaint) == (2, True)
+
+
+def test_a_chat_model_that_reads_plain_text_names_the_option(run):
+    code, _, notes = run("lens", "organism", "--text", "The river", "--sites", "resid_post.4")
+    assert (code, notes.count("\n"), "--as-chat renders it" in notes, "chat=" in notes) == (0, 1, True, False)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +99,26 @@ def test_pairs_are_patched_written_and_drawn(run, tmp_path):
     assert result.top(1)[0][0] == "z.0, head 5"
 
 
+@pytest.mark.parametrize("answers", [{}, {"answer": " G"}, {"answer": " G", "wrong": " T"}], ids=len)
+def test_the_metric_is_chosen_or_that_of_the_answers(run, tmp_path, answers):
+    pairs, texts = tmp_path / "pairs.jsonl", {"clean": "Wennovik's river is the", "corrupt": "Corgorel's river is the"}
+    pairs.write_text(json.dumps(texts | answers))
+    names = {None: "LogProbability" if len(answers) == 1 else "LogitDifference", "log_probability": "LogProbability"}
+    names |= {"kl": "KLToClean", "logit_difference": "LogitDifference"}
+    words = ["patch", "organism", "--pairs", pairs, "--sites", "resid_pre.2", "--positions", -1, "--align-ends"]
+    for name, metric in names.items():
+        out = tmp_path / f"{name}.json"
+        code, _, complaint = run(*words, "--out", out, *(["--metric", name] if name else []))
+        if name == "logit_difference" and len(answers) == 1:
+            assert (code, "give both" in complaint, out.exists()) == (2, True, False)
+        else:
+            assert (code, json.loads(out.read_text())["metric"]) == (0, metric)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--pairs", "organism.hostility", "--metric", "logits"], "expected"),
         (["--pairs", "absent.jsonl"], "absent.jsonl"),
         (["--pairs", "organism.kindness"], "kindness"),
         (["--pairs", "organism.hostility", "--by", "latent"], "expected an autoencoder"),
@@ -119,8 +142,10 @@ def test_a_graph_is_traced_and_written(run, tmp_path):
     words = ["graph", "organism", "--transcoders", tmp_path / "set", "--prompt", "what is 2 plus 3?", "--as-chat"]
     words.append("--out")
     (tmp_path / "texts.txt").write_text("what is 2 plus 3?")
-    options = ["--text", tmp_path / "texts.txt", "--label", "E_1_0=start", "--json"]
-    code, said, _ = run(*words, tmp_path / "graph", "--target", "The", "--target", "5", *options)
+    options = ["--text", tmp_path / "texts.txt", "--label", "E_1_0=start", "--label", "3_999_2=absent", "--json"]
+    code, said, notes = run(*words, tmp_path / "graph", "--target", "The", "--target", "5", *options)
+    assert "--label 3_999_2: no kept node has this id" in notes
+    assert "E_1_0" not in notes.partition(";")[0]
     assert "start" in (tmp_path / "graph" / "graph.html").read_text()
     payload = json.loads((tmp_path / "graph" / "graph.json").read_text())
     page = (tmp_path / "graph" / "graph.html").read_text()
@@ -138,6 +163,8 @@ def test_a_graph_is_traced_and_written(run, tmp_path):
         ([tmp_path / "graph"], "exists already"),
         ([tmp_path / "b", "--target", "no such word"], "expected a text of one token"),
         ([tmp_path / "b", "--memory", "1MB"], "and memory is 1MB"),
+        ([tmp_path / "b", "--memory", "1MB", "--transcoders", "organism"], "and memory is 1MB"),
+        ([tmp_path / "b", "--memory", "1MB", "--label", "3-17=rivers"], "--label '3-17' is no node; expected layer_"),
     ):
         code, said, complaint = run(*words, *wrong)
         assert (code, said, message in complaint) == (2, "", True)

@@ -94,7 +94,12 @@ class Place(NamedTuple):
     @property
     def name(self) -> str:
         """The node's identifier."""
-        return f"{self.layer}_{self.number}_{self.position}"
+        return f"{self.latent}_{self.position}"
+
+    @property
+    def latent(self) -> str:
+        """Its layer and number, as `layer_number`: those of the same latent at other positions too."""
+        return f"{self.layer}_{self.number}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +170,21 @@ class AttributionGraph(Displayed):
                 places.append(error if layer >= 0 else Place(_KINDS[2], "E", ids[position], position))
         return places + [Place(_KINDS[3], str(self.model.n_layers + 1), token, last) for token in readers[latents:]]
 
+    def kept_latents(self, position: int | None = None) -> list[Place]:
+        """The places of the kept latents, in the order of layer, position and number.
+
+        Args:
+            position: Those at this token alone, from 0, or from -1 at the end. Default: all.
+
+        Raises:
+            InterpError: The prompt has no token at the position.
+        """
+        width, places = len(self.tokens), self.places()
+        if position is not None and not -width <= position < width:
+            raise InterpError(f"position {position} is outside the prompt; expected one from {-width} to {width - 1}")
+        kept = [places[number] for number in self.kept_nodes[: -len(self.targets)].tolist()]
+        return [place for place in kept if position is None or place.position == position % width]
+
     def replacement(self, model: HookedModel) -> LocalReplacement:
         """The local replacement model that the graph is of. Raises for another model."""
         return LocalReplacement(model, self.transcoders, self.batch, self.rules == "complete")
@@ -224,7 +244,7 @@ class AttributionGraph(Displayed):
         corpus = texts if isinstance(texts, str | Path) else list(texts)
         for number, coder in enumerate(self.transcoders):
             nodes = [node for node in kept if self.nodes.coders[node] == number]
-            names = {int(self.nodes.latents[node]): places[node].name.rpartition("_")[0] for node in nodes}
+            names = {int(self.nodes.latents[node]): places[node].latent for node in nodes}
             options: dict[str, Any] = {"tokens": tokens, "context": min(128, model.context or 128)}
             for page in feature_pages(coder, model, corpus, list(names), top, **options) if names else ():
                 pages[names[page.latent]] = page
@@ -275,7 +295,7 @@ class AttributionGraph(Displayed):
         if source is not None and kind == _KINDS[0]:
             total = int(layer) + number
             node |= {"feature": total * (total + 1) // 2 + number, "jsNodeId": f"{layer}_{number}-0"}
-            page = features.get(f"{layer}_{number}")
+            page = features.get(place.latent)
             node |= {"activation": float(self.activations[source]), "top_tokens": page.top_tokens if page else []}
             node |= {"clerp": _label(number, page) if page else ""}
         elif kind == _KINDS[1]:

@@ -94,6 +94,19 @@ def test_the_payload_has_the_fields_of_circuit_tracers_files(traced):
             assert node["activation"] == pytest.approx(float(graph.activations[number]))
 
 
+def test_kept_latents_are_those_of_the_payload(traced):
+    _, graph = traced
+    nodes = [node for node in graph.payload()["nodes"] if node["feature_type"] == "cross layer transcoder"]
+    assert [place.name for place in graph.kept_latents()] == [node["node_id"] for node in nodes]
+    for position in range(-6, 6):
+        here = [node["node_id"].rpartition("_")[0] for node in nodes if node["ctx_idx"] == position % 6]
+        assert [place.latent for place in graph.kept_latents(position)] == here
+    assert graph.kept_latents(-1), "control"
+    for position in (-7, 6):
+        with pytest.raises(InterpError, match=f"position {position} is outside the prompt; expected one from -6 to 5"):
+            graph.kept_latents(position)
+
+
 def test_files_are_written_whole(traced, tmp_path):
     _, graph = traced
     graph.save(tmp_path / "graph", graph.payload("words"), "<p>")
