@@ -156,11 +156,12 @@ class Patching(Displayed):
         return [dict(zip(names, row, strict=True)) for row in zip(*sides, *answers, *metric, strict=True)]
 
     def token(self, place: int) -> str:
-        """The token at a position, in the first of the patched prompts that has one there; empty for other places."""
+        """The token at a position; empty where the patched prompts have different ones, and for other places."""
         if self.by != "position":
             return ""
         column, base = int(self.labels[place]), self.pairs.base
-        return self._word(int(base.ids[int(base.mask[:, column].int().argmax()), column]))
+        words = {self._word(token) for token in base.ids[base.mask[:, column], column].tolist()}
+        return words.pop() if len(words) == 1 else ""
 
     def _word(self, token: int) -> str:
         return self.words.get(token, str(token))

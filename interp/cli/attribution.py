@@ -250,6 +250,7 @@ def graph_command(model: Model, options: GraphOptions, device: Device = None, as
     corpus = None if options.text is None else _corpus(options.text, "train")
     features = {} if corpus is None else graph.features(hooked, corpus, tokens=options.tokens)
     payload = graph.payload(options.out.name, features | {f"{page.site.layer}_{page.latent}": page for page in pages})
+    payload["metadata"]["transcoder_list"] = [Path(options.transcoders).absolute().name]
     kept = {node["node_id"] for node in payload["nodes"]}
     for node in [node for node in labels if node not in kept]:
         note(f"--label {node}: no kept node has this id; {nearest(node, kept)}")

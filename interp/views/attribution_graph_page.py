@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from interp.core.config import Config
+from interp.core.display import clipped
 from interp.core.errors import InterpError, nearest, printable
 from interp.views._page import rendered_page, visible
 
@@ -24,7 +25,7 @@ _KINDS = {
 _SCORES = {
     "replacement_score": (
         "replacement",
-        "of the influence from tokens to outputs, the share that passes no error node",
+        "share of the influence on the outputs that starts at tokens, not errors",
     ),
     "completeness_score": ("completeness", "of the inputs of nodes, weighted by influence, the share that is no error"),
     "error_share": ("error share", "of the influence on the outputs, the share of error nodes"),
@@ -73,6 +74,7 @@ class _Scores(_Schema):
 class _Metadata(_Schema):
     slug: _Text
     scan: _Text | None = ""
+    transcoder_list: tuple[_Text, ...] | None = ()
     prompt_tokens: list[_Text]
     interp: _Scores = _Scores()
 
@@ -131,7 +133,8 @@ def graph_page(payload: Mapping[str, Any], *, labels: Mapping[str, str] = {}) ->
         "groups": [[printable(name), *members] for name, *members in filter(None, choices.supernodes)],
     }
     scores = [(*_SCORES[name], value) for name, value in graph.metadata.interp if value is not None]
-    return rendered_page("graph.html.j2", metadata=graph.metadata, scores=scores, data=data)
+    title = clipped("".join(graph.metadata.prompt_tokens), 80)
+    return rendered_page("graph.html.j2", title=title, metadata=graph.metadata, scores=scores, data=data)
 
 
 def _node(node: _Node, graph: _Graph, rows: list[int], labels: Mapping[str, str]) -> dict[str, Any]:

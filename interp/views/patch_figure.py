@@ -5,11 +5,11 @@ import torch
 from plotly.colors import sample_colorscale
 
 from interp.attribution.patching import Patching
-from interp.views.figures import COLOUR_BAR, cell_texts, panels, plotted, styled
+from interp.views.figures import COLOUR_BAR, cell_texts, panels, plotted, styled, token_label
 from interp.views.palette import CHANGE
 
 _COLUMNS, _NUMBERED = 64, 12  # most columns that are drawn, and that have room for numbers
-_CELL, _LETTERS = 20, 10  # least pixels of a column, and letters of a token
+_CELL = 20  # least pixels of a column
 
 
 def plot_patching(result: Patching) -> go.Figure:
@@ -62,13 +62,21 @@ def plot_patching(result: Patching) -> go.Figure:
     figure.update_xaxes(tickvals=names, ticktext=labels, tickangle=angle, **bare)
     figure.update_layout(meta=dict(figure.layout.meta) | {"least_width": 90 + _CELL * len(columns)})
     # The margin has room for the labels; plotly's own for them leaves none for the cells of a few layers.
-    return styled(figure, top=34, bottom=165 if angle else 110).update_xaxes(automargin=False)
+    figure = styled(figure, top=34, bottom=165 if angle else 110).update_xaxes(automargin=False)
+    return _from_the_end(figure) if result.by == "position" else figure
+
+
+def _from_the_end(figure: go.Figure) -> go.Figure:
+    """The figure with its layers, titles and colours at the last position, to which a page scrolls."""
+    figure.update_yaxes(side="right").update_annotations(x=1, xanchor="right")
+    figure.data[0].colorbar.update(x=1, xanchor="right")
+    return figure.update_layout(meta=dict(figure.layout.meta) | {"from_end": True}, margin_l=60)
 
 
 def _named(result: Patching, place: int) -> str:
-    """A column's name; of a position, with its token."""
-    token = result.token(place).strip()
-    return f"{plotted(token, _LETTERS)} {result.labels[place]}".strip()
+    """A column's name; of a position, with the token where all patched prompts have the same."""
+    token = result.token(place)
+    return f"{token_label(token) if token else ''} {result.labels[place]}".strip()
 
 
 def _hover(result: Patching, site: int, place: int, reading: list[float]) -> str:

@@ -43,6 +43,14 @@ def test_kinds_have_panels_and_many_places_give_way_to_those_with_most_effect():
     assert figure.layout.meta["panels"] == ["mlp_post", "attn_out"]
 
 
+def test_a_position_has_its_token_where_all_prompts_agree():
+    result = sample.patching()
+    result = replace(result, by="position", labels=(-2, -1), values=result.values[:, :2])
+    assert plot_patching(result).layout.xaxis.ticktext == ("The -2", "-1")
+    caption = parse(render_report(Report("Patches", result.model, patching=result))).id("patching").all("figcaption")
+    assert "a number alone is a mean over pairs with different wordings" in caption[0].words
+
+
 def test_a_page_lists_places_misses_and_pairs():
     result = sample.patching()
     section = parse(render_report(Report("Patches", result.model, patching=result))).id("patching")

@@ -57,7 +57,9 @@ def plot_circuit(circuit: Circuit) -> go.Figure:
     for points, mode, opacity in ((middles, "markers", 0), (nodes, "markers+text", 1)):
         x, y, texts = zip(*points, strict=True)
         trace = go.Scatter(x=x, y=y, text=texts, mode=mode, opacity=opacity, showlegend=False, marker_color=TEXT)
-        figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>", textposition="bottom center"))
+        figure.add_trace(
+            trace.update(hovertemplate="%{text}<extra></extra>", textposition="bottom center", textfont_shadow="auto")
+        )
     hidden, layers = {"showgrid": False, "zeroline": False, "ticks": ""}, list(range(circuit.graph.n_layers))
     figure.update_xaxes(showticklabels=False, range=[-1, circuit.graph.n_heads + 2], **hidden)
     figure.update_yaxes(tickvals=layers, title_text="layer", range=[-1.4, len(layers) + 0.4], **hidden)
@@ -86,8 +88,11 @@ def _lines(scores: dict[str, float], ends: dict[str, list[tuple[float, float]]])
 def _place(circuit: Circuit, node: str) -> tuple[float, float]:
     """Where a node is drawn: heads side by side; MLPs above and beside them, apart from each other."""
     heads = circuit.graph.n_heads
-    if node in ("input", "logits"):
-        return heads / 2, -1.0 if node == "input" else float(circuit.graph.n_layers)
+    if node == "input":
+        return heads / 2, -1.0
+    if node == "logits":
+        across = [_place(circuit, name)[0] for name in circuit.nodes if name != "input"] or [heads / 2]
+        return (min(across) + max(across)) / 2, float(circuit.graph.n_layers)
     layer = int(node[1:].partition(".")[0])
     if node[0] == "m":
         return heads + 0.3 + 0.6 * (layer % 3), layer + 0.4

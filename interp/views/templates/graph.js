@@ -260,7 +260,7 @@
   };
   const drawSubgraph = (parts) => {
     if (!parts.length) return $("subgraph").replaceChildren();
-    const WIDE = 150, HIGH = 56, GAP = 34;
+    const WIDE = 160, HIGH = supernodes.length ? 84 : 56, GAP = 34;
     const mean = (part, name) => sum(part.members.map((index) => nodes[index][name])) / part.members.length;
     const levels = new Map();
     parts.sort((a, b) => mean(a, "position") - mean(b, "position")).forEach((part) => {
@@ -286,10 +286,11 @@
     }));
     const boxes = parts.map(({ name, members, group, place, at }) => {
       const effects = members.map((index) => nodes[index].measured).filter((value) => value !== null);
-      const effect = effects.length ? `effect ${number(sum(effects))}${effects.length > 1 ? " in sum" : ""}` : "";
+      const effect = effects.length ? [`effect ${number(sum(effects))}`] : [];
+      if (effects.length > 1) effect.push("sum of single ablations;", "not measured together");
       return svg("g", { class: group ? "group" : "", transform: `translate(${at})` },
         svg("rect", { class: "box", x: -WIDE / 2, y: -HIGH / 2, width: WIDE, height: HIGH, rx: 8 }),
-        svg("text", { y: -10 }, cut(name, 20)), svg("text", { y: 6 }, place), svg("text", { y: 21 }, effect),
+        ...[cut(name, 20), place, ...effect].map((line, down) => svg("text", { y: 18 + 15 * down - HIGH / 2 }, line)),
         svg("title", {}, name));
     });
     const label = "Pinned nodes and supernodes with the sums of the weights between them";
@@ -301,20 +302,29 @@
     const both = nodes.map((node, index) => [index, node.measured, node.predicted]);
     const pairs = both.filter(([, measured, predicted]) => measured !== null && predicted !== null);
     $("measured").hidden = $("filled").hidden = !pairs.length;
-    const limit = largest(pairs.flatMap(([, ...values]) => values));
-    const at = (value) => 170 + 140 * value / limit;
-    const points = pairs.map(([index, measured, predicted]) => svg("circle", {
-      class: "point", cx: at(predicted), cy: at(-measured), r: 4, onclick: () => go(index),
-    }, svg("title", {}, `${nodes[index].label}: measured ${number(measured)}, predicted ${number(predicted)}`)));
-    const label = "Measured effects against predicted ones";
-    $("scatter").replaceChildren(svg("svg", { viewBox: "0 0 340 340", width: "100%", role: "img", "aria-label": label },
-      svg("path", { class: "axis", d: "M20 170H320M170 20V320" }), svg("path", { class: "equal", d: "M30 310L310 30" }),
-      svg("text", { x: 262, y: 186 }, "predicted"), svg("text", { x: 176, y: 26 }, "measured"),
-      svg("text", { x: 24, y: 186 }, number(-limit)), svg("text", { x: 176, y: 318 }, number(-limit)), ...points));
+    const embedded = ([index]) => nodes[index].kind === "token";
+    $("scatter").replaceChildren(
+      ...scatter("Latents and errors", pairs.filter((pair) => !embedded(pair))),
+      ...scatter("Tokens", pairs.filter(embedded)));
     const strongest = pairs.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 10);
     $("largest").replaceChildren(...strongest.map(([index, measured, predicted]) => html("tr", {},
       html("td", {}, link(index), html("small", {}, where(nodes[index]))),
       html("td", { class: "number" }, number(measured)), html("td", { class: "number" }, number(predicted)))));
+  };
+  const scatter = (title, pairs) => {
+    if (!pairs.length) return [];
+    const high = largest(pairs.map(([, measured]) => measured)), wide = largest(pairs.map(([, , predicted]) => predicted));
+    const across = (value) => 170 + 140 * value / wide, down = (value) => 170 - 140 * value / high;
+    const equal = Math.min(high, wide);
+    const points = pairs.map(([index, measured, predicted]) => svg("circle", {
+      class: "point", cx: across(predicted), cy: down(measured), r: 4, onclick: () => go(index),
+    }, svg("title", {}, `${nodes[index].label}: measured ${number(measured)}, predicted ${number(predicted)}`)));
+    const label = `${title}: measured effects against predicted ones`;
+    const plot = svg("svg", { viewBox: "0 0 340 340", width: "100%", role: "img", "aria-label": label },
+      svg("path", { class: "axis", d: "M20 170H320M170 20V320" }), svg("path", { class: "equal", d: `M${across(-equal)} ${down(-equal)}L${across(equal)} ${down(equal)}` }),
+      svg("text", { x: 262, y: 186 }, "predicted"), svg("text", { x: 176, y: 26 }, "measured"),
+      svg("text", { x: 24, y: 186 }, number(-wide)), svg("text", { x: 176, y: 318 }, number(-high)), ...points);
+    return [html("h3", {}, title), html("div", { class: "canvas" }, plot)];
   };
 
   const results = () => {

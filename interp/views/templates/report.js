@@ -24,6 +24,7 @@
     figure.style.minWidth = `${layout.meta?.least_width ?? 0}px`;
     const options = { responsive: true, displayModeBar: false };
     Plotly.newPlot(figure, data, { ...layout, autosize: true }, options);
+    if (layout.meta?.from_end) figure.parentElement.scrollLeft = figure.scrollWidth;
   }
   restyle({});
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => restyle({}));
