@@ -180,7 +180,7 @@ class Places:
             attended = {site: self._change_of_z(run, site) for site in self.sites if site.kind in ("q", "k")}
         held = [*self.sites, *{Site("z", site.layer): None for site in attended}]
         if "grad_drop" not in corrections:
-            return self.pairs.base_values + self._predicted(self.gradients(held), attended)
+            return self.pairs.base_values.float() + self._predicted(self.gradients(held), attended)
         layers = track(range(self.model.n_layers), "drop gradients", unit="layers")
         parts = [self._predicted(self.gradients(held, dropped=layer), attended).abs() for layer in layers]
         return self.toward_source(torch.stack(parts).sum(0) / max(1, len(parts) - 1))
@@ -191,23 +191,24 @@ class Places:
         runs = track([(site, share) for site in self.sites for share in shares], "integrate", unit="runs")
         parts = [self.gradients([site], share)[site] for site, share in runs]
         means = [torch.stack(parts[n : n + steps]).mean(0) for n in range(0, len(parts), steps)]
-        return self.pairs.base_values + self._predicted(dict(zip(self.sites, means, strict=True)), {})
+        return self.pairs.base_values.float() + self._predicted(dict(zip(self.sites, means, strict=True)), {})
 
     def toward_source(self, sizes: Float[Tensor, "*place batch"]) -> Float[Tensor, "*place batch"]:
         """The metric where it has moved by these sizes, without their signs, from the base run to the source run."""
         pairs = self.pairs
         way = (pairs.clean_values + pairs.corrupt_values - 2 * pairs.base_values).mean().sign()
-        return pairs.base_values + way * sizes.abs()
+        return pairs.base_values.float() + way * sizes.abs()
 
     def _predicted(self, gradients: dict[Site, Tensor], attended: dict[Site, Tensor]) -> Tensor:
         """The change of the metric at each place of each site, (site, place, batch)."""
         changes = []
         for site in self.sites:
             if site not in attended:
-                changes.append(self._changes(site, gradients[site]))
+                changes.append(self._changes(site, gradients[site].float()))
                 continue
-            products = (attended[site] * gradients[Site("z", site.layer)]).sum(-1)
-            changes.append(products.sum((2, 3)) if len(products) > 1 else self._summed(products[0]))
+            products = (attended[site].float() * gradients[Site("z", site.layer)].float()).sum(-1)
+            each = site.kind == "k" and self.by == "position"
+            changes.append(products.sum((2, 3)) if each else self._summed(products[0]))
         return torch.stack(changes).cpu()
 
     def _change_of_z(self, run: RecordedRun, site: Site) -> Float[Tensor, "edit batch pos head d_head"]:
@@ -225,7 +226,7 @@ class Places:
         if self.by == "latent":
             latents = (self.differences * (gradient.float() @ self.rows.T)).sum(1)
             return torch.cat([latents, (self.error * gradient).sum((1, 2))[:, None]], 1).T
-        products = (self.target[site] - self.base[site]) * gradient
+        products = (self.target[site] - self.base[site]).float() * gradient
         if self.by == "neuron":
             return products.sum(1).T
         by_unit = products.flatten(3).sum(-1) if products.ndim == 4 else products.sum(-1, keepdim=True)

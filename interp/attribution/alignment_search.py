@@ -100,6 +100,7 @@ class _Interchange:
 
     def __init__(self, model: HookedModel, comparison: Comparison | ComparedPairs, site: Site, position: int):
         self.pairs = pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
+        pairs.require(model)
         self.model, self.site, self.position, name = model, site, position, pairs.comparison.name
         if same := (pairs.answer == pairs.wrong).nonzero().flatten().tolist():
             place = f"{name}, pair {same[0] + 1}"

@@ -25,20 +25,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import organism
-from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability, several
+from interp.attribution.metrics import KLToClean, LogitDifference, LogProbability, answer_tokens, several
 from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError, note
 from interp.core.inputs import numbered_lines, parse_object
 from interp.data.contrast import Contrast
 from interp.interventions.recipe import Recipe
-from interp.models.continuations import with_answers
 from interp.models.hooked import HookedModel
+from interp.models.identity import ModelReference
 from interp.models.tokens import Tokens, common_length, padded
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
-_LOGITS = LogitDifference()
+_LOGITS, _OF_TOKENS = LogitDifference(), (LogitDifference, LogProbability, KLToClean)
 _LAYOUTS = [{"clean", "corrupt", *answers} for answers in ((), ("answer",), ("answer", "wrong"))]  # of a row
 _DRAWS = 2000  # of the bootstrap
+_USABLE = 0.975  # share of the draws in which clean and corrupt differ as over all pairs
 _SMALLEST = 1e-6  # a smaller difference of clean and corrupt is rounding
 
 Metric = LogitDifference | LogProbability | KLToClean | Callable[[Tensor], Tensor]
@@ -85,6 +86,10 @@ class Comparison(Displayed):
         for number, (clean, corrupt) in enumerate(zip(self.clean, self.corrupt, strict=True), 1):
             if clean == corrupt:
                 raise InterpError(f"{self.name}, pair {number}: clean and corrupt are the same prompt; remove the pair")
+        if isinstance(self.alignment, Sequence) and self.alignment != "ends" and len(self.alignment) != len(self.clean):
+            raise InterpError(
+                f"{self.name}: {len(self.alignment)} alignments for {len(self.clean)} pairs; give one each"
+            )
         for side in ("answers", "wrong"):
             given = getattr(self.metric, side, None)
             if given is not None and len(given) != len(self.clean):
@@ -173,16 +178,23 @@ class Comparison(Displayed):
             InterpError: The prompts of a pair have different lengths, or its answers no token that differs; the pair is
                 named. The metric is not finite, or is the same in both runs.
         """
-        clean, corrupt = ([_ids(model, prompt) for prompt in side] for side in (self.clean, self.corrupt))
-        tokens = [self._answers(model, number, clean, corrupt) for number in range(len(self))]
+        if model.is_hooked:
+            raise InterpError(f"{self.name}: the model is inside a hooked block; compare outside of it")
+        texts = [[_text(model, prompt) for prompt in side] for side in (self.clean, self.corrupt)]
+        clean, corrupt = ([model.tokens([text]).unpadded()[0] for text in side] for side in texts)  # type: ignore[arg-type]
+        given = []
+        for n, (both, *ids) in enumerate(zip(zip(*texts, strict=True), clean, corrupt, strict=True)):
+            tokens, (clean[n], corrupt[n]) = answer_tokens(
+                model, self.metric, n, both, ids, f"{self.name}, pair {n + 1}"
+            )
+            given.append(tokens)
         aligned = [self._aligned(n, a, b) for n, (a, b) in enumerate(zip(clean, corrupt, strict=True))]
         logits = [model.logits(padded(side), last=1)[:, 0] for side in (clean, corrupt)]
-        if tokens[0] is None:
-            tokens = list(zip(logits[0].argmax(-1).tolist(), logits[1].argmax(-1).tolist(), strict=True))
-        answer, wrong = (torch.tensor(side) for side in zip(*tokens, strict=True))
+        chosen = [run.argmax(-1).cpu() for run in logits]
+        answer, wrong = (torch.where(x < 0, own, x) for x, own in zip(torch.tensor(given).T, chosen, strict=True))
         reading = [self.values(side[None], answer, wrong, logits[0])[0].cpu() for side in logits]
         tensors = (answer, wrong, reading[0], reading[1], logits[0])
-        pairs = ComparedPairs(self, padded(clean), padded(corrupt), aligned, *tensors)
+        pairs = ComparedPairs(self, padded(clean), padded(corrupt), aligned, *tensors, model=model.reference)
         return pairs.checked(drop)
 
     def values(
@@ -191,38 +203,13 @@ class Comparison(Displayed):
         """The metric, not scaled, of logits at the last token, given those of the clean run."""
         if isinstance(self.metric, KLToClean) and clean is None:
             raise InterpError(f"{self.name}: a saved record has no logits of the clean run; compare again")
-        if isinstance(self.metric, LogitDifference | LogProbability | KLToClean):
+        if isinstance(self.metric, _OF_TOKENS):
             return self.metric.of(logits, answer, wrong, logits if clean is None else clean)
         values = [self.metric(rows) for rows in logits]
-        if bad := [value for value in values if value.shape != logits.shape[1:2]]:
-            shape = tuple(bad[0].shape)
-            raise InterpError(f"{self.name}: the metric returned shape {shape}; expected a number per pair")
+        if bad := [x for x in values if not isinstance(x, Tensor) or x.shape != logits.shape[1:2]]:
+            returned = f"shape {tuple(bad[0].shape)}" if isinstance(bad[0], Tensor) else repr(bad[0])
+            raise InterpError(f"{self.name}: the metric returned {returned}; expected a number per pair, in a tensor")
         return torch.stack(values)
-
-    def _answers(self, model: HookedModel, number: int, clean: Any, corrupt: Any) -> tuple[int, int] | None:
-        """The tokens of both answers; what they begin with is added to the prompts."""
-        answers, wrong = (getattr(self.metric, side, None) for side in ("answers", "wrong"))
-        if answers is None and wrong is None:
-            return None
-        given = [side[number] for side in (answers, wrong) if side is not None]
-        if all(isinstance(answer, int) for answer in given):
-            return given[0], given[-1]
-        place, prompts = f"{self.name}, pair {number + 1}", (self.clean[number], self.corrupt[number])
-        chosen = []
-        for ids, prompt in zip((clean, corrupt), prompts, strict=True):
-            text = _text(model, prompt)
-            if not isinstance(text, str) or any(isinstance(answer, int) for answer in given):
-                expected = "expected token ids for prompts of ids, else two texts or two ids"
-                raise InterpError(f"{place}: answers {given}; {expected}")
-            whole = [model.tokens([x]).unpadded()[0] for x in with_answers(text, given)[1]]
-            shared = common_length(whole) if len(whole) > 1 else common_length([whole[0], ids[number]])
-            if shared >= min(map(len, whole)):
-                raise InterpError(f"{place}: answers {given} have no token that differs")
-            ids[number] = whole[0][:shared]
-            chosen.append((whole[0][shared], whole[-1][shared]))
-        if chosen[0] != chosen[1]:
-            raise InterpError(f"{place}: {given} are other tokens after clean than after corrupt")
-        return chosen[0]
 
     def _aligned(self, number: int, clean: list[int], corrupt: list[int]) -> list[tuple[int, int]]:
         place, shorter = f"{self.name}, pair {number + 1}", min(len(clean), len(corrupt))
@@ -260,6 +247,9 @@ class ComparedPairs(Displayed):
         clean_values: The metric of the clean run, (batch).
         corrupt_values: The metric of the corrupt run, (batch).
         clean_logits: The logits of the clean run at the last token, (batch, d_vocab); None in a record that was read.
+        model: The model.
+        picked: Where some pairs were picked, their numbers among all, and the clean logits of all: a metric that is a
+            function reads every row.
     """
 
     comparison: Comparison
@@ -271,6 +261,8 @@ class ComparedPairs(Displayed):
     clean_values: Float[Tensor, "batch"]
     corrupt_values: Float[Tensor, "batch"]
     clean_logits: Float[Tensor, "batch d_vocab"] | None = None
+    model: ModelReference | None = None
+    picked: tuple[Int[Tensor, "batch"], Float[Tensor, "all d_vocab"]] | None = None
 
     def __len__(self) -> int:
         return len(self.answer)
@@ -311,18 +303,23 @@ class ComparedPairs(Displayed):
 
     def metric(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
         """The metric, not scaled, of logits at the last token under several edits."""
-        return self.comparison.values(logits, self.answer, self.wrong, self.clean_logits)
+        if self.picked is None or isinstance(self.comparison.metric, _OF_TOKENS):
+            return self.comparison.values(logits, self.answer, self.wrong, self.clean_logits)
+        rows, clean = self.picked
+        every = clean.to(logits).repeat(len(logits), 1, 1).index_copy(1, rows.to(logits.device), logits)
+        return self.comparison.values(every, self.answer, self.wrong, None)[:, rows]
+
+    def require(self, model: HookedModel) -> None:
+        """Raise unless the pairs were compared on this model."""
+        if self.model is not None:
+            self.model.check(model.reference, f"the pairs of {self.comparison.name}")
 
     def effect(self, values: Float[Tensor, "batch"]) -> float:
         """The effect of values of the metric: 0 for those of the corrupt run, 1 for those of the clean one."""
         return float(self.effects(values[None])[0])
 
     def effect_of(self, model: HookedModel, recipe: Recipe | Iterable[tuple[Any, Any]] = ()) -> float:
-        """The effect in a run of the clean prompts under a recipe: 1 is the plain run, 0 what corrupt prompts do.
-
-        Args:
-            model: The model of the pairs.
-            recipe: What `model.hooked` takes. Default: no edit.
+        """The effect of the clean prompts under what `model.hooked` takes: 1 in the plain run, 0 in the corrupt one.
 
         Example:
             >>> pairs = interp.attribution.Comparison.of_organism("hostility", 4).on(model)
@@ -342,13 +339,17 @@ class ComparedPairs(Displayed):
         return ((values.double() @ weights.T - corrupt) / (clean - corrupt)).T
 
     def interval(self, values: Float[Tensor, "edit batch"], seed: int = 0) -> Float[Tensor, "edit 2"]:
-        """The 95 % interval of each effect: percentiles over resampled pairs."""
+        """The 95 % interval of each effect, over resampled pairs; unbounded where many of them turn the gap around."""
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(len(self), (_DRAWS, len(self)), generator=generator)
         weights = torch.zeros(_DRAWS, len(self), dtype=torch.float64).scatter_add_(
             1, drawn, torch.ones(drawn.shape).double()
         )
-        return torch.quantile(self.scaled(values, weights), torch.tensor([0.025, 0.975]).double(), dim=0).T
+        gaps = weights @ (self.clean_values - self.corrupt_values).double()
+        usable = gaps * gaps.mean() > 0
+        if usable.double().mean() < _USABLE:
+            return torch.tensor([-torch.inf, torch.inf]).double().expand(len(values), 2)
+        return torch.quantile(self.scaled(values, weights[usable]), torch.tensor([0.025, 0.975]).double(), dim=0).T
 
     def _card(self) -> Card:
         subject, rows = self.comparison._card()
@@ -363,8 +364,10 @@ class ComparedPairs(Displayed):
                 wrong = f"the metric of the {what} run is {values}"
                 raise InterpError(f"{name}: {wrong}; expected a finite number per pair")
         better = gap < 0 if isinstance(self.comparison.metric, KLToClean) else gap > 0
-        if drop and better.any() and not better.all():
-            return self.pick(better.nonzero()[:, 0])
+        if drop and not better.all():
+            if not better.any():
+                raise InterpError(f"{name}: the clean run has no larger metric in any pair; choose other pairs")
+            return self.pick(better.nonzero()[:, 0]).checked(drop)
         if abs(gap.mean()) < _SMALLEST:
             same = f"the metric is {self.clean_values.mean():.3g} in both runs"
             raise InterpError(f"{name}: {same}, so no effect can be scaled; choose another metric or other pairs")
@@ -378,12 +381,9 @@ class ComparedPairs(Displayed):
         names = ("answer", "wrong", "clean_values", "corrupt_values", "clean_logits")
         chosen = {name: x[rows] for name in names if (x := getattr(self, name)) is not None}
         aligned, sides = [self.aligned[row] for row in rows.tolist()], (self.clean.pick(rows), self.corrupt.pick(rows))
-        return ComparedPairs(self.comparison, *sides, aligned, **chosen)
-
-
-def _ids(model: HookedModel, prompt: Prompt) -> list[int]:
-    """The token ids of a text, a conversation, or ids."""
-    return model.tokens([_text(model, prompt)]).unpadded()[0]  # type: ignore[arg-type]  # a list of one kind
+        numbers, every = self.picked or (torch.arange(len(self)), self.clean_logits)
+        picked = None if every is None else (numbers[rows], every)
+        return ComparedPairs(self.comparison, *sides, aligned, **chosen, model=self.model, picked=picked)
 
 
 def _text(model: HookedModel, prompt: Prompt) -> str | list[int]:

@@ -10,7 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from interp.core.display import Displayed
+from interp.core.errors import InterpError
+from interp.models.continuations import with_answers
+from interp.models.hooked import HookedModel
 from interp.models.losses import kl_divergence
+from interp.models.tokens import common_length
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,48 @@ def _at(logits: Tensor, tokens: Tensor) -> Tensor:
 def several(value: Any) -> Any:
     """One text or id as a tuple of it; several as they are."""
     return (value,) if isinstance(value, str | int) else value
+
+
+def answer_tokens(
+    model: HookedModel, metric: Any, number: int, texts: Sequence[Any], ids: Sequence[list[int]], place: str
+) -> tuple[tuple[int, int], Sequence[list[int]]]:
+    """The tokens of a pair's answers, -1 for the model's own, and its prompts with what both answers begin with.
+
+    Args:
+        model: The model.
+        metric: The metric.
+        number: The number of the pair.
+        texts: The clean and the corrupt prompt, texts or ids.
+        ids: The tokens of both.
+        place: The pair, for errors.
+    """
+    sides = (getattr(metric, side, None) for side in ("answers", "wrong"))
+    given = [side[number] for side in sides if side is not None]
+    if not given:
+        return (-1, -1), ids
+    if not all(isinstance(answer, int) for answer in given):
+        return _first_that_differs(model, given, texts, ids, place)
+    size = model.hf.config.get_text_config().vocab_size
+    if unknown := [answer for answer in given if not 0 <= answer < size]:
+        raise InterpError(f"{place}: token {unknown[0]} is not in the vocabulary; expected an id below {size}")
+    return (given[0], given[-1]), ids
+
+
+def _first_that_differs(
+    model: HookedModel, given: list[Any], texts: Sequence[Any], ids: Sequence[list[int]], place: str
+) -> tuple[tuple[int, int], list[list[int]]]:
+    """The first tokens in which answers differ, and prompts up to them."""
+    chosen, prompts = [], []
+    for text, tokens in zip(texts, ids, strict=True):
+        if not isinstance(text, str) or any(isinstance(answer, int) for answer in given):
+            expected = "expected token ids for prompts of ids, else two texts or two ids"
+            raise InterpError(f"{place}: answers {given}; {expected}")
+        whole = [model.tokens([x]).unpadded()[0] for x in with_answers(text, given)[1]]
+        shared = common_length(whole) if len(whole) > 1 else common_length([whole[0], tokens])
+        if shared >= min(map(len, whole)):
+            raise InterpError(f"{place}: answers {given} have no token that differs")
+        prompts.append(whole[0][:shared])
+        chosen.append((whole[0][shared], whole[-1][shared]))
+    if chosen[0] != chosen[1]:
+        raise InterpError(f"{place}: {given} are other tokens after clean than after corrupt")
+    return chosen[0], prompts

@@ -17,6 +17,7 @@ Limitations: places are patched one at a time. What several do together, or what
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from math import isfinite
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -142,7 +143,8 @@ class Patching(Displayed):
         effects, intervals, rows = self.effects.tolist(), self.intervals.tolist(), list[dict[str, Any]]()
         for site, place in self.ranked()[:count]:
             token = {"token": self.token(place)} if self.by == "position" else {}
-            reading = dict(zip(("effect", "low", "high"), (effects[site][place], *intervals[site][place]), strict=True))
+            bounds = (bound if isfinite(bound) else None for bound in intervals[site][place])
+            reading = dict(zip(("effect", "low", "high"), (effects[site][place], *bounds), strict=True))
             rows.append({"place": self.name(site, place)} | token | reading)
         return rows
 
@@ -204,13 +206,14 @@ class Patching(Displayed):
             site, label = self.sites[number], int(self.labels[place])
             position, value = label if self.by == "position" else -1, None
             if op == "mean":
-                value = model.capture(self.pairs.corrupt, [site], positions=position, chat=False)[site].mean((0, 1))
+                captured = model.capture(self.pairs.corrupt, [site], positions=position, chat=False)[site]
+                value = (captured if sae is None else sae.encode(captured)).mean((0, 1))
             units = [label] if self.by in ("head", "pattern", "neuron") else None
             change: Op = Replace(value, units, model.reference)
             if self.by == "position":
                 change = At(change, position)
             elif sae is not None:
-                change = Clamp(sae, label, 0.0 if value is None else float(sae.encode(value)[label]))
+                change = Clamp(sae, label, 0.0 if value is None else float(value[label]))
             edits.append((site, change))
         return Recipe(
             edits, note=f"Ablates the {plural(top, 'place')} with most effect on {self.pairs.comparison.name}."
@@ -310,6 +313,9 @@ def patch(
             "the model is inside a hooked block; leave the block, or export the recipe and load the result"
         )
     pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
+    pairs.require(model)
+    if subspace is not None and subspace.model is not None:
+        subspace.model.check(model.reference, "this subspace")
     by = by or ("latent" if sae else "position")
     if sae is not None:
         sae.require(model)
@@ -341,6 +347,7 @@ def _patching(
 ) -> Patching:
     """The record of what a file has; prompts and answers are tokens. What does not fit raises what torch raises."""
     answer, wrong, *values = (torch.tensor(rest.pop(name)) for name in _PER_PAIR)
+    reference = ModelReference.parse(model, "its model")
     metrics: dict[str, Any] = {
         "LogitDifference": LogitDifference(answer.tolist(), wrong.tolist()),
         "LogProbability": LogProbability(answer.tolist()),
@@ -348,15 +355,20 @@ def _patching(
     }
     pairs = Comparison(clean, corrupt, metrics.get(metric, _unsaved), convention, aligned, comparison)
     aligned = [[(here, there) for here, there in row] for row in aligned]
-    compared = ComparedPairs(pairs, padded(clean), padded(corrupt), aligned, answer, wrong, *values)
+    for row, here, there in zip(aligned, clean, corrupt, strict=True):
+        if not all(0 <= a < len(here) and 0 <= b < len(there) for a, b in row):
+            raise ValueError("an alignment is outside its prompts")
+    sides = padded(clean), padded(corrupt)
+    compared = ComparedPairs(pairs, *sides, aligned, answer, wrong, values[0], values[1], model=reference)
     sites, labels, effects = (rest.pop(name) for name in ("sites", "labels", "values"))
     effects = torch.tensor(effects).reshape(len(sites), len(labels), len(values[0].expand(len(clean))))
     rest["words"] = {int(token): str(word) for token, word in rest["words"].items()}
     rest["corrections"] = tuple(rest["corrections"])
     if agreement := rest["agreement"]:
         rest["agreement"] = Agreement(**agreement | {"misses": tuple(map(tuple, agreement["misses"]))})
-    reference, sites = ModelReference.parse(model, "its model"), tuple(map(Site.parse, sites))
-    return Patching(compared, sites, labels=tuple(labels), values=effects, model=reference, **rest)
+    return Patching(
+        compared, tuple(map(Site.parse, sites)), labels=tuple(labels), values=effects, model=reference, **rest
+    )
 
 
 def _unsaved(logits: Tensor) -> Tensor:

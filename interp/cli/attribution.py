@@ -140,6 +140,8 @@ def patch_command(model: Model, options: PatchOptions, device: Device = None, as
 
     for path in filter(None, (options.out, options.page)):
         require_free(path)
+    if options.out and options.page and options.out.resolve() == options.page.resolve():
+        raise InterpError(f"--out and --page are both {options.out}; give the page a file of its own")
     given: dict[str, Any] = {"convention": "noise"} if options.noise else {}
     given |= {"alignment": "ends"} if options.align_ends else {}
     planted = options.pairs.startswith("organism.")

@@ -7,7 +7,7 @@ import torch
 
 import interp
 from interp import Contrast, InterpError
-from interp.attribution import Comparison, LogitDifference, LogProbability
+from interp.attribution import Comparison, LogitDifference, LogProbability, patch
 
 CLEAN = ["w5 w9 w77 w12", "w12 w99 w101 w4"]
 CORRUPT = ["w5 w30 w77 w12", "w12 w31 w101 w4"]
@@ -130,3 +130,44 @@ def test_files_of_pairs(tmp_path):
     ]:
         with pytest.raises(InterpError, match=message):
             read(*wrong)
+
+
+def test_a_function_reads_the_rows_of_pairs_that_were_picked(tiny):
+    """Pairs that are dropped, or taken in batches, keep their own row in what a metric indexes by row."""
+    model, tokens = tiny("llama"), torch.tensor([7, 7, 8])
+    x, y = [5, 6, 7, 8, 9, 10], [5, 16, 7, 8, 9, 10]
+
+    def metric(logits):
+        rows = torch.arange(len(logits))
+        return logits[rows, tokens[rows]] - logits[rows, tokens[rows] + 10]
+
+    pairs = Comparison([x, y, x], [y, x, y], metric).on(model)
+    kept = Comparison([x, y, x], [y, x, y], metric).on(model, drop=True)
+    assert 0 < len(kept) < 3
+    rows = (pairs.clean_values > pairs.corrupt_values).nonzero()[:, 0]
+    logits = model.logits(kept.clean, last=1)[None, :, 0]
+    torch.testing.assert_close(kept.metric(logits)[0], pairs.clean_values[rows], atol=1e-5, rtol=1e-5)
+    assert patch(model, kept, "resid_pre.0", by="site").effects.item() == pytest.approx(1, abs=1e-4)
+
+
+def test_pairs_belong_to_their_model_and_to_no_hooked_block(tiny):
+    pairs = Comparison([[5, 6, 7]], [[5, 16, 7]], LogitDifference(7, 17)).on(tiny("llama"))
+    with pytest.raises(InterpError, match=r"pairs of comparison"):
+        patch(tiny("llama", seed=3), pairs, "resid_pre.0")
+    with tiny("llama").hooked([("mlp_out.0", lambda x: 0 * x)]), pytest.raises(InterpError, match="hooked block"):
+        Comparison([[5, 6, 7]], [[5, 16, 7]]).on(tiny("llama"))
+
+
+def test_no_pair_to_keep_and_gaps_that_turn_around(tiny):
+    model, x, y = tiny("llama"), [5, 6, 7, 8, 9, 10], [5, 16, 7, 8, 9, 10]
+    worse, better = (
+        ((y, x), (x, y))
+        if Comparison([x], [y], LogitDifference(7, 17)).on(model).clean_values[0]
+        > (Comparison([y], [x], LogitDifference(7, 17)).on(model).clean_values[0])
+        else ((x, y), (y, x))
+    )
+    with pytest.raises(InterpError, match="no larger metric in any pair"):
+        Comparison([worse[0]], [worse[1]], LogitDifference(7, 17)).on(model, drop=True)
+    mixed = [better, worse, better, better]
+    pairs = Comparison([a for a, _ in mixed], [b for _, b in mixed], LogitDifference([7] * 4, [17] * 4)).on(model)
+    assert pairs.interval(pairs.clean_values[None]).isinf().all(), "most resamples have another sign"

@@ -198,6 +198,10 @@ def test_queries_and_keys_are_attended_to_anew(tiny, kind, by):
         torch.testing.assert_close(result.values[0, number], expected, atol=1e-5, rtol=1e-4)
     plain = patch(model, pairs, site, by=by, method="attribution")
     assert (plain.values - result.values).abs().max() > 1e-5, "control: the softmax is not linear"
+    if by == "position":
+        options = {"by": by, "method": "attribution", "corrections": ["qk_fix"], "positions": [result.labels[1]]}
+        alone = patch(model, pairs, site, **options)
+        torch.testing.assert_close(alone.values[0, 0], result.values[0, 1], msg="one position alone")
 
 
 def test_dropped_gradients_leave_out_the_paths_through_a_layer(tiny):

@@ -72,6 +72,7 @@ def compared(model: HookedModel, comparison: Comparison | ComparedPairs) -> Comp
             "the model is inside a hooked block; leave the block, or export the recipe and load the result"
         )
     pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
+    pairs.require(model)
     if len(whole := pairs.whole.tolist()) < len(pairs):
         number = min(set(range(len(pairs))) - set(whole))
         lengths = f"{int(pairs.clean.lengths[number])} and {int(pairs.corrupt.lengths[number])} tokens"
