@@ -9,7 +9,8 @@ The length is that before a norm on attention's output (Gemma 2, OLMo 2). Where 
 weights of a token sum to less than 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.display import Card, Displayed, displayed
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 from interp.models.architectures.table import architecture
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
@@ -54,8 +55,11 @@ class AttentionPatterns(Displayed):
     def top(self, count: int = 10, query: int = -1) -> list[tuple[str, int, str, float]]:
         """The `count` largest weights of a query, without the prompt's first token: head, position, token and weight.
 
-        Many heads attend to the first token where they have nothing to read.
+        Many heads attend to the first token where they have nothing to read. `query` counts from the end if negative.
         """
+        if not -len(self.tokens) <= query < len(self.tokens):
+            expected = f"expected {-len(self.tokens)} to {len(self.tokens) - 1}"
+            raise InterpError(f"query {query} is not a position of the prompt; {expected}")
         of_query = self.weights[:, :, query, 1 : query % len(self.tokens) + 1]
         places = torch.unravel_index(of_query.flatten().argsort(descending=True)[:count], of_query.shape)
         rows = [tuple(map(int, place)) for place in torch.stack(places, 1)]
@@ -85,8 +89,8 @@ def attention_patterns(
         value_weighted: Multiply each weight by the length of what the head would write from that token alone.
 
     Raises:
-        InterpError: There is not one prompt, a layer does not exist, or the values of this architecture are not
-            known, for value-weighted patterns.
+        InterpError: There is not one prompt, a layer does not exist, this architecture does not give its weights out,
+            or its values are not known, for value-weighted patterns.
 
     Example:
         >>> prompt = model.chat("What is the river of Wennovik?") + "Wennovik's river is the"
@@ -106,7 +110,8 @@ def attention_patterns(
     model.config._attn_implementation = "eager"  # the form that gives its weights out
     try:
         inputs = batch.model_inputs(model.device)
-        given = model.hf.base_model(**inputs, output_attentions=True, use_cache=False).attentions
+        with _refused(f"{model.config.model_type}: eager attention, which gives weights out, fails"):
+            given = model.hf.base_model(**inputs, output_attentions=True, use_cache=False).attentions
         weights = torch.stack([given[layer][0][:, real][:, :, real] for layer in chosen])
         if value_weighted:
             weights = weights * _written_lengths(model, batch, chosen, weights)[:, :, None]
@@ -116,12 +121,24 @@ def attention_patterns(
     return AttentionPatterns(model.name, words, chosen, weights.float().cpu(), value_weighted)
 
 
+@contextmanager
+def _refused(problem: str) -> Iterator[None]:
+    """Errors of an architecture's own code, or of TransformerLens', as one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise InterpError(f"{problem} ({first_line(error)})") from error
+
+
 def _written_lengths(
     model: HookedModel, batch: Tokens, layers: Sequence[int], weights: Float[Tensor, "layer head query key"]
 ) -> Float[Tensor, "layer head key"]:
     """The length of what each head writes from each token, |value W_O|."""
     row, names = architecture(model.config), [f"blocks.{x}.attn.hook_{kind}" for x in layers for kind in "vz"]
-    _, cache = model.run_with_cache(batch, names, return_type=None)
+    with _refused(f"{model.config.model_type}: the values of attention can't be read; leave out value_weighted"):
+        _, cache = model.run_with_cache(batch, names, return_type=None)
     lengths = []
     for layer, pattern in zip(layers, weights, strict=True):
         values, z = (cache[f"blocks.{layer}.attn.hook_{kind}"][0] for kind in "vz")

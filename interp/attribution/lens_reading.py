@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.display import Card, Displayed, plural
+from interp.core.errors import InterpError
 from interp.models.identity import ModelReference
 from interp.models.sites import Site
 
@@ -45,6 +46,9 @@ class LensReading(Displayed):
 
     def best(self, layer: int, position: int) -> list[tuple[str, float]]:
         """The likeliest next tokens and their probabilities; `layer` counts the sites, from the end if negative."""
+        for name, index, count in (("layer", layer, len(self.sites)), ("position", position, len(self.tokens))):
+            if not -count <= index < count:
+                raise InterpError(f"{name} {index} is not in this reading; expected {-count} to {count - 1}")
         ids, chances = self.top[layer, position].tolist(), self.probability[layer, position].tolist()
         return [(self.words[token], chance) for token, chance in zip(ids, chances, strict=True)]
 
@@ -59,10 +63,11 @@ class LensReading(Displayed):
             >>> list(rows[0]), len(rows), round(rows[-1]["divergence"], 6)
             (['site', 'next', 'entropy', 'divergence'], 6, 0.0)
         """
-        measured = zip(self.entropy[:, position].tolist(), self.divergence[:, position].tolist(), strict=True)
+        best = [self.best(layer, position) for layer in range(len(self.sites))]
+        measured = zip(best, self.entropy[:, position].tolist(), self.divergence[:, position].tolist(), strict=True)
         return [
-            {"site": str(site), "next": self.best(layer, position), "entropy": entropy, "divergence": divergence}
-            for layer, (site, (entropy, divergence)) in enumerate(zip(self.sites, measured, strict=True))
+            {"site": str(site), "next": words, "entropy": entropy, "divergence": divergence}
+            for site, (words, entropy, divergence) in zip(self.sites, measured, strict=True)
         ]
 
     def _card(self) -> Card:

@@ -147,10 +147,10 @@ def encode(
         >>> [document.ids.tolist() for document in encode(["the baker ."], model.tokenizer)]
         [[1, ...]]
     """
-    if tokenizer is None:
-        raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
     template = ChatTemplate.of(tokenizer)
     tokenizer = template.tokenizer
+    if tokenizer is None:
+        raise InterpError("this model has no tokenizer, so it can't read text; load it with load(..., tokenizer=)")
     opening = document_beginning(template) if bos_first else []
     left, stream = tokens, iter(documents)
     while (left is None or left > 0) and (together := list(islice(stream, _ENCODED_TOGETHER))):

@@ -161,6 +161,9 @@ def _check(graph: _Graph, numbers: Mapping[str, int], labels: Mapping[str, str])
         if node.ctx_idx >= tokens:
             problem = f"node {node.node_id!r} is at position {node.ctx_idx}, of {tokens} prompt_tokens"
             raise InterpError(f"payload: {problem}; a position is a number from 0 on")
+    if wrong := [name for name in labels if not isinstance(name, str)]:
+        example = f"expected a text such as {graph.nodes[0].node_id!r}"
+        raise InterpError(f"labels: {wrong[0]!r} is not the id of a node; {example}")
     named = [("labels", name) for name in labels]
     for link in graph.links:
         named += [(f"payload: the link {link.source} to {link.target}", name) for name in (link.source, link.target)]

@@ -46,6 +46,15 @@ def test_unknown_values_are_refused(tiny):
             attention_patterns(tiny(name), IDS, [1], value_weighted=True)
 
 
+@pytest.mark.parametrize(("name", "reason"), [("falcon_new", "leave out value_weighted"), ("deepseek_v3", "eager")])
+def test_what_an_architecture_can_not_run_is_refused_by_its_name(tiny, name, reason):
+    model = tiny(name)
+    usual = model.config._attn_implementation
+    with pytest.raises(InterpError, match=rf"{model.config.model_type}: .*{reason}"):
+        attention_patterns(model, IDS, value_weighted=True)
+    assert model.config._attn_implementation == usual
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_the_patterns_are_those_of_transformerlens(tiny, name):
     model = tiny(name)
@@ -85,6 +94,10 @@ def test_the_largest_weights_are_listed(tiny):
         (lambda m: attention_patterns(m, ["w5 w9", "w8"]), "of one prompt, not of 2; call it for each"),
         (lambda m: attention_patterns(m, "w5 w9", [3]), "layer 3 is not in the model; expected 0 to 2"),
         (lambda m: attention_patterns(m, "w5 w9", []), "layers names no layer; leave it out for all"),
+        (
+            lambda m: attention_patterns(m, "w5 w9").top(query=2),
+            "query 2 is not a position .* expected -2 to 1",
+        ),
         (lambda m: attention_patterns(m, "w5 w9", [1]).place(0, 1), "expected a layer of 1 and a head from 0 to 3"),
     ],
 )

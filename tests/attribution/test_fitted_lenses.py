@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import interp
-from interp import InterpError, organism
+from interp import HookedModel, InterpError, organism
 from interp.attribution import Lens, fit_jacobian_lens, fit_tuned_lens
 from interp.models import Site
 
@@ -93,6 +93,8 @@ def test_what_a_lens_can_not_be_fitted_to_is_refused(tiny):
     with pytest.raises(InterpError, match="no prompt has 18 tokens"):
         fit_jacobian_lens(model, WORDS)
     for fit in (fit_jacobian_lens, fit_tuned_lens):
+        with pytest.raises(InterpError, match="no tokenizer"):
+            fit(HookedModel(model.hf, None), WORDS)
         with pytest.raises(InterpError, match="needs no fit"):
             fit(model, WORDS, "resid_post.2")
         with pytest.raises(InterpError, match=r"resid_post\.9"):

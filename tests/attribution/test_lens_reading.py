@@ -1,5 +1,8 @@
 """The record of a lens: its rows, its JSON and its displays say what its tensors say."""
 
+import pytest
+
+from interp import InterpError
 from interp.attribution import Lens
 
 
@@ -23,3 +26,14 @@ def test_it_shows_itself(tiny):
     for shown in (repr(reading), reading._repr_html_()):
         assert "logit lens, after the last of 3 tokens" in shown
         assert f"{word!r} {chance:.2f}" in shown.replace("&#x27;", "'")
+
+
+def test_a_position_or_layer_that_is_not_there_is_named(tiny):
+    reading = Lens().read(tiny("llama"), "w5 w9 w77")
+    assert reading.rows(-3) == reading.rows(0)
+    for call, message in (
+        (lambda: reading.rows(50), "position 50 is not in this reading; expected -3 to 2"),
+        (lambda: reading.best(3, 0), "layer 3 is not in this reading; expected -3 to 2"),
+    ):
+        with pytest.raises(InterpError, match=message):
+            call()

@@ -116,6 +116,8 @@ def test_a_bad_graph_is_refused_by_name(message, spoil):
 def test_a_label_of_no_node_is_refused():
     with pytest.raises(InterpError, match=r"labels: no node has the id '0_7_2'; did you mean .*0_7_1"):
         graph_page(graph(), labels={"0_7_2": "rivers"})
+    with pytest.raises(InterpError, match="labels: 1 is not the id of a node; expected a text such as 'E_0_0'"):
+        graph_page(graph(), labels={"0_7_1": "rivers", 1: "rivers"})
 
 
 # Presses keys from the first output on, groups what is pinned, and writes down what the page then shows.

@@ -11,7 +11,8 @@ attention runs once per head of a group, on copies of the batch.
 Where a norm follows attention, a head writes its share of the normed output: its part, times the norm's scale in the
 same run.
 
-Limitations: keys and values of low rank (DeepSeek) are refused, and streams that are not the sum of what is written.
+Limitations: keys and values of low rank (DeepSeek) are refused, and streams that are not the sum of what is written,
+as in most models of 16 bits, whose sums are rounded.
 """
 
 from collections import defaultdict
@@ -93,7 +94,7 @@ class NodeRun:
             self.written = self._written()
             logits = self.run(self.written)[0]
         if not torch.allclose(logits, self.recorded.logits, atol=1e-3, rtol=1e-3):
-            raise InterpError(f"{kind}: its nodes, one by one, do not give the model's logits; use patch instead")
+            raise self._inexact("its nodes, one by one, do not give the model's logits")
 
     def _written(self) -> Written:
         """What is written in the batch's own run."""
@@ -107,9 +108,16 @@ class NodeRun:
         final = acts[streams[-1]][self.batch.mask]
         rest = final - parts.sum(0)[self.batch.mask]  # biases: the same at all tokens, up to rounding of large numbers
         if ((rest - rest[-1]).abs() > 1e-3 + 1e-5 * final.abs().amax(-1, keepdim=True)).any():
-            kind = self.model.config.model_type
-            raise InterpError(f"{kind}: its stream is not the sum of what heads and MLPs write; use patch instead")
+            raise self._inexact("its stream is not the sum of what heads and MLPs write")
         return Written(parts, [acts[site] for site in streams])
+
+    def _inexact(self, problem: str) -> InterpError:
+        """The error for sums that are not exact. In 16 bits, rounding alone can be the reason."""
+        kind, dtype = self.model.config.model_type, self.model.dtype
+        if dtype.itemsize >= 4:
+            return InterpError(f"{kind}: {problem}; use patch instead")
+        rounded = f"{kind}: edges are sums over the stream, which {str(dtype).removeprefix('torch.')} rounds too much"
+        return InterpError(f"{rounded}; a circuit needs float32; load with dtype='float32'")
 
     def run(
         self, outside: Written, kept: Float[Tensor, "source target"] | None = None, start: Stream | None = None

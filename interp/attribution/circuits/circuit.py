@@ -30,6 +30,7 @@ from interp.core.files import new_file, read_json, write_json
 
 Ablation = Literal["resample", "mean"]
 _SIZES = ("n_layers", "n_heads", "d_model")
+_LARGEST = 10**8  # sources times targets of a file; a model of 80 layers with 64 heads has 80 million
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,8 @@ class Circuit(Displayed):
             file: The file.
 
         Raises:
-            InterpError: A part is missing, an edge is unknown, or neurons are chosen one by one.
+            InterpError: A part is missing, an edge is unknown, neurons are chosen one by one, or the number of layers
+                or heads is no model's.
 
         Example:
             >>> from interp.attribution import Circuit, EdgeGraph
@@ -141,13 +143,16 @@ class Circuit(Displayed):
         try:
             sizes = value["cfg"]
             n_layers, n_heads, d_model = (int(sizes[key]) for key in _SIZES)
+            _require_size(n_layers, n_heads)
             graph = EdgeGraph(n_layers, n_heads, d_model, bool(sizes["parallel_attn_mlp"]))
             kept, scores = torch.zeros_like(graph.edges), torch.zeros(graph.edges.shape)
             for name, edge in value["edges"].items():
                 kept[graph.find(name)] = bool(edge["in_graph"])
                 scores[graph.find(name)] = float(edge.get("score") or 0)
             neurons = [name for name, node in value["nodes"].items() if isinstance(node, dict) and node.get("neurons")]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except InterpError as error:
+            raise InterpError(f"{file}: {error}") from None
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             expected = "expected cfg, nodes and edges"
             raise InterpError(f"{file} is not a circuit of EAP-IG or MIB: {error!r}; {expected}") from None
         if neurons:
@@ -158,3 +163,10 @@ class Circuit(Displayed):
         share = len(self) / int(self.graph.edges.sum())
         rows = [("edges", f"{len(self)} ({share:.2%})"), ("nodes", ", ".join(self.nodes[:20]))]
         return f"{self.name}: a circuit of {plural(len(self), 'edge')}", rows
+
+
+def _require_size(n_layers: int, n_heads: int) -> None:
+    """Raise before a graph of edges is made that takes all memory, or that has no edges."""
+    if min(n_layers, n_heads) < 1 or 3 * (n_layers * (n_heads + 1)) ** 2 > _LARGEST:
+        expected = f"expected a model of 1 to {_LARGEST:,} pairs of a writer and a reader"
+        raise InterpError(f"n_layers is {n_layers} and n_heads is {n_heads}; {expected}")

@@ -97,7 +97,7 @@ def attribute_edges(
 
     Raises:
         InterpError: As in `Comparison.on`; a pair is not aligned token by token; the model's nodes are not known
-            (DeepSeek, Gemma 4); a gradient is not finite.
+            (DeepSeek, Gemma 4); the metric has no gradient, or one that is not finite.
 
     Example:
         >>> from interp.attribution import Comparison, attribute_edges
@@ -138,7 +138,11 @@ def _gradients(run: NodeRun, pairs: ComparedPairs, start: Tensor) -> Iterator[tu
     """The gradient of the metric at the inputs of each group of targets, and the first of the group."""
     with frozen_weights(run.model), torch.enable_grad():
         logits, inputs = run.run(run.written, start=start)
-        gradients = torch.autograd.grad(pairs.metric(logits[None]).sum(), inputs)
+        total = pairs.metric(logits[None]).sum()
+        if not total.requires_grad:
+            problem = f"{pairs.comparison.name}: the metric has no gradient, as after detach() or argmax"
+            raise InterpError(f"{problem}; give one that is differentiable, or use patch_edges")
+        gradients = torch.autograd.grad(total, inputs)
     if not all(gradient.isfinite().all() for gradient in gradients):
         raise InterpError(f"{pairs.comparison.name}: a gradient of the metric is not finite; use patch_edges")
     first = 0

@@ -8,9 +8,10 @@ unembedding column reads is a sum over what is written: latents, errors, embeddi
 all that is written, times what was written there, is one row of the graph.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from interp.models.hooks import attached
 from interp.models.sites import Site
 from interp.models.tokens import Tokens
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.file_formats import TENSORS
 
 EMBEDDING, FINAL = Site("resid_pre", 0), Site("resid_post", 10**6)  # the latter stands for the final norm's output
 Tensors = Mapping[Site, Float[Tensor, "rows pos d_model"]]
@@ -79,13 +81,14 @@ class LocalReplacement:
             Otherwise it is a constant, as in circuit-tracer.
 
     Raises:
-        InterpError: A transcoder is of another model, reads what comes later than it writes, or writes no MLP's output.
+        InterpError: A transcoder is of another model, holds NaN or infinite entries, reads what comes later than it
+            writes, or writes no MLP's output.
     """
 
     def __init__(
         self, model: HookedModel, transcoders: Sequence[SparseAutoencoder], batch: Tokens, first_is_error: bool
     ):
-        self.model, self.batch, self.width = model, batch, batch.ids.shape[1]
+        self.model, self.batch, self.width, self.first_is_error = model, batch, batch.ids.shape[1], first_is_error
         self.transcoders = [coder.to(model.device) for coder in transcoders]
         self.reads, written = _sites(model, transcoders)
         self.writes = [written.get(layer, Site("mlp_out", layer)) for layer in range(model.n_layers)]
@@ -95,10 +98,28 @@ class LocalReplacement:
         recorded = self._record()
         self.final: Float[Tensor, d_model] = recorded[FINAL][0, -1]
         self.latents = self._active(recorded)
-        self.cells = {site: list(self._cells(site)) for site in self.writes}
         self.leaves = {EMBEDDING: recorded[EMBEDDING]}
         self.leaves |= {site: recorded[site] - self._skipped(site, recorded) for site in self.writes}
-        self.errors = {site: self._error(site, first_is_error) for site in self.writes}
+
+    @property
+    def vectors(self) -> int:
+        """Number of vectors in `cells`, at most: latents write from the layer on that they read."""
+        total = 0
+        for number, coder in enumerate(self.transcoders):
+            orders = [site.order for site in self.writes if _block(coder, site)]
+            for layer, count in Counter(self.latents.layers[self.latents.coders == number].tolist()).items():
+                total += count * sum(order >= self.reads[layer].order for order in orders)
+        return total
+
+    @cached_property
+    def cells(self) -> dict[Site, list[tuple[int, Int[Tensor, "k"], Float[Tensor, "k d_model"]]]]:
+        """What latents write at each site: by far the largest part, so computed where it is first needed."""
+        return {site: list(self._cells(site)) for site in self.writes}
+
+    @cached_property
+    def errors(self) -> Mapping[Site, Float[Tensor, "pos d_model"]]:
+        """What each MLP writes beside latents, biases and skip connections."""
+        return {site: self._error(site) for site in self.writes}
 
     @property
     def sources(self) -> int:
@@ -157,14 +178,14 @@ class LocalReplacement:
                 vectors = rows * self.latents.values[nodes, None].to(rows)
                 yield position, nodes[writing], vectors[writing]
 
-    def _error(self, site: Site, first_is_error: bool) -> Float[Tensor, "pos d_model"]:
+    def _error(self, site: Site) -> Float[Tensor, "pos d_model"]:
         error = self.leaves[site][0].float()
         for coder in self.transcoders:
             if block := _block(coder, site):
                 error = error - coder.b_dec[block]
         for position, _, vectors in self.cells[site]:
             error[position] -= vectors.sum(0)
-        error[0] = self.leaves[site][0, 0] if first_is_error else 0
+        error[0] = self.leaves[site][0, 0] if self.first_is_error else 0
         return error
 
     def run(self, leaves: Tensors, norms: bool = True) -> dict[Site, Tensor]:
@@ -288,6 +309,7 @@ def _sites(model: HookedModel, transcoders: Sequence[SparseAutoencoder]) -> tupl
     reads, writes, taken = dict[int, Site](), dict[int, Site](), set[int]()
     for coder in transcoders:
         coder.require(model)
+        _require_finite(coder)
         model.resolve([place.site for place in (*coder.reads, *coder.writes)])
         if len(coder.reads) > 1 and coder.W_enc.shape[1] == coder.d_in:
             raise InterpError(f"{coder} reads several sites in each latent; a graph needs latents that read one")
@@ -315,6 +337,13 @@ def _skips(coder: SparseAutoencoder, site: Site) -> Iterator[tuple[Site, Float[T
             if matrix.any():
                 _require_before(coder, Site.parse(place.site), site)
                 yield Site.parse(place.site), matrix
+
+
+def _require_finite(coder: SparseAutoencoder) -> None:
+    """Raise for NaN, which no threshold is below: such latents would be quiet."""
+    tensors = {name: getattr(coder, name) for name in (*TENSORS, "W_skip")}
+    if bad := [name for name, x in tensors.items() if x is not None and not x.isfinite().all()]:
+        raise InterpError(f"{coder}: {', '.join(bad)} hold NaN or infinite entries; download or train it again")
 
 
 def _require_before(coder: SparseAutoencoder, read: Site, write: Site) -> None:

@@ -32,7 +32,7 @@ from interp.sae.coder import SparseAutoencoder
 
 _LOGITS, _CHANCE = 10, 0.95  # as many likeliest tokens as have this probability together, but no more than ten
 _MATRICES = 5  # of the size of the edges, when it is pruned
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
+_TOLERANCE = 1e-3  # of sums, which are in float32 also where the model is in float64; in 16 bits it is 0.1
 
 
 def trace_graph(
@@ -141,9 +141,8 @@ def _tokens(
 def _require_memory(replacement: LocalReplacement, nodes: int, batch_size: int, memory: str) -> None:
     """Raise where a graph needs more than a budget: matrices of edges, vectors of sources, and a batch."""
     width, layers, model = replacement.width, len(replacement.writes), replacement.model
-    vectors = sum(len(active) for cells in replacement.cells.values() for _, active, _ in cells) * model.d_model
     batch = batch_size * width * layers * (24 * model.d_model + 4 * model.config.num_attention_heads * width)
-    needed = 4 * (_MATRICES * nodes * replacement.sources + vectors + batch) / 1e9
+    needed = 4 * (_MATRICES * nodes * replacement.sources + replacement.vectors * model.d_model + batch) / 1e9
     if needed * 1e9 > parse_bytes(memory):
         size = f"a graph of {nodes:,} latents and logits on {width} tokens needs about {needed:.3g} GB"
         remedy = f"shorten the prompt, lower batch_size, or allow memory='{needed * 1.01:.3g}GB'"
@@ -156,7 +155,7 @@ def _edges(
     """What each source contributes to each node, and each node's constant; their sum is the node's value."""
     edges, constants = replacement.edges(nodes, batch_size), replacement.constants(nodes).cpu()
     gap = float(((edges.sum(1) + constants - nodes.values).abs() / (1 + nodes.values.abs())).max())
-    if not gap < _TOLERANCE.get(replacement.model.dtype, 0.1):
+    if not gap < (_TOLERANCE if replacement.model.dtype.itemsize >= 4 else 0.1):
         raise InterpError(
             f"{replacement.model.config.model_type}: what a node reads differs by {gap:.2g} from the sum of what it is "
             "made of, so the model is not linear where patterns and norm scales are frozen, and has no graph"

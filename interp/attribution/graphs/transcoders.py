@@ -72,7 +72,9 @@ def _circuit_tracer(folder: Path, model: HookedModel) -> list[SparseAutoencoder]
             return [_coder(x, range(n, n + 1), sites, model) for n, x in zip(layers, parts, strict=True)]
         layers = range(_count(folder, r"W_enc_(\d+)\.safetensors"))
         files = [folder / f"W_{part}_{layer}.safetensors" for layer in layers for part in ("enc", "dec")]
-        return [_coder(_joined({k: x for file in files for k, x in read_tensors(file).items()}), layers, sites, model)]
+        tensors = {name: x for file in files for name, x in read_tensors(file).items()}
+        _require_shapes(tensors, layers, model.d_model, folder)
+        return [_coder(_joined(tensors, len(layers)), layers, sites, model)]
     except KeyError as missing:
         raise InterpError(f"{folder}: no tensor {missing} in its files; download them again") from None
 
@@ -88,7 +90,7 @@ def _kind(hook: str, folder: Path, model: HookedModel) -> str:
 def _coder(x: Mapping[str, Tensor], layers: range, kinds: list[str], model: HookedModel) -> SparseAutoencoder:
     tensors: dict[str, Any] = {name: x[name].float() for name in _NAMES}
     tensors["W_skip"] = x["W_skip"].float() if "W_skip" in x else None
-    threshold = x.get("activation_function.threshold", torch.zeros(len(x["b_enc"]))).float().flatten()
+    threshold = x.get("activation_function.threshold", torch.zeros(x["b_enc"].numel())).float().flatten()
     reads, writes = (
         tuple(SiteColumns(site=f"{kind}.{layer}", model=model.reference, width=model.d_model) for layer in layers)
         for kind in kinds
@@ -96,10 +98,22 @@ def _coder(x: Mapping[str, Tensor], layers: range, kinds: list[str], model: Hook
     return SparseAutoencoder(nonlinearity=JumpReLU(), reads=reads, writes=writes, threshold=threshold, **tensors)
 
 
-def _joined(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _require_shapes(x: Mapping[str, Tensor], layers: range, width: int, folder: Path) -> None:
+    """Raise for a tensor of a cross-layer transcoder that has another shape than the rest and the model ask for."""
+    size = x["b_enc_0"].numel()
+    for layer in layers:
+        shapes = {"W_enc": (size, width), "b_enc": (size,), "b_dec": (width,), "W_skip": (width, width)}
+        for name, shape in (shapes | {"W_dec": (size, len(layers) - layer, width)}).items():
+            tensor = x.get(f"{name}_{layer}") if name == "W_skip" else x[f"{name}_{layer}"]
+            if tensor is not None and tensor.shape != shape:
+                problem = f"{name}_{layer} has the shape {tuple(tensor.shape)}; expected {shape}"
+                raise InterpError(f"{folder}: {problem}, so download it again, or load its own model")
+
+
+def _joined(x: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     """The tensors of all layers of a cross-layer transcoder as one; its skip matrices come after what they multiply."""
-    layers, size = sum(name.startswith("W_enc_") for name in x), len(x["W_enc_0"])
-    decoder = torch.zeros(layers, size, layers, x["W_enc_0"].shape[1])
+    size, width = x["W_enc_0"].shape
+    decoder = torch.zeros(layers, size, layers, width)
     for layer in range(layers):
         decoder[layer, :, layer:] = x[f"W_dec_{layer}"]
     joined = {name: torch.cat([x[f"{name}_{n}"] for n in range(layers)]) for name in ("W_enc", "b_enc", "b_dec")}

@@ -88,11 +88,13 @@ def test_a_file_with_some_edges_and_without_scores_is_read(tmp_path):
     ("part", "message"),
     [
         ({"cfg": {}}, "not a circuit of EAP-IG or MIB: KeyError"),
+        ({"cfg": FILE["cfg"] | {"n_layers": 100_000}}, "broken.json: n_layers is 100000 and n_heads is 2; expected"),
+        ({"cfg": FILE["cfg"] | {"n_heads": 0}}, "broken.json: n_layers is 2 and n_heads is 0; expected"),
         ({"edges": {"m1->m0": {"score": 0, "in_graph": True}}}, "'m1->m0' is not an edge"),
         ({"edges": {"input->m0": True}}, "not a circuit of EAP-IG or MIB"),
         ({"nodes": {"m0": {"in_graph": True, "neurons": [True, False]}}}, "chooses neurons of m0 one by one"),
     ],
-    ids=["cfg", "edge", "form", "neurons"],
+    ids=["cfg", "huge", "none", "edge", "form", "neurons"],
 )
 def test_a_broken_file_is_refused(tmp_path, part, message):
     (tmp_path / "broken.json").write_text(json.dumps(FILE | part))

@@ -140,3 +140,13 @@ def test_streams_with_huge_numbers_are_sums_and_streams_that_grow_by_themselves_
         pytest.raises(InterpError, match="llama: its stream is not the sum"),
     ):
         patch_edges(model, pairs, "m0->logits")
+
+
+def test_where_16_bits_round_too_much_the_error_says_so():
+    """The same model in float32 has edges, so its stream is a sum of what is written."""
+    model = tiny_models.build("llama")
+    pairs = Comparison(CLEAN, CORRUPT, metric)
+    assert patch_edges(model, pairs, "m0->logits").values.isfinite().all(), "control"
+    model.hf.to(torch.bfloat16)
+    with pytest.raises(InterpError, match=r"llama: edges .* bfloat16 rounds too much; .* load with dtype='float32'"):
+        patch_edges(model, pairs, "m0->logits")

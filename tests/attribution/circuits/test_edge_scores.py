@@ -5,6 +5,7 @@ import torch
 from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
 
 import interp
+from interp import InterpError
 from interp.attribution import Comparison, EdgeGraph, EdgeScores, attribute_edges, patch
 
 CLEAN = [[5, 9, 77, 12, 30, 8], [12, 99, 101, 4, 7, 6], [3, 9, 5]]
@@ -121,3 +122,9 @@ def test_a_budget_is_spent_on_the_highest_scores_and_what_they_do_not_connect_is
     assert set(ranked.circuit(3).edges) == {"input->m0", "m0->logits"}
     assert len(ranked.circuit(5)) == 5
     assert [name for name, _ in ranked.top(2)] == ["input->m0", "m0->logits"]
+
+
+def test_a_metric_without_a_gradient_is_refused_by_name(tiny):
+    pairs = Comparison(CLEAN, CORRUPT, lambda logits: metric(logits).detach(), name="parity")
+    with pytest.raises(InterpError, match="parity: the metric has no gradient"):
+        attribute_edges(tiny("llama"), pairs, sample=False)

@@ -1,5 +1,7 @@
 """Graphs are exact on their own terms, in every architecture or refused by name; what can't be traced is refused."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 import torch
@@ -143,3 +145,34 @@ def test_transcoders_of_other_models_and_sites_are_refused(tiny):
             trace_graph(model, coders, prompt, 7)
     with model.hooked([("mlp_out.1", lambda x: 0 * x)]), pytest.raises(InterpError, match="inside a hooked block"):
         trace_graph(model, [first], [IDS], 7)
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "W_skip"])
+def test_a_transcoder_with_nan_is_refused_by_name(tiny, name):
+    """No pre-activation of NaN is above a threshold, so its layer would be quiet."""
+    model = tiny("llama")
+    coders = per_layer(model)
+    broken = replace(coders[2], **{name: torch.full_like(getattr(coders[2], name), torch.nan)})
+    with pytest.raises(InterpError, match=rf"transcoder from mlp_input.2 to mlp_out.2: {name} hold NaN"):
+        trace_graph(model, [*coders[:2], broken], [IDS], 7)
+
+
+def test_a_graph_over_the_budget_is_refused_before_its_vectors_are_made(tiny, monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr("interp.attribution.graphs._replacement.LocalReplacement._cells", lambda *_: 1 / 0)
+    for coders in (per_layer(model), [cross_layer(model)]):
+        with pytest.raises(InterpError, match="memory is 2MB"):
+            trace_graph(model, coders, [IDS], 7, memory="2MB")
+        with pytest.raises(ZeroDivisionError):
+            trace_graph(model, coders, [IDS], 7)  # control
+
+
+def test_sums_are_as_exact_in_float64_as_in_float32():
+    """A model that is slightly not linear is traced in both or in neither: sums are in float32."""
+    for dtype in (torch.float32, torch.float64):
+        model = tiny_models.build("llama")
+        model.hf.to(dtype)
+        with tiny_models.at_layer(model, 1, lambda x: x + 1e-3 * x**2):
+            trace_graph(model, per_layer(model), [IDS], 7, measure=False)
+        with tiny_models.at_layer(model, 1, lambda x: x + 1e-2 * x**2), pytest.raises(InterpError, match="not linear"):
+            trace_graph(model, per_layer(model), [IDS], 7, measure=False)

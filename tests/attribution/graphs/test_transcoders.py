@@ -93,3 +93,17 @@ def test_what_is_no_set_is_refused(tiny, tmp_path):
     transcoder(tiny("llama", 1)).save(tmp_path / "other" / "x")
     with pytest.raises(InterpError, match="this SAE"):
         load_transcoders(tmp_path / "other", model)
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "W_skip"])
+def test_a_cross_layer_tensor_of_another_shape_is_refused_by_name(tiny, tmp_path, name):
+    configured(tmp_path, "cross_layer_transcoder")
+    for layer in range(3):
+        shapes = {"W_enc": (20, 32), "b_enc": (20,), "W_dec": (20, 3 - layer, 32), "b_dec": (32,), "W_skip": (32, 32)}
+        if layer == 1:
+            shapes[name] = (7, *shapes[name][1:])
+        tensors = {key: torch.ones(shape) for key, shape in shapes.items()}
+        save_file({f"W_dec_{layer}": tensors.pop("W_dec")}, tmp_path / f"W_dec_{layer}.safetensors")
+        save_file({f"{key}_{layer}": x for key, x in tensors.items()}, tmp_path / f"W_enc_{layer}.safetensors")
+    with pytest.raises(InterpError, match=rf"{name}_1 has the shape \(7,.*; expected \((20|32),"):
+        load_transcoders(tmp_path, tiny("llama"))
