@@ -15,9 +15,9 @@ Without a model: the organism with its own transcoders, a prompt of each planted
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -34,8 +34,7 @@ def frozen_correlation(graph: AttributionGraph) -> float:
     effects = graph.effects
     assert effects is not None
     predicted = total_effects(graph.edges, graph.activations, effects.sources)[effects.nodes].T
-    compared = effects.later & ~effects.embedded[:, None]
-    return float(torch.corrcoef(torch.stack([predicted[compared], effects.measured[compared]]))[0, 1])
+    return replace(effects, predicted=predicted).correlation or 0.0
 
 
 def row(name: str, model: interp.HookedModel, transcoders: list[interp.SparseAutoencoder], prompt: str) -> Row:

@@ -100,8 +100,8 @@ print(model.generate(pairs.clean.rows(0, 2), recipe, max_new_tokens=12))
 # ## A real model
 #
 # `experiments/transcoders.py` trains transcoders for SmolLM2-135M, whose graphs have far larger errors
-# (docs/results/attribution_graphs.md). This cell runs
-# where they are in `experiments/.cache/smollm2-transcoders`, with the model beside them.
+# (docs/results/attribution_graphs.md). This cell runs where they are in `experiments/.cache/smollm2-transcoders`, with
+# the model beside them.
 
 # %%
 cache = Path(organism.__file__).parents[2] / "experiments" / ".cache"

@@ -198,9 +198,7 @@ class RecordedRun:
             for site in sites
         ]
 
-    def arguments(
-        self, start: int, values: "RecordedRun | None" = None
-    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def arguments(self, start: int, values: "RecordedRun | None" = None) -> list[Arguments]:
         """What the model gives to each layer, after the hidden states, for the columns from `start` on."""
         before = (
             {layer: (k[..., :start, :], v[..., :start, :]) for layer, (k, v) in self.kept.items()} if start else None

@@ -99,8 +99,7 @@ class _Interchange:
     """Runs of the base prompts of some pairs with a subspace of the source's activations."""
 
     def __init__(self, model: HookedModel, comparison: Comparison | ComparedPairs, site: Site, position: int):
-        self.pairs = pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
-        pairs.require(model)
+        self.pairs = pairs = comparison.on(model)
         self.model, self.site, self.position, name = model, site, position, pairs.comparison.name
         if same := (pairs.answer == pairs.wrong).nonzero().flatten().tolist():
             place = f"{name}, pair {same[0] + 1}"

@@ -146,11 +146,9 @@ class Comparison(Displayed):
             contrast: The contrast.
             **options: Further fields of the comparison, such as the metric.
         """
-        sides: tuple[list[Prompt], list[Prompt]] = [], []
-        for pair in contrast.pairs:
-            for side, turn in zip(sides, (pair.positive, pair.negative), strict=True):
-                side.append(turn.messages)
-        return cls._named(*sides, options, name=contrast.name)
+        clean = [pair.positive.messages for pair in contrast.pairs]
+        corrupt = [pair.negative.messages for pair in contrast.pairs]
+        return cls._named(clean, corrupt, options, name=contrast.name)
 
     @classmethod
     def of_organism(cls, behaviour: str, n: int = 16, seed: int = 0, **options: Any) -> "Comparison":
@@ -178,15 +176,13 @@ class Comparison(Displayed):
             InterpError: The prompts of a pair have different lengths, or its answers no token that differs; the pair is
                 named. The metric is not finite, or is the same in both runs.
         """
-        if model.is_hooked:
-            raise InterpError(f"{self.name}: the model is inside a hooked block; compare outside of it")
+        model.require_unhooked()
         texts = [[_text(model, prompt) for prompt in side] for side in (self.clean, self.corrupt)]
-        clean, corrupt = ([model.tokens([text]).unpadded()[0] for text in side] for side in texts)  # type: ignore[arg-type]
+        clean, corrupt = ([model.tokens(text).unpadded()[0] for text in side] for side in texts)
         given = []
         for n, (both, *ids) in enumerate(zip(zip(*texts, strict=True), clean, corrupt, strict=True)):
-            tokens, (clean[n], corrupt[n]) = answer_tokens(
-                model, self.metric, n, both, ids, f"{self.name}, pair {n + 1}"
-            )
+            place = f"{self.name}, pair {n + 1}"
+            tokens, (clean[n], corrupt[n]) = answer_tokens(model, self.metric, n, both, ids, place)
             given.append(tokens)
         aligned = [self._aligned(n, a, b) for n, (a, b) in enumerate(zip(clean, corrupt, strict=True))]
         logits = [model.logits(padded(side), last=1)[:, 0] for side in (clean, corrupt)]
@@ -309,10 +305,12 @@ class ComparedPairs(Displayed):
         every = clean.to(logits).repeat(len(logits), 1, 1).index_copy(1, rows.to(logits.device), logits)
         return self.comparison.values(every, self.answer, self.wrong, None)[:, rows]
 
-    def require(self, model: HookedModel) -> None:
-        """Raise unless the pairs were compared on this model."""
+    def on(self, model: HookedModel) -> "ComparedPairs":
+        """These pairs. Raises unless they were compared on this model, which is outside hooked blocks."""
+        model.require_unhooked()
         if self.model is not None:
             self.model.check(model.reference, f"the pairs of {self.comparison.name}")
+        return self
 
     def effect(self, values: Float[Tensor, "batch"]) -> float:
         """The effect of values of the metric: 0 for those of the corrupt run, 1 for those of the clean one."""

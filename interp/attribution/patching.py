@@ -308,12 +308,7 @@ def patch(
         >>> result.effects.shape[0] == model.n_layers
         True
     """
-    if model.is_hooked:
-        raise InterpError(
-            "the model is inside a hooked block; leave the block, or export the recipe and load the result"
-        )
-    pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
-    pairs.require(model)
+    pairs = comparison.on(model)
     if subspace is not None and subspace.model is not None:
         subspace.model.check(model.reference, "this subspace")
     by = by or ("latent" if sae else "position")

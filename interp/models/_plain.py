@@ -274,6 +274,13 @@ class PlainModel(PromptedModel):
         """Whether a recipe or hooks are applied: a `hooked` block is open."""
         return bool(self._open)
 
+    def require_unhooked(self) -> None:
+        """Raise inside a `hooked` block, where what is compared with the plain model would be under its hooks."""
+        if self.is_hooked:
+            raise InterpError(
+                "the model is inside a hooked block; leave the block, or export the recipe and load the result"
+            )
+
     @property
     def hooks_are_per_token(self) -> bool:
         """Whether every open `hooked` block acts on each token independently; true without any block."""

@@ -118,7 +118,8 @@ class Circuit(Displayed):
             for name, edge in self.graph.index.items()
         }
         config = {key: getattr(self.graph, key) for key in _SIZES} | {"parallel_attn_mlp": self.graph.parallel}
-        nodes = {name: {"in_graph": name in {*self.nodes, "logits"}} for name in (*self.graph.sources, "logits")}
+        kept = {*self.nodes, "logits"}
+        nodes = {name: {"in_graph": name in kept} for name in (*self.graph.sources, "logits")}
         with new_file(out) as path:
             write_json(path, {"cfg": config, "nodes": nodes, "edges": edges})
 
@@ -147,8 +148,8 @@ class Circuit(Displayed):
             graph = EdgeGraph(n_layers, n_heads, d_model, bool(sizes["parallel_attn_mlp"]))
             kept, scores = torch.zeros_like(graph.edges), torch.zeros(graph.edges.shape)
             for name, edge in value["edges"].items():
-                kept[graph.find(name)] = bool(edge["in_graph"])
-                scores[graph.find(name)] = float(edge.get("score") or 0)
+                place = graph.find(name)
+                kept[place], scores[place] = bool(edge["in_graph"]), float(edge.get("score") or 0)
             neurons = [name for name, node in value["nodes"].items() if isinstance(node, dict) and node.get("neurons")]
         except InterpError as error:
             raise InterpError(f"{file}: {error}") from None

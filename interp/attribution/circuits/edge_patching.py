@@ -67,12 +67,7 @@ class EdgePatching(Displayed):
 
 def compared(model: HookedModel, comparison: Comparison | ComparedPairs) -> ComparedPairs:
     """The pairs of a comparison on a model. Raises for pairs that are not aligned token by token."""
-    if model.is_hooked:
-        raise InterpError(
-            "the model is inside a hooked block; leave the block, or export the recipe and load the result"
-        )
-    pairs = comparison.on(model) if isinstance(comparison, Comparison) else comparison
-    pairs.require(model)
+    pairs = comparison.on(model)
     if len(whole := pairs.whole.tolist()) < len(pairs):
         number = min(set(range(len(pairs))) - set(whole))
         lengths = f"{int(pairs.clean.lengths[number])} and {int(pairs.corrupt.lengths[number])} tokens"

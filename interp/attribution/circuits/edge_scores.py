@@ -107,7 +107,8 @@ def attribute_edges(
         ('input->a0.h5<v>', True)
     """
     pairs = compared(model, comparison)
-    graph, total = EdgeGraph.of(model), torch.zeros(len(EdgeGraph.of(model).sources), len(EdgeGraph.of(model).targets))
+    graph = EdgeGraph.of(model)
+    total = torch.zeros(graph.edges.shape)
     for part in track(_parts(pairs, graph), "edges", size=len, unit="pairs"):
         total += _summed(model, part, steps)
     gap = (pairs.clean_values - pairs.corrupt_values).sum()
@@ -124,7 +125,7 @@ def _summed(model: HookedModel, pairs: ComparedPairs, steps: int) -> Float[Tenso
     """The sum over pairs of the change of the metric that each edge is estimated to make."""
     base, source = NodeRun(model, pairs.base), NodeRun(model, pairs.source).written
     change = torch.where(pairs.base.mask[..., None].to(model.device), source.parts - base.written.parts, 0)
-    scores = torch.zeros(len(base.graph.sources), len(base.graph.targets))
+    scores = torch.zeros(base.graph.edges.shape)
     for step in range(steps):
         start = (base.written.parts[0] + step / steps * change[0]).requires_grad_()
         for first, gradients in _gradients(base, pairs, start):

@@ -88,6 +88,7 @@ class LocalReplacement:
     def __init__(
         self, model: HookedModel, transcoders: Sequence[SparseAutoencoder], batch: Tokens, first_is_error: bool
     ):
+        model.require_unhooked()
         self.model, self.batch, self.width, self.first_is_error = model, batch, batch.ids.shape[1], first_is_error
         self.transcoders = [coder.to(model.device) for coder in transcoders]
         self.reads, written = _sites(model, transcoders)

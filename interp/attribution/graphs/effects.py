@@ -45,14 +45,8 @@ def measure_effects(
         InterpError: It is another model than the graph's.
 
     Example:
-        >>> from interp.activations import SiteColumns
-        >>> from interp.sae import JumpReLU
-        >>> def at(site):
-        ...     return (SiteColumns(site=site, model=model.reference, width=192),)
-        >>> rows, zero = torch.eye(192)[:64], torch.zeros(64)
-        >>> sites = at("mlp_input.3"), at("mlp_out.3")
-        >>> coder = interp.SparseAutoencoder(rows, zero, rows, torch.zeros(192), JumpReLU(), *sites, threshold=zero)
-        >>> graph = interp.attribution.trace_graph(model, coder, "The river of", measure=False)
+        >>> transcoders = interp.attribution.load_transcoders(interp.organism.transcoders(), model)
+        >>> graph = interp.attribution.trace_graph(model, transcoders, "The river of", measure=False)
         >>> effects = interp.attribution.measure_effects(graph, model, freeze=True)
         >>> torch.allclose(effects.predicted, effects.measured, atol=1e-4)
         True

@@ -69,19 +69,11 @@ def trace_graph(
             one token; the graph needs more memory; or the model is not linear under the freeze.
 
     Example:
-        >>> from interp.activations import SiteColumns
-        >>> from interp.sae import JumpReLU
-        >>> def at(site):
-        ...     return (SiteColumns(site=site, model=model.reference, width=192),)
-        >>> rows, zero = torch.eye(192)[:64], torch.zeros(64)
-        >>> sites = at("mlp_input.3"), at("mlp_out.3")
-        >>> coder = interp.SparseAutoencoder(rows, zero, rows, torch.zeros(192), JumpReLU(), *sites, threshold=zero)
-        >>> graph = interp.attribution.trace_graph(model, coder, "The river of", " the")
+        >>> transcoders = interp.attribution.load_transcoders(interp.organism.transcoders(), model)
+        >>> graph = interp.attribution.trace_graph(model, transcoders, "The river of", " the")
         >>> torch.allclose(graph.edges.sum(1) + graph.constants, graph.nodes.values, atol=1e-4)
         True
     """
-    if model.is_hooked:
-        raise InterpError("the model is inside a hooked block; leave it, or export the recipe and load the result")
     given = [transcoders] if isinstance(transcoders, SparseAutoencoder) else transcoders
     listed = [coder.to(dtype=torch.float32) for coder in given]
     if not listed:
