@@ -7,7 +7,7 @@ The edit: attention heads scaled by learned factors, at strength 0.75, which fol
 docs/results/sycophancy.md prints, the least and the most, and all other heads are left alone. A second edit zeroes
 the twelve least. Items about hints are the held-out ones: the factors were learned on the others.
 
-Needs ../shared/data and SmolLM2-135M-Instruct (experiments/smollm2.py). A run that was stopped goes on.
+Needs ../shared/data and SmolLM2-135M-Instruct (experiments/models.py). A run that was stopped goes on.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two items, no random edits")
     options = parser.parse_args()
     if not MODEL.exists() or not DATA.exists():
-        raise SystemExit(f"skipped: needs {MODEL} (experiments/smollm2.py) and {DATA}")
+        raise SystemExit(f"skipped: needs {MODEL} (experiments/models.py) and {DATA}")
     sys.path.insert(0, str(HERE / "sycophancy"))
     began, items = time.process_time(), 2 if options.smoke else options.items
     model = interp.load(MODEL, dtype="float32")

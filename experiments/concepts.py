@@ -10,7 +10,7 @@ on a test part. ReFT-r1 and the latent of a sparse autoencoder read the largest 
 percentile intervals of the difference to the difference of means, over 2,000 resamples of the test pairs. Baselines:
 five random directions and five differences of means of shuffled labels, layer, reading and sign chosen as for the rest.
 
-Steering: see concept_steering.py. SmolLM2's part needs its checkpoint (experiments/smollm2.py) and ../shared/data, and
+Steering: see concept_steering.py. SmolLM2's part needs its checkpoint (experiments/models.py) and ../shared/data, and
 the latents an autoencoder (experiments/benchmarks/sae_smollm2.py); what is not there is left out, and named.
 """
 
@@ -144,7 +144,7 @@ def main() -> None:
     if options.only != "organism" and MODEL.exists() and DATA.exists():
         results["smollm2"] = on_smollm2(options, console)
     elif options.only != "organism":
-        console.print(f"left out: SmolLM2's part, which needs {MODEL.name} (experiments/smollm2.py) and ../shared/data")
+        console.print(f"left out: SmolLM2's part, which needs {MODEL.name} (experiments/models.py) and ../shared/data")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

@@ -276,7 +276,7 @@ def casts(folder: Path) -> list[dict[str, float | str]]:
 def real(folder: Path) -> tuple[str, dict[str, list[dict[str, float | str]]]]:
     """The part on SmolLM2, as text and as values."""
     if not folder.is_dir():
-        return f"\n{folder.name} is not here (experiments/smollm2.py makes it), so nothing was measured on it.\n", {}
+        return f"\n{folder.name} is not here (experiments/models.py makes it), so nothing was measured on it.\n", {}
     edited, cast = smollm2(folder), casts(folder)
     text = (
         "\n## SmolLM2-135M-Instruct\n\nOne random direction is projected out of every writer. The columns are "

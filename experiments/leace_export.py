@@ -287,7 +287,7 @@ def main() -> None:
     file, text = DATA / "winogenerated" / "winogenerated.jsonl", DATA / "text_corpus" / "*.jsonl"
     for needed in (file, *([] if options.model == "organism" else [Path(options.model)])):
         if not needed.exists():
-            raise SystemExit(f"{needed} is not there; see experiments/smollm2.py for the model")
+            raise SystemExit(f"{needed} is not there; see experiments/models.py for the model")
     sizes = SMOKE if options.smoke else Sizes()
     model = interp.load(options.model)
     fit, probes, test = (marked(model, rows) for rows in occupations(file, sizes))

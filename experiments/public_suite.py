@@ -6,7 +6,7 @@ Scores are kept in `--cache`, as by `interp audit MODEL --suite public --cache F
 reads, and a run that was stopped goes on. `--check` compares the items drawn with a plain
 loop in place of the suite's engine: each answer alone, unpadded, whole logits, no cache. `--all` scores every item that
 a set has instead of a draw, for published figures. Needs the sets (docs/results/public_suite.md) and a model
-(experiments/smollm2.py); without either it says so and stops.
+(experiments/models.py); without either it says so and stops.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
     except InterpError as problem:
         raise SystemExit(f"skipped: {problem}") from None
     if not options.model.exists():
-        raise SystemExit(f"skipped: {options.model} is not there; make it by experiments/smollm2.py")
+        raise SystemExit(f"skipped: {options.model} is not there; make it by experiments/models.py")
     if options.smoke:
         options.items, options.only = (
             8,

@@ -5,7 +5,7 @@
 The plain loop does what lm-eval does with a batch: each prompt with each of its answers is a row, padded on the right
 to the longest of its batch of 16; logits of all positions go through log_softmax, and those of the answer are summed.
 It takes rows in the order of the file (`plain`), and once more sorted by length (`sorted`), which pads less.
-SmolLM2-135M-Instruct in float32 (`experiments/smollm2.py`) on ARC, PIQA (plain text), and CAA's A/B questions (chat).
+SmolLM2-135M-Instruct in float32 (`experiments/models.py`) on ARC, PIQA (plain text), and CAA's A/B questions (chat).
 Each suite is scored by all in turn, after two items to warm up. Seconds are of processor time on one thread, which
 other work on the machine disturbs least. `gap` is the difference of accuracies, and `nats`
 the largest difference of a log-probability. `--smoke` takes the bundled organism and a few made-up items.
@@ -135,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.smoke and not (MODEL.is_dir() and options.data.is_dir()):
-        print(f"skipped: needs {MODEL} (experiments/smollm2.py) and the sets in {options.data}")
+        print(f"skipped: needs {MODEL} (experiments/models.py) and the sets in {options.data}")
         return
     model = interp.load("organism" if options.smoke else str(MODEL))
     sets = made_up(model) if options.smoke else suites(model, options.data, 4 if options.quick else options.items)

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/generate.py [--threads 1] [--rounds 5] [--batch 1 8] [--dtype float32] [--json FILE]
 
-SmolLM2-135M-Instruct (`experiments/smollm2.py`), 61 writers; each recipe takes turns with the plain model, and the
+SmolLM2-135M-Instruct (`experiments/models.py`), 61 writers; each recipe takes turns with the plain model, and the
 median of the rounds' ratios is shown. Greedy, 32 new tokens behind prompts of different lengths.
 """
 

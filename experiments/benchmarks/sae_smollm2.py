@@ -3,7 +3,7 @@
     PYTHONPATH=DIR python experiments/benchmarks/sae_smollm2.py --text '../shared/data/text_corpus/*.jsonl' \
         [--work experiments/.cache/sae-smollm2] [--only NAME ...] [--json FILE]
 
-SmolLM2-135M-Instruct (`experiments/smollm2.py`), residual stream behind layer 15 of 30, one epoch over 2.1 million
+SmolLM2-135M-Instruct (`experiments/models.py`), residual stream behind layer 15 of 30, one epoch over 2.1 million
 tokens in batches of 4,096; 4,608 latents, k 32. Every tenth document is held out and measures what was learned: L0,
 variance unexplained, and the loss of the model with the reconstruction put in.
 

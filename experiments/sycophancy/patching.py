@@ -41,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     for path in (args.model, DATA):
         if not path.exists():
-            raise InterpError(f"{path} is not there; the model comes from experiments/smollm2.py, the data beside it")
+            raise InterpError(f"{path} is not there; the model comes from experiments/models.py, the data beside it")
     torch.set_num_threads(args.threads)
     model, (questions, _) = interp.load(args.model), items(150, 75)
     pairs = compared(model, questions, args.pairs)

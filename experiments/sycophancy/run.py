@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     for path in (MODEL, DATA):
         if not path.exists():
-            raise InterpError(f"{path} is not there; the model comes from experiments/smollm2.py, the data beside it")
+            raise InterpError(f"{path} is not there; the model comes from experiments/models.py, the data beside it")
     torch.set_num_threads(args.threads)
     small, began = args.smoke, time.perf_counter()
     model, (fit, held) = interp.load(MODEL), items(*((8, 4) if small else (150, args.items)))

@@ -23,7 +23,7 @@ def test_the_organism_has_a_table_a_decision_and_a_matrix():
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is not there; experiments/smollm2.py makes it")
+@pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is not there; experiments/models.py makes it")
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
 def test_the_sycophancy_edit_has_a_table_a_decision_and_a_matrix():
     said = lines("audit_sycophancy.py")

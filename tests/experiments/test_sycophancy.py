@@ -105,7 +105,7 @@ def test_learning_raises_the_margin(parts, model, asked):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is not there; experiments/smollm2.py makes it")
+@pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is not there; experiments/models.py makes it")
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
 def test_a_small_run(parts):
     command = [sys.executable, str(FOLDER / "run.py"), "--smoke"]
