@@ -4,8 +4,8 @@
 
 SmolLM2-135M-Instruct (`experiments/smollm2.py`) in float32, 16 pairs of one length that differ in a name. Every layer
 and position of the residual stream, and every head at all positions. TransformerLens runs the whole model once per
-place; with `--cells N` it runs N places, drawn at random, and its time is scaled up. The pairs differ early, so that
-little of the work can be shared, and no place is left out for being equal in both runs.
+place; with `--cells N` it runs N places, drawn at random, and its time is scaled up. The pairs differ first at the end
+of the first quarter of their tokens, and no place is left out for being equal in both runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NAMES = (
     "Jack",
     "Kate",
 )
-TEXT = "When {0} and {1} went to the store in the middle of the old town on Sunday, {1} gave a bottle of milk to"
+TEXT = "On Sunday in town, {0} and {1} went to the old store in the middle of it, and {1} gave a bottle of milk to"
 
 
 def pairs_of(model: HookedModel, count: int = 16) -> ComparedPairs:

@@ -348,8 +348,8 @@ def _patching(
         "LogProbability": LogProbability(answer.tolist()),
         "KLToClean": KLToClean(),
     }
-    pairs = Comparison(clean, corrupt, metrics.get(metric, _unsaved), convention, aligned, comparison)
     aligned = [[(here, there) for here, there in row] for row in aligned]
+    pairs = Comparison(clean, corrupt, metrics.get(metric, _unsaved), convention, aligned, comparison)
     for row, here, there in zip(aligned, clean, corrupt, strict=True):
         if not all(0 <= a < len(here) and 0 <= b < len(there) for a, b in row):
             raise ValueError("an alignment is outside its prompts")

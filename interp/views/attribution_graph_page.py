@@ -39,6 +39,11 @@ class _Schema(Config):
     model_config = ConfigDict(extra="ignore", strict=False, allow_inf_nan=False)
 
 
+class _Example(_Schema):
+    tokens: tuple[_Text, ...]
+    tokens_acts_list: tuple[float, ...]
+
+
 class _Node(_Schema):
     node_id: str
     layer: str = Field(pattern=r"^(E|\d{1,4})$")
@@ -50,6 +55,13 @@ class _Node(_Schema):
     measured: float | None = None
     predicted: float | None = None
     top_tokens: tuple[tuple[_Text, float], ...] = ()
+    examples: tuple[_Example, ...] = ()
+
+    @property
+    def texts(self) -> list[list[tuple[str, float]]]:
+        """Tokens and activations of the texts on which it is most active; where there is no text, of single tokens."""
+        texts = [list(zip(x.tokens, x.tokens_acts_list, strict=False)) for x in self.examples]
+        return texts or [[pair] for pair in self.top_tokens]
 
     @property
     def row(self) -> int:
@@ -143,7 +155,7 @@ def _node(node: _Node, graph: _Graph, rows: list[int], labels: Mapping[str, str]
     label = labels.get(node.node_id) or node.clerp or " ".join([kind, *names.get(kind, [])])
     values = node.model_dump(include={"activation", "influence", "measured", "predicted"})
     place = {"id": node.node_id, "kind": kind, "row": rows.index(node.row), "position": node.ctx_idx}
-    return place | {"label": printable(visible(label)), "top": node.top_tokens} | values
+    return place | {"label": printable(visible(label)), "top": node.texts} | values
 
 
 def _check(graph: _Graph, numbers: Mapping[str, int], labels: Mapping[str, str]) -> None:

@@ -18,6 +18,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\"'<b>\u202e"
 TRACED = Path(__file__).parents[1] / "attribution" / "circuit_tracer" / "plain.json"
 
 
+EXAMPLE = {"tokens": ["by the ", HOSTILE, " river"], "tokens_acts_list": [0.0, 0.5, 2.0]}
+
+
 def node(name, kind="cross layer transcoder", **values):
     layer, _, position = name.split("_")
     return {"node_id": name, "layer": layer, "ctx_idx": int(position), "feature_type": kind, **values}
@@ -32,7 +35,7 @@ def graph():
     embeddings = [node(f"E_{number}_{number}", "embedding") for number in range(3)]
     latents = [
         node("0_7_1", measured=-0.5, predicted=-0.4, activation=2.0, top_tokens=[[HOSTILE, 3.0], [" river", 1.0]]),
-        node("0_8_1", measured=0.25, predicted=0.2), node("1_7_2", clerp=HOSTILE), node("1_9_2"),
+        node("0_8_1", measured=0.25, predicted=0.2, examples=[EXAMPLE]), node("1_7_2", clerp=HOSTILE), node("1_9_2"),
     ]  # fmt: skip
     outputs = [node("3_5_2", "logit", clerp='Output " water" (p=0.800)'), node("3_6_2", "logit")]
     links = [
@@ -60,6 +63,8 @@ def test_a_page_holds_the_graph_with_its_labels_and_scores():
     labels = {node["id"]: node["label"] for node in content["nodes"]}
     assert (labels["0_7_1"], labels["1_9_2"], labels["0_-1_2"]) == ("rivers", "latent 9", "error")
     assert labels["E_0_0"] == 'token "The"'
+    texts = {node["id"]: [[value for _, value in text] for text in node["top"]] for node in content["nodes"]}
+    assert (texts["0_7_1"], texts["0_8_1"], texts["1_9_2"]) == ([[3.0], [1.0]], [[0.0, 0.5, 2.0]], [])
     weights = [weight for _, _, weight in content["links"]]
     assert weights == [4.0, -3.0, 2.0, 1.0, -1.0, 0.5, 0.25, -0.125]
     (keys,) = parse(page).all("dl")

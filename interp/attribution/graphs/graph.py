@@ -30,9 +30,10 @@ from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.tokens import Tokens
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.feature import Feature, feature_pages
+from interp.sae.feature import Feature, Snippet, feature_pages
 
 Rules = Literal["complete", "circuit-tracer"]
+_EXAMPLES, _BEFORE = 3, 12  # texts of a latent in a file, and tokens before the peak of each
 _KINDS = ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit")  # circuit-tracer's names
 
 
@@ -255,7 +256,7 @@ class AttributionGraph(Displayed):
 
         Args:
             slug: The name of the graph.
-            features: Pages of latents by `layer_number`: their labels, and tokens on which they are most active.
+            features: Pages of latents by `layer_number`: their labels, and text on which they are most active.
         """
         places = self.places()
         sources, logits = places[: self.edges.shape[1]], places[self.edges.shape[1] :]
@@ -297,6 +298,7 @@ class AttributionGraph(Displayed):
             node |= {"feature": total * (total + 1) // 2 + number, "jsNodeId": f"{layer}_{number}-0"}
             page = features.get(place.latent)
             node |= {"activation": float(self.activations[source]), "top_tokens": page.top_tokens if page else []}
+            node |= {"examples": [_example(snippet) for snippet in page.snippets[:_EXAMPLES]] if page else []}
             node |= {"clerp": _label(number, page) if page else ""}
         elif kind == _KINDS[1]:
             node["jsNodeId"] = f"{layer}_{position}-0"
@@ -350,6 +352,12 @@ def _label(latent: int, page: Feature) -> str:
     """What a latent is called: as someone says, or by the different tokens that it is most active on."""
     tokens = [f'"{token}"' for token in dict.fromkeys(token for token, _ in page.top_tokens)]
     return page.label or (f"{latent} on {', '.join(tokens[:3])}" if tokens else "")
+
+
+def _example(snippet: Snippet) -> dict[str, Any]:
+    """A snippet under the names of Neuronpedia's features, with few tokens before its peak."""
+    first = max(0, snippet.peak - _BEFORE)
+    return {"tokens": snippet.tokens[first:], "tokens_acts_list": snippet.activations[first:]}
 
 
 def _edits(coder: SparseAutoencoder, latents: list[int], scale: float) -> list[tuple[str, Suppress]]:

@@ -213,21 +213,22 @@
       $("node").replaceChildren(html("h2", {}, "Node"), html("p", { class: "muted" }, hint));
       return;
     }
-    const node = nodes[current], strongest = largest(node.top.map(([, activation]) => activation));
+    const node = nodes[current], strongest = largest(node.top.flat().map(([, activation]) => activation));
     const facts = [
       ["activation", node.activation], ["cumulative influence", node.influence],
       ["measured effect of ablation", node.measured], ["predicted effect", node.predicted],
     ].filter(([, value]) => value !== null).map(([name, value]) => [name, number(value)]);
     const named = [["node", node.id], ["place", where(node)], ...facts];
     const lines = named.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, value)]);
-    const top = node.top.map(([text, activation]) => html("span", {
-      class: "token on", style: `--share:${Math.max(0, activation / strongest)}`, title: `activation ${number(activation)}`,
-    }, text));
+    const top = node.top.map((tokens) => html("li", {}, ...tokens.map(([text, activation]) => html("span", {
+      class: activation > 0 ? "token on" : "token", style: `--share:${Math.max(0, activation / strongest)}`,
+      title: `activation ${number(activation)}`,
+    }, text))));
     const button = { type: "button", "aria-pressed": pins.has(current), onclick: () => pin(current) };
     $("node").replaceChildren(
       html("h2", {}, node.label), html("dl", { class: "values" }, ...lines),
       html("button", button, pins.has(current) ? "Unpin" : "Pin"),
-      ...(top.length ? [html("h3", {}, "Most active on"), html("p", { class: "chips" }, ...top)] : []),
+      ...(top.length ? [html("h3", {}, "Most active on"), html("ul", { class: "examples" }, ...top)] : []),
       ...weights("Inputs", inputs[current]), ...weights("Outputs", outputs[current]));
   };
 

@@ -155,6 +155,8 @@ def test_pages_of_latents_are_labels_and_have_the_activations_of_the_graph(tiny)
         (token, value), *_ = node["top_tokens"]
         assert value == pytest.approx(largest[f"{name}_{number}"], abs=1e-4)
         assert node["clerp"].startswith(f'{number} on "{token}"')
+        example = node["examples"][0]
+        assert (token, value) in zip(example["tokens"], example["tokens_acts_list"], strict=True)
     said = {name: replace(page, label="rivers") for name, page in pages.items()}
     labels = {node["clerp"] for node in graph.payload("a", said)["nodes"] if node["feature_type"].startswith("cross")}
     assert labels == {"rivers"}
