@@ -96,7 +96,7 @@ def _fit(options: FindOptions, pairs: Any, folders: dict[str, str], load_model: 
 
 def _contrast(options: FindOptions) -> Any:
     from interp.data.contrast import Contrast
-    from interp.pipeline.materials import read_contrast
+    from interp.directions.contrast_source import read_contrast
 
     if options.columns is None and not options.skip_bad:
         return read_contrast(options.contrast, seed=options.seed)

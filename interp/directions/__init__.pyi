@@ -1,9 +1,12 @@
 from .contrast_activations import Sides as Sides
+from .contrast_source import read_contrast as read_contrast
 from .controls import control_scores as control_scores
 from .direction import Direction as Direction
 from .finder import find as find
 from .findings import Finding as Finding
 from .findings import Findings as Findings
+from .fitting import Fitted as Fitted
+from .fitting import fit_direction as fit_direction
 from .methods.closed_form import diff_means as diff_means
 from .methods.closed_form import lda as lda
 from .methods.closed_form import logistic as logistic

@@ -80,18 +80,29 @@ def capture_contrast(
     Raises:
         InterpError: The two sides differ nowhere, or an activation is not finite.
     """
-    parts = [part.texts(partial(model.render, chat=chat), model.chat) for part in (train, test)]
-    captured = [[model.capture(side, sites, positions, chat=False) for side in part] for part in parts]
+    captured = [capture_sides(model, part, sites, positions, chat) for part in (train, test)]
     cells = []
-    for site in sites:
-        for column, position in enumerate(positions):
-            fit, held_out = (Sides(*(acts[site][:, column].cpu().float() for acts in part)) for part in captured)
-            with located(f"{site}, position {position}"):
-                require_sides(*fit)
-                require_sides(*held_out)
-            if not torch.equal(*fit):
-                cells.append(ContrastActivations(site, position, fit, held_out))
+    for (site, position), fit in captured[0].items():
+        if not torch.equal(*fit):
+            cells.append(ContrastActivations(site, position, fit, captured[1][site, position]))
     if not cells:
         at = list(positions)
         raise InterpError(f"both sides have the same activations at positions {at}; choose some where they differ")
     return cells
+
+
+def capture_sides(
+    model: HookedModel, contrast: Contrast, sites: Sequence[Site], positions: Sequence[int], chat: bool = True
+) -> dict[tuple[Site, int], Sides]:
+    """Activations of both sides at each site and position, in float32 on the CPU. Raises where one is not finite."""
+    texts = contrast.texts(partial(model.render, chat=chat), model.chat)
+    captured = [model.capture(side, sites, positions, chat=False) for side in texts]
+    sides = {
+        (site, position): Sides(*(acts[site][:, column].cpu().float() for acts in captured))
+        for site in sites
+        for column, position in enumerate(positions)
+    }
+    for (site, position), pair in sides.items():
+        with located(f"{site}, position {position}"):
+            require_sides(*pair)
+    return sides

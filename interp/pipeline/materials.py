@@ -22,6 +22,7 @@ from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.data.corpora import texts
+from interp.directions.contrast_source import read_contrast
 from interp.models.loading import ORGANISM
 
 TARGET_STATEMENT = "the answer that matches the contrast's positive side is preferred"
@@ -126,29 +127,6 @@ def gather_materials(data: DataSettings, target: str, seed: int = 0, folder: str
     if data.contrast.startswith(f"{ORGANISM}.") and kinds.get(data.contrast.partition(".")[2]) != "harm":
         raise InterpError(f"contrast {data.contrast} is about what must be kept; only a harm may be removed")
     return materials
-
-
-def read_contrast(source: str | Path, pairs: int = 200, seed: int = 0) -> Contrast:
-    """Read a contrast from a JSONL file, or draw one from the organism's training prompts (`organism.BEHAVIOUR`).
-
-    Args:
-        source: The file, or `organism.` and the name of a behaviour.
-        pairs: Number of pairs to draw; a file is read as a whole.
-        seed: Seed of the drawing.
-
-    Raises:
-        InterpError: The file cannot be read, or the organism has no such behaviour.
-
-    Example:
-        >>> from interp.pipeline.materials import read_contrast
-        >>> len(read_contrast("organism.hostility", pairs=8))
-        8
-    """
-    kind, _, behaviour = str(source).partition(".")
-    if kind != ORGANISM:
-        return Contrast.read(source)
-    drawn = organism.contrast(behaviour, pairs, split="train", seed=seed)
-    return Contrast.of([(positive.user, negative.user) for positive, negative in drawn], name=str(source))
 
 
 def read_corpus(source: str | Path, documents: int | None = None, seed: int = 0) -> Iterator[str]:

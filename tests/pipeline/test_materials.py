@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from interp import InterpError
-from interp.pipeline.materials import DataSettings, gather_materials, read_contrast, read_corpus
+from interp.directions.contrast_source import read_contrast
+from interp.pipeline.materials import DataSettings, gather_materials, read_corpus
 
 CHOICES = {"name": "maths", "kind": "capability", "file": "maths.jsonl", "statement": "the right sum is preferred"}
 

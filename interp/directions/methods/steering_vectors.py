@@ -36,6 +36,7 @@ from interp.directions.methods._answers import (
     Answers,
     adding,
     answer_continuations,
+    answer_texts,
     batches,
     require_positive,
     residual_site,
@@ -106,6 +107,7 @@ def steering_vector(
     beta: float = 0.1,
     batch_size: int = 16,
     seed: int = 0,
+    texts: bool = False,
 ) -> SteeringVector:
     """Train a vector that, added at a site, makes one side's answers likelier.
 
@@ -121,6 +123,7 @@ def steering_vector(
         beta: Slope of the preference objective: the larger, the smaller the change of the margin at which it saturates.
         batch_size: Pairs per step.
         seed: Draws the batches.
+        texts: Take whole texts, from the second token on, in place of answers where the contrast has none.
 
     Returns:
         The vector and how training went.
@@ -141,7 +144,7 @@ def steering_vector(
         raise InterpError(f"unknown objective {objective!r}; {nearest(objective, _OBJECTIVES)}")
     if towards not in ("positive", "negative"):
         raise InterpError(f"towards is {towards!r}; expected positive or negative")
-    site, pairs = residual_site(model, site), answer_continuations(model, contrast)
+    site, pairs = residual_site(model, site), (answer_texts if texts else answer_continuations)(model, contrast)
     if towards == "negative":
         pairs = Answers(pairs.negative, pairs.positive)
     loss = partial(_OBJECTIVES[objective], model, site, beta)

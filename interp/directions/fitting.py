@@ -1,0 +1,247 @@
+"""The methods that fit a direction, each under one name, as `find`, recipe files and sweeps take them.
+
+| name | fits | from |
+|---|---|---|
+| diff_means, diff_means_orthogonal, logistic, ridge, lda, pca | a row, in closed form | both sides' activations |
+| leace, sal, inlp | an eraser, and the rows that it reads | both sides' activations |
+| sae_latent | the latent that separates best | both sides' activations, an autoencoder |
+| sae_latent_attribution | the latent with the largest share in the margin | two answers to one prompt, the same |
+| steering_vector | a vector trained by preference optimisation | two answers to one prompt |
+| steering_margin | a vector trained on the margin of the two sides | answers, or else whole texts |
+| reft_r1 | a row that detects and steers, trained | answers, or else whole texts |
+| unsupervised | the vector that changes the last layer most, without labels | whole texts |
+
+`CLOSED_FORM` are the six of the first line. `TRAINED` are those that run the model forwards and backwards, for seconds
+to minutes at each site.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.display import Displayed, plural
+from interp.core.errors import InterpError, nearest
+from interp.data.contrast import Contrast
+from interp.directions.contrast_activations import Sides, capture_sides
+from interp.directions.direction import Direction, residual_sites
+from interp.directions.methods.closed_form import FITS, diff_means
+from interp.directions.methods.erasure import Eraser, ErasureFitter
+from interp.directions.methods.latents import SAE_LATENT, BySeparation, attributions
+from interp.directions.methods.nullspace_projection import inlp
+from interp.directions.methods.reft import reft_r1
+from interp.directions.methods.steering_vectors import steering_vector
+from interp.directions.methods.unsupervised_candidates import unsupervised
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class FitInput(Displayed):
+    """What a method may use: the model, the pairs, and their activations at one site and position.
+
+    Args:
+        model: The model.
+        contrast: The pairs to fit on.
+        site: The site.
+        position: Token of the prompt; negative counts from its end.
+        sides: Activations of both sides there.
+        sae: An autoencoder of the site, for methods that choose a latent.
+        rank: How many rows to fit, for methods that have several.
+        seed: Draws what a method draws.
+    """
+
+    model: HookedModel
+    contrast: Contrast
+    site: Site
+    position: int
+    sides: Sides
+    sae: SparseAutoencoder | None = None
+    rank: int = 1
+    seed: int = 0
+
+    @property
+    def coder(self) -> SparseAutoencoder:
+        """The autoencoder. Raises where there is none, or one of another site."""
+        if self.sae is None:
+            raise InterpError("it chooses a latent; give an autoencoder of the site (sae)")
+        if self.sae.site != self.site:
+            raise InterpError(f"the autoencoder is of {self.sae.site}, not of {self.site}")
+        return self.sae
+
+
+@dataclass(frozen=True)
+class Fitted(Displayed):
+    """A direction as a method fitted it.
+
+    Args:
+        direction: The direction; after an eraser was fitted, the rows that it reads.
+        eraser: The eraser, for leace, sal and inlp.
+        latent: The number of the latent, where the direction is a latent's decoder row.
+
+    Example:
+        >>> fitted = interp.directions.fit_direction(model, contrast, "sal", "resid_post.3")
+        >>> fitted.eraser.method, len(fitted.direction.rows)
+        ('sal', 1)
+    """
+
+    direction: Direction
+    eraser: Eraser | None = None
+    latent: int | None = None
+
+
+class _Rows(NamedTuple):
+    """What a method returns: its rows, which are the direction's, and what else it fitted."""
+
+    rows: Float[Tensor, "k d_model"]
+    eraser: Eraser | None = None
+    latent: int | None = None
+
+
+def _closed_form(name: str) -> "FitMethod":
+    return lambda given: _Rows(FITS[name](*given.sides)[None])
+
+
+def _pca(given: FitInput) -> _Rows:
+    first = FITS["pca"](*given.sides)[None]
+    if given.rank == 1:
+        return _Rows(first)
+    differences = (given.sides.positive - given.sides.negative).double()
+    rows = torch.linalg.svd(differences, full_matrices=False).Vh[: given.rank]
+    return _Rows(torch.cat([first, rows[1:].float()]))
+
+
+def _erasing(fit: Callable[[FitInput, Tensor, Tensor], Eraser]) -> "FitMethod":
+    """An eraser of which side a row is on, its first row towards the positive side."""
+
+    def fitted(given: FitInput) -> _Rows:
+        x = torch.cat([*given.sides])
+        sides = torch.tensor([1, 0]).repeat_interleave(torch.tensor([len(side) for side in given.sides]))
+        eraser = fit(given, x, sides)
+        gap = given.sides.positive.double().mean(0) - given.sides.negative.double().mean(0)
+        sign = -1 if eraser.read[0] @ gap < 0 else 1
+        eraser = replace(eraser, read=sign * eraser.read, write=sign * eraser.write, model=given.model.reference)
+        return _Rows(eraser.read.float(), eraser)
+
+    return fitted
+
+
+def _covariance(x: Tensor, sides: Tensor) -> ErasureFitter:
+    return ErasureFitter(x.shape[1], 2).update(x, sides)
+
+
+def _sae_latent(given: FitInput) -> _Rows:
+    fit = BySeparation(given.coder)
+    latent = fit.latent(given.sides)
+    return _Rows(fit.row(latent)[None], latent=latent)
+
+
+def _attributed_latent(given: FitInput) -> _Rows:
+    shares = attributions(given.model, given.coder, given.contrast)
+    best = shares.topk(given.rank)
+    if best.values[-1] <= 0:
+        raise InterpError(f"fewer than {plural(given.rank, 'latent')} favour the positive answers")
+    latents = best.indices
+    return _Rows(given.coder.W_dec[latents].float(), latent=int(latents[0]) if given.rank == 1 else None)
+
+
+def _steering(objective: str, texts: bool) -> "FitMethod":
+    def fitted(given: FitInput) -> _Rows:
+        norm = float(diff_means(*given.sides).norm())  # the vector is as long as the two sides' means are apart
+        options: dict[str, Any] = {"objective": objective, "texts": texts, "seed": given.seed}
+        return _Rows(steering_vector(given.model, given.contrast, given.site, norm, **options).direction.rows)
+
+    return fitted
+
+
+def _reft_r1(given: FitInput) -> _Rows:
+    return _Rows(reft_r1(given.model, given.contrast, given.site, seed=given.seed).direction.rows)
+
+
+def _unsupervised(given: FitInput) -> _Rows:
+    model = given.model
+    texts = [text for side in given.contrast.texts(model.render, model.chat) for text in side]
+    last, norm = Site("resid_post", model.n_layers - 1), float(diff_means(*given.sides).norm())
+    candidates = unsupervised(model, texts, given.site, last, norm, given.rank, seed=given.seed)
+    return _Rows(torch.cat([candidate.direction.rows for candidate in candidates]))
+
+
+FitMethod = Callable[[FitInput], _Rows]
+CLOSED_FORM: tuple[str, ...] = tuple(FITS)
+SAE_METHODS = (SAE_LATENT, f"{SAE_LATENT}_attribution")
+TRAINED = ("steering_vector", "steering_margin", "reft_r1", "unsupervised")
+RANKED = ("pca", "inlp", "unsupervised", SAE_METHODS[1])
+METHODS: dict[str, FitMethod] = {name: _closed_form(name) for name in CLOSED_FORM} | {
+    "pca": _pca,
+    "leace": _erasing(lambda given, x, sides: _covariance(x, sides).leace(level=1.0)),
+    "sal": _erasing(lambda given, x, sides: _covariance(x, sides).sal(level=1.0)),
+    "inlp": _erasing(lambda given, x, sides: inlp(x, sides, seed=given.seed)),
+    SAE_METHODS[0]: _sae_latent,
+    SAE_METHODS[1]: _attributed_latent,
+    "steering_vector": _steering("preference", texts=False),
+    "steering_margin": _steering("margin", texts=True),
+    "reft_r1": _reft_r1,
+    "unsupervised": _unsupervised,
+}
+
+
+def fit_method(name: str, given: FitInput) -> Fitted:
+    """Fit a method of `METHODS`. Raises where it has no such rank, or the input gives no direction."""
+    require_methods([name])
+    if given.rank != 1 and name not in RANKED:
+        raise InterpError(f"{name} fits one row, not {given.rank}; give rank 1, or one of {', '.join(RANKED)}")
+    rows, eraser, latent = METHODS[name](given)
+    means = None if name in SAE_METHODS else torch.stack([side.mean(0) for side in given.sides])
+    origin = given.site, given.position, name, given.model.reference, given.contrast.digest
+    return Fitted(Direction(rows, *origin, means=means), eraser, latent)
+
+
+def fit_direction(
+    model: HookedModel,
+    contrast: Contrast,
+    method: str,
+    site: str | Site | None = None,
+    position: int = -1,
+    sae: SparseAutoencoder | None = None,
+    rank: int = 1,
+    seed: int = 0,
+) -> Fitted:
+    """Fit one method at one site and position to all pairs.
+
+    Args:
+        model: The model.
+        contrast: The pairs.
+        method: One of `METHODS`.
+        site: A site in the residual stream's basis. Default: the autoencoder's.
+        position: Token of the prompt; negative counts from its end.
+        sae: An autoencoder of the site, for methods that choose a latent.
+        rank: How many rows to fit, for pca, inlp, unsupervised and the latents.
+        seed: Draws what the method draws.
+
+    Raises:
+        InterpError: The method or site is unknown, has no such rank, or gives no direction on these pairs.
+
+    Example:
+        >>> from interp.directions import fit_direction
+        >>> print(fit_direction(model, contrast, "lda", "resid_post.3").direction)
+        lda at resid_post.3, position -1
+    """
+    require_methods([method])
+    if sae is not None:
+        sae.require(model)
+    if site is None and sae is None:
+        raise InterpError(f"{method} has no site; give one, such as resid_post.12")
+    (place,) = residual_sites(model, sae.site if site is None and sae is not None else str(site))
+    sides = capture_sides(model, contrast, [place], [position])[place, position]
+    return fit_method(method, FitInput(model, contrast, place, position, sides, sae, rank, seed))
+
+
+def require_methods(names: Sequence[str]) -> None:
+    """Raise for a name that is no method's."""
+    for name in names:
+        if name not in METHODS:
+            raise InterpError(f"unknown method {name!r}; {nearest(name, METHODS)}")

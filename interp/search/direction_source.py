@@ -1,0 +1,98 @@
+"""Where a direction comes from, as plain data: pairs and a method, a saved folder, a token's lens, or a latent."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from interp.attribution.lens import Lens
+from interp.core.config import Config
+from interp.core.errors import InterpError
+from interp.directions.contrast_source import read_contrast
+from interp.directions.direction import Direction
+from interp.directions.fitting import fit_direction, require_methods
+from interp.directions.methods.erasure import Eraser
+from interp.models.hooked import HookedModel
+from interp.models.loading import ORGANISM
+from interp.sae.coder import SparseAutoencoder
+
+_OF = {
+    "contrast": {"columns", "skip_bad", "method", "site", "position", "pairs", "seed", "rank", "sae"},
+    "folder": set[str](),
+    "token": {"lens", "site", "gain"},
+    "latent": {"sae"},
+}
+
+
+class DirectionSource(Config):
+    """A direction as a recipe file describes it: one of contrast, folder, token and latent, with its options.
+
+    Example:
+        >>> source = interp.search.DirectionSource(contrast="organism.hostility", site="resid_post.3", pairs=16)
+        >>> print(source.fit(model))
+        diff_means at resid_post.3, position -1
+    """
+
+    contrast: str | None = Field(None, description="JSONL file of pairs, or organism.BEHAVIOUR")
+    columns: dict[str, str] | None = Field(None, description="keys of the two sides in the file")
+    skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
+    method: str = Field("diff_means", description="method to fit, by name")
+    site: str | None = Field(None, description="where it is fitted or read; default: the autoencoder's site")
+    position: int = Field(-1, description="token of the prompt; negative counts from its end")
+    pairs: int | None = Field(None, ge=2, description="most pairs to fit on, drawn at random")
+    seed: int = Field(0, ge=0, description="seed of the pairs and of the method")
+    rank: int = Field(1, ge=1, description="how many rows to fit, for methods that have several")
+    sae: str | None = Field(None, description="folder of an autoencoder")
+    folder: str | None = Field(None, description="folder of a saved direction")
+    token: str | None = Field(None, description="text of one token, whose lens vector is the direction")
+    lens: str = Field("logit", description="logit, or the folder or file of a fitted lens (Jacobian or tuned)")
+    gain: bool = Field(False, description="take the final norm's gain into the lens vector")
+    latent: int | None = Field(None, ge=0, description="number of a latent, whose decoder row is the direction")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DirectionSource":
+        origins = [name for name in _OF if getattr(self, name) is not None]
+        if len(origins) != 1:
+            raise InterpError(f"a direction has {', '.join(origins) or 'no origin'}; expected one of {', '.join(_OF)}")
+        origin = origins[0]
+        if unused := sorted(self.model_fields_set - _OF[origin] - {origin}):
+            known = ", ".join(sorted(_OF[origin])) or "no options"
+            raise InterpError(f"a direction from a {origin} has no {unused[0]!r}; it takes {known}")
+        require_methods([self.method])
+        if self.site is None and self.sae is None and origin != "folder":
+            raise InterpError(f"a direction from a {origin} has no site; give one, such as site: resid_post.12")
+        if self.latent is not None and self.sae is None:
+            raise InterpError("a latent has no autoencoder; give its folder (sae)")
+        return self
+
+    def fit(self, model: HookedModel, folder: str | Path = ".") -> Direction | Eraser:
+        """Fit or read the direction; an eraser where the method is leace, sal or inlp.
+
+        Args:
+            model: The model.
+            folder: Folder that paths are relative to.
+
+        Raises:
+            InterpError: A file cannot be read, the site or token is unknown, what is read belongs to another model, or
+                the method gives no direction.
+        """
+        root = Path(folder)
+        if self.folder is not None:
+            direction = Direction.load(root / self.folder)
+            direction.check(model.reference, f"the direction in {self.folder}")
+            return direction
+        sae = None if self.sae is None else SparseAutoencoder.load(root / self.sae, model)
+        if self.token is not None:
+            lens = Lens() if self.lens == "logit" else Lens.load(root / self.lens, model)
+            return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)
+        if sae is not None and self.latent is not None:
+            return self._latent_row(sae)
+        file = str(self.contrast)
+        source = file if file.partition(".")[0] == ORGANISM else root / file
+        pairs = read_contrast(source, self.pairs, self.seed, self.columns, self.skip_bad)
+        fitted = fit_direction(model, pairs, self.method, self.site, self.position, sae, self.rank, self.seed)
+        return fitted.eraser or fitted.direction
+
+    def _latent_row(self, sae: SparseAutoencoder) -> Direction:
+        if not 0 <= (self.latent or 0) < sae.d_sae:
+            raise InterpError(f"latent {self.latent} does not exist; expected one from 0 to {sae.d_sae - 1}")
+        return Direction(sae.W_dec[self.latent][None].float(), sae.site, -1, "sae_latent", sae.model, data="")

@@ -1,0 +1,341 @@
+"""One edit of a recipe file: an op by name, where it acts, and its options."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from interp.core.config import Config
+from interp.core.errors import InterpError, nearest
+from interp.core.files import read_tensors
+from interp.data.corpora import texts
+from interp.directions.direction import Direction
+from interp.directions.methods.erasure import Eraser
+from interp.interventions.ablation import Replace, Resample, Scale, bank
+from interp.interventions.affine_ops import Add, Erase, LowRank, Project
+from interp.interventions.gate import Fires, Gate, Reads
+from interp.interventions.knockout import Knockout
+from interp.interventions.latents import Clamp, Suppress
+from interp.interventions.op import Op
+from interp.interventions.positions import At, Schedule
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder
+from interp.search.direction_source import DirectionSource
+from interp.search.strengths import Number, Strength, by_strength
+
+Place = tuple[str | list[str], Op]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Numbers = Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+Tokens = Annotated[tuple[str | int, ...], Field(strict=False, min_length=1)]
+Unit = str | int | float  # LAYER.UNIT; YAML reads 3.5 as a number
+Units = Annotated[tuple[Unit, ...], Field(strict=False, min_length=1)]
+
+
+class GateData(Config):
+    """When an edit acts: where a direction's reading or a latent is above a threshold.
+
+    Example:
+        >>> interp.search.GateData(direction="rude", threshold=2.0).per
+        'sequence'
+    """
+
+    direction: str | None = Field(None, description="name of the direction that is read")
+    sae: str | None = Field(None, description="folder of the autoencoder, for a latent")
+    latent: int | None = Field(None, ge=0, description="number of the latent that is read")
+    threshold: Number = Field(description="value above which the edit acts")
+    cosine: bool = Field(False, description="read the cosine in place of the product")
+    per: Literal["token", "sequence"] = Field("sequence", description="decide for each token or each sequence")
+    reduce: Literal["max", "mean", "last"] = Field("max", description="how tokens make a sequence's score")
+    site: str | None = Field(None, description="where it reads; default: the edit's site, or the autoencoder's")
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> "GateData":
+        if (self.direction is None) == (self.latent is None) or (self.latent is None) != (self.sae is None):
+            raise InterpError("a gate reads one thing; give a direction, or sae and latent")
+        return self
+
+    def around(self, op: Op, parts: "EditParts") -> Gate:
+        """The op behind the gate."""
+        when: Reads | Fires
+        if self.latent is not None:
+            when = Fires(parts.sae(str(self.sae)), self.latent, self.threshold)
+        else:
+            when = Reads(parts.direction(str(self.direction)), self.threshold, self.cosine)
+        return Gate(op, when, self.per, self.reduce, self.site)
+
+
+class ScheduleData(Config):
+    """Strengths of an edit while a reply is written.
+
+    Example:
+        >>> interp.search.ScheduleData(scales=(1.0, 0.5, 0.0)).prompt
+        0.0
+    """
+
+    scales: tuple[Number, ...] = Field(strict=False, description="of the first generated token, the second, and so on")
+    prompt: Number = Field(0.0, description="over the rest of the prompt")
+
+
+class EditData(Config):
+    """One edit as a recipe file describes it; which options an op takes is in docs/howto/recipe_file.md.
+
+    Example:
+        >>> edit = interp.search.EditData(op="Scale", heads=["3.5", "4.1"], factor=0.0)
+        >>> edit.needs
+        []
+    """
+
+    op: str = Field(description="name of the op, such as Project")
+    sites: str | Names | None = Field(None, description="site, pattern or several of them")
+    layers: int | str | None = Field(None, description="keep the sites of these layers: 12, or 8-20, or 0-3,8-20")
+    direction: str | None = Field(None, description="name of a direction")
+    strength: Strength | None = Field(None, description="number, kernel over layers, or one for each kind of writer")
+    relative: bool | None = Field(None, description="Add: in units of the length of the activations")
+    sae: str | None = Field(None, description="folder of an autoencoder or a transcoder")
+    latents: Numbers | None = Field(None, description="numbers of latents")
+    heads: Units | None = Field(None, description="heads, as LAYER.HEAD")
+    neurons: Units | None = Field(None, description="neurons, as LAYER.NEURON")
+    factor: Number | None = Field(None, description="factor of the heads, neurons or latents; 0 removes them")
+    value: Number | None = Field(None, description="Clamp: what the latents are held at")
+    texts: str | None = Field(None, description="texts for the mean (Replace) or the bank (Resample): file or folder")
+    documents: int | None = Field(None, ge=1, description="most documents of the texts that are read [default: 64]")
+    seed: int | None = Field(None, ge=0, description="Resample: seed of the draw")
+    queries: Tokens | None = Field(None, description="Knockout: tokens that see less")
+    keys: Tokens | None = Field(None, description="Knockout: tokens that are not seen")
+    tensors: str | None = Field(None, description="safetensors file of the op's tensors (LowRank, Erase)")
+    positions: Tokens | None = Field(None, description="act at these tokens only")
+    schedule: ScheduleData | None = Field(None, description="strengths while a reply is written")
+    gate: GateData | None = Field(None, description="act under a condition only")
+
+    @model_validator(mode="after")
+    def _fits_the_op(self) -> "EditData":
+        if self.op in _WRAPPERS:
+            raise InterpError(f"{self.op} holds another op; name that op, and give it {_WRAPPERS[self.op]}: …")
+        if self.op not in _OPS:
+            raise InterpError(f"unknown op {self.op!r}; {nearest(self.op, _OPS)}")
+        options = _OPS[self.op]
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        for name in sorted(given - {"op", *_ANYWHERE} - options.names):
+            raise InterpError(f"{self.op} takes no {name!r}; it takes {', '.join(sorted(options.names))}")
+        for group in options.needed:
+            here, choice = sorted(given & set(group.split("|"))), group.replace("|", " or ")
+            if len(here) != 1:
+                raise InterpError(f"{self.op} has {' and '.join(here) or 'none of these'}; expected {choice}")
+        return self
+
+    @property
+    def needs(self) -> list[str]:
+        """The names of the directions that it uses."""
+        names = (self.direction, self.gate and self.gate.direction)
+        return [name for name in names if name is not None]
+
+    def build(self, parts: "EditParts") -> list[Place]:
+        """The sites and ops for a model, one or several. Raises where the edit does not fit the model."""
+        return [(sites, self._wrapped(op, parts)) for sites, op in _OPS[self.op].build(self, parts)]
+
+    def _wrapped(self, op: Op, parts: "EditParts") -> Op:
+        if self.schedule is not None:
+            op = Schedule(op, self.schedule.scales, self.schedule.prompt)
+        if self.positions is not None:
+            op = At(op, self.positions, model=parts.model)
+        return op if self.gate is None else self.gate.around(op, parts)
+
+
+@dataclass(frozen=True)
+class EditParts:
+    """What edits are built from: the model, directions by name, their sources, and the folder of relative paths."""
+
+    model: HookedModel
+    directions: Mapping[str, Direction | Eraser]
+    sources: Mapping[str, DirectionSource]
+    folder: Path
+
+    def direction(self, name: str) -> Direction:
+        """A direction by name; of an eraser, the rows that it reads."""
+        fitted = self.directions[name]
+        if isinstance(fitted, Direction):
+            return fitted
+        source = self.sources[name]
+        site = Site.parse(str(source.site))
+        return Direction(fitted.read.float(), site, source.position, fitted.method, fitted.model, data="")
+
+    def eraser(self, name: str) -> Eraser:
+        """An eraser by name. Raises for a direction of another kind."""
+        fitted = self.directions[name]
+        if isinstance(fitted, Direction):
+            raise InterpError(f"direction {name!r} is {fitted}; Erase takes one by leace, sal or inlp")
+        return fitted
+
+    def sae(self, folder: str) -> SparseAutoencoder:
+        """The autoencoder of a folder."""
+        return SparseAutoencoder.load(self.folder / folder, self.model)
+
+    def sites(self, edit: EditData) -> list[Site]:
+        """The sites of an edit, in its layers."""
+        sites = self.model.resolve(edit.sites or [])
+        if edit.layers is None:
+            return sites
+        layers = _layers(edit.layers)
+        kept = [site for site in sites if site.layer in layers]
+        if not kept:
+            raise InterpError(f"layers {edit.layers} leave none of {edit.sites}; there are {self.model.n_layers}")
+        return kept
+
+    def names(self, edit: EditData) -> list[str]:
+        """The sites of an edit as they are written, or one by one where only some layers are kept."""
+        sites = self.sites(edit)
+        if edit.layers is None and edit.sites is not None:
+            return [edit.sites] if isinstance(edit.sites, str) else list(edit.sites)
+        return [str(site) for site in sites]
+
+    def bank(self, edit: EditData, site: Site) -> Tensor:
+        """Activations of the edit's texts at a site."""
+        documents = list(islice(texts(self.folder / str(edit.texts)), edit.documents or 64))
+        return bank(self.model, documents, site)
+
+    def units(self, edit: EditData) -> dict[Site, list[int]]:
+        """The heads or neurons of an edit, by site."""
+        kind, units = ("z", edit.heads) if edit.heads is not None else ("mlp_post", edit.neurons)
+        by_site: dict[Site, list[int]] = {}
+        for unit in units or ():
+            text = str(unit)
+            numbers = re.fullmatch(r"(\d+)\.(\d+)", text)
+            if isinstance(unit, int) or numbers is None:
+                raise InterpError(f"unit {text} can't be read; write LAYER.NUMBER in quotes, such as '3.5'")
+            (site,) = self.model.resolve(f"{kind}.{int(numbers[1])}")
+            number, count = int(numbers[2]), self.width(site)
+            if number >= count:
+                raise InterpError(f"unit {text} does not exist: {site} has {count}, counted from 0")
+            if isinstance(unit, float) and 0 < 10 * number < count:
+                raise InterpError(
+                    f"unit {text} could be {text}0, which YAML reads as the same number; put it in quotes"
+                )
+            by_site.setdefault(site, []).append(number)
+        return by_site
+
+    def width(self, site: Site) -> int:
+        """How many heads or neurons a site has."""
+        return self.model.capture(self.model.tokens([[0]]), site)[site].shape[2]
+
+
+def _layers(text: int | str) -> set[int]:
+    """The numbers of layers in 12, 8-20 or 0-3,8-20."""
+    ranges = [re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part) for part in str(text).split(",")]
+    if None in ranges:
+        raise InterpError(f"layers are {text!r}; expected a number or ranges, such as 12 or 0-3,8-20")
+    return {layer for each in ranges if each for layer in range(int(each[1]), int(each[2] or each[1]) + 1)}
+
+
+def _project(edit: EditData, parts: EditParts) -> list[Place]:
+    direction = parts.direction(str(edit.direction))
+    return [(names, Project(direction, strength)) for names, strength in _strengths(edit, parts)]
+
+
+def _add(edit: EditData, parts: EditParts) -> list[Place]:
+    direction, relative = parts.direction(str(edit.direction)), bool(edit.relative)
+    return [(names, Add(direction, strength, relative)) for names, strength in _strengths(edit, parts)]
+
+
+def _strengths(edit: EditData, parts: EditParts) -> list[tuple[list[str], float]]:
+    strength = 1.0 if edit.strength is None else edit.strength
+    if isinstance(strength, int | float):
+        return [(parts.names(edit), float(strength))]
+    groups = by_strength(strength, parts.sites(edit))
+    return [([str(site) for site in sites], number) for number, sites in groups.items()]
+
+
+def _erase(edit: EditData, parts: EditParts) -> list[Place]:
+    if edit.direction is not None:
+        return [(parts.names(edit), Erase.of(parts.eraser(edit.direction)))]
+    return [(parts.names(edit), _of_tensors(Erase, edit, parts))]
+
+
+def _low_rank(edit: EditData, parts: EditParts) -> list[Place]:
+    return [(parts.names(edit), _of_tensors(LowRank, edit, parts))]
+
+
+def _of_tensors(op: type[Erase] | type[LowRank], edit: EditData, parts: EditParts) -> Op:
+    tensors, names = read_tensors(parts.folder / str(edit.tensors)), {each.name for each in fields(op)} - {"model"}
+    if tensors.keys() != names:
+        raise InterpError(f"{edit.tensors} has {', '.join(sorted(tensors))}; expected {', '.join(sorted(names))}")
+    return op(**tensors, model=parts.model.reference)
+
+
+def _clamp(edit: EditData, parts: EditParts) -> list[Place]:
+    op = Clamp(parts.sae(str(edit.sae)), list(edit.latents or ()), edit.value or 0.0, edit.factor)
+    return [([str(op.site)], op)]
+
+
+def _suppress(edit: EditData, parts: EditParts) -> list[Place]:
+    op = Suppress(parts.sae(str(edit.sae)), list(edit.latents or ()), edit.factor or 0.0)
+    return [([str(op.site)], op)]
+
+
+def _scale(edit: EditData, parts: EditParts) -> list[Place]:
+    places: list[Place] = []
+    for site, units in parts.units(edit).items():
+        factors = torch.ones(parts.width(site))
+        factors[units] = edit.factor or 0.0
+        places.append(([str(site)], Scale(factors, parts.model.reference)))
+    return places
+
+
+def _replace(edit: EditData, parts: EditParts) -> list[Place]:
+    return _at_units(edit, parts, lambda site, units: Replace(_mean(edit, parts, site), units, parts.model.reference))
+
+
+def _mean(edit: EditData, parts: EditParts, site: Site) -> Tensor | None:
+    return None if edit.texts is None else parts.bank(edit, site).mean(0)
+
+
+def _resample(edit: EditData, parts: EditParts) -> list[Place]:
+    seed, model = edit.seed or 0, parts.model.reference
+    return _at_units(edit, parts, lambda site, units: Resample(parts.bank(edit, site), units, seed, model))
+
+
+def _knockout(edit: EditData, parts: EditParts) -> list[Place]:
+    queries, keys = list(edit.queries or ()), list(edit.keys or ())
+    return _at_units(edit, parts, lambda site, heads: Knockout(queries, keys, heads))
+
+
+def _at_units(edit: EditData, parts: EditParts, make: Callable[[Site, list[int] | None], Op]) -> list[Place]:
+    """An op for each site of some units, or for each site as a whole."""
+    units: Mapping[Site, list[int] | None] = dict.fromkeys(parts.sites(edit)) if edit.sites else parts.units(edit)
+    return [([str(site)], make(site, numbers)) for site, numbers in units.items()]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What an op takes: of each needed group, written a|b, exactly one; and how it is built."""
+
+    needed: Sequence[str]
+    optional: Sequence[str]
+    build: Callable[[EditData, EditParts], list[Place]]
+
+    @property
+    def names(self) -> set[str]:
+        return {name for group in self.needed for name in group.split("|")} | {*self.optional}
+
+
+_UNITS = "heads|neurons"
+_OPS = {
+    "Project": _Options(["sites", "direction"], ["layers", "strength"], _project),
+    "Add": _Options(["sites", "direction"], ["layers", "strength", "relative"], _add),
+    "Erase": _Options(["sites", "direction|tensors"], ["layers"], _erase),
+    "LowRank": _Options(["sites", "tensors"], ["layers"], _low_rank),
+    "Clamp": _Options(["sae", "latents"], ["value", "factor"], _clamp),
+    "Suppress": _Options(["sae", "latents"], ["factor"], _suppress),
+    "Scale": _Options([_UNITS, "factor"], [], _scale),
+    "Replace": _Options([f"{_UNITS}|sites"], ["layers", "texts", "documents"], _replace),
+    "Resample": _Options([f"{_UNITS}|sites", "texts"], ["layers", "documents", "seed"], _resample),
+    "Knockout": _Options(["heads|sites", "queries", "keys"], ["layers"], _knockout),
+}
+_ANYWHERE = ("positions", "schedule", "gate")
+_WRAPPERS = {"At": "positions", "Schedule": "schedule", "Gate": "gate"}

@@ -1,0 +1,48 @@
+"""Edits as data: every op by name, with its options, is the op that Python makes."""
+
+import torch
+from sae_samples import autoencoder
+from safetensors.torch import save_file
+
+import interp
+from interp.interventions import Erase, Knockout, LowRank, Replace, Resample, Scale, bank
+from interp.interventions.op import OPS
+from interp.search import RecipeFile
+from interp.search.edit_data import _OPS, _WRAPPERS
+
+TOKEN = {"token": "w9", "site": "resid_post.1"}
+
+
+def build(model, *edits, folder="."):
+    return RecipeFile.parse({"directions": {"w9": TOKEN}, "edits": list(edits)}).build(model, folder=folder)
+
+
+def test_every_op_can_be_written(tiny, tmp_path):
+    assert {*_OPS, *_WRAPPERS} == {*OPS}
+    model, sae = tiny("llama"), autoencoder(tiny("llama"))
+    sae.save(tmp_path / "sae")
+    (tmp_path / "texts.txt").write_text("w5 w6 w7\n\nw8 w9 w10")
+    rows, one, mean = torch.eye(32)[:1], torch.ones(1), torch.ones(32)
+    save_file({"rows": rows, "weight": 2 * rows.clone(), "bias": one}, tmp_path / "low_rank.safetensors")
+    save_file({"read": rows, "write": 2 * rows.clone(), "mean": mean}, tmp_path / "erase.safetensors")
+    texts = list(interp.data.documents(tmp_path / "texts.txt"))
+    values = bank(model, [text.text for text in texts] if hasattr(texts[0], "text") else texts, "mlp_out.1")
+    cases = [
+        ({"op": "LowRank", "sites": "mlp_out.1", "tensors": "low_rank.safetensors"}, LowRank(rows, 2 * rows, one)),
+        ({"op": "Erase", "sites": "resid_post.1", "tensors": "erase.safetensors"}, Erase(rows, 2 * rows, mean)),
+        ({"op": "Clamp", "sae": "sae", "latents": [3, 4], "value": 2.0}, interp.Clamp(sae, [3, 4], 2.0)),
+        ({"op": "Replace", "sites": "mlp_out.1", "texts": "texts.txt"}, Replace(values.mean(0))),
+        ({"op": "Resample", "sites": "mlp_out.1", "texts": "texts.txt", "seed": 3}, Resample(values, seed=3)),
+        ({"op": "Replace", "neurons": ["1.40", 1.7]}, Replace(units=[40, 7])),
+        ({"op": "Scale", "heads": [1.2], "factor": 0.5}, Scale(torch.tensor([1, 1, 0.5, 1]))),
+        ({"op": "Knockout", "heads": ["1.2"], "queries": ["last"], "keys": [0]}, Knockout(["last"], [0], [2])),
+    ]  # fmt: skip
+    ids = model.tokens("w5 w6 w7 w8 w9")
+    for edit, op in cases:
+        recipe = build(model, edit, folder=tmp_path)
+        expected = interp.Recipe([(recipe.edits[0].sites, op)])
+        with model.hooked(recipe):
+            logits = model.logits(ids)
+        with model.hooked(expected):
+            assert torch.equal(logits, model.logits(ids)), edit["op"]
+        assert not torch.equal(logits, model.logits(ids)), "control: it acts"
