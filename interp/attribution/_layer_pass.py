@@ -15,7 +15,7 @@ Limitations: the logits are read at the last position only.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -175,11 +175,24 @@ class RecordedRun:
             joining = [edit for edit in edits if edit.site.layer == layer]
             if joining:
                 hidden = torch.cat([hidden, self.streams[layer][:, start:].repeat(len(joining), 1, 1)])
-            with attached(self.model.hf, self._taps(joining, len(hidden))):
+            with attached(self.model.hf, self._taps(joining, len(hidden))), self._narrowed_mlp(layer, joining):
                 hidden = self.through(layer, hidden, arguments)
         last = self.norm(hidden[:, -1]).unflatten(0, (-1, batch))
         size = max(1, _LOGITS // (batch * self.model.hf.get_output_embeddings().weight.shape[0]))
         return torch.cat([read(stream_logits(self.model, part)) for part in last.split(size)])
+
+    def _narrowed_mlp(self, layer: int, joining: Sequence[SiteEdit]) -> AbstractContextManager[Any]:
+        """While the last layer runs, its MLP gets the last column alone: no other column of its output is read.
+
+        Some MLPs add in place to the output of attention beside them; those after attention do not.
+        """
+        site, known = Site("mlp_input", layer), self.model.sites
+        edited = any(edit.site.order >= site.order for edit in joining)
+        sequential = site in known and Site("resid_mid", layer) in known and not self.model.tap(site).batch_of
+        if edited or not sequential or layer < len(self.layers) - 1:
+            return nullcontext()
+        mlp = self.model.hf.get_submodule(self.model.tap(site).path)
+        return mlp.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
 
     def _taps(self, joining: Sequence[SiteEdit], rows: int) -> list[tuple[Tap, Transform]]:
         """The edits of the copies that have just joined, which are the last rows."""
