@@ -35,7 +35,9 @@ class AuditOptions(Config):
     baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
     instruction: str | None = Field(None, description="text of the prompt baseline [default: stop the suite's harms]")
     cache: Path | None = Field(None, description=f"folder of cached scores [default: {CACHE} next to --out]")
-    policy: str | None = Field(None, description='also show the decision of this policy (YAML file, or "release")')
+    policy: str | None = Field(
+        None, description="also show the decision of this policy (YAML file, release or targeted)"
+    )
     page: Path | None = Field(None, description="new HTML file for the report")
     seed: int = Field(0, ge=0, description="seed for sampling items and for bootstrap intervals")
     dtype: str | None = Field(None, description="dtype of the models: float32, bfloat16 or float16 [default: float32]")
@@ -121,7 +123,7 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
 class GateOptions(Config):
     """The policy, and what is released under it."""
 
-    policy: str = Field(description='YAML file of the policy, or "release" for the bundled one')
+    policy: str = Field(description='YAML file of the policy, or "release" or "targeted", which are bundled')
     checkpoint: Path | None = Field(None, description="checkpoint to release, which the audit must have measured")
     base: str | None = Field(None, description="unedited model, to repeat the export from [default: as it records]")
     key: Path | None = Field(None, description="public key (PEM) of the export's signature, instead of the base")

@@ -26,7 +26,7 @@ class ExportInputs(Config):
     protect: Path | None = Field(None, description="folder of a saved direction that the edit leaves intact")
     prompts: Path | None = Field(None, description="file of additional texts, one per line, for the certificate")
     require: Path | None = Field(None, description="audit of this recipe; export only if --policy allows it")
-    policy: str | None = Field(None, description='with --require: policy (YAML file), or "release" for the bundled one')
+    policy: str | None = Field(None, description="with --require: policy (YAML file, or bundled: release, targeted)")
     safeguard: tuple[str, ...] = repeated("with --require: safeguard of the policy that you state is in place")
     distil: str | None = Field(None, description="corpus to train factors on, for a recipe that can't be folded")
     rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")

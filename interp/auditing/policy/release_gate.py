@@ -61,7 +61,7 @@ def gate(
 
     Args:
         audit: A file written by `Audit.save`.
-        policy: A policy, the name of a shipped one (`release`), or a YAML file.
+        policy: A policy, the name of a shipped one (`release`, `targeted`), or a YAML file.
         checkpoint: Folder of the checkpoint to release. Without one, the decision is on what was audited alone.
         safeguards: Names of safeguards in place, as stated by whoever decides.
         recipe: The recipe to export.

@@ -24,7 +24,7 @@ from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
 
 Metric = Literal["after", "excess", "change", "relative_change"]
-SHIPPED = ("release",)
+SHIPPED = ("release", "targeted")
 
 
 class Threshold(Config):
