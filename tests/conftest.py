@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 # Before transformers is imported: no test may depend on the network, or wait for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,9 +15,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import hypothesis
 import pytest
-import tiny_models
 
-from interp.models.hooked import HookedModel
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
 
 # The same examples each time, and no deadline: how fast an example runs says more about the machine than about the
 # code.
@@ -24,14 +25,22 @@ hypothesis.settings.register_profile("interp", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("interp")
 
 
+def pytest_collection() -> None:
+    """What is imported and collected stays: the garbage collector need not go through it, now or later."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays: the garbage collector need not go through it again and again."""
+    """See above."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Callable[..., HookedModel]:
+def tiny() -> "Callable[..., HookedModel]":
     """`tiny("llama", seed=0)`: a random model of an architecture whose words are w4 to w127."""
+    import tiny_models  # not above: the process that starts xdist's workers needs no torch
+
     return cache(tiny_models.build)
 
 
