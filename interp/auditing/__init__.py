@@ -4,6 +4,7 @@ In reading order:
 
 - `behaviours`: Behaviour (prompts, scorer, and whether it is a harm, protected or a capability).
 - `scoring`: what makes behaviours: likelihoods of answers, graded replies, refusals, judges, behaviour files.
+- `reply_divergence`: what an edit changes on benign prompts.
 - `public`: behaviours on published evaluation sets.
 - `suites`: named lists of behaviours.
 - `conditions`: a model under a recipe or an instruction, and the cache of its scores.

@@ -16,6 +16,7 @@ from .policy.decision import decide as decide
 from .policy.release_gate import gate as gate
 from .policy.schema import Policy as Policy
 from .public.suite import public_suite as public_suite
+from .reply_divergence import reply_kl as reply_kl
 from .scoring.behaviour_file import read_behaviours as read_behaviours
 from .scoring.choices import choice as choice
 from .scoring.choices import margin as margin

@@ -9,9 +9,11 @@ Behaviours come from `scoring.choices` (likelihoods), `scoring.replies` (graded 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from inspect import Parameter, signature
 from math import isfinite, isinf, isnan
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
@@ -21,6 +23,7 @@ from interp.models.hooked import HookedModel
 
 Kind = Literal["harm", "protected", "capability"]
 Unit = Literal["rate", "margin", "nats"]
+Maker = TypeVar("Maker", bound=Callable[..., "Behaviour"])
 CONSTANT = "every item has the same score: the scorer may not discriminate"
 
 
@@ -81,6 +84,7 @@ class Behaviour(Displayed):
         chance: Mean score of random guessing, where that is defined.
         secret: Whether replies may be harmful or offensive. Such replies are never stored nor printed.
         spec: What the scorer depends on apart from the prompts (answers, gold); part of the digest.
+        picked: Makes the behaviour on the items with these numbers; `by_items` gives it to what makes behaviours.
 
     Raises:
         InterpError: There are no prompts, a prompt is empty, groups do not match the prompts, two items are the
@@ -110,6 +114,7 @@ class Behaviour(Displayed):
     chance: float | None = None
     secret: bool = False
     spec: Mapping[str, Any] = field(default_factory=dict)
+    picked: "Callable[[Sequence[int]], Behaviour] | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -146,6 +151,19 @@ class Behaviour(Displayed):
         """SHA-256 of prompts, groups and `spec`."""
         return sha256_json([self.prompts, self.groups, dict(self.spec)])
 
+    def pick(self, items: Sequence[int]) -> "Behaviour":
+        """The behaviour on some of its items, in this order.
+
+        Args:
+            items: Their numbers, from 0.
+
+        Raises:
+            InterpError: It was made by hand, so that its items are measured together only.
+        """
+        if self.picked is None:
+            raise self._error(" measures its items together only; make it by a function of interp.auditing")
+        return self.picked(items)
+
     def scores(self, model: HookedModel) -> Scores:
         """The result of `measure`, checked.
 
@@ -177,6 +195,38 @@ class Behaviour(Displayed):
         rows = {"kind": self.kind, "items": len(self), "a higher score means": self.statement}
         rows |= {"scored by": self.scorer, "digest": self.digest[:12]}
         return self.name, list(rows.items())
+
+
+def by_items(*columns: str) -> Callable[[Maker], Maker]:
+    """Decorate a function that makes behaviours, so that each can also be made on some of its items.
+
+    Args:
+        columns: The function's arguments that have an entry per item; `groups` among its further fields is one, too.
+
+    Example:
+        >>> from interp.auditing import text_loss
+        >>> text_loss("loss", ["The mill is by the river.", "Rain fell."]).pick([1]).prompts
+        ('Rain fell.',)
+    """
+
+    def decorate(make: Maker) -> Maker:
+        parameters = signature(make)
+        kinds = {given.kind: name for name, given in parameters.parameters.items()}
+
+        @wraps(make)
+        def made(*args: Any, **options: Any) -> Behaviour:
+            def pick(items: Sequence[int]) -> Behaviour:
+                call = parameters.bind(*args, **options)
+                fields = call.arguments.get(kinds.get(Parameter.VAR_KEYWORD, ""), {})
+                for values, names in ((call.arguments, columns), (fields, ("groups",))):
+                    values.update({x: [values[x][item] for item in items] for x in names if len(values.get(x, ()))})
+                return made(*call.args, **call.kwargs)
+
+            return replace(make(*args, **options), picked=pick)
+
+        return made  # type: ignore[return-value]  # the same call
+
+    return decorate
 
 
 def description_digest(behaviour: Any) -> str:

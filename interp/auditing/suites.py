@@ -5,11 +5,11 @@ folder of the user's (`interp.auditing.public.suite`). A suite may also be a YAM
 and docs/howto/own_harm.md.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from interp import organism
-from interp.auditing.behaviours import Behaviour, Scores
+from interp.auditing.behaviours import Behaviour, Scores, by_items
 from interp.auditing.public.suite import public_suite
 from interp.auditing.scoring.behaviour_file import read_behaviours
 from interp.auditing.scoring.choices import text_loss
@@ -43,9 +43,13 @@ def organism_behaviour(
     """
     if name not in organism.BEHAVIOURS:
         raise InterpError(f"unknown behaviour {name!r} of the organism; {nearest(name, organism.BEHAVIOURS)}")
-    planted = organism.BEHAVIOURS[name]
     drawn = organism.prompts(name, 2 * items if leave_out else items, split=split, seed=seed)
-    sample = [prompt for prompt in drawn if prompt.user not in leave_out][:items]
+    return _planted(name, [prompt for prompt in drawn if prompt.user not in leave_out][:items])
+
+
+@by_items("sample")
+def _planted(name: str, sample: Sequence[organism.Prompt]) -> Behaviour:
+    planted = organism.BEHAVIOURS[name]
 
     def measure(model: HookedModel) -> Scores:
         replies = model.generate([model.chat(prompt.user) for prompt in sample])

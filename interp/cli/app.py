@@ -147,7 +147,16 @@ RUNS_VERBS: dict[str, Command] = {
     "compare": compare_command,
     "gc": clear_command,
 }
-KEYS = {"run": "interp.pipeline.experiment:Experiment", "train": "interp.sae.config:SaeConfig"}
+SWEEP_VERBS: dict[str, Command] = {
+    "run": search.sweep_command,
+    "show": search.show_sweep_command,
+    "pick": search.pick_command,
+}
+KEYS = {
+    search.run_command: "interp.pipeline.experiment:Experiment",
+    search.sweep_command: "interp.search.sweep_file:SweepFile",
+    sae.train_command: "interp.sae.config:SaeConfig",
+}
 
 
 def build_app() -> typer.Typer:
@@ -158,12 +167,22 @@ def build_app() -> typer.Typer:
     runs_group = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
     lens_help = "Read inner layers through a lens (lens MODEL is lens read MODEL), and fit lenses."
     lens_group = typer.Typer(help=lens_help, cls=verb_group("read"), no_args_is_help=True)
+    sweep_help = "Search a space of recipes (sweep FILE is sweep run FILE), show a sweep, and take a trial's recipe."
+    sweep_group = typer.Typer(help=sweep_help, cls=verb_group("run"), no_args_is_help=True)
+    root.add_typer(sweep_group, name="sweep")
     root.add_typer(lens_group, name="lens")
     root.add_typer(sae_group, name="sae")
     root.add_typer(runs_group, name="runs")
-    for group, verbs in ((root, VERBS), (lens_group, LENS_VERBS), (sae_group, SAE_VERBS), (runs_group, RUNS_VERBS)):
+    groups = {
+        root: VERBS,
+        lens_group: LENS_VERBS,
+        sae_group: SAE_VERBS,
+        runs_group: RUNS_VERBS,
+        sweep_group: SWEEP_VERBS,
+    }
+    for group, verbs in groups.items():
         for name, command in verbs.items():
-            group.command(name, cls=keys_command(KEYS[name]) if name in KEYS else None)(with_options(command))
+            group.command(name, cls=keys_command(KEYS[command]) if command in KEYS else None)(with_options(command))
     return root
 
 

@@ -6,6 +6,8 @@ In reading order:
 - `strengths`: how strongly an edit acts: a number, a smooth kernel over layers, or one for each kind of writer.
 - `edit_data`: one edit: an op by name, where it acts, and its options.
 - `recipe_file`: `RecipeFile`, directions and edits as a YAML file has them, and the recipe built of them.
+- `space`: a recipe in which some values are left to choose.
+- `sweeps`: a space searched: trials, objectives and bounds, the front and its confirmation.
 """
 
 from interp.core.lazy import lazy_exports

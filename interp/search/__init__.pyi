@@ -5,3 +5,12 @@ from .edit_data import ScheduleData as ScheduleData
 from .recipe_file import RecipeFile as RecipeFile
 from .strengths import Kernel as Kernel
 from .strengths import WriterStrengths as WriterStrengths
+from .sweeps.picking import pick as pick
+from .sweeps.sweep import run_sweep as run_sweep
+from .sweeps.sweep_file import ConfirmSettings as ConfirmSettings
+from .sweeps.sweep_file import MeasureSettings as MeasureSettings
+from .sweeps.sweep_file import SamplerSettings as SamplerSettings
+from .sweeps.sweep_file import StopSettings as StopSettings
+from .sweeps.sweep_file import SweepFile as SweepFile
+from .sweeps.sweep_record import SweepRecord as SweepRecord
+from .sweeps.trials import SweepTrial as SweepTrial

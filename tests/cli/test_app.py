@@ -29,13 +29,16 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(app.app)
-    groups = {name: command.commands.pop(name) for name in ("lens", "sae", "runs")}
+    groups = {name: command.commands.pop(name) for name in ("lens", "sae", "runs", "sweep")}
     inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
     verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
     assert found == {
         "demo": ["--json", "--out", "--resume", "--seed"],
         "run": ["--force", "--json", "--out", "--resume", "file", "overrides"],
+        "sweep run": ["--json", "--out", "--trials", "--workers", "file", "overrides"],
+        "sweep show": ["--json", "--page", "folder"],
+        "sweep pick": ["--export", "--json", "--knee", "--out", "--trial", "folder"],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
         "runs compare": ["--json", "paths"],

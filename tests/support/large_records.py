@@ -33,6 +33,7 @@ from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.requirements import Reason
+from interp.auditing.statistics.comparison import Estimate
 from interp.data import encode, pack
 from interp.directions import Eraser, ErasureFitter, Findings, ReftR1, Sides, SteeringVector
 from interp.directions.controls import ControlScore
@@ -43,6 +44,8 @@ from interp.editing.fold import PlannedEdit
 from interp.models import Continuations, HookedModel, Site
 from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
+from interp.search import SweepFile, SweepRecord, SweepTrial
+from interp.search.sweeps.confirmation import ConfirmedChange, ConfirmedPoint
 
 EVIL = "<script>alert('x')</script>\n&"
 SITES = [f"resid_post.{layer}" for layer in range(60)]
@@ -73,6 +76,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield from _directions(n)
     yield from _audits(model, n, folder)
     yield from _edits(n)
+    yield from _searches(folder, n)
     sae = sae_samples.autoencoder(model)
     yield replace(sae, metrics=sample.quality())
     point = ProgressPoint(1000, 0.2, 0.1, 5.0, 1, 1e-3, 0.0)
@@ -167,3 +171,19 @@ def _edits(n: int) -> Iterator[object]:
     certificate = sample.certificate()
     yield replace(certificate, leak_by_writer=dict.fromkeys(SITES, 0.1))
     yield replace(certificate, status="approximate", fold=None)
+
+
+def _searches(folder: Path, n: int) -> Iterator[object]:
+    """A sweep with a front of many points, and a point of it with many behaviours."""
+    measure = {"suites": [EVIL]}
+    settings = SweepFile.parse({"name": EVIL, "model": EVIL, "recipe": {EVIL: EVIL * n}, "measure": measure})
+    params = {f"{EVIL}.{number}": EVIL for number in range(n)}
+    trials = tuple(
+        SweepTrial(number, "complete", params, costs=(number / n, -number / n), reason=EVIL * n) for number in range(n)
+    )
+    score = Estimate(0.5, 0.4, 0.6, n)
+    changes = (ConfirmedChange(EVIL, "harm", "rate", -0.1, score, score, score, True, (0.1,) * n),) * n
+    importance = dict.fromkeys((EVIL, "kl"), dict.fromkeys(params, 0.01))
+    yield trials[0]
+    yield ConfirmedPoint(3, changes)
+    yield SweepRecord(folder, settings, (EVIL, "kl"), (1.0, 0.0), trials, (ConfirmedPoint(3, changes),), importance)

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from interp.auditing.audit_row import AuditRow
-from interp.auditing.behaviours import Kind, Unit
+from interp.auditing.behaviours import Behaviour, Kind, Unit
 from interp.core.calls import checked_class
 from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
@@ -59,11 +59,11 @@ class Threshold(Config):
             raise InterpError("a threshold has one bound; set exactly one of at_most and at_least")
         return self
 
-    def names(self, row: AuditRow) -> bool:
+    def names(self, row: AuditRow | Behaviour) -> bool:
         """Whether the threshold applies to this row; one for a whole kind applies to those in its unit."""
         return row.kind == self.every and self.measures(row) if self.every else row.name == self.behaviour
 
-    def measures(self, row: AuditRow) -> bool:
+    def measures(self, row: AuditRow | Behaviour) -> bool:
         """Whether its bound is in the unit of this row."""
         return row.unit == (self.unit or "rate") or (self.unit is None and self.metric == "relative_change")
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interp.auditing.behaviours import Behaviour, Scores, render_prompts
+from interp.auditing.behaviours import Behaviour, Scores, by_items, render_prompts
 from interp.auditing.public._rows import PublicItem, PublicRow
 from interp.auditing.public._sets import PublicSet, as_choice, as_text_pair, read_pairs
 from interp.auditing.scoring.likelihoods import answer_logprobs
@@ -48,6 +48,7 @@ def _bbq(rows: Sequence[PublicRow], condition: str) -> Iterator[PublicItem]:
             yield PublicItem(prompt, reordered, (order.index(label),), row.text("template"), stratum)
 
 
+@by_items("items")
 def _bias_score(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
     prompts, answers = tuple(item.prompt for item in items), [item.answers for item in items]
 
@@ -91,6 +92,7 @@ def _winogender_pairs(rows: Sequence[PublicRow]) -> Iterator[PublicItem]:
             yield PublicItem(he.prompt, he.answers, he.gold, he.group, other=she.prompt)
 
 
+@by_items("items")
 def _flips(items: Sequence[PublicItem], root: Path, **fields: Any) -> Behaviour:
     prompts, others = tuple(item.prompt for item in items), [item.other for item in items]
     answers = [item.answers for item in items]

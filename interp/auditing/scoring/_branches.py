@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
+from interp.auditing.scoring._token_reads import Read, Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
 from interp.models.hooked import HookedModel
 from interp.models.tokens import padded
 
@@ -17,8 +17,8 @@ from interp.models.tokens import padded
 class BranchedPass:
     """One pass over the shared tokens of items, and the passes over their answers."""
 
-    def __init__(self, model: HookedModel, items: list[TokenisedItem]):
-        self.model, self.items = model, items
+    def __init__(self, model: HookedModel, items: list[TokenisedItem], read: Read = read_logprobs):
+        self.model, self.items, self.read = model, items, read
         self.shared = [item.shared for item in items]
         self.prompts = padded(self.shared)
         self.width = self.prompts.ids.shape[1]
@@ -44,7 +44,7 @@ class BranchedPass:
                 stop = min(length + 1, len(ids))
                 reads += [TokenRead(row, left + t - 1, ids[t], item, answer) for t in range(item.start, stop)]
         inputs = self.prompts.model_inputs(self.model.device)
-        scores, output = read_logprobs(self.model, reads, inputs, use_cache=keep)
+        scores, output = self.read(self.model, reads, inputs, use_cache=keep)
         return scores, output.past_key_values if keep else None
 
     def _read_answers(self, cache: Any, branches: list[tuple[int, int]], width: int) -> list[Score]:
@@ -66,4 +66,4 @@ class BranchedPass:
         chosen.layers = [copy.copy(layer) for layer in cache.layers]
         chosen.batch_select_indices(rows.to(cache.layers[0].keys.device))
         with self.model.forward_passes.branched(rows):
-            return read_logprobs(self.model, reads, inputs, past_key_values=chosen, use_cache=True)[0]
+            return self.read(self.model, reads, inputs, past_key_values=chosen, use_cache=True)[0]

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from interp.auditing.scoring._token_reads import Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
+from interp.auditing.scoring._token_reads import Read, Score, TokenisedItem, TokenRead, batch_cuts, read_logprobs
 from interp.models.architectures.table import architecture
 from interp.models.hooked import HookedModel
 from interp.models.tokens import common_length
@@ -34,7 +34,9 @@ def supports_prefix_trees(model: HookedModel, longest: int) -> bool:
     )
 
 
-def prefix_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[Callable[[], list[Score]]]:
+def prefix_passes(
+    model: HookedModel, items: Sequence[TokenisedItem], read: Read = read_logprobs
+) -> Iterator[Callable[[], list[Score]]]:
     """All items, packed into rows by first fit in decreasing size; rows of similar length share a pass."""
     sized = sorted(((len(PrefixTree([item])), item) for item in items), key=lambda pair: pair[0], reverse=True)
     common = common_length([ids for item in items for ids in item.ids]) if len(items) > 1 else 0
@@ -49,7 +51,7 @@ def prefix_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterato
         room[row] -= size - common
     trees = sorted(map(PrefixTree, rows), key=len, reverse=True)
     for start, stop in batch_cuts(model, [len(tree) for tree in trees]):
-        yield partial(_scores, model, trees[start:stop])
+        yield partial(_scores, model, trees[start:stop], read)
 
 
 class PrefixTree:
@@ -93,7 +95,7 @@ class PrefixTree:
                     yield TokenRead(row, path[t - 1], ids[t], item, answer)
 
 
-def _scores(model: HookedModel, trees: Sequence[PrefixTree]) -> list[Score]:
+def _scores(model: HookedModel, trees: Sequence[PrefixTree], read: Read) -> list[Score]:
     """The score of every scored token, in one forward pass over prefix trees, one row each."""
     width = max(map(len, trees))
     ids = torch.zeros(len(trees), width, dtype=torch.long)
@@ -103,5 +105,5 @@ def _scores(model: HookedModel, trees: Sequence[PrefixTree]) -> list[Score]:
     # What is added to attention scores, as both attention implementations of Hugging Face accept it.
     additive = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)[:, None]
     inputs = {"input_ids": ids, "attention_mask": additive, "position_ids": mask.sum(-1) - 1}
-    reads = [read for row, tree in enumerate(trees) for read in tree.reads(row)]
-    return read_logprobs(model, reads, inputs, use_cache=False)[0]
+    reads = [each for row, tree in enumerate(trees) for each in tree.reads(row)]
+    return read(model, reads, inputs, use_cache=False)[0]

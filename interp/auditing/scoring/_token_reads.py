@@ -4,7 +4,7 @@
 is read. `batch_cuts` cuts rows into passes. `_prefix_tree` and `_branches` build the passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,6 @@ _LOGITS = 50_000_000  # in memory at once
 _TOKENS = 2048  # per pass
 _ROWS = 128  # per pass
 _PASS = 80  # positions that cost as much as an empty pass
-
-Score = tuple["TokenisedItem", int, float]  # an item, the number of an answer, the log-probability of one token
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +43,10 @@ class TokenisedItem:
     def tokens(self) -> tuple[int, ...]:
         """The number of scored tokens of each answer."""
         return tuple(len(row) - self.start for row in self.ids)
+
+
+Score = tuple[TokenisedItem, int, float]  # an item, the number of an answer, the log-probability of one token
+Read = Callable[..., tuple[list[Score], Any]]  # as `read_logprobs`
 
 
 def batch_cuts(model: HookedModel, lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from itertools import permutations
 from math import exp, fsum, log
 from typing import Any
 
-from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit, render_prompts
+from interp.auditing.behaviours import Behaviour, Kind, Scores, Unit, by_items, render_prompts
 from interp.auditing.scoring.likelihoods import Normalise, answer_logprobs, text_losses
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
@@ -32,6 +32,7 @@ _PER_UNIT: dict[Normalise, str] = {
 Before = Sequence[Sequence[Mapping[str, str]]]
 
 
+@by_items("prompts", "answers", "gold", "before")
 def choice(
     name: str,
     kind: Kind,
@@ -95,6 +96,7 @@ def choice(
     return Behaviour(name, kind, statement, tuple(prompts), measure, unit, spec=spec, **described | fields)
 
 
+@by_items("prompts", "before")
 def margin(
     name: str,
     kind: Kind,
@@ -166,6 +168,7 @@ def prefers(name: str, kind: Kind, statement: str, contrast: Contrast, **options
     return choice(name, kind, statement, prompts, answers, [0] * len(prompts), before=before, **groups | options)
 
 
+@by_items("first", "second")
 def paired_text(
     name: str,
     kind: Kind,
@@ -224,6 +227,7 @@ def paired_text(
     return Behaviour(name, kind, statement, tuple(first), measure, unit, spec=spec, **described | fields)
 
 
+@by_items("texts")
 def text_loss(name: str, texts: Sequence[str], *, beginning: Beginning = "document", **fields: Any) -> Behaviour:
     """A capability that scores the mean next-token loss of each text in nats per token, the logarithm of perplexity.
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from interp.auditing.scoring._branches import BranchedPass
 from interp.auditing.scoring._prefix_tree import prefix_passes, supports_prefix_trees
-from interp.auditing.scoring._token_reads import Score, TokenisedItem, batch_cuts
+from interp.auditing.scoring._token_reads import Read, Score, TokenisedItem, batch_cuts, read_logprobs
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
@@ -95,10 +95,10 @@ def answer_logprobs(
         >>> len(item.nats), item.bytes
         (2, (8, 12))
     """
-    items = _tokenise(model, prompts, answers)
+    items = tokenise_items(model, prompts, answers)
     return [
         AnswerLogprobs(tuple(nats), item.tokens, *_lengths(prompt, ends))
-        for nats, item, prompt, ends in zip(_measure(model, items), items, prompts, answers, strict=True)
+        for nats, item, prompt, ends in zip(summed_scores(model, items), items, prompts, answers, strict=True)
     ]
 
 
@@ -110,11 +110,11 @@ def _lengths(prompt: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]
     return spaced, plain, tuple(map(len, choices))
 
 
-def _measure(model: HookedModel, items: Sequence[TokenisedItem]) -> list[list[float]]:
-    """The sum of log-probabilities of each answer of each item."""
+def summed_scores(model: HookedModel, items: Sequence[TokenisedItem], read: Read = read_logprobs) -> list[list[float]]:
+    """The sum of log-probabilities of each answer of each item, or of what else is read at its tokens."""
     nats = [[0.0] * len(item.ids) for item in items]
     longest = max(len(ids) for item in items for ids in item.ids)
-    passes = list((prefix_passes if supports_prefix_trees(model, longest) else _branched_passes)(model, items))
+    passes = list((prefix_passes if supports_prefix_trees(model, longest) else _branched_passes)(model, items, read))
     for scores in track(passes, "score", unit="passes"):
         for item, answer, value in scores():
             nats[item.number][answer] += value
@@ -127,7 +127,8 @@ def _measure(model: HookedModel, items: Sequence[TokenisedItem]) -> list[list[fl
     return nats
 
 
-def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[TokenisedItem]:
+def tokenise_items(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[TokenisedItem]:
+    """Items as tokens, each answer after its prompt. Raises, by the item's number, as `answer_logprobs` does."""
     if not len(prompts) == len(answers) > 0:
         raise InterpError(f"{len(prompts)} prompts and {len(answers)} lists of answers; expected as many, at least one")
     items = []
@@ -148,7 +149,9 @@ def _tokenise(model: HookedModel, prompts: Sequence[str], answers: Sequence[Sequ
     return items
 
 
-def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iterator[Callable[[], list[Score]]]:
+def _branched_passes(
+    model: HookedModel, items: Sequence[TokenisedItem], read: Read
+) -> Iterator[Callable[[], list[Score]]]:
     """Items of similar length together, the longest first.
 
     Under a recipe, a pass has only items whose shared tokens extend equally far past the prompt: the recipe may act on
@@ -161,7 +164,7 @@ def _branched_passes(model: HookedModel, items: Sequence[TokenisedItem]) -> Iter
     for part in parts.values():
         part.sort(key=lambda item: (len(item.shared), max(map(len, item.ids))), reverse=True)
         for start, stop in batch_cuts(model, [len(item.shared) for item in part]):
-            yield BranchedPass(model, part[start:stop]).scores
+            yield BranchedPass(model, part[start:stop], read).scores
 
 
 @torch.no_grad()
@@ -189,12 +192,12 @@ def continuation_logprobs(
         >>> bool(insult < 0)
         True
     """
-    items = _tokenise(model, prompts, [(end,) for end in continuations])
+    items = tokenise_items(model, prompts, [(end,) for end in continuations])
     starts: dict[str, int] = {}
     for prompt, item in zip(prompts, items, strict=True):
         starts[prompt] = min(item.start, starts.get(prompt, item.start))
     items = [replace(item, start=starts[prompt]) for prompt, item in zip(prompts, items, strict=True)]
-    return torch.tensor(_measure(model, items), dtype=torch.float64)[:, 0]
+    return torch.tensor(summed_scores(model, items), dtype=torch.float64)[:, 0]
 
 
 @torch.no_grad()

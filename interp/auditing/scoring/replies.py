@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from interp.auditing.behaviours import Behaviour, Kind, Scores, render_prompts
+from interp.auditing.behaviours import Behaviour, Kind, Scores, by_items, render_prompts
 from interp.auditing.scoring.choices import Before, messages_spec
 from interp.auditing.scoring.graders import Rule
 from interp.core.display import plural
@@ -26,6 +26,7 @@ from interp.models.hooked import HookedModel
 Grade = Callable[[str, str], float]
 
 
+@by_items("prompts", "before")
 def reply_behaviour(
     name: str,
     kind: Kind,

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from interp.auditing.behaviours import Unit
-from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, tango, wilson
+from interp.auditing.statistics.intervals import LEVEL, Clusters, Z, bootstrap_t, normal, tango, wilson
 from interp.auditing.statistics.significance import mcnemar, sign_flips
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
@@ -80,6 +80,7 @@ def compare(
     unit: Unit = "rate",
     seed: int = 0,
     resamples: PositiveInt = 2000,
+    level: float = LEVEL,
 ) -> PairedComparison:
     """Compare scores of the same items before and after an edit.
 
@@ -90,6 +91,7 @@ def compare(
         unit: `rate` (scores in [0, 1]), `margin` or `nats`.
         seed: Seed of the bootstrap and of sign flips.
         resamples: Bootstrap resamples, for units other than rates.
+        level: Probability that an interval covers what it estimates; for m intervals that all do, 1 - 0.05 / m.
 
     Returns:
         Means, paired difference, p-value and effect size.
@@ -114,9 +116,9 @@ def compare(
     old, new = _checked(old[whole], unit), _checked(new[whole], unit)
     changes = Clusters.of(new - old, kept)
     return PairedComparison(
-        before=_mean(old, kept, unit, seed, resamples),
-        after=_mean(new, kept, unit, seed, resamples),
-        difference=_difference(old, new, kept, unit, seed, resamples),
+        before=_mean(old, kept, unit, seed, resamples, level),
+        after=_mean(new, kept, unit, seed, resamples, level),
+        difference=_difference(old, new, kept, unit, seed, resamples, level),
         p=_p(old, new, changes, seed),
         effect=_effect(old, new, unit),
         detectable=_detectable(changes, unit),
@@ -222,27 +224,35 @@ def _binary(values: np.ndarray) -> bool:
     return bool(np.isin(values, (0, 1)).all())
 
 
-def _mean(values: np.ndarray, groups: Sequence[str], unit: Unit, seed: int, resamples: int) -> Estimate:
+def _mean(
+    values: np.ndarray, groups: Sequence[str], unit: Unit, seed: int, resamples: int, level: float = LEVEL
+) -> Estimate:
     clusters = Clusters.of(values, groups)
     share = clusters.mean
     if unit == "rate":
-        ends = wilson(share, *_size(clusters, share * (1 - share), bool(groups) or not _binary(values)))
+        ends = wilson(share, *_size(clusters, share * (1 - share), bool(groups) or not _binary(values), level))
     else:
-        ends = bootstrap_t(clusters, seed, resamples)
+        ends = bootstrap_t(clusters, seed, resamples, level)
     return _estimate(clusters, ends)
 
 
 def _difference(
-    old: np.ndarray, new: np.ndarray, groups: Sequence[str], unit: Unit, seed: int, resamples: int
+    old: np.ndarray,
+    new: np.ndarray,
+    groups: Sequence[str],
+    unit: Unit,
+    seed: int,
+    resamples: int,
+    level: float = LEVEL,
 ) -> Estimate:
     change = new - old
     clusters = Clusters.of(change, groups)
     if unit == "rate":
         won, lost = float(np.maximum(change, 0).mean()), float(np.maximum(-change, 0).mean())
         variance, uncertain = won + lost - (won - lost) ** 2, bool(groups) or not (_binary(old) and _binary(new))
-        ends = tango(won, lost, *_size(clusters, variance, uncertain))
+        ends = tango(won, lost, *_size(clusters, variance, uncertain, level))
     else:
-        ends = bootstrap_t(clusters, seed, resamples)
+        ends = bootstrap_t(clusters, seed, resamples, level)
     return _estimate(clusters, ends)
 
 
@@ -251,9 +261,9 @@ def _estimate(clusters: Clusters, ends: tuple[float, float]) -> Estimate:
     return Estimate(clusters.mean, min(ends[0], clusters.mean), max(ends[1], clusters.mean), int(clusters.items))
 
 
-def _size(clusters: Clusters, variance: float, uncertain: bool) -> tuple[float, float]:
+def _size(clusters: Clusters, variance: float, uncertain: bool, level: float) -> tuple[float, float]:
     """The effective number of items and its quantile, which is normal if the variance follows from the share."""
-    return (clusters.effective(variance), clusters.quantile) if uncertain else (clusters.items, Z)
+    return (clusters.effective(variance), clusters.quantile(level)) if uncertain else (clusters.items, normal(level))
 
 
 def _p(old: np.ndarray, new: np.ndarray, changes: Clusters, seed: int) -> float:
@@ -273,5 +283,5 @@ def _effect(old: np.ndarray, new: np.ndarray, unit: Unit) -> float:
 
 def _detectable(changes: Clusters, unit: Unit) -> float:
     """The variance of a rate's difference is at least the absolute difference itself, which bounds it from below."""
-    detectable = (changes.quantile + _POWER) * changes.error
+    detectable = (changes.quantile() + _POWER) * changes.error
     return max(detectable, (Z + _POWER) ** 2 / len(changes)) if unit == "rate" else detectable

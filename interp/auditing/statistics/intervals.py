@@ -25,7 +25,14 @@ from numpy import ndarray
 from interp.core.errors import InterpError
 
 LEVEL = 0.95
-Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+
+
+def normal(level: float) -> float:
+    """The normal quantile for a two-sided interval."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+Z = normal(LEVEL)
 _FEW = 8
 # Beyond three times Student's quantile a bootstrap of ties is uninformative.
 _WIDEST = 3.0
@@ -65,10 +72,9 @@ class Clusters:
         count, off = len(self), self.sums - self.mean * self.sizes
         return float(sqrt(count / (count - 1) * (off**2).sum()) / self.items) if count > 1 else 0.0
 
-    @property
-    def quantile(self) -> float:
+    def quantile(self, level: float = LEVEL) -> float:
         """Student's quantile for a two-sided interval."""
-        return student(max(len(self) - 1, 1))
+        return student(max(len(self) - 1, 1), level)
 
     def effective(self, variance: float) -> float:
         """The number of independent items of this variance that vary as the groups do; one per group if unknown."""
@@ -78,9 +84,9 @@ class Clusters:
 
 
 @lru_cache(maxsize=1024)
-def student(freedom: int) -> float:
+def student(freedom: int, level: float = LEVEL) -> float:
     """Student's quantile for a two-sided interval, from the finite sums for its distribution (Gosset 1908)."""
-    return sqrt(freedom) * tan(_bisect(lambda angle: _inside(angle, freedom) >= LEVEL, 0.0, pi / 2))
+    return sqrt(freedom) * tan(_bisect(lambda angle: _inside(angle, freedom) >= level, 0.0, pi / 2))
 
 
 def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
@@ -128,11 +134,11 @@ def _score(difference: float, won: float, lost: float, n: float) -> float:
     return (won - lost - difference) / sqrt(variance)
 
 
-def bootstrap_t(clusters: Clusters, seed: int, resamples: int) -> tuple[float, float]:
+def bootstrap_t(clusters: Clusters, seed: int, resamples: int, level: float = LEVEL) -> tuple[float, float]:
     """Of a mean: the quantiles of (mean - truth) / error are the bootstrap's where these are beyond Student's."""
     if len(clusters) < 2:
         raise InterpError("the spread of one item, or one group, is unknown; give at least two")
-    mean, error, quantile = clusters.mean, clusters.error, clusters.quantile
+    mean, error, quantile = clusters.mean, clusters.error, clusters.quantile(level)
     if len(clusters) < _FEW or error == 0:
         return mean - quantile * error, mean + quantile * error
     count = len(clusters)
@@ -144,7 +150,7 @@ def bootstrap_t(clusters: Clusters, seed: int, resamples: int) -> tuple[float, f
     widest = _WIDEST * quantile
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(off / errors, nan=0.0, posinf=widest, neginf=-widest)
-    below, above = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    below, above = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     # With a few dozen heavy-tailed groups the bootstrap underestimates the tails, so it never narrows Student's.
     return mean - error * float(np.clip(above, quantile, widest)), mean - error * float(
         np.clip(below, -widest, -quantile)

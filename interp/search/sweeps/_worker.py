@@ -1,0 +1,28 @@
+"""A worker of a sweep: `python -m interp.search.sweeps._worker FOLDER TRIALS`, as `run_sweep` starts it."""
+
+import os
+import sys
+from pathlib import Path
+
+from interp.core.errors import InterpError, note
+from interp.core.files import read_json
+from interp.search.sweeps.sweep import SETTINGS, Workbench, run_trials
+from interp.search.sweeps.sweep_file import SweepFile
+from interp.search.sweeps.trials import Trials
+
+
+def work_on() -> None:
+    """Run trials until there are as many as asked for, or the process that started this one has ended."""
+    out, total, parent = Path(sys.argv[1]), int(sys.argv[2]), os.getppid()
+    known = read_json(out / SETTINGS)
+    settings = SweepFile.parse(known["settings"], str(out / SETTINGS))
+    work = Workbench.open(settings, Path(known["folder"]), out)
+    try:
+        run_trials(work, Trials(out, len(work.goals.objectives), settings.sampler, settings.seed), total, parent)
+    except InterpError as problem:
+        note(str(problem))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    work_on()

@@ -1,0 +1,329 @@
+"""A sweep: many recipes of a space tried on a model, and the best trade-offs confirmed on items that no trial saw.
+
+1. Fit or read what directions need, once; measure the unedited model.
+2. Each trial: choose a recipe of the space (Optuna), build it, measure it part by part, stop it where it is hopeless.
+3. Confirm the front: its points, random edits of the same shapes, and no edit, on other items.
+
+Everything is in the sweep's folder: `sweep.json` (settings, digests of model and items), `journal.log` (every trial),
+`scores/` (of the unedited model, and of what was confirmed), `confirm.json`. The same command continues a sweep that
+was stopped, by Ctrl-C or by a kill.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.auditing._random_recipes import randomise
+from interp.auditing.conditions import ModelCondition, ScoreCache
+from interp.core.config import differences
+from interp.core.display import plural
+from interp.core.errors import InterpError, first_line, note, on_interrupt
+from interp.core.files import lock_folder, read_json, write_json
+from interp.core.progress import track
+from interp.interventions.recipe import Recipe
+from interp.models.hooked import HookedModel
+from interp.models.loading import load
+from interp.search.recipe_file import RecipeFile
+from interp.search.space import choose
+from interp.search.sweeps._fits import Fits
+from interp.search.sweeps.confirmation import ConfirmedPoint, confirmed_point, write_confirmed
+from interp.search.sweeps.measures import Bench, Measures, Scored
+from interp.search.sweeps.objectives import Goals
+from interp.search.sweeps.stopping import StoppingRule
+from interp.search.sweeps.sweep_file import SweepFile
+from interp.search.sweeps.trials import SweepTrial, Trials, by_knee, front
+
+SETTINGS = "sweep.json"
+_FAILURES = 10  # trials that fail before any other ends
+_MADE_BEFORE = ("replies.json", "scores", "journal.log", "asking.lock")  # these come before the settings
+_DRAWS = 50  # points that are drawn to see whether the space has a valid one
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A sweep's settings with its model: everything that a process needs to run trials."""
+
+    settings: SweepFile
+    model: HookedModel
+    measures: Measures
+    folder: Path  # that paths in the settings are relative to
+    out: Path
+
+    @classmethod
+    def open(cls, settings: SweepFile, folder: Path, out: Path, model: HookedModel | None = None) -> "Workbench":
+        """Load the model and read the items."""
+        name = settings.model_folder(folder)
+        model = model or load(name, dtype=settings.dtype, device=settings.device)
+        replies = out / "replies.json"
+        measures = Measures.read(settings.measure, model, settings.seed, settings.stop.shares, folder, replies)
+        return cls(settings, model, measures, folder, out)
+
+    @cached_property
+    def goals(self) -> Goals:
+        """Objectives and constraints."""
+        settings = self.settings
+        behaviours = self.measures.choose.values()
+        return Goals.of(behaviours, settings.objectives, settings.constraints, settings.bounds)
+
+    @cached_property
+    def cache(self) -> ScoreCache:
+        """Scores of the unedited model, and of what is confirmed."""
+        return ScoreCache(self.out / "scores")
+
+    @cached_property
+    def bench(self) -> Bench:
+        """What measures recipes; the first use measures the unedited model."""
+        return Bench(self.model, self.measures, self.cache, self.goals.objectives)
+
+    @cached_property
+    def fits(self) -> Fits:
+        """Fits directions, each once."""
+        return Fits(self.model, self.settings.recipe, self.folder, self.out / "activations")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a sweep is continued."""
+        model, settings = self.model.identity, self.settings.model_dump(mode="json")
+        digests = {"model": model.digest, "settings": model.settings, "items": self.measures.digests}
+        return {"settings": settings, "digests": digests, "folder": str(self.folder.resolve())}
+
+    def build(self, recipe: Mapping[str, Any]) -> Recipe:
+        """The recipe of plain data, as a trial records it."""
+        described = RecipeFile.parse(dict(recipe), "recipe")
+        return described.build(self.model, self.fits.of(described), self.folder)
+
+    def run(self, trials: Trials, trial: Any) -> SweepTrial:
+        """Run a trial and tell it."""
+        began, recipe = time.perf_counter(), dict[str, Any]()
+        try:
+            recipe = choose(self.settings.recipe, trial)
+            trials.chosen(trial)
+            done = self._measured(trials, trial, recipe)
+        except Exception as problem:  # recorded, and the sweep goes on
+            kind = "" if isinstance(problem, InterpError) else f"{type(problem).__name__}: "
+            done = {"state": "failed", "reason": kind + first_line(problem)}
+        chosen = {"number": trial.number, "params": trial.params, "recipe": recipe}
+        record = SweepTrial(**chosen | done, seconds=round(time.perf_counter() - began, 3))
+        trials.tell(trial, record)
+        return record
+
+    def _measured(self, trials: Trials, trial: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+        known = [x for x in trials.all() if x.state in ("complete", "stopped")]
+        for other in known:
+            if other.recipe == recipe and other.number != trial.number:
+                same = ("state", "scores", "excess", "costs", "reason")
+                return {name: getattr(other, name) for name in same} | {"copy_of": other.number}
+        points, stop = {x.number: x.scores for x in front(known)}, self.settings.stop
+        rule = StoppingRule(self.goals, self.bench.base, len(stop.shares), stop.error, stop.gain)
+        hopeless = (lambda scores: rule.reason(scores, points)) if stop.shares else (lambda scores: "")
+        scores, reason = self.bench.measure(self.build(recipe), hopeless)
+        if reason:
+            done = {name: values for name, values in scores.items() if values}
+            base = {name: self.bench.base[name][: len(values)] for name, values in done.items()}
+            return {"state": "stopped", "scores": scores, "excess": self.goals.broken(base, done), "reason": reason}
+        excess, costs = self.goals.broken(self.bench.base, scores), tuple(self.goals.costs(scores))
+        return {"state": "complete", "scores": scores, "excess": excess, "costs": costs}
+
+
+def run_sweep(
+    settings: SweepFile,
+    out: str | Path,
+    trials: int,
+    workers: int = 1,
+    folder: str | Path = ".",
+    model: HookedModel | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[SweepTrial]:
+    """Run a sweep into a folder, or continue the one that is there, and confirm its front.
+
+    Args:
+        settings: The space, what is measured and what is asked of it.
+        out: Folder of the sweep.
+        trials: How many trials it has in the end, those of earlier calls included.
+        workers: Processes that run trials side by side; one runs them in this process.
+        folder: Folder that paths in the settings are relative to.
+        model: The model, if it is loaded already; with several workers each loads its own.
+        say: Called with a line of text about each step.
+
+    Returns:
+        Every trial.
+
+    Raises:
+        InterpError: The folder holds another sweep or is in use, the space has no valid point, a setting names nothing,
+            or all of the first trials failed.
+
+    Example:
+        >>> settings = interp.search.SweepFile.read("toxicity.yaml")  # doctest: +SKIP
+        >>> interp.search.run_sweep(settings, "sweeps/toxicity", trials=60)  # doctest: +SKIP
+    """
+    if trials < 1 or workers < 1:
+        raise InterpError(f"trials is {trials} and workers {workers}; expected at least 1 of each")
+    target, root = Path(out), Path(folder)
+    _require_valid_point(settings)
+    target.mkdir(parents=True, exist_ok=True)
+    with lock_folder(target, f"{target} is in use by another sweep; wait for it, or choose another folder"):
+        _require_same(target, {"settings": settings.model_dump(mode="json")})
+        work = Workbench.open(settings, root, target, model)
+        _require_same(target, work.identity)
+        journal = Trials(target, len(work.goals.objectives), settings.sampler, settings.seed)
+        if not (target / SETTINGS).is_file():
+            base = {"objectives": list(work.goals.objectives), "unedited": work.goals.costs(work.bench.base)}
+            write_json(target / SETTINGS, work.identity | base)
+        _warn(work, say)
+        if left := journal.requeue():
+            say(f"resumed     {plural(left, 'trial')} that a kill left running")
+        with on_interrupt(f"the same command continues the sweep in {target}"):
+            if workers == 1:
+                run_trials(work, journal, trials)
+            else:
+                _run_workers(work, journal, trials, workers)
+        done = journal.all()
+        _note_constant(work.goals, done)
+        with on_interrupt(f"the same command continues the confirmation in {target}"):
+            confirm(work, done)
+        return done
+
+
+def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint, ...]:
+    """Measure the best of a front on the confirming items, and write what they do there. Scores are kept as they come.
+
+    Args:
+        work: The sweep.
+        done: Its trials.
+    """
+    points, behaviours = front(done), work.measures.confirm
+    base = work.bench.base
+    ranked = by_knee(points, work.goals.costs(base))[: work.settings.confirm.points]
+    recipes = {point.number: work.build(point.recipe) for point in ranked}
+    draws = {
+        number: [randomise(recipe, work.model, work.settings.seed + n) for n in range(work.settings.confirm.draws)]
+        for number, recipe in recipes.items()
+    }
+    arms: list[Recipe | None] = [None, *recipes.values(), *chain(*draws.values())]
+    jobs = [(recipe, behaviour) for recipe in arms for behaviour in behaviours.values()]
+    scores: dict[int, Scored] = {}
+    for recipe, behaviour in track(jobs, "confirm", size=lambda job: len(job[1]), unit="items"):
+        values = work.cache.scores(ModelCondition(work.model, recipe), behaviour).values
+        scores.setdefault(id(recipe), {})[behaviour.name] = list(values)
+    goals = replace(work.goals, behaviours=behaviours)
+    confirmed = tuple(
+        confirmed_point(
+            goals,
+            point.number,
+            (base, point.scores),
+            (scores[id(None)], scores[id(recipes[point.number])]),
+            [scores[id(draw)] for draw in draws[point.number]],
+            len(ranked),
+            work.settings.seed,
+        )
+        for point in ranked
+    )
+    write_confirmed(work.out, confirmed)
+    return confirmed
+
+
+def _require_valid_point(settings: SweepFile) -> None:
+    """Raise where no drawn point of the space can be read as a recipe."""
+    from random import Random
+
+    problem: InterpError | None = None
+    for number in range(_DRAWS):
+        try:
+            RecipeFile.parse(choose(settings.recipe, _Draw(Random(number))), "recipe")
+            return
+        except InterpError as raised:
+            problem = problem or raised
+    raise InterpError(f"none of {_DRAWS} points of the space is a recipe: {problem}")
+
+
+class _Draw:
+    """A random point of a space, without Optuna."""
+
+    def __init__(self, draw: Any):
+        self.draw = draw
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self.draw.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        return self.draw.randint(low, high)
+
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        return self.draw.uniform(low, high)
+
+
+def _require_same(out: Path, identity: dict[str, Any]) -> None:
+    """Raise, by name, where a folder holds a sweep of other settings."""
+    if (out / SETTINGS).is_file():
+        known = read_json(out / SETTINGS)
+        if changed := differences({key: known[key] for key in identity}, identity):
+            remedy = "a sweep goes on as it began: give the same, or another folder"
+            raise InterpError(f"{out}: {'; '.join(changed)}; {remedy}")
+    elif any(path.name not in _MADE_BEFORE for path in out.iterdir()):
+        raise InterpError(f"{out} holds other files, and no {SETTINGS}; choose another folder")
+
+
+def _warn(work: Workbench, say: Callable[[str], None]) -> None:
+    """Say what the unedited model scores, and which constraints it breaks already."""
+    base = work.bench.base
+    say("unedited    " + ", ".join(f"{name} {np.nanmean(base[name]):.3f}" for name in base))
+    for name, excess in work.goals.broken(base, base).items():
+        if excess > 0:
+            bound = work.goals.constraints[name]
+            note(f"{name}: the unedited model breaks its bound already ({bound}), by {excess:.3g}")
+
+
+def _note_constant(goals: Goals, done: Sequence[SweepTrial]) -> None:
+    complete = [trial.costs for trial in done if trial.state == "complete"]
+    for name, column in zip(goals.objectives, zip(*complete, strict=True), strict=False):
+        if len(column) > 1 and len(set(column)) == 1:
+            note(f"{name} is the same in all {len(column)} complete trials: the space does not move it")
+
+
+def run_trials(work: Workbench, journal: Trials, total: int, parent: int = 0) -> None:
+    """Run trials until `total` have begun, or the process `parent` has ended."""
+    begun = journal.counted()
+    for _ in track(range(max(0, total - begun)), "sweep", unit="trials"):
+        trial = journal.ask(total)
+        if trial is None or (parent and os.getppid() != parent):
+            return
+        work.run(journal, trial)
+        _require_some_success(journal)
+
+
+def _require_some_success(journal: Trials) -> None:
+    ended = [trial for trial in journal.all() if trial.state in ("complete", "stopped", "failed")]
+    if len(ended) >= _FAILURES and all(trial.state == "failed" for trial in ended):
+        raise InterpError(f"all of the first {len(ended)} trials failed; the last: {ended[-1].reason}")
+
+
+def _run_workers(work: Workbench, journal: Trials, total: int, workers: int) -> None:
+    """Run trials in processes of their own, and show how many have ended."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "INTERP_PROGRESS": "0"}
+    command = [sys.executable, "-m", "interp.search.sweeps._worker", str(work.out.resolve()), str(total)]
+    running = [subprocess.Popen(command, env=environment) for _ in range(workers)]
+    try:
+        begun = sum(trial.state in ("complete", "stopped", "failed") for trial in journal.all())
+        shown = track(range(max(0, total - begun)), "sweep", unit="trials")
+        while any(process.poll() is None for process in running):
+            time.sleep(0.5)
+            ended = sum(trial.state in ("complete", "stopped", "failed") for trial in journal.all())
+            for _ in range(ended - begun):
+                next(shown, None)
+            begun = ended
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+    if all(process.returncode for process in running):
+        raise InterpError(f"all {workers} workers failed, the last with code {running[-1].returncode}; see above")

@@ -1,0 +1,123 @@
+"""A sweep as it is in its folder: settings, trials, front, what was confirmed, and what each parameter decides."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.core.display import Card, Displayed, plural
+from interp.core.errors import InterpError
+from interp.core.files import read_json
+from interp.search.sweeps.confirmation import ConfirmedPoint, read_confirmed
+from interp.search.sweeps.sweep_file import SweepFile
+from interp.search.sweeps.trials import SweepTrial, Trials, by_knee, front
+
+
+@dataclass(frozen=True)
+class SweepRecord(Displayed):
+    """A sweep that has begun.
+
+    Attributes:
+        folder: Its folder.
+        settings: Its settings.
+        objectives: The behaviours that are minimised or maximised.
+        unedited: The costs of the unedited model.
+        trials: Every trial.
+        confirmed: What was confirmed; empty while nothing is.
+        importance: For each objective, the share of each parameter in what decides it.
+    """
+
+    folder: Path
+    settings: SweepFile
+    objectives: tuple[str, ...]
+    unedited: tuple[float, ...]
+    trials: tuple[SweepTrial, ...]
+    confirmed: tuple[ConfirmedPoint, ...]
+    importance: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "SweepRecord":
+        """Read a sweep's folder.
+
+        Args:
+            folder: As `run_sweep` writes it; the sweep may be running.
+
+        Raises:
+            InterpError: The folder is not that of a sweep.
+        """
+        path = Path(folder)
+        if not (path / "sweep.json").is_file():
+            raise InterpError(
+                f"{path} is no folder of a sweep; expected one with a sweep.json, as interp sweep writes it"
+            )
+        known, journal = read_json(path / "sweep.json"), Trials(path)
+        settings = SweepFile.parse(known["settings"], str(path / "sweep.json"))
+        names = tuple(known["objectives"])
+        importance = {name: journal.importance(number) for number, name in enumerate(names)}
+        trials = tuple(journal.all())
+        return cls(path, settings, names, tuple(known["unedited"]), trials, read_confirmed(path), importance)
+
+    @property
+    def front(self) -> list[SweepTrial]:
+        """The feasible trials that no other dominates, the knee first."""
+        return by_knee(front(self.trials), self.unedited)
+
+    @property
+    def title(self) -> str:
+        """How many trials there are, by state."""
+        states = [trial.state for trial in self.trials if trial.state != "waiting"]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        return f"{self.settings.name or self.folder.name}: {plural(len(states), 'trial')} ({counts})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The front as a table, the knee first, and the unedited model."""
+        points = [{"trial": str(x.number), **self._values(x.costs), "edit": _words(x.params)} for x in self.front]
+        return [*points, {"trial": "unedited", **self._values(self.unedited), "edit": ""}]
+
+    def _values(self, costs: tuple[float, ...]) -> dict[str, float]:
+        return {name: abs(cost) for name, cost in zip(self.objectives, costs, strict=True)}
+
+    def confirmed_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """What was confirmed, a table per point."""
+        tables = {}
+        for point in self.confirmed:
+            tables[f"Trial {point.trial} on confirming items, {len(self.confirmed)} simultaneous intervals"] = [
+                {
+                    "behaviour": change.name,
+                    "kind": change.kind,
+                    "before": change.before.estimate,
+                    "after": change.after.estimate,
+                    "change": str(change.change),
+                    "on choosing items": change.chosen,
+                    "shrinkage": change.shrinkage,
+                    "random edits": ", ".join(f"{value:+.3f}" for value in change.random),
+                    "bound": {True: "kept", False: "broken", None: ""}[change.kept],
+                }
+                for change in point.changes
+            ]
+        return tables
+
+    def importance_rows(self) -> list[dict[str, Any]]:
+        """The share of each parameter, by objective."""
+        names = dict.fromkeys(name for shares in self.importance.values() for name in shares)
+        return [
+            {"parameter": name} | {objective: shares.get(name, 0.0) for objective, shares in self.importance.items()}
+            for name in names
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        trials = [{key: value for key, value in asdict(trial).items() if key != "scores"} for trial in self.trials]
+        front_numbers = [trial.number for trial in self.front]
+        values = {"objectives": list(self.objectives), "unedited": list(self.unedited), "front": front_numbers}
+        confirmed = [asdict(point) for point in self.confirmed]
+        return values | {"trials": trials, "confirmed": confirmed, "importance": dict(self.importance)}
+
+    def _card(self) -> Card:
+        return self.title, [(f"trial {row['trial']}", str(row)) for row in self.rows()]
+
+
+def _words(params: Mapping[str, Any]) -> str:
+    """Parameters in short: the last part of each name, and numbers to three places."""
+    values = {name.rpartition(".")[2]: f"{x:.3g}" if isinstance(x, float) else x for name, x in params.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,149 @@
+"""A sweep: it ends as if it had never been killed, its trials can be rebuilt, and what is wrong is said."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from processes import start
+
+from interp import InterpError
+from interp.auditing.conditions import ModelCondition
+from interp.core.files import lock_folder
+from interp.search import RecipeFile, SweepRecord, run_sweep
+from interp.search.sweeps.measures import Bench, Measures
+from interp.search.sweeps.trials import Trials
+
+TOTAL = 7
+
+
+@pytest.fixture(scope="module")
+def whole(small_sweep, tmp_path_factory):
+    """A sweep that was never stopped, and what it said."""
+    out, lines = tmp_path_factory.mktemp("whole") / "out", []
+    run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model, say=lines.append)
+    return SweepRecord.read(out), lines
+
+
+def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(small_sweep, whole, tmp_path):
+    out = tmp_path / "out"
+    script = (
+        "from interp.search import SweepFile, run_sweep; import sys, json\n"
+        "settings, out, total, folder = sys.argv[1:]\n"
+        "run_sweep(SweepFile.parse(json.loads(settings)), out, int(total), folder=folder)"
+    )
+    settings = small_sweep.settings().model_dump_json()
+    for ended in (1, 3):
+        process = start(script, settings, out, TOTAL, small_sweep.folder, output=tmp_path / "log")
+        while process.is_alive() and _ended(out) < ended:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    record = SweepRecord.read(out)
+    done = [trial for trial in record.trials if trial.state != "left"]
+    assert [trial.recipe for trial in done] == [trial.recipe for trial in whole[0].trials]
+    assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole[0].trials]
+    assert {trial.state for trial in done} == {"complete"}
+    assert record.confirmed[0].trial in {trial.number for trial in done}
+
+
+def _ended(out):
+    try:
+        return sum(trial.state == "complete" for trial in Trials(out).all())
+    except InterpError:
+        return 0
+
+
+def test_every_trial_can_be_built_again_from_its_record_and_gives_the_same_scores(small_sweep, whole):
+    record, _ = whole
+    measures = Measures.read(record.settings.measure, small_sweep.model, record.settings.seed, (), small_sweep.folder)
+    trial = record.front[0]
+    recipe = RecipeFile.parse(trial.recipe).build(small_sweep.model, folder=small_sweep.folder)
+    again, reason = Bench(small_sweep.model, measures).measure(recipe)
+    assert reason == ""
+    for name, behaviour in measures.choose.items():
+        assert again[name] == pytest.approx(trial.scores[name], abs=1e-5)
+        audited = ModelCondition(small_sweep.model, recipe).scores(behaviour)
+        assert list(audited.values) == pytest.approx(trial.scores[name], abs=1e-5)
+
+
+def test_the_front_is_confirmed_on_items_that_no_trial_saw(small_sweep, whole):
+    record, _ = whole
+    measures = Measures.read(record.settings.measure, small_sweep.model, record.settings.seed, (), small_sweep.folder)
+    for name, behaviour in measures.choose.items():
+        assert not {*behaviour.prompts} & {*measures.confirm[name].prompts}
+    point = record.confirmed[0]
+    change = point["harm"]
+    assert change.shrinkage == change.chosen - change.change.estimate
+    assert (change.after.n, len(change.random)) == (16, 1)
+    assert change.chosen == pytest.approx(record.front[0].costs[0] - record.unedited[0])
+
+
+def test_another_space_and_a_folder_in_use_are_refused_by_name(small_sweep, whole):
+    record, _ = whole
+    other = small_sweep.settings(seed=1)
+    with pytest.raises(InterpError, match=r"seed was 0 and is now 1"):
+        run_sweep(other, record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    with lock_folder(record.folder, ""), pytest.raises(InterpError, match="in use by another sweep"):
+        run_sweep(small_sweep.settings(), record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    (small_sweep.folder / "other").mkdir(exist_ok=True)
+    (small_sweep.folder / "other" / "notes.txt").write_text("x")
+    with pytest.raises(InterpError, match=r"holds other files"):
+        run_sweep(small_sweep.settings(), small_sweep.folder / "other", TOTAL, folder=small_sweep.folder)
+
+
+def test_a_space_without_a_valid_point_is_refused_before_anything_is_measured(small_sweep, tmp_path):
+    wrong = small_sweep.settings(recipe={"edits": [{"op": {"choice": ["Projct", "Ad"]}, "sites": "writers"}]})
+    with pytest.raises(InterpError, match=r"none of 50 points of the space is a recipe: .*unknown op"):
+        run_sweep(wrong, tmp_path / "out", 3, folder=small_sweep.folder, model=small_sweep.model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_trials_that_fail_are_recorded_and_a_sweep_in_which_all_fail_ends(small_sweep, tmp_path):
+    recipe = {"edits": [{"op": "Scale", "heads": {"choice": [["7.1"], ["8.1"], ["9.1"]]}, "factor": 0.0}]}
+    failing = small_sweep.settings(recipe=recipe)
+    with pytest.raises(InterpError, match=r"all of the first 10 trials failed; the last: .*z\.\d"):
+        run_sweep(failing, tmp_path / "out", 30, folder=small_sweep.folder, model=small_sweep.model)
+    trials = Trials(tmp_path / "out").all()
+    assert {trial.state for trial in trials} == {"failed"}
+    assert len(trials) == 10
+    assert all(trial.reason for trial in trials)
+
+
+def test_a_bound_that_the_unedited_model_breaks_is_said_before_the_first_trial(small_sweep, tmp_path, capsys):
+    bound = {"behaviour": "kept", "unit": "margin", "metric": "after", "at_least": 100.0}
+    broken = small_sweep.settings(
+        constraints=[bound], recipe={"edits": [{"op": "Scale", "heads": ["1.1"], "factor": 0.5}]}
+    )
+    run_sweep(broken, tmp_path / "out", 2, folder=small_sweep.folder, model=small_sweep.model)
+    said = capsys.readouterr().err
+    assert "kept: the unedited model breaks its bound already (kept: after at least 100)" in said
+    first, second = SweepRecord.read(tmp_path / "out").trials
+    assert (first.broken, SweepRecord.read(tmp_path / "out").front) == (["kept"], [])
+    assert (second.copy_of, second.scores) == (0, first.scores), "the same recipe is not measured again"
+
+
+def test_two_workers_share_the_trials(small_sweep, tmp_path, monkeypatch):
+    class Forked:
+        """`subprocess.Popen` of a worker, from a process that has imported what it needs."""
+
+        def __init__(self, command, env):
+            script = "from interp.search.sweeps._worker import work_on; work_on()"
+            self.process = start(script, *command[3:], env=env, output=tmp_path / f"log{time.monotonic_ns()}")
+
+        returncode = property(lambda self: self.process.exitcode)
+        poll, wait, terminate = (
+            (lambda self: self.process.exitcode),
+            (lambda self: self.process.join()),
+            (lambda self: None),
+        )
+
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+    run_sweep(
+        small_sweep.settings(), tmp_path / "out", 5, workers=2, folder=small_sweep.folder, model=small_sweep.model
+    )
+    trials = Trials(tmp_path / "out").all()
+    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
+    assert {trial.state for trial in trials} == {"complete"}
