@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import attribution, audit, capture, export, find, sae, search
+from interp.cli import attribution, audit, capture, export, find, recipe, sae, search
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
@@ -140,6 +140,7 @@ SAE_VERBS: dict[str, Command] = {
     "convert": sae.convert_command,
     "features": sae.features_command,
 }
+RECIPE_VERBS: dict[str, Command] = {"build": recipe.build_command, "show": recipe.show_recipe}
 LENS_VERBS: dict[str, Command] = {"read": attribution.lens_command, "fit": attribution.fit_command}
 RUNS_VERBS: dict[str, Command] = {
     "ls": list_command,
@@ -153,6 +154,7 @@ SWEEP_VERBS: dict[str, Command] = {
     "pick": search.pick_command,
 }
 KEYS = {
+    recipe.build_command: "interp.search.recipe_file:RecipeFile",
     search.run_command: "interp.pipeline.experiment:Experiment",
     search.sweep_command: "interp.search.sweep_file:SweepFile",
     sae.train_command: "interp.sae.config:SaeConfig",
@@ -170,6 +172,8 @@ def build_app() -> typer.Typer:
     sweep_help = "Search a space of recipes (sweep FILE is sweep run FILE), show a sweep, and take a trial's recipe."
     sweep_group = typer.Typer(help=sweep_help, cls=verb_group("run"), no_args_is_help=True)
     root.add_typer(sweep_group, name="sweep")
+    recipe_group = typer.Typer(help="Build a recipe from a YAML file, and show a saved one.", no_args_is_help=True)
+    root.add_typer(recipe_group, name="recipe")
     root.add_typer(lens_group, name="lens")
     root.add_typer(sae_group, name="sae")
     root.add_typer(runs_group, name="runs")
@@ -179,6 +183,7 @@ def build_app() -> typer.Typer:
         sae_group: SAE_VERBS,
         runs_group: RUNS_VERBS,
         sweep_group: SWEEP_VERBS,
+        recipe_group: RECIPE_VERBS,
     }
     for group, verbs in groups.items():
         for name, command in verbs.items():

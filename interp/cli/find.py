@@ -20,9 +20,11 @@ class FindOptions(Config):
     contrast: str = Field(description="JSONL file of pairs, or organism.BEHAVIOUR (for example organism.hostility)")
     columns: str | None = Field(None, description="keys of the two sides in the file: positive=toxic,negative=neutral")
     skip_bad: bool = Field(False, description="skip rows of the file that are not pairs, instead of stopping at them")
+    pairs: int | None = Field(None, ge=4, description="most pairs to fit and score on, drawn at random")
     method: tuple[str, ...] = repeated(
-        "diff_means, diff_means_orthogonal, logistic, ridge, lda, pca, or (trained) steering_vector, reft_r1 "
-        "[default: all closed-form ones]"
+        "diff_means, diff_means_orthogonal, logistic, ridge, lda, pca (closed_form: these six), leace, sal, inlp, "
+        "sae_latent, sae_latent_attribution, steering_vector, steering_margin, reft_r1, unsupervised, or all "
+        "[default: the six closed-form ones]"
     )
     sites: tuple[str, ...] = repeated("site or pattern [default: resid_post.*]")
     position: tuple[int, ...] = repeated("token of the prompt; negative counts from the end [default: -1]")
@@ -31,7 +33,9 @@ class FindOptions(Config):
     out: Path | None = Field(None, description="new folder for the recipe that projects out the best direction")
     force: bool = Field(False, description="write --out even if the loss of text rises by more than 1 nat per token")
     page: Path | None = Field(None, description="new HTML file with a heat map (layers × methods)")
-    try_: str | None = Field(None, description="rank directions by how well ablation removes this harm of the organism")
+    try_: str | None = Field(None, description="rank directions by how well ablation removes this harm of the suite")
+    suite: str = Field("organism", description="suite of --try: organism, public, or a YAML file of behaviours")
+    data: Path | None = Field(None, description="folder of the data sets that the suite reads")
     items: int = Field(40, ge=1, description="items per behaviour that --try measures")
     seed: int = Field(0, ge=0, description="seed of the held-out split")
     chat: ChatOptions = ChatOptions()
@@ -47,9 +51,9 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
     folders = named_values(options.protect, "--protect", "NAME=FOLDER, such as refusal=refusal-direction")
     pairs = _contrast(options)
     hooked, findings = _fit(options, pairs, folders, lambda: load(model, device=device, **options.chat.loading))
-    trials = _trials(hooked, findings.shortlist(8), options.try_, options.items) if options.try_ else []
+    trials = _trials(hooked, findings.shortlist(8), options, pairs) if options.try_ else []
     ranked = [trial.finding for trial in trials] or findings.best(len(findings))
-    rows = [finding.row | findings.baselines_at(finding) for finding in ranked]
+    rows = [finding.row | findings.baselines_at(finding) | {"seconds": finding.seconds} for finding in ranked]
     for row, trial in zip(rows, trials, strict=False):  # without --try there are no trials
         row.update({"cost": trial.cost, options.try_: trial.after[options.try_]})
     if options.out:
@@ -66,9 +70,10 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
         print_table(True, rows, "")
         return
     print_table(False, _layers(findings), f"Held-out AUROC on {options.contrast}; * the best", narrow=True)
-    listed = rows if options.try_ else [finding.row for finding in findings.shortlist(12)]
+    listed = rows if options.try_ else [finding.row for finding in findings.shortlist(max(12, len(findings.methods)))]
     title = "Ranked by the effect of ablation, best first" if options.try_ else "The best of each method in turn"
     print_table(False, _cells(listed), title)
+    say("seconds: " + ", ".join(f"{method} {taken:.1f}" for method, taken in findings.seconds.items()))
     _print_failures(findings, sys.stdout)
     if options.out:
         say(f"{options.out}: {damage}")
@@ -83,27 +88,22 @@ def _fit(options: FindOptions, pairs: Any, folders: dict[str, str], load_model: 
     """The model and the findings. What is read from disk is checked before the model is loaded."""
     from interp.directions.direction import Direction
     from interp.directions.finder import find
-    from interp.directions.methods.closed_form import FITS
     from interp.sae.coder import SparseAutoencoder
 
-    names = [closed for name in options.method or ["all"] for closed in (FITS if name == "all" else [name])]
     protected = {name: Direction.load(folder) for name, folder in folders.items()}
     model = load_model()
     coder = SparseAutoencoder.load(options.sae, model) if options.sae else None
-    places = options.sites or "resid_post.*", list(dict.fromkeys(names)), options.position or (-1,)
+    places = options.sites or "resid_post.*", options.method or "closed_form", options.position or (-1,)
     return model, find(model, pairs, *places, coder, seed=options.seed, protected=protected)
 
 
 def _contrast(options: FindOptions) -> Any:
-    from interp.data.contrast import Contrast
     from interp.directions.contrast_source import read_contrast
 
-    if options.columns is None and not options.skip_bad:
-        return read_contrast(options.contrast, seed=options.seed)
     columns = None
     if options.columns is not None:
         columns = named_values(options.columns.split(","), "--columns", "name=column, such as positive=toxic")
-    return Contrast.read(options.contrast, columns, options.skip_bad)
+    return read_contrast(options.contrast, options.pairs, options.seed, columns, options.skip_bad)
 
 
 def _write_recipe(folder: Path, options: FindOptions, model: Any, pairs: Any, candidates: Any) -> Any:
@@ -146,12 +146,23 @@ def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in hidden} for row in rows]
 
 
-def _trials(model: Any, candidates: Any, behaviour: str, items: int) -> Any:
+def _trials(model: Any, candidates: Any, options: FindOptions, pairs: Any) -> Any:
+    """The candidates ranked on a harm of the suite, and on what else the suite has or, of the public one, text loss."""
+    from interp.auditing import suites
     from interp.auditing.ablation_trials import rank_by_ablation
-    from interp.auditing.suites import organism_suite
+    from interp.auditing.public.suite import public_suite
+    from interp.auditing.scoring.choices import text_loss
 
-    suite = organism_suite(items, split="train", seed=1)
+    target, organism = str(options.try_), options.suite == "organism"
+    if options.suite == "public":
+        suite = public_suite(options.items, 1, options.data, [target])
+    elif organism and options.data is None:
+        suite = suites.organism_suite(options.items, split="train", seed=1)
+    else:
+        suite = suites.suite(options.suite, options.items, 1, options.data)
     harms = [known.name for known in suite if known.kind == "harm"]
-    if behaviour not in harms:
-        raise InterpError(f"--try {behaviour!r} is not a harm of the organism; {nearest(behaviour, harms)}")
-    return rank_by_ablation(model, candidates, suite, behaviour)
+    if target not in harms:
+        raise InterpError(f"--try {target!r} is not a harm of {options.suite}; {nearest(target, harms)}")
+    if not organism:
+        suite = [*suite, text_loss("loss of the negative side", pairs.texts(model.render, model.chat)[1])]
+    return rank_by_ablation(model, candidates, suite, target)

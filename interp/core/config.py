@@ -5,7 +5,7 @@ that, written out, are larger than any memory; here all of these raise, with the
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -91,12 +91,20 @@ class Config(Displayed, BaseModel):
 
     @classmethod
     def read(cls: type[Parsed], path: str | Path, overrides: Sequence[str] = ()) -> Parsed:
-        """Read a YAML file and apply `key.sub=value` overrides, whose values are YAML as well."""
+        """Read a YAML file and apply `key.sub=value` overrides, whose values are YAML as well.
+
+        The error names the line of each problem.
+        """
         file = Path(path)
-        values = plain_value(bounded_text(file, "YAML", "yaml"), str(file))
-        if not isinstance(values, dict):
+        root = compose_yaml(bounded_text(file, "YAML", "yaml"), str(file))
+        values = None if root is None else construct_yaml(root, str(file))
+        if root is None or not isinstance(values, dict):
             raise InterpError(f"{file}: expected a mapping of keys at the top level, got {type(values).__name__}")
-        return cls.parse(overridden(values, overrides), source=str(file))
+        keys = [override.partition("=")[0] for override in overrides]
+        try:
+            return cls.model_validate(overridden(values, overrides))
+        except ValidationError as problem:
+            raise _error(cls, problem, str(file), lambda path: _line(root, path, keys)) from None
 
 
 def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -115,9 +123,44 @@ def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, An
     return values
 
 
-def _error(config: type[BaseModel], problem: ValidationError, source: str) -> InterpError:
-    problems = dict.fromkeys(_explain(config, error) for error in problem.errors())  # a union has one each
-    return InterpError(f"{source}: " + "; ".join(problems))
+class InnerProblem(InterpError):
+    """What a record's own validator refuses at one of its inner keys.
+
+    Args:
+        path: The keys, from the record's.
+        text: The problem.
+    """
+
+    def __init__(self, path: tuple[str | int, ...], text: str):
+        super().__init__(f"{'.'.join(map(str, path))}: {text}")
+        self.path = path
+
+
+def _error(
+    config: type[BaseModel], problem: ValidationError, source: str, line: Callable[[Sequence[Any]], str] = lambda _: ""
+) -> InterpError:
+    problems: dict[str, None] = {}  # a union has one each
+    for error in problem.errors():
+        inner = getattr(error.get("ctx", {}).get("error"), "path", ())
+        problems[line((*error["loc"], *inner)) + _explain(config, error)] = None
+    text = "; ".join(problems)
+    return InterpError(f"{source}{', ' if text.startswith('line ') else ': '}{text}")
+
+
+def _line(root: yaml.Node, path: Sequence[Any], overridden_keys: Sequence[str]) -> str:
+    """`line N: `, where the last key of a path that the file has is; nothing for a key that is overridden."""
+    dotted = ".".join(map(str, path))
+    if any(f"{dotted}.".startswith(f"{key}.") for key in overridden_keys):
+        return ""
+    node, line = root, root.start_mark.line
+    for part in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line
+        elif inner := [(key.start_mark.line, value) for key, value in pairs if key.value == str(part)]:
+            line, node = inner[0]
+    return f"line {line + 1}: "
 
 
 def _explain(config: type[BaseModel], error: Any) -> str:
@@ -126,7 +169,8 @@ def _explain(config: type[BaseModel], error: Any) -> str:
     if reason is not None and (not path or (isinstance(reason, InterpError) and isinstance(value, dict))):
         return str(reason)  # what a record's own validator refuses; its message says it all
     if error["type"] == "extra_forbidden":
-        return f"unknown key {'.'.join(path)!r}; {nearest(path[-1], _declared(config, path[:-1])[0].model_fields)}"
+        owner, _, _, named = _declared(config, path[:-1])
+        return f"unknown key {'.'.join([*named, path[-1]])!r}; {nearest(path[-1], owner.model_fields)}"
     _, hint, metadata, named = _declared(config, path)
     key = ".".join(named)
     if reason is not None:
@@ -158,15 +202,17 @@ def _declared(config: type[BaseModel], path: list[str]) -> tuple[type[BaseModel]
         elif part.isdecimal() or get_origin(hint) in (dict, Mapping):
             hint, metadata = ([*get_args(hint)] or [hint])[0 if part.isdecimal() else -1], []
         else:
+            config = _nested(hint, part) or config
             continue
         named.append(part)
     return config, hint, metadata, named
 
 
-def _nested(annotation: object) -> type[BaseModel] | None:
+def _nested(annotation: object, name: str = "") -> type[BaseModel] | None:
+    """The first config in an annotation, or that of a name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    parts = (_nested(part) for part in getattr(annotation, "__args__", ()))
+        return annotation if name in ("", annotation.__name__) else None
+    parts = (_nested(part, name) for part in getattr(annotation, "__args__", ()))
     return next((part for part in parts if part), None)
 
 

@@ -1,8 +1,7 @@
 """Find what separates a contrast: every method at every site and position, scored on held-out pairs.
 
 1. Split the contrast by group, and capture all sites in one forward pass per prompt.
-2. Fit each method on one part. An autoencoder adds the latent whose activation separates that part best. Methods that
-   train through the model (`TRAINED`) run only if they are named.
+2. Fit each method (`fitting`) on one part. An autoencoder adds the latent whose activation separates that part best.
 3. Measure AUROC and Cohen's d on the other part, along the direction as fitted: neither a threshold nor a sign is
    chosen on held-out data. Baselines are scored alongside.
 4. Fit again on resampled pairs for the stability.
@@ -12,38 +11,45 @@ A method that cannot be fitted at one site and position is left out there, and l
 Limitations: a direction that separates two sides need not be what the model uses. Ablate it to find out.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import ContrastActivations, Sides, capture_contrast
 from interp.directions.controls import control_scores
 from interp.directions.direction import Direction, residual_sites
 from interp.directions.findings import Failure, Finding, Findings
-from interp.directions.methods.closed_form import FITS, diff_means
+from interp.directions.fitting import (
+    CLOSED_FORM,
+    METHODS,
+    SAE_METHODS,
+    TRAINED,
+    FitInput,
+    fit_method,
+    require_methods,
+)
+from interp.directions.methods.closed_form import FITS
 from interp.directions.methods.latents import SAE_LATENT, BySeparation
-from interp.directions.methods.reft import reft_r1
-from interp.directions.methods.steering_vectors import steering_vector
 from interp.directions.scores import auroc, cohens_d
 from interp.directions.stability import Refit, bootstrap_stability, resamples
 from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
 from interp.sae.coder import SparseAutoencoder
 
 SHORTLISTED = 12
-_CLOSED_FORM = ("diff_means", "diff_means_orthogonal")
+_QUICK = ("diff_means", "diff_means_orthogonal")
 
 
 def find(
     model: HookedModel,
     contrast: Contrast,
     sites: str | Iterable[str] = "resid_post.*",
-    methods: str | Sequence[str] = tuple(FITS),
+    methods: str | Sequence[str] = CLOSED_FORM,
     positions: int | Sequence[int] = (-1,),
     sae: SparseAutoencoder | None = None,
     held_out: float = 0.3,
@@ -58,16 +64,17 @@ def find(
         model: The model.
         contrast: Pairs of prompts that differ in the behaviour.
         sites: Names or patterns of sites in the residual stream's basis.
-        methods: Names of methods, or "all" for those in closed form: diff_means, diff_means_orthogonal, logistic,
-            ridge, lda and pca. steering_vector and reft_r1, which train for minutes per site, only run if they
-            are named.
+        methods: Names of methods, of which `interp.directions.fitting` has the table; "closed_form" stands for the
+            six of the default, and "all" for all of them. Those that train run for seconds to minutes at each place:
+            under "all" they run where the best of the others is, and everywhere where they are named.
         positions: Tokens to read, counted from a prompt's end if negative. Where the two sides of every pair have
             equal activations, nothing is fitted.
-        sae: An autoencoder of the model, which adds its best latent at its own site.
+        sae: An autoencoder of the model, which adds its best latent at its own site, and which methods that choose a
+            latent need.
         held_out: Share of the groups that is kept for the scores.
         seed: Draws the split, the baselines and the bootstrap samples.
         bootstrap: How often to fit again for the stability, or 0. Differences of means are refitted at every site and
-            position, the other closed forms in the shortlist of 12 only, and trained methods never.
+            position, the other closed forms and the latent in the shortlist of 12 only, and the rest never.
         protected: Directions, by name, that an edit must leave alone; each finding reports its alignment with them.
         chat: Render prompts with the chat template, where the tokenizer has one. False takes them as they are, as
             `capture` does by default; conversations are always rendered.
@@ -86,8 +93,10 @@ def find(
     """
     if not isinstance(contrast, Contrast):
         raise InterpError(f"contrast is a {type(contrast).__name__}; expected an interp.Contrast (Contrast.read)")
-    methods = _known_methods(methods)
-    if not chat and (trained := [name for name in methods if name in TRAINED]):
+    asked = [methods] if isinstance(methods, str) else list(methods)
+    names = _known_methods(asked if sae is None else [*asked, SAE_LATENT])
+    slow = [name for name in TRAINED if name not in asked] if "all" in asked else []
+    if not chat and (trained := [name for name in names if name in (*TRAINED, SAE_METHODS[1])]):
         raise InterpError(f"{trained[0]} trains on prompts with the chat template; leave chat=False or the method out")
     positions = [positions] if isinstance(positions, int) else positions
     searched = residual_sites(model, sites)
@@ -99,11 +108,18 @@ def find(
     train, test = contrast.split(held_out, seed)
     samples = resamples(train.groups, bootstrap, seed)
     cells = capture_contrast(model, train, test, captured, positions, chat)
-    fits = [(cell, name, _fit(name, model, train, cell)) for cell in cells if cell.site in searched for name in methods]
-    if sae is not None:
-        fits += [(cell, SAE_LATENT, BySeparation(sae)) for cell in cells if cell.site == sae.site]
-    jobs = [_Job(*fit, model.reference, contrast.digest) for fit in fits]
-    results = [(job, job.run()) for job in track(jobs, "fit", unit="directions")]
+
+    def run(methods: Iterable[str], places: Sequence[ContrastActivations]) -> list[tuple[_Job, Finding | Failure]]:
+        inputs = [FitInput(model, train, cell.site, cell.position, cell.fit, sae, seed=seed) for cell in places]
+        jobs = [_Job(name, *each, contrast.digest) for each in zip(places, inputs, strict=True) for name in methods]
+        return [(job, job.run()) for job in track(jobs, "fit", unit="directions")]
+
+    everywhere = [cell for cell in cells if cell.site in searched]
+    coded = everywhere[:1] if sae is None else [cell for cell in cells if cell.site == sae.site]
+    results = run([name for name in names if name not in (*SAE_METHODS, *slow)], everywhere)
+    results += run([name for name in names if name in SAE_METHODS], coded)
+    if slow:
+        results += run(slow, _best_place(results))
     failures = tuple(result for _, result in results if isinstance(result, Failure))
     fitted = [(job, _aligned(result, protected or {})) for job, result in results if isinstance(result, Finding)]
     if not fitted:
@@ -114,30 +130,20 @@ def find(
     return _with_stability(findings, [job for job, _ in fitted], samples)
 
 
-def _steering_vector_row(model: HookedModel, contrast: Contrast, cell: ContrastActivations) -> Tensor:
-    """A steering vector's row; the vector is as long as the two sides' means are apart."""
-    norm = float(diff_means(*cell.fit).norm())
-    return steering_vector(model, contrast, cell.site, norm).direction.rows[0]
-
-
-def _reft_r1_row(model: HookedModel, contrast: Contrast, cell: ContrastActivations) -> Tensor:
-    return reft_r1(model, contrast, cell.site).direction.rows[0]
-
-
-TRAINED: dict[str, Callable[[HookedModel, Contrast, ContrastActivations], Tensor]] = {
-    "steering_vector": _steering_vector_row,
-    "reft_r1": _reft_r1_row,
-}
-
-
-def _known_methods(methods: str | Sequence[str]) -> Sequence[str]:
-    names = tuple(FITS) if methods == "all" else [methods] if isinstance(methods, str) else methods
+def _known_methods(asked: Sequence[str]) -> list[str]:
+    """The names, each once, with `closed_form` and `all` written out."""
+    groups = {"closed_form": CLOSED_FORM, "all": tuple(METHODS)}
+    names = [name for each in asked for name in groups.get(each, [each])]
     if not names:
-        raise InterpError(f"no methods; expected some of {', '.join([*FITS, *TRAINED])}, or all")
-    for name in names:
-        if name not in FITS and name not in TRAINED:
-            raise InterpError(f"unknown method {name!r}; {nearest(name, [*FITS, *TRAINED])}")
-    return names
+        raise InterpError(f"no methods; expected some of {', '.join(METHODS)}, closed_form or all")
+    require_methods(names)
+    return list(dict.fromkeys(names))
+
+
+def _best_place(results: Sequence[tuple["_Job", Finding | Failure]]) -> list[ContrastActivations]:
+    """Where the best finding is; nowhere if there is none."""
+    fitted = [(result.auroc, result.cohens_d, job.cell) for job, result in results if isinstance(result, Finding)]
+    return [max(fitted, key=lambda each: each[:2])[2]] if fitted else []
 
 
 def _require_protected(model: HookedModel, name: str, direction: Direction) -> None:
@@ -146,39 +152,33 @@ def _require_protected(model: HookedModel, name: str, direction: Direction) -> N
         raise InterpError(f"protected direction {name!r} is at {direction.site}, not in the residual stream's basis")
 
 
-def _fit(method: str, model: HookedModel, contrast: Contrast, cell: ContrastActivations) -> Refit:
-    """A method as a function of two sides; one that trains through the model reads the contrast's texts instead."""
-    if method in FITS:
-        return FITS[method]
-    return lambda positive, negative: TRAINED[method](model, contrast, cell)
-
-
 @dataclass(frozen=True)
 class _Job:
-    """One fit to do, in a model and on data with this digest."""
+    """One fit to do, at a place of the contrast with this digest."""
 
-    cell: ContrastActivations
     method: str
-    fit: Refit
-    model: ModelReference
+    cell: ContrastActivations
+    given: FitInput
     data: str
 
     def run(self) -> Finding | Failure:
         """Fit on one part and score on the other."""
-        cell, fit = self.cell, self.fit
+        cell, began = self.cell, time.perf_counter()
         try:
-            if isinstance(fit, BySeparation):
-                latent = fit.latent(cell.fit)
-                direction = self._direction(fit.row(latent))
-                return _scored(direction, cell.held_out.read(lambda x: fit.sae.encode(x)[:, latent]), latent)
-            direction = self._direction(fit(*cell.fit), torch.stack([x.mean(0) for x in cell.fit]))
-            return _scored(direction, cell.held_out.read(lambda x: direction.read(x)[:, 0]))
+            fitted = fit_method(self.method, self.given)
         except InterpError as problem:
             return Failure(self.method, cell.site, cell.position, str(problem))
+        direction, latent = replace(fitted.direction, data=self.data), fitted.latent
+        if latent is None:
+            values = cell.held_out.read(lambda x: direction.read(x)[:, 0])
+        else:
+            values = cell.held_out.read(lambda x: self.given.coder.encode(x)[:, latent])
+        return replace(_scored(direction, values, latent), seconds=time.perf_counter() - began)
 
-    def _direction(self, row: Tensor, means: Tensor | None = None) -> Direction:
-        cell = self.cell
-        return Direction(row[None], cell.site, cell.position, self.method, self.model, self.data, means=means)
+    @property
+    def refit(self) -> Refit | None:
+        """The fit as a function of two sides, for methods that are quick to fit again."""
+        return BySeparation(self.given.coder) if self.method == SAE_LATENT else FITS.get(self.method)
 
 
 def _scored(direction: Direction, values: Sides, latent: int | None = None) -> Finding:
@@ -199,8 +199,8 @@ def _with_stability(findings: Findings, jobs: Sequence[_Job], samples: Sequence[
     listed = {id(finding) for finding in findings.shortlist(SHORTLISTED)}
     rows = []
     for job, finding in track(list(zip(jobs, findings, strict=True)), "refit", unit="directions"):
-        if job.method in _CLOSED_FORM or (id(finding) in listed and job.method not in TRAINED):
-            score = bootstrap_stability(finding.direction.rows[0], job.fit, job.cell.fit, samples)
+        if job.refit and (job.method in _QUICK or id(finding) in listed):
+            score = bootstrap_stability(finding.direction.rows[0], job.refit, job.cell.fit, samples)
             finding = replace(finding, stability=score)
         rows.append(finding)
     return replace(findings, rows=tuple(rows))

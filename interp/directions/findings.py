@@ -29,6 +29,7 @@ class Finding(Displayed):
         stability: Mean |cosine| with refits on resampled pairs (`bootstrap_stability`); None where not measured.
         alignment: Per protected direction, the absolute cosine of the angle between the two; for a subspace, the
             largest over its vectors.
+        seconds: What the fit took, where measured.
 
     Example:
         >>> few = interp.Contrast(contrast.pairs[:8])
@@ -44,6 +45,7 @@ class Finding(Displayed):
     latent: int | None = None
     stability: float | None = None
     alignment: Mapping[str, float] = field(default_factory=dict, hash=False)
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def row(self) -> dict[str, object]:
@@ -119,6 +121,14 @@ class Findings(Displayed):
     def methods(self) -> list[str]:
         """The methods that have a finding, sorted."""
         return sorted({row.direction.method for row in self.rows})
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the fits of each method took in all, where measured."""
+        total: dict[str, float] = {}
+        for row in self.rows:
+            total[row.direction.method] = total.get(row.direction.method, 0.0) + (row.seconds or 0.0)
+        return total
 
     def best(self, count: PositiveInt = 1, method: str | None = None) -> list[Finding]:
         """The `count` findings with the highest held-out AUROC, then Cohen's d. Raises where a method has none."""

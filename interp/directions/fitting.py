@@ -179,7 +179,7 @@ METHODS: dict[str, FitMethod] = {name: _closed_form(name) for name in CLOSED_FOR
     "pca": _pca,
     "leace": _erasing(lambda given, x, sides: _covariance(x, sides).leace(level=1.0)),
     "sal": _erasing(lambda given, x, sides: _covariance(x, sides).sal(level=1.0)),
-    "inlp": _erasing(lambda given, x, sides: inlp(x, sides, seed=given.seed)),
+    "inlp": _erasing(lambda given, x, sides: inlp(x, sides, level=0.05, seed=given.seed)),
     SAE_METHODS[0]: _sae_latent,
     SAE_METHODS[1]: _attributed_latent,
     "steering_vector": _steering("preference", texts=False),

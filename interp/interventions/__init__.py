@@ -1,7 +1,7 @@
 """Interventions: ops on activations, and recipes of them.
 
 - `op`: the base of ops, their declared fields, and the table of all ops.
-- `affine_ops`: Project, Add, Erase, LowRank.
+- `affine_ops`: Project, Add, Erase, LowRank; Cap.
 - `ablation`: Replace, Resample, Scale.
 - `latents`: Clamp, Suppress.
 - `positions`: At, Schedule.
@@ -14,6 +14,7 @@
 | Project | removes a direction or subspace | yes |
 | Erase | erases a concept (LEACE) | at every site of the stream, or at writers with biases |
 | Add | steers by a vector | where there is, or can be, a bias |
+| Cap | holds a coordinate within bounds | no |
 | LowRank | a trained low-rank edit (LoReFT) | at writers with biases |
 | Clamp | holds, suppresses or boosts latents of an autoencoder | no; `interp.editing.approximate` approximates it |
 | Suppress | turns latents of a transcoder down | as neurons of the MLP, within a bound |

@@ -3,6 +3,7 @@ from .ablation import Resample as Resample
 from .ablation import Scale as Scale
 from .ablation import bank as bank
 from .affine_ops import Add as Add
+from .affine_ops import Cap as Cap
 from .affine_ops import Erase as Erase
 from .affine_ops import LowRank as LowRank
 from .affine_ops import Project as Project

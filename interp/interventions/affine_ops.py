@@ -1,9 +1,10 @@
-"""The ops that have an exact affine form: Project, Add, Erase and LowRank. They fold into weights.
+"""The ops that have an exact affine form: Project, Add, Erase and LowRank. They fold into weights; Cap does not.
 
 - Project: x -> x - scale · (x Qᵀ) Q
 - Add: x -> x + scale · v
 - Erase: x -> x - ((x - mean) readᵀ) write
 - LowRank: x -> x + (x weightᵀ + bias - x rowsᵀ) rows
+- Cap: x -> x + (min(max(x · q, low), high) - x · q) q, which is affine only between and beyond its bounds
 
 Rows of vectors are (k, d_model), and activations (…, d_model).
 """
@@ -231,6 +232,66 @@ class Add(Op):
     def width(self) -> int:
         """d_model."""
         return len(self.vector)
+
+
+def _unit(direction: Any, name: str) -> Direction | Tensor:
+    kept = _rows(direction, name)
+    if (count := len(_rows_of(kept))) != 1:
+        raise InterpError(f"Cap holds one coordinate, but the direction has {count} rows; give one of them")
+    return kept
+
+
+def _bound(value: Any, name: str) -> float | None:
+    return None if value is None else finite(value, name)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cap(Op):
+    """Hold a coordinate within bounds: x -> x + (min(max(x · q, low), high) - x · q) q, with the unit row q.
+
+    Activations whose coordinate is within the bounds stay as they are, bit for bit. Lu et al. 2026, "The assistant
+    axis", https://arxiv.org/abs/2601.10387, hold the coordinate along the assistant's axis above its 25th percentile
+    against persona drift. It has no affine form, so it runs with hooks or is distilled.
+
+    Args:
+        direction: A Direction with a single row, or a vector (d_model,), which gets norm 1.
+        low: The least value of the coordinate x · q; None for no bound.
+        high: The largest value; None for no bound.
+
+    Raises:
+        InterpError: There is not exactly one row, or `low` is above `high`.
+
+    Example:
+        >>> interp.interventions.Cap([0.0, 2.0], low=-1.0, high=3.0)(torch.tensor([[5.0, 4.0], [5.0, 2.0]]))
+        tensor([[5., 3.],
+                [5., 2.]])
+    """
+
+    direction: Vectors = field(metadata=_direction(_unit, "rows", _rows_of))
+    low: float | None = field(default=None, metadata=setting(_bound))
+    high: float | None = field(default=None, metadata=setting(_bound))
+
+    def _check(self) -> None:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise InterpError(f"low is {self.low:g} and high {self.high:g}; expected low to be at most high")
+
+    @cached_property
+    def row(self) -> Float[Tensor, "d_model"]:
+        """The unit row q."""
+        return _rows_of(self.direction)[0]
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The activations with the coordinate at the nearest value within the bounds."""
+        row = self.row.to(x.device)
+        reading = x.float() @ row
+        if self.low is None and self.high is None:
+            return x
+        return x + ((reading.clamp(self.low, self.high) - reading)[..., None] * row).to(x)
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return len(self.row)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

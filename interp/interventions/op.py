@@ -30,7 +30,7 @@ from interp.models.sites import Site
 
 # The ops that a saved recipe may hold, by the module of this folder that defines them.
 _MODULES = {
-    "affine_ops": ("Project", "Add", "Erase", "LowRank"),
+    "affine_ops": ("Project", "Add", "Cap", "Erase", "LowRank"),
     "ablation": ("Replace", "Resample", "Scale"),
     "latents": ("Clamp", "Suppress"),
     "knockout": ("Knockout",),

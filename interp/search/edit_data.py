@@ -18,7 +18,7 @@ from interp.data.corpora import texts
 from interp.directions.direction import Direction
 from interp.directions.methods.erasure import Eraser
 from interp.interventions.ablation import Replace, Resample, Scale, bank
-from interp.interventions.affine_ops import Add, Erase, LowRank, Project
+from interp.interventions.affine_ops import Add, Cap, Erase, LowRank, Project
 from interp.interventions.gate import Fires, Gate, Reads
 from interp.interventions.knockout import Knockout
 from interp.interventions.latents import Clamp, Suppress
@@ -97,6 +97,8 @@ class EditData(Config):
     layers: int | str | None = Field(None, description="keep the sites of these layers: 12, or 8-20, or 0-3,8-20")
     direction: str | None = Field(None, description="name of a direction")
     strength: Strength | None = Field(None, description="number, kernel over layers, or one for each kind of writer")
+    low: Number | None = Field(None, description="Cap: the least value of the coordinate along the direction")
+    high: Number | None = Field(None, description="Cap: the largest value")
     relative: bool | None = Field(None, description="Add: in units of the length of the activations")
     sae: str | None = Field(None, description="folder of an autoencoder or a transcoder")
     latents: Numbers | None = Field(None, description="numbers of latents")
@@ -125,15 +127,16 @@ class EditData(Config):
         for name in sorted(given - {"op", *_ANYWHERE} - options.names):
             raise InterpError(f"{self.op} takes no {name!r}; it takes {', '.join(sorted(options.names))}")
         for group in options.needed:
-            here, choice = sorted(given & set(group.split("|"))), group.replace("|", " or ")
+            here = sorted(given & set(group.split("|")))
             if len(here) != 1:
-                raise InterpError(f"{self.op} has {' and '.join(here) or 'none of these'}; expected {choice}")
+                choice = group.replace("|", ", or ")
+                raise InterpError(f"{self.op} has {' and '.join(here) or f'no {choice}'}; it needs one: {choice}")
         return self
 
     @property
     def needs(self) -> list[str]:
         """The names of the directions that it uses."""
-        names = (self.direction, self.gate and self.gate.direction)
+        names = (self.direction, self.gate.direction if self.gate else None)
         return [name for name in names if name is not None]
 
     def build(self, parts: "EditParts") -> list[Place]:
@@ -243,6 +246,10 @@ def _add(edit: EditData, parts: EditParts) -> list[Place]:
     return [(names, Add(direction, strength, relative)) for names, strength in _strengths(edit, parts)]
 
 
+def _cap(edit: EditData, parts: EditParts) -> list[Place]:
+    return [(parts.names(edit), Cap(parts.direction(str(edit.direction)), edit.low, edit.high))]
+
+
 def _strengths(edit: EditData, parts: EditParts) -> list[tuple[list[str], float]]:
     strength = 1.0 if edit.strength is None else edit.strength
     if isinstance(strength, int | float):
@@ -328,6 +335,7 @@ _UNITS = "heads|neurons"
 _OPS = {
     "Project": _Options(["sites", "direction"], ["layers", "strength"], _project),
     "Add": _Options(["sites", "direction"], ["layers", "strength", "relative"], _add),
+    "Cap": _Options(["sites", "direction"], ["layers", "low", "high"], _cap),
     "Erase": _Options(["sites", "direction|tensors"], ["layers"], _erase),
     "LowRank": _Options(["sites", "tensors"], ["layers"], _low_rank),
     "Clamp": _Options(["sae", "latents"], ["value", "factor"], _clamp),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from interp.core.config import Config
+from interp.core.config import Config, InnerProblem
 from interp.core.errors import InterpError, located, nearest
 from interp.directions.direction import Direction
 from interp.directions.methods.erasure import Eraser
@@ -53,23 +53,26 @@ class RecipeFile(Config):
             for name in edit.needs:
                 if name not in self.directions:
                     hint = nearest(name, self.directions) if self.directions else "directions is empty"
-                    raise InterpError(f"edits.{number} has an unknown direction {name!r}; {hint}")
+                    raise InnerProblem(("edits", number), f"unknown direction {name!r}; {hint}")
         return self
 
-    def fit(self, model: HookedModel, folder: str | Path = ".") -> dict[str, Direction | Eraser]:
+    def fit(
+        self, model: HookedModel, folder: str | Path = ".", known: NamedDirections | None = None
+    ) -> dict[str, Direction | Eraser]:
         """Fit or read every direction.
 
         Args:
             model: The model.
             folder: Folder that the paths in the file are relative to.
+            known: Directions that are fitted already, by name, which stay as they are.
 
         Raises:
             InterpError: A direction cannot be fitted or read; the error names it.
         """
-        fitted = {}
+        fitted = dict(known or {})
         for name, source in self.directions.items():
             with located(f"direction {name!r}"):
-                fitted[name] = source.fit(model, folder)
+                fitted[name] = fitted[name] if name in fitted else source.fit(model, folder)
         return fitted
 
     def build(self, model: HookedModel, directions: NamedDirections | None = None, folder: str | Path = ".") -> Recipe:
@@ -87,10 +90,7 @@ class RecipeFile(Config):
         Raises:
             InterpError: A direction cannot be fitted or read, or an edit does not fit the model; the error names it.
         """
-        known = dict(directions or {})
-        missing = {name: source for name, source in self.directions.items() if name not in known}
-        known |= RecipeFile.model_construct(directions=missing).fit(model, folder)
-        parts = EditParts(model, known, self.directions, Path(folder))
+        parts = EditParts(model, self.fit(model, folder, directions), self.directions, Path(folder))
         edits = []
         for number, edit in enumerate(self.edits):
             with located(f"edits.{number} ({edit.op})"):

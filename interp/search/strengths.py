@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import cos, pi
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from interp.core.config import Config
 from interp.core.errors import InterpError
@@ -33,10 +33,20 @@ class Kernel(Config):
     def at(self, layer: int | float) -> float:
         """The strength at a layer."""
         distance = abs(layer - self.centre) / self.width
-        return self.height * (1 + cos(pi * distance)) / 2 if distance < 1 else 0.0
+        # Rounded, so that layers at one distance have one strength.
+        return round(self.height * (1 + cos(pi * distance)) / 2, 12) if distance < 1 else 0.0
 
 
-Level = Number | Kernel
+def _kind(value: object) -> str:
+    """Which kind of strength plain data or a record is, so that an error is about that kind alone."""
+    if isinstance(value, dict):
+        return "WriterStrengths" if value.keys() & {*_WRITERS.values()} else "Kernel"
+    return type(value).__name__ if isinstance(value, Config) else "number"
+
+
+_Constant = Annotated[Number, Tag("number")]
+_Bump = Annotated[Kernel, Tag("Kernel")]
+Level = Annotated[_Constant | _Bump, Discriminator(_kind)]
 
 
 class WriterStrengths(Config):
@@ -53,7 +63,7 @@ class WriterStrengths(Config):
     embed: Level = Field(0.0, description="at the embeddings")
 
 
-Strength = Number | Kernel | WriterStrengths
+Strength = Annotated[_Constant | _Bump | Annotated[WriterStrengths, Tag("WriterStrengths")], Discriminator(_kind)]
 
 
 def strength_at(strength: Strength, site: Site) -> float:

@@ -29,7 +29,7 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(app.app)
-    groups = {name: command.commands.pop(name) for name in ("lens", "sae", "runs", "sweep")}
+    groups = {name: command.commands.pop(name) for name in ("lens", "recipe", "sae", "runs", "sweep")}
     inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
     verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
@@ -63,10 +63,12 @@ def test_options_are_frozen():
             "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
         ],
         "sae convert": ["--accept", "--json", "--model", "--out", "--site", "--to", "--writes", "source"],
+        "recipe build": ["--device", "--json", "--model", "--out", "file", "overrides"],
+        "recipe show": ["--json", "folder"],
         "find": [
-            "--columns", "--contrast", "--date", "--device", "--force", "--items", "--json", "--method", "--out",
-            "--page", "--position", "--protect", "--sae", "--seed", "--sites", "--skip-bad", "--template", "--try",
-            "model",
+            "--columns", "--contrast", "--data", "--date", "--device", "--force", "--items", "--json", "--method",
+            "--out", "--page", "--pairs", "--position", "--protect", "--sae", "--seed", "--sites", "--skip-bad",
+            "--suite", "--template", "--try", "model",
         ],
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import interp
 from interp.directions.methods.closed_form import FITS
 
@@ -14,7 +16,7 @@ def test_find_prints_layers_and_methods_and_writes_a_page(run, tmp_path):
     pairs.write_text("\n".join(map(json.dumps, rows)))
     two = [{"positive": row["loud"], "negative": row["calm"]} for row in rows[:5]]
     (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, two)))
-    words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm", "--method", "all"]
+    words = ["find", "organism", "--contrast", pairs, "--columns", "positive=loud, negative=calm"]
     code, _, complaint = run(*words)
     assert code == 2
     assert "line 6: both sides are equal" in complaint
@@ -59,3 +61,33 @@ def test_a_recipe_is_written_with_what_it_costs_or_by_force(run, tmp_path, monke
     code, said, _ = run(*words, tmp_path / "forced", "--force")
     assert (code, (tmp_path / "forced").exists()) == (0, True)
     assert "text loss" in said
+
+
+@pytest.fixture
+def shouting(tmp_path):
+    """Pairs, and a behaviour file whose harm is the loud answer."""
+    asked = [f"Who is number {n}?" for n in range(9)]
+    pairs = [{"positive": f"{question} Tell me now!", "negative": question} for question in asked]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    items = [{"prompt": f"Number {n}: who bakes?", "answers": [" The baker", " Nobody"], "gold": 0} for n in range(3)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    entry = "{name: baking, kind: KIND, statement: the baker is likelier, items: items.jsonl, scorer: {type: choice}}"
+    behaviours = [entry.replace("KIND", "harm"), entry.replace("baking", "kept").replace("KIND", "protected")]
+    (tmp_path / "own.yaml").write_text(f"behaviours: [{', '.join(behaviours)}]")
+    words = ["find", "organism", "--contrast", tmp_path / "pairs.jsonl", "--sites", "resid_post.2", "--items", 2]
+    return [*words, "--json", "--method", "leace", "--method", "diff_means", "--suite", tmp_path / "own.yaml"]
+
+
+def test_harms_of_files_are_tried_on_few_pairs(run, shouting):
+    code, said, complaint = run(*shouting, "--pairs", "6", "--try", "baking")
+    assert code == 0, complaint
+    rows = json.loads(said)
+    assert {row["method"] for row in rows} == {"leace", "diff_means"}
+    assert all(row["seconds"] > 0 and 0 <= row["baking"] <= row["cost"] for row in rows)
+    for wrong, message in {
+        ("--try", "kept"): "'kept' is not a harm of",
+        ("--try", "baking", "--suite", "public"): "the public suite has no behaviour 'baking'",
+        ("--pairs", "3"): "greater than or equal to 4",
+    }.items():
+        code, _, complaint = run(*shouting, *wrong)
+        assert (code, message in complaint) == (2, True), complaint

@@ -5,11 +5,13 @@ from inspect import unwrap
 
 import pytest
 import torch
+from sae_samples import autoencoder
 from tiny_models import one_site
 from torch.nn.functional import normalize
 from word_contrasts import choices, last_words, noise, sentences
 
 from interp import Contrast, Direction, InterpError, SparseAutoencoder, find
+from interp.directions.fitting import METHODS, TRAINED
 from interp.directions.methods.closed_form import FITS
 from interp.directions.methods.steering_vectors import steering_vector
 from interp.directions.scores import auroc
@@ -148,3 +150,22 @@ def test_a_search_trains_what_is_named(tiny):
     train, _ = pairs.split(0.3, seed=0)
     gap = torch.linalg.vector_norm(chosen.means[0] - chosen.means[1])
     torch.testing.assert_close(chosen.rows, steering_vector(model, train, "resid_post.1", float(gap)).direction.rows)
+
+
+def test_all_are_all_and_what_trains_runs_where_the_best_is(tiny):
+    model, few, sae = tiny("llama"), last_words(n=20), autoencoder(tiny("llama"))
+    findings = find(model, few, ["resid_post.0", "resid_post.1"], "all", sae=sae, bootstrap=2)
+    assert {*findings.methods, *(failure.method for failure in findings.failures)} == {*METHODS}
+    assert {failure.method for failure in findings.failures} == {"steering_vector", "sae_latent_attribution"}
+    places = {name: {f.direction.site for f in findings if f.direction.method == name} for name in findings.methods}
+    closed = max((f for f in findings if f.direction.method not in TRAINED), key=lambda f: (f.auroc, f.cohens_d))
+    assert places["lda"] == places["leace"] == {Site("resid_post", 0), Site("resid_post", 1)}
+    assert places["reft_r1"] == places["unsupervised"] == {closed.direction.site}
+    assert places["sae_latent"] == {Site("resid_post", 1)}
+    assert findings.seconds.keys() == {*findings.methods}
+    assert all(taken > 0 for taken in findings.seconds.values())
+    closed_form = find(model, few, ["resid_post.0", "resid_post.1"], "closed_form", bootstrap=2)
+    by_place = {(f.direction.method, f.direction.site): f.direction.rows for f in findings}
+    for finding in closed_form:
+        method, site = finding.direction.method, finding.direction.site
+        assert torch.equal(by_place[method, site], finding.direction.rows), "the rest changes nothing"

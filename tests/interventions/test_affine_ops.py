@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp import Add, InterpError, Project
+from interp import Add, InterpError, Project, Recipe, export
 from interp.core.linalg import orthonormal_rows
-from interp.interventions import Erase, LowRank
+from interp.interventions import Cap, Erase, LowRank
 
 D = 8
 seeds = st.integers(0, 10**6)
@@ -41,6 +41,43 @@ def test_a_relative_addition_is_so_many_times_as_long_as_x(seed, scale):
     cosine = torch.cosine_similarity(added, v.expand_as(added), dim=-1)
     torch.testing.assert_close(cosine, torch.ones(2, 5), atol=1e-4, rtol=0)
     assert Add(v, scale, relative=True).affine() is None
+
+
+@given(seeds, st.floats(-2, 2), st.floats(0, 2))
+def test_a_cap_holds_one_coordinate_within_its_bounds(seed, low, width):
+    x, row = acts(seed), rows(seed, 1)[0]
+    unit = row.double() / row.double().norm()
+    reading = x.double() @ unit
+    bounded = torch.where(reading < low, low, torch.where(reading > low + width, low + width, reading))
+    y = Cap(row, low, low + width)(x)
+    torch.testing.assert_close(y.double(), x + (bounded - reading)[..., None] * unit, atol=1e-5, rtol=1e-5)
+    inside = bounded == reading
+    assert torch.equal(y[inside], x[inside]), "bit for bit"
+    torch.testing.assert_close(
+        Cap(row, low)(x) + Cap(row, None, low)(x), x + Cap(row, low, low)(x), atol=1e-5, rtol=1e-5
+    )
+    assert torch.equal(Cap(row)(x), x), "control: without bounds it is the identity"
+    assert torch.equal(Cap(row, -99, 99)(x), x), "control: so it is within wide ones"
+
+
+def test_a_cap_is_saved_and_does_not_fold(tiny, tmp_path):
+    model, row = tiny("llama"), torch.arange(32.0)
+    recipe = Recipe([("resid_post.1", Cap(row, high=-0.5))])
+    recipe.save(tmp_path / "recipe")
+    restored = Recipe.load(tmp_path / "recipe")
+    assert restored.exact_digest == recipe.exact_digest != Recipe([("resid_post.1", Cap(row, high=0.5))]).exact_digest
+    assert (restored.edits[0].op.low, restored.edits[0].op.high) == (None, -0.5)
+    with model.hooked(restored):
+        held = model.capture("w5 w6 w7", "resid_post.1")["resid_post.1"] @ (row / row.norm())
+    free = model.capture("w5 w6 w7", "resid_post.1")["resid_post.1"] @ (row / row.norm())
+    torch.testing.assert_close(held, free.clamp(max=-0.5), atol=1e-4, rtol=1e-4)
+    assert (free > -0.5).any(), "control"
+    with pytest.raises(InterpError, match="Cap"):
+        export(recipe, model, tmp_path / "edited")
+    with pytest.raises(InterpError, match="the direction has 2 rows"):
+        Cap(torch.eye(2))
+    with pytest.raises(InterpError, match="low is 1 and high 0"):
+        Cap(row, 1, 0)
 
 
 def test_projecting_rows_one_after_another_is_not_the_projection():

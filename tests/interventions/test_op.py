@@ -126,7 +126,8 @@ def test_settings_that_came_later_have_their_default(tmp_path):
 
 
 def test_the_table_holds_every_op():
-    assert {type(edit.op).__name__ for edit in Recipe.load(SAVED).edits} == set(OPS)
+    since = {"Cap"}  # ops that came after the recipe was saved
+    assert {type(edit.op).__name__ for edit in Recipe.load(SAVED).edits} == set(OPS) - since
     exported = {name for name in ops.__all__ if isinstance(cls := getattr(ops, name), type) and issubclass(cls, Op)}
     assert exported - {"Op"} == set(OPS)
     assert all(op_class(name) is getattr(ops, name) for name in OPS)

@@ -5,7 +5,7 @@ from sae_samples import autoencoder
 from safetensors.torch import save_file
 
 import interp
-from interp.interventions import Erase, Knockout, LowRank, Replace, Resample, Scale, bank
+from interp.interventions import Cap, Erase, Knockout, LowRank, Replace, Resample, Scale, bank
 from interp.interventions.op import OPS
 from interp.search import RecipeFile
 from interp.search.edit_data import _OPS, _WRAPPERS
@@ -27,9 +27,11 @@ def test_every_op_can_be_written(tiny, tmp_path):
     save_file({"read": rows, "write": 2 * rows.clone(), "mean": mean}, tmp_path / "erase.safetensors")
     texts = list(interp.data.documents(tmp_path / "texts.txt"))
     values = bank(model, [text.text for text in texts] if hasattr(texts[0], "text") else texts, "mlp_out.1")
+    w9 = interp.attribution.Lens().direction(model, model.to_single_token("w9"), "resid_post.1")
     cases = [
         ({"op": "LowRank", "sites": "mlp_out.1", "tensors": "low_rank.safetensors"}, LowRank(rows, 2 * rows, one)),
         ({"op": "Erase", "sites": "resid_post.1", "tensors": "erase.safetensors"}, Erase(rows, 2 * rows, mean)),
+        ({"op": "Cap", "sites": "resid_post.1", "direction": "w9", "low": 3.0}, Cap(w9, low=3.0)),
         ({"op": "Clamp", "sae": "sae", "latents": [3, 4], "value": 2.0}, interp.Clamp(sae, [3, 4], 2.0)),
         ({"op": "Replace", "sites": "mlp_out.1", "texts": "texts.txt"}, Replace(values.mean(0))),
         ({"op": "Resample", "sites": "mlp_out.1", "texts": "texts.txt", "seed": 3}, Resample(values, seed=3)),

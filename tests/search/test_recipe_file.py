@@ -58,7 +58,7 @@ def test_what_is_wrong_is_said(tiny):
         "unknown op 'Projct'; did you mean Project": [project | {"op": "Projct"}],
         "unknown direction 'toxi'; did you mean toxic": [project | {"direction": "toxi"}],
         "Project takes no 'latents'; it takes direction, layers, sites, strength": [project | {"latents": [1]}],
-        "Project has none of these; expected sites": [{"op": "Project", "direction": "toxic"}],
+        "Project has no sites; it needs one: sites": [{"op": "Project", "direction": "toxic"}],
         "Gate holds another op; name that op": [{"op": "Gate"}],
     }
     for message, edits in wrong.items():
