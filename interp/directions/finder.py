@@ -110,8 +110,9 @@ def find(
     cells = capture_contrast(model, train, test, captured, positions, chat)
 
     def run(methods: Iterable[str], places: Sequence[ContrastActivations]) -> list[tuple[_Job, Finding | Failure]]:
-        inputs = [FitInput(model, train, cell.site, cell.position, cell.fit, sae, seed=seed) for cell in places]
-        jobs = [_Job(name, *each, contrast.digest) for each in zip(places, inputs, strict=True) for name in methods]
+        pairs = [(cell, name) for cell in places for name in methods]
+        inputs = [FitInput(name, model, train, at.site, at.position, at.fit, sae, seed=seed) for at, name in pairs]
+        jobs = [_Job(cell, each, contrast.digest) for (cell, _), each in zip(pairs, inputs, strict=True)]
         return [(job, job.run()) for job in track(jobs, "fit", unit="directions")]
 
     everywhere = [cell for cell in cells if cell.site in searched]
@@ -156,7 +157,6 @@ def _require_protected(model: HookedModel, name: str, direction: Direction) -> N
 class _Job:
     """One fit to do, at a place of the contrast with this digest."""
 
-    method: str
     cell: ContrastActivations
     given: FitInput
     data: str
@@ -165,9 +165,9 @@ class _Job:
         """Fit on one part and score on the other."""
         cell, began = self.cell, time.perf_counter()
         try:
-            fitted = fit_method(self.method, self.given)
+            fitted = fit_method(self.given)
         except InterpError as problem:
-            return Failure(self.method, cell.site, cell.position, str(problem))
+            return Failure(self.given.method, cell.site, cell.position, str(problem))
         direction, latent = replace(fitted.direction, data=self.data), fitted.latent
         if latent is None:
             values = cell.held_out.read(lambda x: direction.read(x)[:, 0])
@@ -178,7 +178,7 @@ class _Job:
     @property
     def refit(self) -> Refit | None:
         """The fit as a function of two sides, for methods that are quick to fit again."""
-        return BySeparation(self.given.coder) if self.method == SAE_LATENT else FITS.get(self.method)
+        return BySeparation(self.given.coder) if self.given.method == SAE_LATENT else FITS.get(self.given.method)
 
 
 def _scored(direction: Direction, values: Sides, latent: int | None = None) -> Finding:
@@ -199,7 +199,7 @@ def _with_stability(findings: Findings, jobs: Sequence[_Job], samples: Sequence[
     listed = {id(finding) for finding in findings.shortlist(SHORTLISTED)}
     rows = []
     for job, finding in track(list(zip(jobs, findings, strict=True)), "refit", unit="directions"):
-        if job.refit and (job.method in _QUICK or id(finding) in listed):
+        if job.refit and (job.given.method in _QUICK or id(finding) in listed):
             score = bootstrap_stability(finding.direction.rows[0], job.refit, job.cell.fit, samples)
             finding = replace(finding, stability=score)
         rows.append(finding)

@@ -41,40 +41,6 @@ from interp.sae.coder import SparseAutoencoder
 
 
 @dataclass(frozen=True)
-class FitInput(Displayed):
-    """What a method may use: the model, the pairs, and their activations at one site and position.
-
-    Args:
-        model: The model.
-        contrast: The pairs to fit on.
-        site: The site.
-        position: Token of the prompt; negative counts from its end.
-        sides: Activations of both sides there.
-        sae: An autoencoder of the site, for methods that choose a latent.
-        rank: How many rows to fit, for methods that have several.
-        seed: Draws what a method draws.
-    """
-
-    model: HookedModel
-    contrast: Contrast
-    site: Site
-    position: int
-    sides: Sides
-    sae: SparseAutoencoder | None = None
-    rank: int = 1
-    seed: int = 0
-
-    @property
-    def coder(self) -> SparseAutoencoder:
-        """The autoencoder. Raises where there is none, or one of another site."""
-        if self.sae is None:
-            raise InterpError("it chooses a latent; give an autoencoder of the site (sae)")
-        if self.sae.site != self.site:
-            raise InterpError(f"the autoencoder is of {self.sae.site}, not of {self.site}")
-        return self.sae
-
-
-@dataclass(frozen=True)
 class Fitted(Displayed):
     """A direction as a method fitted it.
 
@@ -94,38 +60,69 @@ class Fitted(Displayed):
     latent: int | None = None
 
 
-class _Rows(NamedTuple):
-    """What a method returns: its rows, which are the direction's, and what else it fitted."""
+class FitInput(NamedTuple):
+    """What a method may use: the model, the pairs, and their activations at one site and position.
 
-    rows: Float[Tensor, "k d_model"]
-    eraser: Eraser | None = None
-    latent: int | None = None
+    The autoencoder is for methods that choose a latent, the rank for those that fit several rows, and the seed for what
+    is drawn.
+    """
+
+    method: str
+    model: HookedModel
+    contrast: Contrast
+    site: Site
+    position: int
+    sides: Sides
+    sae: SparseAutoencoder | None = None
+    rank: int = 1
+    seed: int = 0
+
+    @property
+    def coder(self) -> SparseAutoencoder:
+        """The autoencoder. Raises where there is none, or one of another site."""
+        if self.sae is None:
+            raise InterpError("it chooses a latent; give an autoencoder of the site (sae)")
+        if self.sae.site != self.site:
+            raise InterpError(f"the autoencoder is of {self.sae.site}, not of {self.site}")
+        return self.sae
+
+    @property
+    def norm(self) -> float:
+        """How far the two sides' means are apart: the length of vectors that are trained."""
+        return float(diff_means(*self.sides).norm())
+
+    def fitted(
+        self, rows: Float[Tensor, "k d_model"], eraser: Eraser | None = None, latent: int | None = None
+    ) -> Fitted:
+        """The rows as a direction with its origin."""
+        means = None if self.method in SAE_METHODS else torch.stack([side.mean(0) for side in self.sides])
+        origin = self.site, self.position, self.method, self.model.reference, self.contrast.digest
+        return Fitted(Direction(rows, *origin, means=means), eraser, latent)
 
 
-def _closed_form(name: str) -> "FitMethod":
-    return lambda given: _Rows(FITS[name](*given.sides)[None])
+FitMethod = Callable[[FitInput], Fitted]
 
 
-def _pca(given: FitInput) -> _Rows:
-    first = FITS["pca"](*given.sides)[None]
-    if given.rank == 1:
-        return _Rows(first)
+def _closed_form(given: FitInput) -> Fitted:
+    return given.fitted(FITS[given.method](*given.sides)[None])
+
+
+def _pca(given: FitInput) -> Fitted:
     differences = (given.sides.positive - given.sides.negative).double()
-    rows = torch.linalg.svd(differences, full_matrices=False).Vh[: given.rank]
-    return _Rows(torch.cat([first, rows[1:].float()]))
+    rows = torch.linalg.svd(differences, full_matrices=False).Vh[1 : given.rank] if given.rank > 1 else differences[:0]
+    return given.fitted(torch.cat([FITS["pca"](*given.sides)[None], rows.float()]))
 
 
-def _erasing(fit: Callable[[FitInput, Tensor, Tensor], Eraser]) -> "FitMethod":
+def _erasing(fit: Callable[[FitInput, Tensor, Tensor], Eraser]) -> FitMethod:
     """An eraser of which side a row is on, its first row towards the positive side."""
 
-    def fitted(given: FitInput) -> _Rows:
-        x = torch.cat([*given.sides])
+    def fitted(given: FitInput) -> Fitted:
         sides = torch.tensor([1, 0]).repeat_interleave(torch.tensor([len(side) for side in given.sides]))
-        eraser = fit(given, x, sides)
+        eraser = fit(given, torch.cat([*given.sides]), sides)
         gap = given.sides.positive.double().mean(0) - given.sides.negative.double().mean(0)
         sign = -1 if eraser.read[0] @ gap < 0 else 1
         eraser = replace(eraser, read=sign * eraser.read, write=sign * eraser.write, model=given.model.reference)
-        return _Rows(eraser.read.float(), eraser)
+        return given.fitted(eraser.read.float(), eraser)
 
     return fitted
 
@@ -134,48 +131,46 @@ def _covariance(x: Tensor, sides: Tensor) -> ErasureFitter:
     return ErasureFitter(x.shape[1], 2).update(x, sides)
 
 
-def _sae_latent(given: FitInput) -> _Rows:
+def _sae_latent(given: FitInput) -> Fitted:
     fit = BySeparation(given.coder)
     latent = fit.latent(given.sides)
-    return _Rows(fit.row(latent)[None], latent=latent)
+    return given.fitted(fit.row(latent)[None], latent=latent)
 
 
-def _attributed_latent(given: FitInput) -> _Rows:
-    shares = attributions(given.model, given.coder, given.contrast)
-    best = shares.topk(given.rank)
+def _attributed_latent(given: FitInput) -> Fitted:
+    best = attributions(given.model, given.coder, given.contrast).topk(given.rank)
     if best.values[-1] <= 0:
         raise InterpError(f"fewer than {plural(given.rank, 'latent')} favour the positive answers")
-    latents = best.indices
-    return _Rows(given.coder.W_dec[latents].float(), latent=int(latents[0]) if given.rank == 1 else None)
+    latent = int(best.indices[0]) if given.rank == 1 else None
+    return given.fitted(given.coder.W_dec[best.indices].float(), latent=latent)
 
 
-def _steering(objective: str, texts: bool) -> "FitMethod":
-    def fitted(given: FitInput) -> _Rows:
-        norm = float(diff_means(*given.sides).norm())  # the vector is as long as the two sides' means are apart
+def _steering(objective: str, texts: bool) -> FitMethod:
+    def fitted(given: FitInput) -> Fitted:
         options: dict[str, Any] = {"objective": objective, "texts": texts, "seed": given.seed}
-        return _Rows(steering_vector(given.model, given.contrast, given.site, norm, **options).direction.rows)
+        return given.fitted(
+            steering_vector(given.model, given.contrast, given.site, given.norm, **options).direction.rows
+        )
 
     return fitted
 
 
-def _reft_r1(given: FitInput) -> _Rows:
-    return _Rows(reft_r1(given.model, given.contrast, given.site, seed=given.seed).direction.rows)
+def _reft_r1(given: FitInput) -> Fitted:
+    return given.fitted(reft_r1(given.model, given.contrast, given.site, seed=given.seed).direction.rows)
 
 
-def _unsupervised(given: FitInput) -> _Rows:
-    model = given.model
+def _unsupervised(given: FitInput) -> Fitted:
+    model, last = given.model, Site("resid_post", given.model.n_layers - 1)
     texts = [text for side in given.contrast.texts(model.render, model.chat) for text in side]
-    last, norm = Site("resid_post", model.n_layers - 1), float(diff_means(*given.sides).norm())
-    candidates = unsupervised(model, texts, given.site, last, norm, given.rank, seed=given.seed)
-    return _Rows(torch.cat([candidate.direction.rows for candidate in candidates]))
+    candidates = unsupervised(model, texts, given.site, last, given.norm, given.rank, seed=given.seed)
+    return given.fitted(torch.cat([candidate.direction.rows for candidate in candidates]))
 
 
-FitMethod = Callable[[FitInput], _Rows]
 CLOSED_FORM: tuple[str, ...] = tuple(FITS)
 SAE_METHODS = (SAE_LATENT, f"{SAE_LATENT}_attribution")
 TRAINED = ("steering_vector", "steering_margin", "reft_r1", "unsupervised")
 RANKED = ("pca", "inlp", "unsupervised", SAE_METHODS[1])
-METHODS: dict[str, FitMethod] = {name: _closed_form(name) for name in CLOSED_FORM} | {
+METHODS: dict[str, FitMethod] = dict.fromkeys(CLOSED_FORM, _closed_form) | {
     "pca": _pca,
     "leace": _erasing(lambda given, x, sides: _covariance(x, sides).leace(level=1.0)),
     "sal": _erasing(lambda given, x, sides: _covariance(x, sides).sal(level=1.0)),
@@ -189,15 +184,12 @@ METHODS: dict[str, FitMethod] = {name: _closed_form(name) for name in CLOSED_FOR
 }
 
 
-def fit_method(name: str, given: FitInput) -> Fitted:
+def fit_method(given: FitInput) -> Fitted:
     """Fit a method of `METHODS`. Raises where it has no such rank, or the input gives no direction."""
-    require_methods([name])
-    if given.rank != 1 and name not in RANKED:
-        raise InterpError(f"{name} fits one row, not {given.rank}; give rank 1, or one of {', '.join(RANKED)}")
-    rows, eraser, latent = METHODS[name](given)
-    means = None if name in SAE_METHODS else torch.stack([side.mean(0) for side in given.sides])
-    origin = given.site, given.position, name, given.model.reference, given.contrast.digest
-    return Fitted(Direction(rows, *origin, means=means), eraser, latent)
+    if given.rank != 1 and given.method not in RANKED:
+        choices = ", ".join(RANKED)
+        raise InterpError(f"{given.method} fits one row, not {given.rank}; give rank 1, or one of {choices}")
+    return METHODS[given.method](given)
 
 
 def fit_direction(
@@ -237,7 +229,7 @@ def fit_direction(
         raise InterpError(f"{method} has no site; give one, such as resid_post.12")
     (place,) = residual_sites(model, sae.site if site is None and sae is not None else str(site))
     sides = capture_sides(model, contrast, [place], [position])[place, position]
-    return fit_method(method, FitInput(model, contrast, place, position, sides, sae, rank, seed))
+    return fit_method(FitInput(method, model, contrast, place, position, sides, sae, rank, seed))
 
 
 def require_methods(names: Sequence[str]) -> None:
