@@ -54,8 +54,9 @@ class Fits:
             return source.fit(self.model, self.folder)
         contrast, captured = self._capture(source)
         sides = Sides(captured[f"{source.site} positive"], captured[f"{source.site} negative"])
-        given = (self.model, contrast, Site.parse(source.site), source.position, sides, None, source.rank, source.seed)
-        fitted = fit_method(source.method, FitInput(*given))
+        place = Site.parse(source.site), source.position
+        given = FitInput(source.method, self.model, contrast, *place, sides, rank=source.rank, seed=source.seed)
+        fitted = fit_method(given)
         return fitted.eraser or fitted.direction
 
     def _capture(self, source: DirectionSource) -> tuple[Contrast, dict[str, Any]]:
