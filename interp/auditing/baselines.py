@@ -105,6 +105,27 @@ def instruction_against(behaviours: Iterable[Behaviour]) -> str:
     return f"{INSTRUCTION} None of this may happen: {'; '.join(harms)}." if harms else INSTRUCTION
 
 
+def baseline_of_recipe(
+    model: HookedModel, recipe: Recipe, behaviours: Sequence[Behaviour], seeds: Iterable[int]
+) -> Baseline:
+    """The random baseline of a recipe: the mean score of each behaviour under it with random contents.
+
+    Args:
+        model: The unedited model.
+        recipe: The recipe.
+        behaviours: What to measure.
+        seeds: One per random recipe.
+
+    Raises:
+        InterpError: The recipe has no random counterpart.
+    """
+    each = []
+    for seed in seeds:
+        with model.hooked(randomise(recipe, model, seed)):
+            each.append(mean_scores(model, behaviours))
+    return Baseline("random", _means(each), tuple(each))
+
+
 def measure_baselines(
     model: HookedModel,
     direction: Direction,

@@ -64,12 +64,12 @@ class Damage(Displayed):
         return f"{losses} (limit +{self.limit}), what it writes {before} -> {after}"
 
 
-def measure_damage(model: HookedModel, direction: Direction, texts: Sequence[str], limit: float = LIMIT) -> Damage:
-    """Measure what projecting a direction out of every writer does to text.
+def measure_damage(model: HookedModel, edit: Direction | Recipe, texts: Sequence[str], limit: float = LIMIT) -> Damage:
+    """Measure what an edit does to text.
 
     Args:
         model: The model.
-        direction: The direction.
+        edit: A recipe, or a direction, which is projected out of every writer.
         texts: Texts as the model reads them; the first 16 are used, cut to 64 tokens.
         limit: By how much the loss may rise, in nats per token.
 
@@ -82,17 +82,17 @@ def measure_damage(model: HookedModel, direction: Direction, texts: Sequence[str
         >>> measure_damage(model, direction, ["The mill is by the river."]).harmless
         True
     """
-    return next(_damages(model, [direction], texts, limit))
+    return next(_damages(model, [edit], texts, limit))
 
 
 def _damages(
-    model: HookedModel, directions: Iterable[Direction], texts: Sequence[str], limit: float = LIMIT
+    model: HookedModel, edits: Iterable[Direction | Recipe], texts: Sequence[str], limit: float = LIMIT
 ) -> Iterator[Damage]:
-    """What each direction costs; the unedited model is measured once."""
+    """What each edit costs; the unedited model is measured once."""
     batch = model.tokens(list(texts[:_TEXTS]), cut=_TOKENS)
     before, written_before = model.loss(batch), _written(model, ())
-    for direction in directions:
-        recipe = Recipe([("writers", Project(direction))])
+    for edit in edits:
+        recipe = edit if isinstance(edit, Recipe) else Recipe([("writers", Project(edit))])
         with model.hooked(recipe):
             after = model.loss(batch)
         yield Damage(before, after, written_before, _written(model, recipe), limit)

@@ -5,6 +5,7 @@
     3 sae          train an autoencoder on them
     4 directions   fit every method at every site, score them on held-out pairs
     5 recipe       ablate the best, on items of their own, and keep the one that costs least, unless it breaks the model
+                   (in place of 4 and 5, a given recipe, or the knee of a sweep)
       baselines    random directions, shuffled labels, a prompt and no edit at all, on the same items
     6 export       fold the recipe into the weights, reload, certify
     7 audit        the reloaded checkpoint against the original, on items that no other step has seen
@@ -28,8 +29,9 @@ from pydantic import Field
 from interp.activations.harvester import harvest
 from interp.auditing.ablation_trials import rank_by_ablation
 from interp.auditing.auditor import Audit, audit
-from interp.auditing.baselines import Baseline, measure_baselines
-from interp.auditing.damage import Damage, harmless
+from interp.auditing.baselines import Baseline, baseline_of_recipe, measure_baselines
+from interp.auditing.behaviours import Behaviour
+from interp.auditing.damage import Damage, harmless, measure_damage
 from interp.auditing.policy.decision import Decision, Policy, decide
 from interp.core.config import Config
 from interp.core.digests import versions
@@ -52,6 +54,7 @@ from interp.sae.config import SaeConfig
 from interp.sae.feature import Feature, feature_pages
 from interp.sae.metrics import evaluate
 from interp.sae.training.trainer import train
+from interp.search.sweeps.picking import recipe_at
 from interp.views.report_page import Report, ReportedRun, write_report
 
 Say = Callable[[str], None]
@@ -87,6 +90,7 @@ class SearchSettings(Config):
     )
     candidates: int = Field(8, ge=1, description="how many of the best directions to ablate and compare")
     baseline_draws: int = Field(5, ge=1, description="how many random and shuffled directions to compare the best with")
+    trials: int = Field(60, ge=1, description="trials of a sweep, where recipe names a sweep's file")
 
 
 class Experiment(Config):
@@ -112,6 +116,7 @@ class Experiment(Config):
     data: DataSettings = Field(description="the data")
     dictionary: DictionarySettings = Field(description="the autoencoder")
     search: SearchSettings = Field(SearchSettings(), description="where to look for directions")
+    recipe: str | None = Field(None, description="folder or file of a recipe or a sweep, to take in place of a search")
     policy: Policy = Field(description="the policy that the audit must meet; its target is the harm to remove")
 
 
@@ -195,18 +200,17 @@ def run_experiment(
         materials = gather_materials(experiment.data, experiment.policy.target, experiment.seed, Path(folder))
         sae = _train_dictionary(experiment, model, materials, unfinished, note)
         sae.save(staging / "sae")
-        findings = _fit_directions(experiment, model, materials, sae, note)
-        chosen, damage = _choose(experiment, model, materials, findings, note, force)
-        baselines = _baselines(experiment, model, materials, chosen, note)
-        recipe = Recipe(
-            [("writers", Project(chosen.direction))], note=f"{experiment.name}: removes {materials.target}."
-        )
+        if experiment.recipe is None:
+            chosen = _searched(experiment, model, materials, sae, note, force)
+        else:
+            chosen = _given(experiment, model, materials, Path(folder) / experiment.recipe, unfinished / "sweep", note)
+        recipe, damage, baselines = chosen.recipe, chosen.damage, chosen.baselines
         recipe.save(staging / "recipe")
         certificate = _export(recipe, model, materials, staging / "checkpoint", note)
         result = _audit(experiment, model, materials, recipe, staging / "checkpoint", note)
         result.save(staging / "audit.json")
         decision = decide(result, experiment.policy)
-        features = _features(model, materials, sae, findings)
+        features = _features(model, materials, sae, chosen.findings)
         hashes = _hashes(model, recipe, materials, staging)
         summary = Summary(result, certificate, decision, baselines, damage, time.perf_counter() - began, hashes)
         write_json(staging / "summary.json", summary.to_json())
@@ -217,8 +221,8 @@ def run_experiment(
             title=experiment.name,
             model=model.reference,
             summary=f"Removal of {materials.target} from {model.name}: search, edit, export and audit",
-            findings=findings,
-            chosen=chosen,
+            findings=chosen.findings,
+            chosen=chosen.finding,
             sae=sae.metrics,
             features=features,
             recipe=recipe,
@@ -231,6 +235,45 @@ def run_experiment(
         )
         write_report(report, staging / "report.html")
     return summary
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The recipe that is exported, what it costs, and its baselines; after a search, the findings and the best one."""
+
+    recipe: Recipe
+    damage: Damage
+    baselines: tuple[Baseline, ...]
+    findings: Findings | None = None
+    finding: Finding | None = None
+
+
+def _searched(
+    experiment: Experiment, model: HookedModel, materials: Materials, sae: SparseAutoencoder, say: Say, force: bool
+) -> _Chosen:
+    findings = _fit_directions(experiment, model, materials, sae, say)
+    best, damage = _choose(experiment, model, materials, findings, say, force)
+    baselines = _baselines(experiment, model, materials, best, say)
+    note = f"{experiment.name}: removes {materials.target}."
+    return _Chosen(Recipe([("writers", Project(best.direction))], note=note), damage, baselines, findings, best)
+
+
+def _given(
+    experiment: Experiment, model: HookedModel, materials: Materials, path: Path, sweeps: Path, say: Say
+) -> _Chosen:
+    recipe = recipe_at(path, model, sweeps, experiment.search.trials, say)
+    say(f"recipe      {plural(len(recipe.edits), 'edit')} of {path}")
+    damage = measure_damage(model, recipe, materials.held_out_text)
+    say(f"damage      {damage}")
+    measured, seeds = _measured(materials), range(experiment.seed, experiment.seed + experiment.search.baseline_draws)
+    random = baseline_of_recipe(model, recipe, measured, seeds)
+    say(f"baselines   {materials.target} on the choosing items: random {random.scores[materials.target]:.3f}")
+    return _Chosen(recipe, damage, (random,))
+
+
+def _measured(materials: Materials) -> list[Behaviour]:
+    """The target and the loss show effect and damage; the other behaviours would take most of the time."""
+    return [x for x in materials.choose if x.name == materials.target or x.unit == "nats"]
 
 
 def _seeded(experiment: Experiment) -> Experiment:
@@ -295,8 +338,7 @@ def _choose(
 def _baselines(
     experiment: Experiment, model: HookedModel, materials: Materials, chosen: Finding, say: Say
 ) -> tuple[Baseline, ...]:
-    # The target and the loss show effect and damage; the other behaviours would take most of the time.
-    measured = [b for b in materials.choose if b.name == materials.target or b.unit == "nats"]
+    measured = _measured(materials)
     draws = experiment.search.baseline_draws
     baselines = tuple(
         measure_baselines(model, chosen.direction, materials.contrast, measured, experiment.seed, draws=draws)
@@ -328,9 +370,11 @@ def _audit(
     return result
 
 
-def _features(model: HookedModel, materials: Materials, sae: SparseAutoencoder, findings: Findings) -> list[Feature]:
+def _features(
+    model: HookedModel, materials: Materials, sae: SparseAutoencoder, findings: Findings | None
+) -> list[Feature]:
     """The latent that separates the contrast best, described."""
-    best = findings.best(1, method=SAE_LATENT) if SAE_LATENT in findings.methods else []
+    best = findings.best(1, method=SAE_LATENT) if findings is not None and SAE_LATENT in findings.methods else []
     latents = [finding.latent for finding in best if finding.latent is not None]
     return feature_pages(sae, model, materials.text, latents, tokens=20_000)
 

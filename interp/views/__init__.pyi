@@ -15,5 +15,7 @@ from .report_page import render_report as render_report
 from .report_page import write_report as write_report
 from .steering_slider import SteeringSlider as SteeringSlider
 from .steering_slider import steer as steer
+from .sweep_page import plot_front as plot_front
+from .sweep_page import write_sweep_page as write_sweep_page
 from .training_curves import LiveCurves as LiveCurves
 from .training_curves import plot_training as plot_training

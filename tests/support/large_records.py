@@ -177,7 +177,7 @@ def _searches(folder: Path, n: int) -> Iterator[object]:
     """A sweep with a front of many points, and a point of it with many behaviours."""
     measure = {"suites": [EVIL]}
     settings = SweepFile.parse({"name": EVIL, "model": EVIL, "recipe": {EVIL: EVIL * n}, "measure": measure})
-    params = {f"{EVIL}.{number}": EVIL for number in range(n)}
+    params = dict.fromkeys((f"{EVIL}.{number}" for number in range(n)), EVIL)
     trials = tuple(
         SweepTrial(number, "complete", params, costs=(number / n, -number / n), reason=EVIL * n) for number in range(n)
     )
@@ -186,4 +186,5 @@ def _searches(folder: Path, n: int) -> Iterator[object]:
     importance = dict.fromkeys((EVIL, "kl"), dict.fromkeys(params, 0.01))
     yield trials[0]
     yield ConfirmedPoint(3, changes)
-    yield SweepRecord(folder, settings, (EVIL, "kl"), (1.0, 0.0), trials, (ConfirmedPoint(3, changes),), importance)
+    confirmed = (ConfirmedPoint(3, changes),)
+    yield SweepRecord(folder, settings, (EVIL, "kl"), (1, -1), (1.0, 0.0), trials, confirmed, importance)

@@ -115,18 +115,18 @@ class Measures(Displayed):
 
 
 def _dealt(behaviour: Behaviour, choose: int, confirm: int, seed: int) -> tuple[Behaviour, Behaviour]:
-    """A behaviour on items to choose by, and on others to confirm by; no group is in both."""
+    """A behaviour on items to choose by, at most half of them, and on others to confirm by; no group is in both."""
     groups: dict[str, list[int]] = {}
     for number, group in enumerate(behaviour.groups or map(str, range(len(behaviour)))):
         groups.setdefault(group, []).append(number)
     order = list(groups)
     Random(seed).shuffle(order)
-    first, rest = list[int](), list[int]()
+    first, rest, most = list[int](), list[int](), min(choose, len(behaviour) // 2)
     for group in order:
-        (rest if len(first) + len(groups[group]) > choose else first).extend(groups[group])
+        (rest if len(first) + len(groups[group]) > most else first).extend(groups[group])
     if len(first) < 2 or len(rest) < 2:
         sizes = f"{len(behaviour)} items in {len(groups)} groups: {len(first)} to choose by, {len(rest)} to confirm by"
-        raise InterpError(f"behaviour {behaviour.name!r} has {sizes}; expected two of each: change choose_items")
+        raise InterpError(f"behaviour {behaviour.name!r} has {sizes}; expected two of each or more")
     return behaviour.pick(first), behaviour.pick(rest[:confirm])
 
 

@@ -65,9 +65,9 @@ class Goals(Displayed):
                 named[behaviour.name] = general[0]
         return cls(known, chosen, named)
 
-    def lower_is_better(self, name: str) -> bool:
-        """Whether less of a behaviour is better: of harms and of losses."""
-        return self.behaviours[name].kind == "harm" or self.behaviours[name].unit == "nats"
+    def sign(self, name: str) -> int:
+        """1 for a behaviour of which less is better (harms and losses), -1 for others."""
+        return 1 if self.behaviours[name].kind == "harm" or self.behaviours[name].unit == "nats" else -1
 
     def costs(self, scores: ItemValues) -> list[float]:
         """The value of each objective, of which less is better, over items that have a score."""
@@ -75,7 +75,7 @@ class Goals(Displayed):
 
     def item_costs(self, name: str, values: Sequence[float]) -> Float[ndarray, "item"]:
         """The same item by item."""
-        return np.asarray(values, dtype=np.float64) * (1 if self.lower_is_better(name) else -1)
+        return np.asarray(values, dtype=np.float64) * self.sign(name)
 
     def excess(self, name: str, before: Sequence[float], after: Sequence[float]) -> Float[ndarray, "item"]:
         """By how much each item exceeds the bound of a constraint; it is kept where the mean is at most 0."""

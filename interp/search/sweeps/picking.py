@@ -1,15 +1,24 @@
-"""A trial of a sweep as a recipe folder, and as a certified checkpoint with an audit of the confirming items."""
+"""A trial of a sweep as a recipe folder, and as a certified checkpoint with an audit of the confirming items.
 
+`recipe_at` reads the recipe of whatever may stand for one: a saved folder, a recipe file, a sweep or its file.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from interp.auditing.auditor import audit
+from interp.core.config import plain_value
 from interp.core.errors import InterpError
 from interp.core.files import read_json, require_free
+from interp.core.inputs import bounded_text
 from interp.editing.export.exporter import export
+from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load
-from interp.search.sweeps.sweep import SETTINGS, Workbench
+from interp.search.recipe_file import RecipeFile
+from interp.search.sweeps.sweep import SETTINGS, Workbench, run_sweep
+from interp.search.sweeps.sweep_file import SweepFile
 from interp.search.sweeps.sweep_record import SweepRecord
 
 _PROBES = 16  # benign prompts on which the export is compared with the hooked model
@@ -38,30 +47,66 @@ def pick(
     Raises:
         InterpError: There is no such trial, it has no recipe, the front is empty, or an output exists.
     """
-    record = SweepRecord.read(folder)
     for path in (out, checkpoint):
         if path is not None:
             require_free(path)
-    number = record.front[0].number if trial is None and record.front else trial
-    if number is None:
-        raise InterpError(
-            f"{folder}: no trial keeps every constraint and is complete, so there is no front; name a trial"
-        )
-    chosen = next((x for x in record.trials if x.number == number), None)
-    if chosen is None or not chosen.recipe:
-        raise InterpError(f"{folder}: trial {number} has no recipe; there are trials 0 to {len(record.trials) - 1}")
-    known = read_json(Path(folder) / SETTINGS)
-    work = Workbench.open(record.settings, Path(known["folder"]), Path(folder), model)
-    recipe = work.build(chosen.recipe)
+    number, recipe, work = _built(Path(folder), trial, model)
     recipe.save(out)
     result: dict[str, Any] = {"trial": number, "recipe": recipe.digest}
     if checkpoint is None:
         return result
     prompts = [work.model.render(text) for text in next(iter(work.measures.confirm.values())).prompts[:_PROBES]]
     certificate = export(recipe, work.model, checkpoint, prompts=prompts)
-    edited = load(checkpoint, dtype=record.settings.dtype, device=record.settings.device)
+    edited = load(checkpoint, dtype=work.settings.dtype, device=work.settings.device)
     behaviours = list(work.measures.confirm.values())
-    measured = audit(work.model, edited, behaviours, recipe=recipe, seed=record.settings.seed, cache=work.cache)
+    measured = audit(work.model, edited, behaviours, recipe=recipe, seed=work.settings.seed, cache=work.cache)
     measured.save(Path(out) / "audit.json")
     changes = {row.name: str(row.difference) for row in measured.rows}
     return result | {"status": certificate.status, "kl": certificate.kl, "leak": certificate.leak} | changes
+
+
+def _built(folder: Path, trial: int | None, model: HookedModel | None) -> tuple[int, Recipe, Workbench]:
+    """The number of a trial, by default the knee's, and its recipe, with the sweep's settings and items."""
+    record = SweepRecord.read(folder)
+    number = record.front[0].number if trial is None and record.front else trial
+    if number is None:
+        raise InterpError(f"{folder}: the front is empty, since no complete trial keeps every bound; name a trial")
+    chosen = next((x for x in record.trials if x.number == number), None)
+    if chosen is None or not chosen.recipe:
+        raise InterpError(f"{folder}: trial {number} has no recipe; there are trials 0 to {len(record.trials) - 1}")
+    work = Workbench.open(record.settings, Path(read_json(folder / SETTINGS)["folder"]), folder, model)
+    return number, work.build(chosen.recipe), work
+
+
+def recipe_at(
+    path: str | Path,
+    model: HookedModel,
+    sweeps: str | Path,
+    trials: int = 60,
+    say: Callable[[str], None] = lambda text: None,
+) -> Recipe:
+    """The recipe of a saved folder or of a recipe file; of a sweep's folder, its knee; a sweep's file is run first.
+
+    Args:
+        path: The folder or file.
+        model: The model.
+        sweeps: Folder in which a sweep's file is run; one that is there is continued.
+        trials: How many trials such a sweep has.
+        say: Called with a line of text about each step of it.
+
+    Raises:
+        InterpError: The path is none of these, or the recipe is for another model.
+    """
+    place = Path(path)
+    if (place / "recipe.json").is_file():
+        recipe = Recipe.load(place)
+        recipe.check(model.reference)
+        return recipe
+    if (place / SETTINGS).is_file():
+        return _built(place, None, model)[1]
+    if not place.is_file():
+        raise InterpError(f"{path} is neither a recipe nor a sweep; expected the folder or the YAML file of one")
+    if "measure" not in (plain_value(bounded_text(place, "YAML", "yaml"), str(place)) or {}):
+        return RecipeFile.read(place).build(model, folder=place.parent)
+    run_sweep(SweepFile.read(place), sweeps, trials, folder=place.parent, model=model, say=say)
+    return _built(Path(sweeps), None, model)[1]

@@ -96,6 +96,13 @@ class Workbench:
         digests = {"model": model.digest, "settings": model.settings, "items": self.measures.digests}
         return {"settings": settings, "digests": digests, "folder": str(self.folder.resolve())}
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What readers of the folder need besides."""
+        goals = self.goals
+        signs = [goals.sign(name) for name in goals.objectives]
+        return {"objectives": list(goals.objectives), "signs": signs, "unedited": goals.costs(self.bench.base)}
+
     def build(self, recipe: Mapping[str, Any]) -> Recipe:
         """The recipe of plain data, as a trial records it."""
         described = RecipeFile.parse(dict(recipe), "recipe")
@@ -176,8 +183,7 @@ def run_sweep(
         _require_same(target, work.identity)
         journal = Trials(target, len(work.goals.objectives), settings.sampler, settings.seed)
         if not (target / SETTINGS).is_file():
-            base = {"objectives": list(work.goals.objectives), "unedited": work.goals.costs(work.bench.base)}
-            write_json(target / SETTINGS, work.identity | base)
+            write_json(target / SETTINGS, work.identity | work.described)
         _warn(work, say)
         if left := journal.requeue():
             say(f"resumed     {plural(left, 'trial')} that a kill left running")

@@ -32,7 +32,7 @@ class MeasureSettings(Config):
     suites: tuple[str, ...] = Field(strict=False, min_length=1, description="organism, public, or YAML files of one")
     data: str | None = Field(None, description="folder of the data sets that the suite public reads")
     only: tuple[str, ...] = Field((), strict=False, description="measure these behaviours only [default: all]")
-    choose_items: int = Field(100, ge=8, description="items per behaviour that trials see")
+    choose_items: int = Field(100, ge=8, description="items per behaviour that trials see, at most half of a set")
     confirm_items: int = Field(
         200, ge=2, description="most items per behaviour that confirm the front, others than those"
     )

@@ -21,6 +21,7 @@ class SweepRecord(Displayed):
         folder: Its folder.
         settings: Its settings.
         objectives: The behaviours that are minimised or maximised.
+        signs: 1 for an objective that is minimised, -1 for one that is maximised: a value times it is its cost.
         unedited: The costs of the unedited model.
         trials: Every trial.
         confirmed: What was confirmed; empty while nothing is.
@@ -30,6 +31,7 @@ class SweepRecord(Displayed):
     folder: Path
     settings: SweepFile
     objectives: tuple[str, ...]
+    signs: tuple[int, ...]
     unedited: tuple[float, ...]
     trials: tuple[SweepTrial, ...]
     confirmed: tuple[ConfirmedPoint, ...]
@@ -55,7 +57,8 @@ class SweepRecord(Displayed):
         names = tuple(known["objectives"])
         importance = {name: journal.importance(number) for number, name in enumerate(names)}
         trials = tuple(journal.all())
-        return cls(path, settings, names, tuple(known["unedited"]), trials, read_confirmed(path), importance)
+        signs, unedited = tuple(known["signs"]), tuple(known["unedited"])
+        return cls(path, settings, names, signs, unedited, trials, read_confirmed(path), importance)
 
     @property
     def front(self) -> list[SweepTrial]:
@@ -71,11 +74,15 @@ class SweepRecord(Displayed):
 
     def rows(self) -> list[dict[str, Any]]:
         """The front as a table, the knee first, and the unedited model."""
-        points = [{"trial": str(x.number), **self._values(x.costs), "edit": _words(x.params)} for x in self.front]
-        return [*points, {"trial": "unedited", **self._values(self.unedited), "edit": ""}]
+        points = [{"trial": str(x.number), **self._named(x.costs), "edit": _words(x.params)} for x in self.front]
+        return [*points, {"trial": "unedited", **self._named(self.unedited), "edit": ""}]
 
-    def _values(self, costs: tuple[float, ...]) -> dict[str, float]:
-        return {name: abs(cost) for name, cost in zip(self.objectives, costs, strict=True)}
+    def values(self, costs: tuple[float, ...]) -> tuple[float, ...]:
+        """The means of the objectives, given their costs."""
+        return tuple(sign * cost for sign, cost in zip(self.signs, costs, strict=True))
+
+    def _named(self, costs: tuple[float, ...]) -> dict[str, float]:
+        return dict(zip(self.objectives, self.values(costs), strict=True))
 
     def confirmed_rows(self) -> dict[str, list[dict[str, Any]]]:
         """What was confirmed, a table per point."""

@@ -20,8 +20,8 @@ def test_choosing_and_confirming_items_share_neither_an_item_nor_a_group():
     assert (len(first), len(rest)) == (18, 12)
     assert not {*first.groups} & {*rest.groups}
     assert not {*first.prompts} & {*rest.prompts}
-    with pytest.raises(InterpError, match=r"'c' has 36 items in 12 groups: 36 to choose by, 0 to confirm by"):
-        _dealt(behaviour, 40, 12, 0)
+    with pytest.raises(InterpError, match=r"'c' has 36 items in 1 groups: 0 to choose by, 36 to confirm by"):
+        _dealt(choice("c", "harm", "s", PROMPTS, [(" w5", " w9")] * 36, [0] * 36, groups=["g"] * 36), 20, 12, 0)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "falcon"])

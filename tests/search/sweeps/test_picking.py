@@ -1,10 +1,13 @@
 """A trial is taken as a recipe, and as a checkpoint that is certified and audited on the confirming items."""
 
+import json
+
 import pytest
 
 from interp import InterpError, Recipe, verify
 from interp.auditing import Audit
-from interp.search import SweepRecord, pick, run_sweep
+from interp.search import RecipeFile, SweepRecord, pick, run_sweep
+from interp.search.sweeps.picking import recipe_at
 
 
 def test_the_knee_is_written_exported_and_audited_on_items_that_no_trial_saw(small_sweep, tmp_path):
@@ -18,5 +21,24 @@ def test_the_knee_is_written_exported_and_audited_on_items_that_no_trial_saw(sma
     confirmed = record.confirmed[0]
     for row in audit.rows:
         assert row.after.estimate == pytest.approx(confirmed[row.name].after.estimate, abs=1e-4)
+    for place in (tmp_path / "out", tmp_path / "recipe"):
+        assert recipe_at(place, small_sweep.model, tmp_path / "sweeps").digest == result["recipe"]
     with pytest.raises(InterpError, match="trial 9 has no recipe; there are trials 0 to 2"):
         pick(tmp_path / "out", tmp_path / "other", trial=9, model=small_sweep.model)
+
+
+def test_a_recipes_file_is_built_and_a_sweeps_file_is_run(small_sweep, tmp_path):
+    project = {"op": "Project", "sites": "writers", "direction": "d"}
+    recipe = {"directions": {"d": {"token": "w5", "site": "resid_post.2"}}, "edits": [project]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    built = recipe_at(tmp_path / "recipe.yaml", small_sweep.model, tmp_path / "sweeps")
+    assert [type(edit.op).__name__ for edit in built.edits] == ["Project"]
+    file = small_sweep.folder / "sweep.yaml"
+    file.write_text(small_sweep.settings().model_dump_json())
+    knee = recipe_at(file, small_sweep.model, tmp_path / "sweeps", trials=2)
+    record = SweepRecord.read(tmp_path / "sweeps")
+    assert len(record.trials) == 2
+    again = RecipeFile.parse(record.front[0].recipe).build(small_sweep.model, folder=small_sweep.folder)
+    assert knee.digest == again.digest
+    with pytest.raises(InterpError, match="neither a recipe nor a sweep"):
+        recipe_at(tmp_path / "none", small_sweep.model, tmp_path / "sweeps")
