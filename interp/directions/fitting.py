@@ -27,7 +27,8 @@ from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import Sides, capture_sides
-from interp.directions.direction import Direction, residual_sites
+from interp.directions.direction import Direction
+from interp.directions.methods._answers import residual_site
 from interp.directions.methods.closed_form import FITS, diff_means
 from interp.directions.methods.erasure import Eraser, ErasureFitter
 from interp.directions.methods.latents import SAE_LATENT, BySeparation, attributions
@@ -95,6 +96,8 @@ class FitInput(NamedTuple):
         self, rows: Float[Tensor, "k d_model"], eraser: Eraser | None = None, latent: int | None = None
     ) -> Fitted:
         """The rows as a direction with its origin."""
+        if len(rows) < self.rank:
+            raise InterpError(f"{self.method} has {plural(len(rows), 'row')} here, not {self.rank}; lower the rank")
         means = None if self.method in SAE_METHODS else torch.stack([side.mean(0) for side in self.sides])
         origin = self.site, self.position, self.method, self.model.reference, self.contrast.digest
         return Fitted(Direction(rows, *origin, means=means), eraser, latent)
@@ -138,7 +141,8 @@ def _sae_latent(given: FitInput) -> Fitted:
 
 
 def _attributed_latent(given: FitInput) -> Fitted:
-    best = attributions(given.model, given.coder, given.contrast).topk(given.rank)
+    shares = attributions(given.model, given.coder, given.contrast)
+    best = shares.topk(min(given.rank, len(shares)))
     if best.values[-1] <= 0:
         raise InterpError(f"fewer than {plural(given.rank, 'latent')} favour the positive answers")
     latent = int(best.indices[0]) if given.rank == 1 else None
@@ -169,7 +173,7 @@ def _unsupervised(given: FitInput) -> Fitted:
 CLOSED_FORM: tuple[str, ...] = tuple(FITS)
 SAE_METHODS = (SAE_LATENT, f"{SAE_LATENT}_attribution")
 TRAINED = ("steering_vector", "steering_margin", "reft_r1", "unsupervised")
-RANKED = ("pca", "inlp", "unsupervised", SAE_METHODS[1])
+RANKED = ("pca", "unsupervised", SAE_METHODS[1])
 METHODS: dict[str, FitMethod] = dict.fromkeys(CLOSED_FORM, _closed_form) | {
     "pca": _pca,
     "leace": _erasing(lambda given, x, sides: _covariance(x, sides).leace(level=1.0)),
@@ -211,7 +215,7 @@ def fit_direction(
         site: A site in the residual stream's basis. Default: the autoencoder's.
         position: Token of the prompt; negative counts from its end.
         sae: An autoencoder of the site, for methods that choose a latent.
-        rank: How many rows to fit, for pca, inlp, unsupervised and the latents.
+        rank: How many rows to fit, for pca, unsupervised and sae_latent_attribution.
         seed: Draws what the method draws.
 
     Raises:
@@ -227,7 +231,7 @@ def fit_direction(
         sae.require(model)
     if site is None and sae is None:
         raise InterpError(f"{method} has no site; give one, such as resid_post.12")
-    (place,) = residual_sites(model, sae.site if site is None and sae is not None else str(site))
+    place = residual_site(model, sae.site if site is None and sae is not None else str(site))
     sides = capture_sides(model, contrast, [place], [position])[place, position]
     return fit_method(FitInput(method, model, contrast, place, position, sides, sae, rank, seed))
 

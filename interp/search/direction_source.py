@@ -9,7 +9,8 @@ from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.directions.contrast_source import read_contrast
 from interp.directions.direction import Direction
-from interp.directions.fitting import fit_direction, require_methods
+from interp.directions.fitting import SAE_METHODS, fit_direction, require_methods
+from interp.directions.methods._answers import residual_site
 from interp.directions.methods.erasure import Eraser
 from interp.models.hooked import HookedModel
 from interp.models.loading import ORGANISM
@@ -60,8 +61,8 @@ class DirectionSource(Config):
         require_methods([self.method])
         if self.site is None and self.sae is None and origin != "folder":
             raise InterpError(f"a direction from a {origin} has no site; give one, such as site: resid_post.12")
-        if self.latent is not None and self.sae is None:
-            raise InterpError("a latent has no autoencoder; give its folder (sae)")
+        if (self.sae is not None) != (self.latent is not None or self.method in SAE_METHODS):
+            raise InterpError(f"sae is the folder of an autoencoder, for a latent and for {' and '.join(SAE_METHODS)}")
         return self
 
     def fit(self, model: HookedModel, folder: str | Path = ".") -> Direction | Eraser:
@@ -83,7 +84,8 @@ class DirectionSource(Config):
         sae = None if self.sae is None else SparseAutoencoder.load(root / self.sae, model)
         if self.token is not None:
             lens = Lens() if self.lens == "logit" else Lens.load(root / self.lens, model)
-            return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)
+            token, place = model.to_single_token(self.token), residual_site(model, str(self.site))
+            return lens.direction(model, token, place, self.gain)
         if sae is not None and self.latent is not None:
             return self._latent_row(sae)
         file = str(self.contrast)

@@ -122,6 +122,8 @@ class EditData(Config):
             raise InterpError(f"{self.op} holds another op; name that op, and give it {_WRAPPERS[self.op]}: …")
         if self.op not in _OPS:
             raise InterpError(f"unknown op {self.op!r}; {nearest(self.op, _OPS)}")
+        if self.layers is not None:
+            _layers(self.layers)
         options = _OPS[self.op]
         given = {name for name in type(self).model_fields if getattr(self, name) is not None}
         for name in sorted(given - {"op", *_ANYWHERE} - options.names):
@@ -188,7 +190,8 @@ class EditParts:
         layers = _layers(edit.layers)
         kept = [site for site in sites if site.layer in layers]
         if not kept:
-            raise InterpError(f"layers {edit.layers} leave none of {edit.sites}; there are {self.model.n_layers}")
+            last = self.model.n_layers - 1
+            raise InterpError(f"layers {edit.layers} leave none of {edit.sites}; they go from 0 to {last}")
         return kept
 
     def names(self, edit: EditData) -> list[str]:
@@ -220,7 +223,9 @@ class EditParts:
                 raise InterpError(
                     f"unit {text} could be {text}0, which YAML reads as the same number; put it in quotes"
                 )
-            by_site.setdefault(site, []).append(number)
+            if number in by_site.setdefault(site, []):
+                raise InterpError(f"unit {text} is there twice; leave one out")
+            by_site[site].append(number)
         return by_site
 
     def width(self, site: Site) -> int:
@@ -231,9 +236,10 @@ class EditParts:
 def _layers(text: int | str) -> set[int]:
     """The numbers of layers in 12, 8-20 or 0-3,8-20."""
     ranges = [re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part) for part in str(text).split(",")]
-    if None in ranges:
+    layers = {layer for each in ranges if each for layer in range(int(each[1]), int(each[2] or each[1]) + 1)}
+    if None in ranges or not layers:
         raise InterpError(f"layers are {text!r}; expected a number or ranges, such as 12 or 0-3,8-20")
-    return {layer for each in ranges if each for layer in range(int(each[1]), int(each[2] or each[1]) + 1)}
+    return layers
 
 
 def _project(edit: EditData, parts: EditParts) -> list[Place]:

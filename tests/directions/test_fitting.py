@@ -48,6 +48,10 @@ def test_ranks(tiny, sides):
     one = fit_direction(model, sentences(), "pca", "resid_post.1").direction.rows
     torch.testing.assert_close(fitted[:1], one)
     assert len(fit_direction(model, sentences(12), "unsupervised", "resid_post.0", rank=2).direction.rows) == 2
+    with pytest.raises(InterpError, match="pca has 32 rows here, not 40; lower the rank"):
+        fit_direction(model, sentences(), "pca", "resid_post.1", rank=40)
+    with pytest.raises(InterpError, match="expected one site"):
+        fit_direction(model, sentences(), "lda", "resid_post.*")
     with pytest.raises(InterpError, match="lda fits one row, not 2; give rank 1, or one of pca"):
         fit_direction(model, sentences(), "lda", "resid_post.1", rank=2)
 
