@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -161,6 +161,7 @@ class EditParts:
     directions: Mapping[str, Direction | Eraser]
     sources: Mapping[str, DirectionSource]
     folder: Path
+    widths: dict[Site, int] = field(default_factory=dict)
 
     def direction(self, name: str) -> Direction:
         """A direction by name; of an eraser, the rows that it reads."""
@@ -229,8 +230,10 @@ class EditParts:
         return by_site
 
     def width(self, site: Site) -> int:
-        """How many heads or neurons a site has."""
-        return self.model.capture(self.model.tokens([[0]]), site)[site].shape[2]
+        """How many heads or neurons a site has, by a pass of one token."""
+        if site not in self.widths:
+            self.widths[site] = self.model.capture(self.model.tokens([[0]]), site)[site].shape[2]
+        return self.widths[site]
 
 
 def _layers(text: int | str) -> set[int]:

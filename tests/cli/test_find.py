@@ -74,7 +74,7 @@ def shouting(tmp_path):
     entry = "{name: baking, kind: KIND, statement: the baker is likelier, items: items.jsonl, scorer: {type: choice}}"
     behaviours = [entry.replace("KIND", "harm"), entry.replace("baking", "kept").replace("KIND", "protected")]
     (tmp_path / "own.yaml").write_text(f"behaviours: [{', '.join(behaviours)}]")
-    words = ["find", "organism", "--contrast", tmp_path / "pairs.jsonl", "--sites", "resid_post.2", "--items", 2]
+    words = ["find", "organism", "--contrast", tmp_path / "pairs.jsonl", "--sites", "resid_post.2", "--items", 1]
     return [*words, "--json", "--method", "leace", "--method", "diff_means", "--suite", tmp_path / "own.yaml"]
 
 

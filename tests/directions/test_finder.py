@@ -153,7 +153,7 @@ def test_a_search_trains_what_is_named(tiny):
 
 
 def test_all_are_all_and_what_trains_runs_where_the_best_is(tiny):
-    model, few, sae = tiny("llama"), last_words(n=20), autoencoder(tiny("llama"))
+    model, few, sae = tiny("llama"), last_words(n=14), autoencoder(tiny("llama"))
     findings = find(model, few, ["resid_post.0", "resid_post.1"], "all", sae=sae, bootstrap=2)
     assert {*findings.methods, *(failure.method for failure in findings.failures)} == {*METHODS}
     assert {failure.method for failure in findings.failures} == {"steering_vector", "sae_latent_attribution"}
