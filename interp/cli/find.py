@@ -70,10 +70,10 @@ def find_command(model: Model, options: FindOptions, device: Device = None, as_j
         print_table(True, rows, "")
         return
     print_table(False, _layers(findings), f"Held-out AUROC on {options.contrast}; * the best", narrow=True)
-    listed = rows if options.try_ else [finding.row for finding in findings.shortlist(max(12, len(findings.methods)))]
+    best, cost = findings.shortlist(max(12, len(findings.methods))), findings.seconds
+    listed = rows if options.try_ else [each.row | {"seconds": cost[each.direction.method]} for each in best]
     title = "Ranked by the effect of ablation, best first" if options.try_ else "The best of each method in turn"
     print_table(False, _cells(listed), title)
-    say("seconds: " + ", ".join(f"{method} {taken:.1f}" for method, taken in findings.seconds.items()))
     _print_failures(findings, sys.stdout)
     if options.out:
         say(f"{options.out}: {damage}")
@@ -124,8 +124,14 @@ def _write_recipe(folder: Path, options: FindOptions, model: Any, pairs: Any, ca
 
 
 def _layers(findings: Any) -> list[dict[str, Any]]:
-    """The grid, the best findings marked; positions are shown where there are several."""
-    rows = findings.grid()
+    """The grid, the best findings marked; positions are shown where there are several.
+
+    Many methods leave a terminal no room: those in closed form are shown then.
+    """
+    from interp.directions.fitting import CLOSED_FORM
+
+    hidden = {*findings.methods} - {*CLOSED_FORM} if len(findings.methods) > 8 else set()
+    rows = [{name: value for name, value in row.items() if name not in hidden} for row in findings.grid()]
     best, several = findings.best()[0].auroc, len({row["position"] for row in rows}) > 1
     methods = set(findings.methods)
     return [
