@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from distilling import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp import Add, InterpError, Project, Recipe, export
+from interp import Add, InterpError, Project, Recipe, distil, export
 from interp.core.linalg import orthonormal_rows
 from interp.interventions import Cap, Erase, LowRank
 
@@ -60,7 +61,7 @@ def test_a_cap_holds_one_coordinate_within_its_bounds(seed, low, width):
     assert torch.equal(Cap(row, -99, 99)(x), x), "control: so it is within wide ones"
 
 
-def test_a_cap_is_saved_and_does_not_fold(tiny, tmp_path):
+def test_a_cap_is_saved_and_distilled_but_does_not_fold(tiny, tmp_path):
     model, row = tiny("llama"), torch.arange(32.0)
     recipe = Recipe([("resid_post.1", Cap(row, high=-0.5))])
     recipe.save(tmp_path / "recipe")
@@ -72,8 +73,9 @@ def test_a_cap_is_saved_and_does_not_fold(tiny, tmp_path):
     free = model.capture("w5 w6 w7", "resid_post.1")["resid_post.1"] @ (row / row.norm())
     torch.testing.assert_close(held, free.clamp(max=-0.5), atol=1e-4, rtol=1e-4)
     assert (free > -0.5).any(), "control"
-    with pytest.raises(InterpError, match="Cap"):
+    with pytest.raises(InterpError, match="Cap is not an affine function"):
         export(recipe, model, tmp_path / "edited")
+    assert distil(recipe, model, TEXTS[:40], rank=4, steps=10, batch_size=8).record.share < 0.9, "of the cap's effect"
     with pytest.raises(InterpError, match="the direction has 2 rows"):
         Cap(torch.eye(2))
     with pytest.raises(InterpError, match="low is 1 and high 0"):
