@@ -82,8 +82,8 @@ def parse_bytes(text: str) -> int:
 
 def require_regular(file: str | Path) -> None:
     """Raise for a pipe or device, which may never end, unless it is one of the system's, such as /dev/stdin."""
-    known = os.path.isfile(file) or os.path.isdir(file) or Path(file).is_relative_to("/dev")
-    if os.path.exists(file) and not known:
+    system = Path(file).is_relative_to("/dev") and not Path(file).is_relative_to("/dev/shm")  # which holds users' files
+    if os.path.exists(file) and not (system or os.path.isfile(file) or os.path.isdir(file)):
         raise InterpError(f"{file} is a pipe or device; expected a file; put a file in its place, or remove it")
 
 

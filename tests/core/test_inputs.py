@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -174,3 +175,11 @@ def test_a_pipe_of_the_systems_is_read():
     os.write(inside, b"text")
     os.close(inside)
     assert bounded_text(Path(f"/dev/fd/{out}"), "text") == "text"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="/dev/shm can not be written to")
+def test_a_pipe_among_users_files_in_memory_is_not_one_of_the_systems():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        os.mkfifo(Path(folder) / "pipe")
+        with pytest.raises(InterpError, match="is a pipe or device"):
+            bounded_text(Path(folder) / "pipe", "text")
