@@ -27,9 +27,10 @@ def build_command(
 
     require_free(out)
     data = RecipeFile.read(file, overrides or [])
-    name = model or data.model
-    if name is None:
+    if model is None and data.model is None:
         raise InterpError(f"{file} names no model; give one (--model)")
+    near = file.parent / str(data.model)  # a folder is relative to the file
+    name = model or (near if near.is_dir() else str(data.model))
     recipe = data.build(load(name, device=device), folder=file.parent)
     recipe.save(out)
     if as_json:
