@@ -16,11 +16,10 @@ are called by their place, such as `edits.0.strength.height`. What is inside a c
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from interp.core.errors import InterpError
 
-_MARKS = ("choice", "low", "subset", "maybe", "band", "same")
 _OPTIONS = {
     "choice": {"name"}, "low": {"high", "log", "step", "text", "name"}, "subset": {"name"}, "maybe": {"name"},
     "band": {"least", "name"}, 
@@ -28,29 +27,12 @@ _OPTIONS = {
 _NOTHING = object()
 
 
-@runtime_checkable
-class Suggest(Protocol):
-    """What a space needs of a trial; Optuna's trials have it."""
-
-    def suggest_categorical(self, name: str, choices: Any, /) -> Any:
-        """One of the choices."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        """A whole number."""
-        ...
-
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        """A number; options are `step` and `log`."""
-        ...
-
-
-def choose(template: Any, trial: Suggest) -> Any:
+def choose(template: Any, trial: Any) -> Any:
     """The recipe of a trial.
 
     Args:
         template: The space, as plain data.
-        trial: Asked for each value, by the name of its parameter.
+        trial: A trial of Optuna, or what suggests values by the names of parameters as one does.
 
     Returns:
         The same data without anything to choose.
@@ -71,7 +53,7 @@ def choose(template: Any, trial: Suggest) -> Any:
     return {} if chosen is _NOTHING else chosen
 
 
-def _value(part: Any, place: str, trial: Suggest) -> Any:
+def _value(part: Any, place: str, trial: Any) -> Any:
     if isinstance(part, list | tuple):
         entries = [_value(entry, f"{place}.{number}", trial) for number, entry in enumerate(part)]
         return [entry for entry in entries if entry is not _NOTHING]
@@ -85,7 +67,7 @@ def _value(part: Any, place: str, trial: Suggest) -> Any:
     return _CHOSEN[mark](part, name, place, trial)
 
 
-def _choice(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> Any:
+def _choice(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
     options = part["choice"]
     if not isinstance(options, list | Mapping) or not options:
         raise InterpError(f"{name}: choice is {options!r}; expected a list, or values by name, at least one")
@@ -97,7 +79,7 @@ def _choice(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> A
     return _value(options[label], inner, trial)
 
 
-def _range(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> Any:
+def _range(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
     low, high, step, log = part["low"], part.get("high", ""), part.get("step"), bool(part.get("log"))
     options: dict[str, Any] = {"log": log} if step is None else {"step": step}
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (low, high, step or 0))
@@ -111,15 +93,15 @@ def _range(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> An
     return str(part["text"]).format(number) if "text" in part else number
 
 
-def _subset(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> Any:
+def _subset(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
     return [member for member in part["subset"] if trial.suggest_categorical(f"{name}[{member}]", (True, False))]
 
 
-def _maybe(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> Any:
+def _maybe(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
     return _value(part["maybe"], place, trial) if trial.suggest_categorical(name, (True, False)) else _NOTHING
 
 
-def _band(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> Any:
+def _band(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
     """The width is a share of what is left above the first layer, so that its range is the same for all."""
     ends, least = part["band"], part.get("least", 1)
     whole = isinstance(ends, list) and len(ends) == 2 and all(isinstance(x, int) for x in (*ends, least))
@@ -130,6 +112,6 @@ def _band(part: Mapping[str, Any], name: str, place: str, trial: Suggest) -> Any
     return f"{first}-{first + least - 1 + round(share * (ends[1] - first - least + 1))}"
 
 
-_CHOSEN: dict[str, Callable[[Mapping[str, Any], str, str, Suggest], Any]] = {
+_CHOSEN: dict[str, Callable[[Mapping[str, Any], str, str, Any], Any]] = {
     "choice": _choice, "low": _range, "subset": _subset, "maybe": _maybe, "band": _band,
 }  # fmt: skip

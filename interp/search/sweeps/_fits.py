@@ -75,6 +75,14 @@ class Fits:
         return self._captured[key]
 
 
+def files_of(part: Any, folder: Path) -> set[str]:
+    """The files that a part of a space names, relative to a folder."""
+    if isinstance(part, Mapping | list):
+        values = part.values() if isinstance(part, Mapping) else part
+        return set().union(*(files_of(value, folder) for value in values))
+    return {part} if isinstance(part, str) and len(part) < 300 and (folder / part).is_file() else set()
+
+
 def _sites(part: Any, key: str = "") -> Iterator[str]:
     """Every site that a part of a space may have under the key `site`."""
     if isinstance(part, Mapping) and key == "site" and "text" in part:

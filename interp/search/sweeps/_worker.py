@@ -19,6 +19,8 @@ def work_on() -> None:
     work = Workbench.open(settings, Path(known["folder"]), out)
     try:
         run_trials(work, Trials(out, len(work.goals.objectives), settings.sampler, settings.seed), total, parent)
+    except KeyboardInterrupt:
+        sys.exit(130)  # the process that started this one says what to do
     except InterpError as problem:
         note(str(problem))
         sys.exit(2)

@@ -27,20 +27,20 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.core.config import differences
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, note, on_interrupt
-from interp.core.files import lock_folder, read_json, write_json
+from interp.core.files import lock_folder, read_json, sha256_file, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load
 from interp.search.recipe_file import RecipeFile
 from interp.search.space import choose
-from interp.search.sweeps._fits import Fits
+from interp.search.sweeps._fits import Fits, files_of
 from interp.search.sweeps.confirmation import ConfirmedPoint, confirmed_point, write_confirmed
 from interp.search.sweeps.measures import Bench, Measures, Scored
 from interp.search.sweeps.objectives import Goals
 from interp.search.sweeps.stopping import StoppingRule
 from interp.search.sweeps.sweep_file import SweepFile
-from interp.search.sweeps.trials import SweepTrial, Trials, by_knee, front
+from interp.search.sweeps.trials import SweepTrial, Trials, by_knee, front, random_trials
 
 SETTINGS = "sweep.json"
 _FAILURES = 10  # trials that fail before any other ends
@@ -94,6 +94,8 @@ class Workbench:
         """What must be the same when a sweep is continued."""
         model, settings = self.model.identity, self.settings.model_dump(mode="json")
         digests = {"model": model.digest, "settings": model.settings, "items": self.measures.digests}
+        files = sorted(files_of(self.settings.recipe, self.folder))
+        digests |= {"files": {name: sha256_file(self.folder / name) for name in files}}
         return {"settings": settings, "digests": digests, "folder": str(self.folder.resolve())}
 
     @property
@@ -239,32 +241,14 @@ def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint
 
 def _require_valid_point(settings: SweepFile) -> None:
     """Raise where no drawn point of the space can be read as a recipe."""
-    from random import Random
-
     problem: InterpError | None = None
-    for number in range(_DRAWS):
+    for trial in random_trials(_DRAWS):
         try:
-            RecipeFile.parse(choose(settings.recipe, _Draw(Random(number))), "recipe")
+            RecipeFile.parse(choose(settings.recipe, trial), "recipe")
             return
         except InterpError as raised:
             problem = problem or raised
     raise InterpError(f"none of {_DRAWS} points of the space is a recipe: {problem}")
-
-
-class _Draw:
-    """A random point of a space, without Optuna."""
-
-    def __init__(self, draw: Any):
-        self.draw = draw
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self.draw.choice(choices)
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return self.draw.randint(low, high)
-
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return self.draw.uniform(low, high)
 
 
 def _require_same(out: Path, identity: dict[str, Any]) -> None:
@@ -274,7 +258,7 @@ def _require_same(out: Path, identity: dict[str, Any]) -> None:
         if changed := differences({key: known[key] for key in identity}, identity):
             remedy = "a sweep goes on as it began: give the same, or another folder"
             raise InterpError(f"{out}: {'; '.join(changed)}; {remedy}")
-    elif any(path.name not in _MADE_BEFORE for path in out.iterdir()):
+    elif any(path.name not in _MADE_BEFORE and not path.name.startswith(".") for path in out.iterdir()):
         raise InterpError(f"{out} holds other files, and no {SETTINGS}; choose another folder")
 
 

@@ -192,8 +192,10 @@ class Trials:
         self._conclude(trial, done)
 
     def _conclude(self, trial: Any, done: SweepTrial) -> None:
-        for name, value in done.excess.items():
-            trial.set_constraint(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # constraints that were set before a kill stay
+            for name, value in done.excess.items():
+                trial.set_constraint(name, value)
         states = self._optuna.trial.TrialState
         state = {"complete": states.COMPLETE, "stopped": states.PRUNED}.get(done.state, states.FAIL)
         self.study.tell(trial, list(done.costs) if done.state == "complete" else None, state=state)
@@ -210,6 +212,13 @@ class Trials:
 
 def _of_record(number: int, record: dict[str, Any]) -> SweepTrial:
     return SweepTrial(number, **record | {"costs": tuple(record["costs"])})
+
+
+def random_trials(count: int) -> list[Any]:
+    """Trials of no journal that choose at random, the same each time."""
+    optuna = _optuna()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [study.ask() for _ in range(count)]
 
 
 def _optuna() -> Any:
