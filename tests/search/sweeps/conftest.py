@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 from word_contrasts import words
 
-from interp.search import SweepFile
+from interp.search import SweepFile, SweepRecord, run_sweep
+
+TOTAL = 7
 
 RECIPE = {
     "directions": {
@@ -57,3 +59,11 @@ def small_sweep(tiny, tmp_path_factory):
         return SweepFile.parse(base | changes)
 
     return SimpleNamespace(settings=settings, folder=folder, model=model)
+
+
+@pytest.fixture(scope="session")
+def whole(small_sweep, tmp_path_factory):
+    """A sweep of `TOTAL` trials that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    return SweepRecord.read(out)

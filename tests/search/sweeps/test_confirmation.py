@@ -30,11 +30,11 @@ def test_the_best_of_many_edits_that_do_nothing_shrinks_to_nothing():
 def test_intervals_of_several_points_are_wider_and_cover_together():
     rng, goals = np.random.default_rng(1), Goals.of([LOSS], ["loss"], (), ())
     zeros, missed = {"loss": [0.0] * ITEMS}, 0
-    for _ in range(40):
+    for _ in range(15):
         draws = [{"loss": list(rng.normal(0, 1, ITEMS))} for _ in range(5)]
         changes = [confirmed_point(goals, 0, (zeros, x), (zeros, x), [], 5)["loss"].change for x in draws]
         missed += any(not x.low <= 0 <= x.high for x in changes)
-    assert missed <= 6
+    assert missed <= 3
     alone = confirmed_point(goals, 0, (zeros, draws[0]), (zeros, draws[0]), [], 1)["loss"].change
     assert changes[0].high - changes[0].low > alone.high - alone.low
 

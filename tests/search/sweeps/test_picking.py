@@ -6,14 +6,13 @@ import pytest
 
 from interp import InterpError, Recipe, verify
 from interp.auditing import Audit
-from interp.search import RecipeFile, SweepRecord, pick, run_sweep
+from interp.search import RecipeFile, SweepRecord, pick
 from interp.search.sweeps.picking import recipe_at
 
 
-def test_the_knee_is_written_exported_and_audited_on_items_that_no_trial_saw(small_sweep, tmp_path):
-    run_sweep(small_sweep.settings(), tmp_path / "out", 3, folder=small_sweep.folder, model=small_sweep.model)
-    record = SweepRecord.read(tmp_path / "out")
-    result = pick(tmp_path / "out", tmp_path / "recipe", checkpoint=tmp_path / "edited", model=small_sweep.model)
+def test_the_knee_is_written_exported_and_audited_on_items_that_no_trial_saw(small_sweep, whole, tmp_path):
+    record = whole
+    result = pick(whole.folder, tmp_path / "recipe", checkpoint=tmp_path / "edited", model=small_sweep.model)
     assert result["trial"] == record.front[0].number
     assert Recipe.load(tmp_path / "recipe").digest == result["recipe"]
     assert verify(tmp_path / "edited", base=small_sweep.model).faithful
@@ -21,10 +20,10 @@ def test_the_knee_is_written_exported_and_audited_on_items_that_no_trial_saw(sma
     confirmed = record.confirmed[0]
     for row in audit.rows:
         assert row.after.estimate == pytest.approx(confirmed[row.name].after.estimate, abs=1e-4)
-    for place in (tmp_path / "out", tmp_path / "recipe"):
+    for place in (whole.folder, tmp_path / "recipe"):
         assert recipe_at(place, small_sweep.model, tmp_path / "sweeps").digest == result["recipe"]
-    with pytest.raises(InterpError, match="trial 9 has no recipe; there are trials 0 to 2"):
-        pick(tmp_path / "out", tmp_path / "other", trial=9, model=small_sweep.model)
+    with pytest.raises(InterpError, match="trial 9 has no recipe; there are trials 0 to 6"):
+        pick(whole.folder, tmp_path / "other", trial=9, model=small_sweep.model)
 
 
 def test_a_recipes_file_is_built_and_a_sweeps_file_is_run(small_sweep, tmp_path):

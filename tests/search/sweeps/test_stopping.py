@@ -31,11 +31,11 @@ def test_a_trial_that_keeps_its_bound_exactly_stops_at_most_as_often_as_the_erro
     rng, goals = np.random.default_rng(0), _goals(unit)
     before = [0.0] * ITEMS
     stops = 0
-    for _ in range(400):
+    for _ in range(200):
         raised = rng.permutation([1.0] * 5 + [0.0] * 95) if unit == "rate" else rng.gamma(1.0, 1.0, ITEMS)
         after = raised if unit == "rate" else raised - raised.mean() + 0.05
         stops += _stopped(StoppingRule(goals, {"x": before, "kl": before}, looks=2, error=0.05), list(after))
-    assert stops <= 0.05 * 400 * 1.3
+    assert stops <= 0.05 * 200 * 1.3
 
 
 def test_a_wrecked_trial_stops_at_the_first_look_and_a_complete_one_is_judged_without_error():

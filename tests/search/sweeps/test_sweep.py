@@ -15,15 +15,7 @@ from interp.search import RecipeFile, SweepRecord, run_sweep
 from interp.search.sweeps.measures import Bench, Measures
 from interp.search.sweeps.trials import Trials
 
-TOTAL = 7
-
-
-@pytest.fixture(scope="module")
-def whole(small_sweep, tmp_path_factory):
-    """A sweep that was never stopped, and what it said."""
-    out, lines = tmp_path_factory.mktemp("whole") / "out", []
-    run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model, say=lines.append)
-    return SweepRecord.read(out), lines
+TOTAL = 7  # as in `whole`
 
 
 def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(small_sweep, whole, tmp_path):
@@ -43,8 +35,8 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(small
     run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
     record = SweepRecord.read(out)
     done = [trial for trial in record.trials if trial.state != "left"]
-    assert [trial.recipe for trial in done] == [trial.recipe for trial in whole[0].trials]
-    assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole[0].trials]
+    assert [trial.recipe for trial in done] == [trial.recipe for trial in whole.trials]
+    assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole.trials]
     assert {trial.state for trial in done} == {"complete"}
     assert record.confirmed[0].trial in {trial.number for trial in done}
 
@@ -57,7 +49,7 @@ def _ended(out):
 
 
 def test_every_trial_can_be_built_again_from_its_record_and_gives_the_same_scores(small_sweep, whole):
-    record, _ = whole
+    record = whole
     measures = Measures.read(record.settings.measure, small_sweep.model, record.settings.seed, (), small_sweep.folder)
     trial = record.front[0]
     recipe = RecipeFile.parse(trial.recipe).build(small_sweep.model, folder=small_sweep.folder)
@@ -70,7 +62,7 @@ def test_every_trial_can_be_built_again_from_its_record_and_gives_the_same_score
 
 
 def test_the_front_is_confirmed_on_items_that_no_trial_saw(small_sweep, whole):
-    record, _ = whole
+    record = whole
     measures = Measures.read(record.settings.measure, small_sweep.model, record.settings.seed, (), small_sweep.folder)
     for name, behaviour in measures.choose.items():
         assert not {*behaviour.prompts} & {*measures.confirm[name].prompts}
@@ -82,7 +74,7 @@ def test_the_front_is_confirmed_on_items_that_no_trial_saw(small_sweep, whole):
 
 
 def test_another_space_and_a_folder_in_use_are_refused_by_name(small_sweep, whole):
-    record, _ = whole
+    record = whole
     other = small_sweep.settings(seed=1)
     with pytest.raises(InterpError, match=r"seed was 0 and is now 1"):
         run_sweep(other, record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
