@@ -36,7 +36,7 @@ from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, write_json
 from interp.data.corpora import Source
-from interp.directions.direction import Direction, residual_sites
+from interp.directions.direction import Direction, residual_site, residual_sites
 from interp.models.architectures.unembedding import FinalNorm, final_norm, stream_logits, token_text
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
@@ -224,7 +224,7 @@ class Lens(Displayed):
             >>> print(interp.attribution.Lens().direction(model, model.to_single_token(" river"), "resid_post.3"))
             logit lens of ' river' at resid_post.3, position -1
         """
-        (place,) = self.sites(model, [site])
+        (place,) = self.sites(model, residual_site(model, site))
         table = model.hf.get_output_embeddings().weight.detach().float().cpu()
         if not 0 <= token < len(table):
             raise InterpError(f"token {token} is not in the vocabulary; expected an id from 0 to {len(table) - 1}")

@@ -30,6 +30,15 @@ def residual_sites(model: HookedModel, sites: str | Site | Iterable[str | Site])
     return resolved
 
 
+def residual_site(model: HookedModel, site: str | Site) -> Site:
+    """The one site of a name. Raises for several sites, and for one outside the residual stream's basis."""
+    sites = model.resolve(site)
+    if len(sites) != 1 or not sites[0].in_residual_basis:
+        names = ", ".join(map(str, sites))
+        raise InterpError(f"{site} names {names}; expected one site in the residual stream's basis")
+    return sites[0]
+
+
 def _outside(site: Site) -> InterpError:
     return InterpError(f"{site} is not in the residual stream's basis; choose sites such as resid_post.*")
 

@@ -27,8 +27,7 @@ from interp.core.display import Displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import Sides, capture_sides
-from interp.directions.direction import Direction
-from interp.directions.methods._answers import residual_site
+from interp.directions.direction import Direction, residual_site
 from interp.directions.methods.closed_form import FITS, diff_means
 from interp.directions.methods.erasure import Eraser, ErasureFitter
 from interp.directions.methods.latents import SAE_LATENT, BySeparation, attributions

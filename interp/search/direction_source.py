@@ -10,7 +10,6 @@ from interp.core.errors import InterpError
 from interp.directions.contrast_source import read_contrast
 from interp.directions.direction import Direction
 from interp.directions.fitting import SAE_METHODS, fit_direction, require_methods
-from interp.directions.methods._answers import residual_site
 from interp.directions.methods.erasure import Eraser
 from interp.models.hooked import HookedModel
 from interp.models.loading import ORGANISM
@@ -84,8 +83,7 @@ class DirectionSource(Config):
         sae = None if self.sae is None else SparseAutoencoder.load(root / self.sae, model)
         if self.token is not None:
             lens = Lens() if self.lens == "logit" else Lens.load(root / self.lens, model)
-            token, place = model.to_single_token(self.token), residual_site(model, str(self.site))
-            return lens.direction(model, token, place, self.gain)
+            return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)
         if sae is not None and self.latent is not None:
             return self._latent_row(sae)
         file = str(self.contrast)

@@ -33,6 +33,12 @@ def test_each_origin_is_what_python_gives(tiny, tmp_path):
     assert not torch.allclose(rows[1], rows[2]), "control: the lens matters"
 
 
+def test_a_direction_is_at_one_site(tiny):
+    for source in ({"token": "w9"}, {"contrast": "organism.hostility", "pairs": 4}):
+        with pytest.raises(InterpError, match="expected one site"):
+            DirectionSource(**source, site="resid_post.*").fit(tiny("llama"))
+
+
 def test_an_erasing_method_gives_an_eraser():
     model = interp.load("organism")
     source = DirectionSource(contrast="organism.hostility", pairs=12, site="resid_post.3", method="sal")

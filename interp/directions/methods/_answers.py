@@ -12,7 +12,6 @@ from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.models.continuations import Continuations
 from interp.models.hooked import HookedModel
-from interp.models.sites import Site
 
 
 class Answers(NamedTuple):
@@ -52,15 +51,6 @@ def answer_texts(model: HookedModel, contrast: Contrast) -> Answers:
     alike = torch.tensor([positive == negative for positive, negative in zip(*prompts, strict=True)])
     earliest = torch.minimum(sides[0].skipped, sides[1].skipped)
     return Answers(*(replace(side, skipped=torch.where(alike, earliest, side.skipped)) for side in sides))
-
-
-def residual_site(model: HookedModel, site: str | Site) -> Site:
-    """The one site of a name. Raises for several sites, and for one outside the residual stream's basis."""
-    sites = model.resolve(site)
-    if len(sites) != 1 or not sites[0].in_residual_basis:
-        names = ", ".join(map(str, sites))
-        raise InterpError(f"{site} names {names}; expected one site in the residual stream's basis")
-    return sites[0]
 
 
 def adding(vector: Float[Tensor, "*row d_model"]) -> Callable[[Tensor], Tensor]:

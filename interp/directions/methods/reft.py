@@ -31,8 +31,8 @@ from interp.core.errors import InterpError
 from interp.core.files import new_folder, read_json, read_tensors, write_json
 from interp.core.progress import track
 from interp.data.contrast import Contrast
-from interp.directions.direction import Direction
-from interp.directions.methods._answers import Answers, adding, answer_texts, batches, require_positive, residual_site
+from interp.directions.direction import Direction, residual_site
+from interp.directions.methods._answers import Answers, adding, answer_texts, batches, require_positive
 from interp.directions.scores import best_threshold
 from interp.models.continuations import Continuations, frozen_weights, token_losses
 from interp.models.hooked import HookedModel

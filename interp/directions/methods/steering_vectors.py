@@ -31,7 +31,7 @@ from interp.core.display import Card, Displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.core.progress import track
 from interp.data.contrast import Contrast
-from interp.directions.direction import Direction
+from interp.directions.direction import Direction, residual_site
 from interp.directions.methods._answers import (
     Answers,
     adding,
@@ -39,7 +39,6 @@ from interp.directions.methods._answers import (
     answer_texts,
     batches,
     require_positive,
-    residual_site,
 )
 from interp.models.continuations import Continuations, frozen_weights, logprobs, token_losses
 from interp.models.hooked import HookedModel

@@ -24,8 +24,8 @@ from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.linalg import project_out
 from interp.core.progress import track
-from interp.directions.direction import Direction
-from interp.directions.methods._answers import adding, require_positive, residual_site
+from interp.directions.direction import Direction, residual_site
+from interp.directions.methods._answers import adding, require_positive
 from interp.models.continuations import frozen_weights
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
