@@ -119,6 +119,8 @@ def _print_sweep(folder: Path, as_json: bool, page: Path | None) -> None:
         print_values(True, record.to_json())
         return
     print_table(False, record.rows(), record.title)
+    for reason, count in record.reasons.items():
+        say(f"{count:4} {reason}")
     for title, rows in record.confirmed_rows().items():
         print_table(False, rows, title)
     print_table(False, record.importance_rows(), "What each parameter decides, as shares")

@@ -36,6 +36,7 @@ from interp.auditing.policy.decision import Decision, Policy, decide
 from interp.core.config import Config
 from interp.core.digests import versions
 from interp.core.display import plural
+from interp.core.errors import InterpError
 from interp.core.files import new_folder, sha256_file, write_json, write_text
 from interp.directions.finder import find
 from interp.directions.findings import Finding, Findings
@@ -90,7 +91,7 @@ class SearchSettings(Config):
     )
     candidates: int = Field(8, ge=1, description="how many of the best directions to ablate and compare")
     baseline_draws: int = Field(5, ge=1, description="how many random and shuffled directions to compare the best with")
-    trials: int = Field(60, ge=1, description="trials of a sweep, where recipe names a sweep's file")
+    trials: int | None = Field(None, ge=1, description="trials of a sweep whose file is the recipe [default: 60]")
 
 
 class Experiment(Config):
@@ -203,7 +204,8 @@ def run_experiment(
         if experiment.recipe is None:
             chosen = _searched(experiment, model, materials, sae, note, force)
         else:
-            chosen = _given(experiment, model, materials, Path(folder) / experiment.recipe, unfinished / "sweep", note)
+            path, sweeps = Path(folder) / experiment.recipe, unfinished / "sweep"
+            chosen = _given(experiment, model, materials, path, sweeps, note, force)
         recipe, damage, baselines = chosen.recipe, chosen.damage, chosen.baselines
         recipe.save(staging / "recipe")
         certificate = _export(recipe, model, materials, staging / "checkpoint", note)
@@ -259,12 +261,14 @@ def _searched(
 
 
 def _given(
-    experiment: Experiment, model: HookedModel, materials: Materials, path: Path, sweeps: Path, say: Say
+    experiment: Experiment, model: HookedModel, materials: Materials, path: Path, sweeps: Path, say: Say, force: bool
 ) -> _Chosen:
-    recipe = recipe_at(path, model, sweeps, experiment.search.trials, say)
+    recipe = recipe_at(path, model, sweeps, experiment.search.trials or 60, say)
     say(f"recipe      {plural(len(recipe.edits), 'edit')} of {path}")
     damage = measure_damage(model, recipe, materials.held_out_text)
     say(f"damage      {damage}")
+    if not (damage.harmless or force):
+        raise InterpError(f"{path} costs too much: {damage}; take another recipe, or force it (--force)")
     measured, seeds = _measured(materials), range(experiment.seed, experiment.seed + experiment.search.baseline_draws)
     random = baseline_of_recipe(model, recipe, measured, seeds)
     say(f"baselines   {materials.target} on the choosing items: random {random.scores[materials.target]:.3f}")

@@ -10,10 +10,12 @@ was stopped, by Ctrl-C or by a kill.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -178,8 +180,8 @@ def run_sweep(
         raise InterpError(f"trials is {trials} and workers {workers}; expected at least 1 of each")
     target, root = Path(out), Path(folder)
     _require_valid_point(settings)
-    target.mkdir(parents=True, exist_ok=True)
-    with lock_folder(target, f"{target} is in use by another sweep; wait for it, or choose another folder"):
+    busy = f"{target} is in use by another sweep; wait for it, or choose another folder"
+    with _kept_once_begun(target), lock_folder(target, busy):
         _require_same(target, {"settings": settings.model_dump(mode="json")})
         work = Workbench.open(settings, root, target, model)
         _require_same(target, work.identity)
@@ -199,6 +201,19 @@ def run_sweep(
         with on_interrupt(f"the same command continues the confirmation in {target}"):
             confirm(work, done)
         return done
+
+
+@contextmanager
+def _kept_once_begun(out: Path) -> Iterator[None]:
+    """Make a folder, and remove it again if an error comes before it holds a sweep."""
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except InterpError:
+        if made and not (out / SETTINGS).is_file():
+            shutil.rmtree(out)
+        raise
 
 
 def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint, ...]:

@@ -1,5 +1,6 @@
 """A sweep as it is in its folder: settings, trials, front, what was confirmed, and what each parameter decides."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +72,12 @@ class SweepRecord(Displayed):
         states = [trial.state for trial in self.trials if trial.state != "waiting"]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         return f"{self.settings.name or self.folder.name}: {plural(len(states), 'trial')} ({counts})"
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why trials stopped or failed, or which bound they broke, each with their number."""
+        whys = [why for x in self.trials for why in ([x.reason] if x.reason else [f"breaks {b}" for b in x.broken])]
+        return dict(Counter(whys).most_common())
 
     def rows(self) -> list[dict[str, Any]]:
         """The front as a table, the knee first, and the unedited model."""

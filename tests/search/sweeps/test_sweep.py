@@ -80,6 +80,10 @@ def test_another_space_and_a_folder_in_use_are_refused_by_name(small_sweep, whol
         run_sweep(other, record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
     with lock_folder(record.folder, ""), pytest.raises(InterpError, match="in use by another sweep"):
         run_sweep(small_sweep.settings(), record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    with pytest.raises(InterpError, match="no behaviour 'harn'"):
+        unnamed = small_sweep.settings(objectives=["harn"])
+        run_sweep(unnamed, small_sweep.folder / "new", 2, folder=small_sweep.folder, model=small_sweep.model)
+    assert not (small_sweep.folder / "new").exists(), "nothing half-written is left behind"
     (small_sweep.folder / "other").mkdir(exist_ok=True)
     (small_sweep.folder / "other" / "notes.txt").write_text("x")
     with pytest.raises(InterpError, match=r"holds other files"):
@@ -113,6 +117,7 @@ def test_a_bound_that_the_unedited_model_breaks_is_said_before_the_first_trial(s
     said = capsys.readouterr().err
     assert "kept: the unedited model breaks its bound already (kept: after at least 100)" in said
     first, second = SweepRecord.read(tmp_path / "out").trials
+    assert SweepRecord.read(tmp_path / "out").reasons == {"breaks kept": 2}
     assert (first.broken, SweepRecord.read(tmp_path / "out").front) == (["kept"], [])
     assert (second.copy_of, second.scores) == (0, first.scores), "the same recipe is not measured again"
 
