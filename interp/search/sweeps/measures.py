@@ -44,10 +44,10 @@ class Measures(Displayed):
 
     Example:
         >>> from interp.search.sweeps.measures import Measures
-        >>> settings = interp.search.MeasureSettings(suites=("organism",), choose_items=8, confirm_items=4)
+        >>> settings = interp.search.MeasureSettings(suites=("organism",), choose_items=8, confirm_items=8)
         >>> measures = Measures.read(settings, model)
         >>> len(measures.choose["hostility"]), len(measures.confirm["hostility"])
-        (8, 4)
+        (8, 8)
     """
 
     choose: Mapping[str, Behaviour]
