@@ -318,7 +318,7 @@ def in_words(hint: Any, many: bool = False) -> str:
     if kind in (bool, NoneType):
         return "True or False" if kind is bool else "None"
     name = getattr(kind, "__name__", str(kind))
-    noun, rest = _NOUNS.get(kind, _PROTOCOLS.get(name, name)), ""
+    noun, rest = "mapping" if hasattr(kind, "model_fields") else _NOUNS.get(kind, _PROTOCOLS.get(name, name)), ""
     if hasattr(hint, "dim_str"):
         numbers = kind.__name__.partition("[")[0].lower().replace("shaped", "")
         noun, rest = f"{numbers} tensor".strip(), f" of shape ({hint.dim_str})"

@@ -38,7 +38,7 @@ class DirectionSource(Config):
     method: str = Field("diff_means", description="method to fit, by name")
     site: str | None = Field(None, description="where it is fitted or read; default: the autoencoder's site")
     position: int = Field(-1, description="token of the prompt; negative counts from its end")
-    pairs: int | None = Field(None, ge=2, description="most pairs to fit on, drawn at random")
+    pairs: int | None = Field(None, ge=2, le=100_000, description="most pairs to fit on, drawn at random")
     seed: int = Field(0, ge=0, description="seed of the pairs and of the method")
     rank: int = Field(1, ge=1, description="how many rows to fit, for methods that have several")
     sae: str | None = Field(None, description="folder of an autoencoder")

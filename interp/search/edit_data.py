@@ -133,6 +133,11 @@ class EditData(Config):
             if len(here) != 1:
                 choice = group.replace("|", ", or ")
                 raise InterpError(f"{self.op} has {' and '.join(here) or f'no {choice}'}; it needs one: {choice}")
+        if self.op == "Cap" and self.low is None and self.high is None:
+            raise InterpError("Cap has neither low nor high, so it does nothing; give one of them, or both")
+        units = [str(unit) for unit in (*(self.heads or ()), *(self.neurons or ()), *(self.latents or ()))]
+        if twice := [unit for unit in units if units.count(unit) > 1]:
+            raise InterpError(f"{self.op} has {twice[0]} twice; name each once")
         return self
 
     @property
@@ -192,7 +197,7 @@ class EditParts:
         kept = [site for site in sites if site.layer in layers]
         if not kept:
             last = self.model.n_layers - 1
-            raise InterpError(f"layers {edit.layers} leave none of {edit.sites}; they go from 0 to {last}")
+            raise InterpError(f"layers {edit.layers} leave none of {edit.sites}; they go from 0 to {last}, the lower first")
         return kept
 
     def names(self, edit: EditData) -> list[str]:
@@ -238,7 +243,7 @@ class EditParts:
 
 def _layers(text: int | str) -> set[int]:
     """The numbers of layers in 12, 8-20 or 0-3,8-20."""
-    ranges = [re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part) for part in str(text).split(",")]
+    ranges = [re.fullmatch(r"\s*(\d{1,4})(?:\s*-\s*(\d{1,4}))?\s*", part) for part in str(text).split(",")]
     layers = {layer for each in ranges if each for layer in range(int(each[1]), int(each[2] or each[1]) + 1)}
     if None in ranges or not layers:
         raise InterpError(f"layers are {text!r}; expected a number or ranges, such as 12 or 0-3,8-20")

@@ -8,7 +8,7 @@ A mapping with these keys alone stands for a value to choose, wherever it is in 
 | `{low: 0.1, high: 2}` with `log: true` or `step: 0.1` | a number, whole where low, high and step are |
 | `{low: 4, high: 20, text: "resid_post.{}"}` | a text with the number in it |
 | `{maybe: value}` | the value, or nothing: the key or the entry of the list is left out |
-| `{subset: [a, b, c]}` | a list of those that are in |
+| `{subset: [a, b, c]}` | a list of those that are in; where none is, the mapping that it is a value of is left out |
 | `{band: [0, 29], least: 4}` | a band of layers such as 8-20, at least so many wide |
 
 `name: NAME` beside these names the parameter; a second place with the same name has the same value. Other parameters
@@ -24,7 +24,7 @@ _OPTIONS = {
     "choice": {"name"}, "low": {"high", "log", "step", "text", "name"}, "subset": {"name"}, "maybe": {"name"},
     "band": {"least", "name"}, 
 }  # fmt: skip
-_NOTHING = object()
+_NOTHING, _EMPTY = object(), object()  # what is left out; and a subset without members, which leaves out its entry
 
 
 def choose(template: Any, trial: Any) -> Any:
@@ -49,19 +49,42 @@ def choose(template: Any, trial: Any) -> Any:
         >>> choose({"op": {"choice": ["Project", "Add"]}, "strength": {"low": 0.5, "high": 1.0}}, First())
         {'op': 'Project', 'strength': 0.5}
     """
-    chosen = _value(template, "", trial)
-    return {} if chosen is _NOTHING else chosen
+    chosen = _value(template, "", _Consistent(trial))
+    return {} if chosen in (_NOTHING, _EMPTY) else chosen
+
+
+class _Consistent:
+    """A trial that is asked for one parameter in one way only."""
+
+    def __init__(self, trial: Suggest):
+        self.trial, self.asked = trial, dict[str, Any]()
+
+    def _note(self, name: str, *question: Any) -> str:
+        if self.asked.setdefault(name, question) != question:
+            raise InterpError(f"{name} names two parameters that differ; give each another name, or the same values")
+        return name
+
+    def suggest_categorical(self, name: str, choices: Any, /) -> Any:
+        return self.trial.suggest_categorical(self._note(name, choices), choices)
+
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        return self.trial.suggest_int(self._note(name, low, high, options), low, high, **options)
+
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        return self.trial.suggest_float(self._note(name, low, high, options), low, high, **options)
 
 
 def _value(part: Any, place: str, trial: Any) -> Any:
     if isinstance(part, list | tuple):
         entries = [_value(entry, f"{place}.{number}", trial) for number, entry in enumerate(part)]
-        return [entry for entry in entries if entry is not _NOTHING]
+        return [entry for entry in entries if entry is not _NOTHING and entry is not _EMPTY]
     if not isinstance(part, Mapping):
         return part
     mark = next((key for key in _OPTIONS if key in part and set(part) <= {key, *_OPTIONS[key]}), None)
     if mark is None:
         values = {key: _value(part[key], f"{place}.{key}", trial) for key in sorted(part)}  # however a file orders them
+        if any(value is _EMPTY for value in values.values()):
+            return _NOTHING
         return {key: value for key, value in values.items() if value is not _NOTHING}
     name = str(part.get("name", place.removeprefix(".")))
     return _CHOSEN[mark](part, name, place, trial)
@@ -73,14 +96,18 @@ def _choice(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
         raise InterpError(f"{name}: choice is {options!r}; expected a list, or values by name, at least one")
     if not isinstance(options, Mapping):
         options = {str(n) if isinstance(x, list | Mapping) else x: x for n, x in enumerate(options)}
-    labels = tuple(sorted(options)) if isinstance(part["choice"], Mapping) else tuple(options)
+    labels = tuple(sorted(options, key=str)) if isinstance(part["choice"], Mapping) else tuple(options)
     label = trial.suggest_categorical(name, labels)
     inner = f"{place}[{label}]" if isinstance(options[label], list | Mapping) else place
     return _value(options[label], inner, trial)
 
 
 def _range(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
-    low, high, step, log = part["low"], part.get("high", ""), part.get("step"), bool(part.get("log"))
+    low, high, step, log = part["low"], part.get("high", ""), part.get("step"), part.get("log", False)
+    if not isinstance(log, bool):
+        raise InterpError(f"{name}: log is {log!r}; expected true or false")
+    if "text" in part and str(part["text"]).replace("{}", "", 1).count("{") + ("{}" not in str(part["text"])):
+        raise InterpError(f"{name}: text is {part['text']!r}; expected one with {{}} where the number goes")
     options: dict[str, Any] = {"log": log} if step is None else {"step": step}
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (low, high, step or 0))
     if not numbers or not low <= high or (step is not None and (step <= 0 or log)) or (log and low <= 0):
@@ -90,14 +117,18 @@ def _range(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
         number: float = trial.suggest_int(name, low, high, **options)
     else:
         number = trial.suggest_float(name, float(low), float(high), **options)
-    return str(part["text"]).format(number) if "text" in part else number
+    return str(part["text"]).replace("{}", str(number)) if "text" in part else number
 
 
 def _subset(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
-    return [member for member in part["subset"] if trial.suggest_categorical(f"{name}[{member}]", (True, False))]
+    members = part["subset"]
+    if not isinstance(members, list) or len({str(member) for member in members}) < max(1, len(members)):
+        raise InterpError(f"{name}: subset is {members!r}; expected a list of different members, at least one")
+    return [x for x in members if trial.suggest_categorical(f"{name}[{x}]", (True, False))] or _EMPTY
 
 
 def _maybe(part: Mapping[str, Any], name: str, place: str, trial: Any) -> Any:
+    name = name if "name" in part else f"{name}?"  # the value may have a parameter at this place itself
     return _value(part["maybe"], place, trial) if trial.suggest_categorical(name, (True, False)) else _NOTHING
 
 

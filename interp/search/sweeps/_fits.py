@@ -18,6 +18,7 @@ from interp.models.sites import Site
 from interp.search.direction_source import DirectionSource
 from interp.search.recipe_file import RecipeFile
 
+_FOLDERS, _CHOICES = ("folder", "sae", "lens", "texts"), ("choice", "maybe")
 _PAIRS = ("contrast", "columns", "skip_bad", "pairs", "seed")
 
 
@@ -33,8 +34,9 @@ class Fits:
 
     def __init__(self, model: HookedModel, space: Mapping[str, Any], folder: Path, kept: Path):
         self.model, self.folder, self.kept = model, folder, kept
-        named = set(_sites(space.get("directions", {})))
-        self._sites = sorted(map(str, model.resolve(named))) if named else []
+        directions = space.get("directions", {})
+        named = {name for part in getattr(directions, "values", list)() for name in _sites(part)}
+        self._sites = sorted(str(site) for site in model.sites if str(site) in named)
         self._fitted: dict[str, Direction | Eraser] = {}
         self._captured: dict[str, tuple[Contrast, dict[str, Any]]] = {}
 
@@ -75,18 +77,24 @@ class Fits:
         return self._captured[key]
 
 
-def files_of(part: Any, folder: Path) -> set[str]:
-    """The files that a part of a space names, relative to a folder."""
-    if isinstance(part, Mapping | list):
-        values = part.values() if isinstance(part, Mapping) else part
-        return set().union(*(files_of(value, folder) for value in values))
-    return {part} if isinstance(part, str) and len(part) < 300 and (folder / part).is_file() else set()
+def files_of(part: Any, folder: Path, key: str = "") -> set[str]:
+    """The files that a part of a space names, relative to a folder, and those of the folders that it names."""
+    if isinstance(part, Mapping):
+        return set().union(*(files_of(value, folder, key if name in _CHOICES else name) for name, value in part.items()))
+    if isinstance(part, list):
+        return set().union(*(files_of(value, folder, key) for value in part))
+    if not isinstance(part, str) or not 0 < len(part) < 300:
+        return set()
+    if key in _FOLDERS and (folder / part).is_dir():
+        return {f"{part}/{file.name}" for file in (folder / part).iterdir() if file.is_file()}
+    return {part} if (folder / part).is_file() else set()
 
 
 def _sites(part: Any, key: str = "") -> Iterator[str]:
     """Every site that a part of a space may have under the key `site`."""
     if isinstance(part, Mapping) and key == "site" and "text" in part:
-        yield from (str(part["text"]).format(number) for number in range(part["low"], part["high"] + 1))
+        if isinstance(part["low"], int) and isinstance(part["high"], int):
+            yield from (str(part["text"]).replace("{}", str(number)) for number in range(part["low"], part["high"] + 1))
     elif isinstance(part, Mapping):
         for name, value in part.items():
             yield from _sites(value, key if name in ("choice", "maybe") or key == "site" else name)
