@@ -58,10 +58,10 @@ class DirectionSource(Config):
             known = ", ".join(sorted(_OF[origin])) or "no options"
             raise InterpError(f"a direction from a {origin} has no {unused[0]!r}; it takes {known}")
         require_methods([self.method])
-        if self.site is None and self.sae is None and origin != "folder":
-            raise InterpError(f"a direction from a {origin} has no site; give one, such as site: resid_post.12")
         if (self.sae is not None) != (self.latent is not None or self.method in SAE_METHODS):
             raise InterpError(f"sae is the folder of an autoencoder, for a latent and for {' and '.join(SAE_METHODS)}")
+        if self.site is None and self.sae is None and origin != "folder":
+            raise InterpError(f"a direction from a {origin} has no site; give one, such as site: resid_post.12")
         return self
 
     def fit(self, model: HookedModel, folder: str | Path = ".") -> Direction | Eraser:

@@ -197,7 +197,9 @@ class EditParts:
         kept = [site for site in sites if site.layer in layers]
         if not kept:
             last = self.model.n_layers - 1
-            raise InterpError(f"layers {edit.layers} leave none of {edit.sites}; they go from 0 to {last}, the lower first")
+            raise InterpError(
+                f"layers {edit.layers} leave none of {edit.sites}; they go from 0 to {last}, the lower first"
+            )
         return kept
 
     def names(self, edit: EditData) -> list[str]:

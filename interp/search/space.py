@@ -56,7 +56,7 @@ def choose(template: Any, trial: Any) -> Any:
 class _Consistent:
     """A trial that is asked for one parameter in one way only."""
 
-    def __init__(self, trial: Suggest):
+    def __init__(self, trial: Any):
         self.trial, self.asked = trial, dict[str, Any]()
 
     def _note(self, name: str, *question: Any) -> str:
@@ -65,12 +65,15 @@ class _Consistent:
         return name
 
     def suggest_categorical(self, name: str, choices: Any, /) -> Any:
+        """One of the choices."""
         return self.trial.suggest_categorical(self._note(name, choices), choices)
 
     def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        """A whole number."""
         return self.trial.suggest_int(self._note(name, low, high, options), low, high, **options)
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        """A number."""
         return self.trial.suggest_float(self._note(name, low, high, options), low, high, **options)
 
 

@@ -80,7 +80,9 @@ class Fits:
 def files_of(part: Any, folder: Path, key: str = "") -> set[str]:
     """The files that a part of a space names, relative to a folder, and those of the folders that it names."""
     if isinstance(part, Mapping):
-        return set().union(*(files_of(value, folder, key if name in _CHOICES else name) for name, value in part.items()))
+        return set().union(
+            *(files_of(value, folder, key if name in _CHOICES else name) for name, value in part.items())
+        )
     if isinstance(part, list):
         return set().union(*(files_of(value, folder, key) for value in part))
     if not isinstance(part, str) or not 0 < len(part) < 300:

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 
 from interp.core.errors import InterpError, note
-from interp.core.files import read_json
-from interp.search.sweeps.sweep import SETTINGS, Workbench, run_trials
-from interp.search.sweeps.sweep_file import SweepFile
+from interp.search.sweeps.sweep import Workbench, run_trials
+from interp.search.sweeps.sweep_file import SETTINGS, SweepFile, read_settings
 from interp.search.sweeps.trials import Trials
 
 
@@ -17,7 +16,7 @@ def work_on() -> None:
     """Run trials until there are as many as asked for; end with the process that started this one."""
     out, total = Path(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(int(sys.argv[3]),), daemon=True).start()
-    known = read_json(out / SETTINGS)
+    known = read_settings(out)
     settings = SweepFile.parse(known["settings"], str(out / SETTINGS))
     work = Workbench.open(settings, Path(known["folder"]), out)
     try:

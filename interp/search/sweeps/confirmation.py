@@ -140,5 +140,5 @@ def read_confirmed(folder: str | Path) -> tuple[ConfirmedPoint, ...]:
     content: Mapping[str, Any] = read_json(file)
     try:
         return _POINTS.validate_python(content["points"])
-    except (KeyError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError) as problem:
         raise InterpError(f"{file}: not what interp sweep wrote ({problem}); run the sweep again") from None

@@ -25,8 +25,7 @@ from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import ORGANISM
 from interp.search.sweeps._prefix import UneditedPrefix, lowest_layer
-from interp.search.sweeps.objectives import KL
-from interp.search.sweeps.sweep_file import MeasureSettings
+from interp.search.sweeps.sweep_file import KL, MeasureSettings
 
 Scored = dict[str, list[float]]
 _BENIGN = ("facts", "skills")  # of the organism

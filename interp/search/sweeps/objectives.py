@@ -15,8 +15,8 @@ from interp.auditing.behaviours import Behaviour
 from interp.auditing.policy.schema import Threshold
 from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
+from interp.search.sweeps.sweep_file import KL
 
-KL = "kl"
 ItemValues = Mapping[str, Sequence[float]]
 
 

@@ -10,15 +10,15 @@ from typing import Any
 from interp.auditing.auditor import audit
 from interp.core.config import plain_value
 from interp.core.errors import InterpError
-from interp.core.files import read_json, require_free
+from interp.core.files import require_free
 from interp.core.inputs import bounded_text
 from interp.editing.export.exporter import export
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load
 from interp.search.recipe_file import RecipeFile
-from interp.search.sweeps.sweep import SETTINGS, Workbench, run_sweep
-from interp.search.sweeps.sweep_file import SweepFile
+from interp.search.sweeps.sweep import Workbench, require_same, run_sweep
+from interp.search.sweeps.sweep_file import SETTINGS, SweepFile, read_settings
 from interp.search.sweeps.sweep_record import SweepRecord
 
 _PROBES = 16  # benign prompts on which the export is compared with the hooked model
@@ -45,7 +45,8 @@ def pick(
         The trial's number, the recipe's digest and, of an export, its status and how far it is from the hooked model.
 
     Raises:
-        InterpError: There is no such trial, it has no recipe, the front is empty, or an output exists.
+        InterpError: There is no such trial, it has no recipe, the front is empty, an output exists, or the sweep is of
+            another model or of files that have changed.
     """
     for path in (out, checkpoint):
         if path is not None:
@@ -61,7 +62,7 @@ def pick(
     behaviours = list(work.measures.confirm.values())
     measured = audit(work.model, edited, behaviours, recipe=recipe, seed=work.settings.seed, cache=work.cache)
     measured.save(Path(out) / "audit.json")
-    changes = {row.name: str(row.difference) for row in measured.rows}
+    changes = {f"change of {row.name}": str(row.difference) for row in measured.rows}
     return result | {"status": certificate.status, "kl": certificate.kl, "leak": certificate.leak} | changes
 
 
@@ -74,7 +75,8 @@ def _built(folder: Path, trial: int | None, model: HookedModel | None) -> tuple[
     chosen = next((x for x in record.trials if x.number == number), None)
     if chosen is None or not chosen.recipe:
         raise InterpError(f"{folder}: trial {number} has no recipe; there are trials 0 to {len(record.trials) - 1}")
-    work = Workbench.open(record.settings, Path(read_json(folder / SETTINGS)["folder"]), folder, model)
+    work = Workbench.open(record.settings, Path(read_settings(folder)["folder"]), folder, model)
+    require_same(folder, work.identity)
     return number, work.build(chosen.recipe), work
 
 

@@ -23,7 +23,8 @@ from numpy import ndarray
 
 from interp.auditing.statistics.intervals import Clusters, student
 from interp.core.display import Displayed
-from interp.search.sweeps.objectives import KL, Goals, ItemValues
+from interp.search.sweeps.objectives import Goals, ItemValues
+from interp.search.sweeps.sweep_file import KL
 
 _FEWEST = 6  # items at which a test is made
 

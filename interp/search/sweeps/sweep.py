@@ -29,7 +29,7 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.core.config import differences
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, note, on_interrupt
-from interp.core.files import lock_folder, read_json, sha256_file, write_json
+from interp.core.files import lock_folder, sha256_file, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -41,10 +41,9 @@ from interp.search.sweeps.confirmation import ConfirmedPoint, confirmed_point, w
 from interp.search.sweeps.measures import Bench, Measures, Scored
 from interp.search.sweeps.objectives import Goals
 from interp.search.sweeps.stopping import StoppingRule
-from interp.search.sweeps.sweep_file import SweepFile
-from interp.search.sweeps.trials import SweepTrial, Trials, by_knee, front, random_trials
+from interp.search.sweeps.sweep_file import SETTINGS, SweepFile, read_settings
+from interp.search.sweeps.trials import JOURNAL, SweepTrial, Trials, by_knee, front, random_trials
 
-SETTINGS = "sweep.json"
 _FAILURES = 10  # trials that fail before any other ends
 _MADE_BEFORE = ("replies.json", "scores", "journal.log", "asking.lock")  # these come before the settings
 _DRAWS = 50  # points that are drawn to see whether the space has a valid one
@@ -182,9 +181,9 @@ def run_sweep(
     _require_valid_point(settings)
     busy = f"{target} is in use by another sweep; wait for it, or choose another folder"
     with _kept_once_begun(target), lock_folder(target, busy):
-        _require_same(target, {"settings": settings.model_dump(mode="json")})
+        require_same(target, {"settings": settings.model_dump(mode="json")})
         work = Workbench.open(settings, root, target, model)
-        _require_same(target, work.identity)
+        require_same(target, work.identity)
         journal = Trials(target, len(work.goals.objectives), settings.sampler, settings.seed)
         if not (target / SETTINGS).is_file():
             write_json(target / SETTINGS, work.identity | work.described)
@@ -266,13 +265,15 @@ def _require_valid_point(settings: SweepFile) -> None:
     raise InterpError(f"none of {_DRAWS} points of the space is a recipe: {problem}")
 
 
-def _require_same(out: Path, identity: dict[str, Any]) -> None:
-    """Raise, by name, where a folder holds a sweep of other settings."""
+def require_same(out: Path, identity: dict[str, Any]) -> None:
+    """Raise, by name, where a folder holds a sweep of other settings, or of files or a model that have changed."""
     if (out / SETTINGS).is_file():
-        known = read_json(out / SETTINGS)
+        known = read_settings(out)
         if changed := differences({key: known[key] for key in identity}, identity):
             remedy = "a sweep goes on as it began: give the same, or another folder"
             raise InterpError(f"{out}: {'; '.join(changed)}; {remedy}")
+        if not (out / JOURNAL).is_file() or not (out / JOURNAL).stat().st_size:
+            raise InterpError(f"{out / JOURNAL} is gone or empty; run the sweep anew in another folder")
     elif any(path.name not in _MADE_BEFORE and not path.name.startswith(".") for path in out.iterdir()):
         raise InterpError(f"{out} holds other files, and no {SETTINGS}; choose another folder")
 
@@ -294,19 +295,19 @@ def _note_constant(goals: Goals, done: Sequence[SweepTrial]) -> None:
             note(f"{name} is the same in all {len(column)} complete trials: the space does not move it")
 
 
-def run_trials(work: Workbench, journal: Trials, total: int, parent: int = 0) -> None:
-    """Run trials until `total` have begun, or the process `parent` has ended."""
+def run_trials(work: Workbench, journal: Trials, total: int) -> None:
+    """Run trials until `total` have begun."""
     begun = journal.counted()
     for _ in track(range(max(0, total - begun)), "sweep", unit="trials"):
         trial = journal.ask(total)
-        if trial is None or (parent and os.getppid() != parent):
+        if trial is None:
             return
         work.run(journal, trial)
         _require_some_success(journal)
 
 
 def _require_some_success(journal: Trials) -> None:
-    ended = [trial for trial in journal.all() if trial.state in ("complete", "stopped", "failed")]
+    ended = [trial for trial in journal.all() if trial.ended]
     if len(ended) >= _FAILURES and all(trial.state == "failed" for trial in ended):
         raise InterpError(f"all of the first {len(ended)} trials failed; the last: {ended[-1].reason}")
 
@@ -315,14 +316,21 @@ def _run_workers(work: Workbench, journal: Trials, total: int, workers: int) -> 
     """Run trials in processes of their own, and show how many have ended."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "INTERP_PROGRESS": "0"}
-    command = [sys.executable, "-m", "interp.search.sweeps._worker", str(work.out.resolve()), str(total)]
+    command = [
+        sys.executable,
+        "-m",
+        "interp.search.sweeps._worker",
+        str(work.out.resolve()),
+        str(total),
+        str(os.getpid()),
+    ]
     running = [subprocess.Popen(command, env=environment) for _ in range(workers)]
     try:
-        begun = sum(trial.state in ("complete", "stopped", "failed") for trial in journal.all())
+        begun = sum(trial.ended for trial in journal.all())
         shown = track(range(max(0, total - begun)), "sweep", unit="trials")
         while any(process.poll() is None for process in running):
             time.sleep(0.5)
-            ended = sum(trial.state in ("complete", "stopped", "failed") for trial in journal.all())
+            ended = sum(trial.ended for trial in journal.all())
             for _ in range(ended - begun):
                 next(shown, None)
             begun = ended

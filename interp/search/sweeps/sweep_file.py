@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 from interp.auditing.policy.schema import Threshold
 from interp.core.config import Config
 from interp.core.errors import InterpError
+from interp.core.files import read_json
 
+KL = "kl"
+SETTINGS = "sweep.json"
 # Bounds on estimates, as `Policy` has them on the ends of intervals.
 BOUNDS = (
     Threshold(every="harm", metric="change", at_most=0.05),
@@ -121,6 +124,33 @@ class SweepFile(Config):
     stop: StopSettings = Field(StopSettings(), description="when a hopeless trial stops")
     confirm: ConfirmSettings = Field(ConfirmSettings(), description="how the front is confirmed")
 
+    @model_validator(mode="after")
+    def _kl_has_prompts(self) -> "SweepFile":
+        named = [*self.objectives, *(bound.behaviour for bound in self.constraints)]
+        if KL in named and self.measure.benign is None:
+            raise InterpError(
+                f"{KL} is the divergence of replies to benign prompts; give measure.benign, or leave it out"
+            )
+        return self
+
     def model_folder(self, folder: Path) -> str:
         """The model's name, or its folder if it is one relative to the sweep's file."""
         return str(folder / self.model) if (folder / self.model).is_dir() else self.model
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What a sweep's sweep.json has: its settings, digests of what they name, and what its readers need besides.
+
+    Raises:
+        InterpError: There is no such file, or it lacks a key.
+    """
+    file = Path(folder) / SETTINGS
+    if not file.is_file():
+        raise InterpError(
+            f"{folder} is no folder of a sweep; expected one with a {SETTINGS}, as interp sweep writes it"
+        )
+    known = read_json(file)
+    keys = {"settings", "digests", "folder", "objectives", "signs", "unedited"}
+    if not isinstance(known, dict) or not keys <= known.keys():
+        raise InterpError(f"{file} lacks {', '.join(sorted(keys - set(known)))}; run the sweep anew in another folder")
+    return known

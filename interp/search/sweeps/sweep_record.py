@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.display import Card, Displayed, plural
-from interp.core.errors import InterpError
-from interp.core.files import read_json
 from interp.search.sweeps.confirmation import ConfirmedPoint, read_confirmed
-from interp.search.sweeps.sweep_file import SweepFile
+from interp.search.sweeps.sweep_file import SETTINGS, SweepFile, read_settings
 from interp.search.sweeps.trials import SweepTrial, Trials, by_knee, front
 
 
@@ -49,12 +47,8 @@ class SweepRecord(Displayed):
             InterpError: The folder is not that of a sweep.
         """
         path = Path(folder)
-        if not (path / "sweep.json").is_file():
-            raise InterpError(
-                f"{path} is no folder of a sweep; expected one with a sweep.json, as interp sweep writes it"
-            )
-        known, journal = read_json(path / "sweep.json"), Trials(path)
-        settings = SweepFile.parse(known["settings"], str(path / "sweep.json"))
+        known, journal = read_settings(path), Trials(path)
+        settings = SweepFile.parse(known["settings"], str(path / SETTINGS))
         names = tuple(known["objectives"])
         importance = {name: journal.importance(number) for number, name in enumerate(names)}
         trials = tuple(journal.all())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, first_line
 from interp.search.sweeps.measures import Scored
 from interp.search.sweeps.objectives import dominates
 from interp.search.sweeps.sweep_file import SamplerSettings
@@ -51,6 +51,11 @@ class SweepTrial(Displayed):
     reason: str = ""
     seconds: float = 0.0
     copy_of: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ran to an end, of whatever kind."""
+        return self.state in ("complete", "stopped", "failed")
 
     @property
     def broken(self) -> list[str]:
@@ -113,14 +118,17 @@ class Trials:
         file = folder / JOURNAL
         if objectives is None and not file.is_file():
             raise InterpError(f"{folder} is no folder of a sweep; expected one with a {JOURNAL}")
-        backend = self._optuna.storages.journal.JournalFileBackend(str(file), lock_obj=_JournalLock(file))
-        storage = self._optuna.storages.JournalStorage(backend)
-        if objectives is None:
-            self.study = self._optuna.load_study(study_name=_STUDY, storage=storage)
-        else:
-            self.study = self._optuna.create_study(
-                study_name=_STUDY, storage=storage, directions=["minimize"] * objectives, load_if_exists=True
-            )
+        storages, studies = self._optuna.storages, self._optuna.study
+        begin, options = studies.load_study, dict[str, Any]()
+        if objectives is not None:
+            begin, options = studies.create_study, {"directions": ["minimize"] * objectives, "load_if_exists": True}
+        try:
+            backend = storages.journal.JournalFileBackend(str(file), lock_obj=_JournalLock(file))
+            self.study = begin(study_name=_STUDY, storage=storages.JournalStorage(backend), **options)
+            self.all()
+        except Exception as problem:  # whatever Optuna makes of damaged lines
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
+            raise InterpError(f"{file} is damaged ({reason}); run the sweep anew in another folder") from None
         self._sampler, self._seed, self._asking = sampler or SamplerSettings(), seed, folder / "asking.lock"
 
     def all(self) -> list[SweepTrial]:
