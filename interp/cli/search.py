@@ -49,6 +49,9 @@ def run_file(
     say(f"{summary.seconds:.0f} s; open {out / 'report.html'}")
 
 
+_CONFIRMED = ("behaviour", "before", "after", "change", "shrinkage", "bound")  # what a terminal has room for
+
+
 class SweepOptions(Config):
     """How much of a sweep to run, and where."""
 
@@ -118,9 +121,9 @@ def _print_sweep(folder: Path, as_json: bool, page: Path | None) -> None:
     if as_json:
         print_values(True, record.to_json())
         return
-    print_table(False, record.rows(), record.title)
+    print_table(False, record.rows(), f"{record.title}; the knee first")
     for reason, count in record.reasons.items():
         say(f"{count:4} {reason}")
     for title, rows in record.confirmed_rows().items():
-        print_table(False, rows, title)
+        print_table(False, [{name: row[name] for name in _CONFIRMED} for row in rows], title)
     print_table(False, record.importance_rows(), "What each parameter decides, as shares")

@@ -30,9 +30,13 @@ def work_on() -> None:
 
 def _end_with(parent: int) -> None:
     """End this process when its parent has ended; what it leaves running, the next run queues again."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    above = os.getppid()
+    try:
+        while os.getppid() == above:
+            os.kill(parent, 0)  # raises where it has ended before this one could see it
+            time.sleep(0.2)
+    finally:
+        os._exit(1)
 
 
 if __name__ == "__main__":

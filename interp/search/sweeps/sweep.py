@@ -316,14 +316,8 @@ def _run_workers(work: Workbench, journal: Trials, total: int, workers: int) -> 
     """Run trials in processes of their own, and show how many have ended."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "INTERP_PROGRESS": "0"}
-    command = [
-        sys.executable,
-        "-m",
-        "interp.search.sweeps._worker",
-        str(work.out.resolve()),
-        str(total),
-        str(os.getpid()),
-    ]
+    given = [str(work.out.resolve()), str(total), str(os.getpid())]
+    command = [sys.executable, "-m", "interp.search.sweeps._worker", *given]
     running = [subprocess.Popen(command, env=environment) for _ in range(workers)]
     try:
         begun = sum(trial.ended for trial in journal.all())

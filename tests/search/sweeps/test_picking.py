@@ -22,8 +22,20 @@ def test_the_knee_is_written_exported_and_audited_on_items_that_no_trial_saw(sma
         assert row.after.estimate == pytest.approx(confirmed[row.name].after.estimate, abs=1e-4)
     for place in (whole.folder, tmp_path / "recipe"):
         assert recipe_at(place, small_sweep.model, tmp_path / "sweeps").digest == result["recipe"]
+    assert result["kl"] < 1e-6 < abs(record.confirmed[0]["kl"].after.estimate), "of the export, not of the edit"
     with pytest.raises(InterpError, match="trial 9 has no recipe; there are trials 0 to 6"):
         pick(whole.folder, tmp_path / "other", trial=9, model=small_sweep.model)
+
+
+def test_a_sweep_of_another_model_or_of_other_pairs_gives_no_recipe(small_sweep, whole, tiny, tmp_path):
+    with pytest.raises(InterpError, match=r"digests\.model"):
+        recipe_at(whole.folder, tiny("gpt2"), tmp_path / "sweeps")
+    pairs = small_sweep.folder / "pairs.jsonl"
+    before = pairs.read_bytes()
+    pairs.write_bytes(before + before.splitlines(keepends=True)[0])
+    with pytest.raises(InterpError, match=r"pairs\.jsonl"):
+        pick(whole.folder, tmp_path / "recipe", model=small_sweep.model)
+    pairs.write_bytes(before)
 
 
 def test_a_recipes_file_is_built_and_a_sweeps_file_is_run(small_sweep, tmp_path):

@@ -1,6 +1,7 @@
 """A sweep's folder as a record: its tables say what its trials say."""
 
 import json
+import shutil
 
 import pytest
 
@@ -33,3 +34,19 @@ def test_it_is_plain_data_without_the_scores_of_items(whole, tmp_path):
     assert "scores" not in plain["trials"][0]
     with pytest.raises(InterpError, match="no folder of a sweep"):
         SweepRecord.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("journal.log", b"no line of Optuna\n", "journal.log is damaged"),
+        ("journal.log", b"", "journal.log is damaged"),
+        ("sweep.json", b"{}", "sweep.json lacks digests, folder"),
+        ("confirm.json", b"[]", "not what interp sweep wrote"),
+    ],
+)
+def test_a_damaged_file_is_named(whole, tmp_path, file, content, problem):
+    shutil.copytree(whole.folder, tmp_path / "copy")
+    (tmp_path / "copy" / file).write_bytes(content)
+    with pytest.raises(InterpError, match=problem):
+        SweepRecord.read(tmp_path / "copy")
