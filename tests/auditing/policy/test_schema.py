@@ -32,7 +32,7 @@ def targeted_rows(**changed):
     (tier,) = TARGETED.tiers
     return [
         row(name, kinds.get(name, "capability"), *changed.get(name, (0.5, 0.5)), n=200, unit=units.get(name, "rate"))
-        for name in (*tier.protected, *tier.required)
+        for name in (each.split(" | ")[0] for each in (*tier.protected, *tier.required))
     ]
 
 
