@@ -2,10 +2,10 @@
 
     python experiments/benchmarks/patching.py [--threads 2] [--rounds 1] [--cells 0] [--json FILE]
 
-SmolLM2-135M-Instruct (`experiments/models.py smollm2`) in float32, 16 pairs of one length that differ in a name. Every layer
-and position of the residual stream, and every head at all positions. TransformerLens runs the whole model once per
-place; with `--cells N` it runs N places, drawn at random, and its time is scaled up. The pairs differ first at the end
-of the first quarter of their tokens, and no place is left out for being equal in both runs.
+SmolLM2-135M-Instruct (`experiments/models.py smollm2`) in float32, 16 pairs of one length that differ in a name. Every
+layer and position of the residual stream, and every head at all positions. TransformerLens runs the whole model once
+per place; with `--cells N` it runs N places, drawn at random, and its time is scaled up. The pairs differ first at the
+end of the first quarter of their tokens, and no place is left out for being equal in both runs.
 """
 
 from __future__ import annotations
