@@ -22,15 +22,14 @@ def build_command(
     as_json: Json = False,
 ) -> None:
     """Build a recipe from a YAML file of directions and edits, for a model."""
-    from interp.models.loading import load
+    from interp.models.loading import load, model_beside
     from interp.search.recipe_file import RecipeFile
 
     require_free(out)
     data = RecipeFile.read(file, overrides or [])
     if model is None and data.model is None:
         raise InterpError(f"{file} names no model; give one (--model)")
-    near = file.parent / str(data.model)  # a folder is relative to the file
-    name = model or (near if near.is_dir() else str(data.model))
+    name = model or model_beside(str(data.model), file.parent)
     recipe = data.build(load(name, device=device), folder=file.parent)
     recipe.save(out)
     if as_json:

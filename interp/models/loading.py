@@ -72,6 +72,11 @@ ORGANISM = "organism"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
+def model_beside(name: str, folder: Path) -> str:
+    """What a file in a folder calls a model: a model's folder relative to it, or else the name as it is."""
+    return str(folder / name) if (folder / name).is_dir() else name
+
+
 def load(
     model: Any,
     *,

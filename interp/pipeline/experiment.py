@@ -47,7 +47,7 @@ from interp.editing.export.exporter import export
 from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-from interp.models.loading import load
+from interp.models.loading import load, model_beside
 from interp.pipeline.materials import DataSettings, Materials, gather_materials
 from interp.pipeline.runs import Environment, unfinished_folder
 from interp.sae.coder import SparseAutoencoder
@@ -288,9 +288,7 @@ def _seeded(experiment: Experiment) -> Experiment:
 
 
 def _load_model(experiment: Experiment, folder: Path, say: Say) -> HookedModel:
-    local = folder / experiment.model
-    name = local if local.is_dir() else experiment.model
-    model = load(name, dtype=experiment.dtype, device=experiment.device)
+    model = load(model_beside(experiment.model, folder), dtype=experiment.dtype, device=experiment.device)
     say(f"model       {model.name}: {model.n_layers} layers, d_model {model.d_model}, weights {model.digest[:12]}")
     return model
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from interp.attribution.lens import Lens
 from interp.core.config import Config
 from interp.core.errors import InterpError
+from interp.data.contrast import Contrast
 from interp.directions.contrast_source import read_contrast
 from interp.directions.direction import Direction
 from interp.directions.fitting import SAE_METHODS, fit_direction, require_methods
@@ -86,11 +87,16 @@ class DirectionSource(Config):
             return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)
         if sae is not None and self.latent is not None:
             return self._latent_row(sae)
-        file = str(self.contrast)
-        source = file if file.partition(".")[0] == ORGANISM else root / file
-        pairs = read_contrast(source, self.pairs, self.seed, self.columns, self.skip_bad)
-        fitted = fit_direction(model, pairs, self.method, self.site, self.position, sae, self.rank, self.seed)
+        fitted = fit_direction(
+            model, self.read_pairs(root), self.method, self.site, self.position, sae, self.rank, self.seed
+        )
         return fitted.eraser or fitted.direction
+
+    def read_pairs(self, folder: Path) -> Contrast:
+        """The pairs of a direction from a contrast, whose file is relative to a folder."""
+        file = str(self.contrast)
+        source = file if file.partition(".")[0] == ORGANISM else folder / file
+        return read_contrast(source, self.pairs, self.seed, self.columns, self.skip_bad)
 
     def _latent_row(self, sae: SparseAutoencoder) -> Direction:
         if not 0 <= (self.latent or 0) < sae.d_sae:

@@ -141,16 +141,14 @@ def _less_is_good(row: AuditRow) -> bool:
 def _check(row: AuditRow, threshold: Threshold, items: int) -> Reason:
     if not threshold.measures(row):
         return Reason(None, f"{threshold}: no limit for {row.name}, whose unit is {row.unit}; give a threshold in it")
-    low, high = ends(row, threshold.metric)
+    low, high = ends(row, threshold.metric, row.chance)
     upper = _less_is_good(row)
     if upper != (threshold.at_most is not None):
         side = "at_most" if upper else "at_least"
         return Reason(False, f"{threshold}: {row.name} ({row.kind}, {row.unit}) is to be bounded by {side}")
-    limit = threshold.at_most if threshold.at_most is not None else threshold.at_least or 0.0
-    met = high <= limit if upper else low >= limit
-    beyond = low > limit if upper else high < limit
-    unknown = not met and not beyond and row.after.n < items
-    return Reason(None if unknown else met, f"{row.name}: {_describe(threshold, low, high, limit)}")
+    kept = threshold.kept(low, high)
+    unknown = kept is None and row.after.n < items
+    return Reason(None if unknown else bool(kept), f"{row.name}: {_describe(threshold, low, high, threshold.limit)}")
 
 
 def _describe(threshold: Threshold, low: float, high: float, limit: float) -> str:

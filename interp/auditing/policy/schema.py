@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from interp.auditing.audit_row import AuditRow
 from interp.auditing.behaviours import Behaviour, Kind, Unit
+from interp.auditing.statistics.comparison import PairedComparison
 from interp.core.calls import checked_class
 from interp.core.config import Config
 from interp.core.errors import InterpError, nearest
@@ -66,6 +67,17 @@ class Threshold(Config):
     def measures(self, row: AuditRow | Behaviour) -> bool:
         """Whether its bound is in the unit of this row."""
         return row.unit == (self.unit or "rate") or (self.unit is None and self.metric == "relative_change")
+
+    @property
+    def limit(self) -> float:
+        """The bound."""
+        return float(self.at_most if self.at_most is not None else self.at_least or 0.0)
+
+    def kept(self, low: float, high: float) -> bool | None:
+        """Whether an interval of its metric keeps the bound as a whole, or exceeds it as a whole; None between."""
+        if self.at_most is not None:
+            return True if high <= self.limit else False if low > self.limit else None
+        return True if low >= self.limit else False if high < self.limit else None
 
     def __str__(self) -> str:
         about = self.behaviour or f"every {self.every} behaviour"
@@ -171,18 +183,17 @@ class Policy(Config):
         return super().read(path, overrides)
 
 
-def ends(row: AuditRow, metric: Metric) -> tuple[float, float]:
-    """Lower and upper end of the 95 % interval of a metric."""
+def ends(row: AuditRow | PairedComparison, metric: Metric, chance: float | None) -> tuple[float, float]:
+    """Lower and upper end of the interval of a metric; `chance` is what counts as none of a rate."""
     if metric == "after":
         return row.after.low, row.after.high
     if metric == "excess":
-        chance = row.chance or 0.0
-        return row.after.low - chance, row.after.high - chance
+        return row.after.low - (chance or 0.0), row.after.high - (chance or 0.0)
     low, high = row.difference.low, row.difference.high
     return (low, high) if metric == "change" else (_share(low, row, low < 0), _share(high, row, high > 0))
 
 
-def _share(change: float, row: AuditRow, far: bool) -> float:
+def _share(change: float, row: AuditRow | PairedComparison, far: bool) -> float:
     """The change over the end of the interval before that puts it `far` from 0, or near; infinite over 0."""
     whole = row.before.low if far else row.before.high
     if whole <= 0:

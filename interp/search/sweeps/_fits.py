@@ -1,6 +1,6 @@
 """Directions of a sweep, each fitted once; the activations of pairs are captured once, at every site of the space."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,16 @@ from interp.core.errors import located
 from interp.core.files import read_tensors, sha256_json, write_tensors
 from interp.data.contrast import Contrast
 from interp.directions.contrast_activations import Sides, capture_sides
-from interp.directions.contrast_source import read_contrast
 from interp.directions.direction import Direction
 from interp.directions.fitting import FitInput, fit_method
 from interp.directions.methods.erasure import Eraser
 from interp.models.hooked import HookedModel
-from interp.models.loading import ORGANISM
 from interp.models.sites import Site
 from interp.search.direction_source import DirectionSource
 from interp.search.recipe_file import RecipeFile
 
 _FOLDERS, _CHOICES = ("folder", "sae", "lens", "texts"), ("choice", "maybe")
-_PAIRS = ("contrast", "columns", "skip_bad", "pairs", "seed")
+_PAIRS = ("contrast", "columns", "skip_bad", "pairs", "seed", "position")
 
 
 class Fits:
@@ -35,7 +33,8 @@ class Fits:
     def __init__(self, model: HookedModel, space: Mapping[str, Any], folder: Path, kept: Path):
         self.model, self.folder, self.kept = model, folder, kept
         directions = space.get("directions", {})
-        named = {name for part in getattr(directions, "values", list)() for name in _sites(part)}
+        parts: Iterable[Any] = getattr(directions, "values", list)()  # their keys are names
+        named = {text for part in parts for key, text in _texts(part) if key == "site"}
         self._sites = sorted(str(site) for site in model.sites if str(site) in named)
         self._fitted: dict[str, Direction | Eraser] = {}
         self._captured: dict[str, tuple[Contrast, dict[str, Any]]] = {}
@@ -63,11 +62,9 @@ class Fits:
 
     def _capture(self, source: DirectionSource) -> tuple[Contrast, dict[str, Any]]:
         """The pairs of a source, and both sides' activations at every site."""
-        key = sha256_json([source.model_dump(include={*_PAIRS, "position"}), self._sites, self.model.digest])
+        key = sha256_json([source.model_dump(include={*_PAIRS}), self._sites, self.model.digest])
         if key not in self._captured:
-            options: dict[str, Any] = source.model_dump(include={*_PAIRS[1:]})
-            file = str(source.contrast)
-            contrast = read_contrast(file if file.partition(".")[0] == ORGANISM else self.folder / file, **options)
+            contrast = source.read_pairs(self.folder)
             saved = self.kept / f"{sha256_json([key, contrast.digest])}.safetensors"
             if not saved.is_file():
                 cells = capture_sides(self.model, contrast, self.model.resolve(self._sites), [source.position])
@@ -77,31 +74,31 @@ class Fits:
         return self._captured[key]
 
 
-def files_of(part: Any, folder: Path, key: str = "") -> set[str]:
+def files_of(part: Any, folder: Path) -> set[str]:
     """The files that a part of a space names, relative to a folder, and those of the folders that it names."""
-    if isinstance(part, Mapping):
-        return set().union(
-            *(files_of(value, folder, key if name in _CHOICES else name) for name, value in part.items())
-        )
-    if isinstance(part, list):
-        return set().union(*(files_of(value, folder, key) for value in part))
-    if not isinstance(part, str) or not 0 < len(part) < 300:
-        return set()
-    if key in _FOLDERS and (folder / part).is_dir():
-        return {f"{part}/{file.name}" for file in (folder / part).iterdir() if file.is_file()}
-    return {part} if (folder / part).is_file() else set()
+    files = set[str]()
+    for key, text in _texts(part):
+        if 0 < len(text) < 300:
+            if key in _FOLDERS and (folder / text).is_dir():
+                files |= {f"{text}/{file.name}" for file in (folder / text).iterdir() if file.is_file()}
+            elif (folder / text).is_file():
+                files.add(text)
+    return files
 
 
-def _sites(part: Any, key: str = "") -> Iterator[str]:
-    """Every site that a part of a space may have under the key `site`."""
-    if isinstance(part, Mapping) and key == "site" and "text" in part:
-        if isinstance(part["low"], int) and isinstance(part["high"], int):
-            yield from (str(part["text"]).replace("{}", str(number)) for number in range(part["low"], part["high"] + 1))
+def _texts(part: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text that a recipe of a space may have, and the key that it has it under."""
+    if isinstance(part, Mapping) and "text" in part:
+        if isinstance(part.get("low"), int) and isinstance(part.get("high"), int):
+            for number in range(part["low"], part["high"] + 1):
+                yield key, str(part["text"]).replace("{}", str(number))
     elif isinstance(part, Mapping):
         for name, value in part.items():
-            yield from _sites(value, key if name in ("choice", "maybe") or key == "site" else name)
+            if name == "choice" and isinstance(value, Mapping):  # whose keys are names of the choices
+                value = list(value.values())
+            yield from _texts(value, key if name in _CHOICES else name)
     elif isinstance(part, list):
         for value in part:
-            yield from _sites(value, key)
-    elif key == "site" and isinstance(part, str):
-        yield part
+            yield from _texts(value, key)
+    elif isinstance(part, str):
+        yield key, part

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from interp.auditing.behaviours import Kind, Unit
-from interp.auditing.policy.schema import Threshold
-from interp.auditing.statistics.comparison import Estimate, PairedComparison, compare
+from interp.auditing.policy.schema import ends
+from interp.auditing.statistics.comparison import Estimate, compare
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json, write_json
@@ -104,23 +104,11 @@ def confirmed_point(
         result = compare(old, new, behaviour.groups, behaviour.unit, seed, level=1 - 0.05 / points)
         first = float(np.nanmean(np.subtract(chosen[1][name], chosen[0][name])))
         draws = tuple(float(np.nanmean(np.subtract(draw[name], old))) for draw in random)
-        kept = _kept(goals.constraints.get(name), result, behaviour.chance or 0.0)
-        ends = result.before, result.after, result.difference
-        changes.append(ConfirmedChange(name, behaviour.kind, behaviour.unit, first, *ends, kept, draws))
+        bound = goals.constraints.get(name)
+        kept = None if bound is None else bound.kept(*ends(result, bound.metric, behaviour.chance))
+        estimates = result.before, result.after, result.difference
+        changes.append(ConfirmedChange(name, behaviour.kind, behaviour.unit, first, *estimates, kept, draws))
     return ConfirmedPoint(trial, tuple(changes))
-
-
-def _kept(bound: Threshold | None, result: PairedComparison, chance: float) -> bool | None:
-    if bound is None:
-        return None
-    metric = result.difference if "change" in bound.metric else result.after
-    shift = chance if bound.metric == "excess" else 0.0
-    scale = abs(result.before.estimate) or 1.0 if bound.metric == "relative_change" else 1.0
-    low, high = ((end - shift) / scale for end in (metric.low, metric.high))
-    if bound.at_most is not None:
-        return True if high <= bound.at_most else False if low > bound.at_most else None
-    limit = float(bound.at_least or 0.0)
-    return True if low >= limit else False if high < limit else None
 
 
 def write_confirmed(folder: Path, points: Sequence[ConfirmedPoint]) -> None:

@@ -80,7 +80,7 @@ class Goals(Displayed):
     def excess(self, name: str, before: Sequence[float], after: Sequence[float]) -> Float[ndarray, "item"]:
         """By how much each item exceeds the bound of a constraint; it is kept where the mean is at most 0."""
         bound, old, new = self.constraints[name], np.asarray(before), np.asarray(after)
-        limit = float((bound.at_most if bound.at_most is not None else bound.at_least) or 0.0)
+        limit = bound.limit
         values = {
             "after": new - limit,
             "excess": new - (self.behaviours[name].chance or 0.0) - limit,

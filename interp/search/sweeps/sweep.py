@@ -33,7 +33,7 @@ from interp.core.files import lock_folder, sha256_file, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-from interp.models.loading import load
+from interp.models.loading import load, model_beside
 from interp.search.recipe_file import RecipeFile
 from interp.search.space import choose
 from interp.search.sweeps._fits import Fits, files_of
@@ -45,7 +45,7 @@ from interp.search.sweeps.sweep_file import SETTINGS, SweepFile, read_settings
 from interp.search.sweeps.trials import JOURNAL, SweepTrial, Trials, by_knee, front, random_trials
 
 _FAILURES = 10  # trials that fail before any other ends
-_MADE_BEFORE = ("replies.json", "scores", "journal.log", "asking.lock")  # these come before the settings
+_MADE_BEFORE = ("replies.json", "scores", JOURNAL, "asking.lock")  # these come before the settings
 _DRAWS = 50  # points that are drawn to see whether the space has a valid one
 
 
@@ -62,7 +62,7 @@ class Workbench:
     @classmethod
     def open(cls, settings: SweepFile, folder: Path, out: Path, model: HookedModel | None = None) -> "Workbench":
         """Load the model and read the items."""
-        name = settings.model_folder(folder)
+        name = model_beside(settings.model, folder)
         model = model or load(name, dtype=settings.dtype, device=settings.device)
         replies = out / "replies.json"
         measures = Measures.read(settings.measure, model, settings.seed, settings.stop.shares, folder, replies)

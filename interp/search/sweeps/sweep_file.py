@@ -133,10 +133,6 @@ class SweepFile(Config):
             )
         return self
 
-    def model_folder(self, folder: Path) -> str:
-        """The model's name, or its folder if it is one relative to the sweep's file."""
-        return str(folder / self.model) if (folder / self.model).is_dir() else self.model
-
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
     """What a sweep's sweep.json has: its settings, digests of what they name, and what its readers need besides.

@@ -3,6 +3,7 @@
 import pytest
 
 from interp import InterpError
+from interp.models.loading import model_beside
 from interp.search import SweepFile
 
 
@@ -23,5 +24,5 @@ def test_what_is_wrong_is_refused_by_its_key(small_sweep, changes, problem):
 
 def test_the_model_may_be_a_folder_beside_the_file(small_sweep):
     settings = small_sweep.settings()
-    assert settings.model_folder(small_sweep.folder) == str(small_sweep.folder / "model")
+    assert model_beside(settings.model, small_sweep.folder) == str(small_sweep.folder / "model")
     assert SweepFile.parse(settings.model_dump(mode="json")) == settings
