@@ -105,9 +105,7 @@ def suite(
         >>> [behaviour.kind for behaviour in interp.suite("organism", items=2)][-1]
         'capability'
     """
-    in_file = Path(name).suffix in (".yaml", ".yml")
-    if not in_file and str(name) not in SUITES:
-        raise InterpError(f"unknown suite {str(name)!r}, and not the path of a YAML file; {nearest(str(name), SUITES)}")
+    in_file = require_suite(name)
     if judge_keys and not in_file:
         raise InterpError(f"suite {name} has no judges, but the key of {next(iter(judge_keys))} is given; leave it out")
     if str(name) == "public":
@@ -115,3 +113,11 @@ def suite(
     if data is not None:
         raise InterpError(f"only the suite public reads data sets; {name} got a data folder, {data}: leave it out")
     return read_behaviours(name, items, seed, judge_keys) if in_file else organism_suite(items, seed=seed)
+
+
+def require_suite(name: str | Path) -> bool:
+    """Whether a suite's name is the path of a YAML file. Raises where it is neither that nor one of `SUITES`."""
+    in_file = Path(name).suffix in (".yaml", ".yml")
+    if not in_file and str(name) not in SUITES:
+        raise InterpError(f"unknown suite {str(name)!r}, and not the path of a YAML file; {nearest(str(name), SUITES)}")
+    return in_file

@@ -5,7 +5,8 @@ that, written out, are larger than any memory; here all of these raise, with the
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -78,7 +79,7 @@ class Config(Displayed, BaseModel):
 
     @classmethod
     def parse(cls: type[Parsed], values: object, source: str = "config") -> Parsed:
-        """Validate plain values. The error lists every problem with its key; `source` names their origin."""
+        """Validate plain values. The error lists every problem with its key, after `source`, their origin."""
         try:
             return cls.model_validate(values)
         except ValidationError as problem:
@@ -136,6 +137,15 @@ class InnerProblem(InterpError):
         self.path = path
 
 
+@contextmanager
+def inner(*path: str | int) -> Iterator[None]:
+    """Name the keys of what a record's own validator checks in a block, so that a file's error has their line."""
+    try:
+        yield
+    except InterpError as problem:
+        raise InnerProblem(path, str(problem)) from None
+
+
 def _error(
     config: type[BaseModel], problem: ValidationError, source: str, line: Callable[[Sequence[Any]], str] = lambda _: ""
 ) -> InterpError:
@@ -144,7 +154,8 @@ def _error(
         inner = getattr(error.get("ctx", {}).get("error"), "path", ())
         problems[line((*error["loc"], *inner)) + _explain(config, error)] = None
     text = "; ".join(problems)
-    return InterpError(f"{source}{', ' if text.startswith('line ') else ': '}{text}")
+    separator = "" if not source else ", " if text.startswith("line ") else ": "
+    return InterpError(f"{source}{separator}{text}")
 
 
 def _line(root: yaml.Node, path: Sequence[Any], overridden_keys: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ COSTS = [(0.2, -0.8), (0.5, -0.9), (0.6, -0.7), (0.1, -0.2)]
 
 @pytest.fixture
 def record():
-    settings = SweepFile.parse({"name": EVIL, "model": EVIL, "recipe": {}, "measure": {"suites": ["x"]}})
+    settings = SweepFile.parse({"name": EVIL, "model": EVIL, "recipe": {}, "measure": {"suites": ["x.yaml"]}})
     trials = [SweepTrial(n, "complete", {EVIL: EVIL, "x": 0.5}, costs=costs) for n, costs in enumerate(COSTS)]
     trials[3] = SweepTrial(3, "complete", {"x": 1.0}, costs=COSTS[3], excess={EVIL: 0.2})
     trials.append(SweepTrial(4, "stopped", {"x": 1.0}, reason=EVIL))

@@ -1,4 +1,4 @@
-"""The schema of a behaviour file: a behaviour's entry in YAML, its scorer, and the rows of its items in JSONL.
+"""The schema of a behaviour file: the scorer of a behaviour's entry, and the rows of its items.
 
 There is one class per type of scorer (`SCORERS`), which names the class of its rows and the function that makes the
 behaviour: the columns of the rows and the settings of the scorer are its arguments. Unknown keys, missing ones and
@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from interp.auditing.behaviours import Behaviour, Kind
+from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring.choices import choice, margin, paired_text, text_loss
 from interp.auditing.scoring.graders import Expected, Lexicon, Negativity, Profanity, Rule
 from interp.auditing.scoring.judge import Judge, host_of
@@ -81,19 +81,6 @@ NewTokens = Annotated[int, Field(ge=1, description="length of the replies in tok
 By = Annotated[Normalise, Field(description="what log-probabilities are divided by; acc_norm: characters")]
 RowClass = type[ItemRow]
 UnitField = Annotated[Literal["rate", "margin"], Field(description="score 0 or 1, or the difference in nats")]
-
-
-class DescribedBehaviour(Config):
-    """One entry of the file."""
-
-    name: NonemptyText = Field(description="name of the behaviour, unique in the file")
-    kind: Kind = Field(description="harm, protected or capability")
-    statement: str = Field(min_length=1, description="what a higher score means, in one line")
-    items: str = Field(min_length=1, description="JSONL of the items, its path relative to this file")
-    scorer: dict[str, Any] = Field(description="type of the scorer, and its settings")
-    language: str = Field("en", description="language of the prompts")
-    scenario: str = Field("", description="heading under which the behaviour is listed")
-    secret: bool | None = Field(None, description="replies may be harmful or offensive: never store nor print them")
 
 
 class Scorer(Config):

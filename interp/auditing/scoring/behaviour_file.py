@@ -7,24 +7,84 @@
         items: capitals.jsonl
         scorer: {type: choice, normalise: acc_norm}
 
-A row of JSONL is one item; its keys depend on the scorer, and docs/howto/own_harm.md lists them. Unknown keys,
-missing ones, empty texts and duplicates are refused, by file and line.
+A row of JSONL is one item; its keys depend on the scorer, and docs/howto/own_harm.md lists them. `items` may be a list
+of rows in place of a file. Unknown keys, missing ones, empty texts and duplicates are refused, by file and line.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field, model_validator
 
-from interp.auditing.behaviours import Behaviour
-from interp.auditing.scoring._behaviour_schema import SCORERS, DescribedBehaviour, ItemRow, Judged, Scorer
-from interp.core.config import compose_yaml, construct_yaml
+from interp.auditing.behaviours import Behaviour, Kind
+from interp.auditing.scoring._behaviour_schema import SCORERS, ItemRow, Judged, NonemptyText, Scorer
+from interp.core.config import Config, compose_yaml, construct_yaml, inner
 from interp.core.display import displayed
 from interp.core.errors import InterpError, located, nearest
 from interp.core.inputs import bounded_text, numbered_lines, parse_object
+
+_File = Annotated[str, Field(min_length=1)]
+_Rows = Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
+
+
+class DescribedBehaviour(Config):
+    """A behaviour as a file describes it."""
+
+    name: NonemptyText = Field(description="name of the behaviour, unique in the file")
+    kind: Kind = Field(description="harm, protected or capability")
+    statement: str = Field(min_length=1, description="what a higher score means, in one line")
+    items: _File | _Rows = Field(description="JSONL of the items, its path relative to this file, or a list of rows")
+    scorer: dict[str, Any] = Field(description="type of the scorer, and its settings")
+    language: str = Field("en", description="language of the prompts")
+    scenario: str = Field("", description="heading under which the behaviour is listed")
+    secret: bool | None = Field(None, description="replies may be harmful or offensive: never store nor print them")
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> "DescribedBehaviour":
+        row_class = self.read_scorer().row_class
+        for number, row in enumerate(self.items if isinstance(self.items, tuple) else ()):
+            with inner("items", number):
+                row_class.parse(row, "")
+        return self
+
+    def read_scorer(self) -> Scorer:
+        """How it is scored. Raises for an unknown type or setting."""
+        with inner("scorer"):
+            kind = self.scorer.get("type")
+            if not isinstance(kind, str) or kind not in SCORERS:
+                raise InterpError(f"unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
+            return SCORERS[kind].parse(self.scorer, "")
+
+    def build(
+        self, folder: Path, place: str, items: int | None = None, seed: int = 0, keys: Mapping[str, str] | None = None
+    ) -> Behaviour:
+        """The behaviour, with at most so many items; errors begin with a place. See `read_behaviours`."""
+        with located(place):
+            scorer = self.read_scorer()
+            scorer = scorer.with_key(keys or {}) if isinstance(scorer, Judged) else scorer
+        rows = _parsed(self._rows(folder, place), scorer, f"item of {self.name!r}")
+        if not rows:
+            raise InterpError(f"{place}: {self.name!r} has no items; expected at least one")
+        if items is not None and items < len(rows):
+            rows = [rows[number] for number in sorted(Random(seed).sample(range(len(rows)), items))]
+        groups = [row.group for row in rows]
+        if any(groups) and not all(groups):
+            none = f"{groups.count(None)} of {len(groups)} items have no group"
+            raise InterpError(f"{place}: {none}; give all one, or none")
+        fields = self.model_dump(exclude={"items", "scorer"}, exclude_none=True)
+        fields |= {"groups": tuple(groups)} if all(groups) else {}
+        with located(place):
+            return scorer.behaviour(rows, **fields)
+
+    def _rows(self, folder: Path, place: str) -> Iterator[tuple[str, Any]]:
+        """Each row, or its text, and where it is."""
+        if isinstance(self.items, str):
+            return numbered_lines(folder / self.items, f"items of {self.name!r} in JSONL")
+        return ((f"{place}, row {number}", row) for number, row in enumerate(self.items))
 
 
 def read_behaviours(
@@ -58,60 +118,32 @@ def read_behaviours(
     for line, values in _entries(file):
         place = f"{file}, line {line}"
         described = DescribedBehaviour.parse(values, f"{place}, behaviour {values.get('name')!r}")
-        name = described.name
+        name, scorer = described.name, described.read_scorer()
         if name in lines:
             raise InterpError(f"{place}: behaviour {name!r} is already on line {lines[name]}; give it another name")
         lines[name] = line
-        place = f"{place}, behaviour {name!r}"
-        scorer = _scorer(described, place, keys)
         hosts |= {scorer.host} if isinstance(scorer, Judged) else set()
-        behaviours.append(_behaviour(described, scorer, place, file.parent / described.items, items, seed))
+        behaviours.append(described.build(file.parent, f"{place}, behaviour {name!r}", items, seed, keys))
     if unused := keys.keys() - hosts:
         known = ", ".join(sorted(hosts)) or "no host"
         raise InterpError(f"{file} has judges at {known}, but a key is given for {min(unused)}; correct the host")
     return displayed(behaviours)
 
 
-def _scorer(described: DescribedBehaviour, place: str, keys: Mapping[str, str]) -> Scorer:
-    kind = described.scorer.get("type")
-    if not isinstance(kind, str) or kind not in SCORERS:
-        raise InterpError(f"{place}: unknown type of scorer {kind!r}; {nearest(str(kind), SCORERS)}")
-    scorer = SCORERS[kind].parse(described.scorer, f"{place}, scorer {kind}")
-    with located(place):
-        return scorer.with_key(keys) if isinstance(scorer, Judged) else scorer
-
-
-def _behaviour(
-    described: DescribedBehaviour, scorer: Scorer, place: str, items: Path, at_most: int | None, seed: int
-) -> Behaviour:
-    rows = _rows(items, scorer, described.name)
-    if at_most is not None and at_most < len(rows):
-        rows = [rows[number] for number in sorted(Random(seed).sample(range(len(rows)), at_most))]
-    groups = [row.group for row in rows]
-    if any(groups) and not all(groups):
-        raise InterpError(f"{items}: {groups.count(None)} of {len(groups)} items have no group; give all one, or none")
-    fields = described.model_dump(exclude={"items", "scorer"}, exclude_none=True)
-    fields |= {"groups": tuple(groups)} if all(groups) else {}
-    with located(place):
-        return scorer.behaviour(rows, **fields)
-
-
-def _rows(file: Path, scorer: Scorer, name: str) -> list[Any]:
+def _parsed(rows: Iterable[tuple[str, Any]], scorer: Scorer, noun: str) -> list[Any]:
     """The items, as rows of the scorer. Raises for two items that ask the same."""
-    rows: list[ItemRow] = []
+    items: list[ItemRow] = []
     seen: dict[str, str] = {}
-    for place, line in numbered_lines(file, f"items of {name!r} in JSONL"):
-        where = f"{place}, item of {name!r}"
-        values = parse_object(line, where)
+    for place, given in rows:
+        where = f"{place}, {noun}"
+        values = parse_object(given, where) if isinstance(given, str) else given
         _require_text(values, where)
         row = scorer.row_class.parse(values, where)
         question = json.dumps(row.model_dump(include={"prompt", "before", "first", "second", "text"}), sort_keys=True)
         if seen.setdefault(question, place) != place:
             raise InterpError(f"{where}: the same as {seen[question].rpartition(', ')[2]}; remove one of them")
-        rows.append(row)
-    if not rows:
-        raise InterpError(f"{file}: {name!r} has no items; expected at least one line")
-    return rows
+        items.append(row)
+    return items
 
 
 def _require_text(values: Any, place: str) -> None:

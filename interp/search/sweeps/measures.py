@@ -4,7 +4,7 @@ The items of each behaviour are shuffled by the seed, whole groups at a time, an
 rest for confirming. Trials measure the choosing items in a few parts, so that hopeless ones can stop between them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
@@ -15,7 +15,7 @@ from interp import organism
 from interp.auditing.behaviours import Behaviour, render_prompts
 from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.reply_divergence import reply_kl
-from interp.auditing.suites import suite
+from interp.auditing.suites import require_suite, suite
 from interp.core.display import Displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.files import read_json, write_json
@@ -78,13 +78,10 @@ class Measures(Displayed):
         """
         root, count = Path(folder), settings.choose_items + settings.confirm_items
         behaviours: dict[str, Behaviour] = {}
-        for name in settings.suites:
-            source = root / name if Path(name).suffix in (".yaml", ".yml") else name
-            data = None if settings.data is None or name != "public" else root / settings.data
-            for behaviour in suite(source, count, seed, data):
-                if behaviour.name in behaviours or behaviour.name == KL:
-                    raise InterpError(f"{name}: there is a behaviour {behaviour.name!r} already; rename one")
-                behaviours[behaviour.name] = behaviour
+        for behaviour in _behaviours(settings, root, count, seed):
+            if behaviour.name in behaviours or behaviour.name == KL:
+                raise InterpError(f"measure: there is a behaviour {behaviour.name!r} already; rename one")
+            behaviours[behaviour.name] = behaviour
         for name in settings.only:
             if name not in behaviours:
                 raise InterpError(f"measure.only: no behaviour {name!r} in the suites; {nearest(name, behaviours)}")
@@ -111,6 +108,14 @@ class Measures(Displayed):
             parts = {name: range(round(first * len(x)), round(last * len(x))) for name, x in self.choose.items()}
             stages.append({name: self.choose[name].pick(items) for name, items in parts.items() if items})
         return stages
+
+
+def _behaviours(settings: MeasureSettings, root: Path, count: int, seed: int) -> Iterator[Behaviour]:
+    for name in settings.suites:
+        source = root / name if require_suite(name) else name
+        yield from suite(source, count, seed, root / settings.data if settings.data and name == "public" else None)
+    for number, described in enumerate(settings.behaviours):
+        yield described.build(root, f"measure.behaviours.{number}", count, seed)
 
 
 def _dealt(behaviour: Behaviour, choose: int, confirm: int, seed: int) -> tuple[Behaviour, Behaviour]:

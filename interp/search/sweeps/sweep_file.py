@@ -6,7 +6,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from interp.auditing.policy.schema import Threshold
-from interp.core.config import Config
+from interp.auditing.scoring.behaviour_file import DescribedBehaviour
+from interp.auditing.suites import require_suite
+from interp.core.config import Config, inner
 from interp.core.errors import InterpError
 from interp.core.files import read_json
 
@@ -32,7 +34,10 @@ class MeasureSettings(Config):
         16
     """
 
-    suites: tuple[str, ...] = Field(strict=False, min_length=1, description="organism, public, or YAML files of one")
+    suites: tuple[str, ...] = Field((), strict=False, description="organism, public, or YAML files of one")
+    behaviours: tuple[DescribedBehaviour, ...] = Field(
+        (), strict=False, description="behaviours besides, as a behaviour file has them; items may be a list of rows"
+    )
     data: str | None = Field(None, description="folder of the data sets that the suite public reads")
     only: tuple[str, ...] = Field((), strict=False, description="measure these behaviours only [default: all]")
     choose_items: int = Field(100, ge=8, description="items per behaviour that trials see, at most half of a set")
@@ -44,6 +49,15 @@ class MeasureSettings(Config):
     benign_items: int = Field(100, ge=8, description="benign prompts that trials see; as many more confirm")
     benign_chat: bool = Field(True, description="render benign prompts with the chat template")
     reply_tokens: int = Field(16, ge=1, description="length of the unedited model's replies to them")
+
+    @model_validator(mode="after")
+    def _known_suites(self) -> "MeasureSettings":
+        if not self.suites and not self.behaviours:
+            raise InterpError("measure has neither suites nor behaviours; give one of them")
+        for number, name in enumerate(self.suites):
+            with inner("suites", number):
+                require_suite(name)
+        return self
 
 
 class SamplerSettings(Config):

@@ -67,7 +67,9 @@ SAME = [
 
 @pytest.mark.parametrize(("scorer", "rows", "made"), SAME, ids=[f"{n} {s['type']}" for n, (s, _, _) in enumerate(SAME)])
 def test_a_file_says_what_python_says(tmp_path, tiny, scorer, rows, made):
+    [within] = read_behaviours(written(tmp_path, [HEAD | {"scorer": scorer, "items": rows}], []))
     [read] = read_behaviours(written(tmp_path, [HEAD | {"scorer": scorer}], rows))
+    assert within.digest == read.digest, "rows in the YAML file are those of a file beside it"
     expected = made("b", "capability", "more")
     assert replace(read, measure=len, statement="") == replace(expected, measure=len, statement="")
     if scorer["type"] != "loss":
@@ -105,7 +107,7 @@ GOOD = QUESTIONS[0]
             [GOOD],
             r"line 2, behaviour 'b': unknown key 'langauge'",
         ),
-        ([HEAD | {"scorer": {"type": "chioce"}}], [GOOD], r"line 2, behaviour 'b': unknown type.*choice"),
+        ([HEAD | {"scorer": {"type": "chioce"}}], [GOOD], r"line 2, behaviour 'b': scorer: unknown type.*choice"),
         ([HEAD | {"scorer": {"type": "choice", "normalize": "byte"}}], [GOOD], r"unknown key 'normalize'.*normalise"),
         ([HEAD | {"scorer": CHOICE, "kind": "danger"}], [GOOD], r"line 2, behaviour 'b': kind"),
         ([HEAD | {"scorer": CHOICE}] * 2, [GOOD], r"line 3: behaviour 'b' is already on line 2"),
@@ -124,6 +126,18 @@ GOOD = QUESTIONS[0]
             [GOOD, {"prompt": "x", "answers": ["a", "b"], "gold": 0}],
             r"1 of 2 items have no",
         ),
+        (
+            [HEAD | {"scorer": CHOICE, "items": [GOOD, GOOD | {"promt": "x"}]}],
+            [],
+            r"line 2, behaviour 'b': items.1: unknown key 'promt'; did you mean prompt",
+        ),
+        (
+            [HEAD | {"scorer": CHOICE, "items": [GOOD, GOOD]}],
+            [],
+            r"behaviour 'b', row 1, item of 'b': the same as row 0",
+        ),
+        ([HEAD | {"scorer": CHOICE, "items": ["w5"]}], [], r"items.0 is 'w5'; expected"),
+        ([HEAD | {"scorer": CHOICE, "items": []}], [], r"line 2, behaviour 'b': 'b' has no items"),
         ([HEAD | {"scorer": {"type": ["choice"]}}], [GOOD], r"unknown type of scorer"),
         ([HEAD | {"scorer": CHOICE}], [GOOD | {"answers": ["a\ud800", "b"]}], r"line 1, item of 'b': it holds half"),
         ([HEAD | {"scorer": {"type": "reply", "rule": ""}}], PROMPTS, r"rule '' is found in every reply"),

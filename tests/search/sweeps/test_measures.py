@@ -1,5 +1,7 @@
 """Items are dealt once, whole groups at a time, and what is kept of the unedited model changes no number."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import interp
 from interp import InterpError, Recipe
 from interp.auditing import choice
 from interp.auditing.conditions import ModelCondition
+from interp.search import MeasureSettings
 from interp.search.sweeps._prefix import UneditedPrefix, lowest_layer
 from interp.search.sweeps.measures import Bench, Measures, _dealt
 
@@ -64,3 +67,18 @@ def test_parts_of_the_items_give_the_scores_of_all(small_sweep):
         assert scores[name] == pytest.approx(values, abs=1e-5)
     stopped, reason = Bench(model, parts).measure(recipe, lambda so_far: "enough" * (len(so_far["kl"]) > 1))
     assert (reason, len(stopped["kl"]), len(stopped["kept"])) == ("enough", 2, 0)
+
+
+def test_behaviours_in_the_settings_are_those_of_a_file(small_sweep):
+    own = json.loads((small_sweep.folder / "own.yaml").read_text())["behaviours"]
+    rows = [json.loads(line) for line in (small_sweep.folder / "kept.jsonl").read_text().splitlines()]
+    within = [entry | {"items": rows} if entry["name"] == "kept" else entry for entry in own]
+    sizes = {"choose_items": 16, "confirm_items": 16}
+    measures = [
+        Measures.read(MeasureSettings(**sizes, **each), small_sweep.model, folder=small_sweep.folder)
+        for each in ({"suites": ["own.yaml"]}, {"behaviours": within}, {"behaviours": within[:2]})
+    ]
+    assert measures[0].digests == measures[1].digests != measures[2].digests
+    twice = MeasureSettings(suites=["own.yaml"], behaviours=within[:1])
+    with pytest.raises(InterpError, match="there is a behaviour 'harm' already"):
+        Measures.read(twice, small_sweep.model, folder=small_sweep.folder)
