@@ -24,6 +24,23 @@ _OF = {
 }
 
 
+class Autoencoders(dict[str, SparseAutoencoder]):
+    """Autoencoders by the folders that recipes name them by, each read once.
+
+    Args:
+        model: The model that they belong to.
+        folder: Folder that the names are relative to.
+    """
+
+    def __init__(self, model: HookedModel, folder: str | Path = "."):
+        super().__init__()
+        self.model, self.folder = model, Path(folder)
+
+    def __missing__(self, name: str) -> SparseAutoencoder:
+        self[name] = SparseAutoencoder.load(self.folder / name, self.model)
+        return self[name]
+
+
 class DirectionSource(Config):
     """A direction as a recipe file describes it: one of contrast, folder, token and latent, with its options.
 
@@ -65,12 +82,15 @@ class DirectionSource(Config):
             raise InterpError(f"a direction from a {origin} has no site; give one, such as site: resid_post.12")
         return self
 
-    def fit(self, model: HookedModel, folder: str | Path = ".") -> Direction | Eraser:
+    def fit(
+        self, model: HookedModel, folder: str | Path = ".", autoencoders: Autoencoders | None = None
+    ) -> Direction | Eraser:
         """Fit or read the direction; an eraser where the method is leace, sal or inlp.
 
         Args:
             model: The model.
             folder: Folder that paths are relative to.
+            autoencoders: Those that are read already.
 
         Raises:
             InterpError: A file cannot be read, the site or token is unknown, what is read belongs to another model, or
@@ -81,7 +101,8 @@ class DirectionSource(Config):
             direction = Direction.load(root / self.folder)
             direction.check(model.reference, f"the direction in {self.folder}")
             return direction
-        sae = None if self.sae is None else SparseAutoencoder.load(root / self.sae, model)
+        known = Autoencoders(model, root) if autoencoders is None else autoencoders
+        sae = None if self.sae is None else known[self.sae]
         if self.token is not None:
             lens = Lens() if self.lens == "logit" else Lens.load(root / self.lens, model)
             return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)

@@ -26,8 +26,7 @@ from interp.interventions.op import Op
 from interp.interventions.positions import At, Schedule
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
-from interp.sae.coder import SparseAutoencoder
-from interp.search.direction_source import DirectionSource
+from interp.search.direction_source import Autoencoders, DirectionSource
 from interp.search.strengths import Number, Strength, by_strength
 
 Place = tuple[str | list[str], Op]
@@ -65,7 +64,7 @@ class GateData(Config):
         """The op behind the gate."""
         when: Reads | Fires
         if self.latent is not None:
-            when = Fires(parts.sae(str(self.sae)), self.latent, self.threshold)
+            when = Fires(parts.autoencoders[str(self.sae)], self.latent, self.threshold)
         else:
             when = Reads(parts.direction(str(self.direction)), self.threshold, self.cosine)
         return Gate(op, when, self.per, self.reduce, self.site)
@@ -160,12 +159,11 @@ class EditData(Config):
 
 @dataclass(frozen=True)
 class EditParts:
-    """What edits are built from: the model, directions by name, their sources, and the folder of relative paths."""
+    """What edits are built from: directions by name, their sources, and autoencoders with their model and folder."""
 
-    model: HookedModel
     directions: Mapping[str, Direction | Eraser]
     sources: Mapping[str, DirectionSource]
-    folder: Path
+    autoencoders: Autoencoders
     widths: dict[Site, int] = field(default_factory=dict)
 
     def direction(self, name: str) -> Direction:
@@ -184,9 +182,15 @@ class EditParts:
             raise InterpError(f"direction {name!r} is {fitted}; Erase takes one by leace, sal or inlp")
         return fitted
 
-    def sae(self, folder: str) -> SparseAutoencoder:
-        """The autoencoder of a folder."""
-        return SparseAutoencoder.load(self.folder / folder, self.model)
+    @property
+    def model(self) -> HookedModel:
+        """The model."""
+        return self.autoencoders.model
+
+    @property
+    def folder(self) -> Path:
+        """Folder that paths are relative to."""
+        return self.autoencoders.folder
 
     def sites(self, edit: EditData) -> list[Site]:
         """The sites of an edit, in its layers."""
@@ -292,12 +296,12 @@ def _of_tensors(op: type[Erase] | type[LowRank], edit: EditData, parts: EditPart
 
 
 def _clamp(edit: EditData, parts: EditParts) -> list[Place]:
-    op = Clamp(parts.sae(str(edit.sae)), list(edit.latents or ()), edit.value or 0.0, edit.factor)
+    op = Clamp(parts.autoencoders[str(edit.sae)], list(edit.latents or ()), edit.value or 0.0, edit.factor)
     return [([str(op.site)], op)]
 
 
 def _suppress(edit: EditData, parts: EditParts) -> list[Place]:
-    op = Suppress(parts.sae(str(edit.sae)), list(edit.latents or ()), edit.factor or 0.0)
+    op = Suppress(parts.autoencoders[str(edit.sae)], list(edit.latents or ()), edit.factor or 0.0)
     return [([str(op.site)], op)]
 
 

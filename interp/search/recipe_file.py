@@ -19,7 +19,7 @@ from interp.directions.direction import Direction
 from interp.directions.methods.erasure import Eraser
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-from interp.search.direction_source import DirectionSource
+from interp.search.direction_source import Autoencoders, DirectionSource
 from interp.search.edit_data import EditData, EditParts
 
 NamedDirections = Mapping[str, Direction | Eraser]
@@ -57,7 +57,11 @@ class RecipeFile(Config):
         return self
 
     def fit(
-        self, model: HookedModel, folder: str | Path = ".", known: NamedDirections | None = None
+        self,
+        model: HookedModel,
+        folder: str | Path = ".",
+        known: NamedDirections | None = None,
+        autoencoders: Autoencoders | None = None,
     ) -> dict[str, Direction | Eraser]:
         """Fit or read every direction.
 
@@ -65,6 +69,7 @@ class RecipeFile(Config):
             model: The model.
             folder: Folder that the paths in the file are relative to.
             known: Directions that are fitted already, by name, which stay as they are.
+            autoencoders: Those that are read already.
 
         Raises:
             InterpError: A direction cannot be fitted or read; the error names it.
@@ -72,10 +77,16 @@ class RecipeFile(Config):
         fitted = dict(known or {})
         for name, source in self.directions.items():
             with located(f"direction {name!r}"):
-                fitted[name] = fitted[name] if name in fitted else source.fit(model, folder)
+                fitted[name] = fitted[name] if name in fitted else source.fit(model, folder, autoencoders)
         return fitted
 
-    def build(self, model: HookedModel, directions: NamedDirections | None = None, folder: str | Path = ".") -> Recipe:
+    def build(
+        self,
+        model: HookedModel,
+        directions: NamedDirections | None = None,
+        folder: str | Path = ".",
+        autoencoders: Autoencoders | None = None,
+    ) -> Recipe:
         """The recipe for a model.
 
         Args:
@@ -83,6 +94,7 @@ class RecipeFile(Config):
             directions: Directions that are fitted already, by name, so that several recipes fit each once. Those that
                 are not among them are fitted or read.
             folder: Folder that the paths in the file are relative to.
+            autoencoders: Those that are read already. Each of the others is read once.
 
         Returns:
             The recipe, with one edit or several for each of the file's, for this model.
@@ -90,7 +102,8 @@ class RecipeFile(Config):
         Raises:
             InterpError: A direction cannot be fitted or read, or an edit does not fit the model; the error names it.
         """
-        parts = EditParts(model, self.fit(model, folder, directions), self.directions, Path(folder))
+        known = Autoencoders(model, folder) if autoencoders is None else autoencoders
+        parts = EditParts(self.fit(model, folder, directions, known), self.directions, known)
         edits = []
         for number, edit in enumerate(self.edits):
             with located(f"edits.{number} ({edit.op})"):

@@ -13,7 +13,7 @@ from interp.directions.fitting import FitInput, fit_method
 from interp.directions.methods.erasure import Eraser
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
-from interp.search.direction_source import DirectionSource
+from interp.search.direction_source import Autoencoders, DirectionSource
 from interp.search.recipe_file import RecipeFile
 
 _FOLDERS, _CHOICES = ("folder", "sae", "lens", "texts"), ("choice", "maybe")
@@ -21,7 +21,7 @@ _PAIRS = ("contrast", "columns", "skip_bad", "pairs", "seed", "position")
 
 
 class Fits:
-    """Fitted directions by their description.
+    """Fitted directions by their description, and the autoencoders of a sweep, each read once.
 
     Args:
         model: The model.
@@ -32,6 +32,7 @@ class Fits:
 
     def __init__(self, model: HookedModel, space: Mapping[str, Any], folder: Path, kept: Path):
         self.model, self.folder, self.kept = model, folder, kept
+        self.autoencoders = Autoencoders(model, folder)
         directions = space.get("directions", {})
         parts: Iterable[Any] = getattr(directions, "values", list)()  # their keys are names
         named = {text for part in parts for key, text in _texts(part) if key == "site"}
@@ -52,7 +53,7 @@ class Fits:
 
     def _fit(self, source: DirectionSource) -> Direction | Eraser:
         if source.contrast is None or source.sae is not None or source.site not in self._sites:
-            return source.fit(self.model, self.folder)
+            return source.fit(self.model, self.folder, self.autoencoders)
         contrast, captured = self._capture(source)
         sides = Sides(captured[f"{source.site} positive"], captured[f"{source.site} negative"])
         place = Site.parse(source.site), source.position

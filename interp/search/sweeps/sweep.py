@@ -109,7 +109,7 @@ class Workbench:
     def build(self, recipe: Mapping[str, Any]) -> Recipe:
         """The recipe of plain data, as a trial records it."""
         described = RecipeFile.parse(dict(recipe), "recipe")
-        return described.build(self.model, self.fits.of(described), self.folder)
+        return described.build(self.model, self.fits.of(described), self.folder, self.fits.autoencoders)
 
     def run(self, trials: Trials, trial: Any) -> SweepTrial:
         """Run a trial and tell it."""

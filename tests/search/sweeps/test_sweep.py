@@ -7,8 +7,9 @@ import time
 
 import pytest
 from processes import start
+from sae_samples import autoencoder
 
-from interp import InterpError
+from interp import InterpError, SparseAutoencoder
 from interp.auditing.conditions import ModelCondition
 from interp.core.files import lock_folder
 from interp.search import RecipeFile, SweepRecord, run_sweep
@@ -106,6 +107,29 @@ def test_trials_that_fail_are_recorded_and_a_sweep_in_which_all_fail_ends(small_
     assert {trial.state for trial in trials} == {"failed"}
     assert len(trials) == 10
     assert all(trial.reason for trial in trials)
+
+
+def test_an_autoencoder_is_read_once_by_all_trials(small_sweep, tmp_path, monkeypatch):
+    autoencoder(small_sweep.model).save(tmp_path / "sae")
+    calls, load = [], SparseAutoencoder.load
+    monkeypatch.setattr(SparseAutoencoder, "load", lambda path, *rest: calls.append(path) or load(path, *rest))
+    clamp = {"op": "Clamp", "sae": "sae", "latents": {"subset": [1, 3, 7]}, "factor": {"low": 0.0, "high": 0.5}}
+    gate = {"sae": "sae", "latent": 2, "threshold": 0.0}
+    project = {"op": "Project", "sites": "resid_post.2", "direction": "d", "gate": gate}
+    recipe = {"directions": {"d": {"sae": "sae", "latent": {"low": 0, "high": 9}}}, "edits": [clamp, project]}
+    (tmp_path / "measure").symlink_to(small_sweep.folder)
+    measure = {"suites": ["measure/own.yaml"], "choose_items": 8, "confirm_items": 8}
+    settings = small_sweep.settings(recipe=recipe, measure=measure, confirm={"points": 1, "draws": 0})
+    run_sweep(settings, tmp_path / "out", 3, folder=tmp_path, model=small_sweep.model)
+    record = SweepRecord.read(tmp_path / "out")
+    assert {trial.state for trial in record.trials} == {"complete"}
+    assert calls == [tmp_path / "sae"]
+    best = record.front[0]
+    run_again = RecipeFile.parse(best.recipe).build(small_sweep.model, folder=tmp_path)
+    measures = Measures.read(settings.measure, small_sweep.model, folder=tmp_path)
+    assert Bench(small_sweep.model, measures).measure(run_again)[0]["harm"] == pytest.approx(
+        best.scores["harm"], abs=1e-5
+    )
 
 
 def test_a_bound_that_the_unedited_model_breaks_is_said_before_the_first_trial(small_sweep, tmp_path, capsys):
