@@ -2,8 +2,8 @@
 
 Every trial has one record in the journal: its recipe as plain data, the score of each item, and why it stopped or
 failed. Several processes append to the journal under a lock that the system releases when a process is killed; a line
-that a kill cut short is removed by the next writer. A trial that a kill left running is told as failed and queued
-again, once.
+that a kill cut short is removed by the next writer. A trial that a kill left running is told as failed; its point is
+queued again, once, or, if it was not chosen yet, drawn again: draws have numbers, which seed them.
 """
 
 import fcntl
@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from interp.search.sweeps.objectives import dominates
 from interp.search.sweeps.sweep_file import SamplerSettings
 
 JOURNAL = "journal.log"
-_STUDY, _RECORD, _AGAIN, _CHOSEN = "sweep", "record", "again", "chosen"
+_STUDY, _RECORD, _AGAIN, _POINT, _DRAW = "sweep", "record", "again", "point", "draw"
 
 
 @dataclass(frozen=True)
@@ -148,45 +149,52 @@ class Trials:
     def requeue(self) -> int:
         """Tell what a kill left running; returns how many trials there were.
 
-        A trial that has a record is told what that says. Another one is told as failed, and queued again; but one whose
-        point was not chosen yet is not queued, since the next trial chooses it.
+        A trial that has a record is told what that says. Another one is told as failed, and its point is queued again;
+        but one whose point was not chosen yet is not queued, since a later trial draws it.
         """
         trials = self.study.get_trials(deepcopy=False)
         queued = {trial.user_attrs.get(_AGAIN) for trial in trials}
         left = [trial for trial in trials if trial.state.name == "RUNNING"]
         for trial in left:
-            if _RECORD in trial.user_attrs:
+            known = trial.user_attrs
+            if _RECORD in known:
                 running = self._optuna.trial.Trial(self.study, trial._trial_id)
-                self._conclude(running, _of_record(trial.number, trial.user_attrs[_RECORD]))
+                self._conclude(running, _of_record(trial.number, known[_RECORD]))
                 continue
-            if _CHOSEN in trial.user_attrs and trial.number not in queued:
-                self.study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
+            if _POINT in known and trial.number not in queued:
+                again = {_POINT: known[_POINT], _DRAW: known[_DRAW], _AGAIN: trial.number}
+                self.study.enqueue_trial(known[_POINT], user_attrs=again)
             self.study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
         return len(left)
 
     def chosen(self, trial: Any) -> None:
         """Note that the point of a trial is chosen."""
-        trial.set_user_attr(_CHOSEN, True)
+        trial.set_user_attr(_POINT, trial.params)
 
     def ask(self, total: int) -> Any:
         """The next trial, or None if `total` have begun; one process asks at a time.
 
-        The sampler is seeded by the seed and the number of trials before, so that a sweep that was killed and resumed
-        chooses the points that it would have chosen.
+        The sampler is seeded by the seed and the number of the draw, the least that no trial has but those that a kill
+        left, so that a sweep that was killed and resumed chooses the points that it would have chosen, each once.
         """
         lock = _FileLock(self._asking)
         lock.acquire()
         try:
-            begun = self.counted()
-            if begun >= total:
+            if self.counted() >= total:
                 return None
-            self.study.sampler = self._new_sampler(begun)
-            return self.study.ask()
+            kept = [x for x in self.study.get_trials(deepcopy=False) if self._read(x).state != "left"]
+            draws = {trial.user_attrs.get(_DRAW) for trial in kept}
+            draw = next(number for number in count() if number not in draws)
+            self.study.sampler = self._new_sampler(draw)
+            trial = self.study.ask()
+            if _DRAW not in trial.user_attrs:  # it is not one that was queued again
+                trial.set_user_attr(_DRAW, draw)
+            return trial
         finally:
             lock.release()
 
-    def _new_sampler(self, begun: int) -> Any:
-        samplers, seed = self._optuna.samplers, (self._seed * 1_000_003 + begun) % 2**32
+    def _new_sampler(self, draw: int) -> Any:
+        samplers, seed = self._optuna.samplers, (self._seed * 1_000_003 + draw) % 2**32
         startup = self._sampler.startup
         if self._sampler.name == "random":
             return samplers.RandomSampler(seed=seed)

@@ -1,6 +1,5 @@
 """A sweep: it ends as if it had never been killed, its trials can be rebuilt, and what is wrong is said."""
 
-import os
 import signal
 import subprocess
 import time
@@ -19,34 +18,42 @@ from interp.search.sweeps.trials import Trials
 TOTAL = 7  # as in `whole`
 
 
+KILLED = """
+import json, os, signal, sys
+from interp.search import SweepFile, run_sweep
+from interp.search.sweeps.trials import Trials
+
+settings, out, total, folder, moment, trials = sys.argv[1:]
+step, left = getattr(Trials, moment), int(trials)
+
+def killed(*given):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*given)
+
+setattr(Trials, moment, killed)
+run_sweep(SweepFile.parse(json.loads(settings)), out, int(total), folder=folder)
+"""
+
+
 def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(small_sweep, whole, tmp_path):
-    out = tmp_path / "out"
-    script = (
-        "from interp.search import SweepFile, run_sweep; import sys, json\n"
-        "settings, out, total, folder = sys.argv[1:]\n"
-        "run_sweep(SweepFile.parse(json.loads(settings)), out, int(total), folder=folder)"
-    )
-    settings = small_sweep.settings().model_dump_json()
-    for ended in (1, 3):
-        process = start(script, settings, out, TOTAL, small_sweep.folder, output=tmp_path / "log")
-        while process.is_alive() and _ended(out) < ended:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+    out, settings = tmp_path / "out", small_sweep.settings().model_dump_json()
+    # Before the point of a trial is noted, and when a later trial has its scores but no record of them.
+    for moment, number in {"chosen": 2, "tell": 2}.items():
+        given = settings, out, TOTAL, small_sweep.folder, moment, number
+        process = start(KILLED, *given, output=tmp_path / "log")
         process.join()
+        assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
     run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
     record = SweepRecord.read(out)
     done = [trial for trial in record.trials if trial.state != "left"]
+    assert [len(record.trials), len(done)] == [TOTAL + 2, TOTAL]
     assert [trial.recipe for trial in done] == [trial.recipe for trial in whole.trials]
     assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole.trials]
     assert {trial.state for trial in done} == {"complete"}
     assert record.confirmed[0].trial in {trial.number for trial in done}
-
-
-def _ended(out):
-    try:
-        return sum(trial.state == "complete" for trial in Trials(out).all())
-    except InterpError:
-        return 0
 
 
 def test_every_trial_can_be_built_again_from_its_record_and_gives_the_same_scores(small_sweep, whole):

@@ -3,6 +3,7 @@
 import pytest
 
 from interp import InterpError
+from interp.search.sweeps.sweep_file import SamplerSettings
 from interp.search.sweeps.trials import JOURNAL, SweepTrial, Trials, by_knee, front
 
 
@@ -63,6 +64,36 @@ def test_the_same_seed_chooses_the_same_points_also_after_a_restart(tmp_path):
 
     assert points(tmp_path / "a", False) == points(tmp_path / "b", True)
     assert len(set(points(tmp_path / "c", True))) == 6
+
+
+def _begun(trials, steps):
+    """A trial that got so far before a kill: to the first of its two values, to both, and to the note of its point."""
+    trial = trials.ask(6)
+    for name in ("x", "y")[:steps]:
+        trial.suggest_float(name, 0.0, 1.0)
+    if steps == 3:
+        trials.chosen(trial)
+    return trial
+
+
+@pytest.mark.parametrize("kills", [[[0]], [[1, 3]], [[3, 2, 0], [0, 1, 3, 2]], [[0, 1, 2, 3, 3], [3], [1, 2]]], ids=str)
+def test_no_point_is_lost_or_repeated_however_far_the_choice_was_that_a_kill_cut_off(tmp_path, kills):
+    def points(folder, kills):
+        folder.mkdir()
+        for kill in [*kills, []]:
+            trials = Trials(folder, 1, SamplerSettings(name="random"))
+            trials.requeue()
+            for steps in kill:
+                _begun(trials, steps)
+        for _ in range(6):
+            trial = _begun(trials, 3)
+            trials.tell(trial, _done(trial, trial.params["x"]))
+        assert trials.ask(6) is None
+        return sorted((x.params["x"], x.params["y"]) for x in trials.all() if x.state == "complete")
+
+    whole = points(tmp_path / "whole", [])
+    assert len({*whole}) == 6
+    assert points(tmp_path / "killed", kills) == whole
 
 
 def test_no_more_trials_are_asked_for_than_there_are(tmp_path):
