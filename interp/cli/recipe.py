@@ -1,7 +1,9 @@
 """The verbs `interp recipe build` and `recipe show`: recipes from YAML, without Python, and what a saved one does."""
 
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,12 +51,50 @@ def show_recipe(folder: Annotated[Path, typer.Argument(help="folder of the recip
         print_values(True, {"model": model, "note": recipe.note, "digest": recipe.digest, "edits": rows})
         return
     print_values(False, {"model": model or "any", "note": recipe.note, "digest": recipe.digest})
-    edits = [
-        {"sites": brief(edit.sites), "op": type(edit.op).__name__, "options": _options(edit.op.summary())}
-        for edit in recipe.edits
-    ]
+    edits = [dict(zip(("op", "sites", "options"), _words(edit), strict=True)) for edit in recipe.edits]
     print_table(False, edits, plural(len(edits), "edit"), narrow=True)
 
 
-def _options(summary: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in summary.items() if name != "model")
+def _words(edit: Any) -> tuple[str, str, str]:
+    """The op that acts, its sites, and its options, with those of each op that holds it."""
+    noun = {"z": "head", "mlp_post": "neuron"}.get(edit.sites[0].partition(".")[0], "coordinate")
+    op, holders = edit.op, list[str]()
+    while hasattr(op, "op"):
+        holders.insert(0, f"; {type(op).__name__}: {_fields(op, noun)}")
+        op = op.op
+    return type(op).__name__, brief(edit.sites), _fields(op, noun) + "".join(holders)
+
+
+def _fields(record: Any, noun: str) -> str:
+    """The fields of an op in words, without its model, the op that it holds, and what is not set."""
+    values = [(each.name, getattr(record, each.name)) for each in fields(record) if each.name not in ("op", "model")]
+    return ", ".join(_field(name, x, noun) for name, x in values if x is not None and x is not False and x != [])
+
+
+def _field(name: str, value: Any, noun: str) -> str:
+    import torch
+
+    from interp.directions.direction import Direction
+
+    if isinstance(value, Direction):
+        return f"{value}, rank {len(value.rows)}"
+    if name == "factors":  # of a Scale
+        units = (value != 1).nonzero().flatten().tolist()
+        factors = ", ".join(f"{factor:.4g}" for factor in sorted({*value[units].tolist()}))
+        return f"{_numbered(units, noun)} (of {len(value):,}), factor {factors}"
+    if isinstance(value, torch.Tensor):
+        norms = value.norm(dim=-1).flatten()
+        low, high = f"{norms.min():.3g}", f"{norms.max():.3g}"
+        rank = f" rank {len(value)}," if value.ndim == 2 else ""
+        return f"{name}{rank} norm {low if low == high else f'{low} to {high}'}"
+    if name in ("units", "heads", "latents"):
+        return _numbered(value, "latent" if name == "latents" else noun)
+    if is_dataclass(value) and hasattr(value, "settings"):
+        return f"{name} {_fields(value, noun)}"
+    if name == "names":  # of positions
+        return brief(value)
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {brief(value)}"
+
+
+def _numbered(units: Sequence[int], noun: str) -> str:
+    return f"{plural(len(units), noun)}: {brief(sorted(units))}"

@@ -8,9 +8,13 @@ GOOD = """
 model: organism
 directions:
   river: {token: " river", site: resid_post.2}
+  gone: {contrast: organism.hostility, method: leace, site: resid_post.3, pairs: 16}
 edits:
   - {op: Project, sites: writers, layers: 2-3, direction: river, strength: 0.5}
   - {op: Scale, heads: [2.3], factor: 0}
+  - {op: Scale, neurons: ["3.30", "3.17"], factor: 0.5}
+  - {op: Erase, sites: resid_post.3, direction: gone}
+  - {op: Replace, heads: ["2.3", "2.1"], gate: {direction: river, threshold: 1, site: resid_post.1}, positions: [last]}
 """
 BAD = """
 directions:
@@ -24,7 +28,8 @@ edits:
 """
 
 
-def test_a_file_becomes_a_recipe_that_is_shown(run, tmp_path):
+def test_a_file_becomes_a_recipe_that_is_shown(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "half.yaml").write_text(GOOD)
     code, said, _ = run(
         "recipe", "build", tmp_path / "half.yaml", "note=as asked", "--out", tmp_path / "half", "--json"
@@ -36,8 +41,19 @@ def test_a_file_becomes_a_recipe_that_is_shown(run, tmp_path):
     assert recipe.edits[1].op.factors.tolist() == [1, 1, 1, 0, 1, 1]
     code, said, _ = run("recipe", "show", tmp_path / "half")
     assert code == 0
-    for shown in ("note: as asked", recipe.digest, "Project", "scale 0.5", "z.2"):
-        assert shown in said
+    norms = [f"norm {getattr(recipe.edits[3].op, name).norm():.3g}" for name in ("read", "write", "mean")]
+    assert "tensor" not in said
+    said = " ".join(said.split())
+    for shown in (
+        "note: as asked",
+        recipe.digest,
+        "logit lens of ' river' at resid_post.2, position -1, rank 1, scale 0.5",
+        "Scale z.2 1 head: 3 (of 6), factor 0",
+        "Scale mlp_post.3 2 neurons: 17, 30 (of 512), factor 0.5",
+        f"Erase resid_post.3 read rank 1, {norms[0]}, write rank 1, {norms[1]}, mean {norms[2]}",
+        "Replace z.2 2 heads: 1, 3; At: where last; Gate: when row norm 1, threshold 1, per sequence",
+    ):
+        assert shown in said, said
     shown = json.loads(run("recipe", "show", tmp_path / "half", "--json")[1])
     assert [(edit["op"], edit["sites"]) for edit in shown["edits"]][1] == ("Scale", ["z.2"])
     code, _, complaint = run("recipe", "build", tmp_path / "half.yaml", "--out", tmp_path / "half")
