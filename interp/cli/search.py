@@ -121,9 +121,11 @@ def _print_sweep(folder: Path, as_json: bool, page: Path | None) -> None:
     if as_json:
         print_values(True, record.to_json())
         return
-    print_table(False, record.rows(), f"{record.title}; the knee first")
+    print_table(False, record.rows(), record.title)
     for reason, count in record.reasons.items():
         say(f"{count:4} {reason}")
+    if arms := record.arm_rows():
+        print_table(False, arms, "Change on confirming items")
     for title, rows in record.confirmed_rows().items():
         print_table(False, [{name: row[name] for name in _CONFIRMED} for row in rows], title)
     print_table(False, record.importance_rows(), "What each parameter decides, as shares")

@@ -231,6 +231,6 @@ def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str, na
         overflow: Any = "fold" if narrow else "ellipsis"
         table.add_column(plain(printable(name)), overflow=overflow, no_wrap=narrow and name == "site")
     for row in rows:
-        words = ("–" if x is None else f"{x:.3f}" if isinstance(x, float) else printable(str(x)) for x in row.values())
+        words = ("–" if x is None else f"{x:z.3f}" if isinstance(x, float) else printable(str(x)) for x in row.values())
         table.add_row(*map(plain, words))
     Console().print(table)

@@ -9,12 +9,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from interp.auditing.statistics.comparison import Estimate
 from interp.core.errors import printable
 from interp.views import palette
 
 
 def rendered_page(template: str, **values: Any) -> str:
-    """The text of a page; strings are escaped and `printable`. The filter `visible` shows the line breaks of tokens."""
+    """The text of a page; strings are escaped and `printable`.
+
+    The filter `visible` shows the line breaks of tokens, and `figure` three decimals of numbers.
+    """
     environment = Environment(
         loader=PackageLoader("interp.views"),
         autoescape=True,
@@ -24,9 +28,17 @@ def rendered_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["visible"] = visible
+    environment.filters["figure"] = _figure
     page = environment.get_template(template).render(light=palette.LIGHT, dark=palette.DARK, **values)
     # Text read from JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
     return re.sub("[\ud800-\udfff]", "\ufffd", page)
+
+
+def _figure(value: Any) -> Any:
+    """A number to three decimals, and an estimate whose interval is not broken."""
+    if isinstance(value, float):
+        return f"{value:z.3f}"
+    return str(value).replace(", ", ",\u00a0") if isinstance(value, Estimate) else value
 
 
 def visible(token: str) -> str:

@@ -58,7 +58,7 @@ def plot_front(record: SweepRecord) -> go.Figure:
 
 def _hover(record: SweepRecord, trial: SweepTrial) -> str:
     pairs = zip(record.objectives, record.values(trial.costs), strict=True)
-    values = [f"{name} {value:.4g}" for name, value in pairs]
+    values = [f"{name} {value:z.3f}" for name, value in pairs]
     chosen = [f"{name}: {_brief(value)}" for name, value in trial.params.items()]
     broken = [f"breaks {name}" for name in trial.broken]
     lines = [f"trial {trial.number}", *values, *broken, *chosen[:_LINES]]
@@ -112,7 +112,10 @@ def write_sweep_page(record: SweepRecord, path: str | Path) -> None:
         "sweep.html.j2",
         record=record,
         figure=json.loads(plot_front(record).to_json()) if drawn else None,
-        tables={"Front": record.rows()} | record.confirmed_rows() | {"Parameters": record.importance_rows()},
+        front=record.rows(),
+        arms=record.arm_rows(),
+        confirmed=record.confirmed_rows(),
+        parameters=record.importance_rows(),
         trials=trials,
         plotly=Markup(get_plotlyjs()),
     )

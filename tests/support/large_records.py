@@ -175,7 +175,7 @@ def _edits(n: int) -> Iterator[object]:
 
 def _searches(folder: Path, n: int) -> Iterator[object]:
     """A sweep with a front of many points, and a point of it with many behaviours."""
-    measure = {"suites": [EVIL]}
+    measure = {"suites": [EVIL + ".yaml"]}
     settings = SweepFile.parse({"name": EVIL, "model": EVIL, "recipe": {EVIL: EVIL * n}, "measure": measure})
     params = dict.fromkeys((f"{EVIL}.{number}" for number in range(n)), EVIL)
     trials = tuple(

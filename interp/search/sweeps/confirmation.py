@@ -2,7 +2,8 @@
 
 The best of many noisy points is chosen partly for its noise, so that its change on the choosing items is too good: the
 shrinkage says by how much. Every interval is one of 1 - 0.05 / points, so that those of all confirmed points cover
-together. Next to each point stand random edits of the same shapes and strengths; the unedited model is the no-op.
+together. Next to each point stand random edits of the same shapes and strengths, and a no-op: the model without an
+edit, measured again after all edits, so that scores that differ by themselves, or what an edit left behind, would show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ class ConfirmedChange(Displayed):
         before, after, change: On the confirming items, with simultaneous intervals.
         kept: Whether the bound is kept by the whole interval, or exceeded by the whole of it; None between, or without.
         random: The change of each random edit, on the confirming items.
+        no_op: The change without an edit, on the confirming items.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ConfirmedChange(Displayed):
     change: Estimate
     kept: bool | None = None
     random: tuple[float, ...] = ()
+    no_op: float | None = None
 
     @property
     def shrinkage(self) -> float:
@@ -84,6 +87,7 @@ def confirmed_point(
     chosen: tuple[ItemValues, ItemValues],
     confirmed: tuple[ItemValues, ItemValues],
     random: Sequence[ItemValues],
+    no_op: ItemValues,
     points: int,
     seed: int = 0,
 ) -> ConfirmedPoint:
@@ -95,6 +99,7 @@ def confirmed_point(
         chosen: Scores on the choosing items, of the unedited model and of the point.
         confirmed: The same on the confirming items.
         random: Scores of random edits on the confirming items.
+        no_op: Scores on the confirming items without an edit, measured again.
         points: How many points are confirmed.
         seed: Seed of the intervals.
     """
@@ -102,13 +107,17 @@ def confirmed_point(
     for name, behaviour in goals.behaviours.items():
         old, new = confirmed[0][name], confirmed[1][name]
         result = compare(old, new, behaviour.groups, behaviour.unit, seed, level=1 - 0.05 / points)
-        first = float(np.nanmean(np.subtract(chosen[1][name], chosen[0][name])))
-        draws = tuple(float(np.nanmean(np.subtract(draw[name], old))) for draw in random)
+        first, none = _mean_change(chosen[0][name], chosen[1][name]), _mean_change(old, no_op[name])
+        draws = tuple(_mean_change(old, draw[name]) for draw in random)
         bound = goals.constraints.get(name)
         kept = None if bound is None else bound.kept(*ends(result, bound.metric, behaviour.chance))
         estimates = result.before, result.after, result.difference
-        changes.append(ConfirmedChange(name, behaviour.kind, behaviour.unit, first, *estimates, kept, draws))
+        changes.append(ConfirmedChange(name, behaviour.kind, behaviour.unit, first, *estimates, kept, draws, none))
     return ConfirmedPoint(trial, tuple(changes))
+
+
+def _mean_change(before: Sequence[float], after: Sequence[float]) -> float:
+    return float(np.nanmean(np.subtract(after, before)))
 
 
 def write_confirmed(folder: Path, points: Sequence[ConfirmedPoint]) -> None:

@@ -236,6 +236,10 @@ def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint
     for recipe, behaviour in track(jobs, "confirm", size=lambda job: len(job[1]), unit="items"):
         values = work.cache.scores(ModelCondition(work.model, recipe), behaviour).values
         scores.setdefault(id(recipe), {})[behaviour.name] = list(values)
+    unedited = track(list(behaviours.items()), "no-op", size=lambda each: len(each[1]), unit="items")
+    no_op = (
+        {name: ModelCondition(work.model).scores(behaviour).values for name, behaviour in unedited} if ranked else {}
+    )
     goals = replace(work.goals, behaviours=behaviours)
     confirmed = tuple(
         confirmed_point(
@@ -244,6 +248,7 @@ def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint
             (base, point.scores),
             (scores[id(None)], scores[id(recipes[point.number])]),
             [scores[id(draw)] for draw in draws[point.number]],
+            no_op,
             len(ranked),
             work.settings.seed,
         )

@@ -75,7 +75,9 @@ class SweepRecord(Displayed):
 
     def rows(self) -> list[dict[str, Any]]:
         """The front as a table, the knee first, and the unedited model."""
-        points = [{"trial": str(x.number), **self._named(x.costs), "edit": _words(x.params)} for x in self.front]
+        names = [f"{trial.number}{'' if place else ' (knee)'}" for place, trial in enumerate(self.front)]
+        shown = zip(names, self.front, strict=True)
+        points = [{"trial": name, **self._named(x.costs), "edit": _words(x.params)} for name, x in shown]
         return [*points, {"trial": "unedited", **self._named(self.unedited), "edit": ""}]
 
     def values(self, costs: tuple[float, ...]) -> tuple[float, ...]:
@@ -95,15 +97,27 @@ class SweepRecord(Displayed):
                     "kind": change.kind,
                     "before": change.before.estimate,
                     "after": change.after.estimate,
-                    "change": str(change.change),
+                    "change": change.change,
                     "on choosing items": change.chosen,
                     "shrinkage": change.shrinkage,
-                    "random edits": ", ".join(f"{value:+.3f}" for value in change.random),
+                    "random edits": ", ".join(f"{value:+z.3f}" for value in change.random),
                     "bound": {True: "kept", False: "broken", None: ""}[change.kept],
                 }
                 for change in point.changes
             ]
         return tables
+
+    def arm_rows(self) -> list[dict[str, Any]]:
+        """The change of each objective on the confirming items: of the no-op, of points, and of random edits."""
+        arms: dict[str, dict[str, float | None]] = {}
+        for point in self.confirmed:
+            changes = {name: point[name] for name in self.objectives}
+            arms["no-op"] = {name: change.no_op for name, change in changes.items()}
+            arms[f"trial {point.trial}"] = {name: change.change.estimate for name, change in changes.items()}
+            for draw in range(len(point.changes[0].random)):
+                arm = f"random edit {draw + 1} like trial {point.trial}"
+                arms[arm] = {name: change.random[draw] for name, change in changes.items()}
+        return [{"arm": arm} | values for arm, values in arms.items()]
 
     def importance_rows(self) -> list[dict[str, Any]]:
         """The share of each parameter, by objective."""
@@ -118,6 +132,7 @@ class SweepRecord(Displayed):
         trials = [{key: value for key, value in asdict(trial).items() if key != "scores"} for trial in self.trials]
         front_numbers = [trial.number for trial in self.front]
         values = {"objectives": list(self.objectives), "unedited": list(self.unedited), "front": front_numbers}
+        values |= {"knee": front_numbers[0] if front_numbers else None, "arms": self.arm_rows()}
         confirmed = [asdict(point) for point in self.confirmed]
         return values | {"trials": trials, "confirmed": confirmed, "importance": dict(self.importance)}
 

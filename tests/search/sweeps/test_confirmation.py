@@ -20,11 +20,11 @@ def test_the_best_of_many_edits_that_do_nothing_shrinks_to_nothing():
     old = {"loss": list(rng.normal(0, 1, ITEMS))}
     noisy = [[{"loss": list(np.add(old["loss"], rng.normal(0, 1, ITEMS)))} for _ in range(POINTS)] for _ in range(2)]
     best = min(range(POINTS), key=lambda n: np.mean(noisy[0][n]["loss"]))
-    change = confirmed_point(goals, best, (old, noisy[0][best]), (old, noisy[1][best]), [old], POINTS)["loss"]
+    change = confirmed_point(goals, best, (old, noisy[0][best]), (old, noisy[1][best]), [old], old, POINTS)["loss"]
     assert change.chosen < -0.15
     assert change.change.low < 0 < change.change.high
     assert change.shrinkage == pytest.approx(change.chosen - change.change.estimate)
-    assert change.random == (0.0,)
+    assert (change.random, change.no_op) == ((0.0,), 0.0)
 
 
 def test_intervals_of_several_points_are_wider_and_cover_together():
@@ -32,10 +32,10 @@ def test_intervals_of_several_points_are_wider_and_cover_together():
     zeros, missed = {"loss": [0.0] * ITEMS}, 0
     for _ in range(15):
         draws = [{"loss": list(rng.normal(0, 1, ITEMS))} for _ in range(5)]
-        changes = [confirmed_point(goals, 0, (zeros, x), (zeros, x), [], 5)["loss"].change for x in draws]
+        changes = [confirmed_point(goals, 0, (zeros, x), (zeros, x), [], zeros, 5)["loss"].change for x in draws]
         missed += any(not x.low <= 0 <= x.high for x in changes)
     assert missed <= 3
-    alone = confirmed_point(goals, 0, (zeros, draws[0]), (zeros, draws[0]), [], 1)["loss"].change
+    alone = confirmed_point(goals, 0, (zeros, draws[0]), (zeros, draws[0]), [], zeros, 1)["loss"].change
     assert changes[0].high - changes[0].low > alone.high - alone.low
 
 
@@ -46,12 +46,12 @@ def test_a_bound_is_kept_or_broken_by_the_whole_interval(shift, kept):
     noise = list(np.random.default_rng(0).normal(0, 0.1, ITEMS))
     old = {"loss": [0.0] * ITEMS, "other": [0.0] * ITEMS}
     new = {"loss": [shift + x - np.mean(noise) for x in noise], "other": noise}
-    assert confirmed_point(goals, 0, (old, new), (old, new), [], 2)["loss"].kept is kept
+    assert confirmed_point(goals, 0, (old, new), (old, new), [], old, 2)["loss"].kept is kept
 
 
 def test_what_was_confirmed_is_read_again(tmp_path):
     goals, scores = Goals.of([LOSS], ["loss"], (), ()), {"loss": [0.5, 1.5] * 30}
-    point = confirmed_point(goals, 3, (scores, scores), (scores, scores), [scores], 1)
+    point = confirmed_point(goals, 3, (scores, scores), (scores, scores), [scores], scores, 1)
     assert read_confirmed(tmp_path) == ()
     write_confirmed(tmp_path, [point])
     assert read_confirmed(tmp_path) == (point,)

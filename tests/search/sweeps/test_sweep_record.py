@@ -19,11 +19,19 @@ def test_its_front_is_that_of_optuna(whole):
 
 def test_its_tables_have_the_front_the_unedited_model_and_what_was_confirmed(whole):
     rows = whole.rows()
-    assert [row["trial"] for row in rows] == [*(str(trial.number) for trial in whole.front), "unedited"]
+    knee, *others = (str(trial.number) for trial in whole.front)
+    assert [row["trial"] for row in rows] == [f"{knee} (knee)", *others, "unedited"]
     assert rows[0]["harm"] == whole.front[0].costs[0]
     (title, first), *_ = whole.confirmed_rows().items()
     assert title.startswith(f"Trial {whole.front[0].number} on confirming items")
     assert {row["behaviour"] for row in first} == {"kl", "harm", "kept", "loss"}
+    arms = {row["arm"]: row["harm"] for row in whole.arm_rows()}
+    assert list(arms) == [
+        "no-op",
+        *(f"{arm}{point.trial}" for point in whole.confirmed for arm in ("trial ", "random edit 1 like trial ")),
+    ]
+    assert arms["no-op"] == 0.0, "of a model without dropout that no edit has changed for good"
+    assert arms[f"random edit 1 like trial {knee}"] == whole.confirmed[0]["harm"].random[0] != 0.0
     shares = [row["harm"] for row in whole.importance_rows()]
     assert sum(shares) == pytest.approx(1.0)
 
@@ -31,6 +39,7 @@ def test_its_tables_have_the_front_the_unedited_model_and_what_was_confirmed(who
 def test_it_is_plain_data_without_the_scores_of_items(whole, tmp_path):
     plain = json.loads(json.dumps(whole.to_json()))
     assert plain["front"] == [trial.number for trial in whole.front]
+    assert (plain["knee"], plain["arms"]) == (plain["front"][0], whole.arm_rows())
     assert "scores" not in plain["trials"][0]
     with pytest.raises(InterpError, match="no folder of a sweep"):
         SweepRecord.read(tmp_path)
