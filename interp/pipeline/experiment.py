@@ -199,13 +199,11 @@ def run_experiment(
         model = _load_model(experiment, Path(folder), note)
         environment = Environment.now(command, str(model.device), Path(folder))
         materials = gather_materials(experiment.data, experiment.policy.target, experiment.seed, Path(folder))
+        given = experiment.recipe and Path(folder) / experiment.recipe
+        chosen = given and _given(experiment, model, materials, given, unfinished / "sweep", note, force)
         sae = _train_dictionary(experiment, model, materials, unfinished, note)
         sae.save(staging / "sae")
-        if experiment.recipe is None:
-            chosen = _searched(experiment, model, materials, sae, note, force)
-        else:
-            path, sweeps = Path(folder) / experiment.recipe, unfinished / "sweep"
-            chosen = _given(experiment, model, materials, path, sweeps, note, force)
+        chosen = chosen or _searched(experiment, model, materials, sae, note, force)
         recipe, damage, baselines = chosen.recipe, chosen.damage, chosen.baselines
         recipe.save(staging / "recipe")
         certificate = _export(recipe, model, materials, staging / "checkpoint", note)
@@ -353,9 +351,10 @@ def _baselines(
 def _export(recipe: Recipe, model: HookedModel, materials: Materials, out: Path, say: Say) -> Certificate:
     probes = materials.contrast.prompts(model.render, model.chat)[0][:16]
     certificate = export(recipe, model, out, prompts=probes)
+    leak = "" if certificate.leak is None else f", leak {certificate.leak:.1e}"  # none of an edit that removes a share
     say(
         f"export      max |logit difference| {certificate.max_abs_logit_diff:.1e}, KL {certificate.kl:.1e} nats "
-        f"(the edit's own effect: {certificate.effect_kl:.1e}), leak {certificate.leak:.1e}"
+        f"(the edit's own effect: {certificate.effect_kl:.1e}){leak}"
     )
     return certificate
 
