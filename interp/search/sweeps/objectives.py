@@ -58,7 +58,13 @@ class Goals(Displayed):
             if name not in known:
                 raise InterpError(f"no behaviour {name!r} is measured; {nearest(name, known)}")
         if not chosen or len(set(chosen)) < len(chosen):
-            raise InterpError(f"objectives are {list(chosen)}; expected different behaviours, at least one")
+            given = f"objectives are {list(chosen)}" if chosen else "no objective is given, and no harm measured"
+            raise InterpError(f"{given}; expected different behaviours, at least one")
+        for name, bound in named.items():
+            if not bound.measures(known[name]):
+                raise InterpError(
+                    f"{name} is in the unit {known[name].unit}; give its constraint unit: {known[name].unit}"
+                )
         for behaviour in known.values():
             general = [bound for bound in bounds if bound.names(behaviour)]
             if behaviour.name not in (*named, *chosen, KL) and general:

@@ -29,7 +29,7 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.core.config import differences
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, note, on_interrupt
-from interp.core.files import lock_folder, sha256_file, write_json
+from interp.core.files import lock_folder, require_free, sha256_file, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -195,6 +195,7 @@ def run_sweep(
                 run_trials(work, journal, trials)
             else:
                 _run_workers(work, journal, trials, workers)
+        _require_some_success(journal, 1)
         done = journal.all()
         _note_constant(work.goals, done)
         with on_interrupt(f"the same command continues the confirmation in {target}"):
@@ -206,6 +207,8 @@ def run_sweep(
 def _kept_once_begun(out: Path) -> Iterator[None]:
     """Make a folder, and remove it again if an error comes before it holds a sweep."""
     made = not out.exists()
+    if not out.is_dir():
+        require_free(out)
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
@@ -297,7 +300,8 @@ def _note_constant(goals: Goals, done: Sequence[SweepTrial]) -> None:
     complete = [trial.costs for trial in done if trial.state == "complete"]
     for name, column in zip(goals.objectives, zip(*complete, strict=True), strict=False):
         if len(column) > 1 and len(set(column)) == 1:
-            note(f"{name} is the same in all {len(column)} complete trials: the space does not move it")
+            value = f"{goals.sign(name) * column[0]:z.3f}"
+            note(f"{name} is {value} in all {len(column)} complete trials: what is left to choose does not move it")
 
 
 def run_trials(work: Workbench, journal: Trials, total: int) -> None:
@@ -308,13 +312,14 @@ def run_trials(work: Workbench, journal: Trials, total: int) -> None:
         if trial is None:
             return
         work.run(journal, trial)
-        _require_some_success(journal)
+        _require_some_success(journal, _FAILURES)
 
 
-def _require_some_success(journal: Trials) -> None:
+def _require_some_success(journal: Trials, fewest: int) -> None:
+    """Raise where all trials that ended have failed, and these are so many or more."""
     ended = [trial for trial in journal.all() if trial.ended]
-    if len(ended) >= _FAILURES and all(trial.state == "failed" for trial in ended):
-        raise InterpError(f"all of the first {len(ended)} trials failed; the last: {ended[-1].reason}")
+    if len(ended) >= fewest and all(trial.state == "failed" for trial in ended):
+        raise InterpError(f"all of the first {plural(len(ended), 'trial')} failed; the last: {ended[-1].reason}")
 
 
 def _run_workers(work: Workbench, journal: Trials, total: int, workers: int) -> None:

@@ -139,12 +139,19 @@ class SweepFile(Config):
     confirm: ConfirmSettings = Field(ConfirmSettings(), description="how the front is confirmed")
 
     @model_validator(mode="after")
-    def _kl_has_prompts(self) -> "SweepFile":
-        named = [*self.objectives, *(bound.behaviour for bound in self.constraints)]
-        if KL in named and self.measure.benign is None:
-            raise InterpError(
-                f"{KL} is the divergence of replies to benign prompts; give measure.benign, or leave it out"
-            )
+    def _goals_are_named(self) -> "SweepFile":
+        bounded = [bound.behaviour for bound in self.constraints]
+        for number, name in enumerate(bounded):
+            with inner("constraints", number):
+                if not name:
+                    raise InterpError("a constraint names a behaviour; a bound for a whole kind belongs in bounds")
+                if name in bounded[:number]:
+                    raise InterpError(f"{name!r} has a constraint already; leave one out")
+        if KL in (*self.objectives, *bounded) and self.measure.benign is None:
+            with inner("objectives" if KL in self.objectives else "constraints"):
+                raise InterpError(
+                    f"{KL} is measured on replies to benign prompts; give measure.benign, or leave it out"
+                )
         return self
 
 

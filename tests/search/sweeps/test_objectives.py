@@ -34,6 +34,10 @@ def test_every_behaviour_but_the_objectives_has_the_bound_of_its_kind_and_unit_o
     }
     with pytest.raises(InterpError, match=r"no behaviour 'harn' is measured; did you mean harm"):
         Goals.of(BEHAVIOURS, ["harn"], (), ())
+    with pytest.raises(InterpError, match=r"no objective is given, and no harm measured"):
+        Goals.of(BEHAVIOURS[1:], [], (), ())
+    with pytest.raises(InterpError, match=r"loss is in the unit nats; give its constraint unit: nats"):
+        Goals.of(BEHAVIOURS, [], [Threshold(behaviour="loss", metric="after", at_most=0.5)], ())
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)), min_size=3, max_size=3), st.floats(-0.5, 0.5))

@@ -96,6 +96,8 @@ def test_another_space_and_a_folder_in_use_are_refused_by_name(small_sweep, whol
     (small_sweep.folder / "other" / "notes.txt").write_text("x")
     with pytest.raises(InterpError, match=r"holds other files"):
         run_sweep(small_sweep.settings(), small_sweep.folder / "other", TOTAL, folder=small_sweep.folder)
+    with pytest.raises(InterpError, match=r"notes.txt exists already"):
+        run_sweep(small_sweep.settings(), small_sweep.folder / "other" / "notes.txt", TOTAL, folder=small_sweep.folder)
 
 
 def test_a_space_without_a_valid_point_is_refused_before_anything_is_measured(small_sweep, tmp_path):
@@ -114,6 +116,8 @@ def test_trials_that_fail_are_recorded_and_a_sweep_in_which_all_fail_ends(small_
     assert {trial.state for trial in trials} == {"failed"}
     assert len(trials) == 10
     assert all(trial.reason for trial in trials)
+    with pytest.raises(InterpError, match="all of the first 2 trials failed"):
+        run_sweep(failing, tmp_path / "short", 2, folder=small_sweep.folder, model=small_sweep.model)
 
 
 def test_an_autoencoder_is_read_once_by_all_trials(small_sweep, tmp_path, monkeypatch):

@@ -16,6 +16,12 @@ from interp.search import SweepFile
         ({"measure": {"suites": []}}, "neither suites nor behaviours"),
         ({"measure": {"suites": ["organsm"]}}, r"suites\.0: unknown suite 'organsm', .*did you mean organism"),
         ({"constraints": [{"behaviour": "x", "at_most": 1.0, "at_least": 0.0}]}, "one bound"),
+        ({"constraints": [{"every": "harm", "at_most": 1.0}]}, r"constraints\.0: a constraint names a behaviour"),
+        ({"constraints": [{"behaviour": "x", "at_most": 1.0}] * 2}, r"constraints\.1: 'x' has a constraint already"),
+        (
+            {"objectives": ["kl"], "measure": {"suites": ["organism"]}},
+            "objectives: kl is measured on replies to benign",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_key(small_sweep, changes, problem):
