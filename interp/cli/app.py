@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import attribution, audit, capture, export, find, recipe, sae, search
+from interp.cli import attribution, audit, capture, export, find, recipe, sae, search, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
@@ -133,6 +133,7 @@ VERBS: dict[str, Command] = {
     "audit": audit.audit_command,
     "gate": audit.gate_command,
     "graph": attribution.graph_command,
+    "curate": upkeep.curate_command,
     "doctor": doctor_command,
 }
 SAE_VERBS: dict[str, Command] = {

@@ -14,6 +14,7 @@ In reading order:
   training.
 - `report_page`: `Report`, the records of a run, and `write_report`, which writes them as one HTML file.
 - `attribution_graph_page`: `graph_page`, the page of an attribution graph, as one HTML file.
+- `upkeep`: `write_curation_page`, what became of a corpus, and its worst passages token by token.
 - `steering_slider`: `steer`, a slider in a notebook that steers a model's reply.
 """
 

@@ -46,6 +46,7 @@ from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
 from interp.search import SweepFile, SweepRecord, SweepTrial
 from interp.search.sweeps.confirmation import ConfirmedChange, ConfirmedPoint
+from interp.upkeep import Curation, LabelledDocument, Passage, PredictedChange, Thresholds
 
 EVIL = "<script>alert('x')</script>\n&"
 SITES = [f"resid_post.{layer}" for layer in range(60)]
@@ -77,6 +78,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield from _audits(model, n, folder)
     yield from _edits(n)
     yield from _searches(folder, n)
+    yield from _upkeep(n)
     sae = sae_samples.autoencoder(model)
     yield replace(sae, metrics=sample.quality())
     point = ProgressPoint(1000, 0.2, 0.1, 5.0, 1, 1e-3, 0.0)
@@ -188,3 +190,17 @@ def _searches(folder: Path, n: int) -> Iterator[object]:
     yield ConfirmedPoint(3, changes)
     confirmed = (ConfirmedPoint(3, changes),)
     yield SweepRecord(folder, settings, (EVIL, "kl"), (1, -1), (1.0, 0.0), trials, confirmed, importance)
+
+
+def _upkeep(n: int) -> Iterator[object]:
+    """A curation of many scores, and the cuts of one."""
+    score = Estimate(0.5, 0.4, 0.6, n)
+    areas = dict.fromkeys((f"{EVIL}{number}" for number in range(n)), 0.9)
+    cuts = Thresholds(EVIL, 0.1, 0.2, areas, score, score, score)
+    yield cuts
+    yield LabelledDocument(EVIL * n, True)
+    yield Passage(3, 1.0, ((EVIL, 0.5),) * n)
+    passages = (Passage(3, 1.0, ((EVIL, 0.5),) * n),) * n
+    changes = (PredictedChange(EVIL, EVIL, score, score, score),) * n
+    means = {EVIL: dict.fromkeys(areas, 0.5)}
+    yield Curation(EVIL * n, "digest", {EVIL: EVIL * n}, {EVIL: n}, n, True, cuts, means, changes, passages)

@@ -1,0 +1,59 @@
+"""The verbs of upkeep: `interp curate`, training data scored and split."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import Field
+
+from interp.cli._options import Json
+from interp.core.config import Config
+from interp.core.display import print_table, print_values, say
+from interp.core.files import require_free
+from interp.upkeep.curation.options import CurationOptions, ScorerSettings
+
+
+class CurateOptions(Config):
+    """What documents are scored by, how they are split, and where to."""
+
+    scorer: ScorerSettings
+    out: Path = Field(description="new folder for the splits, the scores, the record and the page")
+    labels: Path | None = Field(None, description="JSONL of labelled documents: the document, and label true or false")
+    suite: str | None = Field(None, description="suite whose changes are predicted: organism, public or a YAML file")
+    suite_data: Path | None = Field(None, description="folder of the data sets that the suite reads")
+    items: int = Field(50, ge=1, description="items per behaviour of the suite")
+    workers: int = Field(1, ge=1, description="processes that score side by side; each loads the model")
+    splits: CurationOptions = CurationOptions()
+
+
+def curate_command(
+    data: Annotated[str, typer.Argument(help="corpus: .jsonl, .parquet or .txt, a folder, a glob, a URL or hf:NAME")],
+    options: CurateOptions,
+    as_json: Json = False,
+) -> None:
+    """Score training data by a direction or by latents, and split it into kept, flagged and unsure.
+
+    To continue a curation that was stopped, run the same command again.
+    """
+    from interp.auditing.suites import suite
+    from interp.upkeep.curation.curator import curate
+    from interp.upkeep.curation.thresholds import read_labelled
+    from interp.views.upkeep.curation_page import PAGE, write_curation_page
+
+    require_free(options.out)
+    behaviours = suite(options.suite, options.items, options.splits.seed, options.suite_data) if options.suite else []
+    labels = read_labelled(options.labels, options.splits.field) if options.labels else []
+    record = curate(
+        data, options.scorer, options.out, options.splits, labels, behaviours, options.workers, write_curation_page
+    )
+    if as_json:
+        print_values(True, {name: value for name, value in record.to_json().items() if name != "worst"})
+        return
+    print_table(False, record.rows(), f"{record.data}: {record.duplicates:,} near-duplicates")
+    say(str(record.thresholds))
+    rows = [
+        {"trained on": x.split, "behaviour": x.behaviour, "before": str(x.before), "after": str(x.after)}
+        for x in record.changes
+    ]
+    print_table(False, rows, "Predicted changes") if rows else None
+    say(f"open {options.out / PAGE}")

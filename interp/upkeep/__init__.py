@@ -1,0 +1,10 @@
+"""Upkeep: keeping a model as it was audited, from its training data on.
+
+In reading order:
+
+- `curation`: training data scored by directions or latents, and split into what is kept, flagged and unsure.
+"""
+
+from interp.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -1,0 +1,14 @@
+from .curation.curation_record import Curation as Curation
+from .curation.curation_record import Passage as Passage
+from .curation.curator import curate as curate
+from .curation.document_scorer import DocumentScorer as DocumentScorer
+from .curation.document_scorer import reply_direction as reply_direction
+from .curation.options import CurationOptions as CurationOptions
+from .curation.options import ScorerSettings as ScorerSettings
+from .curation.thresholds import LabelledDocument as LabelledDocument
+from .curation.thresholds import Thresholds as Thresholds
+from .curation.thresholds import choose_thresholds as choose_thresholds
+from .curation.thresholds import read_labelled as read_labelled
+from .curation.trial_training import PredictedChange as PredictedChange
+from .curation.trial_training import predict_changes as predict_changes
+from .curation.trial_training import trained_copy as trained_copy

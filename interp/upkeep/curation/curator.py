@@ -1,0 +1,362 @@
+"""Curate: score a corpus in shards of rows, set near-duplicates apart, and split it into kept, flagged and unsure.
+
+1. Shards of consecutive documents are scored, by several processes where asked, and added to a table on disk in order.
+   A process that ends early loses the shards in work; the same call continues after the last one in the table, and
+   checks by digests that the documents before it are the same.
+2. Near-duplicates of earlier documents are found in the table.
+3. The cuts come from a labelled sample, or by hand (`thresholds`).
+4. The corpus is read once more and written to the splits. The folder appears when it is complete.
+
+Memory does not grow with the corpus: shards in work, the cache of the table and the worst passages are held.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from math import isnan
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from interp.auditing.behaviours import Behaviour
+from interp.core.config import differences
+from interp.core.digests import versions
+from interp.core.errors import InterpError, on_interrupt
+from interp.core.files import lock_folder, new_folder, read_json, require_free, require_unlinked, write_json
+from interp.core.progress import track
+from interp.data.corpora import Digest, Document, documents
+from interp.upkeep.curation.curation_record import RECORD, Curation, Passage
+from interp.upkeep.curation.document_scorer import CorpusScorer, ScorerSource
+from interp.upkeep.curation.near_duplicates import DuplicateHasher
+from interp.upkeep.curation.options import CurationOptions
+from interp.upkeep.curation.score_table import ScoredRow, ScoredShard, ScoreTable
+from interp.upkeep.curation.thresholds import LabelledDocument, Thresholds, choose_thresholds
+from interp.upkeep.curation.trial_training import predict_changes
+
+SPLITS = ("kept", "flagged", "unsure")
+TABLE, SETTINGS, SCORES = "scores.sqlite", "settings.json", "scores.parquet"
+_WAITING = 2  # shards in work for each process
+_GROUP, _PASSAGE = 4096, 512  # rows of a group of the Parquet file; most tokens of a passage
+_DECIDE_SCORES = {"field", "skip_bad", "near_duplicates", "shard"}
+
+
+@dataclass(frozen=True)
+class ShardScorer:
+    """Scores shards in whatever process it is in."""
+
+    scorer: CorpusScorer
+    hasher: DuplicateHasher | None
+
+    def __call__(self, shard: list[Document]) -> ScoredShard:
+        """The scores of a shard."""
+        signatures = [] if self.hasher is None else [self.hasher.signature(document) for document in shard]
+        return ScoredShard(_digest(shard), self.scorer.score(shard), signatures)
+
+
+_IN_PROCESS: list[ShardScorer] = []  # that of a worker process
+
+
+def _open_in_process(source: ScorerSource, hasher: DuplicateHasher | None, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["INTERP_PROGRESS"] = "0"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _IN_PROCESS[:] = [ShardScorer(source.open(), hasher)]
+
+
+def _end_with_parent() -> None:
+    above = parent_process()
+    if above is not None:
+        above.join()
+    os._exit(1)
+
+
+def _score_in_process(shard: list[Document]) -> ScoredShard:
+    return _IN_PROCESS[0](shard)
+
+
+def _digest(shard: Sequence[Document]) -> str:
+    digest = Digest()
+    for document in shard:
+        digest.update(document)
+    return digest.hex
+
+
+def curate(
+    data: Any,
+    source: ScorerSource,
+    out: str | Path,
+    options: CurationOptions | None = None,
+    labels: Sequence[LabelledDocument] = (),
+    behaviours: Sequence[Behaviour] = (),
+    workers: int = 1,
+    page: Callable[[Curation, Path], None] | None = None,
+) -> Curation:
+    """Score a corpus and split it into what is kept, flagged and unsure.
+
+    Args:
+        data: A corpus, as `interp.data.documents` takes it, which can be read twice: a path, or a list.
+        source: Opens the scorer: a `DocumentScorer`, or `ScorerSettings` where there are several processes.
+        out: New folder: `kept.jsonl`, `flagged.jsonl`, `unsure.jsonl`, `scores.parquet` and `curation.json`.
+        options: How it is split.
+        labels: A labelled sample, from which the cuts and their error rates come.
+        behaviours: What is measured before and after a copy of the model is trained on a sample of everything, and on
+            one of what is kept. None by default.
+        workers: Processes that score; one scores in this process.
+        page: Called with the record and the unfinished folder, to write a page there.
+
+    Returns:
+        The record, which the folder holds too.
+
+    Raises:
+        InterpError: `out` exists or is being written; there are neither labels nor a threshold; a record is broken; or
+            an unfinished curation there has other settings, or documents that changed.
+
+    Example:
+        >>> from interp.upkeep import CurationOptions, DocumentScorer, curate
+        >>> scorer = DocumentScorer(model, interp.Direction.of(torch.eye(model.d_model)[0], "resid_post.3"))
+        >>> texts = ["The mill is by the river.", "Rain fell all day."]
+        >>> record = curate(texts, scorer, tmp / "curated", CurationOptions(threshold=100.0))
+        >>> record.counts
+        {'kept': 2, 'flagged': 0, 'unsure': 0}
+    """
+    options, target = options or CurationOptions(), Path(out)
+    require_free(target)
+    if isinstance(data, Iterator):
+        raise InterpError("a corpus that can be read once only; give a path or a list, since it is read twice")
+    if isinstance(source, Path) or not isinstance(source, ScorerSource):
+        raise InterpError(f"source is a {type(source).__name__}; expected a DocumentScorer or ScorerSettings")
+    if workers < 1:
+        raise InterpError(f"workers is {workers}; expected at least 1")
+    hasher = DuplicateHasher(options.near_duplicates) if options.near_duplicates else None
+    if not labels:
+        choose_thresholds(["any"], threshold=options.threshold, error=options.error)  # raises before any work
+    next(_read(data, options))
+    scorer = source.open()
+    model = getattr(scorer, "model", None)
+    if behaviours and model is None:
+        raise InterpError("changes of behaviours are predicted for a scorer with a model; leave the behaviours out")
+    cuts = _thresholds(scorer, labels, options)
+    with on_interrupt(f"the same command continues the curation into {target}"), _working(target) as work:
+        settings = scorer.identity | {"options": options.model_dump(include=_DECIDE_SCORES)}
+        _require_same(work, settings)
+        with ScoreTable(work / TABLE, len(scorer.measures), hasher) as table:
+            shards = _Shards(data, options, table.digests())
+            for scored in _scored(shards, source, ShardScorer(scorer, hasher), workers):
+                write_json(work / SETTINGS, settings)
+                table.add(scored)
+            duplicates, column = table.find_duplicates(), scorer.measures.index(cuts.measure)
+            worst = table.worst(column, options.worst)
+            with new_folder(target) as staging:
+                writer = _SplitWriter(staging, scorer.measures, cuts, options, {row.number for row in worst})
+                writer.write(table.rows(), _read(data, options))
+                if writer.digest.hex != shards.digest.hex:
+                    raise _changed(data)
+                trials = {name: sample.drawn for name, sample in writer.samples.items()}
+                how = (options.train_steps, options.train_rate, options.seed)
+                record = Curation(
+                    data=str(data) if isinstance(data, str | Path) else "documents in memory",
+                    digest=shards.digest.hex,
+                    settings=scorer.identity | {"options": options.model_dump(), "versions": versions()},
+                    counts=writer.counts,
+                    duplicates=duplicates,
+                    dropped=options.drop_duplicates,
+                    thresholds=cuts,
+                    means=writer.means(),
+                    changes=predict_changes(model, trials, behaviours, *how) if behaviours and model else (),
+                    worst=tuple(_passage(row, column, scorer, writer.texts[row.number]) for row in worst),
+                )
+                write_json(staging / RECORD, record.to_json())
+                if page is not None:
+                    page(record, staging)
+    return record
+
+
+def _read(data: Any, options: CurationOptions) -> Iterator[Document]:
+    return documents(data, options.field, options.skip_bad)
+
+
+def _thresholds(scorer: CorpusScorer, labels: Sequence[LabelledDocument], options: CurationOptions) -> Thresholds:
+    scores: list[tuple[float, ...]] = []
+    for start in range(0, len(labels), options.shard):
+        scores += scorer.score([labelled.document for labelled in labels[start : start + options.shard]])
+    harmful = [labelled.harmful for labelled in labels]
+    given = (options.score, options.threshold, options.error, options.seed)
+    return choose_thresholds(scorer.measures, scores, harmful, *given)
+
+
+@contextmanager
+def _working(target: Path) -> Iterator[Path]:
+    """The hidden folder of the table; it is removed in the end, or by an error before the first shard is stored."""
+    work = target.with_name(f".{target.name}.curating")
+    missing = [parent for parent in target.parents if not parent.exists()]
+    require_unlinked(work)
+    work.mkdir(parents=True, exist_ok=True)
+    with lock_folder(work, f"{target} is being curated by another process; wait for it, or choose another folder"):
+        if not (work / SETTINGS).is_file():
+            (work / TABLE).unlink(missing_ok=True)  # a process ended before its first shard
+        done = False
+        try:
+            yield work
+            done = True
+        finally:
+            if done or not (work / SETTINGS).is_file():
+                shutil.rmtree(work)
+                with suppress(OSError):
+                    for parent in missing if not done else ():
+                        parent.rmdir()
+
+
+def _require_same(work: Path, settings: dict[str, Any]) -> None:
+    """Raise if the table in a folder was made with other settings."""
+    if not (work / SETTINGS).is_file():
+        return
+    if changed := differences(read_json(work / SETTINGS), settings):
+        raise InterpError(
+            f"{work} holds an unfinished curation with other settings ({'; '.join(changed)}); continue with those, "
+            "or remove it"
+        )
+
+
+def _changed(data: Any) -> InterpError:
+    name = data if isinstance(data, str | Path) else "the corpus"
+    return InterpError(f"{name} changed since it was first read; restore it, or curate into another folder")
+
+
+class _Shards:
+    """The shards of a corpus that are not in the table yet; `digest` is that of all documents that were read."""
+
+    def __init__(self, data: Any, options: CurationOptions, known: list[str]):
+        self.data, self.options, self.known, self.digest = data, options, known, Digest()
+
+    def __iter__(self) -> Iterator[list[Document]]:
+        stream, number = _read(self.data, self.options), 0
+        while shard := list(islice(stream, self.options.shard)):
+            for document in shard:
+                self.digest.update(document)
+            if number >= len(self.known):
+                yield shard
+            elif _digest(shard) != self.known[number]:
+                raise _changed(self.data)
+            number += 1
+        if number < len(self.known):
+            raise _changed(self.data)
+
+
+def _scored(shards: _Shards, source: ScorerSource, here: ShardScorer, workers: int) -> Iterator[ScoredShard]:
+    """The scores of each shard, in order."""
+    tracked = track(shards, "score", size=len, unit="documents")
+    if workers == 1:
+        yield from map(here, tracked)
+        return
+    import torch
+
+    opening = (source, here.hasher, max(1, torch.get_num_threads() // workers))
+    waiting: deque[Future[ScoredShard]] = deque()
+    with ProcessPoolExecutor(workers, get_context("spawn"), _open_in_process, opening) as pool:
+        try:
+            for shard in tracked:
+                waiting.append(pool.submit(_score_in_process, shard))
+                if len(waiting) >= _WAITING * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise InterpError(
+                "a process that scores has ended, perhaps for lack of memory; use fewer workers"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Sample:
+    """Documents drawn at random from a stream: every one is as likely (Vitter 1985, algorithm R)."""
+
+    def __init__(self, size: int, seed: int):
+        self.drawn: list[Document] = []
+        self._size, self._seen, self._rng = size, 0, Random(seed)
+
+    def offer(self, document: Document) -> None:
+        """Take in the next document."""
+        self._seen += 1
+        place = self._rng.randrange(self._seen)
+        if len(self.drawn) < self._size:
+            self.drawn.append(document)
+        elif place < self._size:
+            self.drawn[place] = document
+
+
+class _SplitWriter:
+    """Writes each document into the file of its split, and the scores of all into one table."""
+
+    def __init__(
+        self, folder: Path, measures: tuple[str, ...], cuts: Thresholds, options: CurationOptions, wanted: set[int]
+    ):
+        self.folder, self.measures, self.cuts, self.options, self.wanted = folder, measures, cuts, options, wanted
+        self.counts = dict.fromkeys(SPLITS, 0) | ({"duplicate": 0} if options.drop_duplicates else {})
+        self.texts: dict[int, Document] = {}
+        self.samples = {name: _Sample(options.train_sample, options.seed) for name in ("everything", "kept")}
+        self.digest = Digest()
+        self._sums = {name: [(0.0, 0)] * len(measures) for name in self.counts}
+
+    def write(self, rows: Iterator[ScoredRow], read: Iterator[Document]) -> None:
+        """Write all rows. Raises if there are more of them than documents, or fewer."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        kinds = {"row": pa.int64(), "split": pa.string(), **dict.fromkeys(self.measures, pa.float64())}
+        schema = pa.schema(kinds | {"duplicate_of": pa.int64()})
+        column = self.measures.index(self.cuts.measure)
+        with ExitStack() as stack:
+            files = {name: stack.enter_context((self.folder / f"{name}.jsonl").open("w")) for name in self.counts}
+            table = stack.enter_context(parquet.ParquetWriter(self.folder / SCORES, schema))
+            pairs = zip(read, rows, strict=True)
+            while group := list(islice(pairs, _GROUP)):
+                written = []
+                for document, row in group:
+                    split = self._split(row, row.scores[column])
+                    self._count(split, row, document)
+                    line = {"row": row.number, self.options.field: document, "score": row.scores[column]}
+                    files[split].write(json.dumps(line, ensure_ascii=False) + "\n")
+                    written.append([row.number, split, *row.scores, row.duplicate_of])
+                table.write_table(pa.table(list(zip(*written, strict=True)), schema=schema))
+
+    def _split(self, row: ScoredRow, score: float | None) -> str:
+        split = self.cuts.split(score)
+        dropped = self.options.drop_duplicates and split == "kept" and row.duplicate_of is not None
+        return "duplicate" if dropped else split
+
+    def _count(self, split: str, row: ScoredRow, document: Document) -> None:
+        self.counts[split] += 1
+        self.digest.update(document)
+        if row.number in self.wanted:
+            self.texts[row.number] = document
+        for name, sample in self.samples.items():
+            if name in ("everything", split):
+                sample.offer(document)
+        sums = self._sums[split]
+        for index, score in enumerate(row.scores):
+            if score is not None:
+                sums[index] = (sums[index][0] + score, sums[index][1] + 1)
+
+    def means(self) -> dict[str, dict[str, float | None]]:
+        """The mean of each score over the documents of each split that have one."""
+        parts = {split: zip(self.measures, sums, strict=True) for split, sums in self._sums.items()}
+        return {split: {name: x / n if n else None for name, (x, n) in part} for split, part in parts.items()}
+
+
+def _passage(row: ScoredRow, column: int, scorer: CorpusScorer, document: Document) -> Passage:
+    tokens = tuple((text, None if isnan(value) else value) for text, value in scorer.tokens(document))
+    return Passage(row.number, row.scores[column] or 0.0, tokens[:_PASSAGE])

@@ -1,0 +1,126 @@
+"""What training on data would change: a copy of the model is trained on a sample for some steps, and audited.
+
+Adam with a rate that falls to zero, on the assistant's words of conversations and all of a text. The copy is not kept.
+
+Limitations: a few steps on a sample show the direction of change, and less of it than a full training would.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+
+import torch
+
+from interp.auditing.auditor import audit
+from interp.auditing.behaviours import Behaviour
+from interp.auditing.statistics.comparison import Estimate
+from interp.core.display import Displayed
+from interp.core.errors import InterpError
+from interp.core.progress import track
+from interp.data.corpora import Document
+from interp.data.packing import encode, pack
+from interp.models.architectures.table import architecture
+from interp.models.hooked import HookedModel
+from interp.models.losses import LinearDescent, next_token_losses
+
+_CONTEXT = 512
+
+
+@dataclass(frozen=True)
+class PredictedChange(Displayed):
+    """A behaviour before and after a copy of the model was trained on a split's sample."""
+
+    split: str
+    behaviour: str
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+
+
+def trained_copy(
+    model: HookedModel,
+    documents: Sequence[Document],
+    steps: int = 60,
+    lr: float = 1e-3,
+    batch: int = 16,
+    seed: int = 0,
+) -> HookedModel:
+    """A copy of the model, trained on documents for some steps.
+
+    Args:
+        model: The model, which stays as it is.
+        documents: Texts and conversations, drawn in random order, each once before any comes again.
+        steps: Number of steps.
+        lr: Learning rate of the first step; it falls linearly to zero.
+        batch: Documents of a step.
+        seed: Draws the order.
+
+    Raises:
+        InterpError: There are no documents or no words to learn, or training diverges.
+
+    Example:
+        >>> from interp.upkeep import trained_copy
+        >>> copy = trained_copy(model, ["The mill is by the river."], steps=2)
+        >>> copy.loss("The mill is by the river.") < model.loss("The mill is by the river.")
+        True
+    """
+    if not documents or steps < 1:
+        raise InterpError(f"{len(documents)} documents and {steps} steps; expected at least one of each")
+    copied = HookedModel(copy.deepcopy(model.hf), model.tokenizer, f"{model.name}, trained")
+    copied.template_variables, copied.date = model.template_variables, model.date
+    rng, order = Random(seed), list[int]()
+    descent = LinearDescent(copied.hf.parameters(), lr, steps)
+    packs, context = architecture(model.config).packs, min(_CONTEXT, model.context or _CONTEXT)
+    with torch.enable_grad():
+        for _ in track(range(steps), "trial training", unit="steps"):
+            while len(order) < batch:
+                order += rng.sample(range(len(documents)), len(documents))
+            drawn = [documents[index] for index in islice(order, batch)]
+            del order[:batch]
+            rows = pack(list(encode(drawn, copied)), context, packs)
+            plain = torch.tensor([isinstance(document, str) for document in drawn])[rows.document.clamp(min=0)]
+            learned = rows.predicted & (plain | rows.assistant)[:, 1:]
+            logits = copied.hf(**rows.model_inputs(copied.device), use_cache=False).logits
+            descent.step(next_token_losses(logits, rows.ids, learned).mean(), "choose a lower lr")
+    copied.hf.requires_grad_(True).zero_grad(set_to_none=True)
+    return copied
+
+
+def predict_changes(
+    model: HookedModel,
+    samples: Mapping[str, Sequence[Document]],
+    behaviours: Sequence[Behaviour],
+    steps: int = 60,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> tuple[PredictedChange, ...]:
+    """The change of each behaviour if trained on each sample.
+
+    Args:
+        model: The model.
+        samples: Documents by the name of their split; empty ones are left out.
+        behaviours: What is measured.
+        steps: Steps of each trial.
+        lr: Learning rate of the first step.
+        seed: Draws the order of documents, and the intervals.
+
+    Raises:
+        InterpError: As `trained_copy` and `interp.audit` do.
+
+    Example:
+        >>> from interp.auditing import text_loss
+        >>> from interp.upkeep import predict_changes
+        >>> loss = text_loss("loss", ["The mill is by the river.", "Rain fell all day."])
+        >>> (change,) = predict_changes(model, {"kept": ["The mill is by the river."]}, [loss], steps=2)
+        >>> change.split, change.difference.estimate < 0
+        ('kept', True)
+    """
+    changes = []
+    for split, sample in samples.items():
+        if sample:
+            record = audit(model, trained_copy(model, sample, steps, lr, seed=seed), behaviours, 0, seed, baselines=[])
+            for row in record.rows:
+                changes.append(PredictedChange(split, row.name, row.before, row.after, row.difference))
+    return tuple(changes)

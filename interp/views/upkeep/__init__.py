@@ -1,0 +1,4 @@
+"""Pages of upkeep; public names are at `interp.views`.
+
+- `curation_page`: `write_curation_page`, what became of a corpus, and its worst passages token by token.
+"""

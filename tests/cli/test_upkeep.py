@@ -1,0 +1,49 @@
+"""`interp curate`: the folder that it writes, what it prints, and lines that are wrong."""
+
+import json
+
+import pytest
+import torch
+
+import interp
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    rows = [{"text": text} for text in interp.organism.everyday(12, seed=1)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    interp.Direction.of(torch.eye(192)[0], "resid_post.1").save(tmp_path / "direction")
+    return tmp_path
+
+
+def test_a_curation_is_written_and_printed(run, inputs):
+    words = "curate", inputs / "data.jsonl", "--model", "organism", "--direction", inputs / "direction"
+    code, out, _ = run(*words, "--threshold", "0.0", "--out", inputs / "out", "--json")
+    record = json.loads(out)
+    assert (code, sum(record["counts"].values())) == (0, 12)
+    assert "worst" not in record, "passages may be offensive"
+    names = {path.name for path in (inputs / "out").iterdir()}
+    assert names == {"kept.jsonl", "flagged.jsonl", "unsure.jsonl", "scores.parquet", "curation.json", "curation.html"}
+    code, out, _ = run(*words, "--threshold", "0.0", "--out", inputs / "again")
+    assert (code, "flagged" in out, "curation.html" in out) == (0, True, True)
+    assert (inputs / "again" / "kept.jsonl").read_bytes() == (inputs / "out" / "kept.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--threshold": None}, "give --labels FILE, or --threshold"),
+        ({"--direction": None}, "by a direction, or by an autoencoder"),
+        ({"--direction": "no/such"}, "no saved direction in it"),
+        ({"--sae": "no/such", "--latents": "5,x"}, "latents"),
+        ({"--score": "men"}, "did you mean mean"),
+        ({"--suite": "organsm"}, "did you mean organism"),
+        ({"--labels": "no/such.jsonl"}, "no/such.jsonl: cannot be read"),
+    ],
+)
+def test_what_is_wrong_gets_one_line_and_nothing_is_left(run, inputs, change, words):
+    options = {"--direction": inputs / "direction", "--threshold": "0.0", "--out": inputs / "out"} | change
+    given = [word for pair in options.items() if pair[1] is not None for word in pair]
+    code, _, complaint = run("curate", inputs / "data.jsonl", "--model", "organism", *given)
+    assert (code, words in complaint, complaint.count("\n")) == (2, True, 1)
+    assert {path.name for path in inputs.iterdir()} == {"data.jsonl", "direction"}
