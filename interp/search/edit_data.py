@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -256,36 +256,22 @@ def _layers(text: int | str) -> set[int]:
     return layers
 
 
-def _project(edit: EditData, parts: EditParts) -> list[Place]:
-    direction = parts.direction(str(edit.direction))
-    return [(names, Project(direction, strength)) for names, strength in _strengths(edit, parts)]
-
-
-def _add(edit: EditData, parts: EditParts) -> list[Place]:
-    direction, relative = parts.direction(str(edit.direction)), bool(edit.relative)
-    return [(names, Add(direction, strength, relative)) for names, strength in _strengths(edit, parts)]
+def _at_strengths(edit: EditData, parts: EditParts, op: type[Project] | type[Add], *options: bool) -> list[Place]:
+    direction, strength = parts.direction(str(edit.direction)), 1.0 if edit.strength is None else edit.strength
+    if isinstance(strength, int | float):
+        return [(parts.names(edit), op(direction, float(strength), *options))]
+    groups = by_strength(strength, parts.sites(edit)).items()
+    return [([str(site) for site in sites], op(direction, number, *options)) for number, sites in groups]
 
 
 def _cap(edit: EditData, parts: EditParts) -> list[Place]:
     return [(parts.names(edit), Cap(parts.direction(str(edit.direction)), edit.low, edit.high))]
 
 
-def _strengths(edit: EditData, parts: EditParts) -> list[tuple[list[str], float]]:
-    strength = 1.0 if edit.strength is None else edit.strength
-    if isinstance(strength, int | float):
-        return [(parts.names(edit), float(strength))]
-    groups = by_strength(strength, parts.sites(edit))
-    return [([str(site) for site in sites], number) for number, sites in groups.items()]
-
-
 def _erase(edit: EditData, parts: EditParts) -> list[Place]:
     if edit.direction is not None:
         return [(parts.names(edit), Erase.of(parts.eraser(edit.direction)))]
     return [(parts.names(edit), _of_tensors(Erase, edit, parts))]
-
-
-def _low_rank(edit: EditData, parts: EditParts) -> list[Place]:
-    return [(parts.names(edit), _of_tensors(LowRank, edit, parts))]
 
 
 def _of_tensors(op: type[Erase] | type[LowRank], edit: EditData, parts: EditParts) -> Op:
@@ -295,14 +281,9 @@ def _of_tensors(op: type[Erase] | type[LowRank], edit: EditData, parts: EditPart
     return op(**tensors, model=parts.model.reference)
 
 
-def _clamp(edit: EditData, parts: EditParts) -> list[Place]:
-    op = Clamp(parts.autoencoders[str(edit.sae)], list(edit.latents or ()), edit.value or 0.0, edit.factor)
-    return [([str(op.site)], op)]
-
-
-def _suppress(edit: EditData, parts: EditParts) -> list[Place]:
-    op = Suppress(parts.autoencoders[str(edit.sae)], list(edit.latents or ()), edit.factor or 0.0)
-    return [([str(op.site)], op)]
+def _latents(edit: EditData, parts: EditParts, op: type[Clamp] | type[Suppress], *options: Any) -> list[Place]:
+    made = op(parts.autoencoders[str(edit.sae)], list(edit.latents or ()), *options)
+    return [([str(made.site)], made)]
 
 
 def _scale(edit: EditData, parts: EditParts) -> list[Place]:
@@ -314,28 +295,23 @@ def _scale(edit: EditData, parts: EditParts) -> list[Place]:
     return places
 
 
-def _replace(edit: EditData, parts: EditParts) -> list[Place]:
-    return _at_units(edit, parts, lambda site, units: Replace(_mean(edit, parts, site), units, parts.model.reference))
+def _replace(edit: EditData, parts: EditParts, site: Site, units: list[int] | None) -> Op:
+    mean = None if edit.texts is None else parts.bank(edit, site).mean(0)
+    return Replace(mean, units, parts.model.reference)
 
 
-def _mean(edit: EditData, parts: EditParts, site: Site) -> Tensor | None:
-    return None if edit.texts is None else parts.bank(edit, site).mean(0)
+def _resample(edit: EditData, parts: EditParts, site: Site, units: list[int] | None) -> Op:
+    return Resample(parts.bank(edit, site), units, edit.seed or 0, parts.model.reference)
 
 
-def _resample(edit: EditData, parts: EditParts) -> list[Place]:
-    seed, model = edit.seed or 0, parts.model.reference
-    return _at_units(edit, parts, lambda site, units: Resample(parts.bank(edit, site), units, seed, model))
+def _knockout(edit: EditData, parts: EditParts, site: Site, heads: list[int] | None) -> Op:
+    return Knockout(list(edit.queries or ()), list(edit.keys or ()), heads)
 
 
-def _knockout(edit: EditData, parts: EditParts) -> list[Place]:
-    queries, keys = list(edit.queries or ()), list(edit.keys or ())
-    return _at_units(edit, parts, lambda site, heads: Knockout(queries, keys, heads))
-
-
-def _at_units(edit: EditData, parts: EditParts, make: Callable[[Site, list[int] | None], Op]) -> list[Place]:
+def _at_units(edit: EditData, parts: EditParts, make: Callable[..., Op]) -> list[Place]:
     """An op for each site of some units, or for each site as a whole."""
     units: Mapping[Site, list[int] | None] = dict.fromkeys(parts.sites(edit)) if edit.sites else parts.units(edit)
-    return [([str(site)], make(site, numbers)) for site, numbers in units.items()]
+    return [([str(site)], make(edit, parts, site, numbers)) for site, numbers in units.items()]
 
 
 @dataclass(frozen=True)
@@ -353,17 +329,25 @@ class _Options:
 
 _UNITS = "heads|neurons"
 _OPS = {
-    "Project": _Options(["sites", "direction"], ["layers", "strength"], _project),
-    "Add": _Options(["sites", "direction"], ["layers", "strength", "relative"], _add),
+    "Project": _Options(["sites", "direction"], ["layers", "strength"], lambda e, p: _at_strengths(e, p, Project)),
+    "Add": _Options(
+        ["sites", "direction"],
+        ["layers", "strength", "relative"],
+        lambda e, p: _at_strengths(e, p, Add, bool(e.relative)),
+    ),
     "Cap": _Options(["sites", "direction"], ["layers", "low", "high"], _cap),
     "Erase": _Options(["sites", "direction|tensors"], ["layers"], _erase),
-    "LowRank": _Options(["sites", "tensors"], ["layers"], _low_rank),
-    "Clamp": _Options(["sae", "latents"], ["value", "factor"], _clamp),
-    "Suppress": _Options(["sae", "latents"], ["factor"], _suppress),
+    "LowRank": _Options(["sites", "tensors"], ["layers"], lambda e, p: [(p.names(e), _of_tensors(LowRank, e, p))]),
+    "Clamp": _Options(
+        ["sae", "latents"], ["value", "factor"], lambda e, p: _latents(e, p, Clamp, e.value or 0.0, e.factor)
+    ),
+    "Suppress": _Options(["sae", "latents"], ["factor"], lambda e, p: _latents(e, p, Suppress, e.factor or 0.0)),
     "Scale": _Options([_UNITS, "factor"], [], _scale),
-    "Replace": _Options([f"{_UNITS}|sites"], ["layers", "texts", "documents"], _replace),
-    "Resample": _Options([f"{_UNITS}|sites", "texts"], ["layers", "documents", "seed"], _resample),
-    "Knockout": _Options(["heads|sites", "queries", "keys"], ["layers"], _knockout),
+    "Replace": _Options([f"{_UNITS}|sites"], ["layers", "texts", "documents"], lambda e, p: _at_units(e, p, _replace)),
+    "Resample": _Options(
+        [f"{_UNITS}|sites", "texts"], ["layers", "documents", "seed"], lambda e, p: _at_units(e, p, _resample)
+    ),
+    "Knockout": _Options(["heads|sites", "queries", "keys"], ["layers"], lambda e, p: _at_units(e, p, _knockout)),
 }
 _ANYWHERE = ("positions", "schedule", "gate")
 _WRAPPERS = {"At": "positions", "Schedule": "schedule", "Gate": "gate"}

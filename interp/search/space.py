@@ -57,24 +57,17 @@ class _Consistent:
     """A trial that is asked for one parameter in one way only."""
 
     def __init__(self, trial: Any):
-        self.trial, self.asked = trial, dict[str, Any]()
+        self._trial, self._asked = trial, dict[str, Any]()
 
-    def _note(self, name: str, *question: Any) -> str:
-        if self.asked.setdefault(name, question) != question:
-            raise InterpError(f"{name} names two parameters that differ; give each another name, or the same values")
-        return name
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        def suggest(name: str, *values: Any, **options: Any) -> Any:
+            if self._asked.setdefault(name, (kind, values, options)) != (kind, values, options):
+                raise InterpError(
+                    f"{name} names two parameters that differ; give each another name, or the same values"
+                )
+            return getattr(self._trial, kind)(name, *values, **options)
 
-    def suggest_categorical(self, name: str, choices: Any, /) -> Any:
-        """One of the choices."""
-        return self.trial.suggest_categorical(self._note(name, choices), choices)
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        """A whole number."""
-        return self.trial.suggest_int(self._note(name, low, high, options), low, high, **options)
-
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        """A number."""
-        return self.trial.suggest_float(self._note(name, low, high, options), low, high, **options)
+        return suggest
 
 
 def _value(part: Any, place: str, trial: Any) -> Any:

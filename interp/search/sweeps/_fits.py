@@ -1,6 +1,6 @@
 """Directions of a sweep, each fitted once; the activations of pairs are captured once, at every site of the space."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,7 @@ class Fits:
     def __init__(self, model: HookedModel, space: Mapping[str, Any], folder: Path, kept: Path):
         self.model, self.folder, self.kept = model, folder, kept
         self.autoencoders = Autoencoders(model, folder)
-        directions = space.get("directions", {})
-        parts: Iterable[Any] = getattr(directions, "values", list)()  # their keys are names
-        named = {text for part in parts for key, text in _texts(part) if key == "site"}
+        named = {text for key, text in _texts(space.get("directions")) if key == "site"}
         self._sites = sorted(str(site) for site in model.sites if str(site) in named)
         self._fitted: dict[str, Direction | Eraser] = {}
         self._captured: dict[str, tuple[Contrast, dict[str, Any]]] = {}

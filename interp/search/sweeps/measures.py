@@ -7,7 +7,7 @@ rest for confirming. Trials measure the choosing items in a few parts, so that h
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 
@@ -185,14 +185,14 @@ class Bench:
     ):
         self.model, self.measures = model, measures
         order = sorted(measures.choose, key=lambda name: (name != KL, name not in first))
-        self.stages = [[stage[name] for name in order if name in stage] for stage in measures.stages()]
+        self.parts = [stage[name] for stage in measures.stages() for name in order if name in stage]
         self.prefix = UneditedPrefix(model) if reuse else None
         self.cache = cache or ScoreCache()
         self.base = self._unedited()
 
     def _unedited(self) -> Scored:
         scores: Scored = {name: [] for name in self.measures.choose}
-        for part in track(list(chain(*self.stages)), "unedited", size=len, unit="items"):
+        for part in track(self.parts, "unedited", size=len, unit="items"):
             with self._prefix(self.model.n_layers):
                 scores[part.name] += self.cache.scores(ModelCondition(self.model), part).values
         return scores
@@ -209,10 +209,9 @@ class Bench:
         """
         scores: Scored = {name: [] for name in self.measures.choose}
         condition, lowest = ModelCondition(self.model, recipe), lowest_layer(recipe, self.model)
-        parts = list(chain(*self.stages))
-        for number, part in enumerate(parts, 1):
+        for number, part in enumerate(self.parts, 1):
             with self._prefix(lowest):
                 scores[part.name] += condition.scores(part).values
-            if number < len(parts) and (reason := hopeless(scores)):
+            if number < len(self.parts) and (reason := hopeless(scores)):
                 return scores, reason
         return scores, ""

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -225,33 +224,28 @@ def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint
         work: The sweep.
         done: Its trials.
     """
-    points, behaviours = front(done), work.measures.confirm
-    base = work.bench.base
-    ranked = by_knee(points, work.goals.costs(base))[: work.settings.confirm.points]
-    recipes = {point.number: work.build(point.recipe) for point in ranked}
-    draws = {
-        number: [randomise(recipe, work.model, work.settings.seed + n) for n in range(work.settings.confirm.draws)]
-        for number, recipe in recipes.items()
-    }
-    arms: list[Recipe | None] = [None, *recipes.values(), *chain(*draws.values())]
-    jobs = [(recipe, behaviour) for recipe in arms for behaviour in behaviours.values()]
-    scores: dict[int, Scored] = {}
-    for recipe, behaviour in track(jobs, "confirm", size=lambda job: len(job[1]), unit="items"):
-        values = work.cache.scores(ModelCondition(work.model, recipe), behaviour).values
-        scores.setdefault(id(recipe), {})[behaviour.name] = list(values)
-    unedited = track(list(behaviours.items()), "no-op", size=lambda each: len(each[1]), unit="items")
-    no_op = (
-        {name: ModelCondition(work.model).scores(behaviour).values for name, behaviour in unedited} if ranked else {}
-    )
+    base, behaviours, wanted = work.bench.base, work.measures.confirm, work.settings.confirm
+    ranked = by_knee(front(done), work.goals.costs(base))[: wanted.points]
+    arms: dict[object, Recipe | None] = {"unedited": None}
+    for point in ranked:
+        arms[point.number] = recipe = work.build(point.recipe)
+        arms |= {(point.number, n): randomise(recipe, work.model, work.settings.seed + n) for n in range(wanted.draws)}
+    arms |= {"no-op": None} if ranked else {}  # the last, and measured even if the unedited model was
+    scores: dict[object, Scored] = {arm: {} for arm in arms}
+    jobs = [(arm, behaviour) for arm in arms for behaviour in behaviours.values()]
+    for arm, behaviour in track(jobs, "confirm", size=lambda job: len(job[1]), unit="items"):
+        cache = ScoreCache() if arm == "no-op" else work.cache
+        measured = cache.scores(ModelCondition(work.model, arms[arm]), behaviour)
+        scores[arm][behaviour.name] = list(measured.values)
     goals = replace(work.goals, behaviours=behaviours)
     confirmed = tuple(
         confirmed_point(
             goals,
             point.number,
             (base, point.scores),
-            (scores[id(None)], scores[id(recipes[point.number])]),
-            [scores[id(draw)] for draw in draws[point.number]],
-            no_op,
+            (scores["unedited"], scores[point.number]),
+            [scores[point.number, n] for n in range(wanted.draws)],
+            scores["no-op"],
             len(ranked),
             work.settings.seed,
         )
@@ -277,6 +271,8 @@ def require_same(out: Path, identity: dict[str, Any]) -> None:
     """Raise, by name, where a folder holds a sweep of other settings, or of files or a model that have changed."""
     if (out / SETTINGS).is_file():
         known = read_settings(out)
+        written = SweepFile.parse(known["settings"], str(out / SETTINGS))  # with defaults for keys that came later
+        known["settings"] = written.model_dump(mode="json")
         if changed := differences({key: known[key] for key in identity}, identity):
             remedy = "a sweep goes on as it began: give the same, or another folder"
             raise InterpError(f"{out}: {'; '.join(changed)}; {remedy}")

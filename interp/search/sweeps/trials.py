@@ -183,7 +183,7 @@ class Trials:
             if self.counted() >= total:
                 return None
             kept = [x for x in self.study.get_trials(deepcopy=False) if self._read(x).state != "left"]
-            draws = {trial.user_attrs.get(_DRAW) for trial in kept}
+            draws = {trial.user_attrs.get(_DRAW, trial.number) for trial in kept}
             draw = next(number for number in count() if number not in draws)
             self.study.sampler = self._new_sampler(draw)
             trial = self.study.ask()

@@ -86,6 +86,11 @@ def test_another_space_and_a_folder_in_use_are_refused_by_name(small_sweep, whol
     other = small_sweep.settings(seed=1)
     with pytest.raises(InterpError, match=r"seed was 0 and is now 1"):
         run_sweep(other, record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    written = (record.folder / "sweep.json").read_text()
+    (record.folder / "sweep.json").write_text(written.replace('"behaviours": [],', ""))
+    assert '"behaviours": [],' in written
+    run_sweep(small_sweep.settings(), record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    (record.folder / "sweep.json").write_text(written)
     with lock_folder(record.folder, ""), pytest.raises(InterpError, match="in use by another sweep"):
         run_sweep(small_sweep.settings(), record.folder, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
     with pytest.raises(InterpError, match="no behaviour 'harn'"):
