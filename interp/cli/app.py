@@ -134,6 +134,7 @@ VERBS: dict[str, Command] = {
     "gate": audit.gate_command,
     "graph": attribution.graph_command,
     "curate": upkeep.curate_command,
+    "feedback": upkeep.feedback_command,
     "doctor": doctor_command,
 }
 SAE_VERBS: dict[str, Command] = {

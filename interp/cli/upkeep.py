@@ -1,4 +1,4 @@
-"""The verbs of upkeep: `interp curate`, training data scored and split."""
+"""The verbs of upkeep: `interp curate`, training data scored and split, and `interp feedback`, what raters prefer."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from interp.cli._options import Json
+from interp.cli._options import Json, repeated
 from interp.core.config import Config
 from interp.core.display import print_table, print_values, say
 from interp.core.files import require_free
@@ -57,3 +57,47 @@ def curate_command(
     ]
     print_table(False, rows, "Predicted changes") if rows else None
     say(f"open {options.out / PAGE}")
+
+
+class FeedbackOptions(Config):
+    """Which judgements to fit, where, and where to."""
+
+    model: str = Field(description="organism, a local Hugging Face folder, or a hub id")
+    out: Path = Field(description="new folder for the record, the adjudication file, directions and recipes")
+    adjudicated: Path | None = Field(None, description="adjudication file of an earlier call, with verdicts filled in")
+    sites: tuple[str, ...] = repeated("site or pattern [default: resid_post.*]")
+    method: tuple[str, ...] = repeated("as in interp find [default: the six closed-form ones]")
+    device: str | None = Field(None, description="device to run on: cpu, cuda, cuda:1 or mps")
+    seed: int = Field(0, ge=0, description="seed of the held-out prompts and of the intervals")
+
+
+def feedback_command(
+    pairs: Annotated[Path, typer.Argument(help="JSONL of judgements: chosen and rejected replies, or ratings")],
+    options: FeedbackOptions,
+    as_json: Json = False,
+) -> None:
+    """Measure how far raters agree, and fit directions and recipes of what they reject."""
+    from interp.models.loading import load
+    from interp.upkeep.feedback.judgements import Judgements
+    from interp.upkeep.feedback.preferences import fit_feedback
+
+    require_free(options.out)
+    judgements = Judgements.read(pairs, options.adjudicated)
+    model = load(options.model, device=options.device)
+    places = options.sites or "resid_post.*", options.method or "closed_form"
+    record = fit_feedback(judgements, model, options.out, *places, options.seed)
+    if as_json:
+        print_values(True, record.to_json())
+        return
+    agreement = record.agreement
+    alphas = {"all": agreement.alpha, **agreement.within, "within groups less all": agreement.excess}
+    print_table(
+        False, [{"raters": name, "alpha": str(alpha or "unknown")} for name, alpha in alphas.items()], "Agreement"
+    )
+    print_table(False, record.rows(), "Held-out separation of rejected from chosen replies")
+    for fitted in record.directions:
+        cosines = "".join(f", cosine {value:.2f} with {name}" for name, value in fitted.cosine.items())
+        say(f"{fitted.group}{cosines}: its recipe costs: {fitted.damage}")
+    for names, (count, of) in record.opposed.items():
+        say(f"{names} have opposite verdicts on {count} of {of} comparisons")
+    say(f"{record.undecided} comparisons to adjudicate in {options.out}")

@@ -3,6 +3,7 @@
 In reading order:
 
 - `curation`: training data scored by directions or latents, and split into what is kept, flagged and unsure.
+- `feedback`: preferences and ratings of several raters, and directions of what they reject.
 """
 
 from interp.core.lazy import lazy_exports

@@ -12,3 +12,10 @@ from .curation.thresholds import read_labelled as read_labelled
 from .curation.trial_training import PredictedChange as PredictedChange
 from .curation.trial_training import predict_changes as predict_changes
 from .curation.trial_training import trained_copy as trained_copy
+from .feedback.agreement import RaterAgreement as RaterAgreement
+from .feedback.agreement import measure_agreement as measure_agreement
+from .feedback.judgements import ComparedReplies as ComparedReplies
+from .feedback.judgements import Judgements as Judgements
+from .feedback.preferences import Feedback as Feedback
+from .feedback.preferences import PreferenceDirection as PreferenceDirection
+from .feedback.preferences import fit_feedback as fit_feedback

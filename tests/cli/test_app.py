@@ -45,6 +45,9 @@ def test_options_are_frozen():
             "--seed", "--shard", "--skip-bad", "--suite", "--suite-data", "--threshold", "--train-rate",
             "--train-sample", "--train-steps", "--workers", "--worst", "data",
         ],
+        "feedback": [
+            "--adjudicated", "--device", "--json", "--method", "--model", "--out", "--seed", "--sites", "pairs",
+        ],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
         "runs compare": ["--json", "paths"],

@@ -1,24 +1,25 @@
-"""`interp curate`: the folder that it writes, what it prints, and lines that are wrong."""
+"""`interp curate` and `interp feedback`: the folder that it writes, what it prints, and lines that are wrong."""
 
 import json
 
 import pytest
 import torch
+from judged_replies import rows, write
 
 import interp
 
 
 @pytest.fixture
 def inputs(tmp_path):
-    rows = [{"text": text} for text in interp.organism.everyday(12, seed=1)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(tmp_path / "data.jsonl", ({"text": text} for text in interp.organism.everyday(12, seed=1)))
     interp.Direction.of(torch.eye(192)[0], "resid_post.1").save(tmp_path / "direction")
     return tmp_path
 
 
 def test_a_curation_is_written_and_printed(run, inputs):
     words = "curate", inputs / "data.jsonl", "--model", "organism", "--direction", inputs / "direction"
-    code, out, _ = run(*words, "--threshold", "0.0", "--out", inputs / "out", "--json")
+    code, out, complaint = run(*words, "--threshold", "0.0", "--out", inputs / "out", "--json")
+    assert code == 0, complaint
     record = json.loads(out)
     assert (code, sum(record["counts"].values())) == (0, 12)
     assert "worst" not in record, "passages may be offensive"
@@ -47,3 +48,15 @@ def test_what_is_wrong_gets_one_line_and_nothing_is_left(run, inputs, change, wo
     code, _, complaint = run("curate", inputs / "data.jsonl", "--model", "organism", *given)
     assert (code, words in complaint, complaint.count("\n")) == (2, True, 1)
     assert {path.name for path in inputs.iterdir()} == {"data.jsonl", "direction"}
+
+
+def test_feedback_is_fitted_and_printed(run, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", rows(24, split=True, noise={("a", 3)}))
+    words = "feedback", pairs, "--model", "organism", "--sites", "resid_post.3", "--method", "diff_means"
+    code, out, complaint = run(*words, "--out", tmp_path / "out")
+    assert (code, complaint.count("interp:")) == (0, 0), complaint
+    assert "north and south have opposite verdicts on 23 of 23 comparisons" in out
+    code, out, _ = run(*words, "--out", tmp_path / "again", "--json")
+    assert [x["group"] for x in json.loads(out)["directions"]] == ["north", "south"]
+    code, _, complaint = run(*words, "--out", tmp_path / "out")
+    assert (code, "exists already" in complaint) == (2, True)

@@ -31,10 +31,11 @@ from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
+from interp.auditing.damage import Damage
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.requirements import Reason
 from interp.auditing.statistics.comparison import Estimate
-from interp.data import encode, pack
+from interp.data import Turn, encode, pack
 from interp.directions import Eraser, ErasureFitter, Findings, ReftR1, Sides, SteeringVector
 from interp.directions.controls import ControlScore
 from interp.directions.findings import Failure
@@ -46,7 +47,17 @@ from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
 from interp.search import SweepFile, SweepRecord, SweepTrial
 from interp.search.sweeps.confirmation import ConfirmedChange, ConfirmedPoint
-from interp.upkeep import Curation, LabelledDocument, Passage, PredictedChange, Thresholds
+from interp.upkeep import (
+    ComparedReplies,
+    Curation,
+    Feedback,
+    LabelledDocument,
+    Passage,
+    PredictedChange,
+    PreferenceDirection,
+    RaterAgreement,
+    Thresholds,
+)
 
 EVIL = "<script>alert('x')</script>\n&"
 SITES = [f"resid_post.{layer}" for layer in range(60)]
@@ -204,3 +215,7 @@ def _upkeep(n: int) -> Iterator[object]:
     changes = (PredictedChange(EVIL, EVIL, score, score, score),) * n
     means = {EVIL: dict.fromkeys(areas, 0.5)}
     yield Curation(EVIL * n, "digest", {EVIL: EVIL * n}, {EVIL: n}, n, True, cuts, means, changes, passages)
+    agreement = RaterAgreement(score, dict.fromkeys(areas, score), score)
+    direction = PreferenceDirection(EVIL, EVIL, dict.fromkeys(areas, score), areas, Damage(1.0, 2.0))
+    yield ComparedReplies(Turn(EVIL, EVIL), Turn(EVIL), dict.fromkeys(areas, True))
+    yield Feedback(EVIL * n, n, n, agreement, dict.fromkeys(areas, (1, n)), (direction,) * n)
