@@ -84,8 +84,8 @@ class Judgements(Displayed):
             >>> from interp.upkeep import Judgements
             >>> row = '{"prompt": "hello", "chosen": "Good day.", "rejected": "Go away.", "rater": "a"}'
             >>> _ = (tmp / "pairs.jsonl").write_text(row)
-            >>> Judgements.read(tmp / "pairs.jsonl").comparisons
-            (ComparedReplies(for the first 0, for the second 1),)
+            >>> [pair.negative.answer for pair in Judgements.read(tmp / "pairs.jsonl").decided()]
+            ['Good day.']
         """
         sides: dict[str, ComparedReplies] = {}
         rated: dict[str, dict[str, float]] = {}
