@@ -45,6 +45,11 @@ _SEARCHED = {
     "refusal direction": "refusal_direction",
     "audit": "audit",
     "harm": "own_harm",
+    "training data": "curate",
+    "near-duplicates": "curate",
+    "feedback": "feedback",
+    "agreement": "feedback",
+    "preferences": "feedback",
 }
 
 
