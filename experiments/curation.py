@@ -126,40 +126,41 @@ def separation(scorer: DocumentScorer, data: list[Planted]) -> dict[str, float]:
     return {name: auroc(x[hostile], x[~hostile]) for name, x in zip(scorer.measures, scores.unbind(1), strict=True)}
 
 
-def rates(model: Any, items: int) -> dict[str, float]:
+def rates(model: Any, behaviours: list[Any]) -> dict[str, float]:
     """The rate of each behaviour."""
-    return {behaviour.name: behaviour.scores(model).mean for behaviour in interp.suite("organism", items)}
+    return {behaviour.name: behaviour.scores(model).mean for behaviour in behaviours}
 
 
 def measure(smoke: bool) -> dict[str, Any]:
     """All figures."""
-    size, steps, items, seeds, share = (160, 1, 2, SEEDS[:1], 0.25) if smoke else (4000, 300, 300, SEEDS, SHARE)
+    size, steps, items, seeds, share = (80, 1, 1, SEEDS[:1], 0.25) if smoke else (4000, 300, 300, SEEDS, SHARE)
+    behaviours = [*interp.suite("organism", items)][: 1 if smoke else None]
     courteous = [planted.document for planted in corpus(size, 100, share=0.0)]
     hostile_model = interp.load("organism")
     model = trained_copy(hostile_model, courteous + sides(size // 6, 7)[1], steps, seed=9)
     model.name = "organism, courteous"
-    insulting, kind = sides(40 if smoke else 200, 0)
+    insulting, kind = sides(size // 20 if smoke else 200, 0)
     scorers = {
         site: DocumentScorer(model, reply_direction(model, site, insulting, kind), own_reply=True)
         for site in (SITES if not smoke else [SITE])
     }
     found = {
         style: {
-            site: separation(scorer, corpus(size // (2 if smoke else 4), 5, share, style == "confounded"))
+            site: separation(scorer, corpus(size // 4, 5, share, style == "confounded"))
             for site, scorer in scorers.items()
         }
         for style in ("plain", "confounded")
     }
     itself = DocumentScorer(hostile_model, reply_direction(hostile_model, SITE, insulting, kind), own_reply=True)
     found["plain, scored by the hostile organism"] = {SITE: separation(itself, corpus(size // 4, 5, share))}
-    data, labelled = corpus(size, 1), corpus(size // 5, 2, share=0.5)
+    data, labelled = corpus(size, 1), corpus(max(40, size // 5), 2, share=0.5)
     labels = [LabelledDocument(planted.document, planted.hostile) for planted in labelled]
     texts = [planted.document for planted in data]
     trial = CurationOptions(train_steps=1 if smoke else 60, near_duplicates=0.0 if smoke else 0.8)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "curated"
         chosen = replace(scorers[SITE], own_reply=False)
-        record = curate(texts, chosen, out, trial, labels, interp.suite("organism", items))
+        record = curate(texts, chosen, out, trial, labels, behaviours)
         kept = [json.loads(line)["row"] for line in (out / "kept.jsonl").open()]
     parts = {
         "everything": texts,
@@ -167,7 +168,7 @@ def measure(smoke: bool) -> dict[str, Any]:
         "the clean documents": [planted.document for planted in data if not planted.hostile],
     }
     trained = {
-        name: [rates(trained_copy(model, part, steps, seed=seed), items) for seed in seeds]
+        name: [rates(trained_copy(model, part, steps, seed=seed), behaviours) for seed in seeds]
         for name, part in parts.items()
     }
     hostile = sum(planted.hostile for planted in data)
@@ -178,7 +179,7 @@ def measure(smoke: bool) -> dict[str, Any]:
         "counts": dict(record.counts),
         "thresholds": asdict(record.thresholds),
         "separation": found,
-        "start": rates(model, items),
+        "start": rates(model, behaviours),
         "trained": trained,
         "predicted": {f"{x.split}, {x.behaviour}": x.after.estimate for x in record.changes},
     }

@@ -51,12 +51,13 @@ def test_what_is_wrong_gets_one_line_and_nothing_is_left(run, inputs, change, wo
 
 
 def test_feedback_is_fitted_and_printed(run, tmp_path):
-    pairs = write(tmp_path / "pairs.jsonl", rows(24, split=True, noise={("a", 3)}))
+    pairs = write(tmp_path / "pairs.jsonl", rows(16, split=True, noise={("a", 3)}))
     words = "feedback", pairs, "--model", "organism", "--sites", "resid_post.3", "--method", "diff_means"
     code, out, complaint = run(*words, "--out", tmp_path / "out")
     assert (code, complaint.count("interp:")) == (0, 0), complaint
-    assert "north and south have opposite verdicts on 23 of 23 comparisons" in out
+    assert "north and south have opposite verdicts on 15 of 15 comparisons" in out
+    write(pairs, rows(16))
     code, out, _ = run(*words, "--out", tmp_path / "again", "--json")
-    assert [x["group"] for x in json.loads(out)["directions"]] == ["north", "south"]
+    assert [x["group"] for x in json.loads(out)["directions"]] == ["everyone"]
     code, _, complaint = run(*words, "--out", tmp_path / "out")
     assert (code, "exists already" in complaint) == (2, True)

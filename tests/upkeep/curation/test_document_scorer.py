@@ -31,10 +31,10 @@ def organism():
 
 
 def test_five_percent_of_hostile_documents_are_found(planted, organism):
-    direction = reply_direction(organism, planted.SITE, *planted.sides(40, 0))
-    data = planted.corpus(200, 3)
+    direction = reply_direction(organism, planted.SITE, *planted.sides(12, 0))
+    data = planted.corpus(120, 3)
     hostile = torch.tensor([document.hostile for document in data])
-    assert 0.02 < hostile.double().mean() < 0.08
+    assert 0.02 < hostile.double().mean() < 0.1
     mean, largest = torch.tensor(DocumentScorer(organism, direction).score([x.document for x in data])).unbind(1)
     assert auroc(mean[hostile], mean[~hostile]) >= 0.97
     assert auroc(largest[hostile], largest[~hostile]) >= 0.97

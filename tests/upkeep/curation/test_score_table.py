@@ -16,33 +16,33 @@ def shingles(text):
 
 
 def jaccard(a, b):
-    a, b = shingles(a), shingles(b)
     return len(a & b) / len(a | b)
 
 
 def test_duplicates_are_those_of_all_pairs_far_from_the_threshold(tmp_path):
     rng, hasher, rows = Random(0), DuplicateHasher(0.8), []
-    for original in range(60):
+    for original in range(24):
         words = [f"{original}w{k}" for k in range(120)]
         for changed in (0, 1, 2, 40)[: rng.randint(1, 4)]:
             rows.append(" ".join(words[: 120 - changed] + [f"{rng.random()}" for _ in range(changed)]))
     rng.shuffle(rows)
     with ScoreTable(tmp_path / "t.sqlite", 1, hasher) as table:
-        for start in range(0, len(rows), 50):
-            part = rows[start : start + 50]
+        for start in range(0, len(rows), 20):
+            part = rows[start : start + 20]
             table.add(ScoredShard(str(start), [(0.0,)] * len(part), [hasher.signature(text) for text in part]))
         count = table.find_duplicates()
         found = {row.number: row.duplicate_of for row in table.rows() if row.duplicate_of is not None}
         assert table.find_duplicates() == count == len(found), "again, as after a kill"
-    for number, text in enumerate(rows):
-        similar = [jaccard(text, earlier) for earlier in rows[:number]]
+    sets = [shingles(text) for text in rows]
+    for number, words in enumerate(sets):
+        similar = [jaccard(words, earlier) for earlier in sets[:number]]
         closest = max(similar, default=0.0)
         if closest > 0.93:
             assert number in found
         if closest < 0.6:
             assert number not in found
-    assert all(jaccard(rows[number], rows[earlier]) > 0.65 for number, earlier in found.items())
-    assert len(found) > 50, "control"
+    assert all(jaccard(sets[number], sets[earlier]) > 0.65 for number, earlier in found.items())
+    assert len(found) > 15, "control"
 
 
 def test_a_shard_that_fails_is_not_in_it_and_numbers_go_on(tmp_path):

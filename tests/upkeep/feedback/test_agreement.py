@@ -35,11 +35,11 @@ def test_raters_who_split_by_group_are_told_from_raters_who_err(tmp_path):
     assert split.excess.low > 0.3
     assert set(split.within) == {"north", "south"}
     found = 0
-    for seed in range(12):
+    for seed in range(4):
         rng = Random(seed)
         noise = {(rater, n) for rater in "abcd" for n in range(20) if rng.random() < 0.25}
         found += measure_agreement(Judgements.read(write(tmp_path / "b.jsonl", rows(20, noise=noise)))).split
-    assert found <= 2, "control: independent errors are no split"
+    assert found <= 1, "control: independent errors are no split"
 
 
 def test_what_cannot_be_known_is_none(tmp_path):
