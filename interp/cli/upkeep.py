@@ -1,5 +1,6 @@
 """The verbs of upkeep: `interp curate`, training data scored and split, and `interp feedback`, what raters prefer."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ def curate_command(
         data, options.scorer, options.out, options.splits, labels, behaviours, options.workers, write_curation_page
     )
     if as_json:
-        print_values(True, {name: value for name, value in record.to_json().items() if name != "worst"})
+        print_values(True, {name: value for name, value in asdict(record).items() if name != "worst"})
         return
     print_table(False, record.rows(), f"{record.data}: {record.duplicates:,} near-duplicates")
     say(str(record.thresholds))
@@ -87,7 +88,7 @@ def feedback_command(
     places = options.sites or "resid_post.*", options.method or "closed_form"
     record = fit_feedback(judgements, model, options.out, *places, options.seed)
     if as_json:
-        print_values(True, record.to_json())
+        print_values(True, asdict(record))
         return
     agreement = record.agreement
     alphas = {"all": agreement.alpha, **agreement.within, "within groups less all": agreement.excess}

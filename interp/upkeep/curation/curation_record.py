@@ -1,15 +1,12 @@
 """The record of a curation: what was kept, flagged and left unsure, by which thresholds, with the worst passages."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError, first_line
-from interp.core.files import read_json
+from interp.upkeep._records import read_record
 from interp.upkeep.curation.thresholds import Thresholds
 from interp.upkeep.curation.trial_training import PredictedChange
 
@@ -62,10 +59,6 @@ class Curation(Displayed):
     changes: tuple[PredictedChange, ...]
     worst: tuple[Passage, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self)
-
     @classmethod
     def read(cls, folder: str | Path) -> "Curation":
         """Read the record of a folder that `curate` wrote.
@@ -73,13 +66,7 @@ class Curation(Displayed):
         Raises:
             InterpError: The folder has no record, or a damaged one.
         """
-        file = Path(folder) / RECORD
-        if not file.is_file():
-            raise InterpError(f"{folder} is no folder of a curation; expected one with a {RECORD}")
-        try:
-            return TypeAdapter(cls).validate_python(read_json(file))
-        except ValidationError as problem:
-            raise InterpError(f"{file} is damaged ({first_line(problem)}); make it again") from None
+        return read_record(cls, Path(folder) / RECORD, "a curation")
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each split: its number of documents and its mean scores."""

@@ -16,12 +16,12 @@ import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from itertools import chain, count, islice
 from math import isnan
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -32,7 +32,7 @@ from interp.auditing.behaviours import Behaviour
 from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError, on_interrupt
-from interp.core.files import lock_folder, new_folder, read_json, require_free, require_unlinked, write_json
+from interp.core.files import new_folder, read_json, require_free, require_unlinked, write_json
 from interp.core.progress import track
 from interp.data.corpora import Digest, Document, documents
 from interp.upkeep.curation.curation_record import RECORD, Curation, Passage
@@ -50,20 +50,7 @@ _GROUP, _PASSAGE = 4096, 512  # rows of a group of the Parquet file; most tokens
 _DECIDE_SCORES = {"field", "skip_bad", "near_duplicates", "shard"}
 
 
-@dataclass(frozen=True)
-class ShardScorer:
-    """Scores shards in whatever process it is in."""
-
-    scorer: CorpusScorer
-    hasher: DuplicateHasher | None
-
-    def __call__(self, shard: list[Document]) -> ScoredShard:
-        """The scores of a shard."""
-        signatures = [] if self.hasher is None else [self.hasher.signature(document) for document in shard]
-        return ScoredShard(_digest(shard), self.scorer.score(shard), signatures)
-
-
-_IN_PROCESS: list[ShardScorer] = []  # that of a worker process
+_IN_PROCESS: list[Any] = []  # the scorer and the hasher of a worker process
 
 
 def _open_in_process(source: ScorerSource, hasher: DuplicateHasher | None, threads: int) -> None:
@@ -73,18 +60,22 @@ def _open_in_process(source: ScorerSource, hasher: DuplicateHasher | None, threa
     os.environ["INTERP_PROGRESS"] = "0"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _IN_PROCESS[:] = [ShardScorer(source.open(), hasher)]
+    _IN_PROCESS[:] = source.open(), hasher
 
 
 def _end_with_parent() -> None:
-    above = parent_process()
-    if above is not None:
+    if above := parent_process():
         above.join()
     os._exit(1)
 
 
 def _score_in_process(shard: list[Document]) -> ScoredShard:
-    return _IN_PROCESS[0](shard)
+    return _score(shard, *_IN_PROCESS)
+
+
+def _score(shard: list[Document], scorer: CorpusScorer, hasher: DuplicateHasher | None) -> ScoredShard:
+    signatures = [hasher.signature(document) for document in shard] if hasher else []
+    return ScoredShard(_digest(shard), scorer.score(shard), signatures)
 
 
 def _digest(shard: Sequence[Document]) -> str:
@@ -149,38 +140,41 @@ def curate(
     if behaviours and model is None:
         raise InterpError("changes of behaviours are predicted for a scorer with a model; leave the behaviours out")
     cuts = _thresholds(scorer, labels, options)
-    with on_interrupt(f"the same command continues the curation into {target}"), _working(target) as work:
-        settings = scorer.identity | {"options": options.model_dump(include=_DECIDE_SCORES)}
-        _require_same(work, settings)
-        with ScoreTable(work / TABLE, len(scorer.measures), hasher) as table:
-            shards = _Shards(data, options, table.digests())
-            for scored in _scored(shards, source, ShardScorer(scorer, hasher), workers):
-                write_json(work / SETTINGS, settings)
-                table.add(scored)
-            duplicates, column = table.find_duplicates(), scorer.measures.index(cuts.measure)
-            worst = table.worst(column, options.worst)
-            with new_folder(target) as staging:
-                writer = _SplitWriter(staging, scorer.measures, cuts, options, {row.number for row in worst})
-                writer.write(table.rows(), _read(data, options))
-                if writer.digest.hex != shards.digest.hex:
-                    raise _changed(data)
-                trials = {name: sample.drawn for name, sample in writer.samples.items()}
-                how = (options.train_steps, options.train_rate, options.seed)
-                record = Curation(
-                    data=str(data) if isinstance(data, str | Path) else "documents in memory",
-                    digest=shards.digest.hex,
-                    settings=scorer.identity | {"options": options.model_dump(), "versions": versions()},
-                    counts=writer.counts,
-                    duplicates=duplicates,
-                    dropped=options.drop_duplicates,
-                    thresholds=cuts,
-                    means=writer.means(),
-                    changes=predict_changes(model, trials, behaviours, *how) if behaviours and model else (),
-                    worst=tuple(_passage(row, column, scorer, writer.texts[row.number]) for row in worst),
-                )
-                write_json(staging / RECORD, record.to_json())
-                if page is not None:
-                    page(record, staging)
+    column, work = scorer.measures.index(cuts.measure), target.with_name(f".{target.name}.curating")
+    settings = scorer.identity | {"options": options.model_dump(include=_DECIDE_SCORES)}
+    with (
+        on_interrupt(f"the same command continues the curation into {target}"),
+        new_folder(target) as staging,
+        _kept_once_begun(work, settings),
+        ScoreTable(work / TABLE, len(scorer.measures), hasher) as table,
+    ):
+        known = table.digests()
+        shards = islice(_shards(data, options, known, more=True), len(known), None)
+        for scored in _scored(shards, source, scorer, hasher, workers):
+            write_json(work / SETTINGS, settings)
+            table.add(scored)
+        duplicates, worst = table.find_duplicates(), table.worst(column, options.worst)
+        writer = _SplitWriter(scorer.measures, cuts, options, {row.number for row in worst})
+        again = _shards(data, options, table.digests(), more=False)
+        writer.write(staging, zip(chain.from_iterable(again), table.rows(), strict=True))
+        trials = {name: sample.drawn for name, sample in writer.samples.items()}
+        how = (options.train_steps, options.train_rate, options.seed)
+        record = Curation(
+            data=str(data) if isinstance(data, str | Path) else "documents in memory",
+            digest=writer.digest.hex,
+            settings=scorer.identity | {"options": options.model_dump(), "versions": versions()},
+            counts=writer.counts,
+            duplicates=duplicates,
+            dropped=options.drop_duplicates,
+            thresholds=cuts,
+            means=writer.means(),
+            changes=predict_changes(model, trials, behaviours, *how) if behaviours and model else (),
+            worst=tuple(_passage(row, column, scorer, writer.texts[row.number]) for row in worst),
+        )
+        write_json(staging / RECORD, asdict(record))
+        if page is not None:
+            page(record, staging)
+    shutil.rmtree(work)
     return record
 
 
@@ -198,81 +192,61 @@ def _thresholds(scorer: CorpusScorer, labels: Sequence[LabelledDocument], option
 
 
 @contextmanager
-def _working(target: Path) -> Iterator[Path]:
-    """The hidden folder of the table; it is removed in the end, or by an error before the first shard is stored."""
-    work = target.with_name(f".{target.name}.curating")
-    missing = [parent for parent in target.parents if not parent.exists()]
+def _kept_once_begun(work: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Make the folder of the table, or check that its settings are the same; without a shard in the end, remove it."""
     require_unlinked(work)
-    work.mkdir(parents=True, exist_ok=True)
-    with lock_folder(work, f"{target} is being curated by another process; wait for it, or choose another folder"):
-        if not (work / SETTINGS).is_file():
-            (work / TABLE).unlink(missing_ok=True)  # a process ended before its first shard
-        done = False
-        try:
-            yield work
-            done = True
-        finally:
-            if done or not (work / SETTINGS).is_file():
-                shutil.rmtree(work)
-                with suppress(OSError):
-                    for parent in missing if not done else ():
-                        parent.rmdir()
-
-
-def _require_same(work: Path, settings: dict[str, Any]) -> None:
-    """Raise if the table in a folder was made with other settings."""
-    if not (work / SETTINGS).is_file():
-        return
-    if changed := differences(read_json(work / SETTINGS), settings):
+    if not (begun := work / SETTINGS).is_file():
+        shutil.rmtree(work, ignore_errors=True)  # a process ended before its first shard
+        work.mkdir()
+    elif changed := differences(read_json(begun), settings):
         raise InterpError(
             f"{work} holds an unfinished curation with other settings ({'; '.join(changed)}); continue with those, "
             "or remove it"
         )
+    try:
+        yield
+    finally:
+        if not begun.is_file():
+            shutil.rmtree(work)
 
 
-def _changed(data: Any) -> InterpError:
-    name = data if isinstance(data, str | Path) else "the corpus"
-    return InterpError(f"{name} changed since it was first read; restore it, or curate into another folder")
+def _shards(data: Any, options: CurationOptions, known: Sequence[str], more: bool) -> Iterator[list[Document]]:
+    """The shards of a corpus. Raises where one has not the known digest, or none though there may be no more."""
+    stream = _read(data, options)
+    for number in count():
+        shard = list(islice(stream, options.shard))
+        if number < len(known) or (shard and not more):
+            if [_digest(shard)] != [*known[number : number + 1]]:
+                name = data if isinstance(data, str | Path) else "the corpus"
+                raise InterpError(f"{name} changed since it was first read; restore it, or curate into another folder")
+        elif not shard:
+            return
+        yield shard
 
 
-class _Shards:
-    """The shards of a corpus that are not in the table yet; `digest` is that of all documents that were read."""
-
-    def __init__(self, data: Any, options: CurationOptions, known: list[str]):
-        self.data, self.options, self.known, self.digest = data, options, known, Digest()
-
-    def __iter__(self) -> Iterator[list[Document]]:
-        stream, number = _read(self.data, self.options), 0
-        while shard := list(islice(stream, self.options.shard)):
-            for document in shard:
-                self.digest.update(document)
-            if number >= len(self.known):
-                yield shard
-            elif _digest(shard) != self.known[number]:
-                raise _changed(self.data)
-            number += 1
-        if number < len(self.known):
-            raise _changed(self.data)
-
-
-def _scored(shards: _Shards, source: ScorerSource, here: ShardScorer, workers: int) -> Iterator[ScoredShard]:
+def _scored(
+    shards: Iterable[list[Document]],
+    source: ScorerSource,
+    scorer: CorpusScorer,
+    hasher: DuplicateHasher | None,
+    workers: int,
+) -> Iterator[ScoredShard]:
     """The scores of each shard, in order."""
     tracked = track(shards, "score", size=len, unit="documents")
     if workers == 1:
-        yield from map(here, tracked)
+        yield from (_score(shard, scorer, hasher) for shard in tracked)
         return
     import torch
 
-    opening = (source, here.hasher, max(1, torch.get_num_threads() // workers))
+    opening = (source, hasher, max(1, torch.get_num_threads() // workers))
     waiting: deque[Future[ScoredShard]] = deque()
-    with ProcessPoolExecutor(workers, get_context("spawn"), _open_in_process, opening) as pool:
+    with ProcessPoolExecutor(workers, get_context("forkserver"), _open_in_process, opening) as pool:
         try:
             for shard in tracked:
                 waiting.append(pool.submit(_score_in_process, shard))
                 if len(waiting) >= _WAITING * workers:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
         except BrokenProcessPool:
             raise InterpError(
                 "a process that scores has ended, perhaps for lack of memory; use fewer workers"
@@ -301,18 +275,16 @@ class _Sample:
 class _SplitWriter:
     """Writes each document into the file of its split, and the scores of all into one table."""
 
-    def __init__(
-        self, folder: Path, measures: tuple[str, ...], cuts: Thresholds, options: CurationOptions, wanted: set[int]
-    ):
-        self.folder, self.measures, self.cuts, self.options, self.wanted = folder, measures, cuts, options, wanted
+    def __init__(self, measures: tuple[str, ...], cuts: Thresholds, options: CurationOptions, wanted: set[int]):
+        self.measures, self.cuts, self.options, self.wanted = measures, cuts, options, wanted
         self.counts = dict.fromkeys(SPLITS, 0) | ({"duplicate": 0} if options.drop_duplicates else {})
         self.texts: dict[int, Document] = {}
         self.samples = {name: _Sample(options.train_sample, options.seed) for name in ("everything", "kept")}
         self.digest = Digest()
         self._sums = {name: [(0.0, 0)] * len(measures) for name in self.counts}
 
-    def write(self, rows: Iterator[ScoredRow], read: Iterator[Document]) -> None:
-        """Write all rows. Raises if there are more of them than documents, or fewer."""
+    def write(self, folder: Path, pairs: Iterator[tuple[Document, ScoredRow]]) -> None:
+        """Write all documents with their rows."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -320,9 +292,8 @@ class _SplitWriter:
         schema = pa.schema(kinds | {"duplicate_of": pa.int64()})
         column = self.measures.index(self.cuts.measure)
         with ExitStack() as stack:
-            files = {name: stack.enter_context((self.folder / f"{name}.jsonl").open("w")) for name in self.counts}
-            table = stack.enter_context(parquet.ParquetWriter(self.folder / SCORES, schema))
-            pairs = zip(read, rows, strict=True)
+            files = {name: stack.enter_context((folder / f"{name}.jsonl").open("w")) for name in self.counts}
+            table = stack.enter_context(parquet.ParquetWriter(folder / SCORES, schema))
             while group := list(islice(pairs, _GROUP)):
                 written = []
                 for document, row in group:

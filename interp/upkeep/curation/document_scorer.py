@@ -191,26 +191,35 @@ class DocumentScorer(Displayed):
         self, documents: Sequence[Document]
     ) -> Iterator[tuple[PackedRows, Float[Tensor, "batch pos value"], Bool[Tensor, "batch pos"]]]:
         """Rows of documents with the values of their tokens, and which tokens count."""
-        for rows, x, counted in _activations(self.model, self.site, documents):
+        for rows, x, kept in _activations(self.model, self.site, documents):
             if self.direction is not None:
                 values = self.direction.read(x)
             else:
                 code = self._coder.to(self.model.device).encode(x.flatten(0, 1))
                 values = code[:, list(self.latents)].unflatten(0, x.shape[:2])
-            yield rows, values.cpu().double(), counted
+            yield rows, values.cpu().double(), kept
 
 
 def _activations(
     model: HookedModel, site: Site, documents: Sequence[Document]
 ) -> Iterator[tuple[PackedRows, Float[Tensor, "batch pos d_in"], Bool[Tensor, "batch pos"]]]:
     """Rows of packed documents, their activations in float32, and which tokens count."""
-    plain = torch.tensor([isinstance(document, str) for document in documents])
-    context = min(_CONTEXT, model.context or _CONTEXT)
-    packed = pack(list(encode(documents, model)), context, architecture(model.config).packs)
-    for rows in packed.batches(_ROWS):
+    for rows in packed(model, documents).batches(_ROWS):
         with torch.no_grad():
             x = model.forward_to([site], rows.model_inputs(model.device))[site].flatten(2).float()
-        yield rows, x, rows.mask & torch.where(plain[rows.document.clamp(min=0)], rows.inner, rows.assistant)
+        yield rows, x, counted(rows, documents)
+
+
+def packed(model: HookedModel, documents: Sequence[Document]) -> PackedRows:
+    """Documents in rows of at most 512 tokens."""
+    context = min(_CONTEXT, model.context or _CONTEXT)
+    return pack(list(encode(documents, model)), context, architecture(model.config).packs)
+
+
+def counted(rows: PackedRows, documents: Sequence[Document]) -> Bool[Tensor, "batch pos"]:
+    """True on the assistant's words of conversations, and on every token of a text but the first."""
+    plain = torch.tensor([isinstance(document, str) for document in documents])[rows.document.clamp(min=0)]
+    return rows.mask & torch.where(plain, rows.inner, rows.assistant)
 
 
 def _reduced(
@@ -249,8 +258,8 @@ def reply_direction(
     for documents in (harmful, clean):
         total, count = torch.zeros(model.d_model, dtype=torch.float64), 0
         for start in range(0, len(documents), _TOGETHER):
-            for _, x, counted in _activations(model, place, documents[start : start + _TOGETHER]):
-                kept = x.cpu()[counted].double()
+            for _, x, which in _activations(model, place, documents[start : start + _TOGETHER]):
+                kept = x.cpu()[which].double()
                 total, count = total + kept.sum(0), count + len(kept)
         if not count:
             raise InterpError("no token counts on one side; give documents with words, or conversations with replies")

@@ -10,14 +10,33 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from interp.core.errors import InterpError
 from interp.upkeep.curation.near_duplicates import DuplicateHasher, similarity
 
 _CACHE = 8_000  # KB
+_TABLES = """
+PRAGMA cache_size = -{cache};
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS shard (number INTEGER PRIMARY KEY, digest TEXT);
+CREATE TABLE IF NOT EXISTS row (number INTEGER PRIMARY KEY, signature BLOB, {columns});
+CREATE TABLE IF NOT EXISTS band (hash INTEGER, row INTEGER);
+CREATE TABLE IF NOT EXISTS duplicate (row INTEGER PRIMARY KEY, earlier INTEGER);
+"""
+# A row is compared with the first row of each of its bands.
+_FIND_DUPLICATES = """
+INSERT INTO duplicate
+SELECT pair.row, min(pair.earlier) FROM (
+    SELECT DISTINCT band.row AS row, original.row AS earlier
+    FROM band JOIN (SELECT hash, min(row) AS row FROM band GROUP BY hash HAVING count(*) > 1) AS original
+    ON band.hash = original.hash WHERE band.row > original.row
+) AS pair
+JOIN row AS late ON late.number = pair.row JOIN row AS early ON early.number = pair.earlier
+WHERE similarity(late.signature, early.signature) >= ? GROUP BY pair.row
+"""
 
 
 @dataclass(frozen=True)
@@ -37,11 +56,11 @@ class ScoredShard:
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A document of the table: its number from 0, its scores (None for NaN), and the first row that it repeats."""
+    """A document of the table: its number from 0, the first row that it repeats, and its scores (None for NaN)."""
 
     number: int
-    scores: tuple[float | None, ...]
     duplicate_of: int | None
+    scores: tuple[float | None, ...]
 
 
 class ScoreTable:
@@ -67,18 +86,9 @@ class ScoreTable:
         self.file, self.measures, self.hasher = file, measures, hasher
         self._columns = ", ".join(f"s{index}" for index in range(measures))
         with self._readable():
-            self._db = sqlite3.connect(file, isolation_level=None)
-            self._db.execute(f"PRAGMA cache_size = -{_CACHE}")
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db = sqlite3.connect(file)
             self._db.create_function("similarity", 2, similarity, deterministic=True)
-            numbers = ", ".join(f"s{index} REAL" for index in range(measures))
-            with self._transaction():
-                self._db.execute("CREATE TABLE IF NOT EXISTS shard (number INTEGER PRIMARY KEY, digest TEXT)")
-                self._db.execute(
-                    f"CREATE TABLE IF NOT EXISTS row (number INTEGER PRIMARY KEY, {numbers}, signature BLOB)"
-                )
-                self._db.execute("CREATE TABLE IF NOT EXISTS band (hash INTEGER, row INTEGER)")
-                self._db.execute("CREATE TABLE IF NOT EXISTS duplicate (row INTEGER PRIMARY KEY, earlier INTEGER)")
+            self._db.executescript(_TABLES.format(cache=_CACHE, columns=self._columns))
 
     def __enter__(self) -> "ScoreTable":
         return self
@@ -91,19 +101,8 @@ class ScoreTable:
         try:
             yield
         except sqlite3.DatabaseError as problem:
-            raise InterpError(
-                f"{self.file}: cannot be read or written ({problem}); remove {self.file.parent}"
-            ) from None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            remedy = f"remove {self.file.parent}"
+            raise InterpError(f"{self.file}: cannot be read or written ({problem}); {remedy}") from None
 
     def digests(self) -> list[str]:
         """The digest of every shard, in order."""
@@ -116,17 +115,16 @@ class ScoreTable:
 
     def add(self, shard: ScoredShard) -> None:
         """Append a shard, whole or not at all."""
-        first, marks = len(self), ", ".join("?" * (self.measures + 2))
-        signatures: Sequence[bytes | None] = shard.signatures or [None] * len(shard.scores)
-        rows = zip(range(first, first + len(shard.scores)), shard.scores, signatures, strict=True)
-        with self._readable(), self._transaction():
+        marks, bands = ", ".join("?" * (self.measures + 2)), self.hasher.bands if self.hasher else lambda signature: []
+        signatures: Sequence[bytes] = shard.signatures or [b""] * len(shard.scores)
+        numbered = enumerate(zip(shard.scores, signatures, strict=True), start=len(self))
+        # SQLite stores NaN as NULL.
+        rows: list[Any] = [(number, signature, *scores) for number, (scores, signature) in numbered]
+        with self._readable(), self._db:
             self._db.execute("INSERT INTO shard (digest) VALUES (?)", [shard.digest])
-            for number, scores, signature in rows:
-                plain = [None if isnan(score) else score for score in scores]
-                self._db.execute(f"INSERT INTO row VALUES ({marks})", [number, *plain, signature])
-                if signature is not None and self.hasher is not None:
-                    bands = [(band, number) for band in self.hasher.bands(signature)]
-                    self._db.executemany("INSERT INTO band VALUES (?, ?)", bands)
+            self._db.executemany(f"INSERT INTO row VALUES ({marks})", rows)
+            hashes = ((band, number) for number, signature, *_ in rows for band in bands(signature))
+            self._db.executemany("INSERT INTO band VALUES (?, ?)", hashes)
 
     def find_duplicates(self) -> int:
         """Find each row that repeats an earlier one, and return how many there are.
@@ -135,35 +133,22 @@ class ScoreTable:
         """
         if self.hasher is None:
             return 0
-        with self._readable(), self._transaction():
+        with self._readable(), self._db:
             self._db.execute("DELETE FROM duplicate")
             self._db.execute("CREATE INDEX IF NOT EXISTS by_hash ON band (hash, row)")
-            candidates = (
-                "SELECT DISTINCT band.row AS row, original.row AS earlier FROM band JOIN (SELECT hash, min(row) AS row "
-                "FROM band GROUP BY hash HAVING count(*) > 1) AS original ON band.hash = original.hash "
-                "WHERE band.row > original.row"
-            )
-            self._db.execute(
-                f"INSERT INTO duplicate SELECT pair.row, min(pair.earlier) FROM ({candidates}) AS pair "
-                "JOIN row AS late ON late.number = pair.row JOIN row AS early ON early.number = pair.earlier "
-                "WHERE similarity(late.signature, early.signature) >= ? GROUP BY pair.row",
-                [self.hasher.threshold],
-            )
-            return int(self._db.execute("SELECT count(*) FROM duplicate").fetchone()[0])
+            return self._db.execute(_FIND_DUPLICATES, [self.hasher.threshold]).rowcount
 
     def rows(self) -> Iterator[ScoredRow]:
         """Every row, in order."""
-        query = f"SELECT number, {self._columns}, earlier FROM row LEFT JOIN duplicate ON number = row ORDER BY number"
-        with self._readable():
-            for number, *scores, earlier in self._db.execute(query):
-                yield ScoredRow(number, tuple(scores), earlier)
+        return self._select("ORDER BY number")
 
     def worst(self, measure: int, count: int) -> list[ScoredRow]:
         """The rows with the largest scores by a measure that repeat no other, the largest first."""
-        query = (
-            f"SELECT number, {self._columns} FROM row LEFT JOIN duplicate ON number = row "
-            f"WHERE earlier IS NULL AND s{measure} IS NOT NULL ORDER BY s{measure} DESC, number LIMIT ?"
-        )
+        score = f"s{measure}"
+        return [*self._select(f"WHERE earlier IS NULL AND {score} NOTNULL ORDER BY {score} DESC, number LIMIT {count}")]
+
+    def _select(self, which: str) -> Iterator[ScoredRow]:
         with self._readable():
-            found = self._db.execute(query, [count]).fetchall()
-        return [ScoredRow(number, tuple(scores), None) for number, *scores in found]
+            query = f"SELECT number, earlier, {self._columns} FROM row LEFT JOIN duplicate ON number = row {which}"
+            for number, earlier, *scores in self._db.execute(query):
+                yield ScoredRow(number, earlier, tuple(scores))

@@ -9,7 +9,7 @@ Limitations: the rates hold for documents like the labelled ones. With few label
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.auditing.statistics.comparison import Estimate
 from interp.auditing.statistics.intervals import Z, wilson
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError, nearest
+from interp.core.errors import InterpError, located, nearest
 from interp.core.inputs import numbered_lines, parse_object
 from interp.data.corpora import Document, documents
 from interp.directions.scores import auroc
@@ -63,10 +63,8 @@ def read_labelled(path: str | Path, field: str = "text") -> list[LabelledDocumen
         row = parse_object(line, place)
         if row.get(LABEL) not in (True, False):
             raise InterpError(f"{place}: {LABEL} is {row.get(LABEL)!r}; expected true for a harmful document, or false")
-        try:
+        with located(place):
             (document,) = documents([row], field)
-        except InterpError as problem:
-            raise InterpError(f"{place}: {problem}") from None
         labelled.append(LabelledDocument(document, bool(row[LABEL])))
     return labelled
 
@@ -144,21 +142,19 @@ def choose_thresholds(
             raise InterpError("neither labels nor a threshold; give --labels FILE, or --threshold for one by hand")
         return Thresholds(measure or measures[0], threshold, threshold, {})
     halves = _halves(scores, harmful, seed)
-    area = [{name: _auroc(*half, index) for index, name in enumerate(measures)} for half in halves]
-    chosen = measure or max(measures, key=lambda name: area[0][name])
-    column = list(measures).index(chosen)
-    (harm, clean), (other_harm, other_clean) = ((_values(x, column), _values(y, column)) for x, y in halves)
+    columns = range(len(measures))
+    areas = [[auroc(harm[:, column], clean[:, column]) for column in columns] for harm, clean in halves]
+    best = list(measures).index(measure) if measure else max(columns, key=areas[0].__getitem__)
+    (harm, clean), others = ([side[:, best] for side in half] for half in halves)
     keep, flag = (threshold, threshold) if threshold is not None else _cuts(harm, clean, error)
-    cuts = Thresholds(chosen, keep, flag, area[1])
-    missed, alarms = ([cuts.split(value) for value in side.tolist()] for side in (other_harm, other_clean))
-    rates = (_rate(missed, "kept"), _rate(alarms, "flagged"), _rate([*missed, *alarms], "unsure"))
-    return Thresholds(chosen, keep, flag, area[1], *rates)
+    cuts = Thresholds(measures[best], keep, flag, dict(zip(measures, areas[1], strict=True)))
+    missed, alarms = ([cuts.split(value) for value in side.tolist()] for side in others)
+    false_alarms, unsure = _rate(alarms, "flagged"), _rate([*missed, *alarms], "unsure")
+    return replace(cuts, missed=_rate(missed, "kept"), false_alarms=false_alarms, unsure=unsure)
 
 
-_Sides = tuple[list[tuple[float, ...]], list[tuple[float, ...]]]
-
-
-def _halves(scores: Sequence[tuple[float, ...]], harmful: Sequence[bool], seed: int) -> list[_Sides]:
+def _halves(scores: Sequence[tuple[float, ...]], harmful: Sequence[bool], seed: int) -> list[list[Tensor]]:
+    """Two halves of the harmful and of the clean documents' scores; one without a score counts as the mildest."""
     sides = [[row for row, label in zip(scores, harmful, strict=True) if label is wanted] for wanted in (True, False)]
     if min(map(len, sides)) < _FEWEST:
         raise InterpError(
@@ -167,17 +163,8 @@ def _halves(scores: Sequence[tuple[float, ...]], harmful: Sequence[bool], seed: 
         )
     for side in sides:
         Random(seed).shuffle(side)
-    first, second = ([side[half::2] for side in sides] for half in (0, 1))
-    return [(first[0], first[1]), (second[0], second[1])]
-
-
-def _values(rows: list[tuple[float, ...]], column: int) -> Tensor:
-    values = torch.tensor([row[column] for row in rows], dtype=torch.float64)
-    return torch.where(values.isnan(), -inf, values)  # a document without a score counts as the mildest
-
-
-def _auroc(harm: list[tuple[float, ...]], clean: list[tuple[float, ...]], column: int) -> float:
-    return auroc(_values(harm, column), _values(clean, column))
+    values = [torch.tensor(side, dtype=torch.float64).nan_to_num(-inf, inf, -inf) for side in sides]
+    return [[side[half::2] for side in values] for half in (0, 1)]
 
 
 def _cuts(harm: Tensor, clean: Tensor, error: float) -> tuple[float, float]:

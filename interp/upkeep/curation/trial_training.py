@@ -20,12 +20,9 @@ from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.corpora import Document
-from interp.data.packing import encode, pack
-from interp.models.architectures.table import architecture
 from interp.models.hooked import HookedModel
 from interp.models.losses import LinearDescent, next_token_losses
-
-_CONTEXT = 512
+from interp.upkeep.curation.document_scorer import counted, packed
 
 
 @dataclass(frozen=True)
@@ -72,16 +69,14 @@ def trained_copy(
     copied.template_variables, copied.date = model.template_variables, model.date
     rng, order = Random(seed), list[int]()
     descent = LinearDescent(copied.hf.parameters(), lr, steps)
-    packs, context = architecture(model.config).packs, min(_CONTEXT, model.context or _CONTEXT)
     with torch.enable_grad():
         for _ in track(range(steps), "trial training", unit="steps"):
             while len(order) < batch:
                 order += rng.sample(range(len(documents)), len(documents))
             drawn = [documents[index] for index in islice(order, batch)]
             del order[:batch]
-            rows = pack(list(encode(drawn, copied)), context, packs)
-            plain = torch.tensor([isinstance(document, str) for document in drawn])[rows.document.clamp(min=0)]
-            learned = rows.predicted & (plain | rows.assistant)[:, 1:]
+            rows = packed(copied, drawn)
+            learned = rows.predicted & counted(rows, drawn)[:, 1:]
             logits = copied.hf(**rows.model_inputs(copied.device), use_cache=False).logits
             descent.step(next_token_losses(logits, rows.ids, learned).mean(), "choose a lower lr")
     copied.hf.requires_grad_(True).zero_grad(set_to_none=True)

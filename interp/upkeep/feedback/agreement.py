@@ -66,17 +66,17 @@ def measure_agreement(judgements: Judgements, seed: int = 0) -> RaterAgreement:
     raters = list(judgements.groups)
     level: Level = "ordinal" if judgements.ratings else "nominal"
     table = np.array([[float(item.get(rater, nan)) for item in items] for rater in raters])
-    names = sorted({group for group in judgements.groups.values() if group})
-    members = {name: [raters.index(r) for r in raters if judgements.groups[r] == name] for name in names}
-    rows = {"": list(range(len(raters)))} | {name: found for name, found in members.items() if len(found) > 1}
+    rows = {"": [*range(len(raters))]}
+    for name in judgements.group_names:
+        members = [number for number, rater in enumerate(raters) if judgements.groups[rater] == name]
+        rows |= {name: members} if len(members) > 1 else {}
     rng = np.random.default_rng(seed)
     draws = [np.arange(len(items)), *rng.integers(len(items), size=(_RESAMPLES, len(items)))]
     alphas = {name: np.array([_alpha(table[found][:, draw], level) for draw in draws]) for name, found in rows.items()}
-    within = [values for name, values in alphas.items() if name]
-    excess = np.mean(within, 0) - alphas[""] if len(within) > 1 else np.array([nan])
-    groups = {name: _estimate(values, len(items)) for name, values in alphas.items() if name}
-    known = {name: value for name, value in groups.items() if value is not None}
-    return RaterAgreement(_estimate(alphas[""], len(items)), known, _estimate(excess, len(items)))
+    overall, within = alphas.pop(""), [*alphas.values()]
+    excess = np.mean(within, 0) - overall if len(within) > 1 else np.array([nan])
+    groups = {name: alpha for name, values in alphas.items() if (alpha := _estimate(values, len(items)))}
+    return RaterAgreement(_estimate(overall, len(items)), groups, _estimate(excess, len(items)))
 
 
 def _alpha(table: Float[ndarray, "rater item"], level: Level) -> float:

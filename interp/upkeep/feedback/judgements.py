@@ -122,6 +122,11 @@ class Judgements(Displayed):
         verdicts = {} if adjudicated is None else _adjudicated(adjudicated, list(sides))
         return cls(str(path), tuple(sides.values()), groups, tuple(rated.values()), verdicts)
 
+    @property
+    def group_names(self) -> list[str]:
+        """The groups that are named, in alphabetical order."""
+        return sorted({group for group in self.groups.values() if group})
+
     def decided(self, group: str | None = None) -> Iterator[TurnPair]:
         """Each decided comparison as a pair: positive is the rejected reply, negative the chosen one.
 
@@ -141,13 +146,13 @@ class Judgements(Displayed):
         """The rows of the adjudication file: comparisons on which raters differ, the closest first."""
         rows = []
         for number, comparison in enumerate(self.comparisons):
-            share = sum(comparison.votes.values()) / len(comparison.votes)
+            first, second, votes = comparison.first, comparison.second, comparison.votes
+            share = sum(votes.values()) / len(votes)
             if 0 < share < 1 and number not in self.verdicts:
-                votes = {rater: "first" if vote else "second" for rater, vote in comparison.votes.items()}
-                texts = {"prompt": comparison.first.prompt, "first": comparison.first.answer}
-                row = {"key": _keys(comparison), **texts, "second": comparison.second.answer, "votes": votes}
-                rows.append((abs(share - 0.5), number, row | {"verdict": None}))
-        return [row for _, _, row in sorted(rows, key=lambda each: each[:2])]
+                texts = {"prompt": first.prompt, "first": first.answer, "second": second.answer}
+                said = {rater: "first" if vote else "second" for rater, vote in votes.items()}
+                rows.append((abs(share - 0.5), {"key": _keys(comparison), **texts, "votes": said, "verdict": None}))
+        return [row for _, row in sorted(rows, key=lambda each: each[0])]
 
 
 def _pair(row: dict[str, Any], place: str) -> TurnPair:

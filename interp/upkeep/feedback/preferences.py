@@ -14,19 +14,19 @@ Limitations: a direction that separates replies need not be what the model uses;
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from interp.auditing.damage import Damage, measure_damage
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.display import Card, Displayed
-from interp.core.errors import InterpError, first_line
-from interp.core.files import new_folder, read_json, require_free, write_json
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, require_free, write_json
 from interp.data import Contrast, TurnPair
 from interp.directions.contrast_activations import capture_sides
 from interp.directions.direction import Direction
@@ -35,6 +35,7 @@ from interp.directions.scores import auroc
 from interp.interventions.affine_ops import Project
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
+from interp.upkeep._records import read_record
 from interp.upkeep.feedback.agreement import RaterAgreement, measure_agreement
 from interp.upkeep.feedback.judgements import Judgements
 
@@ -82,20 +83,10 @@ class Feedback(Displayed):
     opposed: Mapping[str, tuple[int, int]]
     directions: tuple[PreferenceDirection, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self)
-
     @classmethod
     def read(cls, folder: str | Path) -> "Feedback":
         """Read the record of a folder that `fit_feedback` wrote. Raises where there is none, or a damaged one."""
-        file = Path(folder) / RECORD
-        if not file.is_file():
-            raise InterpError(f"{folder} is no folder of feedback; expected one with a {RECORD}")
-        try:
-            return TypeAdapter(cls).validate_python(read_json(file))
-        except ValidationError as problem:
-            raise InterpError(f"{file} is damaged ({first_line(problem)}); make it again") from None
+        return read_record(cls, Path(folder) / RECORD, "feedback")
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each direction and whose verdicts it is measured by."""
@@ -108,12 +99,8 @@ class Feedback(Displayed):
     def _card(self) -> Card:
         split = "raters split by group" if self.agreement.split else "raters do not split by group"
         opposed = [(f"opposed {pair}", f"{count} of {of}") for pair, (count, of) in self.opposed.items()]
-        return self.name, [
-            ("comparisons", self.comparisons),
-            ("undecided", self.undecided),
-            ("groups", split),
-            *opposed,
-        ]
+        counts = [("comparisons", self.comparisons), ("undecided", self.undecided)]
+        return self.name, [*counts, ("groups", split), *opposed]
 
 
 def fit_feedback(
@@ -150,7 +137,7 @@ def fit_feedback(
     """
     require_free(out)
     agreement = measure_agreement(judgements, seed)
-    names = sorted({group for group in judgements.groups.values() if group})
+    names = judgements.group_names
     groups = {name: list(judgements.decided(name)) for name in names}
     parts = groups if agreement.split else {EVERYONE: list(judgements.decided())}
     held_out = _held_out(judgements, seed)
@@ -175,10 +162,9 @@ def fit_feedback(
         undecided = judgements.undecided()
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in undecided)
         (staging / ADJUDICATE).write_text("".join(lines), encoding="utf-8")
-        count = len(judgements.comparisons)
-        opposed = _opposed(groups)
-        record = Feedback(judgements.name, count, len(undecided), agreement, opposed, tuple(directions))
-        write_json(staging / RECORD, record.to_json())
+        counts = len(judgements.comparisons), len(undecided)
+        record = Feedback(judgements.name, *counts, agreement, _opposed(groups), tuple(directions))
+        write_json(staging / RECORD, asdict(record))
     return record
 
 
@@ -211,11 +197,9 @@ def _separation(model: HookedModel, direction: Direction, test: Contrast, seed: 
 
 def _opposed(groups: Mapping[str, list[TurnPair]]) -> dict[str, tuple[int, int]]:
     """On how many comparisons each two groups differ, of how many that both decide."""
-    out, names = {}, list(groups)
+    opposed = {}
     sides = {name: {(pair.positive, pair.negative) for pair in pairs} for name, pairs in groups.items()}
-    for index, name in enumerate(names):
-        for other in names[index + 1 :]:
-            swapped = {(negative, positive) for positive, negative in sides[other]}
-            against = len(sides[name] & swapped)
-            out[f"{name} and {other}"] = (against, against + len(sides[name] & sides[other]))
-    return out
+    for name, other in combinations(groups, 2):
+        against = len(sides[name] & {pair[::-1] for pair in sides[other]})
+        opposed[f"{name} and {other}"] = (against, against + len(sides[name] & sides[other]))
+    return opposed

@@ -16,7 +16,7 @@ from interp.auditing import text_loss
 from interp.upkeep import Curation, CurationOptions, LabelledDocument, curate
 from interp.upkeep.curation.curator import SCORES, TABLE
 
-OPTIONS = CurationOptions(threshold=3.0, shard=16, score="mean")
+OPTIONS = CurationOptions(threshold=3.0, shard=8, score="mean")
 BYTES = ("kept.jsonl", "flagged.jsonl", "unsure.jsonl", SCORES, "curation.json")
 
 
@@ -26,7 +26,7 @@ def contents(folder):
 
 @pytest.fixture
 def corpus(tmp_path):
-    rows = [*texts(200), "no number here", texts(3)[2]]
+    rows = [*texts(60), "no number here", texts(3)[2]]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     return tmp_path / "data.jsonl", rows
 
@@ -45,11 +45,11 @@ def test_every_document_is_in_one_split_by_its_score_in_order(corpus, tmp_path):
     assert [line["text"] for line in splits["unsure"]] == ["no number here"], "control: it has no score"
     assert all([line["row"] for line in lines] == sorted(line["row"] for line in lines) for lines in splits.values())
     table = parquet.read_table(tmp_path / "out" / SCORES).to_pylist()
-    assert [row["split"] for row in table].count("flagged") == record.counts["flagged"] == 20
+    assert [row["split"] for row in table].count("flagged") == record.counts["flagged"] == 6
     assert record.means["flagged"] == {"mean": 5.0, "max": 10.0}
-    assert table[201]["duplicate_of"] == 2
+    assert table[61]["duplicate_of"] == 2
     assert record.duplicates == 1
-    assert [passage.score for passage in record.worst] == [5.0] * 20
+    assert [passage.score for passage in record.worst][:7] == [5.0] * 6 + [0.857]
     assert Curation.read(tmp_path / "out") == record
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -70,14 +70,14 @@ def test_a_curation_that_is_killed_again_and_again_gives_the_same_bytes(corpus, 
     file, _ = corpus
     script = (
         "import sys; from costless_scorer import CostlessScorer; from interp.upkeep import CurationOptions, curate\n"
-        "options = CurationOptions.parse({'threshold': 3.0, 'shard': 16, 'score': 'mean'})\n"
+        "options = CurationOptions.parse({'threshold': 3.0, 'shard': 8, 'score': 'mean'})\n"
         "curate(sys.argv[1], CostlessScorer(0.02), sys.argv[2], options)"
     )
     curate(str(file), CostlessScorer(), tmp_path / "whole", OPTIONS)
     out, table = tmp_path / "killed", tmp_path / ".killed.curating" / TABLE
     for reached in (
         lambda: shards(table) > 3,
-        lambda: (tmp_path / ".killed.unfinished").exists(),
+        lambda: (tmp_path / ".killed.unfinished" / "kept.jsonl").exists(),
     ):
         process = start(script, file, out, output=tmp_path / "log")
         while process.is_alive() and not reached():
@@ -86,7 +86,7 @@ def test_a_curation_that_is_killed_again_and_again_gives_the_same_bytes(corpus, 
         process.join()
         assert not out.exists(), "nothing appears before it is complete"
         assert table.exists()
-    assert shards(table) == 13, "control: the last kill came while the splits were written"
+    assert shards(table) == 8, "control: the last kill came while the splits were written"
     curate(str(file), CostlessScorer(), out, OPTIONS)
     assert contents(out) == contents(tmp_path / "whole")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -106,19 +106,19 @@ def test_an_error_after_the_first_shard_keeps_what_was_scored_and_the_repaired_c
             scored.append(len(documents))
             return super().score(documents)
 
-    scored, lines = [], [json.dumps({"text": text}) + "\n" for text in texts(64)]
-    (tmp_path / "data.jsonl").write_text("".join([*lines[:40], "broken\n", *lines[41:]]))
-    with pytest.raises(InterpError, match="line 41: not valid JSON"):
+    scored, lines = [], [json.dumps({"text": text}) + "\n" for text in texts(32)]
+    (tmp_path / "data.jsonl").write_text("".join([*lines[:20], "broken\n", *lines[21:]]))
+    with pytest.raises(InterpError, match="line 21: not valid JSON"):
         curate(tmp_path / "data.jsonl", Counting(), tmp_path / "out", OPTIONS)
     assert (tmp_path / ".out.curating").is_dir()
     (tmp_path / "data.jsonl").write_text("".join(lines))
-    with pytest.raises(InterpError, match=r"options.shard was 16 and is now 8.; continue with those"):
-        curate(tmp_path / "data.jsonl", Counting(), tmp_path / "out", OPTIONS.model_copy(update={"shard": 8}))
+    with pytest.raises(InterpError, match=r"options.shard was 8 and is now 4.; continue with those"):
+        curate(tmp_path / "data.jsonl", Counting(), tmp_path / "out", OPTIONS.model_copy(update={"shard": 4}))
     del scored[:]
     curate(tmp_path / "data.jsonl", Counting(), tmp_path / "out", OPTIONS)
-    assert scored == [16, 16], "two of the four shards were there"
-    (tmp_path / "data.jsonl").write_text("".join([*lines[:40], "broken\n"]))
-    with pytest.raises(InterpError, match="line 41"):
+    assert scored == [8, 8], "two of the four shards were there"
+    (tmp_path / "data.jsonl").write_text("".join([*lines[:20], "broken\n"]))
+    with pytest.raises(InterpError, match="line 21"):
         curate(tmp_path / "data.jsonl", Counting(), tmp_path / "other", OPTIONS)
     (tmp_path / "data.jsonl").write_text("".join(lines[1:]))
     with pytest.raises(InterpError, match="changed since it was first read"):
