@@ -14,6 +14,9 @@ from .entanglement_matrix import entanglement as entanglement
 from .policy.decision import Decision as Decision
 from .policy.decision import decide as decide
 from .policy.release_gate import gate as gate
+from .policy.reviews import sign_risk_report as sign_risk_report
+from .policy.risk_report import RiskReport as RiskReport
+from .policy.risk_report import write_risk_report as write_risk_report
 from .policy.schema import Policy as Policy
 from .public.suite import public_suite as public_suite
 from .reply_divergence import reply_kl as reply_kl

@@ -75,6 +75,8 @@ class Audit(Displayed):
         edit: What was measured as `after`: the recipe run by `hooks` on the unedited model, `weights` of their own, or
             `none`.
         items: The scores of every item, by behaviour.
+        measured: The day (UTC, YYYY-MM-DD) of its oldest score, by the clock of the machine that measured; empty in
+            audits of earlier versions, and where a score's day is unknown.
 
     Example:
         >>> from interp.auditing import text_loss
@@ -98,6 +100,7 @@ class Audit(Displayed):
     versions: dict[str, str] = field(default_factory=dict)
     edit: Edit = "none"
     items: dict[str, ItemScores] = field(default_factory=dict)
+    measured: str = ""
 
     def __getitem__(self, name: str) -> AuditRow:
         for row in self.rows:
@@ -285,6 +288,7 @@ def audit(
         versions=versions(),
         edit="weights" if isinstance(after, HookedModel) else "hooks" if after else "none",
         items=items,
+        measured=min(scores.day(x, behaviour) for x in chain(*arms.values()) for behaviour in behaviours),
     )
 
 

@@ -22,6 +22,7 @@ last digits between devices and versions of torch; use a separate cache folder f
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -44,6 +45,11 @@ _FORMAT = 1
 _SCORING = 2  # raised whenever scorers give other scores for the same behaviour
 _RENDERED: WeakKeyDictionary[HookedModel, dict[tuple[str, ...], str]] = WeakKeyDictionary()
 _PROBES = 50  # prompts per behaviour on which tokenizers are compared, and answers on which templates are
+
+
+def today() -> date:
+    """The day in UTC, by the clock of this machine."""
+    return datetime.now(UTC).date()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +134,7 @@ class ScoreCache(Displayed):
     def __init__(self, folder: str | Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self._memory: dict[str, Scores] = {}
+        self._days: dict[str, str] = {}
         self._changed: set[Path] = set()
 
     def _card(self) -> Card:
@@ -137,6 +144,10 @@ class ScoreCache(Displayed):
         """The scores of a behaviour under a condition; None, with a note, where their file was changed."""
         return self._stored(_key(condition, behaviour), behaviour)
 
+    def day(self, condition: ModelCondition, behaviour: Behaviour) -> str:
+        """The day on which scores here were measured, YYYY-MM-DD; empty if unknown."""
+        return self._days.get(sha256_json(_key(condition, behaviour)), "")
+
     def scores(self, condition: ModelCondition, behaviour: Behaviour) -> Scores:
         """The stored scores, or else those measured now, which are stored."""
         key = _key(condition, behaviour)
@@ -144,10 +155,11 @@ class ScoreCache(Displayed):
         if stored is None:
             measured = condition.scores(behaviour)
             stored = replace(measured, replies=()) if behaviour.secret else measured
+            day = self._days[sha256_json(key)] = today().isoformat()
             # A judge that failed may respond when the audit runs again, which then measures these items again.
             if self.folder is not None and not stored.missing:
                 values = {"values": list(stored.values), "replies": list(stored.replies)}
-                content = {"format": _FORMAT, "key": key, **values}
+                content = {"format": _FORMAT, "key": key, "day": day, **values}
                 write_json(self.folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
             self._memory[sha256_json(key)] = stored
         return stored
@@ -157,7 +169,7 @@ class ScoreCache(Displayed):
         file = None if self.folder is None else self.folder / f"{name}.json"
         if name not in self._memory and file is not None and file not in self._changed and file.is_file():
             try:
-                self._memory[name] = _read(file, key, behaviour)
+                self._memory[name], self._days[name] = _read(file, key, behaviour)
             except (KeyError, TypeError, ValueError) as problem:
                 self._changed.add(file)
                 note(f"{file}: not the scores that were stored ({problem}); {behaviour.name} is measured again")
@@ -208,14 +220,14 @@ def _texts_of(spec: Any) -> Iterator[str]:
             yield from _texts_of(part)
 
 
-def _read(file: Path, key: dict[str, str], behaviour: Behaviour) -> Scores:
+def _read(file: Path, key: dict[str, str], behaviour: Behaviour) -> tuple[Scores, str]:
     content = read_json(file)
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     if stated is None or stated != sha256_json(content) or content.get("key") != key:
         raise InterpError("its SHA-256 or its key differs")
     scores = Scores(tuple(map(float, content["values"])), tuple(content["replies"]))
     behaviour.check(scores)
-    return scores
+    return scores, str(content.get("day", ""))  # caches of earlier versions have no day
 
 
 def require_comparable(before: HookedModel, after: HookedModel, behaviours: list[Behaviour]) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import attribution, audit, capture, export, find, recipe, sae, search, upkeep
+from interp.cli import attribution, audit, capture, export, find, recipe, report, sae, search, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
@@ -150,6 +150,7 @@ RUNS_VERBS: dict[str, Command] = {
     "compare": compare_command,
     "gc": clear_command,
 }
+REPORT_VERBS: dict[str, Command] = {"write": report.report_command, "sign": report.sign_command}
 SWEEP_VERBS: dict[str, Command] = {
     "run": search.sweep_command,
     "show": search.show_sweep_command,
@@ -176,6 +177,9 @@ def build_app() -> typer.Typer:
     root.add_typer(sweep_group, name="sweep")
     recipe_group = typer.Typer(help="Build a recipe from a YAML file, and show a saved one.", no_args_is_help=True)
     root.add_typer(recipe_group, name="recipe")
+    report_help = "Write the risk report of a model (report AUDIT is report write AUDIT), and sign one."
+    report_group = typer.Typer(help=report_help, cls=verb_group("write"), no_args_is_help=True)
+    root.add_typer(report_group, name="report")
     root.add_typer(lens_group, name="lens")
     root.add_typer(sae_group, name="sae")
     root.add_typer(runs_group, name="runs")
@@ -185,6 +189,7 @@ def build_app() -> typer.Typer:
         sae_group: SAE_VERBS,
         runs_group: RUNS_VERBS,
         sweep_group: SWEEP_VERBS,
+        report_group: REPORT_VERBS,
         recipe_group: RECIPE_VERBS,
     }
     for group, verbs in groups.items():

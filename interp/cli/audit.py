@@ -128,17 +128,19 @@ class GateOptions(Config):
     base: str | None = Field(None, description="unedited model, to repeat the export from [default: as it records]")
     key: Path | None = Field(None, description="public key (PEM) of the export's signature, instead of the base")
     safeguard: tuple[str, ...] = repeated("safeguard of the policy that you state is in place")
+    reviewer: tuple[Path, ...] = repeated("public key (PEM) of a reviewer whose signature counts")
 
 
 def gate_command(
-    file: Annotated[Path, typer.Argument(help="audit written by interp audit")],
+    file: Annotated[Path, typer.Argument(help="audit written by interp audit, or folder of interp report")],
     options: GateOptions,
     as_json: Json = False,
 ) -> None:
-    """Apply a policy to an audit. Exit code: 0 allow, 1 deny, 2 inconclusive."""
+    """Apply a policy to an audit or a risk report. Exit code: 0 allow, 1 deny, 2 inconclusive."""
     from interp.auditing.policy.release_gate import gate
 
-    decision = gate(file, options.policy, options.checkpoint, options.safeguard, base=options.base, key=options.key)
+    proofs: dict[str, Any] = {"base": options.base, "key": options.key, "reviewers": options.reviewer}
+    decision = gate(file, options.policy, options.checkpoint, options.safeguard, **proofs)
     print_decision(decision, as_json)
     raise typer.Exit(CODES[decision.outcome])
 

@@ -25,9 +25,10 @@ class ExportInputs(Config):
     out: Path | None = Field(None, description="new folder for the checkpoint")
     protect: Path | None = Field(None, description="folder of a saved direction that the edit leaves intact")
     prompts: Path | None = Field(None, description="file of additional texts, one per line, for the certificate")
-    require: Path | None = Field(None, description="audit of this recipe; export only if --policy allows it")
+    require: Path | None = Field(None, description="audit, or risk report, of this recipe; --policy has to allow it")
     policy: str | None = Field(None, description="with --require: policy (YAML file, or bundled: release, targeted)")
     safeguard: tuple[str, ...] = repeated("with --require: safeguard of the policy that you state is in place")
+    reviewer: tuple[Path, ...] = repeated("with --require: public key (PEM) of a reviewer of the risk report")
     distil: str | None = Field(None, description="corpus to train factors on, for a recipe that can't be folded")
     rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")
     steps: int | None = Field(None, ge=0, description="with --distil: training steps [default: 300]")
@@ -39,7 +40,7 @@ class ExportInputs(Config):
         if training and self.distil is None:
             raise InterpError(f"{' and '.join(training)}: only for distil; leave it out")
         if self.needs_release and (self.require is None or self.policy is None):
-            raise InterpError("require, policy and safeguard go together; give the audit and the policy")
+            raise InterpError("require, policy, safeguard and reviewer go together; give the audit and the policy")
         form, loaded = self.options.form, not (self.options.dry_run or self.options.streamed)
         if self.needs_release and not (loaded and form == "checkpoint"):
             raise InterpError("require is for checkpoints that are certified; leave dry_run, streamed and form out")
@@ -52,7 +53,7 @@ class ExportInputs(Config):
     @property
     def needs_release(self) -> bool:
         """Whether a policy has to allow the export."""
-        return bool(self.require or self.policy or self.safeguard)
+        return bool(self.require or self.policy or self.safeguard or self.reviewer)
 
 
 def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -> None:
@@ -137,7 +138,7 @@ def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
     from interp.auditing.policy.schema import Policy
 
     rules = Policy.read(str(inputs.policy))
-    decision = gate(str(inputs.require), rules, None, inputs.safeguard, recipe)
+    decision = gate(str(inputs.require), rules, None, inputs.safeguard, recipe, reviewers=inputs.reviewer)
     if not decision.allow:
         print_decision(decision, as_json)
         raise typer.Exit(CODES[decision.outcome])

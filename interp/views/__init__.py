@@ -14,7 +14,8 @@ In reading order:
   training.
 - `report_page`: `Report`, the records of a run, and `write_report`, which writes them as one HTML file.
 - `attribution_graph_page`: `graph_page`, the page of an attribution graph, as one HTML file.
-- `upkeep`: `write_curation_page`, what became of a corpus, and its worst passages token by token.
+- `upkeep`: `write_curation_page`, what became of a corpus, and its worst passages token by token, and
+  `write_risk_report_page`, a risk report with its reviews.
 - `steering_slider`: `steer`, a slider in a notebook that steers a model's reply.
 """
 

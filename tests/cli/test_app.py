@@ -29,7 +29,7 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(app.app)
-    groups = {name: command.commands.pop(name) for name in ("lens", "recipe", "sae", "runs", "sweep")}
+    groups = {name: command.commands.pop(name) for name in ("lens", "recipe", "report", "sae", "runs", "sweep")}
     inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
     verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
@@ -82,8 +82,8 @@ def test_options_are_frozen():
         "export": [
             "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
             "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite", "--policy", "--prompts",
-            "--protect", "--rank", "--recipe", "--rehost", "--require", "--safeguard", "--shard-size", "--sign",
-            "--steps", "--streamed", "--trust-base", "--undo", "model",
+            "--protect", "--rank", "--recipe", "--rehost", "--require", "--reviewer", "--safeguard", "--shard-size",
+            "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "--key", "--prompts", "folder"],
@@ -92,7 +92,11 @@ def test_options_are_frozen():
             "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite",
             "--template", "model",
         ],
-        "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--safeguard", "file"],
+        "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--reviewer", "--safeguard", "file"],
+        "report write": [
+            "--by", "--json", "--out", "--policy", "--risk", "--safeguard", "--supersedes", "--unmeasured", "audits",
+        ],
+        "report sign": ["--dissent", "--json", "--key", "--reviewer", "--statement", "folder"],
         "graph": [
             "--as-chat", "--date", "--device", "--edge-share", "--features", "--json", "--label", "--memory",
             "--node-share", "--out", "--prompt", "--rules", "--target", "--template", "--text", "--tokens",

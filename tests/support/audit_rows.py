@@ -1,9 +1,12 @@
 """Rows of audits as a policy reads them: good ones, changed ones, and what a policy decides of them."""
 
+from datetime import date
+
 from interp.auditing.audit_row import AuditRow, ItemScores, audit_rows
 from interp.auditing.auditor import Audit, suite_digest
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Behaviour, Scores
+from interp.auditing.conditions import today
 from interp.auditing.policy.decision import Policy, decide
 from interp.auditing.statistics.comparison import compare
 from interp.models.identity import ModelReference
@@ -13,6 +16,9 @@ MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8,
 POLICY = Policy(target="hostility", required=("refusal",))
 
 RELEASE = Policy.read("release")
+
+# A risk report that two reviewers have signed, of the day of the audit.
+DAY, APPROVALS = date(2026, 3, 1), ("first", "second")
 
 SAFEGUARDS = tuple(name for tier in RELEASE.tiers for name in tier.safeguards)
 
@@ -49,14 +55,15 @@ BESIDE = (Baseline("random", {}), Baseline("prompt", {}))
 
 
 def decided(rows, policy=POLICY, safeguards=(), baselines=BESIDE):
-    return decide(Audit(tuple(rows), MODEL, MODEL, baselines=baselines), policy, safeguards)
+    record = Audit(tuple(rows), MODEL, MODEL, baselines=baselines, measured=DAY.isoformat())
+    return decide(record, policy, safeguards, approvals=APPROVALS, today=DAY)
 
 
 def two_arms(behaviour, before, after):
     return ItemScores.of(behaviour, {"before": [before], "after": [after]})
 
 
-def audit_of(scored, before, after=None, recipe=""):
+def audit_of(scored, before, after=None, recipe="", measured=None):
     """An audit of these scores: (name, kind, unit, before, after). Without `after`: by hooks, or of no edit."""
     behaviours = [
         Behaviour(name, kind, f"{name} | <b>shown</b>", tuple(f"{name} {i}" for i in range(len(old))), len, unit)
@@ -72,6 +79,7 @@ def audit_of(scored, before, after=None, recipe=""):
         suite=suite_digest(behaviours),
         edit="weights" if after else "hooks" if recipe else "none",
         items=items,
+        measured=(measured or today()).isoformat(),
     )
 
 

@@ -27,7 +27,7 @@ from interp.attribution import (
     patch,
     trace_graph,
 )
-from interp.auditing import AblationTrial, Behaviour, Decision, ScoreCache
+from interp.auditing import AblationTrial, Behaviour, Decision, RiskReport, ScoreCache
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
@@ -147,6 +147,13 @@ def _audits(model: HookedModel, n: int, folder: Path) -> Iterator[object]:
     changes, p = dict.fromkeys(names, rows[0].difference), dict.fromkeys(names, 0.1)
     baseline = Baseline("random", dict.fromkeys(names, 0.5), (dict.fromkeys(names, 0.5),) * 5, changes, p)
     large = Audit(rows, audit.before, audit.after, audit.examples * n, (baseline,))
+    day, digests = "2026-03-01", {"weights": "a" * 64, "recipe": "b" * 64, "policy_sha256": "c" * 64}
+    texts = dict.fromkeys(("measured", "not_measured", "residual_risk", "safeguards", "supersedes"), (EVIL,) * n)
+    grade = {"policy": EVIL, "outcome": "deny", "tier": EVIL, "statement": EVIL, "signatures_at_least": n}
+    yield RiskReport(
+        model=EVIL, made=day, next_audit=day, decided_by=EVIL, audits=(), rows=({EVIL: EVIL},) * n,
+        requirements=((EVIL, EVIL),) * n, **digests, **texts, **grade,
+    )  # fmt: skip
     yield large
     yield rows[0]
     yield baseline

@@ -10,14 +10,17 @@ Limitations: a policy names behaviours, and does not know whether they measure w
 `digests`.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
 from itertools import chain
 from typing import Any, Literal
 
 from interp.auditing.auditor import Audit
+from interp.auditing.conditions import today as current_day
+from interp.auditing.policy.evidence import check_age, check_standing
 from interp.auditing.policy.requirements import WORDS, Reason, check_requirements, check_rows, grade_model
-from interp.auditing.policy.schema import Policy
+from interp.auditing.policy.schema import Policy, Tier
 from interp.core.display import Card, Displayed
 
 __all__ = ["Decision", "Outcome", "Policy", "Reason", "decide"]
@@ -32,7 +35,7 @@ class Decision(Displayed):
     Attributes:
         reasons: One per requirement: met, not met, or unknown (None).
         tier: The tier of the policy that applies, if it has tiers.
-        notes: Why the model is not in a milder tier.
+        notes: Why the model is not in a milder tier, and what reviewers of a risk report dissent from.
         safeguards: The safeguards that were stated to be in place.
 
     Example:
@@ -74,7 +77,14 @@ class Decision(Displayed):
         return f"{self.outcome}{named}", [(WORDS[reason.met], reason.text) for reason in unmet_first]
 
 
-def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evidence: Iterable[Reason] = ()) -> Decision:
+def decide(
+    audit: Audit,
+    policy: Policy,
+    safeguards: Collection[str] = (),
+    evidence: Iterable[Reason] = (),
+    approvals: Sequence[str] | None = None,
+    today: date | None = None,
+) -> Decision:
     """Decide under a policy whether the model of an audit may be released.
 
     Args:
@@ -82,6 +92,8 @@ def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evide
         policy: What the audit must show.
         safeguards: Names of safeguards in place, as stated by whoever decides.
         evidence: Further requirements that were checked outside the audit, such as that it covers a checkpoint.
+        approvals: Reviewers whose signed approval of a risk report was checked; None if there is no report.
+        today: The day from which ages are counted. Default: today, in UTC.
 
     Returns:
         The outcome with a reason per requirement.
@@ -93,8 +105,26 @@ def decide(audit: Audit, policy: Policy, safeguards: Collection[str] = (), evide
         >>> interp.decide(record, interp.Policy(target="hostility")).outcome
         'inconclusive'
     """
+    decision, tiers = assess_evidence(audit, policy, safeguards, evidence, today)
+    return replace(decision, reasons=(*decision.reasons, *check_standing(policy, tiers, approvals)))
+
+
+def assess_evidence(
+    audit: Audit,
+    policy: Policy,
+    safeguards: Collection[str] = (),
+    evidence: Iterable[Reason] = (),
+    today: date | None = None,
+) -> tuple[Decision, Sequence[Tier]]:
+    """The decision on the figures alone, whoever stands behind them, and the tiers that apply."""
+    dated = list[Reason]()
+    if (limit := policy.evidence_days_at_most) is not None:
+        dated = [check_age("the audit", audit.measured, limit, today or current_day())]
+        if not dated[0].met:
+            audit = replace(audit, rows=(), baselines=())
     tier, grading, notes = grade_model(audit, policy)
     tiers = policy.tiers if tier is None else policy.tiers[: tier + 1]
     requirements = check_requirements(audit, policy, tiers, safeguards), check_rows(audit, policy, tiers)
     name = "" if tier is None else policy.tiers[tier].name
-    return Decision((*evidence, *grading, *chain(*requirements)), name, tuple(notes), tuple(sorted(safeguards)))
+    reasons = (*evidence, *dated, *grading, *chain(*requirements))
+    return Decision(reasons, name, tuple(notes), tuple(sorted(safeguards))), tiers

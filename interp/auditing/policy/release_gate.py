@@ -8,6 +8,9 @@ never the base itself. A manifest proves nothing, since whoever replaces weights
 again from the base and measured (`interp.editing.verify`), or it must be signed with a key that the caller names. Where
 neither holds, the decision is inconclusive.
 
+In place of the file of an audit the gate reads the folder of a risk report (`risk_report`): the audits in it, and the
+reviews that were signed with the keys that the caller names (`reviews`).
+
 Limitations: nothing shows who measured, nor that the audit was not made up as a whole (`interp.auditing.auditor`).
 Behaviours are identified by name; a policy pins their content by `digests`. The dtype in which others load a checkpoint
 is theirs to choose.
@@ -15,11 +18,17 @@ is theirs to choose.
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from interp.auditing.audit_row import AuditRow
 from interp.auditing.auditor import Audit
+from interp.auditing.conditions import today as current_day
 from interp.auditing.policy.decision import Decision, Policy, Reason, decide
+from interp.auditing.policy.evidence import gather_evidence
+from interp.auditing.policy.reviews import check_report
+from interp.auditing.policy.risk_report import REPORT, RiskReport
 from interp.core.display import markdown
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
@@ -56,17 +65,21 @@ def gate(
     *,
     base: AnyModel | None = None,
     key: str | Path | None = None,
+    reviewers: Collection[str | Path] = (),
+    today: date | None = None,
 ) -> Decision:
     """Decide on the file of an audit, and on whether it covers a checkpoint or recipe.
 
     Args:
-        audit: A file written by `Audit.save`.
+        audit: A file written by `Audit.save`, or the folder of a risk report.
         policy: A policy, the name of a shipped one (`release`, `targeted`), or a YAML file.
         checkpoint: Folder of the checkpoint to release. Without one, the decision is on what was audited alone.
         safeguards: Names of safeguards in place, as stated by whoever decides.
         recipe: The recipe to export.
         base: The unedited model, from which an export is made again. Default: where its manifest says, on this machine.
         key: Public key (PEM) of whoever signed the export; its manifest and certificate are then relied on.
+        reviewers: Public keys (PEM) of reviewers; signatures of a risk report count if they hold for one of them.
+        today: The day from which the age of evidence is counted. Default: today, in UTC.
 
     Returns:
         The decision; inconclusive if the file is not an audit or was changed.
@@ -86,11 +99,20 @@ def gate(
         if path is not None and str(path) != ORGANISM and not Path(path).exists():
             raise InterpError(f"{path}: no such file; expected {what}")
     policy = policy if isinstance(policy, Policy) else Policy.read(policy)
+    day, is_report = today or current_day(), Path(audit).is_dir()
+    if reviewers and not is_report:
+        raise InterpError(f"{audit}: reviewers sign risk reports, and this is a file; give the folder of one")
+    reported, approvals, notes = list[Reason](), list[str](), list[str]()
     try:
-        saved = Audit.read(audit)
+        if is_report:
+            saved, reported, approvals, notes = check_report(audit, policy, reviewers, day)
+        else:
+            saved = Audit.read(audit)
     except InterpError as problem:
-        return Decision((Reason(None, f"the audit cannot be relied on: {problem}"),), safeguards=tuple(safeguards))
+        what = "risk report" if is_report else "audit"
+        return Decision((Reason(None, f"the {what} cannot be relied on: {problem}"),), safeguards=tuple(safeguards))
     evidence = [
+        *reported,
         Reason(True, "the audit is unchanged since it was written, and its figures follow from its item scores"),
         Reason(True, f"the policy is {policy.name or 'without a name'}, SHA-256 {policy.digest[:12]}"),
     ]
@@ -105,20 +127,22 @@ def gate(
             evidence.append(Reason(None, str(problem)))
     if recipe is not None:
         evidence.append(_same("recipe", saved.recipe, recipe.digest))
-    return decide(saved, policy, safeguards, evidence)
+    decision = decide(saved, policy, safeguards, evidence, approvals if is_report else None, day)
+    return replace(decision, notes=(*decision.notes, *notes))
 
 
 def decide_release(audit: str | Path, policy: Policy, decision: Decision) -> Release:
     """The release record of an export. Raises unless the decision is to allow it."""
     if not decision.allow:
         raise InterpError(f"the decision is {decision.outcome!r}; only allowed models are released")
-    saved = Audit.read(audit)
+    is_report = Path(audit).is_dir()
+    saved = _newest(audit, policy) if is_report else Audit.read(audit)
     record = Release(
         outcome=decision.outcome,
         tier=decision.tier,
         policy=policy.name,
         policy_sha256=policy.digest,
-        audit_sha256=sha256_file(Path(audit)),
+        audit_sha256=sha256_file(Path(audit) / REPORT if is_report else Path(audit)),
         base=saved.before.digest,
         settings=saved.before.settings,
         recipe=saved.recipe,
@@ -126,6 +150,10 @@ def decide_release(audit: str | Path, policy: Policy, decision: Decision) -> Rel
         safeguards=decision.safeguards,
     )
     return record.model_copy(update={"section": _section(saved, record, decision)})
+
+
+def _newest(folder: str | Path, policy: Policy) -> Audit:
+    return gather_evidence(RiskReport.read(folder).read_audits(folder), policy, current_day())[0]
 
 
 def _check_checkpoint(audit: Audit, folder: Path, base: AnyModel | None, key: str | Path | None) -> Iterator[Reason]:

@@ -104,6 +104,8 @@ class Tier(Config):
     items_at_least: int = Field(1, ge=1, description="items per behaviour")
     baselines: tuple[str, ...] = Field((), strict=False, description="baselines that the audit must have")
     safeguards: tuple[str, ...] = Field((), strict=False, description="safeguards in place, as stated by who decides")
+    report_required: bool = Field(False, description="whether the evidence has to be a risk report")
+    signatures_at_least: int = Field(0, ge=0, description="reviewers who approve the risk report by their signature")
 
     @field_validator("ceilings")
     @classmethod
@@ -148,6 +150,10 @@ class Policy(Config):
     items_at_least: int = Field(100, ge=1, description="items per behaviour")
     missing_at_most: float = Field(0.05, ge=0, le=1, description="share of a behaviour's items without a score")
     required: tuple[str, ...] = Field((), description="behaviours that the audit must have", strict=False)
+    evidence_days_at_most: int | None = Field(None, ge=1, description="age of an audit; an older one counts as missing")
+    report_days_at_most: int | None = Field(None, ge=1, description="age of a risk report")
+    report_required: bool = Field(False, description="whether the evidence has to be a risk report")
+    signatures_at_least: int = Field(0, ge=0, description="reviewers who approve the risk report by their signature")
     digests: dict[str, str] = Field({}, description="SHA-256 of required behaviours, by name")
     allowances: tuple[Allowance, ...] = Field((), description="other limits for some behaviours", strict=False)
     tiers: tuple[Tier, ...] = Field((), description="grades, the mildest first", strict=False)

@@ -8,6 +8,7 @@ Limitations: a signature shows that the holder of the key wrote these bytes, not
 certificates and no transparency log are involved.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -69,6 +70,21 @@ def read_signature(folder: str | Path, key: str | Path | None = None) -> str:
         why = f"does not hold for the key {key} ({_reason(problem)})"
         raise InterpError(f"{path}: its signature {why}; it was changed, or re-signed") from None
     return "checked"
+
+
+def key_digest(key: str | Path) -> str:
+    """SHA-256 of a public key (PEM), however its file is written. Raises unless it is one."""
+    _require_package()
+    from cryptography.hazmat.primitives import serialization as form
+
+    try:
+        public = form.load_pem_public_key(Path(key).read_bytes())
+    except OSError as problem:
+        raise InterpError(f"{key}: cannot be read ({problem.strerror})") from None
+    except Exception as problem:  # many types, for a key that is broken or private
+        raise InterpError(f"{key}: not a public key in PEM ({_reason(problem)})") from None
+    written = public.public_bytes(form.Encoding.DER, form.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(written).hexdigest()
 
 
 def _require_package() -> None:

@@ -18,6 +18,7 @@ from interp.auditing.audit_row import audit_rows
 from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
+from interp.auditing.conditions import today
 from interp.auditing.policy.decision import Policy, decide
 from interp.auditing.public._rows import DEFAULT_FOLDER, VARIABLE, PublicItem, sample_items
 from interp.auditing.public._texts import NextWord, toxic_words
@@ -258,7 +259,7 @@ def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
             b.name: two_arms(b, scored(b, 0), scored(b, lost if b.name == "refusal_harmful" else 0)) for b in suite
         }
         beside = Baseline("random", {}), Baseline("prompt", {})
-        made = Audit(audit_rows(suite, found, 0), MODEL, MODEL, baselines=beside)
+        made = Audit(audit_rows(suite, found, 0), MODEL, MODEL, baselines=beside, measured=today().isoformat())
         policy = Policy.read("release")
         return decide(made, policy, policy.tiers[1].safeguards)
 
