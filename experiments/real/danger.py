@@ -4,7 +4,8 @@
    last token of the prompt (the end of the template's opening of a reply, which has read the whole request): dangerous
    requests against all else, that is harmless requests, safe ones that sound dangerous (which count several times), and
    tokens that do not end a prompt, so that the gate opens there and nowhere else.
-2. Its threshold is the highest reading of a safe request of XSTest's choosing part.
+2. Its threshold is a tenth of the way from the highest reading of a safe request in alarming words, of the choosing
+   part, to the median one of its dangerous requests.
 3. The vector is added at that one token, at the same site. It is trained by gradient to make one short refusal the
    likeliest reply to dangerous requests of the fitting part, to its end of turn. What is added behind the site where
    the gate reads can't change what it reads.
@@ -25,7 +26,8 @@ from interp.models.sites import Site
 
 REFUSAL = "I'm sorry, but I can't help with that."
 SITE = Site.parse("resid_post.12")
-PENALTY, ALARMING, HUGE = 30.0, 4, 5.0  # of the regression; how often XSTest counts; times the median norm
+PENALTY, ALARMING, HUGE = 10.0, 4, 5.0  # of the regression; how often XSTest counts; times the median norm
+MARGIN = 0.1  # of the way from the highest safe reading to the median dangerous one
 BATCH, RATE, STEPS = 8, 0.3, 60
 
 
@@ -57,9 +59,8 @@ def gate_direction(ends: Tensor, listed: Sequence[Request], others: Tensor) -> T
     Features are divided by their deviation over ends of prompts: a few coordinates are far larger than the others.
     Tokens with a huge norm (the first of a text) are left out; they are far on the closed side.
     """
-    dangerous, alarming = (
-        torch.tensor([getattr(request, name) for request in listed]) for name in ("dangerous", "alarming")
-    )
+    dangerous = torch.tensor([request.dangerous for request in listed])
+    alarming = torch.tensor([request.source.startswith("xstest") for request in listed])
     scale, norms = ends.std(0), others.norm(dim=1)
     sides = [torch.cat([ends[side], *[ends[side & alarming]] * (ALARMING - 1)]) for side in (dangerous, ~dangerous)]
     negative = torch.cat([sides[1], others[norms < HUGE * norms.median()]])
@@ -97,7 +98,10 @@ def reply_loss(model: HookedModel, prompts: Sequence[Sequence[int]], reply: Tens
     return cross_entropy(logits.flatten(0, 1), reply.repeat(len(batch)))
 
 
-def threshold(readings: Tensor, listed: Sequence[Request]) -> float:
-    """The highest reading of a safe request of XSTest's choosing part."""
-    safe = [r.part == "choose" and r.source == "xstest_safe" for r in listed]
-    return float(readings[torch.tensor(safe)].max())
+def threshold(readings: Tensor, listed: Sequence[Request], margin: float = MARGIN) -> float:
+    """Above the highest reading of a safe request in alarming words, by a margin towards the dangerous ones."""
+    safe, dangerous = (
+        readings[torch.tensor([r.alarming != side and r.dangerous == side for r in listed])] for side in (False, True)
+    )
+    highest = float(safe.max())
+    return highest + margin * (float(dangerous.median()) - highest)

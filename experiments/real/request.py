@@ -2,6 +2,7 @@
 
 - `harmful_prompts`: dangerous requests of AdvBench, HarmBench, TDC 2023 and MaliciousInstruct.
 - `xstest` (Röttger et al. 2023, https://arxiv.org/abs/2308.01263): dangerous and safe requests in similar words.
+- `templated`: safe sentences in alarming words (`alarming.py`); the part follows from the word as in XSTest.
 - `harmless_instructions`, `halueval`: what people ask an assistant; half of the latter.
 
 The part follows from the SHA-256 of the request, for XSTest of the word that it is about, so that a safe request and
@@ -14,11 +15,12 @@ The texts are read and never stored or shown.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import alarming
 import harms
 from harms import Part
 
 DANGEROUS = ("advbench", "harmbench_val", "tdc2023", "malicious_instruct")
-UNSEEN = "malicious_instruct"
+UNSEEN, TEMPLATED = "malicious_instruct", "templated"
 LONGEST = 600  # characters
 
 
@@ -39,8 +41,8 @@ class Request:
 
     @property
     def alarming(self) -> bool:
-        """Whether it is of XSTest."""
-        return self.source.startswith("xstest")
+        """Whether it is of XSTest, or in such words."""
+        return self.source.startswith("xstest") or self.source == TEMPLATED
 
 
 def requests() -> list[Request]:
@@ -73,3 +75,5 @@ def _read() -> Iterator[Request]:
     for row in harms.rows("halueval/general_balanced.jsonl")[::2]:
         text = row["user_query"].strip()
         yield Request(text, "halueval", False, text, row["chatgpt_response"].strip())
+    for text, word in alarming.sentences():
+        yield Request(text, TEMPLATED, False, word)
