@@ -238,7 +238,8 @@ def share(chosen: Sequence[Request], opened: Tensor, listed: Sequence[Request]) 
 def cross_fitted(listed: Sequence[Request], ends: Tensor, others: Tensor) -> dict[str, Any]:
     """Gates that were fitted and set without a request, in folds by word: how often they open, by the margin.
 
-    A fold is measured; the next one sets the threshold; the gate is fitted on the others.
+    A fold is measured; the next one sets the threshold; the gate is fitted on the others. So here gates are fitted on
+    requests of MaliciousInstruct, too, unlike the recipe's.
     """
     folds = torch.tensor([int(harms.share_of(f"fold {request.group}") * FOLDS) for request in listed])
     opened = {margin: torch.zeros(len(listed), dtype=torch.bool) for margin in CURVE}
