@@ -346,7 +346,14 @@ class PlainModel(PromptedModel):
             >>> model.forward(model.tokens("The river of"), last=1).shape
             torch.Size([1, 1, 1280])
         """
-        return self.hf(**batch.model_inputs(self.device), use_cache=False, logits_to_keep=last).logits
+        head = self.hf.get_output_embeddings()
+        # Of the last columns a copy is multiplied: with frozen weights, torch multiplies a view row by row, with a copy
+        # of the unembedding for each.
+        hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+        try:
+            return self.hf(**batch.model_inputs(self.device), use_cache=False, logits_to_keep=last).logits
+        finally:
+            hook.remove()
 
     def mean_loss(self, batch: Tokens) -> Float[Tensor, ""]:
         """Mean next-token cross-entropy of a batch, in nats per token, with the graph that gradients need.

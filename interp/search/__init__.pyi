@@ -14,3 +14,5 @@ from .sweeps.sweep_file import StopSettings as StopSettings
 from .sweeps.sweep_file import SweepFile as SweepFile
 from .sweeps.sweep_record import SweepRecord as SweepRecord
 from .sweeps.trials import SweepTrial as SweepTrial
+from .unit_factors import UnitFactors as UnitFactors
+from .unit_factors import learn_factors as learn_factors
