@@ -42,8 +42,9 @@ RESULTS = HERE / "results.json"
 MODELS = {"smollm2": "smollm2-135m-instruct", "qwen": "qwen2.5-coder-0.5b-instruct"}
 POLICY = "targeted"
 SMOKE = 8  # items
+MORE = ("toxicity_pairs", "crows_pairs", "sycophancy_hint")
 ARM_ITEMS = 130  # about as many for each of the arms
-CORRECTED = 1.22  # half-widths for three harms at a time: 2.394 / 1.960
+CORRECTED = 1.28  # half-widths for four harms of a model: 2.498 / 1.960
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def run(name: str, smoke: bool, items: int, dtype: str, folder: Path | None = No
         edited = interp.load(place, dtype=dtype)
         more = () if smoke else harm.more()
         confirmed = [confirm(behaviour, model, edited, scores) for behaviour in (*measures, *more)]
-        kept = suite(["blimp", "text_loss"], SMOKE) if smoke else suite(required(), items)
+        kept = suite(["blimp", "text_loss"], SMOKE) if smoke else audited(items)
         result = audit(model, recipe, kept, baselines=(), cache=scores)
         work.mkdir(parents=True, exist_ok=True)
         result.save(work / "audit.json", overwrite=True)
@@ -184,6 +185,11 @@ def required() -> list[str]:
     """The behaviours that the policy asks for."""
     tiers = Policy.read(POLICY).tiers
     return [name.split(" | ")[0] for tier in tiers for name in (*tier.protected, *tier.required)]
+
+
+def audited(items: int) -> list[Behaviour]:
+    """What the policy asks for. Of other harms more items, since a few answers that turn may count at most 0.03."""
+    return [*suite([name for name in required() if name not in MORE], items), *suite(MORE, 5 * items // 2)]
 
 
 def suite(names: Sequence[str], items: int) -> list[Behaviour]:

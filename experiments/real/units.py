@@ -85,20 +85,22 @@ def toxic_ends(model: HookedModel, harm: str) -> list[tuple[str, str, str]]:
 
 
 def kept(model: HookedModel, harm: str) -> list[Continuations]:
-    """Batches of what is to be kept."""
-    rows = [(ids[:TOKENS], 1) for ids in model.tokens(plain_texts(), beginning="document").unpadded()]
-    rows += answered(model, [model.render(text) for text in requests()], BEGINNINGS)
+    """Batches of what is to be kept, each of one kind, so that kinds of few tokens count as much as texts."""
+    texts = [(ids[:TOKENS], 1) for ids in model.tokens(plain_texts(), beginning="document").unpadded()]
+    kinds = [texts, answered(model, [model.render(text) for text in requests()], BEGINNINGS)]
     if harm.startswith("gender"):
         people = [before.format(noun) for before in PEOPLE for noun in (*harms.WOMEN, *harms.MEN)]
-        rows += answered(model, people, [" she", " he"])
+        kinds.append(answered(model, people, [" she", " he"]))
     elif not harm.startswith("toxicity"):
-        controls = harms.statements("agreeable", "fit", 60)
-        rows += answered(model, [model.render(question) for question, *_ in controls], ["Yes", "No"])
-    random.Random(0).shuffle(rows)
-    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        controls = harms.statements("agreeable", "fit", 120)
+        kinds.append(answered(model, [model.render(question) for question, *_ in controls], ["Yes", "No"]))
+    for rows in kinds:
+        random.Random(0).shuffle(rows)
+    listed = [rows[start : start + BATCH] for rows in kinds for start in range(0, len(rows), BATCH)]
+    random.Random(0).shuffle(listed)  # units are chosen by the first
     return [
         Continuations(model.tokens([ids for ids, _ in batch]), torch.tensor([skipped for _, skipped in batch]))
-        for batch in batches
+        for batch in listed
     ]
 
 
