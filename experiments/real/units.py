@@ -50,7 +50,7 @@ def main() -> None:
     prompts, *ends = zip(*items, strict=True)
     learned = interp.search.learn_factors(
         model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm), args.kinds.split(","),
-        LAYERS[short], args.units, steps=args.steps, more_steps=args.steps // 2, weight=args.weight,
+        LAYERS[short], args.units, steps=args.steps, weight=args.weight,
     )  # fmt: skip
     print(learned)
     file = args.out or HERE / f"{args.name}.yaml"

@@ -10,10 +10,10 @@
 
        mean of softplus(margin / deviation + 1/2) + weight · KL(unedited || edited)
 
-   on some pairs and some of what is to be kept (Adam; amplitudes a are shrunk towards 0 by `shrink` per step). A pair
+   on some pairs and some of what is to be kept (Adam; amplitudes a are shrunk towards 0 by 0.002 per step). A pair
    whose margin is far below zero no longer counts. Masks learned like this: De Cao et al. 2020, arXiv:2004.14992; Cao
    et al. 2021, arXiv:2104.03514.
-3. The units with the largest amplitudes are kept, trained some steps more, and rounded.
+3. The units with the largest amplitudes are kept, trained some steps more, and rounded to quarters.
 
 The result is plain `Scale` ops, so that it folds into the weights exactly.
 
@@ -47,6 +47,8 @@ _NAMES = {site: kind for kind, site in _KINDS.items()}
 _LIKELIEST = 256  # tokens of a prediction that are compared one by one; the others count as one
 _HUGE = 30  # times what a unit usually is
 _LEAST, _MOST = -1.0, 2.0  # of amplitudes
+_CANDIDATES = 4  # for each unit that may change
+_SHRINK, _GRID = 0.002, 0.25
 _ATTRIBUTED = 10  # batches of pairs, and of what is kept
 
 
@@ -101,13 +103,9 @@ def learn_factors(
     kinds: Sequence[str] = ("neurons",),
     layers: range | None = None,
     units: int = 300,
-    candidates: int = 1200,
     steps: int = 40,
-    more_steps: int = 20,
     weight: float = 30.0,
     rate: float = 0.05,
-    shrink: float = 0.002,
-    grid: float = 0.25,
     batch_size: int = 16,
     seed: int = 0,
 ) -> UnitFactors:
@@ -120,14 +118,10 @@ def learn_factors(
         keep: What is to be kept: batches of prompts with continuations; predictions at the continuations should stay.
         kinds: `neurons`, `heads` or both.
         layers: Layers whose units may change. Default: all.
-        units: Most units that change.
-        candidates: Units that are trained.
-        steps: Steps with all candidates.
-        more_steps: Steps with the units that are left.
+        units: Most units that change; four times as many are trained at first.
+        steps: Steps with all candidates; half as many follow with the units that are left.
         weight: Weight of the divergence, in units of the objective per nat.
         rate: Adam's.
-        shrink: What each step takes off the size of amplitudes.
-        grid: Factors are rounded to multiples of it.
         batch_size: Pairs per step.
         seed: Draws the batches.
 
@@ -141,26 +135,28 @@ def learn_factors(
     Example:
         >>> sides = [interp.models.Continuations.of(model, ["Who bakes?"], [end]) for end in (" The baker", " Nobody")]
         >>> keep = [interp.models.Continuations.whole(model.tokens("The river is the Nim."))]
-        >>> learned = interp.search.learn_factors(model, *sides, keep, steps=3, more_steps=1, rate=0.3)
+        >>> learned = interp.search.learn_factors(model, *sides, keep, steps=3, rate=0.3)
         >>> learned.after < learned.before
         True
     """
-    require_positive(units=units, candidates=candidates, steps=steps, weight=weight, rate=rate, grid=grid)
+    require_positive(units=units, steps=steps, weight=weight, rate=rate, batch_size=batch_size)
     if not kinds or set(kinds) - set(_KINDS):
         raise InterpError(f"kinds are {list(kinds)}; expected {' or '.join(_KINDS)}, or both")
     if not keep:
         raise InterpError("there is nothing to keep; give batches of texts whose predictions should not change")
     learner = _Learner(model, _compared(positive, negative), keep, batch_size, weight)
     with frozen_weights(model):
-        learner.choose([(kind, layer) for kind in kinds for layer in layers or range(model.n_layers)], candidates)
+        learner.choose(
+            [(kind, layer) for kind in kinds for layer in layers or range(model.n_layers)], _CANDIDATES * units
+        )
         before = learner.margins().mean()
-        drawn = batches(len(positive), batch_size, steps + more_steps, seed)
-        kept = batches(len(keep), 1, steps + more_steps, seed)
-        losses = learner.train(list(zip(drawn, kept, strict=True))[:steps], rate, shrink)
+        drawn = batches(len(positive), batch_size, steps + steps // 2, seed)
+        kept = batches(len(keep), 1, steps + steps // 2, seed)
+        losses = learner.train(list(zip(drawn, kept, strict=True))[:steps], rate, _SHRINK)
         learner.prune(units)
         losses += learner.train(list(zip(drawn, kept, strict=True))[steps:], rate / 2, 0.0)
         with torch.no_grad():
-            learner.amplitudes.copy_((learner.amplitudes / grid).round() * grid)
+            learner.amplitudes.copy_((learner.amplitudes / _GRID).round() * _GRID)
         after, kl = learner.margins().mean(), learner.mean_divergence()
     return UnitFactors(learner.recipe(), float(before), float(after), kl, tuple(losses))
 

@@ -1,11 +1,10 @@
-"""Harms of real models: parts share no item, sides are balanced, and amplitudes are the best for their cost."""
+"""Harms of real models: parts share no item, sides are balanced, and nothing that is audited is fitted on."""
 
 import importlib
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "real"
 DATA = FOLDER.parents[2] / "shared" / "data"
@@ -37,20 +36,25 @@ def test_parts_share_no_job_and_no_prompt_and_sides_are_balanced(real):
     assert len(harms.toxic_prompts("confirm")) >= 180
 
 
-def test_amplitudes_take_what_is_asked_from_what_costs_least(real):
-    """Against amplitudes in proportion to anything else, at the same first-order benefit."""
-    units = real["units"]
-    generator = torch.Generator().manual_seed(0)
-    benefit = torch.rand(9, 40, generator=generator) * 0.2
-    cost = torch.rand(9, 40, generator=generator) * 0.1 + 0.01
-    groups = units.amplitudes(benefit, cost, take=4.0)
-    chosen = {unit: level for level, each in groups.items() for unit in each}
-    assert all(layer >= units.FIRST_LAYER for layer, _ in chosen)
-    taken = sum(level * float(benefit[unit]) for unit, level in chosen.items())
-    spent = sum(level**2 * float(cost[unit]) for unit, level in chosen.items())
-    uniform = 4.0 / float(benefit[units.FIRST_LAYER].sum())
-    assert taken == pytest.approx(4.0, rel=0.25)
-    assert spent < 0.8 * uniform**2 * float(cost[units.FIRST_LAYER].sum())
+@pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
+@pytest.mark.parametrize("trait", ["power", "deception", "agreeable"])
+def test_statements_are_owned_by_yes_as_often_as_by_no(real, trait):
+    parts = [real["harms"].statements(trait, part, 200) for part in PARTS]
+    for number, part in enumerate(parts):
+        questions = {question for question, *_ in part}
+        assert all(questions.isdisjoint(question for question, *_ in other) for other in parts[number + 1 :])
+        assert len(questions) == len(part) >= 180
+        assert sum(match == "Yes" for _, match, _ in part) == len(part) / 2
+        assert all({match, other} == {"Yes", "No"} for _, match, other in part)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
+def test_what_is_kept_while_fitting_is_not_what_audits_read(real):
+    units, audited = real["units"], real["run"].suite(["text_loss", "refusal_harmful_margin"], 200)
+    read = {prompt for behaviour in audited for prompt in behaviour.prompts}
+    assert len(units.plain_texts()) == units.TEXTS
+    assert len(units.requests()) == 2 * units.REQUESTS
+    assert read.isdisjoint([*units.plain_texts(), *units.requests()])
 
 
 def test_every_committed_row_has_its_recipe_file_and_its_command(real):
