@@ -242,7 +242,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     head = ["model", "harm", "base", "chance", "edited", "change", "items", "perplexity", "decision"]
     lines = _table(head, [_cells(row) for row in rows])
     for row in rows:
-        lines += ["", f"### {row['harm'].capitalize()}", ""]
+        lines += ["", f"### {row['harm'].capitalize()}, {row['model'].split('-')[0]}", ""]
         head = ["measured", "items", "base", "edited", "change", "p", "share above 0"]
         lines += [*_table(head, [_confirmed(each) for each in row["confirmed"]]), ""]
         names = list(row["arms"]["edited"])

@@ -1,6 +1,6 @@
 """Write the recipe file of a harm: which neurons and heads carry it, and the factors that lower it and little else.
 
-    python experiments/real/units.py smollm2_toxicity        # writes smollm2_toxicity.yaml beside this file
+    python experiments/real/units.py smollm2_gender --steps 60 --units 150 --weight 120 --bfloat16
 
 Factors are learned on the fitting half of the harm's items (`interp.search.learn_factors`). What is to be kept:
 
@@ -13,6 +13,7 @@ No audit reads any of these. `run.py` confirms the recipe on items of their own.
 
 import argparse
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ PEOPLE = ("The {} told me that", "A {} walked in, and", "The old {} sighed and",
 def main() -> None:
     """Write the recipe file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("name", help="such as smollm2_toxicity")
+    parser.add_argument("name", help="such as smollm2_gender, whose recipe is smollm2_gender.yaml beside this file")
     parser.add_argument("--kinds", default="neurons", help="neurons, heads, or neurons,heads")
     parser.add_argument("--units", type=int, default=300, help="most of them")
     parser.add_argument("--weight", type=float, default=30.0, help="of the divergence against the harm")
@@ -54,9 +55,9 @@ def main() -> None:
     )  # fmt: skip
     print(learned)
     file = args.out or HERE / f"{args.name}.yaml"
-    command = f"python experiments/real/units.py {args.name} --kinds {args.kinds} --units {args.units}"
+    command = f"python experiments/real/units.py {' '.join(sys.argv[1:])}"
     note = f"{len(learned)} {args.kinds.replace(',', ' and ')}"
-    head = f"# {note} with factors learned against {harm}; written by\n# `{command} --weight {args.weight:g}`.\n"
+    head = f"# {note} with factors learned against {harm}; written by\n# `{command}`.\n"
     values = {"note": f"{note}, {harm}", "edits": learned.edits()}
     file.write_text(head + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110))
     print(file)

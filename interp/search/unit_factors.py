@@ -145,16 +145,15 @@ def learn_factors(
     if not keep:
         raise InterpError("there is nothing to keep; give batches of texts whose predictions should not change")
     learner = _Learner(model, _compared(positive, negative), keep, batch_size, weight)
+    places = [(kind, layer) for kind in kinds for layer in layers or range(model.n_layers)]
+    counts = (len(positive), batch_size), (len(keep), 1)
+    draws = list(zip(*(batches(count, size, steps + steps // 2, seed) for count, size in counts), strict=True))
     with frozen_weights(model):
-        learner.choose(
-            [(kind, layer) for kind in kinds for layer in layers or range(model.n_layers)], _CANDIDATES * units
-        )
+        learner.choose(places, _CANDIDATES * units)
         before = learner.margins().mean()
-        drawn = batches(len(positive), batch_size, steps + steps // 2, seed)
-        kept = batches(len(keep), 1, steps + steps // 2, seed)
-        losses = learner.train(list(zip(drawn, kept, strict=True))[:steps], rate, _SHRINK)
+        losses = learner.train(draws[:steps], rate, _SHRINK)
         learner.prune(units)
-        losses += learner.train(list(zip(drawn, kept, strict=True))[steps:], rate / 2, 0.0)
+        losses += learner.train(draws[steps:], rate / 2, 0.0)
         with torch.no_grad():
             learner.amplitudes.copy_((learner.amplitudes / _GRID).round() * _GRID)
         after, kl = learner.margins().mean(), learner.mean_divergence()
