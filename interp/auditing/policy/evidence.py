@@ -117,7 +117,7 @@ def _combined(audits: Mapping[str, Audit], source: Mapping[str, str]) -> Audit:
 def check_standing(policy: Policy, tiers: Sequence[Tier], approvals: Sequence[str] | None) -> Iterator[Reason]:
     """The risk report and the signatures that a policy and its tiers ask for; `approvals` are None without a report."""
     needed = signatures_needed(policy, tiers)
-    if needed or any(rules.report_required for rules in (policy, *tiers)):
+    if needed or policy.report_required or any(tier.report_required for tier in tiers):
         hint = "" if approvals is not None else "; the policy asks for one (interp report AUDIT… --policy P --out DIR)"
         yield Reason(approvals is not None or None, f"the evidence is {'not ' * bool(hint)}a risk report{hint}")
     if needed:
@@ -129,4 +129,4 @@ def check_standing(policy: Policy, tiers: Sequence[Tier], approvals: Sequence[st
 
 def signatures_needed(policy: Policy, tiers: Sequence[Tier]) -> int:
     """The number of reviewers who have to approve a risk report."""
-    return max(rules.signatures_at_least for rules in (policy, *tiers))
+    return max(policy.signatures_at_least, *(tier.signatures_at_least for tier in tiers), 0)
