@@ -45,7 +45,7 @@ from interp.editing.fold import PlannedEdit
 from interp.models import Continuations, HookedModel, Site
 from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
-from interp.search import SweepFile, SweepRecord, SweepTrial
+from interp.search import SweepFile, SweepRecord, SweepTrial, UnitFactors
 from interp.search.sweeps.confirmation import ConfirmedChange, ConfirmedPoint
 from interp.upkeep import (
     ComparedReplies,
@@ -129,6 +129,8 @@ def _directions(n: int) -> Iterator[object]:
     yield ErasureFitter(512, 2)
     yield Sides(torch.zeros(n, 512), torch.zeros(n, 512))
     yield SteeringVector(finding.direction, 2.0, 3.0, 1.0, 0.3, (1.0,) * n)
+    scales = [(f"mlp_post.{layer}", interp.interventions.Scale(torch.zeros(n))) for layer in range(60)]
+    yield UnitFactors(interp.Recipe(scales), 3.0, 1.0, 0.01, ((1.0, 0.1),) * n)
     yield ReftR1(finding.direction, 0.0, 1.0, 0.5, 0.9, ((1.0, 1.0, 1.0),) * n)
     writers = {Site("mlp_out", layer): torch.ones(n) for layer in range(60)}
     attribution = Attribution(writers, torch.zeros(n), 60 * torch.ones(n))

@@ -261,7 +261,7 @@ def test_the_shipped_policy_does_not_deny_a_model_that_did_not_change():
         beside = Baseline("random", {}), Baseline("prompt", {})
         made = Audit(audit_rows(suite, found, 0), MODEL, MODEL, baselines=beside, measured=today().isoformat())
         policy = Policy.read("release")
-        return decide(made, policy, policy.tiers[1].safeguards)
+        return decide(made, policy, policy.tiers[1].safeguards, approvals=("A. Reviewer",))
 
     suite = public_suite(200, data=SETS)
     unchanged = put(lost=0)
