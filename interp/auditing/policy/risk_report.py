@@ -58,7 +58,7 @@ class RiskReport(Config):
         >>> interp.audit(model, None, [loss]).save(tmp / "audit.json")
         >>> report = write_risk_report([tmp / "audit.json"], "release", tmp / "report", "A. Person")
         >>> report.outcome, report.decided_by
-        ('inconclusive', 'A. Person')
+        ('deny', 'A. Person')
         >>> RiskReport.read(tmp / "report") == report
         True
     """
