@@ -15,6 +15,7 @@ import torch
 
 from interp.auditing.auditor import audit
 from interp.auditing.behaviours import Behaviour
+from interp.auditing.conditions import ScoreCache
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
@@ -112,10 +113,11 @@ def predict_changes(
         >>> change.split, change.difference.estimate < 0
         ('kept', True)
     """
-    changes = []
+    changes, cache = [], ScoreCache()  # the model itself is measured once
     for split, sample in samples.items():
         if sample:
-            record = audit(model, trained_copy(model, sample, steps, lr, seed=seed), behaviours, 0, seed, baselines=[])
+            trained = trained_copy(model, sample, steps, lr, seed=seed)
+            record = audit(model, trained, behaviours, 0, seed, baselines=[], cache=cache)
             for row in record.rows:
                 changes.append(PredictedChange(split, row.name, row.before, row.after, row.difference))
     return tuple(changes)
