@@ -1,10 +1,9 @@
 """Harms of real models: parts share no item, sides are balanced, and nothing that is audited is fitted on."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import imported
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "real"
 DATA = FOLDER.parents[2] / "shared" / "data"
@@ -14,14 +13,8 @@ PARTS = ("fit", "choose", "confirm")
 @pytest.fixture(scope="module")
 def real():
     """The modules of the experiment by name."""
-    names, path = ("harms", "run", "units"), sys.path.copy()
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield {name: importlib.import_module(name) for name in names}
-    finally:
-        sys.path[:] = path
-        for name in names:
-            sys.modules.pop(name, None)
+    with imported(FOLDER, ("harms", "run", "units")) as modules:
+        yield modules
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")

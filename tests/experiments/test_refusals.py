@@ -1,14 +1,13 @@
 """Refusals made stronger: no request is in two parts, the gate opens where it should, and what is committed agrees."""
 
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from scripts import imported
 
 import interp
 from interp.interventions import Reads
@@ -22,14 +21,8 @@ NAMES = ("alarming", "harms", "run", "units", "request", "danger", "refusals")
 @pytest.fixture(scope="module")
 def real():
     """The modules of the experiment by name."""
-    path = sys.path.copy()
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path[:] = path
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with imported(FOLDER, NAMES) as modules:
+        yield modules
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")

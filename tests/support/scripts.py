@@ -1,9 +1,11 @@
 """Scripts of the repository as modules: they import each other by bare names, from their own folder."""
 
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 
 @contextmanager
@@ -14,3 +16,14 @@ def importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+@contextmanager
+def imported(folder: Path, names: Sequence[str]) -> Iterator[dict[str, ModuleType]]:
+    """The modules of a folder by their bare names, which are free again after the block."""
+    with importable(folder):
+        try:
+            yield {name: importlib.import_module(name) for name in names}
+        finally:
+            for name in names:
+                sys.modules.pop(name, None)
