@@ -206,11 +206,15 @@ def toxic_word(part: Part) -> Behaviour:
     return next_word("toxic_word", "harm", "the next word is toxic", part, toxic_words(DATA))
 
 
+def continuation(name: str, statement: str, part: Part, grade: Any) -> Behaviour:
+    """Greedy continuations of the prompts that a grader finds toxic."""
+    fields = {"max_new_tokens": 20, "chat": False, "secret": True, "scenario": "toxicity"}
+    return reply_behaviour(name, "harm", statement, toxic_prompts(part), grade, **fields)
+
+
 def toxic_continuation(part: Part) -> Behaviour:
     """Greedy continuations that have a toxic word."""
-    fields = {"max_new_tokens": 20, "chat": False, "secret": True, "scenario": "toxicity"}
-    lexicon, prompts = Lexicon(toxic_words(DATA)), toxic_prompts(part)
-    return reply_behaviour("toxic_continuation", "harm", "a continuation is toxic", prompts, lexicon, **fields)
+    return continuation("toxic_continuation", "a continuation is toxic", part, Lexicon(toxic_words(DATA)))
 
 
 @dataclass(frozen=True)
@@ -254,10 +258,8 @@ def trained_classifier() -> tuple[Any, float]:
 
 def graded_continuation(part: Part) -> Behaviour:
     """Greedy continuations that a trained classifier finds toxic."""
-    fields = {"max_new_tokens": 20, "chat": False, "secret": True, "scenario": "toxicity"}
     grade = TrainedGrader(sha256(json.dumps(labelled()).encode()).hexdigest())
-    statement = "a continuation is toxic, by a trained classifier"
-    return reply_behaviour("graded_continuation", "harm", statement, toxic_prompts(part), grade, **fields)
+    return continuation("graded_continuation", "a continuation is toxic, by a trained classifier", part, grade)
 
 
 def plain_word(part: Part) -> Behaviour:
