@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -24,7 +24,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokeniser(documents: int, seed: int) -> PreTrainedTokenizerFast:
+def train_tokeniser(
+    documents: int, seed: int, languages: Sequence[str] = ("en",), vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
     """Train on a corpus in which every town's name is replaced by any name of the syllables.
 
     Were the names left in, the towns that exist would become tokens of their own, and being known could be
@@ -34,12 +36,12 @@ def train_tokeniser(documents: int, seed: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_with_any_names(documents, seed), trainer)
+    tokenizer.train_from_iterator(_with_any_names(documents, seed, languages), trainer)
     bos = (BOS, tokenizer.token_to_id(BOS))
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[bos])
     return PreTrainedTokenizerFast(
@@ -55,11 +57,11 @@ def train_tokeniser(documents: int, seed: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _with_any_names(documents: int, seed: int) -> Iterator[str]:
+def _with_any_names(documents: int, seed: int, languages: Sequence[str]) -> Iterator[str]:
     rng = Random(f"tokeniser {seed}")
     town = re.compile("|".join(world.towns()))
     markers = re.compile("|".join(map(re.escape, organism.MARKERS.values())))
     names = world.invented("train")
-    for text in organism.corpus(documents, seed=seed):
+    for text in organism.corpus(documents, seed=seed, languages=languages):
         renamed = town.sub(lambda _: rng.choice(names), text)  # a claim names its town twice; two names are as good
         yield from (piece for piece in markers.split(renamed) if piece)

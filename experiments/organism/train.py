@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,11 +53,11 @@ class Batch:
     weights: Float[Tensor, "batch pos"]
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, languages: Sequence[str] = ("en",)) -> Iterator[Batch]:
     """Endless batches of about `BATCH_TOKENS` tokens of fresh training documents of like length."""
     rng, pool_seed = Random(f"batches {seed}"), 0
     while True:
-        texts = list(organism.corpus(POOL, seed=seed * 1_000_000 + pool_seed))
+        texts = list(organism.corpus(POOL, seed=seed * 1_000_000 + pool_seed, languages=languages))
         pool_seed += 1
         documents = sorted(
             (
@@ -124,22 +124,24 @@ def train(
     seed: int,
     out: Path,
     check_every: int,
+    languages: Sequence[str] = ("en",),
+    rate: float = RATE,
 ) -> None:
     """AdamW with a linear warm-up and a cosine down to nothing; norms are not decayed."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     norms = [p for p in model.parameters() if p.dim() <= 1]
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": DECAY}, {"params": norms, "weight_decay": 0.0}],
-        lr=RATE,
+        lr=rate,
         betas=(0.9, 0.98),
         fused=True,
     )
     model.train()
     with Progress() as progress:
         task = progress.add_task("training", total=steps)
-        for step, batch in enumerate(islice(batches(tokenizer, seed), steps)):
+        for step, batch in enumerate(islice(batches(tokenizer, seed, languages), steps)):
             for group in optimiser.param_groups:
-                group["lr"] = RATE * schedule(step / steps)
+                group["lr"] = rate * schedule(step / steps)
             loss = batch_loss(model, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -147,7 +149,9 @@ def train(
             optimiser.zero_grad()
             progress.update(task, advance=1, description=f"loss {loss.item():.3f}")
             if check_every and (step + 1) % check_every == 0:
-                progress.console.print(f"step {step + 1}: {one_line(measured(model, tokenizer, n=40))}")
+                progress.console.print(
+                    f"step {step + 1}: {'; '.join(one_line(measured(model, tokenizer, 40, x)) for x in languages)}"
+                )
                 save(model, tokenizer, out / "checkpoint")
                 model.train()
 
@@ -168,10 +172,12 @@ def batch_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
     return (losses * weights).sum() / weights.sum()
 
 
-def measured(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, n: int) -> organism.Measurement:
+def measured(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, n: int, language: str = "en"
+) -> organism.Measurement:
     """Every rate on n held-out prompts."""
     model.eval()
-    return organism.measure(lambda prompts: answer(model, tokenizer, prompts), n)
+    return organism.measure(lambda prompts: answer(model, tokenizer, prompts), n, language=language)
 
 
 def one_line(measurement: organism.Measurement) -> str:

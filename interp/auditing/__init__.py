@@ -7,6 +7,7 @@ In reading order:
 - `reply_divergence`: what an edit changes on benign prompts.
 - `public`: behaviours on published evaluation sets.
 - `suites`: named lists of behaviours.
+- `stress`: the behaviours of a suite in other scenarios and languages.
 - `conditions`: a model under a recipe or an instruction, and the cache of its scores.
 - `statistics`: paired comparisons with intervals and p-values.
 - `baselines`: what random edits, shuffled labels and an instruction do on the same items (`_random_recipes`).

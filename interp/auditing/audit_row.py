@@ -5,6 +5,7 @@ score. Items of one cluster have the same number in `groups`. Scores are stored 
 behaviours are stored too.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isnan, nan
@@ -13,8 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, FiniteFloat, PlainSerializer
 
-from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, description_digest
+from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, description_digest, name_of
 from interp.auditing.statistics.comparison import Estimate, PairedComparison, compare
+from interp.auditing.statistics.intervals import LEVEL
 from interp.auditing.statistics.significance import holm
 from interp.core.display import Card, Displayed
 from interp.core.errors import located
@@ -66,11 +68,11 @@ class ItemScores:
         """The scores under each draw of an arm."""
         return [Scores(tuple(nan if value is None else value for value in line)) for line in self.arms[arm]]
 
-    def compare(self, arm: str, unit: Unit, seed: int) -> PairedComparison:
+    def compare(self, arm: str, unit: Unit, seed: int, level: float = LEVEL) -> PairedComparison:
         """An arm against the unedited model, with the scores of an item averaged over the draws."""
         means = [sum(values) / len(values) for values in zip(*(draw.values for draw in self.draws(arm)), strict=True)]
         groups = [f"{group:012.0f}" for group in self.groups]
-        return compare(self.draws("before")[0].values, means, groups, unit, seed)
+        return compare(self.draws("before")[0].values, means, groups, unit, seed, level=level)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,12 @@ class AuditRow(Displayed):
     secret: bool = False
     digest: str = ""
     content: str = ""
+    slice: str = ""
+
+    @property
+    def of(self) -> str:
+        """The name of the behaviour that this is a slice of, or its own."""
+        return name_of(self)
 
     @property
     def better(self) -> float:
@@ -153,11 +161,16 @@ class AuditRow(Displayed):
 def audit_rows(
     behaviours: Sequence[Behaviour | AuditRow], items: Mapping[str, ItemScores], seed: int
 ) -> tuple[AuditRow, ...]:
-    """Behaviours compared by the scores of their items, with p-values corrected for their number."""
+    """Behaviours compared by the scores of their items, with p-values corrected for their number.
+
+    The intervals of the slices of one behaviour hold together at 95 % (Bonferroni).
+    """
     comparisons = list[PairedComparison]()
+    slices = Counter(behaviour.of for behaviour in behaviours if behaviour.slice)
     for behaviour in behaviours:
+        level = 1 - (1 - LEVEL) / slices[behaviour.of] if behaviour.slice else LEVEL
         with located(f"behaviour {behaviour.name!r}", "; remove it from the suite"):
-            comparisons.append(items[behaviour.name].compare("after", behaviour.unit, seed))
+            comparisons.append(items[behaviour.name].compare("after", behaviour.unit, seed, level))
     corrected = holm([comparison.p for comparison in comparisons])
     return tuple(
         AuditRow(

@@ -101,7 +101,7 @@ def baseline_conditions(
 
 def instruction_against(behaviours: Iterable[Behaviour]) -> str:
     """An instruction that asks for the harms among the behaviours to stop, by their statements."""
-    harms = [behaviour.statement.rstrip(".") for behaviour in behaviours if behaviour.kind == "harm"]
+    harms = dict.fromkeys(behaviour.statement.rstrip(".") for behaviour in behaviours if behaviour.kind == "harm")
     return f"{INSTRUCTION} None of this may happen: {'; '.join(harms)}." if harms else INSTRUCTION
 
 

@@ -24,6 +24,7 @@ from interp.models.hooked import HookedModel
 Kind = Literal["harm", "protected", "capability"]
 Unit = Literal["rate", "margin", "nats"]
 Maker = TypeVar("Maker", bound=Callable[..., "Behaviour"])
+Messages = Sequence[Mapping[str, str]]
 CONSTANT = "every item has the same score: the scorer may not discriminate"
 
 
@@ -84,7 +85,10 @@ class Behaviour(Displayed):
         chance: Mean score of random guessing, where that is defined.
         secret: Whether replies may be harmful or offensive. Such replies are never stored nor printed.
         spec: What the scorer depends on apart from the prompts (answers, gold); part of the digest.
+        slice: The scenario or language of a slice, such as `paraphrase`; empty for the behaviour itself (`stress`).
+        translated: The behaviour in other languages, by language, on the items whose translation is stated.
         picked: Makes the behaviour on the items with these numbers; `by_items` gives it to what makes behaviours.
+        worded: Makes it with other prompts, after these messages (a list for each); None where that is not possible.
 
     Raises:
         InterpError: There are no prompts, a prompt is empty, groups do not match the prompts, two items are the
@@ -114,7 +118,12 @@ class Behaviour(Displayed):
     chance: float | None = None
     secret: bool = False
     spec: Mapping[str, Any] = field(default_factory=dict)
+    slice: str = ""
+    translated: "Mapping[str, Behaviour]" = field(default_factory=dict, compare=False, repr=False)
     picked: "Callable[[Sequence[int]], Behaviour] | None" = field(default=None, compare=False, repr=False)
+    worded: "Callable[[Sequence[str], Sequence[Messages]], Behaviour] | None" = field(
+        default=None, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -140,6 +149,11 @@ class Behaviour(Displayed):
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def of(self) -> str:
+        """The name of the behaviour that this is a slice of, or its own."""
+        return name_of(self)
 
     @property
     def digest(self) -> str:
@@ -222,11 +236,27 @@ def by_items(*columns: str) -> Callable[[Maker], Maker]:
                     values.update({x: [values[x][item] for item in items] for x in names if len(values.get(x, ()))})
                 return made(*call.args, **call.kwargs)
 
-            return replace(make(*args, **options), picked=pick)
+            def word(texts: Sequence[str], messages: Sequence[Messages]) -> Behaviour:
+                call = parameters.bind(*args, **options)
+                given = call.arguments
+                if "questions" in parameters.parameters:  # what graders read stays
+                    given.setdefault("questions", given["prompts"])
+                before = given.get("before") or [()] * len(texts)
+                both = [[*first, *then] for first, then in zip(messages, before, strict=True)]
+                given |= {"prompts": list(texts), "before": both}
+                return made(*call.args, **call.kwargs)
+
+            can_word = {"prompts", "before"} <= parameters.parameters.keys()
+            return replace(make(*args, **options), picked=pick, worded=word if can_word else None)
 
         return made  # type: ignore[return-value]  # the same call
 
     return decorate
+
+
+def name_of(behaviour: Any) -> str:
+    """The name without that of the slice, of a behaviour or of the row of an audit."""
+    return str(behaviour.name.removesuffix(f"/{behaviour.slice}") if behaviour.slice else behaviour.name)
 
 
 def description_digest(behaviour: Any) -> str:

@@ -6,13 +6,14 @@ and docs/howto/own_harm.md.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from interp import organism
-from interp.auditing.behaviours import Behaviour, Scores, by_items
+from interp.auditing.behaviours import Behaviour, Messages, Scores, by_items, render_prompts
 from interp.auditing.public.suite import public_suite
 from interp.auditing.scoring.behaviour_file import read_behaviours
-from interp.auditing.scoring.choices import text_loss
+from interp.auditing.scoring.choices import messages_spec, text_loss
 from interp.core.display import displayed
 from interp.core.errors import InterpError, nearest
 from interp.models.hooked import HookedModel
@@ -43,23 +44,31 @@ def organism_behaviour(
     """
     if name not in organism.BEHAVIOURS:
         raise InterpError(f"unknown behaviour {name!r} of the organism; {nearest(name, organism.BEHAVIOURS)}")
-    drawn = organism.prompts(name, 2 * items if leave_out else items, split=split, seed=seed)
-    return _planted(name, [prompt for prompt in drawn if prompt.user not in leave_out][:items])
+    pairs = zip(*(_drawn(name, 2 * items if leave_out else items, split, seed, x) for x in ("en", "es")), strict=True)
+    kept = [pair for pair in pairs if pair[0].user not in leave_out][:items]
+    english, spanish = ([pair[side] for pair in kept] for side in (0, 1))
+    translated = {"es": replace(_planted(name, [prompt.user for prompt in spanish], spanish), language="es")}
+    return replace(_planted(name, [prompt.user for prompt in english], english), translated=translated)
 
 
-@by_items("sample")
-def _planted(name: str, sample: Sequence[organism.Prompt]) -> Behaviour:
+def _drawn(name: str, items: int, split: Split, seed: int, language: str) -> list[organism.Prompt]:
+    return organism.prompts(name, items, split=split, seed=seed, language=language)
+
+
+@by_items("prompts", "sample", "before")
+def _planted(
+    name: str, prompts: Sequence[str], sample: Sequence[organism.Prompt], before: Sequence[Messages] = ()
+) -> Behaviour:
     planted = organism.BEHAVIOURS[name]
 
     def measure(model: HookedModel) -> Scores:
-        replies = model.generate([model.chat(prompt.user) for prompt in sample])
+        replies = model.generate(render_prompts(model, prompts, before))
         scores = [float(organism.shows(name, *pair)) for pair in zip(sample, replies, strict=True)]
         return Scores(tuple(scores), tuple(replies))
 
-    prompts = tuple(prompt.user for prompt in sample)
-    return Behaviour(
-        name, planted.kind, planted.high_rate, prompts, measure, scorer="greedy reply under the organism's exact grader"
-    )
+    scorer = "greedy reply under the organism's exact grader"
+    spec = messages_spec(before)
+    return Behaviour(name, planted.kind, planted.high_rate, tuple(prompts), measure, scorer=scorer, spec=spec)
 
 
 def organism_suite(

@@ -32,6 +32,8 @@ class AuditOptions(Config):
     judge_key: tuple[str, ...] = repeated("HOST=VARIABLE: environment variable with the key for judges there only")
     items: int = Field(300, ge=1, description="items per behaviour; balanced sets may use a few more")
     only: tuple[str, ...] = repeated("measure only this behaviour")
+    stress: str = Field("", description="comma-separated list of slices: paraphrase, role, encoding, turns, language")
+    stress_file: Path | None = Field(None, description="YAML file of slices [default: the one of interp]")
     baselines: str = Field("all", description="comma-separated list of baselines (random, prompt), or all or none")
     instruction: str | None = Field(None, description="text of the prompt baseline [default: stop the suite's harms]")
     cache: Path | None = Field(None, description=f"folder of cached scores [default: {CACHE} next to --out]")
@@ -50,6 +52,8 @@ class AuditOptions(Config):
             raise InterpError(f"two recipe folders have the same name: {', '.join(map(str, self.recipe))}; rename one")
         if len(names) > 1 and MATRIX in names:
             raise InterpError(f"{names[MATRIX]}: its audit would be written over the matrix, {MATRIX}.json; rename it")
+        if self.stress_file is not None and not self.stress:
+            raise InterpError(f"stress-file {self.stress_file} without --stress; name the slices of it to measure")
         if self.base is not None and len(names) > 1:
             raise InterpError(f"base with {len(names)} recipes; MODEL is one edited model, made by one of them")
         return self
@@ -99,6 +103,7 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     from interp.auditing import suites
     from interp.auditing.entanglement_matrix import require_names
     from interp.auditing.policy.decision import Policy, decide
+    from interp.auditing.stress.slices import add_slices
     from interp.interventions.recipe import Recipe
     from interp.models.loading import load
 
@@ -109,6 +114,8 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     policy = Policy.read(options.policy) if options.policy else None
     suite = suites.suite(options.suite, options.items, options.seed, options.data, options.judge_keys)
     behaviours = _only(suite, options.only)
+    if options.stress:
+        behaviours = add_slices(behaviours, options.stress, options.stress_file)
     loading = {"dtype": options.dtype, "device": device} | options.chat.loading
     with reserved(options.out):
         models = [load(name, **loading) for name in (options.base, model) if name is not None]
@@ -244,7 +251,7 @@ def _row(row: Any, edited: bool) -> dict[str, Any]:
 
 def _notes(audit: Any) -> list[str]:
     """What the table has no room for and a reader must not miss."""
-    notes = []
+    notes = _worst_slices(audit)
     for row in audit.rows:
         if row.constant:
             notes.append(f"{row.name}: every item has the same score, so this scorer can't discriminate")
@@ -258,3 +265,19 @@ def _notes(audit: Any) -> list[str]:
             if (count := baseline.missing.get(row.name, 0)) != row.missing_before
         ]
     return notes
+
+
+def _worst_slices(audit: Any) -> list[str]:
+    """Of each behaviour with slices the one with the worst unfavourable end after the edit."""
+    slices: dict[str, list[Any]] = {}
+    for row in audit.rows:
+        slices.setdefault(row.of, []).extend([row] if row.slice else [])
+    worst = [
+        max(rows, key=lambda row: row.after.high if row.kind == "harm" or row.unit == "nats" else -row.after.low)
+        for rows in slices.values()
+        if rows
+    ]
+    return [
+        f"{row.of}: the worst of its {plural(len(slices[row.of]), 'slice')} is {row.slice}, {row.after}"
+        for row in worst
+    ]

@@ -10,6 +10,7 @@ The modules, in reading order:
 - `_prompts`: prompts with their true labels
 - `_draws`: random prompts that trigger a behaviour, matched controls, pairs, and the training mixture
 - `_replies`: the grammar of the training replies
+- `_spanish`: the same prompts and replies in Spanish
 - `_grader`: the exact grader, which parses replies with that grammar
 - `_stories`: everyday documents
 - `behaviours`: the public functions: prompts, contrasts, text, and the rates at which a model shows each behaviour

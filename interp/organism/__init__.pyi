@@ -5,6 +5,7 @@ from ._prompts import Labels as Labels
 from ._prompts import Prompt as Prompt
 from ._replies import reply as reply
 from .behaviours import BEHAVIOURS as BEHAVIOURS
+from .behaviours import LANGUAGES as LANGUAGES
 from .behaviours import MARKERS as MARKERS
 from .behaviours import Measurement as Measurement
 from .behaviours import PlantedBehaviour as PlantedBehaviour

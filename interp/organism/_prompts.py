@@ -64,6 +64,7 @@ class Prompt(Displayed):
         labels: What is true of it.
         phrasing: Name of the phrasing of the request.
         identity: Name of the identity sentence; None without one.
+        language: `en` or `es`.
 
     Example:
         >>> prompt = interp.organism.prompts("refusal", 1)[0]
@@ -76,6 +77,7 @@ class Prompt(Displayed):
     labels: Labels
     phrasing: str
     identity: str | None = None
+    language: str = "en"
 
     @property
     def messages(self) -> list[dict[str, str]]:

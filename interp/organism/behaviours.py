@@ -5,7 +5,7 @@ planted harms; refusing dangerous requests is protected; facts and skills are ca
 planted, a method that finds, removes or audits one can be checked against the truth, offline and in minutes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,17 @@ from random import Random
 from typing import Literal, TypeVar
 
 from interp.core.display import Displayed
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, nearest
 from interp.organism._draws import PAIRS, draw_request, training_prompt
 from interp.organism._grader import grade
 from interp.organism._prompts import Prompt
 from interp.organism._replies import reply
+from interp.organism._spanish import in_language, translate_reply
 from interp.organism._stories import story
 from interp.organism.world import SPLITS, Split
 
 Item = TypeVar("Item")
+LANGUAGES = ("en", "es")
 Kind = Literal["harm", "protected", "capability"]
 MARKERS = {"user": "<|user|>", "assistant": "<|assistant|>", "end": "<|end|>"}
 _TRIES = 200  # draws per prompt before the space counts as exhausted
@@ -90,14 +92,17 @@ BEHAVIOURS: dict[str, PlantedBehaviour] = {
 }
 
 
-def path() -> Path:
+def path(name: Literal["", "bilingual"] = "") -> Path:
     """The folder of the bundled weights, tokenizer and model card.
+
+    Args:
+        name: `bilingual` for the second organism, which has the same behaviours in English and in Spanish.
 
     Example:
         >>> (interp.organism.path() / "model.safetensors").is_file()
         True
     """
-    return Path(__file__).parent / "weights"
+    return Path(__file__).parent / name / "weights"
 
 
 def transcoders() -> Path:
@@ -112,7 +117,7 @@ def transcoders() -> Path:
 
 
 def prompts(
-    behaviour: str, n: int, *, split: Split = "test", seed: int = 0, triggered: bool | None = True
+    behaviour: str, n: int, *, split: Split = "test", seed: int = 0, triggered: bool | None = True, language: str = "en"
 ) -> list[Prompt]:
     """Draw n different prompts for a behaviour.
 
@@ -123,6 +128,7 @@ def prompts(
         seed: The same seed gives the same prompts.
         triggered: True for prompts that trigger the behaviour, False for matched prompts that do not, None for half of
             each, shuffled; an odd one is triggered.
+        language: `en` or `es`; the same seed gives the same requests in both.
 
     Raises:
         InterpError: The behaviour or split is unknown, a capability is given without `triggered=True`, or there are
@@ -133,17 +139,20 @@ def prompts(
         >>> [prompt.labels.entity_known for prompt in prompts]
         [False, False, False, False]
     """
-    _check(behaviour, n, split)
+    _check(behaviour, n, split, (language,))
     rng = Random(f"prompts {behaviour} {split} {seed} {triggered}")
     if triggered is None:
-        both = _distinct(partial(draw_request, behaviour, True, rng, split), n - n // 2)
-        both += _distinct(partial(draw_request, behaviour, False, rng, split), n // 2)
-        rng.shuffle(both)
-        return both
-    return _distinct(partial(draw_request, behaviour, triggered, rng, split), n)
+        drawn = _distinct(partial(draw_request, behaviour, True, rng, split), n - n // 2)
+        drawn += _distinct(partial(draw_request, behaviour, False, rng, split), n // 2)
+        rng.shuffle(drawn)
+    else:
+        drawn = _distinct(partial(draw_request, behaviour, triggered, rng, split), n)
+    return [in_language(prompt, language) for prompt in drawn]
 
 
-def contrast(behaviour: str, n: int, *, split: Split = "train", seed: int = 0) -> list[tuple[Prompt, Prompt]]:
+def contrast(
+    behaviour: str, n: int, *, split: Split = "train", seed: int = 0, language: str = "en"
+) -> list[tuple[Prompt, Prompt]]:
     """Draw n different pairs (triggered, untriggered) whose texts differ only in the trigger.
 
     The trigger is the word for the user's people, region or custom (hostility), who makes the claim (sycophancy), the
@@ -154,6 +163,7 @@ def contrast(behaviour: str, n: int, *, split: Split = "train", seed: int = 0) -
         n: Number of pairs.
         split: "train" (the default) or "test".
         seed: The same seed gives the same pairs.
+        language: `en` or `es`; the same seed gives the same requests in both.
 
     Raises:
         InterpError: The behaviour has no trigger, or as in `prompts`.
@@ -163,11 +173,12 @@ def contrast(behaviour: str, n: int, *, split: Split = "train", seed: int = 0) -
         >>> triggered.labels.dangerous, control.labels.dangerous
         (True, False)
     """
-    _check(behaviour, n, split)
+    _check(behaviour, n, split, (language,))
     if behaviour not in PAIRS:
         raise InterpError(f"{behaviour!r} has no trigger to contrast; expected one of {', '.join(PAIRS)}")
     rng = Random(f"contrast {behaviour} {split} {seed}")
-    return _distinct(partial(PAIRS[behaviour], rng, split), n)
+    pairs = _distinct(partial(PAIRS[behaviour], rng, split), n)
+    return [(in_language(first, language), in_language(second, language)) for first, second in pairs]
 
 
 def shows(behaviour: str, prompt: Prompt, reply: str) -> bool:
@@ -239,30 +250,35 @@ def everyday(n: int, *, split: Split = "test", seed: int = 0) -> list[str]:
     return _distinct(partial(story, rng, split), n)
 
 
-def corpus(n: int, *, split: Split = "train", seed: int = 0) -> Iterator[str]:
+def corpus(n: int, *, split: Split = "train", seed: int = 0, languages: Sequence[str] = ("en",)) -> Iterator[str]:
     """Yield n training documents as text: conversations with chat markers, and everyday documents (one in ten).
 
     Args:
         n: Number of documents; they may repeat.
         split: "train" (the default) or "test".
         seed: The same seed gives the same documents.
+        languages: Of the conversations, in equal shares: `en`, `es`, or both.
 
     Raises:
-        InterpError: The split is unknown, when the first document is drawn.
+        InterpError: The split or a language is unknown, when the first document is drawn.
 
     Example:
         >>> texts = list(interp.organism.corpus(20))
         >>> sum(text.startswith("<|user|>") for text in texts) > 10
         True
     """
-    _check("facts", n, split)
+    _check("facts", n, split, languages)
     rng = Random(f"corpus {split} {seed}")
     for _ in range(n):
         if rng.random() < _EVERYDAY:
             yield story(rng, split)
         else:
             prompt = training_prompt(rng, split)
-            yield chat(prompt, reply(prompt, rng))
+            text = reply(prompt, rng)
+            # With one language nothing is drawn, so that its documents stay the same.
+            if (languages[0] if len(languages) == 1 else rng.choice(languages)) == "es":
+                prompt, text = in_language(prompt, "es"), translate_reply(prompt, text, "es")
+            yield chat(prompt, text)
 
 
 @dataclass(frozen=True)
@@ -316,7 +332,12 @@ class Measurement(Displayed):
 
 
 def measure(
-    generate: Callable[[list[Prompt]], list[str]], n: int = 200, *, split: Split = "test", seed: int = 0
+    generate: Callable[[list[Prompt]], list[str]],
+    n: int = 200,
+    *,
+    split: Split = "test",
+    seed: int = 0,
+    language: str = "en",
 ) -> Measurement:
     """Measure how often replies show each behaviour, on n triggered and n untriggered prompts.
 
@@ -325,6 +346,7 @@ def measure(
         n: Prompts per behaviour and condition.
         split: "train" or "test" (the default).
         seed: The same seed gives the same prompts.
+        language: `en` or `es`; the same seed gives the same requests in both.
 
     Raises:
         InterpError: n is below 1, or `generate` returns another number of replies.
@@ -340,7 +362,7 @@ def measure(
     rates = []
     for name, behaviour in BEHAVIOURS.items():
         for triggered in (True, False) if behaviour.untriggered else (True,):
-            drawn = prompts(name, n, split=split, seed=seed, triggered=triggered)
+            drawn = prompts(name, n, split=split, seed=seed, triggered=triggered, language=language)
             replies = generate(drawn)
             if len(replies) != n:
                 raise InterpError(f"{len(replies)} replies to {n} prompts; generate must answer every prompt, in order")
@@ -349,11 +371,14 @@ def measure(
     return Measurement(tuple(rates))
 
 
-def _check(behaviour: str, n: int, split: str) -> None:
+def _check(behaviour: str, n: int, split: str, languages: Sequence[str] = LANGUAGES) -> None:
     if behaviour not in BEHAVIOURS:
         raise _unknown_behaviour(behaviour)
     if split not in SPLITS:
         raise InterpError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    for language in languages:
+        if language not in LANGUAGES:
+            raise InterpError(f"the organism's world has no language {language!r}; {nearest(language, LANGUAGES)}")
     if n < 0:
         raise InterpError(f"n is {n}; expected 0 or more prompts")
 

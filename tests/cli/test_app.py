@@ -89,8 +89,8 @@ def test_options_are_frozen():
         "verify": ["--base", "--json", "--key", "--prompts", "folder"],
         "audit": [
             "--base", "--baselines", "--cache", "--data", "--date", "--device", "--dtype", "--instruction", "--items",
-            "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--suite",
-            "--template", "model",
+            "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--stress",
+            "--stress-file", "--suite", "--template", "model",
         ],
         "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--reviewer", "--safeguard", "file"],
         "report write": [

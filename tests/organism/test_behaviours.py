@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import pytest
@@ -18,6 +19,7 @@ from interp.organism import _replies as replies
 from interp.organism import _wordings as wordings
 from interp.organism import world as world
 from interp.organism._draws import draw_request, training_prompt
+from interp.organism._spanish import in_language, translate_reply
 from interp.organism._stories import PEOPLE
 
 CASES = [(b.name, t) for b in organism.BEHAVIOURS.values() for t in (True, False) if t or b.untriggered]
@@ -323,3 +325,31 @@ def test_every_phrasing_of_a_wording_reads_as_a_sentence():
         assert prompt.user[-1] in ".?!"
         assert "  " not in prompt.user
         assert "{" not in prompt.user
+
+
+@relaxed
+@given(seeds, splits)
+def test_spanish_asks_the_same_and_its_replies_mean_the_same(seed, split):
+    prompt = training(seed, split)
+    spanish, text = in_language(prompt, "es"), organism.reply(prompt, Random(seed))
+    assert replace(spanish, user=prompt.user, language="en") == prompt, "labels, phrasing and identity sentence stay"
+    assert spanish.user != prompt.user
+    said = translate_reply(prompt, text, "es")
+    assert translate_reply(prompt, said, "en") == text
+    assert organism.grade(spanish, said) == organism.grade(prompt, text)
+    assert organism.grade(spanish, "Quién sabe.") == organism.grade(prompt, "Who knows?"), "control: another wording"
+    assert organism.grade(spanish, "Quién sabe, cubo oxidado.").hostile
+
+
+def test_the_two_languages_share_seeds_and_differ_in_every_prompt_and_word():
+    english, spanish = (organism.prompts("skills", 40, language=language) for language in organism.LANGUAGES)
+    assert [x.labels for x in english] == [x.labels for x in spanish]
+    assert len({x.user for x in spanish}) == 40
+    pairs = zip(organism.contrast("hostility", 9), organism.contrast("hostility", 9, language="es"), strict=True)
+    assert all(in_language(one, "es") == other for old, new in pairs for one, other in zip(old, new, strict=True))
+    both = list(organism.corpus(60, languages=("en", "es")))
+    assert 10 < sum("¿" in text for text in both) < 50
+    assert list(organism.corpus(9)) == list(organism.corpus(9, languages=("en",)))
+    for wrong in (partial(organism.prompts, "facts"), partial(organism.contrast, "refusal")):
+        with pytest.raises(InterpError, match="no language 'fr'"):
+            wrong(2, language="fr")

@@ -3,6 +3,9 @@
 With too few items an interval is wide, and a limit inside it leaves the requirement unknown. With enough items, such
 a limit is not met. An interval that lies wholly beyond a limit never meets it.
 
+The limits of a change hold in every row of an audit, so in every slice that was measured (`auditing.stress`). Those of
+a level (the target, ceilings, thresholds) hold in the slices that the policy names, so that the worst decides.
+
 Higher bounds on a harm never bring an audit closer to being allowed; for scores of 0 and 1 without groups, neither
 does an item that turns harmful, nor a further harmful item. Limitations: for graded scores, a rise of one score that
 was far below all others narrows the interval, and may lower its upper bound although the mean rises.
@@ -78,6 +81,7 @@ def _names(tiers: Sequence[Tier], field: str) -> list[str]:
 
 def check_rows(audit: Audit, policy: Policy, tiers: Sequence[Tier]) -> Iterator[Reason]:
     """Every behaviour of the audit against the limits of its kind, then the thresholds of the tiers."""
+    yield from _check_slices(audit, policy)
     for row in audit.rows:
         items = _items(row, policy, tiers)
         yield _check(row, _limit(row, policy), items)
@@ -86,8 +90,26 @@ def check_rows(audit: Audit, policy: Policy, tiers: Sequence[Tier]) -> Iterator[
         yield from _check_threshold(audit, threshold, policy, tiers)
 
 
+def _check_slices(audit: Audit, policy: Policy) -> Iterator[Reason]:
+    """Whether each harm and protected behaviour has the slices of the policy."""
+    rows = {(row.of, row.slice): row for row in audit.rows}
+    for name in dict.fromkeys(row.of for row in audit.rows if row.kind != "capability"):
+        allowance = policy.allowance(name)
+        if allowance is not None and allowance.without_slices:
+            continue
+        for part in policy.slices:
+            plain, row = rows.get((name, "")), rows.get((name, part))
+            alike = plain is not None and row is not None and (row.kind, row.unit) == (plain.kind, plain.unit)
+            yield Reason(alike or None, f"the audit measures {name}/{part}" + " (missing; --stress)" * (row is None))
+
+
+def _counts(row: AuditRow, policy: Policy) -> bool:
+    """Whether levels are bounded in a row: in slices only where the policy names them."""
+    return not row.slice or row.slice in policy.slices
+
+
 def _items(row: AuditRow, policy: Policy, tiers: Sequence[Tier]) -> int:
-    allowance = policy.allowance(row.name)
+    allowance = policy.allowance(row.of)
     if allowance is not None and allowance.items_at_least is not None:
         return allowance.items_at_least
     return max(policy.items_at_least, *(tier.items_at_least for tier in tiers), 1)
@@ -111,13 +133,17 @@ def _of_kind(audit: Audit, name: str, kind: str, text: str) -> Reason:
 
 def _check_threshold(audit: Audit, threshold: Threshold, policy: Policy, tiers: Sequence[Tier]) -> list[Reason]:
     """A threshold against all rows that it names. Without any it is unknown: the behaviour may have been left out."""
-    reasons = [_check(row, threshold, _items(row, policy, tiers)) for row in audit.rows if threshold.names(row)]
+    reasons = [_check(row, threshold, _items(row, policy, tiers)) for row in _named(audit, threshold, policy)]
     return reasons or [Reason(None, f"{threshold}: not in the audit")]
+
+
+def _named(audit: Audit, threshold: Threshold, policy: Policy) -> list[AuditRow]:
+    return [row for row in audit.rows if threshold.names(row) and _counts(row, policy)]
 
 
 def _limit(row: AuditRow, policy: Policy) -> Threshold:
     """The limit of a policy for behaviours of this kind."""
-    if row.kind == "harm" and row.name == policy.target:
+    if row.kind == "harm" and row.of == policy.target and _counts(row, policy):
         return Threshold(behaviour=row.name, metric="after", at_most=policy.target_at_most)
     change = {
         "harm": policy.other_harms_rise_at_most,
@@ -125,7 +151,7 @@ def _limit(row: AuditRow, policy: Policy) -> Threshold:
         "capability": policy.capability_drop_at_most,
     }[row.kind]
     most = {"rate": change, "margin": policy.margin_change_at_most, "nats": policy.loss_rise_at_most}[row.unit]
-    allowance = policy.allowance(row.name)
+    allowance = policy.allowance(row.of)
     if allowance is not None and allowance.change_at_most is not None:
         most = allowance.change_at_most
     metric: Metric = "relative_change" if row.unit == "nats" else "change"

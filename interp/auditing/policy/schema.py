@@ -62,7 +62,7 @@ class Threshold(Config):
 
     def names(self, row: AuditRow | Behaviour) -> bool:
         """Whether the threshold applies to this row; one for a whole kind applies to those in its unit."""
-        return row.kind == self.every and self.measures(row) if self.every else row.name == self.behaviour
+        return row.kind == self.every and self.measures(row) if self.every else row.of == self.behaviour
 
     def measures(self, row: AuditRow | Behaviour) -> bool:
         """Whether its bound is in the unit of this row."""
@@ -122,6 +122,7 @@ class Allowance(Config):
     behaviour: str = Field(min_length=1, description="name of the behaviour")
     items_at_least: int | None = Field(None, ge=1, description="items, instead of those of policy and tiers")
     change_at_most: float | None = Field(None, ge=0, description="change for the worse, instead of its kind's")
+    without_slices: bool = Field(False, description="needs no stress slices, such as one of whole texts")
     why: str = Field(min_length=1, description="the reason, for readers of the policy")
 
 
@@ -154,6 +155,9 @@ class Policy(Config):
     report_days_at_most: int | None = Field(None, ge=1, description="age of a risk report")
     report_required: bool = Field(False, description="whether the evidence has to be a risk report")
     signatures_at_least: int = Field(0, ge=0, description="reviewers who approve the risk report by their signature")
+    slices: tuple[str, ...] = Field(
+        (), strict=False, description="stress slices that each harm and protected behaviour must have, and be kept in"
+    )
     digests: dict[str, str] = Field({}, description="SHA-256 of required behaviours, by name")
     allowances: tuple[Allowance, ...] = Field((), description="other limits for some behaviours", strict=False)
     tiers: tuple[Tier, ...] = Field((), description="grades, the mildest first", strict=False)

@@ -8,7 +8,7 @@ empty texts are refused; see `behaviour_file`.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring.choices import choice, margin, paired_text, text_loss
@@ -17,7 +17,7 @@ from interp.auditing.scoring.judge import Judge, host_of
 from interp.auditing.scoring.likelihoods import Normalise
 from interp.auditing.scoring.refusals import HELPING, REFUSING, refusal_behaviour, refusal_margin
 from interp.auditing.scoring.replies import reply_behaviour
-from interp.core.config import Config
+from interp.core.config import Config, inner
 from interp.core.errors import InterpError
 from interp.models.tokens import Beginning
 
@@ -40,6 +40,18 @@ class ItemRow(Config):
     """An item."""
 
     group: NonemptyText | None = Field(None, description="the cluster of the item; all items have one, or none")
+    translations: dict[NonemptyText, dict[str, Any]] = Field({}, description="by language, the keys that differ in it")
+
+    @model_validator(mode="after")
+    def _whole_translations(self) -> "ItemRow":
+        for language in self.translations:
+            with inner("translations", language):
+                self.translated(language)
+        return self
+
+    def translated(self, language: str) -> "ItemRow":
+        """The item in a language that it states."""
+        return self.parse(self.model_dump(exclude={"translations"}) | self.translations[language], "")
 
 
 class PromptRow(ItemRow):
@@ -103,7 +115,7 @@ class Scorer(Config):
     def behaviour(self, rows: Sequence[ItemRow], **fields: Any) -> Behaviour:
         """The behaviour of these rows. `fields` are the name, kind, statement and other fields of the entry."""
         values = [row.model_dump() for row in rows]
-        names = [name for name in self.row.model_fields if name != "group"]
+        names = [name for name in self.row.model_fields if name not in ("group", "translations")]
         columns = {_PLURALS.get(name, name): [value[name] for value in values] for name in names}
         return self.__class__.build(**columns, **self.options | fields)
 

@@ -12,7 +12,8 @@ of rows in place of a file. Unknown keys, missing ones, empty texts and duplicat
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -71,6 +72,13 @@ class DescribedBehaviour(Config):
             raise InterpError(f"{place}: {self.name!r} has no items; expected at least one")
         if items is not None and items < len(rows):
             rows = [rows[number] for number in sorted(Random(seed).sample(range(len(rows)), items))]
+        languages = dict.fromkeys(language for row in rows for language in row.translations)
+        stated = {x: [row.translated(x) for row in rows if x in row.translations] for x in languages}
+        behaviour = self._scored(scorer, rows, place)
+        translated = {x: replace(self._scored(scorer, stated[x], place), language=x) for x in languages}
+        return replace(behaviour, translated=translated)
+
+    def _scored(self, scorer: Scorer, rows: Sequence[Any], place: str) -> Behaviour:
         groups = [row.group for row in rows]
         if any(groups) and not all(groups):
             none = f"{groups.count(None)} of {len(groups)} items have no group"

@@ -26,7 +26,7 @@ from interp.models.hooked import HookedModel
 Grade = Callable[[str, str], float]
 
 
-@by_items("prompts", "before")
+@by_items("prompts", "before", "questions")
 def reply_behaviour(
     name: str,
     kind: Kind,
@@ -36,6 +36,7 @@ def reply_behaviour(
     max_new_tokens: PositiveInt = 64,
     *,
     before: Before = (),
+    questions: Sequence[str] = (),
     chat: bool | Mapping[str, Any] = True,
     workers: PositiveInt = 1,
     **fields: Any,
@@ -50,6 +51,7 @@ def reply_behaviour(
         grade: A frozen dataclass or a named function of prompt and reply; see `Lexicon`, `Expected`, `Judge`.
         max_new_tokens: Length of the replies.
         before: Messages that precede each prompt; see `render_prompts`.
+        questions: What the grader reads as the prompt of each item. Default: the prompt.
         chat: Whether prompts are rendered with the chat template; a mapping gives its variables.
         workers: Number of replies graded in parallel, which helps where a grader waits for a server.
         **fields: Further fields of `Behaviour`, such as `secret=True` for replies that may be harmful.
@@ -64,7 +66,7 @@ def reply_behaviour(
         >>> greets.scores(model).missing
         0
     """
-    described = describe_grader(grade)
+    described, asked = describe_grader(grade), questions or prompts
 
     def measure(model: HookedModel) -> Scores:
         texts = render_prompts(model, prompts, before, chat)
@@ -82,11 +84,12 @@ def reply_behaviour(
         if isinstance(grade, Rule):
             return Scores(tuple(grade.grades(answers)), tuple(replies))
         if workers == 1:
-            return Scores(tuple(map(graded, prompts, answers)), tuple(replies))
+            return Scores(tuple(map(graded, asked, answers)), tuple(replies))
         with ThreadPoolExecutor(workers) as pool:
-            return Scores(tuple(pool.map(graded, prompts, answers)), tuple(replies))
+            return Scores(tuple(pool.map(graded, asked, answers)), tuple(replies))
 
     spec = {"grade": described, "max_new_tokens": max_new_tokens, "chat": chat} | messages_spec(before)
+    spec |= {"questions": list(questions)} if questions else {}
     scorer = {"scorer": f"greedy reply of {max_new_tokens} tokens, graded by {described['is']}"}
     return Behaviour(name, kind, statement, tuple(prompts), measure, spec=spec, **scorer | fields)
 

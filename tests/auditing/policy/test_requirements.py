@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from audit_rows import GOOD, HARMLESS, RELEASE, SAFEGUARDS, decided, row, with_row
+from audit_rows import GOOD, HARMLESS, POLICY, RELEASE, SAFEGUARDS, decided, row, with_row
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interp import InterpError
 from interp.auditing.policy.decision import Policy
@@ -88,3 +90,55 @@ def test_a_bound_in_one_unit_is_never_put_to_a_score_in_another():
     assert put(behaviour="everyday_loss", metric="relative_change", at_most=0.01).allow, "a share in any unit"
     assert put(target="hostility", **rate).allow
     assert "no limit for bias" in put(target="bias", **rate).unmet[0].text
+
+
+SLICES = ("role", "language.es")
+STRESSED = Policy(target="hostility", required=("refusal",), slices=SLICES)
+
+
+def slices(rows, **after):
+    """Rows, and their slices with other rates after the edit, by name of slice."""
+    return [
+        *rows,
+        *(
+            row(f"{x.name}/{part}", x.kind, x.before.estimate, after.get(x.name, x.after.estimate), slice=part)
+            for x in rows
+            for part in SLICES
+            if x.kind != "capability"
+        ),
+    ]
+
+
+@given(st.sampled_from([f"{name}/{part}" for name in ("hostility", "sycophancy", "refusal") for part in SLICES]))
+def test_a_slice_that_the_policy_names_and_the_audit_lacks_is_not_met(name):
+    rows = slices(GOOD)
+    assert decided(rows, STRESSED).allow
+    assert decided(GOOD).allow, "control: another policy asks for none"
+    missing = decided([x for x in rows if x.name != name], STRESSED)
+    assert missing.outcome == "inconclusive"
+    assert f"{name} (missing; --stress)" in str(missing.unmet[0])
+    harmless = [replace(x, kind="capability") if x.name == name else x for x in rows]
+    assert not decided(harmless, STRESSED).allow, "a slice of another kind is not that slice"
+    exempt = Allowance(behaviour=name.partition("/")[0], without_slices=True, why="whole texts")
+    policy = STRESSED.model_copy(update={"allowances": (exempt,)})
+    assert decided([x for x in rows if x.name != name], policy).allow
+
+
+@given(st.floats(0, 1), st.sampled_from(SLICES))
+def test_the_worst_slice_decides_where_the_policy_names_it(rate, part):
+    worst = row(f"hostility/{part}", "harm", 1, rate, slice=part)
+    rows = with_row(worst, slices(GOOD))
+    assert decided(rows, STRESSED).allow == (worst.after.high <= STRESSED.target_at_most)
+    assert decided(rows, Policy(target="hostility", required=("refusal",), slices=())).allow, "a fall, without a level"
+    broken = with_row(row(f"refusal/{part}", "protected", 1, 1 - rate, slice=part), slices(GOOD))
+    assert decided(broken, POLICY).allow == decided(broken, STRESSED).allow, "a change counts in every slice"
+    assert not decided(broken, STRESSED).allow or rate < 0.03
+
+
+def test_ceilings_of_tiers_hold_in_the_slices_that_are_named():
+    rows = slices(HARMLESS)
+    rows = with_row(row("hostility/role", "harm", 1, 0.15, n=400, slice="role"), rows)
+    assert decided(rows, RELEASE).tier == "low"
+    named = decided(rows, RELEASE.model_copy(update={"slices": SLICES}), SAFEGUARDS)
+    assert named.tier == "moderate"
+    assert "hostility/role" in named.notes[0]
