@@ -102,7 +102,7 @@ def toxicity(folder: Path, data: Path, model: str) -> SweepFile:
             "measure": {
                 "suites": ["harm.yaml", "kept.yaml"],
                 "choose_items": 100,
-                "confirm_items": 4,
+                "confirm_items": 100,
                 "benign": "benign.jsonl",
                 "benign_items": 100,
             },
@@ -175,7 +175,8 @@ def main() -> None:
     audits, seconds = measured["audits"][0], {way: spent for way, (_, spent) in measured.items()}
     gaps = [
         abs(audit[name].after.estimate - sum(values) / len(values))
-        for trial, audit in zip(measured["sweep"][0], audits, strict=True)
+        for way in ("prefix", "sweep")
+        for trial, audit in zip(measured[way][0], audits, strict=True)
         if trial.state == "complete"
         for name, values in trial.scores.items()
     ]

@@ -24,7 +24,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -140,8 +140,8 @@ def explicit_gender(unit: str = "rate") -> Behaviour:
     return choice(name, "capability", statement, prompts, spaced, gold, unit=unit, chat=False, scenario="bias")
 
 
-def write_contrasts(folder: Path) -> None:
-    """Write the pairs that plain methods are fitted on, of the fitting half."""
+def write_contrasts(folder: Path, more: Mapping[str, list[tuple[str, str]]] = {}) -> None:
+    """Write the pairs that plain methods are fitted on, of the fitting half, and those of other harms."""
     jobs = {job: women for job, women, *_ in job_sentences("fit")}
     sides = [sorted(job for job, women in jobs.items() if women == side) for side in (True, False)]
     for side in sides:
@@ -156,7 +156,7 @@ def write_contrasts(folder: Path) -> None:
         owned, other = ([question for question, match, _ in asked if match == side] for side in ("Yes", "No"))
         contrasts[trait] = list(zip(owned, other, strict=False))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, listed in contrasts.items():
+    for name, listed in (contrasts | more).items():
         lines = [json.dumps({"positive": positive, "negative": negative}) for positive, negative in listed]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 

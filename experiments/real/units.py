@@ -18,16 +18,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import harms
+import questions
 import torch
 import yaml
-from run import HERE, MODELS
+from run import CACHE, HERE, MODELS
 
 import interp
 from interp.auditing import public_suite
 from interp.auditing.public._texts import toxic_words
 from interp.models import Continuations, HookedModel
 
-ITEMS, TEXTS, REQUESTS, TOKENS, BATCH = 800, 72, 40, 56, 6
+ITEMS, TEXTS, REQUESTS, TOKENS, BATCH, HELD = 800, 72, 40, 56, 6, 12
+Kept = Continuations | tuple[Continuations, Continuations]
 LAYERS = {"smollm2": range(2, 30), "qwen": range(4, 24)}
 BEGINNINGS = ("I'm sorry, but I can't", "Sure, here is how to", "I cannot help with that", "Sure! The first step is")
 PEOPLE = ("The {} told me that", "A {} walked in, and", "The old {} sighed and", "Every {} knows that")
@@ -37,7 +39,7 @@ def main() -> None:
     """Write the recipe file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", help="such as smollm2_gender, whose recipe is smollm2_gender.yaml beside this file")
-    parser.add_argument("--kinds", default="neurons", help="neurons, heads, or neurons,heads")
+    parser.add_argument("--kinds", default="neurons", help="neurons, heads, or latents of `dictionary.py`; or several")
     parser.add_argument("--units", type=int, default=300, help="most of them")
     parser.add_argument("--weight", type=float, default=30.0, help="of the divergence against the harm")
     parser.add_argument("--steps", type=int, default=60)
@@ -47,10 +49,15 @@ def main() -> None:
     short, _, harm = args.name.partition("_")
     dtype = "bfloat16" if args.bfloat16 else "float32"
     model = interp.load(HERE.parent / ".cache" / MODELS[short], dtype=dtype)
-    items = {"gender": pronouns, "toxicity": toxic_ends}.get(harm.split("_")[0], owned)(model, harm)
+    kind = harm.split("_")[0]
+    items = {"gender": pronouns, "toxicity": toxic_ends, "falsehoods": falsehoods, "unfounded": unfounded}.get(
+        kind, owned
+    )(model, harm)
     prompts, *ends = zip(*items, strict=True)
+    latents = CACHE / f"{short}-latents"
+    kinds = [interp.SparseAutoencoder.load(latents) if kind == "latents" else kind for kind in args.kinds.split(",")]
     learned = interp.search.learn_factors(
-        model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm), args.kinds.split(","),
+        model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm), kinds,
         LAYERS[short], args.units, steps=args.steps, weight=args.weight,
     )  # fmt: skip
     print(learned)
@@ -58,7 +65,10 @@ def main() -> None:
     command = f"python experiments/real/units.py {' '.join(sys.argv[1:])}"
     note = f"{len(learned)} {args.kinds.replace(',', ' and ')}"
     head = f"# {note} with factors learned against {harm}; written by\n# `{command}`.\n"
-    values = {"note": f"{note}, {harm}", "edits": learned.edits()}
+    edits = learned.edits()
+    used = sorted({edit["direction"] for edit in edits if "direction" in edit}, key=lambda name: int(name[7:]))
+    directions = {name: {"sae": latents.name, "latent": int(name[7:])} for name in used}
+    values = {"note": f"{note}, {harm}"} | ({"directions": directions} if directions else {}) | {"edits": edits}
     file.write_text(head + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110))
     print(file)
 
@@ -74,6 +84,16 @@ def owned(model: HookedModel, harm: str) -> list[tuple[str, str, str]]:
     return [(model.render(question), *ends) for question, *ends in harms.statements(trait, "fit", ITEMS)]
 
 
+def falsehoods(model: HookedModel, harm: str) -> list[questions.Answered]:
+    """Questions; false answers and true ones."""
+    return questions.false_answers(model)
+
+
+def unfounded(model: HookedModel, harm: str) -> list[questions.Answered]:
+    """Texts that do not say who; a person, and that it is not known."""
+    return questions.unfounded_pairs(ITEMS)
+
+
 def toxic_ends(model: HookedModel, harm: str) -> list[tuple[str, str, str]]:
     """Sentences as far as a toxic word; that word, and what the paraphrase has in its place."""
     toxic, found = set(toxic_words(harms.DATA)), []
@@ -85,24 +105,38 @@ def toxic_ends(model: HookedModel, harm: str) -> list[tuple[str, str, str]]:
     return found[:ITEMS]
 
 
-def kept(model: HookedModel, harm: str) -> list[Continuations]:
+def kept(model: HookedModel, harm: str) -> list[Kept]:
     """Batches of what is to be kept, each of one kind, so that kinds of few tokens count as much as texts."""
     texts = [(ids[:TOKENS], 1) for ids in model.tokens(plain_texts(), beginning="document").unpadded()]
     kinds = [texts, answered(model, [model.render(text) for text in requests()], BEGINNINGS)]
     if harm.startswith("gender"):
         people = [before.format(noun) for before in PEOPLE for noun in (*harms.WOMEN, *harms.MEN)]
         kinds.append(answered(model, people, [" she", " he"]))
-    elif not harm.startswith("toxicity"):
-        controls = harms.statements("agreeable", "fit", 120)
-        kinds.append(answered(model, [model.render(question) for question, *_ in controls], ["Yes", "No"]))
     for rows in kinds:
         random.Random(0).shuffle(rows)
     listed = [rows[start : start + BATCH] for rows in kinds for start in range(0, len(rows), BATCH)]
-    random.Random(0).shuffle(listed)  # units are chosen by the first
-    return [
+    batches: list[Kept] = [
         Continuations(model.tokens([ids for ids, _ in batch]), torch.tensor([skipped for _, skipped in batch]))
         for batch in listed
     ]
+    held = held_pairs(model, harm)
+    random.Random(0).shuffle(held)
+    for start in range(0, len(held), HELD):
+        prompts, *ends = zip(*held[start : start + HELD], strict=True)
+        batches.append((Continuations.of(model, prompts, ends[0]), Continuations.of(model, prompts, ends[1])))
+    random.Random(0).shuffle(batches)  # units are chosen by the first
+    return batches
+
+
+def held_pairs(model: HookedModel, harm: str) -> list[questions.Answered]:
+    """The harm's control: prompts with two answers whose margin should stay."""
+    if harm.startswith("falsehoods"):
+        return questions.school_pairs(model)
+    if harm.startswith("unfounded"):
+        return list(questions.stated_pairs(ITEMS // 2))
+    if harm.startswith(("gender", "toxicity")):
+        return []
+    return [(model.render(question), *ends) for question, *ends in harms.statements("agreeable", "fit", ITEMS // 2)]
 
 
 def answered(model: HookedModel, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[list[int], int]]:

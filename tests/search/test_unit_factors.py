@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import one_site
 from word_contrasts import choices
 
 import interp
@@ -11,6 +12,7 @@ from interp.interventions.ablation import Scale
 from interp.models import Continuations, frozen_weights
 from interp.models.continuations import logprobs
 from interp.models.losses import kl_divergence
+from interp.sae import TopK
 from interp.search import RecipeFile, learn_factors
 
 KEPT = ["The river runs past the mill.", "A cat sat on the old wall.", "Nobody came to the fair today."]
@@ -27,10 +29,14 @@ def kept(model):
 
 
 @torch.no_grad()
-def margin(model, recipe):
+def margins(model, recipe):
     positive, negative = sides(model)
     with model.hooked(recipe):
-        return float((logprobs(model, positive) - logprobs(model, negative)).mean())
+        return logprobs(model, positive) - logprobs(model, negative)
+
+
+def margin(model, recipe):
+    return float(margins(model, recipe).mean())
 
 
 @torch.no_grad()
@@ -73,6 +79,35 @@ def test_a_larger_weight_keeps_more():
     assert free.after < tied.after < tied.before
 
 
+def test_margins_of_pairs_that_are_kept_stay():
+    """Kept as pairs, the margin that should fall cannot; as texts, the same prompts let it."""
+    model, settings = interp.load("organism"), {"steps": 8, "rate": 0.2, "weight": 3.0}
+    free = learn_factors(model, *sides(model), kept(model), **settings)
+    held = learn_factors(model, *sides(model), [sides(model)], **settings)
+    assert held.before - held.after < (free.before - free.after) / 5
+    changes = [margins(model, recipe) for recipe in ((), held.recipe)]
+    moved = (changes[1] - changes[0]) / changes[0].std(correction=0)
+    assert held.kl == pytest.approx(float(moved.square().mean() / 2), rel=1e-3)
+
+
+def test_latents_are_turned_down_in_what_is_written(tiny, tmp_path):
+    model = tiny("llama")
+    rows = torch.randn(24, model.d_model, generator=torch.Generator().manual_seed(0))
+    own = one_site(model.d_model, "resid_post.1", model.reference)
+    sae = interp.SparseAutoencoder(rows, torch.zeros(24), rows, torch.zeros(model.d_model), TopK(k=2), **own)
+    learned = learn_factors(model, *sides(model), kept(model), [sae], units=12, steps=12, rate=0.3)
+    assert {site.partition(".")[0] for site, *_ in learned.units} <= {"attn_out", "mlp_out"}
+    assert margin(model, learned.recipe) == pytest.approx(learned.after, abs=1e-4)
+    assert learned.after < learned.before
+    sae.save(tmp_path / "sae")
+    named = {f"latent_{number}": {"sae": "sae", "latent": number} for _, number, _ in learned.units}
+    built = RecipeFile.parse({"directions": named, "edits": learned.edits()}).build(model, folder=tmp_path)
+    assert margin(model, built) == pytest.approx(learned.after, abs=1e-4)
+    others = {f"latent_{n}": {"sae": "sae", "latent": (n + 7) % 24} for n in range(24)}
+    other = RecipeFile.parse({"directions": others, "edits": learned.edits()}).build(model, folder=tmp_path)
+    assert learned.after < margin(model, other), "control: the same factors of other latents"
+
+
 def test_only_units_of_the_layers_change(tiny):
     model = tiny("llama")
     learned = learn_factors(model, *sides(model), kept(model), layers=range(1, 2), steps=3, rate=0.3)
@@ -102,7 +137,7 @@ def test_the_last_logits_and_their_gradients_are_those_of_all(tiny, name):
 def test_wrong_input(tiny):
     model = tiny("llama")
     positive, negative = sides(model)
-    with pytest.raises(InterpError, match=r"kinds are \['latents'\]; expected neurons or heads"):
+    with pytest.raises(InterpError, match=r"kinds are \['latents'\]; expected neurons or heads, or an autoencoder"):
         learn_factors(model, positive, negative, kept(model), kinds=["latents"])
     with pytest.raises(InterpError, match="nothing to keep"):
         learn_factors(model, positive, negative, [])

@@ -96,8 +96,9 @@ class Goals(Displayed):
         return values if bound.at_most is not None else -values
 
     def broken(self, before: ItemValues, after: ItemValues) -> dict[str, float]:
-        """The mean excess of each constraint; those above 0 are broken."""
-        return {name: float(np.nanmean(self.excess(name, before[name], after[name]))) for name in self.constraints}
+        """The mean excess of each constraint that was measured; those above 0 are broken."""
+        measured = [name for name in self.constraints if name in after]
+        return {name: float(np.nanmean(self.excess(name, before[name], after[name]))) for name in measured}
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -66,7 +66,9 @@ def test_parts_of_the_items_give_the_scores_of_all(small_sweep):
     for name, values in Bench(model, whole).measure(recipe)[0].items():
         assert scores[name] == pytest.approx(values, abs=1e-5)
     stopped, reason = Bench(model, parts).measure(recipe, lambda so_far: "enough" * (len(so_far["kl"]) > 1))
-    assert (reason, len(stopped["kl"]), len(stopped["kept"])) == ("enough", 2, 0)
+    assert (reason, len(stopped["kl"])) == ("enough", 2)
+    first, reason = Bench(model, parts, first=["kl", "kept"]).measure(recipe, lambda so_far: "enough")
+    assert (reason, len(first["kl"]), len(first["kept"])) == ("enough", 0, 3), "the KL takes longest, so it is last"
 
 
 def test_behaviours_in_the_settings_are_those_of_a_file(small_sweep):

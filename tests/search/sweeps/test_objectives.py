@@ -50,6 +50,8 @@ def test_the_mean_excess_is_the_metric_of_a_policy_less_its_bound(pairs, bound):
             excess = Goals.of(BEHAVIOURS, ["harm"], [threshold], ()).broken({"loss": before}, {"loss": after})["loss"]
             sign = (value - bound) if side == "at_most" else (bound - value)
             assert abs(excess) < 1e-9 or np.sign(excess) == np.sign(sign)
+    goals = Goals.of(BEHAVIOURS, ["harm"], [threshold], ())
+    assert goals.broken({"loss": before}, {"harm": [1.0]}) == {}, "a trial that ended before the loss was measured"
 
 
 def test_a_point_dominates_another_if_it_is_nowhere_worse_and_somewhere_better():
