@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=300, help="most of them")
     parser.add_argument("--weight", type=float, default=30.0, help="of the divergence against the harm")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=16, help="pairs per step")
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors that multiply it")
     parser.add_argument("--out", type=Path, help="file [default: beside this script]")
     args = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
     kinds = [interp.SparseAutoencoder.load(latents) if kind == "latents" else kind for kind in args.kinds.split(",")]
     learned = interp.search.learn_factors(
         model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm), kinds,
-        LAYERS[short], args.units, steps=args.steps, weight=args.weight,
+        LAYERS[short], args.units, steps=args.steps, weight=args.weight, batch_size=args.batch_size,
     )  # fmt: skip
     print(learned)
     file = args.out or HERE / f"{args.name}.yaml"

@@ -130,7 +130,7 @@ def _directions(n: int) -> Iterator[object]:
     yield Sides(torch.zeros(n, 512), torch.zeros(n, 512))
     yield SteeringVector(finding.direction, 2.0, 3.0, 1.0, 0.3, (1.0,) * n)
     scales = [(f"mlp_post.{layer}", interp.interventions.Scale(torch.zeros(n))) for layer in range(60)]
-    yield UnitFactors(interp.Recipe(scales), 3.0, 1.0, 0.01, ((1.0, 0.1),) * n)
+    yield UnitFactors(interp.Recipe(scales), (("mlp_post.3", 1, 0.5),) * n, 3.0, 1.0, 0.01, ((1.0, 0.1),) * n)
     yield ReftR1(finding.direction, 0.0, 1.0, 0.5, 0.9, ((1.0, 1.0, 1.0),) * n)
     writers = {Site("mlp_out", layer): torch.ones(n) for layer in range(60)}
     attribution = Attribution(writers, torch.zeros(n), 60 * torch.ones(n))
