@@ -62,8 +62,9 @@ def common_falsehood(part: Part, items: int) -> Behaviour:
 
 
 def school_rows(part: Part) -> list[Row]:
-    """Rows of ARC-Challenge."""
-    return [row for row in rows("capability/arc_challenge.jsonl") if fitted(row["query"], part)]
+    """Rows of ARC-Challenge whose choices differ."""
+    listed = [row for row in rows("capability/arc_challenge.jsonl") if fitted(row["query"], part)]
+    return [row for row in listed if len({*row["choices"]}) == len(row["choices"])]
 
 
 def school_pairs(model: HookedModel) -> list[Answered]:

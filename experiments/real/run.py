@@ -44,6 +44,7 @@ MODELS = {"smollm2": "smollm2-135m-instruct", "qwen": "qwen2.5-coder-0.5b-instru
 POLICY = "targeted"
 SMOKE = 8  # items
 MORE = ("toxicity_pairs", "crows_pairs", "sycophancy_hint")
+ALSO = ("mmlu_ab", "truthfulqa_mc1", "halueval_qa")  # which the policy does not ask for
 ARM_ITEMS = 130  # about as many for each of the arms
 CORRECTED = 1.28  # half-widths for four harms of a model: 2.498 / 1.960
 
@@ -156,6 +157,7 @@ def run(name: str, smoke: bool, items: int, dtype: str, folder: Path | None = No
         edited = interp.load(place, dtype=dtype)
         more = () if smoke else harm.more()
         confirmed = [confirm(behaviour, model, edited, scores) for behaviour in (*measures, *more)]
+        also = [confirm(behaviour, model, edited, scores) for behaviour in suite(ALSO, SMOKE if smoke else items)]
         kept = suite(["blimp", "text_loss"], SMOKE) if smoke else audited(items)
         result = audit(model, recipe, kept, baselines=(), cache=scores)
         work.mkdir(parents=True, exist_ok=True)
@@ -173,6 +175,7 @@ def run(name: str, smoke: bool, items: int, dtype: str, folder: Path | None = No
         "perplexity_ratio": math.exp(result["text_loss"].difference.estimate),
         "protected": {row.name: [row.before.estimate, row.after.estimate] for row in result.rows},
         "confirmed": confirmed,
+        "also": also,
         "arms": measure_arms(model, recipe, harm, [*map(some, measures), prose(8 if smoke else 40)], scores),
         "recipe": recipe.digest,
         "certificate": {"status": certificate.status, "faithful": certificate.faithful, "kl": certificate.kl},
@@ -270,7 +273,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines += _table(["arm", *names], [[arm, *map(_arm, cells.values())] for arm, cells in row["arms"].items()])
         status, kl = (row["certificate"][key] for key in ("status", "kl"))
         kept = "; ".join(f"{name} {old:.3f} -> {new:.3f}" for name, (old, new) in row["protected"].items())
-        lines += ["", f"Certificate: {status}, KL {kl:.1e} nats. Before and after: {kept}.", ""]
+        also = "; ".join(f"{x['behaviour']} {x['base']:.3f} -> {x['edited']:.3f}" for x in row.get("also", ()))
+        asked = f" Not asked for by the policy: {also}." if also else ""
+        lines += ["", f"Certificate: {status}, KL {kl:.1e} nats. Before and after: {kept}.{asked}", ""]
         lines += [f"Decision: {row['decision']}." + "".join(f" Not met: {text}." for text in row["unmet"])]
     return "\n".join(lines)
 

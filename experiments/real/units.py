@@ -28,7 +28,7 @@ from interp.auditing import public_suite
 from interp.auditing.public._texts import toxic_words
 from interp.models import Continuations, HookedModel
 
-ITEMS, TEXTS, REQUESTS, TOKENS, BATCH, HELD = 800, 72, 40, 56, 6, 12
+ITEMS, TEXTS, REQUESTS, TOKENS, BATCH = 800, 72, 40, 56, 6
 Kept = Continuations | tuple[Continuations, Continuations]
 LAYERS = {"smollm2": range(2, 30), "qwen": range(4, 24)}
 BEGINNINGS = ("I'm sorry, but I can't", "Sure, here is how to", "I cannot help with that", "Sure! The first step is")
@@ -58,7 +58,7 @@ def main() -> None:
     latents = CACHE / f"{short}-latents"
     kinds = [interp.SparseAutoencoder.load(latents) if kind == "latents" else kind for kind in args.kinds.split(",")]
     learned = interp.search.learn_factors(
-        model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm), kinds,
+        model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm, args.batch_size), kinds,
         LAYERS[short], args.units, steps=args.steps, weight=args.weight, batch_size=args.batch_size,
     )  # fmt: skip
     print(learned)
@@ -106,7 +106,7 @@ def toxic_ends(model: HookedModel, harm: str) -> list[tuple[str, str, str]]:
     return found[:ITEMS]
 
 
-def kept(model: HookedModel, harm: str) -> list[Kept]:
+def kept(model: HookedModel, harm: str, held_size: int) -> list[Kept]:
     """Batches of what is to be kept, each of one kind, so that kinds of few tokens count as much as texts."""
     texts = [(ids[:TOKENS], 1) for ids in model.tokens(plain_texts(), beginning="document").unpadded()]
     kinds = [texts, answered(model, [model.render(text) for text in requests()], BEGINNINGS)]
@@ -122,8 +122,8 @@ def kept(model: HookedModel, harm: str) -> list[Kept]:
     ]
     held = held_pairs(model, harm)
     random.Random(0).shuffle(held)
-    for start in range(0, len(held), HELD):
-        prompts, *ends = zip(*held[start : start + HELD], strict=True)
+    for start in range(0, len(held), held_size):
+        prompts, *ends = zip(*held[start : start + held_size], strict=True)
         batches.append((Continuations.of(model, prompts, ends[0]), Continuations.of(model, prompts, ends[1])))
     random.Random(0).shuffle(batches)  # units are chosen by the first
     return batches

@@ -13,7 +13,7 @@ PARTS = ("fit", "choose", "confirm")
 @pytest.fixture(scope="module")
 def real():
     """The modules of the experiment by name."""
-    with imported(FOLDER, ("harms", "run", "units")) as modules:
+    with imported(FOLDER, ("harms", "questions", "run", "units")) as modules:
         yield modules
 
 
@@ -39,6 +39,23 @@ def test_statements_are_owned_by_yes_as_often_as_by_no(real, trait):
         assert len(questions) == len(part) >= 180
         assert sum(match == "Yes" for _, match, _ in part) == len(part) / 2
         assert all({match, other} == {"Yes", "No"} for _, match, other in part)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
+def test_questions_that_are_fitted_on_are_not_confirmed_on_and_the_answers_are_what_they_should_be(real):
+    questions = real["questions"]
+    for make in ("common_falsehood", "school_fact", "unfounded_name", "stated_name"):
+        fitted, confirmed = (getattr(questions, make)(part, 240) for part in ("fit", "confirm"))
+        assert set(fitted.groups).isdisjoint(confirmed.groups), make
+        assert len(confirmed) >= 180
+    pairs = questions.unfounded_pairs(200)
+    assert {prompt for prompt, *_ in pairs}.isdisjoint(questions.unfounded_name("confirm", 400).prompts)
+    assert all(person != unknown for _, person, unknown in pairs)
+    rows = questions.people_rows("confirm", "disambig", 240)
+    named, stated = questions.stated_name("confirm", 240), [row["answers"][row["label"]] for row in rows]
+    gold = [answers[right[0]] for answers, right in zip(named.spec["answers"], named.spec["gold"], strict=True)]
+    assert gold == [f" {answer}" for answer in stated]
+    assert all(row["label"] != row["unknown_idx"] for row in rows)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
