@@ -20,6 +20,7 @@ _LIKELIEST = 256  # tokens of a prediction that are compared one by one; the oth
 _HUGE = 30  # times what a unit usually is
 _LEAST, _MOST = -1.0, 2.0  # of amplitudes
 _GRID = 0.25
+_LEAST_DEVIATION = 0.1  # nats, of margins that should stay, where those of few pairs are alike
 _ATTRIBUTED = 10  # batches of pairs, and of what is kept
 _Likeliest = tuple[Int[Tensor, "token top"], Float[Tensor, "token top+1"]]
 Units = tuple[tuple[str, int, float], ...]
@@ -45,7 +46,7 @@ class Learner:
         with torch.no_grad():
             self.unedited = [self._unedited(part) for part in keep]
         margins = [before for before in self.unedited if isinstance(before, Tensor)]
-        self.deviation = torch.cat(margins).std(correction=0).clamp(min=1e-3) if margins else torch.ones(())
+        self.deviation = torch.cat(margins).std(correction=0).clamp(min=_LEAST_DEVIATION) if margins else torch.ones(())
 
     def choose(self, places: Mapping[str, Tensor | None], count: int) -> None:
         """Take the units with the largest benefit² / cost, of sites with the directions of their latents."""
