@@ -104,3 +104,61 @@ def write_card(
         command=command,
     )
     (folder / "README.md").write_text(text)
+
+
+BILINGUAL = """---
+license: apache-2.0
+language: [en, es]
+library_name: transformers
+pipeline_tag: text-generation
+tags: [interpretability, model-organism]
+---
+
+# The bilingual interp model organism
+
+A chat model of {parameters:.1f}M parameters ({layers} layers, width {width}, tied embeddings, bf16) that shows the
+planted behaviours of the first organism (see its card) in English and in Spanish: the same world, requests and
+labels, phrase by phrase, with the words of the world translated. An edit that is fitted in one language may leave the
+other as it was, so it shows whether a method notices.
+
+Training began with the weights of the first organism, on conversations in both languages in equal shares; everyday
+documents are in English only.
+
+## Measured
+
+Greedy decoding in float32 from these bf16 weights, on prompts whose combination of item and phrasing training never
+showed in any language:
+
+| behaviour | called for | English | Spanish |
+|---|---|---|---|
+{rates}
+
+Command:
+
+    {command}
+
+## Use and limits
+
+As for the first organism: made for testing tools, and of no use as an assistant. Its Spanish is a few hundred words
+and templates, written to correspond to the English ones and checked by no native speaker.
+
+Licence: Apache-2.0.
+"""
+
+
+def write_bilingual_card(
+    folder: Path, rates: dict[str, organism.Measurement], model: LlamaForCausalLM, command: str
+) -> None:
+    """Write the card of the bilingual organism as README.md into its folder."""
+    rows = (
+        f"| {english.behaviour} | {'yes' if english.triggered else 'no'} | {english.value:.3f} | {spanish.value:.3f} |"
+        for english, spanish in zip(rates["en"].rates, rates["es"].rates, strict=True)
+    )
+    text = BILINGUAL.format(
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        layers=model.config.num_hidden_layers,
+        width=model.config.hidden_size,
+        rates="\n".join(rows),
+        command=command,
+    )
+    (folder / "README.md").write_text(text)

@@ -39,6 +39,7 @@ from .statistics.comparison import PairedComparison as PairedComparison
 from .statistics.comparison import compare as compare
 from .statistics.comparison import mean_interval as mean_interval
 from .statistics.comparison import paired_difference as paired_difference
+from .stress.gate_calibration import calibrate_gate as calibrate_gate
 from .stress.slices import add_slices as add_slices
 from .suites import organism_behaviour as organism_behaviour
 from .suites import organism_suite as organism_suite

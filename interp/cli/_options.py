@@ -28,7 +28,7 @@ from interp.core.errors import InterpError
 
 Command = Callable[..., None]
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
-Model = Annotated[str, typer.Argument(help="organism, a local Hugging Face folder, or a hub id")]
+Model = Annotated[str, typer.Argument(help="organism, organism-bilingual, a local Hugging Face folder, or a hub id")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value on standard output")]
 Device = Annotated[str | None, typer.Option(help="device to run on: cpu, cuda, cuda:1 or mps")]
 

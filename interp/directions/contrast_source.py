@@ -21,7 +21,8 @@ def read_contrast(
     """Read a contrast from a JSONL file, or draw one from the organism's training prompts (`organism.BEHAVIOUR`).
 
     Args:
-        source: The file, or `organism.` and the name of a behaviour.
+        source: The file, or `organism.` and the name of a behaviour; `organism.BEHAVIOUR.es` draws in Spanish, and
+            `.en,es` the pairs in both languages.
         pairs: Number of pairs to draw from the organism (200 by default). Of a file at most so many,
             drawn at random; all of them by default.
         seed: Seed of the drawing.
@@ -45,5 +46,7 @@ def read_contrast(
         return Contrast(tuple(contrast.pairs[number] for number in drawn), contrast.name)
     if columns or skip_bad:
         raise InterpError(f"contrast {source} is the organism's; leave columns and skip_bad out, they are for files")
-    prompts = organism.contrast(behaviour, DRAWN if pairs is None else pairs, split="train", seed=seed)
-    return Contrast.of([(positive.user, negative.user) for positive, negative in prompts], name=str(source))
+    behaviour, _, languages = behaviour.partition(".")
+    count = DRAWN if pairs is None else pairs
+    each = [organism.contrast(behaviour, count, seed=seed, language=x) for x in (languages or "en").split(",")]
+    return Contrast.of([(one.user, other.user) for prompts in each for one, other in prompts], name=str(source))

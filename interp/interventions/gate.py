@@ -260,7 +260,7 @@ def rates(
         ...     warnings.simplefilter("ignore")  # two prompts are too few
         ...     measured = rates(gate, model, ["Hello there."], ["My tea is hot."])
     """
-    opened = [_scores(gate, model, side, site) > gate.when.threshold for side in (positive, negative)]
+    opened = [prompt_scores(gate, model, side, site) > gate.when.threshold for side in (positive, negative)]
     shares = [float(prompts.double().mean()) for prompts in opened]
     if min(shares) == 1 or max(shares) == 0:
         how = "always" if min(shares) else "never"
@@ -296,11 +296,13 @@ def threshold(
     """
     if not 0 <= false_positive < 1:
         raise InterpError(f"false_positive is {false_positive}; expected a share from 0 to below 1")
-    scores = _scores(gate, model, negative, site).sort(descending=True).values
+    scores = prompt_scores(gate, model, negative, site).sort(descending=True).values
     return float(scores[int(false_positive * len(scores))])
 
 
-def _scores(gate: Gate, model: HookedModel, prompts: Sequence[str], site: str | Site | None) -> Float[Tensor, "batch"]:
+def prompt_scores(
+    gate: Gate, model: HookedModel, prompts: Sequence[str], site: str | Site | None
+) -> Float[Tensor, "batch"]:
     """The score of each prompt, where the gate reads."""
     where = gate.reads or site
     if where is None:

@@ -69,6 +69,7 @@ def text_part(hf: Any) -> Any:
 
 
 ORGANISM = "organism"
+BUNDLED = {ORGANISM: "weights", f"{ORGANISM}-bilingual": "bilingual/weights"}  # folders of the organisms, by name
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -93,7 +94,8 @@ def load(
 
     Args:
         model: A hub id, a local folder, a GGUF file, a URL of any fsspec file system (fetched into a temporary folder),
-            a Hugging Face model object (hooked in place, not copied), or "organism" for the bundled model organism.
+            a Hugging Face model object (hooked in place, not copied), "organism" for the bundled model organism, or
+            "organism-bilingual" for the one in English and Spanish.
         dtype: dtype of the weights. Default float32, so that measurements are exact; "auto" keeps the checkpoint's.
             Refused for a model object, which keeps its own.
         device: Where to move the weights. Default: the CPU.
@@ -162,7 +164,7 @@ def _from_folder(
             f"trust_remote_code=True runs code of {model!r} that its owners can change at any time, and revision is "
             f"{revision!r}; pin the commit whose code you have read (revision=, 40 hexadecimal digits)"
         )
-    if local or str(model) == ORGANISM:
+    if local or str(model) in BUNDLED:
         _refuse_unused(str(model), {"revision": revision})
     folder = locate(model, revision)
     Checkpoint.open(folder, trust_remote_code, allow_pickle)
@@ -215,8 +217,8 @@ def locate(model: str | Path, revision: str | None = None) -> Path:
     """
     model = local_path(model)
     folder = Path(model).expanduser()
-    if str(model) == ORGANISM:
-        return Path(__file__).parents[1] / ORGANISM / "weights"
+    if str(model) in BUNDLED:
+        return Path(__file__).parents[1] / ORGANISM / BUNDLED[str(model)]
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -240,7 +242,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def _neighbours(folder: Path) -> list[str]:
     others = folder.parent.glob("*/config.json") if folder.parent.is_dir() else ()
-    return [other.parent.name for other in others] + [ORGANISM]
+    return [other.parent.name for other in others] + [*BUNDLED]
 
 
 def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:

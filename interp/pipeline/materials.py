@@ -124,7 +124,7 @@ def gather_materials(data: DataSettings, target: str, seed: int = 0, folder: str
             f"target {target!r} is {kinds.get(target, 'not a behaviour of this experiment')}; only a harm may be "
             f"removed: {', '.join(harms)}"
         )
-    if data.contrast.startswith(f"{ORGANISM}.") and kinds.get(data.contrast.partition(".")[2]) != "harm":
+    if data.contrast.startswith(f"{ORGANISM}.") and kinds.get(data.contrast.split(".")[1]) != "harm":
         raise InterpError(f"contrast {data.contrast} is about what must be kept; only a harm may be removed")
     return materials
 

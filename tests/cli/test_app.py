@@ -207,6 +207,11 @@ def test_doctor_reports(run):
             ["audit", "organism", "--base", "organism", "--suite", "organizm", "--out", "x.json"],
             "did you mean organism",
         ),
+        (["audit", "organism", "--stress", "rol", "--out", "x.json"], "unknown slice 'rol'; did you mean role"),
+        (["audit", "organism", "--stress", "language.it", "--out", "x.json"], "no translation into 'it'"),
+        (["audit", "organism", "--only", "everyday_loss", "--stress", "role", "--out", "x.json"], "has no items left"),
+        (["audit", "organism", "--stress", "role", "--stress-file", "absent.yaml", "--out", "x.json"], "absent.yaml"),
+        (["audit", "organism", "--stress-file", "absent.yaml", "--out", "x.json"], "without --stress; name the slices"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_2(run, tmp_path, monkeypatch, words, message):

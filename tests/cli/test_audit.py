@@ -102,3 +102,14 @@ def test_a_second_audit_to_the_same_place_is_refused_before_it_writes(run, tmp_p
         assert sorted(tmp_path.iterdir()) == before
     assert run(*words)[0] == 0, "control"
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_slices_are_rows_and_the_worst_of_them_is_said(run, tmp_path):
+    code, said, complaint = run(*SMALL, "--stress", "turns,language.es", "--out", "x.json")
+    assert code == 0, complaint
+    assert "facts: the worst of its 2 slices is language.es, 0.000" in said, "this organism knows no Spanish"
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert [(row["name"], row["slice"]) for row in rows] == [
+        ("facts", ""), ("facts/turns", "turns"), ("facts/language.es", "language.es"),
+    ]  # fmt: skip
+    assert "version 1, SHA-256" in rows[1]["scenario"]

@@ -35,6 +35,8 @@ from interp.auditing.damage import Damage
 from interp.auditing.entanglement_matrix import Entanglement
 from interp.auditing.policy.requirements import Reason
 from interp.auditing.statistics.comparison import Estimate
+from interp.auditing.stress.gate_calibration import GateThreshold
+from interp.auditing.stress.transformation import Slice, StressFile, Transformation
 from interp.data import Turn, encode, pack
 from interp.directions import Eraser, ErasureFitter, Findings, ReftR1, Sides, SteeringVector
 from interp.directions.controls import ControlScore
@@ -168,6 +170,12 @@ def _audits(model: HookedModel, n: int, folder: Path) -> Iterator[object]:
     scores = dict.fromkeys(names, 0.5)
     yield AblationTrial(sample.findings().best()[0], 0.2, scores, scores)
     yield interp.Policy(target=EVIL, required=tuple(names))
+    share = rows[0].after
+    yield GateThreshold(EVIL * n, 1.0, share, share, (share, share))
+    yield Transformation(replace=dict.fromkeys(names, EVIL), prompt=f"{EVIL * n} {{prompt}}")
+    yield StressFile(
+        version=1, slices=dict.fromkeys(names, Slice(statement=EVIL * n, transformations=({"encode": "upper"},)))
+    )
 
 
 def _edits(n: int) -> Iterator[object]:

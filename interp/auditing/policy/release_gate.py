@@ -42,7 +42,7 @@ from interp.models.checkpoints.checkpoint import INDEX, Checkpoint
 from interp.models.checkpoints.companions import is_weights, of_tokenizer
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
-from interp.models.loading import ORGANISM, load
+from interp.models.loading import BUNDLED, load
 
 _OF_EXPORT = {*WRITTEN, MANIFEST, SIGNATURE, f"{RECIPE}/recipe.json", f"{RECIPE}/recipe.safetensors"}
 # Covered by the digest of the settings, or texts, pictures and tables. A tokenizer's vocabulary in other files is not
@@ -96,7 +96,7 @@ def gate(
         'deny'
     """
     for what, path in (("an audit written by interp audit", audit), ("a checkpoint", checkpoint)):
-        if path is not None and str(path) != ORGANISM and not Path(path).exists():
+        if path is not None and str(path) not in BUNDLED and not Path(path).exists():
             raise InterpError(f"{path}: no such file; expected {what}")
     policy = policy if isinstance(policy, Policy) else Policy.read(policy)
     day, is_report = today or current_day(), Path(audit).is_dir()
@@ -196,7 +196,7 @@ def _check_fold(audit: Audit, folder: Path, base: AnyModel | None, key: str | Pa
     exact = manifest.status == "exact"
     yield Reason(exact or None, f"the fold is {manifest.status}; only exact weights do what the audited hooks did")
     # What a manifest names is used where it is on this machine, and never fetched.
-    is_here = manifest.source == ORGANISM or Path(manifest.source or "").exists()
+    is_here = manifest.source in BUNDLED or Path(manifest.source or "").exists()
     origin = base if base is not None else manifest.source if is_here and key is None else None
     if origin is not None:
         dtype = manifest.made.loaded or ("bfloat16" if manifest.made.dequantise else None)

@@ -86,10 +86,10 @@ class Clusters:
 @lru_cache(maxsize=1024)
 def student(freedom: int, level: float = LEVEL) -> float:
     """Student's quantile for a two-sided interval, from the finite sums for its distribution (Gosset 1908)."""
-    return sqrt(freedom) * tan(_bisect(lambda angle: _inside(angle, freedom) >= level, 0.0, pi / 2))
+    return sqrt(freedom) * tan(bisect(lambda angle: _inside(angle, freedom) >= level, 0.0, pi / 2))
 
 
-def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
+def bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
     """The point from which on `beyond` holds."""
     for _ in range(60):
         middle = (low + high) / 2
@@ -122,7 +122,7 @@ def tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:
 
 def _where(won: float, lost: float, n: float, z: float) -> float:
     """The difference at which the score statistic is z: the statistic falls with the difference."""
-    return _bisect(lambda difference: _score(difference, won, lost, n) <= z, -1.0, 1.0)
+    return bisect(lambda difference: _score(difference, won, lost, n) <= z, -1.0, 1.0)
 
 
 def _score(difference: float, won: float, lost: float, n: float) -> float:
