@@ -47,6 +47,8 @@ _SEARCHED = {
     "harm": "own_harm",
     "training data": "curate",
     "near-duplicates": "curate",
+    "drift": "drift",
+    "model diffing": "drift",
     "feedback": "feedback",
     "agreement": "feedback",
     "preferences": "feedback",

@@ -135,6 +135,8 @@ VERBS: dict[str, Command] = {
     "graph": attribution.graph_command,
     "curate": upkeep.curate_command,
     "feedback": upkeep.feedback_command,
+    "drift": upkeep.drift_command,
+    "watch": upkeep.watch_command,
     "doctor": doctor_command,
 }
 SAE_VERBS: dict[str, Command] = {

@@ -1,17 +1,23 @@
-"""The verbs of upkeep: `interp curate`, training data scored and split, and `interp feedback`, what raters prefer."""
+"""The verbs of upkeep: `interp curate`, training data scored and split; `interp feedback`, what raters prefer; `interp
+drift`, what changed between versions of a model; and `interp watch`, a ledger of audits over time.
+"""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import Field
 
-from interp.cli._options import Json, repeated
+from interp.cli._options import Json, Model, repeated
+from interp.cli.audit import CACHE, CODES
 from interp.core.config import Config
-from interp.core.display import print_table, print_values, say
+from interp.core.display import plural, print_table, print_values, say
+from interp.core.errors import InterpError
 from interp.core.files import require_free
 from interp.upkeep.curation.options import CurationOptions, ScorerSettings
+from interp.upkeep.drift.options import DriftOptions
 
 
 class CurateOptions(Config):
@@ -102,3 +108,121 @@ def feedback_command(
     for names, (count, of) in record.opposed.items():
         say(f"{names} have opposite verdicts on {count} of {of} comparisons")
     say(f"{record.undecided} comparisons to adjudicate in {options.out}")
+
+
+class SuiteOptions(Config):
+    """What is measured of each model, and how models are loaded."""
+
+    suite: str = Field(description="suite of behaviours: organism, public or a YAML file")
+    items: int = Field(200, ge=1, description="items per behaviour")
+    data: Path | None = Field(None, description="folder of the data sets that the suite reads")
+    cache: Path | None = Field(None, description=f"folder of cached scores [default: {CACHE} next to the output]")
+    dtype: str | None = Field(None, description="dtype of the models: float32, bfloat16 or float16 [default: float32]")
+    device: str | None = Field(None, description="device to run on: cpu, cuda, cuda:1 or mps")
+
+
+class SeriesOptions(Config):
+    """What is compared, on which text, by what, and where to."""
+
+    measured: SuiteOptions
+    text: str = Field(description="corpus that is read inside: .jsonl, .parquet or .txt, a folder, a glob or a URL")
+    out: Path = Field(description="new folder for the record, the audits and the page")
+    direction: tuple[Path, ...] = repeated("folder of a saved direction of the first model")
+    sae: Path | None = Field(None, description="folder of an autoencoder of the first model")
+    against: str | None = Field(None, description="policy that decides: a YAML file, release or targeted")
+    drift: DriftOptions = DriftOptions()
+
+
+def drift_command(
+    models: Annotated[list[str], typer.Argument(help="the first model, and one or more later ones")],
+    options: SeriesOptions,
+    as_json: Json = False,
+) -> None:
+    """Compare versions of a model with the first, outside and inside. With --against, exits as gate does.
+
+    To continue after a kill, run the same command again.
+    """
+    from interp.auditing.policy.schema import Policy
+    from interp.auditing.suites import suite
+    from interp.directions.direction import Direction
+    from interp.models.loading import load
+    from interp.sae.coder import SparseAutoencoder
+    from interp.upkeep.drift.drift_measurement import measure_drift
+    from interp.views.upkeep.drift_page import PAGE, write_drift_page
+
+    require_free(options.out)
+    if len(models) < 2:
+        raise InterpError(f"one model, {models[0]}; expected the first model and one or more later ones")
+    directions = {folder.resolve().name: Direction.load(folder) for folder in options.direction}
+    if len(directions) < len(options.direction):
+        raise InterpError("two directions have folders of the same name; rename one")
+    policy = Policy.read(options.against) if options.against else None
+    given, settings = options.measured, options.drift
+    behaviours = suite(given.suite, given.items, settings.seed, given.data)
+    opened = partial(load, dtype=given.dtype, device=given.device)
+    first = opened(models[0])
+    record = measure_drift(
+        first,
+        [partial(opened, name) for name in models[1:]],
+        behaviours,
+        options.text,
+        options.out,
+        settings,
+        directions=directions,
+        sae=SparseAutoencoder.load(options.sae, first) if options.sae else None,
+        policy=policy,
+        cache=given.cache or options.out.parent / CACHE,
+        page=write_drift_page,
+    )
+    if as_json:
+        print_values(True, record.to_json() | {"findings": {x.model.name: x.findings for x in record.models}})
+    for drift in () if as_json else record.models:
+        rows = [
+            {"behaviour": x.name, "before": x.before.estimate, "after": x.after.estimate, "change": str(x.change)}
+            for x in drift.behaviours
+        ]
+        title = f"{drift.model.name}: KL {drift.divergence.mean} nats a token"
+        print_table(False, rows, title + (f", {drift.outcome}" if drift.outcome else ""))
+        say(plural(len(drift.findings), "finding"), *drift.findings)
+    say(*([] if as_json else [f"open {options.out / PAGE}"]))
+    raise typer.Exit(CODES[record.outcome] if record.outcome else 0)
+
+
+class WatchOptions(Config):
+    """What is audited, and what raises an alarm."""
+
+    measured: SuiteOptions
+    margin: float = Field(0.05, ge=0, description="change of a behaviour, in its unit, that raises no alarm")
+    seed: int = Field(0, ge=0, description="seed of the items and of the intervals")
+
+
+def watch_command(
+    ledger: Annotated[Path, typer.Argument(help="ledger (JSONL) of the series; made where it is missing")],
+    model: Model,
+    options: WatchOptions,
+    as_json: Json = False,
+) -> None:
+    """Add an audit of the next checkpoint to a ledger, and show trends. Exit code: 1 if the series raised an alarm."""
+    from interp.auditing.suites import suite
+    from interp.models.loading import load
+    from interp.upkeep.drift.audit_ledger import AuditLedger
+
+    series, given = AuditLedger(ledger), options.measured
+    if ledger.exists():
+        series.entries()  # raises for a damaged one, before the work
+    behaviours = suite(given.suite, given.items, options.seed, given.data)
+    checkpoint = load(model, dtype=given.dtype, device=given.device)
+    entry = series.append(checkpoint, behaviours, options.margin, options.seed, given.cache or ledger.parent / CACHE)
+    trends = series.trends()
+    alarms = [f"{x.behaviour}: alarm at audit {x.alarm}" for x in trends if x.alarm is not None]
+    rows = [
+        {"behaviour": x.behaviour, "reference": str(x.reference), "last": str(x.last), "change": str(x.change),
+         "trend an audit": str(x.slope or "unknown"), "alarm": x.alarm}
+        for x in trends
+    ]  # fmt: skip
+    if as_json:
+        print_values(True, {"number": entry.number, "time": entry.time, "trends": [asdict(x) for x in trends]})
+    else:
+        print_table(False, rows, f"{ledger}: audit {entry.number} of {entry.time}")
+        say(*(alarms or ["no alarm"]))
+    raise typer.Exit(1 if alarms else 0)

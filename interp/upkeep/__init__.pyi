@@ -12,6 +12,14 @@ from .curation.thresholds import read_labelled as read_labelled
 from .curation.trial_training import PredictedChange as PredictedChange
 from .curation.trial_training import predict_changes as predict_changes
 from .curation.trial_training import trained_copy as trained_copy
+from .drift.audit_ledger import AuditLedger as AuditLedger
+from .drift.audit_ledger import LedgerEntry as LedgerEntry
+from .drift.drift_alarm import SeriesTrend as SeriesTrend
+from .drift.drift_alarm import assess_series as assess_series
+from .drift.drift_measurement import measure_drift as measure_drift
+from .drift.drift_record import Drift as Drift
+from .drift.drift_record import ModelDrift as ModelDrift
+from .drift.options import DriftOptions as DriftOptions
 from .feedback.agreement import RaterAgreement as RaterAgreement
 from .feedback.agreement import measure_agreement as measure_agreement
 from .feedback.judgements import ComparedReplies as ComparedReplies

@@ -48,6 +48,15 @@ def test_options_are_frozen():
         "feedback": [
             "--adjudicated", "--device", "--json", "--method", "--model", "--out", "--seed", "--sites", "pairs",
         ],
+        "drift": [
+            "--against", "--cache", "--context", "--crosscoder", "--crosscoder-site", "--data", "--device",
+            "--direction", "--dtype", "--examples", "--field", "--items", "--json", "--margin", "--out", "--sae",
+            "--seed", "--shift", "--sites", "--suite", "--text", "--tokens", "models",
+        ],
+        "watch": [
+            "--cache", "--data", "--device", "--dtype", "--items", "--json", "--margin", "--seed", "--suite", "ledger",
+            "model",
+        ],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
         "runs compare": ["--json", "paths"],

@@ -52,14 +52,22 @@ from interp.search.sweeps.confirmation import ConfirmedChange, ConfirmedPoint
 from interp.upkeep import (
     ComparedReplies,
     Curation,
+    Drift,
     Feedback,
     LabelledDocument,
+    LedgerEntry,
+    ModelDrift,
     Passage,
     PredictedChange,
     PreferenceDirection,
     RaterAgreement,
     Thresholds,
 )
+from interp.upkeep.drift.crosscoder_difference import CrosscoderDifference, ExclusiveLatent
+from interp.upkeep.drift.drift_record import BehaviourChange
+from interp.upkeep.drift.latent_changes import FiringChange
+from interp.upkeep.drift.site_changes import ProjectionChange, SiteChange
+from interp.upkeep.drift.token_divergence import DivergentToken, TokenDivergence
 
 EVIL = "<script>alert('x')</script>\n&"
 SITES = [f"resid_post.{layer}" for layer in range(60)]
@@ -236,3 +244,27 @@ def _upkeep(n: int) -> Iterator[object]:
     direction = PreferenceDirection(EVIL, EVIL, dict.fromkeys(areas, score), areas, Damage(1.0, 2.0))
     yield ComparedReplies(Turn(EVIL, EVIL), Turn(EVIL), dict.fromkeys(areas, True))
     yield Feedback(EVIL * n, n, n, agreement, dict.fromkeys(areas, (1, n)), (direction,) * n)
+    drift = drifts(n)
+    yield from (drift, drift.models[0])
+    yield LedgerEntry(3, EVIL, {EVIL: EVIL}, replace(sample.audit(), items={}), "")
+
+
+def drifts(n: int) -> Drift:
+    """A drift of many of everything."""
+    score, words = Estimate(0.5, 0.4, 0.6, n), (EVIL,) * 10
+    behaviour = BehaviourChange(EVIL, "harm", "rate", score, score, score, 0.1, 0.2, 1.0, True)
+    token = DivergentToken(n, EVIL, EVIL, 2.5, (EVIL, 0.5), (EVIL, 0.9))
+    latent = ExclusiveLatent(n, "second", 0.1, 0.05, 0.1, 0.2, True, words)
+    model = ModelDrift(
+        sample.MODEL.model_copy(update={"name": EVIL}),
+        "audit-1.json",
+        (behaviour,) * n,
+        TokenDivergence(score, 0.1, 0.2, n, (token,) * n),
+        (SiteChange("resid_post.0", 0.9, 0.1, words, words),) * n,
+        (ProjectionChange(EVIL, "resid_post.0", score, 0.01, True),) * n,
+        (FiringChange(n, 0.1, 0.9, score, True),) * n,
+        CrosscoderDifference("resid_post.0", n, (0.1, 0.2), (latent,) * n),
+        "deny",
+        (EVIL,) * n,
+    )
+    return Drift(model.model, (model,) * n, {"tokens": n, "documents": n})
