@@ -161,16 +161,12 @@ class AuditRow(Displayed):
 def audit_rows(
     behaviours: Sequence[Behaviour | AuditRow], items: Mapping[str, ItemScores], seed: int
 ) -> tuple[AuditRow, ...]:
-    """Behaviours compared by the scores of their items, with p-values corrected for their number.
-
-    The intervals of the slices of one behaviour hold together at 95 % (Bonferroni).
-    """
-    comparisons = list[PairedComparison]()
-    slices = Counter(behaviour.of for behaviour in behaviours if behaviour.slice)
+    """Behaviours compared by the scores of their items, with p-values corrected for their number."""
+    comparisons, levels = list[PairedComparison](), interval_levels(behaviours)
     for behaviour in behaviours:
-        level = 1 - (1 - LEVEL) / slices[behaviour.of] if behaviour.slice else LEVEL
-        with located(f"behaviour {behaviour.name!r}", "; remove it from the suite"):
-            comparisons.append(items[behaviour.name].compare("after", behaviour.unit, seed, level))
+        name = behaviour.name
+        with located(f"behaviour {name!r}", "; remove it from the suite"):
+            comparisons.append(items[name].compare("after", behaviour.unit, seed, levels[name]))
     corrected = holm([comparison.p for comparison in comparisons])
     return tuple(
         AuditRow(
@@ -178,6 +174,12 @@ def audit_rows(
         )
         for behaviour, comparison, p in zip(behaviours, comparisons, corrected, strict=True)
     )
+
+
+def interval_levels(behaviours: Sequence[Behaviour | AuditRow]) -> dict[str, float]:
+    """The level of each behaviour's intervals: those of the slices of one hold together at 95 % (Bonferroni)."""
+    slices = Counter(behaviour.of for behaviour in behaviours if behaviour.slice)
+    return {x.name: 1 - (1 - LEVEL) / slices[x.of] if x.slice else LEVEL for x in behaviours}
 
 
 def _row_fields(record: Behaviour | AuditRow | PairedComparison) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from interp.auditing._random_recipes import randomise
-from interp.auditing.audit_row import AuditRow, ItemScores
+from interp.auditing.audit_row import AuditRow, ItemScores, interval_levels
 from interp.auditing.behaviours import Behaviour, mean_scores
 from interp.auditing.conditions import ModelCondition
 from interp.auditing.statistics.comparison import Estimate
@@ -59,6 +59,11 @@ class Baseline(Displayed):
     p: dict[str, float] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
 
+    def extremes(self, behaviour: str) -> tuple[float, float]:
+        """The lowest and the highest score of a behaviour over seeds."""
+        scores = [each[behaviour] for each in self.each]
+        return min(scores), max(scores)
+
     def _card(self) -> Card:
         seeds = f"mean of {plural(len(self.each), 'seed')}" if self.each else ""
         return self.name, [(name, f"{score:.3f}", seeds) for name, score in self.scores.items()]
@@ -68,7 +73,8 @@ def baseline_of_scores(name: str, rows: Sequence[AuditRow], items: Mapping[str, 
     """From the item scores of an audit's rows."""
     draws = {row.name: [draw.mean for draw in items[row.name].draws(name)] for row in rows}
     each = tuple(dict(zip(draws, means, strict=True)) for means in zip(*draws.values(), strict=True))
-    compared = {row.name: items[row.name].compare(name, row.unit, seed) for row in rows}
+    levels = interval_levels(rows)
+    compared = {row.name: items[row.name].compare(name, row.unit, seed, levels[row.name]) for row in rows}
     changes = {behaviour: comparison.difference for behaviour, comparison in compared.items()}
     p = {behaviour: comparison.p for behaviour, comparison in compared.items()}
     missing = {behaviour: lost for behaviour, comparison in compared.items() if (lost := comparison.missing_after)}

@@ -105,8 +105,10 @@ def test_a_second_audit_to_the_same_place_is_refused_before_it_writes(run, tmp_p
 
 
 def test_slices_are_rows_and_the_worst_of_them_is_said(run, tmp_path):
-    code, said, complaint = run(*SMALL, "--stress", "turns,language.es", "--out", "x.json")
+    words = [*SMALL[:-1], "random", *saved("edit"), "--stress", "turns,language.es", "--page", "x.html"]
+    code, said, complaint = run(*words, "--out", "x.json")
     assert code == 0, complaint
+    assert "facts/language.es" in (tmp_path / "x.html").read_text(), "a dot in a name is no path"
     assert "facts: the worst of its 2 slices is language.es, 0.000" in said, "this organism knows no Spanish"
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
     assert [(row["name"], row["slice"]) for row in rows] == [
