@@ -52,6 +52,8 @@ _SEARCHED = {
     "feedback": "feedback",
     "agreement": "feedback",
     "preferences": "feedback",
+    "relearning": "erasure_depth",
+    "unlearning": "erasure_depth",
 }
 
 

@@ -13,6 +13,7 @@ from .entanglement_matrix import Entanglement as Entanglement
 from .entanglement_matrix import entanglement as entanglement
 from .policy.decision import Decision as Decision
 from .policy.decision import decide as decide
+from .policy.erasure_depth import ErasureDepth as ErasureDepth
 from .policy.release_gate import gate as gate
 from .policy.reviews import sign_risk_report as sign_risk_report
 from .policy.risk_report import RiskReport as RiskReport

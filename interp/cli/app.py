@@ -137,6 +137,7 @@ VERBS: dict[str, Command] = {
     "feedback": upkeep.feedback_command,
     "drift": upkeep.drift_command,
     "watch": upkeep.watch_command,
+    "depth": upkeep.depth_command,
     "doctor": doctor_command,
 }
 SAE_VERBS: dict[str, Command] = {

@@ -136,6 +136,7 @@ class GateOptions(Config):
     key: Path | None = Field(None, description="public key (PEM) of the export's signature, instead of the base")
     safeguard: tuple[str, ...] = repeated("safeguard of the policy that you state is in place")
     reviewer: tuple[Path, ...] = repeated("public key (PEM) of a reviewer whose signature counts")
+    depth: Path | None = Field(None, description="folder of interp depth, if the policy sets limits on erasure depth")
 
 
 def gate_command(
@@ -147,6 +148,7 @@ def gate_command(
     from interp.auditing.policy.release_gate import gate
 
     proofs: dict[str, Any] = {"base": options.base, "key": options.key, "reviewers": options.reviewer}
+    proofs["depth"] = options.depth
     decision = gate(file, options.policy, options.checkpoint, options.safeguard, **proofs)
     print_decision(decision, as_json)
     raise typer.Exit(CODES[decision.outcome])

@@ -29,6 +29,7 @@ class ExportInputs(Config):
     policy: str | None = Field(None, description="with --require: policy (YAML file, or bundled: release, targeted)")
     safeguard: tuple[str, ...] = repeated("with --require: safeguard of the policy that you state is in place")
     reviewer: tuple[Path, ...] = repeated("with --require: public key (PEM) of a reviewer of the risk report")
+    depth: Path | None = Field(None, description="with --require: folder of interp depth, where the policy asks for it")
     distil: str | None = Field(None, description="corpus to train factors on, for a recipe that can't be folded")
     rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")
     steps: int | None = Field(None, ge=0, description="with --distil: training steps [default: 300]")
@@ -40,7 +41,9 @@ class ExportInputs(Config):
         if training and self.distil is None:
             raise InterpError(f"{' and '.join(training)}: only for distil; leave it out")
         if self.needs_release and (self.require is None or self.policy is None):
-            raise InterpError("require, policy, safeguard and reviewer go together; give the audit and the policy")
+            raise InterpError(
+                "require, policy, safeguard, reviewer and depth go together; give the audit and the policy"
+            )
         form, loaded = self.options.form, not (self.options.dry_run or self.options.streamed)
         if self.needs_release and not (loaded and form == "checkpoint"):
             raise InterpError("require is for checkpoints that are certified; leave dry_run, streamed and form out")
@@ -53,7 +56,7 @@ class ExportInputs(Config):
     @property
     def needs_release(self) -> bool:
         """Whether a policy has to allow the export."""
-        return bool(self.require or self.policy or self.safeguard or self.reviewer)
+        return bool(self.require or self.policy or self.safeguard or self.reviewer or self.depth)
 
 
 def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -> None:
@@ -138,7 +141,8 @@ def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
     from interp.auditing.policy.schema import Policy
 
     rules = Policy.read(str(inputs.policy))
-    decision = gate(str(inputs.require), rules, None, inputs.safeguard, recipe, reviewers=inputs.reviewer)
+    proofs: dict[str, Any] = {"reviewers": inputs.reviewer, "depth": inputs.depth}
+    decision = gate(str(inputs.require), rules, None, inputs.safeguard, recipe, **proofs)
     if not decision.allow:
         print_decision(decision, as_json)
         raise typer.Exit(CODES[decision.outcome])

@@ -1,11 +1,13 @@
-"""The verbs of upkeep: `interp curate`, training data scored and split; `interp feedback`, what raters prefer; `interp
-drift`, what changed between versions of a model; and `interp watch`, a ledger of audits over time.
+"""The verbs of upkeep.
+
+`interp curate`: training data scored and split. `feedback`: what raters prefer. `drift`: what changed between versions
+of a model. `watch`: a ledger of audits over time. `depth`: whether a removed harm is gone.
 """
 
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import Field
@@ -14,9 +16,10 @@ from interp.cli._options import Json, Model, repeated
 from interp.cli.audit import CACHE, CODES
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values, say
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, nearest
 from interp.core.files import require_free
 from interp.upkeep.curation.options import CurationOptions, ScorerSettings
+from interp.upkeep.depth.options import DepthOptions
 from interp.upkeep.drift.options import DriftOptions
 
 
@@ -226,3 +229,105 @@ def watch_command(
         print_table(False, rows, f"{ledger}: audit {entry.number} of {entry.time}")
         say(*(alarms or ["no alarm"]))
     raise typer.Exit(1 if alarms else 0)
+
+
+class DepthInputs(Config):
+    """What is measured, what it is compared with, and where to."""
+
+    base: str = Field(description="the unedited model, which shows the harm")
+    behaviour: str = Field(description="the harm of the suite that was removed")
+    out: Path = Field(description="new folder for the record and the page")
+    suite: str = Field("organism", description="suite of the harm: organism, public or a YAML file")
+    suite_data: Path | None = Field(None, description="folder of the data sets that the suite reads")
+    items: int = Field(200, ge=1, description="items of the harm; half of them are held out")
+    contrast: str | None = Field(None, description="pairs for fresh probes: a JSONL file, or organism.BEHAVIOUR")
+    pairs: int | None = Field(None, ge=4, description="most pairs, drawn at random")
+    sites: tuple[str, ...] = repeated("site or pattern that probes read [default: resid_post.*]")
+    control: str | None = Field(None, description="a model without the edit that never had the harm")
+    tuned: tuple[str, ...] = repeated("another model without the harm, such as one after DPO")
+    related: Path | None = Field(None, description="documents that show the harm [default: replies of the base]")
+    benign: Path | None = Field(None, description="documents that do not [default: capabilities of the suite]")
+    stress: str = Field("", description="comma-separated list of slices: paraphrase, role, encoding, turns, language")
+    record: bool = Field(False, description="also write the result into the manifest and the model card of EDITED")
+    device: str | None = Field(None, description="device to run on: cpu, cuda, cuda:1 or mps")
+    budget: DepthOptions = DepthOptions()
+
+
+def depth_command(
+    edited: Annotated[
+        str, typer.Argument(help="the edited checkpoint, or folder of a recipe that hooks run on the base")
+    ],
+    inputs: DepthInputs,
+    as_json: Json = False,
+) -> None:
+    """Measure whether a removed harm is gone, or only out of sight: probes, relearning, recovery, rounding.
+
+    To continue a measurement that was stopped, run the same command again.
+    """
+    from interp.auditing.suites import suite
+    from interp.data.corpora import documents
+    from interp.directions.contrast_source import read_contrast
+    from interp.editing.export.model_card import record_depth, unsigned_export
+    from interp.models.loading import load
+    from interp.upkeep.depth.demonstrations import benign_documents
+    from interp.upkeep.depth.depth_measurement import measure_depth, require_harm
+    from interp.views.upkeep.depth_page import PAGE, write_depth_page
+
+    require_free(inputs.out)
+    seed = inputs.budget.seed
+    behaviours = suite(inputs.suite, inputs.items, seed, inputs.suite_data)
+    harm = next((known for known in behaviours if known.name == inputs.behaviour), None)
+    if harm is None:
+        hint = nearest(inputs.behaviour, [known.name for known in behaviours])
+        raise InterpError(f"the suite has no behaviour {inputs.behaviour!r}; {hint}")
+    require_harm(harm)
+    if inputs.record:
+        unsigned_export(Path(edited))
+    contrast = read_contrast(inputs.contrast, inputs.pairs, seed) if inputs.contrast else None
+    read: dict[str, Any] = {
+        name: list(documents(path)) for name in ("related", "benign") if (path := getattr(inputs, name)) is not None
+    }
+    compared = {Path(name).resolve().name: name for name in inputs.tuned}
+    if len(compared) < len(inputs.tuned) or "control" in compared:
+        raise InterpError(f"tuned models of one name, or named control: {', '.join(inputs.tuned)}; rename a folder")
+    compared = ({"control": inputs.control} if inputs.control else {}) | compared
+    base = load(inputs.base, device=inputs.device)
+    after = _edited(edited, inputs.device)
+
+    def finish(record: Any, folder: Path) -> None:  # before the folder appears, so that what a kill leaves is resumed
+        write_depth_page(record, folder)
+        if inputs.record:
+            record_depth(edited, record.figures(), record.card_rows())
+
+    record = measure_depth(
+        base,
+        after,
+        harm,
+        inputs.out,
+        inputs.budget,
+        contrast=contrast,
+        sites=inputs.sites or "resid_post.*",
+        compared={name: load(folder, device=inputs.device) for name, folder in compared.items()},
+        stress=inputs.stress or (),
+        page=finish,
+        **{"benign": benign_documents(base, behaviours)} | read,
+    )
+    if as_json:
+        print_values(True, record.model_dump(mode="json"))
+        return
+    say(f"{record.behaviour}: {record.before} before the edit, {record.after} after it")
+    for title, rows in (
+        ("Recovery", record.recovery_rows()),
+        ("Relearning", record.relearning_rows()),
+        ("Fresh probes, AUROC", record.probe_rows()),
+    ):
+        print_table(False, rows, title) if rows else None
+    say(f"open {inputs.out / PAGE}")
+
+
+def _edited(name: str, device: str | None) -> Any:
+    """The recipe of a folder, or the model."""
+    from interp.interventions.recipe import Recipe
+    from interp.models.loading import load
+
+    return Recipe.load(name) if (Path(name) / "recipe.json").is_file() else load(name, device=device)

@@ -4,6 +4,7 @@ In reading order:
 
 - `curation`: training data scored by directions or latents, and split into what is kept, flagged and unsure.
 - `drift`: what changed between versions of a model, outside and inside, and a ledger of audits over time.
+- `depth`: whether a removed harm is gone, or only out of sight.
 - `feedback`: preferences and ratings of several raters, and directions of what they reject.
 """
 

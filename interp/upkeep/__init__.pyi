@@ -12,6 +12,9 @@ from .curation.thresholds import read_labelled as read_labelled
 from .curation.trial_training import PredictedChange as PredictedChange
 from .curation.trial_training import predict_changes as predict_changes
 from .curation.trial_training import trained_copy as trained_copy
+from .depth.demonstrations import benign_documents as benign_documents
+from .depth.depth_measurement import measure_depth as measure_depth
+from .depth.options import DepthOptions as DepthOptions
 from .drift.audit_ledger import AuditLedger as AuditLedger
 from .drift.audit_ledger import LedgerEntry as LedgerEntry
 from .drift.drift_alarm import SeriesTrend as SeriesTrend

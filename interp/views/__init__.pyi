@@ -20,5 +20,6 @@ from .sweep_page import write_sweep_page as write_sweep_page
 from .training_curves import LiveCurves as LiveCurves
 from .training_curves import plot_training as plot_training
 from .upkeep.curation_page import write_curation_page as write_curation_page
+from .upkeep.depth_page import write_depth_page as write_depth_page
 from .upkeep.drift_page import write_drift_page as write_drift_page
 from .upkeep.risk_report_page import write_risk_report_page as write_risk_report_page

@@ -57,6 +57,11 @@ def test_options_are_frozen():
             "--cache", "--data", "--device", "--dtype", "--items", "--json", "--margin", "--seed", "--suite", "ledger",
             "model",
         ],
+        "depth": [
+            "--base", "--batch", "--behaviour", "--benign", "--contrast", "--control", "--device", "--group", "--items",
+            "--json", "--lr", "--out", "--pairs", "--record", "--related", "--seed", "--sites", "--soft-lr",
+            "--soft-steps", "--soft-tokens", "--steps", "--stress", "--suite", "--suite-data", "--tuned", "edited",
+        ],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
         "runs compare": ["--json", "paths"],
@@ -89,10 +94,10 @@ def test_options_are_frozen():
             "--suite", "--template", "--try", "model",
         ],
         "export": [
-            "--approximate", "--compensate", "--dequantise", "--distil", "--dry-run", "--dtype", "--form", "--json",
-            "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite", "--policy", "--prompts",
-            "--protect", "--rank", "--recipe", "--rehost", "--require", "--reviewer", "--safeguard", "--shard-size",
-            "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
+            "--approximate", "--compensate", "--depth", "--dequantise", "--distil", "--dry-run", "--dtype",
+            "--form", "--json", "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite",
+            "--policy", "--prompts", "--protect", "--rank", "--recipe", "--rehost", "--require", "--reviewer",
+            "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
         "verify": ["--base", "--json", "--key", "--prompts", "folder"],
@@ -101,7 +106,9 @@ def test_options_are_frozen():
             "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--stress",
             "--stress-file", "--suite", "--template", "model",
         ],
-        "gate": ["--base", "--checkpoint", "--json", "--key", "--policy", "--reviewer", "--safeguard", "file"],
+        "gate": [
+            "--base", "--checkpoint", "--depth", "--json", "--key", "--policy", "--reviewer", "--safeguard", "file",
+        ],
         "report write": [
             "--by", "--json", "--out", "--policy", "--risk", "--safeguard", "--supersedes", "--unmeasured", "audits",
         ],

@@ -4,9 +4,13 @@ import json
 
 import pytest
 import torch
+from audit_rows import audit_of
 from judged_replies import rows, write
 
 import interp
+from interp.auditing import ErasureDepth
+from interp.directions.contrast_source import read_contrast
+from interp.editing.certificate.manifest import ExportManifest
 
 
 @pytest.fixture
@@ -110,3 +114,79 @@ def test_a_ledger_grows_and_another_suite_is_refused(run, tmp_path):
     (tmp_path / "ledger.jsonl").write_bytes(before.replace(b"hostility", b"hostilitY"))
     code, _, complaint = run(*words, 2)
     assert (code, "line 1" in complaint, complaint.count("\n")) == (2, True, 1)
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory):
+    """The organism without hostility, exported."""
+    model, folder = interp.load("organism"), tmp_path_factory.mktemp("ablated")
+    pairs = read_contrast("organism.hostility", 60)
+    direction = interp.find(model, pairs, "resid_post.2", "diff_means_orthogonal", bootstrap=0).best()[0].direction
+    recipe = interp.Recipe([("writers", interp.Project(direction))])
+    interp.export(recipe, model, folder / "edited")
+    recipe.save(folder / "recipe")
+    return folder
+
+
+DEPTH = ["--base", "organism", "--behaviour", "hostility", "--items", 16, "--steps", 1, "--soft-steps", 1]
+
+
+def test_a_depth_is_measured_recorded_and_read_by_the_gate(run, ablated, tmp_path):
+    (tmp_path / "benign.txt").write_text("Rain fell all day.")
+    edited, out = ablated / "edited", tmp_path / "out"
+    benign = "--benign", tmp_path / "benign.txt"
+    code, printed, complaint = run("depth", edited, *DEPTH, *benign, "--stress", "role", "--record", "--out", out)
+    assert code == 0, complaint
+    assert all(word in printed for word in ("soft prompt", "4-bit weights", "role", "related data", "benign data"))
+    assert {path.name for path in out.iterdir()} == {"depth.json", "depth.html"}
+    record = ErasureDepth.read(out)
+    assert ExportManifest.at(edited).depth == record.figures()
+    assert "## Erasure depth" in (edited / "README.md").read_text()
+    ones, zeros = [1.0] * 300, [0.0] * 300
+    scored = [("hostility", "harm", "rate", ones, zeros), ("refusal", "protected", "rate", ones, ones)]
+    audit_of(scored, interp.load("organism"), interp.load(edited)).save(tmp_path / "audit.json")
+    (tmp_path / "policy.yaml").write_text("target: hostility\ndepth: {recovered_at_most: 0.5}\n")
+    words = "gate", tmp_path / "audit.json", "--policy", tmp_path / "policy.yaml"
+    code, printed, _ = run(*words)
+    assert (code, "the erasure depth of hostility is not measured" in printed) == (2, True)
+    code, printed, _ = run(*words, "--depth", out)
+    assert "hostility after role" in printed
+    assert "of the audited model and edit" in printed
+    (out / "depth.json").write_text("{}")
+    code, printed, _ = run(*words, "--depth", out)
+    assert (code, "the erasure depth cannot be relied on" in printed) == (2, True)
+
+
+def test_a_recipe_is_run_by_hooks_and_printed_as_json(run, ablated, tmp_path):
+    (tmp_path / "benign.txt").write_text("Rain fell all day.")
+    benign = "--benign", tmp_path / "benign.txt", "--out", tmp_path / "out"
+    words = "depth", ablated / "recipe", *DEPTH, *benign, "--json"
+    code, printed, complaint = run(*words)
+    assert code == 0, complaint
+    assert json.loads(printed)["recipe"] == interp.Recipe.load(ablated / "recipe").digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"--behaviour": "refusal"},
+            "refusal is protected: how a protected behaviour can be trained away",
+        ),
+        ({"--behaviour": "facts"}, "facts is a capability; expected a harm"),
+        ({"--behaviour": "hostilty"}, "did you mean hostility"),
+        ({"--suite": "organsm"}, "did you mean organism"),
+        ({"--items": 8}, "hostility has 8 items; expected at least 16 (--items)"),
+        ({"--contrast": "organism.hostilty"}, "unknown behaviour 'hostilty'"),
+        ({"--related": "no/such.jsonl"}, "no/such.jsonl"),
+        ({"--steps": 0}, "steps"),
+        ({"--stress": "rols"}, "did you mean role"),
+        ({"--record": None}, "expected a folder written by interp export"),
+    ],
+)
+def test_wrong_lines_of_depth_get_one_line_and_nothing_is_left(run, ablated, tmp_path, change, words):
+    options = dict(zip(DEPTH[::2], DEPTH[1::2], strict=True)) | {"--out": tmp_path / "out"} | change
+    given = [word for pair in options.items() for word in pair if word is not None]
+    code, _, complaint = run("depth", ablated / ("recipe" if "--record" in change else "edited"), *given)
+    assert (code, words in complaint) == (2, True), complaint
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import depth_records
 import sae_samples
 import sample_records as sample
 import torch
@@ -166,6 +167,7 @@ def _audits(model: HookedModel, n: int, folder: Path) -> Iterator[object]:
         model=EVIL, made=day, next_audit=day, decided_by=EVIL, audits=(), rows=({EVIL: EVIL},) * n,
         requirements=((EVIL, EVIL),) * n, **digests, **texts, **grade,
     )  # fmt: skip
+    yield depth_records.depth(dict.fromkeys(names, depth_records.rate(0.1, 0.2)), behaviour=EVIL, model=EVIL)
     yield large
     yield rows[0]
     yield baseline

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from interp.auditing.auditor import Audit
 from interp.auditing.conditions import today as current_day
+from interp.auditing.policy.erasure_depth import ErasureDepth, check_depth
 from interp.auditing.policy.evidence import check_age, check_standing
 from interp.auditing.policy.requirements import WORDS, Reason, check_requirements, check_rows, grade_model
 from interp.auditing.policy.schema import Policy, Tier
@@ -84,6 +85,7 @@ def decide(
     evidence: Iterable[Reason] = (),
     approvals: Sequence[str] | None = None,
     today: date | None = None,
+    depth: ErasureDepth | None = None,
 ) -> Decision:
     """Decide under a policy whether the model of an audit may be released.
 
@@ -94,6 +96,7 @@ def decide(
         evidence: Further requirements that were checked outside the audit, such as that it covers a checkpoint.
         approvals: Reviewers whose signed approval of a risk report was checked; None if there is no report.
         today: The day from which ages are counted. Default: today, in UTC.
+        depth: The erasure depth of the target, where the policy asks for it.
 
     Returns:
         The outcome with a reason per requirement.
@@ -105,7 +108,7 @@ def decide(
         >>> interp.decide(record, interp.Policy(target="hostility")).outcome
         'inconclusive'
     """
-    decision, tiers = assess_evidence(audit, policy, safeguards, evidence, today)
+    decision, tiers = assess_evidence(audit, policy, safeguards, evidence, today, depth)
     return replace(decision, reasons=(*decision.reasons, *check_standing(policy, tiers, approvals)))
 
 
@@ -115,9 +118,10 @@ def assess_evidence(
     safeguards: Collection[str] = (),
     evidence: Iterable[Reason] = (),
     today: date | None = None,
+    depth: ErasureDepth | None = None,
 ) -> tuple[Decision, Sequence[Tier]]:
     """The decision on the figures alone, whoever stands behind them, and the tiers that apply."""
-    dated = list[Reason]()
+    dated, deep = list[Reason](), list(check_depth(audit, policy, depth, today or current_day()))
     if (limit := policy.evidence_days_at_most) is not None:
         dated = [check_age("the audit", audit.measured, limit, today or current_day())]
         if not dated[0].met:
@@ -126,5 +130,5 @@ def assess_evidence(
     tiers = policy.tiers if tier is None else policy.tiers[: tier + 1]
     requirements = check_requirements(audit, policy, tiers, safeguards), check_rows(audit, policy, tiers)
     name = "" if tier is None else policy.tiers[tier].name
-    reasons = (*evidence, *dated, *grading, *chain(*requirements))
+    reasons = (*evidence, *dated, *grading, *chain(*requirements), *deep)
     return Decision(reasons, name, tuple(notes), tuple(sorted(safeguards))), tiers

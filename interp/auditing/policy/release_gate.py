@@ -26,6 +26,7 @@ from interp.auditing.audit_row import AuditRow
 from interp.auditing.auditor import Audit
 from interp.auditing.conditions import today as current_day
 from interp.auditing.policy.decision import Decision, Policy, Reason, decide
+from interp.auditing.policy.erasure_depth import ErasureDepth
 from interp.auditing.policy.evidence import gather_evidence
 from interp.auditing.policy.reviews import check_report
 from interp.auditing.policy.risk_report import REPORT, RiskReport
@@ -67,6 +68,7 @@ def gate(
     key: str | Path | None = None,
     reviewers: Collection[str | Path] = (),
     today: date | None = None,
+    depth: str | Path | None = None,
 ) -> Decision:
     """Decide on the file of an audit, and on whether it covers a checkpoint or recipe.
 
@@ -80,6 +82,7 @@ def gate(
         key: Public key (PEM) of whoever signed the export; its manifest and certificate are then relied on.
         reviewers: Public keys (PEM) of reviewers; signatures of a risk report count if they hold for one of them.
         today: The day from which the age of evidence is counted. Default: today, in UTC.
+        depth: Folder that `interp depth` wrote, where the policy sets limits on the erasure depth.
 
     Returns:
         The decision; inconclusive if the file is not an audit or was changed.
@@ -95,7 +98,8 @@ def gate(
         >>> gate(tmp / "audit.json", "release", recipe=recipe).outcome
         'deny'
     """
-    for what, path in (("an audit written by interp audit", audit), ("a checkpoint", checkpoint)):
+    named = {"an audit written by interp audit": audit, "a checkpoint": checkpoint, "a folder of interp depth": depth}
+    for what, path in named.items():
         if path is not None and str(path) not in BUNDLED and not Path(path).exists():
             raise InterpError(f"{path}: no such file; expected {what}")
     policy = policy if isinstance(policy, Policy) else Policy.read(policy)
@@ -103,13 +107,15 @@ def gate(
     if reviewers and not is_report:
         raise InterpError(f"{audit}: reviewers sign risk reports, and this is a file; give the folder of one")
     reported, approvals, notes = list[Reason](), list[str](), list[str]()
+    what = "risk report" if is_report else "audit"
     try:
         if is_report:
             saved, reported, approvals, notes = check_report(audit, policy, reviewers, day)
         else:
             saved = Audit.read(audit)
+        what = "erasure depth"
+        measured = None if depth is None else ErasureDepth.read(depth)
     except InterpError as problem:
-        what = "risk report" if is_report else "audit"
         return Decision((Reason(None, f"the {what} cannot be relied on: {problem}"),), safeguards=tuple(safeguards))
     evidence = [
         *reported,
@@ -127,7 +133,7 @@ def gate(
             evidence.append(Reason(None, str(problem)))
     if recipe is not None:
         evidence.append(_same("recipe", saved.recipe, recipe.digest))
-    decision = decide(saved, policy, safeguards, evidence, approvals if is_report else None, day)
+    decision = decide(saved, policy, safeguards, evidence, approvals if is_report else None, day, measured)
     return replace(decision, notes=(*decision.notes, *notes))
 
 

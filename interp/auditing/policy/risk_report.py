@@ -13,14 +13,13 @@ Limitations: a report says who decided, and does not show it; only signatures do
 report can remove reviews, or the mark that it was superseded: keep reports where only their owners can write.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from interp.auditing.audit_row import AuditRow
 from interp.auditing.auditor import Audit
@@ -29,10 +28,11 @@ from interp.auditing.policy.decision import assess_evidence
 from interp.auditing.policy.evidence import gather_evidence, last_day, signatures_needed
 from interp.auditing.policy.requirements import WORDS
 from interp.auditing.policy.schema import Policy
+from interp.auditing.policy.sealed import read_sealed, write_sealed
 from interp.core.config import Config
 from interp.core.display import plural
-from interp.core.errors import InterpError, first_line
-from interp.core.files import new_folder, read_json, sha256_file, sha256_json, write_json
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, sha256_file, sha256_json, write_json
 
 REPORT, AUDITS, SUPERSEDED = "report.json", "audits", "superseded.json"
 _FORMAT = 1
@@ -93,18 +93,7 @@ class RiskReport(Config):
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RiskReport":
         """Read the report of a folder. Raises if there is none, or it was changed."""
         del overrides
-        file = Path(path) / REPORT
-        if not file.is_file():
-            raise InterpError(f"{path}: no {REPORT} in it; expected a folder written by interp report")
-        values = read_json(file)
-        try:
-            stated = values.pop("sha256"), values.pop("format")
-            report = cls.model_validate_json(json.dumps(values))
-        except (LookupError, TypeError, AttributeError, ValidationError) as problem:
-            raise InterpError(f"{file}: not a risk report ({first_line(problem)}); write it again") from None
-        if stated != (report.digest, _FORMAT):
-            raise InterpError(f"{file}: was changed since it was written (its SHA-256 differs); write it again")
-        return report
+        return read_sealed(cls, Path(path) / REPORT, "a risk report", _FORMAT, "interp report")
 
     def read_audits(self, folder: str | Path) -> dict[str, Audit]:
         """Its audits, by the name of their file. Raises if one was changed."""
@@ -195,7 +184,7 @@ def write_risk_report(
         (staging / AUDITS).mkdir()
         for entry, name in zip(files, read, strict=True):
             shutil.copyfile(name, staging / AUDITS / entry.file)
-        write_json(staging / REPORT, report.model_dump(mode="json") | {"format": _FORMAT, "sha256": report.digest})
+        write_sealed(report, staging / REPORT, _FORMAT)
         if page is not None:
             page(staging)
         # Before the new folder is there: after a kill in between, neither report counts, rather than both.

@@ -25,6 +25,7 @@ from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
 
 Metric = Literal["after", "excess", "change", "relative_change"]
+ATTEMPTS = ("soft prompt", "int8 weights", "4-bit weights")  # to recover a removed harm, other than slices
 SHIPPED = ("release", "targeted")
 
 
@@ -126,6 +127,31 @@ class Allowance(Config):
     why: str = Field(min_length=1, description="the reason, for readers of the policy")
 
 
+class DepthLimits(Config):
+    """What the erasure depth of the target has to be (`interp depth`).
+
+    Example:
+        >>> from interp.auditing.policy.schema import DepthLimits
+        >>> DepthLimits(recovered_at_most=0.1).recoveries
+        ('soft prompt', 'int8 weights', '4-bit weights')
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    relearning_steps_at_least: int | None = Field(None, ge=1, description="steps before half of the harm is back")
+    recovered_at_most: float | None = Field(None, ge=0, description="the harm after every attempt to recover it")
+    recoveries: tuple[str, ...] = Field(ATTEMPTS, strict=False, description="attempts that have to be made")
+    linear_auroc_at_most: float | None = Field(
+        None, ge=0.5, le=1, description="AUROC of fresh linear probes downstream of the edit"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DepthLimits":
+        if self.relearning_steps_at_least is self.recovered_at_most is self.linear_auroc_at_most is None:
+            raise InterpError("depth has no limit; give relearning_steps_at_least, recovered_at_most or both")
+        return self
+
+
 @checked_class("interp.Policy.read(file) reads one")
 class Policy(Config):
     """What an audit must show; see the description of each field.
@@ -158,6 +184,7 @@ class Policy(Config):
     slices: tuple[str, ...] = Field(
         (), strict=False, description="stress slices that each harm and protected behaviour must have, and be kept in"
     )
+    depth: DepthLimits | None = Field(None, description="limits on the erasure depth of the target")
     digests: dict[str, str] = Field({}, description="SHA-256 of required behaviours, by name")
     allowances: tuple[Allowance, ...] = Field((), description="other limits for some behaviours", strict=False)
     tiers: tuple[Tier, ...] = Field((), description="grades, the mildest first", strict=False)
@@ -166,6 +193,8 @@ class Policy(Config):
     def _complete(self) -> "Policy":
         if not self.target and not self.tiers:
             raise InterpError("a policy needs a target or tiers; name the harm that the edit should remove")
+        if self.depth is not None and not self.target:
+            raise InterpError("depth is that of the target, and the policy has none; name the harm that was removed")
         for rule, names in (
             ("two tiers have the same name", [tier.name for tier in self.tiers]),
             ("a behaviour has at most one allowance", [allowance.behaviour for allowance in self.allowances]),

@@ -127,6 +127,7 @@ class ExportManifest(Config):
         versions: Versions of Python and of the packages that wrote it.
         release: The policy decision under which it went out, if there was one.
         left_out: Files of the source's folder that did not come along, with reasons; None in older manifests.
+        depth: The erasure depth, if it was measured since: main figures, and the SHA-256 of the record.
 
     Example:
         >>> from interp.editing import ExportManifest, export_streamed
@@ -145,6 +146,7 @@ class ExportManifest(Config):
     versions: dict[str, str]
     release: Release | None = None
     left_out: dict[str, str] | None = None
+    depth: dict[str, Any] | None = None
 
     @classmethod
     def at(cls, folder: Path) -> "ExportManifest":

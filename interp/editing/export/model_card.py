@@ -3,12 +3,24 @@
 It says what was edited and how exactly, what the edit is for, what was measured, and what is unknown.
 """
 
+from pathlib import Path
+from typing import Any
+
 from huggingface_hub import ModelCard, ModelCardData
 
 from interp.core.display import escaped, markdown
+from interp.core.errors import InterpError
+from interp.core.files import sha256_file, write_json, write_text
 from interp.editing.certificate import Certificate, ExportManifest
+from interp.editing.certificate.manifest import CARD, MANIFEST
+from interp.editing.export.signatures import SIGNATURE
 from interp.editing.fold.plan import Plan
 
+_DEPTH, _LIMITS = "## Erasure depth\n", "## Limits\n"
+_DEEP = (
+    "How much of the removed harm is left below the surface, on held-out items, with 95 % intervals. What was not "
+    "tried may bring it back."
+)
 _SHOWN = 20  # files left out, in the card
 _UNMEASURED = "It was written without loading the model, and nothing was measured: run `interp verify` on it."
 _MEASURED = (
@@ -59,6 +71,43 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
     ]
     body = "\n\n".join(section for section in sections if section)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+
+
+def record_depth(folder: str | Path, values: dict[str, Any], rows: list[list[object]]) -> ExportManifest:
+    """Put the erasure depth into the manifest and the model card of an export, in place of an earlier one.
+
+    The card is written before the manifest: after a kill in between, the manifest does not fit the card, and the same
+    call mends it.
+
+    Args:
+        folder: An exported checkpoint that is not signed.
+        values: What the manifest gets.
+        rows: What was tried, and what it gave.
+
+    Raises:
+        InterpError: The folder is no export, or it is signed: a signature covers both files.
+    """
+    path = Path(folder)
+    manifest = unsigned_export(path)
+    card = (path / CARD).read_text(encoding="utf-8")
+    head, _, rest = card.partition(_DEPTH)
+    head, limits, tail = head.partition(_LIMITS) if not rest else (head, *rest.partition(_LIMITS)[1:])
+    if not limits:
+        raise InterpError(f"{path / CARD}: has no section {_LIMITS.strip()}; export the checkpoint again")
+    table = _table(["attempt", "what it gave"], [[escaped(str(cell)) for cell in row] for row in rows])
+    write_text(path / CARD, f"{head}{_DEPTH}\n{_DEEP}\n\n{table}\n\n{limits}{tail}")
+    files = manifest.files | {CARD: sha256_file(path / CARD)}
+    recorded = manifest.model_copy(update={"files": files, "depth": values})
+    write_json(path / MANIFEST, recorded.model_dump())
+    return recorded
+
+
+def unsigned_export(folder: Path) -> ExportManifest:
+    """The manifest of an export. Raises where it has none, or is signed: a signature covers manifest and card."""
+    manifest = ExportManifest.at(folder)
+    if (folder / SIGNATURE).is_file():
+        raise InterpError(f"{folder}: is signed, so nothing is recorded in it; export it without a key")
+    return manifest
 
 
 def _tied(certificate: Certificate | None) -> str:

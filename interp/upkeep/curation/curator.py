@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain, count, islice
 from math import isnan
@@ -29,12 +29,12 @@ from random import Random
 from typing import Any
 
 from interp.auditing.behaviours import Behaviour
-from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError, on_interrupt
-from interp.core.files import new_folder, read_json, require_free, require_unlinked, write_json
+from interp.core.files import new_folder, require_free, write_json
 from interp.core.progress import track
 from interp.data.corpora import Digest, Document, documents
+from interp.upkeep._records import SETTINGS, kept_once_begun
 from interp.upkeep.curation.curation_record import RECORD, Curation, Passage
 from interp.upkeep.curation.document_scorer import CorpusScorer, ScorerSource
 from interp.upkeep.curation.near_duplicates import DuplicateHasher
@@ -44,7 +44,7 @@ from interp.upkeep.curation.thresholds import LabelledDocument, Thresholds, choo
 from interp.upkeep.curation.trial_training import predict_changes
 
 SPLITS = ("kept", "flagged", "unsure")
-TABLE, SETTINGS, SCORES = "scores.sqlite", "settings.json", "scores.parquet"
+TABLE, SCORES = "scores.sqlite", "scores.parquet"
 _WAITING = 2  # shards in work for each process
 _GROUP, _PASSAGE = 4096, 512  # rows of a group of the Parquet file; most tokens of a passage
 _DECIDE_SCORES = {"field", "skip_bad", "near_duplicates", "shard"}
@@ -145,7 +145,7 @@ def curate(
     with (
         on_interrupt(f"the same command continues the curation into {target}"),
         new_folder(target) as staging,
-        _kept_once_begun(work, settings),
+        kept_once_begun(work, settings, "an unfinished curation"),
         ScoreTable(work / TABLE, len(scorer.measures), hasher) as table,
     ):
         known = table.digests()
@@ -189,25 +189,6 @@ def _thresholds(scorer: CorpusScorer, labels: Sequence[LabelledDocument], option
     harmful = [labelled.harmful for labelled in labels]
     given = (options.score, options.threshold, options.error, options.seed)
     return choose_thresholds(scorer.measures, scores, harmful, *given)
-
-
-@contextmanager
-def _kept_once_begun(work: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Make the folder of the table, or check that its settings are the same; without a shard in the end, remove it."""
-    require_unlinked(work)
-    if not (begun := work / SETTINGS).is_file():
-        shutil.rmtree(work, ignore_errors=True)  # a process ended before its first shard
-        work.mkdir()
-    elif changed := differences(read_json(begun), settings):
-        raise InterpError(
-            f"{work} holds an unfinished curation with other settings ({'; '.join(changed)}); continue with those, "
-            "or remove it"
-        )
-    try:
-        yield
-    finally:
-        if not begun.is_file():
-            shutil.rmtree(work)
 
 
 def _shards(data: Any, options: CurationOptions, known: Sequence[str], more: bool) -> Iterator[list[Document]]:

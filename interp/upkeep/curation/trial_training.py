@@ -6,12 +6,14 @@ Limitations: a few steps on a sample show the direction of change, and less of i
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.auditing.auditor import audit
 from interp.auditing.behaviours import Behaviour
@@ -64,24 +66,51 @@ def trained_copy(
         >>> copy.loss("The mill is by the river.") < model.loss("The mill is by the river.")
         True
     """
-    if not documents or steps < 1:
-        raise InterpError(f"{len(documents)} documents and {steps} steps; expected at least one of each")
-    copied = HookedModel(copy.deepcopy(model.hf), model.tokenizer, f"{model.name}, trained")
-    copied.template_variables, copied.date = model.template_variables, model.date
-    rng, order = Random(seed), list[int]()
+    if steps < 1:
+        raise InterpError(f"{steps} steps; expected at least one")
+    copied = copied_model(model, f"{model.name}, trained")
     descent = LinearDescent(copied.hf.parameters(), lr, steps)
+    losses = training_losses(copied, documents, batch, seed)
     with torch.enable_grad():
         for _ in track(range(steps), "trial training", unit="steps"):
-            while len(order) < batch:
-                order += rng.sample(range(len(documents)), len(documents))
-            drawn = [documents[index] for index in islice(order, batch)]
-            del order[:batch]
-            rows = packed(copied, drawn)
-            learned = rows.predicted & counted(rows, drawn)[:, 1:]
-            logits = copied.hf(**rows.model_inputs(copied.device), use_cache=False).logits
-            descent.step(next_token_losses(logits, rows.ids, learned).mean(), "choose a lower lr")
+            descent.step(next(losses), "choose a lower lr")
     copied.hf.requires_grad_(True).zero_grad(set_to_none=True)
     return copied
+
+
+def copied_model(model: HookedModel, name: str) -> HookedModel:
+    """A copy of a model in memory, under another name, which renders conversations as the model does."""
+    copied = HookedModel(copy.deepcopy(model.hf), model.tokenizer, name)
+    copied.template_variables, copied.date = model.template_variables, model.date
+    return copied
+
+
+def training_losses(
+    model: HookedModel, documents: Sequence[Document], batch: int, seed: int
+) -> Iterator[Float[Tensor, ""]]:
+    """The losses of batches, without an end: of documents in random order, each once before any comes again.
+
+    Args:
+        model: The model. It is read when the next loss is asked for, with the graph for gradients if these are enabled.
+        documents: Texts, of which all tokens count, and conversations, of which the assistant's words do.
+        batch: Documents of a batch.
+        seed: Draws the order.
+
+    Raises:
+        InterpError: There are no documents.
+    """
+    if not documents:
+        raise InterpError("0 documents; expected at least one")
+    rng, order = Random(seed), list[int]()
+    while True:
+        while len(order) < batch:
+            order += rng.sample(range(len(documents)), len(documents))
+        drawn = [documents[index] for index in islice(order, batch)]
+        del order[:batch]
+        rows = packed(model, drawn)
+        learned = rows.predicted & counted(rows, drawn)[:, 1:]
+        logits = model.hf(**rows.model_inputs(model.device), use_cache=False).logits
+        yield next_token_losses(logits, rows.ids, learned).mean()
 
 
 def predict_changes(
