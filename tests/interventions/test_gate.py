@@ -48,6 +48,25 @@ def test_rates_are_of_what_the_gate_does(model, row):
             assert float(moved.float().mean()) == pytest.approx(rate)
 
 
+def test_nested_gates_open_where_both_conditions_hold(model, row):
+    """Such as a language, and the threshold that is for it."""
+    other = model.capture(["w20"], SITE)[SITE][0, -1]
+    acts, real = model.capture(NO + YES, SITE)[SITE], torch.ones(80, 3) > 0
+
+    def nest(outer, inner):
+        gate = Gate(PUSH, Reads(row, inner), reduce="last", site=SITE)
+        return Gate(gate, Reads(other, outer), reduce="mean", site=SITE)
+
+    scores = [gate.score(acts, real) for gate in (nest(0.0, 0.0), nest(0.0, 0.0).op)]
+    levels = [float(each.median()) for each in scores]
+    nested, expected = nest(*levels), (scores[0] > levels[0]) & (scores[1] > levels[1])
+    with model.hooked(Recipe([("resid_post.2", nested)])):
+        gated = model.logits(NO + YES)
+    moved = (gated - model.logits(NO + YES)).abs().amax((1, 2)) > 1e-4
+    assert moved.tolist() == expected.tolist()
+    assert 0 < expected.sum() < 40, "control: neither condition decides alone"
+
+
 @pytest.mark.parametrize(("level", "how"), [(-1e6, "always: on 100%"), (1e6, "never: on 0%")])
 def test_a_gate_that_does_not_decide_is_warned_of(model, row, level, how):
     with pytest.warns(UserWarning, match=f"the gate opened {how}"):
