@@ -108,7 +108,9 @@ def test_slices_are_rows_and_the_worst_of_them_is_said(run, tmp_path):
     words = [*SMALL[:-1], "random", *saved("edit"), "--stress", "turns,language.es", "--page", "x.html"]
     code, said, complaint = run(*words, "--out", "x.json")
     assert code == 0, complaint
-    assert "facts/language.es" in (tmp_path / "x.html").read_text(), "a dot in a name is no path"
+    page = (tmp_path / "x.html").read_text()
+    assert "facts/language.es" in page, "a dot in a name is no path"
+    assert "slices of one behaviour hold together" in page
     assert "facts: the worst of its 2 slices is language.es, 0.000" in said, "this organism knows no Spanish"
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
     assert [(row["name"], row["slice"]) for row in rows] == [
