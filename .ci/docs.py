@@ -54,6 +54,9 @@ _SEARCHED = {
     "preferences": "feedback",
     "relearning": "erasure_depth",
     "unlearning": "erasure_depth",
+    "DPO": "tune",
+    "fine-tuning": "tune",
+    "LoRA": "tune",
 }
 
 

@@ -3,11 +3,11 @@
 In reading order:
 
 - `app`: the root command, its tables of verbs, exit codes, `demo`, `doctor` and the verbs of `runs`
-- `capture`: `harvest`
-- `sae`: `sae train`, `sae convert`, `sae features`
+- `sae`: `harvest`, `sae train`, `sae convert`, `sae features`
 - `find`: `find`
 - `export`: `export`, `verify`, `undo`
 - `audit`: `audit`, `gate`
 - `search`: `run`
+- `tuning`: `tune`, `compare`
 - `_options`: from the fields of a Config to the options of a verb
 """

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import attribution, audit, capture, export, find, recipe, report, sae, search, upkeep
+from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
@@ -124,7 +124,7 @@ def clear_command(
 VERBS: dict[str, Command] = {
     "demo": demo_command,
     "run": search.run_command,
-    "harvest": capture.harvest_command,
+    "harvest": sae.harvest_command,
     "find": find.find_command,
     "patch": attribution.patch_command,
     "export": export.export_command,
@@ -138,6 +138,8 @@ VERBS: dict[str, Command] = {
     "drift": upkeep.drift_command,
     "watch": upkeep.watch_command,
     "depth": upkeep.depth_command,
+    "tune": tuning.tune_command,
+    "compare": tuning.compare_methods_command,
     "doctor": doctor_command,
 }
 SAE_VERBS: dict[str, Command] = {

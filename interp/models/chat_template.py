@@ -89,12 +89,17 @@ class ChatTemplate(Displayed):
             raise InterpError(f"{refused}; leave out roles that it does not support, or give plain text") from None
 
     def _rendered(self, messages: Messages, reply: bool) -> str:
-        # transformers' templates read this clock; calls are bounded, one at a time.
+        options = {"tokenize": False, "add_generation_prompt": reply, **self.variables}
+        with self.on_date():
+            return str(self.tokenizer.apply_chat_template(messages, **options))
+
+    @contextmanager
+    def on_date(self) -> Iterator[None]:
+        """Have templates that other code renders in the block print the date, too; one block at a time."""
         day = datetime.fromisoformat(self.date)
         clock = type("StoppedClock", (datetime,), {"now": staticmethod(lambda *_: day)})
-        options = {"tokenize": False, "add_generation_prompt": reply, **self.variables}
-        with patch.object(chat_template_utils, "datetime", clock):
-            return str(self.tokenizer.apply_chat_template(messages, **options))
+        with patch.object(chat_template_utils, "datetime", clock):  # which transformers' templates read
+            yield
 
     def attempt(self, messages: Messages, reply: bool = False) -> str:
         """A conversation as text; empty where the template refuses it."""

@@ -6,6 +6,7 @@ In reading order:
 - `drift`: what changed between versions of a model, outside and inside, and a ledger of audits over time.
 - `depth`: whether a removed harm is gone, or only out of sight.
 - `feedback`: preferences and ratings of several raters, and directions of what they reject.
+- `tuning`: fine-tuning by TRL as the method to compare with, also under a recipe, and the comparison.
 """
 
 from interp.core.lazy import lazy_exports

@@ -30,3 +30,10 @@ from .feedback.judgements import Judgements as Judgements
 from .feedback.preferences import Feedback as Feedback
 from .feedback.preferences import PreferenceDirection as PreferenceDirection
 from .feedback.preferences import fit_feedback as fit_feedback
+from .tuning.method_comparison import MethodComparison as MethodComparison
+from .tuning.method_comparison import compare_methods as compare_methods
+from .tuning.options import TuningOptions as TuningOptions
+from .tuning.training_rows import training_rows as training_rows
+from .tuning.tuned_checkpoint import TuningRecord as TuningRecord
+from .tuning.tuned_checkpoint import verify_tuned as verify_tuned
+from .tuning.tuner import tune as tune

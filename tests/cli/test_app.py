@@ -62,6 +62,14 @@ def test_options_are_frozen():
             "--json", "--lr", "--out", "--pairs", "--record", "--related", "--seed", "--sites", "--soft-lr",
             "--soft-steps", "--soft-tokens", "--steps", "--stress", "--suite", "--suite-data", "--tuned", "edited",
         ],
+        "tune": [
+            "--alpha", "--batch", "--beta", "--block", "--data", "--device", "--dtype", "--epochs", "--json",
+            "--length", "--lr", "--method", "--out", "--rank", "--save-every", "--seed", "--steps", "model",
+        ],
+        "compare": [
+            "--cache", "--data", "--device", "--dtype", "--edit", "--instruction", "--items", "--json", "--out",
+            "--seconds", "--seed", "--suite", "model",
+        ],
         "runs ls": ["--json", "folder"],
         "runs show": ["--json", "run"],
         "runs compare": ["--json", "paths"],

@@ -1,4 +1,4 @@
-"""Autoencoders on the command line: transcoders, two models, and pages of latents."""
+"""Harvests and autoencoders on the command line: options, transcoders, two models, and pages of latents."""
 
 import json
 
@@ -6,8 +6,11 @@ import pytest
 
 import interp
 from interp import organism
+from interp.activations.store import Store
 from interp.cli.app import main
 from interp.sae.coder import SparseAutoencoder
+
+HARVEST = ("harvest", "organism", "--text", "organism", "--sites", "resid_post.1", "--tokens", 300, "--context", 32)
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,25 @@ def test_a_run_of_other_settings_is_refused(store, capsys, monkeypatch, tmp_path
         == 0
     )
     assert SparseAutoencoder.load(tmp_path / "a").config.seed == 1
+
+
+def test_options_are_those_of_the_store(run, tmp_path):
+    code, said, _ = run(*HARVEST, "--dtype", "bfloat16", "--keep", "inner", "--out", tmp_path / "store", "--json")
+    assert code == 0
+    store = Store.open(tmp_path / "store")
+    assert json.loads(said) == {"store": str(tmp_path / "store"), "tokens": len(store), "sites": ["resid_post.1"]}
+    settings = store.manifest.settings.harvest
+    assert (settings.dtype, settings.keep, settings.context, settings.bos_first) == ("bfloat16", "inner", 32, True)
+    assert run(*HARVEST, "--no-bos", "--out", tmp_path / "bare")[0] == 0
+    assert not Store.open(tmp_path / "bare").manifest.settings.harvest.bos_first
+    code, _, complaint = run(*HARVEST, "--out", tmp_path / "bare")
+    assert (code, "start anew with overwrite=True" in complaint) == (2, True)
+    assert run(*HARVEST, "--overwrite", "--out", tmp_path / "bare")[0] == 0
+    assert Store.open(tmp_path / "bare").manifest.settings.harvest.bos_first
+
+
+def test_values_out_of_range_leave_nothing(run, tmp_path):
+    code, _, complaint = run(*HARVEST[:-4], "--tokens", 0, "--out", tmp_path / "store")
+    assert code == 2
+    assert "greater than or equal to 1" in complaint
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ from interp.auditing.auditor import Audit
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
 from interp.auditing.damage import Damage
-from interp.auditing.entanglement_matrix import Entanglement
+from interp.auditing.entanglement_matrix import EditEffect, Entanglement
 from interp.auditing.policy.requirements import Reason
 from interp.auditing.statistics.comparison import Estimate
 from interp.auditing.stress.gate_calibration import GateThreshold
@@ -45,7 +45,7 @@ from interp.directions.findings import Failure
 from interp.editing import AffineFit, Distilled, ExportEstimate, Fidelity, Plan
 from interp.editing.approximate.low_rank_factors import Distillation
 from interp.editing.fold import PlannedEdit
-from interp.models import Continuations, HookedModel, Site
+from interp.models import Continuations, HookedModel, ModelReference, Site
 from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
 from interp.search import SweepFile, SweepRecord, SweepTrial, UnitFactors
@@ -57,12 +57,14 @@ from interp.upkeep import (
     Feedback,
     LabelledDocument,
     LedgerEntry,
+    MethodComparison,
     ModelDrift,
     Passage,
     PredictedChange,
     PreferenceDirection,
     RaterAgreement,
     Thresholds,
+    TuningRecord,
 )
 from interp.upkeep.drift.crosscoder_difference import CrosscoderDifference, ExclusiveLatent
 from interp.upkeep.drift.drift_record import BehaviourChange
@@ -249,6 +251,15 @@ def _upkeep(n: int) -> Iterator[object]:
     drift = drifts(n)
     yield from (drift, drift.models[0])
     yield LedgerEntry(3, EVIL, {EVIL: EVIL}, replace(sample.audit(), items={}), "")
+    base = ModelReference(name=EVIL * n, digest="a" * 64, model_type="llama", d_model=1, n_layers=1)
+    ratios = {"losses": (0.5,) * n, "log_ratio": 0.0, "blocked_log_ratio": 0.1}
+    files = dict.fromkeys(areas, "a" * 64)
+    data = {"data": EVIL * n, "data_digest": "a" * 64, "rows": n, "options": {EVIL: EVIL * n}}
+    places = {"source": EVIL, "block": EVIL * n, "files": files, "versions": files}
+    yield TuningRecord(method="dpo", base=base, **data, **ratios, **places)
+    effect = EditEffect(score, 0.1, 0.2, "harm", "rate")
+    columns = dict.fromkeys(areas, dict.fromkeys(areas, effect))
+    yield MethodComparison(dict.fromkeys(areas, score), Entanglement(columns), dict.fromkeys(areas, 1.0))
 
 
 def drifts(n: int) -> Drift:

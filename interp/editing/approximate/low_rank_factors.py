@@ -27,10 +27,11 @@ from interp.core.inputs import parse_json, require_regular
 from interp.editing.fold.affine_maps import MapChange
 from interp.editing.fold.plan import Plan, PlannedEdit
 from interp.editing.options import FoldOptions
-from interp.interventions.recipe import Recipe
+from interp.interventions.recipe import Edit, Recipe
 from interp.models import HookedModel, ModelReference, Tokens
-from interp.models.architectures.table import architecture, site_taps
+from interp.models.architectures.table import Tap, architecture, site_taps
 from interp.models.architectures.writers import Layout
+from interp.models.hooks import Transform
 from interp.models.sites import resolve
 
 FACTORS = "interp_distilled.safetensors"
@@ -119,13 +120,12 @@ class Distilled(Displayed):
             raise InterpError(
                 f"the checkpoint has no {missing[0]}, which has factors; export from the loaded model (interp.load)"
             )
-        layout: Layout = "in_out" if architecture(config).transposed else "out_in"
         known = list(site_taps(config))
         items = tuple(
             PlannedEdit(type(e.op).__name__, tuple(map(str, resolve(e.sites, known))), "approximate", str(self.record))
             for e in recipe.edits
         )
-        return Plan({name: MapChange(layout, added=pair) for name, pair in self.pairs.items()}, items=items)
+        return merge_plan(config, self.pairs, items)
 
     def check(self, base: ModelReference, options: FoldOptions = FoldOptions()) -> None:  # noqa: B008 (frozen)
         """Raise unless the factors were distilled on this base model and come nearer to the hooked model.
@@ -186,6 +186,45 @@ class Distilled(Displayed):
         return "", [remains, *size, ("held-out tokens", record.held_out_tokens), ("recipe", record.recipe[:12])]
 
 
+@dataclass(frozen=True, eq=False)
+class AddedFactors(Displayed):
+    """Factors as an edit that `HookedModel.hooked` runs: their products are added to what modules of weights write.
+
+    Args:
+        pairs: The factors by the name of the weight, as it is stored.
+
+    Example:
+        >>> from interp.editing.approximate.low_rank_factors import AddedFactors
+        >>> name = "model.layers.1.mlp.down_proj.weight"
+        >>> left, right = torch.ones(model.d_model, 1), torch.ones(1, model.config.intermediate_size)
+        >>> with model.hooked(AddedFactors({name: (left, right)})):
+        ...     model.logits("Hello").shape
+        torch.Size([1, 4, 1280])
+    """
+
+    pairs: FactorPairs
+    edits: tuple[Edit, ...] = ()
+    per_token: bool = True
+
+    def retarget(self, model: HookedModel) -> "AddedFactors":
+        """The same factors for another model of the same shape."""
+        return self
+
+    def bind(self, model: HookedModel) -> Iterator[tuple[Tap, Transform]]:
+        """Two functions for each weight: one keeps what its module reads, one adds to what it writes."""
+        for name, pair in self.pairs.items():
+            read = list[Tensor]()
+            path, (first, second) = name.removesuffix(".weight"), _module_factors(model, pair)
+            yield Tap(path, "in"), partial(_keep, read)
+            yield Tap(path, "out"), partial(_add, first, second, read)
+
+
+def merge_plan(config: Any, pairs: FactorPairs, items: tuple[PlannedEdit, ...] = ()) -> Plan:
+    """The plan that adds the factors to their weights."""
+    layout: Layout = "in_out" if architecture(config).transposed else "out_in"
+    return Plan({name: MapChange(layout, added=pair) for name, pair in pairs.items()}, items=items)
+
+
 def factors_digest(pairs: FactorPairs) -> str:
     """SHA-256 of the factors' names, shapes and values, to the last bit."""
     return weight_digests({name: x.contiguous().view(torch.uint8) for name, x in _named(pairs).items()}).storage
@@ -194,19 +233,29 @@ def factors_digest(pairs: FactorPairs) -> str:
 @contextmanager
 def add_factors(model: HookedModel, pairs: FactorPairs) -> Iterator[None]:
     """Add the factors' products to the outputs of their modules, in their own type, which may be wider."""
-    transposed = architecture(model.config).transposed
     with ExitStack() as stack:
-        for name, (left, right) in pairs.items():
+        for name, pair in pairs.items():
             module = model.hf.get_submodule(name.removesuffix(".weight"))
-            # Conv1D computes x W where nn.Linear computes x Wᵀ.
-            first, second = (left, right) if transposed else (right.T, left.T)
-            stack.callback(module.register_forward_hook(partial(_plus, first, second)).remove)
+            stack.callback(module.register_forward_hook(partial(_plus, *_module_factors(model, pair))).remove)
         yield
 
 
+def _module_factors(model: HookedModel, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a module's input is multiplied by in turn: Conv1D computes x W where nn.Linear computes x Wᵀ."""
+    return pair if architecture(model.config).transposed else (pair[1].T, pair[0].T)
+
+
 def _plus(first: Tensor, second: Tensor, _: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    x = inputs[0]
+    return _add(first, second, [inputs[0]], out)
+
+
+def _add(first: Tensor, second: Tensor, read: list[Tensor], out: Tensor) -> Tensor:
+    x = read.pop()
     return out + (x.to(first.dtype) @ first.to(x.device) @ second.to(x.device)).to(out.dtype)
+
+
+def _keep(read: list[Tensor], x: Tensor) -> None:
+    read[:] = [x]
 
 
 def _named(pairs: FactorPairs) -> dict[str, Tensor]:

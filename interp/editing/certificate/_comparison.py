@@ -25,7 +25,7 @@ from interp.editing.fold.plan import STATUSES, PlannedEdit, Status
 from interp.editing.fold.stream_sites import STREAM, covers, holders, is_constant, map_of
 from interp.interventions.affine_ops import Erase, Project
 from interp.interventions.op import Op
-from interp.interventions.recipe import Recipe
+from interp.interventions.recipe import Edit
 from interp.models import HookedModel, Tokens
 from interp.models.losses import kl_divergence
 from interp.models.sites import WRITERS, Site
@@ -71,9 +71,9 @@ class PartComparison:
     op acts.
     """
 
-    def __init__(self, recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel, others: Status):
-        self.compared, self.reads, self.others = _compared_sites(recipe, model), _stream_readers(model), others
-        self.edits = _compared_edits(recipe, items, model)
+    def __init__(self, edits: Sequence[Edit], items: Sequence[PlannedEdit], model: HookedModel, others: Status):
+        self.compared, self.reads, self.others = _compared_sites(edits, model), _stream_readers(model), others
+        self.edits = _compared_edits(edits, items, model)
         self.claims = _claimed_status(self.edits)
         self.gaps: dict[Site, float] = {}
         self.offs: dict[Site, float] = {}
@@ -200,19 +200,19 @@ def _stream_readers(model: HookedModel) -> list[Site]:
     return [site for site in model.sites if site.kind in ("resid_pre", "resid_mid") or site == last]
 
 
-def _compared_sites(recipe: Recipe, model: HookedModel) -> list[Site]:
+def _compared_sites(edits: Sequence[Edit], model: HookedModel) -> list[Site]:
     """Sites at which hooked and exported model have to agree: every writer's, or the stream's where it is read."""
-    edited = {site.kind for edit in recipe.edits for site in model.resolve(edit.sites)}
+    edited = {site.kind for edit in edits for site in model.resolve(edit.sites)}
     added = [site for site in model.sites if site.kind in WRITERS]
     return added if edited.isdisjoint(STREAM) else _stream_readers(model)
 
 
-def _compared_edits(recipe: Recipe, items: Sequence[PlannedEdit], model: HookedModel) -> list[ComparedEdit]:
-    """The items of a recipe's plan, which come edit by edit and divide each one's sites among them."""
-    last = {site: edit for edit in recipe.edits for site in model.resolve(edit.sites)}
-    where, holding = _compared_sites(recipe, model), _not_last(recipe, model)
+def _compared_edits(edits: Sequence[Edit], items: Sequence[PlannedEdit], model: HookedModel) -> list[ComparedEdit]:
+    """The items of a plan, which come edit by edit and divide each one's sites among them."""
+    last = {site: edit for edit in edits for site in model.resolve(edit.sites)}
+    where, holding = _compared_sites(edits, model), _not_last(edits, model)
     remaining, compared = iter(items), list[ComparedEdit]()
-    for edit in recipe.edits:
+    for edit in edits:
         names, removed = set(map(str, model.resolve(edit.sites))), RemovedSubspace.by(edit.op)
         while names:
             item = next(remaining)
@@ -242,10 +242,10 @@ def _at(site: Site, where: Sequence[Site]) -> Site:
     return Site("mlp_out" if site.kind in ("mlp_input", "mlp_post") else "attn_out", site.layer)
 
 
-def _not_last(recipe: Recipe, model: HookedModel) -> set[Site]:
+def _not_last(edits: Sequence[Edit], model: HookedModel) -> set[Site]:
     """Writers whose weights hold what an op does to the stream after them."""
     holding: set[Site] = set()
-    for edit in recipe.edits:
+    for edit in edits:
         sites = model.resolve(edit.sites)
         stream = [site for site in sites if site.kind in STREAM]
         if stream and is_constant(edit.op):

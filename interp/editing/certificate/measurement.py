@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 
 from interp.core.errors import InterpError
 from interp.core.progress import track
+from interp.editing.approximate.low_rank_factors import AddedFactors
 from interp.editing.certificate._comparison import PartComparison, Tally
 from interp.editing.certificate.manifest import ExportSettings
 from interp.editing.certificate.record import Certificate, TiedHead
@@ -41,13 +42,18 @@ NEW_TOKENS = 16  # that both models generate after a prompt
 
 
 def certify(
-    base: HookedModel, recipe: Recipe, plan: Plan, folder: Path, probes: list[Tokens], settings: ExportSettings
+    base: HookedModel,
+    recipe: Recipe | AddedFactors,
+    plan: Plan,
+    folder: Path,
+    probes: list[Tokens],
+    settings: ExportSettings,
 ) -> Certificate:
     """Measure an exported folder against its hooked base model, both in float32.
 
     Args:
         base: The model that the folder was made from.
-        recipe: The edit that its hooks run.
+        recipe: The edit that its hooks run: a recipe, or low-rank factors next to the weights.
         plan: The fold that was written, by the names that tensors have in the folder.
         folder: The exported checkpoint.
         probes: Batches of tokens to measure on.
@@ -61,7 +67,7 @@ def certify(
     exported, plain = load(folder, device=base.device), _plain(base, settings.cast)
     # Trained factors are in whichever weights were chosen, not where the ops are.
     others: Status = "approximate" if settings.distilled else "exact"
-    tally, edit = Tally(PartComparison(recipe, plan.items, plain, others)), recipe.retarget(plain)
+    tally, edit = Tally(PartComparison(recipe.edits, plan.items, plain, others)), recipe.retarget(plain)
     _measure(tally, plain, exported, edit, probes)
     for batch in _beginnings(probes, base.context):
         with plain.hooked(edit):
@@ -72,13 +78,15 @@ def certify(
     source = open_source(plain)
     _refold(exported, source, _in_memory(plan, source, stored), [DTYPES[kind] for kind in kinds])
     if kinds != ["F32"]:
-        unrounded = Tally(PartComparison(recipe, plan.items, plain, others))
+        unrounded = Tally(PartComparison(recipe.edits, plan.items, plain, others))
         _measure(unrounded, plain, exported, edit, probes)
     return replace(tally.certificate(", ".join(kinds), unrounded.fold), tied=tied)
 
 
 @torch.no_grad()
-def _tied_head(plain: HookedModel, exported: HookedModel, edit: Recipe, probes: Sequence[Tokens]) -> TiedHead:
+def _tied_head(
+    plain: HookedModel, exported: HookedModel, edit: Recipe | AddedFactors, probes: Sequence[Tokens]
+) -> TiedHead:
     """What the export computes with the token table in place of its unembedding."""
     texts = probes[1:] or ([] if plain.tokenizer is None else [plain.tokens(list(OPENINGS))])
     head, divergences = exported.hf.get_output_embeddings(), list[Tensor]()
@@ -120,7 +128,9 @@ def _plain(base: HookedModel, cast: torch.dtype | None) -> HookedModel:
     return HookedModel(hf.float(), base.tokenizer)
 
 
-def _measure(tally: Tally, plain: HookedModel, exported: HookedModel, edit: Recipe, probes: Sequence[Tokens]) -> None:
+def _measure(
+    tally: Tally, plain: HookedModel, exported: HookedModel, edit: Recipe | AddedFactors, probes: Sequence[Tokens]
+) -> None:
     for batch in track(probes, "certificate", unit="batches"):
         before = plain.logits(batch)[batch.mask]
         with plain.hooked(edit):
