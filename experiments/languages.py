@@ -40,7 +40,7 @@ def edit_of(model: interp.HookedModel, languages: str, site: str, pairs: int) ->
     return interp.Recipe([("writers", interp.Project(findings.best()[0].direction))])
 
 
-def suite(items: int, split: str, names: Iterable[str] = organism.BEHAVIOURS) -> list[interp.auditing.Behaviour]:
+def suite(items: int, split: str, names: Iterable[str]) -> list[interp.auditing.Behaviour]:
     """Planted behaviours in both languages."""
     return add_slices([organism_behaviour(name, items, split) for name in names], SLICE)
 
@@ -69,9 +69,9 @@ def best_site(scores: dict[str, dict[str, dict[str, float]]]) -> str:
     return min(scores, key=cost)
 
 
-def audits(model: interp.HookedModel, site: str, pairs: int, items: int) -> list[dict[str, Any]]:
+def audits(model: interp.HookedModel, site: str, pairs: int, items: int, names: Iterable[str]) -> list[dict[str, Any]]:
     """Each edit audited in both languages, and decided on with and without the slice."""
-    behaviours, policy = suite(items, "test"), replace_items(POLICY, items)
+    behaviours, policy = suite(items, "test", names), replace_items(POLICY, items)
     rows = []
     for name, languages in FITTED.items():
         record = audit(model, edit_of(model, languages, site, pairs), behaviours, baselines=(), cache=CACHE)
@@ -147,7 +147,7 @@ def measure(smoke: bool) -> dict[str, Any]:
             for name, after in fits.items()
         ],
         "site": site,
-        "audits": audits(model, site, pairs, items),
+        "audits": audits(model, site, pairs, items, ("hostility", "refusal") if smoke else organism.BEHAVIOURS),
         "gates": gates(model, "resid_post.2", pairs, few, many),
     }
 
