@@ -85,11 +85,11 @@ def other_pairs(base: Any, contrast: interp.Contrast) -> list[dict[str, Any]]:
 def measure(smoke: bool, tuned: list[str], out: Path) -> dict[str, Any]:
     """All figures."""
     base = interp.load("organism")
-    options = DepthOptions(steps=2, soft_steps=2, soft_tokens=2) if smoke else DepthOptions(steps=32)
+    options = DepthOptions(steps=2, soft_steps=2, soft_tokens=2) if smoke else DepthOptions(steps=32, soft_lr=0.05)
     size, steps, items, pairs = (60, 1, 16, 20) if smoke else (4000, 150, 100, 400)
     plain = control(base, 2 * steps, size)
     models = {"fine-tuned": fine_tuned(base, steps, size), **{Path(name).name: interp.load(name) for name in tuned}}
-    suite = interp.suite("organism", items)
+    suite = [*interp.suite("organism", items)][: 1 if smoke else None]
     contrast = read_contrast("organism.hostility", pairs)
     leace = erasing(base, contrast.split(0.4)[0])  # the pairs that probes are fitted on
     given = {"contrast": contrast, "stress": "paraphrase" if smoke else STRESS, "page": write_depth_page}

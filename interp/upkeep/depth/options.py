@@ -19,7 +19,7 @@ class DepthOptions(Config):
     batch: int = Field(16, ge=1, description="documents of a step")
     soft_tokens: int = Field(8, ge=1, description="tokens of the soft prompt")
     soft_steps: int = Field(100, ge=1, description="steps of its training")
-    soft_lr: float = Field(0.05, gt=0, description="its learning rate, in units of a typical embedding's entries")
+    soft_lr: float = Field(0.3, gt=0, description="its learning rate, in units of a typical embedding's entries")
     group: int = Field(64, ge=1, description="weights that share a scale when rounded to 4 bits")
     seed: int = Field(0, ge=0, description="seed of the halves, the probes and the training")
 

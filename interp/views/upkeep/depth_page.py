@@ -1,5 +1,6 @@
 """The page of an erasure depth: what brings a removed harm back, and how soon; one HTML file."""
 
+from itertools import pairwise
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from interp.views._page import rendered_page
 from interp.views.palette import SERIES
 
 PAGE = "depth.html"
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 260, 16, 560, 16, 226
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM, _APART = 720, 290, 16, 560, 16, 226, 13
 
 
 def write_depth_page(record: ErasureDepth, folder: str | Path) -> None:
@@ -36,18 +37,22 @@ def write_depth_page(record: ErasureDepth, folder: str | Path) -> None:
 
     def drawn(curve: RelearningCurve) -> dict[str, Any]:
         places = [(x(step), y(rate.estimate)) for step, rate in zip(curve.steps, curve.rates, strict=True)]
-        points = " ".join(f"{across},{down}" for across, down in places)
+        points = " ".join(f"{place[0]},{place[1]}" for place in places)
         look = {"colour": SERIES[models.index(curve.model) % len(SERIES)], "dashed": curve.data != "related"}
-        return {"points": points, "name": f"{curve.model}, {curve.data}", "x": places[-1][0], "y": places[-1][1]} | look
+        across, down = places[-1]
+        return {"points": points, "name": f"{curve.model}, {curve.data}", "x": across, "y": down, "label": down} | look
 
     level = (record.before.estimate + record.after.estimate) / 2
+    lines = sorted(map(drawn, curves), key=lambda line: line["y"])
+    for above, line in pairwise(lines):  # names stay apart
+        line["label"] = max(line["label"], above["label"] + _APART)
     page = rendered_page(
         "depth.html.j2",
         record=record,
         recoveries=record.recovery_rows(),
         relearning=record.relearning_rows(),
         probes=record.probe_rows(),
-        curves=[drawn(curve) for curve in curves],
+        curves=lines,
         ticks=[{"x": x(step), "step": step} for step in sorted({step for curve in curves for step in curve.steps})],
         level=level,
         half=y(level),
