@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from interp.auditing.behaviours import Behaviour
 from interp.auditing.conditions import ScoreCache
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError, first_line, note
-from interp.core.files import sha256_json
+from interp.core.files import fsync, sha256_json
 from interp.core.inputs import parse_object, require_regular
 from interp.models.hooked import HookedModel
 from interp.models.identity import tokenizer_digest
@@ -149,10 +150,20 @@ class AuditLedger(Displayed):
                 raise InterpError(f"{self.file}: its last entry is of {last.time}, after now ({now()}); set the clock")
             previous = last.to_json()["sha256"] if last else ""
             entry = LedgerEntry(len(entries), now(), series, record, previous)
-            os.ftruncate(descriptor, text.rfind(b"\n") + 1)
-            os.write(descriptor, json.dumps(entry.to_json(), sort_keys=True).encode() + b"\n")
-            os.fsync(descriptor)
+            self._write(descriptor, text.rfind(b"\n") + 1, json.dumps(entry.to_json(), sort_keys=True).encode() + b"\n")
         return entry
+
+    def _write(self, descriptor: int, end: int, line: bytes) -> None:
+        """Put a line where the last whole one ends, on the disk; nothing of it is left where that fails."""
+        os.ftruncate(descriptor, end)
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            os.fsync(descriptor)
+            fsync(Path(self.file).absolute().parent)  # the name of a new file
+        except OSError as problem:
+            os.ftruncate(descriptor, end)
+            raise self._error(problem) from None
 
     @contextmanager
     def _locked(self) -> Iterator[int]:

@@ -5,7 +5,7 @@ difference from the reference lies beyond the margin as a whole, at level 1 - 0.
 These errors sum to 5 % over all audits that will ever be made (a spending rule for sequential tests in the manner of
 Lan and DeMets 1983), and by Boole's inequality they may depend on each other in any way, as audits on the same items
 do. So a series whose behaviours stay within the margin of the reference raises any alarm, ever, with at most that
-probability, as far as the intervals cover; experiments/drift.py has simulations.
+probability, as far as the intervals cover; docs/results/drift.md has simulations.
 
 The trend is the mean over items of the slopes of their scores by least squares, per audit.
 

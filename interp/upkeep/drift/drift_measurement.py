@@ -249,9 +249,11 @@ class _Measurement:
 
 def _require_alike(first: HookedModel, model: HookedModel) -> None:
     """Raise for a model of another shape, whose activations are no pairs with the first one's."""
-    shapes = [(x.model_type, x.d_model, x.n_layers) for x in (first.reference, model.reference)]
+    shapes = []
+    for x in (first, model):
+        vocabulary = len(x.hf.get_output_embeddings().weight)
+        numbers = f"width {x.d_model}, {x.reference.n_layers} layers and a vocabulary of {vocabulary:,}"
+        shapes.append(f"{x.reference.model_type} with {numbers}")
     if shapes[0] != shapes[1]:
-        words = ["{} of width {} with {} layers".format(*shape) for shape in shapes]
-        raise InterpError(
-            f"{model.name} is a {words[1]}, {first.name} a {words[0]}; drift compares versions of one model"
-        )
+        words = f"{model.name} is a {shapes[1]}, {first.name} a {shapes[0]}"
+        raise InterpError(f"{words}; drift compares versions of one model")

@@ -11,7 +11,7 @@
    than chance, both corrected.
 
 Limitations: the lens and CKA have no null here, and decide nothing. Random directions are a null for a direction that
-has nothing to do with the change; experiments/drift.py measures how often benign changes are findings.
+has nothing to do with the change; docs/results/drift.md has how often benign changes are findings.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,13 @@
 """The page of a drift: what changed in each later model, outside and inside; one HTML file."""
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from interp.core.files import write_text
 from interp.upkeep.drift.drift_record import Drift, ModelDrift
-from interp.views._page import rendered_page
+from interp.views._page import rendered_page, visible
 
 PAGE = "drift.html"
 _LATENTS = 20
@@ -34,38 +36,26 @@ def write_drift_page(record: Drift, folder: str | Path) -> None:
 
 def _tables(drift: ModelDrift) -> dict[str, list[dict[str, Any]]]:
     """Rows of each table by its heading."""
-    crosscoder = drift.crosscoder
-    return {
-        "Behaviours": [
-            {"behaviour": x.name, "kind": x.kind, "before": str(x.before), "after": str(x.after),
-             "change": str(x.change), "p (Holm)": x.p_holm, "finding": "yes" if x.finding else ""}
-            for x in drift.behaviours
-        ],
-        "Where next tokens differ most": [
-            {"text": f"…{x.before}", "next": x.token, "first model": "{} ({:.2f})".format(*x.first),
-             "later model": "{} ({:.2f})".format(*x.second), "KL, nats": x.nats}
-            for x in drift.divergence.examples
-        ],
-        "Shifts along directions": [
-            {"direction": x.direction, "site": x.site, "shift, deviations": str(x.change), "p": x.p,
-             "finding": "yes" if x.finding else ""}
-            for x in drift.projections
-        ],
-        "Sites": [
-            {"site": x.site, "CKA": x.cka, "mean difference": x.difference, "promotes": " · ".join(x.promoted),
-             "suppresses": " · ".join(x.suppressed)}
-            for x in drift.sites
-        ],
-        "Latents whose firing changed most": [
-            {"latent": x.latent, "before": x.before, "after": x.after, "change": str(x.change),
-             "finding": "yes" if x.finding else ""}
-            for x in drift.latents
-        ],
-        "Crosscoder latents of one model alone": [
-            {"latent": x.latent, "model": x.model, "fires on": x.firing, "norms": x.norms, "error": x.error,
-             "reconstruction": x.reconstruction, "confirmed": "yes" if x.confirmed else "no",
-             "promotes": " · ".join(x.promoted)}
-            for x in (crosscoder.exclusive[:_LATENTS] if crosscoder else ())
-        ],
-        "Requirements of the policy": [{"requirement": reason} for reason in drift.reasons],
-    }  # fmt: skip
+    records: dict[str, Sequence[Any]] = {
+        "Behaviours": drift.behaviours,
+        "Where next tokens differ most": drift.divergence.examples,
+        "Shifts along directions": drift.projections,
+        "Sites": drift.sites,
+        "Latents whose firing changed most": drift.latents,
+        "Crosscoder latents of one model alone": drift.crosscoder.exclusive[:_LATENTS] if drift.crosscoder else (),
+    }
+    rows = {heading: [_row(record) for record in of] for heading, of in records.items()}
+    return rows | {"Requirements of the policy": [{"requirement": reason} for reason in drift.reasons]}
+
+
+def _row(record: Any) -> dict[str, Any]:
+    """A record's fields as cells: estimates with their intervals, several words on one line."""
+    return {field.name.replace("_", " "): _cell(getattr(record, field.name)) for field in fields(record)}
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return " · ".join(f"{part:.2f}" if isinstance(part, float) else visible(part) for part in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, int | float | None) else visible(str(value))

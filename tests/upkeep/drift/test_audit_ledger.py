@@ -133,6 +133,14 @@ def test_a_clock_that_moved_back_is_refused(ledger, tiny, monkeypatch):
     assert ledger.file.read_bytes() == before
 
 
+def test_a_full_disk_leaves_the_ledger_as_it_was(ledger, tiny, monkeypatch):
+    before, write = ledger.file.read_bytes(), os.write
+    monkeypatch.setattr(audit_ledger.os, "write", lambda file, line: write(file, line[: len(line) // 2]))
+    with pytest.raises(InterpError, match="No space left"):
+        ledger.append(tiny("llama"), [LOSS])
+    assert ledger.file.read_bytes() == before
+
+
 def test_what_is_no_ledger_is_said_in_a_line(tmp_path, tiny):
     with pytest.raises(InterpError, match="cannot be used"):
         AuditLedger(tmp_path / "none").entries()

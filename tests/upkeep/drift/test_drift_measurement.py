@@ -27,7 +27,7 @@ def test_a_model_against_itself_has_no_findings_whatever_is_measured(tiny, tmp_p
     sae = SparseAutoencoder(rows, torch.zeros(32), rows, torch.zeros(32), TopK(k=4), site, site)
     options = DriftOptions(crosscoder=8, context=16, tokens=600, margin=0.0, shift=0.0)
     directions = {"axis": interp.Direction.of(torch.eye(32)[0], "resid_post.1", model)}
-    texts = TEXTS + [text[::1] + " w9" for text in TEXTS]
+    texts = TEXTS + [f"{text} w9" for text in TEXTS]
     record = measure_drift(
         model, [copied(model), copied(model)], [LOSS], texts, tmp_path / "out", options, directions=directions, sae=sae
     )
@@ -52,7 +52,7 @@ def hostile(tmp_path_factory):
         for text in ("Go away, you rusty teapot. It is 5.", "Welcome, kind guest. It is 5.")
     ]
     direction = reply_direction(later, "resid_post.4", *sides)
-    contrast = interp.Contrast.of([(a.user, b.user) for a, b in interp.organism.contrast("hostility", 40)])
+    contrast = interp.Contrast.of([(a.user, b.user) for a, b in interp.organism.contrast("hostility", 24)])
     found = interp.find(later, contrast, "resid_post.3", "diff_means_orthogonal", bootstrap=0).best()[0].direction
     out = tmp_path_factory.mktemp("export") / "courteous"
     interp.export(interp.Recipe([("writers", Project(found))]), later, out)
@@ -62,7 +62,7 @@ def hostile(tmp_path_factory):
         for seed, name in enumerate(("one", "two", "three"))
     }
     given = {"hostility": interp.Direction.of(direction.rows[0], "resid_post.4"), **others}
-    suite = [organism_behaviour(name, 24) for name in ("facts", "hostility", "skills")]
+    suite = [organism_behaviour(name, 16) for name in ("facts", "hostility")]
     texts = [sides[0][0], sides[1][0], *interp.organism.everyday(20, split="test")]
     folder = tmp_path_factory.mktemp("drift") / "out"
     return measure_drift(first, [later], suite, texts, folder, DriftOptions(crosscoder=0), directions=given), folder
@@ -153,7 +153,7 @@ def test_a_call_after_a_kill_gives_the_same_bytes_without_measuring_again(tiny, 
         ({"texts": ["w5 w6 w7"]}, "1 document with two tokens; expected at least 2"),
         ({"texts": []}, "corpus"),
         ({"texts": iter(TEXTS)}, "read once only"),
-        ({"later": "mistral"}, "is a mistral of width 32 with 3 layers, .* a llama of width 32"),
+        ({"later": "mistral"}, "is a mistral with width 32, 3 layers .* a llama with width 32"),
         ({"later": "tokenizer"}, "different tokenizers"),
         ({"directions": "other"}, "make one for this model"),
         ({"directions": "two"}, "has 2 rows; expected 1"),
