@@ -93,6 +93,7 @@ def measure(smoke: bool, tuned: list[str], out: Path) -> dict[str, Any]:
     contrast = read_contrast("organism.hostility", pairs)
     leace = erasing(base, contrast.split(0.4)[0])  # the pairs that probes are fitted on
     given = {"contrast": contrast, "stress": "paraphrase" if smoke else STRESS, "page": write_depth_page}
+    given |= {"sites": [SITE, "resid_post.5"]} if smoke else {}
     with tempfile.TemporaryDirectory() as folder:
         edited = ablated(base, Path(folder) / "edited")
         compared = {"compared": {"control": plain, **models}, "benign": benign_documents(base, suite)}
