@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -156,6 +156,10 @@ class Store(Displayed):
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(map(str, self.sites))
+
+    def column(self, name: Literal["ids", "document", "position"], start: int, stop: int) -> Int[Tensor, "token"]:
+        """Token ids, documents or positions of the tokens from `start` up to `stop`, without reading the others."""
+        return self._rows(name, *slice(start, stop).indices(len(self))[:2])
 
     @property
     def ids(self) -> Int[Tensor, "token"]:

@@ -3,7 +3,7 @@
 In reading order:
 
 - `app`: the root command, its tables of verbs, exit codes, `demo`, `doctor` and the verbs of `runs`
-- `sae`: `harvest`, `sae train`, `sae convert`, `sae features`
+- `sae`: `harvest`, `sae train`, `sae convert`, `sae features`, `features scan`, `features label`
 - `find`: `find`
 - `export`: `export`, `verify`, `undo`
 - `audit`: `audit`, `gate`

@@ -147,6 +147,10 @@ SAE_VERBS: dict[str, Command] = {
     "convert": sae.convert_command,
     "features": sae.features_command,
 }
+FEATURES_VERBS: dict[str, Command] = {
+    "scan": sae.scan_command,
+    "label": sae.label_command,
+}
 RECIPE_VERBS: dict[str, Command] = {"build": recipe.build_command, "show": recipe.show_recipe}
 LENS_VERBS: dict[str, Command] = {"read": attribution.lens_command, "fit": attribution.fit_command}
 RUNS_VERBS: dict[str, Command] = {
@@ -188,10 +192,14 @@ def build_app() -> typer.Typer:
     root.add_typer(lens_group, name="lens")
     root.add_typer(sae_group, name="sae")
     root.add_typer(runs_group, name="runs")
+    features_help = "Describe all latents of autoencoders in a feature book, label them, and search."
+    features_group = typer.Typer(help=features_help, no_args_is_help=True)
+    root.add_typer(features_group, name="features")
     groups = {
         root: VERBS,
         lens_group: LENS_VERBS,
         sae_group: SAE_VERBS,
+        features_group: FEATURES_VERBS,
         runs_group: RUNS_VERBS,
         sweep_group: SWEEP_VERBS,
         report_group: REPORT_VERBS,

@@ -1,4 +1,4 @@
-"""The verbs `interp harvest`, a model's activations stored, and `interp sae`, autoencoders trained on them."""
+"""The verbs `interp harvest`, `interp sae`, autoencoders trained on a store, and `interp features`, books of latents."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,11 @@ from interp.activations.config import HarvestConfig
 from interp.cli._options import ChatOptions, Device, Json, Model, Without, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values
+from interp.core.errors import InterpError
 from interp.core.files import require_free
+from interp.features.options import ScanOptions
+
+Folder = Annotated[Path, typer.Argument(help="feature book, written by interp features scan")]
 
 
 class HarvestOptions(Config):
@@ -161,6 +165,98 @@ def features_command(
     neuronpedia.write_feature_pages(features, coder, options.out)
     rows = [{"latent": page.latent, "density": page.density, "largest": page.edges[-1]} for page in features]
     print_table(as_json, rows, f"{plural(len(rows), 'feature')} in {options.out}")
+
+
+class ScanInputs(Config):
+    """What to scan, and where to."""
+
+    out: Path = Field(description="new folder for the feature book; a killed scan resumes")
+    text: str | None = Field(None, description="corpus, as for interp harvest, where the source is a model")
+    model: str | None = Field(None, description="the model, where the source is a store: for tokens and ablations")
+    settings: ScanOptions = ScanOptions()
+
+
+class LabelInputs(Config):
+    """A label, or files of labels."""
+
+    sae: str | None = Field(None, description="the autoencoder's name in the book; needed where there are several")
+    latents: tuple[int, ...] = repeated("latent to label")
+    label: str = Field("", description="what it means, in a few words; empty withdraws the rater's label")
+    verdict: str = Field("unsure", description="harmful, benign or unsure")
+    note: str = Field("", description="anything else")
+    rater: str = Field("", description="who says so: a person, or a model's name")
+    load: Path | None = Field(None, description="JSONL file of labels to add")
+    save: Path | None = Field(None, description="new JSONL file for the labels that count")
+
+
+def scan_command(
+    saes: Annotated[list[Path], typer.Argument(help="folders of autoencoders")],
+    source: Annotated[str, typer.Argument(help="store written by interp harvest, or a model (with --text)")],
+    options: ScanInputs,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Describe all latents of autoencoders in one pass over a text, as a feature book."""
+    from interp.activations.manifest import FINISHED, PARTIAL
+    from interp.activations.store import Store
+    from interp.features import scan
+    from interp.models.loading import load
+    from interp.pipeline.materials import corpus_source
+    from interp.sae.coder import SparseAutoencoder
+
+    require_free(options.out)
+    stored = any((Path(source) / name).exists() for name in (FINISHED, PARTIAL))
+    if stored and options.text:
+        raise InterpError(f"{source} is a store, which has its text; leave --text out")
+    if not stored and (options.model or not options.text):
+        raise InterpError(f"{source} is no store; as a model it needs --text, and --model goes with a store")
+    name = options.model if stored else source
+    model = load(name, device=device) if name else None
+    read = Store.open(source) if stored else model
+    assert read is not None
+    reference = model or read.model if isinstance(read, Store) else model
+    paths = _named(saes)
+    coders = {key: SparseAutoencoder.load(path, reference) for key, path in paths.items()}
+    texts = corpus_source(options.text, options.settings.tokens) if options.text else None
+    where = {key: str(path.absolute()) for key, path in paths.items()}
+    more: dict[str, Any] = {"model": model} if stored else {"texts": texts}
+    book = scan(coders, read, options.out, options.settings, paths=where, **more)
+    silent = book.query("SELECT count(*) AS n FROM latents WHERE count = 0")[0]["n"]
+    sizes = {key: sae.d_sae for key, sae in book.card.autoencoders.items()}
+    print_values(as_json, {"book": str(options.out), "latents": sizes, "tokens": book.card.tokens, "silent": silent})
+
+
+def _named(saes: list[Path]) -> dict[str, Path]:
+    """Autoencoders by the names of their folders. Raises where two have one name."""
+    named: dict[str, Path] = {}
+    for path in saes:
+        name = path.absolute().name
+        if name in named:
+            raise InterpError(f"{path} and {named[name]} have one name, {name}; rename a folder")
+        named[name] = path
+    return named
+
+
+def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -> None:
+    """Label latents of a book, read and write labels as JSONL, and show those that count."""
+    from interp.features import Book, FeatureLabel
+
+    labels = Book.open(folder).labels
+    if options.latents:
+        words = {"text": options.label, "verdict": options.verdict, "note": options.note, "rater": options.rater}
+        sae = labels.card.name(options.sae)
+        rows = [{"sae": sae, "latent": latent, **words} for latent in options.latents]
+        labels.add([FeatureLabel.parse(row, source="options") for row in rows])
+    elif options.label:
+        raise InterpError(f"label {options.label!r} has no latent; give --latents")
+    if options.load:
+        labels.add(labels.read(options.load))
+    if options.save:
+        labels.export(options.save)
+    shown = [x.model_dump(exclude={"digest"}) for x in labels.current(options.sae)]
+    alpha = labels.agreement()
+    agreement = "" if alpha != alpha else f", agreement of raters (Krippendorff's alpha) {alpha:.2f}"
+    print_table(as_json, shown, f"{plural(len(shown), 'label')} in {folder}{agreement}")
 
 
 def _description(sae: Any, out: Path) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def test_import_and_help_load_nothing_heavy():
 def test_options_are_frozen():
     """Scripts depend on these names: changing one is a breaking change."""
     command = typer.main.get_command(app.app)
-    groups = {name: command.commands.pop(name) for name in ("lens", "recipe", "report", "sae", "runs", "sweep")}
+    groups = {
+        name: command.commands.pop(name) for name in ("features", "lens", "recipe", "report", "sae", "runs", "sweep")
+    }
     inner = {f"{group} {name}": verb for group, verbs in groups.items() for name, verb in verbs.commands.items()}
     verbs = {**command.commands, **inner}
     found = {verb: sorted(option for p in c.params for option in p.opts) for verb, c in verbs.items()}
@@ -92,6 +94,13 @@ def test_options_are_frozen():
         ],
         "sae features": [
             "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
+        ],
+        "features scan": [
+            "--ablate", "--ablation-rows", "--after", "--batch-size", "--before", "--chunk", "--context", "--device",
+            "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top", "saes", "source",
+        ],
+        "features label": [
+            "--json", "--label", "--latents", "--load", "--note", "--rater", "--sae", "--save", "--verdict", "folder",
         ],
         "sae convert": ["--accept", "--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "recipe build": ["--device", "--json", "--model", "--out", "file", "overrides"],

@@ -45,6 +45,8 @@ from interp.directions.findings import Failure
 from interp.editing import AffineFit, Distilled, ExportEstimate, Fidelity, Plan
 from interp.editing.approximate.low_rank_factors import Distillation
 from interp.editing.fold import PlannedEdit
+from interp.features import Book, ScanOptions
+from interp.features.book_card import BookAutoencoder, BookCard
 from interp.models import Continuations, HookedModel, ModelReference, Site
 from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
@@ -107,6 +109,11 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield replace(sae, metrics=sample.quality())
     point = ProgressPoint(1000, 0.2, 0.1, 5.0, 1, 1e-3, 0.0)
     yield TrainedSae(sae, (point,) * n, torch.zeros(40))
+    known = {f"{EVIL}{k}": BookAutoencoder(digest=EVIL, site=EVIL, d_sae=9) for k in range(n)}
+    card = BookCard(
+        model=model.reference, autoencoders=known, source=EVIL, tokens=n, options=ScanOptions(), versions={}
+    )
+    yield Book(folder / "a<b>&c", card)
     feature = sample.feature()
     yield replace(feature, promoted=((EVIL, 1.0),) * n, nearest=((5, 0.5),) * n)
     yield sample.quality()

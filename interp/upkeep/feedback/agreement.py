@@ -8,7 +8,6 @@ alpha over all of them: the interval of the difference, over the same resamples 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,11 +15,10 @@ from numpy import ndarray
 
 from interp.auditing.statistics.comparison import Estimate
 from interp.core.display import Displayed
-from interp.core.errors import InterpError
+from interp.features.agreement import Level, krippendorff_alpha
 from interp.upkeep.feedback.judgements import Judgements
 
 _RESAMPLES = 300
-Level = Literal["nominal", "ordinal"]
 
 
 @dataclass(frozen=True)
@@ -72,23 +70,14 @@ def measure_agreement(judgements: Judgements, seed: int = 0) -> RaterAgreement:
         rows |= {name: members} if len(members) > 1 else {}
     rng = np.random.default_rng(seed)
     draws = [np.arange(len(items)), *rng.integers(len(items), size=(_RESAMPLES, len(items)))]
-    alphas = {name: np.array([_alpha(table[found][:, draw], level) for draw in draws]) for name, found in rows.items()}
+    alphas = {
+        name: np.array([krippendorff_alpha(table[found][:, draw], level) for draw in draws])
+        for name, found in rows.items()
+    }
     overall, within = alphas.pop(""), [*alphas.values()]
     excess = np.mean(within, 0) - overall if len(within) > 1 else np.array([nan])
     groups = {name: alpha for name, values in alphas.items() if (alpha := _estimate(values, len(items)))}
     return RaterAgreement(_estimate(overall, len(items)), groups, _estimate(excess, len(items)))
-
-
-def _alpha(table: Float[ndarray, "rater item"], level: Level) -> float:
-    """Krippendorff's alpha; NaN where no item has two raters, or there is one value only."""
-    try:
-        from krippendorff import alpha
-    except ImportError:
-        raise InterpError("agreement needs krippendorff; install it with: pip install 'interp[feedback]'") from None
-    paired = table[:, (~np.isnan(table)).sum(0) > 1]
-    if len(np.unique(paired[~np.isnan(paired)])) < 2:
-        return nan
-    return float(alpha(paired, level_of_measurement=level))
 
 
 def _estimate(values: Float[ndarray, "draw"], items: int) -> Estimate | None:

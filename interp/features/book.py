@@ -1,0 +1,141 @@
+"""A feature book: what a scan found of every latent, with people's labels, queried through DuckDB.
+
+The folder has `book.json` (what it is of), `latents.parquet`, `examples.parquet` and, once somebody wrote one,
+`labels.jsonl` (`interp.features.labels`). The files are read where a query needs them, so that a book can be far larger
+than memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from interp.core.display import Card, Displayed, displayed
+from interp.core.errors import InterpError, first_line
+from interp.core.files import read_json
+from interp.features.book_card import CARD, EXAMPLES_FILE, LABELS_FILE, LATENTS_FILE, BookCard
+from interp.features.labels import LabelFile
+from interp.features.latent_statistics import bin_edges
+from interp.models.sites import Site
+from interp.sae.feature import Feature, Snippet
+
+
+@dataclass(frozen=True, eq=False)
+class Book(Displayed):
+    """A feature book, opened.
+
+    Attributes:
+        folder: Its folder.
+        card: What it is of.
+
+    Example:
+        >>> from interp.features import Book
+        >>> Book.open(tmp)
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: ... is no feature book (it has no book.json); interp features scan makes one
+    """
+
+    folder: Path
+    card: BookCard
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Book":
+        """Open a book. Raises where there is none, or a file of it is missing."""
+        place = Path(folder)
+        for name in (CARD, LATENTS_FILE, EXAMPLES_FILE):
+            if not (place / name).is_file():
+                raise InterpError(f"{place} is no feature book (it has no {name}); interp features scan makes one")
+        return cls(place, BookCard.parse(read_json(place / CARD), source=str(place / CARD)))
+
+    @cached_property
+    def _database(self) -> Any:
+        try:
+            import duckdb
+        except ImportError:
+            raise InterpError("a feature book needs duckdb; install it with: pip install 'interp[features]'") from None
+        database = duckdb.connect(":memory:", config={"threads": 1})
+        for view, name in (("latents", LATENTS_FILE), ("examples", EXAMPLES_FILE)):
+            file = str((self.folder / name).absolute()).replace("'", "''")
+            try:
+                database.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{file}')")
+            except duckdb.Error as problem:
+                reason = f"{self.folder / name} is damaged ({first_line(problem)})"
+                raise InterpError(f"{reason}; restore it, or scan again into a new folder") from None
+        return database
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of a DuckDB query on the views `latents` and `examples`.
+
+        Args:
+            sql: The query.
+            values: What its question marks stand for.
+
+        Raises:
+            InterpError: DuckDB cannot run it, or a file is damaged.
+        """
+        database = self._database  # raises where DuckDB is not installed
+        import duckdb
+        import pyarrow as pa
+
+        try:
+            result = database.sql(sql, params=list(values)).to_arrow_table()
+        except duckdb.Error as problem:
+            raise InterpError(f"{self.folder}: query failed ({first_line(problem)})") from None
+        assert isinstance(result, pa.Table)
+        return list(result.to_pylist())
+
+    def latents(
+        self, where: str = "true", values: Sequence[Any] = (), order: str = "sae, latent"
+    ) -> list[dict[str, Any]]:
+        """The rows of the latents that meet a condition of SQL."""
+        return displayed(self.query(f"SELECT * FROM latents WHERE {where} ORDER BY {order}", values))
+
+    def examples(self, latent: int, sae: str | None = None) -> list[dict[str, Any]]:
+        """A latent's examples: `top`, the largest first, then `quarter1` (the weakest) to `quarter4`."""
+        name = self.card.name(sae)
+        self.card.require_latent(name, latent)
+        order = "kind = 'top' DESC, kind, value DESC, place"
+        return self.query(f"SELECT * FROM examples WHERE sae = ? AND latent = ? ORDER BY {order}", [name, latent])
+
+    def feature(self, latent: int, sae: str | None = None) -> Feature:
+        """The page of a latent, as `interp.sae.feature_page` makes it, with the labels that people gave it.
+
+        Raises for a latent that does not exist.
+        """
+        name = self.card.name(sae)
+        examples = self.examples(latent, name)
+        row = self.query("SELECT * FROM latents WHERE sae = ? AND latent = ?", [name, latent])[0]
+        held = [number for number, count in enumerate(row["histogram"]) if count]
+        first, last = (held[0], held[-1]) if held else (0, 0)
+        edges = bin_edges()[first : last + 2].tolist() if held else [0.0, 0.0]
+        promoted, suppressed = (
+            tuple((word["token"], word["effect"]) for word in row[side]) for side in ("promoted", "suppressed")
+        )
+        labels = self.labels.current(name, latent)
+        return Feature(
+            latent=latent,
+            site=Site.parse(self.card.autoencoders[name].site),
+            density=row["density"],
+            counts=tuple(row["histogram"][first : last + 1]),
+            edges=(*edges[:-1], row["largest"]) if held else (0.0, 0.0),
+            snippets=tuple(
+                Snippet(tuple(x["tokens"]), tuple(x["values"]), x["peak"], x["document"])
+                for x in examples
+                if x["kind"] == "top"
+            ),
+            promoted=promoted,
+            suppressed=suppressed,
+            nearest=tuple((near["latent"], near["share"]) for near in row["nearest_decoder"]),
+            label="; ".join(dict.fromkeys(label.text for label in labels)),
+        )
+
+    @property
+    def labels(self) -> LabelFile:
+        """The labels of its latents."""
+        return LabelFile(self.folder / LABELS_FILE, self.card)
+
+    def _card(self) -> Card:
+        sizes = {name: sae.d_sae for name, sae in self.card.autoencoders.items()}
+        rows = [("model", self.card.model.name), ("latents", sizes), ("tokens", self.card.tokens)]
+        return str(self.folder), [*rows, ("labels", len(self.labels.current()))]

@@ -1,0 +1,156 @@
+"""What people and machines say latents mean: an append-only file of labels, one line of JSON each.
+
+A line is written at once, under a lock, and flushed to disk, so that two writers don't mix and a killed one leaves at
+most a line without an end, which does not count and which the next writer removes. Nothing is changed in place: of the
+lines of one rater for one latent the last counts, and one without a text withdraws.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from interp.core.config import Config
+from interp.core.display import Displayed, displayed
+from interp.core.errors import InterpError, nearest
+from interp.core.files import new_file
+from interp.core.inputs import numbered_lines, parse_object, require_regular
+from interp.features.agreement import krippendorff_alpha
+from interp.features.book_card import BookCard
+
+Verdict = Literal["harmful", "benign", "unsure"]
+
+
+class FeatureLabel(Config):
+    """What one rater says of a latent.
+
+    Example:
+        >>> from interp.features import FeatureLabel
+        >>> FeatureLabel(sae="l3", latent=5, text="insults", verdict="harmful", rater="ana").verdict
+        'harmful'
+    """
+
+    sae: str = Field(description="the autoencoder's name in the book")
+    latent: int = Field(ge=0, description="the latent's number")
+    text: str = Field(max_length=500, description="what it means, in a few words; empty withdraws the rater's label")
+    verdict: Verdict = Field("unsure", description="harmful, benign or unsure")
+    note: str = Field("", max_length=5000, description="anything else")
+    rater: str = Field("", max_length=100, description="who says so: a person, or a model's name")
+    date: str = Field("", max_length=40, description="when, in UTC; filled in when it is written")
+    digest: str = Field("", description="the autoencoder's digest; filled in when it is written")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFile(Displayed):
+    """The labels of a book.
+
+    Args:
+        file: The file, which the first label makes.
+        card: The record of the book.
+    """
+
+    file: Path
+    card: BookCard
+
+    def all(self) -> list[FeatureLabel]:
+        """Every label that was written, in order. Raises for a damaged line."""
+        return _parsed(self.file, self._complete().splitlines(keepends=True)) if self.file.exists() else []
+
+    def current(self, sae: str | None = None, latent: int | None = None) -> list[FeatureLabel]:
+        """The labels that count: of each rater the last for each latent, unless it withdraws."""
+        last = {(label.sae, label.latent, label.rater): label for label in self.all()}
+        chosen = (x for x in last.values() if x.text and sae in (None, x.sae) and latent in (None, x.latent))
+        return displayed(sorted(chosen, key=lambda x: (x.sae, x.latent, x.rater)))
+
+    def named(self, label: str, sae: str | None = None) -> tuple[int, ...]:
+        """The latents of an autoencoder whose label is this text, in any case. Raises where there is none."""
+        name, wanted = self.card.name(sae), label.strip().casefold()
+        labels = self.current(name)
+        found = sorted({x.latent for x in labels if x.text.strip().casefold() == wanted})
+        if not found:
+            raise InterpError(
+                f"no latent of {name} has the label {label!r}; {nearest(label, [x.text for x in labels])}"
+            )
+        return tuple(found)
+
+    def add(self, labels: Iterable[FeatureLabel]) -> list[FeatureLabel]:
+        """Append labels, all or none.
+
+        Returns:
+            The labels as written, with date and digest.
+
+        Raises:
+            InterpError: A latent or autoencoder is not in the book, or a label is of another autoencoder (its digest);
+                then nothing is written.
+        """
+        written = [self._completed(label) for label in labels]
+        lines = "".join(json.dumps(x.model_dump(), ensure_ascii=True) + "\n" for x in written)
+        if not lines:
+            return written
+        require_regular(self.file)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.ftruncate(descriptor, len(self._complete()))  # without what a killed writer left
+            os.lseek(descriptor, 0, os.SEEK_END)
+            data = lines.encode()
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return written
+
+    def read(self, file: str | Path) -> list[FeatureLabel]:
+        """Labels from a JSONL file as `export` writes it, not yet added. Raises for a damaged line."""
+        return [_label(line, place) for place, line in numbered_lines(file, "JSONL of labels")]
+
+    def export(self, file: str | Path) -> int:
+        """Write the labels that count as JSONL into a new file, and return their number."""
+        labels = self.current()
+        with new_file(file) as sibling:
+            sibling.write_text("".join(json.dumps(x.model_dump()) + "\n" for x in labels), encoding="utf-8")
+        return len(labels)
+
+    def agreement(self) -> float:
+        """Krippendorff's alpha of the raters' verdicts, `unsure` left out; NaN where no two judge the same latents."""
+        verdicts = {((x.sae, x.latent), x.rater): x.verdict for x in self.current() if x.verdict != "unsure"}
+        latents, raters = (
+            list(dict.fromkeys(part)) for part in ([key[0] for key in verdicts], [key[1] for key in verdicts])
+        )
+        table = np.full((len(raters), len(latents)), np.nan)
+        for (latent, rater), verdict in verdicts.items():
+            table[raters.index(rater), latents.index(latent)] = verdict == "harmful"
+        return krippendorff_alpha(table, "nominal")
+
+    def _completed(self, label: FeatureLabel) -> FeatureLabel:
+        sae = self.card.name(label.sae)
+        self.card.require_latent(sae, label.latent)
+        digest = self.card.autoencoders[sae].digest
+        if label.digest and label.digest != digest:
+            raise InterpError(
+                f"a label of latent {label.latent} is of another autoencoder ({label.digest[:12]}) than {sae} of this "
+                f"book ({digest[:12]}); import it into the book of that one"
+            )
+        date = label.date or datetime.now(UTC).isoformat(timespec="seconds")
+        return label.model_copy(update={"date": date, "digest": digest})
+
+    def _complete(self) -> bytes:
+        """The file's bytes up to the end of its last whole line."""
+        content = self.file.read_bytes()
+        return content[: content.rfind(b"\n") + 1]
+
+
+def _parsed(file: Path, lines: Sequence[bytes]) -> list[FeatureLabel]:
+    return [_label(line.decode("utf-8", "replace"), f"{file}, line {n}") for n, line in enumerate(lines, 1)]
+
+
+def _label(line: str, place: str) -> FeatureLabel:
+    return FeatureLabel.parse(parse_object(line, place), source=place)

@@ -1,0 +1,132 @@
+"""Chunks of tokens with activations, from a store or straight from a model: what a scan reads, in bounded memory.
+
+A chunk holds whole pieces of documents (a piece begins at position 0), so that the text around a token is in its chunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.store import Store
+from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_groups
+from interp.core.display import Displayed
+from interp.core.errors import InterpError
+from interp.data import corpora
+from interp.models.hooked import HookedModel
+from interp.models.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class TokenChunk(Displayed):
+    """Consecutive tokens of a corpus with their activations.
+
+    Attributes:
+        start: Number of tokens before it.
+        ids: Token ids.
+        document: Number of each token's document.
+        position: Position of each token in its piece of a document.
+        activations: By site, heads side by side, in float32.
+    """
+
+    start: int
+    ids: Int[Tensor, "token"]
+    document: Int[Tensor, "token"]
+    position: Int[Tensor, "token"]
+    activations: dict[str, Float[Tensor, "token d_in"]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def piece(self) -> Int[Tensor, "token"]:
+        """Number of each token's run of neighbours: same document, positions that follow each other."""
+        breaks = (self.document.diff() != 0) | (self.position.diff() != 1)
+        return torch.cat([torch.zeros(min(1, len(self)), dtype=torch.long), breaks.long().cumsum(0)])
+
+    def checked(self) -> "TokenChunk":
+        """The chunk itself. Raises where an activation is NaN or infinite."""
+        for site, x in self.activations.items():
+            if not torch.isfinite(x).all():
+                row = self.start + int(torch.isfinite(x).all(1).int().argmin())
+                raise InterpError(f"{site}: token {row} has NaN or infinite activations; check the model or the store")
+        return self
+
+
+def store_chunks(
+    store: Store, sites: list[Site], size: int, tokens: int | None = None, start: int = 0
+) -> Iterator[TokenChunk]:
+    """Chunks of a store's tokens, each of about `size` tokens.
+
+    Args:
+        store: The store.
+        sites: Sites to read.
+        size: Tokens to read at a time; a piece longer than this is cut.
+        tokens: Read at most this many tokens; None for all.
+        start: Where to begin: the end of a chunk.
+
+    Example:
+        >>> from interp.activations import harvest
+        >>> from interp.features import store_chunks
+        >>> store = harvest(model, ["the baker ."] * 4, "resid_post.1", tmp / "store")
+        >>> [len(chunk) for chunk in store_chunks(store, store.sites, size=13)]
+        [12, 12]
+    """
+    end = len(store) if tokens is None else min(tokens, len(store))
+    while start < end:
+        stop = min(start + size, end)
+        ids, document, position = (store.column(name, start, stop) for name in ("ids", "document", "position"))
+        begins = (position == 0).nonzero().flatten()
+        if stop < end and len(begins) and begins[-1] > 0:  # the last piece may go on after the chunk
+            stop = start + int(begins[-1])
+        length = stop - start
+        activations = {str(site): store.read(site, start, stop).float() for site in sites}
+        chunk = TokenChunk(start, ids[:length].long(), document[:length].long(), position[:length].long(), activations)
+        yield chunk.checked()
+        start = stop
+
+
+def model_chunks(
+    model: HookedModel,
+    texts: corpora.Source,
+    sites: list[Site],
+    size: int,
+    *,
+    tokens: int | None = None,
+    context: int = 128,
+    batch_size: int = 16,
+    skip: int = 0,
+    reading: CorpusProgress | None = None,
+) -> Iterator[TokenChunk]:
+    """Chunks of a corpus, whose activations the model computes as they are read.
+
+    Args:
+        model: The model, outside any hooked block.
+        texts: A corpus, as `interp.data.documents` takes it.
+        sites: Sites to read.
+        size: Tokens of a chunk, rounded down to whole rows.
+        tokens: Read at most this many tokens; None for all.
+        context: Tokens per row.
+        batch_size: Rows per forward pass.
+        skip: Chunks at the beginning that are read without running the model; they come without activations.
+        reading: Updated with the documents read so far.
+
+    Example:
+        >>> from interp.features import model_chunks
+        >>> from interp.models import Site
+        >>> site = Site("resid_post", 1)
+        >>> [len(chunk) for chunk in model_chunks(model, ["the baker ."] * 9, [site], size=40, context=16)]
+        [24, 24, 6]
+    """
+    passes, start = CorpusPasses(model, sites, batch_size), 0
+    groups = pack_groups(model, texts, max(1, size // context), context=context, tokens=tokens, reading=reading)
+    for number, group in enumerate(groups):
+        mask = group.mask
+        parts: dict[str, list[Tensor]] = {str(site): [] for site in sites}
+        for batch, activations in passes.over(group) if number >= skip else ():
+            for site in sites:
+                parts[str(site)].append(activations[site][batch.mask].float())
+        whole = {site: torch.cat(part) for site, part in parts.items() if part}
+        yield TokenChunk(start, group.ids[mask], group.document[mask], group.position_ids[mask], whole).checked()
+        start += int(mask.sum())
