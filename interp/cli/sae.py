@@ -1,4 +1,4 @@
-"""The verbs `interp harvest`, `interp sae`, autoencoders trained on a store, and `interp features`, books of latents."""
+"""The verbs `interp harvest`, `interp sae`, autoencoders, and `interp features`, books of what latents mean."""
 
 from pathlib import Path
 from typing import Annotated, Any
