@@ -157,7 +157,7 @@ def run(name: str, smoke: bool, items: int, dtype: str, folder: Path | None = No
         edited = interp.load(place, dtype=dtype)
         more = () if smoke else harm.more()
         confirmed = [confirm(behaviour, model, edited, scores) for behaviour in (*measures, *more)]
-        also = [confirm(behaviour, model, edited, scores) for behaviour in suite(ALSO, SMOKE if smoke else items)]
+        also = [] if smoke else [confirm(behaviour, model, edited, scores) for behaviour in suite(ALSO, items)]
         kept = suite(["blimp", "text_loss"], SMOKE) if smoke else audited(items)
         result = audit(model, recipe, kept, baselines=(), cache=scores)
         work.mkdir(parents=True, exist_ok=True)
