@@ -507,7 +507,7 @@ def test_a_process_killed_at_any_moment_leaves_what_can_be_continued(tmp_path, m
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments" / "benchmarks")
     import durability
 
-    kills, equal = durability.killed(tmp_path, kills=2, tokens=12_000, sites=["resid_post.5"])
+    kills, equal = durability.killed(tmp_path, kills=2, tokens=40_000, sites=["resid_post.5"])
     assert kills > 0
     assert equal
 

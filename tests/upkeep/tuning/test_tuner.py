@@ -31,8 +31,8 @@ def log_probability(model, prompt, reply):
     return float(sum(logits[place - 1, ids[place]] for place in range(len(first), len(ids))))
 
 
-def without_hooks(hf):
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in hf.modules())
+def hooks(hf):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in hf.modules())
 
 
 def files(folder: Path):
@@ -79,12 +79,12 @@ def test_a_tuned_model_is_tuned_again_without_the_first_records(tiny, tmp_path):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_hooks_are_gone_afterwards_and_the_model_stays(architecture, tiny, tmp_path):
     model = tiny(architecture)
-    before = model.digest
+    before, others = model.digest, hooks(model.hf)
     record = tune(model, "sft", REPLIES, tmp_path / "out", block=steering(model), steps=2, lr=1e-3)
     assert (model.digest, record.block) == (before, steering(model).digest)
     assert interp.Recipe.load(tmp_path / "out" / "interp_block").digest == record.block
-    assert without_hooks(model.hf)
-    assert without_hooks(interp.load(tmp_path / "out").hf)
+    assert hooks(model.hf) == others
+    assert hooks(interp.load(tmp_path / "out").hf) == 0
     assert not any(parameter.grad is not None for parameter in model.hf.parameters())
     assert all(parameter.requires_grad for parameter in model.hf.parameters())
 
