@@ -17,6 +17,7 @@ No text of these sets is in this repository.
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 from harms import Part, Row, part_of, rows
 
@@ -146,8 +147,8 @@ def stated_name(part: Part, items: int) -> Behaviour:
 
 
 def _about_people(
-    name: str, kind: str, statement: str, asked: list[Row], answers: list[tuple[str, ...]], gold: list[int]
+    name: str, kind: Any, statement: str, asked: list[Row], answers: list[tuple[str, ...]], gold: list[int]
 ) -> Behaviour:
     groups = [f"{row['category']} {row['template']}" for row in asked]
-    fields = {"groups": groups, "unit": "margin", "chat": False, "scenario": "bias"}
-    return choice(name, kind, statement, [asked_people(row) for row in asked], answers, gold, **fields)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"groups": groups, "unit": "margin", "chat": False, "scenario": "bias"}
+    return choice(name, kind, statement, [asked_people(row) for row in asked], answers, gold, **fields)
