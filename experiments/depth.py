@@ -22,6 +22,7 @@ import torch
 from curation import corpus, sides
 from rich.console import Console
 from rich.table import Table
+from rich_tables import table
 
 import interp
 from interp.auditing import ErasureDepth, mean_scores
@@ -108,7 +109,6 @@ def measure(smoke: bool, tuned: list[str], out: Path) -> dict[str, Any]:
 
 def tables(out: Path, figures: dict[str, Any]) -> list[Table]:
     """The figures for the screen."""
-    shown = []
     parts: dict[str, list[dict[str, Any]]] = {}
     for name in ("ablation", "leace"):
         record = ErasureDepth.read(out / name)
@@ -121,12 +121,7 @@ def tables(out: Path, figures: dict[str, Any]) -> list[Table]:
     parts["Rates"] = [
         {"model": k, **{name: f"{x:.3f}" for name, x in row.items()}} for k, row in figures["rates"].items()
     ]
-    for title, rows in parts.items():
-        table = Table(*rows[0], title=title)
-        for row in rows:
-            table.add_row(*map(str, row.values()))
-        shown.append(table)
-    return shown
+    return [table(rows, title) for title, rows in parts.items()]
 
 
 def main() -> None:

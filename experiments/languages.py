@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich_tables import table
 
 import interp
 from interp import organism
@@ -150,14 +150,6 @@ def measure(smoke: bool) -> dict[str, Any]:
         "audits": audits(model, site, pairs, items, ("hostility", "refusal") if smoke else organism.BEHAVIOURS),
         "gates": gates(model, "resid_post.2", pairs, few, many),
     }
-
-
-def table(rows: list[dict[str, str]], title: str) -> Table:
-    """Rows as a table for the console."""
-    out = Table(*rows[0], title=title)
-    for row in rows:
-        out.add_row(*row.values())
-    return out
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ import torch
 from audit_organism import edit
 from curation import sides
 from rich.console import Console
-from rich.table import Table
+from rich_tables import table
 
 import interp
 from interp import organism
@@ -156,14 +156,6 @@ def figures(compared: MethodComparison) -> dict[str, Any]:
     return {"rows": compared.rows(), "seconds": dict(compared.seconds), "matrix": compared.matrix.to_json()}
 
 
-def table(title: str, lines: list[dict[str, str]]) -> Table:
-    """Rows for the screen."""
-    drawn = Table(*lines[0], title=title)
-    for line in lines:
-        drawn.add_row(*line.values())
-    return drawn
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,7 +177,7 @@ def main() -> None:
     console = Console(width=170)
     tables = {name: part["rows"] for name, part in found.items() if isinstance(part, dict) and "rows" in part}
     for name, lines in tables.items():
-        console.print(table(f"{name}: score, and differences from it", lines))
+        console.print(table(lines, f"{name}: score, and differences from it"))
     console.print({name: part for name, part in found.items() if name not in tables})
 
 
