@@ -12,7 +12,7 @@ from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values
 from interp.core.errors import InterpError
 from interp.core.files import require_free
-from interp.features.options import ScanOptions
+from interp.features.scanning.options import ScanOptions
 
 Folder = Annotated[Path, typer.Argument(help="feature book, written by interp features scan")]
 

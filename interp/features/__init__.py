@@ -2,12 +2,7 @@
 
 In reading order:
 
-- `options`: the settings of a scan.
-- `token_chunk`: tokens with activations, from a store or a model.
-- `latent_statistics`: what is counted of every latent.
-- `ablation_effect`: what a latent's removal does to the loss.
-- `latent_rows`: the rows of a book.
-- `scanner`: `scan`, which makes a book.
+- `scanning`: `scan`, which makes a book, from chunks of tokens to the rows of each latent.
 - `book_card`: what a book is of.
 - `book`: `Book`, queried through DuckDB.
 - `agreement`: how far raters agree.

@@ -1,10 +1,10 @@
-from .ablation_effect import measure_ablation_effects as measure_ablation_effects
 from .book import Book as Book
 from .book_card import autoencoder_digest as autoencoder_digest
 from .labels import FeatureLabel as FeatureLabel
 from .labels import LabelFile as LabelFile
-from .latent_statistics import bin_edges as bin_edges
-from .options import ScanOptions as ScanOptions
-from .scanner import scan as scan
-from .token_chunk import model_chunks as model_chunks
-from .token_chunk import store_chunks as store_chunks
+from .scanning.ablation_effect import measure_ablation_effects as measure_ablation_effects
+from .scanning.latent_statistics import bin_edges as bin_edges
+from .scanning.options import ScanOptions as ScanOptions
+from .scanning.scanner import scan as scan
+from .scanning.token_chunk import model_chunks as model_chunks
+from .scanning.token_chunk import store_chunks as store_chunks

@@ -6,7 +6,7 @@ from interp.core.config import Config
 from interp.core.digests import weight_digests
 from interp.core.errors import InterpError, nearest
 from interp.core.files import sha256_json
-from interp.features.options import ScanOptions
+from interp.features.scanning.options import ScanOptions
 from interp.models.identity import ModelReference
 from interp.sae.coder import SparseAutoencoder
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from interp import InterpError
 from interp.features import bin_edges
-from interp.features.latent_statistics import LatentStatistics, sampling_score
-from interp.features.token_chunk import TokenChunk
+from interp.features.scanning.latent_statistics import LatentStatistics, sampling_score
+from interp.features.scanning.token_chunk import TokenChunk
 from interp.sae.code import Code
 
 BEFORE, AFTER = 3, 2

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from interp import InterpError, harvest
 from interp.features import model_chunks, store_chunks
-from interp.features.token_chunk import TokenChunk
+from interp.features.scanning.token_chunk import TokenChunk
 from interp.models import Site
 
 SITES = [Site("resid_post", 1)]

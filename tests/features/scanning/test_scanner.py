@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity
 
 from interp import InterpError, harvest
 from interp.activations import pack_rows
-from interp.features import ScanOptions, scan, scanner
+from interp.features import ScanOptions, scan
+from interp.features.scanning import scanner
 from interp.models.architectures.unembedding import logit_effect
 from interp.sae import feature_page
 

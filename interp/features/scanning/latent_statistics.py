@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.features._example_table import ExampleTable
-from interp.features.token_chunk import TokenChunk
+from interp.features.scanning._example_table import ExampleTable
+from interp.features.scanning.token_chunk import TokenChunk
 from interp.sae.code import Code
 
 BINS, WIDEST = 256, 12_288
@@ -53,8 +53,8 @@ class LatentStatistics:
         after: Tokens of context after it.
 
     Example:
-        >>> from interp.features.latent_statistics import LatentStatistics
-        >>> from interp.features.token_chunk import TokenChunk
+        >>> from interp.features.scanning.latent_statistics import LatentStatistics
+        >>> from interp.features.scanning.token_chunk import TokenChunk
         >>> from interp.sae.code import Code
         >>> counts, ids = LatentStatistics(4, top=1, sampled=1, before=1, after=1), torch.tensor([1, 5, 6])
         >>> chunk = TokenChunk(0, ids, torch.zeros(3).long(), torch.arange(3), {})

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.features.token_chunk import TokenChunk
+from interp.features.scanning.token_chunk import TokenChunk
 from interp.sae.code import Code
 
 

@@ -34,7 +34,6 @@ from interp.core.files import new_folder, read_tensors, require_free, sha256_jso
 from interp.core.progress import track
 from interp.data import corpora
 from interp.data.packing import Encoded, PackedRows, pack
-from interp.features.ablation_effect import measure_ablation_effects
 from interp.features.book import Book
 from interp.features.book_card import (
     CARD,
@@ -44,10 +43,11 @@ from interp.features.book_card import (
     BookCard,
     autoencoder_digest,
 )
-from interp.features.latent_rows import EXAMPLES, LATENTS, latent_rows
-from interp.features.latent_statistics import LatentStatistics
-from interp.features.options import ScanOptions
-from interp.features.token_chunk import TokenChunk, model_chunks, store_chunks
+from interp.features.scanning.ablation_effect import measure_ablation_effects
+from interp.features.scanning.latent_rows import EXAMPLES, LATENTS, latent_rows
+from interp.features.scanning.latent_statistics import LatentStatistics
+from interp.features.scanning.options import ScanOptions
+from interp.features.scanning.token_chunk import TokenChunk, model_chunks, store_chunks
 from interp.models.architectures.table import architecture
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel

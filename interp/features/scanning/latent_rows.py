@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.features.latent_statistics import LatentStatistics
+from interp.features.scanning.latent_statistics import LatentStatistics
 from interp.models.architectures.unembedding import logit_effect
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site

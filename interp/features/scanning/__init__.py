@@ -1,0 +1,11 @@
+"""One pass over a text for all latents of autoencoders; public names are at `interp.features`.
+
+In reading order:
+
+- `options`: the settings of a scan.
+- `token_chunk`: tokens with activations, from a store or a model.
+- `latent_statistics`: what is counted of every latent.
+- `ablation_effect`: what a latent's removal does to the loss.
+- `latent_rows`: the rows of a book.
+- `scanner`: `scan`, which makes a book.
+"""
