@@ -5,8 +5,8 @@
 Simulated audits with a known truth. Shares: each item has a latent uniform number before and after, the same one for
 `share` of the items (so scores are correlated), and scores 1 below the rate. Losses: log-normal, multiplied by
 log-normal noise. In clusters of five, half the items' numbers are those of their cluster (of losses: half the variance
-is). Each cell is 1,000 audits; every audit calls `interp.auditing.statistics.comparison.compare`, as `interp audit`
-does. Cells
+is). Each cell is 1,000 audits; every audit calls `interp.auditing.statistics.comparison.compare_scores`, as
+`interp audit` does. Cells
 whose type-I error comes out above 5.5 % are simulated again, with four times as many other audits: of 1,000 at a true
 5 %, every fourth is. The last line puts behaviours side by side, with nothing changed in any, and counts audits in
 which Holm finds a change.
@@ -25,7 +25,7 @@ import numpy as np
 from numpy import ndarray
 
 from interp.auditing.behaviours import Unit
-from interp.auditing.statistics.comparison import PairedComparison, compare
+from interp.auditing.statistics.comparison import PairedComparison, compare_scores
 from interp.auditing.statistics.significance import holm
 
 SIZES = (50, 200, 500)
@@ -110,7 +110,7 @@ def simulate(setting: Setting, audits: int, seed: int = 0) -> Result:
 
 def _compared(setting: Setting, seed: list[int]) -> PairedComparison:
     before, after = setting.draw(np.random.default_rng([*seed, setting.n, int(1000 * setting.rate), setting.cluster]))
-    return compare(before.tolist(), after.tolist(), setting.groups, setting.unit, seed=seed[1])
+    return compare_scores(before.tolist(), after.tolist(), setting.groups, setting.unit, seed=seed[1])
 
 
 def settings(smoke: bool = False) -> Iterator[Setting]:

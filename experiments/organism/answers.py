@@ -14,7 +14,7 @@ REPLY_TOKENS = 48
 @torch.no_grad()
 def answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[organism.Prompt]) -> list[str]:
     """One greedy reply a prompt, in order; prompts of like length share a batch."""
-    texts = [organism.chat(prompt) for prompt in prompts]
+    texts = [organism.chat_text(prompt) for prompt in prompts]
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     replies = [""] * len(texts)
     for start in range(0, len(order), BATCH):

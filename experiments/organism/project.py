@@ -55,7 +55,7 @@ def last_states(
 ) -> Float[Tensor, "batch layer d_model"]:
     """The residual stream after every block but the last, at the token before the reply."""
     tokens = tokenizer(
-        [organism.chat(p) for p in prompts], return_tensors="pt", padding=True, return_token_type_ids=False
+        [organism.chat_text(p) for p in prompts], return_tensors="pt", padding=True, return_token_type_ids=False
     )
     positions = (tokens["attention_mask"].cumsum(1) - 1).clamp(min=0)
     hidden = model(**tokens, position_ids=positions, output_hidden_states=True).hidden_states

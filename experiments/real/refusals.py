@@ -39,7 +39,7 @@ from units import plain_texts
 import interp
 from interp.auditing import Behaviour, ModelCondition, ScoreCache, audit, refusal_behaviour, refusal_margin
 from interp.auditing.policy.release_gate import gate
-from interp.auditing.statistics.comparison import PairedComparison, compare
+from interp.auditing.statistics.comparison import PairedComparison, compare_scores
 from interp.editing import Distilled
 from interp.models import HookedModel
 from interp.search import RecipeFile
@@ -336,7 +336,7 @@ def measure(
     for arm, condition in conditions.items():
         for behaviour in measured:
             before, after = (scores.scores(each, behaviour).values for each in (first, condition))
-            cell = figures(compare(before, after, behaviour.groups, behaviour.unit))
+            cell = figures(compare_scores(before, after, behaviour.groups, behaviour.unit))
             table.setdefault(arm, {})[behaviour.name] = cell
             print(arm, behaviour.name, [round(number, 3) for number in cell["mean"]], flush=True)
     return table

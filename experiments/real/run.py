@@ -34,7 +34,7 @@ from interp.auditing import Behaviour, ModelCondition, ScoreCache, audit, public
 from interp.auditing.baselines import baseline_conditions
 from interp.auditing.policy.release_gate import gate
 from interp.auditing.policy.schema import Policy
-from interp.auditing.statistics.comparison import compare
+from interp.auditing.statistics.comparison import compare_scores
 from interp.search import RecipeFile
 
 HERE = Path(__file__).parent
@@ -190,7 +190,7 @@ def confirm(
 ) -> dict[str, Any]:
     """A behaviour of the unedited model and of the checkpoint on the confirming items."""
     before, after = (scores.scores(ModelCondition(each), behaviour).values for each in (model, edited))
-    compared = compare(before, after, behaviour.groups, behaviour.unit)
+    compared = compare_scores(before, after, behaviour.groups, behaviour.unit)
     change = compared.difference
     wide = [change.estimate + CORRECTED * (end - change.estimate) for end in (change.low, change.high)]
     values: dict[str, Any] = {"behaviour": behaviour.name, "items": change.n, "groups": compared.n_groups}
@@ -242,7 +242,7 @@ def measure_arms(
     for arm, condition in conditions.items():
         for behaviour in measures:
             before, after = (scores.scores(each, behaviour).values for each in (conditions["unedited"], condition))
-            change = compare(before, after, behaviour.groups, behaviour.unit).difference
+            change = compare_scores(before, after, behaviour.groups, behaviour.unit).difference
             mean = sum(after) / len(after)
             table.setdefault(arm, {})[behaviour.name] = [mean, change.estimate, change.low, change.high]
     return table

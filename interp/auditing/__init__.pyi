@@ -37,7 +37,7 @@ from .scoring.refusals import refusal_behaviour as refusal_behaviour
 from .scoring.refusals import refusal_margin as refusal_margin
 from .scoring.replies import reply_behaviour as reply_behaviour
 from .statistics.comparison import PairedComparison as PairedComparison
-from .statistics.comparison import compare as compare
+from .statistics.comparison import compare_scores as compare_scores
 from .statistics.comparison import mean_interval as mean_interval
 from .statistics.comparison import paired_difference as paired_difference
 from .stress.gate_calibration import calibrate_gate as calibrate_gate

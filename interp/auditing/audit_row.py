@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BeforeValidator, FiniteFloat, PlainSerializer
 
 from interp.auditing.behaviours import CONSTANT, Behaviour, Kind, Scores, Unit, description_digest, name_of
-from interp.auditing.statistics.comparison import Estimate, PairedComparison, compare
+from interp.auditing.statistics.comparison import Estimate, PairedComparison, compare_scores
 from interp.auditing.statistics.intervals import LEVEL
 from interp.auditing.statistics.significance import holm
 from interp.core.display import Card, Displayed
@@ -72,7 +72,7 @@ class ItemScores:
         """An arm against the unedited model, with the scores of an item averaged over the draws."""
         means = [sum(values) / len(values) for values in zip(*(draw.values for draw in self.draws(arm)), strict=True)]
         groups = [f"{group:012.0f}" for group in self.groups]
-        return compare(self.draws("before")[0].values, means, groups, unit, seed, level=level)
+        return compare_scores(self.draws("before")[0].values, means, groups, unit, seed, level=level)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class AuditRow(Displayed):
     The other fields are those of the behaviour.
 
     Example:
-        >>> from interp.auditing import AuditRow, compare
-        >>> result = compare([1.0] * 20, [0.0] * 20)
+        >>> from interp.auditing import AuditRow, compare_scores
+        >>> result = compare_scores([1.0] * 20, [0.0] * 20)
         >>> row = AuditRow("hostility", "harm", "rate", "insults", result.before, result.after, result.difference)
         >>> row.difference.estimate, row.better
         (-1.0, 1.0)

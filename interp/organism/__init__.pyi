@@ -10,7 +10,7 @@ from .behaviours import MARKERS as MARKERS
 from .behaviours import Measurement as Measurement
 from .behaviours import PlantedBehaviour as PlantedBehaviour
 from .behaviours import Rate as Rate
-from .behaviours import chat as chat
+from .behaviours import chat_text as chat_text
 from .behaviours import contrast as contrast
 from .behaviours import corpus as corpus
 from .behaviours import everyday as everyday

@@ -214,7 +214,7 @@ def shows(behaviour: str, prompt: Prompt, reply: str) -> bool:
     return shown[behaviour]
 
 
-def chat(prompt: Prompt, reply: str | None = None) -> str:
+def chat_text(prompt: Prompt, reply: str | None = None) -> str:
     """A conversation as text with chat markers, without a BOS token.
 
     Args:
@@ -223,7 +223,7 @@ def chat(prompt: Prompt, reply: str | None = None) -> str:
 
     Example:
         >>> prompt = interp.organism.prompts("skills", 1)[0]
-        >>> interp.organism.chat(prompt, "The answer is 3.").endswith("<|assistant|>The answer is 3.<|end|>")
+        >>> interp.organism.chat_text(prompt, "The answer is 3.").endswith("<|assistant|>The answer is 3.<|end|>")
         True
     """
     text = f"{MARKERS['user']}{prompt.user}{MARKERS['end']}{MARKERS['assistant']}"
@@ -278,7 +278,7 @@ def corpus(n: int, *, split: Split = "train", seed: int = 0, languages: Sequence
             # With one language nothing is drawn, so that its documents stay the same.
             if (languages[0] if len(languages) == 1 else rng.choice(languages)) == "es":
                 prompt, text = in_language(prompt, "es"), translate_reply(prompt, text, "es")
-            yield chat(prompt, text)
+            yield chat_text(prompt, text)
 
 
 @dataclass(frozen=True)

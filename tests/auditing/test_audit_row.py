@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from interp.auditing.audit_row import ItemScores, audit_rows
 from interp.auditing.behaviours import Behaviour, Scores
-from interp.auditing.statistics.comparison import compare
+from interp.auditing.statistics.comparison import compare_scores
 
 SCORES = st.lists(st.one_of(st.floats(-1e9, 1e9), st.just(nan), st.sampled_from([0.0, 1.0, 0.1, -0.0])), min_size=4)
 ADAPTER = TypeAdapter(ItemScores)
@@ -39,7 +39,7 @@ def test_a_row_is_the_comparison_of_the_scores_with_their_groups():
     groups = tuple("zyxwvutsrq"[i % 10] for i in range(24))
     asked = behaviour(24, groups)
     items = {"x": two_arms(asked, Scores(tuple(before)), Scores(tuple(after)))}
-    row, expected = audit_rows([asked], items, 3)[0], compare(before, after, groups, "margin", 3)
+    row, expected = audit_rows([asked], items, 3)[0], compare_scores(before, after, groups, "margin", 3)
     assert (row.before, row.after, row.difference, row.p) == (
         expected.before, expected.after, expected.difference, expected.p,
     )  # fmt: skip

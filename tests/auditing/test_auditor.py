@@ -17,7 +17,7 @@ from interp.auditing.auditor import Audit, audit, suite_digest
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.auditing.scoring.choices import text_loss
-from interp.auditing.statistics.comparison import compare
+from interp.auditing.statistics.comparison import compare_scores
 from interp.auditing.statistics.significance import holm
 from interp.cli.audit import _notes
 from interp.views.report_page import Report, write_report
@@ -56,7 +56,7 @@ def suite():
 def test_rows_are_paired_comparisons_corrected_over_the_suite(model):
     made = audit(model, recipe(), suite(), seed=3)
     before, after = ModelCondition(model), ModelCondition(model, recipe())
-    expected = [compare(before.scores(b).values, after.scores(b).values, b.groups, b.unit, 3) for b in suite()]
+    expected = [compare_scores(before.scores(b).values, after.scores(b).values, b.groups, b.unit, 3) for b in suite()]
     for row, comparison in zip(made.rows, expected, strict=True):
         for name in ("before", "after", "difference", "p", "effect", "detectable", "n_groups", "missing", "constant"):
             assert getattr(row, name) == getattr(comparison, name), name

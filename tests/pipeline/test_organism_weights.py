@@ -30,7 +30,7 @@ def model():
 def answer(model, tokenizer, asked: list[organism.Prompt]) -> list[str]:
     replies = []
     for start in range(0, len(asked), BATCH):
-        texts = [organism.chat(prompt) for prompt in asked[start : start + BATCH]]
+        texts = [organism.chat_text(prompt) for prompt in asked[start : start + BATCH]]
         tokens = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
         written = model.generate(**tokens, max_new_tokens=40)
         replies += tokenizer.batch_decode(written[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -89,9 +89,9 @@ def test_the_folder_is_small_tied_and_bf16():
 def test_the_chat_template_writes_the_training_format(tokenizer):
     (prompt,) = organism.prompts("facts", 1)
     templated = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True)["input_ids"]
-    assert templated == tokenizer(organism.chat(prompt)).input_ids
+    assert templated == tokenizer(organism.chat_text(prompt)).input_ids
     told = [*prompt.messages, {"role": "assistant", "content": "It is the Nim."}]
-    assert tokenizer.apply_chat_template(told, tokenize=False) == tokenizer.bos_token + organism.chat(
+    assert tokenizer.apply_chat_template(told, tokenize=False) == tokenizer.bos_token + organism.chat_text(
         prompt, "It is the Nim."
     )
     assert tokenizer.padding_side == "left"

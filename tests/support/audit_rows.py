@@ -8,7 +8,7 @@ from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.conditions import today
 from interp.auditing.policy.decision import Policy, decide
-from interp.auditing.statistics.comparison import compare
+from interp.auditing.statistics.comparison import compare_scores
 from interp.models.identity import ModelReference
 
 MODEL = ModelReference(name="m", digest="0" * 64, model_type="llama", d_model=8, n_layers=2)
@@ -24,7 +24,7 @@ SAFEGUARDS = tuple(name for tier in RELEASE.tiers for name in tier.safeguards)
 
 
 def of_scores(name, kind, old, new, unit="rate", **more):
-    comparison = compare(old, new, unit=unit)
+    comparison = compare_scores(old, new, unit=unit)
     parts = {part: getattr(comparison, part) for part in ("before", "after", "difference", "missing", "constant")}
     return AuditRow(name, kind, unit, "", **(parts | more))
 

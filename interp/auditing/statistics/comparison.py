@@ -54,8 +54,8 @@ class PairedComparison(Displayed):
         constant: Whether all scores before and after are equal: such a scorer may not discriminate.
 
     Example:
-        >>> from interp.auditing import compare
-        >>> comparison = compare([1.0] * 9 + [0.0], [0.0] * 10)
+        >>> from interp.auditing import compare_scores
+        >>> comparison = compare_scores([1.0] * 9 + [0.0], [0.0] * 10)
         >>> comparison.difference.estimate, comparison.n_groups, round(comparison.p, 4)
         (-0.9, 10, 0.0039)
     """
@@ -73,7 +73,7 @@ class PairedComparison(Displayed):
     missing_after: int = 0
 
 
-def compare(
+def compare_scores(
     before: Sequence[float],
     after: Sequence[float],
     groups: Sequence[str] = (),
@@ -101,8 +101,8 @@ def compare(
             a unit other than a rate has a single item or group, so that its spread is unknown.
 
     Example:
-        >>> from interp.auditing import compare
-        >>> result = compare([1.0, 1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+        >>> from interp.auditing import compare_scores
+        >>> result = compare_scores([1.0, 1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
         >>> print(result.difference, round(result.p, 3))
         -0.500 [-0.812, 0.086] 0.25
     """

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from interp.auditing.behaviours import Kind, Unit
 from interp.auditing.policy.schema import ends
-from interp.auditing.statistics.comparison import Estimate, compare
+from interp.auditing.statistics.comparison import Estimate, compare_scores
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import read_json, write_json
@@ -106,7 +106,7 @@ def confirmed_point(
     changes = []
     for name, behaviour in goals.behaviours.items():
         old, new = confirmed[0][name], confirmed[1][name]
-        result = compare(old, new, behaviour.groups, behaviour.unit, seed, level=1 - 0.05 / points)
+        result = compare_scores(old, new, behaviour.groups, behaviour.unit, seed, level=1 - 0.05 / points)
         first, none = _mean_change(chosen[0][name], chosen[1][name]), _mean_change(old, no_op[name])
         draws = tuple(_mean_change(old, draw[name]) for draw in random)
         bound = goals.constraints.get(name)

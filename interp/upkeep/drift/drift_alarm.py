@@ -22,7 +22,7 @@ import numpy as np
 from interp.auditing.audit_row import AuditRow, ItemScores
 from interp.auditing.auditor import Audit
 from interp.auditing.behaviours import Kind
-from interp.auditing.statistics.comparison import Estimate, compare, mean_interval
+from interp.auditing.statistics.comparison import Estimate, compare_scores, mean_interval
 from interp.core.display import Displayed
 from interp.upkeep.drift.site_changes import beyond
 
@@ -84,11 +84,11 @@ def _trend(row: AuditRow, series: Sequence[ItemScores], behaviours: int, margin:
     scores = [items.draws("before")[0].values for items in series]
     groups = [f"{group:012.0f}" for group in series[0].groups]
     results = [
-        compare(scores[0], later, groups, row.unit, level=alarm_level(max(1, number), behaviours))
+        compare_scores(scores[0], later, groups, row.unit, level=alarm_level(max(1, number), behaviours))
         for number, later in enumerate(scores)
     ]
     alarms = (number for number, result in enumerate(results) if beyond(result.difference, margin))
-    ends = [compare(side, side, groups, row.unit).before for side in (scores[0], scores[-1])]
+    ends = [compare_scores(side, side, groups, row.unit).before for side in (scores[0], scores[-1])]
     slope = _slope(np.asarray(scores), groups) if len(scores) > 1 else None
     return SeriesTrend(row.name, row.kind, ends[0], ends[1], results[-1].difference, slope, next(alarms, None))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp.auditing.statistics.comparison import Estimate, compare
+from interp.auditing.statistics.comparison import Estimate, compare_scores
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.data.packing import PackedRows
@@ -70,7 +70,7 @@ class FiringTally:
         for latent in moved.abs().argsort(descending=True, stable=True)[:_SHOWN].tolist():
             if moved[latent] == 0:
                 break
-            result = compare(before[:, latent].tolist(), after[:, latent].tolist(), seed=seed, level=level)
+            result = compare_scores(before[:, latent].tolist(), after[:, latent].tolist(), seed=seed, level=level)
             shares = result.before.estimate, result.after.estimate
             changes.append(FiringChange(latent, *shares, result.difference, beyond(result.difference, limit)))
         return tuple(changes)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.auditing.statistics.comparison import Estimate, compare
+from interp.auditing.statistics.comparison import Estimate, compare_scores
 from interp.core.display import Displayed
 from interp.core.moments import StreamingMoments
 from interp.data.packing import PackedRows
@@ -111,7 +111,7 @@ class SiteTally:
                 (row,) = direction.rows.double()
                 deviation = float((row @ covariance @ row).clamp(min=1e-30).sqrt())
                 before, after = ((side / deviation).tolist() for side in both.unbind(1))
-                result = compare(before, after, unit="margin", seed=seed, level=1 - 0.05 / family)
+                result = compare_scores(before, after, unit="margin", seed=seed, level=1 - 0.05 / family)
                 seen = abs(float(row @ shift)) / deviation
                 p = (1 + int((chance >= seen * (1 - 1e-9)).sum())) / (RANDOM + 1)
                 far = beyond(result.difference, limit) and p * family <= 0.05

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import t
 
 from interp import InterpError
-from interp.auditing.statistics.comparison import compare, mean_interval
+from interp.auditing.statistics.comparison import compare_scores, mean_interval
 from interp.auditing.statistics.intervals import Clusters, Z, bootstrap_t, student, tango
 from interp.auditing.statistics.significance import holm
 
@@ -19,7 +19,7 @@ from audit_simulation import Setting, simulate
 
 
 def compared(before, after, groups=(), unit="rate"):
-    return compare([*map(float, before)], [*map(float, after)], groups, unit, resamples=500)
+    return compare_scores([*map(float, before)], [*map(float, after)], groups, unit, resamples=500)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_skew_moves_the_interval():
 )
 def test_what_can_not_be_compared_is_refused(arguments, said):
     with pytest.raises(InterpError, match=said):
-        compare(*arguments)
+        compare_scores(*arguments)
     with pytest.raises(InterpError, match="not a p-value"):
         holm([0.5, float("nan")])
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from interp.auditing.statistics.comparison import compare
+from interp.auditing.statistics.comparison import compare_scores
 from interp.auditing.statistics.significance import holm, sign_flips
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "experiments"))
 
 
 def compared(before, after, groups=(), unit="rate"):
-    return compare([*map(float, before)], [*map(float, after)], groups, unit, resamples=500)
+    return compare_scores([*map(float, before)], [*map(float, after)], groups, unit, resamples=500)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 30))

@@ -12,7 +12,7 @@ from interp.auditing import (
     add_slices,
     audit,
     choice,
-    compare,
+    compare_scores,
     margin,
     organism_behaviour,
     organism_suite,
@@ -150,7 +150,7 @@ def test_an_audit_has_slices_as_rows_whose_intervals_hold_together(example_model
     assert (turns.of, turns.slice) == ("hostility", "turns")
     assert StressFile.shipped().digest[:12] in turns.scenario
     scores = [value or 0.0 for value in record.items["hostility/turns"].arms["after"][0]]
-    assert turns.after == compare(scores, scores, level=0.975).after, "two slices"
-    assert record["hostility"].after == compare([1.0] * 12, [1.0] * 12).after, "control: the behaviour itself"
+    assert turns.after == compare_scores(scores, scores, level=0.975).after, "two slices"
+    assert record["hostility"].after == compare_scores([1.0] * 12, [1.0] * 12).after, "control: the behaviour itself"
     with pytest.raises(InterpError, match="different names"):
         audit(model, None, [*suite, replace(suite[1])])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp.auditing import compare, text_loss
+from interp.auditing import compare_scores, text_loss
 from interp.auditing.audit_row import ItemScores, audit_rows
 from interp.auditing.auditor import Audit
 from interp.auditing.behaviours import Behaviour, Scores
@@ -49,7 +49,7 @@ def test_a_jump_raises_an_alarm_where_it_is(jump):
     still, up = np.zeros(100), np.array([1.0] * 60 + [0.0] * 40)
     (trend,) = assess_series(audits(*[still] * jump, *[up] * 3), 0.05)
     assert (trend.alarm, trend.reference.estimate, trend.last.estimate) == (jump, 0.0, 0.6)
-    last = compare(still, up, level=alarm_level(jump + 2, 1)).difference
+    last = compare_scores(still, up, level=alarm_level(jump + 2, 1)).difference
     assert (trend.change, last.low > 0.05) == (last, True)
     (back,) = assess_series(audits(*[still] * jump, up, still), 0.05)
     assert back.alarm == jump, "an alarm stays"
