@@ -150,6 +150,7 @@ SAE_VERBS: dict[str, Command] = {
 FEATURES_VERBS: dict[str, Command] = {
     "scan": sae.scan_command,
     "label": sae.label_command,
+    "search": sae.search_command,
 }
 RECIPE_VERBS: dict[str, Command] = {"build": recipe.build_command, "show": recipe.show_recipe}
 LENS_VERBS: dict[str, Command] = {"read": attribution.lens_command, "fit": attribution.fit_command}

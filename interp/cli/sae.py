@@ -1,5 +1,6 @@
 """The verbs `interp harvest`, `interp sae`, autoencoders, and `interp features`, books of what latents mean."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,6 +190,19 @@ class LabelInputs(Config):
     save: Path | None = Field(None, description="new JSONL file for the labels that count")
 
 
+class SearchInputs(Config):
+    """What to search for; a latent meets all that is given."""
+
+    text: str | None = Field(None, description="part of the text of an example, in any case")
+    label: str | None = Field(None, description="part of a rater's label, in any case")
+    token: str | None = Field(None, description="token that the latent promotes or suppresses")
+    fires: str | None = Field(None, description="sentence that the model reads now: what fires on it, token by token")
+    direction: Path | None = Field(None, description="folder of a saved direction: by cosine with a latent's rows")
+    model: str | None = Field(None, description="the model of the book, for --fires")
+    sae: str | None = Field(None, description="autoencoder's name in the book, or its folder where that has moved")
+    count: int = Field(20, ge=1, description="most latents to show")
+
+
 def scan_command(
     saes: Annotated[list[Path], typer.Argument(help="folders of autoencoders")],
     source: Annotated[str, typer.Argument(help="store written by interp harvest, or a model (with --text)")],
@@ -257,6 +271,28 @@ def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -
     alpha = labels.agreement()
     agreement = "" if alpha != alpha else f", agreement of raters (Krippendorff's alpha) {alpha:.2f}"
     print_table(as_json, shown, f"{plural(len(shown), 'label')} in {folder}{agreement}")
+
+
+def search_command(folder: Folder, options: SearchInputs, device: Device = None, as_json: Json = False) -> None:
+    """Search a book: by text, label, token, what fires on a sentence, or the cosine with a direction."""
+    from interp.directions.direction import Direction
+    from interp.features import Book
+    from interp.models.loading import load
+
+    book, criteria = Book.open(folder), options.model_dump(exclude={"direction", "model"})
+    direction = Direction.load(options.direction) if options.direction else None
+    model = load(options.model, device=device) if options.model else None
+    found = book.search(**criteria, direction=direction, model=model)
+    rows = [asdict(match) for match in found.matches]
+    if as_json:
+        print_values(True, {"total": found.total, "matches": rows, "firings": found.firings})
+        return
+    print_table(False, rows, f"{plural(found.total, 'latent')} in {folder}", narrow=True)
+    fired = [
+        {"token": repr(word), "latents": ", ".join(f"{latent} ({x:.2f})" for _, latent, x in here[:5]) or "–"}
+        for word, here in found.firings
+    ]
+    print_table(False, fired, "Token by token, the five strongest") if fired else None
 
 
 def _description(sae: Any, out: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ In reading order:
 - `scanning`: `scan`, which makes a book, from chunks of tokens to the rows of each latent.
 - `book_card`: what a book is of.
 - `book`: `Book`, queried through DuckDB.
+- `latent_search`: which latents have a text, a label or a token, fire on a sentence, or are like a direction.
 - `agreement`: how far raters agree.
 - `labels`: what people and machines say that latents mean.
 """

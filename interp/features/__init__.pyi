@@ -2,6 +2,7 @@ from .book import Book as Book
 from .book_card import autoencoder_digest as autoencoder_digest
 from .labels import FeatureLabel as FeatureLabel
 from .labels import LabelFile as LabelFile
+from .latent_search import FoundLatents as FoundLatents
 from .scanning.ablation_effect import measure_ablation_effects as measure_ablation_effects
 from .scanning.latent_statistics import bin_edges as bin_edges
 from .scanning.options import ScanOptions as ScanOptions

@@ -16,6 +16,7 @@ from interp.core.errors import InterpError, first_line
 from interp.core.files import read_json
 from interp.features.book_card import CARD, EXAMPLES_FILE, LABELS_FILE, LATENTS_FILE, BookCard
 from interp.features.labels import LabelFile
+from interp.features.latent_search import search
 from interp.features.scanning.latent_statistics import bin_edges
 from interp.models.sites import Site
 from interp.sae.feature import Feature, Snippet
@@ -129,6 +130,8 @@ class Book(Displayed):
             nearest=tuple((near["latent"], near["share"]) for near in row["nearest_decoder"]),
             label="; ".join(dict.fromkeys(label.text for label in labels)),
         )
+
+    search = search
 
     @property
     def labels(self) -> LabelFile:

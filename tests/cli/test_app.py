@@ -102,6 +102,10 @@ def test_options_are_frozen():
         "features label": [
             "--json", "--label", "--latents", "--load", "--note", "--rater", "--sae", "--save", "--verdict", "folder",
         ],
+        "features search": [
+            "--count", "--device", "--direction", "--fires", "--json", "--label", "--model", "--sae", "--text",
+            "--token", "folder",
+        ],
         "sae convert": ["--accept", "--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "recipe build": ["--device", "--json", "--model", "--out", "file", "overrides"],
         "recipe show": ["--json", "folder"],

@@ -53,6 +53,34 @@ def test_scan_then_label(run, book, tmp_path):
         assert (code, error.count("\n"), message in error) == (2, 1, True), error
 
 
+def test_search(run, book, sae, tmp_path):
+    assert run("features", "label", book, "--latents", 3, "--label", "towns", "--rater", "ana")[0] == 0
+    code, said, _ = run("features", "search", book, "--label", "TOWN", "--json")
+    assert (code, [x["latent"] for x in json.loads(said)["matches"]]) == (0, [3])
+    code, said, _ = run("features", "search", book, "--fires", "The baker sold bread.", "--model", "organism")
+    assert (code, "fires on" in said, "Token by token" in said, "' baker'" in said) == (0, True, True, True)
+    rows = interp.SparseAutoencoder.load(sae, interp.load("organism")).W_dec
+    interp.Direction.of(rows[7], "resid_post.3", interp.load("organism")).save(tmp_path / "direction")
+    code, said, _ = run("features", "search", book, "--direction", tmp_path / "direction", "--count", 2, "--json")
+    found = json.loads(said)
+    assert (code, found["total"], found["matches"][0]["latent"]) == (0, 24, 7)
+    moved = sae.rename(tmp_path / "moved")
+    words = ["search", book, "--direction", tmp_path / "direction"]
+    code, _, error = run("features", *words)
+    assert (code, error.count("\n"), "not at" in error) == (2, 1, True), error
+    assert run("features", *words, "--sae", moved, "--json")[0] == 0
+    moved.rename(sae)
+    for words, message in [
+        ([], "expected one or more of text, label"),
+        (["--label", "twons"], "did you mean towns"),
+        (["--fires", "The baker"], "--model"),
+        (["--text", "bread", "--sae", "l4"], "autoencoder 'l4' is not in the book; known: l3"),
+        (["--direction", tmp_path], "no saved direction in it"),
+    ]:
+        code, _, error = run("features", "search", book, *words)
+        assert (code, error.count("\n"), message in error) == (2, 1, True), error
+
+
 def test_a_store_as_the_source(run, sae, tmp_path):
     words = ["--text", "organism", "--sites", "resid_post.3", "--tokens", 1500]
     assert run("harvest", "organism", *words, "--out", tmp_path / "store")[0] == 0

@@ -45,8 +45,9 @@ from interp.directions.findings import Failure
 from interp.editing import AffineFit, Distilled, ExportEstimate, Fidelity, Plan
 from interp.editing.approximate.low_rank_factors import Distillation
 from interp.editing.fold import PlannedEdit
-from interp.features import Book, ScanOptions
+from interp.features import Book, FoundLatents, ScanOptions
 from interp.features.book_card import BookAutoencoder, BookCard
+from interp.features.latent_search import LatentMatch
 from interp.models import Continuations, HookedModel, ModelReference, Site
 from interp.sae import TrainedSae
 from interp.sae.training.state import ProgressPoint
@@ -114,6 +115,9 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
         model=model.reference, autoencoders=known, source=EVIL, tokens=n, options=ScanOptions(), versions={}
     )
     yield Book(folder / "a<b>&c", card)
+    match = LatentMatch(EVIL, 5, 1.0, EVIL, EVIL)
+    yield match
+    yield FoundLatents({"text": EVIL}, (match,) * n, n, ((EVIL, ((EVIL, 5, 1.0),) * 3),) * n)
     feature = sample.feature()
     yield replace(feature, promoted=((EVIL, 1.0),) * n, nearest=((5, 0.5),) * n)
     yield sample.quality()
