@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from chat_server import Server
+
     from interp.models.hooked import HookedModel
 
 # The same examples each time, and no deadline: how fast an example runs says more about the machine than about the
@@ -58,3 +60,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(end.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Server]":
+    """A server of chat completions that says what its `says` lists."""
+    import chat_server
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with chat_server.serving() as server:
+        yield server

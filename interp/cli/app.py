@@ -150,6 +150,7 @@ SAE_VERBS: dict[str, Command] = {
 FEATURES_VERBS: dict[str, Command] = {
     "scan": sae.scan_command,
     "label": sae.label_command,
+    "describe": sae.describe_command,
     "search": sae.search_command,
 }
 RECIPE_VERBS: dict[str, Command] = {"build": recipe.build_command, "show": recipe.show_recipe}

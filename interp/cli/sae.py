@@ -10,9 +10,10 @@ from pydantic import Field
 from interp.activations.config import HarvestConfig
 from interp.cli._options import ChatOptions, Device, Json, Model, Without, repeated
 from interp.core.config import Config
-from interp.core.display import plural, print_table, print_values
-from interp.core.errors import InterpError
+from interp.core.display import brief, plural, print_table, print_values
+from interp.core.errors import InterpError, note
 from interp.core.files import require_free
+from interp.features.descriptions.options import DescribeOptions
 from interp.features.scanning.options import ScanOptions
 
 Folder = Annotated[Path, typer.Argument(help="feature book, written by interp features scan")]
@@ -293,6 +294,60 @@ def search_command(folder: Folder, options: SearchInputs, device: Device = None,
         for word, here in found.firings
     ]
     print_table(False, fired, "Token by token, the five strongest") if fired else None
+
+
+class DescribeInputs(Config):
+    """Which machine describes which latents, and what it costs."""
+
+    endpoint: str | None = Field(None, description="base URL that speaks OpenAI's chat completions")
+    model: str = Field(description="model at the endpoint; without an endpoint, a local model that is loaded")
+    key_variable: str = Field("", description="environment variable that holds the endpoint's key, which is not stored")
+    sae: str | None = Field(None, description="the autoencoder's name in the book; needed where there are several")
+    latents: tuple[int, ...] = repeated("latent to describe [default: all that fire]")
+    dry_run: bool = Field(False, description="tell the number of requests and tokens; ask nothing")
+    price_in: float | None = Field(None, ge=0, description="price of a million tokens of questions, for --dry-run")
+    price_out: float | None = Field(None, ge=0, description="price of a million tokens of replies [default: the same]")
+    timeout: float = Field(60.0, gt=0, le=3600, description="seconds per request, in total")
+    retries: int = Field(3, ge=0, le=20, description="attempts after the first, with a pause that doubles")
+    settings: DescribeOptions = DescribeOptions()
+
+
+def describe_command(folder: Folder, options: DescribeInputs, device: Device = None, as_json: Json = False) -> None:
+    """Let a machine describe latents of a book, and test what it says on held-out examples."""
+    from interp.data import ChatEndpoint
+    from interp.features import Book, describe, estimate_cost
+    from interp.models.loading import load
+
+    book = Book.open(folder)
+    if options.endpoint is None and options.key_variable:
+        raise InterpError("--key-variable goes with --endpoint; a local model needs no key")
+    machine = (
+        load(options.model, device=device)
+        if options.endpoint is None
+        else ChatEndpoint(options.endpoint, options.model, options.key_variable, options.timeout, options.retries)
+    )
+    what: dict[str, Any] = {"sae": options.sae, "latents": options.latents or None}
+    if options.dry_run:
+        cost = estimate_cost(book, machine, options.settings, **what)
+        price = {} if options.price_in is None else {"price": cost.money(options.price_in, options.price_out)}
+        print_values(as_json, asdict(cost) | price)
+        return
+    result = describe(book, machine, options.settings, **what)
+    if result.few:
+        note(f"too few examples, or no silent texts, for {plural(len(result.few), 'latent')}: {brief(result.few)}")
+    if as_json:
+        labels = [x.model_dump(include={"sae", "latent", "text"}) | {"scores": x.scores} for x in result.descriptions]
+        left = {"few": list(result.few), "undescribed": list(result.undescribed)}
+        print_values(True, {"descriptions": labels, "tests": result.rows()} | left)
+        return
+    tests = {test: None for x in result.descriptions for test in x.answers}
+    shown = [
+        {"latent": x.latent, "description": x.text} | tests | {test: score[0] for test, score in x.scores.items()}
+        for x in result.descriptions
+    ]
+    print_table(False, shown, f"{plural(len(shown), 'latent')} described by {options.model}")
+    rows = [{"test": test, "accuracy": text, "shuffled descriptions": other} for test, text, other in result.tests]
+    print_table(False, rows, "Balanced accuracy on held-out texts")
 
 
 def _description(sae: Any, out: Path) -> dict[str, Any]:

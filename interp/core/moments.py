@@ -1,6 +1,7 @@
-"""Streaming moments: count, mean and squared deviations of rows that arrive in batches."""
+"""Streaming moments: count, mean and squared deviations of rows that arrive in batches. And the interval of a share."""
 
 from dataclasses import dataclass, field
+from math import sqrt
 
 import torch
 from jaxtyping import Float
@@ -55,3 +56,14 @@ class StreamingMoments:
     def variance(self) -> Float[Tensor, "*d_model"]:
         """Unbiased variance per coordinate, or the covariance matrix if `joint`."""
         return self.squares / (self.count - 1)
+
+
+def wilson(share: float, n: float, z: float) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927), of `n` items and at `z` standard deviations.
+
+    >>> wilson(1.0, 10.0, 1.96)
+    (0.7224598..., 1.0)
+    """
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * sqrt(max(0.0, share * (1 - share)) / n + z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,5 +1,6 @@
 from ._pairs import Turn as Turn
 from ._pairs import TurnPair as TurnPair
+from .chat_endpoint import ChatEndpoint as ChatEndpoint
 from .contrast import Contrast as Contrast
 from .conversations import render_conversation as render_conversation
 from .corpora import documents as documents

@@ -6,8 +6,10 @@ In reading order:
 - `book_card`: what a book is of.
 - `book`: `Book`, queried through DuckDB.
 - `latent_search`: which latents have a text, a label or a token, fire on a sentence, or are like a direction.
+- `line_file`: append-only files of lines.
 - `agreement`: how far raters agree.
 - `labels`: what people and machines say that latents mean.
+- `descriptions`: `describe`, which asks a machine, and tests what it says.
 """
 
 from interp.core.lazy import lazy_exports

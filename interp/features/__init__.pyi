@@ -1,5 +1,12 @@
 from .book import Book as Book
 from .book_card import autoencoder_digest as autoencoder_digest
+from .descriptions.accuracy import BalancedAccuracy as BalancedAccuracy
+from .descriptions.describer import describe as describe
+from .descriptions.describer import estimate_cost as estimate_cost
+from .descriptions.description import DescribedLatents as DescribedLatents
+from .descriptions.description import Description as Description
+from .descriptions.options import DescribeOptions as DescribeOptions
+from .descriptions.replies import Cost as Cost
 from .labels import FeatureLabel as FeatureLabel
 from .labels import LabelFile as LabelFile
 from .latent_search import FoundLatents as FoundLatents

@@ -1,8 +1,8 @@
 """A feature book: what a scan found of every latent, with people's labels, queried through DuckDB.
 
-The folder has `book.json` (what it is of), `latents.parquet`, `examples.parquet` and, once somebody wrote one,
-`labels.jsonl` (`interp.features.labels`). The files are read where a query needs them, so that a book can be far larger
-than memory.
+The folder has `book.json` (what it is of), `latents.parquet`, `examples.parquet`, `background.parquet` and, once
+somebody wrote one, `labels.jsonl` (`interp.features.labels`). The files are read where a query needs them, so that a
+book can be far larger than memory.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import Any
 from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError, first_line
 from interp.core.files import read_json
-from interp.features.book_card import CARD, EXAMPLES_FILE, LABELS_FILE, LATENTS_FILE, BookCard
+from interp.features.book_card import BACKGROUND_FILE, CARD, EXAMPLES_FILE, LABELS_FILE, LATENTS_FILE, BookCard
 from interp.features.labels import LabelFile
 from interp.features.latent_search import search
 from interp.features.scanning.latent_statistics import bin_edges
@@ -44,7 +44,7 @@ class Book(Displayed):
     def open(cls, folder: str | Path) -> "Book":
         """Open a book. Raises where there is none, or a file of it is missing."""
         place = Path(folder)
-        for name in (CARD, LATENTS_FILE, EXAMPLES_FILE):
+        for name in (CARD, LATENTS_FILE, EXAMPLES_FILE, BACKGROUND_FILE):
             if not (place / name).is_file():
                 raise InterpError(f"{place} is no feature book (it has no {name}); interp features scan makes one")
         return cls(place, BookCard.parse(read_json(place / CARD), source=str(place / CARD)))
@@ -56,17 +56,17 @@ class Book(Displayed):
         except ImportError:
             raise InterpError("a feature book needs duckdb; install it with: pip install 'interp[features]'") from None
         database = duckdb.connect(":memory:", config={"threads": 1})
-        for view, name in (("latents", LATENTS_FILE), ("examples", EXAMPLES_FILE)):
+        for name in (LATENTS_FILE, EXAMPLES_FILE, BACKGROUND_FILE):
             file = str((self.folder / name).absolute()).replace("'", "''")
             try:
-                database.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{file}')")
+                database.execute(f"CREATE VIEW {Path(name).stem} AS SELECT * FROM read_parquet('{file}')")
             except duckdb.Error as problem:
                 reason = f"{self.folder / name} is damaged ({first_line(problem)})"
                 raise InterpError(f"{reason}; restore it, or scan again into a new folder") from None
         return database
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """The rows of a DuckDB query on the views `latents` and `examples`.
+        """The rows of a DuckDB query on the views `latents`, `examples` and `background`.
 
         Args:
             sql: The query.

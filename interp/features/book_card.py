@@ -11,6 +11,7 @@ from interp.models.identity import ModelReference
 from interp.sae.coder import SparseAutoencoder
 
 CARD, LATENTS_FILE, EXAMPLES_FILE, LABELS_FILE = "book.json", "latents.parquet", "examples.parquet", "labels.jsonl"
+BACKGROUND_FILE, DESCRIPTIONS_FILE, REPLIES_FILE = "background.parquet", "descriptions.jsonl", "replies.jsonl"
 
 
 class BookAutoencoder(Config):

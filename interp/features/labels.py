@@ -1,14 +1,11 @@
 """What people and machines say latents mean: an append-only file of labels, one line of JSON each.
 
-A line is written at once, under a lock, and flushed to disk, so that two writers don't mix and a killed one leaves at
-most a line without an end, which does not count and which the next writer removes. Nothing is changed in place: of the
-lines of one rater for one latent the last counts, and one without a text withdraws.
+Nothing is changed in place: of the lines of one rater for one latent the last counts, and one without a text withdraws.
+How lines are kept safe: `line_file`.
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +18,10 @@ from interp.core.config import Config
 from interp.core.display import Displayed, displayed
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_file
-from interp.core.inputs import numbered_lines, parse_object, require_regular
+from interp.core.inputs import numbered_lines, parse_object
 from interp.features.agreement import krippendorff_alpha
 from interp.features.book_card import BookCard
+from interp.features.line_file import append_lines, whole_lines
 
 Verdict = Literal["harmful", "benign", "unsure"]
 
@@ -42,6 +40,7 @@ class FeatureLabel(Config):
     text: str = Field(max_length=500, description="what it means, in a few words; empty withdraws the rater's label")
     verdict: Verdict = Field("unsure", description="harmful, benign or unsure")
     note: str = Field("", max_length=5000, description="anything else")
+    scores: dict[str, list[float]] = Field({}, description="how well it predicts, by test: value, low, high")
     rater: str = Field("", max_length=100, description="who says so: a person, or a model's name")
     date: str = Field("", max_length=40, description="when, in UTC; filled in when it is written")
     digest: str = Field("", description="the autoencoder's digest; filled in when it is written")
@@ -61,7 +60,7 @@ class LabelFile(Displayed):
 
     def all(self) -> list[FeatureLabel]:
         """Every label that was written, in order. Raises for a damaged line."""
-        return _parsed(self.file, self._complete().splitlines(keepends=True)) if self.file.exists() else []
+        return [_label(line, place) for place, line in whole_lines(self.file)]
 
     def current(self, sae: str | None = None, latent: int | None = None) -> list[FeatureLabel]:
         """The labels that count: of each rater the last for each latent, unless it withdraws."""
@@ -91,21 +90,9 @@ class LabelFile(Displayed):
                 then nothing is written.
         """
         written = [self._completed(label) for label in labels]
-        lines = "".join(json.dumps(x.model_dump(), ensure_ascii=True) + "\n" for x in written)
-        if not lines:
-            return written
-        require_regular(self.file)
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.ftruncate(descriptor, len(self._complete()))  # without what a killed writer left
-            os.lseek(descriptor, 0, os.SEEK_END)
-            data = lines.encode()
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        lines = [json.dumps(label.model_dump()) for label in written]
+        if lines:
+            append_lines(self.file, lines)
         return written
 
     def read(self, file: str | Path) -> list[FeatureLabel]:
@@ -141,15 +128,6 @@ class LabelFile(Displayed):
             )
         date = label.date or datetime.now(UTC).isoformat(timespec="seconds")
         return label.model_copy(update={"date": date, "digest": digest})
-
-    def _complete(self) -> bytes:
-        """The file's bytes up to the end of its last whole line."""
-        content = self.file.read_bytes()
-        return content[: content.rfind(b"\n") + 1]
-
-
-def _parsed(file: Path, lines: Sequence[bytes]) -> list[FeatureLabel]:
-    return [_label(line.decode("utf-8", "replace"), f"{file}, line {n}") for n, line in enumerate(lines, 1)]
 
 
 def _label(line: str, place: str) -> FeatureLabel:

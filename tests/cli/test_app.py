@@ -96,8 +96,14 @@ def test_options_are_frozen():
             "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
         ],
         "features scan": [
-            "--ablate", "--ablation-rows", "--after", "--batch-size", "--before", "--chunk", "--context", "--device",
-            "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top", "saes", "source",
+            "--ablate", "--ablation-rows", "--after", "--background", "--batch-size", "--before", "--chunk",
+            "--context", "--device", "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top", "saes",
+            "source",
+        ],
+        "features describe": [
+            "--control", "--device", "--dry-run", "--endpoint", "--json", "--key-variable", "--latents",
+            "--max-tokens", "--model", "--parallel", "--per-request", "--price-in", "--price-out", "--retries",
+            "--sae", "--seed", "--shown", "--tested", "--timeout", "folder",
         ],
         "features label": [
             "--json", "--label", "--latents", "--load", "--note", "--rater", "--sae", "--save", "--verdict", "folder",

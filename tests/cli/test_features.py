@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from describers import KEY, constant
 from sae_samples import draw
 from tiny_models import one_site
 from torch.nn.functional import normalize
@@ -79,6 +80,54 @@ def test_search(run, book, sae, tmp_path):
     ]:
         code, _, error = run("features", "search", book, *words)
         assert (code, error.count("\n"), message in error) == (2, 1, True), error
+
+
+def test_an_endpoint_describes_and_the_cost_is_told_first(run, book, chat_server, monkeypatch):
+    chat_server.says = [constant]
+    monkeypatch.setenv("DESCRIBE_KEY", KEY)
+    words = ["features", "describe", book, "--endpoint", chat_server.url, "--model", "small", "--latents", 3]
+    words += ["--latents", 8, "--shown", 3, "--tested", 4, "--key-variable", "DESCRIBE_KEY"]
+    code, said, _ = run(*words, "--dry-run", "--price-in", 2, "--price-out", 10, "--json")
+    cost = json.loads(said)
+    assert (code, chat_server.seen) == (0, [])
+    assert cost["price"] == pytest.approx((2 * cost["tokens_in"] + 10 * cost["tokens_out"]) / 1e6)
+    code, said, error = run(*words, "--json")
+    described = json.loads(said)
+    assert (code, [x["text"] for x in described["descriptions"]]) == (0, ["a word"] * 2), error
+    assert len(chat_server.seen) <= cost["requests"]
+    assert {row["test"] for row in described["tests"]} == {"detection", "fuzzing"}
+    code, said, _ = run(*words)
+    assert (code, "2 latents described by small" in said, "shuffled d" in said) == (0, True, True)
+    code, said, _ = run("features", "label", book)
+    assert (code, "a word" in said, "small" in said) == (0, True, True)
+    code, said, _ = run("features", "search", book, "--label", "a word", "--json")
+    assert [x["latent"] for x in json.loads(said)["matches"]] == [3, 8]
+    assert not any(KEY.encode() in file.read_bytes() for file in book.iterdir())
+    monkeypatch.delenv("DESCRIBE_KEY")
+    for more, message in [
+        ([], "environment variable DESCRIBE_KEY is not set"),
+        (["--endpoint", "x.org", "--key-variable", ""], "expected a URL such as"),
+        (["--key-variable", "", "--latents", 24], "latent 24 does not exist"),
+        (["--key-variable", "", "--sae", "l4"], "is not in the book"),
+    ]:
+        code, _, error = run(*words, *more)
+        assert (code, error.count("\n"), message in error) == (2, 1, True), error
+    chat_server.says = [503]
+    code, _, error = run(*words, "--key-variable", "", "--latents", 9, "--retries", 0)
+    assert (code, error.count("\n"), "the same command continues" in error) == (2, 1, True), error
+
+
+def test_a_local_model_describes(run, book):
+    words = ["--latents", 3, "--latents", 8, "--shown", 2, "--tested", 2, "--per-request", 1, "--max-tokens", 4]
+    code, said, error = run("features", "describe", book, "--model", "organism", *words, "--no-control", "--json")
+    assert code == 0, error
+    described = json.loads(said)
+    assert len(described["descriptions"]) + len(described["undescribed"]) == 2
+    replies = [json.loads(line) for line in (book / "replies.jsonl").read_text().splitlines()]
+    model = interp.load("organism")
+    assert {row["machine"] for row in replies} == {model.name}
+    code, _, error = run("features", "describe", book, "--model", "organism", "--key-variable", "HOME")
+    assert (code, error.count("\n"), "goes with --endpoint" in error) == (2, 1, True)
 
 
 def test_a_store_as_the_source(run, sae, tmp_path):

@@ -38,15 +38,16 @@ from interp.auditing.policy.requirements import Reason
 from interp.auditing.statistics.comparison import Estimate
 from interp.auditing.stress.gate_calibration import GateThreshold
 from interp.auditing.stress.transformation import Slice, StressFile, Transformation
-from interp.data import Turn, encode, pack
+from interp.data import ChatEndpoint, Turn, encode, pack
 from interp.directions import Eraser, ErasureFitter, Findings, ReftR1, Sides, SteeringVector
 from interp.directions.controls import ControlScore
 from interp.directions.findings import Failure
 from interp.editing import AffineFit, Distilled, ExportEstimate, Fidelity, Plan
 from interp.editing.approximate.low_rank_factors import Distillation
 from interp.editing.fold import PlannedEdit
-from interp.features import Book, FoundLatents, ScanOptions
+from interp.features import BalancedAccuracy, Book, Cost, DescribedLatents, Description, FoundLatents, ScanOptions
 from interp.features.book_card import BookAutoencoder, BookCard
+from interp.features.descriptions.accuracy import Answer
 from interp.features.latent_search import LatentMatch
 from interp.models import Continuations, HookedModel, ModelReference, Site
 from interp.sae import TrainedSae
@@ -115,6 +116,13 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
         model=model.reference, autoencoders=known, source=EVIL, tokens=n, options=ScanOptions(), versions={}
     )
     yield Book(folder / "a<b>&c", card)
+    answers = [Answer(place=k, fires=k % 2 == 0, said=True) for k in range(n)]
+    described = Description(sae=EVIL, latent=5, rater=EVIL, text=EVIL * n, digest=EVIL, answers={"detection": answers})
+    yield described
+    yield DescribedLatents((described,) * n, (5,) * n, (5,) * n)
+    yield BalancedAccuracy.of([answers])
+    yield Cost(n, n, n)
+    yield ChatEndpoint("http://localhost/v1", EVIL * n)
     match = LatentMatch(EVIL, 5, 1.0, EVIL, EVIL)
     yield match
     yield FoundLatents({"text": EVIL}, (match,) * n, n, ((EVIL, ((EVIL, 5, 1.0),) * 3),) * n)

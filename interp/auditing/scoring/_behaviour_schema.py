@@ -13,12 +13,13 @@ from pydantic import Field, model_validator
 from interp.auditing.behaviours import Behaviour
 from interp.auditing.scoring.choices import choice, margin, paired_text, text_loss
 from interp.auditing.scoring.graders import Expected, Lexicon, Negativity, Profanity, Rule
-from interp.auditing.scoring.judge import Judge, host_of
+from interp.auditing.scoring.judge import Judge
 from interp.auditing.scoring.likelihoods import Normalise
 from interp.auditing.scoring.refusals import HELPING, REFUSING, refusal_behaviour, refusal_margin
 from interp.auditing.scoring.replies import reply_behaviour
 from interp.core.config import Config, inner
 from interp.core.errors import InterpError
+from interp.data.chat_endpoint import host_of
 from interp.models.tokens import Beginning
 
 NonemptyText = Annotated[str, Field(min_length=1, pattern=r"\S")]

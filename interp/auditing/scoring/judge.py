@@ -5,34 +5,20 @@ verdict is read wherever it states one (`Judge.read`); reasons before or after i
 redirects, times out or states no verdict, or two that differ, is asked again; after the last attempt the item has no
 score (NaN), which counts neither as a pass nor as a failure.
 
-The key comes from an environment variable that the caller names, and goes only to the host of the endpoint. A reply
-of more than 1 MB is not read.
+How the endpoint is asked, and what keeps its key safe: `interp.data.chat_endpoint`.
 
 Limitations: judges are biased (by length, position and their own style: Zheng et al. 2023,
 https://arxiv.org/abs/2306.05685), and a reply can address its judge. Check a judge against human labels. Prompts and
 replies are sent to the endpoint.
 """
 
-import asyncio
-import os
 import re
-import ssl
-import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
-
-import httpx
 
 from interp.auditing.scoring.graders import on_answer
 from interp.core.display import Displayed
-from interp.core.errors import InterpError
-from interp.core.inputs import parse_object
-
-_REPLY_BYTES = 1_000_000
-_RETRIED = {408, 409, 425, 429}  # and 500 to 599
+from interp.core.errors import InterpError, located
+from interp.data.chat_endpoint import ChatEndpoint
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ class Judge(Displayed):
     pause: float = 1.0
 
     def __post_init__(self) -> None:
-        host_of(self.endpoint)
+        self._machine()
         if "{prompt}" not in self.question or "{reply}" not in self.question:
             raise InterpError("judge's question must hold {prompt} and {reply}, where the two are inserted")
         words = {word.lower() for word in self.answers if re.fullmatch(r"\w+", word)}
@@ -78,8 +64,6 @@ class Judge(Displayed):
         if not words or len(words) < len(self.answers) or not graded:
             expected = "single words that differ in more than case, each with a grade from 0 to 1"
             raise InterpError(f"judge's answers are {self.answers}; expected {expected}")
-        if self.key and not os.environ.get(self.key):
-            raise InterpError(f"judge's key: environment variable {self.key} is not set; set it, or leave key out")
 
     @on_answer
     def __call__(self, prompt: str, reply: str) -> float:
@@ -87,21 +71,13 @@ class Judge(Displayed):
         # Not str.format: prompts and replies may hold braces.
         parts = re.split(r"(\{prompt\}|\{reply\})", self.question)
         question = "".join({"{prompt}": prompt, "{reply}": reply}.get(part, part) for part in parts)
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
-            try:
-                grade = self.read(self._ask(question))
-            except httpx.HTTPStatusError as problem:
-                status = problem.response.status_code
-                if status < 500 and status not in _RETRIED:
-                    break
-            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
-                continue
-            else:
-                if grade is not None:
-                    return grade
-        return float("nan")
+        machine = self._machine()
+        try:
+            said = machine.reply(question, lambda text: self.read(text) is not None)
+        except InterpError:
+            return float("nan")
+        grade = self.read(said)
+        return float("nan") if grade is None else grade
 
     def read(self, answer: str) -> float | None:
         r"""The grade of the verdict that an answer states; None where it states none, or two that differ.
@@ -121,27 +97,9 @@ class Judge(Displayed):
         verdict = stated_word(answer, set(grades))
         return None if verdict is None else grades[verdict]
 
-    def _ask(self, question: str) -> str:
-        body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
-        headers = {"Authorization": f"Bearer {os.environ[self.key].strip()}"} if self.key else {}
-        return _content(_posted(self.endpoint.rstrip("/") + "/chat/completions", body, headers, self.timeout))
-
-
-def host_of(endpoint: str) -> str:
-    """The host of an endpoint's URL, and its port if named; after `http://` where others could read what it is sent.
-
-    Raises where the URL is none, or holds a password.
-    """
-    try:
-        parts = urlsplit(endpoint)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or parts.username is not None or not endpoint.isprintable():
-        expected = "a URL such as http://localhost:8000/v1, without a user name"
-        raise InterpError(f"judge's endpoint is {endpoint!r}; expected {expected}")
-    is_read = parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1")
-    return "http://" * is_read + parts.netloc.lower()
+    def _machine(self) -> ChatEndpoint:
+        with located("judge"):
+            return ChatEndpoint(self.endpoint, self.model, self.key, self.timeout, self.retries, self.pause)
 
 
 _READ = 100_000  # last characters of an answer that are read
@@ -194,52 +152,3 @@ def _opening(line: str, allowed: set[str], strict: bool) -> set[str]:
     if strict or re.match(r"[.,]\d", rest):
         return set()
     return {head[1]} | (allowed & set(re.findall(r"\w+", rest)))
-
-
-def _posted(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> bytes:
-    """The reply to a request.
-
-    Args:
-        url: Where completions are made.
-        body: The request, sent as JSON.
-        headers: Further headers, such as the one with the key.
-        timeout: Seconds for the whole exchange.
-
-    Raises:
-        httpx.HTTPError: The server failed, redirected the request, or did not reply in HTTP.
-        TimeoutError: It did not reply in time.
-        ValueError: The reply is too long.
-    """
-    # The system's certificates; each read has no limit of its own, since the whole exchange has one.
-    secure = url.startswith("https:") and ssl.create_default_context()
-    options: dict[str, Any] = {"json": body, "headers": {"Accept-Encoding": "identity", **headers}}
-
-    async def exchange() -> bytes:
-        reply = b""
-        client = httpx.AsyncClient(verify=secure, timeout=None)
-        async with asyncio.timeout(timeout), client, client.stream("POST", url, **options) as response:
-            response.raise_for_status()  # redirects are not followed
-            async for part in response.aiter_raw():
-                reply += part
-                if len(reply) > _REPLY_BYTES:
-                    raise ValueError(f"the reply has more than {_REPLY_BYTES:,} bytes")
-        return reply
-
-    # In a thread of its own, since the caller's can have an event loop already, as in a notebook; the look-up of a
-    # host, which can't be ended, goes on there.
-    thread = ThreadPoolExecutor(1)
-    try:
-        return thread.submit(asyncio.run, exchange()).result(timeout)
-    finally:
-        thread.shutdown(wait=False)
-
-
-def _content(reply: bytes) -> str:
-    """What the assistant says in a reply. Raises ValueError where it is no completion."""
-    try:
-        content = parse_object(reply.decode(), "the reply")["choices"][0]["message"]["content"]
-    except (InterpError, LookupError, TypeError) as problem:
-        raise ValueError(f"the reply is no chat completion ({problem})") from None
-    if not isinstance(content, str):
-        raise ValueError(f"the content of the reply is a {type(content).__name__}; expected a text")
-    return content

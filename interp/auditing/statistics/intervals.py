@@ -23,6 +23,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from interp.core.errors import InterpError
+from interp.core.moments import wilson as wilson
 
 LEVEL = 0.95
 
@@ -106,13 +107,6 @@ def _inside(angle: float, freedom: int) -> float:
         return 2 * angle / pi
     terms = float(np.cumprod(factors).sum()) * sin(angle)
     return 2 / pi * (angle + cos(angle) * terms) if odd else terms
-
-
-def wilson(share: float, n: float, z: float) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927)."""
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * sqrt(max(0.0, share * (1 - share)) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:

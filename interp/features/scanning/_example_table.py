@@ -112,11 +112,7 @@ class ExampleTable:
         self, places: Tensor, latents: Tensor, code: Code, chunk: TokenChunk, keys: Tensor, d_sae: int
     ) -> tuple[Tensor, Tensor]:
         """The ids around each place, and the latent's value on each."""
-        around = places[:, None] + self._offsets
-        inside = (around >= 0) & (around < len(chunk))
-        around = around.clamp(0, max(0, len(chunk) - 1))
-        piece = chunk.piece()
-        inside &= piece[around] == piece[places][:, None]
+        around, inside = chunk.around(places, self._offsets)
         wanted = around * d_sae + latents[:, None]
         slot = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         fires = inside & (keys[slot] == wanted)

@@ -16,5 +16,6 @@ class ScanOptions(Config):
     sampled: int = Field(24, ge=4, description="examples drawn from all firings of each latent, in quarters by value")
     before: int = Field(24, ge=0, description="tokens of context before an example")
     after: int = Field(8, ge=0, description="tokens of context after an example")
+    background: int = Field(400, ge=0, description="places drawn from the whole text, with all that fires around them")
     ablate: int = Field(0, ge=0, description="measure the effect on the loss of this many latents, the most active")
     ablation_rows: PositiveInt = Field(8, description="most rows of text for a latent's effect on the loss")

@@ -36,6 +36,7 @@ from interp.data import corpora
 from interp.data.packing import Encoded, PackedRows, pack
 from interp.features.book import Book
 from interp.features.book_card import (
+    BACKGROUND_FILE,
     CARD,
     EXAMPLES_FILE,
     LATENTS_FILE,
@@ -44,6 +45,7 @@ from interp.features.book_card import (
     autoencoder_digest,
 )
 from interp.features.scanning.ablation_effect import measure_ablation_effects
+from interp.features.scanning.background import BACKGROUND, Background
 from interp.features.scanning.latent_rows import EXAMPLES, LATENTS, latent_rows
 from interp.features.scanning.latent_statistics import LatentStatistics
 from interp.features.scanning.options import ScanOptions
@@ -139,6 +141,7 @@ class _Scan:
         self.saes, self.device = {name: sae.to(device) for name, sae in saes.items()}, device
         sizes = (options.top, options.sampled, options.before, options.after)
         self.statistics = {name: LatentStatistics(sae.d_sae, *sizes) for name, sae in saes.items()}
+        self.background = Background(list(saes), options.background, options.before, options.after)
         self.unigrams = torch.zeros(0, dtype=torch.double)
         self.text = {name: torch.zeros(0, dtype=torch.long) for name in ("ids", "document", "position")}
         self.chunks = self.place = 0
@@ -184,11 +187,14 @@ class _Scan:
         return model_chunks(self.source, self.texts, self.sites, options.chunk, **size, **more)  # type: ignore[arg-type]
 
     def _add(self, chunk: TokenChunk) -> None:
+        codes = {}
         for name, sae in self.saes.items():
             x = torch.cat([chunk.activations[str(Site.parse(place.site))] for place in sae.reads], dim=1)
             code = sae.encode_sparse(x.to(self.device))
             parts = {key: getattr(code, key).cpu() for key in ("values", "tokens", "latents")}
-            self.statistics[name].add(type(code)(**parts, count=code.count), chunk)
+            codes[name] = type(code)(**parts, count=code.count)
+            self.statistics[name].add(codes[name], chunk)
+        self.background.add(codes, chunk)
         counts = torch.bincount(chunk.ids, minlength=len(self.unigrams)).double()
         counts[: len(self.unigrams)] += self.unigrams
         self.unigrams = counts
@@ -205,6 +211,7 @@ class _Scan:
         }
         whole = {"chunks": torch.tensor(self.chunks), "place": torch.tensor(self.place), "unigrams": self.unigrams}
         text = {f"text.{name}": x.contiguous() for name, x in self.text.items()}
+        whole |= {f"background.{name}": x for name, x in self.background.tensors().items()}
         write_tensors(folder / _STATE, counted | whole | text | {"digest": self._text_digest()})
 
     def _restore(self, folder: Path) -> None:
@@ -213,6 +220,8 @@ class _Scan:
         saved = read_tensors(folder / _STATE)
         for n, part in enumerate(self.statistics.values()):
             part.restore({name.removeprefix(f"{n}."): x for name, x in saved.items() if name.startswith(f"{n}.")})
+        drawn = {name: x for name, x in saved.items() if name.startswith("background.")}
+        self.background.restore({name.removeprefix("background."): x for name, x in drawn.items()})
         self.chunks, self.place, self.unigrams = int(saved["chunks"]), int(saved["place"]), saved["unigrams"]
         self.text, self.begun = {name: saved[f"text.{name}"] for name in self.text}, saved["digest"]
         note(f"continuing a scan that was stopped after {self.place:,} tokens")
@@ -221,7 +230,7 @@ class _Scan:
         """Write the book's files."""
         read = cache(lambda token: token_text(self.model.tokenizer if self.model else None, token))
         with ExitStack() as stack:
-            files = ((LATENTS_FILE, LATENTS), (EXAMPLES_FILE, EXAMPLES))
+            files = ((LATENTS_FILE, LATENTS), (EXAMPLES_FILE, EXAMPLES), (BACKGROUND_FILE, BACKGROUND))
             writers = [stack.enter_context(pq.ParquetWriter(folder / name, schema)) for name, schema in files]
             for name, sae in self.saes.items():
                 counted, before = self.statistics[name], self.options.before
@@ -236,8 +245,9 @@ class _Scan:
                     self._ablations(name),
                 )
                 for rows in blocks:
-                    for writer, (_, schema), part in zip(writers, files, rows, strict=True):
+                    for writer, (_, schema), part in zip(writers, files, rows, strict=False):
                         writer.write_table(pa.Table.from_pylist(part, schema))
+                writers[-1].write_table(pa.Table.from_pylist([*self.background.rows(name, read)], BACKGROUND))
         autoencoders = {
             name: BookAutoencoder(
                 digest=autoencoder_digest(sae), site=sae.reads[0].site, d_sae=sae.d_sae, path=paths.get(name, "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations.store import Store
@@ -44,6 +44,15 @@ class TokenChunk(Displayed):
         """Number of each token's run of neighbours: same document, positions that follow each other."""
         breaks = (self.document.diff() != 0) | (self.position.diff() != 1)
         return torch.cat([torch.zeros(min(1, len(self)), dtype=torch.long), breaks.long().cumsum(0)])
+
+    def around(
+        self, tokens: Int[Tensor, "n"], offsets: Int[Tensor, "width"]
+    ) -> tuple[Int[Tensor, "n width"], Bool[Tensor, "n width"]]:
+        """The tokens at offsets from some, and which of these are of the same piece; others are any tokens."""
+        around = tokens[:, None] + offsets
+        inside = (around >= 0) & (around < len(self))
+        around, piece = around.clamp(0, max(0, len(self) - 1)), self.piece()
+        return around, inside & (piece[around] == piece[tokens][:, None])
 
     def checked(self) -> "TokenChunk":
         """The chunk itself. Raises where an activation is NaN or infinite."""

@@ -1,14 +1,11 @@
 """The judge against a server of this test's own, which fails as it is told."""
 
-import json
 import socket
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import isnan
 
 import pytest
+from chat_server import NO_COMPLETIONS, drip, redirecting, serving
 
 import interp
 from interp import InterpError, organism
@@ -18,59 +15,9 @@ from interp.auditing.scoring.replies import reply_behaviour
 QUESTION = "Request: {prompt}\nReply: {reply}\nIs it polite? Yes or no."
 
 
-class Server:
-    """Answers one text after another, the last for ever: a string, a status, a number of seconds to wait, bytes as they
-    are, or what a function does with the handler."""
-
-    def __init__(self):
-        self.says, self.seen = ["Yes"], []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "null")
-                outer.seen.append((self.path, self.headers.get("Authorization"), body))
-                said = outer.says.pop(0) if len(outer.says) > 1 else outer.says[0]
-                if callable(said):
-                    said(self)
-                else:
-                    self.say(said)
-
-            def say(self, said):
-                if isinstance(said, float):
-                    time.sleep(said)
-                self.send_response(said if isinstance(said, int) else 200)
-                self.end_headers()
-                text = {"choices": [{"message": {"role": "assistant", "content": said}}]}
-                self.wfile.write(said if isinstance(said, bytes) else json.dumps(text).encode())
-
-            do_GET = do_POST
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-
-@contextmanager
-def serving():
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.http.shutdown()
-        thread.join()
-        server.http.server_close()
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as server:
-        yield server
+def server(chat_server):
+    return chat_server
 
 
 def judge(server, **options):
@@ -128,23 +75,7 @@ def test_other_words_are_read_alike_and_long_answers_in_no_time():
     assert time.process_time() - began < 3
 
 
-def drip(handler):
-    """A reply that never ends, a byte at a time: no single read of it takes long."""
-    try:
-        for part in [b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 200]:
-            handler.wfile.write(part)
-            time.sleep(0.02)
-    except OSError:
-        pass
-
-
-NESTED = b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-LONG = json.dumps({"choices": [{"message": {"content": "Yes. " + "a" * 1_000_000}}]}).encode()
-NO_TEXT = json.dumps({"choices": [{"message": {"content": {"text": "Yes"}}}]}).encode()
-TWICE = b'{"choices": [{"message": {"content": "Yes", "content": "No"}}]}'
-
-
-@pytest.mark.parametrize("said", [NESTED, LONG, NO_TEXT, TWICE, b'{"choices": 3}', b"\xff", drip])
+@pytest.mark.parametrize("said", [*NO_COMPLETIONS, drip])
 def test_a_reply_that_is_none_is_one_missing_item(server, said):
     server.says = ["Yes", said, "No"]
     began = time.perf_counter()
@@ -158,13 +89,7 @@ def test_a_reply_that_is_none_is_one_missing_item(server, said):
 def test_a_redirect_is_not_followed_and_takes_no_key_along(server, monkeypatch, status):
     monkeypatch.setenv("JUDGE_KEY", "abc")
     with serving() as other:
-
-        def elsewhere(handler):
-            handler.send_response(status)
-            handler.send_header("Location", other.url + "/chat/completions")
-            handler.end_headers()
-
-        server.says = [elsewhere]
+        server.says = [redirecting(status, other.url)]
         assert isnan(judge(server, key="JUDGE_KEY")("p", "r"))
         assert len(server.seen) == 1, "and is not asked again"
         assert other.seen == []

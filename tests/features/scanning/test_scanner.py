@@ -18,7 +18,7 @@ from interp.models.architectures.unembedding import logit_effect
 from interp.sae import feature_page
 
 OPTIONS = ScanOptions(context=32, chunk=200, top=3, sampled=8, before=4, after=2, ablate=5)
-FILES = ("latents.parquet", "examples.parquet")
+FILES = ("latents.parquet", "examples.parquet", "background.parquet")
 
 
 def test_a_book_says_what_pages_made_one_by_one_say(tiny, corpus, saes, scanned):

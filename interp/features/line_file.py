@@ -1,0 +1,44 @@
+"""Append-only files of lines, safe with several writers and with one that is killed.
+
+A line is written at once, under a lock, and flushed to disk, so that two writers don't mix and a killed one leaves at
+most a line without an end, which does not count and which the next writer removes.
+"""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from interp.core.inputs import require_regular
+
+
+def append_lines(file: Path, lines: Sequence[str]) -> None:
+    """Append lines to a file, which the first one makes.
+
+    >>> from interp.features.line_file import append_lines, whole_lines
+    >>> _ = (tmp / "lines").write_text("one\\nhal")
+    >>> append_lines(tmp / "lines", ["two"])
+    >>> [line for _, line in whole_lines(tmp / "lines")]
+    ['one', 'two']
+    """
+    require_regular(file)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        while end and os.pread(descriptor, 1, end - 1) != b"\n":  # what a killed writer left
+            end -= 1
+        os.ftruncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
+        data = "".join(f"{line}\n" for line in lines).encode()
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def whole_lines(file: Path) -> list[tuple[str, str]]:
+    """The lines of a file that have an end, each with its place, `FILE, line N`; none where there is no file."""
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return [(f"{file}, line {n}", line.decode("utf-8", "replace")) for n, line in enumerate(lines, 1)]
