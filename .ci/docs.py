@@ -39,6 +39,7 @@ _SEARCHED = {
     "transcoder": "train_autoencoder",
     "SAELens": "saelens_autoencoder",
     "steer": "steer",
+    "notebook": "workbench",
     "LEACE": "erase_concept",
     "export": "remove_direction",
     "abliteration": "refusal_direction",

@@ -83,20 +83,21 @@ feature_page(trained.sae, model, text[:300], latent, top=5)
 # %% [markdown]
 # ## Steer
 #
-# The slider adds a direction at its site, on every token. It ends at the scales at which the loss of neutral text rises
-# by 0.3 nats per token, so that replies stay text. A scale is relative to the length of the activations. At its lower
-# end the slider subtracts the direction, against the insults.
+# A conversation with the model as it is, and with a direction added at its site on every token. At strength 1 the loss
+# of neutral text rises by 0.3 nats per token, so that replies stay text; at strength -1 the direction is subtracted,
+# against the insults. In a live notebook there are a text box and a slider.
 
 # %%
-from interp.views import steer
+from interp.views import chat
 
 direction = interp.find(model, contrast, "resid_post.4", "diff_means").best()[0].direction
-slider = steer(model, direction, questions[0], relative=True)
-slider
+talk = chat(model, {"push": direction})
+talk.conversation.say(questions[0])
+talk
 
 # %%
-slider.scale = slider.low
-slider.reply
+talk.conversation.set_strength("push", -1.0)
+talk.conversation
 
 # %% [markdown]
 # ## Ablate

@@ -6,6 +6,7 @@ Cards have no colours of their own, so they are legible on light and on dark pag
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -198,6 +199,30 @@ def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
     more = f"<div>and {len(cells) - _ROWS:,} more</div>" if len(cells) > _ROWS else ""
     table = f"<strong>{escaped(title)}</strong><table>{''.join(body)}</table>{more}"
     return f"<div class='interp-card' style='overflow-x:auto'>{table}</div>"
+
+
+def heat_html(tokens: Sequence[str], values: Sequence[float], top: float, peak: int = -1) -> str:
+    """HTML of tokens, each shaded by its value: orange above zero, blue below, none where it is NaN.
+
+    Hovering shows the value. Tokens are isolated from each other, so that text from right to left stays in place.
+
+    Args:
+        tokens: The tokens.
+        values: A value for each.
+        top: The size of a value that is shaded fully.
+        peak: The token that is underlined.
+
+    >>> heat_html(["a", "<b>"], [0.0, 2.0], top=2.0).count("&lt;b&gt;")
+    1
+    """
+    spans = []
+    for index, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        share = 0.0 if math.isnan(value) else 0.6 * min(1.0, abs(value) / (top or 1.0))
+        colour = f"rgba({'255,140,0' if value > 0 else '0,114,178'},{share:.2f})"
+        style = f"unicode-bidi:isolate;background:{colour}" + ";text-decoration:underline" * (index == peak)
+        hover = "" if math.isnan(value) else f" title='{value:.3g}'"
+        spans.append(f"<span{hover} style='{style}'>{escaped(token.replace(chr(10), '↵'))}</span>")
+    return f"<div style='white-space:pre-wrap;font-family:monospace;overflow-wrap:anywhere'>{''.join(spans)}</div>"
 
 
 def print_values(as_json: bool, values: Mapping[str, Any]) -> None:

@@ -23,7 +23,9 @@ from interp.core.digests import weight_digests
 from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, read_tensors, sha256_json, write_json
-from interp.interventions.op import OPS, Observer, Op, op_class
+from interp.interventions.affine_ops import Add, Project
+from interp.interventions.op import OPS, Observer, Op, finite, op_class
+from interp.interventions.positions import Schedule
 from interp.models.architectures.table import Tap, normalises_outputs
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
@@ -159,6 +161,28 @@ class Recipe(Displayed):
         edits = [replace(edit, sites=sites) for edit, sites in zip(self.edits, moved, strict=True)]
         return Recipe(edits, self.model, self.note)
 
+    def scaled(self, strength: float) -> "Recipe":
+        """The recipe at another strength s: each op moves activations by s times what it does, x + s (op(x) - x).
+
+        At 1 it is the recipe as it is, and at 0 it changes nothing. `Project` and `Add` keep their form, which folds;
+        other ops run with hooks only, unless the strength is 1.
+
+        Args:
+            strength: The factor.
+
+        Raises:
+            InterpError: It is not a finite number, or an op has no strength (`Knockout`).
+
+        Example:
+            >>> recipe = interp.Recipe([("writers", interp.Project(torch.ones(model.d_model)))])
+            >>> recipe.scaled(0.5).edits[0].op.scale
+            0.5
+        """
+        strength = finite(strength, "strength")
+        if strength == 1:
+            return self
+        return Recipe([replace(edit, op=_scaled(edit.op, strength)) for edit in self.edits], self.model, self.note)
+
     def retarget(self, model: HookedModel) -> "Recipe":
         """The same edits for another model of the same shape, such as a fine-tune."""
         return Recipe(self.edits, model.reference, self.note)
@@ -236,6 +260,12 @@ def _edit(edit: Edit | tuple[str | Site | Iterable[str | Site], Op]) -> Edit:
     if not isinstance(op, Op):
         raise InterpError(f"{op!r} is not an op; expected one of {', '.join(OPS)}")
     return Edit(tuple(map(str, [sites] if isinstance(sites, str | Site) else sites)), op)
+
+
+def _scaled(op: Op, strength: float) -> Op:
+    if isinstance(op, Project | Add):
+        return replace(op, scale=op.scale * strength)
+    return Schedule(op, [strength], strength)
 
 
 def _acting(edit: Edit, model: HookedModel) -> Transform:

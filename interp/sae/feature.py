@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.activations.columns import parse_sites
 from interp.activations.token_rows import pack_rows
-from interp.core.display import Card, Displayed, displayed, escaped
+from interp.core.display import Card, Displayed, displayed, heat_html
 from interp.core.errors import InterpError
 from interp.core.progress import track
 from interp.data.corpora import Source
@@ -124,7 +124,7 @@ class Feature(Displayed):
         ]
 
     def _repr_html_(self) -> str:
-        lines = "".join(_snippet_html(snippet, self.edges[-1] or 1.0) for snippet in self.snippets)
+        lines = "".join(heat_html(x.tokens, x.activations, self.edges[-1], x.peak) for x in self.snippets)
         axes = f"activations from 0 to {self.edges[-1]:.3g}, and how many tokens have them (log scale)"
         return super()._repr_html_() + _histogram_html(self.counts) + f"<div>{axes}</div>" + lines
 
@@ -263,17 +263,6 @@ def _largest(values: Float[Tensor, "n"], count: int) -> tuple[tuple[int, float],
     """Indices and values of the largest entries."""
     best = values.topk(min(count, len(values)))
     return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-
-def _snippet_html(snippet: Snippet, top: float) -> str:
-    """The tokens, shaded by the latent's activation, with the peak underlined."""
-    spans = []
-    for index, (token, value) in enumerate(zip(snippet.tokens, snippet.activations, strict=True)):
-        line = ";text-decoration:underline" if index == snippet.peak else ""
-        style = f"background:rgba(255,140,0,{0.6 * value / top:.2f}){line}"
-        shown = escaped(token.replace("\n", "↵"))
-        spans.append(f"<span title='{value:.3g}' style='{style}'>{shown}</span>")
-    return f"<div style='white-space:pre-wrap;font-family:monospace'>{''.join(spans)}</div>"
 
 
 def _histogram_html(counts: Sequence[int]) -> str:

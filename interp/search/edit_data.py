@@ -24,6 +24,7 @@ from interp.interventions.knockout import Knockout
 from interp.interventions.latents import Clamp, Suppress
 from interp.interventions.op import Op
 from interp.interventions.positions import At, Schedule
+from interp.interventions.recipe import FORMAT, Recipe
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.search.direction_source import Autoencoders, DirectionSource
@@ -111,6 +112,7 @@ class EditData(Config):
     queries: Tokens | None = Field(None, description="Knockout: tokens that see less")
     keys: Tokens | None = Field(None, description="Knockout: tokens that are not seen")
     tensors: str | None = Field(None, description="safetensors file of the op's tensors (LowRank, Erase)")
+    recipe: str | None = Field(None, description="Saved: folder of a saved recipe, of which all edits are taken")
     positions: Tokens | None = Field(None, description="act at these tokens only")
     schedule: ScheduleData | None = Field(None, description="strengths while a reply is written")
     gate: GateData | None = Field(None, description="act under a condition only")
@@ -308,6 +310,14 @@ def _knockout(edit: EditData, parts: EditParts, site: Site, heads: list[int] | N
     return Knockout(list(edit.queries or ()), list(edit.keys or ()), heads)
 
 
+def _saved(edit: EditData, parts: EditParts) -> list[Place]:
+    saved = Recipe.load(parts.folder / str(edit.recipe))
+    saved.bind(parts.model)  # raises where it was made for another model
+    if any(each.format != FORMAT for each in saved.edits):
+        raise InterpError(f"{edit.recipe} was saved in an older format, which means other tokens; make it anew")
+    return [(list(each.sites), each.op) for each in saved.edits]
+
+
 def _at_units(edit: EditData, parts: EditParts, make: Callable[..., Op]) -> list[Place]:
     """An op for each site of some units, or for each site as a whole."""
     units: Mapping[Site, list[int] | None] = dict.fromkeys(parts.sites(edit)) if edit.sites else parts.units(edit)
@@ -347,6 +357,7 @@ _OPS = {
     "Resample": _Options(
         [f"{_UNITS}|sites", "texts"], ["layers", "documents", "seed"], lambda e, p: _at_units(e, p, _resample)
     ),
+    "Saved": _Options(["recipe"], [], _saved),
     "Knockout": _Options(["heads|sites", "queries", "keys"], ["layers"], lambda e, p: _at_units(e, p, _knockout)),
 }
 _ANYWHERE = ("positions", "schedule", "gate")

@@ -21,6 +21,7 @@ from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.search.direction_source import Autoencoders, DirectionSource
 from interp.search.edit_data import EditData, EditParts
+from interp.search.strengths import Number
 
 NamedDirections = Mapping[str, Direction | Eraser]
 
@@ -44,6 +45,7 @@ class RecipeFile(Config):
     note: str = Field("", description="what the recipe is for")
     directions: dict[str, DirectionSource] = Field({}, description="directions by name, each fitted or read once")
     edits: tuple[EditData, ...] = Field(strict=False, description="the edits, in order")
+    strength: Number = Field(1.0, description="factor of what all the edits do: 1 as they are, 0 nothing")
 
     @model_validator(mode="after")
     def _known_directions(self) -> "RecipeFile":
@@ -108,6 +110,6 @@ class RecipeFile(Config):
         for number, edit in enumerate(self.edits):
             with located(f"edits.{number} ({edit.op})"):
                 edits += edit.build(parts)
-        recipe = Recipe(edits, model.reference, self.note)
+        recipe = Recipe(edits, model.reference, self.note).scaled(self.strength)
         recipe.bind(model)  # raises where an op cannot act at its sites
         return recipe

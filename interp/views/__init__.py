@@ -16,7 +16,8 @@ In reading order:
 - `attribution_graph_page`: `graph_page`, the page of an attribution graph, as one HTML file.
 - `upkeep`: `write_curation_page`, what became of a corpus, and its worst passages token by token, and
   `write_risk_report_page`, a risk report with its reviews.
-- `steering_slider`: `steer`, a slider in a notebook that steers a model's reply.
+- `workbench`: `chat`, a conversation with a model and its edits side by side, `tokens`, a text shaded by what is read
+  on each token, `feature`, a latent of a book, and `compare`, what two models or recipes expect next.
 """
 
 from interp.core.lazy import lazy_exports

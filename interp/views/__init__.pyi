@@ -13,8 +13,6 @@ from .report_page import Report as Report
 from .report_page import ReportedRun as ReportedRun
 from .report_page import render_report as render_report
 from .report_page import write_report as write_report
-from .steering_slider import SteeringSlider as SteeringSlider
-from .steering_slider import steer as steer
 from .sweep_page import plot_front as plot_front
 from .sweep_page import write_sweep_page as write_sweep_page
 from .training_curves import LiveCurves as LiveCurves
@@ -23,3 +21,12 @@ from .upkeep.curation_page import write_curation_page as write_curation_page
 from .upkeep.depth_page import write_depth_page as write_depth_page
 from .upkeep.drift_page import write_drift_page as write_drift_page
 from .upkeep.risk_report_page import write_risk_report_page as write_risk_report_page
+from .workbench.chat_widget import ChatWidget as ChatWidget
+from .workbench.chat_widget import chat as chat
+from .workbench.conversation import Conversation as Conversation
+from .workbench.difference import NextTokenDifference as NextTokenDifference
+from .workbench.difference import compare as compare
+from .workbench.latent_card import LatentCard as LatentCard
+from .workbench.latent_card import feature as feature
+from .workbench.token_heat import TokenHeat as TokenHeat
+from .workbench.token_heat import tokens as tokens

@@ -13,7 +13,8 @@ from large_records import EVIL, large_records
 
 import interp
 from interp.auditing.baselines import Baseline
-from interp.core.display import Displayed, brief, displayed, html_table, plural
+from interp.core.display import Displayed, brief, displayed, heat_html, html_table, plural
+from interp.core.errors import printable
 
 
 def public_classes():
@@ -26,7 +27,7 @@ def public_classes():
 PUBLIC = sorted(set(public_classes()), key=lambda cls: cls.__name__)
 OF_FIELDS = [cls for cls in PUBLIC if getattr(cls, "_card", None) is Displayed._card]
 # not records of fields, or a text
-SELF_SHOWN = {"InterpError", "LiveCurves", "SteeringSlider", "HookedModel", "Sides", "RenderedText"}
+SELF_SHOWN = {"InterpError", "LiveCurves", "ChatWidget", "HookedModel", "Sides", "RenderedText"}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,20 @@ def test_everything_is_escaped():
     for shown in (html_table(EVIL, [], [(EVIL, EVIL, EVIL)]), html_table(EVIL, [EVIL], [[EVIL]])):
         assert "<script" not in shown
         assert "&lt;script&gt;" in shown
+
+
+@pytest.mark.parametrize("token", ["</script><b>", "'\"&", "a\u2028b", "\u202eevil", "\x1b[2J", "\ud800", "\n", "אב"])
+def test_heat_holds_its_tokens_as_text(token):
+    values = [1.0, -4.0, float("nan"), 0.0]
+    root = ElementTree.fromstring(heat_html(["<", token, "b", token], values, top=2.0, peak=1))
+    spans = list(root)
+    assert "".join(spans[1].itertext()) == printable(token).replace("\n", "↵")
+    assert [span.get("title") for span in spans] == ["1", "-4", None, "0"]
+    assert [span.get("style").partition(",0.")[0].split("background:")[1] for span in spans] == [
+        "rgba(255,140,0", "rgba(0,114,178", "rgba(0,114,178", "rgba(0,114,178",
+    ]  # fmt: skip
+    assert [span.get("style").partition("0.")[2][:2] for span in spans] == ["30", "60", "00", "00"], "at most 0.6"
+    assert ["underline" in span.get("style") for span in spans] == [False, True, False, False]
 
 
 def test_an_audits_card_shows_what_its_baselines_change_beside_the_edit():

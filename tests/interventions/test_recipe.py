@@ -4,13 +4,27 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sae_samples import autoencoder
 
 import interp
-from interp import Add, At, InterpError, Project, Recipe
+from interp import Add, At, Clamp, InterpError, Project, Recipe
 from interp.directions.direction import Direction
 from interp.editing import plan_fold
+from interp.interventions import Cap, Gate, Knockout, Reads, Schedule
 from interp.models.sites import Site
 
+OPS = (
+    lambda model: Project(direction(model, k=2), 0.7),
+    lambda model: Add(direction(model), 3.0),
+    lambda model: Add(direction(model), 0.5, relative=True),
+    lambda model: Cap(direction(model), high=-1.0),
+    lambda model: Clamp(autoencoder(model), [3, 4], 5.0),
+    lambda model: At(Add(direction(model), 3.0), "last"),
+    lambda model: Schedule(Add(direction(model), 3.0), [1.0, 0.5], 0.2),
+    lambda model: Gate(Add(direction(model), 3.0), Reads(direction(model), -9.0)),
+)
 IDS = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
 
 
@@ -55,6 +69,32 @@ def test_a_projection_at_every_writer_empties_the_residual_stream(tiny):
         for site in edited.sites:
             assert found.read(plain[site]).abs().max() > 0.05
             assert found.read(edited[site]).abs().max() < 1e-5
+
+
+@given(strength=st.floats(-2, 2), number=st.integers(0, len(OPS) - 1))
+def test_at_a_strength_it_does_that_share_of_what_it_does(tiny, strength, number):
+    model, site = tiny("llama"), "resid_post.1"
+    recipe = Recipe([(site, OPS[number](model))])
+    x = model.capture(IDS, site)[site]
+    values = []
+    for each in (recipe, recipe.scaled(strength)):
+        with model.hooked(each):
+            values.append(model.capture(IDS, site)[site])
+    whole, part = values
+    torch.testing.assert_close(part, x + strength * (whole - x), rtol=1e-4, atol=1e-4)
+    assert (whole - x).abs().max() > 0.1, "control"
+
+
+def test_strength_one_is_the_recipe_itself_and_some_ops_have_no_other(tiny):
+    model = tiny("llama")
+    recipe = Recipe([("writers", Project(direction(model))), ("z.1", Knockout("last", 0))], note="both")
+    assert recipe.scaled(1) is recipe
+    with pytest.raises(InterpError, match="Knockout can't be inside another op"):
+        recipe.scaled(0.5)
+    with pytest.raises(InterpError, match="strength is nan; expected a finite number"):
+        recipe.scaled(float("nan"))
+    half = Recipe(recipe.edits[:1]).scaled(0.5).edits[0].op
+    assert (type(half), half.scale) == (Project, 0.5), "which folds"
 
 
 def test_another_models_recipe_is_refused(tiny):

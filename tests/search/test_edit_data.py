@@ -1,5 +1,8 @@
 """Edits as data: every op by name, with its options, is the op that Python makes."""
 
+import json
+
+import pytest
 import torch
 from sae_samples import autoencoder
 from safetensors.torch import save_file
@@ -18,7 +21,7 @@ def build(model, *edits, folder="."):
 
 
 def test_every_op_can_be_written(tiny, tmp_path):
-    assert {*_OPS, *_WRAPPERS} == {*OPS}
+    assert {*_OPS, *_WRAPPERS} == {*OPS, "Saved"}
     model, sae = tiny("llama"), autoencoder(tiny("llama"))
     sae.save(tmp_path / "sae")
     (tmp_path / "texts.txt").write_text("w5 w6 w7\n\nw8 w9 w10")
@@ -48,3 +51,22 @@ def test_every_op_can_be_written(tiny, tmp_path):
         with model.hooked(expected):
             assert torch.equal(logits, model.logits(ids)), edit["op"]
         assert not torch.equal(logits, model.logits(ids)), "control: it acts"
+
+
+def test_a_saved_recipe_is_an_edit(tiny, tmp_path):
+    model, other = tiny("llama"), tiny("llama", seed=1)
+    w9 = interp.attribution.Lens().direction(model, model.to_single_token("w9"), "resid_post.1")
+    saved = interp.Recipe([("writers", interp.Project(w9)), ("resid_post.1", Cap(w9, high=1.0))])
+    saved.save(tmp_path / "saved")
+    whole = build(model, {"op": "Saved", "recipe": "saved"}, folder=tmp_path)
+    assert whole.exact_digest == saved.exact_digest
+    part = build(model, {"op": "Saved", "recipe": "saved", "positions": ["generated"]}, folder=tmp_path)
+    assert [type(edit.op).__name__ for edit in part.edits] == ["At", "At"]
+    with pytest.raises(interp.InterpError, match=r"edits.0 \(Saved\)"):
+        build(other, {"op": "Saved", "recipe": "saved"}, folder=tmp_path)
+    with pytest.raises(interp.InterpError, match="no/such"):
+        build(model, {"op": "Saved", "recipe": "no/such"}, folder=tmp_path)
+    values = json.loads((tmp_path / "saved" / "recipe.json").read_text())
+    (tmp_path / "saved" / "recipe.json").write_text(json.dumps(values | {"format": 1}))
+    with pytest.raises(interp.InterpError, match="older format"):
+        build(model, {"op": "Saved", "recipe": "saved"}, folder=tmp_path)

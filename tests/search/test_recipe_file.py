@@ -39,6 +39,19 @@ def test_its_plain_data_build_it_again(tiny):
     assert again.build(tiny("llama")).exact_digest == data.build(tiny("llama")).exact_digest
 
 
+def test_its_strength_is_a_factor_of_all_edits(tiny):
+    edits = {"op": "Project", "sites": "writers", "direction": "toxic", "strength": 0.8}, {
+        "op": "Cap", "sites": "resid_post.1", "direction": "toxic", "high": 1.0,
+    }  # fmt: skip
+    data = file(*edits)
+    half = RecipeFile.parse(data.model_dump(exclude_unset=True) | {"strength": 0.5})
+    assert half.build(tiny("llama")).exact_digest == data.build(tiny("llama")).scaled(0.5).exact_digest
+    whole = data.model_copy(update={"strength": 1.0})
+    assert whole.build(tiny("llama")).exact_digest == data.build(tiny("llama")).exact_digest
+    with pytest.raises(InterpError, match="strength"):
+        file(*edits).parse(data.model_dump(exclude_unset=True) | {"strength": "half"})
+
+
 def test_directions_that_are_fitted_are_not_fitted_again(tiny):
     model, row = tiny("llama"), torch.randn(32, generator=torch.Generator().manual_seed(0))
     data = file(

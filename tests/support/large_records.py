@@ -45,12 +45,22 @@ from interp.directions.findings import Failure
 from interp.editing import AffineFit, Distilled, ExportEstimate, Fidelity, Plan
 from interp.editing.approximate.low_rank_factors import Distillation
 from interp.editing.fold import PlannedEdit
-from interp.features import BalancedAccuracy, Book, Cost, DescribedLatents, Description, FoundLatents, ScanOptions
+from interp.features import (
+    BalancedAccuracy,
+    Book,
+    Cost,
+    DescribedLatents,
+    Description,
+    FeatureLabel,
+    FoundLatents,
+    ScanOptions,
+)
 from interp.features.book_card import BookAutoencoder, BookCard
 from interp.features.descriptions.accuracy import Answer
 from interp.features.latent_search import LatentMatch
 from interp.models import Continuations, HookedModel, ModelReference, Site
 from interp.sae import TrainedSae
+from interp.sae.feature import Feature
 from interp.sae.training.state import ProgressPoint
 from interp.search import SweepFile, SweepRecord, SweepTrial, UnitFactors
 from interp.search.sweeps.confirmation import ConfirmedChange, ConfirmedPoint
@@ -75,6 +85,8 @@ from interp.upkeep.drift.drift_record import BehaviourChange
 from interp.upkeep.drift.latent_changes import FiringChange
 from interp.upkeep.drift.site_changes import ProjectionChange, SiteChange
 from interp.upkeep.drift.token_divergence import DivergentToken, TokenDivergence
+from interp.views import Conversation, LatentCard, NextTokenDifference, TokenHeat
+from interp.views.workbench.difference import NextTokens
 
 EVIL = "<script>alert('x')</script>\n&"
 SITES = [f"resid_post.{layer}" for layer in range(60)]
@@ -128,6 +140,7 @@ def large_records(model: HookedModel, folder: Path) -> Iterator[object]:
     yield FoundLatents({"text": EVIL}, (match,) * n, n, ((EVIL, ((EVIL, 5, 1.0),) * 3),) * n)
     feature = sample.feature()
     yield replace(feature, promoted=((EVIL, 1.0),) * n, nearest=((5, 0.5),) * n)
+    yield from _workbench(model, feature, n)
     yield sample.quality()
     yield sample.report()
 
@@ -279,6 +292,22 @@ def _upkeep(n: int) -> Iterator[object]:
     effect = EditEffect(score, 0.1, 0.2, "harm", "rate")
     columns = dict.fromkeys(areas, dict.fromkeys(areas, effect))
     yield MethodComparison(dict.fromkeys(areas, score), Entanglement(columns), dict.fromkeys(areas, 1.0))
+
+
+def _workbench(model: HookedModel, feature: Feature, n: int) -> Iterator[object]:
+    label = FeatureLabel(sae=EVIL, latent=3, text=EVIL, note=EVIL * n, rater=EVIL)
+    example = {"kind": "quarter1", "tokens": (EVIL,) * n, "values": (0.5,) * n, "value": 0.5, "peak": 3}
+    counted = dict.fromkeys(("count", "mean", "largest", "lens", "ablation"), 1e30)
+    partners = {"cofiring": [{"latent": 3, "share": 0.5}] * n}
+    yield LatentCard(EVIL, feature, counted | partners, (label,) * n, (example,) * n)
+    heat, words = TokenHeat(EVIL * n, (EVIL,) * n, torch.linspace(-1, 1, n)), ((EVIL, 0.5),) * 3
+    yield heat
+    yield NextTokenDifference((EVIL, EVIL * n), heat, (NextTokens(EVIL, 0.5, words, words),) * n)
+    talk = Conversation(
+        model, dict.fromkeys([f"{EVIL}{k}" for k in range(5)], interp.Recipe([("mlp_out.1", interp.Add([1.0] * 32))]))
+    )
+    talk.messages = (EVIL,) * n
+    yield talk
 
 
 def drifts(n: int) -> Drift:

@@ -1,13 +1,13 @@
-"""Figures, live curves, the slider and progress in a notebook: as they run, and exported, without kernel or network."""
+"""Figures, curves, a conversation and progress in a notebook: as they run, and exported, without kernel or network."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from base64 import b64encode
 from pathlib import Path
 
+import chromium
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -17,7 +17,7 @@ from interp.views import plot_activation_histogram, plot_heat_map, plot_layer_cu
 from interp.views.notebook_figure import NotebookFigure
 
 SUPPORT = Path(sample.__file__).parent
-LIVE, SLIDER, PROGRESS = 3, 4, 5
+LIVE, CHAT, PROGRESS = 3, 4, 5
 CELLS = (
     f"""
 import sys, time
@@ -26,7 +26,7 @@ import sample_records as sample
 from interp.core.progress import track
 from interp.sae.training.run_folder import TrainingReport
 from interp.sae.training.state import ProgressPoint
-from interp.views import LiveCurves, SteeringSlider, plot_heat_map, plot_layer_curve
+from interp.views import LiveCurves, plot_heat_map, plot_layer_curve
 """,
     "plot_heat_map(sample.findings())",
     "plot_layer_curve(sample.findings()).show()",
@@ -36,12 +36,14 @@ for n in range(30):
     live(TrainingReport(0, ProgressPoint(1000 * (n + 1), 1.0, 1 / (n + 1), 8.0, n, 1e-3, 0.0), n, 30, 1.0, n == 29))
 """,
     """
-slider = SteeringSlider(title="add it", low=-9.0, high=9.0)
-for slider.scale, slider.reply in ((0.0, "as before"), (4.0, "<b>steered</b>")):
-    slider.keep()
-slider
+import torch, tiny_models, interp
+from interp.views import chat
+edit = interp.Recipe([("resid_post.1", interp.Add(torch.ones(32), 9.0))])
+talk = chat(tiny_models.build("llama"), {"the <b>edit</b>": edit}, max_new_tokens=4)
+talk
 """,
     """
+talk.request = {"do": "say", "text": "w5 </script> w9"}
 for _ in track(range(12), "wait"):
     time.sleep(0.1)
 """,
@@ -68,7 +70,7 @@ def nbformat():
 
 @pytest.fixture(scope="module")
 def notebook(nbformat, messages, tmp_path_factory):
-    """The cells, executed; the first figure and the live curves twice."""
+    """The cells, executed; the first figure, the live curves and the conversation twice."""
     client = pytest.importorskip("nbclient", reason="nbclient is needed to execute notebooks")
     from traitlets.config import Config  # comes with nbclient
 
@@ -83,7 +85,7 @@ def notebook(nbformat, messages, tmp_path_factory):
     sockets = {"transport": "ipc", "ip": str(tmp_path_factory.mktemp("kernel") / "k")}
     runner = Client(notebook, timeout=120, config=Config(KernelManager=sockets))
     with runner.setup_kernel():
-        for number in (*range(len(CELLS)), 1, LIVE):
+        for number in (*range(CHAT + 1), 1, LIVE, CHAT, PROGRESS):
             runner.execute_cell(notebook.cells[number], number)
     return notebook
 
@@ -109,11 +111,18 @@ def test_live_curves_are_one_figure_that_is_updated_in_place(notebook, messages)
     assert "update_display_data" in kinds
 
 
-def test_the_slider_keeps_its_replies_in_the_notebook(notebook):
-    widget, replies = notebook.cells[SLIDER].outputs
+def test_a_conversation_stays_in_the_notebook_as_it_was_last(notebook, messages):
+    widget, copy = notebook.cells[CHAT].outputs
     assert "application/vnd.jupyter.widget-view+json" in widget.data
-    assert replies.data["text/plain"] == "+0.0: as before\n+4.0: <b>steered</b>"
-    assert "&lt;b&gt;steered&lt;/b&gt;" in replies.data["text/html"]
+    assert "text/html" not in widget.data, "the copy would be there twice"
+    assert copy.data["text/plain"].startswith("unedited: w")
+    assert "w5 &lt;/script&gt; w9" in copy.data["text/html"]
+    assert "the &lt;b&gt;edit&lt;/b&gt;" in copy.data["text/html"]
+    first = [
+        data for number, kind, data in messages if number == CHAT and "data-interp-chat" in data.get("text/html", "")
+    ]
+    assert ["Nothing is said yet" in data["text/html"] for data in first] == [True, True], "one for each run"
+    assert "Nothing is said yet" not in copy.data["text/html"]
 
 
 def test_progress_shows_in_the_cell_and_leaves_nothing(notebook, messages):
@@ -127,16 +136,9 @@ def exported(notebook, theme="light"):
     return nbconvert.HTMLExporter(theme=theme, exclude_input=True).from_notebook_node(notebook)[0]
 
 
-def browse(page: Path, *options: str) -> str:
-    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND")
-    folder = f"--user-data-dir={page.parent / 'browser'}"
-    command = ["chromium", *quiet, *options, "--virtual-time-budget=20000", folder, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@chromium.needed
 def test_an_export_is_not_blank_in_light_in_dark_and_without_scripts(nbformat, notebook, tmp_path):
-    cells = [notebook.cells[number] for number in (1, 2, LIVE, SLIDER)]
+    cells = [notebook.cells[number] for number in (1, 2, LIVE, CHAT)]
     document, blank = (nbformat.from_dict({**notebook, "cells": shown}) for shown in (cells, []))
     pages = {theme: exported(document, theme) for theme in ("light", "dark")}
     pages["stripped"] = re.sub(r"<script\b.*?</script>", "", pages["light"], flags=re.DOTALL)
@@ -145,9 +147,11 @@ def test_an_export_is_not_blank_in_light_in_dark_and_without_scripts(nbformat, n
         (tmp_path / f"{name}.html").write_text(html, encoding="utf-8")
     page, picture = tmp_path / "all.html", tmp_path / "all.png"
     page.write_text("<body style='margin:0;display:flex'>" + "".join(f"<iframe src='{p}.html'{FRAME}" for p in pages))
-    browse(page, f"--screenshot={picture}", f"--window-size={WIDTH * len(pages)},{HEIGHT}", "--hide-scrollbars")
+    chromium.browse(
+        page, f"--screenshot={picture}", f"--window-size={WIDTH * len(pages)},{HEIGHT}", "--hide-scrollbars"
+    )
     page.write_text(LINES.replace("PICTURE", b64encode(picture.read_bytes()).decode()))
-    lines = json.loads(re.search(r"<pre>(.*?)</pre>", browse(page, "--dump-dom"))[1])
+    lines = json.loads(re.search(r"<pre>(.*?)</pre>", chromium.browse(page, "--dump-dom"))[1])
     assert lines[3:] == [0, 0]
     assert min(lines[:2]) > 900, "lines of pixels of three figures and a table"
     assert lines[2] > 400, "of six tables"
