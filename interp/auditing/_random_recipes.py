@@ -60,7 +60,7 @@ def _drawn(recipe: Recipe, model: HookedModel, draw: torch.Generator, seed: int)
         if part.op not in _TURNED:
             _redraw(part, model.resolve(edit.sites), model, draw)
     ops = [op_class(part.op).restore(part.settings, part.tensors) for part in parts]
-    edits = [replace(edit, op=op) for edit, op in zip(recipe.edits, ops, strict=True)]
+    edits = [replace(edit, op=op, named=()) for edit, op in zip(recipe.edits, ops, strict=True)]
     return Recipe(edits, recipe.model, f"random, seed {seed}: {recipe.note}")
 
 

@@ -47,7 +47,11 @@ def show_recipe(folder: Annotated[Path, typer.Argument(help="folder of the recip
     recipe = Recipe.load(folder)
     model = recipe.model and recipe.model.name
     if as_json:
-        rows = [{"sites": e.sites, "op": type(e.op).__name__, "settings": e.op.settings()} for e in recipe.edits]
+        rows: list[dict[str, Any]] = [
+            {"sites": e.sites, "op": type(e.op).__name__, "settings": e.op.settings()} for e in recipe.edits
+        ]
+        for row, edit in zip(rows, recipe.edits, strict=True):
+            row["named"] = [label.model_dump() for label in edit.named]
         print_values(True, {"model": model, "note": recipe.note, "digest": recipe.digest, "edits": rows})
         return
     print_values(False, {"model": model or "any", "note": recipe.note, "digest": recipe.digest})
@@ -62,7 +66,8 @@ def _words(edit: Any) -> tuple[str, str, str]:
     while hasattr(op, "op"):
         holders.insert(0, f"; {type(op).__name__}: {_fields(op, noun)}")
         op = op.op
-    return type(op).__name__, brief(edit.sites), _fields(op, noun) + "".join(holders)
+    labels = (f"; book:{label.label}: {brief(label.latents)}" for label in edit.named)
+    return type(op).__name__, brief(edit.sites), "".join([_fields(op, noun), *holders, *labels])
 
 
 def _fields(record: Any, noun: str) -> str:

@@ -9,6 +9,7 @@ In reading order:
 - `line_file`: append-only files of lines.
 - `agreement`: how far raters agree.
 - `labels`: what people and machines say that latents mean.
+- `latent_names`: `book:LABEL` where a number is expected.
 - `descriptions`: `describe`, which asks a machine, and tests what it says.
 """
 

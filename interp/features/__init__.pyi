@@ -1,4 +1,5 @@
 from .book import Book as Book
+from .book import resolve_latents as resolve_latents
 from .book_card import autoencoder_digest as autoencoder_digest
 from .descriptions.accuracy import BalancedAccuracy as BalancedAccuracy
 from .descriptions.describer import describe as describe
@@ -9,6 +10,7 @@ from .descriptions.options import DescribeOptions as DescribeOptions
 from .descriptions.replies import Cost as Cost
 from .labels import FeatureLabel as FeatureLabel
 from .labels import LabelFile as LabelFile
+from .latent_names import NamedLatents as NamedLatents
 from .latent_search import FoundLatents as FoundLatents
 from .scanning.ablation_effect import measure_ablation_effects as measure_ablation_effects
 from .scanning.latent_statistics import bin_edges as bin_edges

@@ -5,7 +5,7 @@ somebody wrote one, `labels.jsonl` (`interp.features.labels`). The files are rea
 book can be far larger than memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 
 from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError, first_line
-from interp.core.files import read_json
+from interp.core.files import read_json, sha256_file, sha256_json
 from interp.features.book_card import BACKGROUND_FILE, CARD, EXAMPLES_FILE, LABELS_FILE, LATENTS_FILE, BookCard
 from interp.features.labels import LabelFile
+from interp.features.latent_names import PREFIX, NamedLatents
 from interp.features.latent_search import search
 from interp.features.scanning.latent_statistics import bin_edges
 from interp.models.sites import Site
+from interp.sae.coder import SparseAutoencoder
 from interp.sae.feature import Feature, Snippet
 
 
@@ -48,6 +50,11 @@ class Book(Displayed):
             if not (place / name).is_file():
                 raise InterpError(f"{place} is no feature book (it has no {name}); interp features scan makes one")
         return cls(place, BookCard.parse(read_json(place / CARD), source=str(place / CARD)))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the scan found: the record and the table of latents. Labels are not part of it."""
+        return sha256_json([self.card.model_dump(), sha256_file(self.folder / LATENTS_FILE)])
 
     @cached_property
     def _database(self) -> Any:
@@ -142,3 +149,44 @@ class Book(Displayed):
         sizes = {name: sae.d_sae for name, sae in self.card.autoencoders.items()}
         rows = [("model", self.card.model.name), ("latents", sizes), ("tokens", self.card.tokens)]
         return str(self.folder), [*rows, ("labels", len(self.labels.current()))]
+
+
+def resolve_latents(
+    names: Iterable[int | str], sae: SparseAutoencoder | None, book: str | Path | None = None
+) -> tuple[list[int], tuple[NamedLatents, ...]]:
+    """The numbers of latents, each once, and what the labels among them meant.
+
+    Args:
+        names: Numbers, and labels as `book:LABEL`.
+        sae: The autoencoder, for labels.
+        book: Folder of its feature book, for labels.
+
+    Raises:
+        InterpError: A label without a book, or which no latent has, or on which raters disagree; a book of another
+            autoencoder; or a label of a latent that the autoencoder does not have.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.features import FeatureLabel, ScanOptions, resolve_latents, scan
+        >>> from interp.sae import SparseAutoencoder, TopK
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
+        >>> book = scan(sae, model, tmp / "book", ScanOptions(top=2), texts=["the baker sold bread ."] * 3)
+        >>> book.labels.add([FeatureLabel(sae="sae", latent=2, text="trades", rater="ana")])[0].text
+        'trades'
+        >>> numbers, meant = resolve_latents(["book:trades", 0], sae, tmp / "book")
+        >>> numbers, meant[0].label
+        ([2, 0], 'trades')
+    """
+    numbers, meant = list[int](), list[NamedLatents]()
+    for name in names:
+        if isinstance(name, int):
+            numbers.append(name)
+            continue
+        if book is None or sae is None or not name.startswith(PREFIX):
+            raise InterpError(f"latent {name!r} can't be looked up; give a number, or {PREFIX}LABEL with sae and book")
+        opened, label = Book.open(book), name.removeprefix(PREFIX).strip()
+        latents = opened.labels.named(label, opened.card.require(sae))
+        meant.append(NamedLatents(label=label, latents=latents, book=opened.digest))
+        numbers += latents
+    return list(dict.fromkeys(numbers)), tuple(meant)

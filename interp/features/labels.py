@@ -69,10 +69,26 @@ class LabelFile(Displayed):
         return displayed(sorted(chosen, key=lambda x: (x.sae, x.latent, x.rater)))
 
     def named(self, label: str, sae: str | None = None) -> tuple[int, ...]:
-        """The latents of an autoencoder whose label is this text, in any case. Raises where there is none."""
+        """The latents of an autoencoder whose label is this text, in any case.
+
+        Raises where there is none, and where raters disagree: of those who use the label, one calls a latent so and
+        another one otherwise; or of a latent's raters some say harmful and some benign.
+        """
         name, wanted = self.card.name(sae), label.strip().casefold()
         labels = self.current(name)
-        found = sorted({x.latent for x in labels if x.text.strip().casefold() == wanted})
+        same = [x for x in labels if x.text.strip().casefold() == wanted]
+        found, raters = sorted({x.latent for x in same}), {x.rater for x in same}
+        for x in same:
+            self._completed(x)  # raises for one of another autoencoder
+        for latent in found:
+            here = [x for x in labels if x.latent == latent]
+            known = [x for x in here if x.rater in raters]
+            if not all(x in same for x in known) or {"harmful", "benign"} <= {x.verdict for x in here}:
+                said = ", ".join(f"{x.rater or 'a rater'} says {x.text!r} ({x.verdict})" for x in here)
+                raise InterpError(
+                    f"raters disagree on latent {latent} of {label!r}: {said}; of each the last label counts, so let "
+                    "them label it again, or give numbers"
+                )
         if not found:
             raise InterpError(
                 f"no latent of {name} has the label {label!r}; {nearest(label, [x.text for x in labels])}"

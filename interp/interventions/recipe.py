@@ -10,10 +10,11 @@ pickled. Edits that were saved in an older format keep it, and with it their mea
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from interp.core.digests import weight_digests
 from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, read_tensors, sha256_json, write_json
+from interp.features.latent_names import NamedLatents
 from interp.interventions.affine_ops import Add, Project
 from interp.interventions.op import OPS, Observer, Op, finite, op_class
 from interp.interventions.positions import Schedule
@@ -44,6 +46,8 @@ class Edit(Displayed):
         sites: Names or patterns of sites, such as `writers`, `resid_post.3` or `mlp_out.2-5`.
         op: The op.
         format: The format of recipes that it was made or saved in; an older one keeps its meaning.
+        named: Labels of a feature book that its latents were given by. They are saved; the digest does not depend on
+            them.
 
     Example:
         >>> edit = interp.interventions.Edit(("writers",), interp.Project([1.0, 0.0]))
@@ -54,6 +58,7 @@ class Edit(Displayed):
     sites: tuple[str, ...]
     op: Op
     format: int = FORMAT
+    named: tuple[NamedLatents, ...] = field(default=(), compare=False)
 
     def require_raw_writers(self, model_type: str) -> None:
         """Raise where a norm follows the writers of a model type, and an older version took `writers` for after it."""
@@ -242,6 +247,7 @@ class _EditFile(Config):
     op: str
     settings: dict[str, Any]
     format: Literal[1, 2] | None = None  # where it is not the file's
+    named: tuple[NamedLatents, ...] = Field((), strict=False)  # what labels of latents meant
 
 
 class _RecipeFile(Config):
@@ -303,7 +309,9 @@ def _plain(recipe: Recipe, by_meaning: bool = False) -> dict[str, Any]:
     raw = recipe._writers_are_raw
     formats = [1 if by_meaning and not _differs(plain, raw) else edit.format for edit, plain in pairs]
     usual = 1 if by_meaning else max(formats)
-    marks = [{} if number == usual else {"format": number} for number in formats]
+    marks: list[dict[str, Any]] = [{} if number == usual else {"format": number} for number in formats]
+    for edit, mark in zip(recipe.edits, marks, strict=True):
+        mark |= {"named": [x.model_dump() for x in edit.named]} if edit.named and not by_meaning else {}
     edits = [plain | mark for plain, mark in zip(values, marks, strict=True)]
     return {"format": usual, "edits": edits, "model": recipe.model and recipe.model.model_dump(), "note": recipe.note}
 
@@ -332,6 +340,6 @@ def _restore(number: int, values: _EditFile, tensors: dict[str, Tensor], path: P
     named = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     try:
         op = op_class(values.op).restore(values.settings, named)
-        return Edit(tuple(values.sites), op, values.format or usual)
+        return Edit(tuple(values.sites), op, values.format or usual, values.named)
     except (KeyError, TypeError) as problem:
         raise InterpError(f"{path}: edit {number} ({values.op}) is incomplete: {problem}; save it again") from None

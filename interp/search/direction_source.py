@@ -1,17 +1,21 @@
 """Where a direction comes from, as plain data: pairs and a method, a saved folder, a token's lens, or a latent."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from interp.attribution.lens import Lens
 from interp.core.config import Config
+from interp.core.display import brief
 from interp.core.errors import InterpError
 from interp.data.contrast import Contrast
 from interp.directions.contrast_source import read_contrast
 from interp.directions.direction import Direction
 from interp.directions.fitting import SAE_METHODS, fit_direction, require_methods
 from interp.directions.methods.erasure import Eraser
+from interp.features.book import resolve_latents
+from interp.features.latent_names import LatentName, NamedLatents
 from interp.models.hooked import HookedModel
 from interp.models.loading import ORGANISM
 from interp.sae.coder import SparseAutoencoder
@@ -20,7 +24,7 @@ _OF = {
     "contrast": {"columns", "skip_bad", "method", "site", "position", "pairs", "seed", "rank", "sae"},
     "folder": set[str](),
     "token": {"lens", "site", "gain"},
-    "latent": {"sae"},
+    "latent": {"sae", "book"},
 }
 
 
@@ -35,10 +39,29 @@ class Autoencoders(dict[str, SparseAutoencoder]):
     def __init__(self, model: HookedModel, folder: str | Path = "."):
         super().__init__()
         self.model, self.folder = model, Path(folder)
+        self._latents: dict[object, tuple[list[int], tuple[NamedLatents, ...]]] = {}
 
     def __missing__(self, name: str) -> SparseAutoencoder:
         self[name] = SparseAutoencoder.load(self.folder / name, self.model)
         return self[name]
+
+    def latents(
+        self, sae: str | None, names: Sequence[int | str] | None, book: str | None
+    ) -> tuple[list[int], tuple[NamedLatents, ...]]:
+        """Numbers of latents of an autoencoder, and what labels among them meant; the same ones at each call."""
+        if not names:
+            return [], ()
+        key = sae, tuple(names), book
+        if key not in self._latents:
+            self._latents[key] = resolve_latents(names, self[str(sae)], None if book is None else self.folder / book)
+        return self._latents[key]
+
+    def latent(self, sae: str | None, name: int | str, book: str | None) -> int:
+        """The number of one latent. Raises for a label that several have."""
+        numbers, _ = self.latents(sae, [name], book)
+        if len(numbers) > 1:
+            raise InterpError(f"{name} are latents {brief(numbers)}, and one is needed here; give its number")
+        return numbers[0]
 
 
 class DirectionSource(Config):
@@ -64,7 +87,8 @@ class DirectionSource(Config):
     token: str | None = Field(None, description="text of one token, whose lens vector is the direction")
     lens: str = Field("logit", description="logit, or the folder or file of a fitted lens (Jacobian or tuned)")
     gain: bool = Field(False, description="take the final norm's gain into the lens vector")
-    latent: int | None = Field(None, ge=0, description="number of a latent, whose decoder row is the direction")
+    latent: LatentName | None = Field(None, description="a latent, whose decoder row is it: number, or book:LABEL")
+    book: str | None = Field(None, description="folder of the autoencoder's feature book, for a label")
 
     @model_validator(mode="after")
     def _one_origin(self) -> "DirectionSource":
@@ -107,7 +131,7 @@ class DirectionSource(Config):
             lens = Lens() if self.lens == "logit" else Lens.load(root / self.lens, model)
             return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)
         if sae is not None and self.latent is not None:
-            return self._latent_row(sae)
+            return self._latent_row(sae, known.latent(self.sae, self.latent, self.book))
         fitted = fit_direction(
             model, self.read_pairs(root), self.method, self.site, self.position, sae, self.rank, self.seed
         )
@@ -119,7 +143,7 @@ class DirectionSource(Config):
         source = file if file.partition(".")[0] == ORGANISM else folder / file
         return read_contrast(source, self.pairs, self.seed, self.columns, self.skip_bad)
 
-    def _latent_row(self, sae: SparseAutoencoder) -> Direction:
-        if not 0 <= (self.latent or 0) < sae.d_sae:
-            raise InterpError(f"latent {self.latent} does not exist; expected one from 0 to {sae.d_sae - 1}")
-        return Direction(sae.W_dec[self.latent][None].float(), sae.site, -1, "sae_latent", sae.model, data="")
+    def _latent_row(self, sae: SparseAutoencoder, latent: int) -> Direction:
+        if not 0 <= latent < sae.d_sae:
+            raise InterpError(f"latent {latent} does not exist; expected one from 0 to {sae.d_sae - 1}")
+        return Direction(sae.W_dec[latent][None].float(), sae.site, -1, "sae_latent", sae.model, data="")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from interp.core.files import read_tensors
 from interp.data.corpora import texts
 from interp.directions.direction import Direction
 from interp.directions.methods.erasure import Eraser
+from interp.features.latent_names import LatentName
 from interp.interventions.ablation import Replace, Resample, Scale, bank
 from interp.interventions.affine_ops import Add, Cap, Erase, LowRank, Project
 from interp.interventions.gate import Fires, Gate, Reads
@@ -24,15 +25,15 @@ from interp.interventions.knockout import Knockout
 from interp.interventions.latents import Clamp, Suppress
 from interp.interventions.op import Op
 from interp.interventions.positions import At, Schedule
-from interp.interventions.recipe import FORMAT, Recipe
+from interp.interventions.recipe import FORMAT, Edit, Recipe
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.search.direction_source import Autoencoders, DirectionSource
 from interp.search.strengths import Number, Strength, by_strength
 
-Place = tuple[str | list[str], Op]
+Place = tuple[list[str], Op] | Edit
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-Numbers = Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+Latents = Annotated[tuple[LatentName, ...], Field(strict=False, min_length=1)]
 Tokens = Annotated[tuple[str | int, ...], Field(strict=False, min_length=1)]
 Unit = str | int | float  # LAYER.UNIT; YAML reads 3.5 as a number
 Units = Annotated[tuple[Unit, ...], Field(strict=False, min_length=1)]
@@ -48,7 +49,8 @@ class GateData(Config):
 
     direction: str | None = Field(None, description="name of the direction that is read")
     sae: str | None = Field(None, description="folder of the autoencoder, for a latent")
-    latent: int | None = Field(None, ge=0, description="number of the latent that is read")
+    latent: LatentName | None = Field(None, description="the latent that is read: number, or book:LABEL")
+    book: str | None = Field(None, description="folder of the autoencoder's feature book, for a label")
     threshold: Number = Field(description="value above which the edit acts")
     cosine: bool = Field(False, description="read the cosine in place of the product")
     per: Literal["token", "sequence"] = Field("sequence", description="decide for each token or each sequence")
@@ -65,7 +67,8 @@ class GateData(Config):
         """The op behind the gate."""
         when: Reads | Fires
         if self.latent is not None:
-            when = Fires(parts.autoencoders[str(self.sae)], self.latent, self.threshold)
+            latent = parts.autoencoders.latent(self.sae, self.latent, self.book)
+            when = Fires(parts.autoencoders[str(self.sae)], latent, self.threshold)
         else:
             when = Reads(parts.direction(str(self.direction)), self.threshold, self.cosine)
         return Gate(op, when, self.per, self.reduce, self.site)
@@ -101,7 +104,8 @@ class EditData(Config):
     high: Number | None = Field(None, description="Cap: the largest value")
     relative: bool | None = Field(None, description="Add: in units of the length of the activations")
     sae: str | None = Field(None, description="folder of an autoencoder or a transcoder")
-    latents: Numbers | None = Field(None, description="numbers of latents")
+    latents: Latents | None = Field(None, description="latents: numbers, or book:LABEL")
+    book: str | None = Field(None, description="folder of the autoencoder's feature book, for labels")
     heads: Units | None = Field(None, description="heads, as LAYER.HEAD")
     neurons: Units | None = Field(None, description="neurons, as LAYER.NEURON")
     factor: Number | None = Field(None, description="factor of the heads, neurons or latents; 0 removes them")
@@ -147,9 +151,15 @@ class EditData(Config):
         names = (self.direction, self.gate.direction if self.gate else None)
         return [name for name in names if name is not None]
 
-    def build(self, parts: "EditParts") -> list[Place]:
-        """The sites and ops for a model, one or several. Raises where the edit does not fit the model."""
-        return [(sites, self._wrapped(op, parts)) for sites, op in _OPS[self.op].build(self, parts)]
+    def build(self, parts: "EditParts") -> list[Edit]:
+        """The edits of a model, one or several. Raises where this one does not fit the model."""
+        given = [(self.sae, self.latents, self.book)]
+        sources = (self.gate, *map(parts.sources.get, self.needs))
+        given += [(x.sae, (x.latent,), x.book) for x in sources if x is not None and x.latent is not None]
+        meant = tuple(label for each in given for label in parts.autoencoders.latents(*each)[1])
+        places = _OPS[self.op].build(self, parts)
+        edits = (place if isinstance(place, Edit) else Edit(tuple(place[0]), place[1]) for place in places)
+        return [replace(edit, op=self._wrapped(edit.op, parts), named=(*edit.named, *meant)) for edit in edits]
 
     def _wrapped(self, op: Op, parts: "EditParts") -> Op:
         if self.schedule is not None:
@@ -284,7 +294,8 @@ def _of_tensors(op: type[Erase] | type[LowRank], edit: EditData, parts: EditPart
 
 
 def _latents(edit: EditData, parts: EditParts, op: type[Clamp] | type[Suppress], *options: Any) -> list[Place]:
-    made = op(parts.autoencoders[str(edit.sae)], list(edit.latents or ()), *options)
+    latents, _ = parts.autoencoders.latents(edit.sae, edit.latents or (), edit.book)
+    made = op(parts.autoencoders[str(edit.sae)], latents, *options)
     return [([str(made.site)], made)]
 
 
@@ -315,7 +326,7 @@ def _saved(edit: EditData, parts: EditParts) -> list[Place]:
     saved.bind(parts.model)  # raises where it was made for another model
     if any(each.format != FORMAT for each in saved.edits):
         raise InterpError(f"{edit.recipe} was saved in an older format, which means other tokens; make it anew")
-    return [(list(each.sites), each.op) for each in saved.edits]
+    return [*saved.edits]
 
 
 def _at_units(edit: EditData, parts: EditParts, make: Callable[..., Op]) -> list[Place]:
@@ -334,7 +345,8 @@ class _Options:
 
     @property
     def names(self) -> set[str]:
-        return {name for group in self.needed for name in group.split("|")} | {*self.optional}
+        given = {name for group in self.needed for name in group.split("|")} | {*self.optional}
+        return given | {"book"} if "latents" in given else given
 
 
 _UNITS = "heads|neurons"

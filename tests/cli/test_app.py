@@ -42,9 +42,9 @@ def test_options_are_frozen():
         "sweep show": ["--json", "--page", "folder"],
         "sweep pick": ["--export", "--json", "--knee", "--out", "--trial", "folder"],
         "curate": [
-            "--device", "--direction", "--drop-duplicates", "--error", "--field", "--items", "--json", "--labels",
-            "--latents", "--model", "--near-duplicates", "--out", "--own-reply", "--reply-tokens", "--sae", "--score",
-            "--seed", "--shard", "--skip-bad", "--suite", "--suite-data", "--threshold", "--train-rate",
+            "--book", "--device", "--direction", "--drop-duplicates", "--error", "--field", "--items", "--json",
+            "--labels", "--latents", "--model", "--near-duplicates", "--out", "--own-reply", "--reply-tokens", "--sae",
+            "--score", "--seed", "--shard", "--skip-bad", "--suite", "--suite-data", "--threshold", "--train-rate",
             "--train-sample", "--train-steps", "--workers", "--worst", "data",
         ],
         "feedback": [

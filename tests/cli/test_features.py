@@ -10,6 +10,7 @@ from tiny_models import one_site
 from torch.nn.functional import normalize
 
 import interp
+from interp.features import Book
 from interp.sae import TopK
 
 
@@ -128,6 +129,35 @@ def test_a_local_model_describes(run, book):
     assert {row["machine"] for row in replies} == {model.name}
     code, _, error = run("features", "describe", book, "--model", "organism", "--key-variable", "HOME")
     assert (code, error.count("\n"), "goes with --endpoint" in error) == (2, 1, True)
+
+
+def test_labels_name_latents_in_recipes_and_curations(run, book, sae, tmp_path):
+    assert (
+        run("features", "label", book, "--latents", 3, "--latents", 7, "--label", "old towns", "--rater", "ana")[0] == 0
+    )
+    file = tmp_path / "towns.yaml"
+    file.write_text(
+        f"model: organism\nedits:\n  - {{op: Clamp, sae: {sae}, book: book, latents: [book:old towns, 5], value: 0}}\n"
+    )
+    code, said, _ = run("recipe", "build", file, "--out", tmp_path / "named", "--json")
+    by_hand = file.read_text().replace("book:old towns, 5", "3, 7, 5").replace("book: book, ", "")
+    (tmp_path / "by_hand.yaml").write_text(by_hand)
+    digest = json.loads(run("recipe", "build", tmp_path / "by_hand.yaml", "--out", tmp_path / "by_hand", "--json")[1])
+    assert (code, json.loads(said)) == (0, digest | {"folder": str(tmp_path / "named")})
+    assert "book:old towns: 3, 7" in " ".join(run("recipe", "show", tmp_path / "named")[1].split())
+    shown = json.loads(run("recipe", "show", tmp_path / "named", "--json")[1])
+    kept = {"label": "old towns", "latents": [3, 7], "book": Book.open(book).digest}
+    assert shown["edits"][0]["named"] == [kept]
+    words = ["--model", "organism", "--sae", sae, "--book", book, "--latents", "book:old towns,5", "--threshold", 0.1]
+    (tmp_path / "text.jsonl").write_text('{"text": "The baker sold bread."}\n{"text": "Rain fell all day."}\n')
+    code, _, error = run("curate", tmp_path / "text.jsonl", *words, "--out", tmp_path / "curated")
+    assert code == 0, error
+    record = json.loads((tmp_path / "curated" / "curation.json").read_text())
+    assert (record["settings"]["latents"], record["settings"]["named"]) == ([3, 7, 5], [kept])
+    words[words.index("book:old towns,5")] = "book:towns"
+    code, _, error = run("curate", tmp_path / "text.jsonl", *words, "--out", tmp_path / "other")
+    assert (code, error.count("\n"), "did you mean old towns" in error) == (2, 1, True), error
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_store_as_the_source(run, sae, tmp_path):

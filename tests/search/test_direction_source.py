@@ -53,7 +53,7 @@ def test_an_erasing_method_gives_an_eraser():
         ({"token": "a", "folder": "b"}, "a direction has folder, token; expected one"),
         ({"folder": "b", "site": "resid_post.1"}, "a direction from a folder has no 'site'; it takes no options"),
         ({"token": "a"}, "a direction from a token has no site; give one"),
-        ({"latent": 3, "sae": "a", "site": "b"}, "a direction from a latent has no 'site'; it takes sae"),
+        ({"latent": 3, "sae": "a", "site": "b"}, "a direction from a latent has no 'site'; it takes book, sae"),
         ({"latent": 3}, "sae is the folder of an autoencoder, for a latent"),
         ({"contrast": "a", "site": "b", "method": "sae_latent"}, "sae is the folder of an autoencoder, for a latent"),
         ({"contrast": "a", "site": "resid_post.1", "method": "difmeans"}, "unknown method 'difmeans'"),

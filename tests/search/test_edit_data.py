@@ -4,10 +4,14 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sae_samples import autoencoder
 from safetensors.torch import save_file
 
 import interp
+from interp.auditing._random_recipes import randomise
+from interp.features import FeatureLabel, ScanOptions, scan
 from interp.interventions import Cap, Erase, Knockout, LowRank, Replace, Resample, Scale, bank
 from interp.interventions.op import OPS
 from interp.search import RecipeFile
@@ -70,3 +74,75 @@ def test_a_saved_recipe_is_an_edit(tiny, tmp_path):
     (tmp_path / "saved" / "recipe.json").write_text(json.dumps(values | {"format": 1}))
     with pytest.raises(interp.InterpError, match="older format"):
         build(model, {"op": "Saved", "recipe": "saved"}, folder=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """A folder with an autoencoder and its book: latents 3 and 9 are hostile, and latent 4 is kind."""
+    model, folder = tiny("llama"), tmp_path_factory.mktemp("named")
+    sae = autoencoder(model)
+    sae.save(folder / "sae")
+    book = scan(sae, model, folder / "book", ScanOptions(context=16, top=2), texts=["w5 w6 w7 w8"] * 3)
+    texts = {3: "hostile", 4: "kind", 9: "hostile"}
+    book.labels.add([FeatureLabel(sae="sae", latent=n, text=text, rater="ana") for n, text in texts.items()])
+    return folder
+
+
+def test_latents_by_label_make_the_recipe_of_their_numbers(tiny, folder, tmp_path):
+    model, numbers = tiny("llama"), {"book:hostile": [3, 9], "book:Kind": [4]}
+    reads = {"sae": "sae", "book": "book"}
+
+    def recipe(latents, one, kept=()):
+        place = {"op": "Clamp", **reads, "latents": latents, "value": 2.0}
+        along = {"op": "Project", "sites": "resid_post.1", "direction": "row"}
+        edits = [place, along, along | {"gate": {**reads, "latent": one, "threshold": 0.1}, "sites": "mlp_out.2"}]
+        directions = {"row": {**reads, "latent": one}}
+        return RecipeFile.parse({"directions": directions, "edits": edits}).build(model, folder=folder)
+
+    @settings(max_examples=8)
+    @given(st.lists(st.sampled_from([*numbers, 0, 7]), min_size=1, unique=True))
+    def check(names):
+        by_hand = [n for name in names for n in numbers.get(name, [name])]
+        named, plain = recipe(names, "book:kind"), recipe(by_hand, 4)
+        assert (named.digest, named.exact_digest) == (plain.digest, plain.exact_digest)
+        meant = [(label.label, list(label.latents)) for label in named.edits[0].named]
+        assert meant == [(name.removeprefix("book:"), numbers[name]) for name in names if name in numbers]
+        assert [len(edit.named) for edit in named.edits[1:]] == [1, 2], "a direction's, and a gate's too"
+        assert not any(edit.named for edit in plain.edits)
+        named.save(tmp_path / "named", overwrite=True)
+        loaded = interp.Recipe.load(tmp_path / "named")
+        assert [edit.named for edit in loaded.edits] == [edit.named for edit in named.edits]
+        assert loaded.digest == named.digest
+        within = build(model, {"op": "Saved", "recipe": str(tmp_path / "named")})
+        assert [edit.named for edit in within.edits] == [edit.named for edit in named.edits]
+        assert recipe([*by_hand, 11], 4).digest != plain.digest, "control"
+
+    check()
+    named = recipe(["book:hostile"], 4)
+    assert [edit.named for edit in randomise(interp.Recipe(named.edits[:1]), model).edits] == [()], "other latents"
+    assert named.before_norms(model).edits[0].named == named.edits[0].named
+
+
+def test_wrong_labels_name_the_edit(tiny, folder):
+    model, row = tiny("llama"), {"op": "Project", "sites": "resid_post.1", "direction": "row"}
+    clamp = {"op": "Clamp", "sae": "sae", "book": "book", "latents": ["book:hostile"]}
+    for message, file in [
+        (
+            r"edits.0 \(Clamp\): no latent of sae has .* 'x'; known: hostile, kind",
+            [clamp | {"latents": ["book:x"]}],
+        ),
+        (r"edits.0 \(Clamp\): latent 'book:hostile' can't be looked up", [{**clamp, "book": None}]),
+        (r"edits.0 \(Clamp\): .*is no feature book", [clamp | {"book": "sae"}]),
+        ("Clamp has 5 twice", [clamp | {"latents": [5, 5]}]),
+        (
+            "edits.0.latents.0.* 'hostile' can't be read; expected a number from 0, or book:LABEL",
+            [clamp | {"latents": ["hostile"]}],
+        ),
+        ("Project takes no 'book'", [{**row, "direction": "w9", "book": "book"}]),
+    ]:
+        with pytest.raises(interp.InterpError, match=message) as caught:
+            build(model, *file, folder=folder)
+        assert "\n" not in str(caught.value)
+    source = {"row": {"sae": "sae", "book": "book", "latent": "book:hostile"}}
+    with pytest.raises(interp.InterpError, match="direction 'row': book:hostile are latents 3, 9, and one is needed"):
+        RecipeFile.parse({"directions": source, "edits": [row]}).build(model, folder=folder)

@@ -16,7 +16,7 @@ from interp.models.sites import Site
 from interp.search.direction_source import Autoencoders, DirectionSource
 from interp.search.recipe_file import RecipeFile
 
-_FOLDERS, _CHOICES = ("folder", "sae", "lens", "texts"), ("choice", "maybe")
+_FOLDERS, _CHOICES = ("folder", "sae", "book", "lens", "texts"), ("choice", "maybe")
 _PAIRS = ("contrast", "columns", "skip_bad", "pairs", "seed", "position")
 
 

@@ -28,6 +28,7 @@ from interp.core.files import sha256_json
 from interp.data.corpora import Document
 from interp.data.packing import PackedRows, encode, pack
 from interp.directions.direction import Direction, residual_site
+from interp.features.latent_names import NamedLatents
 from interp.models.architectures.table import architecture
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
@@ -81,6 +82,7 @@ class DocumentScorer(Displayed):
         latents: Its latents that count.
         own_reply: Also measure the projection difference, which costs a reply of the model a conversation.
         reply_tokens: Most tokens of such a reply.
+        named: What labels of a feature book meant, where latents were given by them; it is kept in records.
 
     Raises:
         InterpError: Neither or both of direction and autoencoder are given, either does not fit the model, or a latent
@@ -100,6 +102,7 @@ class DocumentScorer(Displayed):
     latents: tuple[int, ...] = ()
     own_reply: bool = False
     reply_tokens: int = 64
+    named: tuple[NamedLatents, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, HookedModel):
@@ -136,7 +139,8 @@ class DocumentScorer(Displayed):
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that the scores depend on, as plain values."""
-        own = {"reply_tokens": self.reply_tokens} if self.own_reply else {}
+        own: dict[str, Any] = {"reply_tokens": self.reply_tokens} if self.own_reply else {}
+        own |= {"named": [x.model_dump(mode="json") for x in self.named]} if self.named else {}
         reads = self._coder.tensors() if self.direction is None else {"rows": self.direction.rows}
         digest = sha256_json({name: x.double().flatten().tolist() for name, x in reads.items() if "dec" not in name})
         place = {"site": str(self.site), "reads": digest, "latents": list(self.latents)}

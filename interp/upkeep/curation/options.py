@@ -1,5 +1,6 @@
 """What documents are scored by, and how a corpus is split, as options that load nothing."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,13 +8,15 @@ from pydantic import BeforeValidator, Field
 
 from interp.core.config import Config
 from interp.core.errors import InterpError
+from interp.features.latent_names import PREFIX, LatentName
 
 
-def _numbers(value: Any) -> Any:
-    """Numbers of a text such as 5,7; anything else as it is."""
+def _names(value: Any) -> Any:
+    """Latents of a text such as 5,7 or book:hostile; anything else as it is."""
     if not isinstance(value, str):
         return value
-    return tuple(int(word) if word.strip().isdecimal() else word for word in value.split(","))
+    words = re.split(rf",(?=\s*(?:\d+\s*(?:,|$)|{PREFIX}))", value)
+    return tuple(int(word) if word.strip().isdecimal() else word.strip() for word in words)
 
 
 class CurationOptions(Config):
@@ -54,9 +57,10 @@ class ScorerSettings(Config):
     model: str = Field(description="organism, a local Hugging Face folder, or a hub id")
     direction: str | None = Field(None, description="folder of a saved direction that documents are scored by")
     sae: str | None = Field(None, description="folder of an autoencoder, in place of --direction")
-    latents: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = Field(
-        None, strict=False, description="its latents that count, such as 5,7"
+    latents: Annotated[tuple[LatentName, ...] | None, BeforeValidator(_names)] = Field(
+        None, strict=False, description="its latents that count, such as 5,7 or book:LABEL"
     )
+    book: str | None = Field(None, description="folder of its feature book, for labels")
     own_reply: bool = Field(False, description="also measure the projection difference from the model's own reply")
     reply_tokens: int = Field(64, ge=1, description="most tokens of the model's own reply")
     device: str | None = Field(None, description="device to run on: cpu, cuda, cuda:1 or mps")
@@ -64,6 +68,7 @@ class ScorerSettings(Config):
     def open(self) -> Any:
         """The scorer; it loads the model. Raises as the loaders and `DocumentScorer` do."""
         from interp.directions.direction import Direction
+        from interp.features.book import resolve_latents
         from interp.models.loading import load
         from interp.sae.coder import SparseAutoencoder
         from interp.upkeep.curation.document_scorer import DocumentScorer
@@ -73,4 +78,5 @@ class ScorerSettings(Config):
             raise InterpError(f"{self.sae}: no such folder; expected that of an autoencoder")
         model = load(self.model, device=self.device)
         sae = SparseAutoencoder.load(self.sae, model) if self.sae else None
-        return DocumentScorer(model, direction, sae, self.latents or (), self.own_reply, self.reply_tokens)
+        latents, named = resolve_latents(self.latents or (), sae, self.book)
+        return DocumentScorer(model, direction, sae, tuple(latents), self.own_reply, self.reply_tokens, named)

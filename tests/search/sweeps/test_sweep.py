@@ -11,6 +11,7 @@ from sae_samples import autoencoder
 from interp import InterpError, SparseAutoencoder
 from interp.auditing.conditions import ModelCondition
 from interp.core.files import lock_folder
+from interp.features import FeatureLabel, ScanOptions, scan
 from interp.search import RecipeFile, SweepRecord, run_sweep
 from interp.search.sweeps.measures import Bench, Measures
 from interp.search.sweeps.trials import Trials
@@ -146,6 +147,34 @@ def test_an_autoencoder_is_read_once_by_all_trials(small_sweep, tmp_path, monkey
     assert Bench(small_sweep.model, measures).measure(run_again)[0]["harm"] == pytest.approx(
         best.scores["harm"], abs=1e-5
     )
+
+
+def test_a_sweep_over_labels_goes_on_with_the_book_as_it_was(small_sweep, tmp_path):
+    model, sae = small_sweep.model, autoencoder(small_sweep.model)
+    sae.save(tmp_path / "sae")
+    book = scan(sae, model, tmp_path / "book", ScanOptions(context=16), texts=["w5 w6 w7 w8"] * 3)
+    labels = [FeatureLabel(sae="sae", latent=n, text="hostile", rater="ana") for n in (3, 9)]
+    book.labels.add(labels)
+    clamp = {
+        "op": "Clamp",
+        "sae": "sae",
+        "book": "book",
+        "latents": {"choice": [["book:hostile"], ["book:hostile", 7]]},
+    }
+    (tmp_path / "measure").symlink_to(small_sweep.folder)
+    measure = {"suites": ["measure/own.yaml"], "choose_items": 8, "confirm_items": 8}
+    settings = small_sweep.settings(recipe={"edits": [clamp]}, measure=measure, confirm={"points": 1, "draws": 0})
+
+    def run():
+        return run_sweep(settings, tmp_path / "out", 2, folder=tmp_path, model=model)
+
+    assert {trial.state for trial in run()} == {"complete"}
+    best = SweepRecord.read(tmp_path / "out").front[0]
+    assert RecipeFile.parse(best.recipe).build(model, folder=tmp_path).edits[0].op.latents[:2] == [3, 9]
+    run()
+    book.labels.add([FeatureLabel(sae="sae", latent=11, text="hostile", rater="ana")])
+    with pytest.raises(InterpError, match=r"labels\.jsonl.*a sweep goes on as it began"):
+        run()
 
 
 def test_a_bound_that_the_unedited_model_breaks_is_said_before_the_first_trial(small_sweep, tmp_path, capsys):

@@ -9,6 +9,9 @@ from interp.upkeep import ScorerSettings
 def test_latents_are_numbers_from_a_text_too():
     assert ScorerSettings(model="m", sae="s", latents="5, 7").latents == (5, 7)
     assert ScorerSettings(model="m", sae="s", latents=(5,)).latents == (5,)
+    assert ScorerSettings(model="m", sae="s", latents="5, book:sad, old, book:x, 7").latents == (
+        5, "book:sad, old", "book:x", 7,
+    )  # fmt: skip
     with pytest.raises(InterpError, match="latents"):
         ScorerSettings(model="m", sae="s", latents="5,x")
 
