@@ -38,6 +38,8 @@ _SEARCHED = {
     "SAE": "train_autoencoder",
     "transcoder": "train_autoencoder",
     "SAELens": "saelens_autoencoder",
+    "label": "features",
+    "web application": "browse",
     "steer": "steer",
     "notebook": "workbench",
     "LEACE": "erase_concept",

@@ -137,6 +137,7 @@ VERBS: dict[str, Command] = {
     "feedback": upkeep.feedback_command,
     "drift": upkeep.drift_command,
     "watch": upkeep.watch_command,
+    "browse": report.browse_command,
     "depth": upkeep.depth_command,
     "tune": tuning.tune_command,
     "compare": tuning.compare_methods_command,
@@ -152,6 +153,7 @@ FEATURES_VERBS: dict[str, Command] = {
     "label": sae.label_command,
     "describe": sae.describe_command,
     "search": sae.search_command,
+    "export": report.export_pages_command,
 }
 RECIPE_VERBS: dict[str, Command] = {"build": recipe.build_command, "show": recipe.show_recipe}
 LENS_VERBS: dict[str, Command] = {"read": attribution.lens_command, "fit": attribution.fit_command}

@@ -1,4 +1,6 @@
-"""The verbs `interp report` and `interp report sign`: the risk report of a model, and who stands behind it."""
+"""Pages for people: the verbs `interp report`, a model's risk report and who stands behind it, and `interp browse` and
+`interp features export`, the pages of a feature book.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from interp.cli._options import Json, repeated
+from interp.cli._options import Device, Json, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_values, say
 
@@ -80,3 +82,62 @@ def sign_command(
         print_values(True, review.model_dump(mode="json"))
     else:
         say(f"{review.reviewer}: {review.verdict}, signed with {options.key}")
+
+
+Book = Annotated[Path, typer.Argument(help="feature book, written by interp features scan")]
+
+
+class PageOptions(Config):
+    """What the pages of a book need beside it."""
+
+    sae: tuple[str, ...] = repeated("NAME=FOLDER of an autoencoder that was moved since the scan")
+    link: tuple[Path, ...] = repeated("HTML file to link to, such as an attribution graph or a report")
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The folders of autoencoders, by name."""
+        return named_values(self.sae, "--sae", "NAME=FOLDER, such as l3=saes/l3")
+
+
+class BrowseOptions(Config):
+    """The model, the port, and other books."""
+
+    model: str | None = Field(None, description="the book's model, to type texts to and to steer")
+    port: int = Field(8765, ge=0, le=65535, description="port of this machine; 0 for any that is free")
+    beside: tuple[Path, ...] = repeated("another book whose autoencoders are compared")
+    pages: PageOptions = PageOptions()
+
+
+def browse_command(book: Book, options: BrowseOptions, device: Device = None, as_json: Json = False) -> None:
+    """Serve the pages of a feature book on this machine: look at latents, label them, type texts, steer, compare."""
+    from interp.features import Book as FeatureBook
+    from interp.models.loading import load
+    from interp.views.browser.server import browse
+
+    opened, *beside = (FeatureBook.open(path) for path in (book, *options.beside))
+    browse(
+        opened,
+        load(options.model, device=device) if options.model else None,
+        port=options.port,
+        ready=lambda address: print_values(as_json, {"address": address, "book": str(book), "stop": "Ctrl-C"}),
+        autoencoders=options.pages.places,
+        beside=beside,
+        links=options.pages.link,
+    )
+
+
+class ExportPagesOptions(Config):
+    """Where the pages go."""
+
+    out: Path = Field(description="new folder; open its index.html")
+    pages: PageOptions = PageOptions()
+
+
+def export_pages_command(book: Book, options: ExportPagesOptions, as_json: Json = False) -> None:
+    """Write the pages of a feature book as a folder that opens from disk, without forms and live parts."""
+    from interp.features import Book as FeatureBook
+    from interp.views.browser.static_folder import export_pages
+
+    places, links = options.pages.places, options.pages.link
+    count = export_pages(FeatureBook.open(book), options.out, autoencoders=places, links=links)
+    print_values(as_json, {"open": str(options.out / "index.html"), "pages": count})

@@ -9,6 +9,7 @@ from .descriptions.description import Description as Description
 from .descriptions.options import DescribeOptions as DescribeOptions
 from .descriptions.replies import Cost as Cost
 from .labels import FeatureLabel as FeatureLabel
+from .labels import LabelConflict as LabelConflict
 from .labels import LabelFile as LabelFile
 from .latent_names import NamedLatents as NamedLatents
 from .latent_search import FoundLatents as FoundLatents

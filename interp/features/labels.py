@@ -46,6 +46,21 @@ class FeatureLabel(Config):
     digest: str = Field("", description="the autoencoder's digest; filled in when it is written")
 
 
+class LabelConflict(InterpError):
+    """A rater has labelled a latent since the writer of another label of the same rater looked.
+
+    Attributes:
+        newer: The label that the writer has not seen.
+    """
+
+    def __init__(self, newer: FeatureLabel):
+        who = f"{newer.rater!r}" if newer.rater else "a rater without a name"
+        super().__init__(
+            f"latent {newer.latent} was labelled {newer.text!r} by {who} meanwhile; compare, and save again"
+        )
+        self.newer = newer
+
+
 @dataclass(frozen=True, eq=False)
 class LabelFile(Displayed):
     """The labels of a book.
@@ -95,20 +110,36 @@ class LabelFile(Displayed):
             )
         return tuple(found)
 
-    def add(self, labels: Iterable[FeatureLabel]) -> list[FeatureLabel]:
+    def history(self, sae: str, latent: int) -> list[FeatureLabel]:
+        """Every label of a latent that was written, in order, with those that no longer count."""
+        return [x for x in self.all() if (x.sae, x.latent) == (sae, latent)]
+
+    def add(self, labels: Iterable[FeatureLabel], seen: int | None = None) -> list[FeatureLabel]:
         """Append labels, all or none.
+
+        Args:
+            labels: The labels.
+            seen: How many labels of the latents, as `history` has them, their writer has seen. Default: this is not
+                asked.
 
         Returns:
             The labels as written, with date and digest.
 
         Raises:
-            InterpError: A latent or autoencoder is not in the book, or a label is of another autoencoder (its digest);
-                then nothing is written.
+            InterpError: A latent or autoencoder is not in the book, a label is of another autoencoder (its digest), or
+                its rater has written one that was not seen (`LabelConflict`); then nothing is written.
         """
         written = [self._completed(label) for label in labels]
         lines = [json.dumps(label.model_dump()) for label in written]
+
+        def require_seen() -> None:
+            for label in written if seen is not None else ():
+                unseen = [x for x in self.history(label.sae, label.latent)[seen:] if x.rater == label.rater]
+                if unseen:
+                    raise LabelConflict(unseen[-1])
+
         if lines:
-            append_lines(self.file, lines)
+            append_lines(self.file, lines, require_seen)
         return written
 
     def read(self, file: str | Path) -> list[FeatureLabel]:

@@ -6,14 +6,19 @@ most a line without an end, which does not count and which the next writer remov
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from interp.core.inputs import require_regular
 
 
-def append_lines(file: Path, lines: Sequence[str]) -> None:
+def append_lines(file: Path, lines: Sequence[str], require: Callable[[], None] = lambda: None) -> None:
     """Append lines to a file, which the first one makes.
+
+    Args:
+        file: The file.
+        lines: The lines.
+        require: Called when no other writer can come between; nothing is written where it raises.
 
     >>> from interp.features.line_file import append_lines, whole_lines
     >>> _ = (tmp / "lines").write_text("one\\nhal")
@@ -25,6 +30,7 @@ def append_lines(file: Path, lines: Sequence[str]) -> None:
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        require()
         end = os.lseek(descriptor, 0, os.SEEK_END)
         while end and os.pread(descriptor, 1, end - 1) != b"\n":  # what a killed writer left
             end -= 1

@@ -18,6 +18,7 @@ In reading order:
   `write_risk_report_page`, a risk report with its reviews.
 - `workbench`: `chat`, a conversation with a model and its edits side by side, `tokens`, a text shaded by what is read
   on each token, `feature`, a latent of a book, and `compare`, what two models or recipes expect next.
+- `browser`: `browse`, the pages of a feature book as a local web application, and `export_pages`, the same as files.
 """
 
 from interp.core.lazy import lazy_exports

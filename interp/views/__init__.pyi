@@ -5,6 +5,8 @@ from .attribution_graph_page import graph_page as graph_page
 from .audit_figures import plot_entanglement as plot_entanglement
 from .audit_figures import plot_forest as plot_forest
 from .audit_figures import plot_rates as plot_rates
+from .browser.server import browse as browse
+from .browser.static_folder import export_pages as export_pages
 from .figures import plot_activation_histogram as plot_activation_histogram
 from .figures import plot_heat_map as plot_heat_map
 from .figures import plot_layer_curve as plot_layer_curve

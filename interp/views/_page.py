@@ -5,6 +5,7 @@ Content-Security-Policy that blocks all network access.
 """
 
 import re
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +20,14 @@ def rendered_page(template: str, **values: Any) -> str:
 
     The filter `visible` shows the line breaks of tokens, and `figure` three decimals of numbers.
     """
+    page = page_environment().get_template(template).render(light=palette.LIGHT, dark=palette.DARK, **values)
+    # Text read from JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
+    return re.sub("[\ud800-\udfff]", "\ufffd", page)
+
+
+@cache
+def page_environment() -> Environment:
+    """The environment that pages are rendered in."""
     environment = Environment(
         loader=PackageLoader("interp.views"),
         autoescape=True,
@@ -29,9 +38,7 @@ def rendered_page(template: str, **values: Any) -> str:
     )
     environment.filters["visible"] = visible
     environment.filters["figure"] = _figure
-    page = environment.get_template(template).render(light=palette.LIGHT, dark=palette.DARK, **values)
-    # Text read from JSON may contain half of a surrogate pair, which UTF-8 cannot encode.
-    return re.sub("[\ud800-\udfff]", "\ufffd", page)
+    return environment
 
 
 def _figure(value: Any) -> Any:

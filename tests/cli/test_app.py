@@ -59,6 +59,7 @@ def test_options_are_frozen():
             "--cache", "--data", "--device", "--dtype", "--items", "--json", "--margin", "--seed", "--suite", "ledger",
             "model",
         ],
+        "browse": ["--beside", "--device", "--json", "--link", "--model", "--port", "--sae", "book"],
         "depth": [
             "--base", "--batch", "--behaviour", "--benign", "--contrast", "--control", "--device", "--group", "--items",
             "--json", "--lr", "--out", "--pairs", "--record", "--related", "--seed", "--sites", "--soft-lr",
@@ -112,6 +113,7 @@ def test_options_are_frozen():
             "--count", "--device", "--direction", "--fires", "--json", "--label", "--model", "--sae", "--text",
             "--token", "folder",
         ],
+        "features export": ["--json", "--link", "--out", "--sae", "book"],
         "sae convert": ["--accept", "--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "recipe build": ["--device", "--json", "--model", "--out", "file", "overrides"],
         "recipe show": ["--json", "folder"],

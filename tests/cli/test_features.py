@@ -176,3 +176,23 @@ def test_a_store_as_the_source(run, sae, tmp_path):
         assert not (tmp_path / "other").exists()
     code, _, error = run("features", "scan", sae, tmp_path / "store", "--out", tmp_path / "book")
     assert (code, "exists already" in error) == (2, True)
+
+
+def test_pages_as_files_and_what_browse_refuses(run, book, sae, tmp_path):
+    (tmp_path / "report.html").write_text("<p>a report</p>")
+    code, said, _ = run(
+        "features", "export", book, "--out", tmp_path / "pages", "--link", tmp_path / "report.html", "--json"
+    )
+    values = json.loads(said)
+    assert (code, values["open"]) == (0, str(tmp_path / "pages" / "index.html"))
+    assert values["pages"] == len(list((tmp_path / "pages").glob("*.html"))) > 24
+    for words, message in [
+        ([tmp_path], "is no feature book"),
+        ([book, "--sae", "l3"], "NAME=FOLDER"),
+        ([book, "--sae", "l4=x"], "autoencoder 'l4' is not in the book"),
+        ([book, "--link", sae / "no.html"], "is no HTML file"),
+        ([book, "--beside", tmp_path], "is no feature book"),
+        ([book, "--model", "organism-bilingual"], "this book"),
+    ]:
+        code, _, error = run("browse", *words)
+        assert (code, error.count("\n"), message in error) == (2, 1, True), error

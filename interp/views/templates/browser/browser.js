@@ -1,0 +1,115 @@
+(() => {
+  const find = (what, place = document) => [...place.querySelectorAll(what)];
+  const help = document.getElementById("help");
+
+  // Keys. j and k move among the rows of a page; where there are none, among latents.
+  const move = (by) => {
+    const rows = find("[data-row]");
+    if (!rows.length) return follow(by > 0 ? "next" : "prev");
+    const at = rows.indexOf(document.activeElement);
+    const next = rows[Math.max(0, Math.min(rows.length - 1, at < 0 ? 0 : at + by))];
+    next.focus();
+    next.scrollIntoView({ block: "nearest" });
+  };
+  const follow = (rel) => document.querySelector(`a[rel="${rel}"]`)?.click();
+  const keys = {
+    j: () => move(1),
+    k: () => move(-1),
+    n: () => follow("next"),
+    p: () => follow("prev"),
+    l: () => (document.querySelector("[data-back]") ?? document.querySelector(".bar a")).click(),
+    "/": () => document.querySelector("[data-search]")?.focus(),
+    "?": () => help.showModal(),
+  };
+  addEventListener("keydown", (event) => {
+    const field = event.target.closest("input, textarea, select");
+    if (field && event.key === "Escape") field.blur();
+    if (field || help.open || event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(keys, event.key)) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+  find("[data-opens]").forEach((button) => button.addEventListener("click", () => help.showModal()));
+
+  // A name that is typed is there in the next form, in this browser only.
+  find("[data-remember]").forEach((field) => {
+    const key = `interp-${field.dataset.remember}`;
+    try {
+      field.value ||= localStorage.getItem(key) ?? "";
+      field.form.addEventListener("submit", () => localStorage.setItem(key, field.value));
+    } catch {
+      // without storage the name is typed again
+    }
+  });
+
+  // Of the panels of a text's tokens the chosen one is shown.
+  const choose = (link) => {
+    find("[data-panels]").forEach((panel) => { panel.hidden = panel.id !== link.dataset.panel; });
+    find("[data-panel]").forEach((other) => other.toggleAttribute("aria-current", other === link));
+  };
+  const choices = () => {
+    const links = find("[data-panel]");
+    links.forEach((link) => link.addEventListener("focus", () => choose(link)));
+    links.forEach((link) => link.addEventListener("click", (event) => { event.preventDefault(); link.focus(); choose(link); }));
+    if (links.length) choose(links.at(-1));
+  };
+  choices();
+
+  const send = (form, signal) =>
+    fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), signal });
+
+  // What fires follows the typing.
+  find("form[data-live]").forEach((form) => {
+    const place = document.getElementById(form.dataset.live);
+    let waiting, running;
+    form.addEventListener("input", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(async () => {
+        running?.abort();
+        if (!form.elements.text.value.trim()) return place.replaceChildren();
+        running = new AbortController();
+        try {
+          const answer = await send(form, running.signal);
+          const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+          place.replaceChildren(...(page.getElementById(place.id) ?? page.querySelector("main")).childNodes);
+          choices();
+        } catch (problem) {
+          if (problem.name !== "AbortError") place.textContent = `No answer: ${problem.message}. Is interp browse still running?`;
+        }
+      }, 250);
+    });
+  });
+
+  // Two replies, as they are written.
+  find("output[data-of]").forEach((output) => {
+    const field = output.closest("form").elements[output.dataset.of];
+    field.addEventListener("input", () => { output.value = field.value; });
+  });
+  find("form[data-stream]").forEach((form) => {
+    const sides = Object.fromEntries(find("[data-side]").map((place) => [place.dataset.side, place]));
+    const fail = (text) => { sides.error.textContent = text; sides.error.hidden = false; };
+    let running;
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      running?.abort();
+      running = new AbortController();
+      const { signal } = running;
+      Object.values(sides).forEach((place) => { place.textContent = ""; });
+      sides.error.hidden = true;
+      try {
+        const answer = await send(form, signal);
+        if (!answer.ok) {
+          const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+          return fail(page.querySelector("[role=alert]")?.textContent ?? page.body.textContent);
+        }
+        const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+        for (let rest = "", part = await reader.read(); !part.done; part = await reader.read()) {
+          const lines = (rest + part.value).split("\n");
+          rest = lines.pop();
+          for (const [side, text] of lines.map((line) => JSON.parse(line))) side === "error" ? fail(text) : (sides[side].textContent = text);
+        }
+      } catch (problem) {
+        if (problem.name !== "AbortError") fail(`No answer: ${problem.message}. Is interp browse still running?`);
+      }
+    });
+  });
+})();

@@ -1,0 +1,124 @@
+"""The local server: loopback only, labels that survive a kill, and a journey through its pages in Chromium."""
+
+import os
+import signal
+import socket
+import sys
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from browser_pages import form
+
+from interp import InterpError
+from interp.features import Book
+from interp.views import browse
+
+
+@contextmanager
+def served(book, model=None):
+    """The address and the process of a server."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            browse(book, model, port=0, ready=lambda address: os.write(writes, address.encode()))
+        finally:
+            os._exit(0)
+    try:
+        yield os.read(reads, 200).decode(), child
+    finally:
+        os.close(reads)
+        os.close(writes)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_label_survives_a_kill_right_after_the_answer(book):
+    with served(book) as (address, child):
+        page = httpx.get(f"{address}latent/0/9")
+        fields = form(page, text="kept", verdict="benign", rater="ana")
+        answer = httpx.post(f"{address}latent/0/9", data=fields, headers={"origin": address.rstrip("/")})
+        os.kill(child, signal.SIGKILL)
+        assert answer.status_code == 303
+    assert [x.text for x in Book.open(book.folder).labels.current("one", 9)] == ["kept"]
+
+
+def test_only_this_machine_reaches_it_and_a_port_is_used_once(book):
+    with served(book) as (address, _):
+        port = int(address.rstrip("/").rpartition(":")[2])
+        assert httpx.get(address).status_code == 200
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=1):
+            pass
+        with pytest.raises(InterpError, match=rf"port {port} is in use; give another one, or --port 0"):
+            browse(book, port=port)
+    with pytest.raises(InterpError, match="can't be used"):
+        browse(book, port=70_000)
+
+
+def test_without_the_extra(book, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(InterpError, match=r"pip install 'interp\[web\]'"):
+        browse(book)
+
+
+def test_a_journey_by_keyboard(book, tiny, page):
+    with served(book, tiny("llama")) as (address, _):
+        page.goto(address)
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").inner_text() == "Skip to the content"
+        assert page.locator(":focus").bounding_box()["x"] >= 0, "it is seen"
+        page.keyboard.press("?")
+        assert page.locator("dialog").is_visible()
+        page.keyboard.press("Escape")
+        page.keyboard.press("/")
+        page.keyboard.type("w40")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**q=w40**")
+        for key in "jjk":
+            page.keyboard.press(key)
+        row = page.locator("[data-row]").first
+        assert row.evaluate("x => x === document.activeElement")
+        assert row.evaluate("x => getComputedStyle(x).outlineStyle") == "solid"
+        address_of_row = row.get_attribute("href")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**{address_of_row}")
+        page.goto(f"{address}latent/0/8")
+        page.keyboard.press("j")
+        page.wait_for_url("**/latent/0/9")
+        page.fill("[name=text]", "towns </script>")
+        page.fill("[name=rater]", "ana")
+        page.check("[value=harmful]")
+        page.click("text=Save the label")
+        page.wait_for_url("**#labels")
+        assert page.locator(".side").first.inner_text().startswith("harmful towns </script> by ana")
+        assert page.locator("[name=rater]").input_value() == "ana", "the name is remembered"
+        mark = page.locator("mark").first
+        mark.hover()
+        shown = "x => getComputedStyle(x, '::after').content"
+        assert mark.evaluate(shown) == f'"{mark.get_attribute("data-value")}"'
+        page.goto(f"{address}text")
+        page.fill("textarea", "w5 w9 w44")
+        page.locator("[data-panel]").nth(2).focus()
+        assert page.locator(".panel:visible h3").inner_text().split() == ["Token", "2:", "w9"]
+        page.goto(f"{address}steer/0/7")
+        page.fill("textarea", "w5 w9")
+        page.locator("[type=range]").fill("4")
+        page.click("text=Reply twice")
+        page.locator("[data-side=steered]:not(:empty)").wait_for()
+        assert page.locator("[data-side=base]").inner_text() != ""
+        assert page.problems == []
+
+
+def test_no_page_is_wider_than_a_phone_and_colours_follow_the_theme(book, chromium):
+    with served(book) as (address, _):
+        papers = {}
+        for scheme in ("light", "dark"):
+            context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+            page = context.new_page()
+            for name in ("", "latent/0/3", "compare"):
+                page.goto(address + name)
+                assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+            papers[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            context.close()
+        assert papers == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}
