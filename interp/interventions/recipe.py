@@ -25,6 +25,7 @@ from interp.core.display import Card, Displayed, Row, brief
 from interp.core.errors import InterpError, nearest
 from interp.core.files import new_folder, read_json, read_tensors, sha256_json, write_json
 from interp.features.latent_names import NamedLatents
+from interp.interventions.ablation import Scale
 from interp.interventions.affine_ops import Add, Project
 from interp.interventions.op import OPS, Observer, Op, finite, op_class
 from interp.interventions.positions import Schedule
@@ -169,8 +170,8 @@ class Recipe(Displayed):
     def scaled(self, strength: float) -> "Recipe":
         """The recipe at another strength s: each op moves activations by s times what it does, x + s (op(x) - x).
 
-        At 1 it is the recipe as it is, and at 0 it changes nothing. `Project` and `Add` keep their form, which folds;
-        other ops run with hooks only, unless the strength is 1.
+        At 1 it is the recipe as it is, and at 0 it changes nothing. `Project`, `Add` and `Scale` keep their form, which
+        folds; other ops run with hooks only, unless the strength is 1.
 
         Args:
             strength: The factor.
@@ -271,6 +272,8 @@ def _edit(edit: Edit | tuple[str | Site | Iterable[str | Site], Op]) -> Edit:
 def _scaled(op: Op, strength: float) -> Op:
     if isinstance(op, Project | Add):
         return replace(op, scale=op.scale * strength)
+    if isinstance(op, Scale):
+        return replace(op, factors=1 + strength * (op.factors - 1))
     return Schedule(op, [strength], strength)
 
 

@@ -12,7 +12,7 @@ import interp
 from interp import Add, At, Clamp, InterpError, Project, Recipe
 from interp.directions.direction import Direction
 from interp.editing import plan_fold
-from interp.interventions import Cap, Gate, Knockout, Reads, Schedule
+from interp.interventions import Cap, Gate, Knockout, Reads, Scale, Schedule
 from interp.models.sites import Site
 
 OPS = (
@@ -95,6 +95,8 @@ def test_strength_one_is_the_recipe_itself_and_some_ops_have_no_other(tiny):
         recipe.scaled(float("nan"))
     half = Recipe(recipe.edits[:1]).scaled(0.5).edits[0].op
     assert (type(half), half.scale) == (Project, 0.5), "which folds"
+    factors = Recipe([("z.1", Scale(torch.tensor([0.0, 1.0, 2.0, 1.0])))]).scaled(0.5).edits[0].op
+    assert factors.factors.tolist() == [0.5, 1.0, 1.5, 1.0], "which folds, too"
 
 
 def test_another_models_recipe_is_refused(tiny):
