@@ -3,7 +3,7 @@
 In reading order:
 
 - `app`: the root command, its tables of verbs, exit codes, `demo`, `doctor` and the verbs of `runs`
-- `sae`: `harvest`, `sae train`, `sae convert`, `sae features`, `features scan`, `features label`
+- `sae`: `harvest`, `sae train`, `sae convert`, `features scan` and its other verbs
 - `find`: `find`
 - `export`: `export`, `verify`, `undo`
 - `audit`: `audit`, `gate`

@@ -146,14 +146,13 @@ VERBS: dict[str, Command] = {
 SAE_VERBS: dict[str, Command] = {
     "train": sae.train_command,
     "convert": sae.convert_command,
-    "features": sae.features_command,
 }
 FEATURES_VERBS: dict[str, Command] = {
     "scan": sae.scan_command,
     "label": sae.label_command,
     "describe": sae.describe_command,
     "search": sae.search_command,
-    "export": report.export_pages_command,
+    "export": report.export_book_command,
 }
 RECIPE_VERBS: dict[str, Command] = {"build": recipe.build_command, "show": recipe.show_recipe}
 LENS_VERBS: dict[str, Command] = {"read": attribution.lens_command, "fit": attribution.fit_command}
@@ -181,7 +180,7 @@ def build_app() -> typer.Typer:
     """The whole command line, from the tables of verbs."""
     root = typer.Typer(name="interp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     root.callback()(root_command)
-    sae_group = typer.Typer(help="Train, convert and describe sparse autoencoders.", no_args_is_help=True)
+    sae_group = typer.Typer(help="Train and convert sparse autoencoders.", no_args_is_help=True)
     runs_group = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
     lens_help = "Read inner layers through a lens (lens MODEL is lens read MODEL), and fit lenses."
     lens_group = typer.Typer(help=lens_help, cls=verb_group("read"), no_args_is_help=True)

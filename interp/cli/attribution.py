@@ -221,7 +221,7 @@ class GraphOptions(Config):
     rules: Literal["complete", "circuit-tracer"] = Field(
         "complete", description="MLP outputs at the first token: error nodes (complete) or no nodes (circuit-tracer)"
     )
-    features: tuple[Path, ...] = repeated("file of pages of latents, for their labels and top tokens (sae features)")
+    features: tuple[Path, ...] = repeated("feature book of transcoders, for labels and examples of latents")
     label: tuple[str, ...] = repeated("label of a node in graph.html, as NODE=TEXT, such as 2_17_5=rivers")
     memory: str = Field("4GB", description="most that the graph may take; a larger one is refused")
     text: str | None = Field(None, description="corpus in which the kept latents' top tokens are found, or organism")
@@ -234,8 +234,8 @@ def graph_command(model: Model, options: GraphOptions, device: Device = None, as
     from interp import organism
     from interp.attribution.graphs.tracer import trace_graph
     from interp.attribution.graphs.transcoders import load_transcoders
+    from interp.features import Book
     from interp.models.loading import load
-    from interp.sae.neuronpedia import read_feature_pages
     from interp.views.attribution_graph_page import graph_page
 
     require_free(options.out)
@@ -247,11 +247,13 @@ def graph_command(model: Model, options: GraphOptions, device: Device = None, as
     settings = options.model_dump(include={"node_share", "edge_share", "rules", "memory"})
     folder = organism.transcoders() if options.transcoders == "organism" else options.transcoders
     transcoders = load_transcoders(folder, hooked)
-    pages = [page for file in options.features for page in read_feature_pages(file)]
+    books = [Book.open(folder) for folder in options.features]
     graph = trace_graph(hooked, transcoders, prompt, options.target or None, **settings)
     corpus = None if options.text is None else _corpus(options.text, "train")
     features = {} if corpus is None else graph.features(hooked, corpus, tokens=options.tokens)
-    payload = graph.payload(options.out.name, features | {f"{page.site.layer}_{page.latent}": page for page in pages})
+    for book in books:
+        features |= graph.book_features(book)
+    payload = graph.payload(options.out.name, features)
     payload["metadata"]["transcoder_list"] = [Path(options.transcoders).absolute().name]
     kept = {node["node_id"] for node in payload["nodes"]}
     for node in [node for node in labels if node not in kept]:

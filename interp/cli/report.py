@@ -3,7 +3,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import Field
@@ -11,6 +11,7 @@ from pydantic import Field
 from interp.cli._options import Device, Json, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_values, say
+from interp.core.errors import InterpError
 
 
 class ReportOptions(Config):
@@ -126,18 +127,32 @@ def browse_command(book: Book, options: BrowseOptions, device: Device = None, as
     )
 
 
-class ExportPagesOptions(Config):
-    """Where the pages go."""
+class BookExportOptions(Config):
+    """What to write of a book, and where."""
 
-    out: Path = Field(description="new folder; open its index.html")
+    out: Path = Field(description="new folder; of the pages, open its index.html")
+    form: Literal["html", "neuronpedia", "saedashboard", "delphi"] = Field(
+        "html", description="html for pages, or whose files: neuronpedia, saedashboard or delphi, of one --sae NAME"
+    )
+    latents: tuple[int, ...] = repeated("latent to write, with another --form than html [default: all that fire]")
     pages: PageOptions = PageOptions()
 
 
-def export_pages_command(book: Book, options: ExportPagesOptions, as_json: Json = False) -> None:
-    """Write the pages of a feature book as a folder that opens from disk, without forms and live parts."""
+def export_book_command(book: Book, options: BookExportOptions, as_json: Json = False) -> None:
+    """Write a feature book as pages that open from disk, or in the files of Neuronpedia, SAEDashboard or delphi."""
     from interp.features import Book as FeatureBook
+    from interp.features import export_book
     from interp.views.browser.static_folder import export_pages
 
-    places, links = options.pages.places, options.pages.link
-    count = export_pages(FeatureBook.open(book), options.out, autoencoders=places, links=links)
-    print_values(as_json, {"open": str(options.out / "index.html"), "pages": count})
+    opened, (name, *others) = FeatureBook.open(book), options.pages.sae or (None,)
+    if options.form == "html":
+        if options.latents:
+            raise InterpError("--latents goes with another --form; pages are of all latents")
+        places, links = options.pages.places, options.pages.link
+        count = export_pages(opened, options.out, autoencoders=places, links=links)
+        print_values(as_json, {"open": str(options.out / "index.html"), "pages": count})
+        return
+    if others or options.pages.link:
+        raise InterpError(f"--form {options.form} takes one --sae NAME, and no --link; leave the rest out")
+    count = export_book(opened, options.out, options.form, sae=name, latents=options.latents or None)
+    print_values(as_json, {"out": str(options.out), "form": options.form, "latents": count})

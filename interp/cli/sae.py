@@ -83,16 +83,6 @@ class ConvertOptions(Config):
     accept: tuple[str, ...] = repeated("key that an error names (such as model_name), to accept as it is")
 
 
-class FeatureOptions(Config):
-    """Which latents to describe, from which text."""
-
-    text: str = Field(description="corpus, as for interp harvest")
-    latents: tuple[int, ...] = repeated("latent to describe", ...)
-    out: Path = Field(description="new file for the features, in Neuronpedia's JSON format")
-    tokens: int = Field(100_000, ge=1, description="tokens of the corpus to read")
-    top: int = Field(12, ge=1, description="top-activating snippets per latent")
-
-
 def train_command(
     store: Annotated[Path, typer.Argument(help="store written by interp harvest")],
     options: TrainOptions,
@@ -145,30 +135,6 @@ def convert_command(
     print_values(as_json, _description(sae, options.out))
 
 
-def features_command(
-    sae: Annotated[Path, typer.Argument(help="folder of the autoencoder")],
-    model: Model,
-    options: FeatureOptions,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Describe latents for Neuronpedia: where they fire, which tokens they promote, which latents are similar."""
-    from interp.models.loading import load
-    from interp.pipeline.materials import corpus_source
-    from interp.sae import neuronpedia
-    from interp.sae.coder import SparseAutoencoder
-    from interp.sae.feature import feature_pages
-
-    require_free(options.out)
-    hooked = load(model, device=device)
-    coder = SparseAutoencoder.load(sae, hooked)
-    text = corpus_source(options.text, options.tokens)
-    features = feature_pages(coder, hooked, text, list(options.latents), options.top, tokens=options.tokens)
-    neuronpedia.write_feature_pages(features, coder, options.out)
-    rows = [{"latent": page.latent, "density": page.density, "largest": page.edges[-1]} for page in features]
-    print_table(as_json, rows, f"{plural(len(rows), 'feature')} in {options.out}")
-
-
 class ScanInputs(Config):
     """What to scan, and where to."""
 
@@ -187,7 +153,10 @@ class LabelInputs(Config):
     verdict: str = Field("unsure", description="harmful, benign or unsure")
     note: str = Field("", description="anything else")
     rater: str = Field("", description="who says so: a person, or a model's name")
-    load: Path | None = Field(None, description="JSONL file of labels to add")
+    load: Path | None = Field(
+        None,
+        description="labels to add: JSONL of a book, or explanations of Neuronpedia (file, export) or delphi (folder)",
+    )
     save: Path | None = Field(None, description="new JSONL file for the labels that count")
 
 
@@ -254,7 +223,7 @@ def _named(saes: list[Path]) -> dict[str, Path]:
 
 def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -> None:
     """Label latents of a book, read and write labels as JSONL, and show those that count."""
-    from interp.features import Book, FeatureLabel
+    from interp.features import Book, FeatureLabel, read_tool_labels
 
     labels = Book.open(folder).labels
     if options.latents:
@@ -265,7 +234,7 @@ def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -
     elif options.label:
         raise InterpError(f"label {options.label!r} has no latent; give --latents")
     if options.load:
-        labels.add(labels.read(options.load))
+        labels.add(read_tool_labels(options.load, labels, options.sae))
     if options.save:
         labels.export(options.save)
     shown = [x.model_dump(exclude={"digest"}) for x in labels.current(options.sae)]

@@ -11,6 +11,7 @@ In reading order:
 - `labels`: what people and machines say that latents mean.
 - `latent_names`: `book:LABEL` where a number is expected.
 - `descriptions`: `describe`, which asks a machine, and tests what it says.
+- `formats`: `export_book`, which writes the files of Neuronpedia, SAEDashboard and delphi; labels of theirs are read.
 """
 
 from interp.core.lazy import lazy_exports

@@ -8,6 +8,8 @@ from .descriptions.description import DescribedLatents as DescribedLatents
 from .descriptions.description import Description as Description
 from .descriptions.options import DescribeOptions as DescribeOptions
 from .descriptions.replies import Cost as Cost
+from .formats.book_export import export_book as export_book
+from .formats.book_export import read_tool_labels as read_tool_labels
 from .labels import FeatureLabel as FeatureLabel
 from .labels import LabelConflict as LabelConflict
 from .labels import LabelFile as LabelFile

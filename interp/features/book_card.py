@@ -1,5 +1,7 @@
 """What a feature book is of: autoencoders, model, text and settings. It is the file by which a book is known."""
 
+from pathlib import Path
+
 from pydantic import Field, PositiveInt
 
 from interp.core.config import Config
@@ -51,6 +53,16 @@ class BookCard(Config):
         d_sae = self.autoencoders[sae].d_sae
         if not 0 <= latent < d_sae:
             raise InterpError(f"latent {latent} does not exist; autoencoder {sae} has latents 0 to {d_sae - 1}")
+
+    def load(self, sae: str) -> SparseAutoencoder:
+        """An autoencoder from where it was when it was scanned. Raises where it is not there, or another one is."""
+        path = self.autoencoders[sae].path
+        if not path or not Path(path).exists():
+            place = f"not at {path} any more" if path else "not known to the book"
+            raise InterpError(f"the files of autoencoder {sae} are {place}; give it or its folder (sae=, or --sae)")
+        coder = SparseAutoencoder.load(path, self.model)
+        self.require(coder, sae)
+        return coder
 
     def require(self, sae: SparseAutoencoder, name: str | None = None) -> str:
         """The name of an autoencoder in the book. Raises unless this is the one that was scanned."""

@@ -182,15 +182,7 @@ def _autoencoders(card: BookCard, sae: str | Path | SparseAutoencoder | None, lo
     if isinstance(sae, SparseAutoencoder):
         return [card.require(sae)], {card.require(sae): sae}
     names = list(card.autoencoders) if sae is None else [card.name(sae)]
-    coders = {}
-    for name in names if load else ():
-        path = card.autoencoders[name].path
-        if not path or not Path(path).exists():
-            place = f"not at {path} any more" if path else "not known to the book"
-            raise InterpError(f"the files of autoencoder {name} are {place}; give it or its folder (sae=, or --sae)")
-        coders[name] = SparseAutoencoder.load(path, card.model)
-        card.require(coders[name], name)
-    return names, coders
+    return names, {name: card.load(name) for name in names} if load else {}
 
 
 def token_firings(card: BookCard, coders: Coders, model: HookedModel | None, sentence: str) -> list[TokenFirings]:

@@ -10,7 +10,6 @@ In reading order:
 - `splice`: a forward pass with the reconstruction in place of the activations.
 - `metrics`: variance explained, and the loss that the reconstruction costs.
 - `feature`: the page of a latent: top snippets, promoted tokens, nearest latents.
-- `neuronpedia`: such pages in Neuronpedia's JSON.
 - `file_formats`: files of interp, SAELens, sparsify, dictionary_learning and Gemma Scope, as `SparseAutoencoder.load`
   reads them.
 - `format_writers`: autoencoders written for these tools.

@@ -5,8 +5,6 @@ from .feature import feature_page as feature_page
 from .feature import feature_pages as feature_pages
 from .format_writers import write_autoencoder as write_autoencoder
 from .metrics import evaluate as evaluate
-from .neuronpedia import read_feature_pages as read_feature_pages
-from .neuronpedia import write_feature_pages as write_feature_pages
 from .nonlinearities import JumpReLU as JumpReLU
 from .nonlinearities import TopK as TopK
 from .training.bundle import TrainingPlan as TrainingPlan

@@ -93,9 +93,6 @@ def test_options_are_frozen():
             "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--run",
             "--site", "--verify", "--writes", "settings", "store",
         ],
-        "sae features": [
-            "--device", "--json", "--latents", "--out", "--text", "--tokens", "--top", "model", "sae",
-        ],
         "features scan": [
             "--ablate", "--ablation-rows", "--after", "--background", "--batch-size", "--before", "--chunk",
             "--context", "--device", "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top", "saes",
@@ -113,7 +110,7 @@ def test_options_are_frozen():
             "--count", "--device", "--direction", "--fires", "--json", "--label", "--model", "--sae", "--text",
             "--token", "folder",
         ],
-        "features export": ["--json", "--link", "--out", "--sae", "book"],
+        "features export": ["--form", "--json", "--latents", "--link", "--out", "--sae", "book"],
         "sae convert": ["--accept", "--json", "--model", "--out", "--site", "--to", "--writes", "source"],
         "recipe build": ["--device", "--json", "--model", "--out", "file", "overrides"],
         "recipe show": ["--json", "folder"],

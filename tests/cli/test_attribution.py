@@ -157,11 +157,18 @@ def test_a_graph_is_traced_and_written(run, tmp_path):
             assert tokens.split('"')[1] == node["top_tokens"][0][0]
             assert json.dumps(node["clerp"])[1:-1].replace('"', "") in page.replace('"', "")
     assert (code, json.loads(said)["out"]) == (0, str(tmp_path / "graph"))
+    words_of_scan = ["--text", tmp_path / "texts.txt", "--top", 3, "--out", tmp_path / "book"]
+    assert run("features", "scan", tmp_path / "set" / "layer-3", "organism", *words_of_scan)[0] == 0
+    options = ["--target", "The", "--features", tmp_path / "book", "--json"]
+    assert run(*words, tmp_path / "labelled", *options)[0] == 0
+    assert (tmp_path / "labelled" / "graph.json").exists()
     logits = [node["clerp"] for node in payload["nodes"] if node["feature_type"] == "logit"]
     assert [clerp.split('"')[1] for clerp in logits] == ["The", "5"]
     for wrong, message in (
         ([tmp_path / "graph"], "exists already"),
         ([tmp_path / "b", "--target", "no such word"], "expected a text of one token"),
+        ([tmp_path / "b", "--features", tmp_path / "set"], "is no feature book"),
+        ([tmp_path / "b", "--features", tmp_path / "book", "--transcoders", "organism"], "is of none of the graph's"),
         ([tmp_path / "b", "--memory", "1MB"], "and memory is 1MB"),
         ([tmp_path / "b", "--memory", "1MB", "--transcoders", "organism"], "and memory is 1MB"),
         ([tmp_path / "b", "--memory", "1MB", "--label", "3-17=rivers"], "--label '3-17' is no node; expected layer_"),

@@ -118,6 +118,33 @@ def test_an_endpoint_describes_and_the_cost_is_told_first(run, book, chat_server
     assert (code, error.count("\n"), "the same command continues" in error) == (2, 1, True), error
 
 
+def test_export_then_labels_of_other_tools(run, book, tmp_path):
+    assert run("features", "label", book, "--latents", 3, "--label", "towns", "--rater", "ana")[0] == 0
+    raters = set()
+    for form, inside in [("neuronpedia", "explanations"), ("delphi", "explanations"), ("saedashboard", None)]:
+        words = ["features", "export", book, "--form", form, "--latents", 3, "--latents", 8, "--json"]
+        code, said, _ = run(*words, "--out", tmp_path / form)
+        assert (code, json.loads(said)["latents"]) == (0, 2)
+        if inside:
+            code, said, _ = run("features", "label", book, "--load", tmp_path / form / inside, "--json")
+            assert (code, {row["text"] for row in json.loads(said)}) == (0, {"towns"})
+            raters |= {row["rater"] for row in json.loads(said)}
+    assert raters == {"ana", "delphi"}
+    vectors = json.loads((tmp_path / "saedashboard" / "batch-0.json").read_text())["features"][0]["vector"]
+    assert len(vectors) == interp.load("organism").d_model
+    for words, message in [
+        (["--form", "html5", "--out", tmp_path / "o"], "form"),
+        (["--form", "delphi", "--out", tmp_path / "delphi"], "exists already"),
+        (["--form", "delphi", "--out", tmp_path / "o", "--latents", 24], "latent 24 does not exist"),
+        (["--form", "delphi", "--out", tmp_path / "o", "--sae", "l4"], "'l4' is not in the book"),
+        (["--form", "delphi", "--out", tmp_path / "o", "--sae", "l3", "--sae", "l4"], "takes one --sae NAME"),
+        (["--out", tmp_path / "o", "--latents", 3], "--latents goes with another --form"),
+    ]:
+        code, _, error = run("features", "export", book, *words)
+        assert (code, error.count("\n"), message in error) == (2, 1, True), error
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_local_model_describes(run, book):
     words = ["--latents", 3, "--latents", 8, "--shown", 2, "--tested", 2, "--per-request", 1, "--max-tokens", 4]
     code, said, error = run("features", "describe", book, "--model", "organism", *words, "--no-control", "--json")

@@ -18,7 +18,7 @@ from interp import InterpError
 from interp.activations import SiteColumns
 from interp.core.files import lock_folder, new_file, new_folder, unfinished_path, write_json, write_tensors, write_text
 from interp.editing import export_control_vector, export_streamed
-from interp.sae import TopK, feature_pages, write_feature_pages
+from interp.sae import TopK
 from interp.sae.training.run_folder import METRICS, TrainingRun
 from interp.views import Report, write_report
 
@@ -109,13 +109,11 @@ def test_kills(tmp_path):
 
 
 @fault("a full disk", "the old file or folder stays, whole; nothing half-written is left")
-@pytest.mark.parametrize("kind", ["pages", "report", "recipe", "folder", "control vector"])
+@pytest.mark.parametrize("kind", ["report", "recipe", "folder", "control vector"])
 def test_full_disk(tiny, autoencoder, recipe, tmp_path, kind):
     model = tiny("llama")
-    features = feature_pages(autoencoder, model, ["w5 w6 w7"], [1, 2], context=16)
     added = interp.Recipe([("resid_post.1", interp.Add(torch.ones(32)))])
     write = {
-        "pages": lambda out: write_feature_pages(features, autoencoder, out, overwrite=True),
         "report": lambda out: write_report(Report(title="x", model=model.reference), out),
         "recipe": lambda out: recipe.save(out, overwrite=True),
         "folder": folder_writer,

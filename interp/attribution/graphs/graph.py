@@ -9,7 +9,7 @@ latents, then an error per layer and token, then an embedding per token.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,8 @@ from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, write_json, write_text
 from interp.data.corpora import Source
+from interp.features.book import Book
+from interp.features.book_card import autoencoder_digest
 from interp.interventions.latents import Suppress
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -241,15 +243,33 @@ class AttributionGraph(Displayed):
         Returns:
             The pages by `layer_number`, as `payload` takes them.
         """
-        places, kept, pages = self.places(), self.kept_nodes[: -len(self.targets)].tolist(), dict[str, Feature]()
-        corpus = texts if isinstance(texts, str | Path) else list(texts)
-        for number, coder in enumerate(self.transcoders):
-            nodes = [node for node in kept if self.nodes.coders[node] == number]
-            names = {int(self.nodes.latents[node]): places[node].latent for node in nodes}
-            options: dict[str, Any] = {"tokens": tokens, "context": min(128, model.context or 128)}
-            for page in feature_pages(coder, model, corpus, list(names), top, **options) if names else ():
+        corpus, pages = texts if isinstance(texts, str | Path) else list(texts), dict[str, Feature]()
+        options: dict[str, Any] = {"tokens": tokens, "context": min(128, model.context or 128)}
+        for coder, names in self._named_latents():
+            for page in feature_pages(coder, model, corpus, list(names), top, **options):
                 pages[names[page.latent]] = page
         return pages
+
+    def book_features(self, book: Book) -> dict[str, Feature]:
+        """Pages of the kept latents from a feature book, with its labels, by `layer_number` as `payload` takes them.
+
+        Raises where the book is of none of the transcoders.
+        """
+        names, pages = {x.digest: name for name, x in book.card.autoencoders.items()}, dict[str, Feature]()
+        if names.keys().isdisjoint(map(autoencoder_digest, self.transcoders)):
+            raise InterpError(f"{book.folder} is of none of the graph's transcoders; scan these (interp features scan)")
+        for coder, latents in self._named_latents():
+            if (sae := names.get(autoencoder_digest(coder))) is not None:
+                pages |= {name: book.feature(latent, sae) for latent, name in latents.items()}
+        return pages
+
+    def _named_latents(self) -> Iterator[tuple[SparseAutoencoder, dict[int, str]]]:
+        """The transcoders that have kept latents, and the names of these as `layer_number`."""
+        places, kept = self.places(), self.kept_nodes[: -len(self.targets)].tolist()
+        for number, coder in enumerate(self.transcoders):
+            nodes = [node for node in kept if self.nodes.coders[node] == number]
+            if nodes:
+                yield coder, {int(self.nodes.latents[node]): places[node].latent for node in nodes}
 
     def payload(self, slug: str = "graph", features: Mapping[str, Feature] | None = None) -> dict[str, Any]:
         """The kept nodes and edges as circuit-tracer's JSON, with additions that other readers ignore.

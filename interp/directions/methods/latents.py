@@ -32,12 +32,12 @@ from interp.directions.contrast_activations import Sides
 from interp.directions.direction import Direction
 from interp.directions.methods._answers import answer_continuations
 from interp.directions.scores import auroc
+from interp.features.formats.neuronpedia import read_records
 from interp.models.continuations import Continuations, frozen_weights, logprobs
 from interp.models.hooked import HookedModel
 from interp.models.hooks import Transform
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.neuronpedia import read_records
 
 SAE_LATENT = "sae_latent"
 _RANKED = 32

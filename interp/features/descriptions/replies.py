@@ -68,6 +68,10 @@ class Replies:
         rows = [parse_object(line, place) for place, line in whole_lines(file)]
         self._known = {row["key"]: str(row["reply"]) for row in rows if "key" in row and "reply" in row}
         self._asked: dict[str, tuple[int, int]] = {}
+        if isinstance(machine, ChatEndpoint):
+            self._identity: list[Any] = [machine.url, machine.model]
+        else:  # the digest is taken once: it reads all weights
+            self._identity = [machine.digest, machine.reference.template, machine.reference.date]
 
     @property
     def name(self) -> str:
@@ -94,12 +98,6 @@ class Replies:
             self._known[key] = reply
             append_lines(self.file, [json.dumps({"key": key, "machine": self.name, "reply": reply})])
         return reply
-
-    @property
-    def _identity(self) -> list[Any]:
-        if isinstance(self.machine, ChatEndpoint):
-            return [self.machine.url, self.machine.model]
-        return [self.machine.digest, self.machine.reference.template, self.machine.reference.date]
 
     def _reply(self, question: str, accept: Callable[[str], bool], max_tokens: int) -> str:
         if isinstance(self.machine, ChatEndpoint):

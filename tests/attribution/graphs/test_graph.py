@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sae_samples import autoencoder
 from transcoder_sets import cross_layer, per_layer
 
 from interp import InterpError
 from interp.attribution import trace_graph
+from interp.features import FeatureLabel, ScanOptions, scan
 
 IDS = [5, 9, 77, 12, 30, 8]
 
@@ -160,3 +162,25 @@ def test_pages_of_latents_are_labels_and_have_the_activations_of_the_graph(tiny)
     said = {name: replace(page, label="rivers") for name, page in pages.items()}
     labels = {node["clerp"] for node in graph.payload("a", said)["nodes"] if node["feature_type"].startswith("cross")}
     assert labels == {"rivers"}
+
+
+def test_a_feature_book_gives_the_same_pages_with_its_labels(tiny, tmp_path):
+    model, text = tiny("llama"), "w5 w9 w77 w12 w30 w8"
+    coders = cross_layer(model)
+    graph = trace_graph(model, coders, [[1, *IDS]], [7, 50], measure=False)
+    sizes = {"top": 8, "context": 64}
+    (coder,) = graph.transcoders
+    book = scan({"clt": coder}, model, tmp_path / "book", ScanOptions(**sizes), texts=[text])
+    pages, again = graph.features(model, [text]), graph.book_features(book)
+    assert pages.keys() == again.keys()
+    assert len(pages) > 1
+    for name, page in pages.items():
+        assert again[name].latent == page.latent
+        assert again[name].density == pytest.approx(page.density)
+        assert [token for token, _ in again[name].top_tokens] == [token for token, _ in page.top_tokens]
+    name, page = next(iter(again.items()))
+    book.labels.add([FeatureLabel(sae="clt", latent=page.latent, text="rivers", rater="ana")])
+    assert graph.book_features(book)[name].label == "rivers"
+    other = scan(autoencoder(model), model, tmp_path / "other", ScanOptions(**sizes), texts=[text])
+    with pytest.raises(InterpError, match="is of none of the graph's transcoders"):
+        graph.book_features(other)
