@@ -31,7 +31,7 @@ Arguments = dict[str, Any]
 # Arguments that once had another name, which saved files keep.
 FORMER_NAMES = {"strength": "scale", "strengths": "scales", "factor": "scale"}
 # What one gives where a protocol is asked for.
-_PROTOCOLS = {"Edits": "Recipe", "ActivationSource": "Store or Stream"}
+_PROTOCOLS = {"Edits": "Recipe", "ActivationSource": "Store or Stream", "SearchedDirection": "Direction"}
 # Records that stand for what is in one of their fields.
 _FIELDS = {"Finding": "direction", "TrainedSae": "sae", "AblationTrial": "finding"}
 _NOUNS = {str: "text", int: "whole number", float: "number", Callable: "function", Mapping: "dict", Any: "value"}

@@ -102,7 +102,7 @@ class FoundLatents(Displayed):
 
     def _card(self) -> Card:
         words = ", ".join(f"{name} {value!r}" for name, value in self.sought.items())
-        rows = [(f"{x.sae} {x.latent}", x.label or "–", f"{x.score:.3g}", x.reason) for x in self.matches]
+        rows = [(f"{x.sae} {x.latent}", x.reason, x.label) for x in self.matches]
         return f"{plural(self.total, 'latent')} by {clipped(words, 100)}", rows
 
 
@@ -147,7 +147,7 @@ def search(
         >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
         >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=1), (site,), (site,))
         >>> book = scan(sae, model, tmp / "book", ScanOptions(top=2), texts=["the baker sold bread ."] * 3)
-        >>> book.search(fires="the baker .", model=model, sae=sae).matches[0].reason
+        >>> book.search(fires="the baker .", model=model, sae=sae).matches[0].reason[:17]
         "fires on ' baker'"
     """
     criteria = {"fires": fires, "direction": direction, "token": token, "text": text, "label": label}
@@ -157,7 +157,7 @@ def search(
         raise InterpError(f"search for {given or 'nothing'}; expected {expected}")
     names, coders = _autoencoders(book.card, sae, bool({"fires", "direction"} & given.keys()))
     firings = [] if fires is None else token_firings(book.card, coders, model, fires)
-    hits = {"fires": [(*x, f"fires on {word!r}") for word, here in firings for x in here]}
+    hits = {"fires": [(*x, f"fires on {word!r} ({x[2]:.3g})") for word, here in firings for x in here]}
     hits["direction"] = [] if direction is None else _by_direction(book.card, coders, direction)
     hits["token"] = [] if token is None else _by_token(book, token, names)
     hits["text"] = [] if text is None else _by_text(book, text, names)
@@ -215,8 +215,7 @@ def _by_direction(card: BookCard, coders: Coders, direction: SearchedDirection) 
     direction.check(card.model, "the direction")
     hits: list[Hit] = []
     for name, sae in coders.items():
-        sides = {"decoder": (sae.writes, sae.W_dec), "encoder": (sae.reads, sae.W_enc)}
-        for side, (places, rows) in sides.items():
+        for side, places, rows in (("encoder", sae.reads, sae.W_enc), ("decoder", sae.writes, sae.W_dec)):
             if [place.site for place in places] == [str(direction.site)]:
                 cosines = _cosines(rows, direction.rows).tolist()
                 hits += [(name, latent, x, f"{side} cosine {x:.3f}") for latent, x in enumerate(cosines)]

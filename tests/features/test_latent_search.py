@@ -120,7 +120,7 @@ def test_by_label_and_all_criteria_together(book):
     assert all("; " in x.reason for x in both.matches)
     assert keys(book.search(label="words", count=1)) == [("top", 5)]
     assert book.search(label="words", sae="top").total == 2
-    assert "Kind words" in repr(found)
+    assert "top 5 ana says 'words'" in repr(found)
     assert "ana says" in found._repr_html_()
 
 
@@ -133,6 +133,7 @@ def test_wrong_searches_are_one_line(book, saes, tiny, tmp_path):
     for message, options in [
         ("search for nothing; expected one or more of", {}),
         ("none of them empty", {"text": ""}),
+        ("direction is 'towns'; expected a Direction or None", {"direction": "towns"}),
         ("did you mean insults", {"label": "insult."}),
         ("no latent of the book promotes or suppresses .*did you mean", {"token": token + "x"}),
         ("autoencoder 'tup' is not in the book; did you mean top", {"text": "w5", "sae": "tup"}),
