@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,7 @@ from interp.features.book_card import BookCard
 from interp.features.line_file import append_lines, whole_lines
 
 Verdict = Literal["harmful", "benign", "unsure"]
+Interval = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class FeatureLabel(Config):
@@ -40,7 +41,7 @@ class FeatureLabel(Config):
     text: str = Field(max_length=500, description="what it means, in a few words; empty withdraws the rater's label")
     verdict: Verdict = Field("unsure", description="harmful, benign or unsure")
     note: str = Field("", max_length=5000, description="anything else")
-    scores: dict[str, list[float]] = Field({}, description="how well it predicts, by test: value, low, high")
+    scores: dict[str, Interval] = Field({}, description="how well it predicts, by test: value, low, high")
     rater: str = Field("", max_length=100, description="who says so: a person, or a model's name")
     date: str = Field("", max_length=40, description="when, in UTC; filled in when it is written")
     digest: str = Field("", description="the autoencoder's digest; filled in when it is written")

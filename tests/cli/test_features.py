@@ -151,6 +151,7 @@ def test_a_local_model_describes(run, book):
     assert code == 0, error
     described = json.loads(said)
     assert len(described["descriptions"]) + len(described["undescribed"]) == 2
+    assert all(test["missing"] == 0 for test in described["tests"]), "a local model can say nothing but 0 and 1"
     replies = [json.loads(line) for line in (book / "replies.jsonl").read_text().splitlines()]
     model = interp.load("organism")
     assert {row["machine"] for row in replies} == {model.name}

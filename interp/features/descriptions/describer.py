@@ -159,7 +159,7 @@ class _Job:
         answers = []
         for part in _questions(texts, self.options.per_request, rng):
             question, count = score_question(test, description, [text for *_, text in part]), len(part)
-            reply = self.replies.reply(question, partial(_readable, count), self.options.max_tokens)
+            reply = self.replies.reply(question, partial(_readable, count), self.options.max_tokens, count)
             said: Sequence[bool | None] = read_answers(reply, count) or [None] * count
             answers += [Answer(place=x[0], fires=x[1], said=y) for x, y in zip(part, said, strict=True)]
         return answers

@@ -74,14 +74,14 @@ def read_description(reply: str) -> str | None:
 
 
 def read_answers(reply: str, count: int) -> tuple[bool, ...] | None:
-    """The answers in a reply: its last list of so many 0 and 1, or its only numbers; None where there are none.
+    """The answers in a reply: its last list of so many 0 and 1, or all of it, if it is one; else None.
 
-    >>> read_answers("I think [1, 0, 1].", 3), read_answers("1", 1), read_answers("[1, 0]", 3)
+    >>> read_answers("I think [1, 0, 1].", 3), read_answers("1", 1), read_answers("1. I think so", 1)
     ((True, False, True), (True,), None)
     """
     text = reply.rpartition("</think>")[2]
-    lists = [re.findall(r"\d+", part) for part in re.findall(r"\[([\s\d,]*)\]", text)]
-    for numbers in [*reversed(lists), re.findall(r"\d+", text)]:
+    lists = re.findall(r"\[([\s\d,]*)\]", text) or re.findall(r"^[\s\d,]*$", text)
+    for numbers in map(re.compile(r"\d+").findall, reversed(lists)):
         if len(numbers) == count and {*numbers} <= {"0", "1"}:
             return tuple(number == "1" for number in numbers)
     return None

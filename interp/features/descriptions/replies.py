@@ -5,6 +5,7 @@ What is asked is known by its digest, of the machine and the question. The key o
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,17 @@ class Replies:
         questions, replies = ([pair[side] for pair in self._asked.values()] for side in (0, 1))
         return Cost(len(questions), sum(-(-size // _CHARACTERS) for size in questions), sum(replies))
 
-    def reply(self, question: str, accept: Callable[[str], bool], max_tokens: int) -> str:
-        """The reply to a question, the same at each call."""
+    def reply(self, question: str, accept: Callable[[str], bool], max_tokens: int, answers: int = 0) -> str:
+        """The reply to a question, the same at each call.
+
+        Args:
+            question: The question.
+            accept: Whether a reply is of the asked form.
+            max_tokens: The most that the machine may say.
+            answers: Where so many 0 and 1 are asked for, a local model can say nothing else.
+        """
+        if answers and isinstance(self.machine, HookedModel):
+            max_tokens = answers
         key = sha256_json([self._identity, question, max_tokens])
         with self._lock:
             if key in self._known:
@@ -93,14 +103,19 @@ class Replies:
             self._asked[key] = (len(question), max_tokens)
         if not self.ask:
             return "".join(chr(ord("a") + int(digit, 16)) for digit in key)  # another one for each question
-        reply = clipped(self._reply(question, accept, max_tokens), _LONGEST)
+        reply = clipped(self._reply(question, accept, max_tokens, answers), _LONGEST)
         with self._lock:
             self._known[key] = reply
             append_lines(self.file, [json.dumps({"key": key, "machine": self.name, "reply": reply})])
         return reply
 
-    def _reply(self, question: str, accept: Callable[[str], bool], max_tokens: int) -> str:
+    def _reply(self, question: str, accept: Callable[[str], bool], max_tokens: int, answers: int) -> str:
         if isinstance(self.machine, ChatEndpoint):
             return self.machine.reply(question, accept, max_tokens)
-        prompt = self.machine.render(question)
-        return answer_of(self.machine.generate(prompt, max_new_tokens=max_tokens)[0], prompt) or ""
+        prompt, options = self.machine.render(question), dict[str, Any]()
+        if answers:
+            encode = self.machine.tokenizer.encode
+            digits = [encode(digit, add_special_tokens=False)[-1] for digit in "01"]
+            options["prefix_allowed_tokens_fn"] = lambda batch, ids: digits
+        said = self.machine.generate(prompt, max_new_tokens=max_tokens, **options)[0]
+        return str([*map(int, re.findall("[01]", said))]) if answers else answer_of(said, prompt) or ""

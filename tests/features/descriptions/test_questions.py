@@ -45,7 +45,9 @@ def test_a_list_of_the_right_length_is_read(answers, frame):
     assert read_answers(reply, len(answers) + 7) is None
 
 
-@pytest.mark.parametrize("reply", ["", "yes", "[1, 2, 0]", "[1, maybe, 0]", "[[1,0]]", "1 0", "١ ٠ ١"])
+@pytest.mark.parametrize(
+    "reply", ["", "yes", "[1, 2, 0]", "[1, maybe, 0]", "[[1,0]]", "1 0", "١ ٠ ١", "1. yes\n0. no\n1. yes"]
+)
 def test_other_replies_are_no_answers(reply):
     assert read_answers(reply, 3) is None
 

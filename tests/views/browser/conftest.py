@@ -55,7 +55,8 @@ def book(scanned, tmp_path):
     copied = Book.open(shutil.copytree(scanned.folder, tmp_path / "book"))
     words = {"verdict": "harmful", "note": EVIL, "rater": EVIL}
     copied.labels.add([FeatureLabel(sae="one", latent=3, text=EVIL, **words)])
-    copied.labels.add([FeatureLabel(sae="other", latent=5, text="towns", verdict="benign", rater="ana")])
+    scores = {"detection": [0.75, 0.5, 0.875], "<b>": [0.5, 0.25, 1.0]}
+    copied.labels.add([FeatureLabel(sae="other", latent=5, text="towns", verdict="benign", rater="ana", scores=scores)])
     return copied
 
 

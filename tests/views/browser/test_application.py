@@ -86,6 +86,7 @@ def test_a_latent_page_shows_what_the_book_has(book):
     assert sum(counts) == row["count"]
     assert (f"{row['ablation']:+.4f}" in parsed.words) if row["ablation"] is not None else "nats" not in parsed.words
     assert "towns" in parsed.words
+    assert "detection 0.75 [0.50, 0.88]; <b> 0.50 [0.25, 1.00]" in " ".join(parsed.words.split())
     assert len(page.content) < 300_000
 
 
