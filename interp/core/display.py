@@ -258,4 +258,4 @@ def print_table(as_json: bool, rows: Sequence[Mapping[str, Any]], title: str, na
     for row in rows:
         words = ("–" if x is None else f"{x:z.3f}" if isinstance(x, float) else printable(str(x)) for x in row.values())
         table.add_row(*map(plain, words))
-    Console().print(table)
+    Console(emoji=False).print(table)  # a label such as :bread: is text

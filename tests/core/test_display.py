@@ -13,7 +13,7 @@ from large_records import EVIL, large_records
 
 import interp
 from interp.auditing.baselines import Baseline
-from interp.core.display import Displayed, brief, displayed, heat_html, html_table, plural
+from interp.core.display import Displayed, brief, displayed, heat_html, html_table, plural, print_table
 from interp.core.errors import printable
 
 
@@ -27,7 +27,7 @@ def public_classes():
 PUBLIC = sorted(set(public_classes()), key=lambda cls: cls.__name__)
 OF_FIELDS = [cls for cls in PUBLIC if getattr(cls, "_card", None) is Displayed._card]
 # not records of fields, or a text
-SELF_SHOWN = {"InterpError", "LiveCurves", "ChatWidget", "HookedModel", "Sides", "RenderedText"}
+SELF_SHOWN = {"InterpError", "LabelConflict", "LiveCurves", "ChatWidget", "HookedModel", "Sides", "RenderedText"}
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +171,10 @@ def test_an_audits_card_shows_what_its_baselines_change_beside_the_edit():
     column = header.index("difference, random")
     assert first[column] == "-0.125"
     assert {row[column] for row in others} == {"–"}
+
+
+def test_tables_show_texts_as_they_are(capsys):
+    print_table(False, [{"label": "book:bread: [red]x[/red]"}], "at :bread:")
+    shown = capsys.readouterr().out
+    assert "book:bread: [red]x[/red]" in shown
+    assert "at :bread:" in shown
