@@ -39,7 +39,7 @@ _SEARCHED = {
     "transcoder": "train_autoencoder",
     "SAELens": "saelens_autoencoder",
     "label": "features",
-    "web application": "browse",
+    "browse": "browse",
     "steer": "steer",
     "notebook": "workbench",
     "LEACE": "erase_concept",

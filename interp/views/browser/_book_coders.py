@@ -30,10 +30,14 @@ class BookCoders:
         for name in self._paths:
             book.card.name(name)
 
+    def path(self, name: str) -> str:
+        """Where an autoencoder is; empty if that is not known."""
+        return self._paths.get(name) or self.book.card.autoencoders[name].path
+
     def __getitem__(self, name: str) -> SparseAutoencoder:
         """An autoencoder. Raises where it can't be read, or is not the one that was scanned."""
         if name not in self._loaded:
-            path, hint = self._paths.get(name) or self.book.card.autoencoders[name].path, f"give --sae {name}=FOLDER"
+            path, hint = self.path(name), f"give --sae {name}=FOLDER"
             if not path:
                 raise InterpError(f"the book does not say where autoencoder {name} is; {hint}")
             with located(f"autoencoder {name}", f"; if it was moved, {hint}"):

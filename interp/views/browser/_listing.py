@@ -84,7 +84,8 @@ def listing(book: Book, view: ListView, labels: Labels) -> Listing:
     names = [_names(sorted(first) if view.sort == "labelled" else first)] if first else []
     rows = book.query(f"SELECT {columns} FROM latents WHERE {where} {rest}", [*values, *names])
     keys = [_names((row["sae"], row["latent"]) for row in rows)]
-    best = book.query(f"SELECT * FROM examples WHERE kind = 'top' AND {_AMONG} {_BEST}", keys) if rows else []
+    example = 'sae, latent, value, place, peak, tokens, "values"'
+    best = book.query(f"SELECT {example} FROM examples WHERE kind = 'top' AND {_AMONG} {_BEST}", keys) if rows else []
     examples = {(x["sae"], x["latent"]): _around_peak(x) for x in best}
     return Listing([row | {"example": examples.get((row["sae"], row["latent"]))} for row in rows], total, found)
 

@@ -165,6 +165,15 @@ class Pages:
         }
         return self.rendered("text", text=text, tokens=tokens, strongest=best, promoted=promoted)
 
+    def steer_page(self, sae: str, latent: int) -> str:
+        """What is typed to steer with a latent, and the same edit for a recipe file."""
+        values = {"path": self.autoencoders.path(sae), "largest": self.largest(sae, latent)}
+        return self.rendered("steer", sae=sae, latent=latent, **values)
+
+    def largest(self, sae: str, latent: int) -> float:
+        """The largest value of a latent on the book's text."""
+        return float(self.book.latents("sae = ? AND latent = ?", [sae, latent])[0]["largest"])
+
     def comparison_page(self, first: int, second: int, least: float = SHARED) -> str:
         """What two autoencoders share, by the cosine of decoder rows."""
         known = self._sides()

@@ -147,20 +147,15 @@ class _Site:
         return await self._page(lambda: self._pages.text_page(form.text, fired))
 
     async def _steer(self, request: Request) -> Response:
-        sae, latent = self._key(request)
-        largest = await run_in_threadpool(self._largest, sae, latent)
-        return await self._page(lambda: self._pages.rendered("steer", sae=sae, latent=latent, largest=largest))
+        key = self._key(request)
+        return await self._page(lambda: self._pages.steer_page(*key))
 
     async def _replies(self, request: Request) -> Response:
         (sae, latent), form = self._key(request), await self._form(request)
-        value = form.times * await run_in_threadpool(self._largest, sae, latent)
+        with self._one:
+            value = form.times * self._pages.largest(sae, latent)
         replies = self._require_live().replies(form.text, sae, latent, value, form.new_tokens)
         return StreamingResponse((json.dumps(reply) + "\n" for reply in replies), media_type="application/x-ndjson")
-
-    def _largest(self, sae: str, latent: int) -> float:
-        with self._one:
-            rows = self._pages.book.query("SELECT largest FROM latents WHERE sae = ? AND latent = ?", [sae, latent])
-        return float(rows[0]["largest"])
 
     def _require_live(self) -> LiveModel:
         if self._live is None:

@@ -15,11 +15,7 @@ from interp.views.browser._pages import FILES, Addresses, Pages
 
 
 def export_pages(
-    book: Book,
-    out: str | Path,
-    *,
-    autoencoders: Mapping[str, str] | None = None,
-    links: Sequence[str | Path] = (),
+    book: Book, out: str | Path, *, autoencoders: Mapping[str, str] | None = None, links: Sequence[str | Path] = ()
 ) -> int:
     """Write the pages of a book as a folder of files; `index.html` is the list of its latents.
 

@@ -192,11 +192,12 @@ def test_replies_grow_to_those_of_generate(book, tiny):
     sae = SparseAutoencoder.load(book.card.autoencoders["one"].path, model.reference)
     recipe = Recipe([("resid_post.1", Clamp(sae, 7, 3 * largest))], model.reference)
     expected = {
-        side: model.generate("w5 w9", edit, 6, chat=True)[0] for side, edit in {"base": (), "steered": recipe}.items()
+        side: model.generate("w5 w9", edit, 6, chat=True)[0]
+        for side, edit in {"unedited": (), "steered": recipe}.items()
     }
     assert dict(events) == expected
-    assert expected["base"] != expected["steered"], "control"
-    for side in ("base", "steered"):
+    assert expected["unedited"] != expected["steered"], "control"
+    for side in ("unedited", "steered"):
         texts = [text for name, text in events if name == side]
         assert len(set(texts)) > 2, "it is streamed"
     for fields, status in [({"times": "nan"}, 400), ({"new_tokens": 1000}, 400)]:

@@ -106,7 +106,7 @@ def test_a_journey_by_keyboard(book, tiny, page):
         page.locator("[type=range]").fill("4")
         page.click("text=Reply twice")
         page.locator("[data-side=steered]:not(:empty)").wait_for()
-        assert page.locator("[data-side=base]").inner_text() != ""
+        assert page.locator("[data-side=unedited]").inner_text() != ""
         assert page.problems == []
 
 

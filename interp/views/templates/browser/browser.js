@@ -81,8 +81,8 @@
 
   // Two replies, as they are written.
   find("output[data-of]").forEach((output) => {
-    const field = output.closest("form").elements[output.dataset.of];
-    field.addEventListener("input", () => { output.value = field.value; });
+    const field = document.querySelector(`[name="${output.dataset.of}"]`);
+    field.addEventListener("input", () => { output.value = Number((field.value * (output.dataset.unit ?? 1)).toPrecision(4)); });
   });
   find("form[data-stream]").forEach((form) => {
     const sides = Object.fromEntries(find("[data-side]").map((place) => [place.dataset.side, place]));
