@@ -60,8 +60,8 @@ class Background:
             "document": torch.zeros(0, dtype=torch.long),
             "ids": torch.zeros(0, len(self._offsets), dtype=torch.long),  # -1 is outside the piece
         }
-        firings = {"place": torch.long, "position": torch.long, "latent": torch.long, "value": torch.float32}
-        self._firings = {name: {key: torch.zeros(0, dtype=kind) for key, kind in firings.items()} for name in names}
+        # For each autoencoder, rows of place, position in the window, latent and value.
+        self._firings = {name: torch.zeros(0, 4, dtype=torch.float64) for name in names}
 
     def add(self, codes: dict[str, Code], chunk: TokenChunk) -> None:
         """Draw from a chunk, whose sparse codes are given by autoencoder; first tokens of pieces do not count."""
@@ -88,22 +88,17 @@ class Background:
         cells, start = around[row, column], inside.int().argmax(1)
         for name, code in codes.items():
             cell, entry = _entries(code, cells)
-            firings = {
-                "place": tokens[row[cell]] + chunk.start,
-                "position": column[cell] - start[row[cell]],
-                "latent": code.latents[entry],
-                "value": code.values[entry].float(),
-            }
-            whole = {key: torch.cat([x, firings[key]]) for key, x in self._firings[name].items()}
-            stays = torch.isin(whole["place"], self._windows["place"])
-            self._firings[name] = {key: x[stays] for key, x in whole.items()}
+            row_of, position = row[cell], column[cell] - start[row[cell]]
+            columns = (tokens[row_of] + chunk.start, position, code.latents[entry], code.values[entry])
+            whole = torch.cat([self._firings[name], torch.stack([x.double() for x in columns], dim=1)])
+            self._firings[name] = whole[torch.isin(whole[:, 0], self._windows["place"].double())]
 
     def rows(self, name: str, read: Callable[[int], str]) -> Iterator[dict[str, Any]]:
         """The rows of an autoencoder, in the order of the text."""
         firings = self._firings[name]
         for slot in self._windows["place"].argsort().tolist():
             place, ids = int(self._windows["place"][slot]), self._windows["ids"][slot]
-            inside, fires = ids >= 0, firings["place"] == place
+            inside, (_, positions, latents, values) = ids >= 0, firings[firings[:, 0] == place].T
             tokens = [read(token) for token in ids[inside].tolist()]
             yield {
                 "sae": name,
@@ -113,21 +108,19 @@ class Background:
                 "tokens": tokens,
                 "ids": ids[inside].tolist(),
                 "text": "".join(tokens),
-                "latents": firings["latent"][fires].tolist(),
-                "positions": firings["position"][fires].tolist(),
-                "values": firings["value"][fires].tolist(),
+                "latents": latents.int().tolist(),
+                "positions": positions.int().tolist(),
+                "values": values.tolist(),
             }
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, to be saved."""
-        numbered = {f"{n}.{key}": x for n, part in enumerate(self._firings.values()) for key, x in part.items()}
-        return self._windows | numbered
+        return self._windows | {str(number): x for number, x in enumerate(self._firings.values())}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continue from saved tensors."""
         self._windows = {name: tensors[name] for name in self._windows}
-        for number, part in enumerate(self._firings.values()):
-            part.update({key: tensors[f"{number}.{key}"] for key in part})
+        self._firings = {name: tensors[str(number)] for number, name in enumerate(self._firings)}
 
 
 def _entries(code: Code, cells: Int[Tensor, "cell"]) -> tuple[Int[Tensor, "entry"], Int[Tensor, "entry"]]:
