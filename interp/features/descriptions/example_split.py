@@ -37,10 +37,11 @@ class ExampleSplit(Displayed):
         documents, texts = {row["document"] for row in shown}, {row["text"] for row in shown}
         held_out, _ = _distinct([x for x in rest if x["document"] not in documents], options.tested, texts)
         texts |= {row["text"] for row in held_out}
-        rows = book.query("SELECT * FROM background WHERE sae = ? AND NOT list_contains(latents, ?)", [sae, latent])
+        columns, silent = "place, document, tokens, text", "sae = ? AND NOT list_contains(latents, ?)"
+        rows = book.query(f"SELECT {columns} FROM background WHERE {silent} ORDER BY place", [sae, latent])
         random.Random(f"{options.seed} {latent}").shuffle(rows)
-        silent, _ = _distinct([x for x in rows if x["document"] not in documents], len(held_out), texts)
-        return cls(shown, held_out, silent) if min(len(held_out), len(silent)) > 1 else None
+        quiet, _ = _distinct([x for x in rows if x["document"] not in documents], len(held_out), texts)
+        return cls(shown, held_out, quiet) if min(len(held_out), len(quiet)) > 1 else None
 
 
 def _distinct(rows: list[Row], count: int, seen: set[str] = frozenset()) -> tuple[list[Row], list[Row]]:  # type: ignore[assignment]
