@@ -259,7 +259,7 @@ def search_command(folder: Folder, options: SearchInputs, device: Device = None,
         return
     print_table(False, rows, f"{plural(found.total, 'latent')} in {folder}", narrow=True)
     fired = [
-        {"token": repr(word), "latents": ", ".join(f"{latent} ({x:.2f})" for _, latent, x in here[:5]) or "–"}
+        {"token": repr(word), "latents": ", ".join(f"{name} {latent} ({x:.2f})" for name, latent, x in here[:5]) or "–"}
         for word, here in found.firings
     ]
     print_table(False, fired, "Token by token, the five strongest") if fired else None
