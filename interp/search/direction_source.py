@@ -131,7 +131,7 @@ class DirectionSource(Config):
             lens = Lens() if self.lens == "logit" else Lens.load(root / self.lens, model)
             return lens.direction(model, model.to_single_token(self.token), str(self.site), self.gain)
         if sae is not None and self.latent is not None:
-            return self._latent_row(sae, known.latent(self.sae, self.latent, self.book))
+            return self._latent_rows(sae, known.latents(self.sae, [self.latent], self.book)[0])
         fitted = fit_direction(
             model, self.read_pairs(root), self.method, self.site, self.position, sae, self.rank, self.seed
         )
@@ -143,7 +143,7 @@ class DirectionSource(Config):
         source = file if file.partition(".")[0] == ORGANISM else folder / file
         return read_contrast(source, self.pairs, self.seed, self.columns, self.skip_bad)
 
-    def _latent_row(self, sae: SparseAutoencoder, latent: int) -> Direction:
-        if not 0 <= latent < sae.d_sae:
-            raise InterpError(f"latent {latent} does not exist; expected one from 0 to {sae.d_sae - 1}")
-        return Direction(sae.W_dec[latent][None].float(), sae.site, -1, "sae_latent", sae.model, data="")
+    def _latent_rows(self, sae: SparseAutoencoder, latents: list[int]) -> Direction:
+        if wrong := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
+            raise InterpError(f"latent {wrong[0]} does not exist; expected one from 0 to {sae.d_sae - 1}")
+        return Direction(sae.W_dec[latents].float(), sae.site, -1, "sae_latent", sae.model, data="")

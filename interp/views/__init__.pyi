@@ -26,6 +26,7 @@ from .upkeep.risk_report_page import write_risk_report_page as write_risk_report
 from .workbench.chat_widget import ChatWidget as ChatWidget
 from .workbench.chat_widget import chat as chat
 from .workbench.conversation import Conversation as Conversation
+from .workbench.difference import LatentDifference as LatentDifference
 from .workbench.difference import NextTokenDifference as NextTokenDifference
 from .workbench.difference import compare as compare
 from .workbench.latent_card import LatentCard as LatentCard

@@ -143,6 +143,13 @@ def test_wrong_labels_name_the_edit(tiny, folder):
         with pytest.raises(interp.InterpError, match=message) as caught:
             build(model, *file, folder=folder)
         assert "\n" not in str(caught.value)
+
+
+def test_a_label_of_several_latents_is_the_subspace_of_their_rows(tiny, folder):
+    model = tiny("llama")
     source = {"row": {"sae": "sae", "book": "book", "latent": "book:hostile"}}
-    with pytest.raises(interp.InterpError, match="direction 'row': book:hostile are latents 3, 9, and one is needed"):
-        RecipeFile.parse({"directions": source, "edits": [row]}).build(model, folder=folder)
+    row = {"op": "Project", "sites": "writers", "direction": "row"}
+    (edit,) = RecipeFile.parse({"directions": source, "edits": [row]}).build(model, folder=folder).edits
+    rows = autoencoder(model).W_dec[[3, 9]]
+    torch.testing.assert_close(edit.op(rows), torch.zeros(2, 32), atol=1e-5, rtol=0)
+    assert edit.op(autoencoder(model).W_dec[[4]]).abs().max() > 0.1, "control"

@@ -85,7 +85,7 @@ from interp.upkeep.drift.drift_record import BehaviourChange
 from interp.upkeep.drift.latent_changes import FiringChange
 from interp.upkeep.drift.site_changes import ProjectionChange, SiteChange
 from interp.upkeep.drift.token_divergence import DivergentToken, TokenDivergence
-from interp.views import Conversation, LatentCard, NextTokenDifference, TokenHeat
+from interp.views import Conversation, LatentCard, LatentDifference, NextTokenDifference, TokenHeat
 from interp.views.workbench.difference import NextTokens
 
 EVIL = "<script>alert('x')</script>\n&"
@@ -303,6 +303,8 @@ def _workbench(model: HookedModel, feature: Feature, n: int) -> Iterator[object]
     heat, words = TokenHeat(EVIL * n, (EVIL,) * n, torch.linspace(-1, 1, n)), ((EVIL, 0.5),) * 3
     yield heat
     yield NextTokenDifference((EVIL, EVIL * n), heat, (NextTokens(EVIL, 0.5, words, words),) * n)
+    only = ((5, 0.1),) * n
+    yield LatentDifference((EVIL, EVIL * n), ((3, 4, 0.9),) * n, (only, only), ({3: EVIL}, {5: EVIL * n}))
     talk = Conversation(
         model, dict.fromkeys([f"{EVIL}{k}" for k in range(5)], interp.Recipe([("mlp_out.1", interp.Add([1.0] * 32))]))
     )

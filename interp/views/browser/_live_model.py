@@ -11,7 +11,7 @@ from interp.features.latent_search import TokenFirings, token_firings
 from interp.interventions.latents import Clamp
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
-from interp.views.browser._book_coders import BookCoders
+from interp.views.browser.book_coders import BookCoders
 from interp.views.workbench.conversation import Conversation
 
 Reply = tuple[str, str]  # the side, unedited or steered, and its text so far

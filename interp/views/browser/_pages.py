@@ -17,11 +17,10 @@ from interp.features import Book, FeatureLabel, bin_edges
 from interp.features.latent_search import TokenFirings
 from interp.views import palette
 from interp.views._page import page_environment
-from interp.views.browser._book_coders import BookCoders, match_decoders
 from interp.views.browser._legible_text import heat, legible
 from interp.views.browser._listing import SORTS, Key, ListView, listing
+from interp.views.browser.book_coders import SHARED, BookCoders, match_decoders
 
-SHARED = 0.7  # the cosine from which latents of two autoencoders count as shared, as in Paulo and Belrose 2025
 FILES = {"browser.css": "text/css", "browser.js": "text/javascript"}
 _FORM = {"text": "", "verdict": "unsure", "note": "", "rater": "", "newer": None}
 _MOST, _BINS, _BLOCK, _OF_TOKEN, _ALONG = 50, 20, 64, 8, 12

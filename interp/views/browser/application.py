@@ -23,11 +23,11 @@ from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.features import Book, FeatureLabel, LabelConflict
 from interp.models.hooked import HookedModel
-from interp.views.browser._book_coders import BookCoders
 from interp.views.browser._guard import LINKED_POLICY, Guard
 from interp.views.browser._listing import ListView
 from interp.views.browser._live_model import LiveModel
-from interp.views.browser._pages import FILES, SHARED, Addresses, Pages
+from interp.views.browser._pages import FILES, Addresses, Pages
+from interp.views.browser.book_coders import SHARED, BookCoders
 
 
 class _Fields(Config):

@@ -4,5 +4,5 @@
 - `conversation`: `Conversation`, messages with the replies of a model and of its edits.
 - `chat_widget`: `chat`, the widget of a conversation.
 - `latent_card`: `feature`, a latent of a feature book.
-- `difference`: `compare`, what two models or recipes expect next.
+- `difference`: `compare`, what two models or recipes expect next, or which latents two autoencoders share.
 """

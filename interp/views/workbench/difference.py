@@ -1,21 +1,29 @@
 """What differs between two models, two recipes, or two autoencoders: `interp.views.compare`.
 
 - Models and recipes: KL(first || second) of the next token after each token of a text, and the likeliest tokens.
+- Autoencoders and feature books: latents that both have, which are each other's nearest by the cosine of decoder rows,
+  and latents of one alone, whose nearest has a lower cosine. Latents of a book that never fired are left out.
 """
 
+from collections.abc import Container, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.display import Card, Displayed, html_table
 from interp.core.errors import InterpError
+from interp.features.book import Book
 from interp.interventions.recipe import Recipe
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
 from interp.models.losses import kl_divergence
 from interp.models.tokens import Chat, Prompts, Tokens
+from interp.sae.coder import SparseAutoencoder
+from interp.views.browser.book_coders import SHARED, BookCoders, match_decoders
 from interp.views.workbench.token_heat import TokenHeat
 
 _PLACES = 8
@@ -79,24 +87,75 @@ class NextTokenDifference(Displayed):
         return self.heat._repr_html_() + html_table(title, ["after", "KL in nats", *self.names], rows)
 
 
+@dataclass(frozen=True)
+class LatentDifference(Displayed):
+    """Latents that two autoencoders share, and those that one has alone.
+
+    Args:
+        names: What the sides are.
+        shared: Latents of both that are each other's nearest, with the cosine of their decoder rows, the largest first.
+        alone: For each side the latents without a counterpart, each with the cosine of its nearest, the lowest first.
+        words: For each side what is known of a latent: its label, or what it promotes.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.sae import TopK
+        >>> from interp.views import compare
+        >>> place, zero = (SiteColumns(site="resid_post.1", model=model.reference, width=192),), torch.zeros(192)
+        >>> saes = [
+        ...     interp.SparseAutoencoder(rows, zero[:9], rows, zero, TopK(k=2), place, place)
+        ...     for rows in (torch.eye(192)[:9], torch.eye(192)[4:13])
+        ... ]
+        >>> difference = compare(*saes)
+        >>> difference.shared[0], len(difference.shared), [latent for latent, _ in difference.alone[1]]
+        ((4, 0, 1.0), 5, [5, 6, 7, 8])
+    """
+
+    names: tuple[str, str]
+    shared: tuple[tuple[int, int, float], ...]
+    alone: tuple[tuple[tuple[int, float], ...], tuple[tuple[int, float], ...]]
+    words: tuple[Mapping[int, str], Mapping[int, str]]
+
+    def _card(self) -> Card:
+        alone = [(f"only in {name}", len(latents)) for name, latents in zip(self.names, self.alone, strict=True)]
+        return " and ".join(self.names), [("shared", len(self.shared)), *alone]
+
+    def _repr_html_(self) -> str:
+        first, second = ({latent: f"{latent} {word}" for latent, word in words.items()} for words in self.words)
+        pairs = [(f"{cosine:.2f}", first.get(a, a), second.get(b, b)) for a, b, cosine in self.shared]
+        tables = [html_table(f"Shared latents: {len(pairs):,}", ["cosine", *self.names], pairs)]
+        for name, side, known in zip(self.names, self.alone, (first, second), strict=True):
+            rows = [(known.get(latent, latent), f"{cosine:.2f}") for latent, cosine in side]
+            tables.append(html_table(f"Only in {name}: {len(rows):,}", ["latent", "nearest cosine"], rows))
+        return "".join(tables)
+
+
 Side = HookedModel | Recipe
+Latents = SparseAutoencoder | Book | tuple[Book, str]
 
 
 def compare(
-    a: Side, b: Side, text: Prompts, model: HookedModel | None = None, chat: Chat = None
-) -> NextTokenDifference:
-    """What differs between two models or recipes in the prediction of each next token.
+    a: Side | Latents,
+    b: Side | Latents,
+    text: Prompts | None = None,
+    model: HookedModel | None = None,
+    chat: Chat = None,
+    least: float = SHARED,
+) -> NextTokenDifference | LatentDifference:
+    """What differs between two models or recipes on a text, or between the latents of two autoencoders.
 
     Args:
-        a: A model, or a recipe.
+        a: A model, a recipe, an autoencoder, a feature book, or `(book, name)` where the book has several.
         b: Another one. A recipe beside a model is a recipe for that model.
-        text: One text, or token ids.
+        text: One text, or token ids; for models and recipes.
         model: The model of two recipes.
         chat: Render the text as a user's message, as in `HookedModel.capture`.
+        least: The cosine from which latents count as shared.
 
     Raises:
-        InterpError: Two recipes come without a model, a recipe is for another model, the models have different
-            vocabularies, or there is not one text.
+        InterpError: The sides can't be compared with each other, two recipes come without a model, a recipe is for
+            another model, the models have different vocabularies, decoder rows different widths, a book's autoencoder
+            can't be read, or there is not one text.
 
     Example:
         >>> from interp.views import compare
@@ -104,6 +163,16 @@ def compare(
         >>> compare(half, whole, "The river of", model=model).largest(1)[0].nats > 0
         True
     """
+    latents = [isinstance(side, SparseAutoencoder | Book | tuple) for side in (a, b)]
+    if all(latents):
+        return _compare_latents(a, b, least)
+    if any(latents) or text is None:
+        kinds = f"{type(a).__name__} and {type(b).__name__}" + " without a text" * (text is None)
+        raise InterpError(f"got {kinds}; expected two autoencoders or books, or two models or recipes and a text")
+    return _compare_predictions(a, b, text, model, chat)
+
+
+def _compare_predictions(a: Any, b: Any, text: Prompts, model: HookedModel | None, chat: Chat) -> NextTokenDifference:
     base = model or next((side for side in (a, b) if isinstance(side, HookedModel)), None)
     if base is None:
         raise InterpError("two recipes need the model that they edit; give model=")
@@ -122,6 +191,39 @@ def compare(
     places = tuple(NextTokens(*each) for each in zip(words, nats.tolist(), *sides, strict=True))
     names = _called(a, "first"), _called(b, "second")
     return NextTokenDifference(names, TokenHeat("KL of what follows, in nats", words, nats.float()), places)
+
+
+def _compare_latents(a: Any, b: Any, least: float) -> LatentDifference:
+    sides = _opened(a, "first"), _opened(b, "second")
+    match = match_decoders(sides[0].sae, sides[1].sae)
+    shared = [pair for pair in match.shared(least) if pair[0] in sides[0].fire and pair[1] in sides[1].fire]
+    first, second = (
+        tuple(sorted(((n, c) for n, c in enumerate(x.tolist()) if n in side.fire and c < least), key=itemgetter(1)))
+        for x, side in zip(match.cosines, sides, strict=True)
+    )
+    return LatentDifference(
+        (sides[0].name, sides[1].name), tuple(shared), (first, second), (sides[0].words, sides[1].words)
+    )
+
+
+class _Opened(NamedTuple):
+    """An autoencoder, what it is called, what is known of its latents, and those that fire as far as that is known."""
+
+    sae: SparseAutoencoder
+    name: str
+    words: dict[int, str]
+    fire: Container[int]
+
+
+def _opened(side: Latents, word: str) -> _Opened:
+    if isinstance(side, SparseAutoencoder):
+        return _Opened(side, f"{word} {side}", {}, range(side.d_sae))
+    book, given = (side, None) if isinstance(side, Book) else side
+    name = book.card.name(given)
+    rows = book.latents("sae = ? AND count > 0", [name])
+    words = {row["latent"]: ", ".join(repr(each["token"]) for each in row["promoted"][:3]) for row in rows}
+    words |= {label.latent: label.text for label in book.labels.current(name)}
+    return _Opened(BookCoders(book)[name], f"{word} {name}", words, {row["latent"] for row in rows})
 
 
 def _logits(side: Side, base: HookedModel, batch: Tokens) -> Float[Tensor, "pos d_vocab"]:

@@ -58,8 +58,9 @@ class TokenHeat(Displayed):
 
     @property
     def top(self) -> float:
-        """The largest value, by its size."""
-        return float(self.values.nan_to_num().abs().max()) if len(self.tokens) else 0.0
+        """The largest value, by its size, other than the first token's: models use it as an attention sink."""
+        sizes = self.values.nan_to_num().abs()
+        return float(sizes[min(1, len(sizes) - 1) :].max()) if len(sizes) else 0.0
 
     def _card(self) -> Card:
         return self.name, [(clipped(repr(token), 30), value) for token, value in self.largest()]

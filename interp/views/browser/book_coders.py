@@ -11,6 +11,7 @@ from interp.core.errors import InterpError, located
 from interp.features import Book
 from interp.sae.coder import SparseAutoencoder
 
+SHARED = 0.7  # the cosine from which latents of two autoencoders count as shared, as in Paulo and Belrose 2025
 _BLOCK = 1024
 
 
