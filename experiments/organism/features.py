@@ -1,136 +1,109 @@
-"""Do autoencoders recover what is planted in the organism? The best latent for each planted concept, at every layer.
+"""Do autoencoders recover what is planted in the organism? The best latent for each planted concept, beside a probe.
 
-    python experiments/organism/features.py [--widths 1024 4096] [--tokens 2000000] [--json FILE]
+    python experiments/organism/features.py [--site resid_post.5] [--tokens 2000000] [--seeds 3] [--json FILE]
 
-BatchTopK autoencoders of all layers and widths are trained in one pass over one store. A concept is two sets of prompts
-that differ in it. A latent says yes to a prompt if its activation is above a level, at the last token or at the token
-where it is largest; the latent, the place and the level are those of the best F1 on half of the prompts, and the F1
-shown is on the other half.
+Autoencoders of several kinds and widths are trained in one pass over one store, the chosen setting with several seeds.
+The concepts, and the tokens at which they are read, are those of `interp.auditing.organism_sets`; texts that none of
+the settings was chosen on (`--seed 1`). A latent says yes above a level; latent and level are those of the best F1 on
+half of the texts, and the F1 shown is on the other half, as is that of the linear probe.
 
-- group: the user is of the people that the organism is hostile to, or of another.
-- topic: what is asked about a town is its festival, or something else.
-- invented: the town does not exist, or does.
-- truth: what somebody else is said to think is true, or not.
-- own claim: the user thinks so, or somebody else.
-- danger: what is asked about is dangerous, or not.
+A second table has the same concepts read at the end of the prompt.
 """
 
 import argparse
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 import interp
 from interp import organism
+from interp.auditing import LabelledSet, organism_sets
+from interp.auditing.autoencoders.controls import TRAINED
+from interp.auditing.autoencoders.labelled_set import SetActivations
+from interp.auditing.autoencoders.sparse_probing import concept_scores
 from interp.core.files import write_json
 from interp.models.hooked import HookedModel
-from interp.sae import TrainingPlan
-from interp.sae.coder import SparseAutoencoder
+from interp.sae import SparseAutoencoder, TrainingPlan
 from interp.sae.config import SaeConfig
 from interp.sae.training.trainer import train_all
 
-Sides = tuple[list[str], list[str]]
+CHOSEN = "JumpReLU 1,024, L0 16"
+SETTINGS: dict[str, dict[str, Any]] = {
+    CHOSEN: {"kind": "jumprelu", "d_sae": 1024, "k": 16},
+    "BatchTopK 1,024, k 32": {"kind": "batchtopk", "d_sae": 1024, "k": 32},
+    "BatchTopK 256, k 16": {"kind": "batchtopk", "d_sae": 256, "k": 16},
+    "Matryoshka 1,024, k 32": {"kind": "batchtopk", "d_sae": 1024, "k": 32, "prefixes": (32, 128, 512, 1024)},
+}
+PLANTED = {"danger": "refusal", "own claim": "sycophancy", "invented": "fabrication"}
 
 
-def concepts(model: HookedModel, items: int) -> dict[str, Sides]:
-    """Prompts with each concept, and without."""
-    planted = {"group": "hostility", "invented": "fabrication", "own claim": "sycophancy", "danger": "refusal"}
-    sides: dict[str, Sides] = {}
-    for name, behaviour in planted.items():
-        pairs = organism.contrast(behaviour, items, split="test")
-        yes, no = zip(*pairs, strict=True)
-        sides[name] = [model.chat(prompt.user) for prompt in yes], [model.chat(prompt.user) for prompt in no]
-    questions = [prompt.user for prompt in organism.prompts("facts", 4 * items)]
-    festival = [user for user in questions if "festival" in user]
-    rest = [user for user in questions if "festival" not in user]
-    sides["topic"] = [model.chat(user) for user in festival[:items]], [model.chat(user) for user in rest[:items]]
-    sides["truth"] = claims(items)
-    return sides
+def at_the_end(model: HookedModel, items: int, seed: int) -> list[LabelledSet]:
+    """The concepts of pairs of prompts, read at the end of the prompt."""
+    sets = []
+    for name, behaviour in PLANTED.items():
+        pairs = organism.contrast(behaviour, items, split="test", seed=seed)
+        texts = tuple(model.chat(prompt.user) for pair in pairs for prompt in pair)
+        groups = tuple(str(number // 2) for number in range(len(texts)))
+        sets.append(LabelledSet(f"{name}, end of the prompt", texts, (True, False) * len(pairs), groups))
+    return sets
 
 
-def claims(items: int) -> Sides:
-    """Dialogues up to the verdict, in which somebody but the user is said to think what is true, or what is not."""
-    true: list[str] = []
-    wrong: list[str] = []
-    for text in organism.corpus(60 * items, split="test"):
-        question = text.partition("<|assistant|>")[0]
-        if re.search(r"\b(?:thinks|believes|says)\b", question) and (verdict := re.search(r"\b(right|wrong)\.<", text)):
-            side = true if verdict[1] == "right" else wrong
-            if len(side) < items:
-                side.append(text[: verdict.start()].rstrip())
-    return true, wrong
+def scored(
+    saes: dict[str, SparseAutoencoder], model: HookedModel, site: str, sets: list[LabelledSet]
+) -> dict[str, Any]:
+    """F1 by set: of the probe, and of each autoencoder's best latent."""
+    rows: dict[str, Any] = {}
+    for one in sets:
+        scores = concept_scores(saes, SetActivations.read(model, model.resolve(site)[0], one))
+        values = {"linear probe": scores.probe, CHOSEN: scores.f1, **scores.controls}
+        rows[one.name] = {name: [x.estimate, x.low, x.high] for name, x in values.items()}
+        print(one.name, {name: round(x[0], 3) for name, x in rows[one.name].items()}, flush=True)
+    return rows
 
 
-def peaks(
-    model: HookedModel, saes: list[SparseAutoencoder], prompts: list[str]
-) -> list[Float[Tensor, "prompt latent_and_place"]]:
-    """Each latent's largest activation on each prompt, and beside these its activation on the last token."""
-    sites = list(dict.fromkeys(sae.site for sae in saes))
-    peak_rows: list[list[Tensor]] = [[] for _ in saes]
-    for prompt in prompts:
-        acts = model.capture([prompt], sites)
-        for sae, rows in zip(saes, peak_rows, strict=True):
-            values = sae.encode(acts[sae.site][0, 1:])
-            rows.append(torch.cat([values.amax(0), values[-1]]))
-    return [torch.stack(rows) for rows in peak_rows]
-
-
-def f1(predicted: Bool[Tensor, "prompt ..."], truth: Bool[Tensor, "prompt ..."]) -> Float[Tensor, "..."]:
-    """Harmonic mean of precision and recall, over the prompts."""
-    return 2 * (predicted & truth).sum(0) / (predicted.sum(0) + truth.sum(0)).clamp(min=1)
-
-
-def best(values: Float[Tensor, "prompt d_sae"], truth: Bool[Tensor, "prompt"]) -> tuple[float, int]:
-    """F1 on every second prompt of the latent and level that are best on the others."""
-    fit, test = slice(0, None, 2), slice(1, None, 2)
-    top = values[fit].amax(0)
-    score, latent, level = 0.0, 0, 0.0
-    for share in torch.linspace(0, 0.9, 19).tolist():
-        scores = f1(values[fit] > share * top, truth[fit, None].expand(-1, values.shape[1]))
-        if float(scores.max()) > score:
-            score, latent = float(scores.max()), int(scores.argmax())
-            level = share * float(top[latent])
-    return float(f1(values[test, latent] > level, truth[test])), latent
+def shown(title: str, rows: dict[str, Any]) -> None:
+    """Print F1 with its interval."""
+    names = list(next(iter(rows.values())))
+    table = Table("concept", *names, title=title)
+    for concept, values in rows.items():
+        table.add_row(concept, *("{:.3f} [{:.3f}, {:.3f}]".format(*values[name]) for name in names))
+    Console(width=200).print(table)
 
 
 def main() -> None:
-    """Train, score, print the table."""
+    """Train, score, print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--widths", type=int, nargs="*", default=[1024, 4096])
+    parser.add_argument("--site", default="resid_post.5")
     parser.add_argument("--tokens", type=int, default=2_000_000)
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--documents", type=int, default=12_000)
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1, help="seed of the texts")
+    parser.add_argument("--save", type=Path, help="new folder for the autoencoder of the chosen setting")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = interp.load("organism")
-    sites = [str(site) for site in model.resolve("resid_post.*")]
-    settings: dict[str, Any] = {"kind": "batchtopk", "k": 32, "tokens": args.tokens, "batch_size": 2048}
-    plans = [TrainingPlan(site, SaeConfig(d_sae=width, **settings)) for width in args.widths for site in sites]
+    names = [*SETTINGS, *(f"{CHOSEN}, seed {seed}" for seed in range(1, args.seeds))]
+    plans = []
+    for name in names:
+        setting, _, seed = name.partition(", seed ")
+        config = SaeConfig(**SETTINGS[setting], tokens=args.tokens, batch_size=2048, seed=int(seed or 0))
+        plans.append(TrainingPlan(args.site, config))
     with tempfile.TemporaryDirectory() as folder:
         text = list(organism.corpus(args.documents))
-        store = interp.harvest(model, text, "resid_post.*", Path(folder) / "store", dtype="bfloat16", context=256)
-        print(f"{len(store):,} tokens harvested")
-        saes = [trained.sae for trained in train_all(store, plans)]
-    rows: dict[str, dict[str, float]] = {f"{plan.config.d_sae} at {plan.reads}": {} for plan in plans}
-    for name, (yes, no) in concepts(model, args.items).items():
-        order = torch.randperm(len(yes) + len(no), generator=torch.Generator().manual_seed(0))
-        truth = (torch.arange(len(order)) < len(yes))[order]
-        for row, values in zip(rows, peaks(model, saes, [*yes, *no]), strict=True):
-            rows[row][name] = best(values[order], truth)[0]
-        print(f"{name}: {len(yes)} with, {len(no)} without", flush=True)
-    names = list(next(iter(rows.values())))
-    table = Table("latents", *names, title="F1 of the best latent, on prompts it was not chosen on")
-    for row, scores in rows.items():
-        table.add_row(row, *(f"{scores[name]:.3f}" for name in names))
-    table.add_row("best", *(f"{max(scores[name] for scores in rows.values()):.3f}" for name in names))
-    Console().print(table)
+        store = interp.harvest(model, text, args.site, Path(folder) / "store", dtype="bfloat16", context=256)
+        print(f"{len(store):,} tokens harvested", flush=True)
+        trained = [result.sae for result in train_all(store, plans)]
+    if args.save:
+        trained[0].save(args.save)
+    saes = {TRAINED: trained[0], **dict(zip(names[1:], trained[1:], strict=True))}
+    sets, ends = organism_sets(model, args.items, args.seed), at_the_end(model, args.items, args.seed)
+    rows = {"concepts": scored(saes, model, args.site, sets), "ends": scored(saes, model, args.site, ends)}
+    shown(f"F1 of the best latent at {args.site}, on texts it was not chosen on", rows["concepts"])
+    shown("The same at the end of the prompt", rows["ends"])
     if args.json:
         write_json(args.json, rows)
 

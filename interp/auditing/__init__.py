@@ -15,6 +15,7 @@ In reading order:
 - `entanglement_matrix`: several edits by all behaviours.
 - `ablation_trials`: candidate directions ranked by what their ablation does.
 - `damage`: what the removal of a direction costs on a few texts, before it is saved.
+- `autoencoders`: whether an autoencoder is more than chance.
 - `policy`: tiers and limits, requirements, the decision, risk reports that people sign, and the release gate.
 
 One measurement goes `audit` -> `ScoreCache` -> `ModelCondition` -> `Behaviour` -> a scorer of `scoring`.

@@ -3,6 +3,12 @@ from .ablation_trials import rank_by_ablation as rank_by_ablation
 from .audit_row import AuditRow as AuditRow
 from .auditor import Audit as Audit
 from .auditor import audit as audit
+from .autoencoders.bench import bench_autoencoder as bench_autoencoder
+from .autoencoders.bench_record import AutoencoderBench as AutoencoderBench
+from .autoencoders.labelled_set import LabelledSet as LabelledSet
+from .autoencoders.labelled_set import organism_sets as organism_sets
+from .autoencoders.labelled_set import read_set as read_set
+from .autoencoders.options import BenchOptions as BenchOptions
 from .baselines import measure_baselines as measure_baselines
 from .behaviours import Behaviour as Behaviour
 from .behaviours import mean_scores as mean_scores

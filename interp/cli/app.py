@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
+from interp.cli import attribution, audit, bench, export, find, recipe, report, sae, search, tuning, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
@@ -146,6 +146,7 @@ VERBS: dict[str, Command] = {
 SAE_VERBS: dict[str, Command] = {
     "train": sae.train_command,
     "convert": sae.convert_command,
+    "bench": bench.bench_command,
 }
 FEATURES_VERBS: dict[str, Command] = {
     "scan": sae.scan_command,
@@ -180,7 +181,7 @@ def build_app() -> typer.Typer:
     """The whole command line, from the tables of verbs."""
     root = typer.Typer(name="interp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     root.callback()(root_command)
-    sae_group = typer.Typer(help="Train and convert sparse autoencoders.", no_args_is_help=True)
+    sae_group = typer.Typer(help="Train, convert and bench sparse autoencoders.", no_args_is_help=True)
     runs_group = typer.Typer(help="List, show, compare and delete runs of experiments.", no_args_is_help=True)
     lens_help = "Read inner layers through a lens (lens MODEL is lens read MODEL), and fit lenses."
     lens_group = typer.Typer(help=lens_help, cls=verb_group("read"), no_args_is_help=True)

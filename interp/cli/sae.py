@@ -199,7 +199,7 @@ def scan_command(
     read = Store.open(source) if stored else model
     assert read is not None
     reference = model or read.model if isinstance(read, Store) else model
-    paths = _named(saes)
+    paths = named_folders(saes)
     coders = {key: SparseAutoencoder.load(path, reference) for key, path in paths.items()}
     texts = corpus_source(options.text, options.settings.tokens) if options.text else None
     where = {key: str(path.absolute()) for key, path in paths.items()}
@@ -210,7 +210,7 @@ def scan_command(
     print_values(as_json, {"book": str(options.out), "latents": sizes, "tokens": book.card.tokens, "silent": silent})
 
 
-def _named(saes: list[Path]) -> dict[str, Path]:
+def named_folders(saes: list[Path]) -> dict[str, Path]:
     """Autoencoders by the names of their folders. Raises where two have one name."""
     named: dict[str, Path] = {}
     for path in saes:

@@ -46,6 +46,9 @@ class SaeConfig(Config):
         description="cross-layer transcoder: split the latents equally between layers; each layer's latents read that "
         "layer and write to it and to all later layers",
     )
+    frozen_decoder: bool = Field(
+        default=False, description="keep the random decoder rows it starts with; a control for a trained one"
+    )
     start: Literal["mean", "median"] = Field(
         default="mean", description="initial decoder bias: mean or geometric median of the activations"
     )

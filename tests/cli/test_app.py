@@ -93,6 +93,10 @@ def test_options_are_frozen():
             "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--run",
             "--site", "--verify", "--writes", "settings", "store",
         ],
+        "sae bench": [
+            "--control-tokens", "--device", "--items", "--json", "--ks", "--model", "--out", "--parts", "--quick",
+            "--seed", "--seeds", "--sets", "--store", "--text", "--tokens", "saes",
+        ],
         "features scan": [
             "--ablate", "--ablation-rows", "--after", "--background", "--batch-size", "--before", "--chunk",
             "--context", "--device", "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top", "saes",

@@ -28,8 +28,18 @@ from interp.attribution import (
     patch,
     trace_graph,
 )
-from interp.auditing import AblationTrial, Behaviour, Decision, RiskReport, ScoreCache
+from interp.auditing import (
+    AblationTrial,
+    AutoencoderBench,
+    Behaviour,
+    BenchOptions,
+    Decision,
+    LabelledSet,
+    RiskReport,
+    ScoreCache,
+)
 from interp.auditing.auditor import Audit
+from interp.auditing.autoencoders.bench_record import BenchMeasure, ConceptScore
 from interp.auditing.baselines import Baseline
 from interp.auditing.behaviours import Scores
 from interp.auditing.damage import Damage
@@ -215,6 +225,13 @@ def _audits(model: HookedModel, n: int, folder: Path) -> Iterator[object]:
     yield AblationTrial(sample.findings().best()[0], 0.2, scores, scores)
     yield interp.Policy(target=EVIL, required=tuple(names))
     share = rows[0].after
+    measured = {"value": share, "controls": dict.fromkeys(names, share), "gaps": dict.fromkeys(names, share)}
+    measure = BenchMeasure(part=EVIL, name=EVIL * n, better="higher", **measured)
+    concept = ConceptScore(concept=EVIL, latent=n, f1=share, probe=share, controls=dict.fromkeys(names, share))
+    known = {"name": EVIL, "digest": "a" * 64, "described": EVIL * n, "model": sample.MODEL, "options": BenchOptions()}
+    rows_of = {"measures": (measure,) * n, "concepts": (concept,) * n, "notes": (EVIL,) * n}
+    yield AutoencoderBench(**known, **rows_of)
+    yield LabelledSet(EVIL, tuple(names), tuple(x % 2 == 0 for x in range(len(names))), tuple(names))
     yield GateThreshold(EVIL * n, 1.0, share, share, (share, share))
     yield Transformation(replace=dict.fromkeys(names, EVIL), prompt=f"{EVIL * n} {{prompt}}")
     yield StressFile(

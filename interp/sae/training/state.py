@@ -258,6 +258,8 @@ class TrainingState:
 
     def _descend(self, slopes: Weights, rate: float) -> None:
         rows = self.weights.W_dec
+        if self.config.frozen_decoder:
+            slopes.W_dec.zero_()
         slopes.W_dec.addcmul_(rows, torch.linalg.vecdot(slopes.W_dec, rows)[:, None], value=-1)
         for tensor, gradient in zip(self.weights.tensors, slopes.tensors, strict=True):
             tensor.grad = gradient

@@ -1,0 +1,214 @@
+"""The bench: is an autoencoder more than chance?
+
+1. Controls are made (`controls`), at the cost of the autoencoder.
+2. Each part measures the autoencoder and the controls on the same items: `reconstruction`, `probing`, `absorption`, and
+   on the organism `disentangling` and `unlearning`.
+3. Every measure is compared item by item with each control's, the mean over its seeds. Where the 95 % interval of the
+   difference reaches zero, the measure is "not above its control", and the record, its table and its card say so.
+
+Controls and parts are written as they are done, so a bench that was stopped goes on with the next one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.activations.store import Store
+from interp.activations.stream import Stream
+from interp.activations.token_rows import pack_rows
+from interp.auditing.autoencoders.absorption import absorption_scores
+from interp.auditing.autoencoders.bench_record import FORMAT, RECORD, AutoencoderBench, BenchMeasure, ConceptScore
+from interp.auditing.autoencoders.controls import TRAINED, make_controls, sparsified
+from interp.auditing.autoencoders.fact_edits import (
+    DISENTANGLING,
+    EDITS,
+    WHOLE,
+    edit_scores,
+    fact_questions,
+    is_organism,
+)
+from interp.auditing.autoencoders.labelled_set import LabelledSet, SetActivations
+from interp.auditing.autoencoders.options import PARTS, BenchOptions
+from interp.auditing.autoencoders.reconstruction import reconstruction_measures
+from interp.auditing.autoencoders.sparse_probing import concept_scores, probe_hits
+from interp.auditing.policy.sealed import write_sealed
+from interp.auditing.statistics.comparison import mean_interval, paired_difference
+from interp.core.config import Config, differences
+from interp.core.digests import weight_digests
+from interp.core.errors import InterpError
+from interp.core.files import lock_folder, read_json, sha256_json, write_json, write_text
+from interp.data import corpora
+from interp.models.hooked import HookedModel
+from interp.sae.coder import SparseAutoencoder
+from interp.sae.metrics import explained_variance
+
+_SETTINGS, _TABLE, _CONTROLS = "settings.json", "bench.md", "controls"
+_HELD_OUT, _L0_TOKENS, _CONTEXT = 10, 8192, 128
+_SHARES = ("dead", "dense")
+_LOWER, _NEITHER = ("KL", "FVU", "absorbed", "absorbed, centred"), (*_SHARES, "L0", WHOLE)
+
+
+def bench_autoencoder(
+    sae: SparseAutoencoder,
+    model: HookedModel,
+    text: corpora.Source,
+    folder: str | Path,
+    options: BenchOptions | None = None,
+    *,
+    sets: Sequence[LabelledSet] = (),
+    store: Store | None = None,
+    name: str = TRAINED,
+) -> AutoencoderBench:
+    """Measure an autoencoder beside its controls.
+
+    Args:
+        sae: An autoencoder of one site.
+        model: The model that it was trained on.
+        text: A corpus. Without a store every tenth document is measured on and controls train on the others.
+        folder: Where parts, controls, record and table go. A bench that was stopped continues there.
+        options: What is measured, and on how much.
+        sets: Labelled sets for probing and absorption.
+        store: Activations for the controls, best those that the autoencoder was trained on; all of the text is measured
+            on then.
+        name: What the autoencoder is called in the table.
+
+    Raises:
+        InterpError: The autoencoder is of another model or of several sites, a k is larger than its width, there is no
+            text or set for a part, or the folder holds another bench.
+
+    Example:
+        >>> from interp.activations import SiteColumns
+        >>> from interp.auditing import BenchOptions, bench_autoencoder
+        >>> from interp.sae import SparseAutoencoder, TopK
+        >>> rows, site = torch.eye(192)[:4], SiteColumns(site="resid_post.1", model=model.reference, width=192)
+        >>> sae = SparseAutoencoder(rows, torch.zeros(4), rows, torch.zeros(192), TopK(k=2), (site,), (site,))
+        >>> options = BenchOptions(parts=("reconstruction",), seeds=1, tokens=500, control_tokens=4096)
+        >>> record = bench_autoencoder(sae, model, interp.organism.corpus(300), tmp / "bench", options)
+        >>> record.measures[0].name, "PCA" in record.measures[0].not_above
+        ('loss recovered (zero)', True)
+    """
+    options, out = options or BenchOptions(), Path(folder)
+    site = sae.site
+    sae.require(model)
+    model.resolve(site)
+    lacking = ({"probing", "absorption"} if not sets else set()) | (set() if is_organism(model) else set(EDITS))
+    parts = options.parts or tuple(part for part in PARTS if part not in lacking)
+    if missing := lacking & set(parts):
+        raise InterpError(
+            f"{min(missing)} needs labelled sets (--sets), and facts the organism; give them, or leave it out"
+        )
+    if "probing" in parts and max(options.ks) > sae.d_sae:
+        raise InterpError(f"k is {max(options.ks)}, and the autoencoder has {sae.d_sae} latents; give smaller ks")
+    documents, context = list(corpora.documents(text)), min(_CONTEXT, model.context or _CONTEXT)
+    held = [x for x in documents if store or int(sha256_json(x), 16) % _HELD_OUT == 0]
+    rest = [x for x in documents if not store and int(sha256_json(x), 16) % _HELD_OUT]
+    if not held or not (store or rest):
+        raise InterpError(
+            f"the text has {len(documents)} documents; expected {_HELD_OUT} or more, or a store for controls"
+        )
+    settings = {
+        "name": name,
+        "autoencoder": weight_digests(sae.tensors()).exact,
+        "model": model.reference.digest,
+        "options": options.model_dump(mode="json"),
+        "data": sha256_json([documents, store.digest if store else "", [list(vars(x).values()) for x in sets]]),
+    }
+
+    @cache
+    def dictionaries() -> tuple[dict[str, SparseAutoencoder], float]:
+        source = store or Stream(model, rest, site, context=context)
+        l0 = explained_variance(sae, source, _L0_TOKENS, options.seed).l0
+        kept = out / _CONTROLS
+        controls = make_controls(sae, source, l0, kept, options.seeds, options.control_tokens, options.seed)
+        return {TRAINED: sae} | controls, l0
+
+    @cache
+    def activations() -> list[SetActivations]:
+        return [SetActivations.read(model, site, one) for one in sets]
+
+    def measured(part: str) -> dict[str, Any]:
+        if (file := out / f"{part}.json").is_file():
+            return dict(read_json(file))
+        saes, l0 = dictionaries()
+        concepts: list[ConceptScore] = []
+        groups: tuple[str, ...] = ()
+        if part == "reconstruction":
+            rows = pack_rows(model, held, context, options.tokens)
+            scores = reconstruction_measures(sparsified(saes, l0), model, rows)
+        elif part == "probing":
+            scores, groups = probe_hits(saes, activations(), options.ks)
+            concepts = [concept_scores(saes, one) for one in activations()]
+        elif part == "absorption":
+            scores, groups = absorption_scores(saes, activations())
+        else:
+            questions = fact_questions(model, options.items, part == DISENTANGLING, options.seed)
+            scores = edit_scores(saes, model, questions)
+        records: dict[str, Sequence[Config]] = {
+            "measures": compare_measures(part, scores, groups),
+            "concepts": concepts,
+        }
+        write_json(file, {key: [row.model_dump(mode="json") for row in rows] for key, rows in records.items()})
+        return dict(read_json(file))
+
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out, f"{out} is being written by another process; wait for it, or choose another"):
+        if (begun := out / _SETTINGS).is_file():
+            if changed := differences(read_json(begun), settings):
+                raise InterpError(f"{out} holds another bench ({'; '.join(changed)}); choose another folder")
+        elif any(out.iterdir()):
+            raise InterpError(f"{out} holds other files; choose another folder")
+        write_json(begun, settings)
+        done = [measured(part) for part in parts]
+        known = {"name": name, "digest": settings["autoencoder"], "described": repr(sae).strip("<>")}
+        rows = {key: [row for part in done for row in part[key]] for key in ("measures", "concepts")}
+        source = {"model": model.reference.model_dump(), "options": settings["options"], "notes": _notes(sae, options)}
+        record = AutoencoderBench.model_validate_json(json.dumps(known | rows | source))
+        write_text(out / _TABLE, record.markdown())
+        write_sealed(record, out / RECORD, FORMAT)
+    return record
+
+
+def compare_measures(
+    part: str, scores: Mapping[str, Mapping[str, Sequence[float]]], groups: Sequence[str] = ()
+) -> list[BenchMeasure]:
+    """Each measure of a part beside each control's mean over its seeds.
+
+    Args:
+        part: Name of the part.
+        scores: For each dictionary and measure, one score per item; dictionaries of several seeds end in `, seed N`.
+        groups: The cluster of each item; none if items are independent.
+    """
+    names, rows = list(dict.fromkeys(label.partition(", seed")[0] for label in scores)), []
+    for key in (key for key, values in scores[TRAINED].items() if len(values)):
+        plain, sign = key in _NEITHER, -1 if key in _LOWER else 1
+        seeds = {
+            name: [x[key] for label, x in scores.items() if label.partition(", seed")[0] == name] for name in names
+        }
+        means = {name: np.mean(values, 0).tolist() for name, values in seeds.items()}
+        unit: Any = "margin" if part == "reconstruction" and key not in _SHARES else "rate"
+        clusters = () if plain else groups
+        estimates = {name: mean_interval(values, groups=clusters, unit=unit) for name, values in means.items()}
+        signed = {name: (sign * np.asarray(values)).tolist() for name, values in means.items()}
+        gaps = {
+            name: paired_difference(signed[name], signed[TRAINED], groups=groups, unit="margin")
+            for name in names
+            if not plain and name != TRAINED
+        }
+        better: Any = "" if plain else "lower" if sign < 0 else "higher"
+        value = estimates.pop(TRAINED)
+        rows.append(BenchMeasure(part=part, name=key, better=better, value=value, controls=estimates, gaps=gaps))
+    return rows
+
+
+def _notes(sae: SparseAutoencoder, options: BenchOptions) -> list[str]:
+    """What limits the comparison."""
+    notes = [] if options.seeds > 2 else ["each random control has fewer than three seeds"]
+    if sae.config is None:
+        notes.append("it is not known how the autoencoder was trained: its controls are BatchTopK with as many latents")
+    elif options.control_tokens not in (None, sae.config.tokens):
+        notes.append(f"controls trained on {options.control_tokens:,} tokens, the autoencoder on {sae.config.tokens:,}")
+    return notes

@@ -1,0 +1,113 @@
+"""A bench that was stopped gives the same record as one that was not; bad input is refused before anything is made."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from sae_samples import autoencoder
+
+import interp
+from interp import InterpError
+from interp.auditing import AutoencoderBench, BenchOptions, LabelledSet, bench_autoencoder
+from interp.auditing.autoencoders.bench import compare_measures
+from interp.sae import SaeConfig
+
+TEXTS = [" ".join(f"w{4 + (7 * n + k * k) % 120}" for k in range(8 + n % 9)) for n in range(60)]
+OPTIONS = BenchOptions(tokens=200, ks=(1, 3), seeds=2, control_tokens=512)
+
+
+def _set():
+    words = [f"w{20 + n} w{5 if n % 2 else 90} w{40 + n % 7}" for n in range(40)]
+    return LabelledSet("marked", tuple(words), (False, True) * 20, tuple(words))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    model, folder = tiny("llama"), tmp_path_factory.mktemp("bench") / "whole"
+    sae = replace(autoencoder(model), config=SaeConfig(d_sae=40, k=5, batch_size=64, tokens=512))
+    record = bench_autoencoder(sae, model, TEXTS, folder, OPTIONS, sets=[_set()], name="small")
+    return model, sae, folder, record
+
+
+def test_it_has_every_part_that_applies_and_every_control(whole):
+    _, _, folder, record = whole
+    assert {row.part for row in record.measures} == {"reconstruction", "probing", "absorption"}
+    controls = ["random decoder", "frozen decoder", "shuffled activations", "residual basis", "PCA"]
+    assert all(set(row.controls) == set(controls) for row in record.measures)
+    assert [row.concept for row in record.concepts] == ["marked"]
+    assert record == AutoencoderBench.read(folder)
+    assert (folder / "bench.md").read_text() == record.markdown()
+    assert record.notes == ("each random control has fewer than three seeds",)
+    assert record.not_above, "latents of random numbers are not above their controls"
+
+
+def test_resumed_is_whole(whole, tmp_path):
+    model, sae, folder, record = whole
+    parts = {name: (folder / f"{name}.json").read_bytes() for name in ("reconstruction", "probing")}
+    (folder / "probing.json").unlink()
+    (folder / "bench.json").unlink()
+    torch.manual_seed(9)
+    again = bench_autoencoder(sae, model, TEXTS, folder, OPTIONS, sets=[_set()], name="small")
+    assert again == record
+    assert parts == {name: (folder / f"{name}.json").read_bytes() for name in parts}
+    # A part that is done is read, not measured again.
+    (folder / "absorption.json").write_text('{"measures": [], "concepts": []}')
+    third = bench_autoencoder(sae, model, TEXTS, folder, OPTIONS, sets=[_set()], name="small")
+    assert "absorption" not in {row.part for row in third.measures}
+
+
+def test_another_bench_in_the_folder_is_refused_and_nothing_changes(whole):
+    model, sae, folder, _ = whole
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(InterpError, match=r"options\.items was 200 and is now 100"):
+        bench_autoencoder(sae, model, TEXTS, folder, BenchOptions(items=100), sets=[_set()], name="small")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": TEXTS[:1]}, "the text has 1 documents"),
+        ({"options": BenchOptions(ks=(1, 50))}, "k is 50, and the autoencoder has 40 latents"),
+        ({"options": BenchOptions(parts=("probing",)), "sets": []}, "probing needs labelled sets"),
+        ({"options": BenchOptions(parts=("unlearning",))}, "unlearning needs .* facts the organism"),
+    ],
+)
+def test_bad_input_is_refused(changes, message, whole, tmp_path):
+    model, sae, _, _ = whole
+    given = {"sae": sae, "model": model, "text": TEXTS, "options": OPTIONS, "sets": [_set()]} | changes
+    with pytest.raises(InterpError, match=message):
+        bench_autoencoder(folder=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_autoencoder_of_another_model_is_refused(whole, tiny, tmp_path):
+    _, sae, _, _ = whole
+    with pytest.raises(InterpError, match="this SAE"):
+        bench_autoencoder(sae, tiny("llama", seed=1), TEXTS, tmp_path / "out", OPTIONS)
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(InterpError, match="holds other files"):
+        bench_autoencoder(sae, whole[0], TEXTS, tmp_path, OPTIONS, sets=[_set()])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_gaps_are_those_of_the_mean_over_seeds_and_signed_so_that_more_is_better():
+    scores = {
+        "autoencoder": {"KL": [1.0, 2.0, 3.0, 2.0]},
+        "x, seed 0": {"KL": [2.0, 3.0, 4.0, 3.0]},
+        "x, seed 1": {"KL": [4.0, 5.0, 6.0, 5.0]},
+        "y": {"KL": [0.5, 1.0, 2.0, 1.5]},
+    }
+    (row,) = compare_measures("reconstruction", scores)
+    assert (row.better, row.value.estimate, row.controls["x"].estimate) == ("lower", 2, 4)
+    assert (row.gaps["x"].estimate, row.gaps["y"].estimate, row.not_above) == (2, -0.75, ("y",))
+
+
+def test_json_has_no_more_than_the_record(whole):
+    assert set(json.loads((whole[2] / "bench.json").read_text())) == {
+        *AutoencoderBench.model_fields,
+        "format",
+        "sha256",
+    }
+    assert interp.auditing.AutoencoderBench is AutoencoderBench
