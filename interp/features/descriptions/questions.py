@@ -25,7 +25,7 @@ _DETECT = """A detector reads texts, and fires on this: {description}
 
 In which of these texts does it fire? \
 Reply with a list of {count}, in order: 1 for a text in which it fires, 0 for another. \
-For example {example}. Reply with the list alone."""
+{example}Reply with the list alone."""
 _FUZZ = """A detector reads texts token by token, and fires on this: {description}
 In each text below, some tokens are marked <<like this>>. In some texts these are the tokens on which it fires, in \
 others they are not.
@@ -34,7 +34,7 @@ others they are not.
 
 In which of these texts are the right tokens marked? \
 Reply with a list of {count}, in order: 1 for right marks, 0 for wrong ones. \
-For example {example}. Reply with the list alone."""
+{example}Reply with the list alone."""
 
 
 def marked_text(tokens: Sequence[str], marked: Collection[int] = ()) -> str:
@@ -55,7 +55,9 @@ def description_question(texts: Sequence[str]) -> str:
 
 def score_question(test: str, description: str, texts: Sequence[str]) -> str:
     """The question of detection or of fuzzing."""
-    count, example = len(texts), str([(index + 1) % 2 for index in range(len(texts))])
+    count = len(texts)
+    # With a single text an example would be an answer.
+    example = f"For example {[(index + 1) % 2 for index in range(count)]}. " if count > 1 else ""
     template: Any = {"detection": _DETECT, "fuzzing": _FUZZ}[test]
     return template.format(description=description, texts=_numbered(texts), count=count, example=example)
 

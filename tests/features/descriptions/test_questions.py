@@ -30,6 +30,7 @@ def test_a_question_has_each_text_and_the_description_as_they_are(texts, descrip
     for question in (description_question(texts), *(score_question(x, description, texts) for x in TESTS)):
         assert all(f"{n}. {text}" in question for n, text in enumerate(texts, 1))
     assert all(description in score_question(x, description, texts) for x in TESTS)
+    assert ("For example" in score_question("detection", "towns", ["a"] * len(texts))) == (len(texts) > 1)
 
 
 TESTS = ("detection", "fuzzing")
