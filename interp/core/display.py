@@ -222,7 +222,8 @@ def heat_html(tokens: Sequence[str], values: Sequence[float], top: float, peak: 
         style = f"unicode-bidi:isolate;background:{colour}" + ";text-decoration:underline" * (index == peak)
         hover = "" if math.isnan(value) else f" title='{value:.3g}'"
         spans.append(f"<span{hover} style='{style}'>{escaped(token.replace(chr(10), '↵'))}</span>")
-    return f"<div style='white-space:pre-wrap;font-family:monospace;overflow-wrap:anywhere'>{''.join(spans)}</div>"
+    style = "margin:4px 0;white-space:pre-wrap;font-family:monospace;overflow-wrap:anywhere"
+    return f"<div style='{style}'>{''.join(spans)}</div>"
 
 
 def print_values(as_json: bool, values: Mapping[str, Any]) -> None:
