@@ -76,7 +76,7 @@ def chromium() -> Iterator[object]:
 @pytest.fixture
 def page(chromium):
     """A page of a fresh profile, and (in `problems`) what it complains of."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(20_000)
     page.problems = []

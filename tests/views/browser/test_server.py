@@ -93,6 +93,12 @@ def test_a_journey_by_keyboard(book, tiny, page):
         page.wait_for_url("**#labels")
         assert page.locator(".side").first.inner_text().startswith("harmful towns </script> by ana")
         assert page.locator("[name=rater]").input_value() == "ana", "the name is remembered"
+        page.evaluate("document.querySelector('[name=seen]').value = 0")
+        page.click("text=Save the label")
+        alert = page.locator("[role=alert]")
+        alert.wait_for()
+        assert 0 <= alert.bounding_box()["y"] < 900, "what was not saved is in sight"
+        assert page.problems.pop().endswith("409 (Conflict)")
         mark = page.locator("mark").first
         mark.hover()
         shown = "x => getComputedStyle(x, '::after').content"
