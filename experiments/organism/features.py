@@ -1,13 +1,14 @@
 """Do autoencoders recover what is planted in the organism? The best latent for each planted concept, beside a probe.
 
     python experiments/organism/features.py [--site resid_post.5] [--tokens 2000000] [--seeds 3] [--json FILE]
+    python experiments/organism/features.py --load DIR ... --json FILE
 
 Autoencoders of several kinds and widths are trained in one pass over one store, the chosen setting with several seeds.
-The concepts, and the tokens at which they are read, are those of `interp.auditing.organism_sets`; texts that none of
-the settings was chosen on (`--seed 1`). A latent says yes above a level; latent and level are those of the best F1 on
-half of the texts, and the F1 shown is on the other half, as is that of the linear probe.
-
-A second table has the same concepts read at the end of the prompt.
+`--load` scores autoencoders that are there instead, the first as the chosen one. The concepts, and the tokens at which
+they are read, are those of `interp.auditing.organism_sets`, on texts that none of the settings was chosen on
+(`--seed 1`). A latent says yes above a level; latent and level are those of the best F1 on half of the texts, and the
+F1 shown is on the other half, as is that of the linear probe. A second table has the same concepts read at the end of
+the prompt.
 """
 
 import argparse
@@ -73,19 +74,8 @@ def shown(title: str, rows: dict[str, Any]) -> None:
     Console(width=200).print(table)
 
 
-def main() -> None:
-    """Train, score, print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--site", default="resid_post.5")
-    parser.add_argument("--tokens", type=int, default=2_000_000)
-    parser.add_argument("--documents", type=int, default=12_000)
-    parser.add_argument("--items", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1, help="seed of the texts")
-    parser.add_argument("--save", type=Path, help="new folder for the autoencoder of the chosen setting")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    model = interp.load("organism")
+def trained(model: HookedModel, args: argparse.Namespace) -> dict[str, SparseAutoencoder]:
+    """Autoencoders of all settings, and of the chosen one with further seeds."""
     names = [*SETTINGS, *(f"{CHOSEN}, seed {seed}" for seed in range(1, args.seeds))]
     plans = []
     for name in names:
@@ -96,10 +86,28 @@ def main() -> None:
         text = list(organism.corpus(args.documents))
         store = interp.harvest(model, text, args.site, Path(folder) / "store", dtype="bfloat16", context=256)
         print(f"{len(store):,} tokens harvested", flush=True)
-        trained = [result.sae for result in train_all(store, plans)]
+        saes = [result.sae for result in train_all(store, plans)]
     if args.save:
-        trained[0].save(args.save)
-    saes = {TRAINED: trained[0], **dict(zip(names[1:], trained[1:], strict=True))}
+        saes[0].save(args.save)
+    return dict(zip(names, saes, strict=True))
+
+
+def main() -> None:
+    """Train, score, print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--site", default="resid_post.5")
+    parser.add_argument("--tokens", type=int, default=2_000_000)
+    parser.add_argument("--documents", type=int, default=12_000)
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1, help="seed of the texts")
+    parser.add_argument("--load", type=Path, nargs="*", default=[], help="score these, and train none")
+    parser.add_argument("--save", type=Path, help="new folder for the autoencoder of the chosen setting")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    model = interp.load("organism")
+    saes = {folder.name: SparseAutoencoder.load(folder, model) for folder in args.load} or trained(model, args)
+    saes = {TRAINED if number == 0 else name: sae for number, (name, sae) in enumerate(saes.items())}
     sets, ends = organism_sets(model, args.items, args.seed), at_the_end(model, args.items, args.seed)
     rows = {"concepts": scored(saes, model, args.site, sets), "ends": scored(saes, model, args.site, ends)}
     shown(f"F1 of the best latent at {args.site}, on texts it was not chosen on", rows["concepts"])

@@ -134,5 +134,5 @@ def _best(scores: Mapping[str, Estimate]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(markdown(cell) for cell in line)} |" for line in lines)
+    lines = [f"| {' | '.join(map(markdown, line))} |" for line in (rows[0], *(row.values() for row in rows))]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])

@@ -37,6 +37,7 @@ def test_what_is_not_above_its_control_is_said_everywhere():
 def test_the_table_is_markdown_whatever_names_hold():
     lines = [line for line in _record().markdown().splitlines() if line.startswith("|")]
     assert {line.count("|") - line.count("\\|") for line in lines[:5]} == {6}
+    assert lines[1] == "|---" * 5 + "|"
     assert "0.900 (a\\|b)" in _record().markdown()
 
 

@@ -1,10 +1,12 @@
 """Probes find what is planted, beat the controls there, and agree with a slow version."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from planted_dictionary import PlantedSource, dictionary, draw, labelled
+from scripts import importable
 
 from interp.auditing.autoencoders.bench import compare_measures
 from interp.auditing.autoencoders.controls import TRAINED, make_controls
@@ -14,9 +16,11 @@ from interp.auditing.autoencoders.sparse_probing import (
     concept_scores,
     f1_interval,
     f1_scores,
+    fit_logistic,
     probe_hits,
 )
 from interp.core.errors import InterpError
+from interp.core.files import read_json
 from interp.sae import SaeConfig
 
 CONFIG = SaeConfig(kind="batchtopk", d_sae=160, k=2, batch_size=256, tokens=5120)
@@ -93,3 +97,20 @@ def test_an_interval_of_f1_has_it_inside_and_shrinks_with_texts():
     assert widths[1] < widths[0] / 3
     paired = f1_interval(said, truth, [str(number // 2) for number in range(1500)])
     assert paired.n == 1500
+
+
+def test_latents_and_accuracies_are_those_of_sae_bench_and_sae_probes():
+    """Their own functions' figures, from `experiments/benchmarks/sae_bench_definitions.py`."""
+    root = Path(__file__).parents[3]
+    with importable(root / "experiments" / "benchmarks"):
+        from sae_bench_definitions import arrays
+    figures = read_json(Path(__file__).with_name("peer_figures.json"))
+    for figure in figures:
+        x, truth = arrays(figure["seed"])
+        for k, theirs in figure["sae-bench"].items():
+            chosen = choose_latents(x[:200], truth[:200], int(k)).sort().values
+            said = torch.from_numpy(fit_logistic(x[:200, chosen], truth[:200]).predict(x[200:, chosen].numpy()))
+            assert chosen.tolist() == theirs["latents"]
+            assert float((said == truth[200:]).float().mean()) == pytest.approx(theirs["accuracy"], abs=0.005)
+        assert choose_latents(x[:200], truth[:200], 5, scaled=True).tolist() == figure["sae-probes"]
+    assert len(figures) == 3
