@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import attribution, audit, bench, export, find, recipe, report, sae, search, tuning, upkeep
+from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, note, printable
@@ -146,7 +146,7 @@ VERBS: dict[str, Command] = {
 SAE_VERBS: dict[str, Command] = {
     "train": sae.train_command,
     "convert": sae.convert_command,
-    "bench": bench.bench_command,
+    "bench": sae.bench_command,
 }
 FEATURES_VERBS: dict[str, Command] = {
     "scan": sae.scan_command,
