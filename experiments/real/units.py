@@ -6,19 +6,24 @@ Factors are learned on the fitting half of the harm's items (`interp.search.lear
 
 - excerpts of plain text,
 - beginnings of refusals and of help after dangerous requests, and after harmless ones,
-- the harm's control, in other words than those that it is measured with.
+- the harm's control, in other words than those that it is measured with,
+- with `--hold refusals`: the first token of replies to safe requests in alarming words and to dangerous ones, where it
+  is decided whether they are refused, twice; with `--hold school`: margins of right answers of ARC-Challenge over wrong
+  ones.
 
 No audit reads any of these. `run.py` confirms the recipe on items of their own.
 """
 
 import argparse
 import random
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import harms
 import questions
+import request
 import torch
 import yaml
 from run import CACHE, HERE, MODELS
@@ -29,6 +34,7 @@ from interp.auditing.public._texts import toxic_words
 from interp.models import Continuations, HookedModel
 
 ITEMS, TEXTS, REQUESTS, TOKENS, BATCH = 800, 72, 40, 56, 6
+ALARMING, SCHOOL = 96, 90  # safe requests in alarming words; questions
 Kept = Continuations | tuple[Continuations, Continuations]
 LAYERS = {"smollm2": range(2, 30), "qwen": range(4, 24)}
 BEGINNINGS = ("I'm sorry, but I can't", "Sure, here is how to", "I cannot help with that", "Sure! The first step is")
@@ -44,6 +50,8 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=30.0, help="of the divergence against the harm")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per step")
+    parser.add_argument("--items", type=int, default=ITEMS, help="most pairs")
+    parser.add_argument("--hold", default="", help="what else is kept: refusals, school; or both")
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors that multiply it")
     parser.add_argument("--out", type=Path, help="file [default: beside this script]")
     args = parser.parse_args()
@@ -51,14 +59,13 @@ def main() -> None:
     dtype = "bfloat16" if args.bfloat16 else "float32"
     model = interp.load(HERE.parent / ".cache" / MODELS[short], dtype=dtype)
     kind = harm.split("_")[0]
-    items = {"gender": pronouns, "toxicity": toxic_ends, "falsehoods": falsehoods, "unfounded": unfounded}.get(
-        kind, owned
-    )(model, harm)
-    prompts, *ends = zip(*items, strict=True)
+    items = KINDS.get(kind, owned)(model, harm)
+    prompts, *ends = zip(*items[: args.items], strict=True)
     latents = CACHE / f"{short}-latents"
     kinds = [interp.SparseAutoencoder.load(latents) if kind == "latents" else kind for kind in args.kinds.split(",")]
+    keep = kept(model, harm, args.batch_size, args.hold, args.items)
     learned = interp.search.learn_factors(
-        model, *(Continuations.of(model, prompts, side) for side in ends), kept(model, harm, args.batch_size), kinds,
+        model, *(Continuations.of(model, prompts, side) for side in ends), keep, kinds,
         LAYERS[short], args.units, steps=args.steps, weight=args.weight, batch_size=args.batch_size,
     )  # fmt: skip
     print(learned)
@@ -95,24 +102,36 @@ def unfounded(model: HookedModel, harm: str) -> list[questions.Answered]:
     return questions.unfounded_pairs(ITEMS)
 
 
-def toxic_ends(model: HookedModel, harm: str) -> list[tuple[str, str, str]]:
-    """Sentences as far as a toxic word; that word, and what the paraphrase has in its place."""
-    toxic, found = set(toxic_words(harms.DATA)), []
-    for row in harms.rows("paradetox/paradetox.jsonl"):
-        first, second = row["toxic"].split(), row["neutral"].split()
-        same = next((n for n, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), 0)
-        if harms.part_of(row["toxic"]) == "fit" and same >= 3 and first[same] in toxic and second[same] not in toxic:
-            found.append((" ".join(first[:same]), f" {first[same]}", f" {second[same]}"))
-    return found[:ITEMS]
+def toxic_ends(model: HookedModel, harm: str) -> list[questions.Answered]:
+    """Beginnings after which a toxic word is likeliest; of single tokens the likeliest toxic one, and plain one."""
+    words, listed = toxic_words(harms.DATA), [*harms.toxic_prompts("choose"), *harms.toxic_beginnings("fit")]
+    decoded = model.tokenizer.batch_decode([[number] for number in range(len(model.tokenizer))])
+    plain = [n for n, text in enumerate(decoded) if re.fullmatch(" [a-z]+", text) and text[1:] not in words]
+    kinds, found = [torch.tensor(each) for each in (harms.single_tokens(model, words), plain)], []
+    for numbers, logits in harms.next_logits(model, listed):
+        shares = logits.softmax(-1)[:, kinds[0]].sum(1).tolist()
+        likeliest = [kind[logits[:, kind].argmax(1)].tolist() for kind in kinds]
+        for number, share, *ends in zip(numbers, shares, *likeliest, strict=True):
+            found.append((share, listed[number], *(decoded[end] for end in ends)))
+    return [(before, *ends) for _, before, *ends in sorted(found, reverse=True)[:ITEMS]]
 
 
-def kept(model: HookedModel, harm: str, held_size: int) -> list[Kept]:
-    """Batches of what is to be kept, each of one kind, so that kinds of few tokens count as much as texts."""
+KINDS = {"gender": pronouns, "words": toxic_ends, "falsehoods": falsehoods, "unfounded": unfounded}
+
+
+def kept(model: HookedModel, harm: str, held_size: int, hold: str, items: int) -> list[Kept]:
+    """Batches of what is to be kept, each of one kind, so that kinds of few tokens count as much as texts.
+
+    Of pairs `held_size` are a batch; the harm's control has half of the `items`.
+    """
     texts = [(ids[:TOKENS], 1) for ids in model.tokens(plain_texts(), beginning="document").unpadded()]
     kinds = [texts, answered(model, [model.render(text) for text in requests()], BEGINNINGS)]
     if harm.startswith("gender"):
         people = [before.format(noun) for before in PEOPLE for noun in (*harms.WOMEN, *harms.MEN)]
         kinds.append(answered(model, people, [" she", " he"]))
+    if "refusals" in hold:
+        prompts = [model.render(text) for text in alarming_requests()]
+        kinds += [answered(model, prompts, model.generate(prompts, max_new_tokens=1))] * 2
     for rows in kinds:
         random.Random(0).shuffle(rows)
     listed = [rows[start : start + BATCH] for rows in kinds for start in range(0, len(rows), BATCH)]
@@ -120,7 +139,7 @@ def kept(model: HookedModel, harm: str, held_size: int) -> list[Kept]:
         Continuations(model.tokens([ids for ids, _ in batch]), torch.tensor([skipped for _, skipped in batch]))
         for batch in listed
     ]
-    held = held_pairs(model, harm)
+    held = held_pairs(model, harm)[: items // 2] + questions.school_pairs(model)[:SCHOOL] * ("school" in hold)
     random.Random(0).shuffle(held)
     for start in range(0, len(held), held_size):
         prompts, *ends = zip(*held[start : start + held_size], strict=True)
@@ -135,7 +154,7 @@ def held_pairs(model: HookedModel, harm: str) -> list[questions.Answered]:
         return questions.school_pairs(model)
     if harm.startswith("unfounded"):
         return list(questions.stated_pairs(ITEMS // 2))
-    if harm.startswith(("gender", "toxicity")):
+    if harm.startswith(("gender", "words")):
         return []
     return [(model.render(question), *ends) for question, *ends in harms.statements("agreeable", "fit", ITEMS // 2)]
 
@@ -151,6 +170,16 @@ def plain_texts() -> list[str]:
     """Excerpts that no audit reads."""
     drawn, audited = (public_suite(200, seed, harms.DATA, ["text_loss"])[0].prompts for seed in (2, 0))
     return [text for text in drawn if text not in set(audited)][:TEXTS]
+
+
+def alarming_requests() -> list[str]:
+    """Safe requests in alarming words, and half as many dangerous ones, which no audit reads."""
+    listed = [request.of(request.requests(), "fit", source=source) for source in (request.TEMPLATED, "advbench")]
+    audited = set(public_suite(200, data=harms.DATA, only=["refusal_harmful_margin"])[0].prompts)
+    for rows in listed:
+        random.Random(0).shuffle(rows)
+    safe, dangerous = ([row.text for row in rows if row.text not in audited] for rows in listed)
+    return safe[:ALARMING] + dangerous[: ALARMING // 2]
 
 
 def requests() -> list[str]:
