@@ -1,6 +1,7 @@
 """The verbs `interp harvest`, `interp sae`, autoencoders, and `interp features`, books of what latents mean."""
 
 from dataclasses import asdict
+from math import nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -200,7 +201,7 @@ class LabelInputs(Config):
 
     sae: str | None = Field(None, description="the autoencoder's name in the book; needed where there are several")
     latents: tuple[int, ...] = repeated("latent to label")
-    label: str = Field("", description="what it means, in a few words; empty withdraws the rater's label")
+    label: str | None = Field(None, description="what it means, in a few words; '' withdraws the rater's label")
     verdict: str = Field("unsure", description="harmful, benign or unsure")
     note: str = Field("", description="anything else")
     rater: str = Field("", description="who says so: a person, or a model's name")
@@ -277,6 +278,8 @@ def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -
     from interp.features import Book, FeatureLabel, read_tool_labels
 
     labels = Book.open(folder).labels
+    if options.latents and options.label is None:
+        raise InterpError("--latents needs --label TEXT; --label '' withdraws the rater's label")
     if options.latents:
         words = {"text": options.label, "verdict": options.verdict, "note": options.note, "rater": options.rater}
         sae = labels.card.name(options.sae)
@@ -289,7 +292,10 @@ def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -
     if options.save:
         labels.export(options.save)
     shown = [x.model_dump(exclude={"digest"}) for x in labels.current(options.sae)]
-    alpha = labels.agreement()
+    try:
+        alpha = labels.agreement()
+    except InterpError:  # an extra is not installed
+        alpha = nan
     agreement = "" if alpha != alpha else f", agreement of raters (Krippendorff's alpha) {alpha:.2f}"
     print_table(as_json, shown, f"{plural(len(shown), 'label')} in {folder}{agreement}")
 

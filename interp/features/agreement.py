@@ -34,11 +34,11 @@ def krippendorff_alpha(table: Float[ndarray, "rater item"], level: Level) -> flo
         >>> krippendorff_alpha(np.array([[1.0, 0.0, 1.0], [1.0, 0.0, np.nan]]), "nominal")
         1.0
     """
+    paired = table[:, (~np.isnan(table)).sum(0) > 1]
+    if len(np.unique(paired[~np.isnan(paired)])) < 2:
+        return nan
     try:
         from krippendorff import alpha
     except ImportError:
         raise InterpError("agreement needs krippendorff; install it with: pip install 'interp[feedback]'") from None
-    paired = table[:, (~np.isnan(table)).sum(0) > 1]
-    if len(np.unique(paired[~np.isnan(paired)])) < 2:
-        return nan
     return float(alpha(paired, level_of_measurement=level))

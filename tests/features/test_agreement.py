@@ -1,8 +1,10 @@
 import math
+import sys
 
 import numpy as np
 import pytest
 
+from interp import InterpError
 from interp.features.agreement import krippendorff_alpha
 
 
@@ -20,3 +22,10 @@ def test_near_ranks_agree_more_than_far_ones():
 @pytest.mark.parametrize("table", [[[1.0, 1.0], [1.0, 1.0]], [[1.0, math.nan], [math.nan, 0.0]]])
 def test_undefined_is_nan(table):
     assert math.isnan(krippendorff_alpha(np.array(table), "nominal"))
+
+
+def test_it_is_needed_only_where_there_is_something_to_compare(monkeypatch):
+    monkeypatch.setitem(sys.modules, "krippendorff", None)
+    assert math.isnan(krippendorff_alpha(np.array([[1.0, math.nan], [math.nan, 0.0]]), "nominal"))
+    with pytest.raises(InterpError, match=r"interp\[feedback\]"):
+        krippendorff_alpha(np.array([[1.0, 0.0], [1.0, 0.0]]), "nominal")

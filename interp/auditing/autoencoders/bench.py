@@ -135,7 +135,7 @@ def bench_autoencoder(
             return dict(read_json(file))
         saes, l0 = dictionaries()
         concepts: list[ConceptScore] = []
-        groups: tuple[str, ...] = ()
+        groups: Sequence[str] | Mapping[str, Sequence[str]] = ()
         if part == "reconstruction":
             rows = pack_rows(model, held, context, options.tokens)
             scores = reconstruction_measures(sparsified(saes, l0), model, rows)
@@ -146,7 +146,7 @@ def bench_autoencoder(
             scores, groups = absorption_scores(saes, activations())
         else:
             questions = fact_questions(model, options.items, part == DISENTANGLING, options.seed)
-            scores = edit_scores(saes, model, questions)
+            scores, groups = edit_scores(saes, model, questions)
         records: dict[str, Sequence[Config]] = {
             "measures": compare_measures(part, scores, groups),
             "concepts": concepts,
@@ -173,14 +173,16 @@ def bench_autoencoder(
 
 
 def compare_measures(
-    part: str, scores: Mapping[str, Mapping[str, Sequence[float]]], groups: Sequence[str] = ()
+    part: str,
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
+    groups: Sequence[str] | Mapping[str, Sequence[str]] = (),
 ) -> list[BenchMeasure]:
     """Each measure of a part beside each control's mean over its seeds.
 
     Args:
         part: Name of the part.
         scores: For each dictionary and measure, one score per item; dictionaries of several seeds end in `, seed N`.
-        groups: The cluster of each item; none if items are independent.
+        groups: The cluster of each item, of all measures alike or by measure; none if items are independent.
     """
     names, rows = list(dict.fromkeys(label.partition(", seed")[0] for label in scores)), []
     for key in (key for key, values in scores[TRAINED].items() if len(values)):
@@ -190,11 +192,12 @@ def compare_measures(
         }
         means = {name: np.mean(values, 0).tolist() for name, values in seeds.items()}
         unit: Any = "margin" if part == "reconstruction" and key not in _SHARES else "rate"
-        clusters = () if plain else groups
+        own = groups.get(key, ()) if isinstance(groups, Mapping) else groups
+        clusters = () if plain else own
         estimates = {name: mean_interval(values, groups=clusters, unit=unit) for name, values in means.items()}
         signed = {name: (sign * np.asarray(values)).tolist() for name, values in means.items()}
         gaps = {
-            name: paired_difference(signed[name], signed[TRAINED], groups=groups, unit="margin")
+            name: paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin")
             for name in names
             if not plain and name != TRAINED
         }

@@ -122,13 +122,18 @@ def fact_questions(model: HookedModel, items: int, swapped: bool, seed: int = 0)
 
 def edit_scores(
     saes: Mapping[str, SparseAutoencoder], model: HookedModel, questions: Sequence[FactQuestion]
-) -> dict[str, dict[str, list[float]]]:
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, list[str]]]:
     """How well each dictionary edits the facts of one topic and leaves the others, on held-out questions of all topics.
+
+    Questions about one town are alike, and one comes back under other topics, so that the towns are the clusters.
 
     Args:
         saes: Dictionaries of one site of the organism.
         model: The organism.
         questions: Questions of several topics, all with a source or none.
+
+    Returns:
+        For each dictionary and measure one score per item; and for each measure the town of each item.
 
     Raises:
         InterpError: The model answers too few questions right.
@@ -142,6 +147,12 @@ def edit_scores(
     topics = [x.topic for x in questions]
     names = ("cause", "isolation", "score") if swapped else ("forgotten", "kept", "score")
     scores: dict[str, dict[str, list[float]]] = {name: {key: [] for key in names} for name in saes}
+    towns: dict[str, list[str]] = {key: [] for key in (*names, WHOLE)}
+
+    def towns_of(rows: Bool[Tensor, "question"]) -> list[str]:
+        return [questions[number].town for number in rows.nonzero()[:, 0].tolist()]
+
+    towns[WHOLE] = towns_of(right & ~fit)
     whole = (1 - asked.margins(right & ~fit, asked.whole) / asked.plain)[right & ~fit].clamp(0, 1)
     for name, sae in track(saes.items(), "fact edits", unit="dictionaries"):
         shares = asked.shares(sae)
@@ -155,9 +166,13 @@ def edit_scores(
             gone, kept = asked.hits(sae, best, *halves[1])
             for key, values in zip(names, (gone, kept, torch.cat([gone, kept])), strict=True):
                 scores[name][key] += values.tolist()
+            if sae is first:  # the same items for all
+                sides = [towns_of(rows) for rows in halves[1]]
+                for key, of in zip(names, (*sides, sides[0] + sides[1]), strict=True):
+                    towns[key] += of
         if swapped:
             scores[name][WHOLE] = whole.tolist()
-    return scores
+    return scores, towns
 
 
 def _matched(own: Bool[Tensor, "question"], rest: Bool[Tensor, "question"]) -> tuple[Tensor, Tensor]:

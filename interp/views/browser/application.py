@@ -6,7 +6,7 @@ Forms are sent to the address of their page.
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from urllib.parse import parse_qsl
@@ -151,10 +151,14 @@ class _Site:
         return await self._page(lambda: self._pages.steer_page(*key))
 
     async def _replies(self, request: Request) -> Response:
-        (sae, latent), form = self._key(request), await self._form(request)
-        with self._one:
-            value = form.times * self._pages.largest(sae, latent)
-        replies = self._require_live().replies(form.text, sae, latent, value, form.new_tokens)
+        (sae, latent), form, live = self._key(request), await self._form(request), self._require_live()
+
+        def begun() -> Iterator[object]:
+            with self._one:
+                value = form.times * self._pages.largest(sae, latent)
+                return live.replies(form.text, sae, latent, value, form.new_tokens)
+
+        replies = await run_in_threadpool(begun)  # it waits for pages, and may load an autoencoder
         return StreamingResponse((json.dumps(reply) + "\n" for reply in replies), media_type="application/x-ndjson")
 
     def _require_live(self) -> LiveModel:

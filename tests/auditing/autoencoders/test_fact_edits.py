@@ -52,7 +52,8 @@ def test_questions_have_right_answers_and_sources_of_the_same_half_and_length(mo
 
 
 def test_towns_swapped_in_all_coordinates_move_answers_and_nothing_moves_none(model, dictionaries):
-    means = _means(edit_scores(dictionaries, model, fact_questions(model, 14, swapped=True)))
+    scores, towns = edit_scores(dictionaries, model, fact_questions(model, 14, swapped=True))
+    means = _means(scores)
     assert means["nothing"]["cause"] == pytest.approx(0, abs=0.05)
     assert means["nothing"]["isolation"] == pytest.approx(1, abs=0.05)
     assert means["whole"]["cause"] > 0.08 > means["nothing"]["cause"]
@@ -60,10 +61,12 @@ def test_towns_swapped_in_all_coordinates_move_answers_and_nothing_moves_none(mo
     for name in dictionaries:
         both = means[name]["cause"] + means[name]["isolation"]
         assert means[name]["score"] == pytest.approx(both / 2)
+        assert {key: len(values) for key, values in scores[name].items()} == {key: len(x) for key, x in towns.items()}
+    assert 1 < len({*towns["score"]}) < len(towns["score"]) / 2, "which are clusters"
 
 
 def test_coordinates_that_are_zeroed_forget_and_nothing_keeps(model, dictionaries):
-    means = _means(edit_scores(dictionaries, model, fact_questions(model, 12, swapped=False)))
+    means = _means(edit_scores(dictionaries, model, fact_questions(model, 12, swapped=False))[0])
     assert means["whole"]["forgotten"] > 0.2 > means["nothing"]["forgotten"]
     assert means["nothing"]["kept"] > 0.95
 
