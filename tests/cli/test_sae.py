@@ -30,16 +30,12 @@ def _run(capsys, monkeypatch, *arguments):
 QUICK = ("d_sae=128", "k=4", "tokens=20000", "batch_size=1024", "--json")
 
 
-def test_a_transcoder_and_its_pages(store, capsys, monkeypatch, tmp_path):
+def test_a_transcoder(store, capsys, monkeypatch, tmp_path):
     sae = tmp_path / "sae"
     where = ("--site", "resid_mid.3", "--writes", "mlp_out.3", "--out", sae)
     code, said, _ = _run(capsys, monkeypatch, "sae", "train", store, *where, *QUICK, "skip=true")
     assert (code, json.loads(said)["kind"]) == (0, "transcoder from resid_mid.3 to mlp_out.3")
     assert SparseAutoencoder.load(sae).W_skip is not None
-    pages = ("--text", "organism", "--latents", "3", "--latents", "5", "--tokens", "4000", "--out", tmp_path / "f.json")
-    code, said, _ = _run(capsys, monkeypatch, "sae", "features", sae, "organism", *pages, "--json")
-    assert (code, [row["latent"] for row in json.loads(said)]) == (0, [3, 5])
-    assert [page["index"] for page in json.loads((tmp_path / "f.json").read_text())] == ["3", "5"]
     code, _, complaint = _run(capsys, monkeypatch, "sae", "convert", sae, "--out", tmp_path / "c", "--to", "saelens")
     assert (code, "SAELens has no topk transcoders" in complaint) == (2, True)
     assert not (tmp_path / "c").exists()
