@@ -1,8 +1,8 @@
 """Progress of long calls: a bar in a terminal, a line that updates in a notebook cell, a line every 20 s in a log.
 
 Of nested calls, only the outermost has a bar. Inner calls move it on within its current item, and the title of the
-innermost call is at the end of the line. Short calls show nothing. `INTERP_PROGRESS=0` in the environment switches
-progress off.
+innermost call is at the end of the line. Short calls show nothing, and neither do calls in threads beside the main one,
+which would take the bar from each other. `INTERP_PROGRESS=0` in the environment switches progress off.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from io import TextIOBase
+from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 from interp.core.errors import printable
@@ -58,7 +59,7 @@ def track(
         >>> list(track("abc", "letters"))
         ['a', 'b', 'c']
     """
-    if os.environ.get("INTERP_PROGRESS") == "0":
+    if os.environ.get("INTERP_PROGRESS") == "0" or current_thread() is not main_thread():
         yield from items
         return
     weight = size if callable(size) else lambda item: size

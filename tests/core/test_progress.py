@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,19 @@ def test_nested_calls_share_the_bar_of_the_outermost(capsys, clock):
     assert [line[0] for line in lines[:4]] == [f"audit {percent} % of 100 items" for percent in (12, 25, 38, 50)]
     assert [line[-1] for line in lines[:4]] == ["generate"] * 4
     assert lines[0][2] == "02:20 left"
+
+
+def test_calls_in_threads_leave_the_bar_to_the_main_one(capsys, clock):
+    def inner(number):
+        return list(track(range(number), "inner"))
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, items in enumerate(track(pool.map(inner, range(300)), "outer", 300)):
+            assert items == list(range(number))
+            clock(20)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 300
+    assert all(line.startswith("outer ") and "inner" not in line for line in lines)
 
 
 def test_a_loop_that_is_left_does_not_hide_the_next(capsys, clock):
