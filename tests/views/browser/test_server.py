@@ -97,7 +97,11 @@ def test_a_journey_by_keyboard(book, tiny, page):
         page.click("text=Save the label")
         alert = page.locator("[role=alert]")
         alert.wait_for()
-        assert 0 <= alert.bounding_box()["y"] < 900, "what was not saved is in sight"
+        for _ in range(100):  # the page scrolls after it is loaded
+            if in_sight := 0 <= alert.bounding_box()["y"] < 900:
+                break
+            page.wait_for_timeout(50)
+        assert in_sight, "what was not saved"
         assert page.problems.pop().endswith("409 (Conflict)")
         mark = page.locator("mark").first
         mark.hover()
