@@ -78,11 +78,11 @@ def effects(
         factors = torch.ones(x.shape[2]).index_put((torch.tensor(numbers),), halves[list(rows)]).to(x)
         return x * (factors[:, None] if x.ndim == 4 else factors)
 
+    slopes = torch.zeros(len(listed))
     with frozen_weights(model), model.hooked([(site, partial(scale, site)) for site in places]):
         for start in range(0, len(items), BATCH):
-            measure(items[start : start + BATCH]).sum().backward()
-    slopes = halves.grad / len(items)  # type: ignore[operator]
-    return slopes * torch.tensor([factor - 1 for _, _, factor in listed])
+            slopes += torch.autograd.grad(measure(items[start : start + BATCH]).sum(), halves)[0]
+    return slopes / len(items) * torch.tensor([factor - 1 for _, _, factor in listed])
 
 
 def refusal_odds(model: HookedModel, prompts: Sequence[str]) -> Tensor:
@@ -94,11 +94,8 @@ def refusal_odds(model: HookedModel, prompts: Sequence[str]) -> Tensor:
 
 def margins(model: HookedModel, sides: Sequence[Continuations], items: Sequence[int]) -> Tensor:
     """log p(harmful answer) - log p(the other) of some pairs."""
-    parts = [
-        Continuations(model.tokens([side.tokens.unpadded()[n] for n in items]), side.skipped[list(items)])
-        for side in sides
-    ]
-    return logprobs(model, parts[0]).float() - logprobs(model, parts[1]).float()
+    first, second = (logprobs(model, side.pick(torch.tensor(items))).float() for side in sides)
+    return first - second
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ class BookCard(Config):
         if not 0 <= latent < d_sae:
             raise InterpError(f"latent {latent} does not exist; autoencoder {sae} has latents 0 to {d_sae - 1}")
 
-    def load(self, sae: str) -> SparseAutoencoder:
-        """An autoencoder from where it was when it was scanned. Raises where it is not there, or another one is."""
-        path = self.autoencoders[sae].path
+    def load(self, sae: str, path: str = "") -> SparseAutoencoder:
+        """An autoencoder from a path, or from where it was scanned. Raises where it is not there, or another one is."""
+        path = path or self.autoencoders[sae].path
         if not path or not Path(path).exists():
             place = f"not at {path} any more" if path else "not known to the book"
             raise InterpError(f"the files of autoencoder {sae} are {place}; give it or its folder (sae=, or --sae)")

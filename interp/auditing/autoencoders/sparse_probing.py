@@ -108,7 +108,7 @@ def f1_interval(said: Bool[Tensor, "text"], truth: Bool[Tensor, "text"], groups:
 
 
 def probe_hits(
-    saes: Mapping[str, SparseAutoencoder], sets: Sequence[SetActivations], ks: Sequence[int], scaled: bool = False
+    saes: Mapping[str, SparseAutoencoder], sets: Sequence[SetActivations], ks: Sequence[int]
 ) -> tuple[dict[str, dict[str, list[float]]], tuple[str, ...]]:
     """For each dictionary and k, whether a k-sparse probe is right on each held-out text of all sets; and their groups.
 
@@ -120,7 +120,7 @@ def probe_hits(
         truth, fit = one.source.truth, one.source.fit
         for name, sae in saes.items():
             codes = one.codes(sae)
-            ranked = choose_latents(codes[fit], truth[fit], max(ks), scaled)
+            ranked = choose_latents(codes[fit], truth[fit], max(ks))
             for k in ks:
                 own = codes[:, ranked[:k]]
                 said = torch.from_numpy(fit_logistic(own[fit], truth[fit]).predict(own[~fit].numpy()))

@@ -6,6 +6,7 @@ the background of the book, from other documents than the shown ones.
 """
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -44,7 +45,7 @@ class ExampleSplit(Displayed):
         return cls(shown, held_out, quiet) if min(len(held_out), len(quiet)) > 1 else None
 
 
-def _distinct(rows: list[Row], count: int, seen: set[str] = frozenset()) -> tuple[list[Row], list[Row]]:  # type: ignore[assignment]
+def _distinct(rows: list[Row], count: int, seen: Collection[str] = ()) -> tuple[list[Row], list[Row]]:
     """The first rows of new texts, and the other rows."""
     chosen: dict[str, Row] = {}
     rest: list[Row] = []

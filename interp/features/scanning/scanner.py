@@ -182,9 +182,10 @@ class _Scan:
         if isinstance(self.source, Store):
             return store_chunks(self.source, self.sites, options.chunk, options.tokens, self.place)
         assert self.texts is not None
-        size = {"tokens": options.tokens, "context": options.context, "batch_size": options.batch_size}
-        more = {"skip": self.chunks, "reading": self.reading}
-        return model_chunks(self.source, self.texts, self.sites, options.chunk, **size, **more)  # type: ignore[arg-type]
+        return model_chunks(
+            self.source, self.texts, self.sites, options.chunk, tokens=options.tokens, context=options.context,
+            batch_size=options.batch_size, skip=self.chunks, reading=self.reading,
+        )  # fmt: skip
 
     def _add(self, chunk: TokenChunk) -> None:
         codes = {}

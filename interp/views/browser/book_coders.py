@@ -38,13 +38,8 @@ class BookCoders:
     def __getitem__(self, name: str) -> SparseAutoencoder:
         """An autoencoder. Raises where it can't be read, or is not the one that was scanned."""
         if name not in self._loaded:
-            path, hint = self.path(name), f"give --sae {name}=FOLDER"
-            if not path:
-                raise InterpError(f"the book does not say where autoencoder {name} is; {hint}")
-            with located(f"autoencoder {name}", f"; if it was moved, {hint}"):
-                sae = SparseAutoencoder.load(path, self.book.card.model)
-                self.book.card.require(sae, name)
-            self._loaded[name] = sae
+            with located(f"autoencoder {name}", f"; if it was moved, give --sae {name}=FOLDER"):
+                self._loaded[name] = self.book.card.load(name, self.path(name))
         return self._loaded[name]
 
 
