@@ -38,6 +38,14 @@ def repeated(description: str, default: Any = ()) -> Any:
     return Field(default, strict=False, description=f"{description}; may be repeated")
 
 
+def _each_number(value: Any) -> Any:
+    words = ",".join(map(str, value)).split(",") if value else []
+    return [int(word) if word.strip().isdecimal() else word for word in words]
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_each_number)]  # an option such as 3,5, which may be repeated too
+
+
 def named_values(words: Iterable[str], option: str, expected: str) -> dict[str, str]:
     """The values of NAME=VALUE words, by name. Raises, with what was expected, for another word."""
     named: dict[str, str] = {}
@@ -146,7 +154,8 @@ def _option(key: str, field: FieldInfo) -> inspect.Parameter:
     text = (field.description or "").replace("[default", r"\[default")
     option = typer.Option(*names, help=text, min=least)
     as_text = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
-    annotation: Any = Annotated[str | None if as_text else _plain_type(field.annotation), option]
+    text_type = list[str] if get_origin(field.annotation) is tuple else str | None
+    annotation: Any = Annotated[text_type if as_text else _plain_type(field.annotation), option]
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
 
 

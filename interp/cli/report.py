@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field
 
-from interp.cli._options import Device, Json, named_values, repeated
+from interp.cli._options import Device, Json, Numbers, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_values, say
 from interp.core.errors import InterpError
@@ -134,7 +134,7 @@ class BookExportOptions(Config):
     form: Literal["html", "neuronpedia", "saedashboard", "delphi"] = Field(
         "html", description="html for pages, or whose files: neuronpedia, saedashboard or delphi, of one --sae NAME"
     )
-    latents: tuple[int, ...] = repeated("latent to write, with another --form than html [default: all that fire]")
+    latents: Numbers = repeated("latents to write, such as 3,5, with another --form than html [default: all that fire]")
     pages: PageOptions = PageOptions()
 
 

@@ -1,6 +1,7 @@
 """The verbs `interp harvest`, `interp sae`, autoencoders, and `interp features`, books of what latents mean."""
 
 from dataclasses import asdict
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from interp.activations.config import HarvestConfig
 from interp.auditing.autoencoders.options import BenchOptions
-from interp.cli._options import ChatOptions, Device, Json, Model, Without, repeated
+from interp.cli._options import ChatOptions, Device, Json, Model, Numbers, Without, repeated
 from interp.core.config import Config
 from interp.core.display import brief, plural, print_table, print_values, say
 from interp.core.errors import InterpError, note
@@ -200,7 +201,7 @@ class LabelInputs(Config):
     """A label, or files of labels."""
 
     sae: str | None = Field(None, description="the autoencoder's name in the book; needed where there are several")
-    latents: tuple[int, ...] = repeated("latent to label")
+    latents: Numbers = repeated("latents to label, such as 3,5")
     label: str | None = Field(None, description="what it means, in a few words; '' withdraws the rater's label")
     verdict: str = Field("unsure", description="harmful, benign or unsure")
     note: str = Field("", description="anything else")
@@ -235,6 +236,7 @@ def scan_command(
     """Describe all latents of autoencoders in one pass over a text, as a feature book."""
     from interp.activations.manifest import FINISHED, PARTIAL
     from interp.activations.store import Store
+    from interp.data import documents
     from interp.features import scan
     from interp.models.loading import load
     from interp.pipeline.materials import corpus_source
@@ -246,27 +248,30 @@ def scan_command(
         raise InterpError(f"{source} is a store, which has its text; leave --text out")
     if not stored and (options.model or not options.text):
         raise InterpError(f"{source} is no store; as a model it needs --text, and --model goes with a store")
+    paths, store = _named(saes), Store.open(source) if stored else None
+    coders = {} if store is None else {key: SparseAutoencoder.load(path, store.model) for key, path in paths.items()}
+    texts = corpus_source(options.text, options.settings.tokens) if options.text else None
+    if isinstance(texts, str):
+        next(documents(texts), None)  # raises before the model is loaded, as a store's autoencoders do
     name = options.model if stored else source
     model = load(name, device=device) if name else None
-    read = Store.open(source) if stored else model
-    assert read is not None
-    reference = model or read.model if isinstance(read, Store) else model
-    paths = _named(saes)
-    coders = {key: SparseAutoencoder.load(path, reference) for key, path in paths.items()}
-    texts = corpus_source(options.text, options.settings.tokens) if options.text else None
+    if store is None:
+        coders = {key: SparseAutoencoder.load(path, model) for key, path in paths.items()}
     where = {key: str(path.absolute()) for key, path in paths.items()}
-    more: dict[str, Any] = {"model": model} if stored else {"texts": texts}
-    book = scan(coders, read, options.out, options.settings, paths=where, **more)
+    more: dict[str, Any] = {"source": store, "model": model} if stored else {"source": model, "texts": texts}
+    book = scan(coders, out=options.out, options=options.settings, paths=where, **more)
     silent = book.query("SELECT count(*) AS n FROM latents WHERE count = 0")[0]["n"]
     sizes = {key: sae.d_sae for key, sae in book.card.autoencoders.items()}
     print_values(as_json, {"book": str(options.out), "latents": sizes, "tokens": book.card.tokens, "silent": silent})
 
 
 def _named(saes: list[Path]) -> dict[str, Path]:
-    """Autoencoders by the names of their folders. Raises where two have one name."""
+    """Autoencoders by the names of their folders. Raises where one is not there, or two have one name."""
     named: dict[str, Path] = {}
     for path in saes:
         name = path.absolute().name
+        if not path.exists():
+            raise InterpError(f"{path}: no autoencoder is there; expected a folder of interp, SAELens or another tool")
         if name in named:
             raise InterpError(f"{path} and {named[name]} have one name, {name}; rename a folder")
         named[name] = path
@@ -308,7 +313,7 @@ def search_command(folder: Folder, options: SearchInputs, device: Device = None,
 
     book, criteria = Book.open(folder), options.model_dump(exclude={"direction", "model"})
     direction = Direction.load(options.direction) if options.direction else None
-    model = load(options.model, device=device) if options.model else None
+    model = partial(load, options.model, device=device) if options.model else None
     found = book.search(**criteria, direction=direction, model=model)
     rows = [asdict(match) for match in found.matches]
     if as_json:
@@ -329,7 +334,7 @@ class DescribeInputs(Config):
     model: str = Field(description="model at the endpoint; without an endpoint, a local model that is loaded")
     key_variable: str = Field("", description="environment variable that holds the endpoint's key, which is not stored")
     sae: str | None = Field(None, description="the autoencoder's name in the book; needed where there are several")
-    latents: tuple[int, ...] = repeated("latent to describe [default: all that fire]")
+    latents: Numbers = repeated("latents to describe, such as 3,5 [default: all that fire]")
     dry_run: bool = Field(False, description="tell the number of requests and tokens; ask nothing")
     price_in: float | None = Field(None, ge=0, description="price of a million tokens of questions, for --dry-run")
     price_out: float | None = Field(None, ge=0, description="price of a million tokens of replies [default: the same]")
@@ -347,6 +352,8 @@ def describe_command(folder: Folder, options: DescribeInputs, device: Device = N
     book = Book.open(folder)
     if options.endpoint is None and options.key_variable:
         raise InterpError("--key-variable goes with --endpoint; a local model needs no key")
+    for latent in options.latents:
+        book.card.require_latent(book.card.name(options.sae), latent)
     machine = (
         load(options.model, device=device)
         if options.endpoint is None

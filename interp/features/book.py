@@ -15,7 +15,7 @@ from interp.core.display import Card, Displayed, displayed
 from interp.core.errors import InterpError, first_line
 from interp.core.files import read_json, sha256_file, sha256_json
 from interp.features.book_card import BACKGROUND_FILE, CARD, EXAMPLES_FILE, LABELS_FILE, LATENTS_FILE, BookCard
-from interp.features.labels import LabelFile
+from interp.features.labels import LabelFile, label_texts
 from interp.features.latent_names import PREFIX, NamedLatents
 from interp.features.latent_search import search
 from interp.features.scanning.latent_statistics import bin_edges
@@ -120,7 +120,6 @@ class Book(Displayed):
         promoted, suppressed = (
             tuple((word["token"], word["effect"]) for word in row[side]) for side in ("promoted", "suppressed")
         )
-        labels = self.labels.current(name, latent)
         return Feature(
             latent=latent,
             site=Site.parse(self.card.autoencoders[name].site),
@@ -135,7 +134,7 @@ class Book(Displayed):
             promoted=promoted,
             suppressed=suppressed,
             nearest=tuple((near["latent"], near["share"]) for near in row["nearest_decoder"]),
-            label="; ".join(dict.fromkeys(label.text for label in labels)),
+            label=label_texts(self.labels.current(name, latent)).get((name, latent), ""),
         )
 
     search = search

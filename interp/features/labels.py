@@ -5,6 +5,7 @@ How lines are kept safe: `line_file`.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -176,6 +177,22 @@ class LabelFile(Displayed):
             )
         date = label.date or datetime.now(UTC).isoformat(timespec="seconds")
         return label.model_copy(update={"date": date, "digest": digest})
+
+
+def label_texts(labels: Iterable[FeatureLabel]) -> dict[tuple[str, int], str]:
+    """What raters call each latent, by autoencoder and latent: different texts are joined, in order.
+
+    Example:
+        >>> from interp.features import FeatureLabel
+        >>> from interp.features.labels import label_texts
+        >>> texts = {"ana": "insults", "ben": "rude", "cai": "insults"}
+        >>> label_texts(FeatureLabel(sae="l3", latent=5, text=text, rater=rater) for rater, text in texts.items())
+        {('l3', 5): 'insults; rude'}
+    """
+    texts = defaultdict[tuple[str, int], dict[str, None]](dict)
+    for label in labels:
+        texts[label.sae, label.latent][label.text] = None
+    return {key: "; ".join(each) for key, each in texts.items()}
 
 
 def _label(line: str, place: str) -> FeatureLabel:

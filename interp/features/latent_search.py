@@ -15,8 +15,7 @@ Limitations: examples and promoted tokens are a sample. That no example of a lat
 silent on it. Values of different autoencoders have different scales.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -31,6 +30,7 @@ from interp.activations.columns import parse_sites
 from interp.core.display import Card, Displayed, brief, clipped, displayed, plural
 from interp.core.errors import InterpError, nearest
 from interp.features.book_card import BookCard
+from interp.features.labels import label_texts
 from interp.features.scanning.token_chunk import model_chunks
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
@@ -114,7 +114,7 @@ def search(
     token: str | None = None,
     fires: str | None = None,
     direction: SearchedDirection | None = None,
-    model: HookedModel | None = None,
+    model: HookedModel | Callable[[], HookedModel] | None = None,
     sae: str | Path | SparseAutoencoder | None = None,
     count: PositiveInt = 20,
 ) -> FoundLatents:
@@ -130,7 +130,7 @@ def search(
         token: A token that the latent promotes or suppresses, in any case, with or without spaces.
         fires: A sentence that the model reads now: latents that fire on it, token by token.
         direction: A direction at a site of the autoencoder: latents by the cosine with decoder and encoder rows.
-        model: The model of the book, for `fires`.
+        model: The model of the book, for `fires`, or what loads it, which is called after all else was looked up.
         sae: One autoencoder of the book, by name, or itself, or its folder. `fires` and `direction` need the
             autoencoders themselves, which are otherwise read from where they were when they were scanned.
         count: How many matches to return at most.
@@ -156,19 +156,20 @@ def search(
         expected = "one or more of text, label, token, fires and direction, none of them empty"
         raise InterpError(f"search for {given or 'nothing'}; expected {expected}")
     names, coders = _autoencoders(book.card, sae, bool({"fires", "direction"} & given.keys()))
-    firings = [] if fires is None else token_firings(book.card, coders, model, fires)
-    hits = {"fires": [(*x, f"fires on {word!r} ({x[2]:.3g})") for word, here in firings for x in here]}
-    hits["direction"] = [] if direction is None else _by_direction(book.card, coders, direction)
+    hits = {"direction": [] if direction is None else _by_direction(book.card, coders, direction)}
     hits["token"] = [] if token is None else _by_token(book, token, names)
     hits["text"] = [] if text is None else _by_text(book, text, names)
     hits["label"] = [] if label is None else _by_label(book, label, names)
+    firings = list[TokenFirings]()
+    if fires is not None:
+        loaded = model if model is None or isinstance(model, HookedModel) else model()
+        firings = token_firings(book.card, coders, loaded, fires)
+    hits["fires"] = [(*x, f"fires on {word!r} ({x[2]:.3g})") for word, here in firings for x in here]
     by_criterion = [{x[:2]: x for x in sorted(hits[name], key=lambda x: abs(x[2]))} for name in given]
     keys = set(by_criterion[0]).intersection(*by_criterion[1:])
-    labels = defaultdict[tuple[str, int], list[str]](list)
-    for x in book.labels.current():
-        labels[x.sae, x.latent].append(x.text)
+    labels = label_texts(book.labels.current())
     matches = [
-        LatentMatch(*key, by_criterion[0][key][2], "; ".join(by[key][3] for by in by_criterion), "; ".join(labels[key]))
+        LatentMatch(*key, by_criterion[0][key][2], "; ".join(by[key][3] for by in by_criterion), labels.get(key, ""))
         for key in sorted(keys, key=lambda key: (-abs(by_criterion[0][key][2]), key))[:count]
     ]
     kept = tuple((word, tuple(x for x in here if x[:2] in keys)) for word, here in firings)

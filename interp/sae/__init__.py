@@ -9,6 +9,7 @@ In reading order:
 - `training`: `train`, from kinds and gradients to the run folder.
 - `splice`: a forward pass with the reconstruction in place of the activations.
 - `metrics`: variance explained, and the loss that the reconstruction costs.
+- `similarity`: the nearest latents by cosine, of one autoencoder or of two.
 - `feature`: the page of a latent: top snippets, promoted tokens, nearest latents.
 - `file_formats`: files of interp, SAELens, sparsify, dictionary_learning and Gemma Scope, as `SparseAutoencoder.load`
   reads them.

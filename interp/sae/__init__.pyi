@@ -7,6 +7,7 @@ from .format_writers import write_autoencoder as write_autoencoder
 from .metrics import evaluate as evaluate
 from .nonlinearities import JumpReLU as JumpReLU
 from .nonlinearities import TopK as TopK
+from .similarity import match_decoders as match_decoders
 from .training.bundle import TrainingPlan as TrainingPlan
 from .training.fine_tuning import finetune as finetune
 from .training.trainer import TrainedSae as TrainedSae

@@ -28,6 +28,7 @@ from interp.models.architectures.unembedding import logit_effect, token_text
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.similarity import nearest_rows
 
 _BEFORE, _AFTER = 24, 8  # tokens of a snippet around its peak
 _BINS, _WORDS, _NEAREST = 20, 10, 5
@@ -254,9 +255,8 @@ def _words(sae: SparseAutoencoder, model: HookedModel, latent: int, read: Reader
 
 
 def _nearest(sae: SparseAutoencoder, latent: int) -> tuple[tuple[int, float], ...]:
-    cosine = torch.nn.functional.cosine_similarity(sae.W_dec, sae.W_dec[latent][None], dim=1)
-    cosine[latent] = -torch.inf
-    return _largest(cosine, min(_NEAREST, sae.d_sae - 1))
+    cosines, latents = nearest_rows(sae.W_dec[latent][None], sae.W_dec, _NEAREST, torch.tensor([latent]))
+    return tuple(zip(latents[0].tolist(), cosines[0].tolist(), strict=True))
 
 
 def _largest(values: Float[Tensor, "n"], count: int) -> tuple[tuple[int, float], ...]:

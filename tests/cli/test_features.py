@@ -36,7 +36,7 @@ def book(run, sae, tmp_path):
 
 
 def test_scan_then_label(run, book, tmp_path):
-    words = ["--latents", 3, "--latents", 5, "--label", "hostile\x1b[2J", "--verdict", "harmful", "--rater", "ana"]
+    words = ["--latents", "3, 5", "--label", "hostile\x1b[2J", "--verdict", "harmful", "--rater", "ana"]
     code, said, _ = run("features", "label", book, *words)
     assert (code, "\x1b[2J" in said, "2 labels" in said) == (0, False, True)
     code, said, _ = run("features", "label", book, "--save", tmp_path / "labels.jsonl", "--json")
@@ -49,6 +49,7 @@ def test_scan_then_label(run, book, tmp_path):
         (["--latents", 24, "--label", "x"], "latent 24 does not exist; autoencoder l3 has latents 0 to 23"),
         (["--latents", 3, "--label", "x", "--verdict", "bad"], "verdict"),
         (["--label", "x"], "has no latent"),
+        (["--latents", "3,five", "--label", "x"], "latents"),
         (["--latents", 3, "--rater", "ana", "--verdict", "harmful"], "--latents needs --label TEXT"),
         (["--load", tmp_path / "no.jsonl"], "cannot be read"),
     ]:
@@ -123,7 +124,7 @@ def test_export_then_labels_of_other_tools(run, book, tmp_path):
     assert run("features", "label", book, "--latents", 3, "--label", "towns", "--rater", "ana")[0] == 0
     raters = set()
     for form, inside in [("neuronpedia", "explanations"), ("delphi", "explanations"), ("saedashboard", None)]:
-        words = ["features", "export", book, "--form", form, "--latents", 3, "--latents", 8, "--json"]
+        words = ["features", "export", book, "--form", form, "--latents", "3,8", "--json"]
         code, said, _ = run(*words, "--out", tmp_path / form)
         assert (code, json.loads(said)["latents"]) == (0, 2)
         if inside:
@@ -147,7 +148,7 @@ def test_export_then_labels_of_other_tools(run, book, tmp_path):
 
 
 def test_a_local_model_describes(run, book):
-    words = ["--latents", 3, "--latents", 8, "--shown", 2, "--tested", 2, "--per-request", 1, "--max-tokens", 4]
+    words = ["--latents", "3,8", "--shown", 2, "--tested", 2, "--per-request", 1, "--max-tokens", 4]
     code, said, error = run("features", "describe", book, "--model", "organism", *words, "--no-control", "--json")
     assert code == 0, error
     described = json.loads(said)
@@ -205,6 +206,27 @@ def test_a_store_as_the_source(run, sae, tmp_path):
         assert not (tmp_path / "other").exists()
     code, _, error = run("features", "scan", sae, tmp_path / "store", "--out", tmp_path / "book")
     assert (code, "exists already" in error) == (2, True)
+
+
+def test_what_is_cheap_to_check_is_checked_before_a_model_is_loaded(run, book, sae, tmp_path, monkeypatch):
+    words = ["--text", "organism", "--sites", "resid_post.3", "--tokens", 1500]
+    assert run("harvest", "organism", *words, "--out", tmp_path / "store")[0] == 0
+    assert run("features", "label", book, "--latents", 3, "--label", "towns")[0] == 0
+    monkeypatch.setattr("interp.models.loading.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    scan, out = ["features", "scan"], ["--out", tmp_path / "other"]
+    stored = [tmp_path / "store", "--model", "organism", *out]
+    for line, message in [
+        ([*scan, sae, "organism", "--text", tmp_path / "no.jsonl", *out], "no.jsonl"),
+        ([*scan, tmp_path / "no", "organism", "--text", "organism", *out], "no autoencoder is there"),
+        ([*scan, tmp_path / "no", *stored], "no autoencoder is there"),
+        ([*scan, tmp_path, *stored], "no autoencoder"),
+        (["features", "search", book, "--fires", "The baker", "--model", "organism", "--label", "twons"], "towns"),
+        (["features", "search", book, "--fires", "The baker", "--model", "organism", "--sae", "l4"], "'l4' is not in"),
+        (["features", "describe", book, "--model", "organism", "--latents", "3,24"], "latent 24 does not exist"),
+        (["features", "describe", book, "--model", "organism", "--latents", 3, "--sae", "l4"], "'l4' is not in"),
+    ]:
+        code, _, error = run(*line)
+        assert (code, error.count("\n"), message in error) == (2, 1, True), error
 
 
 def test_pages_as_files_and_what_browse_refuses(run, book, sae, tmp_path):

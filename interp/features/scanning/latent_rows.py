@@ -13,6 +13,7 @@ from interp.models.architectures.unembedding import logit_effect
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.similarity import nearest_rows
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 STRATA = 4
@@ -63,7 +64,6 @@ def latent_rows(
     statistics: LatentStatistics,
     read: Reader,
     unigrams: Float[Tensor, "vocab"],
-    before: int,
     model: HookedModel | None,
     ablations: dict[int, float | None],
 ) -> Iterator[tuple[Rows, Rows]]:
@@ -75,17 +75,16 @@ def latent_rows(
         statistics: What was counted.
         read: The text of a token.
         unigrams: How often each token comes in the text.
-        before: Tokens of context before an example.
         model: Its model; without one, promoted tokens and the lens are left out.
         ablations: Measured effects, by latent.
     """
     quantiles, effects = statistics.quantiles(list(QUANTILES)), _Effects.of(sae, model, unigrams)
-    encoder = sae.W_enc if len(sae.W_enc) == sae.d_sae else sae.W_dec
+    encoder, own = sae.W_enc if len(sae.W_enc) == sae.d_sae else sae.W_dec, torch.arange(sae.d_sae)
+    near_decoder, near_encoder = (nearest_rows(rows, rows, _NEAREST, own) for rows in (sae.W_dec, encoder))
     for start in range(0, sae.d_sae, _BLOCK):
         block = range(start, min(start + _BLOCK, sae.d_sae))
         part = slice(block.start, block.stop)
         shares, others = statistics.partners(part, _NEAREST)
-        near_decoder, near_encoder = (_nearest(rows, part) for rows in (sae.W_dec, encoder))
         direct = effects.rows(sae, part) if effects else None
         latents, examples = [], []
         for latent in block:
@@ -100,18 +99,18 @@ def latent_rows(
                     "largest": float(statistics.largest[latent]),
                     "quantiles": quantiles[latent].tolist() if count else [],
                     "histogram": statistics.histogram[latent].tolist(),
-                    "nearest_decoder": _pairs(*near_decoder, slot),
-                    "nearest_encoder": _pairs(*near_encoder, slot),
+                    "nearest_decoder": _pairs(*near_decoder, latent),
+                    "nearest_encoder": _pairs(*near_encoder, latent),
                     "cofiring": [row for row in _pairs(shares, others, slot) if row["share"] > 0],
                     "promoted": _words(direct[slot], read) if direct is not None else [],
                     "suppressed": _words(-direct[slot], read, -1) if direct is not None else [],
-                    "lens": effects.agreement(direct[slot], _next_tokens(statistics, latent, before))
+                    "lens": effects.agreement(direct[slot], _next_tokens(statistics, latent))
                     if effects and direct is not None
                     else None,
                     "ablation": ablations.get(latent),
                 }
             )
-            examples += _examples(name, latent, statistics, read, before)
+            examples += _examples(name, latent, statistics, read)
         yield latents, examples
 
 
@@ -143,24 +142,21 @@ class _Effects:
         return float((effect[following].mean() - mean) / deviation) if deviation > 0 else None
 
 
-def _next_tokens(statistics: LatentStatistics, latent: int, before: int) -> Int[Tensor, "n"]:
+def _next_tokens(statistics: LatentStatistics, latent: int) -> Int[Tensor, "n"]:
     """The token after each sampled example, where its piece goes on."""
-    ids = statistics.sample["ids"][latent]
-    if before + 1 >= ids.shape[1]:
-        return ids.new_zeros(0).long()
-    following = ids[statistics.sample["score"][latent] > -torch.inf, before + 1]
+    following = statistics.sample["ids"][latent, statistics.sample["score"][latent] > -torch.inf, statistics.before + 1]
     return following[following >= 0].long()
 
 
-def _examples(name: str, latent: int, statistics: LatentStatistics, read: Reader, before: int) -> Rows:
+def _examples(name: str, latent: int, statistics: LatentStatistics, read: Reader) -> Rows:
     """The top examples, largest first, and the sampled ones by quarters of their values, lowest first."""
-    rows = []
+    rows, shown = [], slice(statistics.before + 1 + statistics.after)
     for kind, table in (("top", statistics.top), ("sample", statistics.sample)):
         held = (table["score"][latent] > -torch.inf).nonzero().flatten()
         if kind == "sample":
             held = held[table["value"][latent, held].argsort(stable=True)]
         for number, slot in enumerate(held.tolist()):
-            ids, values = table["ids"][latent, slot], table["values"][latent, slot]
+            ids, values = table["ids"][latent, slot, shown], table["values"][latent, slot, shown]
             inside = ids >= 0
             tokens = [read(token) for token in ids[inside].tolist()]
             rows.append(
@@ -171,7 +167,7 @@ def _examples(name: str, latent: int, statistics: LatentStatistics, read: Reader
                     "value": float(table["value"][latent, slot]),
                     "place": int(table["place"][latent, slot]),
                     "document": int(table["document"][latent, slot]),
-                    "peak": int(inside[:before].sum()),
+                    "peak": int(inside[: statistics.before].sum()),
                     "tokens": tokens,
                     "ids": ids[inside].tolist(),
                     "values": values[inside].tolist(),
@@ -179,15 +175,6 @@ def _examples(name: str, latent: int, statistics: LatentStatistics, read: Reader
                 }
             )
     return rows
-
-
-def _nearest(rows: Float[Tensor, "d_sae d"], part: slice) -> tuple[Tensor, Tensor]:
-    """The largest cosines with other latents, and which these are."""
-    rows = torch.nn.functional.normalize(rows.float(), dim=1)
-    cosine = rows[part] @ rows.T
-    cosine[torch.arange(len(cosine)), torch.arange(len(rows))[part]] = -torch.inf
-    best = cosine.topk(min(_NEAREST, len(rows) - 1), dim=1)
-    return best.values, best.indices
 
 
 def _pairs(shares: Tensor, latents: Tensor, slot: int) -> Rows:

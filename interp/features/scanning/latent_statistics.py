@@ -64,13 +64,14 @@ class LatentStatistics:
     """
 
     def __init__(self, d_sae: int, top: int, sampled: int, before: int, after: int):
-        self.d_sae, self.counted = d_sae, 0
+        self.d_sae, self.counted, self.before, self.after = d_sae, 0, before, after
         self.count, self.total = torch.zeros(d_sae, dtype=torch.long), torch.zeros(d_sae, dtype=torch.float64)
         self.smallest, self.largest = torch.full((d_sae,), torch.inf), torch.zeros(d_sae)
         self.histogram = torch.zeros(d_sae, BINS, dtype=torch.int32)
         self.pairs = torch.zeros(d_sae, d_sae if d_sae <= WIDEST else 0, dtype=torch.int32)
         self._top = ExampleTable(d_sae, top, before, after, one_a_document=True)
-        self._sample = ExampleTable(d_sae, sampled, before, after, one_a_document=False)
+        # The token that follows is compared with what a latent promotes, however little context is asked for.
+        self._sample = ExampleTable(d_sae, sampled, before, max(1, after), one_a_document=False)
 
     @property
     def top(self) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ class LatentStatistics:
 
     @property
     def sample(self) -> dict[str, Tensor]:
-        """The sampled examples, as `top`."""
+        """The sampled examples, as `top`, with one token after each at least."""
         return self._sample.tensors
 
     def add(self, code: Code, chunk: TokenChunk) -> None:

@@ -196,7 +196,7 @@ class _Scan:
             codes[name] = type(code)(**parts, count=code.count)
             self.statistics[name].add(codes[name], chunk)
         self.background.add(codes, chunk)
-        counts = torch.bincount(chunk.ids, minlength=len(self.unigrams)).double()
+        counts = torch.bincount(chunk.ids[chunk.position > 0], minlength=len(self.unigrams)).double()
         counts[: len(self.unigrams)] += self.unigrams
         self.unigrams = counts
         if not self.chunks:
@@ -234,17 +234,8 @@ class _Scan:
             files = ((LATENTS_FILE, LATENTS), (EXAMPLES_FILE, EXAMPLES), (BACKGROUND_FILE, BACKGROUND))
             writers = [stack.enter_context(pq.ParquetWriter(folder / name, schema)) for name, schema in files]
             for name, sae in self.saes.items():
-                counted, before = self.statistics[name], self.options.before
-                blocks = latent_rows(
-                    name,
-                    sae.to(torch.device("cpu")),
-                    counted,
-                    read,
-                    self.unigrams,
-                    before,
-                    self.model,
-                    self._ablations(name),
-                )
+                coder, counted, effects = sae.to(torch.device("cpu")), self.statistics[name], self._ablations(name)
+                blocks = latent_rows(name, coder, counted, read, self.unigrams, self.model, effects)
                 for rows in blocks:
                     for writer, (_, schema), part in zip(writers, files, rows, strict=False):
                         writer.write_table(pa.Table.from_pylist(part, schema))

@@ -14,12 +14,14 @@ from jinja2 import Environment
 
 from interp.core.errors import InterpError
 from interp.features import Book, FeatureLabel, bin_edges
+from interp.features.labels import label_texts
 from interp.features.latent_search import TokenFirings
+from interp.sae.similarity import SHARED, match_decoders
 from interp.views import palette
 from interp.views._page import page_environment
 from interp.views.browser._legible_text import heat, legible
 from interp.views.browser._listing import SORTS, Key, ListView, listing
-from interp.views.browser.book_coders import SHARED, BookCoders, match_decoders
+from interp.views.browser.book_coders import BookCoders
 
 FILES = {"browser.css": "text/css", "browser.js": "text/javascript"}
 _FORM = {"text": "", "verdict": "unsure", "note": "", "rater": "", "newer": None}
@@ -187,7 +189,7 @@ class Pages:
             alone: list[int] = (cosines < least).nonzero().flatten().tolist()
             active = sorted((x for x in alone if rows[x]["density"]), key=lambda x: -rows[x]["density"])
             bars = _bars(cosines.clamp(0, 1).histc(_BINS, 0, 1).tolist(), [n / _BINS for n in range(_BINS + 1)])
-            labels = {x.latent: x.text for x in book.labels.current(name)}
+            labels = {latent: text for (_, latent), text in label_texts(book.labels.current(name)).items()}
             side: dict[str, Any] = {"title": title, "rows": rows, "labels": labels, "bars": bars, "cosines": cosines}
             side |= {"sae": name if book is self.book else None, "alone": len(alone), "active": active[:_MOST]}
             sides.append(side)
@@ -202,7 +204,7 @@ class Pages:
         return own + more
 
     def _label_of(self, sae: str, latent: int) -> str:
-        return "; ".join(dict.fromkeys(label.text for label in self.labels().get((sae, latent), ())))
+        return label_texts(self.labels().get((sae, latent), ())).get((sae, latent), "")
 
 
 def _bars(counts: Sequence[int | float], edges: Sequence[float]) -> list[tuple[float, str]]:

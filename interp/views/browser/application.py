@@ -23,11 +23,12 @@ from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.features import Book, FeatureLabel, LabelConflict
 from interp.models.hooked import HookedModel
+from interp.sae.similarity import SHARED
 from interp.views.browser._guard import LINKED_POLICY, Guard
 from interp.views.browser._listing import ListView
 from interp.views.browser._live_model import LiveModel
 from interp.views.browser._pages import FILES, Addresses, Pages
-from interp.views.browser.book_coders import SHARED, BookCoders
+from interp.views.browser.book_coders import BookCoders
 
 
 class _Fields(Config):

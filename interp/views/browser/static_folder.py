@@ -9,9 +9,10 @@ from interp.core.errors import InterpError, note
 from interp.core.files import new_folder, require_free
 from interp.core.progress import track
 from interp.features import Book
+from interp.sae.similarity import match_decoders
 from interp.views.browser._listing import SORTS, ListView, listing
 from interp.views.browser._pages import FILES, Addresses, Pages
-from interp.views.browser.book_coders import BookCoders, match_decoders
+from interp.views.browser.book_coders import BookCoders
 
 
 def export_pages(

@@ -17,13 +17,15 @@ from torch import Tensor
 from interp.core.display import Card, Displayed, html_table
 from interp.core.errors import InterpError
 from interp.features.book import Book
+from interp.features.labels import label_texts
 from interp.interventions.recipe import Recipe
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
 from interp.models.losses import kl_divergence
 from interp.models.tokens import Chat, Prompts, Tokens
 from interp.sae.coder import SparseAutoencoder
-from interp.views.browser.book_coders import SHARED, BookCoders, match_decoders
+from interp.sae.similarity import SHARED, match_decoders
+from interp.views.browser.book_coders import BookCoders
 from interp.views.workbench.token_heat import TokenHeat
 
 _PLACES = 8
@@ -222,7 +224,7 @@ def _opened(side: Latents, word: str) -> _Opened:
     name = book.card.name(given)
     rows = book.latents("sae = ? AND count > 0", [name])
     words = {row["latent"]: ", ".join(repr(each["token"]) for each in row["promoted"][:3]) for row in rows}
-    words |= {label.latent: label.text for label in book.labels.current(name)}
+    words |= {latent: text for (_, latent), text in label_texts(book.labels.current(name)).items()}
     return _Opened(BookCoders(book)[name], f"{word} {name}", words, {row["latent"] for row in rows})
 
 

@@ -51,10 +51,10 @@ def test_a_store_gives_the_book_that_its_model_gives(tiny, saes, store, scanned,
     assert silent.examples(3, "top")[0]["tokens"][0].isdigit(), "without a tokenizer, ids"
 
 
-def test_the_lens_compares_the_tokens_that_follow_with_those_of_the_text(tiny, corpus, saes, scanned):
+def test_the_lens_compares_the_tokens_that_follow_with_those_that_count(tiny, corpus, saes, scanned):
     model = tiny("llama")
     packed = pack_rows(model, corpus, 32)
-    ids = packed.ids[packed.mask]
+    ids = packed.ids[packed.inner]
     for latent in (2, 9):
         effect = logit_effect(model, saes["top"].W_dec[latent][None])[0]
         follows = []
@@ -66,6 +66,15 @@ def test_the_lens_compares_the_tokens_that_follow_with_those_of_the_text(tiny, c
         assert scanned.latents("sae = 'top' AND latent = ?", [latent])[0]["lens"] == pytest.approx(
             float(expected), rel=1e-3
         )
+
+
+@pytest.mark.parametrize("context", [(0, 0), (4, 0), (0, 2)])
+def test_the_lens_does_not_depend_on_the_context_that_is_kept(tiny, corpus, saes, scanned, tmp_path, context):
+    options = OPTIONS.model_copy(update={"before": context[0], "after": context[1], "ablate": 0})
+    book = scan(saes, tiny("llama"), tmp_path / "book", options, texts=corpus)
+    assert [row["lens"] for row in book.latents()] == [row["lens"] for row in scanned.latents()]
+    longest = max(book.query("SELECT * FROM examples"), key=lambda row: len(row["tokens"]))
+    assert len(longest["tokens"]) == len(longest["values"]) == 1 + sum(context), "no more is shown than was asked for"
 
 
 def test_encoder_neighbours_and_which_latents_are_ablated(saes, scanned):

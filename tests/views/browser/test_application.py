@@ -216,7 +216,9 @@ def test_without_a_model_and_with_another_one(book, tiny):
 
 
 def test_a_comparison_is_what_a_plain_loop_finds(book, tmp_path, scanned):
+    book.labels.add([FeatureLabel(sae="other", latent=4, text=text, rater=text) for text in ("rivers", "mills")])
     page = client(book).get("/compare", params={"least": 0.9})
+    assert ("mills; rivers" in page.text, "towns; " in page.text) == (True, False), "what all raters say"
     rows = [SparseAutoencoder.load(book.card.autoencoders[x].path).W_dec for x in ("one", "other")]
     cosine = torch.nn.functional.cosine_similarity(rows[0][:, None], rows[1][None], dim=2)
     pairs = {

@@ -114,13 +114,14 @@ def test_books_say_what_latents_are_and_leave_out_those_that_never_fire(tiny, tm
     texts = [" ".join(f"w{4 + (7 * n + k) % 60}" for n in range(30)) for k in range(20)]
     paths = {name: str(tmp_path / name) for name in saes}
     book = scan(saes, model, tmp_path / "book", ScanOptions(context=32), texts=texts, paths=paths)
-    book.labels.add([FeatureLabel(sae="live", latent=3, text="</td><script>numbers", rater="ana")])
+    texts = {"ana": "</td><script>numbers", "ben": "sums", "cai": "sums"}
+    book.labels.add([FeatureLabel(sae="live", latent=3, text=text, rater=rater) for rater, text in texts.items()])
     fire = {row["latent"] for row in book.latents("sae = 'live' AND count > 0")}
     assert 3 in fire
     difference = compare((book, "live"), live)
     assert {first for first, *_ in difference.shared} == fire
     html = difference._repr_html_()
-    assert "&lt;script&gt;numbers" in html
+    assert "&lt;script&gt;numbers; sums<" in html, "of all raters, each text once"
     assert "<script" not in html
     assert compare((book, "dead"), live).shared == ()
     with pytest.raises(InterpError, match="2 autoencoders; name one"):
