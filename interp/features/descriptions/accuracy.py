@@ -4,7 +4,9 @@ The mean of two shares: of the texts on which the latent fires and that the mach
 it doesn't say so of; 0.5 at chance. Over latents each share is the mean of theirs, with the score interval of as many
 texts as would vary as much, or more, where latents differ. The interval of the two adds up the squared distances to
 their ends (Newcombe 1998, "Interval estimation for the difference between independent proportions"; Zou and Donner
-2008). It is over texts, for these latents; another choice of latents varies more.
+2008). Where both shares are of the same texts, as in fuzzing, the correlation of their answers counts (Zou and Donner
+2008), with one more pair of equal answers, so that few texts don't pass for certainty. The interval is over texts, for
+these latents; another choice of latents varies more.
 
 Texts without an answer count for neither share. How many there are is in `missing`: a machine that answers only where
 it is sure has many.
@@ -22,6 +24,7 @@ from interp.core.display import Card, Displayed
 from interp.core.moments import wilson
 
 _Z = NormalDist().inv_cdf(0.975)
+_MORE = 0.25  # the squared distance from the mean of one more answer, at a share of one half
 
 
 class Answer(Config):
@@ -64,21 +67,18 @@ class BalancedAccuracy(Displayed):
         >>> round(BalancedAccuracy.of([says]).low, 2), BalancedAccuracy.of([says]).value
         (0.77, 1.0)
         """
-        cells = list[list[list[bool]]]()
-        for answers in latents:
-            said = [(x.fires, x.said == x.fires) for x in answers if x.said is not None]
-            sides = [[right for fires, right in said if fires == side] for side in (True, False)]
-            cells += [sides] if all(sides) else []
+        cells = [sides for sides in map(_sides, latents) if all(sides)]
         missing = sum(answer.said is None for answers in latents for answer in answers)
         if not cells:
             return cls(math.nan, math.nan, math.nan, 0, missing)
-        shares, below, above = list[float](), 0.0, 0.0
+        shares, below, above = list[float](), list[float](), list[float]()
         for side in zip(*cells, strict=True):
-            share = mean(sum(cell) / len(cell) for cell in side)
+            share = mean(mean(cell.values()) for cell in side)
             low, high = wilson(share, len(side) ** 2 / sum(1 / len(cell) for cell in side), _Z)
-            shares, below, above = [*shares, share], below + (share - low) ** 2, above + (high - share) ** 2
-        value, texts = mean(shares), sum(len(cell) for sides in cells for cell in sides)
-        return cls(value, value - math.sqrt(below) / 2, value + math.sqrt(above) / 2, texts, missing)
+            shares, below, above = [*shares, share], [*below, share - low], [*above, high - share]
+        value, texts, same = mean(shares), sum(len(cell) for sides in cells for cell in sides), _correlation(cells)
+        down, up = (math.sqrt(x * x + y * y + 2 * same * x * y) / 2 for x, y in (below, above))
+        return cls(value, value - down, value + up, texts, missing)
 
     @property
     def text(self) -> str:
@@ -87,3 +87,17 @@ class BalancedAccuracy(Displayed):
 
     def _card(self) -> Card:
         return self.text, [("texts", self.n)]
+
+
+def _sides(answers: Sequence[Answer]) -> list[dict[int, float]]:
+    """By the place of a text whether what was said of it is right: where the latent fires, and elsewhere."""
+    said = [answer for answer in answers if answer.said is not None]
+    return [{x.place: float(x.said == x.fires) for x in said if x.fires == side} for side in (True, False)]
+
+
+def _correlation(cells: Sequence[Sequence[dict[int, float]]]) -> float:
+    """The correlation within latents of what is right on both sides of a text; 0 where no text is on both."""
+    errors = [[{place: x - mean(cell.values()) for place, x in cell.items()} for cell in sides] for sides in cells]
+    products = [first[place] * second[place] for first, second in errors for place in first.keys() & second.keys()]
+    spreads = [_MORE + sum(x * x for cell in side for x in cell.values()) for side in zip(*errors, strict=True)]
+    return (_MORE + sum(products)) / math.sqrt(math.prod(spreads)) if products else 0.0

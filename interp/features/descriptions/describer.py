@@ -24,7 +24,7 @@ from interp.core.progress import track
 from interp.features.book import Book
 from interp.features.book_card import DESCRIPTIONS_FILE, REPLIES_FILE
 from interp.features.descriptions.accuracy import Answer
-from interp.features.descriptions.description import CONTROL, TESTS, DescribedLatents, Description
+from interp.features.descriptions.description import CONTROL, TESTS, DescribedLatents, Description, read_descriptions
 from interp.features.descriptions.example_split import ExampleSplit, firing_tokens, silent_tokens
 from interp.features.descriptions.options import DescribeOptions
 from interp.features.descriptions.questions import (
@@ -72,11 +72,14 @@ def describe(
         Traceback (most recent call last):
         interp.core.errors.InterpError: no/such is no feature book ...
     """
+    file = book.folder / DESCRIPTIONS_FILE
+    described = read_descriptions(file)
     job = _Job(book, Replies(machine, book.folder / REPLIES_FILE), options or DescribeOptions(), sae, latents)
     with located("describing", "; replies so far are kept, and the same command continues"):
         result = job.run()
-    if result.descriptions:
-        append_lines(book.folder / DESCRIPTIONS_FILE, [json.dumps(x.model_dump()) for x in result.descriptions])
+    new = [json.dumps(x.model_dump()) for x in result.descriptions if x not in described]
+    if new:
+        append_lines(file, new)
     labels = [
         FeatureLabel(sae=x.sae, latent=x.latent, text=x.text, rater=x.rater, scores=x.scores)
         for x in result.descriptions

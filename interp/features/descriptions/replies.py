@@ -5,9 +5,10 @@ What is asked is known by its digest, of the machine and the question. The key o
 """
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import ne
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -92,10 +93,12 @@ class Replies:
             question: The question.
             accept: Whether a reply is of the asked form.
             max_tokens: The most that the machine may say.
-            answers: Where so many 0 and 1 are asked for, a local model can say nothing else.
+            answers: Where a list of so many 0 and 1 is asked for, a local model can say nothing else.
         """
+        form = []
         if answers and isinstance(self.machine, HookedModel):
-            max_tokens = answers
+            form = _list_tokens(self.machine.tokenizer, answers)
+            max_tokens = len(form)
         key = sha256_json([self._identity, question, max_tokens])
         with self._lock:
             if key in self._known:
@@ -103,19 +106,34 @@ class Replies:
             self._asked[key] = (len(question), max_tokens)
         if not self.ask:
             return "".join(chr(ord("a") + int(digit, 16)) for digit in key)  # another one for each question
-        reply = clipped(self._reply(question, accept, max_tokens, answers), _LONGEST)
+        reply = clipped(self._reply(question, accept, max_tokens, form), _LONGEST)
         with self._lock:
             self._known[key] = reply
             append_lines(self.file, [json.dumps({"key": key, "machine": self.name, "reply": reply})])
         return reply
 
-    def _reply(self, question: str, accept: Callable[[str], bool], max_tokens: int, answers: int) -> str:
+    def _reply(
+        self, question: str, accept: Callable[[str], bool], max_tokens: int, form: Sequence[Sequence[int]]
+    ) -> str:
         if isinstance(self.machine, ChatEndpoint):
             return self.machine.reply(question, accept, max_tokens)
         prompt, options = self.machine.render(question), dict[str, Any]()
-        if answers:
-            encode = self.machine.tokenizer.encode
-            digits = [encode(digit, add_special_tokens=False)[-1] for digit in "01"]
-            options["prefix_allowed_tokens_fn"] = lambda batch, ids: digits
+        if form:
+            start = self.machine.tokens(prompt, chat=False).ids.shape[1]
+            options["prefix_allowed_tokens_fn"] = lambda batch, ids: form[len(ids) - start]
         said = self.machine.generate(prompt, max_new_tokens=max_tokens, **options)[0]
-        return str([*map(int, re.findall("[01]", said))]) if answers else answer_of(said, prompt) or ""
+        return said if form else answer_of(said, prompt) or ""
+
+
+def _list_tokens(tokenizer: Any, count: int) -> list[Sequence[int]]:
+    """What each token of a list such as [1, 0] of so many 0 and 1 can be, with the separators that were asked for."""
+
+    def encoded(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    zeros, ones = (encoded(str([digit] * count)) for digit in (0, 1))
+    if len(zeros) == len(ones) and sum(map(ne, zeros, ones)) == count:
+        return [*zip(zeros, ones, strict=True)]
+    digits = [encoded(digit)[-1] for digit in "01"]  # one of them is written together with what is before it
+    parts = [[*((token,) for token in encoded(before)), digits] for before in ["[", *[", "] * (count - 1)]]
+    return [*chain(*parts), *((token,) for token in encoded("]"))]

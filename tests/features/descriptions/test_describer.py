@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from interp import InterpError, SparseAutoencoder
 from interp.data import ChatEndpoint
 from interp.features import Book, DescribeOptions, ScanOptions, describe, estimate_cost, scan
+from interp.features.descriptions.description import read_descriptions
 from interp.sae import TopK
 
 LATENTS = 12
@@ -60,8 +61,13 @@ def test_an_honest_machine_is_above_the_control_and_its_labels_are_found(book, c
     assert label.scores["detection"] == result.descriptions[3].scores["detection"]
     assert book.labels.named(label.text) == (3,)
     assert book.feature(3).label == label.text
+    written, file = book.folder / "descriptions.jsonl", book.labels.file
+    before = [written.read_bytes(), file.read_bytes()]
     describe(book, machine(chat_server), OPTIONS)
-    assert len(book.labels.all()) == LATENTS, "the same labels are not written twice"
+    assert [written.read_bytes(), file.read_bytes()] == before, "what was measured is not written twice"
+    other = describe(book, machine(chat_server), OPTIONS.model_copy(update={"tested": 4}), latents=[3, 4])
+    assert len(written.read_text().splitlines()) == LATENTS + 2
+    assert [x for x in read_descriptions(written) if x.latent in (3, 4)] == [*other.descriptions], "the last counts"
 
 
 def test_a_machine_that_says_the_same_of_everything_is_at_chance(book, chat_server):
