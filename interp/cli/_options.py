@@ -97,9 +97,23 @@ def with_options(command: Command) -> Command:
 
 
 def keys_command(config: str) -> type[typer.core.TyperCommand]:
-    """A command class whose `--help` ends with the keys of a Config, given as module:Class and imported only then."""
+    """A command class whose `--help` ends with the keys of a Config, given as module:Class and imported only then.
+
+    A key that is given as an option, `--key`, gets a line that says how it is written.
+    """
 
     class KeysCommand(typer.core.TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            try:
+                return super().parse_args(ctx, args)
+            except Exception as problem:  # Click's, whose class Typer doesn't export; others have no option
+                option = str(getattr(problem, "option_name", ""))
+                key = option.lstrip("-").replace("-", "_")
+                field = dict(_fields(resolve_name(config))).get(key) if option else None
+                if field is None:
+                    raise
+                raise InterpError(f"{option} is a key: write {key}=VALUE ({field.description})") from None
+
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
             print("Keys (key=value):")

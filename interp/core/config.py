@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -150,7 +151,11 @@ def _error(
     config: type[BaseModel], problem: ValidationError, source: str, line: Callable[[Sequence[Any]], str] = lambda _: ""
 ) -> InterpError:
     problems: dict[str, None] = {}  # a union has one each
-    for error in problem.errors():
+    errors = problem.errors()
+    for error in errors:
+        depth = len(error["loc"])
+        if error["type"] == "too_short" and any(error["loc"] == x["loc"][:depth] != x["loc"] for x in errors):
+            continue  # pydantic doesn't count the items that have a problem of their own
         inner = getattr(error.get("ctx", {}).get("error"), "path", ())
         problems[line((*error["loc"], *inner)) + _explain(config, error)] = None
     text = "; ".join(problems)
@@ -193,6 +198,8 @@ def _explain(config: type[BaseModel], error: Any) -> str:
     limits |= {name: limit for name, limit in error.get("ctx", {}).items() if name in _LIMITS}
     limits |= {"finite": ""} if error["type"] == "finite_number" else {}
     expected = " ".join([in_words(hint), *(_LIMITS[name].format(limit) for name, limit in limits.items())])
+    if expected.startswith("a text"):
+        expected = expected.replace(" items", " characters")
     given = "missing" if error["type"] == "missing" else shown(value)
     return f"{key} is {given}; expected {expected}{advice(value, hint)}"
 
@@ -211,6 +218,8 @@ def _declared(config: type[BaseModel], path: list[str]) -> tuple[type[BaseModel]
             hint, metadata = inner.annotation, inner.metadata
             config = _nested(hint) or config
         elif part.isdecimal() or get_origin(hint) in (dict, Mapping):
+            while get_origin(hint) in (Union, UnionType, Annotated):
+                hint = get_args(hint)[0]
             hint, metadata = ([*get_args(hint)] or [hint])[0 if part.isdecimal() else -1], []
         else:
             config = _nested(hint, part) or config

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from interp.core.config import Config
 from interp.core.display import Displayed, displayed
@@ -25,6 +25,7 @@ from interp.features.book_card import BookCard
 from interp.features.line_file import append_lines, whole_lines
 
 Verdict = Literal["harmful", "benign", "unsure"]
+Stripped = Annotated[str, AfterValidator(str.strip)]
 Interval = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -39,7 +40,9 @@ class FeatureLabel(Config):
 
     sae: str = Field(description="the autoencoder's name in the book")
     latent: int = Field(ge=0, description="the latent's number")
-    text: str = Field(max_length=500, description="what it means, in a few words; empty withdraws the rater's label")
+    text: Stripped = Field(
+        max_length=500, description="what it means, in a few words; empty withdraws the rater's label"
+    )
     verdict: Verdict = Field("unsure", description="harmful, benign or unsure")
     note: str = Field("", max_length=5000, description="anything else")
     scores: dict[str, Interval] = Field({}, description="how well it predicts, by test: value, low, high")

@@ -18,7 +18,8 @@ PREFIX = "book:"
 
 def _valid(name: int | str) -> int | str:
     if name < 0 if isinstance(name, int) else not name.removeprefix(PREFIX) or not name.startswith(PREFIX):
-        raise InterpError(f"latent {name!r} can't be read; expected a number from 0, or {PREFIX}LABEL")
+        example = f", such as {PREFIX + name!r}" if isinstance(name, str) and name and name != PREFIX else ""
+        raise InterpError(f"latent {name!r} can't be read; expected a number from 0, or {PREFIX}LABEL{example}")
     return name
 
 

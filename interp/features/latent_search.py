@@ -235,8 +235,9 @@ def _cosines(rows: Float[Tensor, "d_sae d"], basis: Float[Tensor, "k d"]) -> Flo
 def _by_token(book: Any, token: str, names: list[str]) -> list[Hit]:
     rows = book.query(f"SELECT * FROM ({_WORDS}) WHERE lower(trim(token)) = lower(trim(?))", [names, token])
     if not rows:
-        known = [row["token"] for row in book.query(f"SELECT DISTINCT token FROM ({_WORDS})", [names])]
-        hint = nearest(token, known) if known else "it was scanned without its model, so it has no tokens"
+        known = [row["token"].strip() for row in book.query(f"SELECT DISTINCT token FROM ({_WORDS})", [names])]
+        words = [word for word in known if word.isprintable() and "\ufffd" not in word and word]
+        hint = nearest(token, words) if known else "it was scanned without its model, so it has no tokens"
         raise InterpError(f"no latent of the book promotes or suppresses {token!r}; {hint}")
     verbs = (("suppresses", "promotes")[x["effect"] > 0] for x in rows)
     return [

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -19,6 +19,7 @@ def nearest_rows(
     others: Float[Tensor, "other d"],
     count: int = 1,
     own: Int[Tensor, "row"] | None = None,
+    among: Bool[Tensor, "other"] | None = None,
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The largest cosines of each row with others, and which these are, the largest first.
 
@@ -27,6 +28,7 @@ def nearest_rows(
         others: What they are compared with.
         count: How many of each; fewer where there are fewer others.
         own: Where each row stands among the others itself, which does not count.
+        among: Which of the others count; the cosine with one that does not is -inf.
 
     Example:
         >>> from interp.sae.similarity import nearest_rows
@@ -39,29 +41,48 @@ def nearest_rows(
         cosine = normalize(rows[start : start + _BLOCK].float(), dim=1) @ columns.T
         if own is not None:
             cosine.scatter_(1, own[start : start + _BLOCK, None], -torch.inf)
+        if among is not None:
+            cosine.masked_fill_(~among, -torch.inf)
         parts.append(cosine.topk(count, dim=1))
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 @dataclass(frozen=True)
 class DecoderMatch:
-    """For each latent of two autoencoders its nearest of the other by the cosine of decoder rows."""
+    """For each latent of two autoencoders its nearest of the other by the cosine of decoder rows.
+
+    Latents that do not fire are nobody's nearest, and are neither shared nor alone.
+    """
 
     cosines: tuple[Float[Tensor, "first"], Float[Tensor, "second"]]
     nearest: tuple[Int[Tensor, "first"], Int[Tensor, "second"]]
+    fires: tuple[Bool[Tensor, "first"], Bool[Tensor, "second"]]
 
     def shared(self, least: float = SHARED) -> list[tuple[int, int, float]]:
         """Pairs that are each other's nearest, with at least this cosine, the most similar first."""
         there, back = self.nearest
-        mutual = (back[there] == torch.arange(len(there))) & (self.cosines[0] >= least)
+        mutual = (back[there] == torch.arange(len(there))) & (self.cosines[0] >= least) & self.fires[0]
         pairs = [
             (first, int(there[first]), float(self.cosines[0][first])) for first in mutual.nonzero().flatten().tolist()
         ]
         return sorted(pairs, key=lambda pair: -pair[2])
 
+    def alone(self, side: int, least: float = SHARED) -> list[tuple[int, float]]:
+        """The latents of a side whose nearest has a lower cosine, with that cosine, the lowest first."""
+        cosines = self.cosines[side]
+        latents: list[int] = ((cosines < least) & self.fires[side]).nonzero().flatten().tolist()
+        return sorted(((latent, float(cosines[latent])) for latent in latents), key=lambda pair: pair[1])
 
-def match_decoders(first: SparseAutoencoder, second: SparseAutoencoder) -> DecoderMatch:
-    """The nearest latents of two autoencoders. Raises where their decoder rows have different widths.
+
+def match_decoders(
+    first: SparseAutoencoder,
+    second: SparseAutoencoder,
+    first_fires: Bool[Tensor, "first"] | None = None,
+    second_fires: Bool[Tensor, "second"] | None = None,
+) -> DecoderMatch:
+    """The nearest latents of two autoencoders, among those that fire, by default all.
+
+    Raises where decoder rows have different widths.
 
     Example:
         >>> from interp.activations import SiteColumns
@@ -78,5 +99,10 @@ def match_decoders(first: SparseAutoencoder, second: SparseAutoencoder) -> Decod
         raise InterpError(
             f"decoder rows have {first.d_out} and {second.d_out} entries; compare autoencoders of one model's site"
         )
-    there, back = nearest_rows(first.W_dec, second.W_dec), nearest_rows(second.W_dec, first.W_dec)
-    return DecoderMatch((there[0][:, 0], back[0][:, 0]), (there[1][:, 0], back[1][:, 0]))
+    those, others = (
+        torch.ones(x.d_sae, dtype=torch.bool) if fires is None else fires
+        for x, fires in ((first, first_fires), (second, second_fires))
+    )
+    there = nearest_rows(first.W_dec, second.W_dec, among=others)
+    back = nearest_rows(second.W_dec, first.W_dec, among=those)
+    return DecoderMatch((there[0][:, 0], back[0][:, 0]), (there[1][:, 0], back[1][:, 0]), (those, others))

@@ -83,6 +83,19 @@ def test_values_out_of_range_leave_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_setting_that_is_given_as_an_option_says_how_it_is_written(run, tmp_path):
+    line = ("sae", "train", "store", "--site", "a", "--out", tmp_path / "sae")
+    code, _, complaint = run(*line, "--kind=batchtop")
+    assert (code, complaint) == (
+        2,
+        "interp: --kind is a key: write kind=VALUE (topk, batchtopk, jumprelu, standard or gated)\n",
+    )
+    assert "--batch-size is a key: write batch_size=VALUE" in run(*line, "--batch-size", 4)[2]
+    code, _, complaint = run(*line, "--sitt", 4)
+    assert (code, "No such option: --sitt" in complaint) == (2, True), "control"
+    assert "expected 'topk', 'batchtopk'" in run(*line, "kind=batchtop")[2]
+
+
 def test_a_bench_resumes_and_says_what_is_not_above_its_controls(store, run, tmp_path):
     sae, out = tmp_path / "sae", tmp_path / "bench"
     settings = ("d_sae=64", "k=4", "tokens=4096", "batch_size=256")

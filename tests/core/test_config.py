@@ -3,6 +3,7 @@
 import inspect
 import pickle
 from itertools import pairwise
+from typing import Annotated
 
 import pytest
 import yaml
@@ -15,6 +16,11 @@ from interp.core.config import Config, differences, flatten, plain_value
 class Inner(Config):
     items: int = Field(3, ge=1, description="how many")
     names: tuple[str, ...] = Field((), strict=False)
+
+
+class Words(Config):
+    name: str = Field("", max_length=8)
+    some: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
 
 
 class Rate(Config):
@@ -57,6 +63,24 @@ def test_config_errors_name_key_and_source(tmp_path, text, overrides, message):
     with pytest.raises(InterpError, match=message) as caught:
         Outer.read(file, overrides)
     assert overrides or "broken.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"name": "abcdefghi"}, "name is 'abcdefghi'; expected a text with at most 8 characters"),
+        ({"some": []}, "some is [] (a list); expected a list of texts or None with at least 1 items"),
+        ({"some": [2]}, "some.0 is 2; expected a text"),
+        (
+            {"some": ["x", 2], "name": 3},
+            "name is 3; expected a text with at most 8 characters; some.1 is 2; expected a text",
+        ),
+    ],
+)
+def test_each_problem_is_said_once_and_in_the_units_of_its_kind(values, problem):
+    with pytest.raises(InterpError) as caught:
+        Words.parse(values)
+    assert str(caught.value) == f"config: {problem}"
 
 
 def test_help_lists_the_fields():

@@ -1,5 +1,6 @@
 """Labels: append-only, of several raters, safe with two writers and with a killed one."""
 
+import json
 import math
 import os
 
@@ -18,7 +19,7 @@ def label(latent, text, rater="ana", verdict="unsure", sae="top", **more):
 def test_the_last_of_each_rater_counts_and_an_empty_one_withdraws(book):
     labels = book.labels
     labels.add([label(3, "towns"), label(3, "insults", "ben"), label(5, "towns")])
-    labels.add([label(3, "names of towns"), label(5, "")])
+    labels.add([label(3, " names of towns\n"), label(5, "")])
     assert [(x.latent, x.rater, x.text) for x in labels.current()] == [
         (3, "ana", "names of towns"),
         (3, "ben", "insults"),
@@ -30,13 +31,20 @@ def test_the_last_of_each_rater_counts_and_an_empty_one_withdraws(book):
         labels.named("insult", "top")
 
 
+def test_spaces_alone_are_no_label(book):
+    book.labels.add([label(3, "towns"), label(3, "rivers", "ben")])
+    with book.labels.file.open("a") as file:  # as an earlier version wrote it
+        file.write(json.dumps(label(3, "").model_dump() | {"text": " \u3000\n"}) + "\n")
+    assert [x.text for x in book.labels.current()] == ["rivers"]
+
+
 def test_any_text_comes_back(scanned, tmp_path):
     @settings(max_examples=15)
     @given(st.text(max_size=60), st.text(max_size=30))
     def check(text, rater):
         labels = LabelFile(tmp_path / "labels.jsonl", scanned.card)
         labels.add([label(3, text, rater)])
-        assert (labels.all()[-1].text, labels.all()[-1].rater) == (text, rater)
+        assert (labels.all()[-1].text, labels.all()[-1].rater) == (text.strip(), rater)
 
     check()
 

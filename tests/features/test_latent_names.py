@@ -8,6 +8,7 @@ from interp import InterpError
 from interp.core.config import Config
 from interp.features import FeatureLabel, NamedLatents, resolve_latents
 from interp.features.latent_names import LatentName
+from interp.search import RecipeFile
 
 
 class Names(Config):
@@ -24,6 +25,13 @@ def test_names_are_numbers_or_labels():
     for wrong in (-1, "hostile", "book:", 1.5, None, True):
         with pytest.raises(InterpError, match="latents"):
             Names(latents=(wrong,))
+    for wrong, problem in (
+        ("kind words", r"latents.0: latent 'kind words' can't be read; .* or book:LABEL, such as 'book:kind words'$"),
+        ("book:", "latents.0: latent 'book:' can't be read; expected a number from 0, or book:LABEL$"),
+        (2.5, "latents.0 is 2.5; expected a whole number or a text$"),
+    ):
+        with pytest.raises(InterpError, match=f"^config: edits.0.{problem}"):
+            RecipeFile.parse({"edits": [{"op": "Clamp", "sae": "sae", "book": "book", "latents": [wrong]}]})
 
 
 def test_a_label_stands_for_its_latents(book, saes):

@@ -1,5 +1,7 @@
 """Search in a book, against slow scans of its tables and against direct encoding."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from interp import Direction, InterpError
 from interp.data import encode
-from interp.features import FeatureLabel
+from interp.features import Book, FeatureLabel
 
 ALL = 10_000
 
@@ -104,6 +106,23 @@ def test_by_token_is_a_scan_of_the_promoted_and_the_suppressed(scanned):
         found = scanned.search(token=f" {token.strip().upper()}", count=ALL)
         assert {(x.sae, x.latent): x.score for x in found.matches} == slow
         assert all(("promotes" in x.reason) == (x.score > 0) for x in found.matches)
+
+
+def test_tokens_that_print_nothing_are_no_hint(scanned, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    book = Book.open(shutil.copytree(scanned.folder, tmp_path / "book"))
+    file = book.folder / "latents.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    for number, row in enumerate(rows):
+        for word in row["promoted"] + row["suppressed"]:
+            word["token"] = [" ", "\x00", "\ufffd", "\u2028", "\t"][number % 5]
+    rows[0]["promoted"][0]["token"] = " towns"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    with pytest.raises(InterpError, match=r"suppresses 'q'; known: towns$"):
+        Book.open(book.folder).search(token="q")
 
 
 def test_by_label_and_all_criteria_together(book):

@@ -194,7 +194,7 @@ def read_set(spec: str, items: int = 200, seed: int = 0) -> LabelledSet:
         seed: Seed of the sample.
 
     Raises:
-        InterpError: The spec can't be read, or a record lacks a key.
+        InterpError: The spec can't be read, a record lacks a key, or none has the value.
 
     Example:
         >>> from interp.auditing.autoencoders.labelled_set import read_set
@@ -211,6 +211,9 @@ def read_set(spec: str, items: int = 200, seed: int = 0) -> LabelledSet:
     for word in more.split(":")[1:]:
         pool, keys["group"] = (word, keys["group"]) if word in POOLS else (pool, word)
     rows = [_values(place, line, keys) for place, line in numbered_lines(file)]
+    known = {row["label"] for row in rows}
+    if value not in known:
+        raise InterpError(f"set {name}: no record of {file} has {value!r} as its {label!r}; {nearest(value, known)}")
     Random(seed).shuffle(rows)
     chosen = [[row for row in rows if (row["label"] == value) is side][:items] for side in (True, False)]
     both = [row for side in chosen for row in side]

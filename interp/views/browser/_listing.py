@@ -47,20 +47,20 @@ class ListView(Config):
 
 @dataclass(frozen=True)
 class Listing:
-    """A page of a list: its rows with an example each, how many latents the list has, and why each was found."""
+    """A page of a list: its rows with an example each, which page it is, and why each latent was found."""
 
     rows: list[dict[str, Any]]
+    page: int
+    pages: int
     total: int
     found: Mapping[Key, str]
 
-    @property
-    def pages(self) -> int:
-        """Number of pages."""
-        return max(1, -(-self.total // PAGE))
-
 
 def listing(book: Book, view: ListView, labels: Labels) -> Listing:
-    """The latents of a view. Raises for an autoencoder that is not in the book, and what a search does not find."""
+    """The latents of a view; of one behind the last page, that of the last.
+
+    Raises for an autoencoder that is not in the book, and what a search does not find.
+    """
     found: dict[Key, str] = {}
     conditions: list[tuple[str, list[Any]]] = [("density BETWEEN ? AND ?", [view.low / 100, view.high / 100])]
     if view.sae:
@@ -77,17 +77,20 @@ def listing(book: Book, view: ListView, labels: Labels) -> Listing:
     where = " AND ".join(condition for condition, _ in conditions)
     values = [value for _, more in conditions for value in more]
     total = book.query(f"SELECT count(*) AS n FROM latents WHERE {where}", values)[0]["n"]
+    pages = max(1, -(-total // PAGE))
+    page = min(view.page, pages)
     first = labels if view.sort == "labelled" else found if view.sort == "latent" else ()
     order = _IN_ORDER if first else SORTS[view.sort][1] or SORTS["latent"][1]
     columns = "sae, latent, density, count, largest, ablation, promoted[1:4] AS promoted"
-    rest = f"ORDER BY {order} LIMIT {PAGE} OFFSET {PAGE * (view.page - 1)}"
+    rest = f"ORDER BY {order} LIMIT {PAGE} OFFSET {PAGE * (page - 1)}"
     names = [_names(sorted(first) if view.sort == "labelled" else first)] if first else []
     rows = book.query(f"SELECT {columns} FROM latents WHERE {where} {rest}", [*values, *names])
     keys = [_names((row["sae"], row["latent"]) for row in rows)]
     example = 'sae, latent, value, place, peak, tokens, "values"'
     best = book.query(f"SELECT {example} FROM examples WHERE kind = 'top' AND {_AMONG} {_BEST}", keys) if rows else []
     examples = {(x["sae"], x["latent"]): _around_peak(x) for x in best}
-    return Listing([row | {"example": examples.get((row["sae"], row["latent"]))} for row in rows], total, found)
+    rows = [row | {"example": examples.get((row["sae"], row["latent"]))} for row in rows]
+    return Listing(rows, page, pages, total, found)
 
 
 def _has(label: FeatureLabel, verdict: str) -> bool:

@@ -54,7 +54,7 @@ class LiveModel:
         def write() -> None:
             try:
                 with self._one:
-                    talk = Conversation(self._model, {"steered": recipe}, max_new_tokens=new_tokens)
+                    talk = Conversation(self._model, {"steered": recipe}, by={}, max_new_tokens=new_tokens)
                     talk.say(prompt, show)
                 for side, held in talk.sides.items():
                     events.put((side, held.replies[0].text))

@@ -24,7 +24,7 @@ from interp.views.browser._listing import SORTS, Key, ListView, listing
 from interp.views.browser.book_coders import BookCoders
 
 FILES = {"browser.css": "text/css", "browser.js": "text/javascript"}
-_FORM = {"text": "", "verdict": "unsure", "note": "", "rater": "", "newer": None}
+_FORM = {"text": "", "verdict": "unsure", "note": "", "rater": "", "newer": None, "problem": ""}
 _MOST, _BINS, _BLOCK, _OF_TOKEN, _ALONG = 50, 20, 64, 8, 12
 
 
@@ -172,27 +172,36 @@ class Pages:
         return self.rendered("steer", sae=sae, latent=latent, **values)
 
     def largest(self, sae: str, latent: int) -> float:
-        """The largest value of a latent on the book's text."""
-        return float(self.book.latents("sae = ? AND latent = ?", [sae, latent])[0]["largest"])
+        """The largest value of a latent on the book's text. Raises where it never fired."""
+        row = self.book.latents("sae = ? AND latent = ?", [sae, latent])[0]
+        if not row["count"]:
+            raise InterpError(
+                f"latent {latent} never fired on this text, so there is no largest activation to hold it at"
+            )
+        return float(row["largest"])
 
     def comparison_page(self, first: int, second: int, least: float = SHARED) -> str:
         """What two autoencoders share, by the cosine of decoder rows."""
         known = self._sides()
+        if len(known) < 2:
+            raise InterpError(
+                f"{known[0][2]} is alone here; give interp browse another book with --beside to compare with"
+            )
         if max(first, second) >= len(known):
             raise InterpError(f"{first} and {second} can't be compared; expected two numbers below {len(known)}")
         chosen = [known[first], known[second]]
-        match, sides = match_decoders(*(coders[name] for coders, name, _ in chosen)), []
-        for (coders, name, title), cosines in zip(chosen, match.cosines, strict=True):
-            book = coders.book
+        (one, fires_one), (other, fires_other) = ((coders[name], coders.fires(name)) for coders, name, _ in chosen)
+        match, sides = match_decoders(one, other, fires_one, fires_other), []
+        for number, (coders, name, title) in enumerate(chosen):
+            book, fires = coders.book, match.fires[number]
             columns = "SELECT latent, density, promoted[1:4] AS promoted FROM latents"
             rows = {x["latent"]: x for x in book.query(f"{columns} WHERE sae = ?", [name])}
-            alone: list[int] = (cosines < least).nonzero().flatten().tolist()
-            active = sorted((x for x in alone if rows[x]["density"]), key=lambda x: -rows[x]["density"])
-            bars = _bars(cosines.clamp(0, 1).histc(_BINS, 0, 1).tolist(), [n / _BINS for n in range(_BINS + 1)])
+            alone = sorted(match.alone(number, least), key=lambda pair: -rows[pair[0]]["density"])
+            heights = match.cosines[number][fires].clamp(0, 1).histc(_BINS, 0, 1).tolist()
             labels = {latent: text for (_, latent), text in label_texts(book.labels.current(name)).items()}
-            side: dict[str, Any] = {"title": title, "rows": rows, "labels": labels, "bars": bars, "cosines": cosines}
-            side |= {"sae": name if book is self.book else None, "alone": len(alone), "active": active[:_MOST]}
-            sides.append(side)
+            side: dict[str, Any] = {"title": title, "rows": rows, "labels": labels, "alone": alone}
+            side |= {"sae": name if book is self.book else None, "fire": int(fires.sum())}
+            sides.append(side | {"bars": _bars(heights, [n / _BINS for n in range(_BINS + 1)])})
         return self.rendered(
             "compare", first=first, second=second, least=least, most=_MOST, shared=match.shared(least), pair=sides
         )

@@ -30,6 +30,8 @@ from interp.views.browser._live_model import LiveModel
 from interp.views.browser._pages import FILES, Addresses, Pages
 from interp.views.browser.book_coders import BookCoders
 
+_WORDS = ("text", "verdict", "note", "rater")
+
 
 class _Fields(Config):
     """The fields of forms and addresses, and what they are where they are left out."""
@@ -73,6 +75,14 @@ def book_application(
     return Guard(Starlette(routes=site.routes(), exception_handlers=errors), port)
 
 
+async def _sent(request: Request) -> dict[str, str]:
+    return dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
+
+
+def _reason(problem: Exception) -> tuple[int, str]:
+    return (problem.status_code, problem.detail) if isinstance(problem, HTTPException) else (400, str(problem))
+
+
 class _Site:
     """The answers to requests. Pages are rendered one at a time: a book's database serves one query at a time."""
 
@@ -97,8 +107,7 @@ class _Site:
 
     async def refused(self, request: Request, problem: Exception) -> Response:
         """The page of an error."""
-        status = problem.status_code if isinstance(problem, HTTPException) else 400
-        text = problem.detail if isinstance(problem, HTTPException) else str(problem)
+        status, text = _reason(problem)
         return await self._page(lambda: self._pages.rendered("error", text=text), status)
 
     async def _page(self, render: Callable[[], str], status: int = 200) -> Response:
@@ -110,7 +119,7 @@ class _Site:
 
     async def _form(self, request: Request) -> _Fields:
         """A form. Raises 403 unless one of this server's pages sent it."""
-        fields = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), max_num_fields=20))
+        fields = await _sent(request)
         if not secrets.compare_digest(fields.pop("token", "").encode(), self._pages.token.encode()):
             raise HTTPException(403, "this form is of an earlier run of the server, or of another page; reload it")
         return _Fields.parse(fields, "form")
@@ -130,13 +139,17 @@ class _Site:
         return await self._page(lambda: next(self._pages.latent_pages(sae, range(latent, latent + 1), **form)), status)
 
     async def _label(self, request: Request) -> Response:
-        (sae, latent), form = self._key(request), await self._form(request)
-        words = form.model_dump(include={"text", "verdict", "note", "rater"})
-        label = FeatureLabel.parse({"sae": sae, "latent": latent, **words}, "form")
+        (sae, latent), fields = self._key(request), await _sent(request)
+        words = {name: fields.get(name, _Fields.model_fields[name].default) for name in _WORDS}
         try:
+            form = await self._form(request)
+            label = FeatureLabel.parse({"sae": sae, "latent": latent, **words}, "the label")
             await run_in_threadpool(self._pages.book.labels.add, [label], form.seen)
         except LabelConflict as problem:
             return await self._latent(request, 409, **words, newer=problem.newer)
+        except (InterpError, HTTPException) as problem:  # what was typed stays in the form
+            status, text = _reason(problem)
+            return await self._latent(request, status, **words, problem=text)
         return RedirectResponse(f"{self._pages.to.latent(sae, latent)}#labels", 303)
 
     async def _text(self, request: Request) -> Response:
@@ -157,7 +170,7 @@ class _Site:
         def begun() -> Iterator[object]:
             with self._one:
                 value = form.times * self._pages.largest(sae, latent)
-                return live.replies(form.text, sae, latent, value, form.new_tokens)
+            return live.replies(form.text, sae, latent, value, form.new_tokens)
 
         replies = await run_in_threadpool(begun)  # it waits for pages, and may load an autoencoder
         return StreamingResponse((json.dumps(reply) + "\n" for reply in replies), media_type="application/x-ndjson")

@@ -1,6 +1,11 @@
-"""The autoencoders of a book, loaded when a page needs them."""
+"""The autoencoders of a book, loaded when a page needs them, and which of their latents fire."""
 
 from collections.abc import Mapping
+from threading import Lock
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from interp.core.errors import located
 from interp.features import Book
@@ -20,6 +25,7 @@ class BookCoders:
 
     def __init__(self, book: Book, paths: Mapping[str, str] | None = None):
         self.book, self._paths, self._loaded = book, dict(paths or {}), dict[str, SparseAutoencoder]()
+        self._one = Lock()
         for name in self._paths:
             book.card.name(name)
 
@@ -29,7 +35,12 @@ class BookCoders:
 
     def __getitem__(self, name: str) -> SparseAutoencoder:
         """An autoencoder. Raises where it can't be read, or is not the one that was scanned."""
-        if name not in self._loaded:
-            with located(f"autoencoder {name}", f"; if it was moved, give --sae {name}=FOLDER"):
+        with self._one, located(f"autoencoder {name}", f"; if it was moved, give --sae {name}=FOLDER"):
+            if name not in self._loaded:
                 self._loaded[name] = self.book.card.load(name, self.path(name))
-        return self._loaded[name]
+            return self._loaded[name]
+
+    def fires(self, name: str) -> Bool[Tensor, "d_sae"]:
+        """Which latents of an autoencoder fired on the book's text."""
+        rows = self.book.query("SELECT count > 0 AS fires FROM latents WHERE sae = ? ORDER BY latent", [name])
+        return torch.tensor([row["fires"] for row in rows])

@@ -70,7 +70,8 @@ def _pairs(pages: Pages) -> list[tuple[int, int]]:
     pairs = []
     for pair in combinations(range(len(pages.to.names)), 2):
         try:
-            match_decoders(*(pages.autoencoders[pages.to.names[number]] for number in pair))
+            first, second = (pages.autoencoders[pages.to.names[number]] for number in pair)
+            match_decoders(first, second)
             pairs.append(pair)
         except InterpError as problem:
             note(f"{' and '.join(pages.to.names[number] for number in pair)} are not compared: {problem}")

@@ -39,7 +39,8 @@ function render({ model, el }) {
 
   const heat = make("select", {}, ...model.get("readings").map((name) => make("option", { value: name, textContent: name })));
   heat.addEventListener("change", () => { model.set("reading", heat.value); model.save_changes(); });
-  const controls = make("div", { className: "controls" }, make("label", {}, "Shade tokens by", heat));
+  const controls = make("div", { className: "controls" });
+  if (heat.options.length) controls.append(make("label", {}, "Shade tokens by", heat));
   const sliders = {};
   for (const name of Object.keys(model.get("strengths"))) {
     const slider = make("input", { type: "range", min: -1, max: 2, step: 0.05 });

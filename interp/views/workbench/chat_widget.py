@@ -65,7 +65,7 @@ class ChatWidget(anywidget.AnyWidget):
 
     def __init__(self, conversation: Conversation):
         readings = list(conversation.by)
-        super().__init__(key=uuid4().hex, readings=readings, reading=readings[0])
+        super().__init__(key=uuid4().hex, readings=readings, reading=(*readings, "")[0])
         self.conversation, self._kept, self._shown = conversation, DisplayHandle(), False
         self.observe(self._answer, names="request")
         self.observe(self.refresh, names="reading")
@@ -117,14 +117,14 @@ class ChatWidget(anywidget.AnyWidget):
 
 
 def conversation_html(conversation: Conversation, reading: str) -> str:
-    """A conversation as HTML, its tokens shaded by a reading, with the reading's trace."""
-    heats = [reply.heat[reading] for side in conversation.sides.values() for reply in side.replies]
-    top = max([heat.top for heat in heats], default=0.0)
+    """A conversation as HTML, its tokens shaded by a reading, with the reading's trace; plain where it is empty."""
+    heats = {name: [x.heat.get(reading) for x in side.replies] for name, side in conversation.sides.items()}
+    top = max([heat.top for side in heats.values() for heat in side if heat], default=0.0)
     replies = {
-        name: [Markup(heat_html(x.heat[reading].tokens, x.heat[reading].values.tolist(), top)) for x in side.replies]
-        for name, side in conversation.sides.items()
+        name: [Markup(heat_html(heat.tokens, heat.values.tolist(), top)) if heat else "" for heat in side]
+        for name, side in heats.items()
     }
-    trace = conversation.trace(reading)
+    trace = conversation.trace(reading) if reading else {}
     values = [0.0, *(mean for means in trace.values() for mean in means if mean == mean)]
     drawn = {"trace": trace, "values": values, "series": SERIES}
     return rendered_page("chat.html.j2", talk=conversation, replies=replies, reading=reading, top=top, **drawn)
@@ -148,8 +148,8 @@ def chat(
         model: The model.
         recipes: Edits by name, or one: a `RecipeFile` or its path, a `Recipe` or its folder, or a `Direction`, which is
             added at its site as strongly as neutral text allows at strength 1, and subtracted at -1.
-        by: What is read on tokens, by name, or one of `interp.views.tokens`. Default: the directions among the recipes,
-            or else the loss.
+        by: What is read on tokens, by name, or one of `interp.views.tokens`; nothing if it is `{}`. Default: the
+            directions among the recipes, or else the loss.
         folder: What paths in recipe files are relative to, and where recipes are saved.
         max_new_tokens: The longest reply, in tokens.
         **options: Further arguments of `HookedModel.generate`.

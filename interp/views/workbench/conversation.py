@@ -119,7 +119,8 @@ class Conversation(Displayed):
         model: The model.
         recipes: Edits by name. A recipe file or its path, a recipe or its folder, or a direction, which is added as
             strongly as neutral text allows at strength 1 (`interp.Add.auto`), and subtracted at -1.
-        by: What is read on tokens, by name, as in `interp.views.tokens`.
+        by: What is read on tokens, by name, as in `interp.views.tokens`; nothing where it is empty. Default: the
+            directions among the recipes, or else the loss.
         folder: What paths are relative to, and where recipes are saved.
         max_new_tokens: The longest reply, in tokens.
         **options: Further arguments of `HookedModel.generate`.
@@ -155,7 +156,7 @@ class Conversation(Displayed):
         self.sides = {BASE: ChatSide()}
         self.sides |= {name: ChatSide.of(model, recipe, Path(folder)) for name, recipe in recipes.items()}
         directions = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, Direction)}
-        self.by: Mapping[str, By] = by or directions or {"loss": "loss"}
+        self.by: Mapping[str, By] = (directions or {"loss": "loss"}) if by is None else by
         self.changed: Callable[[], object] = lambda: None
         self._options = {"max_new_tokens": max_new_tokens} | options
         for reading in self.by.values():
@@ -242,6 +243,8 @@ class Conversation(Displayed):
         self, side: ChatSide, prompt: list[int], reply: list[int]
     ) -> tuple[dict[str, TokenHeat], dict[str, float]]:
         """By reading, the heat of a reply, and the mean over the tokens that come new with its prompt."""
+        if not self.by:
+            return {}, {}
         whole, seen = self.model.tokens([prompt + reply]), side.replies[-1] if side.replies else None
         begin = min(seen.prompt + len(seen.ids), len(prompt) - 1) if seen else 0
         special = special_tokens(self.model.tokenizer)

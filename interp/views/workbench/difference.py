@@ -2,16 +2,15 @@
 
 - Models and recipes: KL(first || second) of the next token after each token of a text, and the likeliest tokens.
 - Autoencoders and feature books: latents that both have, which are each other's nearest by the cosine of decoder rows,
-  and latents of one alone, whose nearest has a lower cosine. Latents of a book that never fired are left out.
+  and latents of one alone, whose nearest has a lower cosine. Latents of a book that never fired are left out before.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.core.display import Card, Displayed, html_table
@@ -197,35 +196,31 @@ def _compare_predictions(a: Any, b: Any, text: Prompts, model: HookedModel | Non
 
 def _compare_latents(a: Any, b: Any, least: float) -> LatentDifference:
     sides = _opened(a, "first"), _opened(b, "second")
-    match = match_decoders(sides[0].sae, sides[1].sae)
-    shared = [pair for pair in match.shared(least) if pair[0] in sides[0].fire and pair[1] in sides[1].fire]
-    first, second = (
-        tuple(sorted(((n, c) for n, c in enumerate(x.tolist()) if n in side.fire and c < least), key=itemgetter(1)))
-        for x, side in zip(match.cosines, sides, strict=True)
-    )
-    return LatentDifference(
-        (sides[0].name, sides[1].name), tuple(shared), (first, second), (sides[0].words, sides[1].words)
-    )
+    match = match_decoders(sides[0].sae, sides[1].sae, sides[0].fires, sides[1].fires)
+    alone = tuple(match.alone(0, least)), tuple(match.alone(1, least))
+    words = sides[0].words, sides[1].words
+    return LatentDifference((sides[0].name, sides[1].name), tuple(match.shared(least)), alone, words)
 
 
 class _Opened(NamedTuple):
-    """An autoencoder, what it is called, what is known of its latents, and those that fire as far as that is known."""
+    """An autoencoder, what it is called, what is known of its latents, and which of them fire, where that is known."""
 
     sae: SparseAutoencoder
     name: str
     words: dict[int, str]
-    fire: Container[int]
+    fires: Bool[Tensor, "d_sae"] | None
 
 
 def _opened(side: Latents, word: str) -> _Opened:
     if isinstance(side, SparseAutoencoder):
-        return _Opened(side, f"{word} {side}", {}, range(side.d_sae))
+        return _Opened(side, f"{word} {side}", {}, None)
     book, given = (side, None) if isinstance(side, Book) else side
     name = book.card.name(given)
     rows = book.latents("sae = ? AND count > 0", [name])
     words = {row["latent"]: ", ".join(repr(each["token"]) for each in row["promoted"][:3]) for row in rows}
     words |= {latent: text for (_, latent), text in label_texts(book.labels.current(name)).items()}
-    return _Opened(BookCoders(book)[name], f"{word} {name}", words, {row["latent"] for row in rows})
+    coders = BookCoders(book)
+    return _Opened(coders[name], f"{word} {name}", words, coders.fires(name))
 
 
 def _logits(side: Side, base: HookedModel, batch: Tokens) -> Float[Tensor, "pos d_vocab"]:

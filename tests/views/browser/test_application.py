@@ -3,6 +3,8 @@
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from browser_pages import Elements, form
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from interp import Clamp, InterpError, Recipe, SparseAutoencoder
-from interp.features import Book, FeatureLabel
+from interp.features import Book, FeatureLabel, ScanOptions, scan
 from interp.features.latent_search import token_firings
+from interp.views import compare
 from interp.views.browser.application import book_application
 
 ORIGIN = "http://127.0.0.1:8765"
@@ -49,7 +52,8 @@ def test_a_list_is_what_a_slow_filter_finds(book):
             if sae in ("", x["sae"]) and 100 * x["density"] >= low and (not word or (x["sae"], x["latent"]) in having)
             if not verdict or ((x["sae"], x["latent"]) in has) == (verdict != "none")
         ]
-        found = [pair for page in (1, 2) for pair in listed(browser.get("/", params=query | {"page": page}))]
+        pages = [browser.get("/", params=query | {"page": page}) for page in (1, 2)]
+        found = [pair for page in pages[: 1 + ("page 1 of 2" in pages[0].text)] for pair in listed(page)]
         shown = [(names[number], latent) for number, latent in found]
         assert sorted(shown) == sorted(expected)
         by_key = {(x["sae"], x["latent"]): x for x in rows}
@@ -243,6 +247,93 @@ def test_a_comparison_is_what_a_plain_loop_finds(book, tmp_path, scanned):
     assert (other.status_code, "not of this autoencoder" in other.text) == (400, True)
     with pytest.raises(InterpError, match="autoencoder 'on' is not in the book; did you mean one"):
         client(book, autoencoders={"on": "x"})
+
+
+def silenced(book, sae, latents):
+    """The book, as if some latents had never fired."""
+    file = book.folder / "latents.parquet"
+    table = pq.read_table(file)
+    rows = [
+        row | {"count": 0, "density": 0.0, "largest": 0.0, "histogram": [0] * len(row["histogram"])}
+        if row["sae"] == sae and row["latent"] in latents else row
+        for row in table.to_pylist()
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    return Book.open(book.folder)
+
+
+def test_silent_latents_are_left_out_of_a_comparison_as_in_a_notebook(book):
+    one, other = (SparseAutoencoder.load(book.card.autoencoders[x].path).W_dec for x in ("one", "other"))
+    cosine = torch.nn.functional.cosine_similarity(one[:, None], other[None], dim=2)
+    whole = compare((book, "one"), (book, "other"), least=0.0)
+    silent = {first for first, _, value in whole.shared if value > 0.9}
+    book = silenced(book, "one", silent)
+    fires = torch.tensor([n not in silent for n in range(40)])
+    cosine[~fires] = -1
+    pairs = {
+        (a, b): float(cosine[a, b])
+        for a in range(40)
+        for b in range(24)
+        if cosine[a, b] >= 0 and cosine[a].argmax() == b and cosine[:, b].argmax() == a
+    }
+    difference = compare((book, "one"), (book, "other"), least=0.0)
+    assert {pair[:2]: pair[2] for pair in difference.shared} == pytest.approx(pairs)
+    assert len(pairs) > len(whole.shared) - len(silent), "control: latents whose nearest is silent find another one"
+    page = client(book).get("/compare", params={"least": 0.3})
+    difference = compare((book, "one"), (book, "other"), least=0.3)
+    text = " ".join(Elements(page.text).words.split())
+    sizes = [f"{len(alone)} of {fire} in" for alone, fire in zip(difference.alone, (40 - len(silent), 24), strict=True)]
+    assert f"{len(difference.shared)} pairs" in text
+    assert all(size in text for size in sizes), text
+
+
+def test_a_silent_latent_is_not_steered_with(book, tiny):
+    browser = client(silenced(book, "one", {7}), tiny("llama"))
+    page, loud = (Elements(browser.get(f"/latent/0/{latent}").text) for latent in (7, 8))
+    assert ("a", {"class": "button", "href": "/steer/0/8"}) in loud.elements, "control"
+    assert ("button", {"type": "button", "disabled": None}) in page.elements
+    assert "no largest activation" in page.words
+    assert not any("steer" in (values.get("href") or "") for _, values in page.elements)
+    sent = form(browser.get("/steer/0/8"), text="w5")
+    for answer in (browser.get("/steer/0/7"), browser.post("/steer/0/7", data=sent)):
+        assert (answer.status_code, "latent 7 never fired" in answer.text) == (400, True)
+
+
+def test_a_page_behind_the_last_is_the_last(book):
+    browser = client(book)
+    last, behind, first = (browser.get("/", params={"page": page}) for page in (2, 999, 1))
+    assert "page 2 of 2" in behind.text
+    assert listed(behind) == listed(last) != listed(first)
+    assert len(listed(behind)) == 64 - 50
+
+
+def test_one_autoencoder_has_nothing_to_be_compared_with(tmp_path, tiny, scanned):
+    model = tiny("llama")
+    sae = SparseAutoencoder.load(scanned.card.autoencoders["one"].path, model)
+    book = scan(sae, model, tmp_path / "book", ScanOptions(context=32), texts=["w5 w9 w44 w7"] * 3)
+    answer = client(book).get("/compare")
+    assert (answer.status_code, "give interp browse another book with --beside" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "problem"),
+    [
+        ({"text": "é" * 501}, 400, "at most 500 characters"),
+        ({"text": "kept </b>", "verdict": "bad"}, 400, "verdict"),
+        ({"text": "kept </b>", "token": "of an earlier run"}, 403, "earlier run"),
+    ],
+)
+def test_what_was_typed_stays_in_the_form(book, fields, status, problem):
+    browser, before = client(book), len(book.labels.all())
+    sent = form(browser.get("/latent/0/1"), note="and </textarea> this", rater="ben") | fields
+    answer = browser.post("/latent/0/1", data=sent)
+    parsed = Elements(answer.text)
+    assert (answer.status_code, problem in parsed.words, len(book.labels.all())) == (status, True, before)
+    typed = {values["name"]: values.get("value") for tag, values in parsed.elements if tag == "input"}
+    assert (typed["text"], typed["rater"]) == (fields["text"], "ben")
+    assert "and </textarea> this" in parsed.words
+    again = browser.post("/latent/0/1", data=form(answer, text="short", rater="ben", verdict="unsure"))
+    assert (again.status_code, book.labels.current("one", 1)[0].text) == (200, "short")
 
 
 def test_linked_pages_are_apart(book, tmp_path):

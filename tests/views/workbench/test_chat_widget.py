@@ -51,6 +51,14 @@ def test_a_message_is_answered_while_it_is_written(widget):
     assert all(reply.text.split()[0] in widget.html for side in talk.sides.values() for reply in side.replies)
 
 
+def test_without_readings_replies_are_plain(tiny):
+    widget = chat(tiny("llama"), {"edit": recipe()}, by={}, max_new_tokens=5)
+    click(widget, do="say", text="w5 w9")
+    assert (widget.readings, widget.reading) == ([], "")
+    assert all(side.replies[0].text in widget.html for side in widget.conversation.sides.values())
+    assert not re.search("shaded|Trace|background", widget.html)
+
+
 def test_what_is_clicked_is_done(widget, tmp_path):
     click(widget, do="say", text="w5 w9")
     before = widget.html

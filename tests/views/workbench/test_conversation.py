@@ -11,6 +11,7 @@ from interp.interventions import At, Cap
 from interp.models.sites import Site
 from interp.search import RecipeFile
 from interp.views import Conversation, tokens
+from interp.views.workbench import conversation
 
 FILE = RecipeFile.parse(
     {
@@ -138,6 +139,20 @@ def test_heat_and_trace_are_what_is_read_under_the_edit(model, hostile):
     trace = talk.trace("it")
     assert [len(means) for means in trace.values()] == [4, 4]
     assert max(map(abs, trace["edit"])) < 1e-2 < max(map(abs, trace["unedited"]))
+
+
+def test_nothing_is_read_where_nothing_is_asked_for(model, hostile, monkeypatch):
+    edits, read = {"edit": recipe(model)}, []
+    with_loss, plain = Conversation(model, edits, max_new_tokens=LENGTH), None
+    values = conversation.token_values
+    monkeypatch.setattr(conversation, "token_values", lambda *all: read.append(all) or values(*all))
+    plain = Conversation(model, edits, by={}, max_new_tokens=LENGTH)
+    plain.say(hostile)
+    assert (plain.by, read) == ({}, [])
+    with_loss.say(hostile)
+    assert len(read) == 2, "control"
+    assert replies(plain.sides["edit"]) == replies(with_loss.sides["edit"])
+    assert plain.sides["edit"].replies[0].heat == {}
 
 
 def prompts(model, talk, name):
