@@ -23,6 +23,7 @@ class ExportInputs(Config):
 
     recipe: Path = Field(description="recipe folder")
     out: Path | None = Field(None, description="new folder for the checkpoint")
+    base: Path | None = Field(None, description="with --form gguf: GGUF file to copy, which holds MODEL quantised")
     protect: Path | None = Field(None, description="folder of a saved direction that the edit leaves intact")
     prompts: Path | None = Field(None, description="file of additional texts, one per line, for the certificate")
     require: Path | None = Field(None, description="audit, or risk report, of this recipe; --policy has to allow it")
@@ -45,10 +46,12 @@ class ExportInputs(Config):
                 "require, policy, safeguard, reviewer and depth go together; give the audit and the policy"
             )
         form, loaded = self.options.form, not (self.options.dry_run or self.options.streamed)
-        if self.needs_release and not (loaded and form == "checkpoint"):
+        if self.base is not None and form != "gguf":
+            raise InterpError("base is the GGUF file of --form gguf; leave it out, or name the form")
+        if self.needs_release and not (loaded and form in ("checkpoint", "gguf")):
             raise InterpError("require is for checkpoints that are certified; leave dry_run, streamed and form out")
-        if self.distil is not None and not (loaded and form != "control-vector"):
-            raise InterpError("distil needs a model in memory: with dry_run, streamed or control-vector, leave it out")
+        if self.distil is not None and not (loaded and form in ("checkpoint", "adapter")):
+            raise InterpError("distil is for checkpoints and adapters in memory; without dry_run and streamed")
         if self.out is None and not self.options.dry_run:
             raise InterpError("give --out FOLDER, or --dry-run")
         return self
@@ -70,9 +73,15 @@ def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -
     options = ExportOptions.merged(inputs.options, {"prompts": _lines(inputs.prompts)})
     release = _release(inputs, recipe, as_json) if inputs.needs_release else None
     if options.dry_run or inputs.out is None:
-        _print_plan(recipe, model, options, notes, as_json)
+        _print_plan(recipe, model, inputs.base, options, notes, as_json)
     factors = _train_factors(inputs, recipe, model, options.fold.approximate) if inputs.distil is not None else None
-    if options.form != "checkpoint":
+    if options.form == "gguf":
+        from interp.editing.export.gguf_writer import export_gguf
+
+        certificate = export_gguf(recipe, model, inputs.out, options, base=inputs.base, release=release)
+        values = {"checkpoint": str(inputs.out)}
+        notes |= _figures(certificate, as_json)
+    elif options.form != "checkpoint":
         values = _export_form(recipe, model, inputs.out, options, factors)
     elif options.streamed:
         manifest = exporter.export_streamed(recipe, model, inputs.out, options)
@@ -149,11 +158,16 @@ def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
     return decide_release(str(inputs.require), rules, decision)
 
 
-def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str, Any], as_json: bool) -> NoReturn:
+def _print_plan(
+    recipe: Any, model: str, base: Path | None, options: ExportOptions, notes: dict[str, Any], as_json: bool
+) -> NoReturn:
     """What the export would change and need; ends with the exit code that the export would have."""
-    from interp.editing.export import exporter
+    from interp.editing.export import exporter, gguf_writer
 
-    plan, estimate = exporter.dry_run(recipe, model, options)
+    if options.form == "gguf":
+        plan, estimate = gguf_writer.dry_run_gguf(recipe, model, options, base=base)
+    else:
+        plan, estimate = exporter.dry_run(recipe, model, options)
     barred = plan.barred(options.fold)
     if as_json:
         items = [asdict(item) for item in plan.items]

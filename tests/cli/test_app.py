@@ -124,7 +124,7 @@ def test_options_are_frozen():
             "--suite", "--template", "--try", "model",
         ],
         "export": [
-            "--approximate", "--compensate", "--depth", "--dequantise", "--distil", "--dry-run", "--dtype",
+            "--approximate", "--base", "--compensate", "--depth", "--dequantise", "--distil", "--dry-run", "--dtype",
             "--form", "--json", "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite",
             "--policy", "--prompts", "--protect", "--rank", "--recipe", "--rehost", "--require", "--reviewer",
             "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
