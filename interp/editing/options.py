@@ -14,7 +14,8 @@ from interp.core import Config, InterpError
 from interp.core.errors import nearest
 from interp.core.inputs import parse_bytes
 
-Form = Literal["checkpoint", "adapter", "control-vector", "gguf"]
+Form = Literal["checkpoint", "adapter", "gguf", "control-vector", "vllm-lens"]
+_VECTORS = ("control-vector", "vllm-lens")
 
 # Options that have an effect only where a checkpoint is written, and those that have none in a control vector.
 _OF_CHECKPOINTS = (
@@ -117,7 +118,7 @@ class ExportOptions(Config):
         if self.streamed or self.dry_run or self.form not in ("checkpoint", "gguf"):
             _refuse(chosen, ("prompts",), "only compared where a checkpoint is certified")
         if self.form != "checkpoint":
-            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form == "control-vector" else ())
+            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form in _VECTORS else ())
             unused = _NOT_OF_GGUF if self.form == "gguf" else unused
             _refuse(chosen, unused, f"without effect where the form is {self.form}")
         if not (self.streamed or self.dry_run):

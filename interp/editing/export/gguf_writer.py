@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -133,7 +134,8 @@ def check_gguf(
 ) -> tuple[Certificate, Replay]:
     """Make the edit of an exported folder again, compare every tensor, and measure it as at export; see `verify`."""
     recipe, made = Recipe.load(folder / RECIPE), manifest.made
-    options = ExportOptions(form="gguf", dtype=made.dtype, fold=made.model_dump(include={*FoldOptions.model_fields}))
+    fold = made.model_dump(include={*FoldOptions.model_fields})
+    options = ExportOptions.merged(None, {"form": "gguf", "dtype": made.dtype, **fold})
     edit = GgufEdit.of(recipe, str(base or manifest.source), None, options)
     if recipe.digest != manifest.recipe or not manifest.base.is_same(edit.model.reference):
         raise InterpError(f"{folder}: its manifest names another recipe or base model than it holds; it was changed")
@@ -142,8 +144,8 @@ def check_gguf(
     for name in sorted(set(expected) - same - set(edit.stored.values())):
         raise InterpError(f"{folder / GGUF}: {name} is not the base's, and the recipe does not edit it; it was changed")
     certificate = edit.certify(folder, read_probes(folder))
-    if name := Certificate.read(folder / CERTIFICATE).differs(certificate):
-        raise InterpError(f"{folder / CERTIFICATE}: its {name} is not what is measured; it was changed")
+    if figure := Certificate.read(folder / CERTIFICATE).differs(certificate):
+        raise InterpError(f"{folder / CERTIFICATE}: its {figure} is not what is measured; it was changed")
     if prompts:
         certificate = edit.certify(folder, [*read_probes(folder), *random_probes(edit.model, prompts)[1:]])
     return certificate, Replay(len(expected), len(same), 0.0, 0)
@@ -190,11 +192,11 @@ class GgufEdit:
         if plan.untie and not file.has_unembedding:
             raise edit._tied()
         kinds = {name: _kind(file.tensors[edit.stored[name]], options.dtype) for name in pieces}
-        changed = {}
+        changed = dict[str, list[str]]()
         for name, kind in kinds.items():
             if (before := file.tensors[edit.stored[name]].tensor_type) != kind:
                 changed.setdefault(f"{before.name} as {kind.name}", []).append(edit.stored[name])
-        notes = tuple(f"written in another type, {kinds}: {', '.join(names)}" for kinds, names in changed.items())
+        notes = tuple(f"written in another type, {types}: {', '.join(names)}" for types, names in changed.items())
         return replace(edit, plan=replace(plan, warning="", notes=notes), kinds=kinds)
 
     @cached_property
@@ -255,7 +257,8 @@ class GgufEdit:
         from gguf import dequantize, quantize
 
         kind = self.kinds[name]
-        data = quantize(self.layouts[name](tensor.float()).contiguous().numpy(), kind)
+        with np.errstate(over="ignore"):  # refused below, by name
+            data = quantize(self.layouts[name](tensor.float()).contiguous().numpy(), kind)
         if not torch.from_numpy(dequantize(data, kind)).isfinite().all():
             raise InterpError(f"{self.stored[name]} would hold infinite values in {kind.name}; choose dtype float32")
         return data

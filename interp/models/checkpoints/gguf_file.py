@@ -199,7 +199,8 @@ class GgufFile:
                 writer.add_key_value(field.name, field.contents(), field.types[0], inner)
         for key, text in notes.items():
             writer.add_string(key, text)
-        tensors = {name: (tensor.data, tensor.tensor_type) for name, tensor in self.tensors.items()} | edited
+        tensors = {name: (tensor.data, tensor.tensor_type) for name, tensor in self.tensors.items()}
+        tensors |= edited
         for name, (values, kind) in tensors.items():
             writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, kind)
         writer.write_header_to_file()

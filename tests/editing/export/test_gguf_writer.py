@@ -198,7 +198,7 @@ def test_bad_input_is_refused_by_name_and_leaves_nothing(tiny, tmp_path, run):
         export_gguf(RECIPE, base, tmp_path / "edited")
     with pytest.raises(InterpError, match=r"streamed, shard_size|shard_size, streamed"):
         ExportOptions(form="gguf", streamed=True, shard_size=10)
-    big = Recipe([("mlp_out.1", LowRank(1e5 * ROWS[:1], ROWS[:1], torch.zeros(1)))])
+    big = Recipe([("mlp_out.1", LowRank(torch.eye(32)[:1], 1e7 * ROWS[:1], torch.zeros(1)))])
     with pytest.raises(InterpError, match=r"infinite values in F16; choose dtype float32"):
         export_gguf(big, tiny_gguf.write(tiny("llama"), tmp_path / "f16.gguf", kind="F16"), tmp_path / "big")
     assert {path.name for path in tmp_path.iterdir()} == {"base.gguf", "parts.gguf", "f16.gguf", "edited"}
