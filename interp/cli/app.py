@@ -64,11 +64,25 @@ def demo_command(
     search.run_file(str(files("interp.pipeline") / "demo.yaml"), [f"seed={seed}"], out, as_json, resume)
 
 
-def doctor_command(as_json: Json = False) -> None:
-    """Report versions, threads and devices, and check that the bundled organism loads and answers."""
-    from interp.pipeline.doctor import diagnose
+def doctor_command(
+    settings: Annotated[list[str] | None, typer.Argument(help="changes of the plan, such as machines.count=2")] = None,
+    plan: Annotated[Path | None, typer.Option(help="YAML file of jobs: what they need on which machines")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report versions, threads and devices, and check that the bundled organism loads and answers.
 
-    print_values(as_json, diagnose())
+    With --plan: memory, disk, time and cost of jobs, with the arithmetic.
+    """
+    from interp.pipeline.doctor import diagnose
+    from interp.pipeline.job_plan import JobPlan
+
+    if plan is None:
+        print_values(as_json, diagnose())
+        return
+    rows = JobPlan.read(plan, settings or []).figures()
+    if not as_json:
+        rows = [{name: row[name] for name in ("job", "figure", "value", "basis", "formula")} for row in rows]
+    print_table(as_json, rows, str(plan), narrow=True)
 
 
 def list_command(folder: Folder = Path("runs"), as_json: Json = False) -> None:

@@ -6,6 +6,7 @@ In reading order:
 - `materials`: its data, split so that nothing is evaluated on what it was fitted or chosen on
 - `runs`: the folders that experiments write; list, read, compare and clear them
 - `doctor`: versions, threads, devices and a check of the bundled organism, for bug reports
+- `job_plan`: memory, disk, time and cost of large jobs on given machines
 """
 
 from interp.core.lazy import lazy_exports

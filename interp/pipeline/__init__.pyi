@@ -3,6 +3,7 @@ from .experiment import DictionarySettings as DictionarySettings
 from .experiment import Experiment as Experiment
 from .experiment import SearchSettings as SearchSettings
 from .experiment import run_experiment as run_experiment
+from .job_plan import JobPlan as JobPlan
 from .materials import DataSettings as DataSettings
 from .materials import Materials as Materials
 from .materials import gather_materials as gather_materials
