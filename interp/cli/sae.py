@@ -70,6 +70,7 @@ class TrainOptions(Config):
     beside: Path | None = Field(None, description="second model's store of the same tokens (for a crosscoder of both)")
     run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run resumes")
     checkpoint_every: int = Field(500, description="steps between the checkpoints of a run")
+    processes: int = Field(1, description="processes that share the latents (needs --run)")
     overwrite: bool = Field(False, description="replace an autoencoder at --out, and start a run at --run anew")
     verify: bool = Field(True, description="verify the store's checksums first")
     model: str | None = Field(None, description="refuse a store that was not harvested from this model")
@@ -97,8 +98,11 @@ def train_command(
     from interp.activations.paired_store import PairedStore
     from interp.activations.store import Store
     from interp.models.loading import load
+    from interp.sae.coder import SparseAutoencoder
     from interp.sae.config import SaeConfig
     from interp.sae.file_formats import CARD
+    from interp.sae.training.latent_shard import launch
+    from interp.sae.training.run_folder import last_point
     from interp.sae.training.trainer import train
 
     require_free(options.out, CARD, options.overwrite)
@@ -106,17 +110,22 @@ def train_command(
     activations = Store.open(store, options.verify)
     if options.model:
         activations.require(load(options.model))
-    trained = train(
-        PairedStore(activations, Store.open(options.beside, options.verify)) if options.beside else activations,
-        options.site,
-        config,
-        writes=options.writes or None,
-        folder=options.run,
-        checkpoint_every=options.checkpoint_every,
-        device=device or "cpu",
-        overwrite=options.overwrite,
-    )
-    sae, last = trained.sae, trained.history[-1]
+    if options.processes == 1:
+        trained = train(
+            PairedStore(activations, Store.open(options.beside, options.verify)) if options.beside else activations,
+            options.site,
+            config,
+            writes=options.writes or None,
+            folder=options.run,
+            checkpoint_every=options.checkpoint_every,
+            device=device or "cpu",
+            overwrite=options.overwrite,
+        )
+        sae, last = trained.sae, trained.history[-1]
+    else:
+        shared = {"site", "writes", "beside", "run", "checkpoint_every", "overwrite"}
+        launch(options.processes, store, settings or [], device=device, **options.model_dump(include=shared))
+        sae, last = SparseAutoencoder.load(f"{options.run}/sae"), last_point(f"{options.run}")
     sae.save(options.out, options.overwrite)
     metrics = {"tokens": last.tokens, "fvu": last.fvu, "l0": last.l0, "dead": last.dead}
     print_values(as_json, _description(sae, options.out) | metrics)

@@ -10,6 +10,7 @@ from .nonlinearities import TopK as TopK
 from .similarity import match_decoders as match_decoders
 from .training.bundle import TrainingPlan as TrainingPlan
 from .training.fine_tuning import finetune as finetune
+from .training.latent_shard import process_group as process_group
 from .training.trainer import TrainedSae as TrainedSae
 from .training.trainer import tracker as tracker
 from .training.trainer import train as train

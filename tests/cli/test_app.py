@@ -78,21 +78,20 @@ def test_options_are_frozen():
         "runs compare": ["--json", "paths"],
         "runs gc": ["--json", "--yes", "folder"],
         "harvest": [
-            "--adapter", "--append", "--batch-size", "--bos", "--context", "--date", "--device", "--dtype", "--field",
-            "--json", "--keep", "--out", "--overwrite", "--sites", "--skip-bad", "--template", "--text", "--tokens",
-            "model",
+            "--append", "--batch-size", "--bos", "--context", "--date", "--device", "--dtype", "--field", "--json",
+            "--keep", "--out", "--overwrite", "--sites", "--skip-bad", "--template", "--text", "--tokens", "model",
         ],
         "lens read": [
-            "--accept", "--adapter", "--as-chat", "--colour", "--date", "--device", "--json", "--kind", "--lens",
-            "--page", "--sites", "--template", "--text", "--top", "model",
+            "--accept", "--as-chat", "--colour", "--date", "--device", "--json", "--kind", "--lens", "--page",
+            "--sites", "--template", "--text", "--top", "model",
         ],
         "lens fit": [
             "--batch-size", "--device", "--held-out", "--json", "--kind", "--lr", "--out",
             "--prompts", "--sites", "--steps", "--store", "--text", "model",
         ],
         "sae train": [
-            "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--run",
-            "--site", "--verify", "--writes", "settings", "store",
+            "--beside", "--checkpoint-every", "--device", "--json", "--model", "--out", "--overwrite", "--processes",
+            "--run", "--site", "--verify", "--writes", "settings", "store",
         ],
         "sae bench": [
             "--control-tokens", "--device", "--items", "--json", "--ks", "--model", "--out", "--parts", "--quick",
@@ -120,23 +119,22 @@ def test_options_are_frozen():
         "recipe build": ["--device", "--json", "--model", "--out", "file", "overrides"],
         "recipe show": ["--json", "folder"],
         "find": [
-            "--adapter", "--columns", "--contrast", "--data", "--date", "--device", "--force", "--items", "--json",
-            "--method", "--out", "--page", "--pairs", "--position", "--protect", "--sae", "--seed", "--sites",
-            "--skip-bad", "--suite", "--template", "--try", "model",
+            "--columns", "--contrast", "--data", "--date", "--device", "--force", "--items", "--json", "--method",
+            "--out", "--page", "--pairs", "--position", "--protect", "--sae", "--seed", "--sites", "--skip-bad",
+            "--suite", "--template", "--try", "model",
         ],
         "export": [
-            "--adapter", "--approximate", "--base", "--compensate", "--depth", "--dequantise", "--distil", "--dry-run",
-            "--dtype", "--form", "--json", "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite",
-            "--policy", "--prompts", "--protect", "--push", "--rank", "--recipe", "--rehost", "--require",
-            "--reviewer", "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo",
-            "model",
+            "--approximate", "--compensate", "--depth", "--dequantise", "--distil", "--dry-run", "--dtype",
+            "--form", "--json", "--keep-norms", "--keep-tied", "--leave-embedding", "--out", "--overwrite",
+            "--policy", "--prompts", "--protect", "--rank", "--recipe", "--rehost", "--require", "--reviewer",
+            "--safeguard", "--shard-size", "--sign", "--steps", "--streamed", "--trust-base", "--undo", "model",
         ],
         "undo": ["--json", "--out", "folder"],
-        "verify": ["--adapter", "--base", "--json", "--key", "--prompts", "folder"],
+        "verify": ["--base", "--json", "--key", "--prompts", "folder"],
         "audit": [
-            "--adapter", "--base", "--baselines", "--cache", "--data", "--date", "--device", "--dtype",
-            "--instruction", "--items", "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe",
-            "--seed", "--stress", "--stress-file", "--suite", "--template", "model",
+            "--base", "--baselines", "--cache", "--data", "--date", "--device", "--dtype", "--instruction", "--items",
+            "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe", "--seed", "--stress",
+            "--stress-file", "--suite", "--template", "model",
         ],
         "gate": [
             "--base", "--checkpoint", "--depth", "--json", "--key", "--policy", "--reviewer", "--safeguard", "file",
@@ -146,16 +144,16 @@ def test_options_are_frozen():
         ],
         "report sign": ["--dissent", "--json", "--key", "--reviewer", "--statement", "folder"],
         "graph": [
-            "--adapter", "--as-chat", "--date", "--device", "--edge-share", "--features", "--json", "--label",
-            "--memory", "--node-share", "--out", "--prompt", "--rules", "--target", "--template", "--text", "--tokens",
+            "--as-chat", "--date", "--device", "--edge-share", "--features", "--json", "--label", "--memory",
+            "--node-share", "--out", "--prompt", "--rules", "--target", "--template", "--text", "--tokens",
             "--transcoders", "model",
         ],
         "patch": [
-            "--adapter", "--align-ends", "--by", "--correction", "--date", "--device", "--drop", "--json", "--method",
-            "--metric", "--noise", "--out", "--page", "--pairs", "--positions", "--sae", "--sites", "--steps",
-            "--template", "--top", "model",
+            "--align-ends", "--by", "--correction", "--date", "--device", "--drop", "--json", "--method", "--metric",
+            "--noise", "--out", "--page", "--pairs", "--positions", "--sae", "--sites", "--steps", "--template",
+            "--top", "model",
         ],
-        "doctor": ["--json"],
+        "doctor": ["--json", "--plan", "settings"],
     }  # fmt: skip
 
 

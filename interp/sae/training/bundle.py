@@ -17,6 +17,7 @@ from interp.core.errors import InterpError
 from interp.sae.coder import SparseAutoencoder, require_k
 from interp.sae.config import SaeConfig
 from interp.sae.training.gradients import GradientStep
+from interp.sae.training.latent_shard import LatentShard
 from interp.sae.training.standardisation import Standardisation, geometric_median
 from interp.sae.training.state import TrainingState
 
@@ -47,7 +48,15 @@ class TrainingPlan(Displayed):
 class Member:
     """A plan in training, and the columns that it reads and writes."""
 
-    def __init__(self, plan: TrainingPlan, places: Sequence[SiteColumns], source: ActivationSource, device: str):
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        places: Sequence[SiteColumns],
+        source: ActivationSource,
+        device: str,
+        shard: LatentShard,
+    ):
+        shard.require(plan.config)
         self.plan, self.reads = plan, source.places(plan.reads)
         self.writes = self.reads if plan.writes is None else source.places(plan.writes)
         self._read, self._written = (_columns(side, places) for side in (self.reads, self.writes))
@@ -55,7 +64,7 @@ class Member:
         readers = len(self.reads) if plan.config.layered else 1
         if readers > 1:
             self._require_layers(readers)
-        self.fit = TrainingState(plan.config, d_in, None if plan.writes is None else d_out, readers, device)
+        self.fit = TrainingState(plan.config, d_in, None if plan.writes is None else d_out, readers, device, shard)
 
     def _require_layers(self, readers: int) -> None:
         read, written = ([place.width for place in side] for side in (self.reads, self.writes))
@@ -92,7 +101,9 @@ class Member:
 class Bundle:
     """Plans that train on the same batches, drawn with the first plan's seed."""
 
-    def __init__(self, source: ActivationSource, plans: Sequence[TrainingPlan], device: str):
+    def __init__(
+        self, source: ActivationSource, plans: Sequence[TrainingPlan], device: str, shard: LatentShard | None = None
+    ):
         if not plans:
             raise InterpError("no plans; expected at least one autoencoder to train")
         config = plans[0].config
@@ -102,14 +113,14 @@ class Bundle:
         if rows is not None and rows < config.batch_size:
             size = config.batch_size
             raise InterpError(f"{source} has {plural(rows, 'token')} to train on; expected a batch of {size} or more")
-        self.source, self.device = source, device
+        self.source, self.device, self.shard = source, device, shard or LatentShard()
         self.batch_size, self.total = config.batch_size, max(1, config.tokens // config.batch_size)
         self._seed = config.seed
         named = [site for plan in plans for side in (plan.reads, plan.writes or ()) for site in parse_sites(side)]
         self._sites = list(dict.fromkeys(named))
         self._places = source.places(self._sites)
         self._widths = tuple(place.width for place in self._places)
-        self.members = [Member(plan, self._places, source, device) for plan in plans]
+        self.members = [Member(plan, self._places, source, device, self.shard) for plan in plans]
         self._scaling: Standardisation | None = None
 
     @property

@@ -21,7 +21,8 @@ batch.
 5. Products may be in bfloat16 (`compute`); errors and the weights themselves stay float32.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,9 +33,11 @@ from torch.nn.functional import linear, normalize
 from interp.sae.code import Code, bag_sums, pre_activations
 from interp.sae.config import SaeConfig
 from interp.sae.training.kinds import KINDS, RANKED, Extra, Kind, KindName
-from interp.sae.training.selection import above, largest
+from interp.sae.training.latent_shard import LatentShard
+from interp.sae.training.selection import above
 
 _ROWS = 512
+_WHOLE = LatentShard()
 # Above this share of entries, dense products are faster than bags; sooner in bfloat16, which is used where products
 # are fast.
 _CROWDED = {torch.bfloat16: 0.03, torch.float32: 0.05}
@@ -55,17 +58,33 @@ class Weights:
     W_skip: Float[Tensor, "d_out d_in"] | None = None
 
     @classmethod
-    def initial(cls, config: SaeConfig, d_in: int, d_out: int | None = None, groups: int = 1) -> "Weights":
+    def initial(
+        cls,
+        config: SaeConfig,
+        d_in: int,
+        d_out: int | None = None,
+        groups: int = 1,
+        shard: LatentShard = _WHOLE,
+    ) -> "Weights":
         """Random unit rows and zero biases. Encoder and decoder rows are equal, unless `d_out` makes it a transcoder.
 
         Where nothing limits how many latents fire, half of them fire at first: the encoder's rows are shortened so
         that together they reconstruct an input once, not many times over.
         """
-        d_sae, generator = config.d_sae, torch.Generator().manual_seed(config.seed)
-        read = normalize(torch.randn(d_sae, d_in // groups, generator=generator), dim=1)
-        written = read if d_out is None else torch.randn(d_sae, d_out, generator=generator)
+        d_sae, generator = shard.rows(config.d_sae), torch.Generator().manual_seed(config.seed)
+
+        def drawn(width: int) -> Tensor:
+            # One shard after the other, which are the numbers of one draw where a shard has a multiple of 16 of them.
+            for number in range(shard.size):
+                part = torch.randn(d_sae, width, generator=generator)
+                if number == shard.rank:
+                    rows = part
+            return rows
+
+        read = normalize(drawn(d_in // groups), dim=1)
+        written = read if d_out is None else drawn(d_out)
         extra = {name: torch.full((d_sae,), start) for name, start in KINDS[config.kind].extra.items()}
-        length = 1.0 if config.kind in RANKED else min(1.0, 2 * d_in / d_sae)
+        length = 1.0 if config.kind in RANKED else min(1.0, 2 * d_in / config.d_sae)
         width = written.shape[1]
         W_skip = torch.zeros(width, d_in) if config.skip else None
         rows = normalize(causal(written, groups), dim=1)
@@ -82,11 +101,15 @@ class Weights:
         plain = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec, **self.extra}
         return plain if self.W_skip is None else plain | {"W_skip": self.W_skip}
 
+    @classmethod
+    def of(cls, named: Mapping[str, Tensor]) -> "Weights":
+        """The weights from `named`."""
+        plain = {name: x for name, x in named.items() if name in cls.__dataclass_fields__}
+        return cls(**plain, extra={name: x for name, x in named.items() if name not in plain})
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
         """The weights with a function applied to each tensor."""
-        extra = {name: change(x) for name, x in self.extra.items()}
-        skip = None if self.W_skip is None else change(self.W_skip)
-        return Weights(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec), extra, skip)
+        return self.of({name: change(x) for name, x in self.named.items()})
 
 
 def causal(W_dec: Tensor, groups: int) -> Tensor:
@@ -141,10 +164,12 @@ def gradients(
     aux: Auxiliary | None = None,
     guess: float | None = None,
     target: Float[Tensor, "batch d_out"] | None = None,
+    shard: LatentShard = _WHOLE,
 ) -> GradientStep:
     """Loss and gradients for a batch of standardised activations, with a target for a transcoder.
 
-    `guess` is a lower bound for BatchTopK's smallest value; a wrong one costs time and changes nothing.
+    `guess` is a lower bound for BatchTopK's smallest value; a wrong one costs time and changes nothing. Weights,
+    gradients and counts are those of the shard's latents; loss and error are those of all.
     """
     low = weights.map(lambda x: x.to(objective.compute))
     y = x if target is None else target
@@ -152,13 +177,13 @@ def gradients(
     inputs = (x - weights.b_dec if target is None else x).to(objective.compute).contiguous()
     if low.W_skip is not None:
         y = y - linear(inputs, low.W_skip)
-    batch = _Batch(weights, low, y, inputs, objective, scale)
+    batch = _Batch(weights, low, y, inputs, objective, scale, shard)
     main, dead = _chosen(batch, aux, guess)
     step = batch.dense() if main is None else batch.sparse(main)
     if aux is not None and dead is not None:
         step = _aided(batch, step, dead, aux)
     if target is None:
-        step.gradients.b_dec.sub_(step.gradients.b_enc @ weights.W_enc)  # the encoder reads x - b_dec
+        step.gradients.b_dec.sub_(shard.sum(step.gradients.b_enc @ weights.W_enc))  # the encoder reads x - b_dec
     causal(step.gradients.W_dec, batch.readers)
     return step
 
@@ -170,40 +195,45 @@ def _aided(batch: "_Batch", step: GradientStep, dead: Code, aux: Auxiliary) -> G
         return step
     scale = aux.weight / missed
     objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
-    auxiliary = _Batch(batch.weights, batch.low, target, batch.inputs, objective, scale).sparse(dead)
+    auxiliary = replace(batch, target=target, objective=objective, scale=scale).sparse(dead)
     main, more = step.gradients, auxiliary.gradients
     total = replace(main, W_enc=main.W_enc + more.W_enc, b_enc=main.b_enc + more.b_enc, W_dec=main.W_dec + more.W_dec)
     return replace(step, loss=step.loss + auxiliary.loss, gradients=total)
 
 
+def _count(x: Tensor) -> Tensor:
+    return torch.tensor(len(x), device=x.device)
+
+
 def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[Code | None, Code | None]:
     """The entries of the objective, None if they are too many to list, and those of the auxiliary loss."""
-    objective, floor = batch.objective, guess
+    objective, shard, floor = batch.objective, batch.shard, guess
     main: list[Code] | None = []
     dead: list[Code] = []
     for u in batch.pre_activations():
         if main is not None and objective.kind == "topk":
-            main.append(Code.of_rows(*largest(u, objective.k)))
+            main.append(shard.largest(u, objective.k))
         elif main is not None and objective.kind == "batchtopk":
             if floor is None:
-                floor = float(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min())
+                floor = float(shard.least(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min()))
             main.append(Code(*above(u, torch.tensor(floor)), len(u)))
         elif main is not None:
             near = above(u, batch.kind.floor(batch.weights.extra), int(_CROWDED[u.dtype] * u.numel()))
             main = None if near is None else [*main, Code(*near, len(u))]
         if main is None and aux is None:
-            return None, None  # dense products compute all pre-activations themselves
+            break  # dense products compute all pre-activations themselves
         if aux is not None:
-            code = Code.of_rows(*largest(u[:, aux.dead], min(aux.k, len(aux.dead))))
+            code = shard.largest(u[:, aux.dead], aux.k)
             dead.append(replace(code, latents=aux.dead[code.latents]))
+    if objective.kind not in RANKED and not shard.least(torch.tensor(main is not None, device=u.device, dtype=u.dtype)):
+        main = None  # too many for one of the processes
     entries = None if main is None else Code.joined(main)
     if objective.kind == "batchtopk" and entries is not None:
         count = objective.k * len(batch.inputs)
-        if len(entries.values) < count and floor is not None and floor > 0:
+        if floor is not None and floor > 0 and int(shard.sum(_count(entries.values))) < count:
             # The guess was too high: without one, or with a lower one, all entries are seen.
             return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
-        if len(entries.values) > count:
-            entries = entries.pick(largest(entries.values[None], count)[1][0])
+        entries = shard.top(entries, count)
     return entries, Code.joined(dead) if dead else None
 
 
@@ -217,6 +247,7 @@ class _Batch:
     inputs: Float[Tensor, "batch d_in"]
     objective: Objective
     scale: float
+    shard: LatentShard
 
     @property
     def readers(self) -> int:
@@ -236,11 +267,12 @@ class _Batch:
 
     def sparse(self, entries: Code) -> GradientStep:
         """The step, from the listed entries."""
-        n, prefixes = len(self.inputs), self.objective.prefixes or (len(self.low.b_enc),)
+        d_sae = len(self.low.b_enc)
+        n, prefixes = len(self.inputs), self.objective.prefixes or (d_sae,)
         bags = entries.tokens
         if len(prefixes) > 1:
             bounds = torch.tensor(prefixes, device=bags.device)
-            bags = torch.bucketize(entries.latents, bounds, right=True) * n + bags
+            bags = torch.bucketize(entries.latents + self.shard.rank * d_sae, bounds, right=True) * n + bags
             order = bags.argsort(stable=True)
             entries, bags = entries.pick(order), bags[order]
         u = entries.values.float()
@@ -252,12 +284,20 @@ class _Batch:
         if self.objective.kind == "gated":
             gate_error, _, d_gate = self._decoded(self.kind.penalty(u, extra), entries, bags, len(prefixes))
             loss, weight = loss + self.scale * gate_error.square().sum((1, 2)).mean(), weight + d_gate
-        loss = loss + self.penalty_weight * self.kind.penalty(u, extra).sum()
+        loss = loss + self._penalty(u, extra)
         d_u, d_extra = self.kind.slopes(u, extra, d_values, weight)
         slopes = self._weight_gradients(entries, bags, d_u, values, pull, d_extra)
-        fired = torch.bincount(entries.latents[values > 0], minlength=len(self.low.b_enc))
-        lowest = float(entries.values.min()) if len(entries.values) else 0.0
+        fired = torch.bincount(entries.latents[values > 0], minlength=d_sae)
+        lowest = 0.0
+        if self.objective.kind == "batchtopk" and self.objective.k:
+            least = entries.values.min() if len(entries.values) else u.new_full((), math.inf)
+            lowest = float(self.shard.least(least.float()))
         return GradientStep(losses[-1], loss, slopes, fired, error[-1], lowest)
+
+    def _penalty(self, u: Tensor, extra: Extra) -> Tensor | float:
+        """What the sparsity of these entries adds to the loss."""
+        weight = self.penalty_weight
+        return self.shard.sum(weight * self.kind.penalty(u, extra).sum()) if weight else 0.0
 
     def _decoded(
         self, values: Tensor, entries: Code, bags: Tensor, groups: int
@@ -267,7 +307,7 @@ class _Batch:
         with torch.enable_grad():
             low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
             sums = bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
-        decoded = sums.detach().float().view(groups, n, width)
+        decoded = self.shard.sum(sums.detach().float()).view(groups, n, width)
         error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.target)
         pull = (2 * self.scale / groups) * error
         if groups > 1:  # a group's output is part of every later prefix as well
@@ -336,13 +376,13 @@ class _Batch:
             for name, slope in d_extra.items():
                 total.extra[name].add_(slope.sum(0))
             fired += (values > 0).sum(0)
-            loss = loss + weight * penalty.sum()
+            loss = loss + self._penalty(u, extra)
             errors.append(error)
         error = torch.cat(errors)
         fvu = self.scale * error.square().sum()
         return GradientStep(fvu, loss + fvu, total, fired, error)
 
     def _decoded_densely(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        error = (values.to(self.low.W_dec.dtype) @ self.low.W_dec).float() - target
+        error = self.shard.sum((values.to(self.low.W_dec.dtype) @ self.low.W_dec).float()) - target
         pull = (2 * self.scale * error).to(self.low.W_dec.dtype)
         return error, pull, linear(pull, self.low.W_dec).float()

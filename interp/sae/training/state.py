@@ -2,9 +2,7 @@
 
 1. `TrainingState.update` takes one Adam step on the gradients of `gradients`. Decoder gradients are made tangent to the
    unit sphere and rows are normalised again.
-2. `SteeredPenalty` moves the weight of a sparsity penalty so that a given number of latents fire per token. All
-   thresholds of a JumpReLU autoencoder are moved together as well, by what the penalty has left, unless latents are
-   resampled.
+2. `SteeredPenalty` moves the weight of a sparsity penalty so that a given number of latents fire per token.
 3. `product_dtype` decides the type of matrix products. Processors with matrix units for bfloat16 are several times as
    fast in it; those without can be half as fast as in float32, for less precision.
 4. `folded` writes standardisation and kind into the tensors of the result.
@@ -27,12 +25,12 @@ from interp.sae.file_formats import unit_rows
 from interp.sae.nonlinearities import JumpReLU, TopK
 from interp.sae.training.gradients import Auxiliary, GradientStep, Objective, Weights, causal, gradients
 from interp.sae.training.kinds import KINDS, RANKED
+from interp.sae.training.latent_shard import LatentShard
 from interp.sae.training.standardisation import Standardisation
 
 _INTEGRAL = 0.02  # per step, on logarithms
 _PROPORTIONAL = 1.5
 _RAMP = 0.3  # share of the steps in which the target sinks
-_DIRECT = 0.05  # per step, on logarithms of thresholds
 _ROWS, _WIDTH, _COLUMNS, _TRIES = 256, 512, 2048, 5  # of the product that is timed
 _POINTS = 50
 _DENSITY_SHARE = 0.2
@@ -60,18 +58,14 @@ class SteeredPenalty:
         self.k, self._integral, self._least = k, math.log(self.weight), math.log(self.weight / 1000)
         self._first: float | None = None
 
-    def update(self, l0: float, share: float) -> float:
-        """Take in a batch's mean number of latents per token, `share` of the way through training.
-
-        Returns the logarithm of that number by the target, at most 1 either way.
-        """
+    def update(self, l0: float, share: float) -> None:
+        """Take in a batch's mean number of latents per token, `share` of the way through training."""
         self._first = max(l0, self.k) if self._first is None else self._first
         ahead = max(0.0, 1 - share / _RAMP)
         target = (1 - ahead) * math.log(self.k) + ahead * math.log(self._first)
         error = max(-1.0, min(1.0, math.log(max(l0, 1e-3)) - target))
         self._integral = max(self._least, self._integral + _INTEGRAL * error)
         self.weight = math.exp(self._integral + _PROPORTIONAL * error)
-        return error
 
     def state(self) -> dict[str, float | None]:
         """What another controller needs to continue from here."""
@@ -125,23 +119,38 @@ class ProgressPoint:
 
 
 class TrainingState:
-    """One autoencoder in training. `d_out` makes it a transcoder, `readers` counts the parts read separately."""
+    """One autoencoder in training, or a shard of it.
 
-    def __init__(self, config: SaeConfig, d_in: int, d_out: int | None = None, readers: int = 1, device: str = "cpu"):
-        self.config, self._autoencodes = config, d_out is None
-        start = Weights.initial(config, d_in, d_out, readers)
+    `d_out` makes it a transcoder, `readers` counts the parts read separately. Tensors are those of the shard's latents;
+    other numbers are those of all latents, and equal in all processes.
+    """
+
+    def __init__(
+        self,
+        config: SaeConfig,
+        d_in: int,
+        d_out: int | None = None,
+        readers: int = 1,
+        device: str = "cpu",
+        shard: LatentShard | None = None,
+    ):
+        self.config, self._autoencodes, self.shard = config, d_out is None, shard or LatentShard()
+        start = Weights.initial(config, d_in, d_out, readers, self.shard)
         self.weights = start.map(lambda x: x.to(device).contiguous())
-        self.products = product_dtype(getattr(torch, config.compute), torch.device(device))
+        products = product_dtype(getattr(torch, config.compute), torch.device(device))
+        lower = self.shard.least(torch.tensor(float(products != torch.float32), device=device))
+        self.products = products if lower else torch.float32  # in all processes the same
         self.optimiser = self._adam()
         self.rate = config.lr or 1e-3 * (4096 / config.d_sae) ** 0.5
         self.aux_k = config.aux_k or max(1, (d_out or d_in) // 2)
-        self.silent = torch.zeros(config.d_sae, dtype=torch.long, device=device)
+        self.silent = torch.zeros(self.shard.rows(config.d_sae), dtype=torch.long, device=device)
         self.penalty = SteeredPenalty(config.k, d_in, per_latent=config.kind == "jumprelu")
         self.threshold = 0.0  # of BatchTopK: running mean of the smallest value that a batch chose
         self.steps = 0
         self.history: list[ProgressPoint] = []
         self._recent: list[tuple[float, float, float]] = []
         self._fired, self._counted = torch.zeros_like(self.silent), 0
+        self._n_dead = 0
 
     def _adam(self) -> torch.optim.Adam:
         """Encoder biases may have their own learning rate: `share` of the others'."""
@@ -161,7 +170,8 @@ class TrainingState:
         if not self.steps and config.kind not in RANKED:
             self._open(x)
         objective = Objective(config.kind, config.k, self._sparsity(total), config.prefixes, self.products)
-        step = gradients(self.weights, x, objective, self._auxiliary(), self.threshold * _GUESS or None, target)
+        guess = self.threshold * _GUESS or None
+        step = gradients(self.weights, x, objective, self._auxiliary(), guess, target, self.shard)
         if math.isfinite(float(step.loss)):
             self._descend(step.gradients, rate)
             self.steps += 1
@@ -173,8 +183,11 @@ class TrainingState:
         return step
 
     def folded(self, reads: Standardisation, writes: Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
-        """The tensors for raw activations: with standardisation and kind folded in, and the nonlinearity."""
-        weights, kind = self.weights.map(lambda x: x.cpu()), KINDS[self.config.kind]
+        """The tensors for raw activations: with standardisation and kind folded in, and the nonlinearity.
+
+        All processes call it; those of all latents are in the first.
+        """
+        weights, kind = Weights.of(self.shard.whole(self.weights.named)).map(lambda x: x.cpu()), KINDS[self.config.kind]
         b_enc = weights.b_enc
         if self._autoencodes:
             b_enc = b_enc - weights.W_enc @ weights.b_dec
@@ -201,7 +214,7 @@ class TrainingState:
     @property
     def density(self) -> Float[Tensor, "d_sae"]:
         """Share of tokens on which each latent fires, in the last fifth of the steps."""
-        return (self._fired / max(1, self._counted)).cpu()
+        return (self.shard.whole({"fired": self._fired})["fired"] / max(1, self._counted)).cpu()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that another state of the same settings needs to continue from here: tensors, and plain values."""
@@ -231,13 +244,14 @@ class TrainingState:
             self.optimiser.state[tensor] = {key: tensors[f"{name}.{key}"].to(device) for key in keys}
         self.products = getattr(torch, plain["products"])  # a new measurement might differ
         self.steps, self.threshold, self._counted = plain["steps"], plain["threshold"], plain["counted"]
+        self._n_dead = int(self.shard.sum((self.silent >= self.config.dead_after).sum()))
         self._recent = [tuple(values) for values in plain["recent"]]
         self.penalty.restore(plain["penalty"])
         self.history = [ProgressPoint(**point) for point in plain["history"]]
 
     def _auxiliary(self) -> Auxiliary | None:
-        dead = self._dead()
-        return Auxiliary(dead, self.aux_k, self.config.aux_weight) if len(dead) and self.config.aux_weight else None
+        weight = self.config.aux_weight
+        return Auxiliary(self._dead(), self.aux_k, weight) if self._n_dead and weight else None
 
     def _dead(self) -> Tensor:
         return (self.silent >= self.config.dead_after).nonzero().squeeze(1)
@@ -250,8 +264,9 @@ class TrainingState:
         """
         sample = x[:_OPENED_ON] - self.weights.b_dec if self._autoencodes else x[:_OPENED_ON]
         u = pre_activations(sample, self.weights.W_enc, self.weights.b_enc).flatten()
-        firing = min(len(u), _OPEN * self.config.k * len(sample))
-        level = max(_LEAST, float(u.topk(firing, sorted=False).values.min()))
+        firing = min(len(u) * self.shard.size, _OPEN * self.config.k * len(sample))
+        own = u.topk(min(len(u), firing), sorted=False).values
+        level = max(_LEAST, float(self.shard.beside(own[None]).topk(firing, sorted=False).values.min()))
         bias, parameters = KINDS[self.config.kind].start(level)
         self.weights.b_enc.fill_(bias)
         for name, value in parameters.items():
@@ -279,21 +294,19 @@ class TrainingState:
 
     def _note(self, step: GradientStep, rate: float, sparsity: float, tokens: int, total: int) -> None:
         self.silent = torch.where(step.fired > 0, 0, self.silent + tokens)
-        l0 = int(step.fired.sum()) / tokens
+        counts = torch.stack([step.fired.sum(), (self.silent >= self.config.dead_after).sum()])
+        fired, self._n_dead = self.shard.sum(counts).tolist()
+        l0 = fired / tokens
         self._recent.append((float(step.loss), float(step.fvu), l0))
         if self.config.kind == "batchtopk":
             self.threshold += (1 if self.steps == 1 else _MEMORY) * (max(0.0, step.lowest) - self.threshold)
-        off = self.penalty.update(l0, self.steps / total)
-        steered = self.config.sparsity is None and not self.config.resample_every  # which makes the number jump
-        if self.config.kind == "jumprelu" and steered:
-            # The penalty reaches thresholds through the learning rate only, too slowly for a short training.
-            self.weights.extra["log_threshold"] += _DIRECT * off
+        self.penalty.update(l0, self.steps / total)
         if self.steps > total * (1 - _DENSITY_SHARE):
             self._fired, self._counted = self._fired + step.fired, self._counted + tokens
         if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:
             loss, fvu, l0 = (sum(column) / len(self._recent) for column in zip(*self._recent, strict=True))
             seen, penalty = self.steps * self.config.batch_size, 0.0 if self.config.kind in RANKED else sparsity
-            self.history.append(ProgressPoint(seen, loss, fvu, l0, len(self._dead()), rate, penalty))
+            self.history.append(ProgressPoint(seen, loss, fvu, l0, self._n_dead, rate, penalty))
             self._recent = []
 
     def _resample(self, x: Tensor, step: GradientStep) -> None:
@@ -325,7 +338,7 @@ class TrainingState:
             state["exp_avg"][dead] = 0
             # Zero would make the first step of each latent dozens of times too long.
             state["exp_avg_sq"][dead] = state["exp_avg_sq"][living].mean(0)
-        self.silent[dead] = 0
+        self.silent[dead] = self._n_dead = 0
 
 
 def _schedule(step: int, total: int, config: SaeConfig) -> float:

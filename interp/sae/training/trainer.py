@@ -39,6 +39,7 @@ from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training.bundle import Bundle, Member, TrainingPlan
 from interp.sae.training.gradients import GradientStep
+from interp.sae.training.latent_shard import LatentShard
 from interp.sae.training.run_folder import TrainingReport, TrainingRun
 from interp.sae.training.state import ProgressPoint
 
@@ -122,6 +123,7 @@ def train_all(
     callbacks: Sequence[Callback] = (),
     device: str = "cpu",
     overwrite: bool = False,
+    shard: LatentShard | None = None,
 ) -> list[TrainedSae]:
     """Train several autoencoders in one pass over a source; sites, widths and kinds may differ.
 
@@ -138,9 +140,10 @@ def train_all(
             true, such as `LiveCurves`, also gets the stored points of a run that is continued or read.
         device: Where to train.
         overwrite: Start anew in a folder that holds an earlier run, which is removed once the plans fit the source.
+        shard: This process's part of the latents, where several processes train together (`process_group`).
 
     Returns:
-        One result per plan, in their order.
+        One result per plan, in their order; of several processes, the first has them and the others none.
 
     Raises:
         InterpError: A site is missing, k does not fit, plans do not share their batches, the source has fewer tokens
@@ -156,14 +159,14 @@ def train_all(
         >>> [str(trained.sae) for trained in train_all(stream, plans)]
         ['autoencoder of resid_post.1', 'transcoder from resid_post.1 to mlp_out.1']
     """
-    bundle = Bundle(source, plans, device)
+    bundle = Bundle(source, plans, device, shard)
     if folder is None:
         with on_interrupt("nothing of the training is kept; with folder=… the same call would continue it"):
             return _train(bundle, None, callbacks)
     going_on = f"the same call{' without overwrite' if overwrite else ''} continues from the newest checkpoint"
     with (
         on_interrupt(f"{going_on} in {folder}"),
-        TrainingRun.opened(folder, bundle.record(), checkpoint_every, overwrite) as run,
+        TrainingRun.opened(folder, bundle.record(), checkpoint_every, overwrite, shard) as run,
     ):
         return _train(bundle, run, callbacks)
 
@@ -175,12 +178,14 @@ def _train(bundle: Bundle, run: TrainingRun | None, callbacks: Sequence[Callback
     if bundle.steps < bundle.total:
         with _determinism(bundle.members[0].plan.config.deterministic):
             _steps(bundle, run, callbacks)
-    elif run is not None:
+    elif run is not None and not bundle.shard.rank:
         note(f"opened the finished run in {run.folder}; overwrite=True trains anew")
     trained = [
         TrainedSae(member.sae(bundle.scaling), tuple(member.fit.history), member.fit.density)
         for member in bundle.members
     ]
+    if bundle.shard.rank:
+        return []
     if run is not None:
         run.finish([result.sae for result in trained])
     return displayed(trained)
@@ -253,7 +258,7 @@ class _DivergenceWatch:
     def point(self, point: ProgressPoint) -> None:
         """Warn, once, about too many dead latents."""
         d_sae = self._config.d_sae
-        if point.dead > self._config.dead_limit * d_sae and not self._warned:
+        if point.dead > self._config.dead_limit * d_sae and not self._warned and not self._fit.shard.rank:
             self._warned = True
             warnings.warn(
                 f"{point.dead:,} of {d_sae:,} latents are dead after {point.tokens:,} tokens; lower lr or d_sae, or "

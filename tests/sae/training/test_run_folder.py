@@ -1,6 +1,7 @@
 """A run folder: killed at any moment and continued to the same bits, or refused with the reason."""
 
 import json
+import resource
 import time
 import warnings
 
@@ -8,6 +9,8 @@ import processes
 import pytest
 import torch
 from planted import SITE, write_store
+from safetensors.torch import load_file
+from shards import together
 
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder
@@ -15,10 +18,13 @@ from interp.sae import TrainingPlan
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training import state
+from interp.sae.training.latent_shard import LatentShard
+from interp.sae.training.run_folder import TrainingRun, read_shards
 from interp.sae.training.trainer import train, train_all
 
 CONFIG = SaeConfig(d_sae=64, k=3, batch_size=256, tokens=20_000, lr=1e-2, kind="batchtopk", dead_after=2_000)
 SHORT = CONFIG.model_copy(update={"tokens": 5_000})
+SHARDED = SHORT.model_copy(update={"dead_after": 1_000, "aux_weight": 0.1})
 
 
 class _Stopped(Exception):
@@ -245,3 +251,60 @@ def test_many_dead_latents_are_told_once(planted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(planted, SITE, CONFIG)
+
+
+def test_a_run_goes_on_with_any_number_of_processes(planted, tmp_path):
+    """With the same number to the same bits, with another to the same curve."""
+    plans = [TrainingPlan(SITE, SHARDED)]
+
+    def stopped(name, shard=None):
+        with pytest.raises(_Stopped):
+            train_all(planted, plans, tmp_path / name, 5, [_stop_at(14)], shard=shard)
+
+    def work(shard):
+        results = train_all(planted, plans, tmp_path / "straight", 5, shard=shard)
+        stopped("two-two", shard)
+        stopped("two-one", shard)
+        for name in ("two-two", "one-two"):
+            results += train_all(planted, plans, tmp_path / name, 5, shard=shard)
+        return [(result.sae.tensors(), result.history, result.density) for result in results]
+
+    stopped("one-two")
+    (straight, same, more), _ = together(work, tmp_path)
+    assert all(torch.equal(same[0][name], tensor) for name, tensor in straight[0].items())
+    assert same[1] == straight[1]
+    assert torch.equal(same[2], straight[2])
+    fewer = train_all(planted, plans, tmp_path / "two-one", 5)[0]
+    for tensors, history in ((more[0], more[1]), (fewer.sae.tensors(), fewer.history)):
+        assert [point.loss for point in history] == pytest.approx([point.loss for point in straight[1]], rel=1e-5)
+        for name, tensor in straight[0].items():
+            torch.testing.assert_close(tensors[name], tensor, atol=1e-5, rtol=1e-5)
+    assert [file.name for file in (tmp_path / "two-two/checkpoints").iterdir()] != []
+    for folder in (tmp_path / "two-two/checkpoints").iterdir():  # no latent is in two files
+        files = [load_file(file) for file in folder.glob("*.safetensors")]
+        assert [len(tensors["0.W_enc"]) for tensors in files] == [32, 32]
+
+
+def test_a_process_that_cannot_write_fails_all_and_keeps_the_checkpoint_before(tmp_path):
+    rows = torch.arange(8000.0).view(4, 2000)
+
+    def work(shard):
+        local = {"0.W_enc": rows.chunk(2)[shard.rank], "mean": torch.ones(3)}
+        with TrainingRun.opened(tmp_path / "run", {}, 1, shard=shard) as run:
+            run.checkpoint(1, local, {"a": 1})
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if shard.rank:  # no space for its file
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            with pytest.raises(InterpError, match=r"writing failed .* the checkpoint before it is kept"):
+                run.checkpoint(2, local, {"a": 2})
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            kept = run.last_checkpoint().name
+            run.checkpoint(3, local, {"a": 3})
+            return kept
+
+    assert together(work, tmp_path) == ["step-00000001", "step-00000001"]
+    folder = tmp_path / "run/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000003"]
+    tensors = read_shards(folder / "step-00000003", LatentShard())
+    assert torch.equal(tensors["0.W_enc"], rows)
+    assert torch.equal(tensors["mean"], torch.ones(3))
