@@ -11,6 +11,9 @@ penalties and thresholds suppose inputs of unit size, those kinds of it are give
 dictionary-learning and scipy. Figures are added to those in the JSON file, so that a table can be made in several runs;
 a contender that is in it already for a seed is not run again.
 
+`--published` has the world's size, width, k and learning rate of SynthSAEBench-16k. Its 200 million samples are more
+than a processor trains on in a day: --samples and --steps say how many, and the published figures are of all.
+
 - MCC: mean cosine of decoder rows with features, paired by the Hungarian method.
 - F1: of each latent's firing for that of the feature nearest to its decoder row, averaged over latents.
 - EV: share of the held-out variance explained. Never judge by it alone.
@@ -23,7 +26,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -44,9 +47,40 @@ from interp.sae.config import SaeConfig
 from interp.sae.training.standardisation import Standardisation
 from interp.sae.training.state import TrainingState
 
-WIDTH, FEATURES, LATENTS, K, BATCH, SAMPLES, HELD_OUT = 128, 2048, 512, 8, 1024, 600_000, 50_000
-PREFIXES = (64, 128, 256, 512)
-MODEL = ModelReference(name="synthetic", digest="0" * 64, model_type="none", d_model=WIDTH, n_layers=1)
+BATCH, SAMPLES = 1024, 600_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the world is, and what learns it."""
+
+    width: int = 128
+    features: int = 2048
+    roots: int = 16
+    latents: int = 512
+    k: int = 8
+    lr: float = 1e-3
+    lr_end: float = 1e-4
+    held_out: int = 50_000
+
+    @classmethod
+    def published(cls) -> Size:
+        """SynthSAEBench-16k, whose features are made nearly orthogonal beforehand: 100 dense steps, left out here."""
+        return cls(768, 16_384, 128, 4096, 25, 3e-4, 3e-4, 10_000)
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """Matryoshka's."""
+        return tuple(self.latents // share for share in (8, 4, 2, 1))
+
+    @property
+    def place(self) -> SiteColumns:
+        """The site of a model that is none."""
+        digest = "0" * 64
+        model = ModelReference(name="synthetic", digest=digest, model_type="none", d_model=self.width, n_layers=1)
+        return SiteColumns(site="resid_post.0", model=model, width=self.width)
+
+
 # SAELens' penalties that make about k latents fire in this world.
 PENALTIES: dict[str, dict[str, Any]] = {
     "jumprelu": {"l0_coefficient": 1.0},
@@ -59,15 +93,15 @@ KINDS = ("topk", "batchtopk", "matryoshka", "jumprelu", "standard", "gated")
 class World:
     """Activations to train on and to judge by, which features made the latter, and the features."""
 
-    def __init__(self, samples: int, seed: int):
+    def __init__(self, samples: int, seed: int, size: Size):
         from sae_lens import synthetic as s
 
         config = s.SyntheticModelConfig(
-            num_features=FEATURES,
-            hidden_dim=WIDTH,
+            num_features=size.features,
+            hidden_dim=size.width,
             firing_probability=s.ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.4, min_prob=5e-4),
             hierarchy=s.HierarchyConfig(
-                total_root_nodes=16,
+                total_root_nodes=size.roots,
                 branching_factor=4,
                 max_depth=3,
                 mutually_exclusive_portion=1.0,
@@ -83,9 +117,10 @@ class World:
         )
         model = s.SyntheticModel(config, device="cpu")
         torch.manual_seed(seed)
+        self.size, rows = size, 20_480_000 // size.features
         with torch.no_grad():
-            parts = [model.feature_dict(model.activation_generator(10_000)) for _ in range(samples // 10_000)]
-            fired = model.activation_generator(HELD_OUT)
+            parts = [model.feature_dict(model.activation_generator(rows)) for _ in range(samples // rows)]
+            fired = torch.cat([model.activation_generator(rows) for _ in range(size.held_out // rows)])
             self.train, self.test = torch.cat(parts), model.feature_dict(fired)
             self.fired, self.features = fired > 0, normalize(model.feature_dict.feature_vectors, dim=1)
 
@@ -97,19 +132,23 @@ class World:
 
 def ours(kind: str, world: World, steps: int, seed: int, default: bool = False) -> SparseAutoencoder:
     """interp's training step on the world's batches."""
-    plain: dict[str, Any] = {} if default else {"lr": 1e-3, "warm_up": 0.0, "decay": 0.0}
-    prefixes = {"kind": "batchtopk", "prefixes": PREFIXES} if kind == "matryoshka" else {"kind": kind}
-    config = SaeConfig(d_sae=LATENTS, k=K, batch_size=BATCH, tokens=steps * BATCH, seed=seed, **plain, **prefixes)
-    scaling, fit = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)), TrainingState(config, WIDTH)
+    size = world.size
+    plain: dict[str, Any] = {} if default else {"lr": size.lr, "warm_up": 0.0, "decay": 0.0}
+    prefixes = {"kind": "batchtopk", "prefixes": size.prefixes} if kind == "matryoshka" else {"kind": kind}
+    config = SaeConfig(
+        d_sae=size.latents, k=size.k, batch_size=BATCH, tokens=steps * BATCH, seed=seed, **plain, **prefixes
+    )
+    scaling, fit = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)), TrainingState(config, size.width)
     for step in range(steps):
         fit.update(scaling(world.batch(step)), steps)
     tensors, nonlinearity = fit.folded(scaling, scaling)
-    place = (SiteColumns(site="resid_post.0", model=MODEL, width=WIDTH),)
+    place = (size.place,)
     return SparseAutoencoder(**tensors, nonlinearity=nonlinearity, reads=place, writes=place)
 
 
 def saelens(kind: str, world: World, steps: int, seed: int, **penalty: float) -> SparseAutoencoder:
     """SAELens' trainer on the same batches, its autoencoder read from the files that it saves."""
+    size = world.size
     from sae_lens import saes
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -118,28 +157,28 @@ def saelens(kind: str, world: World, steps: int, seed: int, **penalty: float) ->
     scaling = Standardisation.of(world.train[: 50 * BATCH].split(BATCH)) if kind in PENALTIES else None
     batches = (world.batch(step) for step in range(steps))
     name, options = {
-        "topk": ("TopK", {"k": K}),
-        "batchtopk": ("BatchTopK", {"k": K}),
-        "matryoshka": ("MatryoshkaBatchTopK", {"k": K, "matryoshka_widths": list(PREFIXES)}),
+        "topk": ("TopK", {"k": size.k}),
+        "batchtopk": ("BatchTopK", {"k": size.k}),
+        "matryoshka": ("MatryoshkaBatchTopK", {"k": size.k, "matryoshka_widths": list(size.prefixes)}),
         "jumprelu": ("JumpReLU", PENALTIES["jumprelu"] | penalty),
         "standard": ("Standard", PENALTIES["standard"] | penalty),
         "gated": ("Gated", PENALTIES["gated"] | penalty),
     }[kind]
     sae = getattr(saes, f"{name}TrainingSAE")(
-        getattr(saes, f"{name}TrainingSAEConfig")(d_in=WIDTH, d_sae=LATENTS, **options)
+        getattr(saes, f"{name}TrainingSAEConfig")(d_in=size.width, d_sae=size.latents, **options)
     )
     settings = SAETrainerConfig(
         total_training_samples=steps * BATCH,
         train_batch_size_samples=BATCH,
-        lr=1e-3,
-        lr_end=1e-4,
+        lr=size.lr,
+        lr_end=size.lr_end,
         logger=LoggingConfig(log_to_wandb=False),
     )
     inputs = batches if scaling is None else map(scaling, batches)
     SAETrainer(settings, sae, inputs).fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
-        coder = SparseAutoencoder.load(folder, MODEL, "resid_post.0")
+        coder = SparseAutoencoder.load(folder, size.place.model, "resid_post.0")
     return coder if scaling is None else on_raw(coder, scaling)
 
 
@@ -157,6 +196,7 @@ def on_raw(sae: SparseAutoencoder, scaling: Standardisation) -> SparseAutoencode
 
 def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> SparseAutoencoder:
     """dictionary_learning's trainer on the same batches, its autoencoder read from the files that it saves."""
+    size = world.size
     from dictionary_learning import trainers
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
 
@@ -165,17 +205,24 @@ def dictionary_learning(kind: str, world: World, steps: int, seed: int) -> Spars
         "batchtopk": trainers.batch_top_k.BatchTopKTrainer,
         "matryoshka": MatryoshkaBatchTopKTrainer,
     }[kind]
-    sizes = [end - begin for begin, end in pairwise((0, *PREFIXES))]
-    groups = {"group_fractions": [size / LATENTS for size in sizes]} if kind == "matryoshka" else {}
-    options = {"activation_dim": WIDTH, "dict_size": LATENTS, "k": K, "layer": 0, "lm_name": "none", "device": "cpu"}
-    schedule = {"steps": steps, "lr": 1e-3, "warmup_steps": 0, "decay_start": None, "seed": seed}
+    sizes = [end - begin for begin, end in pairwise((0, *size.prefixes))]
+    groups = {"group_fractions": [part / size.latents for part in sizes]} if kind == "matryoshka" else {}
+    options = {
+        "activation_dim": size.width,
+        "dict_size": size.latents,
+        "k": size.k,
+        "layer": 0,
+        "lm_name": "none",
+        "device": "cpu",
+    }
+    schedule = {"steps": steps, "lr": size.lr, "warmup_steps": 0, "decay_start": None, "seed": seed}
     trainer = trainer_type(**options, **schedule, **groups)
     for step in range(steps):
         trainer.update(step, world.batch(step))
     with tempfile.TemporaryDirectory() as folder:
         torch.save(trainer.ae.state_dict(), Path(folder) / "ae.pt")
         write_json(Path(folder) / "config.json", {"trainer": {"dict_class": type(trainer.ae).__name__}})
-        return SparseAutoencoder.load(folder, MODEL, "resid_post.0")
+        return SparseAutoencoder.load(folder, size.place.model, "resid_post.0")
 
 
 @torch.no_grad()
@@ -217,6 +264,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], help="contenders whose name begins so")
+    parser.add_argument("--published", action="store_true", help="the world and learning rate of SynthSAEBench-16k")
     parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -228,7 +276,7 @@ def main() -> None:
     figures: dict[str, dict[str, dict[str, float]]] = read_json(args.json) if args.json and args.json.exists() else {}
     for seed in range(args.seeds):
         missing = [name for name in names if str(seed) not in figures.get(name, {})]
-        world = World(args.samples, seed) if missing else None
+        world = World(args.samples, seed, Size.published() if args.published else Size()) if missing else None
         for name in missing:
             assert world is not None
             progress(f"seed {seed}: {name}")

@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
@@ -58,15 +59,17 @@ def named_values(words: Iterable[str], option: str, expected: str) -> dict[str, 
 
 
 class ChatOptions(Config):
-    """How conversations are rendered."""
+    """What is merged into the model, and how conversations are rendered."""
 
+    adapter: Path | None = Field(None, description="folder of a PEFT LoRA adapter to merge into MODEL")
     date: str | None = Field(None, description="YYYY-MM-DD that a chat template prints as today [default: 2025-01-01]")
     template: tuple[str, ...] = repeated("variable of the chat template, such as enable_thinking=false")
 
     @property
     def loading(self) -> dict[str, Any]:
         """These as options of `interp.load`."""
-        return {"date": self.date, "template": overridden({}, self.template) or None}
+        template = overridden({}, self.template) or None
+        return {"adapter": self.adapter, "date": self.date, "template": template}
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
         behaviours = add_slices(behaviours, options.stress, options.stress_file)
     loading = {"dtype": options.dtype, "device": device} | options.chat.loading
     with reserved(options.out):
-        models = [load(name, **loading) for name in (options.base, model) if name is not None]
+        bases = [load(options.base, **loading | {"adapter": None})] if options.base is not None else []
+        models = [*bases, load(model, **loading)]
         matrix, audits = _measure(models, edits, behaviours, options)
     decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
     if options.page is not None:

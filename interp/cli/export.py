@@ -23,6 +23,8 @@ class ExportInputs(Config):
 
     recipe: Path = Field(description="recipe folder")
     out: Path | None = Field(None, description="new folder for the checkpoint")
+    adapter: Path | None = Field(None, description="folder of a PEFT LoRA adapter to merge into MODEL first")
+    base: Path | None = Field(None, description="with --form gguf: GGUF file to copy, which holds MODEL quantised")
     protect: Path | None = Field(None, description="folder of a saved direction that the edit leaves intact")
     prompts: Path | None = Field(None, description="file of additional texts, one per line, for the certificate")
     require: Path | None = Field(None, description="audit, or risk report, of this recipe; --policy has to allow it")
@@ -30,6 +32,9 @@ class ExportInputs(Config):
     safeguard: tuple[str, ...] = repeated("with --require: safeguard of the policy that you state is in place")
     reviewer: tuple[Path, ...] = repeated("with --require: public key (PEM) of a reviewer of the risk report")
     depth: Path | None = Field(None, description="with --require: folder of interp depth, where the policy asks for it")
+    push: str | None = Field(
+        None, description="repository of the Hugging Face Hub, OWNER/NAME, to upload the certified folder to"
+    )
     distil: str | None = Field(None, description="corpus to train factors on, for a recipe that can't be folded")
     rank: int | None = Field(None, ge=1, description="with --distil: rank of the factors [default: 8]")
     steps: int | None = Field(None, ge=0, description="with --distil: training steps [default: 300]")
@@ -45,10 +50,16 @@ class ExportInputs(Config):
                 "require, policy, safeguard, reviewer and depth go together; give the audit and the policy"
             )
         form, loaded = self.options.form, not (self.options.dry_run or self.options.streamed)
-        if self.needs_release and not (loaded and form == "checkpoint"):
+        if self.base is not None and form != "gguf":
+            raise InterpError("base is the GGUF file of --form gguf; leave it out, or name the form")
+        if self.needs_release and not (loaded and form in ("checkpoint", "gguf")):
             raise InterpError("require is for checkpoints that are certified; leave dry_run, streamed and form out")
-        if self.distil is not None and not (loaded and form != "control-vector"):
-            raise InterpError("distil needs a model in memory: with dry_run, streamed or control-vector, leave it out")
+        if self.adapter is not None and (self.options.streamed or self.options.fold.dequantise or form == "gguf"):
+            raise InterpError("adapter is merged into a model in memory; leave streamed, dequantise and gguf out")
+        if self.push is not None and (self.options.streamed or form not in ("checkpoint", "gguf")):
+            raise InterpError("push is for exports that are certified; leave streamed and form out")
+        if self.distil is not None and not (loaded and form in ("checkpoint", "adapter")):
+            raise InterpError("distil is for checkpoints and adapters in memory; without dry_run and streamed")
         if self.out is None and not self.options.dry_run:
             raise InterpError("give --out FOLDER, or --dry-run")
         return self
@@ -68,23 +79,42 @@ def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -
     if inputs.protect:
         recipe, notes = _keep_clear(recipe, inputs.protect)
     options = ExportOptions.merged(inputs.options, {"prompts": _lines(inputs.prompts)})
+    source = _merged(model, inputs.adapter)
     release = _release(inputs, recipe, as_json) if inputs.needs_release else None
     if options.dry_run or inputs.out is None:
-        _print_plan(recipe, model, options, notes, as_json)
-    factors = _train_factors(inputs, recipe, model, options.fold.approximate) if inputs.distil is not None else None
-    if options.form != "checkpoint":
-        values = _export_form(recipe, model, inputs.out, options, factors)
+        _print_plan(recipe, source, inputs, options, notes, as_json)
+    factors = _train_factors(inputs, recipe, source, options.fold.approximate) if inputs.distil is not None else None
+    if options.form == "gguf":
+        from interp.editing.export.gguf_writer import export_gguf
+
+        certificate = export_gguf(recipe, source, inputs.out, options, base=inputs.base, release=release)
+        values: dict[str, Any] = {"checkpoint": str(inputs.out)}
+        notes |= _figures(certificate, as_json)
+    elif options.form != "checkpoint":
+        values = _export_form(recipe, source, inputs.out, options, factors)
     elif options.streamed:
-        manifest = exporter.export_streamed(recipe, model, inputs.out, options)
+        manifest = exporter.export_streamed(recipe, source, inputs.out, options)
         values = {"checkpoint": str(inputs.out), "status": manifest.status, "files": len(manifest.files)}
         notes["base weights"] = manifest.base.digest[:12] or "not compared with the recipe's"
     else:
-        certificate = exporter.export(recipe, model, inputs.out, options, release=release, distilled=factors)
+        certificate = exporter.export(recipe, source, inputs.out, options, release=release, distilled=factors)
         values = {"checkpoint": str(inputs.out)} | ({"distilled": str(factors)} if factors else {})
         notes |= _figures(certificate, as_json)
     if options.form == "checkpoint" and (names := _left_out(inputs.out)):
         notes["left out"] = names
+    if inputs.push:
+        from interp.bridges.hub import push_export
+
+        pushed = push_export(inputs.out, inputs.push, overwrite=options.overwrite)
+        notes |= {"pushed": pushed.url} | ({"names": pushed.names} if pushed.names else {})
     print_values(as_json, values | notes)
+
+
+def _merged(model: str | None, adapter: Path | None) -> Any:
+    """The model with an adapter merged into it, or its name."""
+    from interp.models.loading import load
+
+    return model if adapter is None else load(model, adapter=adapter)
 
 
 def _left_out(folder: Path) -> list[str]:
@@ -97,6 +127,7 @@ def _left_out(folder: Path) -> list[str]:
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="checkpoint written by interp export")],
     base: Annotated[str | None, typer.Option(help="the original model, if it has moved")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="with --base: LoRA adapter that was merged into it")] = None,
     key: Annotated[Path | None, typer.Option(help="public key (PEM) of the signature that it must have")] = None,
     prompts: Annotated[Path | None, typer.Option(help="file of additional texts, one per line")] = None,
     as_json: Json = False,
@@ -105,8 +136,10 @@ def verify_command(
     from interp.editing.certificate.verifier import check
     from interp.editing.export.signatures import read_signature
 
+    if adapter is not None and base is None:
+        raise InterpError("adapter is merged into the original model; give that as base")
     signed = read_signature(folder, key)
-    certificate, replayed = check(folder, base, _lines(prompts))
+    certificate, replayed = check(folder, _merged(base, adapter), _lines(prompts))
     again = asdict(replayed) if as_json else str(replayed)
     values = {"faithful": certificate.faithful, "signature": signed, "made again": again}
     print_values(as_json, values | _figures(certificate, as_json))
@@ -149,12 +182,20 @@ def _release(inputs: ExportInputs, recipe: Any, as_json: bool) -> Any:
     return decide_release(str(inputs.require), rules, decision)
 
 
-def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str, Any], as_json: bool) -> NoReturn:
+def _print_plan(
+    recipe: Any, model: Any, inputs: ExportInputs, options: ExportOptions, notes: dict[str, Any], as_json: bool
+) -> NoReturn:
     """What the export would change and need; ends with the exit code that the export would have."""
-    from interp.editing.export import exporter
+    from interp.editing.export import exporter, gguf_writer
 
-    plan, estimate = exporter.dry_run(recipe, model, options)
+    if options.form == "gguf":
+        plan, estimate = gguf_writer.dry_run_gguf(recipe, model, options, base=inputs.base)
+    else:
+        plan, estimate = exporter.dry_run(recipe, model, options)
     barred = plan.barred(options.fold)
+    if inputs.push:
+        sent = "weights, config and tokenizer, the recipe, certificate, manifest and model card"
+        notes["push"] = f"to {inputs.push}, private, in one commit once the certificate holds: {sent}"
     if as_json:
         items = [asdict(item) for item in plan.items]
         values = {"status": plan.status, "exports": not barred, "tensors": len(plan.changes), "items": items}
@@ -167,7 +208,7 @@ def _print_plan(recipe: Any, model: str, options: ExportOptions, notes: dict[str
     raise typer.Exit(1 if barred else 0)
 
 
-def _train_factors(inputs: ExportInputs, recipe: Any, model: str, even_if_exact: bool) -> Any:
+def _train_factors(inputs: ExportInputs, recipe: Any, model: Any, even_if_exact: bool) -> Any:
     """Low-rank factors trained on a corpus."""
     from interp.editing.approximate.distillation import distil
     from interp.models.loading import load
@@ -178,17 +219,18 @@ def _train_factors(inputs: ExportInputs, recipe: Any, model: str, even_if_exact:
     return distil(recipe, load(model), text, even_if_exact=even_if_exact, **settings)
 
 
-def _export_form(recipe: Any, model: str, out: Path, options: ExportOptions, factors: Any) -> dict[str, Any]:
+def _export_form(recipe: Any, model: Any, out: Path, options: ExportOptions, factors: Any) -> dict[str, Any]:
     """Write an adapter or a control vector, and say what it is."""
     from interp.editing.export.adapter import export_adapter
-    from interp.editing.export.control_vector import export_control_vector
+    from interp.editing.export.control_vector import export_control_vector, export_vllm_lens
     from interp.editing.export.sources import open_source
 
     if options.form == "adapter":
         adapter = export_adapter(recipe, model, out, fold=options.fold, distilled=factors, overwrite=options.overwrite)
         merging = "the same edit" if adapter.merges else "another edit, of the unembedding too: do not merge it"
         return {"adapter": str(out), "rank": adapter.rank, "merged": merging}
-    layers = export_control_vector(recipe, open_source(model).reference(recipe.model), out, options.overwrite)
+    write = export_vllm_lens if options.form == "vllm-lens" else export_control_vector
+    layers = write(recipe, open_source(model).reference(recipe.model), out, options.overwrite)
     return {"control vector": str(out), "layers": layers}
 
 

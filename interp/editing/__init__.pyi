@@ -11,9 +11,11 @@ from .certificate.verifier import verify as verify
 from .certificate.writer_check import check_writers as check_writers
 from .export.adapter import export_adapter as export_adapter
 from .export.control_vector import export_control_vector as export_control_vector
+from .export.control_vector import export_vllm_lens as export_vllm_lens
 from .export.control_vector import read_control_vector as read_control_vector
 from .export.exporter import dry_run as dry_run
 from .export.exporter import export_streamed as export_streamed
+from .export.gguf_writer import export_gguf as export_gguf
 from .export.restoring import undo as undo
 from .export.weight_writer import ExportEstimate as ExportEstimate
 from .fold.plan import Plan as Plan

@@ -14,12 +14,14 @@ from interp.core import Config, InterpError
 from interp.core.errors import nearest
 from interp.core.inputs import parse_bytes
 
-Form = Literal["checkpoint", "adapter", "control-vector"]
+Form = Literal["checkpoint", "adapter", "gguf", "control-vector", "vllm-lens"]
+_VECTORS = ("control-vector", "vllm-lens")
 
 # Options that have an effect only where a checkpoint is written, and those that have none in a control vector.
 _OF_CHECKPOINTS = (
     "dtype", "shard_size", "streamed", "dry_run", "undo", "sign", "trust_base", "dequantise", "compensate",
 )  # fmt: skip
+_NOT_OF_GGUF = ("shard_size", "streamed", "undo", "trust_base", "dequantise", "compensate", "rehost")
 _OF_FOLDS = ("approximate", "rehost", "leave_embedding", "keep_tied", "keep_norms", "sharpness")
 
 
@@ -88,7 +90,10 @@ class ExportOptions(Config):
         False, description="report which tensors would change, how accurately, and the cost; write nothing"
     )
     overwrite: bool = Field(False, description="replace an export that is in the way, once the new one is complete")
-    form: Form = Field("checkpoint", description="what to write: checkpoint, adapter (LoRA) or control-vector (GGUF)")
+    form: Form = Field(
+        "checkpoint",
+        description="what to write: checkpoint, adapter (LoRA), gguf (a copy of --base), or control-vector",
+    )
 
     @classmethod
     def merged(cls, options: "ExportOptions | None", fields: Mapping[str, Any]) -> "ExportOptions":
@@ -110,10 +115,11 @@ class ExportOptions(Config):
     @model_validator(mode="after")
     def _refuse_conflicts(self) -> "ExportOptions":
         chosen = [*self.model_dump(exclude_defaults=True), *self.fold.model_dump(exclude_defaults=True)]
-        if self.streamed or self.dry_run or self.form != "checkpoint":
+        if self.streamed or self.dry_run or self.form not in ("checkpoint", "gguf"):
             _refuse(chosen, ("prompts",), "only compared where a checkpoint is certified")
         if self.form != "checkpoint":
-            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form == "control-vector" else ())
+            unused = _OF_CHECKPOINTS + (_OF_FOLDS if self.form in _VECTORS else ())
+            unused = _NOT_OF_GGUF if self.form == "gguf" else unused
             _refuse(chosen, unused, f"without effect where the form is {self.form}")
         if not (self.streamed or self.dry_run):
             _refuse(chosen, ("trust_base",), "only for streamed and dry_run: otherwise the loaded model is hashed")

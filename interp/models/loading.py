@@ -22,6 +22,7 @@ from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint, refuse_lost, without_place
 from interp.models.checkpoints.companions import NOT_FETCHED
 from interp.models.checkpoints.gguf_file import GgufFile
+from interp.models.checkpoints.peft_adapter import merge_adapter
 from interp.models.checkpoints.remote_files import is_remote, local_path
 from interp.models.hooked import HookedModel
 
@@ -89,6 +90,7 @@ def load(
     allow_pickle: bool = False,
     template: Mapping[str, Any] | None = None,
     date: str | None = None,
+    adapter: str | Path | None = None,
 ) -> HookedModel:
     """Load a HookedModel.
 
@@ -106,13 +108,14 @@ def load(
         template: Variables of the chat template, such as `{"enable_thinking": False}`, for every conversation.
         date: What a chat template prints for today's date, YYYY-MM-DD. Default: 2025-01-01, so that prompts stay the
             same.
+        adapter: Folder of a PEFT LoRA adapter to merge into the weights (extra `adapter`).
 
     Returns:
         The model in evaluation mode.
 
     Raises:
         InterpError: There is no such model; the checkpoint is incomplete or unsafe, or holds tensors or (GGUF) metadata
-            that the model has no place for; or the architecture is not supported.
+            that the model has no place for; the architecture is not supported; or the adapter is another model's.
 
     Limitations:
         GGUF files are dequantised, and need the extra `gguf`. An architecture outside the table is accepted only if its
@@ -125,6 +128,10 @@ def load(
     """
     hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     loaded = _load(model, dtype, device, tokenizer, hub_options)
+    if adapter is not None:
+        names = (loaded.name, loaded.config.name_or_path or loaded.name)
+        loaded.hf = merge_adapter(loaded.hf, adapter, names)
+        loaded.name, loaded.source = f"{loaded.name} with {Path(adapter).name}", None
     if template is not None or date is not None:
         checked = ChatTemplate(loaded.tokenizer, dict(template or {}), DATE if date is None else date)
         checked.require_variables()

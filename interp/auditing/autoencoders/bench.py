@@ -4,14 +4,17 @@
 2. Each part measures the autoencoder and the controls on the same items: `reconstruction`, `probing`, `absorption`, and
    on the organism `disentangling` and `unlearning`.
 3. Every measure is compared item by item with each control's, the mean over its seeds. Where the 95 % interval of the
-   difference reaches zero, the measure is "not above its control", and the record, its table and its card say so.
+   difference reaches zero, the measure is "not above its control", and the record, its table and its card say so. The
+   interval has two parts: the items, and the seeds of the control, as a mean of so many draws (Student's t).
 
 Controls and parts are written as they are done, so a bench that was stopped goes on with the next one.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,8 @@ from interp.auditing.autoencoders.options import PARTS, BenchOptions
 from interp.auditing.autoencoders.reconstruction import reconstruction_measures
 from interp.auditing.autoencoders.sparse_probing import concept_scores, probe_hits
 from interp.auditing.policy.sealed import write_sealed
-from interp.auditing.statistics.comparison import mean_interval, paired_difference
+from interp.auditing.statistics.comparison import Estimate, mean_interval, paired_difference
+from interp.auditing.statistics.intervals import Clusters
 from interp.core.config import Config, differences
 from interp.core.digests import weight_digests
 from interp.core.errors import InterpError
@@ -194,10 +198,15 @@ def compare_measures(
         unit: Any = "margin" if part == "reconstruction" and key not in _SHARES else "rate"
         own = groups.get(key, ()) if isinstance(groups, Mapping) else groups
         clusters = () if plain else own
-        estimates = {name: mean_interval(values, groups=clusters, unit=unit) for name, values in means.items()}
+        estimates = {
+            name: with_seeds(mean_interval(values, groups=clusters, unit=unit), np.mean(seeds[name], 1))
+            for name, values in means.items()
+        }
         signed = {name: (sign * np.asarray(values)).tolist() for name, values in means.items()}
         gaps = {
-            name: paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin")
+            name: with_seeds(
+                paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin"), np.mean(seeds[name], 1)
+            )
             for name in names
             if not plain and name != TRAINED
         }
@@ -205,6 +214,27 @@ def compare_measures(
         value = estimates.pop(TRAINED)
         rows.append(BenchMeasure(part=part, name=key, better=better, value=value, controls=estimates, gaps=gaps))
     return rows
+
+
+def with_seeds(estimate: Estimate, means: Sequence[float] | np.ndarray) -> Estimate:
+    """An interval over items, widened by what the seeds vary: the squares of the two half-widths are added.
+
+    The method of variance estimates recovery (Zou and Donner 2008). One seed says nothing of how much they vary.
+
+    Args:
+        estimate: The mean over seeds, with its interval over items.
+        means: The mean of each seed.
+
+    Example:
+        >>> from interp.auditing.autoencoders.bench import with_seeds
+        >>> from interp.auditing.statistics.comparison import Estimate
+        >>> print(with_seeds(Estimate(0.5, 0.4, 0.6, 20), [0.4, 0.5, 0.6]))
+        0.500 [0.232, 0.768]
+    """
+    seeds = Clusters.of(np.asarray(means, dtype=np.float64))
+    reach = seeds.quantile() * seeds.error
+    below, above = (hypot(reach, end - estimate.estimate) for end in (estimate.low, estimate.high))
+    return replace(estimate, low=estimate.estimate - below, high=estimate.estimate + above)
 
 
 def _notes(sae: SparseAutoencoder, options: BenchOptions) -> list[str]:

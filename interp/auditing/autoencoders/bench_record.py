@@ -32,8 +32,10 @@ class BenchMeasure(Config):
     name: str = Field(description="what is measured")
     better: Literal["higher", "lower", ""] = Field(description="which values are good; empty where neither is")
     value: Estimate = Field(description="the autoencoder's, with its 95 % interval over items")
-    controls: dict[str, Estimate] = Field(description="each control's, the mean over its seeds")
-    gaps: dict[str, Estimate] = Field(description="by how much it is better than each, over the same items")
+    controls: dict[str, Estimate] = Field(description="each control's, the mean over its seeds; items and seeds vary")
+    gaps: dict[str, Estimate] = Field(
+        description="by how much it is better than each, over the same items; the interval has the seeds' variance too"
+    )
 
     @property
     def not_above(self) -> tuple[str, ...]:

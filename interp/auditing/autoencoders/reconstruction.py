@@ -12,22 +12,16 @@ row; rows count by their tokens. The first token of each document keeps its acti
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from interp.activations.token_rows import CorpusPasses
 from interp.core.errors import InterpError
 from interp.core.moments import StreamingMoments
-from interp.core.progress import track
 from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
-from interp.models.losses import kl_divergence, next_token_losses
 from interp.sae.coder import SparseAutoencoder
-from interp.sae.splice import spliced_logits, unspliced_pass
+from interp.sae.metrics import StandIn, spliced_sums
 
 _DENSE = 0.1
 Measures = dict[str, list[float]]  # scores by measure, one per item
@@ -62,66 +56,24 @@ def reconstruction_measures(
     moments = StreamingMoments()
     for batch, acts in CorpusPasses(model, [first.site], batch_size).over(packed):
         moments.update(acts[first.site][batch.inner])
-    mean = moments.mean.float().to(model.device)
-    coders = {name: sae.to(model.device) for name, sae in saes.items()}
-    sums: dict[str, dict[str, list[Tensor]]] = {name: {} for name in saes}
-    fixed: dict[str, list[Tensor]] = {}
-    fired = {name: torch.zeros(sae.d_sae) for name, sae in saes.items()}
-    batches = list(packed.batches(batch_size))
-    for batch in track(batches, "reconstruction", size=lambda batch: batch.ids.numel(), unit="tokens"):
-        plain = unspliced_pass(first, model, batch)
-        x, predicted = plain.written, batch.predicted.to(model.device)
-        for name, values in (("clean", None), ("zero", torch.zeros_like(x)), ("mean", mean.expand_as(x))):
-            logits = plain.logits if values is None else spliced_logits(first, model, batch, values)
-            _keep(fixed, **{name: _by_row(next_token_losses(logits, batch.ids, predicted), predicted)})
-        for name, sae in coders.items():
-            code = sae.encode_sparse(plain.read)
-            values = sae.decode_sparse(code, plain.read)
-            logits = spliced_logits(sae, model, batch, values)
-            active = code.values > 0
-            fired[name] += torch.bincount(code.latents[active], minlength=sae.d_sae).cpu()
-            per_token = torch.bincount(code.tokens[active], minlength=code.count)
-            divergence = kl_divergence(plain.logits[:, :-1][predicted].float(), logits[:, :-1][predicted].float())
-            _keep(
-                sums[name],
-                loss=_by_row(next_token_losses(logits, batch.ids, predicted), predicted),
-                kl=_by_row(divergence, predicted),
-                error=_by_row((values - x).square().sum(1), batch.inner),
-                cosine=_by_row(cosine_similarity(values, x, dim=1), batch.inner),
-                l0=_by_row(per_token, batch.inner),
-            )
-    rows = {name: {key: torch.cat(parts) for key, parts in part.items()} for name, part in sums.items()}
-    inner, tokens, variance = int(packed.inner.sum()), int(packed.predicted.sum()), float(moments.squares.sum())
-    losses = {name: torch.cat(parts) for name, parts in fixed.items()}
+    mean = moments.mean.float()
+    sums = spliced_sums(saes, model, packed, {"zero": torch.zeros_like(mean), "mean": mean}, batch_size)
+    predicted = int(packed.predicted.sum())
 
-    def recovered(loss: Tensor, worst: str) -> Tensor:
-        return (losses[worst] - loss) / (losses[worst] - losses["clean"]).sum()
-
-    measured = {
-        name: {
-            "loss recovered (zero)": recovered(rows[name]["loss"], "zero"),
-            "loss recovered (mean)": recovered(rows[name]["loss"], "mean"),
-            "KL": rows[name]["kl"] / tokens,
-            "FVU": rows[name]["error"] / variance,
-            "cosine": rows[name]["cosine"] / inner,
-            "L0": rows[name]["l0"] / inner,
+    def measures(own: StandIn) -> Measures:
+        recovered = {
+            f"loss recovered ({name})": (worst - own.loss) / (worst - sums.clean).sum()
+            for name, worst in sums.constants.items()
         }
-        for name in saes
-    }
-    latents = {name: {"dead": count == 0, "dense": count > _DENSE * inner} for name, count in fired.items()}
-    return {
-        name: {key: (x * len(packed)).tolist() for key, x in measured[name].items()}
-        | {key: x.double().tolist() for key, x in latents[name].items()}
-        for name in saes
-    }
+        rows = recovered | {
+            "KL": own.kl / predicted,
+            "FVU": own.error / sums.variance,
+            "cosine": own.cosine / sums.tokens,
+            "L0": own.l0 / sums.tokens,
+        }
+        latents = {"dead": own.fired == 0, "dense": own.fired > _DENSE * sums.tokens}
+        return {key: (x * len(packed)).tolist() for key, x in rows.items()} | {
+            key: x.double().tolist() for key, x in latents.items()
+        }
 
-
-def _keep(parts: dict[str, list[Tensor]], **values: Tensor) -> None:
-    for key, x in values.items():
-        parts.setdefault(key, []).append(x)
-
-
-def _by_row(values: Float[Tensor, "token"] | Any, where: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
-    """Sums of one value per token that counts, row by row."""
-    row = where.nonzero()[:, 0].cpu()
-    return torch.zeros(len(where), dtype=torch.double).index_add(0, row, values.double().cpu())
+    return {name: measures(own) for name, own in sums.saes.items()}

@@ -3,6 +3,7 @@
 In reading order:
 
 - `record`: the figures, and which of them an export must meet.
+- `probes`: the tokens to measure on.
 - `measurement`: measures an exported folder against the hooked base.
 - `_comparison`: gathers the figures batch by batch, for whole models and part by part, where both have to agree.
 - `writer_check`: whether everything that writes the residual stream is known.

@@ -27,6 +27,7 @@ PROBES = "interp_probes.safetensors"
 PATCH = "interp_undo.safetensors"
 PROVENANCE = "interp_provenance.json"
 CARD = "README.md"
+GGUF = "model.gguf"
 # What an export writes next to weights, recipe and what the base has.
 WRITTEN = (INDEX, CERTIFICATE, FACTORS, PROVENANCE, CARD, PROBES, PATCH)
 

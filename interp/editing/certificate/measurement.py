@@ -9,7 +9,7 @@ The base is first rounded to the type that the export was cast to, so that the e
 """
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,15 @@ from interp.interventions.steering_scale import OPENINGS
 from interp.models import Tokens, load
 from interp.models.architectures.writers import writers
 from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.checkpoints.gguf_file import GgufFile
 from interp.models.checkpoints.safetensors_file import DTYPES
 from interp.models.hooked import HookedModel, generate_ids
 from interp.models.identity import UNEMBEDDING, loaded_weights
 from interp.models.losses import kl_divergence
 
 NEW_TOKENS = 16  # that both models generate after a prompt
+_DEQUANTISED = "transformers, of the GGUF file's tensors dequantised"
+_QUANTA = 1e-3  # of a quantised tensor, by how much two machines' roundings may make it differ
 
 
 def certify(
@@ -48,6 +51,7 @@ def certify(
     folder: Path,
     probes: list[Tokens],
     settings: ExportSettings,
+    as_written: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Certificate:
     """Measure an exported folder against its hooked base model, both in float32.
 
@@ -55,16 +59,18 @@ def certify(
         base: The model that the folder was made from.
         recipe: The edit that its hooks run: a recipe, or low-rank factors next to the weights.
         plan: The fold that was written, by the names that tensors have in the folder.
-        folder: The exported checkpoint.
+        folder: The exported checkpoint, or a GGUF file.
         probes: Batches of tokens to measure on.
         settings: How the fold was written.
+        as_written: What a tensor of the fold, by its name, is after it was quantised for a GGUF file.
 
     Raises:
         InterpError: A weight, named in the message, is not what the plan gives, rounded.
     """
-    stored = Checkpoint.open(folder).dtypes
-    kinds = sorted(set(stored.values()))
     exported, plain = load(folder, device=base.device), _plain(base, settings.cast)
+    source = open_source(plain)
+    stored = GgufFile(folder).types if as_written else Checkpoint.open(folder).dtypes
+    kinds = sorted(set(stored.values()))
     # Trained factors are in whichever weights were chosen, not where the ops are.
     others: Status = "approximate" if settings.distilled else "exact"
     tally, edit = Tally(PartComparison(recipe.edits, plan.items, plain, others)), recipe.retarget(plain)
@@ -73,18 +79,20 @@ def certify(
         with plain.hooked(edit):
             hooked = _generate(plain, batch)
         tally.write(hooked, _generate(exported, batch))
-    tied = _tied_head(plain, exported, edit, probes) if plan.warning else None
+    tied = tied_head(plain, exported, edit, probes) if plan.warning else None
     unrounded = tally
-    source = open_source(plain)
-    _refold(exported, source, _in_memory(plan, source, stored), [DTYPES[kind] for kind in kinds])
+    names = source.pieces if as_written else stored
+    coarsest = torch.float32 if as_written else _coarsest([DTYPES[kind] for kind in kinds])
+    _refold(exported, source, _in_memory(plan, source, names), coarsest, as_written)
     if kinds != ["F32"]:
         unrounded = Tally(PartComparison(recipe.edits, plan.items, plain, others))
         _measure(unrounded, plain, exported, edit, probes)
-    return replace(tally.certificate(", ".join(kinds), unrounded.fold), tied=tied)
+    certificate = tally.certificate(", ".join(kinds), unrounded.fold)
+    return replace(certificate, tied=tied, backend=_DEQUANTISED if as_written else "transformers")
 
 
 @torch.no_grad()
-def _tied_head(
+def tied_head(
     plain: HookedModel, exported: HookedModel, edit: Recipe | AddedFactors, probes: Sequence[Tokens]
 ) -> TiedHead:
     """What the export computes with the token table in place of its unembedding."""
@@ -141,10 +149,15 @@ def _measure(
 
 
 @torch.no_grad()
-def _refold(exported: HookedModel, source: WeightSource, plan: Plan, kinds: Sequence[torch.dtype]) -> None:
+def _refold(
+    exported: HookedModel,
+    source: WeightSource,
+    plan: Plan,
+    coarsest: torch.dtype,
+    as_written: Callable[[str, Tensor], Tensor] | None,
+) -> None:
     """Replace the exported weights by the fold's own, not rounded, and raise where the former are not those rounded."""
     held = loaded_weights(exported.hf)
-    coarsest = max((kind for kind in kinds if kind.is_floating_point), key=lambda kind: torch.finfo(kind).eps)
     pieces = {piece.name: piece for file in source.edited(plan) for piece in file}
     if plan.unembedding in pieces and plan.unembedding not in held:
         pieces[UNEMBEDDING] = pieces.pop(plan.unembedding)
@@ -156,8 +169,17 @@ def _refold(exported: HookedModel, source: WeightSource, plan: Plan, kinds: Sequ
             if weight.shape != expected.shape:
                 raise InterpError(f"{name} is {tuple(weight.shape)}; the recipe gives {tuple(expected.shape)}")
             base = piece.source if isinstance(piece.source, Tensor) else expected
-            if plan.gap(name, weight, expected, partial(torch.as_tensor, base), coarsest) is not None:
+            if as_written:
+                off = (weight - as_written(name, expected)).norm() / weight.norm().clamp(min=1e-30)
+                if not off <= _QUANTA:
+                    raise InterpError(f"{name} is not what the recipe makes of the base (off by {off:.1g} of its norm)")
                 weight.copy_(expected)
+            elif plan.gap(name, weight, expected, partial(torch.as_tensor, base), coarsest) is not None:
+                weight.copy_(expected)
+
+
+def _coarsest(kinds: Sequence[torch.dtype]) -> torch.dtype:
+    return max((kind for kind in kinds if kind.is_floating_point), key=lambda kind: torch.finfo(kind).eps)
 
 
 def _beginnings(probes: list[Tokens], context: int | None) -> Iterator[Tokens]:

@@ -151,6 +151,7 @@ class Certificate(Displayed):
         logit_range: Largest less smallest logit of the hooked model.
         fold: Figures before rounding; None in certificates of older versions.
         tied: The export with its head tied to the token table, where other programs do that.
+        backend: What computed the export's logits.
 
     Example:
         >>> from interp.editing import Certificate
@@ -180,6 +181,7 @@ class Certificate(Displayed):
     logit_range: float | None = None
     fold: Fold | None = None
     tied: TiedHead | None = None
+    backend: str = "transformers"
 
     @property
     def faithful(self) -> bool:
@@ -249,6 +251,8 @@ class Certificate(Displayed):
         before = self.fold.rows(self.status == "exact", self.effect_kl) if self.fold else ()
         if self.tied is not None:
             rows.append(("KL if a program ties the head, nats", self.tied.kl, f"to the hooked model{self.tied.losses}"))
+        if self.backend != "transformers":
+            rows.append(("computed by", self.backend, ""))
         ops = ((f"op {number}", str(op), "") for number, op in enumerate(self.ops, 1))
         return [(name, brief(value), reading) for name, value, reading in (*rows, *before, *ops) if value is not None]
 

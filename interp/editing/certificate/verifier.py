@@ -14,17 +14,16 @@ them, digests included, passes. Only a signature (`interp.editing.export.signatu
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from interp.core.errors import InterpError
-from interp.core.files import read_tensors, write_tensors
-from interp.editing.certificate.manifest import CERTIFICATE, PROBES, ExportManifest
+from interp.editing.certificate.manifest import CERTIFICATE, GGUF, PROBES, ExportManifest
 from interp.editing.certificate.measurement import certify
+from interp.editing.certificate.probes import random_probes, read_probes
 from interp.editing.certificate.record import Certificate
 from interp.editing.certificate.replay import Replay, rebuild
 from interp.editing.certificate.writer_check import require_writer_check
+from interp.editing.export.gguf_writer import check_gguf
 from interp.editing.export.sources import AnyModel
-from interp.models import HookedModel, Tokens, load
+from interp.models import HookedModel, load
 
 
 def verify(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[str] = ()) -> Certificate:
@@ -55,7 +54,10 @@ def verify(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[s
 def check(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[str] = ()) -> tuple[Certificate, Replay]:
     """As `verify`, with the comparison of the edit made again."""
     path = Path(folder)
-    ExportManifest.at(path).check_files(path)
+    written = ExportManifest.at(path)
+    written.check_files(path)
+    if GGUF in written.files:
+        return check_gguf(path, written, base, prompts)
     rebuilt = rebuild(path, base)
     manifest, recipe, plan, model = rebuilt.manifest, rebuilt.recipe, rebuilt.plan, rebuilt.base
     if not isinstance(model, HookedModel):
@@ -78,31 +80,3 @@ def check(folder: str | Path, base: AnyModel | None = None, prompts: Sequence[st
         probes = [*probes, *random_probes(model, prompts)[1:]]
         certificate = certify(model, recipe, plan, path, probes, manifest.made)
     return certificate, rebuilt.replay
-
-
-def random_probes(model: HookedModel, prompts: Sequence[str] = (), instead: Sequence[Tokens] = ()) -> list[Tokens]:
-    """Eight sequences of 32 random tokens, then the prompts; in small batches, since all logits are held at once.
-
-    `instead` replaces the random ones: what was learnt from texts holds on texts.
-    """
-    length = min(32, model.context or 32)
-    ids = torch.randint(model.config.vocab_size, (8, length), generator=torch.Generator().manual_seed(0))
-    batches = [*instead] or [Tokens(ids, torch.ones_like(ids, dtype=torch.bool))]
-    if prompts:
-        batches += model.tokens(list(prompts)).batches(4)
-    return batches
-
-
-def write_probes(folder: Path, probes: list[Tokens]) -> None:
-    """Save the tokens that an export was measured on."""
-    named = {f"{number}.{name}": getattr(p, name) for number, p in enumerate(probes) for name in ("ids", "mask")}
-    write_tensors(folder / PROBES, {name: x.contiguous() for name, x in named.items()})
-
-
-def read_probes(folder: Path) -> list[Tokens]:
-    """The inverse of `write_probes`."""
-    named = read_tensors(folder / PROBES)
-    try:
-        return [Tokens(named[f"{number}.ids"], named[f"{number}.mask"]) for number in range(len(named) // 2)]
-    except KeyError as problem:
-        raise InterpError(f"{folder / PROBES}: no tensor {problem}; export again") from None

@@ -11,6 +11,7 @@ In reading order:
 - `signatures`: signs the folder, and checks the signature.
 - `restoring`: the patch that restores the original weights (`undo`).
 - `_tensor_difference`: low-rank factors of what an edit changes.
+- `gguf_writer`: an edited copy of a GGUF file, for llama.cpp.
 - `adapter`: the edit as a LoRA adapter.
 - `control_vector`: added vectors as a GGUF file for llama.cpp.
 """

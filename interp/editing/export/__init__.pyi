@@ -1,9 +1,11 @@
 from .adapter import LoraAdapter as LoraAdapter
 from .adapter import export_adapter as export_adapter
 from .control_vector import export_control_vector as export_control_vector
+from .control_vector import export_vllm_lens as export_vllm_lens
 from .control_vector import read_control_vector as read_control_vector
 from .exporter import dry_run as dry_run
 from .exporter import export as export
 from .exporter import export_streamed as export_streamed
+from .gguf_writer import export_gguf as export_gguf
 from .restoring import undo as undo
 from .weight_writer import ExportEstimate as ExportEstimate

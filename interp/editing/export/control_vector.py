@@ -1,9 +1,13 @@
-"""Control vectors: `Add` at residual sites as a GGUF file, which llama.cpp applies at run time (--control-vector).
+"""Control vectors: `Add` at residual sites as files that other programs apply at run time.
 
-One tensor per layer, `direction.N`, is added to the stream after layer N. The format has none for layer 0, and no
-positions, gates or other ops, so a recipe with these is refused. Needs the extra `gguf`.
+    GGUF        llama.cpp (--control-vector) and EasySteer: a tensor per layer, `direction.N`, added after layer N.
+                There is none for layer 0. Needs the extra `gguf`.
+    vllm-lens   the fields of its SteeringVector (PyPI, vllm-lens 1.3) as JSON: a row per layer, in base64
+
+Neither has positions, gates or other ops, so a recipe with these is refused.
 """
 
+from base64 import b64encode
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.core.files import new_file
+from interp.core.files import new_file, write_json
 from interp.interventions.affine_ops import Add
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference
@@ -68,6 +72,46 @@ def export_control_vector(
     return sorted(vectors)
 
 
+def export_vllm_lens(
+    recipe: Recipe, model: HookedModel | ModelReference, out: str | Path, overwrite: bool = False
+) -> list[int]:
+    """Write added vectors as a steering vector of vllm-lens, whose `SteeringVector.model_validate` takes the JSON.
+
+    Args:
+        recipe: A recipe of `Add` ops at resid_post sites.
+        model: The model, or its reference.
+        out: The new JSON file.
+        overwrite: Replace a file.
+
+    Returns:
+        The layers to which vectors are added.
+
+    Raises:
+        InterpError: The recipe has another op or site, or `out` exists.
+
+    Example:
+        >>> from interp.editing import export_vllm_lens
+        >>> recipe = interp.Recipe([("resid_post.2", interp.Add(torch.ones(model.d_model)))])
+        >>> export_vllm_lens(recipe, model, tmp / "steer.json")
+        [2]
+    """
+    reference = model.reference if isinstance(model, HookedModel) else model
+    recipe.check(reference)
+    vectors = _vectors(recipe, reference.n_layers, first=0)
+    rows = torch.stack([vectors[layer].float() for layer in sorted(vectors)])
+    data = b64encode(rows.numpy().astype("<f4").tobytes()).decode()
+    values = {
+        "activations": {"data": data, "dtype": "float32", "shape": list(rows.shape)},
+        "layer_indices": sorted(vectors),
+        "scale": 1.0,
+        "norm_match": False,
+        "position_indices": None,
+    }
+    with new_file(out, overwrite) as staging:
+        write_json(staging, values)
+    return sorted(vectors)
+
+
 def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]:
     """Read a control vector file, of interp or of repeng.
 
@@ -102,7 +146,7 @@ def _gguf() -> Any:
     return import_module("gguf")
 
 
-def _vectors(recipe: Recipe, n_layers: int) -> dict[int, Tensor]:
+def _vectors(recipe: Recipe, n_layers: int, first: int = 1) -> dict[int, Tensor]:
     vectors: dict[int, Tensor] = {}
     known = [Site("embed"), *(Site(kind, layer) for layer in range(n_layers) for kind in _KINDS)]
     for edit in recipe.edits:
@@ -110,8 +154,8 @@ def _vectors(recipe: Recipe, n_layers: int) -> dict[int, Tensor]:
             op = type(edit.op).__name__
             raise InterpError(f"a control vector adds constants, and {op} does not; export a checkpoint instead")
         for site in resolve(edit.sites, known):
-            if site.kind != "resid_post" or not site.layer:
-                raise InterpError(f"a control vector is added after layers (resid_post.1 and on), not at {site}")
+            if site.kind != "resid_post" or site.layer is None or site.layer < first:
+                raise InterpError(f"a control vector is added after layers (resid_post.{first} and on), not at {site}")
             before = vectors.get(site.layer, torch.zeros(len(edit.op.vector)))
             vectors[site.layer] = before + edit.op.scale * edit.op.vector
     return vectors

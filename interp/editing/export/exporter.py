@@ -23,8 +23,8 @@ from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
 from interp.editing.certificate import Certificate, ExportManifest, Release
 from interp.editing.certificate.manifest import CARD, CERTIFICATE, MANIFEST, PROVENANCE, RECIPE, ExportSettings
 from interp.editing.certificate.measurement import certify
+from interp.editing.certificate.probes import random_probes, write_probes
 from interp.editing.certificate.replay import plan_export
-from interp.editing.certificate.verifier import random_probes, write_probes
 from interp.editing.certificate.writer_check import require_writer_check
 from interp.editing.export.identity import require_base, require_places
 from interp.editing.export.model_card import render_model_card
@@ -99,7 +99,7 @@ def export(
         probes = random_probes(base, options.prompts, distilled.probes if distilled else ())
         write_probes(written.folder, probes)
         certificate = certify(base, recipe, written.plan, written.folder, probes, written.settings)
-        _require_faithful(certificate)
+        require_faithful(certificate)
         write_json(written.folder / CERTIFICATE, certificate.to_json())
         written.write_records(base.identity, base.source, certificate, release)
     return certificate
@@ -197,7 +197,7 @@ def dry_run(
 
 
 @dataclass(frozen=True, eq=False)
-class _WrittenFolder:
+class WrittenFolder:
     """Edited weights in a temporary folder, and what later steps need, so that planning and hashing happen once."""
 
     folder: Path
@@ -240,13 +240,13 @@ def _require_form(options: ExportOptions, certified: bool = False) -> None:
 @contextmanager
 def _written(
     recipe: Recipe, source: WeightSource, out: Path, options: ExportOptions, distilled: Distilled | None = None
-) -> Iterator[_WrittenFolder]:
+) -> Iterator[WrittenFolder]:
     """Write weights, config, tokenizer and recipe to a folder, which is renamed to `out` when the block ends."""
     sign = signer(options.sign) if options.sign is not None else None
     settings = ExportSettings.used(options, source.loaded, distilled.record if distilled else None)
     plan = plan_export(recipe, source, settings, distilled)
     shards = cut_shards(source.edited(plan, settings.cast), options.shard_size)
-    _require_space(out, sum(shard.nbytes for shard in shards))
+    require_space(out, sum(shard.nbytes for shard in shards))
     run_settings = [recipe.digest, source.name, source.stamp, options.shard_size, settings.model_dump(), versions()]
     resume_key = sha256_json(run_settings) if source.stamp else None
     with new_folder(out, resume_key, MANIFEST, options.overwrite) as folder:
@@ -259,7 +259,7 @@ def _written(
             distilled.save(folder / FACTORS)
         if options.undo:
             write_patch(folder, source, plan)
-        yield _WrittenFolder(folder, recipe, plan, settings, digests, left_out)
+        yield WrittenFolder(folder, recipe, plan, settings, digests, left_out)
         if sign:
             sign(folder)
 
@@ -275,7 +275,7 @@ def _open(source: str | Path | HookedModel, options: ExportOptions, out: str | P
     return weights
 
 
-def _nearest_copies(source: WeightSource, written: _WrittenFolder) -> dict[str, TensorPiece]:
+def _nearest_copies(source: WeightSource, written: WrittenFolder) -> dict[str, TensorPiece]:
     """The source's tensors. Those that were copied unchanged are read from the new folder instead."""
     files = Checkpoint.open(written.folder).opened
     copies = {name: (file, entry) for file in files for name, entry in file.entries.items()}
@@ -283,7 +283,8 @@ def _nearest_copies(source: WeightSource, written: _WrittenFolder) -> dict[str, 
     return {n: replace(x, source=copies[n]) if n in copied else x for n, x in source.pieces.items()}
 
 
-def _require_space(out: Path, needed: int) -> None:
+def require_space(out: Path, needed: int) -> None:
+    """Raise where an output's disk has fewer bytes free than it needs."""
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     unfinished = unfinished_path(out)  # is resumed, or removed
     files = unfinished.rglob("*") if unfinished.is_dir() else ()
@@ -293,7 +294,8 @@ def _require_space(out: Path, needed: int) -> None:
         raise InterpError(f"{out} needs {needs}, and {parent} has {has} free; choose another place")
 
 
-def _require_faithful(certificate: Certificate) -> None:
+def require_faithful(certificate: Certificate) -> None:
+    """Raise where an export does not do what the recipe's hooks do."""
     if not certificate.faithful:
         problem = f"the exported weights do not do what the recipe's hooks do: {'; '.join(certificate.unmet)}"
         raise InterpError(f"{problem}. Nothing was written; run it with hooks, and report a fold that is called exact")

@@ -12,7 +12,7 @@ from interp.core.display import escaped, markdown
 from interp.core.errors import InterpError
 from interp.core.files import sha256_file, write_json, write_text
 from interp.editing.certificate import Certificate, ExportManifest
-from interp.editing.certificate.manifest import CARD, MANIFEST
+from interp.editing.certificate.manifest import CARD, GGUF, MANIFEST
 from interp.editing.export.signatures import SIGNATURE
 from interp.editing.fold.plan import Plan
 
@@ -44,7 +44,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
     """The whole text, front matter included; `note` is the recipe's own description."""
     base, release = manifest.base, manifest.release
     data = ModelCardData(
-        library_name="transformers",
+        library_name="gguf" if GGUF in manifest.files else "transformers",
         pipeline_tag="text-generation",
         tags=["interp", "edited"],
         # Only a name with a commit is known to be one of the hub, and others are refused there.
@@ -58,6 +58,7 @@ def render_model_card(manifest: ExportManifest, plan: Plan, note: str, certifica
         f"({manifest.recipe[:12]}), folded into the weights:",
         _table(["op", "where", "how exactly"], [[escaped(i.op), escaped(i.where), i.exactness] for i in plan.items]),
         f"**Warning:** {plan.warning}.{_tied(certificate)}" if plan.warning else "",
+        *(markdown(note) for note in plan.notes),
         "## Intended use",
         "As the base model is used, where what the recipe removes is unwanted. It is not a safeguard on its own: keep "
         "the safeguards that the base model needs.",

@@ -81,6 +81,7 @@ class Plan(Displayed):
         items: How each op folds, in the order of the recipe.
         grown: What is appended to tensors, after their change if they have one.
         warning: What other programs would make of the checkpoint; empty if there is nothing to say.
+        notes: What else is to be known of the tensors that are written, such as types that change.
 
     Example:
         >>> from interp.editing import dry_run
@@ -98,6 +99,7 @@ class Plan(Displayed):
     items: tuple[PlannedEdit, ...] = ()
     grown: Mapping[str, Growth] = field(default_factory=dict)
     warning: str = ""
+    notes: tuple[str, ...] = ()
 
     def apply(self, name: str, tensor: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
         """A tensor after the edit, in its own type; one that is not in the plan is returned unchanged.
@@ -166,6 +168,7 @@ class Plan(Displayed):
             lines.append(f"the unembedding is untied from {self.untie} and does not change")
         if self.config:
             lines.append("config.json: " + ", ".join(f"{key} = {value!r}" for key, value in self.config.items()))
+        lines += self.notes
         return [*lines, f"warning: {self.warning}"] if self.warning else lines
 
     def __str__(self) -> str:

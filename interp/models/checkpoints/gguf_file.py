@@ -12,7 +12,7 @@ The names are those of llama.cpp (https://github.com/ggml-org/llama.cpp).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,6 +107,11 @@ class GgufFile:
         return {tensor.name: tensor for tensor in self._reader.tensors}
 
     @property
+    def types(self) -> dict[str, str]:
+        """The type of each tensor, as GGUF calls it."""
+        return {name: tensor.tensor_type.name for name, tensor in self.tensors.items()}
+
+    @property
     def ends(self) -> list[int]:
         """The tokens that end a reply: those that end a text, a turn and a message."""
         values = [self._value(f"tokenizer.ggml.{name}") for name in _ENDS]
@@ -114,6 +119,8 @@ class GgufFile:
 
     def complete(self, config: Any) -> None:
         """Set in a config what the file states. Raises, by its name, for what the config has no place for."""
+        if (parts := self._value("split.count") or 1) > 1:
+            raise InterpError(f"{self.path}: one of {parts} parts; join them with llama.cpp's llama-gguf-split --merge")
         require_layers(config.num_hidden_layers, len(self.tensors), str(self.path))
         prefix = f"{self.architecture}."
         stated = {key.removeprefix(prefix): self._value(key) for key in self._reader.fields if key.startswith(prefix)}
@@ -150,20 +157,65 @@ class GgufFile:
         lost = [x for x in self.tensors if x.removesuffix(".weight") not in known and not _ROTARY.fullmatch(x)]
         refuse_lost(self.path, lost, "use the checkpoint that it was made from")
 
+    def names(self, name: str, layers: int) -> list[str]:
+        """The names that GGUF has for a tensor of a model with so many layers, the likeliest first."""
+        from gguf import get_tensor_name_map
+
+        if self._number is None:
+            return []
+        table, parts = get_tensor_name_map(self._number, layers), name.split(".")
+        tails = (".".join(parts[start:]) for start in range(len(parts)))  # some files lack the base's prefix
+        return [*filter(None, (table.get_name(tail, (".weight", ".bias")) for tail in tails))]
+
+    @property
+    def _number(self) -> Any:
+        """The gguf package's number of the architecture; None for one that it does not know."""
+        from gguf import MODEL_ARCH_NAMES
+
+        return next((number for number, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
+
+    @property
+    def has_unembedding(self) -> bool:
+        """Whether llama.cpp reads an unembedding of this architecture; it takes the token table of others."""
+        from gguf import MODEL_TENSOR, MODEL_TENSORS
+
+        return MODEL_TENSOR.OUTPUT in MODEL_TENSORS.get(self._number, ())
+
+    def write_copy(self, out: Path, edited: Mapping[str, tuple[Any, Any]], notes: Mapping[str, str]) -> None:
+        """Write the file again with other tensors; what is not named keeps its bytes.
+
+        Args:
+            out: The new file.
+            edited: Tensors by name: the array that `gguf.quantize` makes, and its type. New names come last.
+            notes: Texts for the metadata.
+        """
+        from gguf import GGUFValueType, GGUFWriter
+
+        writer = GGUFWriter(out, self.architecture, endianess=self._reader.endianess)
+        writer.data_alignment = self._reader.alignment
+        for field in self._reader.fields.values():
+            if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", *notes):
+                inner = field.types[-1] if field.types[0] is GGUFValueType.ARRAY else None
+                writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+        for key, text in notes.items():
+            writer.add_string(key, text)
+        tensors = {name: (tensor.data, tensor.tensor_type) for name, tensor in self.tensors.items()}
+        tensors |= edited
+        for name, (values, kind) in tensors.items():
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for values, _ in tensors.values():
+            writer.write_tensor_data(values)
+        writer.close()
+
     def _places(self, hf: Any) -> Iterator[str]:
         """The names that GGUF has for a model's tensors."""
-        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-        numbers = {name: number for number, name in MODEL_ARCH_NAMES.items()}
-        if self.architecture not in numbers:
-            return
-        table = get_tensor_name_map(numbers[self.architecture], hf.config.num_hidden_layers)
         for name in hf.state_dict():
-            parts = name.split(".")
-            tails = (".".join(parts[start:]) for start in range(len(parts)))  # some files lack the base's prefix
-            yield from filter(None, (table.get_name(tail, (".weight", ".bias")) for tail in tails))
+            yield from self.names(name, hf.config.num_hidden_layers)
             if name.endswith("experts.gate_up_proj"):
-                layer = next(part for part in parts if part.isdigit())
+                layer = next(part for part in name.split(".") if part.isdigit())
                 yield from (f"blk.{layer}.ffn_{half}_exps" for half in ("gate", "up"))
 
     def split_text(self, tokenizer: Any) -> None:

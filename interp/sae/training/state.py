@@ -2,7 +2,9 @@
 
 1. `TrainingState.update` takes one Adam step on the gradients of `gradients`. Decoder gradients are made tangent to the
    unit sphere and rows are normalised again.
-2. `SteeredPenalty` moves the weight of a sparsity penalty so that a given number of latents fire per token.
+2. `SteeredPenalty` moves the weight of a sparsity penalty so that a given number of latents fire per token. All
+   thresholds of a JumpReLU autoencoder are moved together as well, by what the penalty has left, unless latents are
+   resampled.
 3. `product_dtype` decides the type of matrix products. Processors with matrix units for bfloat16 are several times as
    fast in it; those without can be half as fast as in float32, for less precision.
 4. `folded` writes standardisation and kind into the tensors of the result.
@@ -31,6 +33,7 @@ from interp.sae.training.standardisation import Standardisation
 _INTEGRAL = 0.02  # per step, on logarithms
 _PROPORTIONAL = 1.5
 _RAMP = 0.3  # share of the steps in which the target sinks
+_DIRECT = 0.05  # per step, on logarithms of thresholds
 _ROWS, _WIDTH, _COLUMNS, _TRIES = 256, 512, 2048, 5  # of the product that is timed
 _POINTS = 50
 _DENSITY_SHARE = 0.2
@@ -58,14 +61,18 @@ class SteeredPenalty:
         self.k, self._integral, self._least = k, math.log(self.weight), math.log(self.weight / 1000)
         self._first: float | None = None
 
-    def update(self, l0: float, share: float) -> None:
-        """Take in a batch's mean number of latents per token, `share` of the way through training."""
+    def update(self, l0: float, share: float) -> float:
+        """Take in a batch's mean number of latents per token, `share` of the way through training.
+
+        Returns the logarithm of that number by the target, at most 1 either way.
+        """
         self._first = max(l0, self.k) if self._first is None else self._first
         ahead = max(0.0, 1 - share / _RAMP)
         target = (1 - ahead) * math.log(self.k) + ahead * math.log(self._first)
         error = max(-1.0, min(1.0, math.log(max(l0, 1e-3)) - target))
         self._integral = max(self._least, self._integral + _INTEGRAL * error)
         self.weight = math.exp(self._integral + _PROPORTIONAL * error)
+        return error
 
     def state(self) -> dict[str, float | None]:
         """What another controller needs to continue from here."""
@@ -300,7 +307,11 @@ class TrainingState:
         self._recent.append((float(step.loss), float(step.fvu), l0))
         if self.config.kind == "batchtopk":
             self.threshold += (1 if self.steps == 1 else _MEMORY) * (max(0.0, step.lowest) - self.threshold)
-        self.penalty.update(l0, self.steps / total)
+        off = self.penalty.update(l0, self.steps / total)
+        steered = self.config.sparsity is None and not self.config.resample_every  # which makes the number jump
+        if self.config.kind == "jumprelu" and steered:
+            # The penalty reaches thresholds through the learning rate only, too slowly for a short training.
+            self.weights.extra["log_threshold"] += _DIRECT * off
         if self.steps > total * (1 - _DENSITY_SHARE):
             self._fired, self._counted = self._fired + step.fired, self._counted + tokens
         if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:

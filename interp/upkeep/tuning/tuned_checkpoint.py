@@ -22,7 +22,7 @@ from interp.editing.approximate.low_rank_factors import AddedFactors, FactorPair
 from interp.editing.certificate import Certificate
 from interp.editing.certificate.manifest import CARD, CERTIFICATE, ExportSettings
 from interp.editing.certificate.measurement import certify
-from interp.editing.certificate.verifier import random_probes, read_probes, write_probes
+from interp.editing.certificate.probes import random_probes, read_probes, write_probes
 from interp.editing.export.sources import open_source
 from interp.editing.export.weight_writer import cut_shards, write_weights
 from interp.interventions.recipe import Recipe

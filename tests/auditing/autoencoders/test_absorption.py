@@ -1,13 +1,16 @@
 """Absorption is none for the true dictionary, and found in one that is built with it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from planted_dictionary import WIDTH, dictionary
+from scripts import importable
 from torch.nn.functional import normalize
 
 from interp.auditing.autoencoders.absorption import absorbed, absorption_scores, concept_latents
 from interp.auditing.autoencoders.labelled_set import LabelledSet, SetActivations
+from interp.core.files import read_json
 
 # Feature 0 is the concept, 1 to 10 are things that imply it, 11 to 40 have nothing to do with it.
 COUNT, CHILDREN = 240, 10
@@ -69,3 +72,16 @@ def test_a_concept_of_two_latents_has_both():
     codes = torch.zeros(80, 6)
     codes[:20, 2], codes[20:40, 4], codes[::3, 1] = 1, 1, 1
     assert sorted(concept_latents(codes, truth).tolist()) == [2, 4]
+
+
+def test_the_same_texts_are_absorbed_as_by_sae_bench():
+    """Its own calculator's figures, from `experiments/benchmarks/sae_bench_definitions.py`."""
+    root = Path(__file__).parents[3]
+    with importable(root / "experiments" / "benchmarks"):
+        from sae_bench_definitions import absorbing
+    figures = read_json(Path(__file__).with_name("peer_figures.json"))["absorption"]
+    for figure in figures:
+        ours = absorbed(*(absorbing(figure["seed"])[number] for number in (1, 0, 2, 3)))
+        assert ours.nonzero()[:, 0].tolist() == figure["absorbed"]
+        assert 0.2 < float(ours.float().mean()) < 0.6
+    assert len(figures) == 3

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sae_samples import autoencoder
@@ -10,7 +11,8 @@ from sae_samples import autoencoder
 import interp
 from interp import InterpError
 from interp.auditing import AutoencoderBench, BenchOptions, LabelledSet, bench_autoencoder
-from interp.auditing.autoencoders.bench import compare_measures
+from interp.auditing.autoencoders.bench import compare_measures, with_seeds
+from interp.auditing.statistics.comparison import mean_interval
 from interp.sae import SaeConfig
 
 TEXTS = [" ".join(f"w{4 + (7 * n + k * k) % 120}" for k in range(8 + n % 9)) for n in range(60)]
@@ -95,13 +97,46 @@ def test_an_autoencoder_of_another_model_is_refused(whole, tiny, tmp_path):
 def test_gaps_are_those_of_the_mean_over_seeds_and_signed_so_that_more_is_better():
     scores = {
         "autoencoder": {"KL": [1.0, 2.0, 3.0, 2.0]},
-        "x, seed 0": {"KL": [2.0, 3.0, 4.0, 3.0]},
-        "x, seed 1": {"KL": [4.0, 5.0, 6.0, 5.0]},
+        "x, seed 0": {"KL": [3.9, 4.9, 5.9, 4.9]},
+        "x, seed 1": {"KL": [2.1, 3.1, 4.1, 3.1]},
+        "z, seed 0": {"KL": [3.9, 3.0, 4.9, 3.8]},
+        "z, seed 1": {"KL": [3.9, 3.2, 5.1, 3.8]},
         "y": {"KL": [0.5, 1.0, 2.0, 1.5]},
     }
     (row,) = compare_measures("reconstruction", scores)
     assert (row.better, row.value.estimate, row.controls["x"].estimate) == ("lower", 2, 4)
-    assert (row.gaps["x"].estimate, row.gaps["y"].estimate, row.not_above) == (2, -0.75, ("y",))
+    assert [row.gaps[name].estimate for name in "xyz"] == pytest.approx([2, -0.75, 1.95])
+    assert row.not_above == ("x", "y"), "of two seeds that differ by so much the mean is unknown"
+
+
+def test_the_interval_of_a_gap_has_the_variance_over_seeds():
+    """Seeds of one control that lie on both sides of the autoencoder, far apart, cannot be beaten for certain."""
+    own = [0.50, 0.52, 0.48, 0.51, 0.49, 0.50, 0.53, 0.47]
+    apart = {f"x, seed {n}": {"FVU": [value + shift for value in own]} for n, shift in enumerate((-0.2, 0.4, 0.4))}
+    alike = {f"x, seed {n}": {"FVU": [value + 0.2 for value in own]} for n in range(3)}
+    rows = [compare_measures("reconstruction", {"autoencoder": {"FVU": own}, **x})[0] for x in (apart, alike)]
+    assert [row.gaps["x"].estimate for row in rows] == pytest.approx([0.2, 0.2])
+    assert [row.not_above for row in rows] == [("x",), ()]
+    # Items differ by nothing, so that the seeds' interval is all there is: Student's of three draws.
+    draws = np.array([-0.2, 0.4, 0.4])
+    reach = 4.30265 * draws.std(ddof=1) / 3**0.5
+    assert rows[0].gaps["x"].high - rows[0].gaps["x"].estimate == pytest.approx(reach, rel=1e-4)
+    assert rows[0].controls["x"].high > rows[1].controls["x"].high
+
+
+def test_intervals_with_seeds_cover_a_control_whose_seeds_vary():
+    """Simulated: the truth is the mean over all seeds there could be; without the seeds' part coverage is far off."""
+    draw = np.random.default_rng(0)
+    covered = {True: 0, False: 0}
+    for _ in range(200):
+        items, seeds = draw.normal(0, 1, 40), draw.normal(0, 0.5, 3)
+        scores = items + seeds[:, None] + draw.normal(0, 0.3, (3, 40))
+        plain = mean_interval(scores.mean(0).tolist(), unit="margin", resamples=200)
+        for wide in covered:
+            interval = with_seeds(plain, scores.mean(1)) if wide else plain
+            covered[wide] += interval.low <= 0 <= interval.high
+    assert covered[True] >= 186
+    assert covered[False] < 160
 
 
 def test_json_has_no_more_than_the_record(whole):

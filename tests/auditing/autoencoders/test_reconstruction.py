@@ -1,16 +1,23 @@
 """Measures agree with a slow count by document, and with what is known of a perfect and an empty dictionary."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from sae_samples import autoencoder
+from scripts import importable
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+import interp
 from interp.activations import pack_rows
 from interp.auditing.autoencoders.reconstruction import reconstruction_measures
 from interp.core.errors import InterpError
+from interp.core.files import read_json
+from interp.data import pack
+from interp.data.packing import Encoded
 from interp.sae import evaluate
+from interp.sae.metrics import spliced_sums
 
 TEXTS = [" ".join(f"w{4 + (7 * n + k * k) % 120}" for k in range(5 + 3 * n)) for n in range(7)]
 
@@ -96,3 +103,47 @@ def test_text_that_predicts_nothing_is_refused(measured):
     model, sae, _ = measured
     with pytest.raises(InterpError, match="fewer than two rows"):
         reconstruction_measures({"sae": sae}, model, pack_rows(model, ["w5 w6 w7"], 16))
+
+
+def test_figures_are_those_of_sae_bench_on_the_same_autoencoder():
+    """Its own functions' figures, from `experiments/benchmarks/sae_bench_definitions.py`, within 1 %.
+
+    It leaves out what the first token predicts, and counts what the last one would; zeros also take the first token's
+    place, which here keeps its activations. Its explained variance takes the square of a mean of squares off a sum.
+    """
+    root = Path(__file__).parents[3]
+    with importable(root / "experiments" / "benchmarks"):
+        from sae_bench_definitions import LENGTH, SITE, autoencoder, documents
+    theirs = read_json(Path(__file__).with_name("peer_figures.json"))["core"]
+    model = interp.load("organism")
+    sae, ids = autoencoder(model), documents(model)
+
+    def sums(ids):
+        rows = pack([Encoded.of(row.tolist()) for row in ids], ids.shape[1], together=False)
+        return spliced_sums({"sae": sae}, model, rows, {}, 8)
+
+    ours, longer, first = sums(ids[:, :LENGTH]), sums(ids), sums(ids[:, :2])
+    own, tokens = ours.saes["sae"], ours.tokens
+    predicted = tokens - len(ids)
+    x = model.capture(ids[:, :LENGTH], SITE)[SITE][:, 1:].flatten(0, 1)
+    error, squares = float(own.error.sum()) / tokens, float(x.square().sum(1).mean())
+
+    def loss(change):
+        with model.hooked([(SITE, change)]):
+            logits = model.logits(ids[:, : LENGTH - 1])[:, 1:]
+        return float(cross_entropy(logits.flatten(0, 1), ids[:, 2:LENGTH].flatten()))
+
+    figures = {
+        "ce_loss_without_sae": float((ours.clean - first.clean).sum()) / predicted,
+        "ce_loss_with_sae": float((own.loss - first.saes["sae"].loss).sum()) / predicted,
+        "ce_loss_with_ablation": loss(torch.zeros_like),
+        "kl_div_with_sae": float(longer.saes["sae"].kl.sum()) / tokens,
+        "l0": float(own.l0.sum()) / tokens,
+        "cossim": float(own.cosine.sum()) / tokens,
+        "mse": error / tokens,
+        "explained_variance": 1 - error / (squares - (squares / x.shape[1]) ** 2),
+    }
+    assert figures == pytest.approx({key: theirs[key] for key in figures}, rel=0.01)
+    worst, clean, with_sae = (figures[f"ce_loss_{key}"] for key in ("with_ablation", "without_sae", "with_sae"))
+    assert (worst - with_sae) / (worst - clean) == pytest.approx(theirs["ce_loss_score"], rel=0.01)
+    assert theirs["explained_variance"] < -0.5 < 0 < 1 - float(own.error.sum()) / ours.variance

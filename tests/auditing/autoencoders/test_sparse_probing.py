@@ -104,7 +104,7 @@ def test_latents_and_accuracies_are_those_of_sae_bench_and_sae_probes():
     root = Path(__file__).parents[3]
     with importable(root / "experiments" / "benchmarks"):
         from sae_bench_definitions import arrays
-    figures = read_json(Path(__file__).with_name("peer_figures.json"))
+    figures = read_json(Path(__file__).with_name("peer_figures.json"))["probing"]
     for figure in figures:
         x, truth = arrays(figure["seed"])
         for k, theirs in figure["sae-bench"].items():

@@ -1,10 +1,15 @@
 """Control vectors: what `Add` adds, read back from a GGUF file."""
 
+import base64
+import json
+
+import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from interp import Add, InterpError, Project, Recipe
-from interp.editing.export.control_vector import export_control_vector, read_control_vector
+from interp.editing.export.control_vector import export_control_vector, export_vllm_lens, read_control_vector
 
 IDS = torch.randint(4, 128, (3, 11), generator=torch.Generator().manual_seed(1))
 ROWS = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
@@ -36,3 +41,61 @@ def test_a_control_vector_is_what_add_adds_and_is_read_back(tiny, tmp_path):
     (tmp_path / "none.gguf").write_bytes(b"GGUF nonsense")
     with pytest.raises(InterpError, match="not a GGUF file"):
         read_control_vector(tmp_path / "none.gguf")
+
+
+class SteeringVector(BaseModel):
+    """What vllm-lens documents of its class: the fields, the decoding, and what is added at a layer's output."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    activations: torch.Tensor
+    layer_indices: list[int]
+    scale: float = 1.0
+    norm_match: bool = False
+    position_indices: list[int] | None = None
+
+    @field_validator("activations", mode="before")
+    @classmethod
+    def decoded(cls, value):
+        raw = np.frombuffer(base64.b64decode(value["data"]), np.dtype(value["dtype"]))
+        return torch.from_numpy(raw.reshape(value["shape"]).copy())
+
+    @model_validator(mode="after")
+    def shaped(self):
+        assert self.activations.ndim in (2, 3)
+        assert len(self.activations) == len(self.layer_indices)
+        return self
+
+    def at(self, row):
+        return lambda x: x + self.scale * self.activations[row]
+
+
+def test_the_fields_of_vllm_lens_do_what_add_does(tiny, tmp_path, run):
+    model, file = tiny("llama"), tmp_path / "steer.json"
+    recipe = Recipe([("resid_post.0-2", Add(ROWS[0], 2.0)), ("resid_post.2", Add(ROWS[1]))])
+    assert export_vllm_lens(recipe, model, file) == [0, 1, 2]
+    vector = SteeringVector.model_validate(json.loads(file.read_text()))
+    with model.hooked(recipe):
+        expected = model.logits(IDS)
+    with model.hooked([(f"resid_post.{layer}", vector.at(row)) for row, layer in enumerate(vector.layer_indices)]):
+        torch.testing.assert_close(model.logits(IDS), expected)
+    assert (expected - model.logits(IDS)).abs().max() > 0.1, "control"
+    with pytest.raises(InterpError, match="adds constants, and Project"):
+        export_vllm_lens(PROJECT, model, tmp_path / "other.json")
+    model.hf.save_pretrained(tmp_path / "model")
+    recipe.save(tmp_path / "recipe")
+    words = ["export", tmp_path / "model", "--recipe", tmp_path / "recipe", "--form", "vllm-lens"]
+    assert run(*words, "--out", tmp_path / "again.json")[0] == 0
+    assert (tmp_path / "again.json").read_bytes() == file.read_bytes()
+    assert run(*words, "--out", tmp_path / "third.json", "--keep-norms")[0] == 2
+
+
+def test_easysteer_finds_its_documented_keys_in_a_control_vector(tiny, tmp_path):
+    """Its loader wants the architecture, a hint of the model, and one-dimensional F32 tensors named by layer."""
+    gguf = pytest.importorskip("gguf")
+    export_control_vector(Recipe([("resid_post.1-2", Add(ROWS[0]))]), tiny("llama"), tmp_path / "v.gguf")
+    reader = gguf.GGUFReader(tmp_path / "v.gguf")
+    assert reader.fields["general.architecture"].contents() == "controlvector"
+    assert reader.fields["controlvector.model_hint"].contents() == "llama"
+    assert [(t.name, t.tensor_type.name, t.data.ndim) for t in reader.tensors] == [
+        ("direction.1", "F32", 1), ("direction.2", "F32", 1),
+    ]  # fmt: skip

@@ -2,17 +2,19 @@
 
 from copy import deepcopy
 
+import gguf
 import numpy as np
 import pytest
 import tiny_gguf
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 import interp
 from interp import InterpError
 from interp.models.checkpoints.gguf_file import GgufFile
 
-pytest.importorskip("gguf")
 IDS = torch.arange(4, 44)[None]
 KEYS = {  # each changes what a model computes
     "attn_logit_softcapping": 30.0,
@@ -190,3 +192,48 @@ def test_a_split_that_is_not_known_is_refused_by_name_and_one_not_stated_is_told
     assert interp.load(file, tokenizer=tiny("llama").tokenizer).tokenizer is tiny("llama").tokenizer
     interp.load(tiny_gguf.write(tiny("llama"), file, pre=None))
     assert "tokenizer.ggml.pre" in capsys.readouterr().err
+
+
+KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+VALUES = st.one_of(
+    st.text(), st.booleans(), st.integers(-(2**31), 2**31 - 1), st.floats(width=32, allow_nan=False),
+    st.lists(st.text(), min_size=1), st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1),
+)  # fmt: skip
+
+
+@given(
+    values=st.dictionaries(st.text("ab.", min_size=1).map("x.{}".format), VALUES),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=2, max_size=5),
+    alignment=st.sampled_from([32, 64, 256]),
+)
+@settings(max_examples=25)
+def test_a_copy_has_the_metadata_and_the_bytes_of_every_tensor_that_is_not_replaced(
+    values, kinds, alignment, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("copies")
+    writer, generator = gguf.GGUFWriter(folder / "first.gguf", "llama"), np.random.default_rng(0)
+    writer.add_custom_alignment(alignment)
+    for key, value in values.items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    for number, kind in enumerate(kinds):
+        kind = gguf.GGMLQuantizationType[kind]
+        data = gguf.quantize(generator.standard_normal((3, 64), dtype=np.float32), kind)
+        writer.add_tensor(f"t{number}", data, None, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    other = np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.F32
+    GgufFile(folder / "first.gguf").write_copy(folder / "copy.gguf", {"t1": other, "new": other}, {"interp.x": "y"})
+    first, copy = gguf.GGUFReader(folder / "first.gguf"), gguf.GGUFReader(folder / "copy.gguf")
+    kept = {name: field.contents() for name, field in first.fields.items() if not name.startswith("GGUF.")}
+    written = {name: field.contents() for name, field in copy.fields.items() if not name.startswith("GGUF.")}
+    assert written == {**kept, "interp.x": "y"}
+    assert copy.alignment == alignment
+    before, after = ({t.name: t for t in reader.tensors} for reader in (first, copy))
+    assert [*after] == [*before, "new"]
+    for name in before.keys() - {"t1"}:
+        assert after[name].data.tobytes() == before[name].data.tobytes()
+        assert (after[name].tensor_type, [*after[name].shape]) == (before[name].tensor_type, [*before[name].shape])
+    assert (after["t1"].data == 1).all()
+    assert (after["new"].data == 1).all()
