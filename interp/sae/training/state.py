@@ -33,11 +33,11 @@ from interp.sae.training.standardisation import Standardisation
 _INTEGRAL = 0.02  # per step, on logarithms
 _PROPORTIONAL = 1.5
 _RAMP = 0.3  # share of the steps in which the target sinks
-_DIRECT = 0.05  # per step, on logarithms of thresholds
+_DIRECT, _MOVED = 0.05, 5.0  # per step and in all steps at most, on logarithms of thresholds
 _ROWS, _WIDTH, _COLUMNS, _TRIES = 256, 512, 2048, 5  # of the product that is timed
 _POINTS = 50
 _DENSITY_SHARE = 0.2
-_MEMORY = 0.02  # weight of the newest batch in BatchTopK's threshold
+_MEMORY, _LAG = 0.02, 10  # weight of the newest batch in BatchTopK's threshold; in a short training 10 by the steps
 _GUESS = 0.9  # share of that threshold below which BatchTopK need not look
 _OPEN, _OPENED_ON, _LEAST = 4, 512, 1e-3  # times k that fire at first, measured on so many tokens; the lowest level
 _TINY = 1e-12  # Adam's epsilon: gradients of a share of the variance are small, those of rare latents smallest
@@ -306,12 +306,14 @@ class TrainingState:
         l0 = fired / tokens
         self._recent.append((float(step.loss), float(step.fvu), l0))
         if self.config.kind == "batchtopk":
-            self.threshold += (1 if self.steps == 1 else _MEMORY) * (max(0.0, step.lowest) - self.threshold)
+            newest = 1 if self.steps == 1 else min(1.0, max(_MEMORY, _LAG / total))
+            self.threshold += newest * (max(0.0, step.lowest) - self.threshold)
         off = self.penalty.update(l0, self.steps / total)
         steered = self.config.sparsity is None and not self.config.resample_every  # which makes the number jump
         if self.config.kind == "jumprelu" and steered:
-            # The penalty reaches thresholds through the learning rate only, too slowly for a short training.
-            self.weights.extra["log_threshold"] += _DIRECT * off
+            # The penalty reaches thresholds through the learning rate only, too slowly for a short training. In a long
+            # one it does all: what it selects is closer to the features.
+            self.weights.extra["log_threshold"] += min(_DIRECT, _MOVED / total) * off
         if self.steps > total * (1 - _DENSITY_SHARE):
             self._fired, self._counted = self._fired + step.fired, self._counted + tokens
         if self.steps % max(1, total // _POINTS) == 0 or self.steps == total:
