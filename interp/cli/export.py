@@ -186,10 +186,11 @@ def _print_plan(
     recipe: Any, model: Any, inputs: ExportInputs, options: ExportOptions, notes: dict[str, Any], as_json: bool
 ) -> NoReturn:
     """What the export would change and need; ends with the exit code that the export would have."""
-    from interp.editing.export import exporter, gguf_writer
+    from interp.editing.export import exporter, gguf_writer, weight_writer
 
     if options.form == "gguf":
-        plan, estimate = gguf_writer.dry_run_gguf(recipe, model, options, base=inputs.base)
+        edit = gguf_writer.GgufEdit.of(recipe, model, inputs.base, options)
+        plan, estimate = edit.plan, weight_writer.estimate_export([list(edit.pieces.values())])
     else:
         plan, estimate = exporter.dry_run(recipe, model, options)
     barred = plan.barred(options.fold)

@@ -21,6 +21,7 @@ from interp.models.architectures.recognition import recognise_architecture
 from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint, refuse_lost, without_place
 from interp.models.checkpoints.companions import NOT_FETCHED
+from interp.models.checkpoints.dequantising import require_plain
 from interp.models.checkpoints.gguf_file import GgufFile
 from interp.models.checkpoints.peft_adapter import merge_adapter
 from interp.models.checkpoints.remote_files import is_remote, local_path
@@ -174,7 +175,7 @@ def _from_folder(
     if local or str(model) in BUNDLED:
         _refuse_unused(str(model), {"revision": revision})
     folder = locate(model, revision)
-    Checkpoint.open(folder, trust_remote_code, allow_pickle)
+    require_plain(str(model), Checkpoint.open(folder, trust_remote_code, allow_pickle).config)
     options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
     hf, tokenizer = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
     # Saved records name a model's source: a folder by its absolute path, so that it is found from anywhere.
@@ -297,6 +298,8 @@ def _from_pretrained(
         loader: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
         settings = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
         hf, report = loader.from_pretrained(folder, **settings, **options)
+        if getattr(hf, "quantization_method", None) == "bitsandbytes":
+            hf = hf.dequantize()
         if tokenizer is None and (gguf or any((folder / name).exists() for name in _TOKENIZERS)):
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except InterpError:

@@ -18,9 +18,9 @@ file only; llama.cpp's llama-gguf-split joins several.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.display import displayed
 from interp.core.errors import InterpError
 from interp.core.files import new_folder, sha256_file, write_json
 from interp.editing.certificate import Certificate, Release
@@ -42,7 +41,7 @@ from interp.editing.export.exporter import WrittenFolder, require_faithful, requ
 from interp.editing.export.identity import require_base
 from interp.editing.export.signatures import signer
 from interp.editing.export.sources import AnyModel, open_source
-from interp.editing.export.weight_writer import ExportEstimate, TensorPiece, compute_shard, estimate_export, one_thread
+from interp.editing.export.weight_writer import TensorPiece, compute_shard, one_thread
 from interp.editing.fold import Plan
 from interp.editing.options import ExportOptions, FoldOptions
 from interp.interventions.recipe import Recipe
@@ -94,7 +93,7 @@ def export_gguf(
         require_space(Path(out), edit.file.path.stat().st_size)
         if release is not None:
             release.check(edit.recipe.digest, edit.model.identity, edit.plan.status)
-        edit.write(folder / GGUF)
+        edit.file.write_copy(folder / GGUF, edit.tensors(), {"interp.recipe": edit.recipe.digest})
         probes = random_probes(edit.model, options.prompts)
         write_probes(folder, probes)
         certificate = edit.certify(folder, probes)
@@ -111,24 +110,6 @@ def export_gguf(
     return certificate
 
 
-def dry_run_gguf(
-    recipe: Recipe,
-    model: str | Path,
-    options: ExportOptions | None = None,
-    *,
-    base: str | Path | None = None,
-    **fields: Any,
-) -> tuple[Plan, ExportEstimate]:
-    """Plan an edited copy of a GGUF file, as `dry_run` does a checkpoint. Writes nothing.
-
-    Among the plan's notes are the tensors that will have another type.
-    """
-    options = ExportOptions.merged(options, {**fields, "form": "gguf", "dry_run": True})
-    edit = GgufEdit.of(recipe, model, base, options)
-    estimate = estimate_export([list(edit.pieces.values())])
-    return displayed((edit.plan, replace(estimate, disk=edit.file.path.stat().st_size)))
-
-
 def check_gguf(
     folder: Path, manifest: ExportManifest, base: AnyModel | None, prompts: Sequence[str]
 ) -> tuple[Certificate, Replay]:
@@ -141,13 +122,14 @@ def check_gguf(
         raise InterpError(f"{folder}: its manifest names another recipe or base model than it holds; it was changed")
     expected, copied = edit.tensors(), GgufFile(folder / GGUF).tensors
     same = {name for name, (data, _) in expected.items() if data.tobytes() == copied[name].data.tobytes()}
-    for name in sorted(set(expected) - same - set(edit.stored.values())):
+    for name in sorted(set(expected) - same - set(edit.pieces)):
         raise InterpError(f"{folder / GGUF}: {name} is not the base's, and the recipe does not edit it; it was changed")
-    certificate = edit.certify(folder, read_probes(folder))
+    probes = read_probes(folder)
+    certificate = edit.certify(folder, probes)
     if figure := Certificate.read(folder / CERTIFICATE).differs(certificate):
         raise InterpError(f"{folder / CERTIFICATE}: its {figure} is not what is measured; it was changed")
     if prompts:
-        certificate = edit.certify(folder, [*read_probes(folder), *random_probes(edit.model, prompts)[1:]])
+        certificate = edit.certify(folder, [*probes, *random_probes(edit.model, prompts)[1:]])
     return certificate, Replay(len(expected), len(same), 0.0, 0)
 
 
@@ -159,9 +141,9 @@ class GgufEdit:
         file: The file.
         model: The model that it dequantises to.
         recipe: The edit, of that model.
-        plan: The fold, by the names of the model's tensors.
-        pieces: The edited tensors, by these names.
-        kinds: The type of each in the copy, by these names.
+        plan: The fold, by the names of the model's tensors. Its notes name the tensors that get another type.
+        pieces: The edited tensors, by the names that the file has for them.
+        kinds: The type of each in the copy.
     """
 
     file: GgufFile
@@ -174,101 +156,69 @@ class GgufEdit:
     @classmethod
     def of(cls, recipe: Recipe, model: str | Path, base: str | Path | None, options: ExportOptions) -> "GgufEdit":
         """Plan the edit; raises as `export_gguf` does."""
-        place = base if base is not None else model
+        place = model if base is None else base
         if not is_gguf(place):
             raise InterpError(f"{place} is no GGUF file, and form gguf writes a copy of one; give it as base (--base)")
-        weights = open_source(place)
-        hooked, file = weights.load_model(), GgufFile(Path(place).expanduser())
-        if base is not None and Path(base) != Path(model):
-            recipe = _of_base(recipe, model, hooked)
-        recipe = weights.kept(recipe, options)
+        weights, file = open_source(place), GgufFile(Path(place).expanduser())
+        hooked = weights.load_model()
+        recipe = weights.kept(recipe if place == model else _of_base(recipe, model, hooked), options)
         recipe.check(hooked.reference)
         require_writer_check(hooked)
         plan = plan_export(recipe, weights, ExportSettings(**dict(options.fold)), None)
         for name in [*plan.created, *plan.grown]:
             raise InterpError(f"the recipe adds {name}, which {file.path.name} has no place for; export a checkpoint")
-        pieces = {piece.name: piece for part in weights.edited(plan) for piece in part if piece.name in plan.changes}
-        edit = cls(file, hooked, recipe, plan, pieces, {})
+        edited = [piece for part in weights.edited(plan) for piece in part if piece.name in plan.changes]
+        pieces = {file.stored_name(piece.name, hooked.n_layers): piece for piece in edited}
+        state, kinds, changed = hooked.hf.state_dict(), {}, dict[str, list[str]]()
+        for name, piece in pieces.items():
+            tensor = file.tensors[name]
+            if not _distance(_dequantised(tensor.data, tensor.tensor_type), state[piece.name].float()) < _EQUAL:
+                raise InterpError(f"{file.path.name}: {name} is rearranged when it is loaded; export a checkpoint")
+            kinds[name] = _kind(tensor, options.dtype)
+            if kinds[name] != tensor.tensor_type:
+                changed.setdefault(f"{tensor.tensor_type.name} as {kinds[name].name}", []).append(name)
+        notes = tuple(f"written in another type, {types}: {', '.join(names)}" for types, names in changed.items())
+        edit = cls(file, hooked, recipe, replace(plan, warning="", notes=notes), pieces, kinds)
         if plan.untie and not file.has_unembedding:
             raise edit._tied()
-        kinds = {name: _kind(file.tensors[edit.stored[name]], options.dtype) for name in pieces}
-        changed = dict[str, list[str]]()
-        for name, kind in kinds.items():
-            if (before := file.tensors[edit.stored[name]].tensor_type) != kind:
-                changed.setdefault(f"{before.name} as {kind.name}", []).append(edit.stored[name])
-        notes = tuple(f"written in another type, {types}: {', '.join(names)}" for types, names in changed.items())
-        return replace(edit, plan=replace(plan, warning="", notes=notes), kinds=kinds)
-
-    @cached_property
-    def stored(self) -> dict[str, str]:
-        """The name that the file has for each edited tensor."""
-        layers = self.model.n_layers
-        names = {name: [x for x in self.file.names(name, layers) if self._find(x)] for name in self.pieces}
-        for name in (name for name, known in names.items() if not known):
-            raise InterpError(f"{self.file.path}: none of its tensors is {name}, which the recipe edits")
-        return {name: self._find(known[0]) for name, known in names.items()}
-
-    def _find(self, name: str) -> str:
-        end = next((end for end in ("", ".weight", ".bias") if name + end in self.file.tensors), None)
-        return "" if end is None else name + end
-
-    @cached_property
-    def layouts(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """How each edited tensor lies in the file: as in memory, or transposed. It is read off the base's values."""
-        return {name: self._layout(name) for name in self.pieces}
-
-    def _layout(self, name: str) -> Callable[[Tensor], Tensor]:
-        stored, memory = _values(self.file.tensors[self.stored[name]]), self.model.hf.state_dict()[name].float()
-        for layout in (_as_is, _transposed):
-            if layout(memory).shape == stored.shape and _distance(layout(memory), stored) < _EQUAL:
-                return layout
-        raise InterpError(
-            f"{self.file.path}: {self.stored[name]} is rearranged in memory ({name}); export a checkpoint"
-        )
+        return edit
 
     def tensors(self) -> dict[str, tuple[Any, Any]]:
         """Every tensor of the copy, by name: its data, quantised, and its type."""
         tensors = {name: (tensor.data, tensor.tensor_type) for name, tensor in self.file.tensors.items()}
         if self.plan.untie:
-            tensors["output.weight"] = tensors[self._find(self.file.names(self.plan.untie, self.model.n_layers)[0])]
+            tensors["output.weight"] = tensors[self.file.stored_name(self.plan.untie, self.model.n_layers)]
         with one_thread():
             for name, piece in self.pieces.items():
-                tensors[self.stored[name]] = self._quantised(name, compute_shard(piece)), self.kinds[name]
+                tensors[name] = self._quantised(name, compute_shard(piece)), self.kinds[name]
         return tensors
-
-    def write(self, out: Path) -> None:
-        """Write the copy."""
-        self.file.write_copy(out, self.tensors(), {"interp.recipe": self.recipe.digest})
 
     def certify(self, folder: Path, probes: list[Tokens]) -> Certificate:
         """Measure a folder's copy against the hooks on the base."""
+        stored = {piece.name: name for name, piece in self.pieces.items()}
+
+        def as_written(name: str, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+            if name not in stored:
+                return tensor
+            return _dequantised(self._quantised(stored[name], tensor), self.kinds[stored[name]])
+
         edit = self.model, self.recipe, self.plan
-        return certify(*edit, folder / GGUF, probes, ExportSettings(), self.as_written)
-
-    def as_written(self, name: str, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """An edited tensor after it was quantised; others as they are."""
-        if name not in self.pieces:
-            return tensor
-        from gguf import dequantize
-
-        return self.layouts[name](torch.from_numpy(dequantize(self._quantised(name, tensor), self.kinds[name])))
+        return certify(*edit, folder / GGUF, probes, ExportSettings(), as_written)
 
     def _quantised(self, name: str, tensor: Tensor) -> Any:
-        from gguf import dequantize, quantize
+        from gguf import quantize
 
-        kind = self.kinds[name]
         with np.errstate(over="ignore"):  # refused below, by name
-            data = quantize(self.layouts[name](tensor.float()).contiguous().numpy(), kind)
-        if not torch.from_numpy(dequantize(data, kind)).isfinite().all():
-            raise InterpError(f"{self.stored[name]} would hold infinite values in {kind.name}; choose dtype float32")
+            data = quantize(tensor.float().numpy(), self.kinds[name])
+        if not _dequantised(data, self.kinds[name]).isfinite().all():
+            raise InterpError(f"{name} would hold infinite values in {self.kinds[name].name}; choose dtype float32")
         return data
 
     def _tied(self) -> InterpError:
         """The error for an untied unembedding that llama.cpp would not read, with what the tied model would do."""
         hf = copy.deepcopy(self.model.hf)
-        state = hf.state_dict()
-        for name, piece in self.pieces.items():
-            state[name].copy_(compute_shard(piece))
+        for piece in self.pieces.values():
+            hf.state_dict()[piece.name].copy_(compute_shard(piece))
         exported = HookedModel(hf, self.model.tokenizer)
         figures = tied_head(self.model, exported, self.recipe, random_probes(self.model))
         return InterpError(
@@ -279,14 +229,10 @@ class GgufEdit:
 
 def _of_base(recipe: Recipe, model: str | Path, hooked: HookedModel) -> Recipe:
     """A recipe of a model, for the base that holds it quantised. Raises where that is another model."""
-    original = open_source(model)
+    original, held = open_source(model), hooked.hf.state_dict()
     require_base(recipe, original)
-    held = hooked.hf.state_dict()
-    for name, piece in original.pieces.items():
-        if len(piece.source_shape) < 2 or name not in held:
-            continue
-        same = held[name].shape == piece.source_shape
-        if not same or _distance(held[name], original.read(name, torch.float32)) > _SAME:
+    for name in (name for name, piece in original.pieces.items() if len(piece.source_shape) > 1 and name in held):
+        if not _distance(held[name], original.read(name, torch.float32)) < _SAME:
             raise InterpError(f"{hooked.name} is not {original.name} quantised: its {name} is another; give one of it")
     return recipe.retarget(hooked)
 
@@ -294,33 +240,24 @@ def _of_base(recipe: Recipe, model: str | Path, hooked: HookedModel) -> Recipe:
 def _kind(tensor: Any, dtype: str | None) -> Any:
     """The type in which an edited tensor is written: its own if the gguf package writes that, else Q8_0 or F16."""
     from gguf import GGMLQuantizationType, quantize
+    from gguf.quants import QuantError
 
-    own = tensor.tensor_type
-    row = torch.zeros(1, int(tensor.shape[0])).numpy()  # GGUF has the length of a row first
-    for kind in [GGMLQuantizationType[_TYPES[dtype]]] if dtype else [own, GGMLQuantizationType.Q8_0]:
-        try:
-            quantize(row, kind)
-        except (NotImplementedError, ValueError):
-            continue
-        return kind
+    wanted = GGMLQuantizationType[_TYPES[dtype]] if dtype and len(tensor.shape) > 1 else tensor.tensor_type
+    for kind in (wanted, GGMLQuantizationType.Q8_0):
+        with suppress(NotImplementedError, QuantError):  # it is only read, or its blocks do not divide a row
+            quantize(np.zeros((1, int(tensor.shape[0])), np.float32), kind)  # GGUF has the length of a row first
+            return kind
     return GGMLQuantizationType.F16
 
 
-def _values(tensor: Any) -> Float[Tensor, "..."]:
-    """A tensor of the file, dequantised."""
+def _dequantised(data: Any, kind: Any) -> Float[Tensor, "..."]:
     from gguf import dequantize
 
-    return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+    return torch.tensor(dequantize(data, kind))
 
 
 def _distance(first: Tensor, second: Tensor) -> float:
-    """How far a tensor is from another, relative to it."""
+    """How far a tensor is from another, relative to it; infinite for another shape."""
+    if first.shape != second.shape:
+        return float("inf")
     return float((first - second).norm() / second.norm().clamp(min=1e-30))
-
-
-def _as_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _transposed(tensor: Tensor) -> Tensor:
-    return tensor.mT if tensor.ndim > 1 else tensor

@@ -310,7 +310,8 @@ def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> W
     """Open and check a source of weights.
 
     Args:
-        source: A model in memory, a local folder, a hub id or a URL. A GGUF file is dequantised into memory.
+        source: A model in memory, a local folder, a hub id or a URL. A GGUF file or a bitsandbytes checkpoint is
+            dequantised into memory.
         dequantise: Read an fp8 or MXFP4 checkpoint as bfloat16, tensor by tensor; it is refused otherwise.
 
     Raises:
@@ -330,6 +331,8 @@ def open_source(source: str | Path | HookedModel, dequantise: bool = False) -> W
     if not isinstance(quantised, dict) or not isinstance(model_type, str):
         values = f"model_type {model_type!r} and quantization_config {str(quantised)[:40]!r}"
         raise InterpError(f"{source}: its config.json has {values}; expected a name, and an object if anything")
+    if quantised.get("quant_method") == "bitsandbytes":
+        return open_source(load(source))
     if quantised and not dequantise:
         raise unsupported_reason(str(source), quantised.get("quant_method", "unknown"))
     folder = Path(source).expanduser()

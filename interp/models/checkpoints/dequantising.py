@@ -7,11 +7,14 @@
 
 Products are computed in float32 and rounded once, as transformers does when it dequantises.
 
+bitsandbytes checkpoints are dequantised by transformers and the package bitsandbytes when they are loaded.
+
 Limitations: other quantisation methods are refused by name, with what to do instead.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,8 @@ _ACTIVATIONS = (".activation_scale", ".input_scale")  # of no use without the qu
 _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 _ROWS = 1024  # rows of an fp8 matrix to dequantise at a time
 _ADVICE = {
-    "bitsandbytes": "load it with transformers, call model.dequantize(), and save it",
-    "gptq": "use the checkpoint that it was made from",
-    "awq": "use the checkpoint that it was made from",
+    "bitsandbytes": "pip install bitsandbytes, which dequantises it",
+    **dict.fromkeys(("gptq", "awq"), "use the checkpoint that it was made from"),
 }
 
 
@@ -89,6 +91,14 @@ def dequantise(checkpoint: Checkpoint) -> list[dict[str, tuple[TensorFile | Quan
     every = {name: (file, entry) for file in checkpoint.opened for name, entry in file.entries.items()}
     block = settings.get("weight_block_size")
     return [dict(_plain(file, every, block)) for file in checkpoint.opened]
+
+
+def require_plain(name: str, config: Mapping[str, Any]) -> None:
+    """Raise for a checkpoint that can't be loaded as plain weights on a CPU, whatever is done with it then."""
+    settings = config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if method in ("gptq", "awq") or (method == "bitsandbytes" and find_spec("bitsandbytes") is None):
+        raise unsupported_reason(name, method)
 
 
 def unsupported_reason(name: str, method: str) -> InterpError:

@@ -181,6 +181,14 @@ class GgufFile:
 
         return MODEL_TENSOR.OUTPUT in MODEL_TENSORS.get(self._number, ())
 
+    def stored_name(self, name: str, layers: int) -> str:
+        """The name that the file has for a tensor of a model with so many layers; raises where it has none."""
+        known = (known + end for known in self.names(name, layers) for end in ("", ".weight", ".bias"))
+        stored = next((each for each in known if each in self.tensors), None)
+        if stored is None:
+            raise InterpError(f"{self.path}: none of its tensors is {name}; use the checkpoint that it was made from")
+        return stored
+
     def write_copy(self, out: Path, edited: Mapping[str, tuple[Any, Any]], notes: Mapping[str, str]) -> None:
         """Write the file again with other tensors; what is not named keeps its bytes.
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -13,7 +14,7 @@ import interp
 from interp import Add, InterpError, Project, Recipe
 from interp.core.files import sha256_file, write_json
 from interp.editing.certificate import ExportManifest
-from interp.editing.export.gguf_writer import GgufEdit, dry_run_gguf, export_gguf
+from interp.editing.export.gguf_writer import GgufEdit, _kind, export_gguf
 from interp.editing.options import ExportOptions
 from interp.interventions.affine_ops import LowRank
 from interp.models.checkpoints.gguf_file import GgufFile
@@ -53,7 +54,7 @@ def test_all_but_edited_tensors_keeps_its_bytes_and_edited_ones_their_types(tiny
     for kind in WRITTEN:
         base, copy = tiny_gguf.write(tiny("llama"), tmp_path / f"{kind}.gguf", kind=kind), tmp_path / "copy.gguf"
         edit = GgufEdit.of(RECIPE, base, None, ExportOptions(form="gguf"))
-        edit.write(copy)
+        edit.file.write_copy(copy, edit.tensors(), {"interp.recipe": edit.recipe.digest})
         before, after = tensors(base), tensors(copy)
         assert {name for name in before if before[name].data.tobytes() != after[name].data.tobytes()} == EDITED
         assert {name: t.tensor_type for name, t in before.items()} == {name: t.tensor_type for name, t in after.items()}
@@ -62,6 +63,10 @@ def test_all_but_edited_tensors_keeps_its_bytes_and_edited_ones_their_types(tiny
     assert second.pop("interp.recipe").contents() == edit.recipe.digest
     for name in (name for name in first if not name.startswith("GGUF.")):
         assert second[name].contents() == first[name].contents()
+
+
+def reader_tensor(shape, kind):
+    return SimpleNamespace(shape=shape, tensor_type=gguf.GGMLQuantizationType[kind])
 
 
 def k_types(model, file):
@@ -92,13 +97,12 @@ def test_types_that_are_only_read_become_another_which_the_plan_names(tmp_path):
     config = transformers.LlamaConfig(**tiny_models._GROUPED | {"intermediate_size": 256})
     wide = interp.HookedModel(transformers.AutoModelForCausalLM.from_config(config), tiny_models.tokenizer())
     base = k_types(wide, tmp_path / "f32.gguf")
-    plan, estimate = dry_run_gguf(RECIPE, base)
+    plan = GgufEdit.of(RECIPE, base, None, ExportOptions(form="gguf")).plan
     assert plan.notes == (
         "written in another type, Q6_K as Q8_0: blk.0.ffn_down.weight",
         "written in another type, Q4_K as Q8_0: blk.2.ffn_down.weight",
     )
     assert plan.notes[0] in str(plan)
-    assert estimate.disk == base.stat().st_size
     certificate = export_gguf(RECIPE, base, tmp_path / "edited")
     assert certificate.faithful
     assert certificate.dtype == "F32, Q8_0"
@@ -106,6 +110,9 @@ def test_types_that_are_only_read_become_another_which_the_plan_names(tmp_path):
     assert "Q6_K as Q8_0" in (tmp_path / "edited" / "README.md").read_text()
     finer = export_gguf(RECIPE, base, tmp_path / "finer", dtype="float32")
     assert finer.kl < certificate.kl / 10, "control: in float32 it costs nothing"
+    tensor = tensors(base)["output_norm.weight"]
+    assert _kind(tensor, "float16").name == "F32", "llama.cpp has norms and biases in float32 only"
+    assert [_kind(reader_tensor(shape, "Q6_K"), None).name for shape in ([512, 2], [40, 2])] == ["Q8_0", "F16"]
 
 
 def test_a_tied_architecture_is_refused_with_what_the_tied_model_would_do(tiny, tmp_path, run):

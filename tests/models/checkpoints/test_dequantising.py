@@ -17,6 +17,7 @@ from interp.editing.export.identity import checkpoint_digests
 from interp.editing.export.sources import open_source
 from interp.editing.export.weight_writer import compute_shard
 from interp.editing.options import FoldOptions
+from interp.models.checkpoints import dequantising
 
 ROWS = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 RECIPE = Recipe([("writers", Project(ROWS))])
@@ -161,17 +162,21 @@ def test_an_export_is_that_of_the_plain_checkpoint(kind, tmp_path, request, tiny
     assert interp.export(RECIPE, folder, tmp_path / "loaded", fold=DEQUANTISE).faithful
 
 
-def test_quantised_checkpoints_are_refused_by_name_unless_asked(mxfp4, tmp_path):
+def test_quantised_checkpoints_are_refused_by_name_unless_asked(mxfp4, tmp_path, monkeypatch):
     folder, _ = mxfp4
+    monkeypatch.setattr(dequantising, "find_spec", lambda name: None)
     with pytest.raises(InterpError, match=r"is quantised \(mxfp4\).*--dequantise"):
         export_streamed(RECIPE, folder, tmp_path / "out")
     assert dry_run(RECIPE, folder, fold=DEQUANTISE)[0].status == "exact"
     config = json.loads((folder / "config.json").read_text())
-    for method, words in (("gptq", "that it was made from"), ("bitsandbytes", r"model\.dequantize")):
+    made_from = "that it was made from"
+    for method, words in (("gptq", made_from), ("awq", made_from), ("bitsandbytes", "pip install bitsandbytes")):
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
         for choices in (FoldOptions(), DEQUANTISE):
             with pytest.raises(InterpError, match=rf"quantised \({method}\).*{words}"):
                 export_streamed(RECIPE, folder, tmp_path / "out", fold=choices)
+        with pytest.raises(InterpError, match=rf"quantised \({method}\).*{words}"):
+            interp.load(folder)
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InterpError, match="is not quantised"):
@@ -188,3 +193,22 @@ def test_scales_that_do_not_fit_are_an_error(tiny, tmp_path):
     rewritten(tiny("llama"), tmp_path / "m", {"quant_method": "fp8"}, change)
     with pytest.raises(InterpError, match=r"down_proj\.weight has 32 along one side and 5 scales"):
         export_streamed(RECIPE, tmp_path / "m", tmp_path / "out", fold=DEQUANTISE)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_a_bitsandbytes_checkpoint_is_what_transformers_dequantises(kind, tiny, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="dequantises its own files: pip install 'interp[bitsandbytes]'")
+    import transformers
+
+    tiny("llama").hf.save_pretrained(tmp_path / "plain")
+    settings = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)
+    auto = transformers.AutoModelForCausalLM
+    auto.from_pretrained(tmp_path / "plain", quantization_config=settings).save_pretrained(tmp_path / "four")
+    expected, ids = auto.from_pretrained(tmp_path / "four").dequantize(), torch.arange(4, 24)[None]
+    model = interp.load(tmp_path / "four")
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(ids), expected(ids).logits, atol=1e-6, rtol=0)
+    assert (model.logits(ids) - tiny("llama").logits(ids)).abs().max() > 0.01, "control: it was quantised"
+    assert interp.export(RECIPE, tmp_path / "four", tmp_path / "edited").faithful
+    assert "quantization_config" not in json.loads((tmp_path / "edited" / "config.json").read_text())
+    assert verify(tmp_path / "edited").faithful
