@@ -94,8 +94,11 @@ class PlainModel(PromptedModel):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.hf.device
+        """The device of the weights; of offloaded ones, where the others are."""
+        device = self.hf.device
+        if device.type == "meta":
+            return next((x.device for x in self.hf.parameters() if not x.is_meta), torch.device("cpu"))
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

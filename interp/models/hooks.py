@@ -2,6 +2,10 @@
 
 A function f(x) or f(x, hook) receives the activations at a site and returns new ones, or None to leave them unchanged.
 The hooks are always removed: an exception or Ctrl-C inside the block leaves none.
+
+Where transformers has split a model over processes (`tp_plan`), each process has some of the heads and neurons. A
+function still receives all of them: the parts are gathered, and each process keeps its own of what is returned. All
+processes have to attach the same functions.
 """
 
 import inspect
@@ -11,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from interp.core.errors import InterpError
@@ -104,6 +110,8 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
     try:
         for tap, transform in taps:
             module = model.get_submodule(tap.path)
+            if tap.end == "mask" and _is_split(model):
+                raise InterpError(f"{tap.path}: attention masks can't be changed in a model that is split by tp_plan")
             if tap.end == "mask":
                 mask_hook = attention_mask_hook(transform, module, tap)
                 handles.append(module.register_forward_pre_hook(mask_hook, with_kwargs=True))
@@ -113,6 +121,8 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
                 whole = model.get_submodule(tap.batch_of)
                 handles.append(whole.register_forward_pre_hook(partial(_record_shape, shape), with_kwargs=True))
             at_module = partial(_at_module, transform, tap, shape)
+            if _is_split(model):
+                at_module = partial(_gathered, at_module, tap, module, getattr(model, "config", None))
             if tap.end == "in":
                 handles.append(module.register_forward_pre_hook(partial(_input_hook, at_module), with_kwargs=True))
             else:
@@ -121,6 +131,26 @@ def attached(model: nn.Module, taps: Iterable[tuple[Tap, Transform]]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_split(model: nn.Module) -> bool:
+    """Whether transformers has split the model over processes."""
+    return (getattr(model, "tp_size", None) or 1) > 1
+
+
+def _gathered(transform: Transform, tap: Tap, module: nn.Module, config: Any, x: Tensor) -> Tensor | None:
+    """Call a function with the whole of a tensor of which each process may have a part."""
+    weight: Any = getattr(module, "weight", None)
+    linear = isinstance(module, nn.Linear) and hasattr(weight, "device_mesh")
+    if x.shape[-1] == (weight.shape[0 if tap.end == "out" else 1] if linear else config.hidden_size):
+        return transform(x)
+    if not linear or (x.requires_grad and torch.is_grad_enabled()):
+        what = "gradients of it" if linear else "its parts"
+        raise InterpError(f"{tap.path} is split over processes, which do not join {what}; choose a site of the stream")
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(weight.device_mesh.size())]
+    dist.all_gather(parts, x.contiguous(), group=weight.device_mesh.get_group())
+    changed = transform(torch.cat(parts, -1))
+    return None if changed is None else changed.chunk(len(parts), -1)[weight.device_mesh.get_local_rank()]
 
 
 def _record_shape(shape: list[int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -118,8 +118,16 @@ def is_tied(hf: Any) -> bool:
 
 
 def loaded_weights(hf: Any) -> dict[str, Tensor]:
-    """The tensors that a loaded model computes with, by name, a tied one once."""
-    state = dict(hf.state_dict())
+    """The tensors that a loaded model computes with, by name, a tied one once; whole, where processes have parts.
+
+    Raises for weights that are offloaded.
+    """
+    state = {name: x.full_tensor().cpu() if hasattr(x, "full_tensor") else x for name, x in hf.state_dict().items()}
+    if missing := [name for name, x in state.items() if x.is_meta]:
+        raise InterpError(
+            f"{missing[0]} is offloaded, so that the weights have no digest, which records need; load the model "
+            "without offloading"
+        )
     if is_tied(hf):
         state.pop(UNEMBEDDING, None)
     return state

@@ -4,8 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from shards import together
+from transformers import AutoModelForCausalLM
 
-from interp import InterpError
+import interp
+from interp import Add, InterpError, Project, Recipe
+from interp.interventions import Knockout
 from interp.models.hooks import HookPoint, hook_function
 from interp.models.sites import Site
 
@@ -101,3 +105,77 @@ def test_a_wrong_hook_is_refused_at_the_call(tiny, function, message, call):
 def test_a_hook_that_returns_no_tensor_is_named(tiny):
     with pytest.raises(InterpError, match=r"a hook at model.layers.1.mlp returned a tuple where"):
         tiny("llama").run_with_hooks("w5", [("mlp_out.1", lambda x: (x,))])
+
+
+SPLIT = ("llama", "qwen3")
+EDITS = {
+    "stream": [("writers", Project(torch.linspace(-1, 1, 32))), ("resid_post.1", Add(torch.ones(32)))],
+    "heads": [("z.1", lambda x: x * torch.arange(4.0)[:, None])],
+    "neurons": [("mlp_post.2", lambda x: x * (torch.arange(64) % 3))],
+}
+
+
+def _readings(model):
+    """Activations at all sites, logits under edits, a generation, and the digest."""
+    texts, found = ["w5 w6 w7 w8", "w9 w10"], {}
+    for site in model.sites:
+        try:
+            found[str(site)] = model.capture(texts, site)[site]
+        except InterpError as problem:
+            found[str(site)] = str(problem)
+    for name, edits in EDITS.items():
+        with model.hooked(edits):
+            found[name] = model.logits(texts)
+    return found | {"generated": model.generate(texts, max_new_tokens=5), "digest": model.digest}
+
+
+@pytest.fixture(scope="module")
+def split(tiny, tmp_path_factory):
+    """The readings of each of two processes that have halves of a model, by architecture."""
+    folder = tmp_path_factory.mktemp("split")
+    for name in SPLIT:
+        tiny(name).hf.save_pretrained(folder / name)
+
+    def work(shard):
+        found = {}
+        for name in SPLIT:
+            parts = AutoModelForCausalLM.from_pretrained(folder / name, tp_plan="auto", dtype=torch.float32)
+            model = interp.load(parts, tokenizer=tiny(name).tokenizer)
+            found[name] = _readings(model)
+            with (
+                pytest.raises(InterpError, match="attention masks can't be changed"),
+                model.hooked(Recipe([("z.1", Knockout("last", 0, [1]))])),
+            ):
+                model.logits("w5 w6")
+        return found
+
+    return together(work, folder)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_a_model_split_over_processes_reads_and_edits_as_the_whole(tiny, split, name):
+    expected = _readings(tiny(name))
+    for found in (part[name] for part in split):
+        for key, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-5)
+            else:
+                assert found[key] == value
+
+
+def test_an_offloaded_model_reads_and_edits_as_the_whole_but_has_no_digest(tiny, tmp_path):
+    model = tiny("llama")
+    model.hf.save_pretrained(tmp_path / "model")
+    places = {"model.embed_tokens": "disk", "model.layers": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    hf = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model",
+        device_map=places | {"lm_head": "disk"},
+        offload_folder=tmp_path / "disk",
+        dtype=torch.float32,
+    )
+    offloaded = interp.load(hf, tokenizer=model.tokenizer)
+    assert torch.equal(offloaded.logits(ids()), model.logits(ids()))
+    assert torch.equal(offloaded.capture(ids(), "z.1")["z.1"], model.capture(ids(), "z.1")["z.1"])
+    assert offloaded.generate("w5 w6", max_new_tokens=4) == model.generate("w5 w6", max_new_tokens=4)
+    with pytest.raises(InterpError, match="is offloaded, so that the weights have no digest"):
+        _ = offloaded.digest

@@ -22,7 +22,7 @@ def together(work: Callable[[LatentShard], object], folder: Path, size: int = 2)
 
 
 def _work(rank: int, work: Callable[[LatentShard], object], folder: Path, size: int, port: int) -> None:
-    here = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in here.items()}, INTERP_PROGRESS="0")
     torch.set_num_threads(1)
     with process_group() as shard:
