@@ -1,6 +1,7 @@
 """The time and memory of a scan of all latents of an autoencoder of the organism, and of a plain loop beside it.
 
     python experiments/benchmarks/features.py [--tokens 1000000] [--latents 1000] [--k 32] [--smoke] [--json FILE]
+    python experiments/benchmarks/features.py --text 'DIR/*.jsonl' --latents 9216 [--workers 1]
 
 The autoencoder has random rows: the cost depends on how many latents fire, not on what they mean. The scan reads the
 model's stream. `scan_seconds_1k` is wall time, so that it needs a core without other work; processor time stands beside
@@ -11,15 +12,20 @@ makes less than a scan does, in the way of such tools: for each 256 latents it p
 values, and finds density, histogram, top and stratified examples with context, and promoted tokens. It reads a
 twentieth of the tokens, and its time grows with them. Densities of both on the same tokens have to be equal.
 
+With `--text`, a corpus, all latents of an autoencoder of SmolLM2-135M-Instruct are scanned on the tokens of a store: of
+the residual stream behind layer 15 of 30, in rows of 256 (`sae_smollm2.py`). Store and autoencoder (BatchTopK, k 32, 40
+steps of 4,096 tokens) are kept under `--work` and made where they are missing, which does not count. No loop is beside.
+
 Claims: `scan_seconds_1k` below 120 for 1,000 latents and a million tokens, `peak_mb` below 1,500, `vs_sae_dashboard`
-(times that the plain loop takes) above 1. Exit code 1 if a claim does not hold. `--smoke` reads a few tokens, and only
-the densities count.
+(times that the plain loop takes) above 1; with `--text`, `scan_seconds_9k` below 600 for 9,216. Exit code 1 if a claim
+does not hold. `--smoke` reads a few tokens, and only the densities count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -31,13 +37,16 @@ import torch
 from torch.nn.functional import normalize
 
 import interp
-from interp.activations import SiteColumns, pack_rows
+from interp.activations import SiteColumns, Store, pack_rows
 from interp.features import Book, ScanOptions, scan
+from interp.models import HookedModel
 from interp.models.architectures.unembedding import logit_effect
 from interp.pipeline.materials import corpus_source
 from interp.sae import TopK
 
-SECONDS, MEMORY, TOGETHER, SHARE = 120.0, 1500.0, 256, 20
+SECONDS, MEMORY, TOGETHER, SHARE, SECONDS_9K = 120.0, 1500.0, 256, 20, 600.0
+STEPS = 40
+CACHE = Path(__file__).parents[1] / ".cache"
 BEFORE, AFTER, TOP, STRATUM = 24, 8, 12, 6
 
 
@@ -73,6 +82,50 @@ def plain_loop(sae: interp.SparseAutoencoder, model: interp.HookedModel, tokens:
     return torch.tensor(densities)
 
 
+def smollm2(text: str, work: Path, tokens: int, latents: int) -> tuple[interp.SparseAutoencoder, HookedModel, Store]:
+    """An autoencoder of SmolLM2, with its model and store; what is missing is made."""
+    from sae_smollm2 import BATCH, RATE, SITE, Size, model_and_store
+
+    model, store = model_and_store(text, work, Size(tokens=tokens))
+    if not (folder := work / f"latents-{latents}").exists():
+        config = interp.SaeConfig(
+            kind="batchtopk", d_sae=latents, k=32, tokens=STEPS * BATCH, batch_size=BATCH, lr=RATE
+        )
+        interp.train(store, SITE, config).sae.save(folder)
+    return interp.SparseAutoencoder.load(folder, model), model, store
+
+
+def scan_smollm2(args: argparse.Namespace) -> None:
+    """The time and memory of a scan of a store."""
+    sae, model, store = smollm2(args.text, args.work, args.tokens, args.latents)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        began, processor = time.perf_counter(), os.times()
+        options = ScanOptions(tokens=args.tokens)
+        book = scan(sae, store, Path(folder) / "book", options, model=model, workers=args.workers)
+        seconds, ended = time.perf_counter() - began, os.times()
+        silent = book.query("SELECT count(*) AS n FROM latents WHERE count = 0")[0]["n"]
+    figures = {
+        "tokens": min(args.tokens, len(store)),
+        "tokens_that_count": book.card.tokens,
+        "latents": sae.d_sae,
+        "silent": silent,
+        "workers": args.workers,
+        "scan_seconds_9k": round(seconds, 1),
+        "scan_processor_seconds": round(sum(ended[:4]) - sum(processor[:4]), 1),
+        "peak_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024),
+    }
+    report(figures, args.json, seconds < SECONDS_9K)
+
+
+def report(figures: dict[str, float], file: Path | None, holds: bool) -> None:
+    """Print the figures, write them, and end."""
+    print(json.dumps(figures, indent=2))
+    if file:
+        file.write_text(json.dumps(figures, indent=2) + "\n")
+    sys.exit(not holds)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,7 +134,12 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32, help="latents that fire on a token")
     parser.add_argument("--smoke", action="store_true", help="few tokens and latents, without claims of speed")
     parser.add_argument("--json", type=Path, help="new file for the figures")
+    parser.add_argument("--text", help="a corpus: scan an autoencoder of SmolLM2 in place of the organism's")
+    parser.add_argument("--work", type=Path, default=CACHE / "scan-smollm2", help="where its store and itself are kept")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read and encode, with --text")
     args = parser.parse_args()
+    if args.text:
+        scan_smollm2(args)
     tokens, latents = (8_000, 100) if args.smoke else (args.tokens, args.latents)
     model = interp.load("organism")
     rows = normalize(torch.randn(latents, 192, generator=torch.Generator().manual_seed(0)), dim=1)
@@ -111,11 +169,8 @@ def main() -> None:
         "vs_sae_dashboard": round(loop / processor, 2),
         "largest_gap_of_densities": float((scanned_densities - densities).abs().max()),
     }
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
     slow = seconds >= SECONDS or peak >= MEMORY or loop <= processor
-    sys.exit(figures["largest_gap_of_densities"] > 1e-6 or (slow and not args.smoke))
+    report(figures, args.json, figures["largest_gap_of_densities"] <= 1e-6 and (args.smoke or not slow))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from torch import Tensor
 from interp.activations.manifest import StoreSettings, StoreStatistics
 from interp.activations.store import dequantise_rows, quantise
 from interp.activations.token_rows import CorpusPasses
-from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
 from interp.core.files import write_tensors
 from interp.core.inputs import require_regular
 from interp.data.packing import PackedRows
+from interp.models.loading import DTYPES
 from interp.models.sites import Site
 
 PIECE_SECONDS = 30.0

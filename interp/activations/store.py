@@ -25,12 +25,12 @@ from interp.activations.columns import SiteColumns, Sites, select_sites
 from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
-from interp.core.dtypes import DTYPES
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.inputs import require_regular
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
+from interp.models.loading import DTYPES
 from interp.models.sites import Site
 
 _CHUNK_ROWS = 256

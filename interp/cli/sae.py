@@ -203,6 +203,7 @@ class ScanInputs(Config):
     out: Path = Field(description="new folder for the feature book; a killed scan resumes")
     text: str | None = Field(None, description="corpus, as for interp harvest, where the source is a model")
     model: str | None = Field(None, description="the model, where the source is a store: for tokens and ablations")
+    workers: int = Field(1, ge=1, description="processes that read and encode side by side; each loads the model")
     settings: ScanOptions = ScanOptions()
 
 
@@ -268,7 +269,7 @@ def scan_command(
         coders = {key: SparseAutoencoder.load(path, model) for key, path in paths.items()}
     where = {key: str(path.absolute()) for key, path in paths.items()}
     more: dict[str, Any] = {"source": store, "model": model} if stored else {"source": model, "texts": texts}
-    book = scan(coders, out=options.out, options=options.settings, paths=where, **more)
+    book = scan(coders, out=options.out, options=options.settings, paths=where, workers=options.workers, **more)
     silent = book.query("SELECT count(*) AS n FROM latents WHERE count = 0")[0]["n"]
     sizes = {key: sae.d_sae for key, sae in book.card.autoencoders.items()}
     print_values(as_json, {"book": str(options.out), "latents": sizes, "tokens": book.card.tokens, "silent": silent})

@@ -8,10 +8,10 @@ In reading order:
 - `config`: frozen configuration with strict keys, strict YAML, differences between settings.
 - `files`: files and folders that are written completely or not at all; digests of files; locks of folders.
 - `digests`: versions of packages, digests of tensors.
-- `dtypes`: names of floating-point types.
 - `linalg`: orthonormal rows, projections, erasure.
 - `moments`: streaming mean, variance and covariance.
 - `progress`: progress bars.
+- `workers`: work in processes of its own, with the results in order.
 - `display`: tables for notebooks, terminals and JSON.
 - `lazy`: public names of packages, imported on first use.
 """

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, first_line, nearest, printable
 from interp.core.inputs import require_regular
 from interp.models.architectures.recognition import recognise_architecture
@@ -26,6 +25,15 @@ from interp.models.checkpoints.gguf_file import GgufFile
 from interp.models.checkpoints.peft_adapter import merge_adapter
 from interp.models.checkpoints.remote_files import is_remote, local_path
 from interp.models.hooked import HookedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch type of a name. Raises for an unknown name, with the nearest known one."""
+    if name not in DTYPES:
+        raise InterpError(f"dtype {name!r} is not known; {nearest(name, DTYPES)}")
+    return DTYPES[name]
 
 
 def reads_more_than_text(config: Any) -> bool:

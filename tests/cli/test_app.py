@@ -100,8 +100,8 @@ def test_options_are_frozen():
         ],
         "features scan": [
             "--ablate", "--ablation-rows", "--after", "--background", "--batch-size", "--before", "--chunk",
-            "--context", "--device", "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top", "saes",
-            "source",
+            "--context", "--device", "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top",
+            "--workers", "saes", "source",
         ],
         "features describe": [
             "--control", "--device", "--dry-run", "--endpoint", "--json", "--key-variable", "--latents",

@@ -12,6 +12,7 @@ import interp
 from interp import InterpError
 from interp.editing.export.exporter import export_streamed
 from interp.models.checkpoints.checkpoint import Checkpoint
+from interp.models.loading import DTYPES, dtype_of
 
 IDS = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
 
@@ -361,3 +362,10 @@ def test_layers_that_predict_ahead_are_let_in_as_far_as_the_config_counts_them(t
     rewrite(tmp_path, lambda tensors: tensors | {"model.layers.4.eh_proj.weight": torch.ones(2)})
     with pytest.raises(InterpError, match=r"model\.layers\.4\.eh_proj"):
         interp.load(tmp_path)
+
+
+def test_a_dtypes_name_gives_its_type_and_an_unknown_one_the_nearest():
+    assert {name: dtype_of(name) for name in DTYPES} == DTYPES
+    assert dtype_of("bfloat16") is torch.bfloat16
+    with pytest.raises(InterpError, match="dtype 'bfloat' is not known; did you mean bfloat16"):
+        dtype_of("bfloat")

@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 
 from interp.core import Config, InterpError
-from interp.core.dtypes import dtype_of
 from interp.core.files import KEY, read_json, sha256_file, write_json
 from interp.editing.approximate.low_rank_factors import FACTORS, Distillation
 from interp.editing.export.signatures import SIGNATURE
@@ -19,6 +18,7 @@ from interp.editing.fold.plan import MEANS, Plan, Status
 from interp.editing.options import ExportOptions, FoldOptions
 from interp.models.checkpoints.checkpoint import INDEX
 from interp.models.identity import ModelReference
+from interp.models.loading import dtype_of
 
 MANIFEST = "interp_manifest.json"
 RECIPE = "interp_recipe"

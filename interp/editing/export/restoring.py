@@ -27,7 +27,6 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from interp.core.config import Config
-from interp.core.dtypes import dtype_of
 from interp.core.errors import InterpError, note
 from interp.core.files import new_folder, write_json, write_tensors
 from interp.core.inputs import parse_json
@@ -39,6 +38,7 @@ from interp.editing.export.weight_writer import TensorPiece, cut_shards, write_w
 from interp.editing.fold.plan import Plan
 from interp.models.checkpoints.safetensors_file import DTYPES, TensorFile
 from interp.models.identity import ModelReference
+from interp.models.loading import dtype_of
 
 
 def _known_dtype(name: str) -> str:

@@ -150,27 +150,29 @@ def _next_tokens(statistics: LatentStatistics, latent: int) -> Int[Tensor, "n"]:
 
 def _examples(name: str, latent: int, statistics: LatentStatistics, read: Reader) -> Rows:
     """The top examples, largest first, and the sampled ones by quarters of their values, lowest first."""
-    rows, shown = [], slice(statistics.before + 1 + statistics.after)
+    rows, width = [], statistics.before + 1 + statistics.after
     for kind, table in (("top", statistics.top), ("sample", statistics.sample)):
         held = (table["score"][latent] > -torch.inf).nonzero().flatten()
         if kind == "sample":
             held = held[table["value"][latent, held].argsort(stable=True)]
-        for number, slot in enumerate(held.tolist()):
-            ids, values = table["ids"][latent, slot, shown], table["values"][latent, slot, shown]
-            inside = ids >= 0
-            tokens = [read(token) for token in ids[inside].tolist()]
+        inside = table["ids"][latent, held, :width] >= 0  # a run: the piece's part of the window
+        starts, counts = inside.int().argmax(1), inside.sum(1)
+        columns = [table[column][latent, held] for column in ("value", "place", "document", "ids", "values")]
+        cells = zip(*(x.tolist() for x in (starts, starts + counts, *columns)), strict=True)
+        for number, (start, stop, value, place, document, ids, values) in enumerate(cells):
+            tokens = [read(token) for token in ids[start:stop]]
             rows.append(
                 {
                     "sae": name,
                     "latent": latent,
                     "kind": kind if kind == "top" else f"quarter{1 + number * STRATA // len(held)}",
-                    "value": float(table["value"][latent, slot]),
-                    "place": int(table["place"][latent, slot]),
-                    "document": int(table["document"][latent, slot]),
-                    "peak": int(inside[: statistics.before].sum()),
+                    "value": value,
+                    "place": place,
+                    "document": document,
+                    "peak": statistics.before - start,
                     "tokens": tokens,
-                    "ids": ids[inside].tolist(),
-                    "values": values[inside].tolist(),
+                    "ids": ids[start:stop],
+                    "values": values[start:stop],
                     "text": "".join(tokens),
                 }
             )

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from interp.activations.columns import parse_sites
 from interp.activations.store import Store
 from interp.activations.token_rows import CorpusProgress
 from interp.core.digests import versions
 from interp.core.errors import InterpError, note
 from interp.core.files import new_folder, read_tensors, require_free, sha256_json, write_json, write_tensors
 from interp.core.progress import track
+from interp.core.workers import map_in_order
 from interp.data import corpora
 from interp.data.packing import Encoded, PackedRows, pack
 from interp.features.book import Book
@@ -46,14 +46,16 @@ from interp.features.book_card import (
 )
 from interp.features.scanning.ablation_effect import measure_ablation_effects
 from interp.features.scanning.background import BACKGROUND, Background
+from interp.features.scanning.chunk_encoder import ChunkEncoder
 from interp.features.scanning.latent_rows import EXAMPLES, LATENTS, latent_rows
 from interp.features.scanning.latent_statistics import LatentStatistics
 from interp.features.scanning.options import ScanOptions
+from interp.features.scanning.sampled_text import SampledText
 from interp.features.scanning.token_chunk import TokenChunk, model_chunks, store_chunks
 from interp.models.architectures.table import architecture
 from interp.models.architectures.unembedding import token_text
 from interp.models.hooked import HookedModel
-from interp.models.sites import Site
+from interp.sae.code import Code
 from interp.sae.coder import SparseAutoencoder
 
 SAVE_SECONDS = 30.0
@@ -70,6 +72,7 @@ def scan(
     texts: corpora.Source | None = None,
     model: HookedModel | None = None,
     paths: Mapping[str, str] | None = None,
+    workers: int = 1,
 ) -> Book:
     """Describe all latents of autoencoders on a text, in one pass, as a feature book.
 
@@ -82,10 +85,11 @@ def scan(
         model: The model, where a store is the source; without it there are no texts of tokens (ids instead), promoted
             tokens and effects on the loss.
         paths: Where the autoencoders' files are, by name; kept in the book, so that a search can load them.
+        workers: Processes that read activations and encode them; a model is loaded in each, from its files.
 
     Raises:
-        InterpError: `out` exists, an autoencoder belongs to another model or site, activations are not finite, or no
-            tokens count.
+        InterpError: `out` exists, an autoencoder belongs to another model or site, activations are not finite, no
+            tokens count, or a worker cannot load the model.
 
     Example:
         >>> from interp.activations import SiteColumns
@@ -101,7 +105,7 @@ def scan(
     job = _Scan(named, source, options, texts, model)
     require_free(out)
     with new_folder(out, resume_key=job.key()) as folder:
-        job.run(folder)
+        job.run(folder, workers)
         job.write(folder, dict(paths or {}))
         (folder / _STATE).unlink(missing_ok=True)
     return Book.open(out)
@@ -133,19 +137,18 @@ class _Scan:
             raise InterpError("ablate needs the model; give model= (--model)")
         if options.ablate and isinstance(source, Store) and source.manifest.settings.harvest.keep != "all":
             raise InterpError(f"ablate needs whole texts, and {source} keeps only some tokens; give a model and a text")
-        names = [place.site for sae in saes.values() for place in sae.reads]
-        self.sites: list[Site] = list(dict.fromkeys(parse_sites(names)))
-        if isinstance(source, Store):
-            source.places(self.sites)  # raises for a site that it does not have
         device = self.model.device if self.model else torch.device("cpu")
-        self.saes, self.device = {name: sae.to(device) for name, sae in saes.items()}, device
+        self.encoder = ChunkEncoder(saes, source, device, options.batch_size)
+        self.saes = self.encoder.saes
+        if isinstance(source, Store):
+            source.places(self.encoder.sites)  # raises for a site that it does not have
         sizes = (options.top, options.sampled, options.before, options.after)
         self.statistics = {name: LatentStatistics(sae.d_sae, *sizes) for name, sae in saes.items()}
         self.background = Background(list(saes), options.background, options.before, options.after)
         self.unigrams = torch.zeros(0, dtype=torch.double)
-        self.text = {name: torch.zeros(0, dtype=torch.long) for name in ("ids", "document", "position")}
+        self.text = SampledText(_ABLATION_TOKENS if options.ablate else 0)
         self.chunks = self.place = 0
-        self.reading, self.begun = CorpusProgress(), torch.zeros(0, dtype=torch.uint8)
+        self.digest = torch.zeros(0, dtype=torch.uint8)
 
     def key(self) -> str:
         """Identifies the scan, apart from a text that is read as it goes on."""
@@ -154,66 +157,61 @@ class _Scan:
         values = {"saes": digests, "source": source, "options": self.options.model_dump(), "versions": versions()}
         return sha256_json(values | {"model": self.model is not None})
 
-    @torch.no_grad()
-    def run(self, folder: Path) -> None:
+    def run(self, folder: Path, workers: int) -> None:
         """Count all chunks, from where a killed scan stopped."""
         self._restore(folder)
-        seen, saved = 0, monotonic()
-        done, total = self.chunks, self.options.tokens or (len(self.source) if isinstance(self.source, Store) else None)
-        for chunk in track(self._read(), "scan", total, len, "tokens"):
-            seen += 1
-            if not isinstance(self.source, Store) and seen <= done:
-                if seen == done and not torch.equal(self._text_digest(), self.begun):
-                    raise _other_text()
-                continue
-            self._add(chunk)
+        total = self.options.tokens or (len(self.source) if isinstance(self.source, Store) else self.place)
+        opened, saved = self.encoder.elsewhere() if workers > 1 else lambda: self.encoder, monotonic()
+        pairs = map_in_order(opened, _codes, self._chunks_left(), workers)
+        for (chunk, digest), codes in track(pairs, "scan", total - self.place, lambda pair: len(pair[0][0]), "tokens"):
+            self._add(codes, chunk)
+            self.digest = digest
             if monotonic() - saved >= SAVE_SECONDS:
                 self._save(folder)
                 saved = monotonic()
-        if not isinstance(self.source, Store) and seen < done:
-            raise _other_text()
         if not any(x.counted for x in self.statistics.values()):
             raise InterpError(
                 "the text has no tokens that count (the first of each piece do not); give longer documents"
             )
 
-    def _read(self) -> Iterator[TokenChunk]:
-        options = self.options
+    def _chunks_left(self) -> Iterator[tuple[TokenChunk, Tensor]]:
+        """The chunks that were not counted, without activations, with a digest of the text up to the end of each."""
+        options, done, begun = self.options, self.chunks, self.digest
         if isinstance(self.source, Store):
-            return store_chunks(self.source, self.sites, options.chunk, options.tokens, self.place)
+            for chunk in store_chunks(self.source, [], options.chunk, options.tokens, self.place):
+                yield chunk, begun
+            return
         assert self.texts is not None
-        return model_chunks(
-            self.source, self.texts, self.sites, options.chunk, tokens=options.tokens, context=options.context,
-            batch_size=options.batch_size, skip=self.chunks, reading=self.reading,
-        )  # fmt: skip
+        read, number, size, context = CorpusProgress(), 0, options.chunk, options.context
+        chunks = model_chunks(self.source, self.texts, [], size, tokens=options.tokens, context=context, reading=read)
+        for number, chunk in enumerate(chunks, 1):
+            digest = torch.tensor(list(bytes.fromhex(read.digest.hex)), dtype=torch.uint8)
+            if number > done:
+                yield chunk, digest
+            elif number == done and not torch.equal(digest, begun):
+                raise _other_text()
+        if number < done:
+            raise _other_text()
 
-    def _add(self, chunk: TokenChunk) -> None:
-        codes = {}
-        for name, sae in self.saes.items():
-            x = torch.cat([chunk.activations[str(Site.parse(place.site))] for place in sae.reads], dim=1)
-            code = sae.encode_sparse(x.to(self.device))
-            parts = {key: getattr(code, key).cpu() for key in ("values", "tokens", "latents")}
-            codes[name] = type(code)(**parts, count=code.count)
-            self.statistics[name].add(codes[name], chunk)
+    def _add(self, codes: dict[str, Code], chunk: TokenChunk) -> None:
+        for name, code in codes.items():
+            self.statistics[name].add(code, chunk)
         self.background.add(codes, chunk)
         counts = torch.bincount(chunk.ids[chunk.position > 0], minlength=len(self.unigrams)).double()
         counts[: len(self.unigrams)] += self.unigrams
         self.unigrams = counts
-        if not self.chunks:
-            self.text = {name: getattr(chunk, name)[:_ABLATION_TOKENS] for name in self.text}
+        if self.options.ablate:
+            self.text.add(chunk)
         self.chunks, self.place = self.chunks + 1, chunk.start + len(chunk)
-
-    def _text_digest(self) -> Tensor:
-        return torch.tensor(list(bytes.fromhex(self.reading.digest.hex)), dtype=torch.uint8)
 
     def _save(self, folder: Path) -> None:
         counted = {
             f"{n}.{name}": x for n, part in enumerate(self.statistics.values()) for name, x in part.tensors().items()
         }
         whole = {"chunks": torch.tensor(self.chunks), "place": torch.tensor(self.place), "unigrams": self.unigrams}
-        text = {f"text.{name}": x.contiguous() for name, x in self.text.items()}
+        text = {f"text.{name}": x for name, x in self.text.tensors.items()}
         whole |= {f"background.{name}": x for name, x in self.background.tensors().items()}
-        write_tensors(folder / _STATE, counted | whole | text | {"digest": self._text_digest()})
+        write_tensors(folder / _STATE, counted | whole | text | {"digest": self.digest})
 
     def _restore(self, folder: Path) -> None:
         if not (folder / _STATE).is_file():
@@ -224,7 +222,7 @@ class _Scan:
         drawn = {name: x for name, x in saved.items() if name.startswith("background.")}
         self.background.restore({name.removeprefix("background."): x for name, x in drawn.items()})
         self.chunks, self.place, self.unigrams = int(saved["chunks"]), int(saved["place"]), saved["unigrams"]
-        self.text, self.begun = {name: saved[f"text.{name}"] for name in self.text}, saved["digest"]
+        self.text.tensors, self.digest = {name: saved[f"text.{name}"] for name in self.text.tensors}, saved["digest"]
         note(f"continuing a scan that was stopped after {self.place:,} tokens")
 
     def write(self, folder: Path, paths: dict[str, str]) -> None:
@@ -269,15 +267,17 @@ class _Scan:
         )
 
     def _rows(self) -> PackedRows:
-        """The beginning of the text as rows, for passes of the model."""
-        begins = (self.text["position"] == 0).nonzero().flatten().tolist()
-        ends = [*begins[1:], len(self.text["ids"])]
-        pieces = [Encoded.of(self.text["ids"][start:stop].tolist()) for start, stop in zip(begins, ends, strict=True)]
+        """The sampled text as rows, for passes of the model."""
+        pieces = [Encoded.of(ids.tolist()) for ids in self.text.pieces()]
         context = max(
             2, *(len(piece) for piece in pieces), self.options.context if isinstance(self.source, HookedModel) else 2
         )
         assert self.model is not None
         return pack(pieces, context, architecture(self.model.config).packs)
+
+
+def _codes(encoder: ChunkEncoder, item: tuple[TokenChunk, Tensor]) -> dict[str, Code]:
+    return encoder.codes(item[0])
 
 
 def _other_text() -> InterpError:

@@ -4,7 +4,7 @@ A chunk holds whole pieces of documents (a piece begins at position 0), so that 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_gro
 from interp.core.display import Displayed
 from interp.core.errors import InterpError
 from interp.data import corpora
+from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
 from interp.models.sites import Site
 
@@ -28,14 +29,16 @@ class TokenChunk(Displayed):
         ids: Token ids.
         document: Number of each token's document.
         position: Position of each token in its piece of a document.
-        activations: By site, heads side by side, in float32.
+        activations: By site, heads side by side, in float32; none before they are read.
+        rows: The rows that a model reads; None for a chunk of a store.
     """
 
     start: int
     ids: Int[Tensor, "token"]
     document: Int[Tensor, "token"]
     position: Int[Tensor, "token"]
-    activations: dict[str, Float[Tensor, "token d_in"]]
+    activations: dict[str, Float[Tensor, "token d_in"]] = field(default_factory=dict)
+    rows: PackedRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,13 +57,22 @@ class TokenChunk(Displayed):
         around, piece = around.clamp(0, max(0, len(self) - 1)), self.piece()
         return around, inside & (piece[around] == piece[tokens][:, None])
 
-    def checked(self) -> "TokenChunk":
-        """The chunk itself. Raises where an activation is NaN or infinite."""
-        for site, x in self.activations.items():
+    def read(self, source: Store | CorpusPasses, sites: list[Site]) -> "TokenChunk":
+        """The chunk with its activations at sites. Raises where one is NaN or infinite."""
+        if isinstance(source, Store):
+            read = {str(site): source.read(site, self.start, self.start + len(self)).float() for site in sites}
+        else:
+            assert self.rows is not None
+            parts: dict[str, list[Tensor]] = {str(site): [] for site in sites}
+            for batch, activations in source.over(self.rows):
+                for site in sites:
+                    parts[str(site)].append(activations[site][batch.mask].float())
+            read = {site: torch.cat(part) for site, part in parts.items()}
+        for name, x in read.items():
             if not torch.isfinite(x).all():
                 row = self.start + int(torch.isfinite(x).all(1).int().argmin())
-                raise InterpError(f"{site}: token {row} has NaN or infinite activations; check the model or the store")
-        return self
+                raise InterpError(f"{name}: token {row} has NaN or infinite activations; check the model or the store")
+        return replace(self, activations=read)
 
 
 def store_chunks(
@@ -70,7 +82,7 @@ def store_chunks(
 
     Args:
         store: The store.
-        sites: Sites to read.
+        sites: Sites to read; without any, chunks have tokens alone, to be read later (`TokenChunk.read`).
         size: Tokens to read at a time; a piece longer than this is cut.
         tokens: Read at most this many tokens; None for all.
         start: Where to begin: the end of a chunk.
@@ -90,9 +102,8 @@ def store_chunks(
         if stop < end and len(begins) and begins[-1] > 0:  # the last piece may go on after the chunk
             stop = start + int(begins[-1])
         length = stop - start
-        activations = {str(site): store.read(site, start, stop).float() for site in sites}
-        chunk = TokenChunk(start, ids[:length].long(), document[:length].long(), position[:length].long(), activations)
-        yield chunk.checked()
+        chunk = TokenChunk(start, ids[:length].long(), document[:length].long(), position[:length].long())
+        yield chunk.read(store, sites)
         start = stop
 
 
@@ -105,7 +116,6 @@ def model_chunks(
     tokens: int | None = None,
     context: int = 128,
     batch_size: int = 16,
-    skip: int = 0,
     reading: CorpusProgress | None = None,
 ) -> Iterator[TokenChunk]:
     """Chunks of a corpus, whose activations the model computes as they are read.
@@ -113,12 +123,11 @@ def model_chunks(
     Args:
         model: The model, outside any hooked block.
         texts: A corpus, as `interp.data.documents` takes it.
-        sites: Sites to read.
+        sites: Sites to read; without any, the model does not run, and chunks have tokens alone.
         size: Tokens of a chunk, rounded down to whole rows.
         tokens: Read at most this many tokens; None for all.
         context: Tokens per row.
         batch_size: Rows per forward pass.
-        skip: Chunks at the beginning that are read without running the model; they come without activations.
         reading: Updated with the documents read so far.
 
     Example:
@@ -130,12 +139,8 @@ def model_chunks(
     """
     passes, start = CorpusPasses(model, sites, batch_size), 0
     groups = pack_groups(model, texts, max(1, size // context), context=context, tokens=tokens, reading=reading)
-    for number, group in enumerate(groups):
+    for group in groups:
         mask = group.mask
-        parts: dict[str, list[Tensor]] = {str(site): [] for site in sites}
-        for batch, activations in passes.over(group) if number >= skip else ():
-            for site in sites:
-                parts[str(site)].append(activations[site][batch.mask].float())
-        whole = {site: torch.cat(part) for site, part in parts.items() if part}
-        yield TokenChunk(start, group.ids[mask], group.document[mask], group.position_ids[mask], whole).checked()
-        start += int(mask.sum())
+        chunk = TokenChunk(start, group.ids[mask], group.document[mask], group.position_ids[mask], rows=group)
+        yield chunk.read(passes, sites) if sites else chunk
+        start += len(chunk)

@@ -11,19 +11,13 @@ Memory does not grow with the corpus: shards in work, the cache of the table and
 """
 
 import json
-import os
 import shutil
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from itertools import chain, count, islice
 from math import isnan
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +27,7 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import new_folder, require_free, write_json
 from interp.core.progress import track
+from interp.core.workers import map_in_order
 from interp.data.corpora import Digest, Document, documents
 from interp.upkeep._records import SETTINGS, kept_once_begun
 from interp.upkeep.curation.curation_record import RECORD, Curation, Passage
@@ -45,35 +40,19 @@ from interp.upkeep.curation.trial_training import predict_changes
 
 SPLITS = ("kept", "flagged", "unsure")
 TABLE, SCORES = "scores.sqlite", "scores.parquet"
-_WAITING = 2  # shards in work for each process
 _GROUP, _PASSAGE = 4096, 512  # rows of a group of the Parquet file; most tokens of a passage
 _DECIDE_SCORES = {"field", "skip_bad", "near_duplicates", "shard"}
 
 
-_IN_PROCESS: list[Any] = []  # the scorer and the hasher of a worker process
+_Scoring = tuple[CorpusScorer, DuplicateHasher | None]
 
 
-def _open_in_process(source: ScorerSource, hasher: DuplicateHasher | None, threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    os.environ["INTERP_PROGRESS"] = "0"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _IN_PROCESS[:] = source.open(), hasher
+def _open(source: ScorerSource, hasher: DuplicateHasher | None) -> _Scoring:
+    return source.open(), hasher
 
 
-def _end_with_parent() -> None:
-    if above := parent_process():
-        above.join()
-    os._exit(1)
-
-
-def _score_in_process(shard: list[Document]) -> ScoredShard:
-    return _score(shard, *_IN_PROCESS)
-
-
-def _score(shard: list[Document], scorer: CorpusScorer, hasher: DuplicateHasher | None) -> ScoredShard:
+def _score(scoring: _Scoring, shard: list[Document]) -> ScoredShard:
+    scorer, hasher = scoring
     signatures = [hasher.signature(document) for document in shard] if hasher else []
     return ScoredShard(_digest(shard), scorer.score(shard), signatures)
 
@@ -214,26 +193,8 @@ def _scored(
 ) -> Iterator[ScoredShard]:
     """The scores of each shard, in order."""
     tracked = track(shards, "score", size=len, unit="documents")
-    if workers == 1:
-        yield from (_score(shard, scorer, hasher) for shard in tracked)
-        return
-    import torch
-
-    opening = (source, hasher, max(1, torch.get_num_threads() // workers))
-    waiting: deque[Future[ScoredShard]] = deque()
-    with ProcessPoolExecutor(workers, get_context("forkserver"), _open_in_process, opening) as pool:
-        try:
-            for shard in tracked:
-                waiting.append(pool.submit(_score_in_process, shard))
-                if len(waiting) >= _WAITING * workers:
-                    yield waiting.popleft().result()
-            yield from (future.result() for future in waiting)
-        except BrokenProcessPool:
-            raise InterpError(
-                "a process that scores has ended, perhaps for lack of memory; use fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    opened = partial(_open, source, hasher) if workers > 1 else lambda: (scorer, hasher)
+    yield from (scored for _, scored in map_in_order(opened, _score, tracked, workers))
 
 
 class _Sample:

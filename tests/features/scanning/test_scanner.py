@@ -3,22 +3,34 @@
 import os
 import random
 import signal
+from functools import partial
 from itertools import pairwise
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity
+import worked
+from sae_samples import draw
+from tiny_models import one_site
+from torch.nn.functional import cosine_similarity, normalize
 
-from interp import InterpError, harvest
+import interp
+from interp import InterpError, SparseAutoencoder, harvest
 from interp.activations import pack_rows
-from interp.features import ScanOptions, scan
+from interp.features import ScanOptions, measure_ablation_effects, scan
 from interp.features.scanning import scanner
 from interp.models.architectures.unembedding import logit_effect
-from interp.sae import feature_page
+from interp.sae import TopK, feature_page
 
 OPTIONS = ScanOptions(context=32, chunk=200, top=3, sampled=8, before=4, after=2, ablate=5)
 FILES = ("latents.parquet", "examples.parquet", "background.parquet")
+
+
+@pytest.fixture
+def organism_sae():
+    reference = interp.load("organism").reference
+    rows, place = normalize(draw(24, 192), dim=1), one_site(192, "resid_post.3", reference)
+    return SparseAutoencoder(rows, torch.zeros(24), rows, torch.zeros(192), TopK(k=4), **place)
 
 
 def test_a_book_says_what_pages_made_one_by_one_say(tiny, corpus, saes, scanned):
@@ -126,6 +138,52 @@ def test_a_killed_scan_continues_to_the_same_book(
     for name in FILES:
         assert (book.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert {file.name for file in book.folder.iterdir()} == {*FILES, "book.json"}
+
+
+def test_several_processes_give_the_same_book_and_one_that_is_killed_is_made_up_for(
+    corpus, saes, store, tiny, tmp_path, monkeypatch, capfd
+):
+    options = OPTIONS.model_copy(update={"ablate": 0})
+    whole = scan(saes, store, tmp_path / "whole", options)
+    several = scan(saes, store, tmp_path / "several", options, workers=2)
+    monkeypatch.setattr(scanner, "_codes", partial(worked.codes_of_a_process_that_dies_once, tmp_path / "died"))
+    killed = scan(saes, store, tmp_path / "killed", options, workers=2)
+    assert (tmp_path / "died").exists(), "control: a process was killed"
+    assert "a process ended; what it did is done again" in capfd.readouterr().err
+    for name in FILES:
+        for book in (several, killed):
+            assert (book.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    with pytest.raises(InterpError, match="a worker loads the model from its files: ") as caught:
+        scan(saes, tiny("llama"), tmp_path / "no", options, texts=corpus, workers=2)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "no").exists()
+    assert not list(tmp_path.glob(".no*"))
+
+
+def test_several_processes_load_the_model_and_give_the_same_book(organism_sae, tmp_path):
+    texts, organism = [f"The baker of number {n} sold bread ." for n in range(40)], interp.load("organism")
+    options = ScanOptions(chunk=128, context=64, top=2, sampled=4, ablate=2)
+    one, two = (
+        scan(organism_sae, organism, tmp_path / f"{workers}", options, texts=texts, workers=workers)
+        for workers in (1, 2)
+    )
+    for name in FILES:
+        assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
+
+
+def test_ablations_are_measured_on_all_of_the_text(tiny, saes, tmp_path):
+    sae, texts = saes["top"], [" ".join(f"w{5 + (n * k) % 7}" for n in range(20)) for k in range(60)]
+    texts += [" ".join(f"w{40 + (n * k) % 7}" for n in range(20)) for k in range(12)]
+    options = OPTIONS.model_copy(update={"ablate": sae.d_sae, "ablation_rows": 1000})
+    book = scan(sae, tiny("llama"), tmp_path / "book", options, texts=texts)
+    first = scan(sae, tiny("llama"), tmp_path / "first", options.model_copy(update={"tokens": 600}), texts=texts)
+    later = {row["latent"] for row in book.latents("count > 0")} - {row["latent"] for row in first.latents("count > 0")}
+    assert later, "control: some latents fire in later chunks alone"
+    rows = {row["latent"]: row for row in book.latents()}
+    assert all(rows[latent]["ablation"] is not None for latent in later)
+    packed = pack_rows(tiny("llama"), texts, 32)
+    whole = measure_ablation_effects(sae, tiny("llama"), packed, sorted(later), rows=1000)
+    assert [rows[latent]["ablation"] for latent in sorted(later)] == pytest.approx(whole, rel=1e-3, abs=1e-5)
 
 
 def test_another_text_is_not_continued(tiny, corpus, saes, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp import InterpError, harvest
+from interp.activations.token_rows import CorpusPasses
 from interp.features import model_chunks, store_chunks
 from interp.features.scanning.token_chunk import TokenChunk
 from interp.models import Site
@@ -44,11 +45,18 @@ def test_chunks_of_a_model_are_what_a_harvest_stores(tiny, corpus, store):
     assert torch.allclose(x, store["resid_post.1"], atol=1e-5)
 
 
-def test_skipped_chunks_have_tokens_and_no_activations(tiny, corpus):
-    first, second = list(model_chunks(tiny("llama"), corpus, SITES, 640, context=32, skip=1))[:2]
-    assert first.activations == {}
-    assert len(first) == second.start
-    assert len(second.activations["resid_post.1"]) == len(second)
+def test_activations_can_be_read_later(tiny, corpus, store):
+    whole, bare = (list(model_chunks(tiny("llama"), corpus, sites, 640, context=32)) for sites in (SITES, []))
+    passes = CorpusPasses(tiny("llama"), SITES, 16)
+    assert all(chunk.activations == {} for chunk in bare)
+    for pairs, source in [
+        (zip(bare, whole, strict=True), passes),
+        (zip(store_chunks(store, [], 100), store_chunks(store, SITES, 100), strict=True), store),
+    ]:
+        for before, chunk in pairs:
+            assert (before.start, len(before)) == (chunk.start, len(chunk))
+            later = before.read(source, SITES).activations["resid_post.1"]
+            assert torch.equal(later, chunk.activations["resid_post.1"])
 
 
 def test_pieces_end_where_documents_do_and_where_positions_jump():
@@ -56,11 +64,11 @@ def test_pieces_end_where_documents_do_and_where_positions_jump():
     assert TokenChunk(0, document, document, position, {}).piece().tolist() == [0, 0, 1, 2, 2, 3]
 
 
-def test_a_nan_is_named():
-    x, zeros = torch.zeros(4, 2), torch.zeros(4).long()
-    x[2, 1] = torch.nan
+def test_a_nan_is_named(store, monkeypatch):
+    zeros = torch.zeros(4).long()
+    monkeypatch.setattr(type(store), "read", lambda *_: torch.zeros(4, 2).index_fill(0, torch.tensor([2]), torch.nan))
     with pytest.raises(InterpError, match=r"resid_post.1: token 12 has NaN"):
-        TokenChunk(10, zeros, zeros, zeros, {"resid_post.1": x}).checked()
+        TokenChunk(10, zeros, zeros, zeros).read(store, SITES)
 
 
 def test_the_limit_of_tokens(store, tiny, corpus, tmp_path):

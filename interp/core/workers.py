@@ -1,0 +1,102 @@
+"""Work on items in processes of its own: each item comes back with its result, in order.
+
+Each process opens what it works with once, from what is pickled. Two items for each process are read ahead, so that
+memory does not grow with their number. An error of a process is raised here. A process that ends, killed or for lack of
+memory, loses what is in work: other processes do it again, and the second time that they get no further is an error.
+"""
+
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
+
+from interp.core.errors import InterpError, note
+
+Opened = TypeVar("Opened")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_AHEAD = 2  # items in work for each process
+_OPENED: list[Any] = []  # in a worker: what opens, then what it opened
+
+
+def map_in_order(
+    open_: Callable[[], Opened], work: Callable[[Opened, Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order.
+
+    Args:
+        open_: Opens what is worked with, once for each process; several processes need one that can be pickled.
+        work: Makes a result of what was opened and an item.
+        items: The items.
+        workers: Processes that work; one works in this process.
+
+    Raises:
+        InterpError: Fewer than one worker, or a process ended twice at the same place; and what `work` raises.
+
+    Example:
+        >>> from interp.core.workers import map_in_order
+        >>> list(map_in_order(lambda: 3, lambda opened, item: opened * item, range(4), workers=1))
+        [(0, 0), (1, 3), (2, 6), (3, 9)]
+    """
+    if workers < 1:
+        raise InterpError(f"workers is {workers}; expected at least 1")
+    if workers == 1:
+        opened = open_()
+        yield from ((item, work(opened, item)) for item in items)
+        return
+    opening, rest, waiting, stuck = pickle.dumps(open_), iter(items), deque[Item](), False
+    while True:
+        with _pool(opening, workers) as pool:
+            try:
+                futures = deque[Future[bytes]](pool.submit(_work, work, pickle.dumps(item)) for item in waiting)
+                while True:
+                    for item in islice(rest, _AHEAD * workers - len(waiting)):
+                        waiting.append(item)
+                        futures.append(pool.submit(_work, work, pickle.dumps(item)))
+                    if not waiting:
+                        return
+                    result, stuck = pickle.loads(futures.popleft().result()), False
+                    yield waiting.popleft(), result
+            except BrokenProcessPool:
+                if stuck:
+                    raise InterpError("a process ended twice, perhaps for lack of memory; use fewer workers") from None
+                stuck = True
+                note("a process ended; what it did is done again")
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(opening: bytes, workers: int) -> ProcessPoolExecutor:
+    import torch
+
+    given = (opening, max(1, torch.get_num_threads() // workers))
+    return ProcessPoolExecutor(workers, get_context("forkserver"), _start, given)
+
+
+def _start(opening: bytes, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["INTERP_PROGRESS"] = "0"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _OPENED[:] = [opening]
+
+
+def _end_with_parent() -> None:
+    if above := parent_process():
+        above.join()
+    os._exit(1)
+
+
+def _work(work: Callable[[Any, Any], Any], item: bytes) -> bytes:
+    if len(_OPENED) == 1:  # here, so that an error is raised as one of the work
+        _OPENED.append(pickle.loads(_OPENED[0])())
+    return pickle.dumps(work(_OPENED[1], pickle.loads(item)))

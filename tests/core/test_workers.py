@@ -1,0 +1,48 @@
+"""Items come back in order with their results, from several processes, of which some end."""
+
+import os
+from functools import partial
+from itertools import count
+
+import processes  # noqa: F401  # new processes have imported what takes seconds
+import pytest
+import worked
+
+from interp import InterpError
+from interp.core.workers import map_in_order
+
+
+def test_one_process_and_several_give_the_same_in_order_and_read_only_a_little_ahead(capfd):
+    read = []
+    items = (read.append(item) or item for item in count())
+    pairs = map_in_order(worked.opened, worked.product, items, workers=2)
+    several = []
+    for pair in pairs:
+        several.append(pair)
+        assert len(read) <= len(several) + 4, "an endless iterator"
+        if len(several) == 30:
+            break
+    pairs.close()
+    one = list(map_in_order(worked.opened, worked.product, range(30), workers=1))
+    assert [(item, result[0]) for item, result in several] == [(item, result[0]) for item, result in one]
+    assert {process for _, (_, process) in one} == {os.getpid()}
+    assert os.getpid() not in {process for _, (_, process) in several}
+    assert capfd.readouterr().err == ""
+
+
+def test_the_work_of_a_process_that_ends_is_done_again_once(tmp_path, capfd):
+    dies_once = partial(worked.dies_once, tmp_path / "died")
+    results = [result for _, (result, _) in map_in_order(worked.opened, dies_once, range(12), workers=2)]
+    assert results == [3 * item for item in range(12)]
+    assert capfd.readouterr().err.count("a process ended") == 1
+    with pytest.raises(InterpError, match="a process ended twice, perhaps for lack of memory; use fewer workers"):
+        list(map_in_order(worked.opened, worked.dies, range(12), workers=2))
+
+
+def test_errors_of_processes_are_raised_here():
+    with pytest.raises(InterpError, match="no file is there"):
+        list(map_in_order(worked.cannot_open, worked.product, range(3), workers=2))
+    with pytest.raises(ValueError, match="-1 is negative"):
+        list(map_in_order(worked.opened, worked.product, [2, -1], workers=2))
+    with pytest.raises(InterpError, match="workers is 0; expected at least 1"):
+        list(map_in_order(worked.opened, worked.product, range(3), workers=0))
