@@ -11,7 +11,7 @@ import pytest
 from browser_pages import form
 
 from interp import InterpError
-from interp.features import Book
+from interp.features import Book, FeatureLabel
 from interp.views import browse
 
 
@@ -121,6 +121,7 @@ def test_a_journey_by_keyboard(book, tiny, page):
 
 
 def test_no_page_is_wider_than_a_phone_and_colours_follow_the_theme(book, chromium):
+    book.labels.add([FeatureLabel(sae="one", latent=4, text="W" * 400, rater="w" * 100, note="W" * 900)])
     with served(book) as (address, _):
         papers = {}
         for scheme in ("light", "dark"):
@@ -129,6 +130,9 @@ def test_no_page_is_wider_than_a_phone_and_colours_follow_the_theme(book, chromi
             for name in ("", "latent/0/3", "compare"):
                 page.goto(address + name)
                 assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+            page.goto(address)
+            table = page.locator(".scroll").first
+            assert table.evaluate("x => x.scrollWidth <= x.clientWidth"), "a long word of a label is broken"
             papers[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
             context.close()
         assert papers == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}
