@@ -87,7 +87,9 @@ def listing(book: Book, view: ListView, labels: Labels) -> Listing:
     rows = book.query(f"SELECT {columns} FROM latents WHERE {where} {rest}", [*values, *names])
     keys = [_names((row["sae"], row["latent"]) for row in rows)]
     example = 'sae, latent, value, place, peak, tokens, "values"'
-    best = book.query(f"SELECT {example} FROM examples WHERE kind = 'top' AND {_AMONG} {_BEST}", keys) if rows else []
+    numbers = [row["latent"] for row in rows] or [0]
+    near = f"latent BETWEEN {min(numbers)} AND {max(numbers)}"  # by which DuckDB leaves out parts of the file
+    best = book.query(f"SELECT {example} FROM examples WHERE kind = 'top' AND {near} AND {_AMONG} {_BEST}", keys)
     examples = {(x["sae"], x["latent"]): _around_peak(x) for x in best}
     rows = [row | {"example": examples.get((row["sae"], row["latent"]))} for row in rows]
     return Listing(rows, page, pages, total, found)
