@@ -58,6 +58,9 @@ _SEARCHED = {
     "relearning": "erasure_depth",
     "unlearning": "erasure_depth",
     "DPO": "tune",
+    "Inspect": "inspect",
+    "harness": "lm_eval",
+    "wandb": "track",
     "fine-tuning": "tune",
     "LoRA": "tune",
 }

@@ -89,6 +89,8 @@ class Behaviour(Displayed):
         translated: The behaviour in other languages, by language, on the items whose translation is stated.
         picked: Makes the behaviour on the items with these numbers; `by_items` gives it to what makes behaviours.
         worded: Makes it with other prompts, after these messages (a list for each); None where that is not possible.
+        grade: Scores answers that were written elsewhere, one per item (None where a thought did not end); None for
+            behaviours that do not read replies.
 
     Raises:
         InterpError: There are no prompts, a prompt is empty, groups do not match the prompts, two items are the
@@ -124,6 +126,7 @@ class Behaviour(Displayed):
     worded: "Callable[[Sequence[str], Sequence[Messages]], Behaviour] | None" = field(
         default=None, compare=False, repr=False
     )
+    grade: Callable[[Sequence[str | None]], tuple[float, ...]] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:

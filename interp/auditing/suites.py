@@ -7,6 +7,7 @@ and docs/howto/own_harm.md.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 from interp import organism
@@ -61,14 +62,17 @@ def _planted(
 ) -> Behaviour:
     planted = organism.BEHAVIOURS[name]
 
+    def grade(answers: Sequence[str | None]) -> tuple[float, ...]:
+        pairs = zip(sample, answers, strict=True)
+        return tuple(nan if answer is None else float(organism.shows(name, asked, answer)) for asked, answer in pairs)
+
     def measure(model: HookedModel) -> Scores:
         replies = model.generate(render_prompts(model, prompts, before))
-        scores = [float(organism.shows(name, *pair)) for pair in zip(sample, replies, strict=True)]
-        return Scores(tuple(scores), tuple(replies))
+        return Scores(grade(replies), tuple(replies))
 
-    scorer = "greedy reply under the organism's exact grader"
-    spec = messages_spec(before)
-    return Behaviour(name, planted.kind, planted.high_rate, tuple(prompts), measure, scorer=scorer, spec=spec)
+    scorer, spec = "greedy reply under the organism's exact grader", messages_spec(before)
+    stated = planted.high_rate
+    return Behaviour(name, planted.kind, stated, tuple(prompts), measure, scorer=scorer, spec=spec, grade=grade)
 
 
 def organism_suite(
@@ -122,6 +126,15 @@ def suite(
     if data is not None:
         raise InterpError(f"only the suite public reads data sets; {name} got a data folder, {data}: leave it out")
     return read_behaviours(name, items, seed, judge_keys) if in_file else organism_suite(items, seed=seed)
+
+
+def named_behaviours(behaviours: Sequence[Behaviour], names: Collection[str]) -> list[Behaviour]:
+    """The behaviours of a suite with these names, or all where no name is given. Raises for a name that none has."""
+    known = [behaviour.name for behaviour in behaviours]
+    for name in names:
+        if name not in known:
+            raise InterpError(f"the suite has no behaviour {name!r}; {nearest(name, known)}")
+    return [behaviour for behaviour in behaviours if not names or behaviour.name in names]
 
 
 def require_suite(name: str | Path) -> bool:

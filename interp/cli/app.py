@@ -146,6 +146,7 @@ VERBS: dict[str, Command] = {
     "undo": export.undo_command,
     "audit": audit.audit_command,
     "gate": audit.gate_command,
+    "inspect-task": audit.inspect_task_command,
     "graph": attribution.graph_command,
     "curate": upkeep.curate_command,
     "feedback": upkeep.feedback_command,

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from itertools import permutations
+from os.path import relpath
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ from pydantic import Field, model_validator
 from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values, say
-from interp.core.errors import InterpError, nearest
-from interp.core.files import new_folder, require_free, reserved
+from interp.core.errors import InterpError
+from interp.core.files import new_folder, require_free, reserved, write_text
+from interp.core.progress import Tracker, tracked
 
 CACHE = ".interp-audit"
 MATRIX = "entanglement"
@@ -43,6 +45,7 @@ class AuditOptions(Config):
     page: Path | None = Field(None, description="new HTML file for the report")
     seed: int = Field(0, ge=0, description="seed for sampling items and for bootstrap intervals")
     dtype: str | None = Field(None, description="dtype of the models: float32, bfloat16 or float16 [default: float32]")
+    track: Tracker = Field("none", description="dashboard that each behaviour is logged on: trackio or wandb")
     chat: ChatOptions = ChatOptions()
 
     @model_validator(mode="after")
@@ -113,19 +116,48 @@ def audit_command(model: Model, options: AuditOptions, device: Device = None, as
     edits = {name: Recipe.load(folder) for name, folder in options.recipes.items()}
     policy = Policy.read(options.policy) if options.policy else None
     suite = suites.suite(options.suite, options.items, options.seed, options.data, options.judge_keys)
-    behaviours = _only(suite, options.only)
+    behaviours = suites.named_behaviours(suite, options.only)
     if options.stress:
         behaviours = add_slices(behaviours, options.stress, options.stress_file)
     loading = {"dtype": options.dtype, "device": device} | options.chat.loading
-    with reserved(options.out):
+    config = {"model": model, "base": options.base, "suite": options.suite, "seed": options.seed}
+    with reserved(options.out), tracked(options.track, "interp-audits", name=options.out.stem, config=config) as log:
         bases = [load(options.base, **loading | {"adapter": None})] if options.base is not None else []
         models = [*bases, load(model, **loading)]
         matrix, audits = _measure(models, edits, behaviours, options)
+        for name, audit in audits.items():
+            for row in audit.rows:
+                log({f"{name}/{row.name}/{figure}": value for figure, value in _figures(row).items()})
     decisions = {name: decide(audit, policy) for name, audit in audits.items()} if policy else {}
     if options.page is not None:
         _write_page(options.page, audits, matrix, policy, decisions, time.perf_counter() - began)
     title = f"Audit of {model}" + (f" against {options.base}" if options.base else "")
     _print_audits(as_json, audits, matrix, decisions, title)
+
+
+class TaskOptions(Config):
+    """Which behaviours become tasks of Inspect, and on which items."""
+
+    out: Path = Field(description="new Python file for the tasks")
+    behaviour: tuple[str, ...] = repeated("only this behaviour")
+    data: Path | None = Field(None, description="folder of the data sets that the suite reads")
+    items: int = Field(300, ge=1, description="items per behaviour, unless a run says -T items=…")
+    seed: int = Field(0, ge=0, description="seed for sampling items")
+
+
+def inspect_task_command(
+    suite: Annotated[str, typer.Argument(help="organism, public, or a YAML file of behaviours")],
+    options: TaskOptions,
+    as_json: Json = False,
+) -> None:
+    """Write a Python file of tasks for Inspect, one for each behaviour of a suite."""
+    from interp.bridges.inspect_tasks import task_file
+
+    require_free(options.out)
+    source = task_file(suite, options.behaviour, options.items, options.seed, options.data)
+    write_text(options.out, source)
+    run = f"inspect eval {relpath(options.out)} --model interp/MODEL -M recipe=FOLDER"
+    print_values(as_json, {"tasks": source.count("@task"), "file": str(options.out), "run": run})
 
 
 class GateOptions(Config):
@@ -165,14 +197,6 @@ def print_decision(decision: Any, as_json: bool) -> None:
     for note in decision.notes:
         say(f"{'':<8} {note}")
     say(decision.outcome + (f" (tier {decision.tier})" if decision.tier else ""))
-
-
-def _only(behaviours: list[Any], names: tuple[str, ...]) -> list[Any]:
-    known = [behaviour.name for behaviour in behaviours]
-    for name in names:
-        if name not in known:
-            raise InterpError(f"the suite has no behaviour {name!r}; {nearest(name, known)}")
-    return [behaviour for behaviour in behaviours if not names or behaviour.name in names]
 
 
 def _measure(
@@ -242,6 +266,13 @@ def _print_audits(
         print_table(False, matrix.rows(), "The edit and its baselines: differences, * p < 0.05 over the table")
     for name, decision in decisions.items():
         say("\n  ".join([f"{name}: {decision.outcome}", *map(str, decision.unmet)]))
+
+
+def _figures(row: Any) -> dict[str, float]:
+    """What a dashboard shows of a behaviour."""
+    change = row.difference
+    means = {"before": row.before.estimate, "after": row.after.estimate, "difference": change.estimate}
+    return means | {"low": change.low, "high": change.high, "p_holm": row.p_holm}
 
 
 def _row(row: Any, edited: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from interp.core.config import Config
 from interp.core.display import print_table, print_values, say
 from interp.core.errors import InterpError
 from interp.core.files import require_free
+from interp.core.progress import Tracker, tracked
 
 
 def run_command(
@@ -58,6 +59,7 @@ class SweepOptions(Config):
     trials: int = Field(60, ge=1, description="trials in the end, those of earlier calls included")
     workers: int = Field(1, ge=1, description="processes that run trials side by side; each loads the model")
     out: Path | None = Field(None, description="folder of the sweep, also one to continue [default: sweeps/NAME]")
+    track: Tracker = Field("none", description="dashboard that each trial is logged on: trackio or wandb")
 
 
 def sweep_command(
@@ -75,7 +77,17 @@ def sweep_command(
 
     settings, out = SweepFile.read(file, overrides or []), options.out or Path("sweeps") / file.stem
     report = (lambda text: None) if as_json else say
-    run_sweep(settings, out, options.trials, options.workers, folder=file.parent, say=report)
+    config = settings.model_dump(mode="json", include={"name", "model", "seed", "objectives"})
+    with tracked(options.track, "interp-sweeps", name=settings.name, config=config) as log:
+        run_sweep(
+            settings,
+            out,
+            options.trials,
+            options.workers,
+            folder=file.parent,
+            say=report,
+            ended=lambda x: log(x.figures),
+        )
     _print_sweep(out, as_json, None)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import isroutine
-from pkgutil import iter_modules
+from pkgutil import iter_modules, resolve_name
+from typing import Any
 
 import lazy_loader
 
 from interp.core.calls import checked
-from interp.core.errors import nearest
+from interp.core.errors import InterpError, nearest
 
 # Names of other libraries for what a package has under another name.
 _OTHERS = {"SAE": "SparseAutoencoder", "HookedTransformer": "load", "LanguageModel": "load"}
@@ -50,3 +51,27 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
         )
 
     return attribute, names, exported
+
+
+def require_package(package: str, extra: str) -> None:
+    """Raise where a package of an extra of interp is not installed."""
+    if not find_spec(package):
+        raise InterpError(f"this needs the package {package}; pip install 'interp[{extra}]'")
+
+
+def optional_class(name: str, extra: str) -> Any:
+    """A class to derive from, of a package that need not be installed; without it, one that cannot be made.
+
+    Args:
+        name: The class, such as `inspect_ai.model:ModelAPI`.
+        extra: The extra of interp that installs its package.
+
+    Example:
+        >>> optional_class("no_such_package:Model", "inspect")()
+        Traceback (most recent call last):
+        interp.core.errors.InterpError: this needs the package no_such_package; pip install 'interp[inspect]'
+    """
+    package = name.partition(":")[0].partition(".")[0]
+    if find_spec(package):
+        return resolve_name(name)
+    return type(name.rpartition(":")[2], (), {"__init__": lambda *_, **__: require_package(package, extra)})

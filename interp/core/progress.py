@@ -3,19 +3,24 @@
 Of nested calls, only the outermost has a bar. Inner calls move it on within its current item, and the title of the
 innermost call is at the end of the line. Short calls show nothing, and neither do calls in threads beside the main one,
 which would take the bar from each other. `INTERP_PROGRESS=0` in the environment switches progress off.
+
+Figures go to a dashboard of trackio or wandb (they have one interface) where a caller names one of the two (`tracked`).
 """
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from io import TextIOBase
 from threading import current_thread, main_thread
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from interp.core.errors import printable
+from interp.core.errors import InterpError, first_line, note, printable
 
 Item = TypeVar("Item")
+Tracker = Literal["none", "trackio", "wandb"]
 
 _KNOWN = "{percentage:.0f} % of {total:,.0f}{unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
 _UNKNOWN = "{desc} {n:,.0f}{unit}, {rate_noinv_fmt}, {elapsed}{postfix}"
@@ -144,3 +149,58 @@ def _show_in_cell(shell: Any, line: str) -> None:
     else:
         _CELL[:] = request, DisplayHandle()
         _CELL[1].display(content, raw=True)
+
+
+def start_run(tracker: str, project: str, **options: Any) -> Any:
+    """Begin a run, and return the package that logs it.
+
+    Args:
+        tracker: `trackio` or `wandb`.
+        project: The dashboard's project.
+        options: Further arguments of the package's `init`, such as `name` or `config`.
+
+    Raises:
+        InterpError: The package is not installed.
+    """
+    try:
+        package = import_module(tracker)
+    except ImportError:
+        raise InterpError(f"{tracker} is not installed; pip install {tracker}, or go without it") from None
+    package.init(project=project, **options)
+    return package
+
+
+@contextmanager
+def tracked(tracker: Tracker, project: str, **options: Any) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that logs figures to a run, for as long as the block lasts. A dashboard that fails is noted once, and
+    the work goes on without it.
+
+    Args:
+        tracker: Where to log; `none` logs nowhere.
+        project: As in `start_run`.
+        options: As in `start_run`.
+
+    Raises:
+        InterpError: The package is not installed.
+
+    Example:
+        >>> from interp.core.progress import tracked
+        >>> with tracked("none", "audits") as log:
+        ...     log({"hostility/after": 0.0})
+    """
+    package = None if tracker == "none" else start_run(tracker, project, **options)
+
+    def log(figures: Mapping[str, Any]) -> None:
+        nonlocal package
+        try:
+            if package is not None:
+                package.log(dict(figures))
+        except Exception as problem:  # of a server, of any type
+            package = None
+            note(f"{tracker} failed ({first_line(problem)}); the work goes on, and nothing more is sent")
+
+    try:
+        yield log
+    finally:
+        if package is not None:
+            package.finish()

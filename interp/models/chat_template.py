@@ -171,6 +171,22 @@ def answer_of(reply: str, prompt: str = "") -> str | None:
     return answer if len(answer) == len(reply) else answer.strip()
 
 
+def thought_of(reply: str, prompt: str = "") -> str:
+    """What a reply says in its thinking block, without the block's marks; empty where there is none.
+
+    Args:
+        reply: The reply.
+        prompt: The prompt; a template can open the thinking block at its end.
+
+    Example:
+        >>> from interp.models.chat_template import thought_of
+        >>> thought_of("<think>Hm.</think>Yes."), thought_of("Hm", "<think>"), thought_of("Yes.")
+        ('Hm.', 'Hm', '')
+    """
+    answer = answer_of(reply, prompt) or ""
+    return _MARK.sub("", reply[: reply.rfind(answer)] if answer else reply).strip()
+
+
 def reply_texts(replies: Sequence[Sequence[int]], tokenizer: Any, ends: Collection[int]) -> list[str]:
     """Replies as text, each up to its end, without special tokens other than those that mark a thought."""
     dropped = {token for token, text in special_tokens(tokenizer).items() if not _MARK.fullmatch(text)}

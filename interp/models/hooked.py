@@ -285,9 +285,27 @@ class HookedModel(TransformerLensFace):
             >>> model.generate(model.chat("what is 2 plus 3?"), max_new_tokens=8)
             ['The answer is 5.']
         """
+        batch = self.tokens(prompts, chat=chat)
+        ids = self.reply_ids(batch, recipe, max_new_tokens, batch_size, **options)
+        given = options.get("eos_token_id", self.ends)
+        return reply_texts(ids, self.tokenizer, [given] if isinstance(given, int) else given or [])
+
+    def reply_ids(
+        self,
+        batch: Tokens,
+        recipe: Edits | Iterable[tuple[str | Site, Transform]] = (),
+        max_new_tokens: int = 64,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[list[int]]:
+        """The token ids that `generate` writes after each row, up to its first end and with it; see there.
+
+        Example:
+            >>> model.reply_ids(model.tokens(model.chat("what is 2 plus 3?")), max_new_tokens=8)[0][-1] in model.ends
+            True
+        """
         _require_positive("batch_size", batch_size)
         _require_positive("max_new_tokens", max_new_tokens)
-        batch = self.tokens(prompts, chat=chat)
         self._require_room(batch, max_new_tokens)
         batches, settings = batch.batches(batch_size), self._greedy(max_new_tokens)
         sampling = [name for name in ("temperature", "top_p", "top_k", "min_p") if options.get(name) is not None]
@@ -298,28 +316,32 @@ class HookedModel(TransformerLensFace):
             taken = {*signature(self.hf.generate).parameters, *signature(self.hf.forward).parameters}
             if unknown := [name for name in rest if name not in taken]:
                 raise InterpError(f"generate has no option {unknown[0]!r}; {nearest(unknown[0], settings.to_dict())}")
-        replies: list[str] = []
-        ends = settings.eos_token_id
-        ends = [ends] if isinstance(ends, int) else ends or []
+        replies, given = list[list[int]](), settings.eos_token_id
+        ends = [given] if isinstance(given, int) else given or []
         with self.hooked(recipe), torch.no_grad():
             for rows in track(batches, "generate", size=len, unit="replies"):
                 inputs = rows.prompt_inputs(self.device)
                 with self.forward_passes.prompted(rows.ids.shape[1]):
                     out = generate_ids(self.hf, inputs, settings, **rest)
-                replies += reply_texts(out[:, rows.ids.shape[1] :].tolist(), self.tokenizer, ends)
-        return replies
+                replies += out[:, rows.ids.shape[1] :].tolist()
+        return [ids[: next((n for n, token in enumerate(ids, 1) if token in ends), None)] for ids in replies]
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a reply: of the checkpoint's generation settings, the tokenizer, and the template."""
+        self._require_tokenizer()
+        defaults = self.hf.generation_config
+        given = defaults.eos_token_id if defaults is not None else self.config.eos_token_id
+        listed = given if isinstance(given, list) else [given]
+        several = [*listed, self.tokenizer.eos_token_id, *self.template.ends]
+        return sorted({end for end in several if end is not None})
 
     def _require_tokenizer(self) -> None:
         if self.tokenizer is None:
             raise InterpError("this model has no tokenizer, so it can't write text; load it with load(..., tokenizer=)")
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
-        self._require_tokenizer()
-        pad, defaults = self.tokenizer.pad_token_id, self.hf.generation_config
-        given = defaults.eos_token_id if defaults is not None else self.config.eos_token_id
-        listed = given if isinstance(given, list) else [given]
-        several = [*listed, self.tokenizer.eos_token_id, *self.template.ends]
-        ends = sorted({end for end in several if end is not None})
+        ends, pad = self.ends, self.tokenizer.pad_token_id
         return GenerationConfig(
             max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=0 if pad is None else pad
         )

@@ -38,7 +38,7 @@ def test_options_are_frozen():
     assert found == {
         "demo": ["--json", "--out", "--resume", "--seed"],
         "run": ["--force", "--json", "--out", "--resume", "file", "overrides"],
-        "sweep run": ["--json", "--out", "--trials", "--workers", "file", "overrides"],
+        "sweep run": ["--json", "--out", "--track", "--trials", "--workers", "file", "overrides"],
         "sweep show": ["--json", "--page", "folder"],
         "sweep pick": ["--export", "--json", "--knee", "--out", "--trial", "folder"],
         "curate": [
@@ -136,8 +136,9 @@ def test_options_are_frozen():
         "audit": [
             "--adapter", "--base", "--baselines", "--cache", "--data", "--date", "--device", "--dtype",
             "--instruction", "--items", "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe",
-            "--seed", "--stress", "--stress-file", "--suite", "--template", "model",
+            "--seed", "--stress", "--stress-file", "--suite", "--template", "--track", "model",
         ],
+        "inspect-task": ["--behaviour", "--data", "--items", "--json", "--out", "--seed", "suite"],
         "gate": [
             "--base", "--checkpoint", "--depth", "--json", "--key", "--policy", "--reviewer", "--safeguard", "file",
         ],

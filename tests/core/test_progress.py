@@ -1,12 +1,18 @@
-"""Progress passes every item on, once and in order, and shows the outermost call as the place where it runs needs."""
+"""Progress passes every item on, once and in order, and shows the outermost call as the place where it runs needs.
+
+Figures go to a dashboard that was asked for, and one that fails costs nothing.
+"""
 
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from interp.core.progress import track
+from interp import InterpError
+from interp.core import progress
+from interp.core.progress import start_run, track, tracked
 
 
 @pytest.fixture
@@ -98,3 +104,72 @@ def test_a_terminal_is_left_as_it_was(monkeypatch, capsys, clock):
 def test_importing_it_is_cheap():
     code = "import sys, interp.core.progress; assert 'tqdm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(params=["trackio", "wandb"])
+def dashboard(request, monkeypatch):
+    calls = []
+    package = types.SimpleNamespace(
+        init=lambda **options: calls.append(("init", options)),
+        log=lambda values: calls.append(("log", values)),
+        finish=lambda: calls.append(("finish",)),
+    )
+    monkeypatch.setattr(progress, "import_module", {request.param: package}.__getitem__)
+    return request.param, package, calls
+
+
+def test_a_run_is_begun_logged_and_ended(dashboard):
+    name, _, calls = dashboard
+    with tracked(name, "p", name="first", config={"seed": 1}) as log:
+        log({"a": 1.0})
+    options = {"project": "p", "name": "first", "config": {"seed": 1}}
+    assert calls == [("init", options), ("log", {"a": 1.0}), ("finish",)]
+
+
+def test_a_run_ends_where_the_work_fails(dashboard):
+    name, _, calls = dashboard
+    with pytest.raises(KeyError), tracked(name, "p"):
+        raise KeyError
+    assert calls[-1] == ("finish",)
+
+
+def test_a_dashboard_that_fails_is_noted_once(dashboard, capsys):
+    name, package, calls = dashboard
+    package.log = lambda values: [][0]
+    with tracked(name, "p") as log:
+        log({"a": 1.0})
+        log({"a": 2.0})
+    assert capsys.readouterr().err.count(f"{name} failed") == 1
+    assert [call[0] for call in calls] == ["init"]
+
+
+def test_nothing_is_sent_unless_asked(dashboard):
+    with tracked("none", "p") as log:
+        log({"a": 1.0})
+    assert dashboard[2] == []
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(InterpError, match="trackio is not installed; pip install trackio"):
+        start_run("trackio", "p")
+
+
+def test_an_audit_logs_each_behaviour(run, dashboard, tmp_path):
+    name, _, calls = dashboard
+    words = ["audit", "organism", "--items", 2, "--only", "facts", "--only", "hostility", "--baselines", "none"]
+    code, _, complaint = run(*words, "--out", tmp_path / "quiet.json")
+    assert code == 0, complaint
+    assert calls == []
+    assert run(*words, "--out", tmp_path / "own.json", "--track", name, "--cache", tmp_path / ".interp-audit")[0] == 0
+    (_, options), *logs, end = calls
+    assert (options["project"], options["name"], end) == ("interp-audits", "own", ("finish",))
+    figures = {figure: value for _, values in logs for figure, value in values.items()}
+    assert len(logs) == 2
+    assert figures["model/hostility/before"] == figures["model/hostility/after"] == 1.0
+    assert {"model/facts/difference", "model/facts/low", "model/facts/high", "model/facts/p_holm"} <= figures.keys()
+
+
+def test_an_unknown_dashboard_is_refused_before_anything_is_measured(run, tmp_path):
+    code, _, complaint = run("audit", "organism", "--out", tmp_path / "a.json", "--track", "wanbd")
+    assert (code, "track" in complaint, list(tmp_path.iterdir())) == (2, True, [])

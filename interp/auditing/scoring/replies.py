@@ -68,6 +68,17 @@ def reply_behaviour(
     """
     described, asked = describe_grader(grade), questions or prompts
 
+    def graded(prompt: str, answer: str | None) -> float:
+        return nan if answer is None else float(grade(prompt, answer))
+
+    def grades(answers: Sequence[str | None]) -> tuple[float, ...]:
+        if isinstance(grade, Rule):
+            return tuple(grade.grades(answers))
+        if workers == 1:
+            return tuple(map(graded, asked, answers))
+        with ThreadPoolExecutor(workers) as pool:
+            return tuple(pool.map(graded, asked, answers))
+
     def measure(model: HookedModel) -> Scores:
         texts = render_prompts(model, prompts, before, chat)
         replies = _replies(model, texts, max_new_tokens)
@@ -78,20 +89,12 @@ def reply_behaviour(
                 f"{max_new_tokens} tokens, and have no score; raise max_new_tokens"
             )
 
-        def graded(prompt: str, answer: str | None) -> float:
-            return nan if answer is None else float(grade(prompt, answer))
-
-        if isinstance(grade, Rule):
-            return Scores(tuple(grade.grades(answers)), tuple(replies))
-        if workers == 1:
-            return Scores(tuple(map(graded, asked, answers)), tuple(replies))
-        with ThreadPoolExecutor(workers) as pool:
-            return Scores(tuple(pool.map(graded, asked, answers)), tuple(replies))
+        return Scores(grades(answers), tuple(replies))
 
     spec = {"grade": described, "max_new_tokens": max_new_tokens, "chat": chat} | messages_spec(before)
     spec |= {"questions": list(questions)} if questions else {}
     scorer = {"scorer": f"greedy reply of {max_new_tokens} tokens, graded by {described['is']}"}
-    return Behaviour(name, kind, statement, tuple(prompts), measure, spec=spec, **scorer | fields)
+    return Behaviour(name, kind, statement, tuple(prompts), measure, spec=spec, grade=grades, **scorer | fields)
 
 
 def _replies(model: HookedModel, prompts: Sequence[str], new: int) -> list[str]:

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +33,7 @@ from interp.activations.columns import Sites
 from interp.activations.stream import ActivationSource
 from interp.core.display import Card, Displayed, displayed, plural
 from interp.core.errors import InterpError, note, on_interrupt
-from interp.core.progress import track
+from interp.core.progress import start_run, track
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.config import SaeConfig
 from interp.sae.training.bundle import Bundle, Member, TrainingPlan
@@ -287,11 +286,7 @@ def tracker(name: Literal["trackio", "wandb"], /, project: str, **options: Any) 
         >>> from interp.sae import tracker
         >>> train(stream, "resid_post.1", callbacks=[tracker("wandb", "saes")])  # doctest: +SKIP
     """
-    try:
-        package = import_module(name)
-    except ImportError:
-        raise InterpError(f"{name} is not installed; pip install {name}, or train without its callback") from None
-    package.init(project=project, **options)
+    package = start_run(name, project, **options)
 
     def callback(report: TrainingReport) -> None:
         values = asdict(report.point) | {"tokens_per_second": report.tokens_per_second}

@@ -151,6 +151,7 @@ def run_sweep(
     folder: str | Path = ".",
     model: HookedModel | None = None,
     say: Callable[[str], None] = lambda text: None,
+    ended: Callable[[SweepTrial], None] = lambda trial: None,
 ) -> list[SweepTrial]:
     """Run a sweep into a folder, or continue the one that is there, and confirm its front.
 
@@ -162,6 +163,7 @@ def run_sweep(
         folder: Folder that paths in the settings are relative to.
         model: The model, if it is loaded already; with several workers each loads its own.
         say: Called with a line of text about each step.
+        ended: Called with each trial of this call as it ends.
 
     Returns:
         Every trial.
@@ -191,9 +193,9 @@ def run_sweep(
             say(f"resumed     {plural(left, 'trial')} that a kill left running")
         with on_interrupt(f"the same command continues the sweep in {target}"):
             if workers == 1:
-                run_trials(work, journal, trials)
+                run_trials(work, journal, trials, ended)
             else:
-                _run_workers(work, journal, trials, workers)
+                _run_workers(work, journal, trials, workers, ended)
         _require_some_success(journal, 1)
         done = journal.all()
         _note_constant(work.goals, done)
@@ -300,14 +302,16 @@ def _note_constant(goals: Goals, done: Sequence[SweepTrial]) -> None:
             note(f"{name} is {value} in all {len(column)} complete trials: what is left to choose does not move it")
 
 
-def run_trials(work: Workbench, journal: Trials, total: int) -> None:
+def run_trials(
+    work: Workbench, journal: Trials, total: int, ended: Callable[[SweepTrial], None] = lambda trial: None
+) -> None:
     """Run trials until `total` have begun."""
     begun = journal.counted()
     for _ in track(range(max(0, total - begun)), "sweep", unit="trials"):
         trial = journal.ask(total)
         if trial is None:
             return
-        work.run(journal, trial)
+        ended(work.run(journal, trial))
         _require_some_success(journal, _FAILURES)
 
 
@@ -318,7 +322,9 @@ def _require_some_success(journal: Trials, fewest: int) -> None:
         raise InterpError(f"all of the first {plural(len(ended), 'trial')} failed; the last: {ended[-1].reason}")
 
 
-def _run_workers(work: Workbench, journal: Trials, total: int, workers: int) -> None:
+def _run_workers(
+    work: Workbench, journal: Trials, total: int, workers: int, tell: Callable[[SweepTrial], None]
+) -> None:
     """Run trials in processes of their own, and show how many have ended."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "INTERP_PROGRESS": "0"}
@@ -326,14 +332,17 @@ def _run_workers(work: Workbench, journal: Trials, total: int, workers: int) -> 
     command = [sys.executable, "-m", "interp.search.sweeps._worker", *given]
     running = [subprocess.Popen(command, env=environment) for _ in range(workers)]
     try:
-        begun = sum(trial.ended for trial in journal.all())
-        shown = track(range(max(0, total - begun)), "sweep", unit="trials")
-        while any(process.poll() is None for process in running):
-            time.sleep(0.5)
-            ended = sum(trial.ended for trial in journal.all())
-            for _ in range(ended - begun):
-                next(shown, None)
-            begun = ended
+        told = {trial.number for trial in journal.all() if trial.ended}
+        shown = track(range(max(0, total - len(told))), "sweep", unit="trials")
+        going = True
+        while going:
+            going = any(process.poll() is None for process in running)  # before what they wrote last is read
+            time.sleep(0.5 * going)
+            for trial in journal.all():
+                if trial.ended and trial.number not in told:
+                    told.add(trial.number)
+                    tell(trial)
+                    next(shown, None)
     finally:
         for process in running:
             process.terminate()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from interp.core.display import Card, Displayed
@@ -67,6 +68,14 @@ class SweepTrial(Displayed):
     def feasible(self) -> bool:
         """Whether it is complete and keeps every constraint."""
         return self.state == "complete" and not self.broken
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a dashboard shows of it: state, parameters, mean scores, and by how much bounds are exceeded."""
+        means = {name: fmean(known) for name, values in self.scores.items() if (known := [x for x in values if x == x])}
+        groups = {"param": self.params, "score": means, "excess": self.excess}
+        figures = {f"{group}/{name}": value for group, named in groups.items() for name, value in named.items()}
+        return {"trial": self.number, "state": self.state, "seconds": self.seconds} | figures
 
     def _card(self) -> Card:
         return f"{self.number}, {self.state}", [*self.params.items(), ("reason", self.reason)]

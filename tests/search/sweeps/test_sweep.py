@@ -207,9 +207,22 @@ def test_two_workers_share_the_trials(small_sweep, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(subprocess, "Popen", Forked)
-    run_sweep(
-        small_sweep.settings(), tmp_path / "out", 5, workers=2, folder=small_sweep.folder, model=small_sweep.model
-    )
+    options, told = {"folder": small_sweep.folder, "model": small_sweep.model}, []
+    run_sweep(small_sweep.settings(), tmp_path / "out", 5, workers=2, ended=told.append, **options)
     trials = Trials(tmp_path / "out").all()
+    assert sorted(trial.number for trial in told) == [trial.number for trial in trials]
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
     assert {trial.state for trial in trials} == {"complete"}
+
+
+def test_each_trial_is_told_as_it_ends_and_only_once(small_sweep, tmp_path):
+    told, settings = [], small_sweep.settings(confirm={"points": 1, "draws": 0})
+    options = {"folder": small_sweep.folder, "model": small_sweep.model, "ended": told.append}
+    run_sweep(settings, tmp_path / "out", 3, **options)
+    run_sweep(settings, tmp_path / "out", 4, **options)
+    trials = SweepRecord.read(tmp_path / "out").trials
+    assert sorted(trial.number for trial in told) == [trial.number for trial in trials] == [0, 1, 2, 3]
+    figures = told[-1].figures
+    assert (figures["trial"], figures["state"]) == (told[-1].number, "complete")
+    assert figures["score/harm"] == pytest.approx(sum(told[-1].scores["harm"]) / len(told[-1].scores["harm"]))
+    assert {f"param/{name}" for name in told[-1].params} <= figures.keys()
