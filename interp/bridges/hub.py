@@ -5,7 +5,7 @@
 huggingface_hub uploads, with the token that it finds (HF_TOKEN, or `hf auth login`); interp neither reads nor stores
 it. A repository changes by its last request alone, so whatever fails before leaves it as it was.
 
-Limitations: manifest and provenance statement name the place of a local base, which `PushedExport.names` shows. A new
+Limitations: manifest and provenance statement name the place of a local base, which `PushedExport.source` shows. A new
 repository is private; its page on the Hub makes it public.
 """
 
@@ -36,7 +36,7 @@ class PushedExport(Displayed):
         repo: The repository.
         files: The files, by their paths in it.
         nbytes: Their size.
-        names: The place on this machine that the manifest names; empty where it names none.
+        source: The place of the base on this machine, which the manifest names; empty where it names none.
         url: The page of the commit; empty in a dry run.
 
     Example:
@@ -48,7 +48,7 @@ class PushedExport(Displayed):
     repo: str
     files: tuple[str, ...]
     nbytes: int
-    names: str = ""
+    source: str = ""
     url: str = ""
 
 

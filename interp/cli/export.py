@@ -1,6 +1,6 @@
 """The verbs `interp export`, `interp verify` and `interp undo`: fold a recipe into weights, check it, restore it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -106,7 +106,7 @@ def export_command(model: Source, inputs: ExportInputs, as_json: Json = False) -
         from interp.bridges.hub import push_export
 
         pushed = push_export(inputs.out, inputs.push, overwrite=options.overwrite)
-        notes |= {"pushed": pushed.url} | ({"names": pushed.names} if pushed.names else {})
+        notes |= {"pushed": pushed.url} | ({"source": pushed.source} if pushed.source else {})
     print_values(as_json, values | notes)
 
 
@@ -190,7 +190,8 @@ def _print_plan(
 
     if options.form == "gguf":
         edit = gguf_writer.GgufEdit.of(recipe, model, inputs.base, options)
-        plan, estimate = edit.plan, weight_writer.estimate_export([list(edit.pieces.values())])
+        plan, estimate = edit.plan, weight_writer.estimate_export([[*edit.pieces.values()]])
+        estimate = replace(estimate, disk=edit.file.path.stat().st_size)
     else:
         plan, estimate = exporter.dry_run(recipe, model, options)
     barred = plan.barred(options.fold)

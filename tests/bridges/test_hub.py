@@ -211,7 +211,7 @@ def test_the_command_line_pushes_after_the_certificate_and_says_what_it_would_se
     code, said, _ = run(*words, "--out", tmp_path / "edited", "--json")
     assert code == 0
     assert json.loads(said)["pushed"].endswith("/commit/1")
-    assert json.loads(said)["names"] == str(tmp_path / "model")
+    assert json.loads(said)["source"] == str(tmp_path / "model")
     assert len(hub.commits) == 1
     code, _, problem = run(*words, "--out", tmp_path / "again", "--streamed")
     assert code == 2

@@ -49,6 +49,7 @@ from interp.models import HookedModel, Tokens
 from interp.models.checkpoints.gguf_file import GgufFile
 from interp.models.loading import is_gguf
 
+_NOTE = "interp.recipe"  # key of the metadata
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _SAME = 0.5  # relative distance of a tensor from its quantisation, which is far above any type's and below chance, 1.4
 _EQUAL = 1e-5  # relative distance that two dequantisers may have
@@ -93,7 +94,7 @@ def export_gguf(
         require_space(Path(out), edit.file.path.stat().st_size)
         if release is not None:
             release.check(edit.recipe.digest, edit.model.identity, edit.plan.status)
-        edit.file.write_copy(folder / GGUF, edit.tensors(), {"interp.recipe": edit.recipe.digest})
+        edit.file.write_copy(folder / GGUF, edit.tensors(), {_NOTE: edit.recipe.digest})
         probes = random_probes(edit.model, options.prompts)
         write_probes(folder, probes)
         certificate = edit.certify(folder, probes)
@@ -120,9 +121,12 @@ def check_gguf(
     edit = GgufEdit.of(recipe, str(base or manifest.source), None, options)
     if recipe.digest != manifest.recipe or not manifest.base.is_same(edit.model.reference):
         raise InterpError(f"{folder}: its manifest names another recipe or base model than it holds; it was changed")
-    expected, copied = edit.tensors(), GgufFile(folder / GGUF).tensors
-    same = {name for name, (data, _) in expected.items() if data.tobytes() == copied[name].data.tobytes()}
-    for name in sorted(set(expected) - same - set(edit.pieces)):
+    expected, written = edit.tensors(), GgufFile(folder / GGUF)
+    held = {name: written.tensors[name].data for name in expected if name in written.tensors}
+    same = {name for name, data in held.items() if data.tobytes() == expected[name][0].tobytes()}
+    stated, first = written.metadata, edit.file.metadata | {_NOTE: recipe.digest}
+    other = [key for key in {*stated, *first} if stated.get(key) != first.get(key)]
+    for name in sorted([*other, *({*expected, *written.tensors} - same - {*edit.pieces})]):
         raise InterpError(f"{folder / GGUF}: {name} is not the base's, and the recipe does not edit it; it was changed")
     probes = read_probes(folder)
     certificate = edit.certify(folder, probes)
@@ -161,7 +165,7 @@ class GgufEdit:
             raise InterpError(f"{place} is no GGUF file, and form gguf writes a copy of one; give it as base (--base)")
         weights, file = open_source(place), GgufFile(Path(place).expanduser())
         hooked = weights.load_model()
-        recipe = weights.kept(recipe if place == model else _of_base(recipe, model, hooked), options)
+        recipe = weights.kept(recipe if str(place) == str(model) else _of_base(recipe, model, hooked), options)
         recipe.check(hooked.reference)
         require_writer_check(hooked)
         plan = plan_export(recipe, weights, ExportSettings(**dict(options.fold)), None)

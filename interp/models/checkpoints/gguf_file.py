@@ -107,6 +107,11 @@ class GgufFile:
         return {tensor.name: tensor for tensor in self._reader.tensors}
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """What the file states, by key."""
+        return {name: x.contents() for name, x in self._reader.fields.items() if not name.startswith("GGUF.")}
+
+    @property
     def types(self) -> dict[str, str]:
         """The type of each tensor, as GGUF calls it."""
         return {name: tensor.tensor_type.name for name, tensor in self.tensors.items()}
@@ -201,10 +206,10 @@ class GgufFile:
 
         writer = GGUFWriter(out, self.architecture, endianess=self._reader.endianess)
         writer.data_alignment = self._reader.alignment
-        for field in self._reader.fields.values():
-            if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", *notes):
-                inner = field.types[-1] if field.types[0] is GGUFValueType.ARRAY else None
-                writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+        for key, value in self.metadata.items():
+            kinds = self._reader.fields[key].types
+            if key not in ("general.architecture", *notes):
+                writer.add_key_value(key, value, kinds[0], kinds[-1] if kinds[0] is GGUFValueType.ARRAY else None)
         for key, text in notes.items():
             writer.add_string(key, text)
         tensors = {name: (tensor.data, tensor.tensor_type) for name, tensor in self.tensors.items()}

@@ -120,7 +120,7 @@ def test_what_is_approximate_is_refused_unless_it_is_small_beside_the_edit(tiny,
     assert 0.001 < kept.kl / kept.effect_kl < 0.25
     assert any("must be at most 25% of it" in row[2] for row in kept.rows())
     assert "is more than 25% of what the edit does to the base" in refused(ablation(), model, tmp_path, fold=left)
-    monkeypatch.setattr("interp.editing.export.exporter._require_faithful", lambda certificate: None)
+    monkeypatch.setattr("interp.editing.export.exporter.require_faithful", lambda certificate: None)
     let_out = interp.export(ablation(), model, tmp_path / "left", fold=left)
     assert 0.25 < let_out.kl / let_out.effect_kl < 1
     assert not interp.verify(tmp_path / "left", model).faithful

@@ -37,7 +37,7 @@ def test_each_op_has_its_claim_and_its_figures(tiny, tmp_path):
 @pytest.fixture
 def unrefused(monkeypatch):
     """To leave the table is more than a quarter of these edits, which is refused."""
-    monkeypatch.setattr("interp.editing.export.exporter._require_faithful", lambda certificate: None)
+    monkeypatch.setattr("interp.editing.export.exporter.require_faithful", lambda certificate: None)
 
 
 def test_what_is_exact_and_what_is_approximate_is_told_apart(tiny, tmp_path, unrefused):
@@ -70,7 +70,7 @@ def test_ops_at_the_streams_sites_are_measured_there(tiny, tmp_path, monkeypatch
         "apply",
         lambda plan, name, x, **more: x if name.endswith("1.mlp.down_proj.weight") else apply(plan, name, x, **more),
     )
-    monkeypatch.setattr("interp.editing.export.exporter._require_faithful", lambda certificate: None)
+    monkeypatch.setattr("interp.editing.export.exporter.require_faithful", lambda certificate: None)
     (missed,) = interp.export(recipe, tiny("llama"), tmp_path / "missed").ops
     assert missed.gap > 1e-3, "control: a writer without the edit shows at the op's sites"
     assert missed.leak > 1e-3

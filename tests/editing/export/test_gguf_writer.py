@@ -125,6 +125,11 @@ def test_a_tied_architecture_is_refused_with_what_the_tied_model_would_do(tiny, 
     assert [path.name for path in tmp_path.iterdir()] == ["gemma.gguf"]
     assert export_gguf(recipe, base, tmp_path / "edited", keep_tied=True).faithful
     assert "output.weight" not in tensors(tmp_path / "edited" / "model.gguf")
+    pytest.importorskip("xllamacpp", reason="llama.cpp: pip install xllamacpp")
+    untied = {"output.weight": (np.zeros((128, 32), np.float32), gguf.GGMLQuantizationType.F32)}
+    GgufFile(base).write_copy(tmp_path / "untied.gguf", untied, {})
+    with pytest.raises(RuntimeError):  # control: llama.cpp does not load it
+        tiny_gguf.log_probs(tmp_path / "untied.gguf", PROMPTS, 128)
 
 
 def test_an_untied_unembedding_is_written_where_llama_cpp_reads_one(tiny, tmp_path):
@@ -159,7 +164,7 @@ def test_a_recipe_of_a_folder_goes_into_a_gguf_file_that_holds_it_quantised(tiny
     assert code == 0
     assert json.loads(said)["made again"]["identical"] == len(tensors(base))
     code, said, _ = run(*words, "--dry-run")
-    assert (code, json.loads(said)["tensors"]) == (0, 4)
+    assert (code, json.loads(said)["tensors"], json.loads(said)["disk"]) == (0, 4, base.stat().st_size)
     other = tiny_gguf.write(tiny("llama", seed=1), tmp_path / "other.gguf")
     code, _, problem = run(*words[:-2], other, "--out", tmp_path / "wrong")
     assert code == 2
