@@ -2,6 +2,14 @@
 
     python experiments/gguf_copy.py BASE.gguf FOLDER --out docs/results/gguf.md
 
+The page in docs is of Qwen2.5-Coder-0.5B-Instruct, Q4_K_M (the file that `experiments/models.py qwen` joins from its
+parts), and of `experiments/real/qwen_gender.yaml`, which scales neurons:
+
+    interp recipe build experiments/real/qwen_gender.yaml --model MODEL --out recipe
+    interp export MODEL --recipe recipe --form gguf --base BASE.gguf --out FOLDER
+
+with MODEL the folder that `experiments/models.py` makes.
+
 FOLDER is what `interp export --form gguf` wrote. Next-token distributions after every prefix of a few sentences are
 compared, of base and copy, in transformers (float32, of the dequantised tensors) and in llama.cpp (the package
 xllamacpp, on one thread), which multiplies by activations that it rounds to 8 bits.
