@@ -201,10 +201,6 @@ def _aided(batch: "_Batch", step: GradientStep, dead: Code, aux: Auxiliary) -> G
     return replace(step, loss=step.loss + auxiliary.loss, gradients=total)
 
 
-def _count(x: Tensor) -> Tensor:
-    return torch.tensor(len(x), device=x.device)
-
-
 def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[Code | None, Code | None]:
     """The entries of the objective, None if they are too many to list, and those of the auxiliary loss."""
     objective, shard, floor = batch.objective, batch.shard, guess
@@ -215,7 +211,8 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
             main.append(shard.largest(u, objective.k))
         elif main is not None and objective.kind == "batchtopk":
             if floor is None:
-                floor = float(shard.least(u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min()))
+                least = u.flatten().topk(min(u.numel(), 2 * objective.k * len(u))).values.min()
+                floor = float(shard.least(least.float()))
             main.append(Code(*above(u, torch.tensor(floor)), len(u)))
         elif main is not None:
             near = above(u, batch.kind.floor(batch.weights.extra), int(_CROWDED[u.dtype] * u.numel()))
@@ -225,12 +222,13 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
         if aux is not None:
             code = shard.largest(u[:, aux.dead], aux.k)
             dead.append(replace(code, latents=aux.dead[code.latents]))
-    if objective.kind not in RANKED and not shard.least(torch.tensor(main is not None, device=u.device, dtype=u.dtype)):
+    if objective.kind not in RANKED and not shard.least(torch.tensor(float(main is not None), device=u.device)):
         main = None  # too many for one of the processes
     entries = None if main is None else Code.joined(main)
     if objective.kind == "batchtopk" and entries is not None:
         count = objective.k * len(batch.inputs)
-        if floor is not None and floor > 0 and int(shard.sum(_count(entries.values))) < count:
+        found = torch.tensor(len(entries.values), device=u.device)
+        if floor is not None and floor > 0 and int(shard.sum(found)) < count:
             # The guess was too high: without one, or with a lower one, all entries are seen.
             return _chosen(batch, aux, None if guess is not None else min(0.0, floor))
         entries = shard.top(entries, count)

@@ -154,7 +154,7 @@ def launch(processes: int, store: str | Path, settings: Sequence[str], run: str 
         raise InterpError(
             f"processes is {processes}, run {run}; expected at least 1, and a folder for checkpoints (--run)"
         )
-    words = [str(store), *settings, f"--run={run}"]
+    words = [str(store), *settings, f"--folder={run}"]
     for name, value in options.items():
         values = value if isinstance(value, tuple) else () if value in (None, False) else (value,)
         words += [f"--{name.replace('_', '-')}" + ("" if item is True else f"={item}") for item in values]

@@ -112,7 +112,7 @@ def test_a_killed_process_ends_the_others_and_a_relaunch_loses_nothing(planted, 
     while not [*tmp_path.glob("run/checkpoints/step-*")]:
         assert killed.is_alive(), (tmp_path / "output").read_text()
         time.sleep(0.02)
-    os.kill(_process_of(1, f"--run={tmp_path / 'run'}"), signal.SIGKILL)
+    os.kill(_process_of(1, f"--folder={tmp_path / 'run'}"), signal.SIGKILL)
     killed.join(60)
     output = (tmp_path / "output").read_text()
     assert killed.exitcode == 2
