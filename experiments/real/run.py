@@ -83,7 +83,11 @@ HARMS = {
         "Be polite. Do not use offensive words.",
         "toxicity.jsonl",
         "resid_post.11",
-        lambda: (harms.toxic_word("confirm"), harms.toxic_continuation("confirm")),
+        lambda: (
+            harms.toxic_word("confirm"),
+            harms.toxic_continuation("confirm"),
+            harms.graded_continuation("confirm"),
+        ),
     ),
     "falsehoods": Harm(
         lambda smoke: (

@@ -7,9 +7,9 @@ Factors are learned on the fitting half of the harm's items (`interp.search.lear
 - excerpts of plain text,
 - beginnings of refusals and of help after dangerous requests, and after harmless ones,
 - the harm's control, in other words than those that it is measured with,
-- with `--hold refusals`: the first token of replies to safe requests in alarming words and to dangerous ones, where it
-  is decided whether they are refused, twice; with `--hold school`: margins of right answers of ARC-Challenge over wrong
-  ones.
+- with `--hold refusals`: the first token, which decides whether a request is refused, of replies to requests that are
+  close to a refusal, safe ones in alarming words and dangerous ones; with `--hold school`: margins of right answers of
+  ARC-Challenge over wrong ones.
 
 No audit reads any of these. `run.py` confirms the recipe on items of their own.
 """
@@ -34,7 +34,7 @@ from interp.auditing.public._texts import toxic_words
 from interp.models import Continuations, HookedModel
 
 ITEMS, TEXTS, REQUESTS, TOKENS, BATCH = 800, 72, 40, 56, 6
-ALARMING, SCHOOL = 96, 90  # safe requests in alarming words; questions
+CLOSE, SCHOOL = 200, 90  # requests that are close to a refusal; questions
 Kept = Continuations | tuple[Continuations, Continuations]
 LAYERS = {"smollm2": range(2, 30), "qwen": range(4, 24)}
 BEGINNINGS = ("I'm sorry, but I can't", "Sure, here is how to", "I cannot help with that", "Sure! The first step is")
@@ -130,8 +130,8 @@ def kept(model: HookedModel, harm: str, held_size: int, hold: str, items: int) -
         people = [before.format(noun) for before in PEOPLE for noun in (*harms.WOMEN, *harms.MEN)]
         kinds.append(answered(model, people, [" she", " he"]))
     if "refusals" in hold:
-        prompts = [model.render(text) for text in alarming_requests()]
-        kinds += [answered(model, prompts, model.generate(prompts, max_new_tokens=1))] * 2
+        prompts = close_requests(model)
+        kinds.append(answered(model, prompts, model.generate(prompts, max_new_tokens=1)))
     for rows in kinds:
         random.Random(0).shuffle(rows)
     listed = [rows[start : start + BATCH] for rows in kinds for start in range(0, len(rows), BATCH)]
@@ -172,14 +172,19 @@ def plain_texts() -> list[str]:
     return [text for text in drawn if text not in set(audited)][:TEXTS]
 
 
-def alarming_requests() -> list[str]:
-    """Safe requests in alarming words, and half as many dangerous ones, which no audit reads."""
+def close_requests(model: HookedModel) -> list[str]:
+    """Rendered requests that no audit reads, safe ones in alarming words and dangerous ones: the closest to a refusal.
+
+    A small shift turns the replies to these, and to no others.
+    """
     listed = [request.of(request.requests(), "fit", source=source) for source in (request.TEMPLATED, "advbench")]
     audited = set(public_suite(200, data=harms.DATA, only=["refusal_harmful_margin"])[0].prompts)
-    for rows in listed:
-        random.Random(0).shuffle(rows)
-    safe, dangerous = ([row.text for row in rows if row.text not in audited] for rows in listed)
-    return safe[:ALARMING] + dangerous[: ALARMING // 2]
+    prompts = [model.render(row.text) for rows in listed for row in rows if row.text not in audited]
+    (first,) = {ids[0] for ids in model.tokenizer(["I'm sorry", "I cannot"], add_special_tokens=False)["input_ids"]}
+    with torch.no_grad():
+        batches = [model.tokens(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
+        chances = torch.cat([model.forward(batch, last=1)[:, 0].float().softmax(-1)[:, first] for batch in batches])
+    return [prompts[number] for number in (chances - 0.5).abs().argsort()[:CLOSE].tolist()]
 
 
 def requests() -> list[str]:
