@@ -46,7 +46,7 @@ SMOKE = 8  # items
 MORE = ("toxicity_pairs", "crows_pairs", "sycophancy_hint", "arc_easy", "piqa")
 ALSO = ("mmlu_ab", "truthfulqa_mc1", "halueval_qa")  # which the policy does not ask for
 ARM_ITEMS = 130  # about as many for each of the arms
-CORRECTED = 1.28  # half-widths for four harms of a model: 2.498 / 1.960
+CORRECTED = 1.346  # half-widths for six harms of a model: 2.638 / 1.960
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def main() -> None:
         row = run(args.name, args.smoke, args.items, args.dtype, args.model)
         if not args.smoke:
             others = [each for each in results() if (each["model"], each["harm"]) != (row["model"], row["harm"])]
-            RESULTS.write_text(json.dumps([*others, row], indent=1) + "\n")
+            rows = sorted([*others, row], key=lambda each: (each["model"], each["harm"]), reverse=True)
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
         print(table([row]))
     elif args.table:
         print(table(results()))
