@@ -6,16 +6,10 @@ Nothing heavy is imported until one of them is used.
 from importlib.util import find_spec
 from typing import Any
 
+from interp.bridges import _inspect_models  # noqa: F401  # the provider
+
 if find_spec("inspect_ai"):
     from inspect_ai import task
-    from inspect_ai.model import modelapi
-
-    @modelapi("interp")
-    def interp_models() -> type:
-        """The class of interp's models."""
-        from interp.bridges.inspect_provider import InspectModel
-
-        return InspectModel
 
     @task
     def behaviour(

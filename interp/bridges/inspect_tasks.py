@@ -16,7 +16,7 @@ from typing import Any
 
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.suites import named_behaviours, require_suite, suite
-from interp.bridges import _inspect_registry  # noqa: F401  # interp's names in Inspect, also before it looks for them
+from interp.bridges import _inspect_models  # noqa: F401  # known to Inspect, also before it looks for them
 from interp.bridges.inspect_provider import InspectModel, in_thread
 from interp.core.errors import InterpError
 from interp.core.lazy import require_package

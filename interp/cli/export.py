@@ -59,7 +59,7 @@ class ExportInputs(Config):
         if self.push is not None and (self.options.streamed or form not in ("checkpoint", "gguf")):
             raise InterpError("push is for exports that are certified; leave streamed and form out")
         if self.distil is not None and not (loaded and form in ("checkpoint", "adapter")):
-            raise InterpError("distil is for checkpoints and adapters in memory; without dry_run and streamed")
+            raise InterpError("distil needs a model in memory, and form checkpoint or adapter; leave it out")
         if self.out is None and not self.options.dry_run:
             raise InterpError("give --out FOLDER, or --dry-run")
         return self

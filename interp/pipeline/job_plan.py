@@ -119,7 +119,7 @@ class JobPlan(Config):
         ...     "harvest": {"tokens": 1e9},
         ... })
         >>> [(row["figure"], row["value"]) for row in plan.figures() if row["figure"] in ("disk", "time", "cost")]
-        [('disk', '8.21 TB'), ('time', '1.14 h'), ('cost', '22.8')]
+        [('disk', '8.21 TB'), ('time', '3.47 h'), ('cost', '69.44')]
     """
 
     model: ModelSize

@@ -74,7 +74,8 @@ def test_conflicts_are_refused_by_the_record_itself(fields, options, message):
 
 def test_what_the_options_refuse_is_said_without_the_record_that_holds_them(run, words, tmp_path):
     _, _, complaint = run(*words(), "--out", tmp_path / "out", "--form", "adapter", "--undo")
-    assert complaint == "interp: options: undo: without effect where the form is adapter; leave it out\n"
+    said = "interp: options: undo: without effect where the form is adapter; leave it out"
+    assert complaint.splitlines()[-1] == said  # behind what saving the model shows
 
 
 def test_control_the_forms_are_written_without_them(run, words, tmp_path):

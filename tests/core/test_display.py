@@ -27,7 +27,9 @@ def public_classes():
 PUBLIC = sorted(set(public_classes()), key=lambda cls: cls.__name__)
 OF_FIELDS = [cls for cls in PUBLIC if getattr(cls, "_card", None) is Displayed._card]
 # not records of fields, or a text
-SELF_SHOWN = {"InterpError", "LabelConflict", "LiveCurves", "ChatWidget", "HookedModel", "Sides", "RenderedText"}
+SELF_SHOWN = {
+    "InterpError", "LabelConflict", "LiveCurves", "ChatWidget", "HarnessModel", "HookedModel", "Sides", "RenderedText",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

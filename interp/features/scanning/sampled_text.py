@@ -20,7 +20,7 @@ class SampledText:
         >>> text, ids = SampledText(size=4), torch.tensor([1, 5, 1, 6, 1, 7])
         >>> text.add(TokenChunk(0, ids, torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1] * 3), {}))
         >>> [piece.tolist() for piece in text.pieces()]
-        [[1, 5], [1, 6]]
+        [[1, 5], [1, 7]]
     """
 
     def __init__(self, size: int):

@@ -29,7 +29,7 @@ CONFIG = SaeConfig(kind="batchtopk", d_sae=160, k=2, batch_size=256, tokens=5120
 @pytest.fixture(scope="module")
 def controls(tmp_path_factory):
     sae = replace(dictionary(), config=CONFIG)
-    return make_controls(sae, PlantedSource(), 1.6, tmp_path_factory.mktemp("controls"), seeds=2)
+    return make_controls(sae, PlantedSource(), 1.6, tmp_path_factory.mktemp("controls"), seeds=5)
 
 
 def _sets(count=4):
