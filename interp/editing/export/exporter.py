@@ -9,6 +9,7 @@ probes are passed on from step to step.
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -149,12 +150,18 @@ def export_streamed(
         raise InterpError(f"{kind}, so only a loaded model shows what writes its stream; export it without streaming")
     reference = weights.reference(recipe.model)
     recipe.check(reference)
-    with _written(recipe, weights, Path(out), options) as written:
-        if options.trust_base and not weights.loaded:
-            reference = reference.without_weights()
-        elif reference.digest:
-            reference = require_base(recipe, weights, _nearest_copies(weights, written))
-        return written.write_records(reference, weights.path)
+    trusted = options.trust_base and not weights.loaded
+    with ThreadPoolExecutor(1) as beside:
+        # A local source is hashed while it is copied; a remote one is fetched once.
+        hashed = None if trusted or _is_remote(weights) else beside.submit(require_base, recipe, weights)
+        with _written(recipe, weights, Path(out), options) as written:
+            if trusted:
+                reference = reference.without_weights()
+            elif hashed is not None:
+                reference = hashed.result()
+            else:
+                reference = require_base(recipe, weights, _nearest_copies(weights, written))
+            return written.write_records(reference, weights.path)
 
 
 def dry_run(
@@ -186,7 +193,7 @@ def dry_run(
     weights = _open(source, options)
     weights.require_row()
     recipe = weights.kept(recipe, options)
-    if options.trust_base or (isinstance(weights, CheckpointSource) and weights.checkpoint.remote):
+    if options.trust_base or _is_remote(weights):
         recipe.check(weights.reference(recipe.model))
     else:
         require_base(recipe, weights)
@@ -273,6 +280,10 @@ def _open(source: str | Path | HookedModel, options: ExportOptions, out: str | P
         weights.refuse_overlap(Path(out))
         require_free(out, MANIFEST, options.overwrite)
     return weights
+
+
+def _is_remote(source: WeightSource) -> bool:
+    return isinstance(source, CheckpointSource) and bool(source.checkpoint.remote)
 
 
 def _nearest_copies(source: WeightSource, written: WrittenFolder) -> dict[str, TensorPiece]:
