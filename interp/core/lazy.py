@@ -53,10 +53,10 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], Call
     return attribute, names, exported
 
 
-def require_package(package: str, extra: str) -> None:
-    """Raise where a package of an extra of interp is not installed."""
+def require_package(package: str, extra: str, purpose: str = "this") -> None:
+    """Raise where a package of an extra of interp, which serves a purpose, is not installed."""
     if not find_spec(package):
-        raise InterpError(f"this needs the package {package}; pip install 'interp[{extra}]'")
+        raise InterpError(f"{purpose} needs the package {package}; pip install 'interp[{extra}]'")
 
 
 def optional_class(name: str, extra: str) -> Any:

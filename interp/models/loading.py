@@ -8,7 +8,6 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from interp.core.errors import InterpError, first_line, nearest, printable
 from interp.core.inputs import require_regular
+from interp.core.lazy import require_package
 from interp.models.architectures.recognition import recognise_architecture
 from interp.models.chat_template import DATE, ChatTemplate
 from interp.models.checkpoints.checkpoint import Checkpoint, refuse_lost, without_place
@@ -265,8 +265,7 @@ def _from_gguf(file: Path, dtype: Any, tokenizer: Any) -> tuple[Any, Any]:
     if not file.is_file():
         neighbours = [other.name for other in file.parent.glob("*.gguf")]
         raise InterpError(f"model {str(file)!r}: no such file; {nearest(file.name, neighbours)}")
-    if find_spec("gguf") is None:
-        raise InterpError(f"{file}: reading GGUF needs the package gguf; pip install 'interp[gguf]'")
+    require_package("gguf", "gguf", f"{file}: reading GGUF")
     stated, other = GgufFile(file), tokenizer
     hf, tokenizer = _from_pretrained(file.parent, dtype, tokenizer, {"gguf_file": file.name}, stated)
     stated.require_places(hf)

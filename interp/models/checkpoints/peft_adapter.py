@@ -7,12 +7,12 @@ kinds of adapters (prompts, IA3, …) and pickled ones are refused. Needs the pa
 """
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from interp.core.errors import InterpError, first_line
 from interp.core.files import read_json, read_tensors
+from interp.core.lazy import require_package
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -45,8 +45,7 @@ def merge_adapter(hf: Any, folder: str | Path, names: tuple[str, ...]) -> Any:
         raise InterpError(
             f"{place}: no {WEIGHTS} in it; save the adapter again with safetensors (pickles can run code)"
         )
-    if find_spec("peft") is None:
-        raise InterpError(f"{place}: merging an adapter needs the package peft; pip install 'interp[adapter]'")
+    require_package("peft", "adapter", f"{place}: merging an adapter")
     return _merged(hf, place)
 
 
