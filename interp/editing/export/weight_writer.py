@@ -4,8 +4,8 @@ Files keep their cuts unless a size is given. A tensor that the plan does not ch
 in chunks and never become a tensor. One that it changes is read, changed and written; of large ones only one is in
 memory, however many files are written at once. So memory does not grow with the model.
 
-Every file is hashed while it is written, flushed, and only then gets its name; its SHA-256 is recorded. A run that was
-killed finds the files that are finished and continues after them.
+Every file is hashed by a thread of its own while it is written, flushed, and only then gets its name; its SHA-256 is
+recorded. A run that was killed finds the files that are finished and continues after them.
 
 `estimate_export` says beforehand what that takes. The disk space is known. The memory is that of the largest tensor,
 its edited copy and the buffers. The time follows from how fast this machine hashes and edits a few megabytes now.
@@ -40,7 +40,7 @@ from interp.models.checkpoints.safetensors_file import DTYPES, Entry, TensorFile
 
 FINISHED = "finished.json"
 _CHUNK = 8 << 20
-_PART = 512 << 10  # bytes that are hashed and then written, few enough to stay in the cache in between
+_PART = 512 << 10  # bytes of a write: those of several megabytes take twice the processor time on some kernels
 _HEAD, _LINE = 64, 100  # bytes of a header, and of a tensor's line in it without its name and shape
 _SAMPLE, _BUFFERS = 16 << 20, 150 << 20  # bytes that an estimate hashes, and that each worker's buffers take
 _LARGE = 32 << 20  # bytes, from which on only one tensor is in memory at a time
@@ -178,15 +178,16 @@ class _Memory:
 
 def _write_shard(shard: WeightShard, folder: Path, large: _Memory) -> str:
     partial, digest, small = folder / f"{shard.name}.part", hashlib.sha256(), _Memory()
-    with partial.open("wb", buffering=0) as out:
+    with partial.open("wb", buffering=0) as out, ThreadPoolExecutor(1) as beside:
 
         def put(data: memoryview | bytes) -> None:
             whole = memoryview(data)
+            hashed = beside.submit(digest.update, whole)
             for start in range(0, len(whole), _PART):
                 part = whole[start : start + _PART]
-                digest.update(part)
                 while len(part):
                     part = part[out.write(part) :]
+            hashed.result()  # before its memory is used again
 
         put(header_bytes({piece.name: (piece.dtype, piece.shape) for piece in shard.pieces}, {"format": "pt"}))
         for piece in shard.pieces:
