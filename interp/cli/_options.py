@@ -47,6 +47,20 @@ def _each_number(value: Any) -> Any:
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_each_number)]  # an option such as 3,5, which may be repeated too
 
 
+def describing_machine(
+    endpoint: str | None, model: str, key: str, device: str | None, timeout: float = 60.0, retries: int = 3
+) -> Any:
+    """What describes latents: a model at an endpoint, or a local one. Raises where something to find it is missing."""
+    from interp.data import ChatEndpoint
+    from interp.models.loading import load
+
+    if not model:
+        raise InterpError("--endpoint and --key-variable need --describer, the model's name there")
+    if endpoint is None and key:
+        raise InterpError("--key-variable goes with --endpoint; a local model needs no key")
+    return load(model, device=device) if endpoint is None else ChatEndpoint(endpoint, model, key, timeout, retries)
+
+
 def named_values(words: Iterable[str], option: str, expected: str) -> dict[str, str]:
     """The values of NAME=VALUE words, by name. Raises, with what was expected, for another word."""
     named: dict[str, str] = {}

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from interp.activations.config import HarvestConfig
 from interp.auditing.autoencoders.options import BenchOptions
-from interp.cli._options import ChatOptions, Device, Json, Model, Numbers, Without, repeated
+from interp.cli._options import ChatOptions, Device, Json, Model, Numbers, Without, describing_machine, repeated
 from interp.core.config import Config
 from interp.core.display import brief, plural, print_table, print_values, say
 from interp.core.errors import InterpError, note
@@ -155,6 +155,9 @@ class BenchInputs(Config):
     text: str = Field("organism", description="corpus to measure on, as for interp harvest")
     store: Path | None = Field(None, description="store to train the controls on [default: nine tenths of the text]")
     sets: tuple[str, ...] = repeated("labelled set to probe, as NAME=FILE:TEXT:LABEL=VALUE[:GROUP][:POOL]")
+    endpoint: str | None = Field(None, description="base URL of chat completions: --describer there describes latents")
+    describer: str = Field("", description="model at the endpoint, or a local one, for description scores")
+    key_variable: str = Field("", description="environment variable that holds the endpoint's key, which is not stored")
     quick: bool = Field(False, description="little of everything: a look, not a result")
     settings: BenchOptions = BenchOptions()
 
@@ -167,7 +170,8 @@ def bench_command(
 ) -> None:
     """Measure autoencoders beside controls of the same cost: is an autoencoder more than chance?
 
-    On the organism its planted concepts are probed too, and its facts edited.
+    On the organism its planted concepts are probed too, and its facts edited. With --describer a machine describes
+    latents, and is tested on held-out examples.
     """
     from interp.activations.store import Store
     from interp.auditing import bench_autoencoder, organism_sets, read_set
@@ -176,6 +180,8 @@ def bench_command(
     from interp.pipeline.materials import corpus_source
     from interp.sae.coder import SparseAutoencoder
 
+    given = (options.endpoint, options.describer, options.key_variable)
+    machine = describing_machine(*given, device) if any(given) else None
     model, settings = load(options.model, device=device), options.settings
     settings = settings.quick() if options.quick else settings
     sets = [read_set(spec, settings.items, settings.seed) for spec in options.sets]
@@ -185,9 +191,8 @@ def bench_command(
     for name, path in _named(saes).items():
         text = corpus_source(options.text, settings.tokens // 4)
         coder = SparseAutoencoder.load(path, model)
-        records.append(
-            bench_autoencoder(coder, model, text, options.out / name, settings, sets=sets, store=store, name=name)
-        )
+        more: dict[str, Any] = {"sets": sets, "store": store, "name": name, "machine": machine}
+        records.append(bench_autoencoder(coder, model, text, options.out / name, settings, **more))
     if as_json:
         print_values(True, {record.name: record.model_dump(mode="json") for record in records})
         return
@@ -355,20 +360,13 @@ class DescribeInputs(Config):
 
 def describe_command(folder: Folder, options: DescribeInputs, device: Device = None, as_json: Json = False) -> None:
     """Let a machine describe latents of a book, and test what it says on held-out examples."""
-    from interp.data import ChatEndpoint
     from interp.features import Book, describe, estimate_cost
-    from interp.models.loading import load
 
     book = Book.open(folder)
-    if options.endpoint is None and options.key_variable:
-        raise InterpError("--key-variable goes with --endpoint; a local model needs no key")
     for latent in options.latents:
         book.card.require_latent(book.card.name(options.sae), latent)
-    machine = (
-        load(options.model, device=device)
-        if options.endpoint is None
-        else ChatEndpoint(options.endpoint, options.model, options.key_variable, options.timeout, options.retries)
-    )
+    limits = (options.timeout, options.retries)
+    machine = describing_machine(options.endpoint, options.model, options.key_variable, device, *limits)
     what: dict[str, Any] = {"sae": options.sae, "latents": options.latents or None}
     if options.dry_run:
         cost = estimate_cost(book, machine, options.settings, **what)

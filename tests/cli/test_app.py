@@ -95,8 +95,9 @@ def test_options_are_frozen():
             "--run", "--site", "--verify", "--writes", "settings", "store",
         ],
         "sae bench": [
-            "--control-tokens", "--device", "--items", "--json", "--ks", "--model", "--out", "--parts", "--quick",
-            "--seed", "--seeds", "--sets", "--store", "--text", "--tokens", "saes",
+            "--control-tokens", "--described", "--describer", "--device", "--endpoint", "--items", "--json",
+            "--key-variable", "--ks", "--model", "--out", "--parts", "--quick", "--seed", "--seeds", "--sets",
+            "--store", "--text", "--tokens", "saes",
         ],
         "features scan": [
             "--ablate", "--ablation-rows", "--after", "--background", "--batch-size", "--before", "--chunk",

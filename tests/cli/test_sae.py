@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from describers import KEY, constant
 
 import interp
 from interp import organism
@@ -111,3 +112,29 @@ def test_a_bench_resumes_and_says_what_is_not_above_its_controls(store, run, tmp
     assert (code, "options.items was 200 and is now 10" in complaint) == (2, True)
     code, _, complaint = run("sae", "bench", sae, sae, "--model", "organism", "--out", tmp_path / "b")
     assert (code, "have one name" in complaint) == (2, True)
+
+
+def test_a_bench_with_an_endpoint_has_description_scores(store, run, tmp_path, chat_server, monkeypatch):
+    sae, out = tmp_path / "sae", tmp_path / "bench"
+    monkeypatch.setenv("BENCH_KEY", KEY)
+    chat_server.says = [constant]
+    assert (
+        run("sae", "train", store, "--site", "resid_mid.3", "--out", sae, *["d_sae=64", "k=4", "tokens=4096"])[0] == 0
+    )
+    words = ("sae", "bench", sae, "--model", "organism", "--store", store, "--tokens", 300, "--seeds", 1, "--out", out)
+    words += ("--described", 2, "--parts", "descriptions")
+    for more, message in [
+        ((), "descriptions needs a machine (machine=, or --describer"),
+        (("--endpoint", chat_server.url), "need --describer"),
+        (("--describer", "small", "--key-variable", "BENCH_KEY"), "--key-variable goes with --endpoint"),
+    ]:
+        code, _, complaint = run(*words, *more)
+        assert (code, message in complaint, out.exists()) == (2, True, False), complaint
+    given = ("--endpoint", chat_server.url, "--describer", "small", "--key-variable", "BENCH_KEY")
+    code, said, notes = run(*words, *given, "--json")
+    assert (code, "requests to small, of about" in notes) == (0, True)
+    rows = json.loads(said)["sae"]["measures"]
+    assert [row["name"] for row in rows] == ["detection", "fuzzing"]
+    assert all(row["gaps"]["shuffled descriptions"]["low"] <= 0 for row in rows), "it says the same of everything"
+    assert chat_server.seen[0][1] == f"Bearer {KEY}", "control: it was sent"
+    assert not any(KEY.encode() in file.read_bytes() for file in out.rglob("*") if file.is_file())

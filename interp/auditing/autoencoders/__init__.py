@@ -11,6 +11,7 @@ In reading order:
 - `fact_questions`: questions about the organism's facts.
 - `disentangling`: one attribute of a thing apart from its others.
 - `unlearning`: the facts of one topic removed.
+- `description_scores`: whether a machine can say what latents mean.
 - `bench_record`: `AutoencoderBench`, the record, with its table.
 - `bench`: `bench_autoencoder`, all of it.
 """

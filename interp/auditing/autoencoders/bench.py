@@ -2,8 +2,9 @@
 
 1. Controls are made (`controls`), at the cost of the autoencoder.
 2. Each part measures the autoencoder and the controls on the same items: `reconstruction`, `probing`, `absorption`, and
-   on the organism `disentangling` and `unlearning`.
-3. Every measure is compared item by item with each control's, the mean over its seeds. Where the 95 % interval of the
+   on the organism `disentangling` and `unlearning`. Where a machine is given, it describes latents (`descriptions`).
+3. Every measure is compared item by item with each control's, the mean over its seeds; descriptions, of latents that
+   have nothing in common, as independent means. Where the 95 % interval of the
    difference reaches zero, the measure is "not above its control", and the record, its table and its card say so. The
    interval has two parts: the items, and the seeds of the control, as a mean of so many draws (Student's t).
 
@@ -26,6 +27,7 @@ from interp.activations.token_rows import pack_rows
 from interp.auditing.autoencoders.absorption import absorption_scores
 from interp.auditing.autoencoders.bench_record import FORMAT, RECORD, AutoencoderBench, BenchMeasure, ConceptScore
 from interp.auditing.autoencoders.controls import TRAINED, make_controls, sparsified
+from interp.auditing.autoencoders.description_scores import description_scores
 from interp.auditing.autoencoders.fact_edits import (
     DISENTANGLING,
     EDITS,
@@ -46,11 +48,16 @@ from interp.core.digests import weight_digests
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, read_json, sha256_json, write_json, write_text
 from interp.data import corpora
+from interp.features.descriptions.replies import Machine, machine_identity, machine_name
 from interp.models.hooked import HookedModel
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.metrics import explained_variance
 
-_SETTINGS, _TABLE, _CONTROLS = "settings.json", "bench.md", "controls"
+_SETTINGS, _TABLE, _CONTROLS, _BOOK = "settings.json", "bench.md", "controls", "book"
+DESCRIPTIONS = "descriptions"
+_NEEDS = dict.fromkeys(("probing", "absorption"), "labelled sets (sets=, --sets)") | {
+    DESCRIPTIONS: "a machine (machine=, or --describer with --endpoint)"
+}
 _HELD_OUT, _L0_TOKENS, _CONTEXT = 10, 8192, 128
 _SHARES = ("dead", "dense")
 _LOWER, _NEITHER = ("KL", "FVU", "absorbed", "absorbed, centred"), (*_SHARES, "L0", WHOLE)
@@ -66,6 +73,7 @@ def bench_autoencoder(
     sets: Sequence[LabelledSet] = (),
     store: Store | None = None,
     name: str = TRAINED,
+    machine: Machine | None = None,
 ) -> AutoencoderBench:
     """Measure an autoencoder beside its controls.
 
@@ -79,10 +87,11 @@ def bench_autoencoder(
         store: Activations for the controls, best those that the autoencoder was trained on; all of the text is measured
             on then.
         name: What the autoencoder is called in the table.
+        machine: What describes latents, an endpoint or a loaded model. Texts are sent to it.
 
     Raises:
         InterpError: The autoencoder is of another model or of several sites, a k is larger than its width, there is no
-            text or set for a part, or the folder holds another bench.
+            text, set or machine for a part, or the folder holds another bench.
 
     Example:
         >>> from interp.activations import SiteColumns
@@ -100,10 +109,11 @@ def bench_autoencoder(
     sae.require(model)
     model.resolve(site)
     lacking = ({"probing", "absorption"} if not sets else set()) | (set() if is_organism(model) else set(EDITS))
+    lacking |= set() if machine else {DESCRIPTIONS}
     parts = options.parts or tuple(part for part in PARTS if part not in lacking)
     if missing := lacking & set(parts):
         raise InterpError(
-            f"{min(missing)} needs labelled sets (--sets), and facts the organism; give them, or leave it out"
+            f"{min(missing)} needs {_NEEDS.get(min(missing), 'the organism')}; give it, or leave {min(missing)} out"
         )
     if "probing" in parts and max(options.ks) > sae.d_sae:
         raise InterpError(f"k is {max(options.ks)}, and the autoencoder has {sae.d_sae} latents; give smaller ks")
@@ -135,7 +145,9 @@ def bench_autoencoder(
         return [SetActivations.read(model, site, one) for one in sets]
 
     def measured(part: str) -> dict[str, Any]:
-        if (file := out / f"{part}.json").is_file():
+        # Another machine's descriptions are another file, so that one can be given later.
+        by = f"-{sha256_json(machine_identity(machine))[:8]}" if machine and part == DESCRIPTIONS else ""
+        if (file := out / f"{part}{by}.json").is_file():
             return dict(read_json(file))
         saes, l0 = dictionaries()
         concepts: list[ConceptScore] = []
@@ -148,11 +160,15 @@ def bench_autoencoder(
             concepts = [concept_scores(saes, one) for one in activations()]
         elif part == "absorption":
             scores, groups = absorption_scores(saes, activations())
+        elif part == DESCRIPTIONS:
+            assert machine is not None
+            sparse = sparsified(saes, l0)
+            scores = description_scores(sparse, model, held, out / _BOOK, machine, options, context)
         else:
             questions = fact_questions(model, options.items, part == DISENTANGLING, options.seed)
             scores, groups = edit_scores(saes, model, questions)
         records: dict[str, Sequence[Config]] = {
-            "measures": compare_measures(part, scores, groups),
+            "measures": compare_measures(part, scores, groups, paired=part != DESCRIPTIONS),
             "concepts": concepts,
         }
         write_json(file, {key: [row.model_dump(mode="json") for row in rows] for key, rows in records.items()})
@@ -169,7 +185,11 @@ def bench_autoencoder(
         done = [measured(part) for part in parts]
         known = {"name": name, "digest": settings["autoencoder"], "described": repr(sae).strip("<>")}
         rows = {key: [row for part in done for row in part[key]] for key in ("measures", "concepts")}
-        source = {"model": model.reference.model_dump(), "options": settings["options"], "notes": _notes(sae, options)}
+        source = {
+            "model": model.reference.model_dump(),
+            "options": settings["options"],
+            "notes": _notes(sae, options, machine),
+        }
         record = AutoencoderBench.model_validate_json(json.dumps(known | rows | source))
         write_text(out / _TABLE, record.markdown())
         write_sealed(record, out / RECORD, FORMAT)
@@ -180,6 +200,7 @@ def compare_measures(
     part: str,
     scores: Mapping[str, Mapping[str, Sequence[float]]],
     groups: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    paired: bool = True,
 ) -> list[BenchMeasure]:
     """Each measure of a part beside each control's mean over its seeds.
 
@@ -187,27 +208,35 @@ def compare_measures(
         part: Name of the part.
         scores: For each dictionary and measure, one score per item; dictionaries of several seeds end in `, seed N`.
         groups: The cluster of each item, of all measures alike or by measure; none if items are independent.
+        paired: Whether a place in the list is the same item of each dictionary; else each has items of its own, and a
+            dictionary without any is left out.
     """
     names, rows = list(dict.fromkeys(label.partition(", seed")[0] for label in scores)), []
     for key in (key for key, values in scores[TRAINED].items() if len(values)):
         plain, sign = key in _NEITHER, -1 if key in _LOWER else 1
         seeds = {
-            name: [x[key] for label, x in scores.items() if label.partition(", seed")[0] == name] for name in names
+            name: [x[key] for label, x in scores.items() if label.partition(", seed")[0] == name and len(x[key])]
+            for name in names
         }
-        means = {name: np.mean(values, 0).tolist() for name, values in seeds.items()}
+        seeds = {name: values for name, values in seeds.items() if values}
+        means = {
+            name: np.mean(values, 0).tolist() if paired else np.concatenate(values).tolist()
+            for name, values in seeds.items()
+        }
+        drawn = {name: [float(np.mean(one)) for one in values] for name, values in seeds.items()}
         unit: Any = "margin" if part == "reconstruction" and key not in _SHARES else "rate"
         own = groups.get(key, ()) if isinstance(groups, Mapping) else groups
         clusters = () if plain else own
         estimates = {
-            name: with_seeds(mean_interval(values, groups=clusters, unit=unit), np.mean(seeds[name], 1))
+            name: with_seeds(mean_interval(values, groups=clusters, unit=unit), drawn[name])
             for name, values in means.items()
         }
         signed = {name: (sign * np.asarray(values)).tolist() for name, values in means.items()}
         gaps = {
-            name: with_seeds(
-                paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin"), np.mean(seeds[name], 1)
-            )
-            for name in names
+            name: with_seeds(paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin"), drawn[name])
+            if paired
+            else independent_difference(estimates[name], estimates[TRAINED], sign)
+            for name in means
             if not plain and name != TRAINED
         }
         better: Any = "" if plain else "lower" if sign < 0 else "higher"
@@ -237,11 +266,29 @@ def with_seeds(estimate: Estimate, means: Sequence[float] | np.ndarray) -> Estim
     return replace(estimate, low=estimate.estimate - below, high=estimate.estimate + above)
 
 
-def _notes(sae: SparseAutoencoder, options: BenchOptions) -> list[str]:
+def independent_difference(before: Estimate, after: Estimate, sign: int = 1) -> Estimate:
+    """The difference after - before of means over different items, times a sign, by variance estimates recovery.
+
+    Example:
+        >>> from interp.auditing.autoencoders.bench import independent_difference
+        >>> from interp.auditing.statistics.comparison import Estimate
+        >>> print(independent_difference(Estimate(0.5, 0.47, 0.53, 20), Estimate(0.8, 0.76, 0.84, 20)))
+        0.300 [0.250, 0.350]
+    """
+    change = after.estimate - before.estimate
+    below = hypot(after.estimate - after.low, before.high - before.estimate)
+    above = hypot(after.high - after.estimate, before.estimate - before.low)
+    low, high = sorted((sign * (change - below), sign * (change + above)))
+    return Estimate(sign * change, low, high, before.n + after.n)
+
+
+def _notes(sae: SparseAutoencoder, options: BenchOptions, machine: Machine | None) -> list[str]:
     """What limits the comparison."""
     notes = [] if options.seeds > 2 else ["each random control has fewer than three seeds"]
     if sae.config is None:
         notes.append("it is not known how the autoencoder was trained: its controls are BatchTopK with as many latents")
     elif options.control_tokens not in (None, sae.config.tokens):
         notes.append(f"controls trained on {options.control_tokens:,} tokens, the autoencoder on {sae.config.tokens:,}")
+    if machine:
+        notes.append(f"described and tested by {machine_name(machine)}: what it cannot say need not be meaningless")
     return notes

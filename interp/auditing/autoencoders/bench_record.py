@@ -92,9 +92,10 @@ class AutoencoderBench(Config):
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each measure: the autoencoder, each control, and the verdict."""
+        controls = dict.fromkeys(name for x in self.measures for name in x.controls)
         return [
             {"part": x.part, "measure": f"{x.name}{_ARROWS[x.better]}", self.name: str(x.value)}
-            | {name: f"{value.estimate:.3f}" for name, value in x.controls.items()}
+            | {name: f"{x.controls[name].estimate:.3f}" if name in x.controls else "" for name in controls}
             | {"verdict": x.verdict}
             for x in self.measures
         ]

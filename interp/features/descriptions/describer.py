@@ -34,7 +34,7 @@ from interp.features.descriptions.questions import (
     read_description,
     score_question,
 )
-from interp.features.descriptions.replies import Cost, Machine, Replies
+from interp.features.descriptions.replies import Cost, Machine, Replies, machine_name
 from interp.features.labels import FeatureLabel
 from interp.features.line_file import append_lines
 from interp.models.hooked import HookedModel
@@ -136,7 +136,7 @@ class _Job:
         tests: dict[int, dict[str, list[Answer]]] = {latent: {} for latent in texts}
         for (latent, test, kind, _), answer in zip(asked, answers, strict=True):
             tests[latent][test + kind] = answer
-        name, digest = self.replies.name[:100], self.book.card.autoencoders[self.sae].digest
+        name, digest = machine_name(self.replies.machine)[:100], self.book.card.autoencoders[self.sae].digest
         described = [
             Description(sae=self.sae, latent=latent, rater=name, text=text, digest=digest, answers=tests[latent])
             for latent, text in texts.items()

@@ -25,6 +25,18 @@ Machine = ChatEndpoint | HookedModel
 _LONGEST, _CHARACTERS = 20_000, 4  # characters of a reply that are kept, and of a token
 
 
+def machine_name(machine: Machine) -> str:
+    """What a machine is called."""
+    return machine.model if isinstance(machine, ChatEndpoint) else machine.name
+
+
+def machine_identity(machine: Machine) -> list[Any]:
+    """What decides a machine's replies; an endpoint's key is not among it."""
+    if isinstance(machine, ChatEndpoint):
+        return [machine.url, machine.model]
+    return [machine.digest, machine.reference.template, machine.reference.date]
+
+
 @dataclass(frozen=True)
 class Cost(Displayed):
     """What replies cost.
@@ -70,15 +82,7 @@ class Replies:
         rows = [parse_object(line, place) for place, line in whole_lines(file)]
         self._known = {row["key"]: str(row["reply"]) for row in rows if "key" in row and "reply" in row}
         self._asked: dict[str, tuple[int, int]] = {}
-        if isinstance(machine, ChatEndpoint):
-            self._identity: list[Any] = [machine.url, machine.model]
-        else:  # the digest is taken once: it reads all weights
-            self._identity = [machine.digest, machine.reference.template, machine.reference.date]
-
-    @property
-    def name(self) -> str:
-        """The machine's name."""
-        return self.machine.model if isinstance(self.machine, ChatEndpoint) else self.machine.name
+        self._identity = machine_identity(machine)  # taken once: it reads all weights of a local model
 
     @property
     def cost(self) -> Cost:
@@ -109,7 +113,7 @@ class Replies:
         reply = clipped(self._reply(question, accept, max_tokens, form), _LONGEST)
         with self._lock:
             self._known[key] = reply
-            append_lines(self.file, [json.dumps({"key": key, "machine": self.name, "reply": reply})])
+            append_lines(self.file, [json.dumps({"key": key, "machine": machine_name(self.machine), "reply": reply})])
         return reply
 
     def _reply(
