@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from math import hypot
+from math import hypot, inf
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ _NEEDS = dict.fromkeys(("probing", "absorption"), "labelled sets (sets=, --sets)
 }
 _HELD_OUT, _L0_TOKENS, _CONTEXT = 10, 8192, 128
 _SHARES = ("dead", "dense")
+_BOUNDS = {"KL": (0.0, inf), "FVU": (0.0, inf), "L0": (0.0, inf), "cosine": (-1.0, 1.0)}  # of what is no rate
 _LOWER, _NEITHER = ("KL", "FVU", "absorbed", "absorbed, centred"), (*_SHARES, "L0", WHOLE)
 
 
@@ -225,15 +226,21 @@ def compare_measures(
         }
         drawn = {name: [float(np.mean(one)) for one in values] for name, values in seeds.items()}
         unit: Any = "margin" if part == "reconstruction" and key not in _SHARES else "rate"
+        bounds = (0.0, 1.0) if unit == "rate" else _BOUNDS.get(key, (-inf, inf))
+        reach = (bounds[0] - bounds[1], bounds[1] - bounds[0])
         own = groups.get(key, ()) if isinstance(groups, Mapping) else groups
         clusters = () if plain else own
         estimates = {
-            name: with_seeds(mean_interval(values, groups=clusters, unit=unit), drawn[name])
+            name: with_seeds(mean_interval(values, groups=clusters, unit=unit), drawn[name], bounds)
             for name, values in means.items()
         }
         signed = {name: (sign * np.asarray(values)).tolist() for name, values in means.items()}
         gaps = {
-            name: with_seeds(paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin"), drawn[name])
+            name: with_seeds(
+                paired_difference(signed[name], signed[TRAINED], groups=own, unit="margin"),
+                drawn[name],
+                reach,
+            )
             if paired
             else independent_difference(estimates[name], estimates[TRAINED], sign)
             for name in means
@@ -245,7 +252,9 @@ def compare_measures(
     return rows
 
 
-def with_seeds(estimate: Estimate, means: Sequence[float] | np.ndarray) -> Estimate:
+def with_seeds(
+    estimate: Estimate, means: Sequence[float] | np.ndarray, bounds: tuple[float, float] = (-inf, inf)
+) -> Estimate:
     """An interval over items, widened by what the seeds vary: the squares of the two half-widths are added.
 
     The method of variance estimates recovery (Zou and Donner 2008). One seed says nothing of how much they vary.
@@ -253,17 +262,22 @@ def with_seeds(estimate: Estimate, means: Sequence[float] | np.ndarray) -> Estim
     Args:
         estimate: The mean over seeds, with its interval over items.
         means: The mean of each seed.
+        bounds: The least and the largest value that there can be; the interval has no others.
 
     Example:
         >>> from interp.auditing.autoencoders.bench import with_seeds
         >>> from interp.auditing.statistics.comparison import Estimate
         >>> print(with_seeds(Estimate(0.5, 0.4, 0.6, 20), [0.4, 0.5, 0.6]))
         0.500 [0.232, 0.768]
+        >>> print(with_seeds(Estimate(0.9, 0.8, 0.95, 20), [0.8, 0.9, 1.0], (0.0, 1.0)))
+        0.900 [0.632, 1.000]
     """
     seeds = Clusters.of(np.asarray(means, dtype=np.float64))
     reach = seeds.quantile() * seeds.error
     below, above = (hypot(reach, end - estimate.estimate) for end in (estimate.low, estimate.high))
-    return replace(estimate, low=estimate.estimate - below, high=estimate.estimate + above)
+    low, high = max(bounds[0], estimate.estimate - below), min(bounds[1], estimate.estimate + above)
+    # A mean of bounded values is beyond the bound by rounding alone.
+    return replace(estimate, low=min(low, estimate.estimate), high=max(high, estimate.estimate))
 
 
 def independent_difference(before: Estimate, after: Estimate, sign: int = 1) -> Estimate:

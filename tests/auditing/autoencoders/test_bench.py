@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sae_samples import autoencoder
 
 import interp
@@ -140,6 +142,36 @@ def test_intervals_with_seeds_cover_a_control_whose_seeds_vary():
             covered[wide] += interval.low <= 0 <= interval.high
     assert covered[True] >= 186
     assert covered[False] < 160
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=3, max_size=8).flatmap(
+        lambda own: st.tuples(
+            st.just(own),
+            st.lists(st.lists(st.floats(0, 1), min_size=len(own), max_size=len(own)), min_size=1, max_size=3),
+        )
+    ),
+    measure=st.sampled_from(["accuracy", "KL", "cosine"]),
+)
+def test_intervals_stay_within_the_measures_bounds_and_hold_their_means(scores, measure):
+    """Seeds far apart widen a rate's interval beyond 0 and 1, where no rate is, and a difference's beyond -1 and 1."""
+    own, seeds = scores
+    table = {"autoencoder": {measure: own}} | {f"x, seed {n}": {measure: one} for n, one in enumerate(seeds)}
+    part = "probing" if measure == "accuracy" else "reconstruction"
+    low, high = {"accuracy": (0, 1), "KL": (0, np.inf), "cosine": (-1, 1)}[measure]
+    (row,) = compare_measures(part, table)
+    for shown, (least, most) in [
+        (row.value, (low, high)),
+        (row.controls["x"], (low, high)),
+        (row.gaps["x"], (low - high, high - low)),
+    ]:
+        assert least - 1e-12 <= shown.low <= shown.estimate <= shown.high <= most + 1e-12
+
+
+def test_without_bounds_seeds_reach_beyond_one():
+    wide = with_seeds(mean_interval([0.9, 1.0, 0.95], unit="rate"), [0.85, 1.0, 1.0])
+    clipped = with_seeds(mean_interval([0.9, 1.0, 0.95], unit="rate"), [0.85, 1.0, 1.0], (0.0, 1.0))
+    assert (wide.high > 1, clipped.high, clipped.low) == (True, 1, wide.low)
 
 
 def test_json_has_no_more_than_the_record(whole):
