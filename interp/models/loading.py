@@ -7,7 +7,9 @@ them), and is checked there. From a multimodal checkpoint, the language model is
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,7 @@ def load(
             "organism-bilingual" for the one in English and Spanish.
         dtype: dtype of the weights. Default float32, so that measurements are exact; "auto" keeps the checkpoint's.
             Refused for a model object, which keeps its own.
-        device: Where to move the weights. Default: the CPU.
+        device: Where the weights go; with accelerate installed, each is read straight to it. Default: the CPU.
         tokenizer: A tokenizer to use instead of the checkpoint's.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run code that comes with the checkpoint. For a hub id this needs a commit as `revision`.
@@ -168,11 +170,17 @@ def _load(model: Any, dtype: Any, device: Any, tokenizer: Any, hub_options: dict
         _refuse_unused(str(model), hub_options)
         hf, tokenizer = _from_gguf(place, _dtype(dtype), tokenizer)
         return _on(HookedModel(hf, tokenizer, place.stem, str(place.resolve())), device)
-    return _on(_from_folder(model, dtype, tokenizer, **hub_options), device)
+    return _on(_from_folder(model, dtype, device, tokenizer, **hub_options), device)
 
 
 def _from_folder(
-    model: str | Path, dtype: Any, tokenizer: Any, revision: str | None, trust_remote_code: bool, allow_pickle: bool
+    model: str | Path,
+    dtype: Any,
+    device: Any,
+    tokenizer: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
 ) -> HookedModel:
     local = Path(model).expanduser().is_dir()
     if trust_remote_code and not local and not _is_commit(revision):
@@ -185,6 +193,10 @@ def _from_folder(
     folder = locate(model, revision)
     require_plain(str(model), Checkpoint.open(folder, trust_remote_code, allow_pickle).config)
     options = {"trust_remote_code": trust_remote_code, "use_safetensors": None if allow_pickle else True}
+    if device is not None and find_spec("accelerate"):  # each tensor is read straight to the device
+        with _device_errors(device):
+            torch.empty(0, device=device)
+        options["device_map"] = device
     hf, tokenizer = _from_pretrained(folder, _dtype(dtype), tokenizer, options)
     # Saved records name a model's source: a folder by its absolute path, so that it is found from anywhere.
     source, name = (str(folder.resolve()), folder.resolve().name) if local else (str(model), str(model))
@@ -311,6 +323,10 @@ def _from_pretrained(
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except InterpError:
         raise
+    except torch.OutOfMemoryError as problem:
+        raise InterpError(
+            f"{folder}: does not fit on the device ({first_line(problem)}); see `interp doctor`"
+        ) from None
     except Exception as problem:  # for a malformed folder, transformers raises errors of many types
         place, kind = gguf.path if gguf else folder, type(problem).__name__
         raise InterpError(
@@ -339,10 +355,17 @@ def _dtype(dtype: str | torch.dtype | None) -> Any:
     return dtype if isinstance(dtype, torch.dtype) or dtype == "auto" else dtype_of(dtype)
 
 
+@contextmanager
+def _device_errors(device: str | torch.device) -> Iterator[None]:
+    """Errors of a missing or full device as one line."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as problem:  # torch's
+        raise InterpError(f"the model can't be moved to device {str(device)!r}: {first_line(problem)}") from None
+
+
 def _on(model: HookedModel, device: str | torch.device | None) -> HookedModel:
     if device is not None:
-        try:
+        with _device_errors(device):
             model.hf.to(device)
-        except (RuntimeError, AssertionError) as problem:  # torch's errors for a missing or full device
-            raise InterpError(f"the model can't be moved to device {str(device)!r}: {first_line(problem)}") from None
     return model

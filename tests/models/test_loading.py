@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import interp
 from interp import InterpError
 from interp.editing.export.exporter import export_streamed
+from interp.models import loading
 from interp.models.checkpoints.checkpoint import Checkpoint
 from interp.models.loading import DTYPES, dtype_of
 
@@ -204,6 +205,25 @@ def test_unknown_models_name_the_nearest(folder, tmp_path):
 def test_a_device_that_is_not_there_is_named(folder):
     with pytest.raises(InterpError, match="can't be moved to device 'xpu:7'"):
         interp.load(folder, device="xpu:7")
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_weights_are_read_straight_to_the_device(folder, monkeypatch, accelerate):
+    """They are there before the model is moved; without accelerate (the control) they are on the CPU until then."""
+    if accelerate:
+        pytest.importorskip("accelerate")
+    else:
+        monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    before, move = set(), torch.nn.Module.to
+
+    def to(self, device):
+        before.update(weight.device.type for weight in self.parameters())
+        return move(self, device)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    model = interp.load(folder, device="meta")
+    assert before == ({"meta"} if accelerate else {"cpu"})
+    assert all(weight.is_meta for weight in model.hf.parameters())
 
 
 def test_unknown_architectures_are_refused_by_name():
