@@ -4,7 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, starmap
 
 import torch
 from jaxtyping import Float
@@ -111,37 +111,47 @@ def pack_groups(
 
 
 class CorpusPasses:
-    """Forward passes over batches of rows; the batch size is halved when a batch does not fit into memory."""
+    """Forward passes over batches of rows; the batch size is halved when a batch does not fit into memory.
+
+    From a device, activations are copied into pinned memory while it computes the next batch. `ahead` is how many
+    batches are computed before one is handed out: 1 on a device, 0 on the CPU, where it would only take memory.
+    """
 
     def __init__(self, model: HookedModel, sites: list[Site], batch_size: int):
         # Activations under a recipe would be recorded as the plain model's.
         if model.is_hooked:
             raise InterpError("activations are harvested from the plain model; leave the hooked block first")
         self.model, self.sites, self.batch_size = model, sites, batch_size
+        self.ahead = int(model.device.type != "cpu")
 
     def over(
         self, packed: PackedRows, start: int = 0
     ) -> Iterator[tuple[PackedRows, dict[Site, Float[Tensor, "batch pos d_in"]]]]:
         """Batches of the rows from `start` on with their activations at the sites, heads side by side, on the CPU."""
+        computed = deque[tuple[PackedRows, _HostCopies]]()
         while start < len(packed):
             batch = packed.rows(start, start + self.batch_size)
-            if (activations := self._try(batch)) is not None:
-                yield batch, activations
+            if (copies := self._try(batch)) is not None:
+                computed.append((batch, copies))
                 start += len(batch)
+                del copies  # no batch is held here while the next one is computed
+                if len(computed) > self.ahead:
+                    yield _arrived(*computed.popleft())
             elif self.batch_size == 1:
                 raise InterpError("one row does not fit into memory; pass a shorter context, or a smaller dtype")
             else:
                 note(f"{len(batch)} rows do not fit into memory; trying {len(batch) // 2}")
                 self.batch_size = max(1, len(batch) // 2)
+        yield from starmap(_arrived, computed)
 
     def widths(self, sample: PackedRows) -> dict[str, int]:
         """Width of each site, heads side by side, from a forward pass over two tokens."""
         activations = self._run(sample.part(slice(0, 1), slice(0, 2)))
         return {str(site): x.shape[-1] for site, x in activations.items()}
 
-    def _try(self, batch: PackedRows) -> dict[Site, Tensor] | None:
+    def _try(self, batch: PackedRows) -> "_HostCopies | None":
         try:
-            return self._run(batch)
+            return _HostCopies(self._run(batch))
         except RuntimeError as problem:
             # The CPU's allocator has no exception type of its own.
             if isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
@@ -150,4 +160,32 @@ class CorpusPasses:
 
     def _run(self, batch: PackedRows) -> dict[Site, Tensor]:
         activations = self.model.forward_to(self.sites, batch.model_inputs(self.model.device))
-        return {site: x.flatten(2).cpu() for site, x in activations.items()}
+        return {site: x.flatten(2) for site, x in activations.items()}
+
+
+def _arrived(batch: PackedRows, copies: "_HostCopies") -> tuple[PackedRows, dict[Site, Tensor]]:
+    return batch, copies.wait()
+
+
+class _HostCopies:
+    """Activations on their way to the CPU; the device goes on meanwhile."""
+
+    def __init__(self, activations: dict[Site, Tensor]):
+        self._copies = {site: _start_copy(x) for site, x in activations.items()}
+        self._events = list[torch.Event]()
+        for device in {x.device for x in activations.values()}:  # the layers of a model may be on several
+            if device.type != "cpu":
+                self._events.append(torch.Event(device))
+                self._events[-1].record(torch.accelerator.current_stream(device))
+
+    def wait(self) -> dict[Site, Tensor]:
+        """The activations, once they are here."""
+        for event in self._events:
+            event.synchronize()
+        return self._copies
+
+
+def _start_copy(x: Tensor) -> Tensor:
+    if x.device.type == "cpu":
+        return x
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)

@@ -47,6 +47,34 @@ def test_widths_are_those_of_heads_side_by_side(tiny):
         assert {str(site): x.shape[-1] for site, x in activations.items()} == widths
 
 
+@pytest.mark.parametrize("full_at", [None, 1])
+def test_batches_computed_ahead_are_handed_out_in_order(tiny, monkeypatch, full_at):
+    """As on a device, where the next batch is computed while the last is copied; also when one does not fit."""
+    model, site = tiny("llama"), Site.parse("resid_post.1")
+    rows, passed, forward = pack_rows(model, TEXTS, context=16), [], model.forward_to
+
+    def counted(sites, inputs):
+        passed.append(len(inputs["input_ids"]))
+        if len(passed) - 1 == full_at:
+            raise torch.OutOfMemoryError("full")
+        return forward(sites, inputs)
+
+    monkeypatch.setattr(model, "forward_to", counted)
+    results = {}
+    for ahead in (0, 1):
+        passed.clear()
+        passes = CorpusPasses(model, [site], 2)
+        passes.ahead = ahead
+        batches = passes.over(rows)
+        first = next(batches)
+        assert len(passed) == 1 + ahead * (1 if full_at is None else 2)
+        results[ahead] = [first, *batches]
+    for (batch, one), (same, other) in zip(*results.values(), strict=True):
+        assert torch.equal(batch.ids, same.ids)
+        torch.testing.assert_close(one[site], other[site], rtol=0, atol=0)
+    assert torch.equal(torch.cat([batch.ids for batch, _ in results[1]]), rows.ids)
+
+
 @pytest.mark.parametrize(("texts", "context", "message"), [(["w4"], 65, "the model's is 64"), ([""], 16, "no tokens")])
 def test_what_gives_no_rows_is_refused(tiny, texts, context, message):
     model = tiny("gpt2")
