@@ -38,6 +38,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_stores(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Shards of stores at URLs are kept in a folder of this run."""
+    os.environ["INTERP_CACHE"] = str(tmp_path_factory.mktemp("interp-cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> "Callable[..., HookedModel]":
     """`tiny("llama", seed=0)`: a random model of an architecture whose words are w4 to w127."""

@@ -10,17 +10,22 @@ Memory is that of a batch and a shard, however long the corpus (tests measure th
 harvest that was stopped: shards in the manifest are checked against their checksums, the corpus is checked against the
 digest in each shard, and the rest is computed. A shard depends only on its own rows, so that on the same machine the
 store is byte-identical to one that was never interrupted. An append continues in the same way; until it is done, the
-store reads as it was before. A second process that harvests into the same folder is refused."""
+store reads as it was before. A second process that harvests into the same folder is refused.
 
-import os
+A store can be in an object store, at the URL of any fsspec file system, under the same rules: shards are made in a
+staging folder and uploaded before the manifest that names them (`_store_folder`; `_object_folder` says what is not
+guaranteed there). A harvest that goes on looks whether its shards exist there; their checksums are compared when they
+are read.
+"""
+
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from interp.activations._growing_shard import GrowingShard
+from interp.activations._store_folder import StoreFolder
 from interp.activations.config import HarvestConfig
 from interp.activations.manifest import (
     FINISHED,
@@ -35,7 +40,7 @@ from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_gro
 from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError, note, on_interrupt
-from interp.core.files import lock_folder, require_unlinked, sha256_file, write_json, write_tensors
+from interp.core.files import sha256_file, write_tensors
 from interp.core.progress import track
 from interp.data import corpora
 from interp.data.packing import PackedRows
@@ -63,8 +68,8 @@ def harvest(
         model: The model, outside any hooked block.
         texts: A corpus, as `interp.data.documents` takes it: texts, or conversations, in `text_field`.
         sites: A site, several, or patterns such as "resid_post.*". Heads are stored side by side.
-        out: The store's folder. If it holds an unfinished harvest of the same settings, that is continued; a finished
-            one is opened.
+        out: The store's folder, or a URL of any fsspec file system ("s3://bucket/store"). If it holds an unfinished
+            harvest of the same settings, that is continued; a finished one is opened.
         tokens: Run at most this many tokens of the corpus; None for all.
         skip_bad: Ignore broken records of the corpus.
         text_field: The key or column of the document in a record.
@@ -118,40 +123,24 @@ def harvest(
         versions=versions(),
         separator=_separator(model) if config.bos_first else [],
     )
-    folder = Path(out)
-    _make_folder(folder)
+    folder = StoreFolder.at(out)
     going_on = f"the same call{' without overwrite' if overwrite else ''} continues the harvest into {folder}"
-    busy = f"{folder}: another process is harvesting into it; wait for it, or choose another"
-    with on_interrupt(going_on), lock_folder(folder, busy):
-        try:
-            if overwrite:
-                _remove_store(folder, settings)
-            documents = len(texts) if isinstance(texts, Sized) and not isinstance(texts, str) else None
-            open_harvest = _Harvest.open(folder, settings, part, reading, append)
-            open_harvest.fill(passes, chain([first], rows), reading, documents)
-        finally:
-            with suppress(OSError):
-                folder.rmdir()  # only if it is still empty
-    return Store.open(folder, verify=False)
+    with on_interrupt(going_on), folder.held():
+        if overwrite:
+            _remove_store(folder, settings)
+        documents = len(texts) if isinstance(texts, Sized) and not isinstance(texts, str) else None
+        open_harvest = _Harvest.open(folder, settings, part, reading, append)
+        open_harvest.fill(passes, chain([first], rows), reading, documents)
+    return Store.open(out, verify=False)
 
 
-def _remove_store(folder: Path, settings: StoreSettings) -> None:
+def _remove_store(folder: StoreFolder, settings: StoreSettings) -> None:
     """Remove the files of a store. If killed meanwhile, the folder holds a harvest that has not begun."""
-    manifests = [folder / name for name in (FINISHED, PARTIAL) if (folder / name).exists()]
-    for file in manifests:
-        StoreManifest.load(file)  # raises for a file of something else
-    if manifests:
-        write_json(folder / PARTIAL, StoreManifest(settings=settings, parts=[]).model_dump())
-        (folder / FINISHED).unlink(missing_ok=True)
-        _remove_strays(folder, named=set())
-
-
-def _remove_strays(folder: Path, named: set[str]) -> None:
-    """Remove shards that are not among those named, and temporary files that killed processes left."""
-    for pattern in ("shard-*.safetensors", ".*shard-*", ".manifest*", ".tmp*"):
-        for stray in folder.glob(pattern):
-            if stray.name not in named:
-                stray.unlink()
+    manifests = [folder.manifest(name) for name in (FINISHED, PARTIAL)]  # raises for a file of something else
+    if any(manifests):
+        folder.write_manifest(PARTIAL, StoreManifest(settings=settings, parts=[]))
+        folder.remove(FINISHED)
+        folder.remove_strays(named=set())
 
 
 def _separator(model: HookedModel) -> list[int]:
@@ -160,25 +149,11 @@ def _separator(model: HookedModel) -> list[int]:
     return [] if first == [model.tokenizer.bos_token_id] else first
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the store's folder; raises if it holds anything else than a store."""
-    require_unlinked(folder)
-    stored = any((folder / name).exists() for name in (FINISHED, PARTIAL))
-    if folder.exists() and not stored and (not folder.is_dir() or any(folder.iterdir())):
-        raise InterpError(
-            f"{folder} exists and is not an activation store; choose a new folder (overwrite=True removes stores only)"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InterpError(f"{folder}: cannot be written ({problem.strerror}); choose another folder") from None
-
-
 @dataclass
 class _Harvest:
     """A store and the part of it that this harvest is: a complete one, to be checked, or the last, which grows."""
 
-    folder: Path
+    folder: StoreFolder
     settings: StoreSettings
     parts: list[StorePart]
     index: int
@@ -186,14 +161,14 @@ class _Harvest:
 
     @classmethod
     def open(
-        cls, folder: Path, settings: StoreSettings, part: StorePart, reading: CorpusProgress, append: bool
+        cls, folder: StoreFolder, settings: StoreSettings, part: StorePart, reading: CorpusProgress, append: bool
     ) -> "_Harvest":
         """The harvest in a folder, after a check of its shards. `reading` is that of the first rows.
 
         Raises for other settings, or an unfinished harvest of another text.
         """
-        file = folder / (PARTIAL if (folder / PARTIAL).exists() else FINISHED)
-        manifest = StoreManifest.load(file) if file.exists() else None
+        partial = folder.manifest(PARTIAL)
+        manifest = partial or folder.manifest(FINISHED)
         if manifest is None or not manifest.shards:
             return cls(folder, settings, [part], 0, whole=False)
         parts = [old for old in manifest.parts if old.shards]
@@ -206,8 +181,8 @@ class _Harvest:
                 f"{folder} holds a harvest with other settings ({'; '.join(changed)}); "
                 "use those settings to continue it, choose a new folder, or start anew with overwrite=True"
             )
-        manifest.check_files(folder)
-        unfinished = file.name == PARTIAL and bool(manifest.parts[-1].shards)
+        manifest.check_files(folder.place)
+        unfinished = partial is not None and bool(manifest.parts[-1].shards)
         if index == len(parts):
             if unfinished:
                 raise InterpError(f"{folder} holds an unfinished harvest of another text; finish that first")
@@ -234,7 +209,7 @@ class _Harvest:
             if self.whole:
                 raise _other_text(self.folder)
             name = f"shard-{files + len(shards):05}.safetensors"
-            growing = GrowingShard(self.folder / name, self.settings, group, documents, self._save)
+            growing = GrowingShard(self.folder.path / name, self.settings, group, documents, self._save)
             shards.append(self._write(name, growing, passes, reading))
             self._save()
             growing.remove_pieces()
@@ -247,19 +222,25 @@ class _Harvest:
         """Compute and write a shard, whose tensors are held for as long as this takes."""
         tensors, statistics = growing.compute(passes)
         self._save()  # before the shard, so that the folder is recognised as a store whatever happens
-        write_tensors(self.folder / name, tensors, hint="run again to continue")
-        return StoreShard(
+        write_tensors(self.folder.path / name, tensors, hint="run again to continue")
+        shard = StoreShard(
             name=name,
             tokens=len(tensors["ids"]),
-            sha256=sha256_file(self.folder / name),
+            sha256=sha256_file(self.folder.path / name),
             documents=reading.documents,
             split=reading.split,
             text_digest=reading.digest.hex,
             statistics=statistics,
         )
+        self.folder.add(shard)
+        return shard
+
+    @property
+    def _manifest(self) -> StoreManifest:
+        return StoreManifest(settings=self.settings, parts=self.parts)
 
     def _save(self) -> None:
-        write_json(self.folder / PARTIAL, StoreManifest(settings=self.settings, parts=self.parts).model_dump())
+        self.folder.write_manifest(PARTIAL, self._manifest)
 
     def _finish(self) -> None:
         """Rename the manifest, and remove temporary files that killed processes left."""
@@ -267,14 +248,13 @@ class _Harvest:
         named = {shard.name for part in self.parts for shard in part.shards}
         keep = self.settings.harvest.keep
         if not sum(shard.tokens for shard in shards):
-            for name in [shard.name for shard in shards] + [PARTIAL]:
-                (self.folder / name).unlink()
+            self.folder.remove(*(shard.name for shard in shards), PARTIAL)
             raise InterpError(f"keep={keep!r} keeps no token of this corpus; give conversations, or keep all")
-        _remove_strays(self.folder, named)
-        os.replace(self.folder / PARTIAL, self.folder / FINISHED)
+        self.folder.remove_strays(named)
+        self.folder.finish(self._manifest)
 
 
-def _other_text(folder: Path) -> InterpError:
+def _other_text(folder: StoreFolder) -> InterpError:
     return InterpError(
         f"{folder} holds a harvest of another text, perhaps with the same beginning (the text_digest differs); give "
         "the same corpus to continue it, only new text to append, a new folder, or overwrite=True to start anew"

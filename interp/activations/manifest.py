@@ -10,16 +10,20 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from interp.activations._object_folder import REMEDY, ObjectFolder, cached
 from interp.activations.config import HarvestConfig
 from interp.activations.token_rows import CorpusProgress
 from interp.core.config import Config, differences
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
+from interp.core.inputs import bound, over_bound, parse_json
+from interp.models.checkpoints.remote_files import RemoteFile
 from interp.models.identity import ModelReference
 
 FINISHED = "manifest.json"
 PARTIAL = "manifest.partial.json"
-REMEDY = "restore it, or harvest again into a new folder"
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_COLUMN_BYTES = 4 * 5  # of ids, document, position, begin and end
 
 
 class StoreSettings(Config):
@@ -118,12 +122,36 @@ class StoreManifest(Config):
         return sum(part.documents for part in self.parts)
 
     @classmethod
-    def load(cls, file: Path) -> "StoreManifest":
+    def load(cls, file: Path | RemoteFile) -> "StoreManifest":
         """Read and validate a manifest. Raises with the name of the file and the key."""
-        return cls.parse(read_json(file), source=str(file))
+        if isinstance(file, Path):
+            return cls.parse(read_json(file), source=str(file))
+        if file.size() > bound("file"):
+            raise over_bound(file, "longer", "file")
+        return cls.parse(parse_json(file.read_all(), file), source=str(file))
 
-    def check_files(self, folder: Path) -> None:
-        """Raise unless the file of every shard is the one that was written."""
+    def nbytes(self, shard: StoreShard) -> int:
+        """Bytes of a shard's tensors."""
+        harvest, widths = self.settings.harvest, self.settings.sites.values()
+        scale = 4 if harvest.dtype == "int8" else 0
+        return shard.tokens * (_COLUMN_BYTES + sum(width * _ITEM_BYTES[harvest.dtype] + scale for width in widths))
+
+    def check_files(self, folder: Path | ObjectFolder) -> None:
+        """Raise unless the file of every shard is the one that was written.
+
+        In an object store, they have to be there and long enough; their digests are compared when they are fetched, and
+        those of shards that were fetched are compared again.
+        """
+        if isinstance(folder, ObjectFolder):
+            sizes = folder.sizes([shard.name for shard in self.shards])
+            for shard in self.shards:
+                if sizes.get(shard.name, -1) < self.nbytes(shard):
+                    state = "cut short" if shard.name in sizes else "missing, but the manifest names it"
+                    raise InterpError(f"{folder}/{shard.name}: {state}; {REMEDY}")
+                place = cached(shard.sha256)
+                if place.exists() and sha256_file(place) != shard.sha256:
+                    place.unlink()
+            return
         for shard in self.shards:
             file = folder / shard.name
             if not file.is_file():

@@ -9,7 +9,7 @@ into a pool, and the pool's rows are permuted. In a store that fits into one poo
 larger one, the rows of a chunk stay in one pool.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.activations._batching import epoch_batches
+from interp.activations._object_folder import REMEDY, ObjectFolder, cached, store_folder
 from interp.activations.columns import SiteColumns, Sites, select_sites
-from interp.activations.manifest import FINISHED, PARTIAL, REMEDY, StoreManifest, StoreShard
+from interp.activations.manifest import FINISHED, PARTIAL, StoreManifest, StoreShard
 from interp.core.calls import checked_class
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
@@ -57,7 +58,7 @@ class Store(Displayed):
     """Activations on disk, as `harvest` writes them. Its length is the number of tokens.
 
     Attributes:
-        folder: The store's folder.
+        folder: The store's folder, or where it is in an object store.
         manifest: Its settings and shards.
 
     Example:
@@ -68,7 +69,7 @@ class Store(Displayed):
         (24, torch.Size([24, 192]), 3)
     """
 
-    folder: Path
+    folder: Path | ObjectFolder
     manifest: StoreManifest
 
     @classmethod
@@ -76,18 +77,22 @@ class Store(Displayed):
         """Open a finished store.
 
         Args:
-            path: The store's folder.
-            verify: Read every byte and compare checksums.
+            path: The store's folder, or a URL of any fsspec file system ("s3://bucket/store"). From there, a shard is
+                fetched into a cache on this machine when it is first read.
+            verify: Read every byte and compare checksums. A shard at a URL is compared whenever it is fetched, and
+                this compares those that were fetched before.
 
         Raises:
-            InterpError: The folder is not a store, its harvest did not finish, or a shard is damaged.
+            InterpError: The folder is not a store, its harvest did not finish, or a shard is missing or damaged; or the
+                URL's file system refuses.
         """
-        folder = Path(path)
+        folder = store_folder(path)
         if not (folder / FINISHED).is_file():
             if (folder / PARTIAL).is_file():
                 remedy = "run it again with the same settings, which continues it"
                 raise InterpError(f"{folder}: its harvest did not finish; {remedy}")
-            state = f"no {FINISHED}" if folder.exists() else "no such folder"
+            exists = folder.exists() if isinstance(folder, Path) else folder.listing()
+            state = f"no {FINISHED}" if exists else "no such folder"
             raise InterpError(
                 f"{folder}: not an activation store ({state}); the call of harvest makes or continues one"
             )
@@ -99,9 +104,16 @@ class Store(Displayed):
             store._verify()
         return store
 
+    @staticmethod
+    def is_at(place: str) -> bool:
+        """Whether a store is in a folder or at a URL, be it finished or not."""
+        folder = store_folder(place)
+        return any((folder / name).is_file() for name in (FINISHED, PARTIAL))
+
     def _verify(self) -> None:
         self.manifest.check_files(self.folder)
-        for shard, opened in zip(self._shards, self._opened, strict=True):
+        for number, shard in enumerate(self._shards if isinstance(self.folder, Path) else ()):
+            opened = self._file(number)
             for name, width in self.manifest.settings.sites.items():
                 shape, expected = list(opened.get_slice(name).get_shape()), [shard.tokens, width]
                 if shape != expected:
@@ -197,6 +209,7 @@ class Store(Displayed):
             InterpError: A site is not stored, or without first tokens none are left.
         """
         names, generator = self._names(sites), torch.Generator().manual_seed(seed)
+        self._fetch(range(len(self._shards)), together=True)
         if not (first_tokens or (self.position > 0).any()):
             raise InterpError(f"{self.folder} holds only first tokens; harvest longer documents")
         # Those stored as int8 are read as float32.
@@ -243,16 +256,18 @@ class Store(Displayed):
         return rows if first_tokens else rows[self._part(number, "position", start, start + _CHUNK_ROWS) > 0]
 
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
-        parts, begin = [], 0
+        places, begin = [], 0
         for number, shard in enumerate(self._shards):
             low, high = max(start - begin, 0), min(stop - begin, shard.tokens)
             if low < high:
-                parts.append(self._part(number, name, low, high))
+                places.append((number, low, high))
             begin += shard.tokens
+        self._fetch([number for number, *_ in places], together=False)
+        parts = [self._part(number, name, low, high) for number, low, high in places]
         return torch.cat(parts) if parts else self._part(0, name, 0, 0)
 
     def _part(self, number: int, name: str, start: int, stop: int) -> Tensor:
-        stop, file = min(stop, self._shards[number].tokens), self._opened[number]
+        stop, file = min(stop, self._shards[number].tokens), self._file(number)
         part = file.get_slice(name)[start:stop]
         if part.dtype != torch.int8:
             return part
@@ -263,8 +278,34 @@ class Store(Displayed):
         return self.manifest.shards
 
     @cached_property
-    def _opened(self) -> list[Any]:
-        return [_open(self.folder / shard.name) for shard in self._shards]
+    def _opened(self) -> dict[int, Any]:
+        return {}
+
+    def _file(self, number: int) -> Any:
+        """A shard, opened. Shards that left the cache to make room for one are closed, which gives their room back."""
+        if number not in self._opened:
+            shard = self._shards[number]
+            if isinstance(self.folder, Path):
+                self._opened[number] = _open(self.folder / shard.name)
+            else:
+                there = cached(shard.sha256).exists()
+                self._opened[number] = _open(self.folder.fetch(shard.name, shard.sha256))
+                for other in [] if there else list(self._opened):
+                    if not cached(self._shards[other].sha256).exists():
+                        del self._opened[other]
+        return self._opened[number]
+
+    def _fetch(self, numbers: Sequence[int], together: bool) -> None:
+        """Bring shards at a URL to this machine, several at a time.
+
+        Where the cache cannot hold them all, this raises if they are needed together; else each is fetched when it is
+        read.
+        """
+        if isinstance(self.folder, ObjectFolder) and not self._opened.keys() >= set(numbers):
+            shards = [self._shards[number] for number in numbers]
+            self.folder.fetch_all(
+                {shard.name: shard.sha256 for shard in shards}, sum(map(self.manifest.nbytes, shards)), together
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files are left out: a process that unpickles a store opens its own.

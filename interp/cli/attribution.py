@@ -70,7 +70,7 @@ class FitOptions(Config):
     out: Path = Field(description="new folder for the lens")
     kind: Literal["tuned", "jacobian"] = Field("tuned", description="tuned or jacobian")
     text: str | None = Field(None, description="corpus: file, folder, glob, dataset (hf:NAME), or organism")
-    store: Path | None = Field(None, description="tuned: store of activations to fit on, in place of --text")
+    store: str | None = Field(None, description="tuned: store of activations to fit on, in place of --text")
     held_out: str | None = Field(None, description="corpus on which the lens is compared with the logit lens")
     sites: tuple[str, ...] = repeated("site or pattern to fit at [default: resid_post.*]")
     steps: int = Field(250, ge=0, description="tuned: steps of Adam")

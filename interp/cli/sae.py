@@ -27,7 +27,7 @@ class HarvestOptions(Config):
 
     text: str = Field(description="corpus: file, folder, glob or URL of .jsonl, .txt or .parquet; dataset; organism")
     sites: tuple[str, ...] = repeated("site or pattern to store, such as resid_post.3", ...)
-    out: Path = Field(description="folder for the activation store; an interrupted harvest resumes")
+    out: str = Field(description="folder or URL for the activation store; an interrupted harvest resumes")
     tokens: int | None = Field(None, ge=1, description="stop after this many tokens [default: whole corpus]")
     config: Annotated[HarvestConfig, Without(("shard_tokens", "bos_first"))] = HarvestConfig()
     field: str = Field("text", description="field of each record that holds the text or the conversation")
@@ -67,7 +67,7 @@ class TrainOptions(Config):
     site: tuple[str, ...] = repeated("site of the store to read (several train a crosscoder)", ...)
     out: Path = Field(description="new folder for the autoencoder")
     writes: tuple[str, ...] = repeated("site to predict (trains a transcoder)")
-    beside: Path | None = Field(None, description="second model's store of the same tokens (for a crosscoder of both)")
+    beside: str | None = Field(None, description="second model's store of the same tokens (for a crosscoder of both)")
     run: Path | None = Field(None, description="folder for metrics and checkpoints; an interrupted run resumes")
     checkpoint_every: int = Field(500, description="steps between the checkpoints of a run")
     processes: int = Field(1, description="processes that share the latents (needs --run)")
@@ -88,7 +88,7 @@ class ConvertOptions(Config):
 
 
 def train_command(
-    store: Annotated[Path, typer.Argument(help="store written by interp harvest")],
+    store: Annotated[str, typer.Argument(help="store written by interp harvest, or its URL")],
     options: TrainOptions,
     settings: Annotated[list[str] | None, typer.Argument(help="training settings, such as d_sae=4096 k=32")] = None,
     device: Device = None,
@@ -153,7 +153,7 @@ class BenchInputs(Config):
     model: str = Field(description="the model that the autoencoders were trained on")
     out: Path = Field(description="folder for the results, one folder an autoencoder; a bench that was stopped resumes")
     text: str = Field("organism", description="corpus to measure on, as for interp harvest")
-    store: Path | None = Field(None, description="store to train the controls on [default: nine tenths of the text]")
+    store: str | None = Field(None, description="store to train the controls on [default: nine tenths of the text]")
     sets: tuple[str, ...] = repeated("labelled set to probe, as NAME=FILE:TEXT:LABEL=VALUE[:GROUP][:POOL]")
     endpoint: str | None = Field(None, description="base URL of chat completions: --describer there describes latents")
     describer: str = Field("", description="model at the endpoint, or a local one, for description scores")
@@ -243,13 +243,12 @@ class SearchInputs(Config):
 
 def scan_command(
     saes: Annotated[list[Path], typer.Argument(help="folders of autoencoders")],
-    source: Annotated[str, typer.Argument(help="store written by interp harvest, or a model (with --text)")],
+    source: Annotated[str, typer.Argument(help="store of interp harvest, or its URL, or a model (with --text)")],
     options: ScanInputs,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Describe all latents of autoencoders in one pass over a text, as a feature book."""
-    from interp.activations.manifest import FINISHED, PARTIAL
     from interp.activations.store import Store
     from interp.data import documents
     from interp.features import scan
@@ -258,7 +257,7 @@ def scan_command(
     from interp.sae.coder import SparseAutoencoder
 
     require_free(options.out)
-    stored = any((Path(source) / name).exists() for name in (FINISHED, PARTIAL))
+    stored = Store.is_at(source)
     if stored and options.text:
         raise InterpError(f"{source} is a store, which has its text; leave --text out")
     if not stored and (options.model or not options.text):

@@ -10,6 +10,7 @@ a verb and the environment variable INTERP_LIMITS (`line=1GB,document=20M`) set:
     nesting    100     levels of lists and mappings in JSON and YAML
     template   10      seconds in which a chat template renders a conversation, or a suite's rule reads all replies
     memory     512 MB  memory that they take for that (both on Linux only)
+    cache      100 GB  shards of stores at URLs that are kept on this machine
 
 Repeated keys are refused (Python's parser keeps the last one without a warning). So are NaN and Infinity, which are not
 JSON, except in files that other programs write.
@@ -38,7 +39,7 @@ from interp.core.errors import InterpError, nearest
 LIMITS_VARIABLE = "INTERP_LIMITS"
 _DEFAULTS = {
     "file": "100MB", "yaml": "4MB", "line": "32MB", "document": "5M", "nesting": "100", "template": "10",
-    "memory": "512MB",
+    "memory": "512MB", "cache": "100GB",
 }  # fmt: skip
 
 

@@ -138,3 +138,22 @@ def test_a_bench_with_an_endpoint_has_description_scores(store, run, tmp_path, c
     assert all(row["gaps"]["shuffled descriptions"]["low"] <= 0 for row in rows), "it says the same of everything"
     assert chat_server.seen[0][1] == f"Bearer {KEY}", "control: it was sent"
     assert not any(KEY.encode() in file.read_bytes() for file in out.rglob("*") if file.is_file())
+
+
+def test_a_url_stands_for_a_folder(run, tmp_path):
+    """Harvest, training and scan of a store in an object store give what those of a local one give."""
+    outputs = []
+    for number, store in enumerate((tmp_path / "store", "memory://cli/store")):
+        sae, book = tmp_path / f"sae{number}", tmp_path / f"book{number}"
+        code, said, complaint = run(*HARVEST, "--out", store, "--json")
+        assert (code, json.loads(said)["store"]) == (0, str(store)), complaint
+        words = ("--site", "resid_post.1", "--out", sae, "d_sae=32", "k=4", "tokens=600", "batch_size=64")
+        assert run("sae", "train", store, *words)[0] == 0
+        code, said, complaint = run("features", "scan", sae, store, "--out", book, "--json")
+        assert code == 0, complaint
+        outputs.append((json.loads(said)["tokens"], next(sae.glob("*.safetensors")).read_bytes()))
+    assert outputs[0] == outputs[1]
+    code, _, complaint = run("sae", "train", "memory://cli/none", "--site", "resid_post.1", "--out", tmp_path / "x")
+    assert code == 2
+    assert complaint.strip().count("\n") == 0
+    assert "memory://cli/none: not an activation store (no such folder or bucket)" in complaint

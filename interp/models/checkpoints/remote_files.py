@@ -6,13 +6,15 @@ file each time.
 
 Over HTTP a folder has no listing, so files are requested by the names that Hugging Face gives them, and others stay
 behind unnamed. Elsewhere all companions come along (`companions`). Credentials and
-endpoints are configured in fsspec: by environment variables or its configuration files.
+endpoints are configured in fsspec: by environment variables or its configuration files. Errors are quoted without them.
 """
 
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +35,10 @@ _TRIES = 3
 _PART = 32 << 20
 
 
-class _Missing(InterpError):
+_SECRET = re.compile("key|secret|token|password|credential", re.IGNORECASE)
+
+
+class MissingFile(InterpError):
     """There is no such file."""
 
 
@@ -47,9 +52,25 @@ def local_path(name: Any) -> Any:
     return Path(name.removeprefix("file://")) if isinstance(name, str) and name.startswith("file://") else name
 
 
+def remote_place(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path there.
+
+    Raises if the URL has a password in it, or the file system is not installed.
+    """
+    if re.match(r"[^/]*://[^/]*@", url):
+        raise InterpError("a URL with a user or password would be written into records; configure them in fsspec")
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, path = url_to_fs(url)
+    except (ImportError, ValueError) as problem:
+        raise InterpError(f"{url}: its file system is not available ({problem}); install its package") from None
+    return fs, path.rstrip("/")
+
+
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URL, with the parts of `Path` that reading needs."""
+    """A file at a URL, with the parts of `Path` that reading needs, and a way to replace it."""
 
     url: str
     fs: Any = field(repr=False, compare=False)
@@ -65,8 +86,8 @@ class RemoteFile:
 
     def size(self) -> int:
         """Its size in bytes; raises if it does not exist or can't be read in parts."""
-        size = self._retried(lambda: self.fs.info(self.path)).get("size")
-        if size is None or (_is_http(self.fs) and size > 16 and not self._is_ranged()):
+        size = self.retried(lambda: self.fs.info(self.path)).get("size")
+        if size is None or (is_http(self.fs) and size > 16 and not self._is_ranged()):
             raise InterpError(
                 f"{self.url}: its server gives no size or sends no ranges of bytes, so it can't be read tensor by "
                 "tensor; download the folder and use that"
@@ -84,14 +105,14 @@ class RemoteFile:
 
     def stamp(self) -> str:
         """A text that changes when the file does, as far as its file system reports changes."""
-        info = self._retried(lambda: self.fs.info(self.path))
+        info = self.retried(lambda: self.fs.info(self.path))
         return str([info.get(key) for key in ("ETag", "Last-Modified", "LastModified", "mtime", "created")])
 
     def is_file(self) -> bool:
         """Whether the file exists."""
         try:  # not `isfile`, for which some file systems start to send the file
-            return bool(self._retried(lambda: self.fs.info(self.path))["type"] == "file")
-        except _Missing:
+            return bool(self.retried(lambda: self.fs.info(self.path))["type"] == "file")
+        except MissingFile:
             return False
 
     def read_into(self, buffer: memoryview, start: int) -> None:
@@ -102,14 +123,14 @@ class RemoteFile:
 
     def read(self, start: int, stop: int) -> bytes:
         """Its bytes from `start` to `stop`."""
-        data = self._retried(lambda: self.fs.cat_file(self.path, start=start, end=stop))
+        data = self.retried(lambda: self.fs.cat_file(self.path, start=start, end=stop))
         if len(data) != stop - start:
             raise InterpError(f"{self.url}: sent {len(data)} bytes for {start} to {stop}; it was changed, so try again")
         return bytes(data)
 
     def read_all(self) -> bytes:
         """The whole of a small file."""
-        return bytes(self._retried(lambda: self.fs.cat_file(self.path)))
+        return bytes(self.retried(lambda: self.fs.cat_file(self.path)))
 
     def save(self, place: Path) -> None:
         """Copy it to a local file, a part at a time."""
@@ -118,19 +139,48 @@ class RemoteFile:
             for start in range(0, size, _PART):
                 out.write(self.read(start, min(size, start + _PART)))
 
-    def _retried(self, action: Callable[[], T]) -> T:
-        """Retry an action: a long export has to survive a lost connection."""
+    def write(self, content: bytes | Path) -> None:
+        """Replace it by these bytes or those of a local file, in one step where its file system is an object store."""
+        if isinstance(content, bytes):
+            self.retried(lambda: self.fs.pipe_file(self.path, content), "written")
+        else:
+            self.retried(lambda: self.fs.put_file(str(content), self.path), "written")
+
+    def remove(self) -> None:
+        """Remove it, if it is there."""
+        with suppress(MissingFile):
+            self.retried(lambda: self.fs.rm_file(self.path), "removed")
+
+    def retried(self, action: Callable[[], T], verb: str = "read") -> T:
+        """Retry an action: a long export has to survive a lost connection.
+
+        Raises:
+            MissingFile: There is no such file, or no bucket for it.
+            InterpError: The file system refuses it, or it failed three times. The message has the file system's words,
+                without credentials.
+        """
         for attempt in range(_TRIES):
             try:
                 return action()
-            except FileNotFoundError:
-                raise _Missing(f"{self.url}: there is no such file") from None
+            except FileNotFoundError as problem:
+                if verb == "written":
+                    raise InterpError(f"{self.url}: cannot be written; {first_line(problem)}; create that") from None
+                raise MissingFile(f"{self.url}: there is no such file") from None
             except Exception as problem:  # each file system raises errors of its own
-                if attempt == _TRIES - 1:
-                    reason = f"{type(problem).__name__}: {first_line(problem)}"
-                    raise InterpError(f"{self.url}: cannot be read ({reason})") from problem
+                refused = isinstance(problem, PermissionError) or "Credential" in type(problem).__name__
+                if refused or attempt == _TRIES - 1:
+                    hint = "; give fsspec's file system credentials that may do this" if refused else ""
+                    raise InterpError(f"{self.url}: cannot be {verb} ({self._reason(problem)}){hint}") from None
                 time.sleep(0.5 * 4**attempt)
         raise AssertionError("unreachable")
+
+    def _reason(self, problem: Exception) -> str:
+        """The words of an error, without the values of what may be a secret, and without what signs a URL."""
+        text = f"{type(problem).__name__}: {first_line(problem)}"
+        for name, value in (os.environ | self.fs.storage_options).items():
+            if _SECRET.search(name) and isinstance(value, str) and len(value) >= 8:
+                text = text.replace(value, "…")
+        return re.sub(r"(://\S*\?)[^\s)'\"]+", r"\1…", text)
 
 
 @dataclass(frozen=True)
@@ -145,16 +195,8 @@ class RemoteFolder:
 
     @classmethod
     def open(cls, url: str) -> "RemoteFolder":
-        """Fetch the small files; raises if the URL has a password in it or its file system is not installed."""
-        if re.match(r"[^/]*://[^/]*@", url):
-            raise InterpError("a URL with a user or password would be written into records; configure them in fsspec")
-        from fsspec.core import url_to_fs
-
-        try:
-            fs, path = url_to_fs(url)
-        except (ImportError, ValueError) as problem:
-            raise InterpError(f"{url}: its file system is not available ({problem}); install its package") from None
-        folder = cls(url.rstrip("/"), fs, path.rstrip("/"), tempfile.TemporaryDirectory(prefix="interp-"))
+        """Fetch the small files. Raises as `remote_place` does."""
+        folder = cls(url.rstrip("/"), *remote_place(url), tempfile.TemporaryDirectory(prefix="interp-"))
         for name in folder._companions():
             (folder.place / name).parent.mkdir(parents=True, exist_ok=True)
             (folder.place / name).write_bytes(folder.file(name).read_all())
@@ -171,7 +213,7 @@ class RemoteFolder:
 
     def _companions(self) -> Iterator[str]:
         """The files to fetch. Where the file system lists them, `left_out` gets the others."""
-        if _is_http(self.fs) or not self.fs.isdir(self.path):
+        if is_http(self.fs) or not self.fs.isdir(self.path):
             yield from (name for name in sorted(_COMPANIONS) if self.file(name).is_file())
             return
         for path, info in self.fs.find(self.path, maxdepth=_DEPTH, detail=True).items():
@@ -183,6 +225,7 @@ class RemoteFolder:
                 self.left_out[name] = reason
 
 
-def _is_http(fs: Any) -> bool:
+def is_http(fs: Any) -> bool:
+    """Whether a file system is that of HTTP, which lists no folders."""
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     return "http" in protocols

@@ -1,14 +1,11 @@
 """Checkpoints at URLs: the same bytes come out as from the same folder here, and no file is ever read as a whole."""
 
 import json
-import os
-import re
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 
 import fsspec
 import pytest
+import ranged_server
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -40,48 +37,11 @@ def memory(source):
     fs.rm("/models", recursive=True)
 
 
-class Ranged(SimpleHTTPRequestHandler):
-    """Python's own server, with ranges (`served` of what was sent) or without."""
-
-    served = None
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if self.served is None or not span:
-            if self.served is not None and os.path.exists(self.translate_path(self.path)):
-                self.served.append((self.path, None))
-            return super().do_GET()
-        start, stop = int(span[1]), int(span[2]) + 1
-        with open(self.translate_path(self.path), "rb") as file:
-            file.seek(start)
-            part = file.read(stop - start)
-        self.served.append((self.path, len(part)))
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/*")
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        return self.wfile.write(part)
-
-
 @pytest.fixture
 def web():
     pytest.importorskip("aiohttp", reason="fsspec reads HTTP through aiohttp: pip install 'interp[http]'")
-    servers = []
-
-    def start(folder, served):
-        handler = type("Handler", (Ranged,), {"served": served})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as servers:
+        yield lambda folder, served: servers.enter_context(ranged_server.serving(folder, served))
 
 
 def contents(folder, without=("interp_manifest.json", "interp_provenance.json", "README.md")):

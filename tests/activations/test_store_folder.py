@@ -1,0 +1,296 @@
+"""A harvest into an object store gives the bytes of a local one, whatever ends it, and one process writes at a time."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import fsspec
+import object_stores
+import processes
+import pytest
+import tiny_models
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from object_stores import Breaking, Killed, contents
+from tiny_models import at_layer
+
+from interp.activations import _object_folder
+from interp.activations.harvester import harvest
+from interp.activations.store import Store
+from interp.core.errors import InterpError
+
+SITES = ["resid_post.0", "mlp_out.1"]
+SETTINGS = {"context": 16, "batch_size": 4, "shard_tokens": 64}
+URL = "memory://bucket/store"
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    draw = random.Random(0)
+    return [" ".join(f"w{draw.randint(4, 127)}" for _ in range(draw.randint(4, 14))) for _ in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def bucket(monkeypatch, tmp_path):
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+    fs = fsspec.filesystem("memory")
+    yield fs
+    if fs.exists("/bucket"):
+        fs.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leases are renewed several times a second."""
+    monkeypatch.setattr(_object_folder, "BEAT", 0.1)
+
+
+def staged(tmp_path):
+    return list((tmp_path / "cache" / "staging").glob("*"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_store_at_a_url_is_the_local_one_to_the_byte(tiny, corpus, tmp_path, dtype):
+    model, options = tiny("llama"), SETTINGS | {"dtype": dtype}
+    local = harvest(model, corpus, SITES, tmp_path / "store", **options)
+    remote = harvest(model, corpus, SITES, URL, **options)
+    assert len(contents(URL)) > 3
+    assert contents(URL) == contents(tmp_path / "store")
+    assert (str(remote), remote.digest, remote.sites) == (URL, local.digest, local.sites)
+    for site in SITES:
+        assert torch.equal(remote.read(site), local.read(site))
+    for one, other in zip(*(x.batches(SITES, 10, seed=3, epochs=2) for x in (local, remote)), strict=True):
+        assert torch.equal(one, other)
+    assert staged(tmp_path) == [], "nothing is left behind"
+    harvest(model, corpus[:3], SITES, tmp_path / "store", append=True, **options)
+    assert len(harvest(model, corpus[:3], SITES, URL, append=True, **options)) > len(remote)
+    assert contents(URL) == contents(tmp_path / "store")
+
+
+def test_a_harvest_that_is_killed_at_any_request_continues_to_the_same_bytes(tiny, corpus, tmp_path, monkeypatch):
+    """Killed before and after each request of an append: a reader sees the old store or the new one."""
+    model, breaking = tiny("llama"), Breaking(monkeypatch, MemoryFileSystem)
+
+    def stores(place):
+        return [
+            harvest(model, texts, "embed", place, append=append, **SETTINGS)
+            for texts, append in ((corpus[:6], False), (corpus[6:12], True))
+        ]
+
+    old, new = (store.digest for store in stores(tmp_path / "whole"))
+    whole, seen = contents(tmp_path / "whole"), set()
+    stores(URL)
+    steps = len(breaking.requests)
+    assert steps > 12
+    for step in range(1, steps + 1):
+        for late in (False, True):
+            fsspec.filesystem("memory").rm("/bucket", recursive=True)
+            breaking.kill_at(step, late)
+            with pytest.raises(Killed):
+                stores(URL)
+            breaking.mend()
+            try:
+                seen.add(Store.open(URL).digest)
+            except InterpError as problem:
+                assert "did not finish" in str(problem) or "not an activation store" in str(problem)
+            stores(URL)
+            assert contents(URL) == whole, (step, late)
+    assert seen == {old, new}
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_overwriting_that_is_killed_is_continued(tiny, corpus, tmp_path, monkeypatch, step):
+    model, breaking = tiny("llama"), Breaking(monkeypatch, MemoryFileSystem)
+    harvest(model, corpus, "embed", URL, **SETTINGS)
+    fsspec.filesystem("memory").pipe_file("/bucket/store/notes.txt", b"mine")
+    with pytest.raises(InterpError, match="start anew with overwrite=True"):
+        harvest(model, corpus[:9], SITES, URL, **SETTINGS)
+    breaking.kill_at(step, late=True)
+    with pytest.raises(Killed):
+        harvest(model, corpus[:9], SITES, URL, overwrite=True, **SETTINGS)
+    breaking.mend()
+    harvest(model, corpus[:9], SITES, URL, overwrite=step < 3, **SETTINGS)
+    harvest(model, corpus[:9], SITES, tmp_path / "whole", **SETTINGS)
+    assert contents(URL) == contents(tmp_path / "whole") | {"notes.txt": b"mine"}
+
+
+_CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import object_stores, tiny_models
+from pathlib import Path
+from interp.activations import _growing_shard
+from interp.activations.harvester import harvest
+folder, url = Path(sys.argv[2]), sys.argv[3]
+_growing_shard.PIECE_SECONDS = 0
+with tiny_models.at_layer(tiny_models.build("llama"), 0, lambda x: None) as _:
+    import time
+    model = tiny_models.build("llama")
+    with tiny_models.at_layer(model, 0, lambda x: time.sleep(0.05)):
+        harvest(model, (folder / "texts").read_text().split("\\n"), ["resid_post.0", "mlp_out.1"], url,
+                context=16, batch_size=4, shard_tokens=64)
+"""
+
+
+def kill_and_continue(corpus, tmp_path, url, environment):
+    """SIGKILL a process once it has uploaded two shards: what is there then, and what the same call makes of it."""
+    (tmp_path / "texts").write_text("\n".join(corpus))
+    support = Path(object_stores.__file__).parent
+    output = tmp_path / "output"
+    child = processes.start(_CHILD, support, tmp_path, url, env=environment, output=output)
+    fs, path = fsspec.url_to_fs(url)
+    deadline = time.monotonic() + 60
+    while True:
+        fs.invalidate_cache()
+        if fs.exists(f"{path}/shard-00001.safetensors"):
+            break
+        assert child.is_alive(), output.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    killed = contents(url)
+    assert "manifest.json" not in killed
+    assert "harvest.lease.json" in killed
+    return killed, harvest(tiny_models.build("llama"), corpus, SITES, url, **SETTINGS)
+
+
+def test_a_process_that_is_killed_leaves_what_the_same_call_continues(tiny, corpus, tmp_path):
+    url = f"objects://{tmp_path}/bucket/store"
+    harvest(tiny("llama"), corpus, SITES, tmp_path / "whole", **SETTINGS)
+    killed, _ = kill_and_continue(corpus, tmp_path, url, {"INTERP_CACHE": str(tmp_path / "cache")})
+    assert contents(url) == contents(tmp_path / "whole")
+    assert killed["shard-00000.safetensors"] == contents(url)["shard-00000.safetensors"]
+
+
+def test_what_is_uploaded_is_not_computed_again(tiny, corpus, tmp_path, monkeypatch):
+    model, breaking, passes = tiny("llama"), Breaking(monkeypatch, MemoryFileSystem), []
+    with at_layer(model, 0, lambda x: passes.append(len(x))):
+        harvest(model, corpus, "resid_post.0", tmp_path / "whole", **SETTINGS)
+        rows = sum(passes)
+        breaking.rule = lambda number: Killed() if "shard-00002" in str(breaking.requests[-1]) else None
+        with pytest.raises(Killed):
+            harvest(model, corpus, "resid_post.0", URL, **SETTINGS)
+        breaking.mend()
+        passes.clear()
+        harvest(model, corpus, "resid_post.0", URL, **SETTINGS)
+    assert contents(URL) == contents(tmp_path / "whole")
+    assert sum(passes) < rows - 4
+
+
+def test_a_second_writer_on_this_machine_is_refused(tiny, corpus):
+    model, refused = tiny("llama"), []
+
+    def meanwhile(x):
+        if "harvest.lease.json" in contents(URL) and not refused:
+            refused.append(None)
+            with pytest.raises(InterpError, match=r"memory://bucket/store: another process is harvesting into it"):
+                harvest(tiny("llama", 0), corpus, SITES, URL, **SETTINGS)
+
+    fsspec.filesystem("memory").mkdirs("/bucket")
+    with at_layer(model, 0, meanwhile):
+        harvest(model, corpus, SITES, URL, **SETTINGS)
+    assert refused
+    assert "harvest.lease.json" not in contents(URL)
+
+
+def test_a_second_writer_on_another_machine_is_refused_while_the_first_one_lives(
+    tiny, corpus, tmp_path, quick, monkeypatch
+):
+    model, refused = tiny("llama"), []
+
+    def meanwhile(x):
+        if "harvest.lease.json" in contents(URL) and not refused:
+            refused.append(None)
+            monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "elsewhere"))
+            with pytest.raises(InterpError, match=rf"another process is harvesting .*\(process {os.getpid()} of "):
+                harvest(tiny("llama", 0), corpus, SITES, URL, **SETTINGS)
+            monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+
+    with at_layer(model, 0, meanwhile):
+        harvest(model, corpus, SITES, URL, **SETTINGS)
+    harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    assert refused
+    assert contents(URL) == contents(tmp_path / "whole")
+
+
+def test_another_machine_takes_over_from_a_dead_one_which_finds_that_it_has_lost(
+    tiny, corpus, tmp_path, quick, monkeypatch, capsys
+):
+    """The first one is not dead but stopped, and its lease is not renewed; it writes no manifest any more."""
+    model, taken = tiny("llama"), []
+    monkeypatch.setattr(_object_folder.Lease, "renew_until", lambda self, ended: None)
+
+    def meanwhile(x):
+        if "shard-00001.safetensors" in contents(URL) and not taken:
+            monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "elsewhere"))
+            taken.append(harvest(tiny("llama", 0), corpus, SITES, URL, **SETTINGS))
+            monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+
+    fsspec.filesystem("memory").pipe_file("/bucket/notes.txt", b"")
+    with (
+        at_layer(model, 0, meanwhile),
+        pytest.raises(InterpError, match="another process went on in place of this one"),
+    ):
+        harvest(model, corpus, SITES, URL, **SETTINGS)
+    assert "held by process" in capsys.readouterr().err
+    harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    assert contents(URL) == contents(tmp_path / "whole")
+    assert Store.open(URL).digest == taken[0].digest
+
+
+@pytest.mark.parametrize(("drops", "ends"), [(2, False), (3, True)])
+def test_a_dropped_connection_is_retried_and_then_named(tiny, corpus, tmp_path, monkeypatch, drops, ends):
+    model, breaking = tiny("llama"), Breaking(monkeypatch, MemoryFileSystem)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    breaking.rule = lambda number: ConnectionResetError("peer went away") if 3 <= number < 3 + drops else None
+    if ends:
+        with pytest.raises(
+            InterpError, match=r"^memory://bucket/store/shard-00000.safetensors: cannot be written \(Conn"
+        ):
+            harvest(model, corpus, SITES, URL, **SETTINGS)
+        assert "harvest.lease.json" not in contents(URL), "the lease is given back"
+        breaking.mend()
+    harvest(model, corpus, SITES, URL, **SETTINGS)
+    harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    assert contents(URL) == contents(tmp_path / "whole")
+
+
+def test_what_may_not_be_written_is_said_at_once_and_without_credentials(tiny, corpus, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")
+    breaking = Breaking(monkeypatch, MemoryFileSystem)
+    breaking.rule = lambda number: PermissionError("403 for hunter2hunter2 at https://host/x?X-Signature=abc")
+    before = time.monotonic()
+    with pytest.raises(
+        InterpError, match=r"cannot be written \(PermissionError: 403 .*; give .* credentials"
+    ) as raised:
+        harvest(tiny("llama"), corpus, SITES, URL, **SETTINGS)
+    assert "hunter2" not in str(raised.value)
+    assert "abc" not in str(raised.value)
+    assert raised.value.__cause__ is None
+    assert len(breaking.requests) == 2, "not tried again"
+    assert time.monotonic() - before < 5
+
+
+def test_a_folder_of_something_else_is_left_alone(tiny, corpus, bucket):
+    bucket.pipe_file("/bucket/store/thesis.txt", b"all of it")
+    with pytest.raises(InterpError, match="memory://bucket/store exists and is not an activation store"):
+        harvest(tiny("llama"), corpus, SITES, URL, overwrite=True, **SETTINGS)
+    assert contents(URL) == {"thesis.txt": b"all of it"}
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://user:secret@bucket/store", "user or password"),
+        ("memory://bucket/store?sig=secret", "has no ?"),
+        ("nosuch://bucket/store", "its file system is not available"),
+        (Path("memory://bucket/store"), "give a URL as a text"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(tiny, corpus, url, words):
+    with pytest.raises(InterpError, match=words.replace("?", r"\?")) as raised:
+        harvest(tiny("llama"), corpus, SITES, url, **SETTINGS)
+    assert "secret" not in str(raised.value)
