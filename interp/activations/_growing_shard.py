@@ -113,12 +113,13 @@ class GrowingShard:
 
     def _append(self, rows: int, sums: Float[Tensor, "site 3"], tensors: dict[str, Tensor]) -> None:
         """Copy stored tensors of the next rows to their place; rows and sums are those of the shard up to there."""
-        begin, self._filled = self._filled, self._filled + len(next(iter(tensors.values())))
+        begin, end = self._filled, self._filled + len(next(iter(tensors.values())))
         for name, x in tensors.items():
             if name not in self._tensors:
                 self._tensors[name] = x.new_empty(self._count, *x.shape[1:])
-            self._tensors[name][begin : self._filled] = x
-        self._rows, self._sums = rows, sums
+            self._tensors[name][begin:end] = x
+        # In one statement: Ctrl-C may end this method at any other place, and then a piece is written.
+        self._rows, self._sums, self._filled = rows, sums, end
 
     def _piece_files(self) -> list[Path]:
         return sorted(self._file.parent.glob(f".{self._file.stem}.*.safetensors"))

@@ -60,7 +60,9 @@ class StoreFolder:
         else:
             require_unlinked(self.place)
             stored = any((self.place / name).exists() for name in (FINISHED, PARTIAL))
-            strange = self.place.exists() and not stored and (not self.place.is_dir() or any(self.place.iterdir()))
+            begun = f".{PARTIAL}."  # the temporary name of a manifest
+            others = not self.place.is_dir() or any(not x.name.startswith(begun) for x in self.place.iterdir())
+            strange = self.place.exists() and not stored and others
         if strange:
             remedy = "choose a new folder (overwrite=True removes stores only)"
             raise InterpError(f"{self} exists and is not an activation store; {remedy}")

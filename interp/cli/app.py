@@ -20,10 +20,11 @@ import interp
 from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
-from interp.core.errors import InterpError, note, printable
+from interp.core.errors import InterpError, first_line, note, printable
 from interp.core.inputs import LIMITS_VARIABLE, bound
 
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
+_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def _print_version(chosen: bool) -> bool:
@@ -246,8 +247,23 @@ def main() -> None:
     except Exception as problem:
         if debug:
             raise
-        too_long = isinstance(problem, OSError) and problem.errno == errno.ENAMETOOLONG
-        bad_input = too_long or isinstance(problem, InterpError)
-        text = problem if bad_input else f"{type(problem).__name__}: {problem} (unexpected; --debug shows where)"
-        note(re.sub(r"\s*\n\s*", " ", clipped(str(text), 2000)))
-        sys.exit(2 if bad_input else 70)
+        remedy = _remedy(problem)
+        text = f"{type(problem).__name__}: {problem} (unexpected; --debug shows where)" if remedy is None else remedy
+        note(re.sub(r"\s*\n\s*", " ", clipped(text, 2000)))
+        sys.exit(70 if remedy is None else 2)
+
+
+def _remedy(problem: Exception) -> str | None:
+    """The message of an error that users can do something about; None for one that nobody expected."""
+    number = problem.errno if isinstance(problem, OSError) else None
+    if number == errno.ENAMETOOLONG or isinstance(problem, InterpError):
+        return str(problem)
+    if number in _DISK:
+        return f"{problem}; free space or mend the disk, and run the same command again"
+    short = isinstance(problem, MemoryError) or number == errno.ENOMEM or "allocate memory" in str(problem)
+    if short or type(problem).__name__ == "OutOfMemoryError":  # torch's, for a GPU
+        return (
+            f"memory does not suffice ({first_line(problem) or 'MemoryError'}); use less at a time, such as smaller "
+            "batches or fewer workers, and run the same command again"
+        )
+    return None

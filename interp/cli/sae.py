@@ -205,7 +205,7 @@ def bench_command(
 class ScanInputs(Config):
     """What to scan, and where to."""
 
-    out: Path = Field(description="new folder for the feature book; a killed scan resumes")
+    out: Path = Field(description="new folder for the feature book; a scan that was stopped resumes")
     text: str | None = Field(None, description="corpus, as for interp harvest, where the source is a model")
     model: str | None = Field(None, description="the model, where the source is a store: for tokens and ablations")
     workers: int = Field(1, ge=1, description="processes that read and encode side by side; each loads the model")

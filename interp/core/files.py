@@ -1,7 +1,8 @@
 """Files and folders that are written completely or not at all, digests of files, and locks of folders.
 
 A folder is built next to its final place, flushed to disk and renamed, so that a reader sees the finished folder or
-none. An exception or Ctrl-C inside the block removes what was half written.
+none. An exception inside the block removes what was half written, and so does Ctrl-C, unless the same call can continue
+from it.
 """
 
 import ctypes
@@ -11,8 +12,10 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +70,9 @@ def new_folder(
 
     Args:
         out: The final folder. It must not exist, unless it is overwritten.
-        resume_key: Identifies the work. A folder that a killed process left under the same key is yielded again as it
-            was; the caller has to check which of its files are complete. None starts with an empty folder.
+        resume_key: Identifies the work. A folder that a killed or interrupted process left under the same key is
+            yielded again as it was; the caller has to check which of its files are complete. None starts with an empty
+            folder.
         mark: The file by which a folder of the same kind is known, in case such folders can be overwritten.
         overwrite: Replace a folder that has the mark, in one step at the end.
 
@@ -86,7 +90,7 @@ def new_folder(
     except OSError as problem:
         raise InterpError(f"{target}: cannot be written ({problem.strerror}); choose another folder") from None
     with lock_folder(staging, f"{target} is being written by another process; wait for it, or choose another"):
-        moved = False
+        moved = kept = False
         try:
             _keep_if(staging, resume_key)
             yield staging
@@ -105,8 +109,11 @@ def new_folder(
             fsync(target.parent)
         except (OSError, SafetensorError) as problem:
             raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
+        except (KeyboardInterrupt, SystemExit):
+            kept = resume_key is not None and any(path.name != KEY for path in staging.iterdir())
+            raise
         finally:
-            if not moved:
+            if not (moved or kept):
                 shutil.rmtree(staging, ignore_errors=True)
             with suppress(OSError):
                 # Remove parents that were made for this folder; the first that holds something ends the walk.
@@ -134,11 +141,22 @@ def unfinished_path(out: Path) -> Path:
 def _keep_if(staging: Path, key: str | None) -> None:
     """Empty a folder that was started with another key, or without one."""
     if key is not None and (staging / KEY).is_file() and (staging / KEY).read_text(encoding="utf-8") == key:
+        remove_strays(staging)
         return
     for path in staging.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if key is not None:
         write_text(staging / KEY, key)
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove temporary files, of this module and of safetensors, that killed processes left below a folder.
+
+    The caller holds the folder's lock, so that nobody writes there.
+    """
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\.tmp\w{6}|\..+\.\d+", path.name) and path.is_file():
+            path.unlink()
 
 
 @contextmanager
@@ -171,11 +189,18 @@ def reserved(out: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = True) -> Iterator[Path]:
-    """Yield a temporary sibling, which is flushed to disk and renamed over the path on success; makes its folder."""
-    sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    """Yield a temporary sibling, which is flushed to disk and renamed over the path on success; makes its folder.
+
+    It is locked meanwhile: siblings that nobody holds are what killed processes left, and are removed.
+    """
+    sibling, held = path.with_name(f".{path.name}.{os.getpid()}"), -1
     require_unlinked(sibling)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for stray in path.parent.glob(f".{escape(path.name)}.*[0-9]"):
+            _remove_unheld(stray)
+        held = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        fcntl.flock(held, fcntl.LOCK_EX)
         yield sibling
         share(sibling)
         if flush:
@@ -188,6 +213,19 @@ def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = T
     finally:
         with suppress(OSError):
             sibling.unlink(missing_ok=True)
+        if held >= 0:
+            os.close(held)
+
+
+def _remove_unheld(stray: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(stray, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stray.suffix[1:].isdecimal() and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                stray.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def require_free(out: str | Path, mark: str | None = None, overwrite: bool = False) -> None:

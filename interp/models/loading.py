@@ -264,8 +264,20 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as problem:
         raise InterpError(
             f"model {name!r} is neither a local folder nor available from the hub ({first_line(problem)}); "
-            f"{nearest(name, _neighbours(Path(name)))}"
+            f"{_remedy(problem) or nearest(name, _neighbours(Path(name)))}"
         ) from None
+
+
+def _remedy(problem: BaseException | None) -> str:
+    """What to do about a refusal of the hub; empty for one that says no more than that there is no such model."""
+    while problem is not None:
+        status = getattr(getattr(problem, "response", None), "status_code", None)
+        if status == 429:
+            return "the hub limits how often it is asked: wait some minutes and run the same again, or set HF_TOKEN"
+        if status == 403 or type(problem).__name__ == "GatedRepoError":
+            return "its owners decide who reads it: accept its terms on its page of the hub, and set HF_TOKEN"
+        problem = problem.__cause__ or problem.__context__
+    return ""
 
 
 def _neighbours(folder: Path) -> list[str]:

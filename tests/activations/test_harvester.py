@@ -1,6 +1,7 @@
 """A harvest stores what the model computes, survives being killed, and never mixes two settings."""
 
 import copy
+import itertools
 import json
 import random
 import resource
@@ -212,6 +213,32 @@ def test_ctrl_c_in_the_first_shard_leaves_what_the_same_call_continues(tiny, cor
         whole = harvest(tiny("llama"), corpus, ["resid_post.0", "z.1"], tmp_path / "whole" / dtype, **options)
         assert len(whole.manifest.shards) == 1
         assert _bytes(tmp_path / dtype) == _bytes(whole.folder)
+
+
+def test_ctrl_c_while_a_batch_is_copied_counts_it_not_at_all(tiny, corpus, tmp_path, monkeypatch):
+    """Of a batch some tensors are in their place, and others are not."""
+    model, options, calls = tiny("llama"), {"context": 16, "batch_size": 2}, itertools.count(1)
+    whole, copied = harvest(model, corpus, SITES, tmp_path / "whole", **options), torch.Tensor.__setitem__
+
+    def interrupted(x, place, value):
+        copied(x, place, value)
+        if x.dtype == torch.float32 and x.ndim == 2 and isinstance(place, slice) and next(calls) == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(torch.Tensor, "__setitem__", interrupted)
+        harvest(model, corpus, SITES, tmp_path / "cut", **options)
+    assert len(list((tmp_path / "cut").glob(".shard-*"))) == 1, "control: the two batches before it are kept"
+    (tmp_path / "cut" / ".manifest.partial.json.4000001").write_text("{")
+    harvest(model, corpus, SITES, tmp_path / "cut", **options)
+    assert _bytes(tmp_path / "cut") == _bytes(whole.folder)
+
+
+def test_a_kill_before_the_first_record_leaves_what_is_continued(tiny, corpus, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".manifest.partial.json.4000001").write_text("{")
+    harvest(tiny("llama"), corpus, SITES, tmp_path / "store", **SETTINGS)
+    assert not list((tmp_path / "store").glob(".*"))
 
 
 def test_pieces_of_other_settings_or_texts_are_not_read(tiny, corpus, tmp_path):

@@ -1,5 +1,6 @@
 """The command line as scripts use it: verbs, exit codes, JSON, errors in one line, imports that cost nothing."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -300,3 +301,32 @@ def test_debug_keeps_the_traceback(run):
 def test_unknown_options_exit_2(run):
     assert run("find", "organism", "--kontrast", "x")[0] == 2
     assert run("fnid")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "message"),
+    [
+        (
+            OSError(errno.EIO, "Input/output error", "a", None, "b"),
+            2,
+            "'a' -> 'b'; free space or mend the disk, and run",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device; free space"),
+        (MemoryError(), 2, "memory does not suffice (MemoryError); use less at a time"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory\nat"),
+            2,
+            "can't allocate memory); use less at a time",
+        ),
+        (RuntimeError("other"), 70, "RuntimeError: other (unexpected; --debug shows where)"),
+        (OSError(errno.ECHILD, "No child processes"), 70, "No child processes (unexpected"),
+    ],
+)
+def test_a_bad_disk_and_too_little_memory_are_errors_that_say_what_to_do(run, monkeypatch, problem, code, message):
+    def fail(folder):
+        raise problem
+
+    monkeypatch.setattr("interp.pipeline.runs.list_runs", fail)
+    ended, _, error = run("runs", "ls")
+    assert (ended, error.count("\n")) == (code, 1)
+    assert message in error

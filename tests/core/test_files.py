@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all, and digests of JSON are canonical."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -45,6 +46,49 @@ def test_a_folder_that_failed_is_not_there(tmp_path, problem):
         (staging / "half").write_text("x")
         raise problem
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_keeps_what_the_same_call_can_continue(tmp_path, problem):
+    def call(key, done, raised):
+        with pytest.raises(raised), new_folder(tmp_path / "deep" / "out", key) as staging:
+            seen.append((staging / "part").exists())
+            if done:
+                (staging / "part").write_text("x")
+            raise raised
+
+    seen = []
+    for key, done, raised in [(None, True, problem), ("a", False, problem), ("a", True, ValueError)]:
+        call(key, done, raised)
+        assert list(tmp_path.iterdir()) == [], "control: nothing to continue is nothing to keep"
+    for key in ("a", "a", "b"):
+        call(key, True, problem)
+    assert seen == [False, False, False, False, True, False]
+
+
+def test_a_folder_that_is_continued_has_no_temporary_files_of_a_process_that_was_killed(tmp_path):
+    strays = [".tmpa1B2c3", "sub/.tmpa1B2c3", "sub/.x.safetensors.4000001"]
+    kept = [".state.json", ".tmp", ".tmpa1B2c3d", "part", "sub/.x.safetensors", "sub/4000001"]
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out", "key") as staging:
+        (staging / "sub").mkdir()
+        for name in (*strays, *kept):
+            (staging / name).write_text("x")
+        raise KeyboardInterrupt
+    with new_folder(tmp_path / "out", "key"):
+        pass
+    assert sorted(str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*") if x.is_file()) == kept
+
+
+def test_temporary_files_of_killed_processes_are_removed_and_those_of_others_stay(tmp_path):
+    for name in (".a.json.4000001", ".a.json.4000002", ".a.json.old", ".ab.json.4000001", "a.json.4000001"):
+        (tmp_path / name).write_text("half")
+    with open(tmp_path / ".a.json.4000002") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a process does that writes
+        write_json(tmp_path / "a.json", 1)
+    kept = [".a.json.4000002", ".a.json.old", ".ab.json.4000001", "a.json", "a.json.4000001"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    write_json(tmp_path / "a.json", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept[1:]
 
 
 def test_broken_json_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """Loading: what can't be trusted or found is refused with the reason; everything else gives the same model."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny_gguf
@@ -389,3 +390,23 @@ def test_a_dtypes_name_gives_its_type_and_an_unknown_one_the_nearest():
     assert dtype_of("bfloat16") is torch.bfloat16
     with pytest.raises(InterpError, match="dtype 'bfloat' is not known; did you mean bfloat16"):
         dtype_of("bfloat")
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (429, "wait some minutes and run the same again, or set HF_TOKEN"),
+        (403, "accept its terms on its page of the hub, and set HF_TOKEN"),
+        (404, "did you mean organism?"),
+    ],
+)
+def test_a_refusal_of_the_hub_says_what_to_do(monkeypatch, status, message):
+    def refuse(name, **_):
+        refused = OSError("Client Error")
+        refused.response = SimpleNamespace(status_code=status)
+        raise OSError("not in the cache") from refused
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(InterpError, match="nor available from the hub") as caught:
+        interp.load("organims")
+    assert str(caught.value).endswith(message)

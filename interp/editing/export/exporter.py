@@ -18,7 +18,7 @@ from typing import Any
 
 from interp.core.digests import versions
 from interp.core.display import displayed
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import new_folder, require_free, sha256_json, unfinished_path, write_json, write_text
 from interp.editing.approximate.low_rank_factors import FACTORS, Distilled
 from interp.editing.certificate import Certificate, ExportManifest, Release
@@ -256,7 +256,11 @@ def _written(
     require_space(out, sum(shard.nbytes for shard in shards))
     run_settings = [recipe.digest, source.name, source.stamp, options.shard_size, settings.model_dump(), versions()]
     resume_key = sha256_json(run_settings) if source.stamp else None
-    with new_folder(out, resume_key, MANIFEST, options.overwrite) as folder:
+    going_on = f"the same call continues from the files that are whole, in {unfinished_path(out)}"
+    with (
+        on_interrupt(going_on if resume_key else "nothing is kept"),
+        new_folder(out, resume_key, MANIFEST, options.overwrite) as folder,
+    ):
         digests = write_weights(shards, folder)
         left_out = source.write_companions(folder)
         source.write_config(folder, settings.config(plan))

@@ -2,7 +2,8 @@
 
 1. Tokens come in chunks, from a store or from the model. Each autoencoder's sparse code is counted
    (`latent_statistics`): the cost of a token depends on how many latents fire on it, not on how many there are.
-2. What was counted is saved every half minute. A scan that was killed continues from there, and gives the same book.
+2. What was counted is saved every half minute and on Ctrl-C. A scan that was stopped continues from there, and gives
+   the same book.
 3. At the end come similar latents, promoted tokens, how well these fit the tokens that follow, and, for some latents,
    what their removal does to the loss.
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from interp.activations.store import Store
 from interp.activations.token_rows import CorpusProgress
 from interp.core.digests import versions
-from interp.core.errors import InterpError, note
+from interp.core.errors import InterpError, note, on_interrupt
 from interp.core.files import new_folder, read_tensors, require_free, sha256_json, write_json, write_tensors
 from interp.core.progress import track
 from interp.core.workers import map_in_order
@@ -79,7 +80,7 @@ def scan(
     Args:
         saes: One autoencoder, or several by name. All belong to one model.
         source: A store that has the sites that they read, or their model.
-        out: New folder for the book. What a killed scan of the same left is continued.
+        out: New folder for the book. A scan of the same that was stopped is continued.
         options: How much is read, and what is kept.
         texts: The corpus, as `interp.data.documents` takes it, where a model is the source.
         model: The model, where a store is the source; without it there are no texts of tokens (ids instead), promoted
@@ -104,7 +105,8 @@ def scan(
     options, named = options or ScanOptions(), {"sae": saes} if isinstance(saes, SparseAutoencoder) else dict(saes)
     job = _Scan(named, source, options, texts, model)
     require_free(out)
-    with new_folder(out, resume_key=job.key()) as folder:
+    going_on = f"the same call continues the scan for {out}"
+    with on_interrupt(going_on), new_folder(out, resume_key=job.key()) as folder:
         job.run(folder, workers)
         job.write(folder, dict(paths or {}))
         (folder / _STATE).unlink(missing_ok=True)
@@ -158,17 +160,25 @@ class _Scan:
         return sha256_json(values | {"model": self.model is not None})
 
     def run(self, folder: Path, workers: int) -> None:
-        """Count all chunks, from where a killed scan stopped."""
+        """Count all chunks, from where one was stopped."""
         self._restore(folder)
         total = self.options.tokens or (len(self.source) if isinstance(self.source, Store) else self.place)
         opened, saved = self.encoder.elsewhere() if workers > 1 else lambda: self.encoder, monotonic()
         pairs = map_in_order(opened, _codes, self._chunks_left(), workers)
-        for (chunk, digest), codes in track(pairs, "scan", total - self.place, lambda pair: len(pair[0][0]), "tokens"):
-            self._add(codes, chunk)
-            self.digest = digest
-            if monotonic() - saved >= SAVE_SECONDS:
+        whole = False  # while a chunk is counted, what is counted is of no place in the text
+        try:
+            for (chunk, digest), codes in track(pairs, "scan", total - self.place, lambda x: len(x[0][0]), "tokens"):
+                whole = False
+                self._add(codes, chunk)
+                self.digest = digest
+                whole = True
+                if monotonic() - saved >= SAVE_SECONDS:
+                    self._save(folder)
+                    saved = monotonic()
+        except (KeyboardInterrupt, SystemExit):
+            if whole:
                 self._save(folder)
-                saved = monotonic()
+            raise
         if not any(x.counted for x in self.statistics.values()):
             raise InterpError(
                 "the text has no tokens that count (the first of each piece do not); give longer documents"
@@ -281,4 +291,4 @@ def _codes(encoder: ChunkEncoder, item: tuple[TokenChunk, Tensor]) -> dict[str, 
 
 
 def _other_text() -> InterpError:
-    return InterpError("what a killed scan left is of another text; run it again to start anew")
+    return InterpError("what a stopped scan left is of another text; run it again to start anew")

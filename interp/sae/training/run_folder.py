@@ -33,7 +33,16 @@ from torch import Tensor
 from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError, first_line
-from interp.core.files import fsync, lock_folder, read_json, require_unlinked, write_json, write_tensors, write_text
+from interp.core.files import (
+    fsync,
+    lock_folder,
+    read_json,
+    remove_strays,
+    require_unlinked,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from interp.core.inputs import bounded_text, parse_json, parse_object, require_regular
 from interp.sae.coder import SparseAutoencoder
 from interp.sae.file_formats import CARD
@@ -95,7 +104,7 @@ class TrainingRun:
         if every < 1:
             raise InterpError(f"checkpoint_every is {every}; expected at least 1 step")
         require_unlinked(path)
-        if _settings(path) is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if _settings(path) is None and path.exists() and (not path.is_dir() or any(map(_is_other, path.iterdir()))):
             raise InterpError(
                 f"{path} exists and is not a run folder; choose a new folder (overwrite=True removes runs only)"
             )
@@ -104,6 +113,7 @@ class TrainingRun:
         except OSError as problem:
             raise InterpError(f"{path}: cannot be written ({problem.strerror}); choose another place") from None
         with lock_folder(path, f"{path}: another process is training into it; wait for it, or choose another"):
+            remove_strays(path)
             saved = _settings(path)
             run = cls(path, every, shard)
             if overwrite:
@@ -217,6 +227,12 @@ def _state(place: Path) -> Any:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_other(path: Path) -> bool:
+    """Whether something in a folder is not what a run that was stopped at its very start leaves."""
+    begun = path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir())
+    return not begun and not path.name.startswith(f".{RECORD}.")
 
 
 def _settings(folder: Path) -> Any:

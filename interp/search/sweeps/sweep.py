@@ -28,7 +28,7 @@ from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.core.config import differences
 from interp.core.display import plural
 from interp.core.errors import InterpError, first_line, note, on_interrupt
-from interp.core.files import lock_folder, require_free, sha256_file, write_json
+from interp.core.files import lock_folder, remove_strays, require_free, sha256_file, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -183,6 +183,7 @@ def run_sweep(
     busy = f"{target} is in use by another sweep; wait for it, or choose another folder"
     with _kept_once_begun(target), lock_folder(target, busy):
         require_same(target, {"settings": settings.model_dump(mode="json")})
+        remove_strays(target)
         work = Workbench.open(settings, root, target, model)
         require_same(target, work.identity)
         journal = Trials(target, len(work.goals.objectives), settings.sampler, settings.seed)

@@ -106,7 +106,8 @@ def measure_drift(
     measurement = _Measurement(first, later, behaviours, texts, options or DriftOptions(), directions or {}, sae)
     key = sha256_json(measurement.settings | {"policy": policy.digest if policy else ""})
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
-    with on_interrupt("the same call continues from the scores in the cache"), new_folder(out, key) as folder:
+    going_on = "the same call continues from the models that are done, and from the scores in the cache"
+    with on_interrupt(going_on), new_folder(out, key) as folder:
         models = [measurement.drift(number, folder, scores, policy) for number in range(1, len(later) + 1)]
         corrected = iter(holm([x.p for drift in models for x in drift.behaviours]))
         models = [

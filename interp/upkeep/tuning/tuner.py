@@ -80,7 +80,7 @@ def tune(
     name, digest = str(data) if isinstance(data, str | Path) else "rows in memory", sha256_json(rows)
     settings = [model.identity.model_dump(), method, digest, options.model_dump(), versions()]
     key = sha256_json([*settings, block.exact_digest if block else ""])
-    with on_interrupt("the same call begins again"), new_folder(out, key) as folder:
+    with on_interrupt("the same call continues from the last checkpoint"), new_folder(out, key) as folder:
         trained = train_adapter(model, method, rows, options, block, folder)
         record = TuningRecord(
             method=method,

@@ -4,7 +4,7 @@ import os
 import random
 import signal
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pyarrow.parquet as pq
 import pytest
@@ -138,6 +138,33 @@ def test_a_killed_scan_continues_to_the_same_book(
     for name in FILES:
         assert (book.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert {file.name for file in book.folder.iterdir()} == {*FILES, "book.json"}
+
+
+@pytest.mark.parametrize(("place", "kept"), [("between two chunks", True), ("within a chunk", False)])
+def test_a_scan_continues_after_ctrl_c_as_after_a_kill(tiny, corpus, saes, tmp_path, monkeypatch, capsys, place, kept):
+    options, model = OPTIONS.model_copy(update={"ablate": 0}), tiny("llama")
+    whole, calls = scan(saes, model, tmp_path / "whole", options, texts=corpus), count(1)
+
+    def interrupted(usual, at):
+        def call(*given):
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            return usual(*given)
+
+        return call
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if kept:
+            patched.setattr(scanner, "_codes", interrupted(scanner._codes, 4))
+        else:  # of two autoencoders: the first has counted the third chunk, and the second has not
+            patched.setattr(scanner.LatentStatistics, "add", interrupted(scanner.LatentStatistics.add, 6))
+        scan(saes, model, tmp_path / "cut", options, texts=corpus)
+    assert f"the same call continues the scan for {tmp_path / 'cut'}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cut.unfinished"] * kept + ["whole"]
+    book = scan(saes, model, tmp_path / "cut", options, texts=corpus)
+    assert ("continuing a scan" in capsys.readouterr().err) == kept
+    for name in FILES:
+        assert (book.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 def test_several_processes_give_the_same_book_and_one_that_is_killed_is_made_up_for(

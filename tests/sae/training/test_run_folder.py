@@ -195,6 +195,13 @@ def test_a_run_of_another_source_is_refused(planted, activations, tmp_path):
         train(other, SITE, SHORT, folder=tmp_path / "run")
 
 
+def test_what_a_kill_at_the_very_start_leaves_is_a_run_folder(planted, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / ".run.json.4000001").write_text("{")  # the record's temporary name
+    train(planted, SITE, SHORT, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "metrics.jsonl", "run.json", "sae"]
+
+
 def test_folders_of_something_else_are_left_alone(planted, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InterpError, match="exists and is not a run folder; choose a new folder"):
