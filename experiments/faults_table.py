@@ -33,6 +33,12 @@ says what to do. A cell counts the disturbed runs for which all three hold, of a
 
 """
 
+_TITLES = {
+    "kill": "kill", "disk": "full disk", "eio": "EIO", "writers": "two writers", "moved": "moved input",
+    "429": "hub says 429", "gated": "gated on the hub", "memory": "too little memory", "worker": "a worker is killed",
+    "ctrl-c": "Ctrl-C twice", "clock": "clock goes back",
+}  # fmt: skip
+
 
 def rows() -> list[tuple[str, str, str]]:
     """Case, result and test of each fault, in the order of the files."""
@@ -56,7 +62,7 @@ def matrix() -> str:
     text = _LONG.format(
         command=".ci/faults --json experiments/faults.json", dates=" to ".join({*dates[:1], *dates[-1:]})
     )
-    text += f"| command | {' | '.join(faults)} |\n|{'---|' * (len(faults) + 1)}\n"
+    text += f"| command | {' | '.join(map(_TITLES.get, faults))} |\n|{'---|' * (len(faults) + 1)}\n"
     for verb in verbs:
         counts = [_count(found[verb, fault]["attempts"]) if (verb, fault) in found else "–" for fault in faults]
         text += f"| {verb} | {' | '.join(counts)} |\n"
@@ -68,7 +74,7 @@ def matrix() -> str:
         states = Counter(x["state"].partition(":")[0] for cell in mine for x in cell["attempts"])
         told = ", ".join(f"{count} {state}" for state, count in states.most_common())
         how = "; ".join(dict.fromkeys(cell["how"] for cell in mine))
-        text += f"| {fault} | {how} | {told} | {_message(mine)} |\n"
+        text += f"| {_TITLES[fault]} | {how} | {told} | {_message(mine)} |\n"
     open_cells = [_open(cell) for cell in cells if cell["holds"] is not True]
     return text + ("\nWhat does not hold, or was not tried:\n\n" + "".join(open_cells) if open_cells else "")
 
@@ -86,7 +92,7 @@ def _message(cells: list[dict]) -> str:
 
 def _open(cell: dict) -> str:
     problems = "; ".join(f"{x['moment']}: {x['problem']}" for x in cell["attempts"] if x["problem"])
-    return f"- {cell['verb']}, {cell['fault']}: {problems or cell['reason']}\n"
+    return f"- {cell['verb']}, {_TITLES[cell['fault']]}: {problems or cell['reason']}\n"
 
 
 def page() -> str:

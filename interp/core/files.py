@@ -64,7 +64,11 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def new_folder(
-    out: str | Path, resume_key: str | None = None, mark: str | None = None, overwrite: bool = False
+    out: str | Path,
+    resume_key: str | None = None,
+    mark: str | None = None,
+    overwrite: bool = False,
+    keep: str | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` on success.
 
@@ -75,6 +79,8 @@ def new_folder(
             folder.
         mark: The file by which a folder of the same kind is known, in case such folders can be overwritten.
         overwrite: Replace a folder that has the mark, in one step at the end.
+        keep: The file from which the work goes on under its key. Where writing or memory fails, it stays, without the
+            others.
 
     Raises:
         InterpError: `out` exists or cannot be written, or another process is writing it.
@@ -107,10 +113,11 @@ def new_folder(
                 os.rename(staging, target)
             moved = True  # another process may be writing a folder of the temporary name by now
             fsync(target.parent)
-        except (OSError, SafetensorError) as problem:
-            raise InterpError(f"{target}: writing failed ({problem}); nothing of it was kept") from problem
-        except (KeyboardInterrupt, SystemExit):
-            kept = resume_key is not None and any(path.name != KEY for path in staging.iterdir())
+        except BaseException as problem:
+            kept = resume_key is not None and _keep_begun(staging, keep, problem)
+            if isinstance(problem, OSError | SafetensorError):
+                remedy = "run again to continue" if kept else "nothing of it was kept"
+                raise InterpError(f"{target}: writing failed ({problem}); {remedy}") from problem
             raise
         finally:
             if not (moved or kept):
@@ -119,6 +126,19 @@ def new_folder(
                 # Remove parents that were made for this folder; the first that holds something ends the walk.
                 for parent in missing if not target.exists() else ():
                     parent.rmdir()
+
+
+def _keep_begun(staging: Path, keep: str | None, problem: BaseException) -> bool:
+    """Whether the same call can go on from what an interrupt, or a failure that is not of its input, left."""
+    if isinstance(problem, KeyboardInterrupt | SystemExit):
+        return any(path.name != KEY for path in staging.iterdir())
+    of_input = isinstance(problem, InterpError) and not isinstance(problem.__cause__, OSError | SafetensorError)
+    if keep is None or of_input or not (staging / keep).is_file():
+        return False
+    for path in staging.iterdir():
+        if path.name not in (KEY, keep):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return True
 
 
 def _exchange(new: Path, old: Path) -> None:

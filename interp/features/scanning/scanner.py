@@ -106,7 +106,7 @@ def scan(
     job = _Scan(named, source, options, texts, model)
     require_free(out)
     going_on = f"the same call continues the scan for {out}"
-    with on_interrupt(going_on), new_folder(out, resume_key=job.key()) as folder:
+    with on_interrupt(going_on), new_folder(out, resume_key=job.key(), keep=_STATE) as folder:
         job.run(folder, workers)
         job.write(folder, dict(paths or {}))
         (folder / _STATE).unlink(missing_ok=True)
@@ -221,7 +221,8 @@ class _Scan:
         whole = {"chunks": torch.tensor(self.chunks), "place": torch.tensor(self.place), "unigrams": self.unigrams}
         text = {f"text.{name}": x for name, x in self.text.tensors.items()}
         whole |= {f"background.{name}": x for name, x in self.background.tensors().items()}
-        write_tensors(folder / _STATE, counted | whole | text | {"digest": self.digest})
+        values = counted | whole | text | {"digest": self.digest}
+        write_tensors(folder / _STATE, values, hint="run again to continue from what was saved before")
 
     def _restore(self, folder: Path) -> None:
         if not (folder / _STATE).is_file():

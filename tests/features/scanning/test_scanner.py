@@ -1,5 +1,6 @@
 """A book against plain loops and pages made one by one; killed scans; bad input."""
 
+import errno
 import os
 import random
 import signal
@@ -163,6 +164,30 @@ def test_a_scan_continues_after_ctrl_c_as_after_a_kill(tiny, corpus, saes, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cut.unfinished"] * kept + ["whole"]
     book = scan(saes, model, tmp_path / "cut", options, texts=corpus)
     assert ("continuing a scan" in capsys.readouterr().err) == kept
+    for name in FILES:
+        assert (book.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), MemoryError()])
+def test_a_full_disk_or_memory_at_the_end_keeps_what_was_counted(tiny, corpus, saes, tmp_path, monkeypatch, problem):
+    options, model = OPTIONS.model_copy(update={"ablate": 0}), tiny("llama")
+    whole = scan(saes, model, tmp_path / "whole", options, texts=corpus)
+
+    def fail(*_):
+        raise problem
+
+    for saved in (30.0, 0.0):
+        monkeypatch.setattr(scanner, "SAVE_SECONDS", saved)
+        with monkeypatch.context() as patched, pytest.raises((InterpError, MemoryError)) as caught:
+            patched.setattr(scanner, "write_json", fail)
+            scan(saes, model, tmp_path / "cut", options, texts=corpus)
+        kept = {path.name for path in tmp_path.glob(".cut.unfinished/*")}
+        assert kept == ({"unfinished.key", "state.safetensors"} if not saved else set()), "control: nothing was saved"
+        remedy = "nothing of it was kept" if saved else "run again to continue"
+        assert isinstance(problem, MemoryError) or remedy in str(caught.value)
+    with monkeypatch.context() as patched:
+        patched.setattr(scanner, "_codes", fail)
+        book = scan(saes, model, tmp_path / "cut", options, texts=corpus)  # counts nothing again
     for name in FILES:
         assert (book.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
