@@ -8,6 +8,7 @@ Reads `@fault(case, result)` from the tests in tests/faults, without running the
 
 import ast
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -25,14 +26,18 @@ Each row is a test in `tests/faults/`; `python experiments/faults_table.py > doc
 _LONG = """
 ## Long commands and faults
 
-Each long command is disturbed for real, on small models and data, in processes of its own. Three things are asked:
-the folder then holds the old state, the new state, or work that was begun and that the same command continues; the
-same command again ends with the same bytes as a run that nothing disturbed, apart from times; an error is one line that
-says what to do. A cell counts the disturbed runs for which all three hold, of all.
-`{command}` writes `experiments/faults.json`, from which this section is made ({dates}).
+Each long command is disturbed for real, on small models and data, in a process of its own. Three things are asked:
+
+1. The disk then holds the old state, the new one, or work that was begun and that the same command continues: under a
+   hidden name, or without its final record. After an input moved, it may hold the result of the other input alone.
+2. The same command again ends with the same bytes as a run that nothing disturbed, apart from times. Where the first of
+   two outputs is whole, the command refuses to replace it, and says so; it is removed then ({removed} runs).
+3. An error is one line that says what to do, with exit code 2; Ctrl-C ends with 130.
+
+A cell counts the disturbed runs for which all three hold, of all. `{command}` writes
+`experiments/faults.json`, from which this section is made ({dates}).
 
 """
-
 _TITLES = {
     "kill": "kill", "disk": "full disk", "eio": "EIO", "writers": "two writers", "moved": "moved input",
     "429": "hub says 429", "gated": "gated on the hub", "memory": "too little memory", "worker": "a worker is killed",
@@ -58,15 +63,16 @@ def matrix() -> str:
     cells = json.loads((ROOT / "experiments" / "faults.json").read_text(encoding="utf-8"))["cells"]
     faults, verbs = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("fault", "verb"))
     found = {(cell["verb"], cell["fault"]): cell for cell in cells}
-    dates = sorted({cell["date"] for cell in cells})
-    text = _LONG.format(
-        command=".ci/faults --json experiments/faults.json", dates=" to ".join({*dates[:1], *dates[-1:]})
-    )
+    days = sorted({cell["date"] for cell in cells})
+    made_on = " to ".join(dict.fromkeys([days[0], days[-1]]))
+    runs = [attempt for cell in cells for attempt in cell["attempts"]]
+    removed = sum("removed" in run["again"] for run in runs)
+    command = ".ci/faults --json experiments/faults.json"
+    text = _LONG.format(command=command, dates=made_on, removed=f"{removed} of {len(runs)}")
     text += f"| command | {' | '.join(map(_TITLES.get, faults))} |\n|{'---|' * (len(faults) + 1)}\n"
     for verb in verbs:
-        counts = [_count(found[verb, fault]["attempts"]) if (verb, fault) in found else "–" for fault in faults]
+        counts = [_count(found[verb, fault]["attempts"]) if (verb, fault) in found else "not tried" for fault in faults]
         text += f"| {verb} | {' | '.join(counts)} |\n"
-    runs = [attempt for cell in cells for attempt in cell["attempts"]]
     text += f"\nAll: {_count(runs)} disturbed runs in {len(cells)} cells.\n\n"
     text += "| fault | how it is made | what is on disk then | a message |\n|---|---|---|---|\n"
     for fault in faults:
@@ -80,14 +86,15 @@ def matrix() -> str:
 
 
 def _count(attempts: list[dict[str, str]]) -> str:
-    return f"{sum(not x['problem'] for x in attempts)} of {len(attempts)}" if attempts else "not tried"
+    return f"{sum(not x['problem'] for x in attempts)} of {len(attempts)}" if attempts else "–"
 
 
 def _message(cells: list[dict]) -> str:
-    """The message that is the longest in words, which says most about what to do."""
-    said = [x["message"] for cell in cells for x in cell["attempts"] if x["message"].startswith("interp: ")]
-    told = max(said, key=len, default="").removeprefix("interp: ").replace("|", "/")
-    return f"`{told[:200]}{'…' * (len(told) > 200)}`" if told else "none: it is killed, or goes on"
+    """The message that most of the commands end with, or one of them."""
+    said = Counter(x["message"] for cell in cells for x in cell["attempts"] if x["message"].startswith("interp: "))
+    told = max(said, key=lambda text: (said[text], -len(text)), default="").removeprefix("interp: ").replace("|", "/")
+    told = re.sub(r"http://\S+", "http://…", told)
+    return f"`{told}`" if told else "none: it is killed, or goes on"
 
 
 def _open(cell: dict) -> str:
