@@ -51,17 +51,20 @@ def nearest_rows(
 class DecoderMatch:
     """For each latent of two autoencoders its nearest of the other by the cosine of decoder rows.
 
-    Latents that do not fire are nobody's nearest, and are neither shared nor alone.
+    Latents that do not fire are nobody's nearest, and are neither shared nor alone. A cosine counts as reaching a bound
+    if it is below it by no more than `rounding`, the most that the rounding of two norms and of a product of so many
+    entries can take from it (Higham 2002, section 3.1): the cosine of a row with itself may be below 1 by that.
     """
 
     cosines: tuple[Float[Tensor, "first"], Float[Tensor, "second"]]
     nearest: tuple[Int[Tensor, "first"], Int[Tensor, "second"]]
     fires: tuple[Bool[Tensor, "first"], Bool[Tensor, "second"]]
+    rounding: float = 0.0
 
     def shared(self, least: float = SHARED) -> list[tuple[int, int, float]]:
         """Pairs that are each other's nearest, with at least this cosine, the most similar first."""
         there, back = self.nearest
-        mutual = (back[there] == torch.arange(len(there))) & (self.cosines[0] >= least) & self.fires[0]
+        mutual = (back[there] == torch.arange(len(there))) & (self.cosines[0] >= least - self.rounding) & self.fires[0]
         pairs = [
             (first, int(there[first]), float(self.cosines[0][first])) for first in mutual.nonzero().flatten().tolist()
         ]
@@ -70,7 +73,7 @@ class DecoderMatch:
     def alone(self, side: int, least: float = SHARED) -> list[tuple[int, float]]:
         """The latents of a side whose nearest has a lower cosine, with that cosine, the lowest first."""
         cosines = self.cosines[side]
-        latents: list[int] = ((cosines < least) & self.fires[side]).nonzero().flatten().tolist()
+        latents: list[int] = ((cosines < least - self.rounding) & self.fires[side]).nonzero().flatten().tolist()
         return sorted(((latent, float(cosines[latent])) for latent in latents), key=lambda pair: pair[1])
 
 
@@ -105,4 +108,5 @@ def match_decoders(
     )
     there = nearest_rows(first.W_dec, second.W_dec, among=others)
     back = nearest_rows(second.W_dec, first.W_dec, among=those)
-    return DecoderMatch((there[0][:, 0], back[0][:, 0]), (there[1][:, 0], back[1][:, 0]), (those, others))
+    rounding = first.d_out * torch.finfo(there[0].dtype).eps
+    return DecoderMatch((there[0][:, 0], back[0][:, 0]), (there[1][:, 0], back[1][:, 0]), (those, others), rounding)
