@@ -16,13 +16,13 @@ from interp.views import browse
 
 
 @contextmanager
-def served(book, model=None):
+def served(book, model=None, port=0):
     """The address and the process of a server."""
     reads, writes = os.pipe()
     child = os.fork()
     if not child:
         try:
-            browse(book, model, port=0, ready=lambda address: os.write(writes, address.encode()))
+            browse(book, model, port=port, ready=lambda address: os.write(writes, address.encode()))
         finally:
             os._exit(0)
     try:
@@ -118,6 +118,29 @@ def test_a_journey_by_keyboard(book, tiny, page):
         page.locator("[data-side=steered]:not(:empty)").wait_for()
         assert page.locator("[data-side=unedited]").inner_text() != ""
         assert page.problems == []
+
+
+def test_a_label_that_was_typed_is_not_lost_with_the_server(book, page):
+    with served(book) as (address, _):
+        page.goto(f"{address}latent/0/9")
+    page.fill("[name=text]", "rivers </b>")
+    page.fill("[name=rater]", "ana")
+    page.click("text=Save the label")
+    alert = page.locator("[role=alert]")
+    alert.wait_for()
+    port = int(address.split(":")[-1].strip("/"))
+    assert alert.inner_text().startswith(f"Not saved: interp browse does not answer; start it again with --port {port}")
+    assert page.locator("[name=text]").input_value() == "rivers </b>"
+    page.click("button:text('Try again')")
+    page.wait_for_function("document.querySelector('.label-form button').disabled === false")
+    assert (alert.count(), book.labels.current("one", 9)) == (1, [])
+    with served(book, port=port):  # another server, whose forms have another token
+        page.click("button:text('Try again')")
+        page.locator(".side").wait_for()
+        assert page.locator(".side").first.inner_text().startswith("unsure rivers </b> by ana")
+        assert alert.count() == 0
+    assert [x.text for x in Book.open(book.folder).labels.current("one", 9)] == ["rivers </b>"]
+    assert any("Forbidden" in problem for problem in page.problems), "control: the first token was refused"
 
 
 def test_no_page_is_wider_than_a_phone_and_colours_follow_the_theme(book, chromium):

@@ -31,7 +31,7 @@
   find("[data-opens]").forEach((button) => button.addEventListener("click", () => help.showModal()));
 
   // A name that is typed is there in the next form, in this browser only.
-  find("[data-remember]").forEach((field) => {
+  const remember = () => find("[data-remember]").forEach((field) => {
     const key = `interp-${field.dataset.remember}`;
     try {
       field.value ||= localStorage.getItem(key) ?? "";
@@ -40,6 +40,7 @@
       // without storage the name is typed again
     }
   });
+  remember();
 
   // Of the panels of a text's tokens the chosen one is shown.
   const choose = (link) => {
@@ -54,8 +55,52 @@
   };
   choices();
 
+  const parsed = (text) => new DOMParser().parseFromString(text, "text/html");
   const send = (form, signal) =>
     fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), signal });
+
+  // A label is sent from here, so that what was typed stays where the server does not answer.
+  const unsaved = (form, why) => {
+    const button = form.querySelector("button");
+    const alert = form.querySelector("[role=alert]") ?? document.createElement("p");
+    Object.assign(alert, { className: "banner deny", role: "alert", textContent: `Not saved: ${why}. What you typed is still here.` });
+    button.before(alert);
+    button.textContent = "Try again";
+  };
+  const save = async (form) => {
+    const answered = async () => {
+      const answer = await send(form, AbortSignal.timeout(20_000));
+      return [answer.status, answer.ok ? null : parsed(await answer.text())];
+    };
+    let [status, page] = await answered();
+    const token = page?.querySelector("#labels [name=token]")?.value;
+    if (status === 403 && token) { // the server was started again, and has another token
+      form.elements.token.value = token;
+      [status, page] = await answered();
+    }
+    if (!page) {
+      location.hash = "labels";
+      return location.reload();
+    }
+    const labels = page.getElementById("labels");
+    if (!labels) return unsaved(form, page.body.textContent.trim());
+    document.getElementById("labels").replaceWith(labels);
+    remember();
+    labels.scrollIntoView();
+  };
+  document.addEventListener("submit", async (event) => {
+    const form = event.target.closest("#labels form");
+    if (!form) return;
+    event.preventDefault();
+    const button = form.querySelector("button");
+    button.disabled = true;
+    try {
+      await save(form);
+    } catch {
+      unsaved(form, `interp browse does not answer; start it again with --port ${location.port}, then try again`);
+    }
+    button.disabled = false;
+  });
 
   // What fires follows the typing.
   find("form[data-live]").forEach((form) => {
@@ -69,7 +114,7 @@
         running = new AbortController();
         try {
           const answer = await send(form, running.signal);
-          const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+          const page = parsed(await answer.text());
           place.replaceChildren(...(page.getElementById(place.id) ?? page.querySelector("main")).childNodes);
           choices();
         } catch (problem) {
@@ -98,7 +143,7 @@
       try {
         const answer = await send(form, signal);
         if (!answer.ok) {
-          const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+          const page = parsed(await answer.text());
           return fail(page.querySelector("[role=alert]")?.textContent ?? page.body.textContent);
         }
         const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
