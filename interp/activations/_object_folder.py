@@ -38,14 +38,7 @@ from interp.core.errors import InterpError, note
 from interp.core.files import sha256_file, write_text
 from interp.core.inputs import bound, parse_json
 from interp.core.progress import track
-from interp.models.checkpoints.remote_files import (
-    MissingFile,
-    RemoteFile,
-    is_http,
-    is_remote,
-    local_path,
-    remote_place,
-)
+from interp.models.checkpoints.remote_files import MissingFile, RemoteFile, is_remote, local_path, remote_place
 
 REMEDY = "restore it, or harvest again into a new folder"
 LEASE = "harvest.lease.json"
@@ -99,40 +92,25 @@ class ObjectFolder:
         sizes = {info["name"].rpartition("/")[2]: info["size"] or 0 for info in infos if info["type"] == "file"}
         return {name: size for name, size in sizes.items() if name}
 
-    def sizes(self, names: list[str]) -> dict[str, int]:
-        """Sizes in bytes of those of these files that exist."""
-        if is_http((self / "").fs):
-            files = {name: self / name for name in names}
-            return {name: file.size() for name, file in files.items() if file.is_file()}
-        there = self.listing()
-        return {name: there[name] for name in names if name in there}
+    def fetch(self, digests: Mapping[str, str], nbytes: int, together: bool) -> bool:
+        """Bring shards, of so many bytes in all, into the cache, side by side; whether some were not there.
 
-    def fetch(self, name: str, digest: str) -> Path:
-        """A shard's file in the cache, brought there if it is not. Raises if its bytes are not those of the digest."""
-        _fetch(self / name, cached(digest))
-        return cached(digest)
-
-    def fetch_all(self, digests: Mapping[str, str], nbytes: int, together: bool) -> None:
-        """Fetch shards, of so many bytes in all, side by side; those that are there count as opened just now.
-
-        If the cache cannot hold them all, it raises where they are needed together, and does nothing otherwise.
+        Those that are there count as opened just now. Raises if the bytes of one are not those of its digest. If the
+        cache cannot hold them all, it raises where they are needed together, and does nothing otherwise.
         """
         places = {name: cached(digest) for name, digest in digests.items()}
         missing = [(self / name, place) for name, place in places.items() if not place.exists()]
-        if not missing or (nbytes > cache_limit() and not together):
-            return
-        require_room(nbytes)
         for place in places.values():
             with suppress(FileNotFoundError):
                 os.utime(place)
-        make_room(nbytes * len(missing) // max(1, len(places)))
-        pool = ThreadPoolExecutor(_STREAMS)
-        try:
-            fetched = pool.map(lambda pair: _fetch(*pair), missing)
-            for _ in track(fetched, "fetch", len(missing), unit="shards"):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        if missing and (together or nbytes <= cache_limit()):
+            make_room(0, together=nbytes)
+            pool = ThreadPoolExecutor(_STREAMS)
+            try:
+                list(track(pool.map(_fetch, *zip(*missing, strict=True)), "fetch", len(missing), unit="shards"))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return bool(missing)
 
     @contextmanager
     def leased(self, busy: str) -> Iterator["Lease"]:
@@ -188,14 +166,6 @@ class Lease:
         if not self.is_held():
             raise InterpError(busy)
 
-    def check(self) -> None:
-        """Raise if another process has taken it over."""
-        if not self.is_held():
-            raise InterpError(
-                f"{self.file}: another process went on in place of this one, which did not renew its lease for "
-                f"{3 * BEAT:.0f} s; wait for that one"
-            )
-
     def is_held(self) -> bool:
         """Whether it names this process."""
         return (self._read() or {}).get("id") == self.holder["id"]
@@ -209,22 +179,18 @@ class Lease:
                     self._write(beat := beat + 1)
 
     def _create(self) -> bool:
-        file, content = self.file, self._content(0)
         try:
-            file.fs.pipe_file(file.path, content, mode="create")
+            self.file.fs.pipe_file(self.file.path, json.dumps(self.holder).encode(), mode="create")
         except FileExistsError:
             return False
-        except Exception:  # an error, which the plain PUT then tells; or there are no conditional PUTs here
-            if file.is_file():
+        except Exception as problem:  # there are no conditional PUTs here, or the plain PUT tells what is wrong
+            if not isinstance(problem, PermissionError) and self.file.is_file():
                 return False
-            file.write(content)
+            self._write(0)
         return True
 
-    def _content(self, beat: int) -> bytes:
-        return json.dumps({**self.holder, "beat": beat}).encode()
-
     def _write(self, beat: int) -> None:
-        self.file.write(self._content(beat))
+        self.file.write(json.dumps({**self.holder, "beat": beat}).encode())
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -244,19 +210,17 @@ def cache_limit() -> int:
     return min(bound("cache"), held + shutil.disk_usage(_cache("shards")).free // 2)
 
 
-def require_room(nbytes: int) -> None:
-    """Raise if the cache cannot hold so many bytes."""
-    if nbytes > (limit := cache_limit()):
+def make_room(nbytes: int, together: int = 0) -> None:
+    """Remove the shards that were not opened for longest, until so many bytes more are within the limit.
+
+    Raises if the limit is below that, or below the bytes of shards that are needed together.
+    """
+    limit, held = cache_limit(), sorted(_held())
+    if (most := max(nbytes, together)) > limit:
         raise InterpError(
-            f"{nbytes:,} bytes of shards have to be on this machine, and {_cache('shards')} takes at most {limit:,} "
+            f"{most:,} bytes of shards have to be on this machine, and {_cache('shards')} takes at most {limit:,} "
             "(the bound, or half of the free disk); raise it with --limit cache=…, or set INTERP_CACHE to a larger disk"
         )
-
-
-def make_room(nbytes: int) -> None:
-    """Remove the shards that were not opened for longest, until so many bytes more are within the limit."""
-    require_room(nbytes)
-    limit, held = cache_limit(), sorted(_held())
     total = sum(size for _, size, _ in held)
     for _, size, file in held:
         if total + nbytes <= limit:

@@ -80,7 +80,9 @@ class StoreFolder:
         """Replace a manifest in one step."""
         write_json(self.path / name, manifest.model_dump())
         if self._lease is not None:
-            self._lease.check()
+            if not self._lease.is_held():
+                remedy = "wait for that one, and call again"
+                raise InterpError(f"{self}: another process took the harvest over while this one was stopped; {remedy}")
             self._upload(name)
 
     def add(self, shard: StoreShard) -> None:

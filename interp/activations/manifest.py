@@ -17,7 +17,7 @@ from interp.core.config import Config, differences
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.core.inputs import bound, over_bound, parse_json
-from interp.models.checkpoints.remote_files import RemoteFile
+from interp.models.checkpoints.remote_files import RemoteFile, is_http
 from interp.models.identity import ModelReference
 
 FINISHED = "manifest.json"
@@ -139,13 +139,14 @@ class StoreManifest(Config):
     def check_files(self, folder: Path | ObjectFolder) -> None:
         """Raise unless the file of every shard is the one that was written.
 
-        In an object store, they have to be there and long enough; their digests are compared when they are fetched, and
-        those of shards that were fetched are compared again.
+        In an object store, they have to be there and long enough (a web server lists none); their digests are compared
+        when they are fetched, and those of shards that were fetched are compared again.
         """
         if isinstance(folder, ObjectFolder):
-            sizes = folder.sizes([shard.name for shard in self.shards])
+            listed = not is_http((folder / "").fs)
+            sizes = folder.listing() if listed else {}
             for shard in self.shards:
-                if sizes.get(shard.name, -1) < self.nbytes(shard):
+                if listed and sizes.get(shard.name, -1) < self.nbytes(shard):
                     state = "cut short" if shard.name in sizes else "missing, but the manifest names it"
                     raise InterpError(f"{folder}/{shard.name}: {state}; {REMEDY}")
                 place = cached(shard.sha256)

@@ -282,30 +282,28 @@ class Store(Displayed):
         return {}
 
     def _file(self, number: int) -> Any:
-        """A shard, opened. Shards that left the cache to make room for one are closed, which gives their room back."""
+        """A shard, opened."""
         if number not in self._opened:
             shard = self._shards[number]
             if isinstance(self.folder, Path):
                 self._opened[number] = _open(self.folder / shard.name)
             else:
-                there = cached(shard.sha256).exists()
-                self._opened[number] = _open(self.folder.fetch(shard.name, shard.sha256))
-                for other in [] if there else list(self._opened):
-                    if not cached(self._shards[other].sha256).exists():
-                        del self._opened[other]
+                self._fetch([number], together=True)
+                self._opened[number] = _open(cached(shard.sha256))
         return self._opened[number]
 
     def _fetch(self, numbers: Sequence[int], together: bool) -> None:
         """Bring shards at a URL to this machine, several at a time.
 
         Where the cache cannot hold them all, this raises if they are needed together; else each is fetched when it is
-        read.
+        read. Shards that left the cache are closed, which gives the disk their room back.
         """
         if isinstance(self.folder, ObjectFolder) and not self._opened.keys() >= set(numbers):
             shards = [self._shards[number] for number in numbers]
-            self.folder.fetch_all(
-                {shard.name: shard.sha256 for shard in shards}, sum(map(self.manifest.nbytes, shards)), together
-            )
+            nbytes = sum(map(self.manifest.nbytes, shards))
+            if self.folder.fetch({shard.name: shard.sha256 for shard in shards}, nbytes, together):
+                for number in [x for x in self._opened if not cached(self._shards[x].sha256).exists()]:
+                    del self._opened[number]
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files are left out: a process that unpickles a store opens its own.

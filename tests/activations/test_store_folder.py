@@ -1,9 +1,12 @@
 """A harvest into an object store gives the bytes of a local one, whatever ends it, and one process writes at a time."""
 
+import logging
 import os
 import random
+import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -20,6 +23,7 @@ from interp.activations import _object_folder
 from interp.activations.harvester import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
+from interp.core.files import lock_folder
 
 SITES = ["resid_post.0", "mlp_out.1"]
 SETTINGS = {"context": 16, "batch_size": 4, "shard_tokens": 64}
@@ -232,7 +236,7 @@ def test_another_machine_takes_over_from_a_dead_one_which_finds_that_it_has_lost
     fsspec.filesystem("memory").pipe_file("/bucket/notes.txt", b"")
     with (
         at_layer(model, 0, meanwhile),
-        pytest.raises(InterpError, match="another process went on in place of this one"),
+        pytest.raises(InterpError, match="another process took the harvest over while this one was stopped"),
     ):
         harvest(model, corpus, SITES, URL, **SETTINGS)
     assert "held by process" in capsys.readouterr().err
@@ -294,3 +298,95 @@ def test_a_url_that_cannot_be_used_is_refused(tiny, corpus, url, words):
     with pytest.raises(InterpError, match=words.replace("?", r"\?")) as raised:
         harvest(tiny("llama"), corpus, SITES, url, **SETTINGS)
     assert "secret" not in str(raised.value)
+
+
+KEY = {"AWS_ACCESS_KEY_ID": "testing-access", "AWS_SECRET_ACCESS_KEY": "testing-secret-words"}
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """moto's S3 on this machine."""
+    reason = "needs pip install 'interp[remote]' 'moto[s3]' flask flask-cors"
+    pytest.importorskip("s3fs", reason=reason)
+    server = pytest.importorskip("moto.server", reason=reason).ThreadedMotoServer(port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    yield f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, tmp_path):
+    """The environment that leads to it, with a bucket."""
+    environment = {"AWS_ENDPOINT_URL": s3_server, "no_proxy": "127.0.0.1", "AWS_DEFAULT_REGION": "us-east-1", **KEY}
+    for name, value in (environment | {"AWS_CONFIG_FILE": str(tmp_path / "no"), "HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    fs.mkdir("bucket")
+    yield fs, environment
+    fs.invalidate_cache()
+    fs.rm("bucket", recursive=True)
+    type(fs).clear_instance_cache()
+
+
+def test_on_s3_a_killed_harvest_continues_and_is_read(tiny, corpus, tmp_path, s3):
+    url = "s3://bucket/runs/store"
+    local = harvest(tiny("llama"), corpus, SITES, tmp_path / "whole", **SETTINGS)
+    _, store = kill_and_continue(corpus, tmp_path, url, s3[1] | {"INTERP_CACHE": str(tmp_path / "cache")})
+    assert contents(url) == contents(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "cache")  # as on another machine
+    assert store.digest == Store.open(url).digest == local.digest
+    both = (x.batches(SITES, 50, seed=1, epochs=1) for x in (Store.open(url), local))
+    assert all(torch.equal(*pair) for pair in zip(*both, strict=True))
+    assert not any(secret in content for content in contents(url).values() for secret in map(str.encode, KEY.values()))
+
+
+def test_on_s3_a_second_writer_is_refused(tiny, corpus, tmp_path, quick, s3):
+    """Its PUT is conditional, so that it cannot replace the lease."""
+    url = "s3://bucket/store"
+    other = _object_folder.ObjectFolder(url)
+    with lock_folder(other.staging, ""), other.leased("busy") as lease:
+        with pytest.raises(FileExistsError):
+            lease.file.fs.pipe_file(lease.file.path, b"", mode="create")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("INTERP_CACHE", str(tmp_path / "elsewhere"))
+            with pytest.raises(InterpError, match="another process is harvesting into it"):
+                harvest(tiny("llama"), corpus, SITES, url, **SETTINGS)
+    assert contents(url) == {}
+    harvest(tiny("llama"), corpus, SITES, url, **SETTINGS)
+
+
+def test_what_s3_refuses_is_one_line(tiny, corpus, s3, monkeypatch):
+    harvest(tiny("llama"), corpus[:3], SITES, "s3://bucket/store", **SETTINGS)
+
+    def raised(action):
+        with pytest.raises(InterpError) as problem:
+            action()
+        assert not any(secret in str(problem.value) for secret in KEY.values())
+        return str(problem.value)
+
+    write = partial(harvest, tiny("llama"), corpus, SITES)
+    assert raised(lambda: write("s3://nobucket/store", **SETTINGS)) == (
+        "s3://nobucket/store/harvest.lease.json: cannot be written; The specified bucket does not exist; create that"
+    )
+    assert "s3://nobucket/store: not an activation store (no such folder or" in raised(
+        lambda: Store.open("s3://nobucket/store")
+    )
+    forbidden = type(s3[0])._call_s3
+
+    async def call(fs, method, *args, **options):
+        if method in ("put_object", "get_object", "head_object"):
+            raise PermissionError("Forbidden")
+        return await forbidden(fs, method, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(s3[0]), "_call_s3", call)
+        assert "cannot be read (PermissionError: Forbidden); give" in raised(lambda: Store.open("s3://bucket/store"))
+        assert "cannot be written (PermissionError: Forbidden); give" in raised(
+            lambda: write("s3://bucket/other", **SETTINGS)
+        )
+    for name in KEY:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    type(s3[0]).clear_instance_cache()
+    assert "NoCredentialsError: Unable to locate credentials); give" in raised(lambda: Store.open("s3://bucket/store"))
