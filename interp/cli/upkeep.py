@@ -50,7 +50,6 @@ def curate_command(
     from interp.upkeep.curation.thresholds import read_labelled
     from interp.views.upkeep.curation_page import PAGE, write_curation_page
 
-    require_free(options.out)
     behaviours = suite(options.suite, options.items, options.splits.seed, options.suite_data) if options.suite else []
     labels = read_labelled(options.labels, options.splits.field) if options.labels else []
     record = curate(

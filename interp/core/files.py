@@ -114,9 +114,10 @@ def new_folder(
             moved = True  # another process may be writing a folder of the temporary name by now
             fsync(target.parent)
         except BaseException as problem:
-            kept = resume_key is not None and _keep_begun(staging, keep, problem)
+            kept = not moved and resume_key is not None and _keep_begun(staging, keep, problem)
             if isinstance(problem, OSError | SafetensorError):
                 remedy = "run again to continue" if kept else "nothing of it was kept"
+                remedy = "it is whole, but may not be on the disk yet" if moved else remedy
                 raise InterpError(f"{target}: writing failed ({problem}); {remedy}") from problem
             raise
         finally:

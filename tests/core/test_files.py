@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all, and digests of JSON are canonical."""
 
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from interp import InterpError
+from interp.core import files
 from interp.core.files import (
     lock_folder,
     new_file,
@@ -77,6 +79,18 @@ def test_a_folder_that_is_continued_has_no_temporary_files_of_a_process_that_was
     with new_folder(tmp_path / "out", "key"):
         pass
     assert sorted(str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*") if x.is_file()) == kept
+
+
+def test_a_folder_whose_name_is_not_on_the_disk_yet_is_said_to_be_whole(tmp_path, monkeypatch):
+    def fail(path, usual=files.fsync):
+        if path == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        usual(path)
+
+    monkeypatch.setattr(files, "fsync", fail)
+    with pytest.raises(InterpError, match="it is whole, but may not be on the disk yet"), new_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_temporary_files_of_killed_processes_are_removed_and_those_of_others_stay(tmp_path):

@@ -103,6 +103,9 @@ def curate(
         {'kept': 2, 'flagged': 0, 'unsure': 0}
     """
     options, target = options or CurationOptions(), Path(out)
+    work = target.with_name(f".{target.name}.curating")
+    if (target / RECORD).is_file():
+        shutil.rmtree(work, ignore_errors=True)  # a process ended between its last two steps
     require_free(target)
     if isinstance(data, Iterator):
         raise InterpError("a corpus that can be read once only; give a path or a list, since it is read twice")
@@ -119,7 +122,7 @@ def curate(
     if behaviours and model is None:
         raise InterpError("changes of behaviours are predicted for a scorer with a model; leave the behaviours out")
     cuts = _thresholds(scorer, labels, options)
-    column, work = scorer.measures.index(cuts.measure), target.with_name(f".{target.name}.curating")
+    column = scorer.measures.index(cuts.measure)
     settings = scorer.identity | {"options": options.model_dump(include=_DECIDE_SCORES)}
     with (
         on_interrupt(f"the same command continues the curation into {target}"),

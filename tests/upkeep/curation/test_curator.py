@@ -125,6 +125,19 @@ def test_an_error_after_the_first_shard_keeps_what_was_scored_and_the_repaired_c
         curate(tmp_path / "data.jsonl", Counting(), tmp_path / "other", OPTIONS)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_a_kill_at_the_very_end_leaves_beside_a_curation_is_removed(corpus, tmp_path, complete):
+    file, _ = corpus
+    if complete:
+        curate(str(file), CostlessScorer(), tmp_path / "out", OPTIONS)
+    else:
+        (tmp_path / "out").mkdir()
+    (tmp_path / ".out.curating").mkdir()
+    with pytest.raises(InterpError, match="exists already"):
+        curate(str(file), CostlessScorer(), tmp_path / "out", OPTIONS)
+    assert (tmp_path / ".out.curating").exists() != complete
+
+
 def test_processes_and_memory_give_the_same_splits(corpus, tmp_path):
     file, rows = corpus
     curate(str(file), CostlessScorer(), tmp_path / "one", OPTIONS)
