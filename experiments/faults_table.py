@@ -81,7 +81,11 @@ def matrix() -> str:
         told = ", ".join(f"{count} {state}" for state, count in states.most_common())
         how = "; ".join(dict.fromkeys(cell["how"] for cell in mine))
         text += f"| {_TITLES[fault]} | {how} | {told} | {_message(mine)} |\n"
-    open_cells = [_open(cell) for cell in cells if cell["holds"] is not True]
+    open_cells = [_open(cell) for cell in cells if cell["holds"] is False]
+    for reason in dict.fromkeys(cell["reason"] for cell in cells if not cell["attempts"]):
+        why = [cell for cell in cells if cell["reason"] == reason and not cell["attempts"]]
+        names, titles = ([*dict.fromkeys(x[key] for x in why)] for key in ("verb", "fault"))
+        open_cells.append(f"- {', '.join(map(_TITLES.__getitem__, titles))}: not for {', '.join(names)} ({reason})\n")
     return text + ("\nWhat does not hold, or was not tried:\n\n" + "".join(open_cells) if open_cells else "")
 
 
@@ -99,7 +103,7 @@ def _message(cells: list[dict]) -> str:
 
 def _open(cell: dict) -> str:
     problems = "; ".join(f"{x['moment']}: {x['problem']}" for x in cell["attempts"] if x["problem"])
-    return f"- {cell['verb']}, {_TITLES[cell['fault']]}: {problems or cell['reason']}\n"
+    return f"- {cell['verb']}, {_TITLES[cell['fault']]}: {problems}\n"
 
 
 def page() -> str:

@@ -257,6 +257,8 @@ def audit(
     instruction = instruction_against(behaviours) if instruction is None else instruction
     if isinstance(after, HookedModel):
         require_comparable(before, after, list(behaviours))
+    elif after is not None:
+        after.bind(before)  # raises for a recipe of another model, before anything is measured
     plain = ModelCondition(before)
     edited = (
         ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after) if after else plain

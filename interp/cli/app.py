@@ -20,11 +20,10 @@ import interp
 from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
 from interp.cli._options import Command, Json, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
-from interp.core.errors import InterpError, first_line, note, printable
+from interp.core.errors import InterpError, first_line, is_of_disk, note, printable
 from interp.core.inputs import LIMITS_VARIABLE, bound
 
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
-_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def _print_version(chosen: bool) -> bool:
@@ -258,7 +257,7 @@ def _remedy(problem: Exception) -> str | None:
     number = problem.errno if isinstance(problem, OSError) else None
     if number == errno.ENAMETOOLONG or isinstance(problem, InterpError):
         return str(problem)
-    if number in _DISK:
+    if is_of_disk(problem):
         return f"{problem}; free space or mend the disk, and run the same command again"
     short = isinstance(problem, MemoryError) or number == errno.ENOMEM or "allocate memory" in str(problem)
     if short or type(problem).__name__ == "OutOfMemoryError":  # torch's, for a GPU

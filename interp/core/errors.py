@@ -4,6 +4,7 @@ The command line prints an `InterpError` as its message and exits with code 2. A
 its traceback.
 """
 
+import errno
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
+_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _LIBRARIES = {"interp", "torch", "transformers", *sys.stdlib_module_names}
 
 
@@ -107,6 +109,21 @@ def own_frames(error: InterpError) -> InterpError:
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
             rest = TracebackType(rest, frame, *place)
     return error.with_traceback(rest)
+
+
+def is_of_disk(problem: BaseException | None) -> bool:
+    """Whether an error, or its cause, says that a disk is full, broken or read-only.
+
+    >>> is_of_disk(OSError(errno.ENOSPC, "No space left on device")), is_of_disk(FileNotFoundError(2, "no such file"))
+    (True, False)
+    """
+    while problem is not None:
+        native = re.search(r"\(os error (\d+)\)", str(problem))  # of a library in Rust
+        number = problem.errno if isinstance(problem, OSError) else native and int(native[1])
+        if number in _DISK:
+            return True
+        problem = problem.__cause__
+    return False
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

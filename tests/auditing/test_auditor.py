@@ -419,3 +419,13 @@ def test_behaviours_of_one_name_and_none_are_refused(model):
     for behaviours in ([], [word_chosen(), word_chosen()]):
         with pytest.raises(InterpError, match="needs behaviours of different names"):
             audit(model, recipe(), behaviours)
+
+
+def test_a_recipe_of_another_model_is_refused_before_anything_is_measured(tiny, tmp_path):
+    loss = text_loss("loss", ["w5 w6 w7 w8", "w9 w10 w11"])
+    edit = [("writers", Project(torch.eye(32)[:1]))]
+    with pytest.raises(InterpError, match="the recipe was made for"):
+        audit(tiny("llama"), Recipe(edit, model=tiny("llama", seed=1).reference), [loss], cache=tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+    audit(tiny("llama"), Recipe(edit, model=tiny("llama").reference), [loss], baselines=[], cache=tmp_path / "scores")
+    assert list((tmp_path / "scores").iterdir()), "control: scores of its own model are kept"

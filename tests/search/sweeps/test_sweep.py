@@ -1,5 +1,7 @@
 """A sweep: it ends as if it had never been killed, its trials can be rebuilt, and what is wrong is said."""
 
+import errno
+import itertools
 import signal
 import subprocess
 import time
@@ -55,6 +57,25 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(small
     assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole.trials]
     assert {trial.state for trial in done} == {"complete"}
     assert record.confirmed[0].trial in {trial.number for trial in done}
+
+
+def test_a_full_disk_ends_a_sweep_and_is_no_failed_trial(small_sweep, whole, tmp_path, monkeypatch):
+    out, measure, calls = tmp_path / "out", Bench.measure, itertools.count(1)
+
+    def full(*given):
+        if next(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return measure(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(InterpError, match=r"trial 2: .*No space left.*; free space"):
+        patched.setattr(Bench, "measure", full)
+        run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    run_sweep(small_sweep.settings(), out, TOTAL, folder=small_sweep.folder, model=small_sweep.model)
+    record = SweepRecord.read(out)
+    done = [trial for trial in record.trials if trial.state != "left"]
+    assert len(record.trials) == TOTAL + 1, "control: the trial was left"
+    assert [trial.recipe for trial in done] == [trial.recipe for trial in whole.trials]
+    assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole.trials]
 
 
 def test_every_trial_can_be_built_again_from_its_record_and_gives_the_same_scores(small_sweep, whole):
