@@ -10,7 +10,7 @@ import torch
 
 from interp.core.digests import versions
 from interp.models.loading import load
-from interp.sae.training import selection
+from interp.sae.training.native import native
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # as Linux names them: x86's two, and Arm's
@@ -62,7 +62,7 @@ def diagnose() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processor": platform.machine(),
         "bfloat16_unit": bfloat16_unit(),
-        "selection": selection.native(),
+        "selection": native(),
         "devices": ", ".join(devices),
         "organism": model.digest[:12],
         "organism_says": reply,

@@ -30,17 +30,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from interp.sae.code import Code, bag_sums, pre_activations
+from interp.sae.code import Code, bag_products, bag_sums, pre_activations
 from interp.sae.config import SaeConfig
 from interp.sae.training.kinds import KINDS, RANKED, Extra, Kind, KindName
 from interp.sae.training.latent_shard import LatentShard
+from interp.sae.training.native import library_for
 from interp.sae.training.selection import above
 
 _ROWS = 512
 _WHOLE = LatentShard()
 # Above this share of entries, dense products are faster than bags; sooner in bfloat16, which is used where products
-# are fast.
-_CROWDED = {torch.bfloat16: 0.03, torch.float32: 0.05}
+# are fast, and later where bags are compiled.
+_CROWDED, _COMPILED = {torch.bfloat16: 0.03, torch.float32: 0.05}, 2.5
 
 
 @dataclass(frozen=True)
@@ -165,19 +166,21 @@ def gradients(
     guess: float | None = None,
     target: Float[Tensor, "batch d_out"] | None = None,
     shard: LatentShard = _WHOLE,
+    into: Weights | None = None,
 ) -> GradientStep:
     """Loss and gradients for a batch of standardised activations, with a target for a transcoder.
 
     `guess` is a lower bound for BatchTopK's smallest value; a wrong one costs time and changes nothing. Weights,
-    gradients and counts are those of the shard's latents; loss and error are those of all.
+    gradients and counts are those of the shard's latents; loss and error are those of all. `into` are earlier
+    gradients, whose memory is used again: to get fresh memory takes a tenth of a step.
     """
     low = weights.map(lambda x: x.to(objective.compute))
     y = x if target is None else target
-    scale = float(1 / (y - y.mean(0)).square().sum())
+    scale = 1 / (y - y.mean(0)).square_().sum()
     inputs = (x - weights.b_dec if target is None else x).to(objective.compute).contiguous()
     if low.W_skip is not None:
         y = y - linear(inputs, low.W_skip)
-    batch = _Batch(weights, low, y, inputs, objective, scale, shard)
+    batch = _Batch(weights, low, y, inputs, objective, scale, shard, into)
     main, dead = _chosen(batch, aux, guess)
     step = batch.dense() if main is None else batch.sparse(main)
     if aux is not None and dead is not None:
@@ -190,15 +193,13 @@ def gradients(
 
 def _aided(batch: "_Batch", step: GradientStep, dead: Code, aux: Auxiliary) -> GradientStep:
     """A step with the auxiliary loss added. The residual is held constant, including its bias."""
-    missed = float(step.error.square().sum())
-    if not missed:
-        return step
-    scale = aux.weight / missed
+    missed = step.error.square().sum()
+    scale = torch.where(missed > 0, aux.weight / missed, 0)
     objective, target = Objective(compute=batch.objective.compute), batch.weights.b_dec - step.error
-    auxiliary = replace(batch, target=target, objective=objective, scale=scale).sparse(dead)
-    main, more = step.gradients, auxiliary.gradients
-    total = replace(main, W_enc=main.W_enc + more.W_enc, b_enc=main.b_enc + more.b_enc, W_dec=main.W_dec + more.W_dec)
-    return replace(step, loss=step.loss + auxiliary.loss, gradients=total)
+    auxiliary = replace(batch, target=target, objective=objective, scale=scale, into=None).sparse(dead)
+    for name in ("W_enc", "b_enc", "W_dec"):
+        step.gradients.named[name].add_(auxiliary.gradients.named[name])
+    return replace(step, loss=step.loss + auxiliary.loss)
 
 
 def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tuple[Code | None, Code | None]:
@@ -215,7 +216,8 @@ def _chosen(batch: "_Batch", aux: Auxiliary | None, guess: float | None) -> tupl
                 floor = float(shard.least(least.float()))
             main.append(Code(*above(u, torch.tensor(floor)), len(u)))
         elif main is not None:
-            near = above(u, batch.kind.floor(batch.weights.extra), int(_CROWDED[u.dtype] * u.numel()))
+            share = _CROWDED[u.dtype] * (1 if library_for(u) is None else _COMPILED)
+            near = above(u, batch.kind.floor(batch.weights.extra), int(share * u.numel()))
             main = None if near is None else [*main, Code(*near, len(u))]
         if main is None and aux is None:
             break  # dense products compute all pre-activations themselves
@@ -244,8 +246,9 @@ class _Batch:
     target: Float[Tensor, "batch d_out"]
     inputs: Float[Tensor, "batch d_in"]
     objective: Objective
-    scale: float
+    scale: Float[Tensor, ""]
     shard: LatentShard
+    into: Weights | None
 
     @property
     def readers(self) -> int:
@@ -285,7 +288,9 @@ class _Batch:
         loss = loss + self._penalty(u, extra)
         d_u, d_extra = self.kind.slopes(u, extra, d_values, weight)
         slopes = self._weight_gradients(entries, bags, d_u, values, pull, d_extra)
-        fired = torch.bincount(entries.latents[values > 0], minlength=d_sae)
+        fired = torch.zeros(d_sae, dtype=torch.long, device=u.device).index_add_(
+            0, entries.latents, (values > 0).long()
+        )
         lowest = 0.0
         if self.objective.kind == "batchtopk" and self.objective.k:
             least = entries.values.min() if len(entries.values) else u.new_full((), math.inf)
@@ -300,43 +305,46 @@ class _Batch:
     def _decoded(
         self, values: Tensor, entries: Code, bags: Tensor, groups: int
     ) -> tuple[Float[Tensor, "group batch d_in"], Float[Tensor, "group_batch d_in"], Float[Tensor, "entry"]]:
-        """Errors of each prefix, and slopes of the loss by each group's output and by each value."""
+        """Errors of each prefix, and slopes of the loss by each group's output, in the type of products, and value."""
         n, width = self.target.shape
-        with torch.enable_grad():
-            low_values = values.detach().to(self.low.W_dec.dtype).requires_grad_()
-            sums = bag_sums(self.low.W_dec, entries.latents, low_values, bags, groups * n)
-        decoded = self.shard.sum(sums.detach().float()).view(groups, n, width)
-        error = (decoded.cumsum(0) if groups > 1 else decoded) + (self.weights.b_dec - self.target)
+        rows = self.low.W_dec
+        sums = bag_sums(rows, entries.latents, values.to(rows.dtype), bags, groups * n).float()
+        decoded = self.shard.sum(sums).view(groups, n, width)
+        error = (self.weights.b_dec - self.target) + (decoded.cumsum(0) if groups > 1 else decoded)
         pull = (2 * self.scale / groups) * error
         if groups > 1:  # a group's output is part of every later prefix as well
             pull = pull.flip(0).cumsum(0).flip(0)
         pull = pull.view(groups * n, width)
-        (d_values,) = torch.autograd.grad(sums, low_values, pull.to(sums.dtype))
-        return error, pull, d_values.float()
+        return error, pull, bag_products(rows, entries.latents, pull.to(rows.dtype), bags).float()
 
     def _weight_gradients(
         self, entries: Code, bags: Tensor, d_u: Tensor, values: Tensor, pull: Tensor, d_extra: Extra
     ) -> Weights:
         d_sae, low = len(self.low.b_enc), self.low.W_dec.dtype
-        # Entries without value and slope (most of those within JumpReLU's rectangle) are in no sum.
-        matter = ((values != 0) | (d_u != 0)).nonzero().squeeze(1)
-        order = matter[entries.latents[matter].argsort(stable=True)]
-        latents = entries.latents[order]
+        latents, order = entries.latents, None
+        if self.objective.kind not in RANKED:
+            # Entries without value and slope (most of those within JumpReLU's rectangle) are in no sum.
+            order = ((values != 0) | (d_u != 0)).nonzero().squeeze(1)
+            latents = latents[order]
+        latents, by_latent = latents.sort(stable=True)
+        order = by_latent if order is None else order[by_latent]
+        rows = bags[order]
         # Each latent reads its own group's part of a token.
-        parts = entries.tokens
+        read = rows if bags is entries.tokens else entries.tokens[order]
         if self.readers > 1:
-            parts = parts * self.readers + entries.latents // (d_sae // self.readers)
+            read = read * self.readers + latents // (d_sae // self.readers)
 
-        def bag(rows: Tensor, index: Tensor, per_entry: Tensor) -> Tensor:
-            return bag_sums(rows, index[order], per_entry[order].to(low), latents, d_sae).float()
+        def bag(name: str, rows: Tensor, index: Tensor, per_entry: Tensor) -> Tensor:
+            out = None if self.into is None else self.into.named[name]
+            return bag_sums(rows, index, per_entry[order].to(low), latents, d_sae, out).float()
 
         def added(per_entry: Tensor) -> Tensor:
             return torch.zeros(d_sae, device=per_entry.device).index_add_(0, entries.latents, per_entry)
 
         return Weights(
-            W_enc=bag(self.inputs.view(-1, self.low.W_enc.shape[1]), parts, d_u),
+            W_enc=bag("W_enc", self.inputs.view(-1, self.low.W_enc.shape[1]), read, d_u),
             b_enc=added(d_u),
-            W_dec=bag(pull.to(low), bags, values),
+            W_dec=bag("W_dec", pull.to(low), rows, values),
             b_dec=pull[: len(self.inputs)].sum(0),
             extra={name: added(slope) for name, slope in d_extra.items()},
             W_skip=None if self.low.W_skip is None else self._skip_gradient(pull[: len(self.inputs)], self.inputs),
@@ -348,7 +356,7 @@ class _Batch:
     def dense(self) -> GradientStep:
         """The step, from all entries, by dense products."""
         low, kind, extra, weight = self.low, self.kind, self.weights.extra, self.penalty_weight
-        total = self.weights.map(torch.zeros_like)
+        total = self.weights.map(torch.zeros_like) if self.into is None else self.into.map(Tensor.zero_)
         fired = torch.zeros(len(low.b_enc), dtype=torch.long, device=self.inputs.device)
         errors, loss = [], torch.zeros((), device=self.inputs.device)
         targets = (self.target - self.weights.b_dec).split(_ROWS)

@@ -13,6 +13,8 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.sae.code import offsets_of
+
 _COLUMNS = 128
 # Triton compiles the kernels below; Python has no types for their arguments, pointers and numbers.
 
@@ -47,24 +49,21 @@ def _products(rows, index, along, offsets, out, width, COLUMNS: tl.constexpr):  
 class _BagSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, per_entry: Tensor, bags: Tensor, number: int) -> Tensor:
-        offsets = torch.zeros(number + 1, dtype=torch.long, device=rows.device)
-        offsets[1:] = torch.bincount(bags, minlength=number).cumsum(0)
-        ctx.save_for_backward(rows, index, per_entry, bags, offsets)
+        ctx.save_for_backward(rows, index, per_entry, bags)
         out = rows.new_empty(number, rows.shape[1])
         grid = (number, triton.cdiv(rows.shape[1], _COLUMNS))
-        _sums[grid](rows.contiguous(), index, per_entry.contiguous(), offsets, out, rows.shape[1], COLUMNS=_COLUMNS)
+        parts = (rows.contiguous(), index, per_entry.contiguous(), offsets_of(bags, number), out, rows.shape[1])
+        _sums[grid](*parts, COLUMNS=_COLUMNS)
         return out
 
     @staticmethod
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
-        rows, index, per_entry, bags, offsets = ctx.saved_tensors
+        rows, index, per_entry, bags = ctx.saved_tensors
         d_rows = d_entry = None
         if ctx.needs_input_grad[0]:
             d_rows = torch.zeros_like(rows).index_add_(0, index, along[bags] * per_entry[:, None])
         if ctx.needs_input_grad[2]:
-            d_entry = torch.empty_like(per_entry)
-            parts = (rows.contiguous(), index, along.contiguous(), offsets, d_entry, rows.shape[1])
-            _products[(len(along),)](*parts, COLUMNS=_COLUMNS)
+            d_entry = triton_bag_products(rows, index, along, bags).to(per_entry.dtype)
         return d_rows, None, d_entry, None, None
 
 
@@ -78,3 +77,16 @@ def triton_bag_sums(
     """As `interp.sae.code.bag_sums`; gradients flow to rows and weights."""
     sums: Tensor = _BagSums.apply(rows, index, per_entry, bags, number)
     return sums
+
+
+def triton_bag_products(
+    rows: Float[Tensor, "row d_out"],
+    index: Int[Tensor, "entry"],
+    along: Float[Tensor, "bag d_out"],
+    bags: Int[Tensor, "entry"],
+) -> Float[Tensor, "entry"]:
+    """As `interp.sae.code.bag_products`, in float32."""
+    out = torch.empty(len(index), device=rows.device)
+    parts = (rows.contiguous(), index, along.contiguous(), offsets_of(bags, len(along)), out, rows.shape[1])
+    _products[(len(along),)](*parts, COLUMNS=_COLUMNS)
+    return out

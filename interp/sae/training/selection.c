@@ -3,15 +3,18 @@
    Compiled once for each type of numbers, KEY being the integer of its width and INFINITE the bits of its infinity. The
    bits of a floating-point number are a sign and a size that has the number's order, so that everything here compares
    integers; sizes beyond infinity are NaNs, which count as infinity, and as above nothing.
-   Rows are looked at in blocks whose largest key is found by vector instructions; only blocks that can hold something
-   wanted are looked at entry by entry. */
+   Vector instructions compare a row with a bound and leave a mark, a byte, for each entry that can be wanted; only words
+   that have a mark are looked at entry by entry. */
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef KEY key;
 #define BITS ((int)(8 * sizeof(key)))
-#define BLOCK 32
+#define BLOCK 64 /* marks that are looked at together */
+#define GROUPS 4 /* times k */
+#define COUNTED 16384 /* fit in a key */
 
 #define LOWEST ((key)((uint64_t)1 << (BITS - 1)))
 #define HIGHEST ((key)~((uint64_t)1 << (BITS - 1)))
@@ -34,32 +37,42 @@ static key kth(const key *keys, int n, int k) {
     return (key)(bound ^ sign);
 }
 
-static inline key largest_of(const key *row, int n) {
-    key top = ordered(row[0], INFINITE);
-    for (int i = 1; i < n; i++) {
-        const key one = ordered(row[i], INFINITE);
-        top = one > top ? one : top;
-    }
-    return top;
-}
-
-static inline int width(int block, int n) { return n - block * BLOCK < BLOCK ? n - block * BLOCK : BLOCK; }
-
-/* The k largest of a row, in the row's order. The k-th largest of the blocks' largest is a bound on what can be one. */
-static void largest_of_row(const key *row, int n, int k, key *tops, key *found, int *where, key *values, int64_t *at) {
-    const int blocks = (n + BLOCK - 1) / BLOCK;
-    for (int b = 0; b < blocks - 1; b++) tops[b] = largest_of(row + b * BLOCK, BLOCK);
-    tops[blocks - 1] = largest_of(row + (blocks - 1) * BLOCK, width(blocks - 1, n));
-    const key floor = blocks >= k ? kth(tops, blocks, k) : LOWEST;
-    int candidates = 0;
-    for (int b = 0; b < blocks; b++) {
-        if (tops[b] < floor) continue;
-        for (int i = b * BLOCK; i < b * BLOCK + width(b, n); i++) {
-            found[candidates] = ordered(row[i], INFINITE);
-            where[candidates] = i;
-            candidates += found[candidates] >= floor;
+/* Where there are marks: their number, and their places in order. `marks` has a whole number of blocks. */
+static int marked(const uint8_t *marks, int n, int *where) {
+    int number = 0;
+    for (int begin = 0; begin < n; begin += BLOCK) {
+        uint64_t words[BLOCK / 8], any = 0;
+        memcpy(words, marks + begin, BLOCK);
+        for (int w = 0; w < BLOCK / 8; w++) any |= words[w];
+        if (!any) continue;
+        for (int w = 0; w < BLOCK / 8; w++) {
+            if (!words[w]) continue;
+            for (int i = begin + 8 * w; i < begin + 8 * w + 8; i++) {
+                where[number] = i;
+                number += marks[i];
+            }
         }
     }
+    return number;
+}
+
+/* The k largest of a row, in the row's order. The k-th largest of the groups' largest is a bound on what can be one; a
+   group is every `groups`-th entry. */
+static void largest_of_row(const key *row, int n, int k, key *found, uint8_t *marks, int *where, key *values,
+                           int64_t *at) {
+    const int groups = k < n / GROUPS ? GROUPS * k : n;
+    for (int i = 0; i < groups; i++) found[i] = ordered(row[i], INFINITE);
+    for (int begin = groups; begin < n; begin += groups) {
+        const int end = n - begin < groups ? n - begin : groups;
+        for (int i = 0; i < end; i++) {
+            const key one = ordered(row[begin + i], INFINITE);
+            found[i] = one > found[i] ? one : found[i];
+        }
+    }
+    const key floor = kth(found, groups, k);
+    for (int i = 0; i < n; i++) marks[i] = ordered(row[i], INFINITE) >= floor;
+    const int candidates = marked(marks, n, where);
+    for (int c = 0; c < candidates; c++) found[c] = ordered(row[where[c]], INFINITE);
     const key edge = kth(found, candidates, k);
     int spare = k;
     for (int c = 0; c < candidates; c++) spare -= found[c] > edge;
@@ -75,50 +88,57 @@ int largest(const key *u, int64_t rows, int n, int k, key *values, int64_t *at, 
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        key *tops = malloc(sizeof(key) * (2 * (size_t)n + 2));
-        int *where = malloc(sizeof(int) * ((size_t)n + 1));
-        if (!tops || !where) failed = 1;
+        key *found = malloc(sizeof(key) * ((size_t)n + 8));
+        int *where = malloc(sizeof(int) * ((size_t)n + 8));
+        uint8_t *marks = calloc((size_t)n + BLOCK, 1);
+        if (!found || !where || !marks) failed = 1;
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++)
-            if (!failed) largest_of_row(u + r * n, n, k, tops, tops + n + 1, where, values + r * k, at + r * k);
-        free(tops);
+            if (!failed) largest_of_row(u + r * n, n, k, found, marks, where, values + r * k, at + r * k);
+        free(found);
         free(where);
+        free(marks);
     }
     return failed;
-}
-
-static inline int any_above(const key *row, const key *floors, int n) {
-    int any = 0;
-    for (int i = 0; i < n; i++) any |= ordered(row[i], LOWEST) > floors[i];
-    return any;
 }
 
 /* How many of each row are above the floors, which are ordered. */
 void count_above(const key *u, int64_t rows, int n, const key *floors, int64_t *counts, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-        int count = 0;
-        for (int i = 0; i < n; i++) count += ordered(u[r * n + i], LOWEST) > floors[i];
-        counts[r] = count;
+        counts[r] = 0;
+        for (int begin = 0; begin < n; begin += COUNTED) {
+            const int end = n - begin < COUNTED ? n : begin + COUNTED;
+            key some = 0;
+            for (int i = begin; i < end; i++) some += ordered(u[r * n + i], LOWEST) > floors[i];
+            counts[r] += some;
+        }
     }
 }
 
-/* Those entries, row by row; `starts` is where each row's begin. */
-void take_above(const key *u, int64_t rows, int n, const key *floors, const int64_t *starts, key *values, int64_t *row_of,
-                int64_t *at, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-        const key *row = u + r * n;
-        int64_t next = starts[r];
-        for (int b = 0; b * BLOCK < n; b++) {
-            const int begin = b * BLOCK, end = begin + width(b, n);
-            if (!any_above(row + begin, floors + begin, end - begin)) continue;
-            for (int i = begin; i < end; i++) {
-                if (ordered(row[i], LOWEST) <= floors[i]) continue;
-                values[next] = row[i];
-                row_of[next] = r;
-                at[next++] = i;
+/* Those entries, row by row; `starts` is where each row's begin. 0 if there was memory for it. */
+int take_above(const key *u, int64_t rows, int n, const key *floors, const int64_t *starts, key *values,
+               int64_t *row_of, int64_t *at, int threads) {
+    int failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        int *where = malloc(sizeof(int) * ((size_t)n + 8));
+        uint8_t *marks = calloc((size_t)n + BLOCK, 1);
+        if (!where || !marks) failed = 1;
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            if (failed) continue;
+            const key *row = u + r * n;
+            for (int i = 0; i < n; i++) marks[i] = ordered(row[i], LOWEST) > floors[i];
+            const int number = marked(marks, n, where);
+            for (int e = 0; e < number; e++) {
+                values[starts[r] + e] = row[where[e]];
+                row_of[starts[r] + e] = r;
+                at[starts[r] + e] = where[e];
             }
         }
+        free(where);
+        free(marks);
     }
+    return failed;
 }

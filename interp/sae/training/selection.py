@@ -1,37 +1,19 @@
 """Which pre-activations of each token are the largest, or above a floor.
 
-On a CPU this is the slowest part of training after matrix products. `selection.c` does it where there is a C compiler,
-which a process calls once for each type of numbers that it needs; that takes half a second. Elsewhere, and on GPUs,
-torch finds the same entries in the same order, more slowly. Of equal pre-activations, which are common in bfloat16, the
-first are taken. NaNs count as infinite for `largest`, and are above no floor. Gradients flow to the entries chosen.
-
-INTERP_NATIVE=0 uses torch everywhere; `interp doctor` says which is used, and why.
+On a CPU this is the slowest part of training after matrix products. `selection.c` does it where it can be compiled (see
+`native`). Elsewhere, and on GPUs, torch finds the same entries in the same order, more slowly. Of equal
+pre-activations, which are common in bfloat16, the first are taken. NaNs count as infinite for `largest`, and are above
+no floor. Gradients flow to the entries chosen.
 """
 
-import ctypes
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.errors import InterpError, first_line
-
-_SOURCE = Path(__file__).with_name("selection.c")
-_KEYS = {
-    torch.bfloat16: (torch.int16, "-DKEY=int16_t", "-DINFINITE=0x7f80"),
-    torch.float16: (torch.int16, "-DKEY=int16_t", "-DINFINITE=0x7c00"),
-    torch.float32: (torch.int32, "-DKEY=int32_t", "-DINFINITE=0x7f800000"),
-}
-_SECONDS = 60  # for a compiler
+from interp.core.errors import InterpError
+from interp.sae.training.native import WHOLE, address, library_for
 
 Chosen = tuple[Float[Tensor, "entry"], Int[Tensor, "entry"], Int[Tensor, "entry"]]
 
@@ -48,12 +30,12 @@ def largest(u: Float[Tensor, "row d_sae"], k: int) -> tuple[Float[Tensor, "row k
     width = u.shape[1]
     if not 1 <= k <= width:
         raise InterpError(f"k is {k}; expected from 1 to the number of pre-activations, {width}")
-    library = _library_for(u)
+    library = library_for(u)
     if library is None:
         return _largest(u, k)
     u = u.resolve_neg().contiguous()
     values, columns = u.new_empty(len(u), k), torch.empty(len(u), k, dtype=torch.long)
-    if library.largest(_at(u), len(u), width, k, _at(values), _at(columns), torch.get_num_threads()):
+    if library.largest(address(u), len(u), width, k, address(values), address(columns), torch.get_num_threads()):
         raise MemoryError(f"no memory to choose {k} of {width:,} pre-activations")
     return (u.gather(1, columns) if u.requires_grad else values), columns
 
@@ -71,27 +53,20 @@ def above(u: Float[Tensor, "row d_sae"], floors: Float[Tensor, "*d_sae"], most: 
     [[3.0, 2.0], [0, 0], [1, 2]]
     """
     _require_rows(u)
-    floors, library = floors.to(u).expand(u.shape[1]), _library_for(u)
+    floors, library = floors.to(u).expand(u.shape[1]), library_for(u)
     if library is None:
         return _above(u, floors, most)
     u, keys, threads = u.resolve_neg().contiguous(), _ordered(floors).contiguous(), torch.get_num_threads()
     counts = torch.empty(len(u), dtype=torch.long)
-    library.count_above(_at(u), len(u), u.shape[1], _at(keys), _at(counts), threads)
+    library.count_above(address(u), len(u), u.shape[1], address(keys), address(counts), threads)
     total, starts = int(counts.sum()), counts.cumsum(0) - counts
     if most is not None and total > most:
         return None
     values, (rows, columns) = u.new_empty(total), torch.empty(2, total, dtype=torch.long)
-    places = (_at(starts), _at(values), _at(rows), _at(columns))
-    library.take_above(_at(u), len(u), u.shape[1], _at(keys), *places, threads)
+    places = (address(starts), address(values), address(rows), address(columns))
+    if library.take_above(address(u), len(u), u.shape[1], address(keys), *places, threads):
+        raise MemoryError(f"no memory to choose among {u.shape[1]:,} pre-activations")
     return (u[rows, columns] if u.requires_grad else values), rows, columns
-
-
-def native() -> str:
-    """Which selection is used, in words."""
-    if not _enabled():
-        return "torch (INTERP_NATIVE is 0)"
-    problems = [built for built in map(_built, _KEYS) if isinstance(built, str)]
-    return f"torch ({problems[0]})" if problems else "compiled"
 
 
 def _require_rows(u: Tensor) -> None:
@@ -127,71 +102,6 @@ def _above(u: Tensor, floors: Tensor, most: int | None) -> Chosen | None:
 
 def _ordered(floors: Tensor) -> Tensor:
     """Whole numbers in the same order as these floats; see `selection.c`. Nothing is above a NaN."""
-    keys = floors.contiguous().view(_KEYS[floors.dtype][0])
+    keys = floors.contiguous().view(WHOLE[floors.dtype])
     most = torch.iinfo(keys.dtype).max
     return torch.where(floors.isnan(), most, torch.where(keys < 0, -(keys & most), keys))
-
-
-def _library_for(u: Tensor) -> ctypes.CDLL | None:
-    if u.device.type != "cpu" or u.dtype not in _KEYS or not u.numel() or not _enabled():
-        return None
-    built = _built(u.dtype)
-    return None if isinstance(built, str) else built
-
-
-def _enabled() -> bool:
-    return os.environ.get("INTERP_NATIVE", "1") != "0"
-
-
-def _at(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
-
-
-@cache
-def _built(dtype: torch.dtype) -> ctypes.CDLL | str:
-    """The source compiled for a type, with OpenMP if that works, or why there is none; its calls use torch's threads.
-
-    It is compiled for this machine, loaded, and deleted: a file that is kept can be damaged, or belong to another
-    machine that shares the folder.
-    """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or os.name != "posix":
-        return "no C compiler; set CC to one"
-    problem = ""
-    for threads in (["-fopenmp"], []):
-        try:
-            library = _compiled([*shlex.split(compiler), *_KEYS[dtype][1:], *threads])
-        except (OSError, AttributeError, subprocess.SubprocessError) as failure:
-            problem = f"{compiler} fails: {first_line(failure)}"
-            continue
-        if _agrees(library, dtype):
-            return library
-        problem = f"selection.c as compiled by {compiler} chooses other entries than torch"
-    return problem
-
-
-def _compiled(command: list[str]) -> ctypes.CDLL:
-    shared = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-    with tempfile.TemporaryDirectory() as folder:
-        unlinked, linked = Path(folder) / "selection.o", Path(folder) / "selection.so"
-        # Linked without -fopenmp, which would add threads other than torch's.
-        compiling = [*command, "-O3", "-march=native", "-fPIC", "-c", str(_SOURCE), "-o", str(unlinked)]
-        plain = [part for part in command if part != "-fopenmp"]
-        for step in (compiling, [*plain, "-shared", str(unlinked), *shared, "-o", str(linked)]):
-            subprocess.run(step, capture_output=True, timeout=_SECONDS, check=True)
-        library = ctypes.CDLL(str(linked), mode=os.RTLD_NOW)
-    pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.largest.argtypes = [pointer, whole, number, number, pointer, pointer, number]
-    library.count_above.argtypes = [pointer, whole, number, pointer, pointer, number]
-    library.take_above.argtypes = [pointer, whole, number, pointer, pointer, pointer, pointer, pointer, number]
-    library.count_above.restype = library.take_above.restype = None
-    return library
-
-
-def _agrees(library: ctypes.CDLL, dtype: torch.dtype) -> bool:
-    """Whether it chooses the same entries as torch from a row with ties, NaNs and infinities."""
-    u = (torch.arange(99.0) % 7 - 3)[None].to(dtype)
-    u[0, 40:44] = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf])
-    values, columns = u.new_empty(1, 20), torch.empty(1, 20, dtype=torch.long)
-    failed = library.largest(_at(u), 1, 99, 20, _at(values), _at(columns), 1)
-    return not failed and torch.equal(columns, _largest(u, 20)[1])

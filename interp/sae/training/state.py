@@ -12,7 +12,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -158,6 +158,7 @@ class TrainingState:
         self._recent: list[tuple[float, float, float]] = []
         self._fired, self._counted = torch.zeros_like(self.silent), 0
         self._n_dead = 0
+        self._slopes: Weights | None = None  # of the last step: their memory is used again
 
     def _adam(self) -> torch.optim.Adam:
         """Encoder biases may have their own learning rate: `share` of the others'."""
@@ -172,22 +173,29 @@ class TrainingState:
     def update(
         self, x: Float[Tensor, "batch d_in"], total: int, target: Float[Tensor, "batch d_out"] | None = None
     ) -> GradientStep:
-        """One step of `total`; nothing changes if its loss is not finite."""
+        """One step of `total`; nothing changes if its loss is not finite. Loss and FVU are on the CPU."""
         config, rate = self.config, self.rate * _schedule(self.steps, total, self.config)
         if not self.steps and config.kind not in RANKED:
             self._open(x)
         objective = Objective(config.kind, config.k, self._sparsity(total), config.prefixes, self.products)
         guess = self.threshold * _GUESS or None
-        step = gradients(self.weights, x, objective, self._auxiliary(), guess, target, self.shard)
-        if math.isfinite(float(step.loss)):
+        step = gradients(self.weights, x, objective, self._auxiliary(), guess, target, self.shard, self._slopes)
+        self._slopes = step.gradients
+        silent = torch.where(step.fired > 0, 0, self.silent + len(x))
+        counts = self.shard.sum(torch.stack([step.fired.sum(), (silent >= config.dead_after).sum()]))
+        # Read together: each reading waits for the device.
+        loss, fvu, fired, dead = torch.stack([x.double() for x in (step.loss, step.fvu, *counts)]).tolist()
+        if math.isfinite(loss):
             self._descend(step.gradients, rate)
             self.steps += 1
+            self.silent, self._n_dead = silent, int(dead)
+            self._recent.append((loss, fvu, fired / len(x)))
             self._note(step, rate, objective.sparsity, len(x), total)
             # Not in the last steps, which are too few for a latent to learn from scratch.
             settling = self.steps > total * (1 - config.decay)
             if config.resample_every and self.steps % config.resample_every == 0 and not settling:
                 self._resample(x, step)
-        return step
+        return replace(step, loss=torch.tensor(loss), fvu=torch.tensor(fvu))
 
     def folded(self, reads: Standardisation, writes: Standardisation) -> tuple[dict[str, Any], TopK | JumpReLU]:
         """The tensors for raw activations: with standardisation and kind folded in, and the nonlinearity.
@@ -289,7 +297,8 @@ class TrainingState:
         rows = self.weights.W_dec
         if self.config.frozen_decoder:
             slopes.W_dec.zero_()
-        slopes.W_dec.addcmul_(rows, torch.linalg.vecdot(slopes.W_dec, rows)[:, None], value=-1)
+        for slope, row in zip(slopes.W_dec.split(_ROWS), rows.split(_ROWS), strict=True):
+            slope.addcmul_(row, torch.linalg.vecdot(slope, row)[:, None], value=-1)
         for tensor, gradient in zip(self.weights.tensors, slopes.tensors, strict=True):
             tensor.grad = gradient
         if self.config.clip:
@@ -300,11 +309,7 @@ class TrainingState:
         normalize(rows, dim=1, out=rows)
 
     def _note(self, step: GradientStep, rate: float, sparsity: float, tokens: int, total: int) -> None:
-        self.silent = torch.where(step.fired > 0, 0, self.silent + tokens)
-        counts = torch.stack([step.fired.sum(), (self.silent >= self.config.dead_after).sum()])
-        fired, self._n_dead = self.shard.sum(counts).tolist()
-        l0 = fired / tokens
-        self._recent.append((float(step.loss), float(step.fvu), l0))
+        l0 = self._recent[-1][-1]
         if self.config.kind == "batchtopk":
             newest = 1 if self.steps == 1 else min(1.0, max(_MEMORY, _LAG / total))
             self.threshold += newest * (max(0.0, step.lowest) - self.threshold)

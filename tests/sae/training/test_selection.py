@@ -11,21 +11,21 @@ from planted import SITE
 from interp.core.errors import InterpError
 from interp.sae.config import SaeConfig
 from interp.sae.training import selection, state
+from interp.sae.training.native import native
 from interp.sae.training.selection import above, largest
 from interp.sae.training.trainer import train
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
-compiled = pytest.mark.skipif(selection.native() != "compiled", reason=f"the selection is {selection.native()}")
+compiled = pytest.mark.skipif(native() != "compiled", reason=f"the selection is {native()}")
 
 
 @pytest.fixture
 def by_torch(monkeypatch):
-    """A way to have torch do it."""
+    """A way to have torch select."""
 
     def call(function, *args):
         with monkeypatch.context() as patch:
-            patch.setenv("INTERP_NATIVE", "0")
-            assert selection.native() == "torch (INTERP_NATIVE is 0)"
+            patch.setattr(selection, "library_for", lambda _: None)
             return function(*args)
 
     return call
@@ -103,25 +103,6 @@ def test_training_comes_to_the_same_bits(planted, by_torch, monkeypatch, kind):
     found, expected = train(planted, SITE, config), by_torch(train, planted, SITE, config)
     for name, tensor in found.sae.tensors().items():
         assert torch.equal(tensor, expected.sae.tensors()[name]), name
-
-
-@pytest.mark.parametrize("compiler", ["/nowhere/cc", "true", "false", "cc -no-such-flag"])
-def test_a_compiler_that_fails_leaves_it_to_torch(monkeypatch, compiler):
-    selection._built.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setenv("CC", compiler)
-        assert selection.native().startswith(f"torch ({compiler} fails: ")
-        assert largest(torch.tensor([[1.0, 3.0, 2.0]]), 2)[1].tolist() == [[1, 2]]
-    selection._built.cache_clear()
-
-
-@compiled
-def test_a_compiler_with_flags_is_taken(monkeypatch):
-    selection._built.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setenv("CC", "cc -O2")
-        assert selection.native() == "compiled"
-    selection._built.cache_clear()
 
 
 def test_odd_shapes():
