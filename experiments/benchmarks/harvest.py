@@ -48,6 +48,8 @@ HARVESTED = 480  # short documents of the harvest, which has a fixed cost (diges
 NEW_TOKENS, PROMPTS = 48, 8
 STORE_TOKENS = 200_000
 
+PARTS = ("capture", "harvest", "packing", "generation", "store")
+
 Contenders = dict[str, Callable[[], Any]]
 
 
@@ -212,6 +214,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="what is measured; all if not given")
     parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -222,38 +225,42 @@ def main() -> None:
     speed = Table("dtype", "shape", "who", "tokens/s", "of bound", title=f"resid_post.{LAYER}, {args.threads} threads")
     rest = Table("what", "who", "seconds", "ratio")
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in dtypes:
+        for dtype in dtypes if set(args.only) - {"store"} else ():
             progress(f"{dtype}: the model is loaded")
-            model = interp.load(args.model, dtype=dtype)
-            for rows, width in shapes:
+            model, short = interp.load(args.model, dtype=dtype), "fp32" if dtype == "float32" else "bf16"
+            for rows, width in shapes if "capture" in args.only else ():
                 progress(f"{dtype}: capture of {rows}x{width}")
                 times = turns(capture_contenders(model, random_batch(model, rows, width)), repeats)
                 for who, seconds in times.items():
                     share = times["bound"] / seconds
                     speed.add_row(dtype, f"{rows}x{width}", who, f"{rows * width / seconds:,.0f}", f"{share:.2f}")
-                short = "fp32" if dtype == "float32" else "bf16"
                 bridge_time = times["TransformerBridge, stop_at_layer"]
                 claims[f"vs_bridge_{rows}x{width}_{short}"] = bridge_time / times["interp"]
-            progress(f"{dtype}: harvest")
-            times = turns(harvest_contenders(model, Path(folder), dtype), repeats)
-            claims[f"of_bound_{short}"] = times["bound"] / times["interp"]
-            for who, seconds in times.items():
-                rest.add_row(f"harvest, {dtype}", who, f"{seconds:.2f}", f"{times['bound'] / seconds:.2f}")
-            if dtype == "float32":
+            if "harvest" in args.only:
+                progress(f"{dtype}: harvest")
+                times = turns(harvest_contenders(model, Path(folder), dtype), repeats)
+                claims[f"of_bound_{short}"] = times["bound"] / times["interp"]
+                for who, seconds in times.items():
+                    rest.add_row(f"harvest, {dtype}", who, f"{seconds:.2f}", f"{times['bound'] / seconds:.2f}")
+            if dtype == "float32" and "packing" in args.only:
                 progress("short documents, packed and padded")
                 times = turns(packing_contenders(model), repeats)
                 claims["packing"] = times["padded"] / times["packed"]
                 for who, seconds in times.items():
                     rest.add_row("short documents", who, f"{seconds:.2f}", f"{times['padded'] / seconds:.2f}")
+            if dtype == "float32" and "generation" in args.only:
                 progress("generation")
                 times = turns(generation_contenders(model), repeats)
                 claims["generate_30_hooks"] = times["transformers"] / times["30 hooks"]
                 claims["generate_projections"] = times["transformers"] / times["projections"]
                 for who, seconds in times.items():
                     rest.add_row("generate", who, f"{seconds:.2f}", f"{times['transformers'] / seconds:.2f}")
-        progress("the store is read")
-        claims["store_read_gb_s"] = store_gb_s(Path(folder), repeats)
-    console.print(speed, rest, f"store read, shuffled: {claims['store_read_gb_s']:.2f} GB/s")
+        if "store" in args.only:
+            progress("the store is read")
+            claims["store_read_gb_s"] = store_gb_s(Path(folder), repeats)
+    console.print(*(table for table in (speed, rest) if table.row_count))
+    if "store" in args.only:
+        print(f"store read, shuffled: {claims['store_read_gb_s']:.2f} GB/s")
     if args.json:
         args.json.write_text(json.dumps({"claims": claims}, indent=2, sort_keys=True) + "\n")
 

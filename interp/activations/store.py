@@ -9,7 +9,9 @@ into a pool, and the pool's rows are permuted. In a store that fits into one poo
 larger one, the rows of a chunk stay in one pool.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -243,7 +245,7 @@ class Store(Displayed):
             places = (starts[index] for index in drawn.tolist())
             chunks = [self._chunk(names, number, start, first_tokens) for number, start in places]
             order_in_pool = torch.randperm(sum(map(len, chunks)), generator=generator)
-            pool = chunks[0].new_empty(len(order_in_pool), chunks[0].shape[1])
+            pool = _large_pages((len(order_in_pool), chunks[0].shape[1]), chunks[0].dtype)
             # Each chunk is copied once, from the memory map to its rows' places; gathering and then permuting would
             # copy twice.
             for chunk, rows_of_chunk in zip(chunks, order_in_pool.split([len(chunk) for chunk in chunks]), strict=True):
@@ -320,6 +322,17 @@ class Store(Displayed):
         size = [("tokens", len(self)), ("documents", self.manifest.documents), ("shards", len(self._shards))]
         sites = ("sites and widths", settings.sites)
         return str(self.folder), [("model", self.model.name), sites, *size, ("dtype", settings.harvest.dtype)]
+
+
+def _large_pages(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor; to get its memory page by page takes longer than to copy rows there."""
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if not size or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _open(file: Path) -> Any:

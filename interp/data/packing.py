@@ -225,11 +225,12 @@ def assign_rows(documents: Iterable[Piece], context: int, together: bool = True)
             if not together:
                 yield [(index, piece)]
                 continue
-            row = next((number for number, left in room.items() if left >= len(piece)), opened)
+            length = len(piece)
+            row = next((number for number, left in room.items() if left >= length), opened)
             if row == opened:
                 opened, rows[row], room[row] = opened + 1, [], context
             rows[row].append((index, piece))
-            room[row] -= len(piece)
+            room[row] -= length
             done = row if not room[row] else min(room, key=room.__getitem__) if len(room) > _OPEN_ROWS else None
             if done is not None:
                 del room[done]
