@@ -1,11 +1,13 @@
 """Where a training step's time goes, how it grows with width, and how fast users encode and decode.
 
     python experiments/benchmarks/sae_scaling.py [--threads 2] [--rounds 3] [--peers DIR ...] [--json FILE]
+    python experiments/benchmarks/sae_scaling.py --threads 1 --parts [KIND ...]
 
 TopK in bfloat16 on width 576, k 32, batches of 4,096, as `sae_train.py` has them. Each measurement is a process of its
 own, and processes take turns; figures are medians.
 
-- The breakdown is of 9,216 latents, by the operators of torch's profiler (self time).
+- The breakdown is of 9,216 latents, in processor time of all threads, by the functions that do each part (medians of 6
+  steps). `--parts` prints that alone, in milliseconds beside the product alone, for kinds of autoencoder.
 - Selection is of 512 rows of 9,216 pre-activations in bfloat16: compiled, and by torch (its topk; a mask and its
   indices).
 - Widths run from 4,096 to 65,536 latents. Time a token would grow as the width does if all of it were the encoder's
@@ -19,39 +21,48 @@ from __future__ import annotations
 
 import argparse
 import json
+import pkgutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from quick import measures_bfloat16
 from rich.console import Console
 from rich.table import Table
-from sae_train import BATCH, BATCHES, LATENTS, WIDTH, K, data, elsewhere, peak_mib
+from sae_train import BATCH, BATCHES, LATENTS, WIDTH, K, bound, data, elsewhere, peak_mib
 from torch import Tensor
 
 WIDTHS = (4096, 9216, 16384, 32768, 65536)
 CHUNK = 512
 RECONSTRUCT = tuple((who, kind) for kind in ("float32", "bfloat16") for who in ("interp", "saelens"))
-# Operators of each part of the step; what is not named is "the rest".
+# The functions of each part of a step; what is in none is "the rest". A part inside another counts for itself alone.
 PARTS = {
-    "encoder product": ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise"),
-    "selection (top-k)": ("aten::topk",),
-    "decode and gradients by bags": ("aten::_embedding_bag", "aten::_embedding_bag_per_sample_weights_backward"),
-    "sorting entries by latent": ("aten::sort", "aten::argsort"),
-    "Adam": ("aten::_fused_adam_",),
+    "interp.sae.training.gradients.pre_activations": "encoder's product",
+    "interp.sae.training.latent_shard.largest": "selection",
+    "interp.sae.training.gradients.above": "selection",
+    "interp.sae.training.gradients.bag_sums": "sums over bags: decoding, gradients",
+    "interp.sae.training.gradients.bag_products": "products along bags",
+    "interp.sae.training.gradients._Batch._weight_gradients": "sorting and gathering entries",
+    "interp.sae.training.gradients._Batch.dense": "dense products and slopes",
+    "interp.sae.training.gradients.Weights.map": "weights in the type of products",
+    "interp.sae.training.state.TrainingState._descend": "tangent, norms",
+    "torch.optim.Adam.step": "Adam",
+    "interp.sae.training.state.TrainingState.update": "the rest",
 }
 
 
-def fit(d_sae: int, compute: str) -> Callable[[Tensor], Any]:
+def fit(d_sae: int, compute: str, kind: str = "topk") -> Callable[[Tensor], Any]:
     """The step of `train`."""
     from interp.sae.config import SaeConfig
     from interp.sae.training.state import TrainingState
 
-    config = SaeConfig(kind="topk", d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute)
+    config = SaeConfig(kind=kind, d_sae=d_sae, k=K, batch_size=BATCH, tokens=BATCH * 100, compute=compute)
     state = TrainingState(config, WIDTH)
     return lambda x: state.update(x, 100)
 
@@ -66,19 +77,32 @@ def timed(call: Callable[[Tensor], Any], warm_up: int = 2, steps: int = 4) -> di
     return {"seconds": statistics.median(seconds[warm_up:]), "mib": peak_mib() - before}
 
 
-def breakdown(compute: str) -> dict[str, float]:
-    """Seconds of each part of a step."""
-    from torch.profiler import ProfilerActivity, profile
+def breakdown(compute: str, kind: str = "topk", steps: int = 6) -> dict[str, float]:
+    """Seconds of processor time of each part of a step, medians."""
+    spent, inside = dict.fromkeys(PARTS.values(), 0.0), [0.0]
 
-    step, batches = fit(LATENTS, compute), data()
-    for x in batches[:2]:
-        step(x)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for x in batches:
-            step(x)
-    events = {event.key: event.self_cpu_time_total / 1e6 / len(batches) for event in profiler.key_averages()}
-    parts = {name: sum(events.pop(key, 0.0) for key in keys) for name, keys in PARTS.items()}
-    return parts | {"the rest": sum(events.values())}
+    def counted(call: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            began = time.process_time()
+            inside.append(0.0)
+            result = call(*args, **options)
+            whole = time.process_time() - began
+            spent[part] += whole - inside.pop()
+            inside[-1] += whole
+            return result
+
+        return timed
+
+    step, batches, turns = fit(LATENTS, compute, kind), data(), []
+    with ExitStack() as patches:
+        for place, part in PARTS.items():
+            owner, name = pkgutil.resolve_name(place.rpartition(".")[0]), place.rpartition(".")[2]
+            patches.enter_context(mock.patch.object(owner, name, counted(getattr(owner, name), part)))
+        for number in range(steps + 3):
+            spent.update(dict.fromkeys(spent, 0.0))
+            step(batches[number % BATCHES])
+            turns.append(dict(spent))
+    return median(turns[3:])
 
 
 def autoencoder() -> Any:
@@ -149,16 +173,37 @@ def median(rounds: list[dict[str, Any]]) -> dict[str, float]:
     return {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}
 
 
+def print_parts(kinds: list[str], threads: int) -> None:
+    """Milliseconds of processor time of each part, beside the encoder's product alone."""
+    torch.set_num_threads(threads)
+    alone, batches, seconds = bound("bfloat16"), data(), []
+    for number in range(12):
+        began = time.process_time()
+        alone(batches[number % BATCHES])
+        seconds.append(time.process_time() - began)
+    parts = {kind: breakdown("bfloat16", kind) for kind in kinds}
+    table = Table("milliseconds of processor time", *kinds, title=f"{LATENTS:,} latents, bfloat16")
+    for name in dict.fromkeys(PARTS.values()):
+        table.add_row(name, *(f"{1000 * parts[kind][name]:.1f}" for kind in kinds))
+    table.add_row("all", *(f"{1000 * sum(parts[kind].values()):.1f}" for kind in kinds))
+    table.add_row("the product alone", *[f"{1000 * statistics.median(seconds):.1f}"] * len(kinds))
+    Console().print(table)
+
+
 def main() -> None:
     """Print the tables, and write the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, nargs="*", help="folders that hold the peers, for other processes' paths")
+    parser.add_argument("--parts", nargs="*", metavar="KIND", help="only where a step's time goes, for these kinds")
     parser.add_argument("--quick", action="store_true", help="the headline claims, within five minutes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.parts is not None:
+        print_parts(args.parts or ["topk"], args.threads)
+        return
     if args.work:
         torch.set_num_threads(args.threads)
         try:
