@@ -2,7 +2,7 @@
 
 Files are made in a local folder, which is the store itself or the staging folder of an object store. There, a file
 counts once it is uploaded: a shard, then the manifest that names it. Of an object store's shards, none stay in the
-staging folder; they move into the cache from which they are read.
+staging folder; they move into the cache from which they are read, where they fit into it.
 """
 
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from interp.activations._object_folder import LEASE, Lease, ObjectFolder, cached, make_room, store_folder
+from interp.activations._object_folder import LEASE, Lease, ObjectFolder, cache_limit, cached, make_room, store_folder
 from interp.activations.manifest import FINISHED, PARTIAL, StoreManifest, StoreShard
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, require_unlinked, write_json
@@ -89,8 +89,12 @@ class StoreFolder:
         """Take a shard that was made in the local folder, before the manifest that names it."""
         if isinstance(self.place, ObjectFolder):
             self._upload(shard.name)
-            make_room((self.path / shard.name).stat().st_size)
-            os.replace(self.path / shard.name, cached(shard.sha256))
+            file = self.path / shard.name
+            if (size := file.stat().st_size) <= cache_limit():
+                make_room(size)
+                os.replace(file, cached(shard.sha256))
+            else:
+                file.unlink()
 
     def finish(self, manifest: StoreManifest) -> None:
         """Give the manifest its final name."""

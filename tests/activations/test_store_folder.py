@@ -24,6 +24,7 @@ from interp.activations.harvester import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder
+from interp.core.inputs import LIMITS_VARIABLE
 
 SITES = ["resid_post.0", "mlp_out.1"]
 SETTINGS = {"context": 16, "batch_size": 4, "shard_tokens": 64}
@@ -182,6 +183,15 @@ def test_what_is_uploaded_is_not_computed_again(tiny, corpus, tmp_path, monkeypa
         harvest(model, corpus, "resid_post.0", URL, **SETTINGS)
     assert contents(URL) == contents(tmp_path / "whole")
     assert sum(passes) < rows - 4
+
+
+def test_a_cache_that_holds_no_shard_is_no_hindrance_to_writing(tiny, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv(LIMITS_VARIABLE, "cache=1KB")
+    harvest(tiny("llama"), corpus, SITES, URL, **SETTINGS)
+    harvest(tiny("llama"), corpus, SITES, tmp_path / "whole", **SETTINGS)
+    assert contents(URL) == contents(tmp_path / "whole")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    assert staged(tmp_path) == []
 
 
 def test_a_second_writer_on_this_machine_is_refused(tiny, corpus):
