@@ -224,15 +224,16 @@ def _train_factors(inputs: ExportInputs, recipe: Any, model: Any, even_if_exact:
 def _export_form(recipe: Any, model: Any, out: Path, options: ExportOptions, factors: Any) -> dict[str, Any]:
     """Write an adapter or a control vector, and say what it is."""
     from interp.editing.export.adapter import export_adapter
-    from interp.editing.export.control_vector import export_control_vector, export_vllm_lens
+    from interp.editing.export.control_vector import export_control_vector, export_interp_engine, export_vllm_lens
     from interp.editing.export.sources import open_source
 
     if options.form == "adapter":
         adapter = export_adapter(recipe, model, out, fold=options.fold, distilled=factors, overwrite=options.overwrite)
         merging = "the same edit" if adapter.merges else "another edit, of the unembedding too: do not merge it"
         return {"adapter": str(out), "rank": adapter.rank, "merged": merging}
-    write = export_vllm_lens if options.form == "vllm-lens" else export_control_vector
-    layers = write(recipe, open_source(model).reference(recipe.model), out, options.overwrite)
+    writers = {"vllm-lens": export_vllm_lens, "interp-engine": export_interp_engine}
+    write, reference = writers.get(options.form, export_control_vector), open_source(model).reference(recipe.model)
+    layers = write(recipe, reference, out, options.overwrite)
     return {"control vector": str(out), "layers": layers}
 
 

@@ -11,6 +11,7 @@ from .certificate.verifier import verify as verify
 from .certificate.writer_check import check_writers as check_writers
 from .export.adapter import export_adapter as export_adapter
 from .export.control_vector import export_control_vector as export_control_vector
+from .export.control_vector import export_interp_engine as export_interp_engine
 from .export.control_vector import export_vllm_lens as export_vllm_lens
 from .export.control_vector import read_control_vector as read_control_vector
 from .export.exporter import dry_run as dry_run

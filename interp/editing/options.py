@@ -14,8 +14,8 @@ from interp.core import Config, InterpError
 from interp.core.errors import nearest
 from interp.core.inputs import parse_bytes
 
-Form = Literal["checkpoint", "adapter", "gguf", "control-vector", "vllm-lens"]
-_VECTORS = ("control-vector", "vllm-lens")
+Form = Literal["checkpoint", "adapter", "gguf", "control-vector", "vllm-lens", "interp-engine"]
+_VECTORS = ("control-vector", "vllm-lens", "interp-engine")
 
 # Options that have an effect only where a checkpoint is written, and those that have none in a control vector.
 _OF_CHECKPOINTS = (

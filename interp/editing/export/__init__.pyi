@@ -1,6 +1,7 @@
 from .adapter import LoraAdapter as LoraAdapter
 from .adapter import export_adapter as export_adapter
 from .control_vector import export_control_vector as export_control_vector
+from .control_vector import export_interp_engine as export_interp_engine
 from .control_vector import export_vllm_lens as export_vllm_lens
 from .control_vector import read_control_vector as read_control_vector
 from .exporter import dry_run as dry_run

@@ -1,10 +1,13 @@
-"""Control vectors: `Add` at residual sites as files that other programs apply at run time.
+"""Control vectors and steering: recipes as files that other programs apply at run time.
 
-    GGUF        llama.cpp (--control-vector) and EasySteer: a tensor per layer, `direction.N`, added after layer N.
-                There is none for layer 0. Needs the extra `gguf`.
-    vllm-lens   the fields of its SteeringVector (PyPI, vllm-lens 1.3) as JSON: a row per layer, in base64
+    GGUF            llama.cpp (--control-vector) and EasySteer: a tensor per layer, `direction.N`, added after layer N.
+                    There is none for layer 0. Needs the extra `gguf`.
+    vllm-lens       the fields of its SteeringVector (PyPI, vllm-lens 1.3) as JSON: a row per layer, in base64
+    interp-engine   what its server and its `SteeringWire` take as "steering" (PyPI, interp-engine 1.14), as JSON: for
+                    each edit the ops by layer at one point
 
-Neither has positions, gates or other ops, so a recipe with these is refused.
+The first two add vectors after layers. The last has `Add`, `Project` and `Cap`, in the residual stream and at what
+attention and MLP write. None has positions or gates, so a recipe with these is refused.
 """
 
 from base64 import b64encode
@@ -19,9 +22,11 @@ from torch import Tensor
 
 from interp.core.errors import InterpError
 from interp.core.files import new_file, write_json
-from interp.interventions.affine_ops import Add
+from interp.interventions.affine_ops import Add, Cap, Project
+from interp.interventions.op import Op
 from interp.interventions.recipe import Recipe
 from interp.models import HookedModel, ModelReference
+from interp.models.architectures.table import architecture_of_type, normalises_outputs
 from interp.models.sites import Site, resolve
 
 ARCHITECTURE = "controlvector"
@@ -99,9 +104,8 @@ def export_vllm_lens(
     recipe.check(reference)
     vectors = _vectors(recipe, reference.n_layers, first=0)
     rows = torch.stack([vectors[layer].float() for layer in sorted(vectors)])
-    data = b64encode(rows.numpy().astype("<f4").tobytes()).decode()
     values = {
-        "activations": {"data": data, "dtype": "float32", "shape": list(rows.shape)},
+        "activations": _payload(rows),
         "layer_indices": sorted(vectors),
         "scale": 1.0,
         "norm_match": False,
@@ -110,6 +114,71 @@ def export_vllm_lens(
     with new_file(out, overwrite) as staging:
         write_json(staging, values)
     return sorted(vectors)
+
+
+def export_interp_engine(
+    recipe: Recipe, model: HookedModel | ModelReference, out: str | Path, overwrite: bool = False
+) -> list[int]:
+    """Write a recipe as steering of interp-engine: what a request to its server has under "steering".
+
+    Args:
+        recipe: A recipe of `Add`, `Project` and `Cap` ops in the residual stream; where no norm, factor or position
+            embedding comes between, also at the embedding, attn_out and mlp_out, so also at the writers.
+        model: The model, or its reference.
+        out: The new JSON file.
+        overwrite: Replace a file.
+
+    Returns:
+        The layers that are steered.
+
+    Raises:
+        InterpError: The recipe has another op or site, or `out` exists.
+
+    Example:
+        >>> from interp.editing import export_interp_engine
+        >>> recipe = interp.Recipe([("resid_post.2", interp.Project(torch.ones(model.d_model)))])
+        >>> export_interp_engine(recipe, model, tmp / "engine.json")
+        [2]
+    """
+    reference = model.reference if isinstance(model, HookedModel) else model
+    recipe.check(reference)
+    steering = list[dict[str, Any]]()
+    for edit in recipe.edits:
+        operations, points = _engine_operations(edit.op), dict[str, dict[int, Any]]()
+        for site in resolve(edit.sites, _sites(reference.n_layers)):
+            if not (site.kind.startswith("resid") or _writes_plainly(reference.model_type)):
+                place = f"{site} of a {reference.model_type} model at another place than this recipe"
+                raise InterpError(f"interp-engine has {place}; edit resid_post instead, or export a checkpoint")
+            points.setdefault("embeddings" if site.kind == "embed" else site.kind, {})[site.layer or 0] = operations
+        steering += [{"point": point, "layers": layers} for point, layers in points.items()]
+    with new_file(out, overwrite) as staging:
+        write_json(staging, steering)
+    return sorted({layer for spec in steering for layer in spec["layers"]})
+
+
+def _writes_plainly(model_type: str) -> bool:
+    """Whether the stream is the sum of one embedding and what attention and MLP put out, as they put it out."""
+    row = architecture_of_type(model_type)
+    return not (row.pos_embed or row.embed_norm or row.write_scale or normalises_outputs(model_type))
+
+
+def _engine_operations(op: Op) -> list[dict[str, Any]]:
+    """An op as interp-engine's, which have one vector each: projections along orthonormal rows follow each other."""
+    if isinstance(op, Add) and not op.relative:
+        return [{"method": "additive", "vector": _payload(op.vector), "scale": op.scale}]
+    if isinstance(op, Project):
+        kept = {"method": "ablate"} if op.scale == 1 else {"method": "orthogonal", "coeff": 1 - op.scale}
+        return [{**kept, "vector": _payload(row)} for row in op.rows]
+    if isinstance(op, Cap):
+        return [{"method": "projection_cap", "vector": _payload(op.row), "min": op.low, "max": op.high}]
+    name = type(op).__name__
+    raise InterpError(f"interp-engine adds constants, projects and caps; {name} does not: export a checkpoint instead")
+
+
+def _payload(values: Float[Tensor, "..."]) -> dict[str, Any]:
+    """A tensor as vllm-lens and interp-engine read it from JSON."""
+    data = b64encode(values.float().numpy().astype("<f4").tobytes()).decode()
+    return {"data": data, "dtype": "float32", "shape": list(values.shape)}
 
 
 def read_control_vector(file: str | Path) -> dict[int, Float[Tensor, "d_model"]]:
@@ -146,14 +215,17 @@ def _gguf() -> Any:
     return import_module("gguf")
 
 
+def _sites(n_layers: int) -> list[Site]:
+    return [Site("embed"), *(Site(kind, layer) for layer in range(n_layers) for kind in _KINDS)]
+
+
 def _vectors(recipe: Recipe, n_layers: int, first: int = 1) -> dict[int, Tensor]:
     vectors: dict[int, Tensor] = {}
-    known = [Site("embed"), *(Site(kind, layer) for layer in range(n_layers) for kind in _KINDS)]
     for edit in recipe.edits:
         if not isinstance(edit.op, Add) or edit.op.relative:
             op = type(edit.op).__name__
             raise InterpError(f"a control vector adds constants, and {op} does not; export a checkpoint instead")
-        for site in resolve(edit.sites, known):
+        for site in resolve(edit.sites, _sites(n_layers)):
             if site.kind != "resid_post" or site.layer is None or site.layer < first:
                 raise InterpError(f"a control vector is added after layers (resid_post.{first} and on), not at {site}")
             before = vectors.get(site.layer, torch.zeros(len(edit.op.vector)))
